@@ -1,0 +1,107 @@
+"""Settings: the environment and `.env`, read once at a door, checked, and explained when wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from backend.errors import SettingsError
+
+StrategyName = Literal["least_confidence", "margin", "entropy", "random"]
+LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+class Settings(BaseSettings):
+    """Every variable of `.env.example`, under the same name in lower case."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env", extra="ignore", frozen=True, env_ignore_empty=True, populate_by_name=True
+    )
+
+    # Label Studio
+    label_studio_url: str = "http://127.0.0.1:8080"
+    label_studio_api_key: SecretStr = SecretStr("")
+    project_title: str = Field("Tightloop", min_length=3, max_length=50)
+    task_lock_s: int = Field(1800, ge=60, alias="LABEL_STUDIO_TASK_LOCK_TTL")
+
+    # What is labeled, and by which model
+    pool: str = "auto"
+    weights: str = "auto"
+    data_dir: Path = Path("var/data")
+    model_dir: Path = Path("var/models")
+    image_size: int = Field(64, ge=16, le=512, multiple_of=8)
+    seed_labels: int = Field(500, ge=0)
+    seed: int = Field(0, ge=0)
+    blind: bool = False
+
+    # The loop
+    strategy: StrategyName = "least_confidence"
+    batch_size: int = Field(20, ge=1, le=1000)
+    rounds: int = Field(0, ge=0)
+    retrain_after: int = Field(20, ge=1)
+    retrain_wait_s: float = Field(60.0, ge=0, alias="RETRAIN_WAIT")
+    reconcile_every_s: float = Field(60.0, gt=0, alias="RECONCILE_EVERY")
+
+    # Services and doors
+    redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    backend_host: str = "127.0.0.1"
+    backend_url: str = "http://127.0.0.1:9090"
+    backend_user: str = "tightloop"
+    backend_password: SecretStr = SecretStr("")
+    webhook_secret: SecretStr = SecretStr("")
+    dashboard_user: str = "tightloop"
+    dashboard_password: SecretStr = SecretStr("")
+
+    @field_validator("label_studio_url", "backend_url")
+    @classmethod
+    def _is_an_origin(cls, url: str) -> str:
+        if not url.startswith(("http://", "https://")):
+            raise ValueError("must begin with http:// or https://")
+        return url.rstrip("/")
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_a_redis_url(cls, url: SecretStr) -> SecretStr:
+        if not url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("must begin with redis://, rediss:// or unix://")
+        return url
+
+    @property
+    def is_loopback_only(self) -> bool:
+        """Whether the backend can be reached from this machine alone."""
+        return self.backend_host in LOOPBACK_HOSTS
+
+    def require(self, *names: str) -> None:
+        """Raise SettingsError naming every setting of `names` that is empty."""
+        empty = [name.upper() for name in names if not _plain(getattr(self, name))]
+        if empty:
+            raise SettingsError(
+                f"{', '.join(empty)} must be set: `make up` makes and keeps it for a local stack; "
+                "elsewhere put it into the environment or .env (see .env.example)"
+            )
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the environment and `.env`; raise SettingsError naming each bad variable, its value and
+    what is allowed.
+    """
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_explain(dict(e)) for e in error.errors())) from None
+
+
+def _explain(error: Mapping[str, Any]) -> str:
+    name = ".".join(str(part) for part in error["loc"]).upper()
+    field = Settings.model_fields.get(name.lower())
+    is_secret = field is not None and field.annotation is SecretStr
+    value = "(hidden)" if is_secret else repr(error.get("input"))
+    return f"{name}={value}: {error['msg'].removeprefix('Value error, ')}"
+
+
+def _plain(value: Any) -> Any:
+    return value.get_secret_value() if isinstance(value, SecretStr) else value

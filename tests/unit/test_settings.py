@@ -1,0 +1,90 @@
+"""Settings: read once, checked, and explained when wrong."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from backend.errors import SettingsError
+from backend.settings import Settings, load_settings
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, field in Settings.model_fields.items():
+        monkeypatch.delenv((field.alias or name).upper(), raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_defaults_need_no_environment() -> None:
+    settings = load_settings()
+    assert (settings.pool, settings.batch_size, settings.retrain_after) == ("auto", 20, 20)
+    assert settings.retrain_wait_s == 60
+
+
+def test_the_environment_wins_over_the_env_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_text("BATCH_SIZE=7\nRETRAIN_WAIT=5\n")
+    monkeypatch.setenv("BATCH_SIZE", "9")
+    settings = load_settings()
+    assert (settings.batch_size, settings.retrain_wait_s) == (9, 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "hint"),
+    [
+        ("BATCH_SIZE", "0", "greater than or equal to 1"),
+        ("BATCH_SIZE", "many", "valid integer"),
+        ("STRATEGY", "guess", "'least_confidence', 'margin', 'entropy' or 'random'"),
+        ("IMAGE_SIZE", "33", "multiple of 8"),
+        ("RETRAIN_WAIT", "-1", "greater than or equal to 0"),
+        ("LABEL_STUDIO_URL", "localhost:8080", "http://"),
+        ("BLIND", "perhaps", "boolean"),
+    ],
+)
+def test_a_bad_value_is_named_with_its_value_and_what_is_allowed(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, hint: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert f"{name}='{value}'" in str(caught.value)
+    assert hint in str(caught.value)
+
+
+def test_all_bad_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BATCH_SIZE", "0")
+    monkeypatch.setenv("SEED", "-1")
+    with pytest.raises(SettingsError, match=r"(?s)SEED.*BATCH_SIZE|BATCH_SIZE.*SEED"):
+        load_settings()
+
+
+def test_a_bad_secret_is_named_without_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", "hunter2")
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert "REDIS_URL" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_secrets_do_not_show_in_print() -> None:
+    assert "hunter2" not in repr(load_settings(webhook_secret="hunter2"))
+
+
+def test_require_names_every_missing_setting() -> None:
+    with pytest.raises(SettingsError, match="LABEL_STUDIO_API_KEY, WEBHOOK_SECRET"):
+        load_settings().require("label_studio_api_key", "webhook_secret", "backend_user")
+
+
+def test_every_setting_is_documented_and_no_other() -> None:
+    documented = set(re.findall(r"^#? ?([A-Z][A-Z_]+)=", (ROOT / ".env.example").read_text(), re.M))
+    settings = {(field.alias or name).upper() for name, field in Settings.model_fields.items()}
+    # Read by `make up` alone, which starts the services that the others speak to.
+    local_stack = {"LABEL_STUDIO_PORT", "BACKEND_PORT", "REDIS_PORT"}
+    assert documented - local_stack == settings
+    assert local_stack <= documented
