@@ -1,0 +1,91 @@
+"""Querying: probabilities in, which images to ask next and in which order out; and when a round is
+due.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from backend.acquisition import ACQUISITIONS, Probs, Scores
+from backend.errors import NoModelError
+
+STRATEGIES = (*ACQUISITIONS, "random")
+
+
+@dataclass(frozen=True)
+class Query:
+    """Images to ask, most informative first, each with the confidence that orders it (low = ask
+    first).
+    """
+
+    image_ids: tuple[str, ...]
+    confidences: Scores
+
+
+def select(
+    strategy: str,
+    image_ids: Sequence[str],
+    probs: Probs | None,
+    count: int,
+    rng: np.random.Generator,
+) -> Query:
+    """Choose `count` of `image_ids`, or all where there are fewer.
+
+    `probs` has a row per image id, and is None while there is no model: only `random` works then
+    (NoModelError). Equal scores are taken in the order of `image_ids`, so that a choice can be
+    repeated.
+    """
+    confidences = confidence(strategy, len(image_ids), probs, rng)
+    first = np.argsort(confidences, kind="stable")[:count]
+    return Query(tuple(image_ids[i] for i in first), confidences[first])
+
+
+def confidence(
+    strategy: str, n_images: int, probs: Probs | None, rng: np.random.Generator
+) -> Scores:
+    """One value in 0..1 per image, low = ask first: what Label Studio orders open tasks by.
+
+    1 - acquisition score where the strategy scores images one by one; for `random`, which has an
+    order but no scores, the image's place in that order over the number of images.
+    """
+    if strategy == "random":
+        return (rng.permutation(n_images) / max(n_images, 1)).astype(np.float32)
+    if probs is None:
+        raise NoModelError(
+            f"strategy {strategy} needs a model version and there is none yet: "
+            "label the first batch, set SEED_LABELS, or use STRATEGY=random"
+        )
+    if not np.isfinite(probs).all():
+        raise NoModelError(
+            "the model's probabilities hold NaN: roll back with scripts.models promote"
+        )
+    return np.float32(1.0) - ACQUISITIONS[strategy](probs)
+
+
+def batch_is_due(n_open: int, batch_size: int, rounds_done: int, rounds: int) -> bool:
+    """Whether people may soon run out of tasks and there are rounds left to ask in (`rounds` 0 = no
+    end).
+    """
+    return n_open < batch_size and not (rounds and rounds_done >= rounds)
+
+
+def retrain_is_due(
+    n_new: int, waited_s: float, *, is_forced: bool, retrain_after: int, retrain_wait_s: float
+) -> bool:
+    """Whether enough annotations are new, or the first new one has waited long enough, or a person
+    said so.
+    """
+    return is_forced or n_new >= retrain_after or (n_new > 0 and waited_s >= retrain_wait_s)
+
+
+def is_plainly_worse(candidate: float, current: float, n_images: int) -> bool:
+    """Whether the candidate's accuracy is lower by more than two standard errors of the difference.
+
+    Both accuracies are measured on the same `n_images`; treating them as independent overstates the
+    error, so this refuses only what is plainly worse.
+    """
+    variance = candidate * (1 - candidate) + current * (1 - current)
+    return current - candidate > 2.0 * float(np.sqrt(variance / max(n_images, 1)))

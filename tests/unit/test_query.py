@@ -1,0 +1,115 @@
+"""Which images are asked, in which order, and when a round is due."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from backend.errors import NoModelError
+from backend.query import (
+    STRATEGIES,
+    batch_is_due,
+    confidence,
+    is_plainly_worse,
+    retrain_is_due,
+    select,
+)
+
+IDS = ("a", "b", "c", "d")
+PROBS = np.array([[0.9, 0.1], [0.5, 0.5], [0.6, 0.4], [0.5, 0.5]], dtype=np.float32)
+
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def test_select_returns_image_ids_least_confident_first_and_not_positions() -> None:
+    query = select("least_confidence", IDS, PROBS, 3, rng())
+    assert query.image_ids == ("b", "d", "c")
+    assert query.confidences == pytest.approx([0.5, 0.5, 0.6])
+
+
+def test_equal_scores_are_taken_in_the_order_of_the_ids() -> None:
+    assert select("margin", IDS, PROBS, 1, rng()).image_ids == ("b",)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_strategy_gives_distinct_ids_and_confidences_in_ascending_order(
+    strategy: str,
+) -> None:
+    query = select(strategy, IDS, PROBS, 4, rng())
+    assert sorted(query.image_ids) == sorted(IDS)
+    assert (np.diff(query.confidences) >= 0).all()
+    assert ((query.confidences >= 0) & (query.confidences <= 1)).all()
+
+
+def test_asking_more_than_there_is_gives_all() -> None:
+    assert len(select("entropy", IDS, PROBS, 99, rng()).image_ids) == 4
+
+
+def test_an_exhausted_pool_gives_nothing() -> None:
+    assert select("entropy", (), PROBS[:0], 5, rng()).image_ids == ()
+
+
+def test_random_needs_no_model_and_repeats_with_its_seed() -> None:
+    first = select("random", IDS, None, 2, rng())
+    assert first.image_ids == select("random", IDS, None, 2, rng()).image_ids
+    draws = {select("random", IDS, None, 2, np.random.default_rng(s)).image_ids for s in range(20)}
+    assert len(draws) > 5
+
+
+def test_random_confidence_is_the_place_in_the_order() -> None:
+    assert sorted(confidence("random", 4, None, rng())) == pytest.approx([0, 0.25, 0.5, 0.75])
+
+
+def test_uncertainty_without_a_model_says_what_to_do() -> None:
+    with pytest.raises(NoModelError, match="SEED_LABELS"):
+        select("margin", IDS, None, 2, rng())
+
+
+def test_probabilities_with_nan_are_refused() -> None:
+    broken = PROBS.copy()
+    broken[2, 0] = np.nan
+    with pytest.raises(NoModelError, match="NaN"):
+        select("margin", IDS, broken, 2, rng())
+
+
+@pytest.mark.parametrize(
+    ("n_open", "rounds_done", "rounds", "is_due"),
+    [
+        (19, 5, 0, True),  # fewer open than a batch
+        (20, 5, 0, False),
+        (0, 2, 3, True),  # one round left
+        (0, 3, 3, False),  # all rounds done
+    ],
+)
+def test_a_batch_is_due_while_people_may_run_out_and_rounds_are_left(
+    n_open: int, rounds_done: int, rounds: int, is_due: bool
+) -> None:
+    assert batch_is_due(n_open, 20, rounds_done, rounds) is is_due
+
+
+@pytest.mark.parametrize(
+    ("n_new", "waited_s", "is_forced", "is_due"),
+    [
+        (20, 0.0, False, True),  # enough are new
+        (19, 59.9, False, False),
+        (1, 60.0, False, True),  # the first has waited long enough
+        (0, 999.0, False, False),  # nothing is new
+        (0, 0.0, True, True),  # somebody said so
+    ],
+)
+def test_a_retrain_is_due_by_number_by_waiting_or_by_force(
+    n_new: int, waited_s: float, is_forced: bool, is_due: bool
+) -> None:
+    assert (
+        retrain_is_due(n_new, waited_s, is_forced=is_forced, retrain_after=20, retrain_wait_s=60.0)
+        is is_due
+    )
+
+
+def test_plainly_worse_is_more_than_two_standard_errors_lower() -> None:
+    # Two accuracies near 0.5 of 200 images: one standard error of the difference is 0.05.
+    assert not is_plainly_worse(0.45, 0.54, 200)
+    assert is_plainly_worse(0.43, 0.55, 200)
+    assert not is_plainly_worse(0.9, 0.5, 200)
