@@ -1,0 +1,389 @@
+"""Model versions on disk: save, promote, roll back, load; and the few facts a project keeps beside
+them.
+
+    MODEL_DIR/p<project>/
+        project.json      what set-up chose: pool, weights, classes
+        seen.json         the annotations that the last finished round saw
+        current           the version in service, and those before it
+        r0007/            model.safetensors, meta.json, pool.safetensors (the pool's probabilities)
+        *.lock            held by the process that trains or pushes
+
+A reader sees the old or the new, never half: everything is written beside its place and renamed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from backend.acquisition import Probs
+from backend.errors import BrokenVersionError, ModelFolderError, NoModelError, SettingsError
+
+log = logging.getLogger(__name__)
+
+State = dict[
+    str, NDArray[Any]
+]  # a state_dict as arrays, so that reading the registry needs no torch
+
+VERSION_NAME = re.compile(r"r\d{4,}")
+PROMOTIONS_KEPT = 50
+LOCK_POLL_S = 0.2
+
+
+class ProjectRecord(BaseModel):
+    """What set-up chose for a project; choices made by `auto` stick through it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    project_id: int
+    title: str
+    label_studio_url: str
+    project_created_at: str
+    pool: str
+    weights: str
+    seed: int
+    classes: tuple[str, ...]
+    pool_notice: str = ""
+    weights_notice: str = ""
+
+
+class Measured(BaseModel):
+    """Accuracy and log loss on `images` held-out images."""
+
+    model_config = ConfigDict(frozen=True)
+
+    accuracy: float
+    log_loss: float
+    images: int
+
+
+class Meta(BaseModel):
+    """The readable side of a version: meta.json."""
+
+    model_config = ConfigDict(frozen=True)
+
+    version: str
+    round: int
+    created_at: str
+    parent: str | None
+    classes: tuple[str, ...]
+    image_size: int
+    pool: str
+    weights: str
+    strategy: str
+    labels: int
+    labels_per_class: dict[str, int]
+    labels_fingerprint: str
+    left_out: dict[str, int]
+    validation: Measured
+    test: Measured | None
+    refused: str | None  # why it was not promoted by itself
+    seconds: dict[str, float]
+    torch: str
+    device: str
+    sha256: str = ""  # of model.safetensors; filled in by `save`
+
+
+class Promotion(BaseModel):
+    """That a version was put in service, and when (ISO 8601, UTC)."""
+
+    model_config = ConfigDict(frozen=True)
+
+    version: str
+    promoted_at: datetime
+
+
+class _Current(BaseModel):
+    promotions: list[Promotion]  # newest first
+
+
+def project_root(model_dir: Path, project_id: int) -> Path:
+    """The folder of one project."""
+    return model_dir / f"p{project_id}"
+
+
+def known_projects(model_dir: Path) -> list[int]:
+    """Ids of the projects that set-up has recorded; ModelFolderError where `model_dir` cannot be
+    read.
+    """
+    with _folder_errors(model_dir):
+        return sorted(
+            int(entry.name[1:])
+            for entry in model_dir.iterdir()
+            if re.fullmatch(r"p\d+", entry.name) and (entry / "project.json").is_file()
+        )
+
+
+def pick_project(model_dir: Path, asked: int | None) -> int:
+    """The project that was asked for, or the only one there is; SettingsError where that is
+    unclear.
+    """
+    known = known_projects(model_dir)
+    if asked in known:
+        return asked
+    if not known:
+        raise SettingsError("no project is set up yet: run `python -m scripts.setup_project`")
+    if asked is None and len(known) == 1:
+        return known[0]
+    raise SettingsError(f"say which project with --project: {', '.join(map(str, known))}")
+
+
+def write_record(root: Path, record: ProjectRecord) -> None:
+    """Keep what set-up chose."""
+    _write(root / "project.json", record.model_dump_json(indent=2))
+
+
+def read_record(root: Path) -> ProjectRecord | None:
+    """What set-up chose, or None before set-up; ModelFolderError where that cannot be read."""
+    path = root / "project.json"
+    with _folder_errors(root):
+        if not path.exists():
+            return None
+        try:
+            return ProjectRecord.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            raise ModelFolderError(
+                f"{path} is damaged ({error.error_count()} bad fields): move it away and run "
+                "`python -m scripts.setup_project` again; versions and labels stay"
+            ) from None
+
+
+def write_seen(root: Path, answers: Mapping[int, str]) -> None:
+    """Keep the annotations (id -> what was answered) that the last finished round saw."""
+    _write(root / "seen.json", json.dumps(answers))
+
+
+def read_seen(root: Path) -> dict[int, str]:
+    """The annotations that the last finished round saw; empty before the first, or where
+    unreadable.
+    """
+    try:
+        return {int(k): v for k, v in json.loads((root / "seen.json").read_bytes()).items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, AttributeError) as error:
+        # It only saves a training: without it everything counts as new once.
+        log.warning(
+            "%s/seen.json is not readable (%s): treating all annotations as new", root, error
+        )
+        return {}
+
+
+def count_changes(before: Mapping[int, str], now: Mapping[int, str]) -> int:
+    """How many annotations were made, changed or deleted between two readings."""
+    return sum(before.get(key) != now.get(key) for key in before.keys() | now.keys())
+
+
+def save(root: Path, state: State, meta: Meta) -> Meta:
+    """Write a version, whole or not at all; the metadata comes back with the weights' sha256."""
+    final = root / meta.version
+    draft = root / f".draft-{meta.version}-{os.getpid()}"
+    with _folder_errors(root):
+        if final.exists():
+            raise ModelFolderError(f"{final} exists already: versions are never overwritten")
+        for leftover in root.glob(".draft-*"):  # safe: whoever saves holds the train lock
+            shutil.rmtree(leftover, ignore_errors=True)
+        draft.mkdir(parents=True)
+        try:
+            weights = draft / "model.safetensors"
+            safetensors.numpy.save_file(dict(state), weights)
+            meta = meta.model_copy(update={"sha256": _sha256(weights)})
+            _write(draft / "meta.json", meta.model_dump_json(indent=2))
+            draft.rename(final)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+    return meta
+
+
+def read_meta(root: Path, version: str) -> Meta:
+    """A version's metadata; BrokenVersionError says what is wrong with the folder."""
+    path = root / version / "meta.json"
+    try:
+        meta = Meta.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise BrokenVersionError(f"{version} has no meta.json: half-written, or not ours") from None
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"]) or "not JSON"
+        raise BrokenVersionError(f"{version}/meta.json is damaged ({where})") from None
+    except OSError as error:
+        raise BrokenVersionError(f"{version}/meta.json cannot be read: {error.strerror}") from None
+    if meta.version != version:
+        raise BrokenVersionError(f"{version}/meta.json speaks of {meta.version}: a foreign folder")
+    if not (root / version / "model.safetensors").is_file():
+        raise BrokenVersionError(f"{version} has no model.safetensors: half-written, or not ours")
+    return meta
+
+
+def versions(root: Path) -> tuple[list[Meta], dict[str, str]]:
+    """All sound versions, oldest first, and the broken ones with the reason. Weights are not read
+    here.
+    """
+    sound: list[Meta] = []
+    broken: dict[str, str] = {}
+    for name in _version_names(root):
+        try:
+            sound.append(read_meta(root, name))
+        except BrokenVersionError as error:
+            broken[name] = str(error)
+    return sound, broken
+
+
+def last_round(root: Path) -> int:
+    """The highest round that has a folder, sound or not; 0 before the first."""
+    return max((int(name[1:]) for name in _version_names(root)), default=0)
+
+
+def load_state(root: Path, version: str) -> State:
+    """A version's weights, checked against their sha256; BrokenVersionError where they differ."""
+    meta = read_meta(root, version)
+    path = root / version / "model.safetensors"
+    try:
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != meta.sha256:
+            raise BrokenVersionError(f"{version}/model.safetensors differs from its sha256")
+        return safetensors.numpy.load(content)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise BrokenVersionError(f"{version}/model.safetensors cannot be read: {error}") from None
+
+
+def promotions(root: Path) -> list[Promotion]:
+    """What was put in service and when, newest first; empty before the first."""
+    path = root / "current"
+    with _folder_errors(root):
+        if not path.exists():
+            return []
+        try:
+            return _Current.model_validate_json(path.read_bytes()).promotions
+        except ValidationError:
+            raise ModelFolderError(
+                f"{path} is damaged: put a version back in service with "
+                "`python -m scripts.models promote <version>`"
+            ) from None
+
+
+def current(root: Path) -> Meta | None:
+    """The version in service: the last promoted one that is sound, or None before the first."""
+    for promotion in promotions(root):
+        try:
+            return read_meta(root, promotion.version)
+        except BrokenVersionError as error:
+            log.error("%s: %s; serving the version before it", root.name, error)
+    return None
+
+
+def promote(root: Path, version: str, now: datetime | None = None) -> Meta:
+    """Put a version in service from the next request on; rolling back is promoting an older one."""
+    if not VERSION_NAME.fullmatch(version) or not (root / version).is_dir():
+        known = ", ".join(_version_names(root)) or "none yet"
+        raise NoModelError(f"no version {version!r} in {root}: there are {known}")
+    load_state(root, version)
+    meta = read_meta(root, version)
+    try:
+        before = promotions(root)
+    except ModelFolderError:
+        before = []  # a damaged file is mended by this very promotion
+    entry = Promotion(version=version, promoted_at=now or datetime.now(UTC))
+    kept = [entry, *before][:PROMOTIONS_KEPT]
+    _write(root / "current", _Current(promotions=kept).model_dump_json(indent=2))
+    return meta
+
+
+def save_pool_probs(root: Path, version: str, image_ids: Sequence[str], probs: Probs) -> None:
+    """Keep what a version thinks of the pool, so that asking or showing an image of it needs no
+    model.
+    """
+    path = root / version / "pool.safetensors"
+    draft = path.with_suffix(f".draft-{os.getpid()}")
+    with _folder_errors(root):
+        safetensors.numpy.save_file(
+            {"probs": np.ascontiguousarray(probs)}, draft, {"image_ids": json.dumps(image_ids)}
+        )
+        draft.replace(path)
+
+
+def load_pool_probs(root: Path, version: str) -> tuple[tuple[str, ...], Probs] | None:
+    """What a version thinks of the pool: image ids, and a row of `Probs` each; None if not kept."""
+    path = root / version / "pool.safetensors"
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            return tuple(json.loads(file.metadata()["image_ids"])), file.get_tensor("probs")
+    except (FileNotFoundError, safetensors.SafetensorError):
+        return None
+
+
+@contextmanager
+def hold(root: Path, name: Literal["train", "push"], wait_s: float | None = None) -> Iterator[None]:
+    """Hold one of the project's locks; the operating system gives it back with the process.
+
+    Waits as long as it takes, or `wait_s` seconds and then raises ModelFolderError.
+    """
+    path = root / f"{name}.lock"
+    give_up = None if wait_s is None else time.monotonic() + wait_s
+    with _folder_errors(root):
+        root.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")
+    with file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if give_up is not None and time.monotonic() > give_up:
+                    raise ModelFolderError(
+                        f"{path} is held by another process: wait for it to end and try again"
+                    ) from None
+                time.sleep(LOCK_POLL_S)
+        yield
+
+
+def _version_names(root: Path) -> list[str]:
+    with _folder_errors(root):
+        if not root.is_dir():
+            return []
+        names = (entry.name for entry in root.iterdir() if entry.is_dir())
+        return sorted((n for n in names if VERSION_NAME.fullmatch(n)), key=lambda n: int(n[1:]))
+
+
+def _write(path: Path, text: str) -> None:
+    draft = path.with_name(f".{path.name}.draft-{os.getpid()}")
+    with _folder_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with draft.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+
+
+@contextmanager
+def _folder_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, safetensors.SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ModelFolderError(
+            f"the model folder {folder} cannot be used ({reason}): "
+            "check MODEL_DIR, its permissions and the free space"
+        ) from error
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,296 @@
+"""Model versions on disk: whole or not at all, and a broken one never in the way."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from backend import registry
+from backend.errors import BrokenVersionError, ModelFolderError, NoModelError, SettingsError
+from backend.registry import Measured, Meta, ProjectRecord
+
+STATE: registry.State = {"fc.weight": np.arange(4, dtype=np.float32).reshape(2, 2)}
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+def meta(number: int = 1, **changes: object) -> Meta:
+    fields: dict[str, object] = {
+        "version": f"r{number:04d}",
+        "round": number,
+        "created_at": "2026-01-01T12:00:00+00:00",
+        "parent": None,
+        "classes": ("cat", "dog"),
+        "image_size": 32,
+        "pool": "digits",
+        "weights": "none",
+        "strategy": "margin",
+        "labels": 10,
+        "labels_per_class": {"cat": 4, "dog": 6},
+        "labels_fingerprint": "f",
+        "left_out": {},
+        "validation": Measured(accuracy=0.5, log_loss=0.7, images=20),
+        "test": None,
+        "refused": None,
+        "seconds": {"training": 1.0},
+        "torch": "2",
+        "device": "cpu",
+    }
+    return Meta.model_validate(fields | changes)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return registry.project_root(tmp_path, 7)
+
+
+def record(project_id: int = 7) -> ProjectRecord:
+    return ProjectRecord(
+        project_id=project_id,
+        title="T",
+        label_studio_url="http://ls",
+        project_created_at="2026",
+        pool="digits",
+        weights="none",
+        seed=0,
+        classes=("cat", "dog"),
+    )
+
+
+def test_a_saved_version_comes_back_as_it_was(root: Path) -> None:
+    saved = registry.save(root, STATE, meta())
+    assert registry.read_meta(root, "r0001") == saved
+    assert registry.load_state(root, "r0001")["fc.weight"].tolist() == [[0, 1], [2, 3]]
+    assert len(saved.sha256) == 64
+
+
+def test_a_version_is_never_overwritten(root: Path) -> None:
+    registry.save(root, STATE, meta())
+    with pytest.raises(ModelFolderError, match="exists already"):
+        registry.save(root, STATE, meta())
+
+
+def test_saving_does_not_promote(root: Path) -> None:
+    registry.save(root, STATE, meta())
+    assert registry.current(root) is None
+
+
+def test_promoting_an_older_version_rolls_back(root: Path) -> None:
+    for number in (1, 2):
+        registry.save(root, STATE, meta(number))
+        registry.promote(root, f"r000{number}", NOON + timedelta(hours=number))
+    registry.promote(root, "r0001", NOON + timedelta(hours=3))
+    current = registry.current(root)
+    assert current is not None
+    assert current.version == "r0001"
+    assert [p.version for p in registry.promotions(root)] == ["r0001", "r0002", "r0001"]
+    assert registry.last_round(root) == 2
+
+
+def test_promoting_what_is_not_there_names_what_is(root: Path) -> None:
+    registry.save(root, STATE, meta())
+    with pytest.raises(NoModelError, match="there are r0001"):
+        registry.promote(root, "r0009")
+    with pytest.raises(NoModelError):
+        registry.promote(root, "../p7/r0001")
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda v: (v / "meta.json").unlink(), "no meta.json"),
+        (lambda v: (v / "model.safetensors").unlink(), "no model.safetensors"),
+        (lambda v: (v / "meta.json").write_text('{"version": "r0002"'), "damaged"),
+        (lambda v: (v / "meta.json").write_text("[]"), "damaged"),
+        (
+            lambda v: (v / "meta.json").write_text(
+                (v / "meta.json").read_text().replace('"r0002"', '"r0003"')
+            ),
+            "foreign",
+        ),
+    ],
+)
+def test_a_broken_version_is_skipped_and_named(root: Path, damage: object, reason: str) -> None:
+    for number in (1, 2):
+        registry.save(root, STATE, meta(number))
+        registry.promote(root, f"r000{number}")
+    damage(root / "r0002")  # type: ignore[operator]
+    sound, broken = registry.versions(root)
+    assert [m.version for m in sound] == ["r0001"]
+    assert reason in broken["r0002"]
+    current = registry.current(root)
+    assert current is not None
+    assert current.version == "r0001"  # the one before it serves on
+    assert registry.last_round(root) == 2  # its number is not given out again
+
+
+def test_flipped_bits_in_the_weights_are_found(root: Path) -> None:
+    registry.save(root, STATE, meta())
+    path = root / "r0001" / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(BrokenVersionError, match="sha256"):
+        registry.load_state(root, "r0001")
+    with pytest.raises(BrokenVersionError, match="sha256"):
+        registry.promote(root, "r0001")
+
+
+def test_other_files_in_the_folder_are_no_versions(root: Path) -> None:
+    registry.save(root, STATE, meta())
+    (root / "notes").mkdir()
+    (root / "r0002").write_text("a file, not a folder")
+    (root / ".draft-r0002-1").mkdir()
+    assert [m.version for m in registry.versions(root)[0]] == ["r0001"]
+
+
+def test_a_killed_save_leaves_no_version_and_its_rest_is_cleared_away(root: Path) -> None:
+    leftover = root / ".draft-r0001-99"
+    leftover.mkdir(parents=True)
+    (leftover / "model.safetensors").write_bytes(b"half")
+    assert registry.versions(root) == ([], {})
+    registry.save(root, STATE, meta())
+    assert not leftover.exists()
+
+
+def test_a_full_disk_is_one_clear_error_and_leaves_nothing_half(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_space(*_: object) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(os, "fsync", no_space)
+    with pytest.raises(ModelFolderError, match="No space left on device"):
+        registry.save(root, STATE, meta())
+    assert registry.versions(root) == ([], {})
+
+
+def test_a_damaged_current_says_how_to_mend_it_and_promoting_does(root: Path) -> None:
+    registry.save(root, STATE, meta())
+    (root / "current").write_text("r0001")
+    with pytest.raises(ModelFolderError, match=r"scripts\.models promote"):
+        registry.current(root)
+    registry.promote(root, "r0001")
+    assert registry.current(root) is not None
+
+
+def test_the_pools_probabilities_come_back_with_their_ids(root: Path) -> None:
+    registry.save(root, STATE, meta())
+    assert registry.load_pool_probs(root, "r0001") is None
+    probs = np.array([[0.1, 0.9], [0.6, 0.4]], dtype=np.float32)
+    registry.save_pool_probs(root, "r0001", ("a", "b"), probs)
+    kept = registry.load_pool_probs(root, "r0001")
+    assert kept is not None
+    assert kept[0] == ("a", "b")
+    assert (kept[1] == probs).all()
+
+
+def test_the_record_of_a_project_comes_back_and_names_its_folder(tmp_path: Path) -> None:
+    root = registry.project_root(tmp_path, 7)
+    assert registry.read_record(root) is None
+    registry.write_record(root, record())
+    assert registry.read_record(root) == record()
+    (tmp_path / "p8").mkdir()  # not set up
+    assert registry.known_projects(tmp_path) == [7]
+
+
+def test_a_damaged_record_says_what_to_do(root: Path) -> None:
+    registry.write_record(root, record())
+    (root / "project.json").write_text(json.dumps({"project_id": 7}))
+    with pytest.raises(ModelFolderError, match="setup_project"):
+        registry.read_record(root)
+
+
+def test_the_only_project_need_not_be_named_but_one_of_several_must(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="setup_project"):
+        registry.pick_project(tmp_path, None)
+    registry.write_record(tmp_path / "p7", record(7))
+    assert registry.pick_project(tmp_path, None) == 7
+    registry.write_record(tmp_path / "p9", record(9))
+    assert registry.pick_project(tmp_path, 9) == 9
+    with pytest.raises(SettingsError, match="7, 9"):
+        registry.pick_project(tmp_path, None)
+    with pytest.raises(SettingsError, match="7, 9"):
+        registry.pick_project(tmp_path, 8)
+
+
+def test_a_missing_model_folder_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(ModelFolderError, match="MODEL_DIR"):
+        registry.known_projects(tmp_path / "gone")
+
+
+def test_changes_are_made_changed_and_deleted_annotations() -> None:
+    before = {1: "cat", 2: "dog", 3: "cat"}
+    now = {1: "cat", 2: "cat", 4: "dog"}
+    assert registry.count_changes(before, now) == 3
+    assert registry.count_changes(now, now) == 0
+
+
+def test_seen_annotations_come_back_and_unreadable_ones_count_as_none(root: Path) -> None:
+    assert registry.read_seen(root) == {}
+    registry.write_seen(root, {5: "cat"})
+    assert registry.read_seen(root) == {5: "cat"}
+    (root / "seen.json").write_text("{half")
+    assert registry.read_seen(root) == {}
+
+
+def _hold_until_killed(root: Path, is_held: object) -> None:
+    with registry.hold(root, "train"):
+        is_held.set()  # type: ignore[attr-defined]
+        time.sleep(60)
+
+
+def test_a_lock_is_held_by_one_process_and_given_back_when_that_is_killed(root: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    is_held = context.Event()
+    process = context.Process(target=_hold_until_killed, args=(root, is_held))
+    process.start()
+    assert is_held.wait(30)
+    with (
+        pytest.raises(ModelFolderError, match="held by another process"),
+        registry.hold(root, "train", wait_s=0.3),
+    ):
+        pytest.fail("two hold the lock")
+    with registry.hold(root, "push", wait_s=0.3):
+        pass  # another lock
+    process.kill()
+    process.join()
+    with registry.hold(root, "train", wait_s=5):
+        pass
+
+
+def test_a_reader_never_sees_half_a_promotion(root: Path) -> None:
+    for number in (1, 2):
+        registry.save(root, STATE, meta(number))
+    registry.promote(root, "r0001")
+    program = (
+        "import sys; from pathlib import Path; from backend import registry\n"
+        "for i in range(300): registry.promote(Path(sys.argv[1]), f'r000{1 + i % 2}')"
+    )
+    with subprocess.Popen([sys.executable, "-c", program, str(root)]) as writer:
+        seen = set()
+        while writer.poll() is None:
+            current = registry.current(root)
+            assert current is not None
+            seen.add(current.version)
+    assert writer.returncode == 0
+    assert seen == {"r0001", "r0002"}
+
+
+def test_a_removed_folder_of_the_version_in_service_falls_back(root: Path) -> None:
+    for number in (1, 2):
+        registry.save(root, STATE, meta(number))
+        registry.promote(root, f"r000{number}")
+    shutil.rmtree(root / "r0002")
+    current = registry.current(root)
+    assert current is not None
+    assert current.version == "r0001"
