@@ -1,0 +1,76 @@
+"""What unit and integration tests share: a real Redis."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from redis.exceptions import ConnectionError as NoConnection
+
+REDIS_EXECUTABLE = Path(sys.executable).parent / "redis-server"
+
+
+@dataclass
+class RedisServer:
+    """The embedded Redis on a unix socket; a test may stop it and start it again."""
+
+    folder: Path
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self.folder / 'redis.sock'}?db=0"
+
+    def start(self) -> None:
+        if self.process is not None:
+            return
+        self.process = subprocess.Popen(
+            [REDIS_EXECUTABLE, "--port", "0", "--unixsocket", self.folder / "redis.sock",
+             "--dir", self.folder, "--save", "", "--logfile", self.folder / "redis.log"]
+        )  # fmt: skip
+        for _ in range(200):
+            try:
+                self._send("PING")
+            except NoConnection:
+                time.sleep(0.05)
+            else:
+                return
+        pytest.fail((self.folder / "redis.log").read_text())
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(10)
+            self.process = None
+
+    def flush(self) -> None:
+        self._send("FLUSHALL")
+
+    def _send(self, command: str) -> None:
+        with Redis.from_url(self.url) as connection:
+            connection.execute_command(command)
+
+
+@pytest.fixture(scope="session")
+def _redis() -> Iterator[RedisServer]:
+    folder = Path(tempfile.mkdtemp(prefix="tightloop-redis-"))  # short: socket paths have a limit
+    server = RedisServer(folder)
+    yield server
+    server.stop()
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def redis_server(_redis: RedisServer) -> RedisServer:
+    """A running Redis with nothing in it; `redis_server.url` is what REDIS_URL takes."""
+    _redis.start()
+    _redis.flush()
+    return _redis
