@@ -1,0 +1,711 @@
+"""Label Studio, the only file that knows its JSON: frozen data in, frozen data out.
+
+The SDK serves what is small. What is bulk goes as plain requests through the SDK's authentication:
+reading tasks so takes a third of the time.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any, Literal, TypeVar
+from xml.etree import ElementTree
+from xml.sax.saxutils import quoteattr
+
+import httpx
+from label_studio_sdk import MlBackend, Webhook
+from label_studio_sdk.base_client import LabelStudioBase
+from label_studio_sdk.core.api_error import ApiError
+
+from backend.errors import LabelConfigError, LabelStudioError
+
+T = TypeVar("T")
+
+SECRET_HEADER = "X-Tightloop-Secret"
+SAMPLING = "Uncertainty sampling"
+BACKEND_TITLE = "Tightloop"
+TIMEOUT = httpx.Timeout(120.0, connect=5.0)
+# A connection for each request: none to close, none gone stale, none shared with a forked child.
+LIMITS = httpx.Limits(max_keepalive_connections=0)
+IMPORT_CHUNK = 500
+PAGE_SIZE = 500
+REASON_LENGTH = 300
+HOTKEYS = "1234567890"
+
+# The webhooks that we want: the list that holds what changed, or None for a single change.
+CHANGED_LISTS: dict[str, str | None] = {
+    "ANNOTATION_CREATED": None,
+    "ANNOTATION_UPDATED": None,
+    "ANNOTATIONS_CREATED": "annotation",
+    "ANNOTATIONS_DELETED": "annotations",
+    "TASKS_DELETED": "tasks",
+}
+
+
+@dataclass(frozen=True)
+class LabelConfig:
+    """What we need of a project's label config."""
+
+    from_name: str
+    to_name: str
+    image_key: str  # where a task's data holds the image
+    choices: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """One person's answer to one task."""
+
+    annotation_id: int
+    task_id: int
+    image_id: str  # "" in tasks that are not ours
+    annotator: int
+    label: str | None  # None = skipped, or submitted empty
+    was_skipped: bool
+    updated_at: str
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task, without its image."""
+
+    task_id: int
+    image_id: str  # "" in tasks that are not ours
+    is_open: bool  # nobody has submitted or skipped it yet
+    versions: frozenset[str]  # model versions of its predictions
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model version says about one image; `score` orders the tasks, low = ask first."""
+
+    label: str
+    probability: float
+    score: float
+    model_version: str
+
+
+@dataclass(frozen=True)
+class NewTask:
+    """A task to be made; with a `label` it is imported as annotated."""
+
+    image_id: str
+    data: Mapping[str, Any]
+    prediction: Prediction | None = None
+    label: str | None = None
+
+
+@dataclass(frozen=True)
+class ProjectCounts:
+    """How far a project is. Annotations do not count the skipped ones."""
+
+    tasks: int
+    annotations: int
+    skipped: int
+    open: int
+
+
+@dataclass(frozen=True)
+class WebhookEvent:
+    """What a webhook asks of us; an ignored one has neither project nor changes (0)."""
+
+    kind: Literal["annotations", "start_training", "ignored"]
+    project_id: int
+    changes: int
+
+
+IGNORED = WebhookEvent("ignored", 0, 0)
+# The parts of a task, and how the answer to an import counts them.
+COUNTERS = {
+    "data": "task_count",
+    "annotations": "annotation_count",
+    "predictions": "prediction_count",
+}
+
+
+def read_webhook(payload: object) -> WebhookEvent:
+    """What a webhook's JSON says; ValueError where it says nothing that can be understood."""
+    if not isinstance(payload, Mapping):
+        raise ValueError("a webhook's body must be a JSON object")
+    action = payload.get("action")
+    if not isinstance(action, str):
+        raise ValueError("a webhook must name its action")
+    if action == "START_TRAINING":
+        return WebhookEvent("start_training", _payload_project(payload), 1)
+    if action not in CHANGED_LISTS:
+        return IGNORED
+    key = CHANGED_LISTS[action]
+    changes = 1
+    if key is not None:
+        changed = payload.get(key)
+        if not isinstance(changed, list):
+            raise ValueError(f"a webhook of {action} must list its {key}")
+        changes = len(changed)
+    project_id = _payload_project(payload)
+    return WebhookEvent("annotations", project_id, changes) if changes else IGNORED
+
+
+def project_id_of(project: object) -> int:
+    """The id in what /setup and /predict call a project, "25.1795346887"; else ValueError."""
+    if not isinstance(project, str) or not re.fullmatch(r"[0-9]{1,18}(\.[0-9]*)?", project):
+        raise ValueError('project must look like "25.1795346887"')
+    return int(project.partition(".")[0])
+
+
+def what_was_answered(annotations: Mapping[int, Sequence[Annotation]]) -> dict[int, str]:
+    """Each annotation's id and what it says, so that two readings can be compared."""
+    return {
+        a.annotation_id: "(skipped)" if a.was_skipped else a.label or "(empty)"
+        for of_task in annotations.values()
+        for a in of_task
+    }
+
+
+def label_config_xml(classes: Sequence[str]) -> str:
+    """A label config: a crisp 400 px image, and beside it one choice with hotkeys 1..9, 0."""
+    choices = "\n".join(
+        f"      <Choice value={quoteattr(name)}"
+        + (f' hotkey="{HOTKEYS[i]}"' if i < len(HOTKEYS) else "")
+        + "/>"
+        for i, name in enumerate(classes)
+    )
+    # Without a size a 32 px image is blown up, blurred, until it pushes the choices off the screen.
+    return f"""<View style="display: flex; gap: 32px; align-items: flex-start">
+  <View style="flex: 0 0 400px">
+    <Image name="image" value="$image" smoothing="false" width="400px" maxWidth="400px" \
+maxHeight="400px" zoom="false" zoomControl="false" rotateControl="false"/>
+  </View>
+  <View style="flex: 1">
+    <Choices name="label" toName="image" choice="single-radio" required="true" showInline="false">
+{choices}
+    </Choices>
+  </View>
+</View>
+"""
+
+
+def parse_label_config(xml: str) -> LabelConfig:
+    """Names and choices; LabelConfigError unless it is one Image and one single-choice Choices."""
+    try:
+        tags = list(ElementTree.fromstring(xml).iter())
+    except ElementTree.ParseError as error:
+        raise LabelConfigError(f"the project's label config is not XML ({error})") from None
+    images = [tag for tag in tags if tag.tag.lower() == "image"]
+    controls = [tag for tag in tags if tag.tag.lower() == "choices"]
+    if len(images) != 1 or len(controls) != 1:
+        raise LabelConfigError(
+            f"the label config has {len(images)} Image and {len(controls)} Choices: "
+            "it must have exactly one of each"
+        )
+    image, control = images[0], controls[0]
+    if control.get("choice", "single") not in ("single", "single-radio"):
+        raise LabelConfigError('the label config\'s Choices must have choice="single-radio"')
+    from_name, to_name, value = control.get("name"), image.get("name"), image.get("value", "")
+    if not from_name or not to_name or control.get("toName") != to_name:
+        raise LabelConfigError("the label config's Choices must name the Image in toName")
+    if not re.fullmatch(r"\$.+", value):
+        raise LabelConfigError('the label config\'s Image must have value="$image", or another key')
+    choices = tuple(
+        choice.get("alias") or choice.get("value") or ""  # answers carry the alias if there is one
+        for choice in control.iter()
+        if choice.tag.lower() == "choice"
+    )
+    if not all(choices) or len(choices) < 2:
+        raise LabelConfigError("the label config's Choices must hold at least two, with values")
+    return LabelConfig(from_name, to_name, image_key=value[1:], choices=choices)
+
+
+def match_classes(choices: Sequence[str], pool_classes: Sequence[str]) -> tuple[str, ...]:
+    """The label config's spellings in the pool's order; LabelConfigError naming both lists.
+
+    Case, order and blanks around are ignored.
+    """
+    spelling = {choice.strip().casefold(): choice for choice in choices}
+    wanted = [name.strip().casefold() for name in pool_classes]
+    if len(spelling) != len(choices) or sorted(spelling) != sorted(wanted):
+        raise LabelConfigError(
+            f"the label config's choices ({', '.join(choices)}) do not match the pool's classes "
+            f"({', '.join(pool_classes)}): change the label config, or set POOL"
+        )
+    return tuple(spelling[name] for name in wanted)
+
+
+def prediction_result(
+    config: LabelConfig, label: str, probability: float | None = None
+) -> list[dict[str, Any]]:
+    """The `result` of an annotation or prediction that says `label`."""
+    if label not in config.choices:  # Label Studio would drop it without a word
+        raise LabelConfigError(
+            f"{label!r} is not among the label config's choices ({', '.join(config.choices)})"
+        )
+    region: dict[str, Any] = {
+        "from_name": config.from_name,
+        "to_name": config.to_name,
+        "type": "choices",
+        "value": {"choices": [label]},
+    }
+    return [region if probability is None else {**region, "score": probability}]
+
+
+def find_project(
+    url: str, api_key: str, *, titles: Sequence[str], project_id: int | None = None
+) -> int | None:
+    """The project `project_id` if it is still there, else the oldest with one of these titles."""
+    server = _Server(url, api_key)
+    fields = {"include": "id,title", "page_size": 1000}
+    if project_id is not None:
+        found = server.request("GET", "api/projects/", params={**fields, "ids": project_id})
+        if found["results"]:
+            return project_id
+    ids: list[int] = []
+    for title in titles:
+        found = server.request("GET", "api/projects/", params={**fields, "title": title})
+        ids += [p["id"] for p in found["results"] if p["title"] == title]
+    return min(ids, default=None)
+
+
+def create_project(url: str, api_key: str, *, title: str, label_config: str) -> int:
+    """Make a project and return its id."""
+    project = _Server(url, api_key).ask(
+        lambda sdk: sdk.projects.create(title=title, label_config=label_config, sampling=SAMPLING)
+    )
+    if project.id is None:
+        raise LabelStudioError(f"Label Studio at {url} made a project without an id")
+    return project.id
+
+
+def authorization(url: str, api_key: str) -> str:
+    """The Authorization header for this Label Studio."""
+    return _cached_server(url, api_key).authorization()
+
+
+class LabelingProject:
+    """One project of one Label Studio. Methods raise LabelStudioError, which says what to do."""
+
+    def __init__(self, url: str, api_key: str, project_id: int) -> None:
+        self.project_id = project_id
+        self._server = _Server(url, api_key)
+
+    def title(self) -> str:
+        """The project's title."""
+        return str(self._read()["title"])
+
+    def created_at(self) -> str:
+        """When it was made: tells it from a project of the same id in another Label Studio."""
+        return str(self._read()["created_at"])
+
+    def label_config(self) -> LabelConfig:
+        """The project's label config; LabelConfigError where it is not for us."""
+        return parse_label_config(self._read()["label_config"])
+
+    def counts(self) -> ProjectCounts:
+        """How far the project is, in two cheap requests."""
+        found = self._server.request("GET", "api/projects/counts/", params={"ids": self.project_id})
+        if not found["results"]:
+            raise LabelStudioError(
+                f"Label Studio at {self._server.url} has no project {self.project_id}: "
+                "run `python -m scripts.setup_project`"
+            )
+        counts = found["results"][0]
+        columns = ("total_annotations", "cancelled_annotations")
+        unanswered = [_filter(column, "equal", "Number", 0) for column in columns]
+        return ProjectCounts(
+            tasks=counts["task_number"],
+            annotations=counts["total_annotations_number"],
+            skipped=counts["skipped_annotations_number"],
+            open=self._page(unanswered, include="id", page_size=1)["total"],
+        )
+
+    def tasks(self) -> list[Task]:
+        """Every task, oldest first."""
+        include = "id,data,total_annotations,cancelled_annotations,predictions_model_versions"
+        return [_task(task) for task in self._pages(include)]
+
+    def image_ids(self) -> set[str]:
+        """The images that are in a task, open or not."""
+        return {task.image_id for task in self.tasks()} - {""}
+
+    def annotations(self, changed_after: datetime | None = None) -> dict[int, list[Annotation]]:
+        """All annotations by task, or those of tasks that changed after a moment.
+
+        A task that lost its last annotation comes with an empty list; a deleted task just vanishes.
+        Overlap the moments by a few seconds: they are told by Label Studio's clock.
+        """
+        include = "id,data,annotations,result,completed_by,updated_at,was_cancelled"
+        filters = []
+        if changed_after is not None:
+            moment = changed_after.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+            filters = [_filter("updated_at", "greater", "Datetime", moment)]
+        return {
+            task["id"]: [_annotation(task, a) for a in task["annotations"]]
+            for task in self._pages(include, filters)
+        }
+
+    def import_tasks(self, new_tasks: Sequence[NewTask]) -> int:
+        """Make tasks, each with its prediction or label at once; their number comes back."""
+        if not new_tasks:
+            return 0
+        config = self.label_config()
+        for chunk in _chunks([_new_task(config, task) for task in new_tasks]):
+            made = self._server.request(
+                "POST", f"api/projects/{self.project_id}/import", json=chunk
+            )
+            for part, counter in COUNTERS.items():
+                self._check_count(part, sum(part in task for task in chunk), made.get(counter))
+        return len(new_tasks)
+
+    def import_predictions(self, by_task_id: Mapping[int, Prediction]) -> int:
+        """Add a prediction to each of these tasks; their number comes back.
+
+        Not idempotent: leave out tasks whose `versions` name the version already. One task that is
+        gone refuses its whole chunk: read the tasks again and repeat.
+        """
+        if not by_task_id:
+            return 0
+        config = self.label_config()
+        rows = [{"task": task_id, **_prediction(config, p)} for task_id, p in by_task_id.items()]
+        for chunk in _chunks(rows):
+            made = self._server.request(
+                "POST", f"api/projects/{self.project_id}/import/predictions", json=chunk
+            )
+            self._check_count("predictions", len(chunk), made.get("created"))
+        return len(rows)
+
+    def model_version(self) -> str:
+        """The model version whose predictions order the tasks, or ""."""
+        return str(self._read()["model_version"] or "")
+
+    def switch_model_version(self, version: str) -> None:
+        """Order the tasks by this version's predictions, of which there must be some."""
+        self._change(model_version=version)
+
+    def model_versions(self) -> list[str]:
+        """The model versions of all predictions."""
+        found = self._server.request("GET", self._versions_path)
+        # Label Studio adds the current version, with a count of 0 where it has no prediction.
+        return [version for version, count in found.items() if count]
+
+    def delete_predictions(self, version: str) -> None:
+        """Delete all predictions of a version; fine where there are none."""
+        self._server.request("DELETE", self._versions_path, json={"model_version": version})
+
+    def delete_tasks(self, task_ids: Sequence[int]) -> None:
+        """Delete tasks with all that is in them; fine where they are gone already."""
+        if not task_ids:  # Label Studio would take an empty list for all tasks
+            return
+        self._server.request(
+            "POST",
+            "api/dm/actions/",
+            params={"id": "delete_tasks", "project": self.project_id},
+            json={"selectedItems": {"all": False, "included": list(task_ids)}},
+        )
+
+    # Set-up: each is idempotent and says whether it changed anything
+
+    def configure(self, *, is_blind: bool) -> bool:
+        """Ask the least confident first; show people the model's guess, unless they label blind."""
+        now = self._read()
+        wanted = {"sampling": SAMPLING, "show_collab_predictions": not is_blind}
+        changes = {key: value for key, value in wanted.items() if now[key] != value}
+        if not changes:
+            return False
+        self._change(**changes)
+        if self.model_version() != (now["model_version"] or ""):
+            # Hiding predictions also emptied the version, and with it the order: set it back.
+            self._change(model_version=now["model_version"])
+        return True
+
+    def connect_webhook(self, url: str, secret: str) -> bool:
+        """Have changes sent to `url` with our secret, once; other webhooks of ours are removed.
+
+        To be called before `connect_backend`: Label Studio then adds no webhook of its own.
+        """
+        hooks = [h for h in self._webhooks() if h.url == url or SECRET_HEADER in (h.headers or {})]
+        sound = [h for h in hooks if _is_sound(h, url, secret)]
+        if len(hooks) == len(sound) == 1:
+            return False
+        if not sound:
+            self._server.ask(
+                lambda sdk: sdk.webhooks.create(
+                    project=self.project_id,
+                    url=url,
+                    headers={SECRET_HEADER: secret},
+                    actions=list(CHANGED_LISTS),
+                    send_for_all_actions=False,
+                    send_payload=True,
+                    is_active=True,
+                )
+            )
+        for hook in hooks:
+            if hook not in sound[:1]:
+                self._server.request("DELETE", f"api/webhooks/{hook.id}/")
+        return True
+
+    def connect_backend(self, url: str, user: str, password: str) -> bool:
+        """Connect the ML backend at `url` (it must be up) once; other rows of ours are removed."""
+        rows = [b for b in self._backends() if b.url == url or b.title == BACKEND_TITLE]
+        # Listing makes Label Studio call /setup: what is connected has the right password.
+        sound = [b for b in rows if (b.url, b.basic_auth_user, b.state) == (url, user, "CO")]
+        if len(rows) == len(sound) == 1:
+            return False
+        if not sound:
+            self._create_backend(url, user, password)
+        for row in rows:
+            if row not in sound[:1]:
+                self._server.request("DELETE", f"api/ml/{row.id}")
+        if self.model_version() == BACKEND_TITLE:
+            # Label Studio set this itself; it would make every opened task wait for /predict.
+            self._change(model_version="")
+        return True
+
+    def _create_backend(self, url: str, user: str, password: str) -> None:
+        before = {b.id for b in self._backends()}
+        try:
+            self._server.ask(
+                lambda sdk: sdk.ml.create(
+                    project=self.project_id,
+                    url=url,
+                    title=BACKEND_TITLE,
+                    auth_method="BASIC_AUTH",
+                    basic_auth_user=user,
+                    basic_auth_pass=password,
+                )
+            )
+        except LabelStudioError as error:
+            for row in self._backends():  # a refused one may have been kept all the same
+                if row.id not in before:
+                    self._server.request("DELETE", f"api/ml/{row.id}")
+            raise LabelStudioError(
+                f"the ML backend at {url} could not be connected: check that it runs, and that "
+                f"BACKEND_URL is its address as Label Studio sees it. {error}"
+            ) from None
+
+    def _webhooks(self) -> list[Webhook]:
+        return self._server.ask(lambda sdk: sdk.webhooks.list(project=str(self.project_id)))
+
+    def _backends(self) -> list[MlBackend]:
+        return self._server.ask(lambda sdk: sdk.ml.list(project=self.project_id))
+
+    @property
+    def _versions_path(self) -> str:
+        return f"api/projects/{self.project_id}/model-versions/"
+
+    def _read(self) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = self._server.request("GET", f"api/projects/{self.project_id}/")
+        return found
+
+    def _change(self, **fields: Any) -> None:
+        self._server.request("PATCH", f"api/projects/{self.project_id}/", json=fields)
+
+    def _pages(
+        self, include: str, filters: Sequence[Mapping[str, Any]] = ()
+    ) -> Iterator[Mapping[str, Any]]:
+        """Tasks by ascending id; a page begins after the last id, so that deletions shift none."""
+        last_id = 0
+        while True:
+            later = _filter("id", "greater", "Number", last_id)
+            body = self._page([later, *filters], include=include, fields="all", page_size=PAGE_SIZE)
+            page = body["tasks"]
+            yield from page
+            if len(page) >= body["total"] or not page:
+                return
+            last_id = page[-1]["id"]
+
+    def _page(self, filters: Sequence[Mapping[str, Any]], **params: Any) -> Mapping[str, Any]:
+        query = {"filters": {"conjunction": "and", "items": filters}, "ordering": ["tasks:id"]}
+        body: Mapping[str, Any] = self._server.request(
+            "GET",
+            "api/tasks/",
+            params={"project": self.project_id, "query": json.dumps(query), **params},
+        )
+        return body
+
+    def _check_count(self, what: str, sent: int, kept: int | None) -> None:
+        if kept != sent:
+            raise LabelStudioError(
+                f"Label Studio at {self._server.url} kept {kept} of {sent} {what}: "
+                "check that the label config has not changed, and try again"
+            )
+
+
+class _Server:
+    """One Label Studio: the SDK, and bulk requests with the SDK's authentication."""
+
+    def __init__(self, url: str, api_key: str) -> None:
+        if not re.fullmatch(r"[!-~]+", api_key):
+            raise LabelStudioError(
+                "LABEL_STUDIO_API_KEY is empty, or holds blanks or characters that no token has: "
+                "copy the access token from Label Studio's Account & Settings"
+            )
+        self.url = url
+        with _explaining(url):  # an expired token is found out here
+            # Not its LabelStudio, which loads pandas: 95 MB and seconds, in every process of ours.
+            self._sdk = LabelStudioBase(
+                base_url=f"{url}/",
+                api_key=api_key,
+                httpx_client=httpx.Client(timeout=TIMEOUT, limits=LIMITS),
+                max_retries=0,
+            )
+
+    def ask(self, request: Callable[[LabelStudioBase], T]) -> T:
+        """Ask through the SDK."""
+        with _explaining(self.url):
+            return request(self._sdk)
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        json: Any | None = None,
+    ) -> Any:
+        """Ask without the SDK's models; the answer's JSON comes back."""
+        with _explaining(self.url):
+            # Not public, but what all of the SDK's methods use: it knows both kinds of tokens.
+            response = self._sdk._client_wrapper.httpx_client.request(
+                path, method=method, params=dict(params or {}), json=json
+            )
+            body = response.json() if response.content else None
+            if not response.is_success:
+                raise ApiError(status_code=response.status_code, body=body)
+            return body
+
+    def authorization(self) -> str:
+        """The Authorization header; a personal access token is exchanged when it is due."""
+        with _explaining(self.url):
+            return self._sdk._client_wrapper.get_headers()["Authorization"]
+
+
+@lru_cache(maxsize=1)
+def _cached_server(url: str, api_key: str) -> _Server:
+    return _Server(url, api_key)
+
+
+@contextmanager
+def _explaining(url: str) -> Iterator[None]:
+    """Raise LabelStudioError for what the SDK and httpx raise, whose text holds tokens, cookies."""
+    try:
+        yield
+    except ApiError as error:
+        raise LabelStudioError(_explain(url, error.status_code, error.body)) from None
+    except httpx.ReadTimeout:
+        raise LabelStudioError(
+            f"Label Studio at {url} did not answer within {TIMEOUT.read:.0f} s: look at its log"
+        ) from None
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise LabelStudioError(
+            f"Label Studio at {url} cannot be reached ({type(error).__name__}): "
+            "check that it runs, and LABEL_STUDIO_URL"
+        ) from None
+    except ValueError:  # not JSON
+        raise LabelStudioError(
+            f"{url} does not answer like Label Studio: check LABEL_STUDIO_URL"
+        ) from None
+
+
+def _explain(url: str, status: int | None, body: Any) -> str:
+    reason = ""
+    if isinstance(body, Mapping):
+        reason = str(body.get("validation_errors") or body.get("detail") or "")[:REASON_LENGTH]
+    if status == 401:
+        return (
+            f"Label Studio at {url} refused the token (401 {reason}): set LABEL_STUDIO_API_KEY "
+            "to a valid access token of one of its users"
+        )
+    if status == 403 and "address" in reason:
+        return (
+            f"Label Studio at {url} refuses private addresses ({reason}): start it with "
+            "LABEL_STUDIO_USE_DEFAULT_BANNED_SUBNETS=false"
+        )
+    return f"Label Studio at {url} answered {status}: {reason or 'no reason given'}"
+
+
+def _payload_project(payload: Mapping[Any, Any]) -> int:
+    project = payload.get("project")
+    project_id = project.get("id") if isinstance(project, Mapping) else None
+    if type(project_id) is not int or not 0 < project_id < 2**63:  # True is an int, too
+        raise ValueError("a webhook must carry its project's id: create it with send_payload")
+    return project_id
+
+
+def _filter(column: str, operator: str, kind: str, value: Any) -> dict[str, Any]:
+    return {"filter": f"filter:tasks:{column}", "operator": operator, "type": kind, "value": value}
+
+
+def _chunks(rows: Sequence[dict[str, Any]]) -> Iterator[Sequence[dict[str, Any]]]:
+    return (rows[i : i + IMPORT_CHUNK] for i in range(0, len(rows), IMPORT_CHUNK))
+
+
+def _new_task(config: LabelConfig, task: NewTask) -> dict[str, Any]:
+    row: dict[str, Any] = {"data": dict(task.data)}
+    if task.prediction is not None:
+        row["predictions"] = [_prediction(config, task.prediction)]
+    if task.label is not None:
+        # Else imported answers are "ground truth", which Label Studio leaves out of its counts.
+        result = prediction_result(config, task.label)
+        row["annotations"] = [{"result": result, "ground_truth": False}]
+    return row
+
+
+def _prediction(config: LabelConfig, prediction: Prediction) -> dict[str, Any]:
+    return {
+        "result": prediction_result(config, prediction.label, prediction.probability),
+        "score": prediction.score,
+        "model_version": prediction.model_version,
+    }
+
+
+def _task(task: Mapping[str, Any]) -> Task:
+    versions = task["predictions_model_versions"] or ""
+    return Task(
+        task_id=task["id"],
+        image_id=_image_id(task),
+        is_open=not (task["total_annotations"] or task["cancelled_annotations"]),
+        versions=frozenset(filter(None, versions.split(","))),
+    )
+
+
+def _annotation(task: Mapping[str, Any], annotation: Mapping[str, Any]) -> Annotation:
+    was_skipped = bool(annotation["was_cancelled"])
+    return Annotation(
+        annotation_id=annotation["id"],
+        task_id=task["id"],
+        image_id=_image_id(task),
+        annotator=annotation["completed_by"],
+        label=None if was_skipped else _label(annotation["result"]),
+        was_skipped=was_skipped,
+        updated_at=annotation["updated_at"],
+    )
+
+
+def _label(result: Any) -> str | None:
+    """The one choice of an annotation's result, or None: the API lets anything be written there."""
+    for region in result if isinstance(result, list) else ():
+        if isinstance(region, Mapping) and region.get("type") == "choices":
+            value = region.get("value")
+            choices = value.get("choices") if isinstance(value, Mapping) else None
+            if isinstance(choices, list) and len(choices) == 1:
+                return str(choices[0])
+    return None
+
+
+def _image_id(task: Mapping[str, Any]) -> str:
+    data = task["data"]
+    return str(data.get("image_id") or "") if isinstance(data, Mapping) else ""
+
+
+def _is_sound(hook: Webhook, url: str, secret: str) -> bool:
+    return (
+        hook.url == url
+        and hook.headers == {SECRET_HEADER: secret}
+        and set(hook.actions or ()) == set(CHANGED_LISTS)
+        and hook.is_active is True
+        and hook.send_payload is True
+        and hook.send_for_all_actions is False
+    )

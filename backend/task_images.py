@@ -1,0 +1,110 @@
+"""A task's image: a data URI, or a URL of the configured Label Studio, in; pixels out.
+
+What a task holds is not to be trusted: no other host is asked, no file is opened, the token goes to
+Label Studio alone, and what comes back is bounded in bytes, pixels and seconds.
+"""
+
+from __future__ import annotations
+
+import binascii
+import io
+import re
+import time
+from base64 import b64decode
+from urllib.parse import SplitResult, unquote, urlsplit
+
+import httpx
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from backend.errors import ImageError
+from backend.labelstudio import authorization
+from backend.pool_sources import upright_rgb
+
+MAX_BYTES = 20 * 1024**2
+MAX_PIXELS = 50_000_000
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+TIMEOUT = httpx.Timeout(10.0, connect=5.0)
+DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+def load_task_image(
+    value: str, *, label_studio_url: str, api_key: str, give_up_after_s: float = 30.0
+) -> NDArray[np.uint8]:
+    """A task's image as (height, width, 3), upright; ImageError if it cannot or may not be read."""
+    if value[:5].lower() == "data:":
+        content = _from_data_uri(value)
+    else:
+        url = _checked_url(value, label_studio_url)
+        token = authorization(label_studio_url, api_key)
+        content = _download(url, token, give_up_after_s)
+    return _decode(content)
+
+
+def _from_data_uri(value: str) -> bytes:
+    header, comma, payload = value.partition(",")
+    if not comma or not re.fullmatch(r"data:image/[^,]*;base64", header, re.IGNORECASE):
+        raise ImageError("the data URI does not begin with data:image/…;base64,")
+    if len(payload) * 3 // 4 > MAX_BYTES:
+        raise ImageError(f"the data URI holds more than {MAX_BYTES:,} bytes")
+    try:
+        return b64decode(unquote(payload) if "%" in payload else payload, validate=True)
+    except (binascii.Error, ValueError):
+        raise ImageError("the data URI is not base64") from None
+
+
+def _checked_url(value: str, label_studio_url: str) -> str:
+    """The URL to ask, on Label Studio's origin; never made of the task's own idea of a host."""
+    own = urlsplit(label_studio_url)
+    # Browsers and libraries read these differently: a tab vanishes, a backslash becomes a slash.
+    if re.search(r"[\x00-\x20\x7f\\]", value):
+        raise ImageError("the image's address holds blanks, control characters or backslashes")
+    try:
+        asked = urlsplit(value)
+        is_own = _origin(asked) == _origin(own) and "@" not in asked.netloc
+    except ValueError:
+        raise ImageError("the image's address is malformed") from None
+    if not is_own and not (value.startswith("/data/") and not asked.scheme and not asked.netloc):
+        raise ImageError(
+            "the image is neither a data: URI, nor at LABEL_STUDIO_URL, nor below /data/ there: "
+            f"other places are never asked ({value[:100]!r})"
+        )
+    query = f"?{asked.query}" if asked.query else ""
+    return f"{own.scheme}://{own.netloc}{asked.path or '/'}{query}"
+
+
+def _origin(url: SplitResult) -> tuple[str, str | None, int | None]:
+    return url.scheme, url.hostname, url.port or DEFAULT_PORTS.get(url.scheme)
+
+
+def _download(url: str, token: str, give_up_after_s: float) -> bytes:
+    give_up = time.monotonic() + give_up_after_s
+    headers = {"Authorization": token, "Accept-Encoding": "identity"}
+    content = bytearray()
+    try:
+        with httpx.stream("GET", url, headers=headers, timeout=TIMEOUT) as response:
+            if not response.is_success:
+                raise ImageError(f"Label Studio answered {response.status_code} for {url}")
+            for chunk in response.iter_raw():
+                content += chunk
+                if len(content) > MAX_BYTES:
+                    raise ImageError(f"{url} holds more than {MAX_BYTES:,} bytes")
+                if time.monotonic() > give_up:
+                    raise ImageError(f"{url} took more than {give_up_after_s:g} s")
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise ImageError(f"{url} cannot be fetched ({type(error).__name__})") from None
+    return bytes(content)
+
+
+def _decode(content: bytes) -> NDArray[np.uint8]:
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:  # known before anything is decoded
+                raise ImageError(f"the image has more than {MAX_PIXELS:,} pixels")
+            return np.array(upright_rgb(image), dtype=np.uint8)
+    except ImageError:
+        raise
+    except Exception as error:  # Pillow's decoders raise anything on damaged bytes
+        name = type(error).__name__
+        raise ImageError(f"the image is damaged or of an unknown format ({name})") from None
