@@ -1,0 +1,116 @@
+"""An oracle in Label Studio's place: answers from a table, and keeps what the loop told it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+from backend.labelstudio import (
+    Annotation,
+    LabelConfig,
+    NewTask,
+    Prediction,
+    ProjectCounts,
+    Task,
+)
+
+
+@dataclass
+class OracleProject:
+    """A labeling project in memory, with Label Studio's rules as far as the loop leans on them."""
+
+    choices: tuple[str, ...]
+    by_task: dict[int, NewTask] = field(default_factory=dict)
+    answers: dict[int, list[Annotation]] = field(default_factory=dict)
+    predictions: dict[int, dict[str, Prediction]] = field(default_factory=dict)
+    version: str = ""
+
+    def label_config(self) -> LabelConfig:
+        return LabelConfig("label", "image", "image", self.choices)
+
+    def counts(self) -> ProjectCounts:
+        said = [a for of_task in self.answers.values() for a in of_task]
+        return ProjectCounts(
+            tasks=len(self.by_task),
+            annotations=sum(not a.was_skipped for a in said),
+            skipped=sum(a.was_skipped for a in said),
+            open=sum(task.is_open for task in self.tasks()),
+        )
+
+    def tasks(self) -> list[Task]:
+        return [
+            Task(i, new.image_id, not self.answers.get(i), frozenset(self.predictions[i]))
+            for i, new in self.by_task.items()
+        ]
+
+    def annotations(
+        self,
+        changed_after: datetime | None = None,  # noqa: ARG002
+    ) -> dict[int, list[Annotation]]:
+        return {i: list(self.answers.get(i, ())) for i in self.by_task}
+
+    def import_tasks(self, new_tasks: Sequence[NewTask]) -> int:
+        for new in new_tasks:
+            task_id = max(self.by_task, default=0) + 1
+            self.by_task[task_id] = new
+            prediction = new.prediction
+            self.predictions[task_id] = {prediction.model_version: prediction} if prediction else {}
+            if new.label is not None:
+                self.answer(task_id, new.label, annotator=0)
+        return len(new_tasks)
+
+    def import_predictions(self, by_task_id: Mapping[int, Prediction]) -> int:
+        for task_id, prediction in by_task_id.items():
+            assert prediction.model_version not in self.predictions[task_id], "a second prediction"
+            self.predictions[task_id][prediction.model_version] = prediction
+        return len(by_task_id)
+
+    def model_version(self) -> str:
+        return self.version
+
+    def switch_model_version(self, version: str) -> None:
+        assert version in self.model_versions(), (
+            "Label Studio refuses a version without predictions"
+        )
+        self.version = version
+
+    def model_versions(self) -> list[str]:
+        return sorted({v for of_task in self.predictions.values() for v in of_task})
+
+    def delete_predictions(self, version: str) -> None:
+        for of_task in self.predictions.values():
+            of_task.pop(version, None)
+
+    def delete_tasks(self, task_ids: Sequence[int]) -> None:
+        for task_id in task_ids:
+            del self.by_task[task_id]
+            self.answers.pop(task_id, None)
+
+    def answer(
+        self, task_id: int, label: str | None, *, annotator: int = 1, was_skipped: bool = False
+    ) -> None:
+        """Submit an annotation as a person would."""
+        number = sum(len(of_task) for of_task in self.answers.values()) + 1
+        self.answers.setdefault(task_id, []).append(
+            Annotation(
+                annotation_id=number,
+                task_id=task_id,
+                image_id=self.by_task[task_id].image_id,
+                annotator=annotator,
+                label=label,
+                was_skipped=was_skipped,
+                updated_at=datetime.now(UTC).isoformat(),
+            )
+        )
+
+    def change(self, task_id: int, label: str) -> None:
+        """Edit a task's first annotation."""
+        self.answers[task_id][0] = replace(self.answers[task_id][0], label=label)
+
+    def answer_open_tasks(self, truth: Mapping[str, str]) -> int:
+        """Answer every open task as the table says; their number comes back."""
+        open_tasks = [task for task in self.tasks() if task.is_open]
+        for task in open_tasks:
+            self.answer(task.task_id, truth[task.image_id])
+        return len(open_tasks)
