@@ -19,7 +19,12 @@ class Settings(BaseSettings):
     """Every variable of `.env.example`, under the same name in lower case."""
 
     model_config = SettingsConfigDict(
-        env_file=".env", extra="ignore", frozen=True, env_ignore_empty=True, populate_by_name=True
+        # What `make up` made for the stack on this machine; .env wins, and the environment over both.
+        env_file=("var/stack.env", ".env"),
+        extra="ignore",
+        frozen=True,
+        env_ignore_empty=True,
+        populate_by_name=True,
     )
 
     # Label Studio

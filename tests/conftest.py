@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,10 @@ from pathlib import Path
 import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError as NoConnection
+
+# Read when torch is loaded, which is later. Tests train on a few small images, where a second thread
+# costs more than it brings as soon as anything else runs beside them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 REDIS_EXECUTABLE = Path(sys.executable).parent / "redis-server"
 

@@ -1,0 +1,139 @@
+"""The clock: once a second, is a retrain due; once a minute, did we miss anything in Label Studio.
+
+    python -m backend.clock
+
+Webhooks are hints that are sent once. Here the truth is read again, so that a lost one costs a
+minute.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+
+from backend import registry
+from backend.errors import TightloopError
+from backend.labelstudio import Annotation, LabelingProject, what_was_answered
+from backend.settings import Settings, load_settings
+from backend.training_queue import TrainingQueue
+
+log = logging.getLogger(__name__)
+
+TICK_S = 1.0
+ABANDONED_EVERY_S = 10.0
+# Only changed tasks are read, with this much overlap for clocks that differ. A deleted task just
+# vanishes, so all are read again now and then.
+OVERLAP = timedelta(seconds=10)
+FULL_READ_EVERY_S = 600.0
+
+
+class Watch:
+    """What the clock remembers of one project between two looks at Label Studio."""
+
+    def __init__(self, project_id: int, project: LabelingProject) -> None:
+        self.project_id = project_id
+        self.project = project
+        self.next_look = 0.0
+        self._annotations: dict[int, list[Annotation]] = {}
+        self._read_at: datetime | None = None
+        self._full_read_at = 0.0
+
+    def annotations(self, now: float) -> dict[int, list[Annotation]]:
+        """All annotations as of now, of which only the changed ones are asked for."""
+        began = datetime.fromtimestamp(now, UTC)
+        if self._read_at is None or now - self._full_read_at >= FULL_READ_EVERY_S:
+            self._annotations = self.project.annotations()
+            self._full_read_at = now
+        else:
+            self._annotations |= self.project.annotations(changed_after=self._read_at - OVERLAP)
+        self._read_at = began
+        return self._annotations
+
+
+class Clock:
+    """Looks after every project that set-up has recorded in the model folder."""
+
+    def __init__(self, settings: Settings, queue: TrainingQueue) -> None:
+        self._settings = settings
+        self._queue = queue
+        self._watches: dict[int, Watch] = {}
+        self._next_abandoned = 0.0
+        self._last_error = ""
+
+    def tick(self, now: float) -> None:
+        """One look at everything; a new error is logged, and the next tick tries again."""
+        try:
+            if now >= self._next_abandoned:
+                self._next_abandoned = now + ABANDONED_EVERY_S
+                self._queue.put_abandoned_back()
+            for project_id in registry.known_projects(self._settings.model_dir):
+                self._tick_project(project_id, now)
+            self._note("")
+        except TightloopError as error:
+            self._note(str(error))
+
+    def _tick_project(self, project_id: int, now: float) -> None:
+        if project_id not in self._watches:
+            self._watches[project_id] = self._watch(project_id)
+        watch = self._watches[project_id]
+        if now >= watch.next_look:
+            watch.next_look = now + self._settings.reconcile_every_s
+            self.reconcile(watch, now)
+        if self._queue.generation(project_id).is_due(
+            now,
+            retrain_after=self._settings.retrain_after,
+            retrain_wait_s=self._settings.retrain_wait_s,
+        ):
+            self._queue.enqueue_retrain(project_id)
+
+    def reconcile(self, watch: Watch, now: float) -> None:
+        """Make good what webhooks, jobs or a lost Redis left undone."""
+        root = registry.project_root(self._settings.model_dir, watch.project_id)
+        answers = what_was_answered(watch.annotations(now))
+        n_behind = registry.count_changes(registry.read_seen(root), answers)
+        missed = self._queue.catch_up(watch.project_id, n_behind, now)
+        if missed:
+            log.info("project %d: %d changes came without a webhook", watch.project_id, missed)
+        self._queue.note_facts(watch.project_id, asdict(watch.project.counts()))
+        current = registry.current(root)
+        if current and watch.project.model_version() != current.version:
+            self._queue.enqueue_refresh(watch.project_id)
+        self._queue.enqueue_top_up(watch.project_id)
+
+    def _watch(self, project_id: int) -> Watch:
+        return Watch(
+            project_id,
+            LabelingProject(
+                self._settings.label_studio_url,
+                self._settings.label_studio_api_key.get_secret_value(),
+                project_id,
+            ),
+        )
+
+    def _note(self, error: str) -> None:
+        if error and error != self._last_error:
+            log.error("%s", error)
+        elif self._last_error and not error:
+            log.info("all services answer again")
+        self._last_error = error
+
+
+def main() -> None:
+    """Tick until SIGTERM or Ctrl-C."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    settings = load_settings()
+    clock = Clock(settings, TrainingQueue(settings.redis_url.get_secret_value()))
+    stop = threading.Event()
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signal_number, lambda *_: stop.set())
+    log.info("the clock ticks")
+    while not stop.wait(TICK_S):
+        clock.tick(time.time())
+
+
+if __name__ == "__main__":
+    main()

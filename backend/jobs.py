@@ -1,0 +1,130 @@
+"""The functions that RQ calls by name, with a project's id; here errors become something people can
+read.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+
+from rq import Worker, get_current_job
+
+from backend import registry, rounds
+from backend.errors import TightloopError, TooFewLabelsError
+from backend.labelstudio import LabelingProject
+from backend.query import batch_is_due
+from backend.rounds import Progress
+from backend.settings import Settings, load_settings
+from backend.training_queue import RETRY_AFTER_ERROR_S, TrainingQueue
+
+log = logging.getLogger(__name__)
+
+PROGRESS_EVERY_S = 0.5
+
+
+class PreloadedWorker(Worker):
+    """RQ's forking worker. Living in this file, it loads torch once, before it forks, and not in
+    every job.
+
+    Loading is all the parent does: CUDA is first touched in the forked child.
+    """
+
+
+def retrain(project_id: int) -> None:
+    """Train rounds until none is due; changes that come in meanwhile are in the next round."""
+    settings, queue, project = _open(project_id)
+    root = registry.project_root(settings.model_dir, project_id)
+    # A training whose worker was killed may still be running: there is never a second one beside
+    # it.
+    with _errors_for_people(queue, project_id, "training"), registry.hold(root, "train"):
+        while True:
+            started_at = time.time()
+            # Read before the annotations: what changes in between is read twice, and never missed.
+            before = queue.generation(project_id)
+            if not before.is_due(
+                started_at,
+                retrain_after=settings.retrain_after,
+                retrain_wait_s=settings.retrain_wait_s,
+            ):
+                return
+            try:
+                loop = rounds.open_loop(settings, project_id, project)
+                rounds.train_round(loop, is_forced=before.is_forced, progress=_job_progress(queue))
+            except TooFewLabelsError as error:
+                log.info("project %d: no training yet: %s", project_id, error)
+                queue.note_facts(project_id, {"waiting_for": str(error)})
+            else:
+                queue.note_facts(project_id, {"waiting_for": None})
+            queue.finish_round(project_id, before.generation, started_at)
+            queue.note_facts(project_id, asdict(project.counts()))
+
+
+def top_up(project_id: int) -> None:
+    """Ask the next batch if people may soon run out of tasks."""
+    settings, queue, project = _open(project_id)
+    with _errors_for_people(queue, project_id, "asking images"):
+        counts = project.counts()
+        rounds_done = registry.last_round(registry.project_root(settings.model_dir, project_id))
+        if batch_is_due(counts.open, settings.batch_size, rounds_done, settings.rounds):
+            pushed = rounds.top_up(rounds.open_loop(settings, project_id, project))
+            counts = project.counts()
+            is_exhausted = not pushed and counts.open < settings.batch_size
+            queue.note_facts(project_id, {"is_exhausted": is_exhausted})
+        queue.note_facts(project_id, asdict(counts))
+
+
+def refresh(project_id: int) -> None:
+    """Order the open tasks by the version in service, after a roll-back say."""
+    settings, queue, project = _open(project_id)
+    with _errors_for_people(queue, project_id, "re-ordering open tasks"):
+        loop = rounds.open_loop(settings, project_id, project)
+        rounds.refresh_predictions(loop, _job_progress(queue))
+
+
+def _open(project_id: int) -> tuple[Settings, TrainingQueue, LabelingProject]:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    settings = load_settings()
+    return (
+        settings,
+        TrainingQueue(settings.redis_url.get_secret_value()),
+        LabelingProject(
+            settings.label_studio_url, settings.label_studio_api_key.get_secret_value(), project_id
+        ),
+    )
+
+
+@contextmanager
+def _errors_for_people(queue: TrainingQueue, project_id: int, where: str) -> Iterator[None]:
+    """Keep an error where people see it; a training waits a while before its next try.
+
+    The job ends well all the same: RQ would try again at once, and the clock does so in its time.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, TightloopError):
+            message = str(error)
+            log.error("project %d: %s: %s", project_id, where, message)
+        else:
+            message = f"unexpected {type(error).__name__}: see the log of this worker"
+            log.exception("project %d: %s", project_id, where)
+        queue.note_error(project_id, where, message)
+        if where == "training":
+            queue.postpone(project_id, time.time() + RETRY_AFTER_ERROR_S)
+
+
+def _job_progress(queue: TrainingQueue) -> Progress:
+    job = get_current_job()
+    last = ("", 0.0)
+
+    def report(phase: str, done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if job is not None and (phase != last[0] or now - last[1] >= PROGRESS_EVERY_S):
+            last = (phase, now)
+            queue.report_progress(job, phase, done, total)
+
+    return report

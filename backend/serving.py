@@ -1,0 +1,379 @@
+"""The Label Studio ML backend: predictions, set-up check, webhook and status over HTTP.
+
+    gunicorn "backend.serving:create_app()" --workers 1 --threads 8
+
+One process with threads: one model in memory. Training code is never imported here; a retrain is
+enqueued by name.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, wraps
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from flask import Flask, Response, jsonify, request
+from label_studio_ml.model import LabelStudioMLBase
+from numpy.typing import NDArray
+from torch import nn
+from werkzeug.exceptions import BadRequest, HTTPException, Unauthorized
+
+from backend import registry
+from backend.acquisition import Probs
+from backend.errors import (
+    ImageError,
+    LabelConfigError,
+    ModelFolderError,
+    NoModelError,
+    QueueError,
+    SettingsError,
+    TightloopError,
+)
+from backend.inference import load_model, predict_probs, to_array
+from backend.labelstudio import (
+    SECRET_HEADER,
+    match_classes,
+    parse_label_config,
+    prediction_result,
+    project_id_of,
+    read_webhook,
+)
+from backend.query import confidence
+from backend.settings import Settings, load_settings
+from backend.status import project_status
+from backend.task_images import load_task_image
+from backend.training_queue import TrainingQueue
+
+log = logging.getLogger(__name__)
+
+MAX_WEBHOOK_BYTES = 5 * 1024**2
+MAX_PREDICT_BYTES = (
+    512 * 1024**2
+)  # "Retrieve Predictions" sends all selected tasks, images included
+STATUS_OF_ERROR = {QueueError: 503, ModelFolderError: 503, NoModelError: 503, LabelConfigError: 400}
+
+View = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class InService:
+    """The version in service of one project, in memory."""
+
+    root: Path
+    meta: registry.Meta
+    row_of: Mapping[str, int]  # pool image id -> row of `probs`
+    probs: Probs
+
+
+class ModelService:
+    """Answers with the version in service; a newly promoted one is loaded at the next request."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._lock = threading.Lock()
+        self._in_service: dict[int, InService] = {}
+        self._models: dict[int, tuple[str, nn.Module]] = {}  # loaded when first needed
+
+    def root(self, project_id: int) -> Path:
+        """The project's folder of versions."""
+        return registry.project_root(self.settings.model_dir, project_id)
+
+    def in_service(self, project_id: int) -> InService:
+        """The version in service; NoModelError before the first one."""
+        root = self.root(project_id)
+        meta = registry.current(root)
+        if meta is None:
+            raise NoModelError("no model yet: it comes by itself once the first images are labeled")
+        with self._lock:
+            held = self._in_service.get(project_id)
+            if held is None or held.meta != meta:
+                image_ids, probs = registry.load_pool_probs(root, meta.version) or (
+                    (),
+                    np.empty((0, len(meta.classes)), np.float32),
+                )
+                held = InService(root, meta, {i: row for row, i in enumerate(image_ids)}, probs)
+                self._in_service[project_id] = held
+                log.info("project %d: serving %s", project_id, meta.version)
+        return held
+
+    def probs(self, project_id: int, tasks: Sequence[Mapping[str, Any]], image_key: str) -> Probs:
+        """Class probabilities, a row per task; a row of NaN where the task's image cannot be read.
+
+        Images of the pool were scored when the version was made. Others are fetched and run through
+        the model.
+        """
+        served = self.in_service(project_id)
+        probs = np.full((len(tasks), len(served.meta.classes)), np.nan, np.float32)
+        images: dict[int, NDArray[np.uint8]] = {}
+        for number, task in enumerate(tasks):
+            data = task.get("data") or {}
+            row = served.row_of.get(str(data.get("image_id")))
+            if row is not None:
+                probs[number] = served.probs[row]
+                continue
+            try:
+                images[number] = self._fetch(data, image_key)
+            except ImageError as error:
+                log.warning("task %s: no prediction: %s", task.get("id"), error)
+        if images:
+            size = served.meta.image_size
+            model = self._model(project_id, served)
+            probs[list(images)] = predict_probs(
+                model, to_array(list(images.values()), size), image_size=size, device=_device()
+            )
+        return probs
+
+    def _fetch(self, data: Mapping[str, Any], image_key: str) -> NDArray[np.uint8]:
+        return load_task_image(
+            str(data.get(image_key) or ""),
+            label_studio_url=self.settings.label_studio_url,
+            api_key=self.settings.label_studio_api_key.get_secret_value(),
+        )
+
+    def _model(self, project_id: int, served: InService) -> nn.Module:
+        with self._lock:
+            version, model = self._models.get(project_id, ("", None))
+            if model is None or version != served.meta.version:
+                arrays = registry.load_state(served.root, served.meta.version)
+                state = {name: torch.from_numpy(array) for name, array in arrays.items()}
+                model = load_model(state, len(served.meta.classes), _device())
+                self._models[project_id] = (served.meta.version, model)
+        return model
+
+
+@cache
+def default_service() -> ModelService:
+    """The service over the environment's settings."""
+    return ModelService(load_settings())
+
+
+class ResNetBackend(LabelStudioMLBase):  # type: ignore[misc]  # the library has no types
+    """The model class that label-studio-ml knows, in the call shapes of 1.0.9 and of 2.x.
+
+    A new object may be made for every request, so it holds nothing: the loaded version is the
+    service's.
+    """
+
+    def __init__(
+        self,
+        project_id: str | None = None,
+        label_config: str | None = None,
+        service: ModelService | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(label_config=label_config, **kwargs)
+        self._project = project_id
+        self._schema = label_config
+        self._service = service or default_service()
+
+    def predict(
+        self,
+        tasks: Sequence[Mapping[str, Any]],
+        context: Any = None,  # noqa: ARG002
+        **kwargs: Any,  # noqa: ARG002
+    ) -> list[dict[str, Any]]:
+        """One prediction per task, with its class probability and its confidence (low = ask first).
+
+        A task whose image cannot be read gets one without result and score: Label Studio then
+        neither drops the others nor asks again, and serves that task last.
+        """
+        project_id = self._project_id(tasks)
+        served = self._service.in_service(project_id)
+        config = parse_label_config(self._schema or "")
+        names = match_classes(config.choices, served.meta.classes)
+        probs = self._service.probs(project_id, tasks, config.image_key)
+        readable = np.isfinite(probs).all(axis=1)
+        version = served.meta.version
+        answers: list[dict[str, Any]] = [
+            {"result": [], "score": None, "model_version": version} for _ in tasks
+        ]
+        strategy = self._service.settings.strategy
+        scores = confidence(
+            strategy, int(readable.sum()), probs[readable], np.random.default_rng(0)
+        )
+        for number, score in zip(np.flatnonzero(readable), scores, strict=True):
+            favourite = int(probs[number].argmax())
+            probability = float(probs[number, favourite])
+            answers[number] = {
+                "result": prediction_result(config, names[favourite], probability),
+                "score": float(score),
+                "model_version": version,
+            }
+        return answers
+
+    def fit(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # noqa: ARG002
+        """Nothing: training belongs to the worker, which the webhook wakes."""
+        return {}
+
+    def _project_id(self, tasks: Sequence[Mapping[str, Any]]) -> int:
+        project = self._project or (tasks[0].get("project") if tasks else None)
+        return _project_id(project)
+
+
+def create_app(settings: Settings | None = None) -> Flask:
+    """The backend; SettingsError where a secret is missing."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    settings = settings or load_settings()
+    settings.require("backend_password", "webhook_secret")
+    service = ModelService(settings)
+    queue = TrainingQueue(settings.redis_url.get_secret_value())
+    app = Flask(__name__)
+
+    @app.get("/")
+    @app.get("/health")
+    def health() -> Response:
+        return jsonify(status="UP")
+
+    @app.post("/setup")
+    @_needs_backend_password(settings)
+    def setup() -> Response:
+        payload = _json(MAX_WEBHOOK_BYTES)
+        project_id = _project_id(payload.get("project"))
+        record = registry.read_record(service.root(project_id))
+        if record is None:
+            raise SettingsError(
+                f"project {project_id} is not known here: run `python -m scripts.setup_project`"
+            )
+        match_classes(parse_label_config(str(payload.get("schema", ""))).choices, record.classes)
+        current = registry.current(service.root(project_id))
+        return jsonify(model_version=current.version if current else "")
+
+    @app.post("/predict")
+    @_needs_backend_password(settings)
+    def predict() -> Response:
+        payload = _json(MAX_PREDICT_BYTES)
+        tasks = payload.get("tasks")
+        if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
+            raise BadRequest("/predict needs a list of tasks")
+        model = ResNetBackend(
+            project_id=str(payload.get("project") or ""),
+            label_config=payload.get("label_config"),
+            service=service,
+        )
+        return jsonify(results=model.predict(tasks, context=payload.get("params")))
+
+    @app.route("/versions", methods=["GET", "POST"])
+    @_needs_backend_password(settings)
+    def versions() -> Response:
+        project = request.args.get("project") or (request.get_json(silent=True) or {}).get(
+            "project"
+        )
+        ids = [_project_id(project)] if project else registry.known_projects(settings.model_dir)
+        return jsonify(
+            versions=[meta.version for i in ids for meta in registry.versions(service.root(i))[0]]
+        )
+
+    @app.post("/webhook")
+    def webhook() -> Response:
+        secret = settings.webhook_secret.get_secret_value()
+        if not (
+            _is_equal(request.headers.get(SECRET_HEADER, ""), secret) or _knows_backend(settings)
+        ):
+            raise Unauthorized(f"send the webhook secret in the header {SECRET_HEADER}")
+        try:
+            event = read_webhook(_json(MAX_WEBHOOK_BYTES))
+        except ValueError as error:
+            raise BadRequest(str(error)) from None
+        if event.kind == "ignored":
+            return jsonify(status="ignored")
+        if event.project_id not in registry.known_projects(settings.model_dir):
+            return jsonify(status="ignored", reason="this project is not set up here")
+        now = time.time()
+        is_forced = event.kind == "start_training"
+        generation = queue.note_changes(event.project_id, event.changes, now, is_forced=is_forced)
+        if generation.is_due(
+            now, retrain_after=settings.retrain_after, retrain_wait_s=settings.retrain_wait_s
+        ):
+            queue.enqueue_retrain(event.project_id)
+        queue.enqueue_top_up(event.project_id)
+        return jsonify(status="counted", new=generation.n_new)
+
+    @app.get("/status")
+    def status() -> Response:
+        password = settings.dashboard_password.get_secret_value()
+        is_open = settings.is_loopback_only and not password
+        if not (is_open or _knows(settings.dashboard_user, password)):
+            raise Unauthorized("set DASHBOARD_PASSWORD, and send it with basic auth")
+        ids = registry.known_projects(settings.model_dir)
+        return jsonify(projects=[project_status(settings, queue, i) for i in ids])
+
+    @app.errorhandler(TightloopError)
+    def on_known_error(error: TightloopError) -> tuple[Response, int]:
+        return jsonify(error=str(error)), next(
+            (code for kind, code in STATUS_OF_ERROR.items() if isinstance(error, kind)), 400
+        )
+
+    @app.errorhandler(HTTPException)
+    def on_http_error(error: HTTPException) -> Response:
+        answer = jsonify(error=error.description)
+        answer.status_code = error.code or 500
+        if answer.status_code == 401:
+            answer.headers["WWW-Authenticate"] = 'Basic realm="Tightloop"'
+        return answer
+
+    @app.errorhandler(Exception)
+    def on_unknown_error(error: Exception) -> tuple[Response, int]:
+        log.exception("%s %s", request.method, request.path)
+        return jsonify(error=f"unexpected {type(error).__name__}: see the backend's log"), 500
+
+    return app
+
+
+def _needs_backend_password(settings: Settings) -> Callable[[View], View]:
+    def decorate(view: View) -> View:
+        @wraps(view)
+        def guarded() -> Any:
+            if not _knows_backend(settings):
+                raise Unauthorized("send BACKEND_USER and BACKEND_PASSWORD with basic auth")
+            return view()
+
+        return guarded
+
+    return decorate
+
+
+def _knows_backend(settings: Settings) -> bool:
+    return _knows(settings.backend_user, settings.backend_password.get_secret_value())
+
+
+def _knows(user: str, password: str) -> bool:
+    auth = request.authorization
+    return (
+        auth is not None
+        and auth.type == "basic"
+        and bool(password)
+        and _is_equal(auth.username or "", user)
+        and _is_equal(auth.password or "", password)
+    )
+
+
+def _is_equal(given: str, expected: str) -> bool:
+    return hmac.compare_digest(given.encode(), expected.encode())
+
+
+def _project_id(project: object) -> int:
+    try:
+        return project_id_of(str(project))
+    except ValueError as error:
+        raise BadRequest(str(error)) from None
+
+
+def _json(max_bytes: int) -> dict[str, Any]:
+    request.max_content_length = max_bytes
+    payload = request.get_json(force=True)
+    if not isinstance(payload, dict):
+        raise BadRequest("the body must be a JSON object")
+    return payload
+
+
+@cache
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

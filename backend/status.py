@@ -1,0 +1,91 @@
+"""Status: what is known already about a project, as one JSON-ready dict and as one sentence.
+
+Read from the model folder and Redis; Label Studio is never asked.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from backend import registry
+from backend.settings import Settings
+from backend.training_queue import TrainingQueue
+
+
+def project_status(settings: Settings, queue: TrainingQueue, project_id: int) -> dict[str, Any]:
+    """Project, round, version in service, labels, queue, running jobs, what comes next, last
+    errors.
+    """
+    root = registry.project_root(settings.model_dir, project_id)
+    record = registry.read_record(root)
+    current = registry.current(root)
+    sound, broken = registry.versions(root)
+    generation = queue.generation(project_id)
+    facts = queue.facts(project_id)
+    rounds_done = registry.last_round(root)
+    n_open = facts.get("open")
+    is_last_round = bool(settings.rounds) and rounds_done > settings.rounds
+    is_all_answered = n_open == 0 and generation.n_new == 0
+    return {
+        "project_id": project_id,
+        "title": record.title if record else None,
+        "notices": [n for n in (record.pool_notice, record.weights_notice) if n] if record else [],
+        "pool": record.pool if record else None,
+        "weights": record.weights if record else None,
+        "strategy": settings.strategy,
+        "round": rounds_done,
+        "rounds": settings.rounds,
+        "is_finished": is_all_answered and (is_last_round or bool(facts.get("is_exhausted"))),
+        "version": current.version if current else None,
+        "validation": current.validation.model_dump() if current else None,
+        "test": current.test.model_dump() if current and current.test else None,
+        "trained_on_labels": current.labels if current else 0,
+        "versions": len(sound),
+        "refused": {meta.version: meta.refused for meta in sound if meta.refused},
+        "broken_versions": broken,
+        "annotations": facts.get("annotations"),
+        "skipped": facts.get("skipped"),
+        "open_tasks": n_open,
+        "new_annotations": generation.n_new,
+        "retrain_after": settings.retrain_after,
+        "waiting_for": facts.get("waiting_for"),
+        "left_out": sound[-1].left_out if sound else {},
+        "jobs": queue.jobs(project_id),
+        "workers": queue.worker_counts(),
+        "errors": queue.errors(project_id),
+    }
+
+
+def sentence(status: dict[str, Any]) -> str:
+    """Where the project is, in one sentence."""
+    version = status["version"]
+    model = (
+        f"{version} in service, {status['validation']['accuracy']:.1%} right on "
+        f"{status['validation']['images']:,} validation images, trained on "
+        f"{status['trained_on_labels']:,} labels"
+        if version
+        else "no model yet"
+    )
+    return f"{status['title']}, round {status['round']}: {model}; {_activity(status)}."
+
+
+def _activity(status: dict[str, Any]) -> str:
+    if status["is_finished"]:
+        return "finished"
+    training = [job for job in status["jobs"] if job["job"] == "retrain"]
+    if training and not status["workers"]["train"]:
+        return "a training waits, but no trainer is running"
+    if training:
+        job = training[0]
+        if job["status"] != "started" or "phase" not in job:
+            return "a training waits for its turn"
+        share = f" {job['done'] / job['total']:.0%}" if job["total"] else ""
+        left = f", about {job['seconds_left']:.0f} s left" if job["seconds_left"] else ""
+        return f"{job['phase']}{share}{left}"
+    if status["waiting_for"]:
+        return str(status["waiting_for"])
+    n_open = "?" if status["open_tasks"] is None else status["open_tasks"]
+    return (
+        f"{n_open} open tasks, {status['new_annotations']} of "
+        f"{status['retrain_after']} new annotations until the next training"
+    )

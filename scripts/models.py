@@ -1,0 +1,76 @@
+"""Model versions: list them, put one in service (a roll-back is promoting an older one).
+
+python -m scripts.models list [--json]
+python -m scripts.models promote r0003
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from backend import registry
+from backend.errors import TightloopError
+from backend.settings import Settings, load_settings
+from backend.training_queue import TrainingQueue
+
+
+def main() -> int:
+    """Run one of the commands; 1 where something is in the way."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--project", type=int, help="Label Studio's project id, if there are several"
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    listing = commands.add_parser("list", help="all versions, oldest first")
+    listing.add_argument("--json", action="store_true", help="the whole metadata")
+    promotion = commands.add_parser("promote", help="put a version in service")
+    promotion.add_argument("version", help="its name, r0003 say")
+    arguments = parser.parse_args()
+    try:
+        settings = load_settings()
+        project_id = registry.pick_project(settings.model_dir, arguments.project)
+        if arguments.command == "list":
+            _list(settings, project_id, as_json=arguments.json)
+        else:
+            _promote(settings, project_id, arguments.version)
+    except TightloopError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _list(settings: Settings, project_id: int, *, as_json: bool) -> None:
+    root = registry.project_root(settings.model_dir, project_id)
+    sound, broken = registry.versions(root)
+    current = registry.current(root)
+    if as_json:
+        print(json.dumps([meta.model_dump(mode="json") for meta in sound], indent=2))
+        return
+    print("version  labels  validation    test  made at")
+    for meta in sound:
+        test = f"{meta.test.accuracy:.1%}" if meta.test else "-"
+        note = "in service" if current and meta.version == current.version else meta.refused or ""
+        print(
+            f"{meta.version:7}  {meta.labels:6,}  {meta.validation.accuracy:>10.1%}  {test:>6}  "
+            f"{meta.created_at}  {note}".rstrip()
+        )
+    for name, reason in broken.items():
+        print(f"{name:7}  skipped: {reason}")
+    if not sound and not broken:
+        print("no version yet: the first comes by itself once images are labeled")
+
+
+def _promote(settings: Settings, project_id: int, version: str) -> None:
+    meta = registry.promote(registry.project_root(settings.model_dir, project_id), version)
+    queue = TrainingQueue(settings.redis_url.get_secret_value())
+    queue.enqueue_refresh(project_id)
+    print(
+        f"{meta.version} is in service ({meta.validation.accuracy:.1%} on validation); "
+        "the ranker now gives Label Studio's open tasks its order"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

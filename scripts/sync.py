@@ -1,0 +1,85 @@
+"""Ask more images now: score the unlabeled pool and push the least confident as tasks.
+
+    python -m scripts.sync --count 20 [--strategy margin] [--dry-run]
+
+Needed only for more than the ranker asks by itself. Images that are in a task already are never
+asked again, however often this runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from tqdm import tqdm
+
+from backend import registry, rounds
+from backend.errors import TightloopError
+from backend.labelstudio import LabelingProject
+from backend.query import STRATEGIES
+from backend.settings import load_settings
+
+
+def main() -> int:
+    """Push one batch; 1 where something is in the way."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--count", type=_positive, default=20, help="images to ask (default 20)")
+    parser.add_argument("--strategy", choices=STRATEGIES, help="instead of the setting STRATEGY")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be asked")
+    parser.add_argument(
+        "--project", type=int, help="Label Studio's project id, if there are several"
+    )
+    arguments = parser.parse_args()
+    try:
+        settings = load_settings()
+        settings.require("label_studio_api_key")
+        project_id = registry.pick_project(settings.model_dir, arguments.project)
+        project = LabelingProject(
+            settings.label_studio_url, settings.label_studio_api_key.get_secret_value(), project_id
+        )
+        loop = rounds.open_loop(settings, project_id, project)
+        with tqdm(unit="image", disable=None) as bar, registry.hold(loop.root, "push"):
+            batch = rounds.choose_batch(
+                loop, arguments.count, arguments.strategy or loop.strategy, _on(bar)
+            )
+            if not arguments.dry_run:
+                rounds.push(loop, batch)
+    except TightloopError as error:
+        print(error, file=sys.stderr)
+        return 1
+    if arguments.dry_run:
+        for image_id, confidence in zip(batch.image_ids, batch.confidences, strict=True):
+            print(f"{confidence:.4f}  {image_id}")
+    print(_summary(batch, arguments.count, is_dry_run=arguments.dry_run))
+    return 0
+
+
+def _summary(batch: rounds.Batch, count: int, *, is_dry_run: bool) -> str:
+    asked = len(batch.image_ids)
+    if not asked:
+        return "nothing to ask: every image of the pool is in a task already"
+    verb = "would ask" if is_dry_run else "asked"
+    by = f"{batch.strategy}, {batch.version.version}" if batch.version else "random, no model yet"
+    short = f"; the pool held only {asked}" if asked < count else ""
+    low, high = batch.confidences.min(), batch.confidences.max()
+    return f"{verb} {asked} images ({by}), confidence {low:.3f} to {high:.3f}{short}"
+
+
+def _on(bar: tqdm[None]) -> rounds.Progress:
+    def report(phase: str, done: int, total: int) -> None:
+        bar.set_description(phase)
+        bar.total = total
+        bar.update(done - bar.n)
+
+    return report
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())

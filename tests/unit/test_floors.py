@@ -1,0 +1,104 @@
+"""The floors of the package: imports go doors -> flow -> edges -> core -> ground, never up."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+BACKEND = Path(__file__).parents[2] / "backend"
+FLOORS = (
+    {"errors", "settings"},  # ground
+    {"acquisition", "query", "consensus", "resnet", "training", "inference"},  # core
+    {
+        "pool",
+        "pool_sources",
+        "weights",
+        "labelstudio",
+        "task_images",
+        "registry",
+        "training_queue",
+    },  # edges
+    {"rounds", "status"},  # flow
+    {"serving", "jobs", "clock"},  # doors
+)
+FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
+MODULES = sorted(path.stem for path in BACKEND.glob("*.py") if path.stem != "__init__")
+# What a room keeps to itself: the library, and the only modules that may import it.
+ROOMS = {
+    "redis": {"training_queue"},
+    "rq": {"training_queue", "jobs"},
+    "flask": {"serving"},
+    "label_studio_sdk": {"labelstudio"},
+    "label_studio_ml": {"serving"},
+    "safetensors": {"registry", "weights"},
+}
+# The core: numerical libraries only, no input or output.
+CORE_MAY_IMPORT = {"numpy", "torch", "torchvision", "sklearn", "backend", "__future__",
+"collections",
+                   "dataclasses", "typing", "math", "functools", "itertools"}  # fmt: skip
+
+
+def imports_of(module: str) -> set[str]:
+    """Dotted names that a module imports, those inside functions too."""
+    names = set()
+    for node in ast.walk(ast.parse((BACKEND / f"{module}.py").read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= (
+                {f"backend.{alias.name}" for alias in node.names}
+                if node.module == "backend"
+                else {node.module}
+            )
+    return names
+
+
+def own_imports_of(module: str) -> set[str]:
+    """Modules of the package that a module imports."""
+    return {name.split(".")[1] for name in imports_of(module) if name.startswith("backend.")}
+
+
+def reachable_from(module: str) -> set[str]:
+    found: set[str] = set()
+    waiting = {module}
+    while waiting:
+        found |= (now := waiting)
+        waiting = {name for m in now for name in own_imports_of(m)} - found
+    return found
+
+
+def test_every_module_has_a_floor_and_every_floor_its_modules() -> None:
+    assert set(MODULES) == set(FLOOR_OF)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_module_imports_from_a_floor_above_its_own(module: str) -> None:
+    above = {name for name in own_imports_of(module) if FLOOR_OF[name] > FLOOR_OF[module]}
+    assert not above
+
+
+@pytest.mark.parametrize("module", sorted(FLOORS[1]))
+def test_the_core_imports_numerical_libraries_alone(module: str) -> None:
+    assert {name.split(".")[0] for name in imports_of(module)} <= CORE_MAY_IMPORT
+
+
+@pytest.mark.parametrize("library", ROOMS)
+def test_a_library_stays_in_its_room(library: str) -> None:
+    users = {m for m in MODULES if any(n.split(".")[0] == library for n in imports_of(m))}
+    assert users <= ROOMS[library]
+    assert users
+
+
+def test_the_web_process_never_imports_training_code() -> None:
+    assert not reachable_from("serving") & {"training", "rounds", "jobs"}
+
+
+def test_the_clock_is_light_and_loads_no_torch() -> None:
+    imported = {name.split(".")[0] for m in reachable_from("clock") for name in imports_of(m)}
+    assert "torch" not in imported
+
+
+def test_the_package_never_imports_its_scripts() -> None:
+    assert not any(n.split(".")[0] == "scripts" for m in MODULES for n in imports_of(m))
