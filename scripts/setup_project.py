@@ -1,0 +1,239 @@
+"""Set up the project in Label Studio: its tasks, ML backend and webhook, and the first training.
+
+    python -m scripts.setup_project
+
+Label Studio, Redis and the backend must be up. Running it again changes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+from backend import registry, rounds
+from backend.errors import ModelFolderError, TightloopError
+from backend.labelstudio import (
+    IMPORT_CHUNK,
+    LabelingProject,
+    NewTask,
+    create_project,
+    find_project,
+    label_config_xml,
+    match_classes,
+)
+from backend.pool import Pool, open_pool, seed_labels
+from backend.registry import ProjectRecord
+from backend.settings import Settings, load_settings
+from backend.training_queue import TrainingQueue
+from backend.weights import find_weights
+
+TITLE_LENGTH = 50
+FELL_BACK = " (digits: CIFAR-10 could not be had)"
+FELL_BACK_SHORT = " (digits)"
+WAIT_FOR_ANOTHER_S = 600.0
+
+
+def main() -> int:
+    """Set the project up; 1 where something is in the way."""
+    argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0]).parse_args()
+    try:
+        set_up(load_settings())
+    except TightloopError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def set_up(settings: Settings) -> int:
+    """Make the project and all that belongs to it, or find it; its id comes back."""
+    settings.require("label_studio_api_key", "webhook_secret", "backend_password")
+    # Two at once would make two projects.
+    with registry.hold(settings.model_dir, "push", WAIT_FOR_ANOTHER_S):
+        project, is_new, pool = open_project(settings)
+        changes = [
+            is_new,
+            project.configure(is_blind=settings.blind),
+            import_seed_labels(settings, project, pool),
+            push_first_batch(settings, project),
+            connect(settings, project),
+            start_first_training(settings, project),
+        ]
+    print(f"  {settings.label_studio_url}/projects/{project.project_id}/data -> Label All Tasks")
+    if not any(changes):
+        print("everything was there already: nothing changed")
+    return project.project_id
+
+
+def open_project(settings: Settings) -> tuple[LabelingProject, bool, Pool]:
+    """The project, whether it is new, and its pool; what was chosen for it is recorded."""
+    project_id = find_project(
+        *_label_studio(settings), titles=_titles(settings), project_id=_recorded_id(settings)
+    )
+    is_new = project_id is None
+    record = None if project_id is None else read_own_record(settings, project_id)
+    pool, pool_notice = open_chosen_pool(settings, record)
+    weights, weights_notice = choose_weights(settings, record)
+    print(f"pool      {pool.name}: {len(pool.image_ids):,} images of {len(pool.classes)} classes")
+    print(f"weights   {weights}")
+    for notice in filter(None, (pool_notice, weights_notice)):
+        print(f"NOTE      {notice}")
+    if project_id is None:
+        project_id = create_project(
+            *_label_studio(settings),
+            title=_titles(settings)[1 if pool_notice else 0],
+            label_config=label_config_xml(pool.classes),
+        )
+        read_own_record(settings, project_id)  # a foreign folder may be in the new project's place
+    project = LabelingProject(*_label_studio(settings), project_id)
+    match_classes(project.label_config().choices, pool.classes)
+    chosen = ProjectRecord(
+        project_id=project_id,
+        title=project.title() if record is None else record.title,
+        label_studio_url=settings.label_studio_url,
+        project_created_at=project.created_at(),
+        pool=pool.name,
+        weights=weights,
+        seed=_seed(settings, record),
+        classes=pool.classes,
+        pool_notice=pool_notice,
+        weights_notice=weights_notice,
+    )
+    if chosen != record:
+        registry.write_record(_root(settings, project_id), chosen)
+    print(f'project   "{chosen.title}" (id {project_id}) {"made" if is_new else "found"}')
+    return project, chosen != record, pool
+
+
+def read_own_record(settings: Settings, project_id: int) -> ProjectRecord | None:
+    """What an earlier set-up recorded; ModelFolderError if it was for another Label Studio."""
+    root = _root(settings, project_id)
+    record = registry.read_record(root)
+    if record is None:
+        return None
+    project = LabelingProject(*_label_studio(settings), project_id)
+    if record.project_created_at != project.created_at():
+        raise ModelFolderError(
+            f"{root} belongs to another Label Studio's project {project_id} "
+            f'("{record.title}", made {record.project_created_at}): '
+            "move it away, or set MODEL_DIR, and try again"
+        )
+    return record
+
+
+def open_chosen_pool(settings: Settings, record: ProjectRecord | None) -> tuple[Pool, str]:
+    """The pool and its notice; what `auto` once chose sticks."""
+    seed = _seed(settings, record)
+    if record is not None and settings.pool == "auto":
+        return open_pool(record.pool, settings.data_dir, seed=seed), record.pool_notice
+    pool = open_pool(settings.pool, settings.data_dir, seed=seed)
+    return pool, pool.notice
+
+
+def choose_weights(settings: Settings, record: ProjectRecord | None) -> tuple[str, str]:
+    """The name of the pre-trained weights and their notice; what `auto` once chose sticks."""
+    if record is not None and settings.weights == "auto":
+        return record.weights, record.weights_notice
+    found = find_weights(settings.weights, settings.data_dir)
+    return found.name, found.notice
+
+
+def import_seed_labels(settings: Settings, project: LabelingProject, pool: Pool) -> bool:
+    """Import SEED_LABELS images with the data set's own labels, less those that are in a task."""
+    root = _root(settings, project.project_id)
+    # The ranker knows the project by now: it must not ask these images meanwhile.
+    with registry.hold(root, "push"):
+        seed = _seed(settings, registry.read_record(root))
+        labels = seed_labels(pool, settings.seed_labels, seed)
+        there = project.image_ids() if labels else set()
+        choices = match_classes(project.label_config().choices, pool.classes)
+        spelling = dict(zip(pool.classes, choices, strict=True))
+        new_tasks = [
+            NewTask(
+                image_id=image_id,
+                data={
+                    "image": pool.data_uri(image_id),
+                    "image_id": image_id,
+                    "asked_round": 0,
+                    "asked_by": "seed",
+                },
+                label=spelling[label],
+            )
+            for image_id, label in labels.items()
+            if image_id not in there
+        ]
+        with tqdm(total=len(new_tasks), unit="task", delay=2, disable=None) as bar:
+            for start in range(0, len(new_tasks), IMPORT_CHUNK):
+                bar.update(project.import_tasks(new_tasks[start : start + IMPORT_CHUNK]))
+    print(f"seeds     {len(labels)} labels of the data set, {len(new_tasks)} of them new")
+    return bool(new_tasks)
+
+
+def push_first_batch(settings: Settings, project: LabelingProject) -> bool:
+    """Ask the first images at once, at random, so that nobody waits for the first training."""
+    if registry.last_round(_root(settings, project.project_id)):
+        return False  # the ranker's business since then
+    pushed = rounds.top_up(rounds.open_loop(settings, project.project_id, project))
+    print(f"tasks     {project.counts().open} open, {pushed} of them new")
+    return bool(pushed)
+
+
+def connect(settings: Settings, project: LabelingProject) -> bool:
+    """Connect webhook and ML backend, both with their secrets."""
+    changed_webhook = project.connect_webhook(
+        f"{settings.backend_url}/webhook", settings.webhook_secret.get_secret_value()
+    )
+    changed_backend = project.connect_backend(
+        settings.backend_url, settings.backend_user, settings.backend_password.get_secret_value()
+    )
+    print(f"backend   {settings.backend_url} is connected, and told of every annotation")
+    return changed_webhook or changed_backend
+
+
+def start_first_training(settings: Settings, project: LabelingProject) -> bool:
+    """Ask for the first training, unless there was one or nothing is labeled yet."""
+    project_id = project.project_id
+    if registry.last_round(_root(settings, project_id)) or not project.counts().annotations:
+        return False
+    queue = TrainingQueue(settings.redis_url.get_secret_value())
+    if not queue.generation(project_id).is_forced:
+        queue.note_changes(project_id, 0, time.time(), is_forced=True)
+    is_enqueued = queue.enqueue_retrain(project_id)
+    print(f"training  {'enqueued' if is_enqueued else 'waits or runs already'}")
+    return is_enqueued
+
+
+def _titles(settings: Settings) -> tuple[str, str]:
+    """The project's title, and the one it gets where POOL=auto fell back on the digits."""
+    title = settings.project_title
+    suffix = FELL_BACK if len(title + FELL_BACK) <= TITLE_LENGTH else FELL_BACK_SHORT
+    return title, title[: TITLE_LENGTH - len(suffix)] + suffix
+
+
+def _recorded_id(settings: Settings) -> int | None:
+    """The project of this title that was recorded last."""
+    for project_id in reversed(registry.known_projects(settings.model_dir)):
+        record = registry.read_record(_root(settings, project_id))
+        if record is not None and record.title in _titles(settings):
+            return project_id
+    return None
+
+
+def _label_studio(settings: Settings) -> tuple[str, str]:
+    return settings.label_studio_url, settings.label_studio_api_key.get_secret_value()
+
+
+def _root(settings: Settings, project_id: int) -> Path:
+    return registry.project_root(settings.model_dir, project_id)
+
+
+def _seed(settings: Settings, record: ProjectRecord | None) -> int:
+    # It draws the held-out splits: a new one would put labeled images among them.
+    return settings.seed if record is None else record.seed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
