@@ -1,0 +1,28 @@
+"""torchvision's ResNet-18: pre-trained weights in, the network with our head out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import resnet18
+
+State = dict[str, Tensor]  # a state_dict
+
+
+def build(n_classes: int, start: Mapping[str, Tensor] | None, *, seed: int) -> nn.Module:
+    """ResNet-18 with every tensor of `start` that fits by name and shape; `seed` makes the rest."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed CUDA as well
+        model = resnet18(num_classes=n_classes)
+    own = model.state_dict()
+    fitting = {k: v for k, v in (start or {}).items() if k in own and v.shape == own[k].shape}
+    model.load_state_dict(own | fitting)
+    return model
+
+
+def shapes(n_classes: int = 1000) -> dict[str, torch.Size]:
+    """The name and shape of every tensor of a ResNet-18, without making one."""
+    with torch.device("meta"):
+        return {k: v.shape for k, v in resnet18(num_classes=n_classes).state_dict().items()}

@@ -1,0 +1,130 @@
+"""Pre-trained weights: the setting WEIGHTS in, a checked ResNet-18 state_dict (or none) out."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from queue import Empty, Queue
+from threading import Thread
+from typing import Any
+from urllib.request import Request, urlopen
+
+import safetensors.torch
+import torch
+from torch import Tensor
+from torchvision.models import ResNet18_Weights
+
+from backend import resnet
+from backend.errors import WeightsError
+
+IMAGENET_URL: str = ResNet18_Weights.IMAGENET1K_V1.url
+
+
+@dataclass(frozen=True)
+class PretrainedWeights:
+    """What trainings start from."""
+
+    name: str  # what a version records: "imagenet", "none" or the path
+    state: resnet.State | None
+    notice: str  # "" or one loud line
+
+
+def find_weights(
+    name: str, data_dir: Path, *, url: str = IMAGENET_URL, give_up_after_s: float = 5.0
+) -> PretrainedWeights:
+    """`auto`, `imagenet`, `none` or the path of a state_dict (.safetensors or torch's format)."""
+    if name == "none":
+        return PretrainedWeights("none", None, "")
+    if name == "imagenet":
+        state = _download(url, data_dir / "weights", give_up_after_s)
+        return PretrainedWeights("imagenet", state, "")
+    if name == "auto":
+        try:
+            return find_weights("imagenet", data_dir, url=url, give_up_after_s=give_up_after_s)
+        except WeightsError as error:
+            notice = f"training starts from NO pre-trained weights and needs more labels: {error}"
+            return PretrainedWeights("none", None, notice)
+    return PretrainedWeights(name, _read(Path(name)), "")
+
+
+def _download(url: str, folder: Path, give_up_after_s: float) -> resnet.State:
+    cached = folder / url.rpartition("/")[2]
+    if not cached.exists():
+        patience_s = socket.getdefaulttimeout()
+        try:
+            _check_answers(url, give_up_after_s)
+            socket.setdefaulttimeout(30)  # torch.hub sets none: a stalled download would hang
+            torch.hub.load_state_dict_from_url(
+                url, model_dir=str(folder), check_hash=True, weights_only=True
+            )
+        except (OSError, HTTPException, RuntimeError) as error:  # RuntimeError: another hash
+            raise WeightsError(
+                f"torchvision's ImageNet weights cannot be had from {url} ({error}): set "
+                "WEIGHTS=none, or WEIGHTS to the path of a ResNet-18 state_dict, or put that "
+                f"file into {folder}"
+            ) from None
+        finally:
+            socket.setdefaulttimeout(patience_s)
+    return _read(cached)
+
+
+def _check_answers(url: str, give_up_after_s: float) -> None:
+    """Raise unless `url` answers in time."""
+    errors: Queue[Exception | None] = Queue()
+
+    def ask() -> None:
+        try:
+            urlopen(Request(url, method="HEAD")).close()
+            errors.put(None)
+        except (OSError, HTTPException) as error:
+            errors.put(error)
+
+    # A thread, because urlopen's own timeout holds for each address anew and not for the look-up.
+    Thread(target=ask, daemon=True).start()
+    try:
+        error = errors.get(timeout=give_up_after_s)
+    except Empty:
+        raise TimeoutError(f"no answer in {give_up_after_s:g} s") from None
+    if error is not None:
+        raise error
+
+
+def _read(path: Path) -> resnet.State:
+    if not path.is_file():
+        raise WeightsError(
+            f"WEIGHTS={path} is no file: set auto, imagenet, none "
+            "or the path of a ResNet-18 state_dict"
+        )
+    try:
+        if path.suffix == ".safetensors":
+            state: Any = safetensors.torch.load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:
+        # Junk makes torch raise anything, with the advice to unpickle code: neither is passed on.
+        raise WeightsError(
+            f"{path} cannot be read as weights: delete it if it is damaged or half a download; "
+            "of a pickled model save its state_dict()"
+        ) from None
+    fault = _find_fault(state)
+    if fault:
+        raise WeightsError(f"{path} is not a ResNet-18 state_dict: {fault}")
+    return dict(state)
+
+
+def _find_fault(state: Any) -> str:
+    """What keeps `state` from being a ResNet-18's, whatever its head; "" if nothing does."""
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        return "it does not map names to tensors"
+    shapes = {k: v for k, v in resnet.shapes().items() if not k.startswith("fc.")}
+    for name, shape in shapes.items():
+        if name not in state:
+            if name.endswith("num_batches_tracked"):  # unused, and not in old files
+                continue
+            return f"{name} is missing"
+        if state[name].shape != shape:
+            return f"{name} is {tuple(state[name].shape)}, not {tuple(shape)}"
+    foreign = [name for name in state if name not in shapes and not name.startswith("fc.")]
+    return f"{foreign[0]} does not belong to it" if foreign else ""
