@@ -18,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 from backend import registry
 from backend.errors import TightloopError
 from backend.labelstudio import Annotation, LabelingProject, what_was_answered
+from backend.logs import start_logging
 from backend.settings import Settings, load_settings
 from backend.training_queue import TrainingQueue
 
@@ -124,7 +125,7 @@ class Clock:
 
 def main() -> None:
     """Tick until SIGTERM or Ctrl-C."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    start_logging()
     settings = load_settings()
     clock = Clock(settings, TrainingQueue(settings.redis_url.get_secret_value()))
     stop = threading.Event()

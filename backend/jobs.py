@@ -15,6 +15,7 @@ from rq import Worker, get_current_job
 from backend import registry, rounds
 from backend.errors import TightloopError, TooFewLabelsError
 from backend.labelstudio import LabelingProject
+from backend.logs import start_logging
 from backend.query import batch_is_due
 from backend.rounds import Progress
 from backend.settings import Settings, load_settings
@@ -85,7 +86,7 @@ def refresh(project_id: int) -> None:
 
 
 def _open(project_id: int) -> tuple[Settings, TrainingQueue, LabelingProject]:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    start_logging()
     settings = load_settings()
     return (
         settings,

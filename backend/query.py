@@ -65,11 +65,16 @@ def confidence(
     return np.float32(1.0) - ACQUISITIONS[strategy](probs)
 
 
-def batch_is_due(n_open: int, batch_size: int, rounds_done: int, rounds: int) -> bool:
-    """Whether people may soon run out of tasks and there are rounds left to ask in (`rounds` 0 = no
-    end).
+def batch_is_due(
+    n_open: int, batch_size: int, rounds_done: int, rounds: int, *, is_new_version: bool = False
+) -> bool:
+    """Whether to ask the next batch: people may soon run out of tasks, and rounds are left.
+
+    A new version asks its own batch as long as that leaves at most two batches open, so that its
+    choice comes before what is left of the last one. `rounds` 0 = no end.
     """
-    return n_open < batch_size and not (rounds and rounds_done >= rounds)
+    has_room = n_open < batch_size or (is_new_version and n_open == batch_size)
+    return has_room and not (rounds and rounds_done >= rounds)
 
 
 def retrain_is_due(

@@ -173,19 +173,23 @@ def train_round(loop: Loop, *, is_forced: bool, progress: Progress) -> registry.
         meta = _train_version(loop, labels, names, progress, seconds)
     progress("re-ordering open tasks", 0, 0)
     refresh_predictions(loop, progress)
-    top_up(loop, rounds_done=registry.last_round(loop.root) - (meta is not None))
+    top_up(loop, is_new_version=meta is not None)
     registry.write_seen(loop.root, what_was_answered(annotations))
     return meta
 
 
-def top_up(loop: Loop, *, rounds_done: int | None = None) -> int:
-    """Ask the next batch if people may soon run out of tasks; the number of new tasks comes back.
-
-    A round asks its own batch before it counts as done, so it says how many are.
-    """
-    done = registry.last_round(loop.root) if rounds_done is None else rounds_done
+def top_up(loop: Loop, *, is_new_version: bool = False) -> int:
+    """Ask the next batch if one is due; the number of new tasks comes back."""
+    # A round is done when it has asked its own batch.
+    rounds_done = registry.last_round(loop.root) - is_new_version
     with registry.hold(loop.root, "push"):
-        if not batch_is_due(loop.project.counts().open, loop.batch_size, done, loop.rounds):
+        if not batch_is_due(
+            loop.project.counts().open,
+            loop.batch_size,
+            rounds_done,
+            loop.rounds,
+            is_new_version=is_new_version,
+        ):
             return 0
         batch = choose_batch(loop, loop.batch_size, loop.strategy)
         return push(loop, batch)

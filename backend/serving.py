@@ -46,6 +46,7 @@ from backend.labelstudio import (
     project_id_of,
     read_webhook,
 )
+from backend.logs import start_logging
 from backend.query import confidence
 from backend.settings import Settings, load_settings
 from backend.status import project_status
@@ -220,7 +221,7 @@ class ResNetBackend(LabelStudioMLBase):  # type: ignore[misc]  # the library has
 
 def create_app(settings: Settings | None = None) -> Flask:
     """The backend; SettingsError where a secret is missing."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    start_logging()
     settings = settings or load_settings()
     settings.require("backend_password", "webhook_secret")
     service = ModelService(settings)

@@ -19,7 +19,8 @@ class Settings(BaseSettings):
     """Every variable of `.env.example`, under the same name in lower case."""
 
     model_config = SettingsConfigDict(
-        # What `make up` made for the stack on this machine; .env wins, and the environment over both.
+        # What `make up` made for the stack on this machine; .env wins, and the environment over
+        # both.
         env_file=("var/stack.env", ".env"),
         extra="ignore",
         frozen=True,

@@ -16,8 +16,8 @@ import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError as NoConnection
 
-# Read when torch is loaded, which is later. Tests train on a few small images, where a second thread
-# costs more than it brings as soon as anything else runs beside them.
+# Read when torch is loaded, which is later. Tests train on a few small images, where a second
+# thread costs more than it brings as soon as anything else runs beside them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 REDIS_EXECUTABLE = Path(sys.executable).parent / "redis-server"

@@ -9,7 +9,7 @@ import pytest
 
 BACKEND = Path(__file__).parents[2] / "backend"
 FLOORS = (
-    {"errors", "settings"},  # ground
+    {"errors", "settings", "logs"},  # ground
     {"acquisition", "query", "consensus", "resnet", "training", "inference"},  # core
     {
         "pool",

@@ -89,6 +89,11 @@ def test_a_batch_is_due_while_people_may_run_out_and_rounds_are_left(
     assert batch_is_due(n_open, 20, rounds_done, rounds) is is_due
 
 
+def test_a_new_version_asks_its_batch_where_that_leaves_at_most_two_open() -> None:
+    assert batch_is_due(20, 20, 1, 0, is_new_version=True)
+    assert not batch_is_due(21, 20, 1, 0, is_new_version=True)
+
+
 @pytest.mark.parametrize(
     ("n_new", "waited_s", "is_forced", "is_due"),
     [
