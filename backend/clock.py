@@ -12,7 +12,7 @@ import logging
 import signal
 import threading
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 
 from backend import registry
@@ -30,6 +30,18 @@ ABANDONED_EVERY_S = 10.0
 # vanishes, so all are read again now and then.
 OVERLAP = timedelta(seconds=10)
 FULL_READ_EVERY_S = 600.0
+# Label Studio sends a webhook within the request that it is about, and gives up after a second:
+# what was read has been told by then, or never will be.
+WEBHOOK_GRACE_S = 2.0
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How many changes no round had seen when the annotations were read."""
+
+    read_at: float
+    n_behind: int
+    trained: int  # the generation that was trained then
 
 
 class Watch:
@@ -39,6 +51,7 @@ class Watch:
         self.project_id = project_id
         self.project = project
         self.next_look = 0.0
+        self.reading: Reading | None = None
         self._annotations: dict[int, list[Annotation]] = {}
         self._read_at: datetime | None = None
         self._full_read_at = 0.0
@@ -84,6 +97,7 @@ class Clock:
         if now >= watch.next_look:
             watch.next_look = now + self._settings.reconcile_every_s
             self.reconcile(watch, now)
+        self._catch_up(watch, now)
         if self._queue.generation(project_id).is_due(
             now,
             retrain_after=self._settings.retrain_after,
@@ -95,15 +109,28 @@ class Clock:
         """Make good what webhooks, jobs or a lost Redis left undone."""
         root = registry.project_root(self._settings.model_dir, watch.project_id)
         answers = what_was_answered(watch.annotations(now))
-        n_behind = registry.count_changes(registry.read_seen(root), answers)
-        missed = self._queue.catch_up(watch.project_id, n_behind, now)
-        if missed:
-            log.info("project %d: %d changes came without a webhook", watch.project_id, missed)
+        watch.reading = Reading(
+            read_at=now,
+            n_behind=registry.count_changes(registry.read_seen(root), answers),
+            trained=self._queue.generation(watch.project_id).trained,
+        )
         self._queue.note_facts(watch.project_id, asdict(watch.project.counts()))
         current = registry.current(root)
         if current and watch.project.model_version() != current.version:
             self._queue.enqueue_refresh(watch.project_id)
         self._queue.enqueue_top_up(watch.project_id)
+
+    def _catch_up(self, watch: Watch, now: float) -> None:
+        """Count what was read a moment ago and no webhook has told since."""
+        reading = watch.reading
+        if reading is None or now < reading.read_at + WEBHOOK_GRACE_S:
+            return
+        watch.reading = None
+        if self._queue.generation(watch.project_id).trained != reading.trained:
+            return  # a round has ended since, and seen what we could only guess
+        missed = self._queue.catch_up(watch.project_id, reading.n_behind, now)
+        if missed:
+            log.info("project %d: %d changes came without a webhook", watch.project_id, missed)
 
     def _watch(self, project_id: int) -> Watch:
         return Watch(

@@ -200,7 +200,8 @@ def start_first_training(settings: Settings, project: LabelingProject) -> bool:
         return False
     queue = TrainingQueue(settings.redis_url.get_secret_value())
     if not queue.generation(project_id).is_forced:
-        queue.note_changes(project_id, 0, time.time(), is_forced=True)
+        # The seed labels were imported with their tasks, which no webhook tells.
+        queue.note_changes(project_id, project.counts().annotations, time.time(), is_forced=True)
     is_enqueued = queue.enqueue_retrain(project_id)
     print(f"training  {'enqueued' if is_enqueued else 'waits or runs already'}")
     return is_enqueued

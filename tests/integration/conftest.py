@@ -172,7 +172,7 @@ def stack() -> Iterator[Stack]:
 def pytest_runtest_makereport(item: pytest.Function) -> Generator[None, Any, Any]:
     """Show the logs of its stack under a test that failed."""
     report = yield
-    stack = item.funcargs.get("stack")
-    if report.failed and isinstance(stack, Stack):
-        report.sections.append(("logs of the stack", stack.logs()))
+    for stack in item.funcargs.values():
+        if report.failed and isinstance(stack, Stack):
+            report.sections.append(("logs of the stack", stack.logs()))
     return report

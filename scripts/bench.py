@@ -1,0 +1,390 @@
+"""Measure what the loop costs: ratios within one run where there is a bare counterpart, seconds
+where not.
+
+    python -m scripts.bench [--quick]
+
+Prints a table and writes var/bench.json. POOL, WEIGHTS and IMAGE_SIZE are those of the settings.
+The circle is measured on a whole stack of its own in var/bench, which is removed afterwards.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import io
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+import torch
+from PIL import Image
+
+from backend import registry, resnet
+from backend.errors import TightloopError
+from backend.inference import load_model, predict_probs
+from backend.labelstudio import (
+    SECRET_HEADER,
+    LabelingProject,
+    label_config_xml,
+    prediction_result,
+)
+from backend.settings import Settings, load_settings
+from scripts.bench_model import measure_model
+
+ROOT = Path(__file__).resolve().parents[1]
+BIN = Path(sys.executable).parent
+CLASSES = tuple(f"class {i}" for i in range(10))
+PROJECT = 1
+WEBHOOKS_PER_S = 50
+CONNECTIONS = 20
+TASKS = 100
+SEEDS = 580
+LAST_LABELS = 20
+MB = 1024**2
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One row of the table."""
+
+    name: str
+    value: str
+    target: str = "measured"
+
+
+def main() -> int:
+    """Measure everything; 1 where something is in the way."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--quick", action="store_true", help="leave out the circle on a whole stack"
+    )
+    arguments = parser.parse_args()
+    try:
+        settings = load_settings()
+        figures = [*model_figures(settings), *backend_figures(settings)]
+        if not arguments.quick:
+            figures += circle_figures()
+    except TightloopError as error:
+        print(error, file=sys.stderr)
+        return 1
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    width = max(len(figure.name) for figure in figures)
+    print(f"\n{device}, {os.cpu_count()} cores")
+    for figure in figures:
+        print(f"{figure.name:<{width}}  {figure.value:<40}  {figure.target}")
+    report = {"device": device, "figures": [vars(figure) for figure in figures]}
+    (ROOT / "var").mkdir(exist_ok=True)
+    (ROOT / "var/bench.json").write_text(json.dumps(report, indent=2))
+    return 0
+
+
+def model_figures(settings: Settings) -> list[Figure]:
+    """What feeding the model costs."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    ratios = measure_model(settings.image_size, device)
+    return [
+        Figure("scoring the pool, over bare forward", f"{ratios['scoring']:.2f}", ">= 0.9"),
+        Figure("training steps, over a bare loop", f"{ratios['training']:.2f}", ">= 0.9"),
+    ]
+
+
+def backend_figures(settings: Settings) -> list[Figure]:
+    """The backend under gunicorn with a real Redis: webhooks, predictions, memory."""
+    with tempfile.TemporaryDirectory(prefix="tightloop-") as folder, _backend(Path(folder)) as b:
+        at_rest = b.memory_mb()
+        paced = _webhooks(b, pause_s=CONNECTIONS / WEBHOOKS_PER_S, seconds=20)
+        flat_out = _webhooks(b, pause_s=0.0, seconds=5)
+        bare = _bare_images_per_s(settings.image_size)
+        by_id = _predict_images_per_s(b, [{"image_id": f"i{n}"} for n in range(TASKS)])
+        by_uri = _predict_images_per_s(b, [{"image": _noise_uri(n)} for n in range(TASKS)])
+    p50, p99 = np.percentile(paced, [50, 99]) * 1000
+    return [
+        Figure(
+            f"webhook, {WEBHOOKS_PER_S}/s on {CONNECTIONS} connections",
+            f"p50 {p50:.1f} ms, p99 {p99:.1f} ms",
+            "p99 <= 20 ms",
+        ),
+        Figure("webhooks at saturation", f"{len(flat_out) / 5:.0f}/s"),
+        Figure(f"/predict, {TASKS} pool tasks, over bare forward", f"{by_id / bare:.2f}", ">= 0.8"),
+        Figure(f"/predict, {TASKS} data: URIs, over bare forward", f"{by_uri / bare:.2f}"),
+        Figure("backend memory at rest", f"{at_rest:.0f} MB", "<= 1,000 MB"),
+    ]
+
+
+def circle_figures() -> list[Figure]:
+    """On a whole stack: from the last annotation to the next batch, and what a training takes."""
+    var = ROOT / "var/bench"
+    shutil.rmtree(var, ignore_errors=True)
+    environment = {
+        **os.environ,
+        "VAR_DIR": str(var),
+        "MODEL_DIR": str(var / "models"),
+        "DATA_DIR": os.environ.get("DATA_DIR", str(ROOT / "var/data")),
+        "DETACH": "1",
+        "SEED_LABELS": str(SEEDS),
+        "RETRAIN_AFTER": str(LAST_LABELS),
+        "RETRAIN_WAIT": "3600",
+        **dict(zip(("LABEL_STUDIO_PORT", "BACKEND_PORT", "REDIS_PORT"), _ports(3), strict=True)),
+    }
+    up = [sys.executable, "-m", "scripts.up"]
+    subprocess.run(up, env=environment, cwd=ROOT, check=True)
+    try:
+        return _measure_circle(json.loads((var / "stack.json").read_text()))
+    finally:
+        subprocess.run([*up, "down"], env=environment, cwd=ROOT, check=True)
+        shutil.rmtree(var, ignore_errors=True)
+
+
+def _measure_circle(stack: Mapping[str, Any]) -> list[Figure]:
+    project_id = stack["project_id"]
+    project = LabelingProject(stack["label_studio_url"], stack["api_key"], project_id)
+    config = project.label_config()
+    root = registry.project_root(Path(stack["model_dir"]), project_id)
+    print("waiting for the first version", flush=True)
+    while project.model_version() != "r0001":
+        time.sleep(1)
+
+    open_tasks = [task for task in project.tasks() if task.is_open][:LAST_LABELS]
+    http = httpx.Client(
+        base_url=stack["label_studio_url"], headers={"Authorization": f"Token {stack['api_key']}"}
+    )
+    for number, task in enumerate(open_tasks):
+        label = config.choices[number % len(config.choices)]
+        http.post(
+            f"/api/tasks/{task.task_id}/annotations/",
+            json={"result": prediction_result(config, label)},
+            timeout=60,
+        ).raise_for_status()
+    began = time.perf_counter()
+    print("waiting for the second", flush=True)
+    peak_mb = 0.0
+    served_s = None
+    while project.model_version() != "r0002":
+        current = registry.current(root)
+        if served_s is None and current is not None and current.version == "r0002":
+            served_s = time.perf_counter() - began
+        peak_mb = max(peak_mb, _tree_mb(stack["pids"]["trainer"]))
+        time.sleep(0.2)
+    total_s = time.perf_counter() - began
+    meta = registry.read_meta(root, "r0002")
+    parts = ", ".join(f"{phase} {s:.1f}" for phase, s in meta.seconds.items())
+    return [
+        Figure(
+            f"last annotation -> new order, {meta.labels} labels",
+            f"{total_s:.1f} s (served after {served_s or total_s:.1f} s)",
+        ),
+        Figure("  of it, seconds", parts),
+        Figure(
+            "  pool, start",
+            f"{Path(meta.pool).name}, {Path(meta.weights).name}, {meta.image_size} px",
+        ),
+        Figure("trainer and its job, peak memory", f"{peak_mb:.0f} MB", "<= 3,000 MB"),
+    ]
+
+
+@dataclass(frozen=True)
+class _Backend:
+    url: str
+    secret: str
+    password: str
+    process: subprocess.Popen[bytes]
+
+    def memory_mb(self) -> float:
+        time.sleep(2)
+        return _tree_mb(self.process.pid)
+
+
+@contextmanager
+def _backend(folder: Path) -> Iterator[_Backend]:
+    """gunicorn and Redis as `make up` runs them, with one version of random weights in service."""
+    root = registry.project_root(folder, PROJECT)
+    registry.write_record(
+        root,
+        registry.ProjectRecord(
+            project_id=PROJECT,
+            title="bench",
+            label_studio_url="http://127.0.0.1:9",
+            project_created_at="",
+            pool="",
+            weights="none",
+            seed=0,
+            classes=CLASSES,
+        ),
+    )
+    _save_version(root)
+    secret = secrets.token_hex(16)
+    [port] = _ports(1)
+    environment = {
+        **os.environ,
+        "MODEL_DIR": str(folder),
+        "REDIS_URL": f"unix://{folder}/redis.sock",
+        "WEBHOOK_SECRET": secret,
+        "BACKEND_PASSWORD": secret,
+        "RETRAIN_AFTER": "1",
+    }
+    redis = subprocess.Popen(
+        [BIN / "redis-server", "--port", "0", "--unixsocket", folder / "redis.sock",
+         "--dir", folder, "--save", "", "--logfile", folder / "redis.log"]
+    )  # fmt: skip
+    gunicorn = subprocess.Popen(
+        [sys.executable, "-m", "gunicorn", "backend.serving:create_app()", "--worker-class",
+         "gthread", "--threads", "8", "--bind", f"127.0.0.1:{port}", "--log-level", "warning",
+         "--no-control-socket"],
+        env=environment,
+        cwd=ROOT,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(600):
+            try:
+                httpx.get(f"{url}/health")
+                break
+            except httpx.HTTPError:
+                time.sleep(0.1)
+        yield _Backend(url, secret, secret, gunicorn)
+    finally:
+        for process in (gunicorn, redis):
+            process.terminate()
+            process.wait(20)
+
+
+def _save_version(root: Path) -> None:
+    state = resnet.build(len(CLASSES), None, seed=0).state_dict()
+    unmeasured = registry.Measured(accuracy=0.1, log_loss=2.3, images=1)
+    registry.save(
+        root,
+        {name: tensor.numpy() for name, tensor in state.items()},
+        registry.Meta(
+            version="r0001",
+            round=1,
+            created_at="",
+            parent=None,
+            classes=CLASSES,
+            image_size=load_settings().image_size,
+            pool="",
+            weights="none",
+            strategy="",
+            labels=0,
+            labels_per_class={},
+            labels_fingerprint="",
+            left_out={},
+            validation=unmeasured,
+            test=None,
+            refused=None,
+            seconds={},
+            torch=torch.__version__,
+            device="cpu",
+        ),
+    )
+    probs = np.random.default_rng(0).dirichlet(np.ones(10), 50_000).astype(np.float32)
+    registry.save_pool_probs(root, "r0001", [f"i{n}" for n in range(50_000)], probs)
+    registry.promote(root, "r0001")
+
+
+def _webhooks(backend: _Backend, *, pause_s: float, seconds: float) -> list[float]:
+    """Seconds per answer of all connections together; each sends one every `pause_s`."""
+    body = {
+        "action": "ANNOTATION_CREATED",
+        "project": {"id": PROJECT},
+        "task": {"data": "x" * 4000},
+    }
+    taken: list[float] = []
+
+    def send(first_at: float) -> None:
+        with httpx.Client(headers={SECRET_HEADER: backend.secret}) as client:
+            client.post(f"{backend.url}/webhook", json=body)  # connects
+            next_at = first_at
+            while next_at < end:
+                time.sleep(max(0.0, next_at - time.perf_counter()))
+                began = time.perf_counter()
+                client.post(f"{backend.url}/webhook", json=body).raise_for_status()
+                taken.append(time.perf_counter() - began)
+                next_at = next_at + pause_s if pause_s else time.perf_counter()
+
+    start = time.perf_counter() + 1
+    end = start + seconds
+    threads = [
+        threading.Thread(target=send, args=(start + n * pause_s / CONNECTIONS,))
+        for n in range(CONNECTIONS)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return taken
+
+
+def _predict_images_per_s(backend: _Backend, rows: list[dict[str, str]]) -> float:
+    body = {
+        "tasks": [{"id": n, "data": row} for n, row in enumerate(rows)],
+        "project": f"{PROJECT}.1",
+        "label_config": label_config_xml(CLASSES),
+    }
+    best = float("inf")
+    with httpx.Client(auth=("tightloop", backend.password), timeout=120) as client:
+        for _ in range(4):
+            began = time.perf_counter()
+            client.post(f"{backend.url}/predict", json=body).raise_for_status()
+            best = min(best, time.perf_counter() - began)
+    return len(rows) / best
+
+
+def _bare_images_per_s(image_size: int) -> float:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = load_model(resnet.build(10, None, seed=0).state_dict(), 10, device)
+    images = np.random.default_rng(0).integers(
+        0, 256, (TASKS, image_size, image_size, 3), dtype=np.uint8
+    )
+    best = float("inf")
+    for _ in range(4):
+        began = time.perf_counter()
+        predict_probs(model, images, image_size=image_size, device=device)
+        best = min(best, time.perf_counter() - began)
+    return TASKS / best
+
+
+def _noise_uri(seed: int) -> str:
+    png = io.BytesIO()
+    noise = np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(png, "PNG")
+    return "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()
+
+
+def _tree_mb(pid: int) -> float:
+    """Memory of a process and its children that is theirs alone or shared among them."""
+    try:
+        process = psutil.Process(pid)
+        tree = [process, *process.children(recursive=True)]
+        return sum(p.memory_full_info().pss for p in tree) / MB
+    except psutil.NoSuchProcess:
+        return 0.0
+
+
+def _ports(count: int) -> list[str]:
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports = [str(probe.getsockname()[1]) for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+if __name__ == "__main__":
+    sys.exit(main())

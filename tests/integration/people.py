@@ -1,0 +1,88 @@
+"""A person at Label Studio's API, and patience: what the integration tests do to a stack."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Self, TypeVar
+
+import httpx
+
+from backend.labelstudio import LabelConfig, prediction_result
+from tests.integration.conftest import Stack
+
+T = TypeVar("T")
+
+
+def wait_for(what: Callable[[], T | None], timeout_s: float, why: str) -> T:
+    """The first true answer of `what`; the test fails after `timeout_s` seconds."""
+    give_up = time.monotonic() + timeout_s
+    while not (found := what()):
+        assert time.monotonic() < give_up, f"{why}: not within {timeout_s:.0f} s"
+        time.sleep(0.25)
+    return found
+
+
+class Person:
+    """The admin, or anybody else with a token, labeling one project."""
+
+    def __init__(self, stack: Stack) -> None:
+        info = stack.info
+        self.project_id: int = info["project_id"]
+        self.http = httpx.Client(
+            base_url=info["label_studio_url"],
+            headers={"Authorization": f"Token {info['api_key']}"},
+            timeout=60,
+        )
+        self._backend = httpx.Client(base_url=info["backend_url"], timeout=60)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.http.close()
+        self._backend.close()
+
+    def get(self, path: str, **params: Any) -> Any:
+        """The JSON of a GET."""
+        return self.http.get(path, params=params).raise_for_status().json()
+
+    def next_task(self) -> dict[str, Any]:
+        """The task that Label Studio serves next; it is locked for this person from now on."""
+        task: dict[str, Any] = self.get(f"/api/projects/{self.project_id}/next")
+        return task
+
+    def submit(
+        self, task_id: int, label: str, config: LabelConfig, parent_prediction: int | None = None
+    ) -> int:
+        """Submit an annotation; its id comes back."""
+        body = {"result": prediction_result(config, label), "parent_prediction": parent_prediction}
+        answer = self.http.post(f"/api/tasks/{task_id}/annotations/", json=body).raise_for_status()
+        return int(answer.json()["id"])
+
+    def start_training(self) -> None:
+        """Press the ML backend's button "Start Training"."""
+        [backend] = self.get("/api/ml", project=self.project_id)
+        self.http.post(f"/api/ml/{backend['id']}/train").raise_for_status()
+
+    def status(self) -> dict[str, Any]:
+        """What GET /status says about the project."""
+        projects = self._backend.get("/status").raise_for_status().json()["projects"]
+        status: dict[str, Any] = next(p for p in projects if p["project_id"] == self.project_id)
+        return status
+
+    def training(self) -> dict[str, Any] | None:
+        """The training that waits or runs."""
+        return next((j for j in self.status()["jobs"] if j["job"] == "retrain"), None)
+
+    def wait_for_rest(self, at_least: str, timeout_s: float = 240) -> dict[str, Any]:
+        """Wait until a version is in service and nothing is left to be trained; the status comes
+        back.
+        """
+
+        def rested() -> dict[str, Any] | None:
+            status = self.status()
+            is_there = (status["version"] or "") >= at_least and not status["jobs"]
+            return status if is_there and status["new_annotations"] == 0 else None
+
+        return wait_for(rested, timeout_s, f"{at_least} in service and no job left")

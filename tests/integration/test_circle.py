@@ -1,0 +1,123 @@
+"""The circle on real services: predict, ask, label, retrain, ask again; three rounds with an
+oracle.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from functools import partial
+
+import httpx
+import numpy as np
+import pytest
+
+from backend import registry
+from backend.labelstudio import LabelConfig, LabelingProject
+from backend.pool import Pool, open_pool, true_labels
+from tests.integration.conftest import Stack, running_stack
+from tests.integration.people import Person, wait_for
+
+BATCH = 40
+
+
+@pytest.fixture(scope="module")
+def circle() -> Iterator[Stack]:
+    """A stack whose rounds are large enough to be learned from."""
+    with running_stack(
+        SEED_LABELS="20",
+        BATCH_SIZE=str(BATCH),
+        RETRAIN_AFTER=str(BATCH),
+        RETRAIN_WAIT="3600",
+        WEIGHTS=os.environ.get("TEST_WEIGHTS", "none"),
+    ) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def person(circle: Stack) -> Iterator[Person]:
+    with Person(circle) as someone:
+        yield someone
+
+
+@pytest.fixture(scope="module")
+def pool(circle: Stack) -> Pool:
+    settings = circle.settings
+    root = registry.project_root(settings.model_dir, circle.info["project_id"])
+    record = registry.read_record(root)
+    assert record is not None
+    return open_pool(record.pool, settings.data_dir, seed=record.seed)
+
+
+def confidence_served(circle: Stack, person: Person, pool: Pool) -> dict[str, float]:
+    """What /predict says about every image of the pool: the probability of its favourite class."""
+    settings = circle.settings
+    config = person.get(f"/api/projects/{person.project_id}")["label_config"]
+    answer = httpx.post(
+        f"{circle.info['backend_url']}/predict",
+        auth=(settings.backend_user, settings.backend_password.get_secret_value()),
+        json={
+            "tasks": [{"id": n, "data": {"image_id": i}} for n, i in enumerate(pool.image_ids)],
+            "project": f"{person.project_id}.1",
+            "label_config": config,
+        },
+        timeout=60,
+    ).raise_for_status()
+    results = answer.json()["results"]
+    assert {r["model_version"] for r in results} == {person.status()["version"]}
+    return {
+        i: float(np.float32(r["result"][0]["score"]))
+        for i, r in zip(pool.image_ids, results, strict=True)
+    }
+
+
+def has_order_of(project: LabelingProject, version: str) -> bool:
+    return project.model_version() == version
+
+
+def test_three_rounds_ask_the_least_confident_in_order_and_learn(
+    circle: Stack, person: Person, pool: Pool
+) -> None:
+    truth = true_labels(pool)
+    project = LabelingProject(
+        circle.info["label_studio_url"], circle.info["api_key"], person.project_id
+    )
+    config: LabelConfig = project.label_config()
+    before = person.wait_for_rest("r0001")
+    wait_for(partial(has_order_of, project, "r0001"), 30, "the order of r0001")
+
+    for number in (1, 2, 3):
+        version = f"r{number:04d}"
+        served = confidence_served(circle, person, pool)
+
+        wait_for(lambda: project.counts().open == 2 * BATCH, 60, "the batch of the new version")
+        # /next serves what is open in ascending order of today's confidence.
+        scores = []
+        for _ in range(BATCH):
+            task = person.next_task()
+            [prediction] = [p for p in task["predictions"] if p["model_version"] == version]
+            scores.append(prediction["score"])
+            image_id = task["data"]["image_id"]
+            assert prediction["score"] == pytest.approx(served[image_id], abs=1e-6)
+            person.submit(task["id"], truth[image_id], config, prediction["id"])
+        assert scores == sorted(scores)
+
+        # The forty answers make one new version, which is served from then on.
+        after = person.wait_for_rest(f"r{number + 1:04d}")
+        assert after["version"] == f"r{number + 1:04d}"
+        assert after["trained_on_labels"] == 20 + number * BATCH
+        wait_for(partial(has_order_of, project, after["version"]), 30, "the new order")
+
+        # What this version asked is the top of an independent ranking over what was served.
+        tasks = person.get("/api/tasks", project=person.project_id, page_size=500, fields="all")
+        asked_by = {t["data"]["image_id"]: t["data"].get("asked_version") for t in tasks["tasks"]}
+        asked = [i for i, asked_version in asked_by.items() if asked_version == version]
+        asked_before = {i for i, v in asked_by.items() if (v or "") < version}
+        candidates = [i for i in pool.image_ids if i not in asked_before]
+        ranked = [candidates[k] for k in np.argsort([served[i] for i in candidates], kind="stable")]
+        assert set(asked) == set(ranked[: len(asked)])
+        assert len(asked) == BATCH
+
+    ids = [t["data"]["image_id"] for t in tasks["tasks"]]
+    assert len(ids) == len(set(ids))
+    assert after["validation"]["accuracy"] > before["validation"]["accuracy"]

@@ -1,0 +1,229 @@
+"""What goes wrong in a real stack, and is made good: bursts, lost webhooks, killed workers, open
+tabs.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+import pytest
+
+from backend.labelstudio import LabelConfig, LabelingProject
+from tests.integration.conftest import ROOT, Stack
+from tests.integration.people import Person, wait_for
+
+
+@pytest.fixture
+def person(stack: Stack) -> Iterator[Person]:
+    with Person(stack) as someone:
+        someone.wait_for_rest("r0001")
+        yield someone
+
+
+@pytest.fixture
+def project(stack: Stack) -> LabelingProject:
+    info = stack.info
+    return LabelingProject(info["label_studio_url"], info["api_key"], info["project_id"])
+
+
+@pytest.fixture
+def config(project: LabelingProject) -> LabelConfig:
+    return project.label_config()
+
+
+def label_open_tasks(person: Person, project: LabelingProject, count: int) -> None:
+    """Answer `count` open tasks with one class after the other."""
+    config = project.label_config()
+    wait_for(lambda: project.counts().open >= count, 60, f"{count} open tasks")
+    open_tasks = [task for task in project.tasks() if task.is_open][:count]
+    for number, task in enumerate(open_tasks):
+        person.submit(task.task_id, config.choices[number % len(config.choices)], config)
+
+
+def trainer(stack: Stack) -> psutil.Process:
+    return psutil.Process(stack.info["pids"]["trainer"])
+
+
+def force_training_and_catch_it(person: Person) -> None:
+    person.start_training()
+
+    def is_training() -> bool:
+        job: dict[str, Any] = person.training() or {}
+        return job.get("phase") == "training"
+
+    wait_for(is_training, 60, "a training under way")
+
+
+def test_ten_annotations_in_a_burst_lead_to_at_most_two_trainings(
+    person: Person, project: LabelingProject
+) -> None:
+    before = person.status()["round"]
+    label_open_tasks(person, project, 10)
+    after = person.wait_for_rest(f"r{before + 1:04d}")
+    assert after["round"] - before in (1, 2)
+    assert after["annotations"] == project.counts().annotations
+
+
+def test_the_queue_is_topped_up_while_people_label(
+    person: Person, project: LabelingProject
+) -> None:
+    label_open_tasks(person, project, 3)
+    wait_for(lambda: project.counts().open >= 10, 30, "the queue to be topped up")
+    ids = [task.image_id for task in project.tasks()]
+    assert len(ids) == len(set(ids))
+
+
+def test_a_webhook_lost_on_purpose_is_made_good_by_the_clock_within_two_ticks(
+    stack: Stack, person: Person, project: LabelingProject
+) -> None:
+    [hook] = person.get("/api/webhooks/", project=person.project_id)
+    person.http.patch(
+        f"/api/webhooks/{hook['id']}/",
+        json={"url": "http://127.0.0.1:9/webhook", "actions": hook["actions"]},
+    ).raise_for_status()
+    try:
+        before = person.status()["new_annotations"]
+        label_open_tasks(person, project, 2)
+        tick_s = stack.settings.reconcile_every_s
+        wait_for(
+            lambda: person.status()["new_annotations"] >= before + 2,
+            2 * tick_s + 2,
+            "two lost annotations counted",
+        )
+    finally:
+        mended = stack.run("scripts.setup_project")
+    assert mended.returncode == 0, mended.stderr
+    [hook] = person.get("/api/webhooks/", project=person.project_id)
+    assert hook["url"] == f"{stack.info['backend_url']}/webhook"
+
+
+@pytest.mark.parametrize("with_child", [False, True], ids=["trainer alone", "trainer and child"])
+def test_a_training_whose_worker_is_killed_runs_again_once_without_help(
+    stack: Stack, person: Person, with_child: bool
+) -> None:
+    before = person.status()
+    force_training_and_catch_it(person)
+    worker = trainer(stack)
+    victims = [worker, *(worker.children(recursive=True) if with_child else [])]
+    for victim in victims:
+        victim.send_signal(signal.SIGKILL)
+    killed_at = time.monotonic()
+    after = wait_for(
+        lambda: (s := person.status())["round"] > before["round"] and s,
+        240,
+        "a new version after the kill",
+    )
+    assert after["round"] == before["round"] + 1
+    wait_for(lambda: not person.training(), 120, "no training left")
+    assert person.status()["round"] == before["round"] + 1  # once
+    assert time.monotonic() - killed_at < 240
+
+
+def test_a_task_open_in_ones_hands_can_be_submitted_after_a_refresh(
+    person: Person, project: LabelingProject, config: LabelConfig
+) -> None:
+    status = person.status()
+    wait_for(lambda: project.model_version() == status["version"], 60, "the current order")
+    task = person.next_task()
+    [shown] = [p for p in task["predictions"] if p["model_version"] == status["version"]]
+    person.start_training()
+    newer = person.wait_for_rest(f"r{status['round'] + 1:04d}")
+    wait_for(lambda: project.model_version() == newer["version"], 60, "the new order")
+    assert person.submit(task["id"], config.choices[0], config, shown["id"])
+
+
+def test_an_annotator_never_waits_for_a_dead_backend(
+    stack: Stack, person: Person, project: LabelingProject
+) -> None:
+    before = person.status()["annotations"]
+    os.kill(stack.info["pids"]["backend"], signal.SIGKILL)
+    label_open_tasks(person, project, 2)
+    wait_for(
+        lambda: _answers(person) and person.status()["annotations"] >= before + 2,
+        60,
+        "the backend to be back and the clock to have counted",
+    )
+
+
+def test_set_up_and_sync_twice_leave_exactly_one_of_everything(
+    stack: Stack, person: Person, project: LabelingProject
+) -> None:
+    for _ in range(2):
+        again = stack.run("scripts.setup_project")
+        assert again.returncode == 0, again.stderr
+    titles = Counter(p["title"] for p in person.get("/api/projects/")["results"])
+    assert titles[project.title()] == 1
+    assert len(person.get("/api/webhooks/", project=person.project_id)) == 1
+    assert len(person.get("/api/ml", project=person.project_id)) == 1
+
+    before = len(project.tasks())
+    command = [sys.executable, "-m", "scripts.sync", "--count", "7"]
+    at_once = [
+        subprocess.Popen(command, env=stack.environment, cwd=ROOT, stdout=subprocess.DEVNULL)
+        for _ in range(2)
+    ]
+    assert [process.wait(120) for process in at_once] == [0, 0]
+    ids = [task.image_id for task in project.tasks()]
+    assert len(ids) == before + 14
+    assert len(ids) == len(set(ids))
+
+
+def test_a_sync_killed_half_way_and_run_again_makes_no_duplicate(
+    stack: Stack, project: LabelingProject
+) -> None:
+    before = {task.task_id for task in project.tasks()}
+    command = [sys.executable, "-m", "scripts.sync", "--count", "30"]
+    dying = subprocess.Popen(command, env=stack.environment, cwd=ROOT)
+    # Killed as soon as its tasks begin to be there, whether it knows or not.
+    wait_for(lambda: {t.task_id for t in project.tasks()} - before, 60, "tasks of the dying push")
+    dying.kill()
+    dying.wait()
+    again = stack.run("scripts.sync", "--count", "5")
+    assert again.returncode == 0, again.stderr
+    ids = [task.image_id for task in project.tasks()]
+    assert len(ids) == len(set(ids))
+
+
+def test_rolling_back_changes_what_is_served_and_label_studios_order(
+    stack: Stack, person: Person, project: LabelingProject
+) -> None:
+    newest = person.status()["version"]
+    wait_for(lambda: project.model_version() == newest, 60, "the newest order")
+    rolled_back = stack.run("scripts.models", "promote", "r0001")
+    assert rolled_back.returncode == 0, rolled_back.stderr
+    assert person.status()["version"] == "r0001"
+    wait_for(lambda: project.model_version() == "r0001", 60, "the order of r0001")
+    listed = stack.run("scripts.models", "list").stdout
+    assert [line.split()[0] for line in listed.splitlines() if "in service" in line] == ["r0001"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (("scripts.models", "promote", "r9999"), "no version 'r9999'"),
+        (("scripts.models", "--project", "99", "list"), "--project"),
+    ],
+)
+def test_a_wrong_command_says_what_is_wrong_and_fails(
+    stack: Stack, arguments: tuple[str, ...], hint: str
+) -> None:
+    failed = stack.run(*arguments)
+    assert failed.returncode == 1
+    assert hint in failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
+def _answers(person: Person) -> bool:
+    try:
+        person.status()
+    except Exception as error:  # a dead backend refuses in many ways
+        return not error
+    return True

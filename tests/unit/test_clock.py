@@ -1,0 +1,179 @@
+"""The clock with a real Redis and an oracle in Label Studio's place; time is an argument."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from rq import Queue
+
+from backend import registry
+from backend.clock import Clock, Watch
+from backend.errors import LabelStudioError
+from backend.labelstudio import Annotation, NewTask, what_was_answered
+from backend.settings import Settings, load_settings
+from backend.training_queue import TrainingQueue
+from tests.conftest import RedisServer
+from tests.oracle import OracleProject
+from tests.unit.test_registry import record
+
+NOON = 1_700_000_000.0
+PROJECT = 7
+
+
+@pytest.fixture
+def settings(tmp_path: Path, redis_server: RedisServer) -> Settings:
+    own = load_settings(
+        _env_file=None, model_dir=tmp_path, redis_url=redis_server.url, retrain_after=3
+    )
+    registry.write_record(registry.project_root(tmp_path, PROJECT), record(PROJECT))
+    return own
+
+
+@pytest.fixture
+def queue(redis_server: RedisServer) -> TrainingQueue:
+    return TrainingQueue(redis_server.url)
+
+
+@pytest.fixture
+def project() -> OracleProject:
+    own = OracleProject(("cat", "dog"))
+    own.import_tasks([NewTask(f"img-{i}", {}) for i in range(9)])
+    return own
+
+
+@pytest.fixture
+def clock(
+    settings: Settings,
+    queue: TrainingQueue,
+    project: OracleProject,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Clock:
+    own = Clock(settings, queue)
+    monkeypatch.setattr(own, "_watch", lambda _: Watch(PROJECT, project))  # type: ignore[arg-type]
+    return own
+
+
+@pytest.fixture
+def trains(redis_server: RedisServer) -> Queue:
+    return Queue("train", connection=Redis.from_url(redis_server.url))
+
+
+def test_lost_webhooks_are_counted_once_a_moment_after_they_were_read(
+    clock: Clock, queue: TrainingQueue, project: OracleProject
+) -> None:
+    project.answer(1, "cat")
+    project.answer(2, "dog")
+    clock.tick(NOON)
+    assert queue.generation(PROJECT).n_new == 0  # their webhooks may be under way
+    clock.tick(NOON + 2)
+    assert queue.generation(PROJECT).n_new == 2
+    clock.tick(NOON + 61)
+    clock.tick(NOON + 63)
+    assert queue.generation(PROJECT).n_new == 2
+
+
+def test_a_webhook_that_was_under_way_is_not_counted_twice(
+    clock: Clock, queue: TrainingQueue, project: OracleProject
+) -> None:
+    project.answer(1, "cat")
+    clock.tick(NOON)
+    queue.note_changes(PROJECT, 1, NOON + 0.5)
+    clock.tick(NOON + 2)
+    assert queue.generation(PROJECT).n_new == 1
+
+
+def test_what_a_round_has_seen_meanwhile_is_not_missed(
+    clock: Clock, settings: Settings, queue: TrainingQueue, project: OracleProject
+) -> None:
+    project.answer(1, "cat")
+    clock.tick(NOON)
+    root = registry.project_root(settings.model_dir, PROJECT)
+    registry.write_seen(root, what_was_answered(project.annotations()))
+    queue.finish_round(PROJECT, queue.note_changes(PROJECT, 1, NOON).generation, NOON)
+    clock.tick(NOON + 2)
+    assert queue.generation(PROJECT).n_new == 0
+
+
+def test_an_edit_and_a_deletion_without_a_webhook_count_as_changes(
+    clock: Clock, settings: Settings, queue: TrainingQueue, project: OracleProject
+) -> None:
+    project.answer(1, "cat")
+    project.answer(2, "dog")
+    root = registry.project_root(settings.model_dir, PROJECT)
+    registry.write_seen(root, what_was_answered(project.annotations()))
+    project.change(1, "dog")
+    del project.answers[2]
+    clock.tick(NOON)
+    clock.tick(NOON + 2)
+    assert queue.generation(PROJECT).n_new == 2
+
+
+def test_a_retrain_that_is_due_is_enqueued_once(
+    clock: Clock, queue: TrainingQueue, trains: Queue
+) -> None:
+    queue.note_changes(PROJECT, 3, NOON)
+    clock.tick(NOON)
+    clock.tick(NOON + 1)
+    assert trains.job_ids == ["retrain-p7"]
+
+
+def test_one_answer_is_trained_a_minute_after_it_came(
+    clock: Clock, queue: TrainingQueue, trains: Queue
+) -> None:
+    queue.note_changes(PROJECT, 1, NOON)
+    clock.tick(NOON + 59)
+    assert trains.job_ids == []
+    clock.tick(NOON + 60)
+    assert trains.job_ids == ["retrain-p7"]
+
+
+def test_a_lost_redis_is_rebuilt_from_what_the_last_round_saw(
+    clock: Clock,
+    settings: Settings,
+    queue: TrainingQueue,
+    project: OracleProject,
+    redis_server: RedisServer,
+) -> None:
+    project.answer(1, "cat")
+    root = registry.project_root(settings.model_dir, PROJECT)
+    registry.write_seen(root, what_was_answered(project.annotations()))
+    for task_id in (2, 3, 4):
+        project.answer(task_id, "dog")
+    redis_server.flush()
+    clock.tick(NOON)
+    clock.tick(NOON + 2)
+    assert queue.generation(PROJECT).n_new == 3
+
+
+def test_the_ticks_go_on_while_label_studio_is_away(
+    clock: Clock,
+    queue: TrainingQueue,
+    project: OracleProject,
+    trains: Queue,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def is_away() -> dict[int, list[Annotation]]:
+        raise LabelStudioError("Label Studio cannot be reached")
+
+    with monkeypatch.context() as away:
+        away.setattr(project, "annotations", is_away)
+        clock.tick(NOON)
+        clock.tick(NOON + 60)
+    assert caplog.text.count("cannot be reached") == 1
+    queue.note_changes(PROJECT, 3, NOON + 61)
+    clock.tick(NOON + 61)
+    assert trains.job_ids == ["retrain-p7"]
+
+
+def test_a_redis_that_comes_back_is_used_again(
+    clock: Clock, queue: TrainingQueue, redis_server: RedisServer, trains: Queue
+) -> None:
+    redis_server.stop()
+    clock.tick(NOON)
+    redis_server.start()
+    queue.note_changes(PROJECT, 3, NOON)
+    clock.tick(NOON + 1)
+    assert trains.job_ids == ["retrain-p7"]
