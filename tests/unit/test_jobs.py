@@ -1,0 +1,148 @@
+"""The jobs around the loop: rounds until none is due, and errors that people can read."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backend import jobs, registry
+from backend.errors import LabelStudioError, TooFewLabelsError
+from backend.settings import Settings, load_settings
+from backend.training_queue import TrainingQueue
+from tests.conftest import RedisServer
+from tests.oracle import OracleProject
+from tests.unit.test_registry import record
+
+PROJECT = 7
+
+
+@pytest.fixture
+def settings(tmp_path: Path, redis_server: RedisServer) -> Settings:
+    own = load_settings(
+        _env_file=None,
+        model_dir=tmp_path,
+        redis_url=redis_server.url,
+        retrain_after=3,
+        retrain_wait_s=3600,
+    )
+    registry.write_record(registry.project_root(tmp_path, PROJECT), record(PROJECT))
+    return own
+
+
+@pytest.fixture
+def queue(redis_server: RedisServer) -> TrainingQueue:
+    return TrainingQueue(redis_server.url)
+
+
+@pytest.fixture
+def train(
+    settings: Settings, queue: TrainingQueue, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Callable[[int], None]], int]:
+    """Run the job with a training that only calls back; the number of trainings comes back."""
+    monkeypatch.setattr(jobs, "_open", lambda _: (settings, queue, OracleProject(("a", "b"))))
+    monkeypatch.setattr(jobs.rounds, "open_loop", lambda *_: None)
+
+    def run(during: Callable[[int], None]) -> int:
+        n_trainings = 0
+
+        def train_round(*_: Any, **__: Any) -> None:
+            nonlocal n_trainings
+            n_trainings += 1
+            during(n_trainings)
+
+        monkeypatch.setattr(jobs.rounds, "train_round", train_round)
+        jobs.retrain(PROJECT)
+        return n_trainings
+
+    return run
+
+
+def test_annotations_that_arrive_during_a_training_lead_to_exactly_one_more(
+    queue: TrainingQueue, train: Callable[[Callable[[int], None]], int]
+) -> None:
+    def five_people_answer(number: int) -> None:
+        if number == 1:
+            for _ in range(5):
+                queue.note_changes(PROJECT, 1, time.time())
+
+    queue.note_changes(PROJECT, 3, time.time())
+    assert train(five_people_answer) == 2
+    assert queue.generation(PROJECT).n_new == 0
+
+
+def test_a_few_annotations_during_a_training_wait_for_their_number(
+    queue: TrainingQueue, train: Callable[[Callable[[int], None]], int]
+) -> None:
+    queue.note_changes(PROJECT, 3, time.time())
+    assert train(lambda _: queue.note_changes(PROJECT, 1, time.time()) and None) == 1
+    assert queue.generation(PROJECT).n_new == 1
+
+
+def test_a_job_without_anything_due_trains_nothing(
+    train: Callable[[Callable[[int], None]], int],
+) -> None:
+    assert train(lambda _: None) == 0
+
+
+def test_too_few_labels_are_said_and_waited_for(
+    queue: TrainingQueue, train: Callable[[Callable[[int], None]], int]
+) -> None:
+    def one_class(_: int) -> None:
+        raise TooFewLabelsError("training starts when at least two classes are labeled")
+
+    queue.note_changes(PROJECT, 3, time.time())
+    assert train(one_class) == 1
+    assert "two classes" in queue.facts(PROJECT)["waiting_for"]
+    assert queue.errors(PROJECT) == []
+    assert queue.generation(PROJECT).n_new == 0  # tried again with the next answers
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (LabelStudioError("Label Studio cannot be reached"), "Label Studio cannot be reached"),
+        (RuntimeError("hunter2"), "unexpected RuntimeError"),
+    ],
+)
+def test_an_error_is_shown_to_people_and_tried_again_in_its_time(
+    queue: TrainingQueue,
+    train: Callable[[Callable[[int], None]], int],
+    error: Exception,
+    shown: str,
+) -> None:
+    def fail(_: int) -> None:
+        raise error
+
+    queue.note_changes(PROJECT, 3, time.time())
+    assert train(fail) == 1
+    [noted] = queue.errors(PROJECT)
+    assert noted["where"] == "training"
+    assert shown in noted["message"]
+    assert "hunter2" not in noted["message"]
+    generation = queue.generation(PROJECT)
+    assert generation.n_new == 3  # nothing is lost
+    due = {"retrain_after": 3, "retrain_wait_s": 3600}
+    assert not generation.is_due(time.time(), **due)
+    assert generation.is_due(time.time() + 61, **due)
+
+
+def test_a_second_training_waits_for_one_that_outlived_its_worker(
+    settings: Settings, queue: TrainingQueue, train: Callable[[Callable[[int], None]], int]
+) -> None:
+    root = registry.project_root(settings.model_dir, PROJECT)
+    queue.note_changes(PROJECT, 3, time.time())
+    trained: list[int] = []
+    with registry.hold(root, "train"):
+        second = threading.Thread(target=lambda: trained.append(train(lambda _: None)))
+        second.start()
+        time.sleep(0.5)
+        assert trained == []
+        # The first one ends, and has seen all there is.
+        queue.finish_round(PROJECT, queue.generation(PROJECT).generation, time.time())
+    second.join(10)
+    assert trained == [0]

@@ -1,0 +1,105 @@
+"""Where a project is, in one sentence, from what is known already."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+from rq import SimpleWorker
+from rq.job import Job
+
+from backend import registry
+from backend.settings import Settings, load_settings
+from backend.status import project_status, sentence
+from backend.training_queue import TrainingQueue
+from tests.conftest import RedisServer
+from tests.unit.test_registry import STATE, meta, record
+
+PROJECT = 7
+
+
+@pytest.fixture
+def settings(tmp_path: Path, redis_server: RedisServer) -> Settings:
+    own = load_settings(_env_file=None, model_dir=tmp_path, redis_url=redis_server.url, rounds=1)
+    registry.write_record(registry.project_root(tmp_path, PROJECT), record(PROJECT))
+    return own
+
+
+@pytest.fixture
+def queue(redis_server: RedisServer) -> TrainingQueue:
+    return TrainingQueue(redis_server.url)
+
+
+def save(settings: Settings, number: int, **changes: Any) -> None:
+    root = registry.project_root(settings.model_dir, PROJECT)
+    saved = registry.save(root, STATE, meta(number, **changes))
+    if saved.refused is None:
+        registry.promote(root, saved.version)
+
+
+def say(settings: Settings, queue: TrainingQueue) -> str:
+    return sentence(project_status(settings, queue, PROJECT))
+
+
+def test_before_the_first_version_it_says_so(settings: Settings, queue: TrainingQueue) -> None:
+    queue.note_facts(PROJECT, {"open": 20})
+    queue.note_changes(PROJECT, 3, 0.0)
+    assert say(settings, queue) == (
+        "T, round 0: no model yet; 20 open tasks, 3 of 20 new annotations until the next training."
+    )
+
+
+def test_the_version_in_service_comes_with_what_it_is_worth(
+    settings: Settings, queue: TrainingQueue
+) -> None:
+    save(settings, 1)
+    assert say(settings, queue).startswith(
+        "T, round 1: r0001 in service, 50.0% right on 20 validation images, trained on 10 labels; "
+    )
+
+
+def test_a_running_training_shows_how_far_it_is(
+    settings: Settings, queue: TrainingQueue, redis_server: RedisServer
+) -> None:
+    connection = Redis.from_url(redis_server.url)
+    queue.enqueue_retrain(PROJECT)
+    assert "no trainer is running" in say(settings, queue)
+    worker = SimpleWorker(["train"], connection=connection, serializer="json")
+    worker.register_birth()  # type: ignore[no-untyped-call]
+    assert "waits for its turn" in say(settings, queue)
+    job = Job.fetch("retrain-p7", connection=connection, serializer="json")
+    job.set_status("started")  # type: ignore[arg-type]
+    queue.report_progress(job, "training", 0, 80)
+    job.meta["progress"]["since"] -= 10
+    queue.report_progress(job, "training", 20, 80)
+    assert "training 25%, about 30 s left" in say(settings, queue)
+
+
+def test_after_the_last_round_and_the_last_answer_it_is_finished(
+    settings: Settings, queue: TrainingQueue
+) -> None:
+    save(settings, 1)
+    queue.note_facts(PROJECT, {"open": 0})
+    assert "finished" not in say(settings, queue)  # the final training is to come
+    save(settings, 2)
+    assert say(settings, queue).endswith("; finished.")
+    queue.note_changes(PROJECT, 1, 0.0)
+    assert "finished" not in say(settings, queue)
+
+
+def test_an_exhausted_pool_is_finished_too(settings: Settings, queue: TrainingQueue) -> None:
+    save(settings, 1)
+    queue.note_facts(PROJECT, {"open": 0, "is_exhausted": True})
+    assert say(settings, queue).endswith("; finished.")
+
+
+def test_refused_and_broken_versions_are_named(settings: Settings, queue: TrainingQueue) -> None:
+    save(settings, 1)
+    save(settings, 2, refused="plainly worse")
+    (registry.project_root(settings.model_dir, PROJECT) / "r0003").mkdir()
+    status = project_status(settings, queue, PROJECT)
+    assert status["version"] == "r0001"
+    assert status["refused"] == {"r0002": "plainly worse"}
+    assert "no meta.json" in status["broken_versions"]["r0003"]
