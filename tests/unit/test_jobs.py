@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from backend import jobs, registry
+from backend import jobs, registry, rounds
 from backend.errors import LabelStudioError, TooFewLabelsError
 from backend.settings import Settings, load_settings
 from backend.training_queue import TrainingQueue
@@ -45,7 +45,7 @@ def train(
 ) -> Callable[[Callable[[int], None]], int]:
     """Run the job with a training that only calls back; the number of trainings comes back."""
     monkeypatch.setattr(jobs, "_open", lambda _: (settings, queue, OracleProject(("a", "b"))))
-    monkeypatch.setattr(jobs.rounds, "open_loop", lambda *_: None)
+    monkeypatch.setattr(rounds, "open_loop", lambda *_: None)
 
     def run(during: Callable[[int], None]) -> int:
         n_trainings = 0
@@ -55,7 +55,7 @@ def train(
             n_trainings += 1
             during(n_trainings)
 
-        monkeypatch.setattr(jobs.rounds, "train_round", train_round)
+        monkeypatch.setattr(rounds, "train_round", train_round)
         jobs.retrain(PROJECT)
         return n_trainings
 
@@ -78,8 +78,11 @@ def test_annotations_that_arrive_during_a_training_lead_to_exactly_one_more(
 def test_a_few_annotations_during_a_training_wait_for_their_number(
     queue: TrainingQueue, train: Callable[[Callable[[int], None]], int]
 ) -> None:
+    def one_answers(_: int) -> None:
+        queue.note_changes(PROJECT, 1, time.time())
+
     queue.note_changes(PROJECT, 3, time.time())
-    assert train(lambda _: queue.note_changes(PROJECT, 1, time.time()) and None) == 1
+    assert train(one_answers) == 1
     assert queue.generation(PROJECT).n_new == 1
 
 
