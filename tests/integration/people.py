@@ -8,10 +8,22 @@ from typing import Any, Self, TypeVar
 
 import httpx
 
+from backend import registry
 from backend.labelstudio import LabelConfig, prediction_result
+from backend.pool import Pool, open_pool
 from tests.integration.conftest import Stack
 
 T = TypeVar("T")
+
+
+def pool_of(stack: Stack) -> Pool:
+    """The pool of a stack's project."""
+    settings = stack.settings
+    record = registry.read_record(
+        registry.project_root(settings.model_dir, stack.info["project_id"])
+    )
+    assert record is not None
+    return open_pool(record.pool, settings.data_dir, seed=record.seed)
 
 
 def wait_for(what: Callable[[], T | None], timeout_s: float, why: str) -> T:
@@ -75,14 +87,13 @@ class Person:
         """The training that waits or runs."""
         return next((j for j in self.status()["jobs"] if j["job"] == "retrain"), None)
 
-    def wait_for_rest(self, at_least: str, timeout_s: float = 240) -> dict[str, Any]:
-        """Wait until a version is in service and nothing is left to be trained; the status comes
-        back.
-        """
+    def wait_for_rest(self, round_: int, timeout_s: float = 240) -> dict[str, Any]:
+        """Wait until a round is done, no job is left and no training is due; the status comes."""
 
         def rested() -> dict[str, Any] | None:
             status = self.status()
-            is_there = (status["version"] or "") >= at_least and not status["jobs"]
-            return status if is_there and status["new_annotations"] == 0 else None
+            is_done = status["round"] >= round_ and not status["jobs"]
+            is_due = status["new_annotations"] >= status["retrain_after"]
+            return status if is_done and not is_due else None
 
-        return wait_for(rested, timeout_s, f"{at_least} in service and no job left")
+        return wait_for(rested, timeout_s, f"round {round_} done and no job left")

@@ -12,11 +12,10 @@ import httpx
 import numpy as np
 import pytest
 
-from backend import registry
 from backend.labelstudio import LabelConfig, LabelingProject
-from backend.pool import Pool, open_pool, true_labels
+from backend.pool import Pool, true_labels
 from tests.integration.conftest import Stack, running_stack
-from tests.integration.people import Person, wait_for
+from tests.integration.people import Person, pool_of, wait_for
 
 BATCH = 40
 
@@ -42,11 +41,7 @@ def person(circle: Stack) -> Iterator[Person]:
 
 @pytest.fixture(scope="module")
 def pool(circle: Stack) -> Pool:
-    settings = circle.settings
-    root = registry.project_root(settings.model_dir, circle.info["project_id"])
-    record = registry.read_record(root)
-    assert record is not None
-    return open_pool(record.pool, settings.data_dir, seed=record.seed)
+    return pool_of(circle)
 
 
 def confidence_served(circle: Stack, person: Person, pool: Pool) -> dict[str, float]:
@@ -83,7 +78,7 @@ def test_three_rounds_ask_the_least_confident_in_order_and_learn(
         circle.info["label_studio_url"], circle.info["api_key"], person.project_id
     )
     config: LabelConfig = project.label_config()
-    before = person.wait_for_rest("r0001")
+    before = person.wait_for_rest(1)
     wait_for(partial(has_order_of, project, "r0001"), 30, "the order of r0001")
 
     for number in (1, 2, 3):
@@ -103,7 +98,7 @@ def test_three_rounds_ask_the_least_confident_in_order_and_learn(
         assert scores == sorted(scores)
 
         # The forty answers make one new version, which is served from then on.
-        after = person.wait_for_rest(f"r{number + 1:04d}")
+        after = person.wait_for_rest(number + 1)
         assert after["version"] == f"r{number + 1:04d}"
         assert after["trained_on_labels"] == 20 + number * BATCH
         wait_for(partial(has_order_of, project, after["version"]), 30, "the new order")

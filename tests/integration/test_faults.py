@@ -10,21 +10,23 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psutil
 import pytest
 
+from backend.clock import WEBHOOK_GRACE_S
 from backend.labelstudio import LabelConfig, LabelingProject
+from backend.pool import true_labels
 from tests.integration.conftest import ROOT, Stack
-from tests.integration.people import Person, wait_for
+from tests.integration.people import Person, pool_of, wait_for
 
 
 @pytest.fixture
 def person(stack: Stack) -> Iterator[Person]:
     with Person(stack) as someone:
-        someone.wait_for_rest("r0001")
+        someone.wait_for_rest(1)
         yield someone
 
 
@@ -39,13 +41,25 @@ def config(project: LabelingProject) -> LabelConfig:
     return project.label_config()
 
 
-def label_open_tasks(person: Person, project: LabelingProject, count: int) -> None:
-    """Answer `count` open tasks with one class after the other."""
-    config = project.label_config()
-    wait_for(lambda: project.counts().open >= count, 60, f"{count} open tasks")
-    open_tasks = [task for task in project.tasks() if task.is_open][:count]
-    for number, task in enumerate(open_tasks):
-        person.submit(task.task_id, config.choices[number % len(config.choices)], config)
+@pytest.fixture(scope="module")
+def truth(stack: Stack) -> dict[str, str]:
+    return true_labels(pool_of(stack))
+
+
+Answer = Callable[[int], None]
+
+
+@pytest.fixture
+def answer(person: Person, project: LabelingProject, truth: dict[str, str]) -> Answer:
+    """Answer so many open tasks, rightly."""
+
+    def answer_open_tasks(count: int) -> None:
+        config = project.label_config()
+        wait_for(lambda: project.counts().open >= count, 60, f"{count} open tasks")
+        for task in [task for task in project.tasks() if task.is_open][:count]:
+            person.submit(task.task_id, truth[task.image_id], config)
+
+    return answer_open_tasks
 
 
 def trainer(stack: Stack) -> psutil.Process:
@@ -63,26 +77,26 @@ def force_training_and_catch_it(person: Person) -> None:
 
 
 def test_ten_annotations_in_a_burst_lead_to_at_most_two_trainings(
-    person: Person, project: LabelingProject
+    person: Person, project: LabelingProject, answer: Answer
 ) -> None:
     before = person.status()["round"]
-    label_open_tasks(person, project, 10)
-    after = person.wait_for_rest(f"r{before + 1:04d}")
+    answer(10)
+    after = person.wait_for_rest(before + 1)
     assert after["round"] - before in (1, 2)
     assert after["annotations"] == project.counts().annotations
 
 
 def test_the_queue_is_topped_up_while_people_label(
-    person: Person, project: LabelingProject
+    project: LabelingProject, answer: Answer
 ) -> None:
-    label_open_tasks(person, project, 3)
+    answer(3)
     wait_for(lambda: project.counts().open >= 10, 30, "the queue to be topped up")
     ids = [task.image_id for task in project.tasks()]
     assert len(ids) == len(set(ids))
 
 
 def test_a_webhook_lost_on_purpose_is_made_good_by_the_clock_within_two_ticks(
-    stack: Stack, person: Person, project: LabelingProject
+    stack: Stack, person: Person, answer: Answer
 ) -> None:
     [hook] = person.get("/api/webhooks/", project=person.project_id)
     person.http.patch(
@@ -91,11 +105,11 @@ def test_a_webhook_lost_on_purpose_is_made_good_by_the_clock_within_two_ticks(
     ).raise_for_status()
     try:
         before = person.status()["new_annotations"]
-        label_open_tasks(person, project, 2)
+        answer(2)
         tick_s = stack.settings.reconcile_every_s
         wait_for(
             lambda: person.status()["new_annotations"] >= before + 2,
-            2 * tick_s + 2,
+            2 * tick_s + WEBHOOK_GRACE_S + 1,
             "two lost annotations counted",
         )
     finally:
@@ -135,17 +149,17 @@ def test_a_task_open_in_ones_hands_can_be_submitted_after_a_refresh(
     task = person.next_task()
     [shown] = [p for p in task["predictions"] if p["model_version"] == status["version"]]
     person.start_training()
-    newer = person.wait_for_rest(f"r{status['round'] + 1:04d}")
+    newer = person.wait_for_rest(status["round"] + 1)
     wait_for(lambda: project.model_version() == newer["version"], 60, "the new order")
     assert person.submit(task["id"], config.choices[0], config, shown["id"])
 
 
 def test_an_annotator_never_waits_for_a_dead_backend(
-    stack: Stack, person: Person, project: LabelingProject
+    stack: Stack, person: Person, answer: Answer
 ) -> None:
     before = person.status()["annotations"]
     os.kill(stack.info["pids"]["backend"], signal.SIGKILL)
-    label_open_tasks(person, project, 2)
+    answer(2)
     wait_for(
         lambda: _answers(person) and person.status()["annotations"] >= before + 2,
         60,
