@@ -5,6 +5,7 @@ read.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -118,11 +119,19 @@ def _errors_for_people(queue: TrainingQueue, project_id: int, where: str) -> Ite
 
 
 def _job_progress(queue: TrainingQueue) -> Progress:
+    """Report what the job is doing; end it once its worker is gone.
+
+    RQ gives the job of a killed worker to another one. Two that finish the same job would trip over
+    each other's traces in Redis.
+    """
     job = get_current_job()
+    worker = os.getppid()
     last = ("", 0.0)
 
     def report(phase: str, done: int, total: int) -> None:
         nonlocal last
+        if os.getppid() != worker:
+            os._exit(1)
         now = time.monotonic()
         if job is not None and (phase != last[0] or now - last[1] >= PROGRESS_EVERY_S):
             last = (phase, now)

@@ -293,7 +293,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         if generation.is_due(
             now, retrain_after=settings.retrain_after, retrain_wait_s=settings.retrain_wait_s
         ):
-            queue.enqueue_retrain(event.project_id)
+            queue.enqueue_retrain(event.project_id, is_forced=is_forced)
         queue.enqueue_top_up(event.project_id)
         return jsonify(status="counted", new=generation.n_new)
 

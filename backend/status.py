@@ -77,6 +77,10 @@ def _activity(status: dict[str, Any]) -> str:
         return "a training waits, but no trainer is running"
     if training:
         job = training[0]
+        if job["status"] == "failed":
+            return (
+                "the training's process died: see the trainer's log; it is tried again in minutes"
+            )
         if job["status"] != "started" or "phase" not in job:
             return "a training waits for its turn"
         share = f" {job['done'] / job['total']:.0%}" if job["total"] else ""

@@ -132,8 +132,17 @@ class TrainingQueue:
 
     # Jobs
 
-    def enqueue_retrain(self, project_id: int) -> bool:
-        """Enqueue the project's training; False where it waits or runs already."""
+    def enqueue_retrain(self, project_id: int, *, is_forced: bool = False) -> bool:
+        """Enqueue the project's training; False where it waits or runs already.
+
+        One whose process died again and again stands in the way for FAILURE_TTL_S, so that it does
+        not do so every second; unless somebody forces the next try.
+        """
+        if is_forced:
+            with _queue_errors():
+                failed = self._queues["train"].failed_job_registry
+                if (job_id := _job_id("retrain", project_id)) in failed.get_job_ids():
+                    failed.remove(job_id, delete_job=True)
         return self._enqueue("train", "retrain", project_id, TRAIN_TIMEOUT_S)
 
     def enqueue_top_up(self, project_id: int) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from backend import jobs, registry, rounds
@@ -149,3 +151,38 @@ def test_a_second_training_waits_for_one_that_outlived_its_worker(
         queue.finish_round(PROJECT, queue.generation(PROJECT).generation, time.time())
     second.join(10)
     assert trained == [0]
+
+
+def _report_until_ended(url: str) -> None:
+    report = jobs._job_progress(TrainingQueue(url))
+    while True:
+        report("training", 0, 1)
+        time.sleep(0.05)
+
+
+def _worker(url: str, child_pid: Any) -> None:
+    child = multiprocessing.get_context("fork").Process(target=_report_until_ended, args=(url,))
+    child.start()
+    child_pid.value = child.pid
+    child.join()
+
+
+def test_a_job_ends_once_its_worker_is_gone(redis_server: RedisServer) -> None:
+    context = multiprocessing.get_context("spawn")
+    child_pid = context.Value("i", 0)
+    worker = context.Process(target=_worker, args=(redis_server.url, child_pid))
+    worker.start()
+    wait_until(lambda: child_pid.value > 0)
+    job = psutil.Process(child_pid.value)
+    time.sleep(0.3)
+    assert job.is_running()
+    worker.kill()
+    worker.join()
+    wait_until(lambda: not job.is_running() or job.status() == psutil.STATUS_ZOMBIE)
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + 30
+    while not is_so():
+        assert time.monotonic() < give_up
+        time.sleep(0.05)

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from redis import Redis
 from rq import Queue, SimpleWorker
-from rq.job import Job
+from rq.job import Job, JobStatus
 from rq.registry import StartedJobRegistry
 
 from backend.errors import QueueError
@@ -174,6 +174,20 @@ def test_a_job_whose_worker_died_goes_back_into_its_queue(
     [entry] = connection.zrange(registry.key, 0, -1)
     connection.zadd(registry.key, {entry: time.time() - 3600})  # type: ignore[type-var]
     queue.put_abandoned_back()
+    assert trains.job_ids == ["retrain-p7"]
+
+
+def test_a_training_that_keeps_dying_waits_unless_somebody_forces_the_next_try(
+    queue: TrainingQueue, connection: Redis
+) -> None:
+    queue.enqueue_retrain(PROJECT)
+    trains = Queue("train", connection=connection, serializer="json")
+    job = Job.fetch("retrain-p7", connection=connection, serializer="json")
+    trains.remove(job)
+    job.set_status(JobStatus.FAILED)
+    trains.failed_job_registry.add(job, ttl=120)
+    assert not queue.enqueue_retrain(PROJECT)
+    assert queue.enqueue_retrain(PROJECT, is_forced=True)
     assert trains.job_ids == ["retrain-p7"]
 
 
