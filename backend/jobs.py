@@ -89,9 +89,12 @@ def refresh(project_id: int) -> None:
 def _open(project_id: int) -> tuple[Settings, TrainingQueue, LabelingProject]:
     start_logging()
     settings = load_settings()
+    queue = TrainingQueue(settings.redis_url.get_secret_value())
+    if (job := get_current_job()) is not None:
+        queue.forget_dead_executions(job)
     return (
         settings,
-        TrainingQueue(settings.redis_url.get_secret_value()),
+        queue,
         LabelingProject(
             settings.label_studio_url, settings.label_studio_api_key.get_secret_value(), project_id
         ),

@@ -20,6 +20,7 @@ import redis
 import rq
 from rq import Retry
 from rq.exceptions import DuplicateJobError, NoSuchJobError
+from rq.executions import Execution
 from rq.job import Job
 
 from backend.errors import QueueError
@@ -158,6 +159,19 @@ class TrainingQueue:
         with _queue_errors():
             for queue in self._queues.values():
                 queue.started_job_registry.cleanup()
+
+    def forget_dead_executions(self, job: Job) -> None:
+        """Forget the runs of a job that died with their worker, before the job ends.
+
+        RQ 3.0.0 keeps the id of a run a minute longer than the run itself, and a job that ends
+        within that minute fails over it: "Execution … not found in Redis".
+        """
+        with _queue_errors():
+            runs = job.execution_registry
+            for run_id in runs.get_execution_ids():
+                run = Execution(run_id, job.id, self._redis)
+                if not self._redis.exists(run.key):
+                    self._redis.zrem(runs.key, run_id)
 
     def report_progress(self, job: Job, phase: str, done: int, total: int) -> None:
         """Keep what a running job is doing, for people to see."""

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from redis import Redis
-from rq import Queue, SimpleWorker
+from rq import Queue, SimpleWorker, get_current_job
 from rq.job import Job, JobStatus
 from rq.registry import StartedJobRegistry
 
@@ -156,8 +156,8 @@ def test_a_finished_job_may_be_enqueued_again_at_once(
     assert queue.enqueue_top_up(PROJECT)
 
 
-def test_a_job_whose_worker_died_goes_back_into_its_queue(
-    queue: TrainingQueue, connection: Redis
+def test_a_job_whose_worker_died_goes_back_into_its_queue_and_ends_well(
+    queue: TrainingQueue, connection: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queue.enqueue_retrain(PROJECT)
     trains = Queue("train", connection=connection, serializer="json")
@@ -173,8 +173,20 @@ def test_a_job_whose_worker_died_goes_back_into_its_queue(
     registry = StartedJobRegistry(queue=trains)
     [entry] = connection.zrange(registry.key, 0, -1)
     connection.zadd(registry.key, {entry: time.time() - 3600})  # type: ignore[type-var]
+    connection.delete(*connection.scan_iter("rq:execution:*"))
     queue.put_abandoned_back()
     assert trains.job_ids == ["retrain-p7"]
+
+    # Run again, it ends well, and leaves nothing in the way of the next.
+    def retrain(_: int) -> None:
+        running = get_current_job()
+        assert running is not None
+        queue.forget_dead_executions(running)
+
+    monkeypatch.setattr("backend.jobs.retrain", retrain)
+    SimpleWorker([trains], connection=connection, serializer="json").work(burst=True)
+    assert queue.jobs(PROJECT) == []
+    assert queue.enqueue_retrain(PROJECT)
 
 
 def test_a_training_that_keeps_dying_waits_unless_somebody_forces_the_next_try(
