@@ -74,7 +74,7 @@ def _activity(status: dict[str, Any]) -> str:
         return "finished"
     training = [job for job in status["jobs"] if job["job"] == "retrain"]
     if training and not status["workers"]["train"]:
-        return "a training waits, but no trainer is running"
+        return "a training waits, and no trainer is there: it is starting, or its log says why"
     if training:
         job = training[0]
         if job["status"] == "failed":

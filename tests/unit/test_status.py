@@ -65,7 +65,7 @@ def test_a_running_training_shows_how_far_it_is(
 ) -> None:
     connection = Redis.from_url(redis_server.url)
     queue.enqueue_retrain(PROJECT)
-    assert "no trainer is running" in say(settings, queue)
+    assert "no trainer is there" in say(settings, queue)
     worker = SimpleWorker(["train"], connection=connection, serializer="json")
     worker.register_birth()  # type: ignore[no-untyped-call]
     assert "waits for its turn" in say(settings, queue)
