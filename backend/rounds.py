@@ -209,8 +209,7 @@ class Batch:
 def choose_batch(
     loop: Loop, count: int, strategy: str, progress: Progress = lambda *_: None
 ) -> Batch:
-    """The `count` most informative of the images that are in no task yet; hold the push lock around
-    it.
+    """The `count` most informative of the images in no task yet; hold the push lock around it.
 
     The first batch, before there is a version, is chosen at random.
     """
@@ -301,9 +300,7 @@ def refresh_predictions(loop: Loop, progress: Progress = lambda *_: None) -> int
 
 
 def pool_probs(loop: Loop, version: str, progress: Progress) -> Probs:
-    """What a version thinks of the whole pool, (images, classes); kept beside it after the first
-    time.
-    """
+    """What a version thinks of the whole pool, (images, classes); kept beside it once computed."""
     kept = registry.load_pool_probs(loop.root, version)
     if kept is not None and kept[0] == loop.pool.image_ids:
         return kept[1]
