@@ -667,7 +667,7 @@ def _task(task: Mapping[str, Any]) -> Task:
         task_id=task["id"],
         image_id=_image_id(task),
         is_open=not (task["total_annotations"] or task["cancelled_annotations"]),
-        versions=frozenset(filter(None, versions.split(","))),
+        versions=frozenset(name for part in versions.split(",") if (name := part.strip())),
     )
 
 

@@ -220,6 +220,15 @@ def test_people_get_the_least_confident_first_and_after_a_switch_the_new_order(
     assert {t.versions for t in project.tasks() if t.image_id != "b"} == {frozenset({"r0002"})}
 
 
+def test_all_versions_of_a_tasks_predictions_are_known_so_that_none_is_imported_twice(
+    project: LabelingProject,
+) -> None:
+    ids = import_images(project, new_task("a", guess(0.25)))
+    for version in ("r0002", "r0003"):
+        project.import_predictions({ids["a"]: guess(0.25, version)})
+    assert project.tasks()[0].versions == {"r0001", "r0002", "r0003"}
+
+
 def test_a_prediction_carries_probability_and_confidence(
     project: LabelingProject, api: httpx.Client
 ) -> None:
