@@ -1,7 +1,5 @@
 """The clock: once a second, is a retrain due; once a minute, did we miss anything in Label Studio.
 
-    python -m backend.clock
-
 Webhooks are hints that are sent once. Here the truth is read again, so that a lost one costs a
 minute.
 """
@@ -9,7 +7,6 @@ minute.
 from __future__ import annotations
 
 import logging
-import signal
 import threading
 import time
 from dataclasses import asdict, dataclass
@@ -18,8 +15,7 @@ from datetime import UTC, datetime, timedelta
 from backend import registry
 from backend.errors import TightloopError
 from backend.labelstudio import Annotation, LabelingProject, what_was_answered
-from backend.logs import start_logging
-from backend.settings import Settings, load_settings
+from backend.settings import Settings
 from backend.training_queue import TrainingQueue
 
 log = logging.getLogger(__name__)
@@ -81,6 +77,7 @@ class Clock:
     def tick(self, now: float) -> None:
         """One look at everything; a new error is logged, and the next tick tries again."""
         try:
+            self._queue.note_tick(now)
             if now >= self._next_abandoned:
                 self._next_abandoned = now + ABANDONED_EVERY_S
                 self._queue.put_abandoned_back()
@@ -150,18 +147,9 @@ class Clock:
         self._last_error = error
 
 
-def main() -> None:
-    """Tick until SIGTERM or Ctrl-C."""
-    start_logging()
-    settings = load_settings()
+def run(settings: Settings, stop: threading.Event) -> None:
+    """Tick until `stop` is set."""
     clock = Clock(settings, TrainingQueue(settings.redis_url.get_secret_value()))
-    stop = threading.Event()
-    for signal_number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signal_number, lambda *_: stop.set())
     log.info("the clock ticks")
     while not stop.wait(TICK_S):
         clock.tick(time.time())
-
-
-if __name__ == "__main__":
-    main()

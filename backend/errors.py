@@ -2,6 +2,7 @@
 
 TightloopError
 ├── SettingsError            a setting is missing or has a bad value
+├── DeviceError              the GPU that was asked for is not there
 ├── PoolError                the images cannot be had, or too few are left
 ├── WeightsError             the pre-trained weights cannot be had
 ├── ImageError               one image cannot be read; costs its own prediction only
@@ -24,6 +25,10 @@ class TightloopError(Exception):
 
 class SettingsError(TightloopError):
     """A setting is missing or has a bad value."""
+
+
+class DeviceError(TightloopError):
+    """The GPU that was asked for is not there."""
 
 
 class PoolError(TightloopError):

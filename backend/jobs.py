@@ -11,12 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 
-from rq import Worker, get_current_job
+from rq import get_current_job
 
 from backend import registry, rounds
 from backend.errors import TightloopError, TooFewLabelsError
 from backend.labelstudio import LabelingProject
-from backend.logs import start_logging
 from backend.query import batch_is_due
 from backend.rounds import Progress
 from backend.settings import Settings, load_settings
@@ -25,14 +24,6 @@ from backend.training_queue import RETRY_AFTER_ERROR_S, TrainingQueue
 log = logging.getLogger(__name__)
 
 PROGRESS_EVERY_S = 0.5
-
-
-class PreloadedWorker(Worker):
-    """RQ's forking worker. Living in this file, it loads torch once, before it forks, and not in
-    every job.
-
-    Loading is all the parent does: CUDA is first touched in the forked child.
-    """
 
 
 def retrain(project_id: int) -> None:
@@ -87,7 +78,6 @@ def refresh(project_id: int) -> None:
 
 
 def _open(project_id: int) -> tuple[Settings, TrainingQueue, LabelingProject]:
-    start_logging()
     settings = load_settings()
     queue = TrainingQueue(settings.redis_url.get_secret_value())
     if (job := get_current_job()) is not None:

@@ -24,6 +24,7 @@ from torch import Tensor
 from backend import registry
 from backend.acquisition import ACQUISITIONS, Probs
 from backend.consensus import Answer, majority_vote
+from backend.device import find_device
 from backend.errors import PoolError, SettingsError, TooFewLabelsError
 from backend.inference import load_model, predict_probs
 from backend.labelstudio import (
@@ -114,7 +115,7 @@ def open_loop(settings: Settings, project_id: int, project: LabelingProject) -> 
         is_blind=settings.blind,
         task_lock_s=settings.task_lock_s,
         seed=record.seed,
-        device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+        device=find_device(settings.device),
     )
 
 

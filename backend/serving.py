@@ -1,7 +1,5 @@
 """The Label Studio ML backend: predictions, set-up check, webhook and status over HTTP.
 
-    gunicorn "backend.serving:create_app()" --workers 1 --threads 8
-
 One process with threads: one model in memory. Training code is never imported here; a retrain is
 enqueued by name.
 """
@@ -28,6 +26,7 @@ from werkzeug.exceptions import BadRequest, HTTPException, Unauthorized
 
 from backend import registry
 from backend.acquisition import Probs
+from backend.device import find_device
 from backend.errors import (
     ImageError,
     LabelConfigError,
@@ -46,7 +45,6 @@ from backend.labelstudio import (
     project_id_of,
     read_webhook,
 )
-from backend.logs import start_logging
 from backend.query import confidence
 from backend.settings import Settings, load_settings
 from backend.status import project_status
@@ -79,6 +77,7 @@ class ModelService:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self._device = find_device(settings.device)
         self._lock = threading.Lock()
         self._in_service: dict[int, InService] = {}
         self._models: dict[int, tuple[str, nn.Module]] = {}  # loaded when first needed
@@ -128,7 +127,7 @@ class ModelService:
             size = served.meta.image_size
             model = self._model(project_id, served)
             probs[list(images)] = predict_probs(
-                model, to_array(list(images.values()), size), image_size=size, device=_device()
+                model, to_array(list(images.values()), size), image_size=size, device=self._device
             )
         return probs
 
@@ -145,7 +144,7 @@ class ModelService:
             if model is None or version != served.meta.version:
                 arrays = registry.load_state(served.root, served.meta.version)
                 state = {name: torch.from_numpy(array) for name, array in arrays.items()}
-                model = load_model(state, len(served.meta.classes), _device())
+                model = load_model(state, len(served.meta.classes), self._device)
                 self._models[project_id] = (served.meta.version, model)
         return model
 
@@ -221,7 +220,6 @@ class ResNetBackend(LabelStudioMLBase):  # type: ignore[misc]  # the library has
 
 def create_app(settings: Settings | None = None) -> Flask:
     """The backend; SettingsError where a secret is missing."""
-    start_logging()
     settings = settings or load_settings()
     settings.require("backend_password", "webhook_secret")
     service = ModelService(settings)
@@ -373,8 +371,3 @@ def _json(max_bytes: int) -> dict[str, Any]:
     if not isinstance(payload, dict):
         raise BadRequest("the body must be a JSON object")
     return payload
-
-
-@cache
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -31,6 +31,8 @@ class Settings(BaseSettings):
     # Label Studio
     label_studio_url: str = "http://127.0.0.1:8080"
     label_studio_api_key: SecretStr = SecretStr("")
+    label_studio_host: str = ""
+    label_studio_port: int | None = Field(None, ge=1, le=65535)
     project_title: str = Field("Tightloop", min_length=3, max_length=50)
     task_lock_s: int = Field(1800, ge=60, alias="LABEL_STUDIO_TASK_LOCK_TTL")
 
@@ -52,9 +54,14 @@ class Settings(BaseSettings):
     retrain_wait_s: float = Field(60.0, ge=0, alias="RETRAIN_WAIT")
     reconcile_every_s: float = Field(60.0, gt=0, alias="RECONCILE_EVERY")
 
+    # Where it runs
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    log_format: Literal["text", "json"] = "text"
+
     # Services and doors
     redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
     backend_host: str = "127.0.0.1"
+    backend_port: int = Field(9090, ge=1, le=65535)
     backend_url: str = "http://127.0.0.1:9090"
     backend_user: str = "tightloop"
     backend_password: SecretStr = SecretStr("")
@@ -62,10 +69,10 @@ class Settings(BaseSettings):
     dashboard_user: str = "tightloop"
     dashboard_password: SecretStr = SecretStr("")
 
-    @field_validator("label_studio_url", "backend_url")
+    @field_validator("label_studio_url", "label_studio_host", "backend_url")
     @classmethod
     def _is_an_origin(cls, url: str) -> str:
-        if not url.startswith(("http://", "https://")):
+        if url and not url.startswith(("http://", "https://")):
             raise ValueError("must begin with http:// or https://")
         return url.rstrip("/")
 
@@ -75,6 +82,14 @@ class Settings(BaseSettings):
         if not url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
             raise ValueError("must begin with redis://, rediss:// or unix://")
         return url
+
+    @property
+    def people_url(self) -> str:
+        """Label Studio's address in browsers; ours may lead through a network of its own."""
+        if self.label_studio_host:
+            return self.label_studio_host
+        port = self.label_studio_port
+        return f"http://localhost:{port}" if port else self.label_studio_url
 
     @property
     def is_loopback_only(self) -> bool:

@@ -33,6 +33,7 @@ FAILURE_TTL_S = 120
 RETRY_AFTER_ERROR_S = 60.0
 ERRORS_KEPT = 10
 QUEUES = ("train", "rank")
+CLOCK_KEY = "tightloop:clock"
 
 
 @dataclass(frozen=True)
@@ -212,6 +213,23 @@ class TrainingQueue:
         """How many workers listen to each queue."""
         with _queue_errors():
             return {name: rq.Worker.count(queue=queue) for name, queue in self._queues.items()}
+
+    def worker_seen_at(self, hostname: str) -> float:
+        """When the worker on that machine last gave a sign of life; 0 where none is known."""
+        with _queue_errors():
+            workers = rq.Worker.all(connection=self._redis, serializer="json")
+        seen = [w.last_heartbeat for w in workers if w.hostname == hostname and w.last_heartbeat]
+        return max((moment.timestamp() for moment in seen), default=0.0)
+
+    def note_tick(self, now: float) -> None:
+        """The clock's sign of life."""
+        with _queue_errors():
+            self._redis.set(CLOCK_KEY, now)
+
+    def ticked_at(self) -> float:
+        """When the clock last gave a sign of life; 0 where it never did."""
+        with _queue_errors():
+            return float(self._redis.get(CLOCK_KEY) or 0)
 
     def note_facts(self, project_id: int, facts: Mapping[str, Any]) -> None:
         """Keep counts that were just read, so that showing them asks nobody."""

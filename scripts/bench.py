@@ -236,19 +236,18 @@ def _backend(folder: Path) -> Iterator[_Backend]:
         "WEBHOOK_SECRET": secret,
         "BACKEND_PASSWORD": secret,
         "RETRAIN_AFTER": "1",
+        "BACKEND_PORT": str(port),
     }
     redis = subprocess.Popen(
         [BIN / "redis-server", "--port", "0", "--unixsocket", folder / "redis.sock",
          "--dir", folder, "--save", "", "--logfile", folder / "redis.log"]
     )  # fmt: skip
     gunicorn = subprocess.Popen(
-        [sys.executable, "-m", "gunicorn", "backend.serving:create_app()", "--worker-class",
-         "gthread", "--threads", "8", "--bind", f"127.0.0.1:{port}", "--log-level", "warning",
-         "--no-control-socket"],
+        [sys.executable, "-m", "backend.processes", "backend"],
         env=environment,
         cwd=ROOT,
         stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    )
     url = f"http://127.0.0.1:{port}"
     try:
         for _ in range(600):

@@ -62,7 +62,7 @@ def set_up(settings: Settings) -> int:
             connect(settings, project),
             start_first_training(settings, project),
         ]
-    print(f"  {settings.label_studio_url}/projects/{project.project_id}/data -> Label All Tasks")
+    print(f"  {settings.people_url}/projects/{project.project_id}/data -> Label All Tasks")
     if not any(changes):
         print("everything was there already: nothing changed")
     return project.project_id

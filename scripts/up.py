@@ -69,7 +69,6 @@ class StackSettings(Settings):
     var_dir: Path = Path("var")
     detach: bool = False
     label_studio_port: int = Field(8080, ge=1, le=65535)
-    backend_port: int = Field(9090, ge=1, le=65535)
     redis_port: int = Field(6379, ge=1, le=65535)
 
 
@@ -323,7 +322,7 @@ def _environment(settings: StackSettings, var: Path, run: Path) -> dict[str, str
         **ours,
         MARK: str(var),
         "VAR_DIR": str(var),
-        "RQ_REDIS_URL": ours["REDIS_URL"],  # not an argument: those stand in the process list
+        "BACKEND_PORT": str(settings.backend_port),
         "PYTHONUNBUFFERED": "1",
         # Idle threads sleep instead of spinning: training, scoring and people share the cores.
         "OMP_WAIT_POLICY": "passive",
@@ -363,12 +362,7 @@ def _programs(
     pg_isready = [str(postgres.bin_path / "pg_isready"), "-qU", "postgres", "-h", sockets]
     redis_cli = [str(BIN / "redis-cli"), "-p", str(settings.redis_port), "ping"]
     redis_auth = {"REDISCLI_AUTH": environment["REDIS_PASSWORD"]}
-    # So that a killed worker, and soon after its job, is missed.
-    rq_worker = [
-        *(python, "-m", "rq.cli", "worker", "--serializer", "json"),
-        *("--worker-class", "backend.jobs.PreloadedWorker"),
-        *("--worker-ttl", "30", "--job-monitoring-interval", "5", "--maintenance-interval", "15"),
-    ]
+    ours = [python, "-m", "backend.processes"]
     services = [
         Program(
             "postgres",
@@ -398,21 +392,16 @@ def _programs(
         ),
         Program(
             "backend",
-            [
-                *(python, "-m", "gunicorn", "backend.serving:create_app()"),
-                *("--worker-class", "gthread", "--workers", "1", "--threads", "8"),
-                *("--bind", f"{settings.backend_host}:{settings.backend_port}"),
-                *("--timeout", "120", "--graceful-timeout", "5", "--no-control-socket"),
-            ],
+            [*ours, "backend"],
             lambda: _answers(f"{environment['BACKEND_URL']}/health"),
             patience_s=180.0,
         ),
     ]
     workers = [
         # People's clicks come before training. A training in the way of a stop is done again.
-        Program("trainer", ["nice", *rq_worker, "train"], options={"stopwaitsecs": "1"}),
-        Program("ranker", [*rq_worker, "rank"]),
-        Program("clock", [python, "-m", "backend.clock"]),
+        Program("trainer", ["nice", *ours, "trainer"], options={"stopwaitsecs": "1"}),
+        Program("ranker", [*ours, "ranker"]),
+        Program("clock", [*ours, "clock"]),
     ]
     return services, workers
 

@@ -10,7 +10,7 @@ import pytest
 BACKEND = Path(__file__).parents[2] / "backend"
 FLOORS = (
     {"errors", "settings", "logs"},  # ground
-    {"acquisition", "query", "consensus", "resnet", "training", "inference"},  # core
+    {"acquisition", "query", "consensus", "resnet", "training", "inference", "device"},  # core
     {
         "pool",
         "pool_sources",
@@ -21,14 +21,14 @@ FLOORS = (
         "training_queue",
     },  # edges
     {"rounds", "status"},  # flow
-    {"serving", "jobs", "clock"},  # doors
+    {"serving", "jobs", "clock", "processes"},  # doors
 )
 FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
 MODULES = sorted(path.stem for path in BACKEND.glob("*.py") if path.stem != "__init__")
 # What a room keeps to itself: the library, and the only modules that may import it.
 ROOMS = {
-    "redis": {"training_queue"},
-    "rq": {"training_queue", "jobs"},
+    "redis": {"training_queue", "processes"},
+    "rq": {"training_queue", "jobs", "processes"},
     "flask": {"serving"},
     "label_studio_sdk": {"labelstudio"},
     "label_studio_ml": {"serving"},

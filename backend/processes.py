@@ -1,0 +1,133 @@
+"""Our processes: a name in; that process out, running until SIGTERM or Ctrl-C.
+
+    python -m backend.processes backend | trainer | ranker | clock
+
+Each loads only what it needs: the clock no torch, gunicorn's master none of the application.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+from typing import Any
+
+from gunicorn.app.base import BaseApplication
+from redis import Redis
+from rq import Worker
+from rq.serializers import JSONSerializer
+
+from backend.errors import TightloopError
+from backend.logs import logging_config, start_logging
+from backend.settings import Settings, load_settings
+
+log = logging.getLogger(__name__)
+
+
+class Server(BaseApplication):  # type: ignore[misc]  # the library has no types
+    """Gunicorn over the application: one process with threads, so one model in memory."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        super().__init__()
+
+    def load_config(self) -> None:
+        """What would stand on gunicorn's command line."""
+        options = {
+            "bind": f"{self._settings.backend_host}:{self._settings.backend_port}",
+            "worker_class": "gthread",
+            "workers": 1,
+            "threads": 8,
+            "timeout": 120,
+            "graceful_timeout": 5,
+            "control_socket_disable": True,
+            "logconfig_dict": logging_config(self._settings.log_format),
+        }
+        for name, value in options.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Any:
+        """In the worker, after the fork."""
+        from backend.serving import create_app
+
+        return create_app(self._settings)
+
+
+def run_backend(settings: Settings) -> None:
+    """The Label Studio ML backend over HTTP."""
+    settings.require("backend_password", "webhook_secret")
+    Server(settings).run()
+
+
+def run_trainer(settings: Settings) -> None:
+    """The worker that retrains; it stops at once where DEVICE=cuda finds no GPU."""
+    from backend.device import find_device
+
+    # Asks the driver's library instead of CUDA, which must not be touched before a fork.
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
+    log.info("this trainer trains on %s", find_device(settings.device))
+    _work(settings, "train")
+
+
+def run_ranker(settings: Settings) -> None:
+    """The worker for what takes seconds and must not wait behind a training."""
+    _work(settings, "rank")
+
+
+def run_clock(settings: Settings) -> None:
+    """The clock, until a signal stops it."""
+    from backend import clock
+
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    clock.run(settings, stop)
+
+
+PROCESSES = {
+    "backend": run_backend,
+    "trainer": run_trainer,
+    "ranker": run_ranker,
+    "clock": run_clock,
+}
+
+
+def main() -> int:
+    """Run one of PROCESSES; 1 where its settings, or the machine, do not allow it."""
+    parser = argparse.ArgumentParser(description="Run one of our processes.")
+    parser.add_argument("process", choices=PROCESSES)
+    arguments = parser.parse_args()
+    try:
+        settings = load_settings()
+    except TightloopError as error:
+        sys.exit(str(error))
+    start_logging(settings.log_format)
+    try:
+        PROCESSES[arguments.process](settings)
+    except TightloopError as error:
+        log.error("%s", error)
+        return 1
+    return 0
+
+
+def _work(settings: Settings, queue: str) -> None:
+    """RQ's worker, which forks for every job."""
+    # Loads torch once, before the fork, and not in every job; CUDA is first touched in the child.
+    from backend import jobs  # noqa: F401
+
+    Worker(
+        [queue],
+        connection=Redis.from_url(settings.redis_url.get_secret_value()),
+        serializer=JSONSerializer,  # pickle would run whatever somebody writes into Redis
+        # So that a killed worker, and soon after its job, is missed.
+        worker_ttl=30,
+        job_monitoring_interval=5,
+        maintenance_interval=15,
+    ).work()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
