@@ -5,10 +5,10 @@ COMPILE = .venv/bin/uv pip compile --universal --python-version 3.11 --generate-
 export UV_HTTP_TIMEOUT ?= 300
 
 .DEFAULT_GOAL := help
-.PHONY: help install up down status test check format bench lock
+.PHONY: help install up down status secrets backup restore test compose-test check format bench lock
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: .venv/.installed .venv-label-studio/.installed  ## our packages and Label Studio's, as locked
 
@@ -21,8 +21,20 @@ down: .venv/.installed  ## stop everything; labels, models and settings stay
 status: .venv/.installed  ## project, version, labels, queue, running job
 	@.venv/bin/python -m scripts.status
 
+secrets:  ## for docker compose: make .env's secrets, and say what would be in its way
+	@$(PYTHON) -m scripts.secrets
+
+backup:  ## a compose stack's labels, models and secrets in one file below backups/
+	@$(PYTHON) -m scripts.backup
+
+restore:  ## such a file into an empty compose stack: make restore FROM=backups/….tar
+	@$(PYTHON) -m scripts.backup --restore "$(FROM)"
+
 test: install  ## all tests, with real services
 	.venv/bin/python -m pytest --cov --cov-report=term
+
+compose-test: install  ## the tests of the compose stack, which need Docker
+	.venv/bin/python -m pytest tests/compose -v
 
 check: .venv/.installed  ## ruff, mypy, and the floors of the architecture
 	.venv/bin/ruff check .
@@ -37,8 +49,9 @@ format: .venv/.installed  ## let ruff put the code in order
 bench: install  ## measure, print ratios, write var/bench.json
 	.venv/bin/python -m scripts.bench
 
-lock: .venv/.installed  ## rewrite both locks from pyproject.toml and label-studio.in
+lock: .venv/.installed  ## rewrite the three locks from pyproject.toml and label-studio.in
 	$(COMPILE) pyproject.toml --group local --group dev -o requirements.lock
+	$(COMPILE) pyproject.toml -c requirements.lock -o backend.lock
 	$(COMPILE) label-studio.in -o label-studio.lock
 
 .venv/.installed: requirements.lock

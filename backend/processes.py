@@ -17,10 +17,11 @@ from typing import Any
 
 from gunicorn.app.base import BaseApplication
 from redis import Redis
+from redis.exceptions import RedisError
 from rq import Worker
 from rq.serializers import JSONSerializer
 
-from backend.errors import TightloopError
+from backend.errors import QueueError, TightloopError
 from backend.logs import logging_config, start_logging
 from backend.settings import Settings, load_settings
 
@@ -118,15 +119,19 @@ def _work(settings: Settings, queue: str) -> None:
     # Loads torch once, before the fork, and not in every job; CUDA is first touched in the child.
     from backend import jobs  # noqa: F401
 
-    Worker(
-        [queue],
-        connection=Redis.from_url(settings.redis_url.get_secret_value()),
-        serializer=JSONSerializer,  # pickle would run whatever somebody writes into Redis
-        # So that a killed worker, and soon after its job, is missed.
-        worker_ttl=30,
-        job_monitoring_interval=5,
-        maintenance_interval=15,
-    ).work()
+    try:
+        Worker(
+            [queue],
+            connection=Redis.from_url(settings.redis_url.get_secret_value()),
+            serializer=JSONSerializer,  # pickle would run whatever somebody writes into Redis
+            # So that a killed worker, and soon after its job, is missed.
+            worker_ttl=30,
+            job_monitoring_interval=5,
+            maintenance_interval=15,
+        ).work()
+    except RedisError as error:
+        # At its start alone: later it waits by itself until Redis is back.
+        raise QueueError(f"Redis cannot be used ({type(error).__name__}): see REDIS_URL") from None
 
 
 if __name__ == "__main__":

@@ -171,7 +171,12 @@ def train_round(loop: Loop, *, is_forced: bool, progress: Progress) -> registry.
         labels = read_labels(annotations, names, loop.pool)
     meta = None
     if is_forced or not _is_trained_already(loop.root, labels.fingerprint):
-        meta = _train_version(loop, labels, names, progress, seconds)
+        try:
+            meta = _train_version(loop, labels, names, progress, seconds)
+        except TooFewLabelsError:
+            # Read all the same: the clock would take these for annotations that no webhook told.
+            registry.write_seen(loop.root, what_was_answered(annotations))
+            raise
     progress("re-ordering open tasks", 0, 0)
     refresh_predictions(loop, progress)
     top_up(loop, is_new_version=meta is not None)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Any, Self, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, Self, TypeVar
 
 import httpx
 
@@ -26,20 +26,28 @@ def pool_of(stack: Stack) -> Pool:
     return open_pool(record.pool, settings.data_dir, seed=record.seed)
 
 
-def wait_for(what: Callable[[], T | None], timeout_s: float, why: str) -> T:
+def wait_for(what: Callable[[], T | None], timeout_s: float, why: str, every_s: float = 0.25) -> T:
     """The first true answer of `what`; the test fails after `timeout_s` seconds."""
     give_up = time.monotonic() + timeout_s
     while not (found := what()):
         assert time.monotonic() < give_up, f"{why}: not within {timeout_s:.0f} s"
-        time.sleep(0.25)
+        time.sleep(every_s)
     return found
+
+
+class Place(Protocol):
+    """Where a person labels."""
+
+    @property
+    def info(self) -> Mapping[str, Any]:
+        """label_studio_url, api_key, project_id and backend_url."""
 
 
 class Person:
     """The admin, or anybody else with a token, labeling one project."""
 
-    def __init__(self, stack: Stack) -> None:
-        info = stack.info
+    def __init__(self, place: Place) -> None:
+        info = place.info
         self.project_id: int = info["project_id"]
         self.http = httpx.Client(
             base_url=info["label_studio_url"],

@@ -11,6 +11,9 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
+from redis import Redis
+from rq import Worker
 
 from backend import jobs, registry, rounds
 from backend.errors import LabelStudioError, TooFewLabelsError
@@ -75,6 +78,27 @@ def test_annotations_that_arrive_during_a_training_lead_to_exactly_one_more(
     queue.note_changes(PROJECT, 3, time.time())
     assert train(five_people_answer) == 2
     assert queue.generation(PROJECT).n_new == 0
+
+
+@pytest.mark.parametrize(("n_trainers", "threads"), [(0, 4), (1, 4), (2, 2), (3, 1), (9, 1)])
+def test_trainers_share_the_cores(
+    queue: TrainingQueue,
+    train: Callable[[Callable[[int], None]], int],
+    redis_server: RedisServer,
+    n_trainers: int,
+    threads: int,
+) -> None:
+    with Redis.from_url(redis_server.url) as connection:
+        for _ in range(n_trainers):
+            Worker(["train"], connection=connection, serializer="json").register_birth()  # type: ignore[no-untyped-call]
+    before, used = torch.get_num_threads(), []
+    torch.set_num_threads(4)
+    try:
+        queue.note_changes(PROJECT, 3, time.time())
+        train(lambda _: used.append(torch.get_num_threads()))
+    finally:
+        torch.set_num_threads(before)
+    assert used == [threads]
 
 
 def test_a_few_annotations_during_a_training_wait_for_their_number(

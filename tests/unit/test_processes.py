@@ -97,6 +97,27 @@ def test_a_lost_redis_makes_a_worker_unhealthy(
     assert checked.stderr.startswith("Redis cannot be used")
 
 
+@pytest.mark.parametrize("process", ["trainer", "ranker"])
+def test_a_worker_that_starts_before_redis_says_so_in_one_line(
+    process: str, environment: dict[str, str], redis_server: RedisServer
+) -> None:
+    redis_server.stop()
+    stopped = subprocess.run(
+        command("backend.processes", process),
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    redis_server.start()
+    assert stopped.returncode == 1
+    events = [json.loads(line) for line in stopped.stderr.splitlines()]
+    assert events[-1]["message"].startswith("Redis cannot be used (ConnectionError)")
+    assert not [event for event in events if "exc_info" in event]
+
+
 def test_a_gpu_trainer_without_a_gpu_says_so_and_stops(environment: dict[str, str]) -> None:
     stopped = subprocess.run(
         command("backend.processes", "trainer"),

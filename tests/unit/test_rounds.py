@@ -14,7 +14,7 @@ import torch
 
 from backend import registry, rounds
 from backend.errors import TooFewLabelsError
-from backend.labelstudio import NewTask
+from backend.labelstudio import NewTask, what_was_answered
 from backend.pool import Pool, open_pool, seed_labels, true_labels
 from backend.rounds import Loop
 from backend.training import Recipe
@@ -218,6 +218,9 @@ def test_one_class_alone_is_no_training_and_says_so(loop: Loop, project: OracleP
     with pytest.raises(TooFewLabelsError, match="5 labels of 1 class"):
         rounds.train_round(loop, is_forced=True, progress=quiet)
     assert registry.versions(loop.root) == ([], {})
+    # They were read: the clock has nothing to make good.
+    answers = what_was_answered(project.annotations())
+    assert registry.count_changes(registry.read_seen(loop.root), answers) == 0
 
 
 def test_open_tasks_get_the_new_versions_order_and_keep_the_last_ones_predictions(

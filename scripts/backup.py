@@ -1,0 +1,154 @@
+"""All of a compose stack that cannot be made again, in one file; and a stack out of that file.
+
+    python3 -m scripts.backup [FOLDER]        into FOLDER (default: backups)
+    python3 -m scripts.backup --restore FILE  into a stack that holds nothing yet
+
+In it: Label Studio's database and files, the model versions, and .env, whose secrets belong to
+that database. Images and weights are downloaded again. Standard library alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+
+from scripts.docker import DockerError, compose
+from scripts.secrets import ENV, MAKERS, read_env
+
+DATABASE, MODELS, MEDIA, MANIFEST = "database.dump", "models.tar", "media.tar", "manifest.json"
+POSTGRES = ("-U", "labelstudio", "-d", "labelstudio")
+LABEL_STUDIO_FILES = "/label-studio/data"
+TABLES = "select count(*) from information_schema.tables where table_schema = 'public'"
+READY_WITHIN_S = 120
+# These stand in the database as well: with others Label Studio would not let us in.
+ACCOUNT = ("LABEL_STUDIO_API_KEY", "LABEL_STUDIO_PASSWORD")
+
+
+def main() -> int:
+    """Back up, or restore; 1 where something is in the way."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("backups"))
+    parser.add_argument("--restore", type=Path, metavar="FILE")
+    arguments = parser.parse_args()
+    os.umask(0o077)  # secrets, images and labels: their owner's alone
+    try:
+        if arguments.restore:
+            restore(arguments.restore)
+            print("restored: now start it (docker compose up -d)")
+        else:
+            print(f"{back_up(arguments.folder)}: holds secrets, keep it safe")
+    except (DockerError, OSError, tarfile.TarError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def back_up(folder: Path) -> Path:
+    """One file with everything, beside the running stack; its path comes back."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"tightloop-{time.strftime('%Y-%m-%dT%H%M%S')}.tar"
+    with tempfile.TemporaryDirectory(dir=folder) as draft:
+        parts = Path(draft)
+        # The versions before the database: one that is promoted in between is then known to nobody,
+        # and the clock re-orders by the one that is.
+        with (parts / MODELS).open("wb") as out:
+            compose("exec", "-T", "backend", "tar", "-c", "-C", "/models", ".", stdout=out)
+        with (parts / DATABASE).open("wb") as out:
+            compose("exec", "-T", "postgres", "pg_dump", "-Fc", *POSTGRES, stdout=out)
+        with (parts / MEDIA).open("wb") as out:
+            compose(
+                "exec", "-T", "label-studio", "tar", "-c", "-C", LABEL_STUDIO_FILES, ".", stdout=out
+            )
+        (parts / ENV).write_bytes(ENV.read_bytes())
+        (parts / MANIFEST).write_text(json.dumps(_manifest(), indent=2))
+        with tarfile.open(parts / "all", "w") as tar:
+            for name in (MANIFEST, str(ENV), DATABASE, MODELS, MEDIA):
+                tar.add(parts / name, name)
+        (parts / "all").replace(file)
+    return file
+
+
+def restore(file: Path) -> None:
+    """Fill an empty stack, which is left stopped; DockerError where it is not empty."""
+    with tempfile.TemporaryDirectory() as folder, tarfile.open(file) as tar:
+        parts = Path(folder)
+        for name in (MANIFEST, str(ENV), DATABASE, MODELS, MEDIA):
+            try:
+                tar.extract(name, parts)
+            except KeyError:
+                raise DockerError(f"{file} is no backup of ours: it holds no {name}") from None
+        _take_env(parts / ENV)
+        compose("up", "-d", "postgres")
+        try:
+            _check_empty()
+            with (parts / DATABASE).open("rb") as dump:
+                compose("exec", "-T", "postgres", "pg_restore", "--no-owner", "--exit-on-error",
+                        *POSTGRES, stdin=dump)  # fmt: skip
+            _unpack(parts / MODELS, "backend", "/models")
+            _unpack(parts / MEDIA, "label-studio", LABEL_STUDIO_FILES)
+        finally:
+            compose("stop", "postgres")
+
+
+def _manifest() -> dict[str, str]:
+    return {
+        "made_at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "postgres": compose("exec", "-T", "postgres", "postgres", "--version"),
+        "label_studio": compose(
+            "exec", "-T", "label-studio", "python", "-c",
+            "from importlib.metadata import version; print(version('label-studio'))",
+        ),
+    }  # fmt: skip
+
+
+def _take_env(kept: Path) -> None:
+    """The backup's .env where there is none; DockerError where the one here has other secrets."""
+    if not ENV.exists():
+        ENV.touch(mode=0o600)
+        ENV.write_bytes(kept.read_bytes())
+        return
+    here, there = read_env(ENV), read_env(kept)
+    missing = [name for name in MAKERS if not here.get(name)]
+    other = [name for name in ACCOUNT if here.get(name) != there.get(name)]
+    if missing or other:
+        raise DockerError(
+            f"{ENV} has another {' and '.join(missing or other)} than the backup: "
+            "move it away, and the backup brings its own"
+        )
+
+
+def _check_empty() -> None:
+    give_up = time.monotonic() + READY_WITHIN_S
+    while True:
+        try:
+            tables = compose("exec", "-T", "postgres", "psql", "-tAc", TABLES, *POSTGRES,
+                             "-h", "127.0.0.1")  # fmt: skip
+            break
+        except DockerError:
+            if time.monotonic() > give_up:
+                raise
+            time.sleep(1)
+    models = compose(
+        "run", "--rm", "--no-deps", "-T", "--entrypoint", "ls", "backend", "-A", "/models"
+    )
+    if tables != "0" or models:
+        raise DockerError(
+            "this stack holds labels or models already: keep them (`make backup`), then empty it "
+            "(`docker compose down -v`)"
+        )
+
+
+def _unpack(part: Path, service: str, folder: str) -> None:
+    with part.open("rb") as tar:
+        compose("run", "--rm", "--no-deps", "-T", "--entrypoint", "tar", service,
+                "-x", "-C", folder, stdin=tar)  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())

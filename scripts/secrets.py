@@ -1,0 +1,154 @@
+"""What `docker compose up` needs: secrets, made once into .env; and a look at what is in its way.
+
+    python3 -m scripts.secrets
+
+Needs the standard library alone, so that a server needs nothing but Docker, make and Python 3.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import secrets
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from scripts.docker import DockerError, compose_command, docker
+
+ENV, EXAMPLE = Path(".env"), Path(".env.example")
+IMAGE = "tightloop:0.1.0"
+# Our image, Label Studio's, PostgreSQL's and Redis' with what building them needs; then data.
+GB_TO_BUILD, GB_TO_RUN = 20, 2
+NAME = re.compile(r"^\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*?)\s*$")
+NOT_OURS = re.compile(r"COMPOSE_\w+|DOCKER_\w+|BUILDKIT_\w+|\w+_PROXY|\w+_proxy")
+
+MAKERS: dict[str, Callable[[], str]] = {
+    "LABEL_STUDIO_PASSWORD": lambda: secrets.token_urlsafe(12),  # people type it
+    "LABEL_STUDIO_API_KEY": lambda: secrets.token_hex(20),  # 40 characters are the most
+    "POSTGRES_PASSWORD": lambda: secrets.token_hex(20),
+    "REDIS_PASSWORD": lambda: secrets.token_hex(20),  # part of a URL
+    "BACKEND_PASSWORD": lambda: secrets.token_hex(20),
+    "WEBHOOK_SECRET": lambda: secrets.token_hex(20),
+    "DASHBOARD_PASSWORD": lambda: secrets.token_urlsafe(12),
+    "COMPOSE_PROFILES": lambda: "gpu" if has_gpu() else "cpu",
+}
+
+
+def main() -> int:
+    """Write .env, then name everything that is in the way; 1 where something is."""
+    try:
+        made = write_missing(ENV)
+    except OSError as error:
+        print(f"{ENV} cannot be written: {error.strerror}", file=sys.stderr)
+        return 1
+    print(f"{ENV}: made {', '.join(made)}" if made else f"{ENV}: all secrets were there already")
+    problems = list(find_problems(read_env(ENV)))
+    for problem in problems:
+        print(f"in the way: {problem}", file=sys.stderr)
+    if not problems:
+        print(f"next: {' '.join(compose_command())} up -d")
+    return 1 if problems else 0
+
+
+def write_missing(path: Path) -> list[str]:
+    """Add what has no value yet, change no other line; the names of what was made."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    made = {name: make() for name, make in MAKERS.items() if not read_env(path).get(name)}
+    left = dict(made)
+    for number, line in enumerate(lines):
+        found = NAME.match(line)
+        if found and found[1] in left:
+            lines[number] = f"{found[1]}={left.pop(found[1])}"
+    lines += [f"{name}={value}" for name, value in left.items()]
+    draft = path.with_name(f"{path.name}.draft")
+    draft.unlink(missing_ok=True)
+    draft.touch(mode=0o600)
+    draft.write_text("\n".join(lines) + "\n")
+    draft.replace(path)
+    return list(made)
+
+
+def read_env(path: Path) -> dict[str, str]:
+    """Names and values of an env file, quotes taken off."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    found = [match for line in lines if (match := NAME.match(line))]
+    return {match[1]: match[2].strip("\"'") for match in found}
+
+
+def find_problems(env: dict[str, str]) -> Iterator[str]:
+    """One sentence for each thing that would stop the stack, or quietly do nothing."""
+    known = set(re.findall(r"^#? ?([A-Z][A-Z_]+)=", EXAMPLE.read_text(), re.MULTILINE))
+    for name in env:
+        if name not in known and not NOT_OURS.fullmatch(name):
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"perhaps {near[0]} is meant" if near else "an older version may have known it"
+            yield f"{ENV} sets {name}, which does not exist: {hint}; correct or delete the line"
+    folder = env.get("HOST_FOLDER")
+    if folder and not Path(folder).is_dir():  # Docker would make an empty one
+        yield f"HOST_FOLDER={folder} is no folder of this machine: correct it"
+    try:
+        compose_command()
+        docker("version", "--format", "{{.Server.Version}}")
+        yield from _machine_problems({**env, **os.environ})
+    except DockerError as error:
+        yield str(error)
+
+
+def has_gpu() -> bool:
+    """Whether there is an NVIDIA GPU that a container can be given."""
+    try:
+        return bool(shutil.which("nvidia-smi")) and _gives_gpus()
+    except DockerError:
+        return False
+
+
+def _machine_problems(env: dict[str, str]) -> Iterator[str]:
+    if "gpu" in env["COMPOSE_PROFILES"].split(",") and not _gives_gpus():
+        yield (
+            "COMPOSE_PROFILES=gpu, and Docker cannot give a GPU to a container: install the NVIDIA "
+            "Container Toolkit, or set COMPOSE_PROFILES=cpu"
+        )
+    address, port = env.get("BIND") or "127.0.0.1", env.get("LABEL_STUDIO_PORT") or "8080"
+    if not docker("ps", "-q", "--filter", f"publish={port}", "--filter", _ours()):
+        reason = _why_not_free(address, port)
+        if reason:
+            yield f"{address}:{port} cannot be used ({reason}): set BIND or LABEL_STUDIO_PORT"
+    needed_gb = GB_TO_RUN if docker("images", "-q", IMAGE) else GB_TO_BUILD
+    folder = docker("info", "--format", "{{.DockerRootDir}}")
+    if Path(folder).exists():  # else Docker runs in a machine of its own
+        free_gb = shutil.disk_usage(folder).free / 1e9
+        if free_gb < needed_gb:
+            yield (
+                f"{folder} has {free_gb:.0f} GB left, and {needed_gb} GB are needed: free some "
+                "(`docker system df` says what Docker holds)"
+            )
+
+
+def _gives_gpus() -> bool:
+    runtimes = json.loads(docker("info", "--format", "{{json .Runtimes}}") or "{}")
+    return "nvidia" in runtimes or shutil.which("nvidia-container-runtime-hook") is not None
+
+
+def _ours() -> str:
+    return f"label=com.docker.compose.project.working_dir={Path.cwd()}"
+
+
+def _why_not_free(address: str, port: str) -> str:
+    try:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((address, int(port)))
+    except ValueError:
+        return "no port"
+    except (OSError, OverflowError) as error:
+        return getattr(error, "strerror", None) or str(error)
+    return ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""An annotator who joined by the invite link and labels over the published port alone."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+
+from backend.labelstudio import LabelConfig, parse_label_config
+from tests.compose.conftest import Team
+from tests.integration.people import Person
+
+PASSWORD = "a-long-password"
+PATIENCE_S = 180
+
+
+def invite_link(team: Team) -> str:
+    """What the team lead sends around."""
+    headers = {"Authorization": f"Token {team.env['LABEL_STUDIO_API_KEY']}"}
+    answer = httpx.get(f"{team.url}/api/invite", headers=headers, timeout=60).raise_for_status()
+    return str(answer.json()["invite_url"])
+
+
+def sign_up(team: Team, path: str, email: str) -> httpx.Response:
+    """Fill the sign-up form in; 302 means that it was taken."""
+    with httpx.Client(base_url=team.url, timeout=60) as browser:
+        browser.get(path)
+        form = {
+            "csrfmiddlewaretoken": browser.cookies.get("csrftoken", ""),
+            "email": email,
+            "password": PASSWORD,
+        }
+        return browser.post(path, data=form)
+
+
+class Annotator(Person):
+    """Somebody with an account of their own; `answers` are the annotations that were accepted."""
+
+    def __init__(self, team: Team, email: str, truth: dict[str, str]) -> None:
+        self.team = team
+        self.truth = truth
+        self.answers: dict[int, int] = {}  # task -> annotation
+        with httpx.Client(base_url=team.url, timeout=60) as browser:
+            browser.get("/user/login/")
+            form = {
+                "csrfmiddlewaretoken": browser.cookies.get("csrftoken", ""),
+                "email": email,
+                "password": PASSWORD,
+            }
+            browser.post("/user/login/", data=form)
+            token = browser.get("/api/current-user/token").raise_for_status().json()["token"]
+            self.user_id = browser.get("/api/current-user/whoami").raise_for_status().json()["id"]
+        super().__init__(SimpleNamespace(info={**team.info, "api_key": token}))
+        project = self.get(f"/api/projects/{self.project_id}")
+        self.config: LabelConfig = parse_label_config(project["label_config"])
+
+    def status(self) -> dict[str, Any]:
+        """The backend cannot be reached from outside: asked inside."""
+        return self.team.status(self.project_id)
+
+    def label(self, count: int) -> None:
+        """Answer so many tasks; waits while none is open or Label Studio is away."""
+        give_up = time.monotonic() + PATIENCE_S
+        while count:
+            assert time.monotonic() < give_up, f"{count} answers were never asked for"
+            try:
+                task = self.next_task()
+            except httpx.HTTPError:  # no task is open, or the server restarts
+                time.sleep(0.5)
+                continue
+            self.answers[task["id"]] = self._submit_once(task, give_up)
+            count -= 1
+            give_up = time.monotonic() + PATIENCE_S
+
+    def _submit_once(self, task: dict[str, Any], give_up: float) -> int:
+        """Submit; after an interruption look first whether it was kept, as a person would."""
+        label = self.truth[task["data"]["image_id"]]
+        while True:
+            try:
+                return self.submit(task["id"], label, self.config)
+            except httpx.HTTPStatusError as error:
+                if error.response.status_code < 500:
+                    raise
+            except httpx.TransportError:
+                pass
+            while True:
+                assert time.monotonic() < give_up, "Label Studio never came back"
+                time.sleep(0.5)
+                try:
+                    kept = self.get(f"/api/tasks/{task['id']}/annotations/")
+                    break
+                except httpx.HTTPError:
+                    continue
+            own = [a["id"] for a in kept if a["completed_by"] == self.user_id]
+            if own:
+                return int(own[0])

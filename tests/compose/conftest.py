@@ -1,0 +1,196 @@
+"""A compose stack for the tests: a clone in a folder of its own, and what a lead types there."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripts.docker import DockerError, compose_command, docker
+from scripts.secrets import IMAGE, read_env
+from tests.integration.conftest import free_ports
+from tests.integration.people import wait_for
+
+ROOT = Path(__file__).parents[2]
+SERVICES = ("postgres", "redis", "label-studio", "backend", "trainer-cpu", "ranker", "clock")
+OURS = ("backend", "trainer-cpu", "ranker", "clock")
+SMALL = {
+    "POOL": "digits",
+    "WEIGHTS": "none",
+    "IMAGE_SIZE": "32",
+    "SEED_LABELS": "60",
+    "BATCH_SIZE": "10",
+    "RETRAIN_AFTER": "10",
+    "RECONCILE_EVERY": "5",
+    "LABEL_STUDIO_TASK_LOCK_TTL": "60",
+    "LOG_FORMAT": "json",
+}
+ASK_STATUS = """
+import base64, os, urllib.request
+user = base64.b64encode(f"tightloop:{os.environ['DASHBOARD_PASSWORD']}".encode()).decode()
+request = urllib.request.Request(
+    "http://127.0.0.1:9090/status", headers={"Authorization": f"Basic {user}"}
+)
+print(urllib.request.urlopen(request).read().decode())
+"""
+REPORT: dict[str, str] = {}  # what the run measured
+
+
+@dataclass(frozen=True)
+class Team:
+    """A clone of this working tree, whose stack bears the folder's name."""
+
+    folder: Path
+    environment: Mapping[str, str] = field(default_factory=dict)  # beside PATH and HOME
+
+    @property
+    def env(self) -> dict[str, str]:
+        """What stands in its .env."""
+        return read_env(self.folder / ".env")
+
+    @property
+    def url(self) -> str:
+        """Label Studio's address for people."""
+        return f"http://127.0.0.1:{self.env['LABEL_STUDIO_PORT']}"
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Where the first user labels; nothing else of the stack can be reached."""
+        token = self.env["LABEL_STUDIO_API_KEY"]
+        return {"label_studio_url": self.url, "api_key": token, "project_id": 1, "backend_url": ""}
+
+    def run(self, *command: str, **changes: str) -> subprocess.CompletedProcess[str]:
+        """Type a command in this clone."""
+        kept = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "DOCKER_CONFIG")}
+        return subprocess.run(
+            command,
+            cwd=self.folder,
+            env={**kept, **self.environment, **changes},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def make(self, *arguments: str) -> str:
+        """What `make …` prints; the test fails where it fails."""
+        done = self.run("make", *arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def compose(self, *arguments: str) -> str:
+        """What `docker compose …` prints; the test fails where it fails."""
+        done = self.run(*compose_command(), *arguments)
+        assert done.returncode == 0, f"{done.stdout}{done.stderr}\n{self.logs()}"
+        return done.stdout
+
+    def container(self, service: str) -> str:
+        """The id of a service's container; of the first where it has several."""
+        return self.compose("ps", "-q", service).split()[0]
+
+    def inspect(self, service: str) -> dict[str, Any]:
+        """What Docker knows of that container."""
+        return dict(json.loads(docker("inspect", self.container(service)))[0])
+
+    def wait_until_healthy(self, *services: str) -> None:
+        """Until every one of their health checks is content."""
+        for service in services:
+            wait_for(
+                lambda: self.inspect(service)["State"]["Health"]["Status"] == "healthy",  # noqa: B023
+                180,
+                f"{service} healthy",
+            )
+
+    def status(self, project_id: int = 1) -> dict[str, Any]:
+        """What GET /status says about a project; it can be reached from inside alone."""
+        told = self.compose("exec", "-T", "backend", "python", "-c", ASK_STATUS)
+        projects = json.loads(told)["projects"]
+        return dict(next(p for p in projects if p["project_id"] == project_id))
+
+    def left(self) -> list[str]:
+        """Containers, volumes and networks that bear its name."""
+        ours = f"label=com.docker.compose.project={self.folder.name}"
+        found = [
+            docker(*kind, "--filter", ours)
+            for kind in (("ps", "-aq"), ("volume", "ls", "-q"), ("network", "ls", "-q"))
+        ]
+        return " ".join(found).split()
+
+    def logs(self) -> str:
+        """The last lines of every service."""
+        return self.run(*compose_command(), "logs", "--no-color", "--tail", "15").stdout
+
+
+def clone(parent: Path) -> Team:
+    """The files that git knows or would add, in a new folder."""
+    folder = Path(tempfile.mkdtemp(prefix="tightloop-test-", dir=parent))
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    return Team(folder)
+
+
+@pytest.fixture(scope="session")
+def place() -> Iterator[Path]:
+    """Where clones are made; the tests fail here where there is no Docker."""
+    try:
+        engine = docker("version", "--format", "{{.Server.Version}}")
+        REPORT["Docker"] = f"{engine}, {docker_compose_version()}"
+    except DockerError as error:
+        pytest.fail(str(error), pytrace=False)
+    with tempfile.TemporaryDirectory(prefix="tightloop-compose-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def team(place: Path) -> Iterator[Team]:
+    """A running stack, started with the README's commands."""
+    lead = clone(place)
+    [port] = free_ports(1)
+    settings = {**SMALL, "LABEL_STUDIO_PORT": str(port), "COMPOSE_PROFILES": "cpu"}
+    (lead.folder / ".env").write_text("".join(f"{k}={v}\n" for k, v in settings.items()))
+    lead.make("secrets")
+    began = time.monotonic()
+    lead.compose("build")
+    REPORT["first build"] = f"{time.monotonic() - began:.0f} s (seconds where it is cached)"
+    began = time.monotonic()
+    try:
+        lead.compose("up", "-d")
+        REPORT['`up -d` to "label here"'] = f"{time.monotonic() - began:.0f} s"
+        for image in (IMAGE, *(lead.inspect(s)["Config"]["Image"] for s in SERVICES[:3])):
+            size = int(docker("image", "inspect", "--format", "{{.Size}}", image))
+            REPORT[f"image {image}"] = f"{size / 1e9:.2f} GB"
+        yield lead
+    finally:
+        lead.run(*compose_command(), "down", "-v", "--remove-orphans")
+    assert lead.left() == []
+
+
+def docker_compose_version() -> str:
+    """Which compose these tests speak to."""
+    done = subprocess.run(
+        [*compose_command(), "version"], capture_output=True, text=True, check=True
+    )
+    return done.stdout.splitlines()[0]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was measured."""
+    if REPORT:
+        terminalreporter.section("the compose stack")
+    for name, value in REPORT.items():
+        terminalreporter.line(f"{name:<40} {value}")

@@ -1,0 +1,408 @@
+"""The compose stack as a team uses it: joined by invitation, labeled together, restarted, moved.
+
+The tests share one stack and come in the order of its life: the last one ends it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from backend.pool import open_pool, true_labels
+from scripts.docker import compose_command, docker
+from scripts.secrets import IMAGE, MAKERS
+from tests.compose.annotator import Annotator, invite_link, sign_up
+from tests.compose.conftest import OURS, REPORT, SERVICES, SMALL, Team, clone
+from tests.compose_rules import breaches
+from tests.integration.people import Person, wait_for
+
+EMAILS = ("ada@example.org", "grace@example.org")
+BATCH = int(SMALL["BATCH_SIZE"])
+
+
+@pytest.fixture(scope="session")
+def truth(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What the annotators know of the digits."""
+    return true_labels(open_pool("digits", tmp_path_factory.mktemp("digits"), seed=0))
+
+
+@pytest.fixture(scope="session")
+def people(team: Team, truth: dict[str, str]) -> Iterator[list[Annotator]]:
+    """Two annotators who joined by the invite link."""
+    link = invite_link(team)
+    for email in EMAILS:
+        assert sign_up(team, link, email).status_code == 302
+    both = [Annotator(team, email, truth) for email in EMAILS]
+    yield both
+    for someone in both:
+        someone.__exit__()
+
+
+def label_together(people: list[Annotator], count: int) -> None:
+    """Each answers so many tasks, at the same time."""
+    with ThreadPoolExecutor() as pool:
+        for done in [pool.submit(someone.label, count) for someone in people]:
+            done.result()
+
+
+def check_answers(team: Team, people: list[Annotator]) -> None:
+    """Every accepted answer is there, no task was answered twice, no image is asked twice."""
+    with Person(team) as lead:
+        tasks = lead.get("/api/tasks/", project=1, page_size=1000, fields="all")["tasks"]
+    by_people = {
+        task["id"]: [a["id"] for a in task["annotations"]]
+        for task in tasks
+        if task["data"]["asked_by"] != "seed" and task["annotations"]
+    }
+    accepted = {task: answer for someone in people for task, answer in someone.answers.items()}
+    assert by_people == {task: [answer] for task, answer in accepted.items()}
+    assert max(Counter(task["data"]["image_id"] for task in tasks).values()) == 1
+
+
+def wait_for_round(team: Team, number: int) -> dict[str, Any]:
+    """Until a version of this round is in service and no training is left."""
+
+    def is_there() -> dict[str, Any] | None:
+        status = team.status()
+        is_done = status["round"] >= number and status["version"]
+        return status if is_done and not status["jobs"] else None
+
+    return wait_for(is_there, 240, f"round {number}", every_s=1)
+
+
+# What is there after `up -d`
+
+
+def test_the_file_as_compose_renders_it_keeps_every_rule(team: Team) -> None:
+    rendered = yaml.safe_load(team.compose("config"))
+    assert list(breaches(rendered)) == []
+
+
+def test_only_label_studio_is_published_and_only_on_loopback(team: Team) -> None:
+    published = {
+        service: ports
+        for service in SERVICES
+        if (ports := [b for b in team.inspect(service)["NetworkSettings"]["Ports"].values() if b])
+    }
+    port = team.env["LABEL_STUDIO_PORT"]
+    assert published == {"label-studio": [[{"HostIp": "127.0.0.1", "HostPort": port}]]}
+
+
+def test_set_up_says_where_people_find_label_studio_from_outside(team: Team) -> None:
+    said = team.compose("logs", "--no-color", "setup")
+    link = re.search(r"(http\S+)/projects/1/data", said)
+    assert link is not None, said
+    assert link[1] == f"http://localhost:{team.env['LABEL_STUDIO_PORT']}"
+    assert httpx.get(f"{link[1]}/user/login/").is_success
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_container_is_nobodys_root_and_cannot_become_it(team: Team, service: str) -> None:
+    assert team.compose("exec", "-T", service, "id", "-u").strip() != "0"
+    host = team.inspect(service)["HostConfig"]
+    assert host["CapDrop"] == ["ALL"]
+    assert host["SecurityOpt"] == ["no-new-privileges:true"]
+    assert host["Memory"] > 0
+
+
+@pytest.mark.parametrize("service", [*OURS, "postgres", "redis"])
+def test_the_root_file_system_cannot_be_written(team: Team, service: str) -> None:
+    tried = team.run(*compose_command(), "exec", "-T", service, "touch", "/etc/made-here")
+    assert tried.returncode != 0
+    assert "Read-only file system" in tried.stdout + tried.stderr
+
+
+def test_no_secret_stands_in_the_image_or_in_a_list_of_processes(team: Team) -> None:
+    secrets = [value for name, value in team.env.items() if name in MAKERS and len(value) > 3]
+    shown = docker("history", "--no-trunc", IMAGE) + docker("image", "inspect", IMAGE)
+    shown += docker("run", "--rm", "--entrypoint", "sh", IMAGE, "-c", "env; ls -aR /app")
+    for service in SERVICES:
+        shown += docker("top", team.container(service), "-eo", "pid,args")
+    assert "backend.processes" in shown
+    assert not [secret for secret in secrets if secret in shown]
+    assert "/app/.env" not in shown
+
+
+def test_redis_wants_its_password_and_loses_nothing_quietly(team: Team) -> None:
+    def redis(*command: str) -> str:
+        return team.compose("exec", "-T", "redis", "redis-cli", *command)
+
+    stranger = team.compose(
+        "exec", "-T", "redis", "env", "-u", "REDISCLI_AUTH", "redis-cli", "ping"
+    )
+    assert "NOAUTH" in stranger
+    assert redis("config", "get", "maxmemory-policy").split()[1] == "noeviction"
+    assert redis("config", "get", "appendonly").split()[1] == "yes"
+
+
+@pytest.mark.parametrize("service", ["backend", "clock", "redis", "postgres"])
+def test_what_needs_no_internet_has_no_way_out(team: Team, service: str) -> None:
+    networks = list(team.inspect(service)["NetworkSettings"]["Networks"])
+    assert networks == [f"{team.folder.name}_inside"]
+    [network] = json.loads(docker("network", "inspect", networks[0]))
+    assert network["Internal"]
+
+
+def test_starting_again_changes_nothing(team: Team) -> None:
+    before = {service: team.container(service) for service in SERVICES}
+    team.compose("up", "-d")
+    assert {service: team.container(service) for service in SERVICES} == before
+    said = team.compose("logs", "--no-color", "setup")
+    assert said.rstrip().endswith("everything was there already: nothing changed")
+
+
+def test_our_logs_are_one_json_object_a_line(team: Team) -> None:
+    for service in OURS:
+        told = team.run("docker", "logs", team.container(service))
+        lines = (told.stdout + told.stderr).splitlines()
+        assert lines
+        assert all(json.loads(line)["level"] for line in lines), told.stdout + told.stderr
+
+
+# People
+
+
+def test_nobody_signs_up_without_the_link(team: Team) -> None:
+    refused = sign_up(team, "/user/signup/", "mallory@example.org")
+    assert refused.status_code != 302
+    login = httpx.post(f"{team.url}/user/login/", data={"email": "mallory@example.org"})
+    assert login.status_code != 302
+
+
+def test_two_annotators_label_two_rounds_together(team: Team, people: list[Annotator]) -> None:
+    number = wait_for_round(team, 1)["round"]
+    for _ in range(2):
+        label_together(people, BATCH // 2)
+        number += 1
+        after = wait_for_round(team, number)
+    assert after["trained_on_labels"] == int(SMALL["SEED_LABELS"]) + 2 * BATCH
+    check_answers(team, people)
+
+
+def test_every_service_can_be_restarted_while_people_label(
+    team: Team, people: list[Annotator]
+) -> None:
+    before = team.status()["round"]
+    with ThreadPoolExecutor() as pool:
+        # Ten answers start a training, so one or the other restart falls into one.
+        working = [pool.submit(someone.label, 3 * BATCH) for someone in people]
+        for service in SERVICES:
+            team.compose("restart", "-t", "5", service)
+            team.wait_until_healthy(service)
+        for done in working:
+            done.result()
+    check_answers(team, people)
+    after = wait_for_round(team, before + 1)
+    with Person(team) as lead:
+        counts = lead.get("/api/projects/1")
+    assert counts["num_tasks_with_annotations"] == len(people[0].answers | people[1].answers) + int(
+        SMALL["SEED_LABELS"]
+    )
+    wait_for(
+        lambda: team.status()["new_annotations"] < BATCH and not team.status()["jobs"],
+        240,
+        "everything trained",
+        every_s=1,
+    )
+    assert after["errors"] == [] or after["version"]
+
+
+def test_any_order_of_starting_comes_up(team: Team) -> None:
+    containers = {service: team.container(service) for service in SERVICES}
+    team.compose("stop", "-t", "5")
+    began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    for service in reversed(SERVICES):  # ours before what they speak to
+        docker("start", containers[service])
+        time.sleep(2)
+    team.wait_until_healthy(*SERVICES)
+    told = [team.run("docker", "logs", "--since", began, containers[s]) for s in OURS]
+    assert "Traceback" not in "".join(done.stdout + done.stderr for done in told)
+
+
+def test_two_projects_train_at_once_and_none_twice(team: Team) -> None:
+    team.compose("run", "--rm", "-T", "-e", "PROJECT_TITLE=Second project", "setup")
+    team.compose("up", "-d", "--no-recreate", "--scale", "trainer-cpu=2")
+    wait_for(lambda: team.status(2)["workers"]["train"] == 2, 60, "two trainers")
+    wait_for(
+        lambda: team.status(2)["version"] and not team.status(2)["jobs"], 240, "its first version"
+    )
+    rounds = {project: team.status(project)["round"] for project in (1, 2)}
+
+    def press_start_training() -> None:
+        for project in (1, 2):
+            with Person(team) as lead:
+                lead.project_id = project
+                lead.start_training()
+
+    press_start_training()
+    at_once, twice = False, False
+    give_up = time.monotonic() + 240
+    while any(team.status(p)["round"] == rounds[p] for p in rounds):
+        assert time.monotonic() < give_up, team.logs()
+        running = busy_with(team)
+        time.sleep(0.5)
+        at_once |= len(set(running)) == 2
+        twice |= len(running) > len(set(running))
+    assert at_once
+    assert not twice
+    team.compose("up", "-d", "--no-recreate", "--scale", "trainer-cpu=1")
+
+
+def busy_with(team: Team) -> list[str]:
+    """The job of each busy trainer."""
+    program = (
+        "import os, redis, rq; "
+        "c = redis.Redis.from_url(os.environ['REDIS_URL']); "
+        "w = rq.Worker.all(queue=rq.Queue('train', connection=c)); "
+        "print(*filter(None, (x.get_current_job_id() for x in w)))"
+    )
+    return team.compose("exec", "-T", "backend", "python", "-c", program).split()
+
+
+# Its life
+
+
+def test_a_change_of_our_code_is_built_in_seconds(team: Team) -> None:
+    with (team.folder / "backend" / "rounds.py").open("a") as file:
+        file.write("\n# changed\n")
+    began = time.monotonic()
+    said = team.compose("build", "backend")
+    REPORT["build after a change of our code"] = f"{time.monotonic() - began:.0f} s"
+    assert "Downloading" not in said
+
+
+def test_down_and_up_again_goes_on_where_it_was(team: Team, people: list[Annotator]) -> None:
+    before = team.status()
+    team.compose("down")
+    began = time.monotonic()
+    team.compose("up", "-d")
+    REPORT["`up -d` of a stack that was there"] = f"{time.monotonic() - began:.0f} s"
+    after = wait_for_round(team, before["round"])
+    assert (after["version"], after["trained_on_labels"]) == (
+        before["version"],
+        before["trained_on_labels"],
+    )
+    label_together(people, 2)
+    check_answers(team, people)
+
+
+def test_a_restored_stack_serves_the_same_version_and_the_same_labels(
+    team: Team, people: list[Annotator], place: Path, truth: dict[str, str]
+) -> None:
+    before, labels = team.status(), all_labels(team)
+    assert {task for someone in people for task in someone.answers}
+    team.make("backup")
+    [file] = (team.folder / "backups").iterdir()
+    assert file.stat().st_mode & 0o777 == 0o600
+    team.compose("down", "-v")
+    assert team.left() == []
+
+    moved = clone(place)
+    try:
+        moved.make("restore", f"FROM={file}")
+        assert moved.env == team.env
+        moved.compose("up", "-d")
+        after = moved.status()
+        assert {k: after[k] for k in ("version", "trained_on_labels", "round", "validation")} == {
+            k: before[k] for k in ("version", "trained_on_labels", "round", "validation")
+        }
+        assert all_labels(moved) == labels
+        said = moved.compose("logs", "--no-color", "setup")
+        assert "nothing changed" in said
+        with Annotator(moved, EMAILS[0], truth) as someone:  # with her old password
+            someone.label(1)
+        # A second time would overwrite what is there now.
+        refused = moved.run("make", "restore", f"FROM={file}")
+        assert refused.returncode != 0
+        assert "holds labels or models already" in refused.stderr
+        moved.compose("up", "-d")
+        assert all_labels(moved).items() >= labels.items()
+    finally:
+        moved.run(*compose_command(), "down", "-v")
+    assert moved.left() == []
+
+
+def all_labels(team: Team) -> dict[str, list[Any]]:
+    """Every image's answers."""
+    with Person(team) as lead:
+        tasks = lead.get("/api/tasks/", project=1, page_size=1000, fields="all")["tasks"]
+    return {
+        task["data"]["image_id"]: [a["result"][0]["value"]["choices"] for a in task["annotations"]]
+        for task in tasks
+        if task["annotations"]
+    }
+
+
+# What stops it
+
+
+@pytest.fixture
+def fresh(place: Path) -> Iterator[Team]:
+    """A clone in which nothing was done yet."""
+    lead = clone(place)
+    yield lead
+    lead.run(*compose_command(), "down", "-v")
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_missing_secret_is_named_with_what_it_is_and_how_it_is_made(
+    fresh: Team, name: str
+) -> None:
+    fresh.run("make", "secrets")
+    env = fresh.folder / ".env"
+    env.write_text(re.sub(rf"^{name}=.*\n", "", env.read_text(), flags=re.MULTILINE))
+    refused = fresh.run(*compose_command(), "up", "-d")
+    assert refused.returncode != 0
+    assert name in refused.stderr
+    assert "run `make secrets`" in refused.stderr
+    assert fresh.left() == []
+
+
+def test_a_gpu_profile_without_an_nvidia_runtime_is_one_clear_sentence(fresh: Team) -> None:
+    can_give = "nvidia" in docker("info", "--format", "{{json .Runtimes}}")
+    checked = fresh.run("make", "secrets", COMPOSE_PROFILES="gpu")
+    told = "in the way: COMPOSE_PROFILES=gpu, and Docker cannot give a GPU" in checked.stderr
+    assert told is not can_give
+
+
+def test_a_taken_port_is_one_clear_sentence(fresh: Team) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        refused = fresh.run("make", "secrets", LABEL_STUDIO_PORT=port)
+    assert f"in the way: 127.0.0.1:{port} cannot be used (Address already in use)" in refused.stderr
+
+
+def test_a_backup_for_other_secrets_is_refused_and_nothing_started(
+    fresh: Team, tmp_path: Path
+) -> None:
+    fresh.run("make", "secrets")
+    other = fresh.folder / "other.tar"
+    for name in ("manifest.json", "database.dump", "models.tar", "media.tar"):
+        (tmp_path / name).write_text("{}")
+    (tmp_path / ".env").write_text("LABEL_STUDIO_API_KEY=another\n")
+    fresh.run("tar", "-cf", str(other), "-C", str(tmp_path), ".env", "manifest.json",
+              "database.dump", "models.tar", "media.tar")  # fmt: skip
+    refused = fresh.run("make", "restore", f"FROM={other}")
+    assert refused.returncode != 0
+    assert "has another LABEL_STUDIO_API_KEY" in refused.stderr
+    assert fresh.left() == []
+
+
+def test_something_else_than_a_backup_is_refused(fresh: Team) -> None:
+    (fresh.folder / "photos.tar").write_text("no archive")
+    refused = fresh.run("make", "restore", "FROM=photos.tar")
+    assert refused.returncode != 0
+    assert "Traceback" not in refused.stderr

