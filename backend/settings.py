@@ -19,9 +19,9 @@ class Settings(BaseSettings):
     """Every variable of `.env.example`, under the same name in lower case."""
 
     model_config = SettingsConfigDict(
-        # What `make up` made for the stack on this machine; .env wins, and the environment over
-        # both.
-        env_file=("var/stack.env", ".env"),
+        # What `make up` made for the stack on this machine wins over .env, in which `make secrets`
+        # may have written the secrets of another one; the environment wins over both.
+        env_file=(".env", "var/stack.env"),
         extra="ignore",
         frozen=True,
         env_ignore_empty=True,

@@ -35,6 +35,14 @@ def test_the_environment_wins_over_the_env_file(
     assert (settings.batch_size, settings.retrain_wait_s) == (9, 5)
 
 
+def test_the_local_stacks_secrets_win_over_those_made_for_compose(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("WEBHOOK_SECRET=compose\nBATCH_SIZE=7\n")
+    (tmp_path / "var").mkdir()
+    (tmp_path / "var/stack.env").write_text("WEBHOOK_SECRET='local'\n")
+    settings = load_settings()
+    assert (settings.webhook_secret.get_secret_value(), settings.batch_size) == ("local", 7)
+
+
 @pytest.mark.parametrize(
     ("name", "value", "hint"),
     [
