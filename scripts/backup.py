@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 import tarfile
 import tempfile
@@ -26,6 +27,7 @@ POSTGRES = ("-U", "labelstudio", "-d", "labelstudio")
 LABEL_STUDIO_FILES = "/label-studio/data"
 TABLES = "select count(*) from information_schema.tables where table_schema = 'public'"
 READY_WITHIN_S = 120
+LABEL_STUDIO_VERSION = "from importlib.metadata import version; print(version('label-studio'))"
 # These stand in the database as well: with others Label Studio would not let us in.
 ACCOUNT = ("LABEL_STUDIO_API_KEY", "LABEL_STUDIO_PASSWORD")
 
@@ -57,14 +59,10 @@ def back_up(folder: Path) -> Path:
         parts = Path(draft)
         # The versions before the database: one that is promoted in between is then known to nobody,
         # and the clock re-orders by the one that is.
-        with (parts / MODELS).open("wb") as out:
-            compose("exec", "-T", "backend", "tar", "-c", "-C", "/models", ".", stdout=out)
+        _pack("backend", "/models", parts / MODELS)
         with (parts / DATABASE).open("wb") as out:
             compose("exec", "-T", "postgres", "pg_dump", "-Fc", *POSTGRES, stdout=out)
-        with (parts / MEDIA).open("wb") as out:
-            compose(
-                "exec", "-T", "label-studio", "tar", "-c", "-C", LABEL_STUDIO_FILES, ".", stdout=out
-            )
+        _pack("label-studio", LABEL_STUDIO_FILES, parts / MEDIA)
         (parts / ENV).write_bytes(ENV.read_bytes())
         (parts / MANIFEST).write_text(json.dumps(_manifest(), indent=2))
         with tarfile.open(parts / "all", "w") as tar:
@@ -75,8 +73,11 @@ def back_up(folder: Path) -> Path:
 
 
 def restore(file: Path) -> None:
-    """Fill an empty stack, which is left stopped; DockerError where it is not empty."""
-    with tempfile.TemporaryDirectory() as folder, tarfile.open(file) as tar:
+    """Fill an empty stack, left stopped; DockerError, and no change, where it is not empty."""
+    if compose("ps", "--services", "--filter", "status=running"):
+        raise DockerError("this stack runs: restore into one that was never started")
+    is_new_env = not ENV.exists()
+    with tempfile.TemporaryDirectory(dir=file.parent) as folder, tarfile.open(file) as tar:
         parts = Path(folder)
         for name in (MANIFEST, str(ENV), DATABASE, MODELS, MEDIA):
             try:
@@ -84,27 +85,57 @@ def restore(file: Path) -> None:
             except KeyError:
                 raise DockerError(f"{file} is no backup of ours: it holds no {name}") from None
         _take_env(parts / ENV)
-        compose("up", "-d", "postgres")
         try:
+            compose("build", "backend")
+            _check_not_older(json.loads((parts / MANIFEST).read_text())["label_studio"])
+            compose("up", "-d", "postgres")
             _check_empty()
-            with (parts / DATABASE).open("rb") as dump:
-                compose("exec", "-T", "postgres", "pg_restore", "--no-owner", "--exit-on-error",
-                        *POSTGRES, stdin=dump)  # fmt: skip
+        except BaseException:
+            compose("stop", "postgres")
+            if is_new_env:
+                ENV.unlink()
+            raise
+        try:
             _unpack(parts / MODELS, "backend", "/models")
             _unpack(parts / MEDIA, "label-studio", LABEL_STUDIO_FILES)
-        finally:
-            compose("stop", "postgres")
+            with (parts / DATABASE).open("rb") as dump:
+                compose("exec", "-T", "postgres", "pg_restore", "--no-owner", "--exit-on-error",
+                        "--single-transaction", *POSTGRES, stdin=dump)  # fmt: skip
+        except BaseException:
+            compose("down", "-v")  # it was empty: back to that, so that the next try can begin
+            raise
+        compose("stop", "postgres")
+
+
+def _pack(service: str, folder: str, part: Path) -> None:
+    # tar ends with 1 where a file changed meanwhile. That loses nothing: a version never changes
+    # once it bears its name, and what does change is replaced in one step.
+    pack = f"tar -c --exclude='*.draft-*' -C {folder} . || [ $? -eq 1 ]"
+    with part.open("wb") as out:
+        compose("exec", "-T", service, "sh", "-c", pack, stdout=out)
 
 
 def _manifest() -> dict[str, str]:
     return {
         "made_at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "postgres": compose("exec", "-T", "postgres", "postgres", "--version"),
-        "label_studio": compose(
-            "exec", "-T", "label-studio", "python", "-c",
-            "from importlib.metadata import version; print(version('label-studio'))",
-        ),
-    }  # fmt: skip
+        "label_studio": compose("exec", "-T", "label-studio", "python", "-c", LABEL_STUDIO_VERSION),
+    }
+
+
+def _check_not_older(version: str) -> None:
+    """Label Studio migrates a database forward alone."""
+    here = compose("run", "--rm", "--no-deps", "-T", "--entrypoint", "python", "label-studio",
+                   "-c", LABEL_STUDIO_VERSION)  # fmt: skip
+    if _numbers(here) < _numbers(version):
+        raise DockerError(
+            f"the backup is of Label Studio {version}, and docker-compose.yml names {here}: "
+            "change it to that version or a newer one"
+        )
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", version)]
 
 
 def _take_env(kept: Path) -> None:
@@ -134,14 +165,15 @@ def _check_empty() -> None:
             if time.monotonic() > give_up:
                 raise
             time.sleep(1)
-    models = compose(
-        "run", "--rm", "--no-deps", "-T", "--entrypoint", "ls", "backend", "-A", "/models"
-    )
-    if tables != "0" or models:
+    if tables != "0" or _files("backend", "/models") or _files("label-studio", LABEL_STUDIO_FILES):
         raise DockerError(
             "this stack holds labels or models already: keep them (`make backup`), then empty it "
             "(`docker compose down -v`)"
         )
+
+
+def _files(service: str, folder: str) -> str:
+    return compose("run", "--rm", "--no-deps", "-T", "--entrypoint", "ls", service, "-A", folder)
 
 
 def _unpack(part: Path, service: str, folder: str) -> None:
