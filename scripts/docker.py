@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from functools import cache
@@ -47,7 +48,7 @@ def _run(command: list[str], **options: Any) -> bytes:
         raise DockerError(f"{command[0]} is not installed here") from None
     if done.returncode != 0:
         said = done.stderr.decode(errors="replace").strip()
-        if "Cannot connect to the Docker daemon" in said or "permission denied" in said:
+        if re.search("Cannot connect to the Docker daemon|docker daemon socket|docker.sock", said):
             said = "Docker does not answer: start it, and see that you may use it (group docker)"
         raise DockerError(f"`{' '.join(command[:4])}` failed: {said[-500:]}")
     return done.stdout or b""

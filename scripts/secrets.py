@@ -20,13 +20,17 @@ from pathlib import Path
 
 from scripts.docker import DockerError, compose_command, docker
 
-ENV, EXAMPLE = Path(".env"), Path(".env.example")
+ENV, EXAMPLE, COMPOSE_FILE = Path(".env"), Path(".env.example"), Path("docker-compose.yml")
 IMAGE = "tightloop:0.1.0"
 # Our image, Label Studio's, PostgreSQL's and Redis' with what building them needs; then data.
 GB_TO_BUILD, GB_TO_RUN = 20, 2
-NAME = re.compile(r"^\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*?)\s*$")
-NOT_OURS = re.compile(r"COMPOSE_\w+|DOCKER_\w+|BUILDKIT_\w+|\w+_PROXY|\w+_proxy")
+# A name, and its value in quotes or up to a comment, as compose reads them.
+NAME = re.compile(
+    r"""^\s*(?:export\s+)?([A-Za-z_]\w*)\s*=\s*("[^"]*"|'[^']*'|.*?)\s*(?:(?:^|(?<=[\s=]))\#.*)?$"""
+)
+NOT_OURS = re.compile(r"COMPOSE_\w+|DOCKER_\w+|BUILDKIT_\w+|\w+_PROXY|\w+_proxy|VAR_DIR|DETACH")
 
+# What makes a value; "" where it cannot be known yet.
 MAKERS: dict[str, Callable[[], str]] = {
     "LABEL_STUDIO_PASSWORD": lambda: secrets.token_urlsafe(12),  # people type it
     "LABEL_STUDIO_API_KEY": lambda: secrets.token_hex(20),  # 40 characters are the most
@@ -35,7 +39,7 @@ MAKERS: dict[str, Callable[[], str]] = {
     "BACKEND_PASSWORD": lambda: secrets.token_hex(20),
     "WEBHOOK_SECRET": lambda: secrets.token_hex(20),
     "DASHBOARD_PASSWORD": lambda: secrets.token_urlsafe(12),
-    "COMPOSE_PROFILES": lambda: "gpu" if has_gpu() else "cpu",
+    "COMPOSE_PROFILES": lambda: choose_profile(),
 }
 
 
@@ -47,7 +51,10 @@ def main() -> int:
         print(f"{ENV} cannot be written: {error.strerror}", file=sys.stderr)
         return 1
     print(f"{ENV}: made {', '.join(made)}" if made else f"{ENV}: all secrets were there already")
-    problems = list(find_problems(read_env(ENV)))
+    env = read_env(ENV)
+    for note in find_notes(env):
+        print(f"note: {note}")
+    problems = list(find_problems(env))
     for problem in problems:
         print(f"in the way: {problem}", file=sys.stderr)
     if not problems:
@@ -58,7 +65,8 @@ def main() -> int:
 def write_missing(path: Path) -> list[str]:
     """Add what has no value yet, change no other line; the names of what was made."""
     lines = path.read_text().splitlines() if path.exists() else []
-    made = {name: make() for name, make in MAKERS.items() if not read_env(path).get(name)}
+    there = read_env(path)
+    made = {n: value for n, make in MAKERS.items() if not there.get(n) and (value := make())}
     left = dict(made)
     for number, line in enumerate(lines):
         found = NAME.match(line)
@@ -82,15 +90,16 @@ def read_env(path: Path) -> dict[str, str]:
 
 def find_problems(env: dict[str, str]) -> Iterator[str]:
     """One sentence for each thing that would stop the stack, or quietly do nothing."""
-    known = set(re.findall(r"^#? ?([A-Z][A-Z_]+)=", EXAMPLE.read_text(), re.MULTILINE))
+    known = _known()
     for name in env:
         if name not in known and not NOT_OURS.fullmatch(name):
             near = difflib.get_close_matches(name, known, 1)
             hint = f"perhaps {near[0]} is meant" if near else "an older version may have known it"
             yield f"{ENV} sets {name}, which does not exist: {hint}; correct or delete the line"
     folder = env.get("HOST_FOLDER")
-    if folder and not Path(folder).is_dir():  # Docker would make an empty one
-        yield f"HOST_FOLDER={folder} is no folder of this machine: correct it"
+    if folder and not (Path(folder).is_absolute() and Path(folder).is_dir()):
+        # Docker would make an empty one.
+        yield f"HOST_FOLDER={folder} is no folder of this machine: give its whole path"
     try:
         compose_command()
         docker("version", "--format", "{{.Server.Version}}")
@@ -99,16 +108,30 @@ def find_problems(env: dict[str, str]) -> Iterator[str]:
         yield str(error)
 
 
-def has_gpu() -> bool:
-    """Whether there is an NVIDIA GPU that a container can be given."""
+def find_notes(env: dict[str, str]) -> Iterator[str]:
+    """What is not in the way, and perhaps not meant."""
+    in_compose = COMPOSE_FILE.read_text()
+    for name in sorted(set(env) & _known()):
+        if not re.search(rf"\$\{{{name}\b|^ +{name}:$", in_compose, re.MULTILINE):
+            yield f"{ENV} sets {name}, which counts for `make up` alone: compose sets its own"
+    if env.get("COMPOSE_PROFILES") == "cpu" and shutil.which("nvidia-smi"):
+        yield "there is a GPU here: with the NVIDIA Container Toolkit COMPOSE_PROFILES=gpu uses it"
+
+
+def choose_profile() -> str:
+    """`gpu` where Docker can give one to a container, else `cpu`; "" where Docker does not say."""
     try:
-        return bool(shutil.which("nvidia-smi")) and _gives_gpus()
+        return "gpu" if shutil.which("nvidia-smi") and _gives_gpus() else "cpu"
     except DockerError:
-        return False
+        return "" if shutil.which("nvidia-smi") else "cpu"
+
+
+def _known() -> set[str]:
+    return set(re.findall(r"^#? ?([A-Z][A-Z_]+)=", EXAMPLE.read_text(), re.MULTILINE))
 
 
 def _machine_problems(env: dict[str, str]) -> Iterator[str]:
-    if "gpu" in env["COMPOSE_PROFILES"].split(",") and not _gives_gpus():
+    if "gpu" in env.get("COMPOSE_PROFILES", "").split(",") and not _gives_gpus():
         yield (
             "COMPOSE_PROFILES=gpu, and Docker cannot give a GPU to a container: install the NVIDIA "
             "Container Toolkit, or set COMPOSE_PROFILES=cpu"
@@ -135,7 +158,8 @@ def _gives_gpus() -> bool:
 
 
 def _ours() -> str:
-    return f"label=com.docker.compose.project.working_dir={Path.cwd()}"
+    here = os.environ.get("PWD", str(Path.cwd()))  # compose keeps the way that led here
+    return f"label=com.docker.compose.project.working_dir={here}"
 
 
 def _why_not_free(address: str, port: str) -> str:
@@ -145,6 +169,8 @@ def _why_not_free(address: str, port: str) -> str:
             probe.bind((address, int(port)))
     except ValueError:
         return "no port"
+    except PermissionError:  # below 1024: ours to know, Docker's to do
+        return ""
     except (OSError, OverflowError) as error:
         return getattr(error, "strerror", None) or str(error)
     return ""

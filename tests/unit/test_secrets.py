@@ -20,9 +20,10 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(autouse=True)
 def _clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A clone in which nothing was done yet, on a machine whose Docker has no GPU."""
-    shutil.copy(ROOT / ".env.example", tmp_path)
+    for name in (".env.example", "docker-compose.yml"):
+        shutil.copy(ROOT / name, tmp_path)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(secrets, "has_gpu", lambda: False)
+    monkeypatch.setattr(secrets, "choose_profile", lambda: "cpu")
     for name in ("COMPOSE_PROFILES", "BIND", "LABEL_STUDIO_PORT"):
         monkeypatch.delenv(name, raising=False)
 
@@ -68,9 +69,62 @@ def test_nobody_else_can_read_the_file_even_if_they_could_before() -> None:
     assert secrets.ENV.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_gpu_that_docker_can_give_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(secrets, "has_gpu", lambda: True)
-    assert made()["COMPOSE_PROFILES"] == "gpu"
+CHOOSE_PROFILE = secrets.choose_profile
+
+
+@pytest.mark.parametrize(
+    ("has_nvidia_smi", "runtimes", "chosen"),
+    [
+        (True, '{"nvidia": {}, "runc": {}}', "gpu"),
+        (True, '{"runc": {}}', "cpu"),
+        (False, '{"nvidia": {}}', "cpu"),
+        (False, None, "cpu"),
+        (True, None, ""),  # Docker does not say: the next run may know
+    ],
+)
+def test_the_profile_is_gpu_where_docker_can_give_one(
+    monkeypatch: pytest.MonkeyPatch, has_nvidia_smi: bool, runtimes: str | None, chosen: str
+) -> None:
+    def which(name: str) -> str | None:
+        return name if name == "nvidia-smi" and has_nvidia_smi else None
+
+    def docker(*_: str) -> str:
+        if runtimes is None:
+            raise DockerError("Docker does not answer")
+        return runtimes
+
+    monkeypatch.setattr(shutil, "which", which)
+    monkeypatch.setattr(secrets, "docker", docker)
+    assert CHOOSE_PROFILE() == chosen
+
+
+def test_a_profile_that_is_not_known_yet_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(secrets, "choose_profile", lambda: "")
+    assert "COMPOSE_PROFILES" not in made()
+
+
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        ("A=b", "b"),
+        ("A = b ", "b"),
+        ("export A=b", "b"),
+        ("A=b # ours", "b"),
+        ("A=b#c", "b#c"),
+        ("A='b # c' # d", "b # c"),
+        ('A="b # c"', "b # c"),
+        ("A= # to do", ""),
+        ("A=", ""),
+    ],
+)
+def test_a_line_is_read_as_compose_reads_it(line: str, value: str) -> None:
+    secrets.ENV.write_text(f"{line}\n")
+    assert secrets.read_env(secrets.ENV) == {"A": value}
+
+
+def test_a_setting_that_compose_does_not_take_is_noted() -> None:
+    [note] = secrets.find_notes({"BACKEND_URL": "http://x", "BATCH_SIZE": "3", "BIND": "0.0.0.0"})
+    assert note.startswith(".env sets BACKEND_URL, which counts for `make up` alone")
 
 
 def problems(**changes: str) -> list[str]:
@@ -95,7 +149,8 @@ def test_nothing_is_in_the_way_of_a_fresh_clone() -> None:
 @pytest.mark.usefixtures("_docker")
 def test_a_name_that_no_version_knows_is_listed_with_what_may_be_meant() -> None:
     port = str(free_port())
-    [problem] = problems(BATCH_SIZ="3", LABEL_STUDIO_PORT=port, COMPOSE_PROJECT_NAME="birds")
+    fine = {"COMPOSE_PROJECT_NAME": "birds", "VAR_DIR": "/srv", "http_proxy": "x"}
+    [problem] = problems(BATCH_SIZ="3", LABEL_STUDIO_PORT=port, **fine)
     assert "BATCH_SIZ," in problem
     assert "perhaps BATCH_SIZE is meant" in problem
 
@@ -125,9 +180,10 @@ def test_a_gpu_profile_without_an_nvidia_runtime_is_named() -> None:
 
 
 @pytest.mark.usefixtures("_docker")
-def test_a_folder_that_is_not_there_is_named_before_docker_makes_an_empty_one() -> None:
-    [problem] = problems(HOST_FOLDER="/no/such/folder", LABEL_STUDIO_PORT=str(free_port()))
-    assert problem.startswith("HOST_FOLDER=/no/such/folder is no folder")
+@pytest.mark.parametrize("folder", ["/no/such/folder", "."])
+def test_a_folder_that_is_not_there_is_named_before_docker_makes_an_empty_one(folder: str) -> None:
+    [problem] = problems(HOST_FOLDER=folder, LABEL_STUDIO_PORT=str(free_port()))
+    assert problem.startswith(f"HOST_FOLDER={folder} is no folder")
 
 
 @pytest.mark.usefixtures("_docker")
