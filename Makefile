@@ -5,7 +5,7 @@ COMPILE = .venv/bin/uv pip compile --universal --python-version 3.11 --generate-
 export UV_HTTP_TIMEOUT ?= 300
 
 .DEFAULT_GOAL := help
-.PHONY: help install up down status secrets backup restore test compose-test check format bench lock
+.PHONY: help install up down status secrets backup restore test compose-test docker-answers check format bench lock
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,13 +28,17 @@ backup:  ## a compose stack's labels, models and secrets in one file below backu
 	@$(PYTHON) -m scripts.backup
 
 restore:  ## such a file into an empty compose stack: make restore FROM=backups/….tar
+	@test -n "$(FROM)" || { echo "say which: make restore FROM=backups/….tar"; exit 1; }
 	@$(PYTHON) -m scripts.backup --restore "$(FROM)"
 
 test: install  ## all tests, with real services
 	.venv/bin/python -m pytest --cov --cov-report=term
 
-compose-test: install  ## the tests of the compose stack, which need Docker
-	.venv/bin/python -m pytest tests/compose -v
+compose-test: docker-answers .venv/.installed  ## the tests of the compose stack, which need Docker
+	.venv/bin/python -m pytest tests/compose -v --timeout 900
+
+docker-answers:
+	@$(PYTHON) -c 'from scripts.docker import docker; docker("version")'
 
 check: .venv/.installed  ## ruff, mypy, and the floors of the architecture
 	.venv/bin/ruff check .

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-NOT_PUBLISHED = ("redis", "postgres", "backend")
+PUBLISHED = ("label-studio",)
 # Without `user:` a container runs as what its image says: these are images that do not say root.
 NOT_ROOT = re.compile(r"tightloop|heartexlabs/label-studio")
 SECRET = re.compile(r"PASSWORD|SECRET|TOKEN|API_KEY|REDISCLI_AUTH|REDIS_URL")
@@ -17,8 +17,10 @@ def breaches(rendered: Mapping[str, Any]) -> Iterator[str]:
     """Whatever a team would regret, of `docker compose config` or of the file itself."""
     for name, service in rendered["services"].items():
         image = str(service["image"])
-        if name in NOT_PUBLISHED and service.get("ports"):
+        if service.get("ports") and name not in PUBLISHED:
             yield f"{name} publishes a port"
+        if any(map(_is_for_everybody, service.get("ports") or ())):
+            yield f"{name} is published to everybody"
         if name not in ONE_SHOT and not _has_healthcheck(service):
             yield f"{name} has no health check"
         if ":" not in image or image.endswith(":latest"):
@@ -41,6 +43,14 @@ def default_secrets(raw: Mapping[str, Any]) -> Iterator[str]:
                 yield f"{name} has a default for {variable}"
 
 
+def _is_for_everybody(port: str | Mapping[str, Any]) -> bool:
+    if isinstance(port, Mapping):  # as `docker compose config` renders it
+        return port.get("host_ip") in (None, "", "0.0.0.0")
+    return port.startswith("0.0.0.0:") or port.count(":") < 2
+
+
 def _has_healthcheck(service: Mapping[str, Any]) -> bool:
-    # Our own image brings one.
-    return bool(service.get("healthcheck", {}).get("test")) or "build" in service
+    check = service.get("healthcheck", {})
+    if check.get("disable") or check.get("test") in ("NONE", ["NONE"]):
+        return False
+    return bool(check.get("test")) or "build" in service  # our own image brings one

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -62,16 +63,20 @@ class Annotator(Person):
 
     def label(self, count: int) -> None:
         """Answer so many tasks; waits while none is open or Label Studio is away."""
+        until = len(self.answers) + count
+        self.label_until(lambda: len(self.answers) == until)
+
+    def label_until(self, is_enough: Callable[[], bool]) -> None:
+        """Go on answering until it is enough."""
         give_up = time.monotonic() + PATIENCE_S
-        while count:
-            assert time.monotonic() < give_up, f"{count} answers were never asked for"
+        while not is_enough():
+            assert time.monotonic() < give_up, "no task was open for a long time"
             try:
                 task = self.next_task()
             except httpx.HTTPError:  # no task is open, or the server restarts
                 time.sleep(0.5)
                 continue
             self.answers[task["id"]] = self._submit_once(task, give_up)
-            count -= 1
             give_up = time.monotonic() + PATIENCE_S
 
     def _submit_once(self, task: dict[str, Any], give_up: float) -> int:

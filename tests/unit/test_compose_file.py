@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from backend.settings import Settings
+from scripts.secrets import IMAGE
 from tests.compose_rules import breaches, default_secrets
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +34,13 @@ def test_our_compose_file_keeps_every_rule(compose: dict[str, Any]) -> None:
         ("redis", {"ports": ["6379:6379"]}, "redis publishes a port"),
         ("postgres", {"ports": ["127.0.0.1:5432:5432"]}, "postgres publishes a port"),
         ("backend", {"ports": ["9090:9090"]}, "backend publishes a port"),
+        ("clock", {"ports": ["127.0.0.1:9090:9090"]}, "clock publishes a port"),
+        ("label-studio", {"ports": ["8080:8080"]}, "label-studio is published to everybody"),
+        ("label-studio", {"ports": ["0.0.0.0:80:8080"]}, "label-studio is published to everybody"),
+        ("label-studio", {"ports": [{"target": 8080}]}, "label-studio is published to everybody"),
         ("clock", {"healthcheck": {}}, "clock has no health check"),
+        ("backend", {"healthcheck": {"disable": True}}, "backend has no health check"),
+        ("ranker", {"healthcheck": {"test": ["NONE"]}}, "ranker has no health check"),
         ("redis", {"healthcheck": {"disable": True}}, "redis has no health check"),
         ("postgres", {"image": "postgres:latest"}, "postgres runs postgres:latest"),
         ("redis", {"image": "redis"}, "redis runs redis, which"),
@@ -56,6 +63,14 @@ def test_a_default_password_is_found(compose: dict[str, Any], value: str | None)
     assert list(default_secrets(compose)) == ["redis has a default for REDISCLI_AUTH"]
 
 
+def test_make_secrets_knows_our_image_by_the_tag_that_compose_gives_it(
+    compose: dict[str, Any],
+) -> None:
+    services = compose["services"]
+    ours = {s["image"] for s in services.values() if s["image"].startswith("tightloop")}
+    assert ours == {IMAGE}
+
+
 def test_every_secret_says_what_it_is_and_how_it_is_made() -> None:
     messages = re.findall(r"\$\{(\w+):\?([^}]*)\}", TEXT)
     assert {name for name, _ in messages} == {
@@ -73,7 +88,8 @@ def test_every_secret_says_what_it_is_and_how_it_is_made() -> None:
 
 def test_every_setting_reaches_our_containers(compose: dict[str, Any]) -> None:
     settings = {(field.alias or name).upper() for name, field in Settings.model_fields.items()}
-    # The image says where volumes and doors are, the two trainers what they train on.
+    # The image and the trainers say where files and doors are and what to train on; the user's name
+    # keeps its default.
     elsewhere = {"DATA_DIR", "MODEL_DIR", "BACKEND_HOST", "BACKEND_PORT", "BACKEND_USER", "DEVICE"}
     assert set(compose["x-environment"]) == settings - elsewhere
 
