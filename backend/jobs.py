@@ -97,12 +97,15 @@ def _open(project_id: int) -> tuple[Settings, TrainingQueue, LabelingProject]:
 
 
 def _share_cores(n_trainers: int) -> None:
-    """Give each trainer its part of the cores.
+    """Leave one core to people and services, and give each trainer its part of the others.
 
-    Threads meet after every layer: where two trainings have more threads than there are cores, each
-    was more than twenty times slower (2 cores).
+    Threads meet after every layer, and all wait for the one whose core is taken: beside another
+    busy process two threads on two cores were five times slower than one, and two such trainings
+    more than twenty times.
     """
-    torch.set_num_threads(max(1, torch.get_num_threads() // max(1, n_trainers)))
+    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    share = ((n_cores or 1) - 1) // max(1, n_trainers)
+    torch.set_num_threads(max(1, min(share, torch.get_num_threads())))
 
 
 @contextmanager

@@ -74,8 +74,6 @@ def back_up(folder: Path) -> Path:
 
 def restore(file: Path) -> None:
     """Fill an empty stack, left stopped; DockerError, and no change, where it is not empty."""
-    if compose("ps", "--services", "--filter", "status=running"):
-        raise DockerError("this stack runs: restore into one that was never started")
     is_new_env = not ENV.exists()
     with tempfile.TemporaryDirectory(dir=file.parent) as folder, tarfile.open(file) as tar:
         parts = Path(folder)
@@ -84,14 +82,10 @@ def restore(file: Path) -> None:
                 tar.extract(name, parts)
             except KeyError:
                 raise DockerError(f"{file} is no backup of ours: it holds no {name}") from None
-        _take_env(parts / ENV)
+        _take_env(parts / ENV)  # without it compose would not even say what runs
         try:
-            compose("build", "backend")
-            _check_not_older(json.loads((parts / MANIFEST).read_text())["label_studio"])
-            compose("up", "-d", "postgres")
-            _check_empty()
+            _check_can_be_filled(json.loads((parts / MANIFEST).read_text())["label_studio"])
         except BaseException:
-            compose("stop", "postgres")
             if is_new_env:
                 ENV.unlink()
             raise
@@ -121,6 +115,20 @@ def _manifest() -> dict[str, str]:
         "postgres": compose("exec", "-T", "postgres", "postgres", "--version"),
         "label_studio": compose("exec", "-T", "label-studio", "python", "-c", LABEL_STUDIO_VERSION),
     }
+
+
+def _check_can_be_filled(version: str) -> None:
+    """DockerError unless the stack is stopped, empty, and new enough; PostgreSQL runs after it."""
+    if compose("ps", "--services", "--filter", "status=running"):
+        raise DockerError("this stack runs: restore into one that was never started")
+    compose("build", "backend")
+    _check_not_older(version)
+    compose("up", "-d", "postgres")
+    try:
+        _check_empty()
+    except BaseException:
+        compose("stop", "postgres")
+        raise
 
 
 def _check_not_older(version: str) -> None:

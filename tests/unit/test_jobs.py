@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -80,19 +81,25 @@ def test_annotations_that_arrive_during_a_training_lead_to_exactly_one_more(
     assert queue.generation(PROJECT).n_new == 0
 
 
-@pytest.mark.parametrize(("n_trainers", "threads"), [(0, 4), (1, 4), (2, 2), (3, 1), (9, 1)])
-def test_trainers_share_the_cores(
+@pytest.mark.parametrize(
+    ("n_cores", "n_trainers", "threads"),
+    [(1, 1, 1), (2, 1, 1), (4, 1, 3), (4, 0, 3), (5, 2, 2), (5, 9, 1), (64, 1, 8)],
+)
+def test_trainers_leave_a_core_to_people_and_share_the_others(
     queue: TrainingQueue,
     train: Callable[[Callable[[int], None]], int],
     redis_server: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
+    n_cores: int,
     n_trainers: int,
     threads: int,
 ) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(n_cores)))
     with Redis.from_url(redis_server.url) as connection:
         for _ in range(n_trainers):
             Worker(["train"], connection=connection, serializer="json").register_birth()  # type: ignore[no-untyped-call]
     before, used = torch.get_num_threads(), []
-    torch.set_num_threads(4)
+    torch.set_num_threads(8)  # as OMP_NUM_THREADS may say
     try:
         queue.note_changes(PROJECT, 3, time.time())
         train(lambda _: used.append(torch.get_num_threads()))
