@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 Probs = NDArray[np.float32]  # (images, classes), each row sums to 1
 Scores = NDArray[np.float32]  # (images,)
+Labels = NDArray[np.int64]  # (images,), positions of classes
 
 
 def least_confidence(probs: Probs) -> Scores:

@@ -84,13 +84,3 @@ def retrain_is_due(
     said so.
     """
     return is_forced or n_new >= retrain_after or (n_new > 0 and waited_s >= retrain_wait_s)
-
-
-def is_plainly_worse(candidate: float, current: float, n_images: int) -> bool:
-    """Whether the candidate's accuracy is lower by more than two standard errors of the difference.
-
-    Both accuracies are measured on the same `n_images`; treating them as independent overstates the
-    error, so this refuses only what is plainly worse.
-    """
-    variance = candidate * (1 - candidate) + current * (1 - current)
-    return current - candidate > 2.0 * float(np.sqrt(variance / max(n_images, 1)))

@@ -5,7 +5,7 @@ them.
         project.json      what set-up chose: pool, weights, classes
         seen.json         the annotations that the last finished round saw
         current           the version in service, and those before it
-        r0007/            model.safetensors, meta.json, pool.safetensors (the pool's probabilities)
+        r0007/            model.safetensors, meta.json; probabilities: {pool,validation}.safetensors
         *.lock            held by the process that trains or pushes
 
 A reader sees the old or the new, never half: everything is written beside its place and renamed.
@@ -33,7 +33,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from backend.acquisition import Probs
+from backend.acquisition import Labels, Probs
 from backend.errors import BrokenVersionError, ModelFolderError, NoModelError, SettingsError
 
 log = logging.getLogger(__name__)
@@ -95,10 +95,40 @@ class Meta(BaseModel):
     validation: Measured
     test: Measured | None
     refused: str | None  # why it was not promoted by itself
+    gate: Gate | None = None  # None for a first version, and where it was not made yet
+    calibration: Calibration | None = None
     seconds: dict[str, float]
     torch: str
     device: str
     sha256: str = ""  # of model.safetensors; filled in by `save`
+
+    @property
+    def temperature(self) -> float:
+        """What its log-probabilities are divided by."""
+        return self.calibration.temperature if self.calibration else 1.0
+
+
+class Gate(BaseModel):
+    """How a version compared with the one in service, on the same validation images."""
+
+    model_config = ConfigDict(frozen=True)
+
+    against: str
+    p_value: float  # that it is no worse, by McNemar's exact test
+    fell: int  # images that were right before and are wrong now
+    rose: int
+    note: str = ""  # why the comparison was not heeded
+
+
+class Calibration(BaseModel):
+    """What its probabilities were divided by, and how far confidence is off accuracy."""
+
+    model_config = ConfigDict(frozen=True)
+
+    temperature: float
+    error_before: float  # expected calibration error on the validation split
+    error_after: float
+    test_error_after: float | None  # on images that the temperature was not fitted to
 
 
 class Promotion(BaseModel):
@@ -326,6 +356,24 @@ def load_pool_probs(root: Path, version: str) -> tuple[tuple[str, ...], Probs] |
             return tuple(json.loads(file.metadata()["image_ids"])), file.get_tensor("probs")
     except (FileNotFoundError, safetensors.SafetensorError):
         return None
+
+
+def save_validation_probs(root: Path, version: str, labels: Labels, probs: Probs) -> None:
+    """Keep what a version thinks of the validation split, for the comparison with the next one."""
+    with _folder_errors(root):
+        safetensors.numpy.save_file(
+            {"probs": np.ascontiguousarray(probs), "labels": np.ascontiguousarray(labels)},
+            root / version / "validation.safetensors",
+        )
+
+
+def load_validation_probs(root: Path, version: str, labels: Labels) -> Probs | None:
+    """The same again; None if not kept, or kept for other images."""
+    try:
+        kept = safetensors.numpy.load_file(root / version / "validation.safetensors")
+    except (FileNotFoundError, safetensors.SafetensorError):
+        return None
+    return kept["probs"] if np.array_equal(kept["labels"], labels) else None
 
 
 @contextmanager

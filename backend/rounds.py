@@ -22,11 +22,13 @@ import torch
 from torch import Tensor
 
 from backend import registry
-from backend.acquisition import ACQUISITIONS, Probs
+from backend.acquisition import ACQUISITIONS, Labels, Probs
+from backend.calibration import expected_calibration_error, fit_temperature, rescale
 from backend.consensus import Answer, majority_vote
 from backend.device import find_device
 from backend.errors import PoolError, SettingsError, TooFewLabelsError
-from backend.inference import load_model, predict_probs
+from backend.gate import MIN_IMAGES, SIGNIFICANCE, compare
+from backend.inference import Images, load_model, predict_probs
 from backend.labelstudio import (
     Annotation,
     LabelConfig,
@@ -37,8 +39,8 @@ from backend.labelstudio import (
     match_classes,
     what_was_answered,
 )
-from backend.pool import LabeledSplit, Pool, open_pool
-from backend.query import batch_is_due, confidence, is_plainly_worse, select
+from backend.pool import Pool, open_pool
+from backend.query import batch_is_due, confidence, select
 from backend.settings import Settings
 from backend.training import Recipe, evaluate, train
 from backend.weights import find_weights
@@ -84,7 +86,7 @@ class Loop:
 
 
 @dataclass(frozen=True)
-class Labels:
+class LabeledImages:
     """What people said, ready to train on: rows of the pool with their classes."""
 
     image_ids: tuple[str, ...]
@@ -121,7 +123,7 @@ def open_loop(settings: Settings, project_id: int, project: LabelingProject) -> 
 
 def read_labels(
     annotations: Mapping[int, Sequence[Annotation]], names: Sequence[str], pool: Pool
-) -> Labels:
+) -> LabeledImages:
     """One label per image by majority; what cannot be used is left out and counted.
 
     `names` are the project's spellings of the pool's classes, in the pool's order.
@@ -149,7 +151,7 @@ def read_labels(
                 )
             )
     labels = sorted(majority_vote(answers).items())
-    return Labels(
+    return LabeledImages(
         image_ids=tuple(image_id for image_id, _ in labels),
         classes=np.array([class_of[label] for _, label in labels], dtype=np.int64),
         left_out=dict(left_out),
@@ -310,16 +312,20 @@ def pool_probs(loop: Loop, version: str, progress: Progress) -> Probs:
     kept = registry.load_pool_probs(loop.root, version)
     if kept is not None and kept[0] == loop.pool.image_ids:
         return kept[1]
-    state = {k: torch.from_numpy(v) for k, v in registry.load_state(loop.root, version).items()}
-    image_size = registry.read_meta(loop.root, version).image_size
-    probs = _score_pool(loop, state, image_size, progress)
+    meta = registry.read_meta(loop.root, version)
+    raw = _score_pool(loop, _load_state(loop, version), meta.image_size, progress)
+    probs = rescale(raw, meta.temperature)
     registry.save_pool_probs(loop.root, version, loop.pool.image_ids, probs)
     return probs
 
 
+def _load_state(loop: Loop, version: str) -> dict[str, Tensor]:
+    return {k: torch.from_numpy(v) for k, v in registry.load_state(loop.root, version).items()}
+
+
 def _train_version(
     loop: Loop,
-    labels: Labels,
+    labels: LabeledImages,
     names: Sequence[str],
     progress: Progress,
     seconds: dict[str, float],
@@ -343,17 +349,25 @@ def _train_version(
             device=loop.device,
             on_step=lambda done, total: progress("training", done, total),
         )
-    with _timed(seconds, "evaluating"):
-        validation = _measure(loop, state, loop.pool.validation, "validating", progress)
-        test = _measure(loop, state, loop.pool.test, "testing", progress)
-    if validation is None:
+    labels_held_out = loop.pool.validation.labels
+    if not len(labels_held_out):
         raise PoolError("the pool is too small for a validation split: add images")
     current = registry.current(loop.root)
-    refused = _reason_to_refuse(validation, current)
+    with _timed(seconds, "evaluating"):
+        image_size = loop.recipe.image_size
+        raw = _score(loop, state, loop.pool.validation.images, image_size, "validating", progress)
+        temperature = fit_temperature(raw, labels_held_out)
+        held_out = rescale(raw, temperature)
+        tested = rescale(
+            _score(loop, state, loop.pool.test.images, image_size, "testing", progress), temperature
+        )
+        gate = None if current is None else _compare(loop, current, held_out, progress)
+    validation = _measured(held_out, labels_held_out)
+    refused = _reason_to_refuse(gate, validation, current)
     probs = None
     if refused is None:
         with _timed(seconds, "scoring the pool"):
-            probs = _score_pool(loop, state, loop.recipe.image_size, progress)
+            probs = rescale(_score_pool(loop, state, image_size, progress), temperature)
     meta = registry.save(
         loop.root,
         {name: tensor.numpy() for name, tensor in state.items()},
@@ -372,13 +386,25 @@ def _train_version(
             labels_fingerprint=labels.fingerprint,
             left_out=labels.left_out,
             validation=validation,
-            test=test,
+            test=_measured(tested, loop.pool.test.labels) if len(tested) else None,
             refused=refused,
+            gate=gate,
+            calibration=registry.Calibration(
+                temperature=temperature,
+                error_before=expected_calibration_error(raw, labels_held_out),
+                error_after=expected_calibration_error(held_out, labels_held_out),
+                test_error_after=(
+                    expected_calibration_error(tested, loop.pool.test.labels)
+                    if len(tested)
+                    else None
+                ),
+            ),
             seconds=seconds,
             torch=torch.__version__,
             device=str(loop.device),
         ),
     )
+    registry.save_validation_probs(loop.root, meta.version, labels_held_out, held_out)
     if probs is not None:
         # Kept before it is promoted: whoever reads `current` finds the pool's scores beside it.
         registry.save_pool_probs(loop.root, meta.version, loop.pool.image_ids, probs)
@@ -397,38 +423,63 @@ def _train_version(
 def _score_pool(
     loop: Loop, state: Mapping[str, Tensor], image_size: int, progress: Progress
 ) -> Probs:
+    return _score(loop, state, loop.pool.images, image_size, "scoring the pool", progress)
+
+
+def _score(
+    loop: Loop,
+    state: Mapping[str, Tensor],
+    images: Images,
+    image_size: int,
+    phase: str,
+    progress: Progress,
+) -> Probs:
+    """Probabilities as the model gives them, before its temperature."""
     return predict_probs(
         load_model(state, len(loop.pool.classes), loop.device),
-        loop.pool.images,
+        images,
         image_size=image_size,
-        device=loop.device,
-        on_batch=lambda done, total: progress("scoring the pool", done, total),
-    )
-
-
-def _measure(
-    loop: Loop, state: Mapping[str, Tensor], split: LabeledSplit, phase: str, progress: Progress
-) -> registry.Measured | None:
-    if not len(split.labels):
-        return None
-    probs = predict_probs(
-        load_model(state, len(loop.pool.classes), loop.device),
-        split.images,
-        image_size=loop.recipe.image_size,
         device=loop.device,
         on_batch=lambda done, total: progress(phase, done, total),
     )
-    return registry.Measured(**asdict(evaluate(probs, split.labels)))
 
 
-def _reason_to_refuse(validation: registry.Measured, current: registry.Meta | None) -> str | None:
-    if current is None or not is_plainly_worse(
-        validation.accuracy, current.validation.accuracy, validation.images
-    ):
+def _measured(probs: Probs, labels: Labels) -> registry.Measured:
+    return registry.Measured(**asdict(evaluate(probs, labels)))
+
+
+def _compare(loop: Loop, current: registry.Meta, probs: Probs, progress: Progress) -> registry.Gate:
+    """A candidate's validation probabilities against those of the version in service."""
+    labels = loop.pool.validation.labels
+    before = registry.load_validation_probs(loop.root, current.version, labels)
+    if before is None:  # it was made for another split, or before these were kept
+        before = _score(
+            loop,
+            _load_state(loop, current.version),
+            loop.pool.validation.images,
+            current.image_size,
+            "validating the version in service",
+            progress,
+        )
+    found = compare(probs.argmax(axis=1) == labels, before.argmax(axis=1) == labels)
+    note = ""
+    if len(labels) < MIN_IMAGES:
+        note = (
+            f"{len(labels)} validation images are too few to compare versions: promoted unchecked"
+        )
+        log.warning("%s", note)
+    return registry.Gate(against=current.version, note=note, **asdict(found))
+
+
+def _reason_to_refuse(
+    gate: registry.Gate | None, validation: registry.Measured, current: registry.Meta | None
+) -> str | None:
+    if gate is None or current is None or gate.note or gate.p_value >= SIGNIFICANCE:
         return None
     return (
-        f"plainly worse on validation: {validation.accuracy:.1%} "
-        f"against {current.validation.accuracy:.1%} of {current.version}"
+        f"significantly worse than {gate.against} on validation: {validation.accuracy:.1%} against "
+        f"{current.validation.accuracy:.1%}; {gate.fell} images fell, {gate.rose} rose "
+        f"(p = {gate.p_value:.2g})"
     )
 
 

@@ -26,6 +26,7 @@ from werkzeug.exceptions import BadRequest, HTTPException, Unauthorized
 
 from backend import registry
 from backend.acquisition import Probs
+from backend.calibration import rescale
 from backend.device import find_device
 from backend.errors import (
     ImageError,
@@ -126,9 +127,10 @@ class ModelService:
         if images:
             size = served.meta.image_size
             model = self._model(project_id, served)
-            probs[list(images)] = predict_probs(
+            raw = predict_probs(
                 model, to_array(list(images.values()), size), image_size=size, device=self._device
             )
+            probs[list(images)] = rescale(raw, served.meta.temperature)
         return probs
 
     def _fetch(self, data: Mapping[str, Any], image_key: str) -> NDArray[np.uint8]:

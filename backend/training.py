@@ -8,16 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from backend import resnet
-from backend.acquisition import Probs
+from backend.acquisition import Labels, Probs
+from backend.calibration import log_loss
 from backend.errors import TooFewLabelsError, TrainingError
 from backend.inference import Images, normalizer, on_device, resize_bytes
-
-Labels = NDArray[np.int64]  # (images,), positions of classes
 
 
 @dataclass(frozen=True)
@@ -145,10 +143,9 @@ def evaluate(probs: Probs, labels: Labels) -> Metrics:
     """Measure predictions on images whose labels are known; TooFewLabelsError without any."""
     if len(labels) == 0:
         raise TooFewLabelsError("no held-out image to measure the model on: label more images")
-    own = probs[np.arange(len(labels)), labels]
     return Metrics(
         accuracy=float((probs.argmax(axis=1) == labels).mean()),
-        log_loss=float(-np.log(np.maximum(own, 1e-7)).mean()),  # one zero must not make it infinite
+        log_loss=log_loss(probs, labels),
         images=len(labels),
     )
 

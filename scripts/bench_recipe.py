@@ -80,18 +80,8 @@ def measure(
     device: torch.device,
 ) -> Cell:
     """Train once on `n_labels` images that `seed` draws, and measure on the validation split."""
-    labels = seed_labels(pool, n_labels, seed)
     began = time.process_time()
-    state = train(
-        pool.images[pool.positions(list(labels))],
-        np.array([pool.classes.index(label) for label in labels.values()]),
-        n_classes=len(pool.classes),
-        start=start,
-        recipe=recipe,
-        may_flip=pool.may_flip,
-        seed=seed,
-        device=device,
-    )
+    state = train_on(pool, start, recipe, n_labels, seed, device)
     trained = time.process_time()
     probs = predict_probs(
         load_model(state, len(pool.classes), device),
@@ -104,6 +94,28 @@ def measure(
         evaluate(probs, pool.validation.labels).accuracy,
         trained - began,
         len(probs) / (scored - trained),
+    )
+
+
+def train_on(
+    pool: Pool,
+    start: State | None,
+    recipe: Recipe,
+    n_labels: int,
+    seed: int,
+    device: torch.device,
+) -> State:
+    """The weights that `n_labels` class-balanced images, drawn by `seed`, lead to."""
+    labels = seed_labels(pool, n_labels, seed)
+    return train(
+        pool.images[pool.positions(list(labels))],
+        np.array([pool.classes.index(label) for label in labels.values()]),
+        n_classes=len(pool.classes),
+        start=start,
+        recipe=recipe,
+        may_flip=pool.may_flip,
+        seed=seed,
+        device=device,
     )
 
 

@@ -10,7 +10,6 @@ from backend.query import (
     STRATEGIES,
     batch_is_due,
     confidence,
-    is_plainly_worse,
     retrain_is_due,
     select,
 )
@@ -111,10 +110,3 @@ def test_a_retrain_is_due_by_number_by_waiting_or_by_force(
         retrain_is_due(n_new, waited_s, is_forced=is_forced, retrain_after=20, retrain_wait_s=60.0)
         is is_due
     )
-
-
-def test_plainly_worse_is_more_than_two_standard_errors_lower() -> None:
-    # Two accuracies near 0.5 of 200 images: one standard error of the difference is 0.05.
-    assert not is_plainly_worse(0.45, 0.54, 200)
-    assert is_plainly_worse(0.43, 0.55, 200)
-    assert not is_plainly_worse(0.9, 0.5, 200)

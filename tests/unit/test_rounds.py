@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from backend import registry, rounds
+from backend.calibration import expected_calibration_error
 from backend.errors import TooFewLabelsError
 from backend.labelstudio import NewTask, what_was_answered
 from backend.pool import Pool, open_pool, seed_labels, true_labels
@@ -273,21 +274,80 @@ def test_rolling_back_gives_open_tasks_the_older_versions_order(
     assert project.model_version() == "r0001"
 
 
-def test_a_plainly_worse_version_is_kept_but_not_promoted(
+def test_two_hundred_labels_flipped_by_one_person_are_refused_and_promoted_by_hand(
     loop: Loop, project: OracleProject
 ) -> None:
-    seed(loop, project, 100)
-    better = replace(loop, recipe=replace(FAST, min_steps=80))
-    train(better)
-    for answers in project.answers.values():  # somebody answers nonsense
-        answers[0] = replace(answers[0], label=loop.pool.classes[answers[0].annotation_id % 10])
-    meta = train(better)
-    assert meta.refused is not None
-    assert "r0001" in meta.refused
+    able = replace(loop, recipe=replace(FAST, min_steps=80), batch_size=200)
+    seed(able, project)
+    before = train(able)
+    truth, classes = true_labels(loop.pool), loop.pool.classes
+    flipped = {i: classes[(classes.index(label) + 1) % 10] for i, label in truth.items()}
+    assert project.answer_open_tasks(flipped) == 200
+    poisoned = train(able)
+    assert poisoned.labels == 240
+    assert poisoned.gate is not None
+    assert poisoned.gate.against == before.version
+    assert poisoned.gate.p_value < 0.001
+    lost = before.validation.accuracy - poisoned.validation.accuracy
+    assert poisoned.gate.fell - poisoned.gate.rose == round(lost * before.validation.images)
+    assert poisoned.refused is not None
+    assert f"significantly worse than {before.version}" in poisoned.refused
     current = registry.current(loop.root)
     assert current is not None
-    assert current.version == "r0001"
-    assert project.model_version() == "r0001"
+    assert (current.version, project.model_version()) == (before.version, before.version)
+    assert registry.promote(loop.root, poisoned.version).version == poisoned.version
+
+
+def test_a_version_made_before_its_answers_were_kept_is_compared_all_the_same(
+    loop: Loop, project: OracleProject
+) -> None:
+    seed(loop, project)
+    first = train(loop)
+    (loop.root / first.version / "validation.safetensors").unlink()
+    second = train(loop, is_forced=True)
+    assert second.gate is not None
+    # The same labels and seed make the same weights: no image falls, none rises.
+    assert (second.gate.p_value, second.gate.fell, second.gate.rose) == (1.0, 0, 0)
+
+
+def test_a_validation_split_too_small_for_the_gate_promotes_and_says_so(
+    loop: Loop, project: OracleProject, caplog: pytest.LogCaptureFixture
+) -> None:
+    held_out = loop.pool.validation
+    few = replace(held_out, images=held_out.images[:30], labels=held_out.labels[:30])
+    small = replace(
+        loop,
+        pool=replace(loop.pool, validation=few),
+        recipe=replace(FAST, min_steps=80),
+        batch_size=200,
+    )
+    seed(small, project)
+    train(small)
+    project.answer_open_tasks(dict.fromkeys(loop.pool.image_ids, loop.pool.classes[0]))
+    meta = train(small)
+    assert meta.gate is not None
+    assert meta.gate.note.startswith("30 validation images are too few")
+    assert meta.gate.note in caplog.text
+    assert meta.refused is None
+    assert project.model_version() == meta.version
+
+
+def test_what_is_asked_and_shown_is_calibrated_and_its_error_is_kept(
+    loop: Loop, project: OracleProject
+) -> None:
+    seed(loop, project)
+    meta = train(loop)
+    assert meta.calibration is not None
+    assert meta.calibration.temperature == meta.temperature != 1.0
+    kept = registry.load_pool_probs(loop.root, meta.version)
+    assert kept is not None
+    (loop.root / meta.version / "pool.safetensors").unlink()
+    np.testing.assert_allclose(rounds.pool_probs(loop, meta.version, quiet), kept[1], atol=1e-6)
+    labels = loop.pool.validation.labels
+    held_out = registry.load_validation_probs(loop.root, meta.version, labels)
+    assert held_out is not None
+    error = expected_calibration_error(held_out, labels)
+    assert error == pytest.approx(meta.calibration.error_after)
 
 
 def test_after_the_last_round_no_more_are_asked(loop: Loop, project: OracleProject) -> None:

@@ -11,9 +11,10 @@ import safetensors.torch
 import torch
 
 from backend import inference, resnet, training
+from backend.acquisition import Labels
 from backend.errors import TooFewLabelsError, TrainingError
 from backend.inference import Images
-from backend.training import Labels, Recipe, evaluate
+from backend.training import Recipe, evaluate
 
 QUICK = Recipe(image_size=32, batch_size=8, min_steps=3, epochs=1)
 CPU = torch.device("cpu")
