@@ -84,7 +84,7 @@ def restore(file: Path) -> None:
                 raise DockerError(f"{file} is no backup of ours: it holds no {name}") from None
         _take_env(parts / ENV)  # without it compose would not even say what runs
         try:
-            _check_can_be_filled(json.loads((parts / MANIFEST).read_text())["label_studio"])
+            _check_can_be_filled(_version_in(parts / MANIFEST))
         except BaseException:
             if is_new_env:
                 ENV.unlink()
@@ -115,6 +115,13 @@ def _manifest() -> dict[str, str]:
         "postgres": compose("exec", "-T", "postgres", "postgres", "--version"),
         "label_studio": compose("exec", "-T", "label-studio", "python", "-c", LABEL_STUDIO_VERSION),
     }
+
+
+def _version_in(manifest: Path) -> str:
+    try:
+        return str(json.loads(manifest.read_text())["label_studio"])
+    except (ValueError, KeyError, TypeError):
+        raise DockerError(f"the backup's {manifest.name} is damaged: take another one") from None
 
 
 def _check_can_be_filled(version: str) -> None:
