@@ -107,32 +107,39 @@ def up(settings: StackSettings) -> int:
     """Start what does not run yet; return when it is ready (DETACH) or stopped."""
     var = settings.var_dir.resolve()
     var.mkdir(parents=True, exist_ok=True)
-    with _one_at_a_time(var):
-        if is_running(var):
-            print("already running:\n" + _where_to_go(_read_stack(var)))
-            return 0
-        if processes(var):
-            print("stopping what an earlier stack left behind")
-            _stop(var)
-        _check_ports(settings)
-        try:
+    is_ours = False
+    try:
+        with _one_at_a_time(var):
+            if is_running(var):
+                print("already running:\n" + _where_to_go(_read_stack(var)))
+                return 0
+            if processes(var):
+                print("stopping what an earlier stack left behind")
+                _stop(var)
+            _check_ports(settings)
+            is_ours = True
             _start(settings, var)
-        except BaseException:
-            print("\nstopping everything")
-            _stop(var)
+        print(_where_to_go(_read_stack(var)), flush=True)
+        return 0 if settings.detach else _stay(var)
+    except BaseException as error:  # Ctrl-C too, at whatever moment it comes
+        if not is_ours:
             raise
-    print(_where_to_go(_read_stack(var)), flush=True)
-    return 0 if settings.detach else _stay(var)
+        was_ready = is_running(var)
+        print("\nstopping everything")
+        _stop(var)
+        if was_ready and isinstance(error, KeyboardInterrupt):
+            return 0
+        raise
 
 
 def _stay(var: Path) -> int:
-    """Print what the watcher says until Ctrl-C, `make down`, or the end of supervisord."""
-    with suppress(KeyboardInterrupt), _log(var, "watch").open() as log:
+    """Print what the watcher says until `make down` or the end of supervisord, then stop all."""
+    with _log(var, "watch").open() as log:
         log.seek(0, os.SEEK_END)
         while is_running(var):
             print(log.read(), end="", flush=True)
             time.sleep(1)
-    was_expected = is_running(var) or not _read_stack(var)["pids"]
+    was_expected = not _read_stack(var)["pids"]
     if not was_expected:
         print("supervisord died" + _tail(var, "supervisord"))
     print("\nstopping everything")
