@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 Probs = NDArray[np.float32]  # (images, classes), each row sums to 1
 Scores = NDArray[np.float32]  # (images,)
 Labels = NDArray[np.int64]  # (images,), positions of classes
+Embeddings = NDArray[np.float16] | NDArray[np.float32]  # (images, width): penultimate activations
 
 
 def least_confidence(probs: Probs) -> Scores:
@@ -23,12 +24,16 @@ def least_confidence(probs: Probs) -> Scores:
 
 def margin(probs: Probs) -> Scores:
     """How close the runner-up class comes to the favourite (Scheffer et al., 2001)."""
+    if probs.shape[1] < 2:
+        return np.zeros(len(probs), np.float32)
     second, first = np.partition(probs, -2, axis=1)[:, -2:].T
     return _unit(1.0 - (first - second))
 
 
 def entropy(probs: Probs) -> Scores:
     """Shannon entropy over its largest value, log(classes) (Settles, 2009, section 3.1)."""
+    if probs.shape[1] < 2:
+        return np.zeros(len(probs), np.float32)
     # The limit of p log p at 0 is 0; the clip only keeps the logarithm finite there.
     nats = -(probs * np.log(np.clip(probs, np.finfo(np.float32).tiny, None))).sum(axis=1)
     return _unit(nats / np.log(probs.shape[1]))

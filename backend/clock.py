@@ -95,12 +95,15 @@ class Clock:
             watch.next_look = now + self._settings.reconcile_every_s
             self.reconcile(watch, now)
         self._catch_up(watch, now)
-        if self._queue.generation(project_id).is_due(
+        generation = self._queue.generation(project_id)
+        if generation.is_due(
             now,
             retrain_after=self._settings.retrain_after,
             retrain_wait_s=self._settings.retrain_wait_s,
         ):
             self._queue.enqueue_retrain(project_id)
+        if self._settings.train != "full" and generation.head_is_due(now):
+            self._queue.enqueue_refit(project_id)
 
     def reconcile(self, watch: Watch, now: float) -> None:
         """Make good what webhooks, jobs or a lost Redis left undone."""

@@ -1,8 +1,9 @@
-"""Inference: trained weights and uint8 images in, class probabilities out."""
+"""Inference: trained weights and uint8 images in, class probabilities and embeddings out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import resnet18
 
-from backend.acquisition import Probs
+from backend.acquisition import Embeddings, Probs
 from backend.errors import BrokenVersionError
 
 Images = NDArray[np.uint8]  # (images, height, width, 3)
@@ -33,7 +34,48 @@ def load_model(
     return model.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
+@dataclass(frozen=True)
+class Outputs:
+    """What a model makes of images: a row each."""
+
+    probs: Probs
+    embeddings: Embeddings
+
+
 @torch.inference_mode()
+def predict(
+    model: nn.Module,
+    images: Images,
+    *,
+    image_size: int,
+    device: torch.device | str,
+    batch_size: int = 256,
+    on_batch: Callable[[int, int], None] | None = None,
+) -> Outputs:
+    """Class probabilities and embeddings of images of any one size; `on_batch(done, total)` counts
+    images.
+    """
+    device = torch.device(device)
+    normalize = normalizer(device)
+    head = model.get_submodule("fc")
+    embed = nn.Sequential(*list(model.children())[:-1], nn.Flatten())  # all but the head
+    probs, embeddings = [], []
+    for first in range(0, len(images), batch_size):
+        batch = resize(normalize(on_device(images[first : first + batch_size], device)), image_size)
+        with torch.autocast(device.type, torch.bfloat16):
+            embedded = embed(batch)
+            logits = head(embedded)
+        probs.append(logits.float().softmax(dim=1))
+        embeddings.append(embedded.half())
+        if on_batch is not None:
+            on_batch(first + len(batch), len(images))
+    if not probs:
+        classes, width = head.get_parameter("weight").shape
+        return Outputs(np.empty((0, classes), np.float32), np.empty((0, width), np.float16))
+    # The only wait for the device.
+    return Outputs(torch.cat(probs).cpu().numpy(), torch.cat(embeddings).cpu().numpy())
+
+
 def predict_probs(
     model: nn.Module,
     images: Images,
@@ -43,20 +85,15 @@ def predict_probs(
     batch_size: int = 256,
     on_batch: Callable[[int, int], None] | None = None,
 ) -> Probs:
-    """Class probabilities of images of any one size; `on_batch(done, total)` counts images."""
-    device = torch.device(device)
-    normalize = normalizer(device)
-    batches = []
-    for first in range(0, len(images), batch_size):
-        batch = resize(normalize(on_device(images[first : first + batch_size], device)), image_size)
-        with torch.autocast(device.type, torch.bfloat16):
-            logits = model(batch)
-        batches.append(logits.float().softmax(dim=1))
-        if on_batch is not None:
-            on_batch(first + len(batch), len(images))
-    if not batches:
-        return np.empty((0, model.get_parameter("fc.bias").numel()), np.float32)
-    return torch.cat(batches).cpu().numpy()  # the only wait for the device
+    """The probabilities alone."""
+    return predict(
+        model,
+        images,
+        image_size=image_size,
+        device=device,
+        batch_size=batch_size,
+        on_batch=on_batch,
+    ).probs
 
 
 def to_array(images: Sequence[NDArray[np.uint8]], image_size: int) -> Images:

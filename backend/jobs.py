@@ -17,14 +17,17 @@ from rq import get_current_job
 from backend import registry, rounds
 from backend.errors import TightloopError, TooFewLabelsError
 from backend.labelstudio import LabelingProject
+from backend.loop import Progress, open_loop
 from backend.query import batch_is_due
-from backend.rounds import Progress
 from backend.settings import Settings, load_settings
 from backend.training_queue import RETRY_AFTER_ERROR_S, TrainingQueue
 
 log = logging.getLogger(__name__)
 
 PROGRESS_EVERY_S = 0.5
+# Label Studio stores predictions for every open task each time, and keeps those that a browser may
+# still name.
+REFIT_EVERY_S = 5.0
 
 
 def retrain(project_id: int) -> None:
@@ -49,7 +52,7 @@ def retrain(project_id: int) -> None:
             ):
                 return
             try:
-                loop = rounds.open_loop(settings, project_id, project)
+                loop = open_loop(settings, project_id, project)
                 rounds.train_round(loop, is_forced=before.is_forced, progress=_job_progress(queue))
             except TooFewLabelsError as error:
                 log.info("project %d: no training yet: %s", project_id, error)
@@ -67,18 +70,33 @@ def top_up(project_id: int) -> None:
         counts = project.counts()
         rounds_done = registry.last_round(registry.project_root(settings.model_dir, project_id))
         if batch_is_due(counts.open, settings.batch_size, rounds_done, settings.rounds):
-            pushed = rounds.top_up(rounds.open_loop(settings, project_id, project))
+            pushed = rounds.top_up(open_loop(settings, project_id, project))
             counts = project.counts()
             is_exhausted = not pushed and counts.open < settings.batch_size
             queue.note_facts(project_id, {"is_exhausted": is_exhausted})
         queue.note_facts(project_id, asdict(counts))
 
 
+def refit(project_id: int) -> None:
+    """Fit a head to the answers so far, and order the open tasks by it; also during a training."""
+    settings, queue, project = _open(project_id)
+    before = queue.generation(project_id)
+    # Should it fail, the next try waits as a training's would.
+    queue.finish_refit(project_id, before.refitted, time.time() + RETRY_AFTER_ERROR_S)
+    with _errors_for_people(queue, project_id, "fitting a head"):
+        loop = open_loop(settings, project_id, project)
+        try:
+            rounds.refit_head(loop, _job_progress(queue))
+        except TooFewLabelsError as error:
+            log.info("project %d: no head yet: %s", project_id, error)
+        queue.finish_refit(project_id, before.generation, time.time() + REFIT_EVERY_S)
+
+
 def refresh(project_id: int) -> None:
     """Order the open tasks by the version in service, after a roll-back say."""
     settings, queue, project = _open(project_id)
     with _errors_for_people(queue, project_id, "re-ordering open tasks"):
-        loop = rounds.open_loop(settings, project_id, project)
+        loop = open_loop(settings, project_id, project)
         rounds.refresh_predictions(loop, _job_progress(queue))
 
 

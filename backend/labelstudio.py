@@ -119,6 +119,7 @@ class WebhookEvent:
     changes: int
 
 
+TASK_COLUMNS = "id,data,total_annotations,cancelled_annotations,predictions_model_versions"
 IGNORED = WebhookEvent("ignored", 0, 0)
 # The parts of a task, and how the answer to an import counts them.
 COUNTERS = {
@@ -312,19 +313,20 @@ class LabelingProject:
                 "run `python -m scripts.setup_project`"
             )
         counts = found["results"][0]
-        columns = ("total_annotations", "cancelled_annotations")
-        unanswered = [_filter(column, "equal", "Number", 0) for column in columns]
         return ProjectCounts(
             tasks=counts["task_number"],
             annotations=counts["total_annotations_number"],
             skipped=counts["skipped_annotations_number"],
-            open=self._page(unanswered, include="id", page_size=1)["total"],
+            open=self._page(UNANSWERED, include="id", page_size=1)["total"],
         )
 
     def tasks(self) -> list[Task]:
         """Every task, oldest first."""
-        include = "id,data,total_annotations,cancelled_annotations,predictions_model_versions"
-        return [_task(task) for task in self._pages(include)]
+        return [_task(task) for task in self._pages(TASK_COLUMNS)]
+
+    def open_tasks(self) -> list[Task]:
+        """The tasks that nobody has submitted or skipped yet, oldest first; few, so quick."""
+        return [_task(task) for task in self._pages(TASK_COLUMNS, UNANSWERED)]
 
     def image_ids(self) -> set[str]:
         """The images that are in a task, open or not."""
@@ -636,6 +638,12 @@ def _payload_project(payload: Mapping[Any, Any]) -> int:
 
 def _filter(column: str, operator: str, kind: str, value: Any) -> dict[str, Any]:
     return {"filter": f"filter:tasks:{column}", "operator": operator, "type": kind, "value": value}
+
+
+UNANSWERED = [
+    _filter(column, "equal", "Number", 0)
+    for column in ("total_annotations", "cancelled_annotations")
+]
 
 
 def _chunks(rows: Sequence[dict[str, Any]]) -> Iterator[Sequence[dict[str, Any]]]:

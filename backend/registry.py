@@ -4,8 +4,11 @@ them.
     MODEL_DIR/p<project>/
         project.json      what set-up chose: pool, weights, classes
         seen.json         the annotations that the last finished round saw
+        answers.json      all annotations as last read, so that only changes are asked for
         current           the version in service, and those before it
         r0007/            model.safetensors, meta.json; probabilities: {pool,validation}.safetensors
+        r0007h02/         the second head on the body of r0007: the same, of its last layer alone
+        embeddings/       of pool, validation and test, by body; a cache
         *.lock            held by the process that trains or pushes
 
 A reader sees the old or the new, never half: everything is written beside its place and renamed.
@@ -22,7 +25,8 @@ import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -33,7 +37,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from backend.acquisition import Labels, Probs
+from backend.acquisition import Embeddings, Labels, Probs
 from backend.errors import BrokenVersionError, ModelFolderError, NoModelError, SettingsError
 
 log = logging.getLogger(__name__)
@@ -42,8 +46,10 @@ State = dict[
     str, NDArray[Any]
 ]  # a state_dict as arrays, so that reading the registry needs no torch
 
-VERSION_NAME = re.compile(r"r\d{4,}")
-PROMOTIONS_KEPT = 50
+VERSION_NAME = re.compile(r"r(?P<round>\d{4,})(?:h(?P<head>\d{2,}))?")
+PROMOTIONS_KEPT = 500
+HEADS_KEPT = 10  # beside those in service lately
+HEAD_TENSORS = ("fc.weight", "fc.bias")
 LOCK_POLL_S = 0.2
 
 
@@ -101,6 +107,17 @@ class Meta(BaseModel):
     torch: str
     device: str
     sha256: str = ""  # of model.safetensors; filled in by `save`
+    body_key: str = ""  # which embeddings are its own; "" in versions made before these were kept
+
+    @property
+    def body(self) -> str:
+        """The version whose body it has: its own name, unless it is a head."""
+        return body_of(self.version)
+
+    @property
+    def is_head(self) -> bool:
+        """Whether only its last layer is its own."""
+        return self.body != self.version
 
     @property
     def temperature(self) -> float:
@@ -138,6 +155,15 @@ class Promotion(BaseModel):
 
     version: str
     promoted_at: datetime
+
+
+@dataclass(frozen=True)
+class PoolEmbeddings:
+    """What one body makes of all images of a pool, (images, width) each."""
+
+    pool: Embeddings
+    validation: Embeddings
+    test: Embeddings
 
 
 class _Current(BaseModel):
@@ -228,7 +254,7 @@ def save(root: Path, state: State, meta: Meta) -> Meta:
     with _folder_errors(root):
         if final.exists():
             raise ModelFolderError(f"{final} exists already: versions are never overwritten")
-        for leftover in root.glob(".draft-*"):  # safe: whoever saves holds the train lock
+        for leftover in root.glob(f".draft-{meta.version}-*"):  # of one that was killed
             shutil.rmtree(leftover, ignore_errors=True)
         draft.mkdir(parents=True)
         try:
@@ -277,11 +303,75 @@ def versions(root: Path) -> tuple[list[Meta], dict[str, str]]:
 
 def last_round(root: Path) -> int:
     """The highest round that has a folder, sound or not; 0 before the first."""
-    return max((int(name[1:]) for name in _version_names(root)), default=0)
+    return max((_place(name)[0] for name in _version_names(root)), default=0)
+
+
+def body_of(version: str) -> str:
+    """The version whose body a version has: r0007 for r0007h02 and for r0007."""
+    return version.partition("h")[0]
+
+
+def next_head(root: Path, body: str) -> str:
+    """The name of the next head on a body."""
+    heads = [_place(name)[1] for name in _version_names(root) if body_of(name) == body]
+    return f"{body}h{max(heads, default=0) + 1:02d}"
+
+
+def round_of(version: str) -> int:
+    """The round that made a version's body."""
+    return _place(version)[0]
+
+
+def prune(root: Path) -> None:
+    """Delete what is long superseded: heads, of which one comes with every few labels, but for the
+    newest and those that were in service last; and all embeddings but those of the last two bodies,
+    which can be made again.
+    """
+    _prune_heads(root)
+    _prune_embeddings(root)
+
+
+def _prune_heads(root: Path) -> None:
+    heads = [name for name in _version_names(root) if body_of(name) != name]
+    keep = {*heads[-HEADS_KEPT:], *[p.version for p in promotions(root)[:2]]}
+    with _folder_errors(root):
+        for name in set(heads) - keep:
+            shutil.rmtree(root / name, ignore_errors=True)
+
+
+def _prune_embeddings(root: Path) -> None:
+    bodies = list(dict.fromkeys(body_of(p.version) for p in promotions(root)))[:2]
+    keep = set()
+    for body in bodies:
+        with suppress(BrokenVersionError):
+            keep.add(read_meta(root, body).body_key)
+    with _folder_errors(root):
+        for path in (root / "embeddings").glob("*.safetensors"):
+            if path.name.partition("-")[0] not in keep:
+                path.unlink(missing_ok=True)
+
+
+def body_key(state: State) -> str:
+    """A fingerprint of all weights but the last layer's."""
+    digest = hashlib.sha256()
+    for name in sorted(state.keys() - set(HEAD_TENSORS)):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(state[name]).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def load_state(root: Path, version: str) -> State:
-    """A version's weights, checked against their sha256; BrokenVersionError where they differ."""
+    """A version's weights, checked against their sha256; BrokenVersionError where they differ.
+
+    A head comes with its body.
+    """
+    own = load_own_state(root, version)
+    body = body_of(version)
+    return own if body == version else load_own_state(root, body) | own
+
+
+def load_own_state(root: Path, version: str) -> State:
+    """The same, of a head its last layer alone."""
     meta = read_meta(root, version)
     path = root / version / "model.safetensors"
     try:
@@ -376,8 +466,53 @@ def load_validation_probs(root: Path, version: str, labels: Labels) -> Probs | N
     return kept["probs"] if np.array_equal(kept["labels"], labels) else None
 
 
+def save_embeddings(
+    folder: Path, body_key: str, image_size: int, image_ids: Sequence[str], kept: PoolEmbeddings
+) -> None:
+    """Keep what a body makes of a pool's images, so that its heads need no forward pass."""
+    path = _embeddings_path(folder, body_key, image_size)
+    draft = path.with_suffix(f".draft-{os.getpid()}")
+    with _folder_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {name: np.ascontiguousarray(rows) for name, rows in vars(kept).items()}
+        safetensors.numpy.save_file(tensors, draft, {"image_ids": _fingerprint(image_ids)})
+        draft.replace(path)
+
+
+def load_embeddings(
+    folder: Path, body_key: str, image_size: int, image_ids: Sequence[str]
+) -> PoolEmbeddings | None:
+    """The same again; None if not kept, or kept for another pool."""
+    path = _embeddings_path(folder, body_key, image_size)
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            if file.metadata()["image_ids"] != _fingerprint(image_ids):
+                return None
+            return PoolEmbeddings(*(file.get_tensor(n) for n in ("pool", "validation", "test")))
+    except (FileNotFoundError, safetensors.SafetensorError):
+        return None
+
+
+def write_answers(root: Path, read_at: datetime, answers: Mapping[int, Sequence[Any]]) -> None:
+    """Keep all annotations (rows by task) as read from a moment on."""
+    rows = {task_id: [asdict(row) for row in of_task] for task_id, of_task in answers.items()}
+    _write(root / "answers.json", json.dumps({"read_at": read_at.isoformat(), "tasks": rows}))
+
+
+def read_answers(root: Path) -> tuple[datetime, dict[int, list[dict[str, Any]]]] | None:
+    """The same again, rows as dicts; None where they were never kept or are unreadable."""
+    try:
+        kept = json.loads((root / "answers.json").read_bytes())
+        tasks = {int(task_id): list(rows) for task_id, rows in kept["tasks"].items()}
+        return datetime.fromisoformat(kept["read_at"]), tasks
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return None  # then all are read anew
+
+
 @contextmanager
-def hold(root: Path, name: Literal["train", "push"], wait_s: float | None = None) -> Iterator[None]:
+def hold(
+    root: Path, name: Literal["train", "head", "push", "promote"], wait_s: float | None = None
+) -> Iterator[None]:
     """Hold one of the project's locks; the operating system gives it back with the process.
 
     Waits as long as it takes, or `wait_s` seconds and then raises ModelFolderError.
@@ -406,7 +541,21 @@ def _version_names(root: Path) -> list[str]:
         if not root.is_dir():
             return []
         names = (entry.name for entry in root.iterdir() if entry.is_dir())
-        return sorted((n for n in names if VERSION_NAME.fullmatch(n)), key=lambda n: int(n[1:]))
+        return sorted((n for n in names if VERSION_NAME.fullmatch(n)), key=_place)
+
+
+def _place(version: str) -> tuple[int, int]:
+    """Round and number of head (0: the body itself): the order in which versions were made."""
+    found = VERSION_NAME.fullmatch(version)
+    return (int(found["round"]), int(found["head"] or 0)) if found else (0, 0)
+
+
+def _embeddings_path(folder: Path, body_key: str, image_size: int) -> Path:
+    return folder / f"{body_key}-{image_size}px.safetensors"
+
+
+def _fingerprint(image_ids: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(image_ids).encode()).hexdigest()
 
 
 def _write(path: Path, text: str) -> None:

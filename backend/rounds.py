@@ -7,118 +7,44 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from backend import registry
-from backend.acquisition import ACQUISITIONS, Labels, Probs
-from backend.calibration import expected_calibration_error, fit_temperature, rescale
+from backend.acquisition import ACQUISITIONS, Probs
 from backend.consensus import Answer, majority_vote
-from backend.device import find_device
-from backend.errors import PoolError, SettingsError, TooFewLabelsError
-from backend.gate import MIN_IMAGES, SIGNIFICANCE, compare
-from backend.inference import Images, load_model, predict_probs
+from backend.errors import TooFewLabelsError
 from backend.labelstudio import (
     Annotation,
-    LabelConfig,
     NewTask,
     Prediction,
-    ProjectCounts,
     Task,
     match_classes,
     what_was_answered,
 )
-from backend.pool import Pool, open_pool
-from backend.query import batch_is_due, confidence, select
-from backend.settings import Settings
-from backend.training import Recipe, evaluate, train
-from backend.weights import find_weights
+from backend.loop import LabeledImages, LabelingProject, Loop, Progress
+from backend.pool import Pool
+from backend.query import Candidates, Query, batch_is_due, needs_embeddings, rank, resolve, select
+from backend.versions import (
+    embeddings_of,
+    fit_head_version,
+    has_pretrained_body,
+    pool_probs,
+    pretrained_embeddings,
+    train_version,
+)
 
 log = logging.getLogger(__name__)
 
-Progress = Callable[[str, int, int], None]  # phase, done, total
-
-
-class LabelingProject(Protocol):
-    """Where people label; `backend.labelstudio.LabelingProject` is the real one."""
-
-    def label_config(self) -> LabelConfig: ...
-    def counts(self) -> ProjectCounts: ...
-    def tasks(self) -> list[Task]: ...
-    def annotations(self, changed_after: datetime | None = None) -> dict[int, list[Annotation]]: ...
-    def import_tasks(self, new_tasks: Sequence[NewTask]) -> int: ...
-    def import_predictions(self, by_task_id: Mapping[int, Prediction]) -> int: ...
-    def model_version(self) -> str: ...
-    def switch_model_version(self, version: str) -> None: ...
-    def model_versions(self) -> list[str]: ...
-    def delete_predictions(self, version: str) -> None: ...
-    def delete_tasks(self, task_ids: Sequence[int]) -> None: ...
-
-
-@dataclass(frozen=True)
-class Loop:
-    """One project, and all that its rounds need."""
-
-    root: Path  # its folder of model versions
-    project: LabelingProject
-    pool: Pool
-    weights: str  # which pre-trained weights every training starts from
-    data_dir: Path  # where those are cached
-    recipe: Recipe
-    strategy: str
-    batch_size: int
-    rounds: int
-    is_blind: bool
-    task_lock_s: int
-    seed: int
-    device: torch.device
-
-
-@dataclass(frozen=True)
-class LabeledImages:
-    """What people said, ready to train on: rows of the pool with their classes."""
-
-    image_ids: tuple[str, ...]
-    classes: np.ndarray[Any, np.dtype[np.int64]]  # (images,), positions in the pool's classes
-    left_out: dict[str, int]
-    fingerprint: str
-
-
-def open_loop(settings: Settings, project_id: int, project: LabelingProject) -> Loop:
-    """Everything the rounds of a project need, with what its set-up chose."""
-    root = registry.project_root(settings.model_dir, project_id)
-    record = registry.read_record(root)
-    if record is None:
-        raise SettingsError(
-            f"project {project_id} is not set up in {settings.model_dir}: "
-            "run `python -m scripts.setup_project`"
-        )
-    return Loop(
-        root=root,
-        project=project,
-        pool=open_pool(record.pool, settings.data_dir, seed=record.seed),
-        weights=record.weights,
-        data_dir=settings.data_dir,
-        recipe=Recipe(image_size=settings.image_size),
-        strategy=settings.strategy,
-        batch_size=settings.batch_size,
-        rounds=settings.rounds,
-        is_blind=settings.blind,
-        task_lock_s=settings.task_lock_s,
-        seed=record.seed,
-        device=find_device(settings.device),
-    )
+# Labels that changed since the last reading are asked for with this much overlap: clocks differ.
+OVERLAP = timedelta(seconds=10)
 
 
 def read_labels(
@@ -163,30 +89,52 @@ def train_round(loop: Loop, *, is_forced: bool, progress: Progress) -> registry.
     """One turn: read, train, measure, keep, promote, re-order the open tasks, ask the next images.
 
     The new version's metadata comes back, or None where the labels are those of the last version
-    and nobody asked for a training. Raises TooFewLabelsError while there is nothing to train on.
+    and nobody asked for a training. With TRAIN=head only the first version is a full one. Raises
+    TooFewLabelsError while there is nothing to train on.
     """
-    seconds: dict[str, float] = {}
     progress("reading annotations", 0, 0)
-    with _timed(seconds, "reading annotations"):
-        annotations = loop.project.annotations()
-        names = match_classes(loop.project.label_config().choices, loop.pool.classes)
-        labels = read_labels(annotations, names, loop.pool)
+    began = datetime.now(UTC)
+    annotations = loop.project.annotations()
+    registry.write_answers(loop.root, began, annotations)
+    names = match_classes(loop.project.label_config().choices, loop.pool.classes)
+    labels = read_labels(annotations, names, loop.pool)
+    is_head = loop.train == "head" and registry.current(loop.root) is not None
     meta = None
-    if is_forced or not _is_trained_already(loop.root, labels.fingerprint):
+    if is_forced or not _is_learned(loop.root, labels.fingerprint, by_heads=is_head):
         try:
-            meta = _train_version(loop, labels, names, progress, seconds)
+            make = fit_head_version if is_head else train_version
+            meta = make(loop, labels, names, progress)
         except TooFewLabelsError:
-            # Read all the same: the clock would take these for annotations that no webhook told.
             registry.write_seen(loop.root, what_was_answered(annotations))
             raise
     progress("re-ordering open tasks", 0, 0)
     refresh_predictions(loop, progress)
-    top_up(loop, is_new_version=meta is not None)
+    top_up(loop, is_new_version=meta is not None, progress=progress)
     registry.write_seen(loop.root, what_was_answered(annotations))
     return meta
 
 
-def top_up(loop: Loop, *, is_new_version: bool = False) -> int:
+def refit_head(loop: Loop, progress: Progress = lambda *_: None) -> registry.Meta | None:
+    """The short turn between two rounds: a new head from all labels so far, and a new order.
+
+    None before the first version, and where there is no label that the last version did not know.
+    """
+    if registry.current(loop.root) is None:
+        return None
+    # Two refits at once would take the same name.
+    with registry.hold(loop.root, "head"):
+        names = match_classes(loop.project.label_config().choices, loop.pool.classes)
+        labels = read_labels(_changed_annotations(loop), names, loop.pool)
+        if _is_learned(loop.root, labels.fingerprint, by_heads=True):
+            return None
+        meta = fit_head_version(loop, labels, names, progress)
+    refresh_predictions(loop, progress)
+    return meta
+
+
+def top_up(
+    loop: Loop, *, is_new_version: bool = False, progress: Progress = lambda *_: None
+) -> int:
     """Ask the next batch if one is due; the number of new tasks comes back."""
     # A round is done when it has asked its own batch.
     rounds_done = registry.last_round(loop.root) - is_new_version
@@ -199,7 +147,7 @@ def top_up(loop: Loop, *, is_new_version: bool = False) -> int:
             is_new_version=is_new_version,
         ):
             return 0
-        batch = choose_batch(loop, loop.batch_size, loop.strategy)
+        batch = choose_batch(loop, loop.batch_size, loop.strategy, progress)
         return push(loop, batch)
 
 
@@ -219,24 +167,50 @@ def choose_batch(
 ) -> Batch:
     """The `count` most informative of the images in no task yet; hold the push lock around it.
 
-    The first batch, before there is a version, is chosen at random.
+    Before there is a version, strategies that need its probabilities choose at random.
     """
     tasks = loop.project.tasks()
     _delete_twins(loop.project, tasks)
     asked = {task.image_id for task in tasks}
     rows = [row for row, i in enumerate(loop.pool.image_ids) if i not in asked]
-    candidates = [loop.pool.image_ids[row] for row in rows]
     version = registry.current(loop.root)
-    probs = None if version is None else pool_probs(loop, version.version, progress)[rows]
-    if version is None:
-        strategy = "random"
+    strategy = resolve(strategy, n_asked=len(asked), n_classes=len(loop.pool.classes))
+    candidates = _candidates(loop, version, strategy, rows, asked, progress)
     rng = np.random.default_rng([loop.seed, len(asked)])
-    query = select(strategy, candidates, probs, count, rng)
-    chosen = None
-    if probs is not None:
-        row_of = {image_id: row for row, image_id in enumerate(candidates)}
-        chosen = probs[[row_of[image_id] for image_id in query.image_ids]]
-    return Batch(query.image_ids, query.confidences, strategy, version, chosen)
+    query = select(strategy, candidates, count, rng)
+    return _batch(query, candidates, version)
+
+
+def _candidates(
+    loop: Loop,
+    version: registry.Meta | None,
+    strategy: str,
+    rows: Sequence[int],
+    asked: set[str],
+    progress: Progress,
+) -> Candidates:
+    """What is known of the pool's images in `rows`, as far as the strategy needs it."""
+    embeddings = None
+    if needs_embeddings(strategy):
+        if version is not None:
+            embeddings = embeddings_of(loop, version, progress).pool
+        elif has_pretrained_body(loop):
+            embeddings = pretrained_embeddings(loop, progress).pool
+    of_asked = [row for row, i in enumerate(loop.pool.image_ids) if i in asked]
+    return Candidates(
+        image_ids=[loop.pool.image_ids[row] for row in rows],
+        probs=None if version is None else pool_probs(loop, version, progress)[rows],
+        embeddings=None if embeddings is None else embeddings[rows],
+        asked=None if embeddings is None else embeddings[of_asked],
+    )
+
+
+def _batch(query: Query, candidates: Candidates, version: registry.Meta | None) -> Batch:
+    probs = None
+    if candidates.probs is not None:
+        row_of = {image_id: row for row, image_id in enumerate(candidates.image_ids)}
+        probs = candidates.probs[[row_of[image_id] for image_id in query.image_ids]]
+    return Batch(query.image_ids, query.confidences, query.strategy, version, probs)
 
 
 def push(loop: Loop, batch: Batch) -> int:
@@ -286,14 +260,19 @@ def refresh_predictions(loop: Loop, progress: Progress = lambda *_: None) -> int
         if version is None:
             return 0
         in_pool = set(loop.pool.image_ids)
-        open_tasks = [t for t in loop.project.tasks() if t.is_open and t.image_id in in_pool]
+        open_tasks = [task for task in loop.project.open_tasks() if task.image_id in in_pool]
         if not open_tasks:
             return 0  # Label Studio refuses a version without predictions; the next push switches
         names = match_classes(loop.project.label_config().choices, loop.pool.classes)
         rows = loop.pool.positions([task.image_id for task in open_tasks])
-        probs = pool_probs(loop, version.version, progress)[rows]
+        # Which images were asked says how far the project is; reading them all would take seconds.
+        n_asked = loop.project.counts().tasks
+        strategy = resolve(loop.strategy, n_asked=n_asked, n_classes=len(loop.pool.classes))
+        candidates = _candidates(loop, version, strategy, rows.tolist(), set(), progress)
         rng = np.random.default_rng([loop.seed, version.round])
-        confidences = confidence(loop.strategy, len(open_tasks), probs, rng)
+        confidences = rank(strategy, candidates, rng)
+        probs = candidates.probs
+        assert probs is not None, "there is a version"
         refreshed = loop.project.import_predictions(
             {
                 task.task_id: _prediction(probs[i], confidences[i], names, version.version)
@@ -307,185 +286,28 @@ def refresh_predictions(loop: Loop, progress: Progress = lambda *_: None) -> int
     return refreshed
 
 
-def pool_probs(loop: Loop, version: str, progress: Progress) -> Probs:
-    """What a version thinks of the whole pool, (images, classes); kept beside it once computed."""
-    kept = registry.load_pool_probs(loop.root, version)
-    if kept is not None and kept[0] == loop.pool.image_ids:
-        return kept[1]
-    meta = registry.read_meta(loop.root, version)
-    raw = _score_pool(loop, _load_state(loop, version), meta.image_size, progress)
-    probs = rescale(raw, meta.temperature)
-    registry.save_pool_probs(loop.root, version, loop.pool.image_ids, probs)
-    return probs
+def _changed_annotations(loop: Loop) -> dict[int, list[Annotation]]:
+    """All annotations, of which only those are asked for that changed since the last reading.
+
+    A deleted task just vanishes: the next training, which reads all, takes note of it.
+    """
+    began = datetime.now(UTC)
+    kept = registry.read_answers(loop.root)
+    if kept is None:
+        annotations = loop.project.annotations()
+    else:
+        read_at, rows = kept
+        annotations = {i: [Annotation(**row) for row in of_task] for i, of_task in rows.items()}
+        annotations |= loop.project.annotations(changed_after=read_at - OVERLAP)
+    registry.write_answers(loop.root, began, annotations)
+    return annotations
 
 
-def _load_state(loop: Loop, version: str) -> dict[str, Tensor]:
-    return {k: torch.from_numpy(v) for k, v in registry.load_state(loop.root, version).items()}
-
-
-def _train_version(
-    loop: Loop,
-    labels: LabeledImages,
-    names: Sequence[str],
-    progress: Progress,
-    seconds: dict[str, float],
-) -> registry.Meta:
-    per_class: Counter[int] = Counter(map(int, labels.classes))
-    if len(per_class) < 2:
-        raise TooFewLabelsError(
-            f"{len(labels.image_ids)} labels of {len(per_class)} class(es): training starts "
-            "when at least two classes are labeled"
-        )
-    number = registry.last_round(loop.root) + 1
-    with _timed(seconds, "training"):
-        state = train(
-            loop.pool.images[loop.pool.positions(labels.image_ids)],
-            labels.classes,
-            n_classes=len(loop.pool.classes),
-            start=find_weights(loop.weights, loop.data_dir).state,
-            recipe=loop.recipe,
-            may_flip=loop.pool.may_flip,
-            seed=loop.seed,
-            device=loop.device,
-            on_step=lambda done, total: progress("training", done, total),
-        )
-    labels_held_out = loop.pool.validation.labels
-    if not len(labels_held_out):
-        raise PoolError("the pool is too small for a validation split: add images")
-    current = registry.current(loop.root)
-    with _timed(seconds, "evaluating"):
-        image_size = loop.recipe.image_size
-        raw = _score(loop, state, loop.pool.validation.images, image_size, "validating", progress)
-        temperature = fit_temperature(raw, labels_held_out)
-        held_out = rescale(raw, temperature)
-        tested = rescale(
-            _score(loop, state, loop.pool.test.images, image_size, "testing", progress), temperature
-        )
-        gate = None if current is None else _compare(loop, current, held_out, progress)
-    validation = _measured(held_out, labels_held_out)
-    refused = _reason_to_refuse(gate, validation, current)
-    probs = None
-    if refused is None:
-        with _timed(seconds, "scoring the pool"):
-            probs = rescale(_score_pool(loop, state, image_size, progress), temperature)
-    meta = registry.save(
-        loop.root,
-        {name: tensor.numpy() for name, tensor in state.items()},
-        registry.Meta(
-            version=f"r{number:04d}",
-            round=number,
-            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            parent=current.version if current else None,
-            classes=tuple(names),
-            image_size=loop.recipe.image_size,
-            pool=loop.pool.name,
-            weights=loop.weights,
-            strategy=loop.strategy,
-            labels=len(labels.image_ids),
-            labels_per_class={name: per_class[i] for i, name in enumerate(names)},
-            labels_fingerprint=labels.fingerprint,
-            left_out=labels.left_out,
-            validation=validation,
-            test=_measured(tested, loop.pool.test.labels) if len(tested) else None,
-            refused=refused,
-            gate=gate,
-            calibration=registry.Calibration(
-                temperature=temperature,
-                error_before=expected_calibration_error(raw, labels_held_out),
-                error_after=expected_calibration_error(held_out, labels_held_out),
-                test_error_after=(
-                    expected_calibration_error(tested, loop.pool.test.labels)
-                    if len(tested)
-                    else None
-                ),
-            ),
-            seconds=seconds,
-            torch=torch.__version__,
-            device=str(loop.device),
-        ),
-    )
-    registry.save_validation_probs(loop.root, meta.version, labels_held_out, held_out)
-    if probs is not None:
-        # Kept before it is promoted: whoever reads `current` finds the pool's scores beside it.
-        registry.save_pool_probs(loop.root, meta.version, loop.pool.image_ids, probs)
-        registry.promote(loop.root, meta.version)
-    log.info(
-        "round %d: %d labels, %.1f %% (%s%s)",
-        number,
-        meta.labels,
-        100 * validation.accuracy,
-        meta.version,
-        f", not promoted: {refused}" if refused else "",
-    )
-    return meta
-
-
-def _score_pool(
-    loop: Loop, state: Mapping[str, Tensor], image_size: int, progress: Progress
-) -> Probs:
-    return _score(loop, state, loop.pool.images, image_size, "scoring the pool", progress)
-
-
-def _score(
-    loop: Loop,
-    state: Mapping[str, Tensor],
-    images: Images,
-    image_size: int,
-    phase: str,
-    progress: Progress,
-) -> Probs:
-    """Probabilities as the model gives them, before its temperature."""
-    return predict_probs(
-        load_model(state, len(loop.pool.classes), loop.device),
-        images,
-        image_size=image_size,
-        device=loop.device,
-        on_batch=lambda done, total: progress(phase, done, total),
-    )
-
-
-def _measured(probs: Probs, labels: Labels) -> registry.Measured:
-    return registry.Measured(**asdict(evaluate(probs, labels)))
-
-
-def _compare(loop: Loop, current: registry.Meta, probs: Probs, progress: Progress) -> registry.Gate:
-    """A candidate's validation probabilities against those of the version in service."""
-    labels = loop.pool.validation.labels
-    before = registry.load_validation_probs(loop.root, current.version, labels)
-    if before is None:  # it was made for another split, or before these were kept
-        before = _score(
-            loop,
-            _load_state(loop, current.version),
-            loop.pool.validation.images,
-            current.image_size,
-            "validating the version in service",
-            progress,
-        )
-    found = compare(probs.argmax(axis=1) == labels, before.argmax(axis=1) == labels)
-    note = ""
-    if len(labels) < MIN_IMAGES:
-        note = (
-            f"{len(labels)} validation images are too few to compare versions: promoted unchecked"
-        )
-        log.warning("%s", note)
-    return registry.Gate(against=current.version, note=note, **asdict(found))
-
-
-def _reason_to_refuse(
-    gate: registry.Gate | None, validation: registry.Measured, current: registry.Meta | None
-) -> str | None:
-    if gate is None or current is None or gate.note or gate.p_value >= SIGNIFICANCE:
-        return None
-    return (
-        f"significantly worse than {gate.against} on validation: {validation.accuracy:.1%} against "
-        f"{current.validation.accuracy:.1%}; {gate.fell} images fell, {gate.rose} rose "
-        f"(p = {gate.p_value:.2g})"
-    )
-
-
-def _is_trained_already(root: Path, fingerprint: str) -> bool:
+def _is_learned(root: Path, fingerprint: str, *, by_heads: bool) -> bool:
+    """Whether the last version, or the last full one, was made of these very labels."""
     sound, _ = registry.versions(root)
-    return bool(sound) and sound[-1].labels_fingerprint == fingerprint
+    made = [meta for meta in sound if by_heads or not meta.is_head]
+    return bool(made) and made[-1].labels_fingerprint == fingerprint
 
 
 def _prediction(
@@ -517,7 +339,7 @@ def _asked(batch: Batch, row: int, *, is_blind: bool) -> dict[str, Any]:
     probs = batch.probs[row : row + 1]
     asked["asked_probs"] = [round(float(p), 5) for p in probs[0]]
     if not is_blind:
-        asked["asked_confidence"] = round(float(batch.confidences[row]), 5)
+        asked["asked_confidence"] = round(float(probs.max()), 5)
         asked["asked_margin"] = round(float(ACQUISITIONS["margin"](probs)[0]), 5)
         asked["asked_entropy"] = round(float(ACQUISITIONS["entropy"](probs)[0]), 5)
     return asked
@@ -560,10 +382,3 @@ def _delete_old_predictions(loop: Loop, now: datetime) -> None:
     for version in loop.project.model_versions():
         if registry.VERSION_NAME.fullmatch(version) and version not in keep:
             loop.project.delete_predictions(version)
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
-    begin = time.perf_counter()
-    yield
-    seconds[phase] = round(time.perf_counter() - begin, 2)

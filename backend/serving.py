@@ -294,6 +294,8 @@ def create_app(settings: Settings | None = None) -> Flask:
             now, retrain_after=settings.retrain_after, retrain_wait_s=settings.retrain_wait_s
         ):
             queue.enqueue_retrain(event.project_id, is_forced=is_forced)
+        if settings.train != "full" and generation.head_is_due(now):
+            queue.enqueue_refit(event.project_id)
         queue.enqueue_top_up(event.project_id)
         return jsonify(status="counted", new=generation.n_new)
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from backend.errors import SettingsError
 
-StrategyName = Literal["least_confidence", "margin", "entropy", "random"]
+StrategyName = Literal[
+    "auto", "least_confidence", "margin", "entropy", "badge", "typiclust", "k_center", "random"
+]
+TrainName = Literal["both", "full", "head"]
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -47,6 +50,7 @@ class Settings(BaseSettings):
     blind: bool = False
 
     # The loop
+    train: TrainName = "both"
     strategy: StrategyName = "least_confidence"
     batch_size: int = Field(20, ge=1, le=1000)
     rounds: int = Field(0, ge=0)
@@ -82,6 +86,15 @@ class Settings(BaseSettings):
         if not url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
             raise ValueError("must begin with redis://, rediss:// or unix://")
         return url
+
+    @model_validator(mode="after")
+    def _rounds_can_end(self) -> Self:
+        if self.train == "head" and self.rounds:
+            raise ValueError(
+                f"ROUNDS={self.rounds}: with TRAIN=head there is one full training and no further "
+                "round: set ROUNDS=0, or TRAIN=both"
+            )
+        return self
 
     @property
     def people_url(self) -> str:
@@ -121,7 +134,8 @@ def _explain(error: Mapping[str, Any]) -> str:
     field = Settings.model_fields.get(name.lower())
     is_secret = field is not None and field.annotation is SecretStr
     value = "(hidden)" if is_secret else repr(error.get("input"))
-    return f"{name}={value}: {error['msg'].removeprefix('Value error, ')}"
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{name}={value}: {message}" if name else message
 
 
 def _plain(value: Any) -> Any:

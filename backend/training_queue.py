@@ -33,6 +33,7 @@ FAILURE_TTL_S = 120
 RETRY_AFTER_ERROR_S = 60.0
 ERRORS_KEPT = 10
 QUEUES = ("train", "rank")
+JOBS = (("train", "retrain"), ("rank", "refit"), ("rank", "top_up"), ("rank", "refresh"))
 CLOCK_KEY = "tightloop:clock"
 
 
@@ -45,6 +46,10 @@ class Generation:
     forced: int = 0  # the generation at which somebody asked for a training
     first_new_at: float | None = None
     retry_at: float = 0.0  # after an error: not before this moment
+    refitted: int = 0  # the generation that the last head knows
+    refit_at: float = (
+        0.0  # not before this moment: people answer faster than Label Studio re-orders
+    )
 
     @property
     def n_new(self) -> int:
@@ -66,6 +71,10 @@ class Generation:
             retrain_after=retrain_after,
             retrain_wait_s=retrain_wait_s,
         )
+
+    def head_is_due(self, now: float) -> bool:
+        """Whether a head may be fitted to answers that neither a head nor a training has read."""
+        return now >= self.refit_at and self.generation > max(self.trained, self.refitted)
 
 
 class TrainingQueue:
@@ -127,6 +136,13 @@ class TrainingQueue:
         with _queue_errors():
             self._redis.transaction(step, key)
 
+    def finish_refit(self, project_id: int, generation: int, next_at: float) -> None:
+        """A head knows `generation`; the next one comes at `next_at` at the earliest."""
+        with _queue_errors():
+            self._redis.hset(
+                _key(project_id), mapping={"refitted": generation, "refit_at": next_at}
+            )
+
     def postpone(self, project_id: int, until: float) -> None:
         """After an error: no new try before `until`, unless somebody forces one."""
         with _queue_errors():
@@ -154,6 +170,10 @@ class TrainingQueue:
     def enqueue_refresh(self, project_id: int) -> bool:
         """Enqueue the switch of the open tasks' order to the version in service."""
         return self._enqueue("rank", "refresh", project_id, RANK_TIMEOUT_S)
+
+    def enqueue_refit(self, project_id: int) -> bool:
+        """Enqueue a new head from the answers so far; False where one waits or runs already."""
+        return self._enqueue("rank", "refit", project_id, RANK_TIMEOUT_S)
 
     def put_abandoned_back(self) -> None:
         """Put jobs whose worker died back into their queue (RQ looks only when somebody does)."""
@@ -188,7 +208,7 @@ class TrainingQueue:
     def jobs(self, project_id: int) -> list[dict[str, Any]]:
         """The project's jobs that wait or run: name, status, phase and how far it is."""
         found = []
-        for queue, name in (("train", "retrain"), ("rank", "top_up"), ("rank", "refresh")):
+        for queue, name in JOBS:
             with _queue_errors():
                 try:
                     job = Job.fetch(
@@ -293,6 +313,8 @@ def _generation(hash_: Mapping[Any, Any]) -> Generation:
         forced=int(raw.get("forced", 0)),
         first_new_at=raw.get("first_new_at"),
         retry_at=raw.get("retry_at", 0.0),
+        refitted=int(raw.get("refitted", 0)),
+        refit_at=raw.get("refit_at", 0.0),
     )
 
 

@@ -25,6 +25,7 @@ from backend.labelstudio import (
     label_config_xml,
     match_classes,
 )
+from backend.loop import open_loop
 from backend.pool import Pool, open_pool, seed_labels
 from backend.registry import ProjectRecord
 from backend.settings import Settings, load_settings
@@ -176,7 +177,7 @@ def push_first_batch(settings: Settings, project: LabelingProject) -> bool:
     """Ask the first images at once, at random, so that nobody waits for the first training."""
     if registry.last_round(_root(settings, project.project_id)):
         return False  # the ranker's business since then
-    pushed = rounds.top_up(rounds.open_loop(settings, project.project_id, project))
+    pushed = rounds.top_up(open_loop(settings, project.project_id, project))
     print(f"tasks     {project.counts().open} open, {pushed} of them new")
     return bool(pushed)
 

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from backend import registry, rounds
 from backend.errors import TightloopError
 from backend.labelstudio import LabelingProject
+from backend.loop import Progress, open_loop
 from backend.query import STRATEGIES
 from backend.settings import load_settings
 
@@ -37,7 +38,7 @@ def main() -> int:
         project = LabelingProject(
             settings.label_studio_url, settings.label_studio_api_key.get_secret_value(), project_id
         )
-        loop = rounds.open_loop(settings, project_id, project)
+        loop = open_loop(settings, project_id, project)
         with tqdm(unit="image", disable=None) as bar, registry.hold(loop.root, "push"):
             batch = rounds.choose_batch(
                 loop, arguments.count, arguments.strategy or loop.strategy, _on(bar)
@@ -65,7 +66,7 @@ def _summary(batch: rounds.Batch, count: int, *, is_dry_run: bool) -> str:
     return f"{verb} {asked} images ({by}), confidence {low:.3f} to {high:.3f}{short}"
 
 
-def _on(bar: tqdm[None]) -> rounds.Progress:
+def _on(bar: tqdm[None]) -> Progress:
     def report(phase: str, done: int, total: int) -> None:
         bar.set_description(phase)
         bar.total = total

@@ -44,6 +44,9 @@ class OracleProject:
             for i, new in self.by_task.items()
         ]
 
+    def open_tasks(self) -> list[Task]:
+        return [task for task in self.tasks() if task.is_open]
+
     def annotations(
         self,
         changed_after: datetime | None = None,  # noqa: ARG002
@@ -110,7 +113,7 @@ class OracleProject:
 
     def answer_open_tasks(self, truth: Mapping[str, str]) -> int:
         """Answer every open task as the table says; their number comes back."""
-        open_tasks = [task for task in self.tasks() if task.is_open]
+        open_tasks = self.open_tasks()
         for task in open_tasks:
             self.answer(task.task_id, truth[task.image_id])
         return len(open_tasks)

@@ -31,6 +31,7 @@ SMALL = {
     "SEED": "0",
     "SEED_LABELS": "60",
     "BLIND": "false",
+    "TRAIN": "both",
     "STRATEGY": "least_confidence",
     "BATCH_SIZE": "10",
     "ROUNDS": "0",

@@ -119,6 +119,25 @@ def test_a_retrain_that_is_due_is_enqueued_once(
     assert trains.job_ids == ["retrain-p7"]
 
 
+@pytest.mark.parametrize(("train", "n_refits"), [("both", 1), ("head", 1), ("full", 0)])
+def test_a_new_answer_is_given_to_a_head_unless_only_full_trainings_are_wanted(
+    settings: Settings,
+    queue: TrainingQueue,
+    project: OracleProject,
+    redis_server: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
+    train: str,
+    n_refits: int,
+) -> None:
+    own = Clock(settings.model_copy(update={"train": train}), queue)
+    monkeypatch.setattr(own, "_watch", lambda _: Watch(PROJECT, project))  # type: ignore[arg-type]
+    queue.note_changes(PROJECT, 1, NOON)
+    own.tick(NOON)
+    own.tick(NOON + 1)
+    ranks = Queue("rank", connection=Redis.from_url(redis_server.url))
+    assert ranks.job_ids.count(f"refit-p{PROJECT}") == n_refits
+
+
 def test_one_answer_is_trained_a_minute_after_it_came(
     clock: Clock, queue: TrainingQueue, trains: Queue
 ) -> None:

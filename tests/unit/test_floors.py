@@ -15,7 +15,9 @@ FLOORS = (
         "calibration",
         "consensus",
         "device",
+        "diversity",
         "gate",
+        "head",
         "inference",
         "query",
         "resnet",
@@ -30,7 +32,7 @@ FLOORS = (
         "registry",
         "training_queue",
     },  # edges
-    {"rounds", "status"},  # flow
+    {"loop", "versions", "rounds", "status"},  # flow
     {"serving", "jobs", "clock", "processes"},  # doors
 )
 FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}

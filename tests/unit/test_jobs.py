@@ -51,7 +51,7 @@ def train(
 ) -> Callable[[Callable[[int], None]], int]:
     """Run the job with a training that only calls back; the number of trainings comes back."""
     monkeypatch.setattr(jobs, "_open", lambda _: (settings, queue, OracleProject(("a", "b"))))
-    monkeypatch.setattr(rounds, "open_loop", lambda *_: None)
+    monkeypatch.setattr(jobs, "open_loop", lambda *_: None)
 
     def run(during: Callable[[int], None]) -> int:
         n_trainings = 0
@@ -165,6 +165,35 @@ def test_an_error_is_shown_to_people_and_tried_again_in_its_time(
     due = {"retrain_after": 3, "retrain_wait_s": 3600}
     assert not generation.is_due(time.time(), **due)
     assert generation.is_due(time.time() + 61, **due)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "errors", "is_due_soon"),
+    [
+        (None, [], False),
+        (TooFewLabelsError("one class"), [], False),
+        (LabelStudioError("cannot be reached"), ["cannot be reached"], True),
+    ],
+)
+def test_a_head_knows_the_answers_it_read_and_is_tried_again_after_an_error(
+    queue: TrainingQueue,
+    train: Callable[[Callable[[int], None]], int],  # noqa: ARG001
+    monkeypatch: pytest.MonkeyPatch,
+    outcome: Exception | None,
+    errors: list[str],
+    is_due_soon: bool,
+) -> None:
+    def refit_head(*_: Any) -> None:
+        if outcome is not None:
+            raise outcome
+
+    monkeypatch.setattr(rounds, "refit_head", refit_head)
+    queue.note_changes(PROJECT, 2, time.time())
+    jobs.refit(PROJECT)
+    assert [error["message"] for error in queue.errors(PROJECT)] == errors
+    assert not queue.generation(PROJECT).head_is_due(time.time())
+    assert queue.generation(PROJECT).head_is_due(time.time() + 61) is is_due_soon
+    assert queue.generation(PROJECT).n_new == 2  # the training has not read them
 
 
 def test_a_second_training_waits_for_one_that_outlived_its_worker(

@@ -17,6 +17,7 @@ import pytest
 
 from backend import registry
 from backend.errors import BrokenVersionError, ModelFolderError, NoModelError, SettingsError
+from backend.labelstudio import Annotation
 from backend.registry import Measured, Meta, ProjectRecord
 
 STATE: registry.State = {"fc.weight": np.arange(4, dtype=np.float32).reshape(2, 2)}
@@ -294,3 +295,66 @@ def test_a_removed_folder_of_the_version_in_service_falls_back(root: Path) -> No
     current = registry.current(root)
     assert current is not None
     assert current.version == "r0001"
+
+
+def test_heads_come_between_their_body_and_the_next_one(root: Path) -> None:
+    for number, name in ((2, "r0002"), (1, "r0001h10"), (1, "r0001h02"), (1, "r0001")):
+        registry.save(root, STATE, meta(number, version=name))
+    names = [found.version for found in registry.versions(root)[0]]
+    assert names == ["r0001", "r0001h02", "r0001h10", "r0002"]
+    assert registry.last_round(root) == 2
+    assert [registry.next_head(root, body) for body in ("r0001", "r0002")] == [
+        "r0001h11",
+        "r0002h01",
+    ]
+
+
+def test_a_head_comes_with_its_body_and_can_be_promoted(root: Path) -> None:
+    body = {"conv1.weight": np.ones((1, 1), np.float32), **STATE}
+    registry.save(root, body, meta())
+    own: registry.State = {"fc.weight": np.full((2, 2), 7, np.float32)}
+    registry.save(root, own, meta(version="r0001h01"))
+    state = registry.load_state(root, "r0001h01")
+    assert state["fc.weight"].tolist() == [[7, 7], [7, 7]]
+    assert state["conv1.weight"].tolist() == [[1]]
+    assert registry.promote(root, "r0001h01").body == "r0001"
+
+
+def test_a_head_whose_body_is_broken_is_not_promoted(root: Path) -> None:
+    registry.save(root, STATE, meta())
+    registry.save(root, STATE, meta(version="r0001h01"))
+    (root / "r0001/model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(BrokenVersionError, match="r0001/"):
+        registry.promote(root, "r0001h01")
+
+
+def test_the_fingerprint_of_a_body_does_not_see_its_head() -> None:
+    body = {"conv1.weight": np.ones((2, 2), np.float32), **STATE}
+    other_head = body | {"fc.weight": np.zeros((2, 2), np.float32)}
+    other_body = body | {"conv1.weight": np.zeros((2, 2), np.float32)}
+    assert registry.body_key(body) == registry.body_key(other_head)
+    assert registry.body_key(body) != registry.body_key(other_body)
+
+
+def test_embeddings_come_back_for_their_body_size_and_pool_alone(tmp_path: Path) -> None:
+    rows = [np.full((n, 2), n, np.float16) for n in (3, 2, 1)]
+    registry.save_embeddings(tmp_path, "k", 32, ("a", "b", "c"), registry.PoolEmbeddings(*rows))
+    kept = registry.load_embeddings(tmp_path, "k", 32, ("a", "b", "c"))
+    assert kept is not None
+    assert [kept.pool.tolist(), kept.validation.tolist(), kept.test.tolist()] == [
+        row.tolist() for row in rows
+    ]
+    for key, size, ids in (("j", 32, "abc"), ("k", 64, "abc"), ("k", 32, "acb")):
+        assert registry.load_embeddings(tmp_path, key, size, tuple(ids)) is None
+
+
+def test_answers_come_back_and_unreadable_ones_count_as_none(root: Path) -> None:
+    row = Annotation(1, 5, "img", 2, "cat", was_skipped=False, updated_at="2026-01-01")
+    registry.write_answers(root, NOON, {5: [row], 6: []})
+    kept = registry.read_answers(root)
+    assert kept is not None
+    assert kept[0] == NOON
+    assert {i: [Annotation(**r) for r in rows] for i, rows in kept[1].items()} == {5: [row], 6: []}
+    for damage in ("", "[]", '{"tasks": 3}'):
+        (root / "answers.json").write_text(damage)
+        assert registry.read_answers(root) is None

@@ -7,17 +7,21 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from backend import registry, rounds
+from backend import registry, resnet, rounds, versions
 from backend.calibration import expected_calibration_error
-from backend.errors import TooFewLabelsError
-from backend.labelstudio import NewTask, what_was_answered
+from backend.errors import NoModelError, TooFewLabelsError, TrainingError
+from backend.head import Head, fit_head
+from backend.labelstudio import Annotation, NewTask, Prediction, what_was_answered
+from backend.loop import Loop
 from backend.pool import Pool, open_pool, seed_labels, true_labels
-from backend.rounds import Loop
+from backend.query import STRATEGIES
+from backend.settings import StrategyName
 from backend.training import Recipe
 from tests.oracle import OracleProject
 
@@ -54,6 +58,7 @@ def loop(tmp_path: Path, pool: Pool, project: OracleProject) -> Loop:
         weights="none",
         data_dir=tmp_path,
         recipe=FAST,
+        train="both",
         strategy="least_confidence",
         batch_size=10,
         rounds=0,
@@ -342,7 +347,7 @@ def test_what_is_asked_and_shown_is_calibrated_and_its_error_is_kept(
     kept = registry.load_pool_probs(loop.root, meta.version)
     assert kept is not None
     (loop.root / meta.version / "pool.safetensors").unlink()
-    np.testing.assert_allclose(rounds.pool_probs(loop, meta.version, quiet), kept[1], atol=1e-6)
+    np.testing.assert_allclose(versions.pool_probs(loop, meta, quiet), kept[1], atol=1e-6)
     labels = loop.pool.validation.labels
     held_out = registry.load_validation_probs(loop.root, meta.version, labels)
     assert held_out is not None
@@ -387,3 +392,283 @@ def test_a_task_pushed_by_a_dying_push_is_not_asked_twice_for_long(
     rounds.top_up(replace(loop, batch_size=12))
     ids = [task.image_id for task in project.by_task.values()]
     assert len(ids) == len(set(ids))
+
+
+# Heads
+
+
+def ask_and_answer(loop: Loop, project: OracleProject, count: int = 10) -> None:
+    """One more batch, answered."""
+    rounds.top_up(replace(loop, batch_size=project.counts().open + count))
+    project.answer_open_tasks(true_labels(loop.pool))
+
+
+def refit(loop: Loop) -> registry.Meta:
+    meta = rounds.refit_head(loop)
+    assert meta is not None
+    return meta
+
+
+def test_a_head_is_a_version_of_its_body_with_its_own_figures_and_no_round(
+    loop: Loop, project: OracleProject
+) -> None:
+    seed(loop, project)
+    body = train(loop)
+    ask_and_answer(loop, project)
+    head = refit(loop)
+    assert (head.version, head.body, head.round, head.parent) == ("r0001h01", "r0001", 1, "r0001")
+    assert head.labels == body.labels + project.counts().annotations - 40
+    assert head.gate is not None
+    assert head.gate.against == "r0001"
+    assert head.calibration is not None
+    assert head.sha256 != body.sha256
+    assert registry.last_round(loop.root) == 1
+    whole, own = (registry.load_state(loop.root, v) for v in ("r0001", "r0001h01"))
+    changed = {name for name in whole if not np.array_equal(whole[name], own[name])}
+    assert changed == {"fc.weight", "fc.bias"}
+    assert (loop.root / "r0001h01/model.safetensors").stat().st_size < 30_000
+
+
+def test_a_head_gives_the_pool_what_its_whole_network_would(
+    loop: Loop, project: OracleProject
+) -> None:
+    seed(loop, project)
+    train(loop)
+    ask_and_answer(loop, project)
+    head = refit(loop)
+    if head.refused:
+        registry.promote(loop.root, head.version)
+    from_embeddings = versions.pool_probs(loop, head, quiet)
+    (loop.root / head.version / "pool.safetensors").unlink(missing_ok=True)
+    np.testing.assert_allclose(versions.pool_probs(loop, head, quiet), from_embeddings, atol=0.02)
+
+
+def test_a_head_orders_the_open_tasks_at_once(loop: Loop, project: OracleProject) -> None:
+    seed(loop, project)
+    train(loop)
+    for task in project.open_tasks()[:5]:
+        project.answer(task.task_id, true_labels(loop.pool)[task.image_id])
+    head = refit(loop)
+    assert head.refused is None
+    assert project.model_version() == "r0001h01"
+    probs = versions.pool_probs(loop, head, quiet)
+    for task in project.open_tasks():
+        own = probs[loop.pool.positions([task.image_id])[0]].max()
+        shown = project.predictions[task.task_id]["r0001h01"].score
+        assert shown == pytest.approx(own, abs=1e-6)
+
+
+def test_the_same_labels_make_no_second_head_and_no_version_makes_none(
+    loop: Loop, project: OracleProject
+) -> None:
+    seed(loop, project)
+    assert rounds.refit_head(loop) is None
+    train(loop)
+    assert rounds.refit_head(loop) is None
+    ask_and_answer(loop, project)
+    assert refit(loop).version == "r0001h01"
+    assert rounds.refit_head(loop) is None
+
+
+def test_a_head_asks_label_studio_only_for_what_changed(
+    loop: Loop, project: OracleProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seed(loop, project)
+    train(loop)
+    ask_and_answer(loop, project)
+    moments: list[datetime | None] = []
+    read_all = project.annotations
+
+    def read_changed(changed_after: datetime | None = None) -> dict[int, list[Annotation]]:
+        moments.append(changed_after)
+        assert changed_after is not None
+        return {
+            task_id: rows
+            for task_id, rows in read_all().items()
+            if any(datetime.fromisoformat(row.updated_at) > changed_after for row in rows)
+        }
+
+    monkeypatch.setattr(project, "annotations", read_changed)
+    monkeypatch.setattr(rounds, "OVERLAP", timedelta(0))
+    head = refit(loop)
+    assert head.labels == project.counts().annotations
+    assert len(moments) == 1
+
+
+def test_the_next_full_version_supersedes_the_heads_and_is_compared_with_the_last(
+    loop: Loop, project: OracleProject
+) -> None:
+    seed(loop, project)
+    train(loop)
+    ask_and_answer(loop, project)
+    head = refit(loop)
+    assert head.refused is None
+    ask_and_answer(loop, project)
+    full = train(loop)
+    assert (full.version, full.parent) == ("r0002", "r0001h01")
+    assert full.gate is not None
+    assert full.gate.against == "r0001h01"
+    registry.promote(loop.root, "r0002")
+    ask_and_answer(loop, project)
+    assert refit(loop).version == "r0002h01"
+
+
+def test_a_training_learns_labels_that_only_a_head_knows(
+    loop: Loop, project: OracleProject
+) -> None:
+    seed(loop, project)
+    train(loop)
+    ask_and_answer(loop, project)
+    head = refit(loop)
+    assert train(loop).labels_fingerprint == head.labels_fingerprint
+
+
+def test_a_head_that_comes_after_another_body_is_in_service_is_dropped(
+    loop: Loop, project: OracleProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seed(loop, project)
+    train(loop)
+    second = train(loop, is_forced=True)
+    registry.promote(loop.root, "r0001")
+    ask_and_answer(loop, project)
+
+    def slow_fit(*arguments: Any) -> Head:
+        registry.promote(loop.root, second.version)
+        return fit_head(*arguments)
+
+    monkeypatch.setattr(versions, "fit_head", slow_fit)
+    assert rounds.refit_head(loop) is None
+    current = registry.current(loop.root)
+    assert current is not None
+    assert current.version == second.version
+    assert not (loop.root / "r0001h01").exists()
+
+
+def test_a_head_from_poisoned_answers_is_refused_and_the_order_stays(
+    loop: Loop, project: OracleProject
+) -> None:
+    seed(loop, project, 100)
+    sound = replace(loop, recipe=replace(FAST, min_steps=80))
+    train(sound)
+    rounds.top_up(replace(sound, batch_size=120))
+    project.answer_open_tasks(dict.fromkeys(loop.pool.image_ids, loop.pool.classes[0]))
+    head = refit(sound)
+    assert head.refused is not None
+    assert "significantly worse than r0001" in head.refused
+    assert project.model_version() == "r0001"
+
+
+def test_heads_long_superseded_are_deleted_and_embeddings_of_old_bodies_too(
+    loop: Loop, project: OracleProject
+) -> None:
+    seed(loop, project)
+    train(loop)
+    truth = true_labels(loop.pool)
+    for _ in range(registry.HEADS_KEPT + 4):
+        rounds.top_up(replace(loop, batch_size=1))
+        project.answer(project.open_tasks()[0].task_id, truth[project.open_tasks()[0].image_id])
+        refit(loop)
+    names = {meta.version for meta in registry.versions(loop.root)[0]}
+    assert "r0001" in names
+    assert f"r0001h{registry.HEADS_KEPT + 4:02d}" in names
+    assert registry.HEADS_KEPT <= len(names - {"r0001"}) <= registry.HEADS_KEPT + 2
+    for _ in range(2):
+        train(loop, is_forced=True)
+    assert len(list((loop.root / "embeddings").glob("*"))) <= 2
+
+
+def test_lost_embeddings_are_made_again(loop: Loop, project: OracleProject) -> None:
+    seed(loop, project)
+    train(loop)
+    kept = {path: path.read_bytes() for path in (loop.root / "embeddings").glob("*")}
+    assert kept
+    for path in kept:
+        path.unlink()
+    ask_and_answer(loop, project)
+    assert refit(loop).version == "r0001h01"
+    assert {p: p.read_bytes() for p in (loop.root / "embeddings").glob("*")} == kept
+
+
+def test_with_heads_alone_the_body_stays_as_it_began(loop: Loop, project: OracleProject) -> None:
+    only_heads = replace(loop, train="head")
+    seed(only_heads, project)
+    first = train(only_heads)
+    project.answer_open_tasks(true_labels(loop.pool))
+    second = train(only_heads)
+    assert (first.version, second.version) == ("r0001", "r0001h01")
+    assert second.labels == 50
+    assert rounds.train_round(only_heads, is_forced=False, progress=quiet) is None
+    assert first.body_key == second.body_key
+    whole, own = (registry.load_state(loop.root, m.version) for m in (first, second))
+    assert np.array_equal(whole["layer4.1.conv2.weight"], own["layer4.1.conv2.weight"])
+
+
+# Strategies
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_strategy_runs_the_loop_and_the_queue_shows_its_order(
+    loop: Loop, project: OracleProject, strategy: StrategyName
+) -> None:
+    own = replace(loop, strategy=strategy, train="head")
+    seed(own, project, 210)  # beyond the early phase of auto
+    meta = train(own)
+    by_score = sorted(project.open_tasks(), key=lambda t: shown(project, t.task_id, meta).score)
+    expected = "uncertain_clusters" if strategy == "auto" else strategy
+    assert {project.by_task[t.task_id].data["asked_by"] for t in by_score} == {expected}
+    scores = [shown(project, task.task_id, meta).score for task in by_score]
+    assert len(scores) == 10
+    assert 0 <= scores[0] <= scores[-1] <= 1
+    assert [t.image_id for t in by_score] == asked(project, meta.version)
+    project.answer_open_tasks(true_labels(loop.pool))
+    train(own)
+    ids = [task.image_id for task in project.by_task.values()]
+    assert len(ids) == len(set(ids))
+
+
+def shown(project: OracleProject, task_id: int, meta: registry.Meta) -> Prediction:
+    return project.predictions[task_id][meta.version]
+
+
+def test_typical_images_come_first_where_weights_are_there_and_nothing_is_labeled(
+    loop: Loop, project: OracleProject, tmp_path: Path
+) -> None:
+    weights = tmp_path / "pretrained.pth"
+    torch.save(resnet.build(5, None, seed=3).state_dict(), weights)
+    own = replace(loop, strategy="auto", weights=str(weights))
+    assert rounds.top_up(own) == 10
+    assert {task.data["asked_by"] for task in project.by_task.values()} == {"typiclust"}
+    assert list((tmp_path / "embeddings").glob("*"))
+
+
+def test_without_pretrained_weights_the_first_batch_is_random(
+    loop: Loop, project: OracleProject
+) -> None:
+    rounds.top_up(replace(loop, strategy="auto"))
+    assert {task.data["asked_by"] for task in project.by_task.values()} == {"random"}
+
+
+def test_probabilities_with_nan_are_named_with_their_version(
+    loop: Loop, project: OracleProject
+) -> None:
+    seed(loop, project)
+    meta = train(loop)
+    probs = versions.pool_probs(loop, meta, quiet).copy()
+    probs[3, 2] = np.nan
+    registry.save_pool_probs(loop.root, meta.version, loop.pool.image_ids, probs)
+    with pytest.raises(NoModelError, match="r0001 hold NaN"):
+        rounds.choose_batch(loop, 5, "margin")
+
+
+def test_a_candidate_whose_probabilities_are_no_numbers_is_not_kept_and_named(
+    loop: Loop, project: OracleProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seed(loop, project)
+    train(loop)
+    ask_and_answer(loop, project)
+    nothing = Head(np.full((10, 512), np.nan, np.float32), np.zeros(10, np.float32))
+    monkeypatch.setattr(versions, "fit_head", lambda *_: nothing)
+    with pytest.raises(TrainingError, match="r0001h01 hold NaN"):
+        rounds.refit_head(loop)
+    assert registry.last_round(loop.root) == 1
+    assert not (loop.root / "r0001h01").exists()

@@ -251,7 +251,7 @@ def test_webhooks_are_counted_and_enqueue_one_retrain_when_it_is_due(
         client.post("/webhook", json=event(action), headers=SECRET)
     assert trains.job_ids == ["retrain-p7"]
     ranks = Queue("rank", connection=Redis.from_url(redis_server.url))
-    assert ranks.job_ids == ["top_up-p7"]
+    assert ranks.job_ids == ["refit-p7", "top_up-p7"]
 
 
 def test_start_training_comes_with_basic_auth_and_forces_a_retrain(

@@ -48,7 +48,7 @@ def test_the_local_stacks_secrets_win_over_those_made_for_compose(tmp_path: Path
     [
         ("BATCH_SIZE", "0", "greater than or equal to 1"),
         ("BATCH_SIZE", "many", "valid integer"),
-        ("STRATEGY", "guess", "'least_confidence', 'margin', 'entropy' or 'random'"),
+        ("STRATEGY", "guess", "'typiclust', 'k_center' or 'random'"),
         ("IMAGE_SIZE", "33", "multiple of 8"),
         ("RETRAIN_WAIT", "-1", "greater than or equal to 0"),
         ("LABEL_STUDIO_URL", "localhost:8080", "http://"),

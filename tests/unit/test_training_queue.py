@@ -84,6 +84,32 @@ def test_after_an_error_a_retrain_waits_unless_somebody_forces_it(queue: Trainin
     assert is_due(queue.note_changes(PROJECT, 0, NOON + 1, is_forced=True), NOON + 1)
 
 
+def test_a_head_is_due_with_every_new_answer_but_not_more_often_than_agreed(
+    queue: TrainingQueue,
+) -> None:
+    assert not queue.generation(PROJECT).head_is_due(NOON)
+    first = queue.note_changes(PROJECT, 1, NOON)
+    assert first.head_is_due(NOON)
+    queue.finish_refit(PROJECT, first.generation, NOON + 5)
+    assert not queue.generation(PROJECT).head_is_due(NOON + 99)  # it knows the answer
+    second = queue.note_changes(PROJECT, 1, NOON + 1)
+    assert not second.head_is_due(NOON + 4.9)
+    assert second.head_is_due(NOON + 5)
+
+
+def test_answers_that_a_training_has_read_need_no_head(queue: TrainingQueue) -> None:
+    read = queue.note_changes(PROJECT, 3, NOON)
+    queue.finish_round(PROJECT, read.generation, NOON)
+    assert not queue.generation(PROJECT).head_is_due(NOON)
+    assert queue.note_changes(PROJECT, 1, NOON).head_is_due(NOON)
+
+
+def test_a_head_leaves_the_training_as_due_as_it_was(queue: TrainingQueue) -> None:
+    generation = queue.note_changes(PROJECT, 3, NOON)
+    queue.finish_refit(PROJECT, generation.generation, NOON)
+    assert is_due(queue.generation(PROJECT))
+
+
 def test_catching_up_adds_only_what_was_missed(queue: TrainingQueue) -> None:
     queue.note_changes(PROJECT, 2, NOON)
     assert queue.catch_up(PROJECT, 5, NOON) == 3

@@ -1,0 +1,400 @@
+"""Versions: labels in; a new model version out, measured, compared with the one in service, kept.
+
+A full version fine-tunes the whole network. A head is a new last layer on the body of the version
+in service: it costs a logistic regression over embeddings that are kept from that body's scoring.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from backend import registry, resnet
+from backend.acquisition import Labels, Probs
+from backend.calibration import expected_calibration_error, fit_temperature, rescale
+from backend.errors import NoModelError, PoolError, TooFewLabelsError, TrainingError
+from backend.gate import MIN_IMAGES, SIGNIFICANCE, compare
+from backend.head import Head, fit_head
+from backend.inference import Images, Outputs, load_model, predict
+from backend.loop import LabeledImages, Loop, Progress, timed
+from backend.registry import PoolEmbeddings
+from backend.training import evaluate, train
+from backend.weights import find_weights
+
+log = logging.getLogger(__name__)
+
+HEAD_WEIGHT, HEAD_BIAS = registry.HEAD_TENSORS
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model that may become a version; probabilities are as it gives them, not yet calibrated."""
+
+    version: str
+    state: registry.State
+    body_key: str
+    validation: Probs
+    test: Probs
+    score_pool: Callable[[], Probs]  # minutes for a new body, so only once it is worth it
+
+
+def train_version(
+    loop: Loop, labels: LabeledImages, names: Sequence[str], progress: Progress
+) -> registry.Meta:
+    """A full version: fine-tuned, or with TRAIN=head the pre-trained body with a fitted head."""
+    _check(loop, labels)
+    version = f"r{registry.last_round(loop.root) + 1:04d}"
+    seconds: dict[str, float] = {}
+    if loop.train == "head":
+        candidate = _on_pretrained(loop, labels, version, progress, seconds)
+    else:
+        candidate = _fine_tuned(loop, labels, version, progress, seconds)
+    meta = _keep(loop, labels, names, candidate, seconds)
+    assert meta is not None, "only a head can be superseded"
+    return meta
+
+
+def fit_head_version(
+    loop: Loop, labels: LabeledImages, names: Sequence[str], progress: Progress
+) -> registry.Meta | None:
+    """A head on the body in service; None where another body came into service meanwhile."""
+    _check(loop, labels)
+    current = registry.current(loop.root)
+    if current is None:
+        raise NoModelError("no version yet that a head could be fitted on")
+    seconds: dict[str, float] = {}
+    with timed(seconds, "reading embeddings"):
+        embeddings = embeddings_of(loop, current, progress)
+    with timed(seconds, "training"):
+        state = registry.load_own_state(loop.root, current.version)
+        start = Head(state[HEAD_WEIGHT], state[HEAD_BIAS])
+        head = _fit(loop, labels, embeddings, start)
+    version = registry.next_head(loop.root, current.body)
+    candidate = _with_head(version, {}, current.body_key, head, embeddings)
+    return _keep(loop, labels, names, candidate, seconds)
+
+
+def pool_probs(loop: Loop, meta: registry.Meta, progress: Progress) -> Probs:
+    """What a version thinks of the whole pool, (images, classes); kept beside it once computed.
+
+    NoModelError naming the version where its probabilities are no numbers.
+    """
+    kept = registry.load_pool_probs(loop.root, meta.version)
+    if kept is not None and kept[0] == loop.pool.image_ids:
+        probs = kept[1]
+    else:
+        raw = _recall(loop, meta, loop.pool.images, "scoring the pool", progress).probs
+        probs = rescale(raw, meta.temperature)
+        registry.save_pool_probs(loop.root, meta.version, loop.pool.image_ids, probs)
+    if not np.isfinite(probs).all():
+        raise NoModelError(
+            f"the probabilities of {meta.version} hold NaN: put another version in service with "
+            "`python -m scripts.models promote <version>`"
+        )
+    return probs
+
+
+def embeddings_of(loop: Loop, meta: registry.Meta, progress: Progress) -> PoolEmbeddings:
+    """What a version's body makes of all images, kept once computed."""
+    kept = _kept_embeddings(loop, meta.body_key, meta.image_size)
+    if kept is not None:
+        return kept
+    state = registry.load_state(loop.root, meta.body)
+    key = meta.body_key or registry.body_key(state)
+    kept = _kept_embeddings(loop, key, meta.image_size)
+    if kept is None:
+        kept = _embed(loop, _tensors(state), meta.image_size, progress)
+        folder = loop.root / "embeddings"
+        registry.save_embeddings(folder, key, meta.image_size, loop.pool.image_ids, kept)
+    return kept
+
+
+def pretrained_embeddings(loop: Loop, progress: Progress) -> PoolEmbeddings:
+    """What the pre-trained weights make of all images; a cache that all projects share."""
+    return _pretrained(loop, progress)[1]
+
+
+def has_pretrained_body(loop: Loop) -> bool:
+    """Whether there are embeddings worth anything before the first training."""
+    return loop.weights != "none"
+
+
+def _check(loop: Loop, labels: LabeledImages) -> None:
+    n_classes = len(np.unique(labels.classes))
+    if n_classes < 2:
+        raise TooFewLabelsError(
+            f"{len(labels.image_ids)} labels of {n_classes} class(es): training starts "
+            "when at least two classes are labeled"
+        )
+    if not len(loop.pool.validation.labels):
+        raise PoolError("the pool is too small for a validation split: add images")
+
+
+def _fine_tuned(
+    loop: Loop,
+    labels: LabeledImages,
+    version: str,
+    progress: Progress,
+    seconds: dict[str, float],
+) -> Candidate:
+    with timed(seconds, "training"):
+        tensors = train(
+            loop.pool.images[loop.pool.positions(labels.image_ids)],
+            labels.classes,
+            n_classes=len(loop.pool.classes),
+            start=find_weights(loop.weights, loop.data_dir).state,
+            recipe=loop.recipe,
+            may_flip=loop.pool.may_flip,
+            seed=loop.seed,
+            device=loop.device,
+            on_step=lambda done, total: progress("training", done, total),
+        )
+    size = loop.recipe.image_size
+    state = {name: tensor.numpy() for name, tensor in tensors.items()}
+    key = registry.body_key(state)
+    with timed(seconds, "evaluating"):
+        validation = _score(
+            loop, tensors, size, loop.pool.validation.images, "validating", progress
+        )
+        test = _score(loop, tensors, size, loop.pool.test.images, "testing", progress)
+
+    def score_pool() -> Probs:
+        pool = _score(loop, tensors, size, loop.pool.images, "scoring the pool", progress)
+        kept = PoolEmbeddings(pool.embeddings, validation.embeddings, test.embeddings)
+        registry.save_embeddings(loop.root / "embeddings", key, size, loop.pool.image_ids, kept)
+        return pool.probs
+
+    return Candidate(version, state, key, validation.probs, test.probs, score_pool)
+
+
+def _on_pretrained(
+    loop: Loop,
+    labels: LabeledImages,
+    version: str,
+    progress: Progress,
+    seconds: dict[str, float],
+) -> Candidate:
+    with timed(seconds, "reading embeddings"):
+        state, embeddings = _pretrained(loop, progress)
+    with timed(seconds, "training"):
+        head = _fit(loop, labels, embeddings, None)
+    return _with_head(version, state, registry.body_key(state), head, embeddings)
+
+
+def _with_head(
+    version: str, body: registry.State, key: str, head: Head, embeddings: PoolEmbeddings
+) -> Candidate:
+    return Candidate(
+        version,
+        body | {HEAD_WEIGHT: head.weight, HEAD_BIAS: head.bias},
+        key,
+        head.probs(embeddings.validation),
+        head.probs(embeddings.test),
+        lambda: head.probs(embeddings.pool),
+    )
+
+
+def _fit(loop: Loop, labels: LabeledImages, embeddings: PoolEmbeddings, start: Head | None) -> Head:
+    rows = embeddings.pool[loop.pool.positions(labels.image_ids)]
+    return fit_head(rows, labels.classes, len(loop.pool.classes), start)
+
+
+def _keep(
+    loop: Loop,
+    labels: LabeledImages,
+    names: Sequence[str],
+    candidate: Candidate,
+    seconds: dict[str, float],
+) -> registry.Meta | None:
+    """Save a candidate, and promote it unless it is worse; None for a head that came too late."""
+    version = candidate.version
+    if not np.isfinite(candidate.validation).all():
+        raise TrainingError(
+            f"the probabilities of {version} hold NaN, so it was not kept: check that the weights "
+            "it started from (WEIGHTS) are sound, then press Start Training"
+        )
+    truth = loop.pool.validation.labels
+    temperature = fit_temperature(candidate.validation, truth)
+    held_out = rescale(candidate.validation, temperature)
+    tested = rescale(candidate.test, temperature)
+    validation = _measured(held_out, truth)
+    current = registry.current(loop.root)
+    gate = _compare(loop, current, held_out)
+    probs = None
+    if _reason_to_refuse(gate, validation, current) is None:
+        with timed(seconds, "scoring the pool"):
+            probs = rescale(candidate.score_pool(), temperature)
+    # A head may have been promoted during a training, and a training during a head's fit.
+    with registry.hold(loop.root, "promote"):
+        now = registry.current(loop.root)
+        is_head = registry.body_of(version) != version
+        if is_head and (now is None or now.body != registry.body_of(version)):
+            log.info("%s came too late: another body is in service", version)
+            return None
+        if now != current:
+            current, gate = now, _compare(loop, now, held_out)
+        refused = _reason_to_refuse(gate, validation, current)
+        per_class = Counter(map(int, labels.classes))
+        meta = registry.save(
+            loop.root,
+            candidate.state,
+            registry.Meta(
+                version=version,
+                round=registry.round_of(version),
+                created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+                parent=current.version if current else None,
+                classes=tuple(names),
+                image_size=current.image_size if is_head and current else loop.recipe.image_size,
+                pool=loop.pool.name,
+                weights=loop.weights,
+                strategy=loop.strategy,
+                labels=len(labels.image_ids),
+                labels_per_class={name: per_class[i] for i, name in enumerate(names)},
+                labels_fingerprint=labels.fingerprint,
+                left_out=labels.left_out,
+                validation=validation,
+                test=_measured(tested, loop.pool.test.labels) if len(tested) else None,
+                refused=refused,
+                gate=gate,
+                calibration=registry.Calibration(
+                    temperature=temperature,
+                    error_before=expected_calibration_error(candidate.validation, truth),
+                    error_after=expected_calibration_error(held_out, truth),
+                    test_error_after=(
+                        expected_calibration_error(tested, loop.pool.test.labels)
+                        if len(tested)
+                        else None
+                    ),
+                ),
+                seconds=seconds,
+                torch=torch.__version__,
+                device=str(loop.device),
+                body_key=candidate.body_key,
+            ),
+        )
+        registry.save_validation_probs(loop.root, version, truth, held_out)
+        if probs is not None and refused is None:
+            # Before it is promoted: whoever reads `current` finds the pool's scores beside it.
+            registry.save_pool_probs(loop.root, version, loop.pool.image_ids, probs)
+            registry.promote(loop.root, version)
+    registry.prune(loop.root)
+    log.info(
+        "%s: %d labels, %.1f %%%s",
+        version,
+        meta.labels,
+        100 * validation.accuracy,
+        f", not promoted: {refused}" if refused else "",
+    )
+    return meta
+
+
+def _compare(loop: Loop, current: registry.Meta | None, probs: Probs) -> registry.Gate | None:
+    """A candidate's validation probabilities against those of the version in service."""
+    if current is None:
+        return None
+    labels = loop.pool.validation.labels
+    before = registry.load_validation_probs(loop.root, current.version, labels)
+    if before is None:  # it was made for another split, or before these were kept
+        before = _recall(
+            loop,
+            current,
+            loop.pool.validation.images,
+            "validating the version in service",
+            lambda *_: None,
+        ).probs
+    found = compare(probs.argmax(axis=1) == labels, before.argmax(axis=1) == labels)
+    note = ""
+    if len(labels) < MIN_IMAGES:
+        note = (
+            f"{len(labels)} validation images are too few to compare versions: promoted unchecked"
+        )
+        log.warning("%s", note)
+    return registry.Gate(against=current.version, note=note, **asdict(found))
+
+
+def _reason_to_refuse(
+    gate: registry.Gate | None, validation: registry.Measured, current: registry.Meta | None
+) -> str | None:
+    if gate is None or current is None or gate.note or gate.p_value >= SIGNIFICANCE:
+        return None
+    return (
+        f"significantly worse than {gate.against} on validation: {validation.accuracy:.1%} against "
+        f"{current.validation.accuracy:.1%}; {gate.fell} images fell, {gate.rose} rose "
+        f"(p = {gate.p_value:.2g})"
+    )
+
+
+def _measured(probs: Probs, labels: Labels) -> registry.Measured:
+    return registry.Measured(**asdict(evaluate(probs, labels)))
+
+
+def _pretrained(loop: Loop, progress: Progress) -> tuple[registry.State, PoolEmbeddings]:
+    """The pre-trained weights as a whole network, and its embeddings."""
+    start = find_weights(loop.weights, loop.data_dir).state
+    tensors = resnet.build(len(loop.pool.classes), start, seed=loop.seed).state_dict()
+    state = {name: tensor.numpy() for name, tensor in tensors.items()}
+    key, size = registry.body_key(state), loop.recipe.image_size
+    kept = _kept_embeddings(loop, key, size)
+    if kept is None:
+        kept = _embed(loop, tensors, size, progress)
+        registry.save_embeddings(_shared(loop), key, size, loop.pool.image_ids, kept)
+    return state, kept
+
+
+def _kept_embeddings(loop: Loop, key: str, image_size: int) -> PoolEmbeddings | None:
+    for folder in (loop.root / "embeddings", _shared(loop)):
+        kept = registry.load_embeddings(folder, key, image_size, loop.pool.image_ids)
+        if kept is not None:
+            return kept
+    return None
+
+
+def _shared(loop: Loop) -> Path:
+    return loop.data_dir / "embeddings"
+
+
+def _embed(
+    loop: Loop, state: Mapping[str, Tensor], image_size: int, progress: Progress
+) -> PoolEmbeddings:
+    splits = (loop.pool.images, loop.pool.validation.images, loop.pool.test.images)
+    phase = "embedding the pool"
+    return PoolEmbeddings(
+        *(_score(loop, state, image_size, images, phase, progress).embeddings for images in splits)
+    )
+
+
+def _recall(
+    loop: Loop, meta: registry.Meta, images: Images, phase: str, progress: Progress
+) -> Outputs:
+    """What a version that is on disk makes of images."""
+    state = _tensors(registry.load_state(loop.root, meta.version))
+    return _score(loop, state, meta.image_size, images, phase, progress)
+
+
+def _score(
+    loop: Loop,
+    state: Mapping[str, Tensor],
+    image_size: int,
+    images: Images,
+    phase: str,
+    progress: Progress,
+) -> Outputs:
+    return predict(
+        load_model(state, len(loop.pool.classes), loop.device),
+        images,
+        image_size=image_size,
+        device=loop.device,
+        on_batch=lambda done, total: progress(phase, done, total),
+    )
+
+
+def _tensors(state: registry.State) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(array) for name, array in state.items()}
