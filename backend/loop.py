@@ -60,6 +60,16 @@ class Loop:
     seed: int
     device: torch.device
 
+    @property
+    def own_embeddings(self) -> Path:
+        """Where those of the bodies that were trained here are kept."""
+        return self.root / "embeddings"
+
+    @property
+    def shared_embeddings(self) -> Path:
+        """Where those of pre-trained weights are kept, for all projects."""
+        return self.data_dir / "embeddings"
+
 
 @dataclass(frozen=True)
 class LabeledImages:

@@ -470,12 +470,12 @@ def save_embeddings(
     folder: Path, body_key: str, image_size: int, image_ids: Sequence[str], kept: PoolEmbeddings
 ) -> None:
     """Keep what a body makes of a pool's images, so that its heads need no forward pass."""
-    path = _embeddings_path(folder, body_key, image_size)
+    path = _embeddings_path(folder, body_key, image_size, image_ids)
     draft = path.with_suffix(f".draft-{os.getpid()}")
     with _folder_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: np.ascontiguousarray(rows) for name, rows in vars(kept).items()}
-        safetensors.numpy.save_file(tensors, draft, {"image_ids": _fingerprint(image_ids)})
+        safetensors.numpy.save_file(tensors, draft)
         draft.replace(path)
 
 
@@ -483,11 +483,9 @@ def load_embeddings(
     folder: Path, body_key: str, image_size: int, image_ids: Sequence[str]
 ) -> PoolEmbeddings | None:
     """The same again; None if not kept, or kept for another pool."""
-    path = _embeddings_path(folder, body_key, image_size)
+    path = _embeddings_path(folder, body_key, image_size, image_ids)
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            if file.metadata()["image_ids"] != _fingerprint(image_ids):
-                return None
             return PoolEmbeddings(*(file.get_tensor(n) for n in ("pool", "validation", "test")))
     except (FileNotFoundError, safetensors.SafetensorError):
         return None
@@ -550,12 +548,14 @@ def _place(version: str) -> tuple[int, int]:
     return (int(found["round"]), int(found["head"] or 0)) if found else (0, 0)
 
 
-def _embeddings_path(folder: Path, body_key: str, image_size: int) -> Path:
-    return folder / f"{body_key}-{image_size}px.safetensors"
+def _embeddings_path(
+    folder: Path, body_key: str, image_size: int, image_ids: Sequence[str]
+) -> Path:
+    return folder / f"{body_key}-{image_size}px-{_fingerprint(image_ids)}.safetensors"
 
 
 def _fingerprint(image_ids: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(image_ids).encode()).hexdigest()
+    return hashlib.sha256("\n".join(image_ids).encode()).hexdigest()[:16]
 
 
 def _write(path: Path, text: str) -> None:

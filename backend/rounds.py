@@ -37,7 +37,7 @@ from backend.versions import (
     fit_head_version,
     has_pretrained_body,
     pool_probs,
-    pretrained_embeddings,
+    pretrained_body,
     train_version,
 )
 
@@ -195,7 +195,7 @@ def _candidates(
         if version is not None:
             embeddings = embeddings_of(loop, version, progress).pool
         elif has_pretrained_body(loop):
-            embeddings = pretrained_embeddings(loop, progress).pool
+            embeddings = pretrained_body(loop, progress)[1].pool
     of_asked = [row for row, i in enumerate(loop.pool.image_ids) if i in asked]
     return Candidates(
         image_ids=[loop.pool.image_ids[row] for row in rows],

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -112,14 +111,22 @@ def embeddings_of(loop: Loop, meta: registry.Meta, progress: Progress) -> PoolEm
     kept = _kept_embeddings(loop, key, meta.image_size)
     if kept is None:
         kept = _embed(loop, _tensors(state), meta.image_size, progress)
-        folder = loop.root / "embeddings"
+        folder = loop.own_embeddings
         registry.save_embeddings(folder, key, meta.image_size, loop.pool.image_ids, kept)
     return kept
 
 
-def pretrained_embeddings(loop: Loop, progress: Progress) -> PoolEmbeddings:
-    """What the pre-trained weights make of all images; a cache that all projects share."""
-    return _pretrained(loop, progress)[1]
+def pretrained_body(loop: Loop, progress: Progress) -> tuple[registry.State, PoolEmbeddings]:
+    """The pre-trained weights as a whole network, and its embeddings, which all projects share."""
+    start = find_weights(loop.weights, loop.data_dir).state
+    tensors = resnet.build(len(loop.pool.classes), start, seed=loop.seed).state_dict()
+    state = {name: tensor.numpy() for name, tensor in tensors.items()}
+    key, size = registry.body_key(state), loop.recipe.image_size
+    kept = _kept_embeddings(loop, key, size)
+    if kept is None:
+        kept = _embed(loop, tensors, size, progress)
+        registry.save_embeddings(loop.shared_embeddings, key, size, loop.pool.image_ids, kept)
+    return state, kept
 
 
 def has_pretrained_body(loop: Loop) -> bool:
@@ -169,7 +176,7 @@ def _fine_tuned(
     def score_pool() -> Probs:
         pool = _score(loop, tensors, size, loop.pool.images, "scoring the pool", progress)
         kept = PoolEmbeddings(pool.embeddings, validation.embeddings, test.embeddings)
-        registry.save_embeddings(loop.root / "embeddings", key, size, loop.pool.image_ids, kept)
+        registry.save_embeddings(loop.own_embeddings, key, size, loop.pool.image_ids, kept)
         return pool.probs
 
     return Candidate(version, state, key, validation.probs, test.probs, score_pool)
@@ -183,7 +190,7 @@ def _on_pretrained(
     seconds: dict[str, float],
 ) -> Candidate:
     with timed(seconds, "reading embeddings"):
-        state, embeddings = _pretrained(loop, progress)
+        state, embeddings = pretrained_body(loop, progress)
     with timed(seconds, "training"):
         head = _fit(loop, labels, embeddings, None)
     return _with_head(version, state, registry.body_key(state), head, embeddings)
@@ -336,29 +343,12 @@ def _measured(probs: Probs, labels: Labels) -> registry.Measured:
     return registry.Measured(**asdict(evaluate(probs, labels)))
 
 
-def _pretrained(loop: Loop, progress: Progress) -> tuple[registry.State, PoolEmbeddings]:
-    """The pre-trained weights as a whole network, and its embeddings."""
-    start = find_weights(loop.weights, loop.data_dir).state
-    tensors = resnet.build(len(loop.pool.classes), start, seed=loop.seed).state_dict()
-    state = {name: tensor.numpy() for name, tensor in tensors.items()}
-    key, size = registry.body_key(state), loop.recipe.image_size
-    kept = _kept_embeddings(loop, key, size)
-    if kept is None:
-        kept = _embed(loop, tensors, size, progress)
-        registry.save_embeddings(_shared(loop), key, size, loop.pool.image_ids, kept)
-    return state, kept
-
-
 def _kept_embeddings(loop: Loop, key: str, image_size: int) -> PoolEmbeddings | None:
-    for folder in (loop.root / "embeddings", _shared(loop)):
+    for folder in (loop.own_embeddings, loop.shared_embeddings):
         kept = registry.load_embeddings(folder, key, image_size, loop.pool.image_ids)
         if kept is not None:
             return kept
     return None
-
-
-def _shared(loop: Loop) -> Path:
-    return loop.data_dir / "embeddings"
 
 
 def _embed(

@@ -9,9 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -32,6 +34,7 @@ from backend.labelstudio import (
     project_id_of,
     read_webhook,
 )
+from backend.query import Candidates, select
 from backend.settings import Settings
 from backend.task_images import load_task_image
 from scripts.setup_project import set_up
@@ -118,6 +121,16 @@ def test_a_task_is_open_until_somebody_submits_or_skips_it(
 
     assert {t.image_id for t in project.tasks() if t.is_open} == {"open", "reopened"}
     assert project.counts() == ProjectCounts(tasks=5, annotations=2, skipped=1, open=2)
+
+
+def test_open_tasks_are_those_that_nobody_answered_or_skipped(
+    project: LabelingProject, api: httpx.Client
+) -> None:
+    ids = import_images(project, *(new_task(i) for i in "abc"), new_task("seed", label="dog"))
+    answer(api, project, ids["a"], "cat")
+    answer(api, project, ids["b"], None, was_cancelled=True)
+    assert project.open_tasks() == [task for task in project.tasks() if task.is_open]
+    assert [task.image_id for task in project.open_tasks()] == ["c"]
 
 
 def test_annotations_say_who_said_what_and_what_was_skipped_or_left_empty(
@@ -218,6 +231,24 @@ def test_people_get_the_least_confident_first_and_after_a_switch_the_new_order(
     project.delete_predictions("r0001")
     assert project.model_versions() == ["r0002"]
     assert {t.versions for t in project.tasks() if t.image_id != "b"} == {frozenset({"r0002"})}
+
+
+def test_people_get_a_diverse_set_in_turns_and_never_two_alike_in_a_row(
+    project: LabelingProject, api: httpx.Client
+) -> None:
+    project.configure(is_blind=False)
+    # Three scenes, four nearly identical images of each, all equally uncertain.
+    image_ids = [f"{scene}{number}" for scene in "abc" for number in range(4)]
+    corners = np.repeat(10 * np.eye(3, dtype=np.float32), 4, axis=0)
+    near = np.random.default_rng(0).normal(0, 0.2, corners.shape).astype(np.float32)
+    known = Candidates(image_ids, np.full((12, 2), 0.5, np.float32), corners + near)
+    query = select("uncertain_clusters", known, 12, np.random.default_rng(0))
+    chosen = zip(query.image_ids, query.confidences, strict=True)
+    # Imported in another order: it must be the score that counts.
+    import_images(project, *(new_task(i, guess(float(s))) for i, s in sorted(chosen)))
+    served = served_order(api, project, 12)
+    assert served == list(query.image_ids)
+    assert all(first[0] != second[0] for first, second in pairwise(served))
 
 
 def test_all_versions_of_a_tasks_predictions_are_known_so_that_none_is_imported_twice(

@@ -14,8 +14,8 @@ from backend.errors import LabelStudioError
 from backend.labelstudio import Annotation, NewTask, what_was_answered
 from backend.settings import Settings, load_settings
 from backend.training_queue import TrainingQueue
+from scripts.oracle import OracleProject
 from tests.conftest import RedisServer
-from tests.oracle import OracleProject
 from tests.unit.test_registry import record
 
 NOON = 1_700_000_000.0

@@ -16,6 +16,7 @@ FLOORS = (
         "consensus",
         "device",
         "diversity",
+        "forecast",
         "gate",
         "head",
         "inference",

@@ -20,8 +20,8 @@ from backend import jobs, registry, rounds
 from backend.errors import LabelStudioError, TooFewLabelsError
 from backend.settings import Settings, load_settings
 from backend.training_queue import TrainingQueue
+from scripts.oracle import OracleProject
 from tests.conftest import RedisServer
-from tests.oracle import OracleProject
 from tests.unit.test_registry import record
 
 PROJECT = 7

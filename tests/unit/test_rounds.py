@@ -23,7 +23,7 @@ from backend.pool import Pool, open_pool, seed_labels, true_labels
 from backend.query import STRATEGIES
 from backend.settings import StrategyName
 from backend.training import Recipe
-from tests.oracle import OracleProject
+from scripts.oracle import OracleProject
 
 FAST = Recipe(image_size=32, batch_size=16, min_steps=12, epochs=1)
 

@@ -1,4 +1,4 @@
-"""An oracle in Label Studio's place: answers from a table, and keeps what the loop told it."""
+"""An oracle in Label Studio's place: the loop's questions in, answers from a table out."""
 
 from __future__ import annotations
 

@@ -1,0 +1,429 @@
+"""The loop with an oracle: how many labels each query strategy needs, against random.
+
+    python -m scripts.simulate --strategies auto,least_confidence,random --rounds 20 --batch 100
+
+Runs the very same rounds as with people, once per strategy and seed, in parallel; writes
+curves.csv, summary.md and curves.png/.svg below --out. Broken off, it goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import lzma
+import multiprocessing
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, wait
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+from backend import registry, rounds
+from backend.device import find_device
+from backend.diversity import Positions
+from backend.errors import SettingsError, TightloopError
+from backend.labelstudio import NewTask
+from backend.loop import Loop
+from backend.pool import Pool, open_pool, seed_labels, true_labels
+from backend.query import STRATEGIES
+from backend.settings import Settings, load_settings
+from backend.training import Recipe
+from backend.versions import has_pretrained_body, pretrained_body
+from backend.weights import find_weights
+from scripts.learning_curves import Row, draw, read_rows, summarize, write_rows
+from scripts.oracle import OracleProject
+
+FINISHED = "finished.csv"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all runs of one simulation share; a folder holds one plan."""
+
+    pool: str
+    weights: str
+    image_size: int
+    train: Literal["head", "full"]
+    seed_labels: int
+    rounds: int
+    batch: int
+    pool_fraction: float
+    duplicates: int
+    annotators: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """One strategy with one seed."""
+
+    plan: Plan
+    strategy: str
+    repeat: int
+    folder: Path
+    data_dir: Path
+    device: str
+    threads: int
+
+
+def main() -> int:
+    """Run what is not there yet, then print the table; 1 where something is in the way."""
+    arguments = _parser().parse_args()
+    try:
+        settings = load_settings()
+        strategies = _strategies(arguments.strategies)
+        plan = _plan(arguments, settings)
+        out = Path(arguments.out)
+        _claim(out, plan)
+        runs = _runs(arguments, settings, plan, strategies, out)
+        print(_sentence(plan, strategies, arguments.repeats))
+        _prepare(plan, settings)
+        _run_all([run for run in runs if not (run.folder / FINISHED).exists()], arguments.jobs)
+        rows = [row for run in runs for row in read_rows(run.folder / FINISHED)]
+        write_rows(out / "curves.csv", rows)
+        summary = summarize(rows, strategies)
+        (out / "summary.md").write_text(
+            f"{_sentence(plan, strategies, arguments.repeats)}\n{summary}"
+        )
+        draw(rows, strategies, out / "curves")
+    except TightloopError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nstopped: the same command goes on with the runs that are missing", file=sys.stderr)
+        return 130
+    print(f"\n{summary}\n{out}/curves.csv, summary.md, curves.png, curves.svg")
+    return 0
+
+
+def simulate(run: Run, count: Any = None) -> list[Row]:
+    """All rounds of one run; `count`, a shared number, goes up with every one of them."""
+    torch.set_num_threads(run.threads)
+    pool, truth = _pool(run.plan, run.data_dir)
+    project = OracleProject(pool.classes)
+    loop = _loop(run, pool, project)
+    answers = truth if not run.plan.annotators else _drawn(run.plan.annotators, pool, run.repeat)
+    if run.plan.seed_labels:
+        seeds = seed_labels(pool, run.plan.seed_labels, run.repeat)
+        project.import_tasks([NewTask(i, {}, label=label) for i, label in seeds.items()])
+    else:
+        rounds.top_up(loop)
+        project.answer_open_tasks(answers)
+    rows = []
+    for number in range(run.plan.rounds + bool(run.plan.seed_labels)):
+        rounds.train_round(loop, is_forced=False, progress=lambda *_: None)
+        rows.append(_row(run, loop, project, number))
+        project.answer_open_tasks(answers)
+        if count is not None:
+            with count.get_lock():
+                count.value += 1
+    return rows
+
+
+def _row(run: Run, loop: Loop, project: OracleProject, number: int) -> Row:
+    current = registry.current(loop.root)
+    assert current is not None, "a round was trained"
+    test = current.test or current.validation
+    calibration = current.calibration
+    return Row(
+        strategy=run.strategy,
+        repeat=run.repeat,
+        round=number + 1,
+        labels=project.counts().annotations,
+        test_accuracy=test.accuracy,
+        validation_accuracy=current.validation.accuracy,
+        validation_images=current.validation.images,
+        calibration_error=(calibration.test_error_after or 0.0) if calibration else 0.0,
+        version=current.version,
+    )
+
+
+def _loop(run: Run, pool: Pool, project: OracleProject) -> Loop:
+    return Loop(
+        root=run.folder / "models",
+        project=project,
+        pool=pool,
+        weights=run.plan.weights,
+        data_dir=run.data_dir,
+        recipe=Recipe(image_size=run.plan.image_size),
+        train=run.plan.train,
+        strategy=run.strategy,  # type: ignore[arg-type]  # _strategies
+        batch_size=run.plan.batch,
+        rounds=0,
+        is_blind=False,
+        task_lock_s=0,
+        seed=run.repeat,
+        device=torch.device(run.device),
+    )
+
+
+# The pool
+
+
+@cache
+def _pool(plan: Plan, data_dir: Path) -> tuple[Pool, dict[str, str]]:
+    """The pool that is asked, and the true label of each of its images."""
+    whole = open_pool(plan.pool, data_dir, seed=0)
+    truth = true_labels(whole)
+    rows, copies = _part(plan, len(whole.image_ids))
+    if len(rows) == len(whole.image_ids):
+        return whole, truth
+    ids = [whole.image_ids[row] for row in rows]
+    names = tuple(f"{i}~{copy}" if copy else i for i, copy in zip(ids, copies, strict=True))
+    pool = replace(
+        whole,
+        image_ids=names,
+        images=whole.images[rows],
+        paths=tuple(whole.paths[row] for row in rows) if whole.paths else (),
+    )
+    return pool, {name: truth[i] for name, i in zip(names, ids, strict=True)}
+
+
+def _part(plan: Plan, n_images: int) -> tuple[Positions, Positions]:
+    """Rows of the whole pool that are asked, and the number of each copy.
+
+    With duplicates the pool keeps its size: fewer images, each as often as asked.
+    """
+    n_kept = max(1, round(n_images * plan.pool_fraction))
+    n_distinct = max(1, n_kept // plan.duplicates)
+    chosen = np.sort(np.random.default_rng(0).permutation(n_images)[:n_distinct])
+    return np.tile(chosen, plan.duplicates), np.repeat(np.arange(plan.duplicates), n_distinct)
+
+
+def _drawn(file: str, pool: Pool, repeat: int) -> dict[str, str]:
+    """One of the people's answers to each image, drawn by seed."""
+    answers = _answers(file)
+    rng = np.random.default_rng([repeat, 3])
+    drawn = {}
+    keys = pool.paths or [f"{i.partition('~')[0].rpartition('-')[2]}" for i in pool.image_ids]
+    for image_id, key in zip(pool.image_ids, keys, strict=True):
+        if key not in answers:
+            raise SettingsError(f"--annotators {file} holds no answer to {key} of the pool")
+        drawn[image_id] = answers[key][rng.integers(len(answers[key]))]
+    return drawn
+
+
+@cache
+def _answers(file: str) -> dict[str, list[str]]:
+    """People's answers by path and by number of the image."""
+    with lzma.open(file, "rt") if file.endswith(".xz") else Path(file).open() as lines:
+        by_path = {
+            line["image"]: [v for k, v in line.items() if k.startswith("annotator_")]
+            for line in csv.DictReader(lines)
+        }
+    return by_path | {Path(path).stem: answers for path, answers in by_path.items()}
+
+
+def _prepare(plan: Plan, settings: Settings) -> None:
+    """Decode the pool and embed it once, for all runs."""
+    whole = open_pool(plan.pool, settings.data_dir, seed=0)
+    device = find_device(settings.device)
+    run = Run(plan, "random", 0, Path(), settings.data_dir, str(device), 1)
+    loop = _loop(run, whole, OracleProject(whole.classes))
+    if not has_pretrained_body(loop):
+        return
+    with tqdm(unit="image", delay=1, disable=None) as bar:
+
+        def report(phase: str, done: int, total: int) -> None:
+            bar.set_description(phase)
+            bar.total = total
+            bar.update(done - bar.n)
+
+        body, kept = pretrained_body(loop, report)
+    pool, _ = _pool(plan, settings.data_dir)
+    key = (loop.shared_embeddings, registry.body_key(body), plan.image_size, pool.image_ids)
+    if registry.load_embeddings(*key) is None:
+        rows, _ = _part(plan, len(whole.image_ids))
+        registry.save_embeddings(*key, replace(kept, pool=kept.pool[rows]))
+
+
+# Running
+
+
+def _run_all(runs: Sequence[Run], jobs: int) -> None:
+    """Run what is missing, `jobs` at a time; a finished one is kept whatever comes after."""
+    if not runs:
+        return
+    plan = runs[0].plan
+    context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+    count = context.Value("q", 0)
+    total = len(runs) * (plan.rounds + bool(plan.seed_labels))
+    with (
+        tqdm(total=total, unit="round", disable=None) as bar,
+        ProcessPoolExecutor(jobs, context, _share_count, (count,)) as processes,
+    ):
+        waiting = {processes.submit(_finish, run) for run in runs}
+        try:
+            while waiting:
+                done, waiting = wait(waiting, timeout=0.5)
+                bar.update(count.value - bar.n)
+                for future in done:
+                    future.result()
+        except BaseException:
+            processes.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
+
+
+_count: Any = None
+
+
+def _share_count(count: Any) -> None:
+    global _count  # a process pool can hand a shared number over in no other way
+    _count = count
+
+
+def _finish(run: Run) -> None:
+    """Run it from its start, keep its rows, forget its models."""
+    shutil.rmtree(run.folder, ignore_errors=True)
+    run.folder.mkdir(parents=True)
+    with threadpool_limits(run.threads):
+        rows = simulate(run, _count)
+    shutil.rmtree(run.folder / "models")
+    write_rows(run.folder / FINISHED, rows)
+
+
+def _runs(
+    arguments: argparse.Namespace,
+    settings: Settings,
+    plan: Plan,
+    strategies: Sequence[str],
+    out: Path,
+) -> list[Run]:
+    device = find_device(settings.device)
+    n_gpus = torch.cuda.device_count() if device.type == "cuda" else 0
+    cores = os.cpu_count() or 1
+    return [
+        Run(
+            plan=plan,
+            strategy=strategy,
+            repeat=repeat,
+            folder=out / "runs" / f"{strategy}-{repeat}",
+            data_dir=settings.data_dir,
+            device=f"cuda:{number % n_gpus}" if n_gpus else "cpu",
+            threads=max(1, cores // arguments.jobs),
+        )
+        # All strategies of one seed before the next seed: a simulation broken off is still paired.
+        for number, (repeat, strategy) in enumerate(product(range(arguments.repeats), strategies))
+    ]
+
+
+def _claim(out: Path, plan: Plan) -> None:
+    """Make the folder this plan's, or find that it is; SettingsError if it is another's."""
+    path = out / "plan.json"
+    text = json.dumps(asdict(plan), indent=2)
+    if path.exists() and path.read_text() != text:
+        raise SettingsError(
+            f"{out} holds a simulation with other settings (see {path}): "
+            "choose another folder with --out, or delete this one"
+        )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    except OSError as error:
+        raise SettingsError(f"--out {out} cannot be written: {error.strerror}") from None
+
+
+def _plan(arguments: argparse.Namespace, settings: Settings) -> Plan:
+    annotators = arguments.annotators or ""
+    if annotators and not Path(annotators).is_file():
+        raise SettingsError(f"--annotators {annotators}: no such file")
+    pool = open_pool(settings.pool, settings.data_dir, seed=0)
+    weights = find_weights(settings.weights, settings.data_dir)
+    for notice in filter(None, (pool.notice, weights.notice)):
+        print(f"NOTE      {notice}")
+    return Plan(
+        pool=pool.name,
+        weights=weights.name,
+        image_size=settings.image_size,
+        train=arguments.train,
+        seed_labels=arguments.seed_labels,
+        rounds=arguments.rounds,
+        batch=arguments.batch,
+        pool_fraction=arguments.pool_fraction,
+        duplicates=arguments.duplicates,
+        annotators=annotators,
+    )
+
+
+def _strategies(text: str) -> list[str]:
+    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    unknown = [name for name in names if name not in STRATEGIES]
+    if unknown or not names:
+        raise SettingsError(
+            f"--strategies {text}: {', '.join(unknown) or 'nothing'} is no strategy; "
+            f"there are {', '.join(STRATEGIES)}"
+        )
+    return names
+
+
+def _sentence(plan: Plan, strategies: Sequence[str], repeats: int) -> str:
+    model = "heads on the pre-trained body" if plan.train == "head" else "full trainings"
+    copies = f", each image {plan.duplicates} times" if plan.duplicates > 1 else ""
+    part = f", {plan.pool_fraction:.0%} of the pool" if plan.pool_fraction < 1 else ""
+    people = ", people's own answers" if plan.annotators else ""
+    start = f"{plan.seed_labels} seed labels" if plan.seed_labels else "no seed labels"
+    return (
+        f"{', '.join(strategies)}: {start}, {plan.rounds} batches of {plan.batch}, {repeats} "
+        f"paired seeds, {model}; pool {plan.pool}, weights {plan.weights}{part}{copies}{people}"
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--strategies", default="auto,least_confidence,random", help="by commas")
+    parser.add_argument("--rounds", type=_at_least(1), default=10, help="batches that are asked")
+    parser.add_argument("--batch", type=_at_least(1), default=100, help="images a round")
+    parser.add_argument(
+        "--seed-labels", type=_at_least(0), default=100, help="0: each strategy's own first batch"
+    )
+    parser.add_argument("--repeats", type=_at_least(1), default=5, help="seeds, same for all")
+    parser.add_argument("--out", default="var/sim", help="a folder; it goes on where it was")
+    parser.add_argument(
+        "--train", choices=("head", "full"), default="head", help="head: minutes; full: hours"
+    )
+    parser.add_argument("--pool-fraction", type=_share, default=1.0, help="for quick looks")
+    parser.add_argument(
+        "--duplicates", type=_at_least(1), default=1, help="how often each image is in the pool"
+    )
+    parser.add_argument(
+        "--annotators", help="a CSV of people's answers: image, annotator_1, annotator_2, …"
+    )
+    parser.add_argument(
+        "--jobs",
+        type=_at_least(1),
+        default=max(1, torch.cuda.device_count() or os.cpu_count() or 1),
+        help="runs at a time",
+    )
+    return parser
+
+
+def _at_least(least: int) -> Any:
+    def number(text: str) -> int:
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"must be {least} or more")
+        return int(text)
+
+    return number
+
+
+def _share(text: str) -> float:
+    share = float(text)
+    if not 0 < share <= 1:
+        raise argparse.ArgumentTypeError("must be above 0 and at most 1")
+    return share
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,46 @@
+"""Between two trainings: a few answers make a head, and a head makes a new order."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from backend import registry
+from backend.labelstudio import LabelingProject
+from backend.pool import true_labels
+from tests.integration.conftest import Stack
+from tests.integration.people import Person, pool_of, wait_for
+
+
+def test_a_few_answers_make_a_head_and_its_order_without_a_training(stack: Stack) -> None:
+    pool = pool_of(stack)
+    truth = true_labels(pool)
+    info = stack.info
+    project = LabelingProject(info["label_studio_url"], info["api_key"], info["project_id"])
+    root = registry.project_root(stack.settings.model_dir, project.project_id)
+    with Person(stack) as person:
+        before = person.wait_for_rest(1)
+        wait_for(lambda: project.counts().open >= 3, 60, "open tasks")
+        config = project.label_config()
+        for task in project.open_tasks()[:3]:
+            person.submit(task.task_id, truth[task.image_id], config)
+        n_labels = project.counts().annotations
+
+        def head() -> registry.Meta | None:
+            heads = [meta for meta in registry.versions(root)[0] if meta.is_head]
+            return next((meta for meta in heads if meta.labels == n_labels), None)
+
+        made = wait_for(head, 60, "a head that knows the answers")
+        assert made.round == before["round"]
+        # Three more answers of sixty change little: no gate has a reason to refuse that.
+        assert made.refused is None
+        wait_for(lambda: project.model_version() == made.version, 30, "the order of the head")
+        assert person.status()["round"] == before["round"]
+
+        kept = registry.load_pool_probs(root, made.version)
+        assert kept is not None
+        confidence = dict(zip(kept[0], kept[1].max(axis=1), strict=True))
+        open_images = [task.image_id for task in project.open_tasks()]
+        served = person.next_task()
+        assert served["data"]["image_id"] == min(open_images, key=lambda i: confidence[i])
+        [shown] = [p for p in served["predictions"] if p["model_version"] == made.version]
+        assert np.isclose(shown["score"], confidence[served["data"]["image_id"]], atol=1e-6)
