@@ -32,6 +32,7 @@ from backend.labelstudio import (
 from backend.loop import LabeledImages, LabelingProject, Loop, Progress
 from backend.pool import Pool
 from backend.query import Candidates, Query, batch_is_due, needs_embeddings, rank, resolve, select
+from backend.status import outlook, outlook_sentence
 from backend.versions import (
     embeddings_of,
     fit_head_version,
@@ -107,6 +108,8 @@ def train_round(loop: Loop, *, is_forced: bool, progress: Progress) -> registry.
         except TooFewLabelsError:
             registry.write_seen(loop.root, what_was_answered(annotations))
             raise
+        if (ahead := outlook(registry.versions(loop.root)[0])) is not None:
+            log.info("%s", outlook_sentence(ahead))
     progress("re-ordering open tasks", 0, 0)
     refresh_predictions(loop, progress)
     top_up(loop, is_new_version=meta is not None, progress=progress)

@@ -5,11 +5,16 @@ Read from the model folder and Redis; Label Studio is never asked.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from backend import registry
+from backend.forecast import Point, forecast, track_record
 from backend.settings import Settings
 from backend.training_queue import TrainingQueue
+
+MORE_LABELS = 100
 
 
 def project_status(settings: Settings, queue: TrainingQueue, project_id: int) -> dict[str, Any]:
@@ -32,6 +37,7 @@ def project_status(settings: Settings, queue: TrainingQueue, project_id: int) ->
         "notices": [n for n in (record.pool_notice, record.weights_notice) if n] if record else [],
         "pool": record.pool if record else None,
         "weights": record.weights if record else None,
+        "train": settings.train,
         "strategy": settings.strategy,
         "round": rounds_done,
         "rounds": settings.rounds,
@@ -40,6 +46,7 @@ def project_status(settings: Settings, queue: TrainingQueue, project_id: int) ->
         "validation": current.validation.model_dump() if current else None,
         "test": current.test.model_dump() if current and current.test else None,
         "trained_on_labels": current.labels if current else 0,
+        "outlook": outlook(sound),
         "versions": len(sound),
         "refused": {meta.version: meta.refused for meta in sound if meta.refused},
         "broken_versions": broken,
@@ -54,6 +61,38 @@ def project_status(settings: Settings, queue: TrainingQueue, project_id: int) ->
         "workers": queue.worker_counts(),
         "errors": queue.errors(project_id),
     }
+
+
+def outlook(sound: Sequence[registry.Meta]) -> dict[str, Any] | None:
+    """What MORE_LABELS more labels should gain, by the learning curve so far, and how such
+    forecasts did; None while the curve is too short. Accuracies are on the validation split.
+    """
+    if not sound:
+        return None
+    rounds = [meta for meta in sound if not meta.is_head]
+    # With TRAIN=head there is but one full version, and its heads make the curve.
+    made = rounds if len(rounds) > 1 else sound
+    curve = [
+        Point(meta.labels, meta.validation.accuracy, meta.validation.images)
+        for meta in made
+        if meta.refused is None and meta.validation.images == sound[-1].validation.images
+    ]
+    found = forecast(curve, MORE_LABELS)
+    return None if found is None else {**asdict(found), "past": asdict(track_record(curve))}
+
+
+def outlook_sentence(outlook: Mapping[str, Any]) -> str:
+    """The outlook as people read it."""
+    gain, low, high = (100 * outlook[name] for name in ("gain", "low", "high"))
+    past = outlook["past"]
+    record = (
+        f"; {past['inside']} of {past['forecasts']} earlier forecasts held, off by "
+        f"{100 * past['mean_error']:.1f} on average"
+        if past["forecasts"]
+        else ""
+    )
+    more = outlook["more_labels"]
+    return f"{more} more labels: {gain:+.1f} points ({low:.1f} to {high:.1f}){record}"
 
 
 def sentence(status: dict[str, Any]) -> str:

@@ -35,7 +35,7 @@ import torch
 from PIL import Image
 
 from backend import registry, resnet
-from backend.errors import TightloopError
+from backend.errors import LabelStudioError, TightloopError
 from backend.inference import load_model, predict_probs
 from backend.labelstudio import (
     SECRET_HEADER,
@@ -43,6 +43,7 @@ from backend.labelstudio import (
     label_config_xml,
     prediction_result,
 )
+from backend.query import STRATEGIES, Candidates, resolve, select
 from backend.settings import Settings, load_settings
 from scripts.bench_model import measure_model
 
@@ -53,8 +54,10 @@ PROJECT = 1
 WEBHOOKS_PER_S = 50
 CONNECTIONS = 20
 TASKS = 100
-SEEDS = 580
+SEEDS = 1980
 LAST_LABELS = 20
+POOL_IMAGES, WIDTH, ASKED, BATCH = 50_000, 512, 2_000, 100
+PATIENCE_S = 120.0
 MB = 1024**2
 
 
@@ -76,7 +79,7 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         settings = load_settings()
-        figures = [*model_figures(settings), *backend_figures(settings)]
+        figures = [*model_figures(settings), *choice_figures(), *backend_figures(settings)]
         if not arguments.quick:
             figures += circle_figures()
     except TightloopError as error:
@@ -101,6 +104,29 @@ def model_figures(settings: Settings) -> list[Figure]:
         Figure("scoring the pool, over bare forward", f"{ratios['scoring']:.2f}", ">= 0.9"),
         Figure("training steps, over a bare loop", f"{ratios['training']:.2f}", ">= 0.9"),
     ]
+
+
+def choice_figures() -> list[Figure]:
+    """What choosing a batch costs beside the scoring, on random embeddings around 50 centres."""
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(50, WIDTH))
+    of = rng.integers(50, size=POOL_IMAGES + ASKED)
+    embeddings = (centres[of] + rng.normal(size=(len(of), WIDTH))).astype(np.float16)
+    candidates = Candidates(
+        image_ids=[f"i{n}" for n in range(POOL_IMAGES)],
+        probs=rng.dirichlet(np.ones(10), POOL_IMAGES).astype(np.float32),
+        embeddings=embeddings[:POOL_IMAGES],
+        asked=embeddings[POOL_IMAGES:],
+    )
+    figures = []
+    for strategy in STRATEGIES:
+        began = time.perf_counter()
+        resolved = resolve(strategy, n_asked=ASKED, n_classes=10)
+        select(resolved, candidates, BATCH, np.random.default_rng(0))
+        took_s = time.perf_counter() - began
+        name = f"choosing {BATCH} of {POOL_IMAGES:,}, {ASKED:,} asked: {strategy}"
+        figures.append(Figure(name, f"{took_s:.2f} s", "<= 5 s"))
+    return figures
 
 
 def backend_figures(settings: Settings) -> list[Figure]:
@@ -159,17 +185,33 @@ def _measure_circle(stack: Mapping[str, Any]) -> list[Figure]:
     while project.model_version() != "r0001":
         time.sleep(1)
 
-    open_tasks = [task for task in project.tasks() if task.is_open][:LAST_LABELS]
+    open_tasks = project.open_tasks()[:LAST_LABELS]
     http = httpx.Client(
         base_url=stack["label_studio_url"], headers={"Authorization": f"Token {stack['api_key']}"}
     )
-    for number, task in enumerate(open_tasks):
+
+    def answer(number: int) -> None:
         label = config.choices[number % len(config.choices)]
         http.post(
-            f"/api/tasks/{task.task_id}/annotations/",
+            f"/api/tasks/{open_tasks[number].task_id}/annotations/",
             json={"result": prediction_result(config, label)},
             timeout=60,
         ).raise_for_status()
+
+    # Let the ranker end what the first version gave it to do.
+    time.sleep(5)
+    n_open = project.counts().open
+    answer(0)
+    began = time.perf_counter()
+    while project.model_version() != "r0001h01":
+        if time.perf_counter() - began > PATIENCE_S:
+            raise LabelStudioError("no head's order came: see var/bench/log/ranker.log")
+        time.sleep(0.05)
+    head_s = time.perf_counter() - began
+    head = registry.read_meta(root, "r0001h01")
+    kept = registry.load_pool_probs(root, head.version)
+    for number in range(1, LAST_LABELS):
+        answer(number)
     began = time.perf_counter()
     print("waiting for the second", flush=True)
     peak_mb = 0.0
@@ -184,6 +226,16 @@ def _measure_circle(stack: Mapping[str, Any]) -> list[Figure]:
     meta = registry.read_meta(root, "r0002")
     parts = ", ".join(f"{phase} {s:.1f}" for phase, s in meta.seconds.items())
     return [
+        Figure(
+            f"an annotation -> a head's order of {n_open} open tasks, {head.labels:,} labels",
+            f"{head_s:.1f} s",
+            "<= 3 s",
+        ),
+        Figure(
+            f"  of it refit and re-ranking of {len(kept[0]) if kept else 0:,} images",
+            f"{sum(head.seconds.values()):.2f} s",
+            "<= 1 s",
+        ),
         Figure(
             f"last annotation -> new order, {meta.labels} labels",
             f"{total_s:.1f} s (served after {served_s or total_s:.1f} s)",

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student_t
 
+from backend.forecast import Point, track_record
+
 Curves = NDArray[np.float64]  # (repeats, budgets)
 
 BASELINE = "random"
@@ -99,9 +101,13 @@ def summarize(rows: Sequence[Row], strategies: Sequence[str]) -> str:
         lines.append(f"| {labels:,} | " + " | ".join(cells) + " |")
     lines.append("")
     if BASELINE in strategies and len(strategies) > 1:
-        lines += [_saved(found, strategy) for strategy in strategies if strategy != BASELINE]
+        others = [strategy for strategy in strategies if strategy != BASELINE]
+        lines += [_saved(found, strategy) for strategy in others]
+        if min(len(accuracies) for _, accuracies in found.values()) > 1:
+            lines += [_worse(found, strategy) for strategy in others]
     errors = [row.calibration_error for row in rows]
     lines.append(f"- calibration error on the test split: {max(errors):.3f} at most")
+    lines.append(_forecasts(rows))
     return "\n".join(lines) + "\n"
 
 
@@ -138,7 +144,7 @@ def _cell(found: dict[str, tuple[list[int], Curves]], strategy: str, labels: int
     budgets, accuracies = found[strategy]
     own = accuracies[:, budgets.index(labels)]
     mean, half = interval(own)
-    text = f"{100 * mean:.1f} ± {100 * half:.1f}"
+    text = f"{100 * mean:.1f} ± {100 * half:.1f}" if np.isfinite(half) else f"{100 * mean:.1f}"
     if strategy == BASELINE or BASELINE not in found:
         return text
     at, baseline = found[BASELINE]
@@ -161,21 +167,39 @@ def _saved(found: dict[str, tuple[list[int], Curves]], strategy: str) -> str:
     if not np.isfinite(share):
         return f"- {strategy} does not reach random's final accuracy with {budgets[-1]:,} labels"
     until = f"{high:.0%}" if np.isfinite(high) else "more than all"
-    worse = [
-        labels
-        for labels in budgets
-        if labels in at and _is_worse(own[:n_pairs, budgets.index(labels)],
-                                      baseline[:n_pairs, at.index(labels)])
-    ]  # fmt: skip
-    never = "never significantly worse" if not worse else (
-        "significantly worse at " + ", ".join(f"{n:,}" for n in worse)
-    )  # fmt: skip
+    needed = f"{share:.0%} ({low:.0%} to {until})"
+    return f"- {strategy} needs {needed} of the labels for random's final accuracy"
+
+
+def _worse(found: dict[str, tuple[list[int], Curves]], strategy: str) -> str:
+    """Where a strategy is significantly worse than random."""
+    at, baseline = found[BASELINE]
+    budgets, own = found[strategy]
+    n_pairs = min(len(own), len(baseline))
+    worse = []
+    for labels in (n for n in budgets if n in at):
+        pairs = own[:n_pairs, budgets.index(labels)] - baseline[:n_pairs, at.index(labels)]
+        gain, around = interval(pairs)
+        if gain < -around:
+            worse.append(f"{labels:,}")
+    if not worse:
+        return f"- {strategy} is never significantly worse than random"
+    return f"- {strategy} is significantly worse at {', '.join(worse)} labels than random"
+
+
+def _forecasts(rows: Sequence[Row]) -> str:
+    """How often the gain of the next round lay in the interval that was forecast for it."""
+    runs: dict[tuple[str, int], list[Point]] = {}
+    for row in sorted(rows, key=lambda row: row.round):
+        point = Point(row.labels, row.validation_accuracy, row.validation_images)
+        runs.setdefault((row.strategy, row.repeat), []).append(point)
+    records = [track_record(curve) for curve in runs.values()]
+    n_made = sum(record.forecasts for record in records)
+    if not n_made:
+        return "- forecasts: the curves are too short for any"
+    inside = sum(record.inside for record in records) / n_made
+    error = sum(record.mean_error * record.forecasts for record in records) / n_made
     return (
-        f"- {strategy} needs {share:.0%} ({low:.0%} to {until}) of the labels for random's final "
-        f"accuracy; {never} than random"
+        f"- forecasts of the next round: {inside:.0%} of {n_made} gains inside their interval, "
+        f"off by {100 * error:.1f} points on average"
     )
-
-
-def _is_worse(own: NDArray[np.float64], baseline: NDArray[np.float64]) -> bool:
-    gain, around = interval(own - baseline)
-    return gain < -around

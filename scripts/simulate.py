@@ -109,7 +109,7 @@ def main() -> int:
 def simulate(run: Run, count: Any = None) -> list[Row]:
     """All rounds of one run; `count`, a shared number, goes up with every one of them."""
     torch.set_num_threads(run.threads)
-    pool, truth = _pool(run.plan, run.data_dir)
+    pool, truth = pool_of(run.plan, run.data_dir)
     project = OracleProject(pool.classes)
     loop = _loop(run, pool, project)
     answers = truth if not run.plan.annotators else _drawn(run.plan.annotators, pool, run.repeat)
@@ -171,7 +171,7 @@ def _loop(run: Run, pool: Pool, project: OracleProject) -> Loop:
 
 
 @cache
-def _pool(plan: Plan, data_dir: Path) -> tuple[Pool, dict[str, str]]:
+def pool_of(plan: Plan, data_dir: Path) -> tuple[Pool, dict[str, str]]:
     """The pool that is asked, and the true label of each of its images."""
     whole = open_pool(plan.pool, data_dir, seed=0)
     truth = true_labels(whole)
@@ -240,7 +240,7 @@ def _prepare(plan: Plan, settings: Settings) -> None:
             bar.update(done - bar.n)
 
         body, kept = pretrained_body(loop, report)
-    pool, _ = _pool(plan, settings.data_dir)
+    pool, _ = pool_of(plan, settings.data_dir)
     key = (loop.shared_embeddings, registry.body_key(body), plan.image_size, pool.image_ids)
     if registry.load_embeddings(*key) is None:
         rows, _ = _part(plan, len(whole.image_ids))
@@ -341,6 +341,10 @@ def _plan(arguments: argparse.Namespace, settings: Settings) -> Plan:
         raise SettingsError(f"--annotators {annotators}: no such file")
     pool = open_pool(settings.pool, settings.data_dir, seed=0)
     weights = find_weights(settings.weights, settings.data_dir)
+    if arguments.seed_labels > len(pool.image_ids):
+        raise SettingsError(
+            f"--seed-labels {arguments.seed_labels}: the pool has only {len(pool.image_ids)} images"
+        )
     for notice in filter(None, (pool.notice, weights.notice)):
         print(f"NOTE      {notice}")
     return Plan(

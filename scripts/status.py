@@ -12,7 +12,7 @@ import sys
 from backend import registry
 from backend.errors import TightloopError
 from backend.settings import load_settings
-from backend.status import project_status, sentence
+from backend.status import outlook_sentence, project_status, sentence
 from backend.training_queue import TrainingQueue
 
 
@@ -34,6 +34,8 @@ def main() -> int:
         return 0
     for status in statuses:
         print(sentence(status))
+        if status["outlook"]:
+            print(f"  {outlook_sentence(status['outlook'])}")
         for notice in status["notices"]:
             print(f"  note: {notice}")
         for last in status["errors"][:1]:

@@ -626,6 +626,40 @@ def test_every_strategy_runs_the_loop_and_the_queue_shows_its_order(
     assert len(ids) == len(set(ids))
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_neither_the_test_split_nor_a_hidden_label_reaches_a_choice(
+    loop: Loop, tmp_path: Path, strategy: StrategyName
+) -> None:
+    truth = true_labels(loop.pool)
+    labels_file = loop.pool.folder / "train_labels.npy"
+    kept = labels_file.read_bytes()
+    asked_images = []
+    for is_changed in (False, True):
+        test = loop.pool.test
+        if is_changed:
+            test = replace(test, images=255 - test.images, labels=test.labels[::-1].copy())
+            np.save(labels_file, np.random.default_rng(1).permutation(np.load(labels_file)))
+        project = OracleProject(loop.pool.classes)
+        own = replace(
+            loop,
+            root=tmp_path / str(is_changed) / "p1",
+            data_dir=tmp_path / str(is_changed),
+            project=project,
+            pool=replace(loop.pool, test=test),
+            train="head",
+            strategy=strategy,
+        )
+        try:
+            rounds.top_up(replace(own, batch_size=205))
+            project.answer_open_tasks(truth)
+            train(own)
+        finally:
+            labels_file.write_bytes(kept)
+        asked_images.append([task.image_id for task in project.by_task.values()])
+    assert len(asked_images[0]) == 215
+    assert asked_images[0] == asked_images[1]
+
+
 def shown(project: OracleProject, task_id: int, meta: registry.Meta) -> Prediction:
     return project.predictions[task_id][meta.version]
 

@@ -12,7 +12,7 @@ from rq.job import Job
 
 from backend import registry
 from backend.settings import Settings, load_settings
-from backend.status import project_status, sentence
+from backend.status import outlook_sentence, project_status, sentence
 from backend.training_queue import TrainingQueue
 from tests.conftest import RedisServer
 from tests.unit.test_registry import STATE, meta, record
@@ -103,3 +103,50 @@ def test_refused_and_broken_versions_are_named(settings: Settings, queue: Traini
     assert status["version"] == "r0001"
     assert status["refused"] == {"r0002": "plainly worse"}
     assert "no meta.json" in status["broken_versions"]["r0003"]
+
+
+def learned(labels: int, accuracy: float) -> dict[str, Any]:
+    return {
+        "labels": labels,
+        "validation": registry.Measured(accuracy=accuracy, log_loss=1.0, images=2000),
+    }
+
+
+def test_what_more_labels_should_gain_is_said_with_its_interval_and_its_record(
+    settings: Settings, queue: TrainingQueue
+) -> None:
+    for number in range(1, 7):
+        labels = 100 * number
+        save(settings, number, **learned(labels, 0.8 - 2 * labels**-0.5))
+    status = project_status(settings, queue, PROJECT)
+    found = status["outlook"]
+    expected = 2 * (600**-0.5 - 700**-0.5)
+    assert found["gain"] == pytest.approx(expected, abs=0.002)
+    assert found["low"] < expected < found["high"]
+    assert found["past"]["forecasts"] == found["past"]["inside"] == 3
+    text = outlook_sentence(found)
+    assert text.startswith("100 more labels: +0.")
+    assert "3 of 3 earlier forecasts held" in text
+
+
+def test_the_outlook_waits_for_three_versions_and_passes_over_refused_ones_and_heads(
+    settings: Settings, queue: TrainingQueue
+) -> None:
+    def found() -> Any:
+        return project_status(settings, queue, PROJECT)["outlook"]
+
+    save(settings, 1, **learned(100, 0.5))
+    assert found() is None
+    save(settings, 2, **learned(200, 0.55))
+    save(settings, 3, refused="worse", **learned(300, 0.2))
+    save(settings, 2, version="r0002h01", **learned(210, 0.9))
+    assert found() is None
+    save(settings, 4, **learned(400, 0.6))
+    assert abs(found()["gain"]) < 0.05
+
+
+def test_with_heads_alone_they_make_the_curve(settings: Settings, queue: TrainingQueue) -> None:
+    save(settings, 1, **learned(100, 0.5))
+    for number in (1, 2, 3):
+        save(settings, 1, version=f"r0001h0{number}", **learned(100 + 50 * number, 0.5))
+    assert project_status(settings, queue, PROJECT)["outlook"] is not None
