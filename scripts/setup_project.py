@@ -31,6 +31,7 @@ from backend.registry import ProjectRecord
 from backend.settings import Settings, load_settings
 from backend.training_queue import TrainingQueue
 from backend.weights import find_weights
+from scripts.progress import progress_bar
 
 TITLE_LENGTH = 50
 FELL_BACK = " (digits: CIFAR-10 could not be had)"
@@ -174,10 +175,14 @@ def import_seed_labels(settings: Settings, project: LabelingProject, pool: Pool)
 
 
 def push_first_batch(settings: Settings, project: LabelingProject) -> bool:
-    """Ask the first images at once, at random, so that nobody waits for the first training."""
+    """Ask the first images at once, so that nobody waits for the first training: at random, or
+    typical ones where the strategy is about those.
+    """
     if registry.last_round(_root(settings, project.project_id)):
         return False  # the ranker's business since then
-    pushed = rounds.top_up(open_loop(settings, project.project_id, project))
+    with progress_bar() as progress:
+        loop = open_loop(settings, project.project_id, project)
+        pushed = rounds.top_up(loop, progress=progress)
     print(f"tasks     {project.counts().open} open, {pushed} of them new")
     return bool(pushed)
 

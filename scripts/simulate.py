@@ -43,6 +43,7 @@ from backend.versions import has_pretrained_body, pretrained_body
 from backend.weights import find_weights
 from scripts.learning_curves import Row, draw, read_rows, summarize, write_rows
 from scripts.oracle import OracleProject
+from scripts.progress import progress_bar
 
 FINISHED = "finished.csv"
 
@@ -232,14 +233,8 @@ def _prepare(plan: Plan, settings: Settings) -> None:
     loop = _loop(run, whole, OracleProject(whole.classes))
     if not has_pretrained_body(loop):
         return
-    with tqdm(unit="image", delay=1, disable=None) as bar:
-
-        def report(phase: str, done: int, total: int) -> None:
-            bar.set_description(phase)
-            bar.total = total
-            bar.update(done - bar.n)
-
-        body, kept = pretrained_body(loop, report)
+    with progress_bar() as progress:
+        body, kept = pretrained_body(loop, progress)
     pool, _ = pool_of(plan, settings.data_dir)
     key = (loop.shared_embeddings, registry.body_key(body), plan.image_size, pool.image_ids)
     if registry.load_embeddings(*key) is None:

@@ -11,14 +11,13 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tqdm import tqdm
-
 from backend import registry, rounds
 from backend.errors import TightloopError
 from backend.labelstudio import LabelingProject
-from backend.loop import Progress, open_loop
+from backend.loop import open_loop
 from backend.query import STRATEGIES
 from backend.settings import load_settings
+from scripts.progress import progress_bar
 
 
 def main() -> int:
@@ -39,9 +38,9 @@ def main() -> int:
             settings.label_studio_url, settings.label_studio_api_key.get_secret_value(), project_id
         )
         loop = open_loop(settings, project_id, project)
-        with tqdm(unit="image", disable=None) as bar, registry.hold(loop.root, "push"):
+        with progress_bar() as progress, registry.hold(loop.root, "push"):
             batch = rounds.choose_batch(
-                loop, arguments.count, arguments.strategy or loop.strategy, _on(bar)
+                loop, arguments.count, arguments.strategy or loop.strategy, progress
             )
             if not arguments.dry_run:
                 rounds.push(loop, batch)
@@ -64,15 +63,6 @@ def _summary(batch: rounds.Batch, count: int, *, is_dry_run: bool) -> str:
     short = f"; the pool held only {asked}" if asked < count else ""
     low, high = batch.confidences.min(), batch.confidences.max()
     return f"{verb} {asked} images ({by}), confidence {low:.3f} to {high:.3f}{short}"
-
-
-def _on(bar: tqdm[None]) -> Progress:
-    def report(phase: str, done: int, total: int) -> None:
-        bar.set_description(phase)
-        bar.total = total
-        bar.update(done - bar.n)
-
-    return report
 
 
 def _positive(text: str) -> int:
