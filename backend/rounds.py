@@ -124,13 +124,11 @@ def refit_head(loop: Loop, progress: Progress = lambda *_: None) -> registry.Met
     """
     if registry.current(loop.root) is None:
         return None
-    # Two refits at once would take the same name.
-    with registry.hold(loop.root, "head"):
-        names = match_classes(loop.project.label_config().choices, loop.pool.classes)
-        labels = read_labels(_changed_annotations(loop), names, loop.pool)
-        if _is_learned(loop.root, labels.fingerprint, by_heads=True):
-            return None
-        meta = fit_head_version(loop, labels, names, progress)
+    names = match_classes(loop.project.label_config().choices, loop.pool.classes)
+    labels = read_labels(_changed_annotations(loop), names, loop.pool)
+    if _is_learned(loop.root, labels.fingerprint, by_heads=True):
+        return None
+    meta = fit_head_version(loop, labels, names, progress)
     refresh_predictions(loop, progress)
     return meta
 

@@ -70,15 +70,17 @@ def fit_head_version(
     if current is None:
         raise NoModelError("no version yet that a head could be fitted on")
     seconds: dict[str, float] = {}
-    with timed(seconds, "reading embeddings"):
-        embeddings = embeddings_of(loop, current, progress)
-    with timed(seconds, "training"):
-        state = registry.load_own_state(loop.root, current.version)
-        start = Head(state[HEAD_WEIGHT], state[HEAD_BIAS])
-        head = _fit(loop, labels, embeddings, start)
-    version = registry.next_head(loop.root, current.body)
-    candidate = _with_head(version, {}, current.body_key, head, embeddings)
-    return _keep(loop, labels, names, candidate, seconds)
+    # With TRAIN=head trainer and ranker both fit heads, and two at once would take the same name.
+    with registry.hold(loop.root, "head"):
+        with timed(seconds, "reading embeddings"):
+            embeddings = embeddings_of(loop, current, progress)
+        with timed(seconds, "training"):
+            state = registry.load_own_state(loop.root, current.version)
+            start = Head(state[HEAD_WEIGHT], state[HEAD_BIAS])
+            head = _fit(loop, labels, embeddings, start)
+        version = registry.next_head(loop.root, current.body)
+        candidate = _with_head(version, {}, current.body_key, head, embeddings)
+        return _keep(loop, labels, names, candidate, seconds)
 
 
 def pool_probs(loop: Loop, meta: registry.Meta, progress: Progress) -> Probs:

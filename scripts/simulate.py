@@ -15,6 +15,7 @@ import lzma
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
@@ -80,6 +81,7 @@ class Run:
 def main() -> int:
     """Run what is not there yet, then print the table; 1 where something is in the way."""
     arguments = _parser().parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # or the runs would outlive us
     try:
         settings = load_settings()
         strategies = _strategies(arguments.strategies)
@@ -176,9 +178,9 @@ def pool_of(plan: Plan, data_dir: Path) -> tuple[Pool, dict[str, str]]:
     """The pool that is asked, and the true label of each of its images."""
     whole = open_pool(plan.pool, data_dir, seed=0)
     truth = true_labels(whole)
-    rows, copies = _part(plan, len(whole.image_ids))
-    if len(rows) == len(whole.image_ids):
+    if plan.duplicates == 1 and plan.pool_fraction == 1:
         return whole, truth
+    rows, copies = _part(plan, len(whole.image_ids))
     ids = [whole.image_ids[row] for row in rows]
     names = tuple(f"{i}~{copy}" if copy else i for i, copy in zip(ids, copies, strict=True))
     pool = replace(
