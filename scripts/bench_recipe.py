@@ -1,6 +1,7 @@
-"""Which recipe: what a model is worth, and costs, by image size, learning rate and labels.
+"""Which recipe: what a model is worth, and costs, by image size, learning rate, tint and labels.
 
-    python -m scripts.bench_recipe [--sizes 32 48 64 96] [--lrs 0.01] [--labels 200 500 1000]
+    python -m scripts.bench_recipe [--sizes 32 48 64 96] [--lrs 0.02] [--tints 0.3]
+                                   [--labels 200 500 1000]
 
 Trains with three seeds (--seeds) on random class-balanced images of POOL, starting from WEIGHTS,
 and measures on the validation split: the test split is not for choices. Each seed draws others.
@@ -43,6 +44,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=[32, 48, 64, 96])
     parser.add_argument("--lrs", type=float, nargs="+", default=[Recipe().lr])
+    parser.add_argument("--tints", type=float, nargs="+", default=[Recipe().tint])
     parser.add_argument("--labels", type=int, nargs="+", default=[200, 500, 1000])
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
@@ -53,9 +55,11 @@ def main() -> int:
         weights = find_weights(settings.weights, settings.data_dir)
         print(f"{pool.name}, weights {weights.name}: accuracy on {len(pool.validation.labels):,}")
         print("validation images, its range over seeds / core-seconds of training\n")
-        print(_row("px", "lr", *(f"{n} labels" for n in arguments.labels), "scored per core-s"))
-        for image_size, lr in product(arguments.sizes, arguments.lrs):
-            recipe = Recipe(image_size=image_size, lr=lr)
+        counts = [f"{n} labels" for n in arguments.labels]
+        print(_row("px", "lr", "tint", *counts, "scored per core-s"))
+        for values in product(arguments.sizes, arguments.lrs, arguments.tints):
+            image_size, lr, tint = values
+            recipe = Recipe(image_size=image_size, lr=lr, tint=tint)
             cells = [
                 [
                     measure(pool, weights.state, recipe, n, seed, device)
@@ -64,7 +68,7 @@ def main() -> int:
                 for n in arguments.labels
             ]
             speed = mean(cell.images_per_cpu_s for of_count in cells for cell in of_count)
-            print(_row(image_size, lr, *map(_summary, cells), f"{speed:,.0f}"), flush=True)
+            print(_row(*values, *map(_summary, cells), f"{speed:,.0f}"), flush=True)
     except TightloopError as error:
         print(error, file=sys.stderr)
         return 1

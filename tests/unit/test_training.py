@@ -178,7 +178,8 @@ def test_batches_are_full_and_no_image_is_seen_more_often_than_another() -> None
 @pytest.mark.parametrize("size", [16, 32, 80])
 def test_without_augmentation_training_sees_what_inference_sees(size: int) -> None:
     images = np.random.default_rng(0).integers(0, 256, (6, size, size + 4, 3), dtype=np.uint8)
-    seen, chosen = look_through(images, Recipe(image_size=32, batch_size=6, min_steps=1, shift=0))
+    recipe = Recipe(image_size=32, batch_size=6, min_steps=1, shift=0, tint=0)
+    seen, chosen = look_through(images, recipe)
     ready = inference.normalizer(CPU)(inference.on_device(images, CPU))
     expected = inference.resize(ready, 32)[chosen[0]]
     # Images that shrink are stored as bytes: half a grey level, over the deviation.
@@ -198,11 +199,29 @@ def test_images_are_mirrored_only_where_that_keeps_their_class() -> None:
 def test_crops_move_by_whole_pixels_and_no_further_than_the_recipe_says() -> None:
     images = np.zeros((16, 16, 16, 3), np.uint8)
     images[:, 8, 8] = 255
-    recipe = Recipe(image_size=16, batch_size=16, min_steps=20, shift=0.125)
+    recipe = Recipe(image_size=16, batch_size=16, min_steps=20, shift=0.125, tint=0)
     seen, _ = look_through(images, recipe)
     _, rows, columns = (seen[:, :, 0] > 1).flatten(0, 1).nonzero(as_tuple=True)
     assert set(rows.tolist()) == set(columns.tolist()) == {6, 7, 8, 9, 10}
     assert len(rows) == 16 * 20  # one bright pixel each, not smeared over several
+
+
+def test_each_image_has_colours_of_its_own_within_what_the_recipe_says() -> None:
+    images = np.zeros((16, 8, 8, 3), np.uint8)
+    images[:] = 124, 116, 104  # ImageNet's mean: all but brightness leaves it alone
+    images[:, :, 4:, 0] = 224  # the right half is redder by (100, 0, 0), which is also lighter
+    recipe = Recipe(image_size=8, batch_size=16, min_steps=20, shift=0, tint=0.5)
+    (plain, _), (seen, _) = (look_through(images, replace(recipe, tint=t)) for t in (0, 0.5))
+    left, right = seen[..., 1], seen[..., 6]  # (steps, batch, channel, row)
+    assert torch.equal(seen[..., :4], left[..., None].expand(-1, -1, -1, -1, 4))  # whole images
+    redder = (plain[..., 6] - plain[..., 1])[0, 0, 0, 0]
+    contrast = (right - left).sum(2) / redder  # of the channels' sum, which saturation keeps
+    saturation = (right - left)[:, :, 0].sub((right - left)[:, :, 1]) / redder / contrast
+    for found, middle in ((left.mean(2), 0), (contrast, 1), (saturation, 1)):
+        values = found[..., 0].flatten()
+        assert middle - 0.51 < values.min() < middle - 0.45
+        assert middle + 0.45 < values.max() < middle + 0.51
+        assert len(set(values.tolist())) > 300  # of 320
 
 
 def test_accuracy_and_log_loss_can_be_checked_by_hand() -> None:
