@@ -10,11 +10,11 @@ import logging
 import threading
 import time
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from backend import registry
 from backend.errors import TightloopError
-from backend.labelstudio import Annotation, LabelingProject, what_was_answered
+from backend.labelstudio import OVERLAP, Annotation, LabelingProject, what_was_answered
 from backend.settings import Settings
 from backend.training_queue import TrainingQueue
 
@@ -22,9 +22,7 @@ log = logging.getLogger(__name__)
 
 TICK_S = 1.0
 ABANDONED_EVERY_S = 10.0
-# Only changed tasks are read, with this much overlap for clocks that differ. A deleted task just
-# vanishes, so all are read again now and then.
-OVERLAP = timedelta(seconds=10)
+# Only changed tasks are read. A deleted task just vanishes, so all are read again now and then.
 FULL_READ_EVERY_S = 600.0
 # Label Studio sends a webhook within the request that it is about, and gives up after a second:
 # what was read has been told by then, or never will be.

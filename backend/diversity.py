@@ -117,6 +117,7 @@ def uncertain_clusters(
 
     After Zhdanov (2019), "Diverse mini-batch active learning", with ten candidates an image. Copies
     of an image that was asked, or of a more uncertain one, come last: their label is known by then.
+    Where all are asked, they come most uncertain first.
     """
     if count >= len(embeddings):
         return np.argsort(-uncertainty, kind="stable")
@@ -140,10 +141,14 @@ def uncertain_clusters(
 def interleave(embeddings: Embeddings, order: Positions) -> Positions:
     """The same images, those that look alike as far apart as may be, else in `order`.
 
-    One of each group of images that look alike, then a second of each, and so on.
+    One of each group of images that look alike, then a second of each, and so on; of thousands, a
+    block after the other.
     """
     if len(order) < 3:
         return order
+    if len(order) > BLOCK:
+        blocks = (order[first : first + BLOCK] for first in range(0, len(order), BLOCK))
+        return np.concatenate([interleave(embeddings, block) for block in blocks])
     directions = _directions(embeddings[order], embeddings[order])
     groups = AgglomerativeClustering(
         n_clusters=None, distance_threshold=ALIKE, linkage="average"
@@ -177,12 +182,12 @@ def _typicality(directions: Directions) -> Scores:
     n_neighbours = min(NEIGHBOURS, len(directions) - 1)
     if n_neighbours == 0:
         return np.zeros(1, np.float32)
-    near = [
-        np.partition(_distances(directions[i : i + BLOCK], directions), n_neighbours, axis=1)
-        for i in range(0, len(directions), BLOCK)
-    ]
-    mean = np.concatenate([block[:, : n_neighbours + 1].sum(axis=1) for block in near])
-    return 1 / (mean / n_neighbours + 1e-5)
+    total = np.empty(len(directions), np.float32)
+    for first in range(0, len(directions), BLOCK):
+        block = slice(first, first + BLOCK)
+        near = np.partition(_distances(directions[block], directions), n_neighbours, axis=1)
+        total[block] = near[:, : n_neighbours + 1].sum(axis=1)
+    return np.float32(1) / (total / np.float32(n_neighbours) + np.float32(1e-5))
 
 
 def _without_copies(

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 from scipy.optimize import brentq
 from scipy.special import stdtr, stdtrit
-from scipy.stats import binomtest
 
 Floats = NDArray[np.float64]
 
@@ -101,13 +100,6 @@ def track_record(curve: Sequence[Point]) -> TrackRecord:
         inside += said.low <= gain <= said.high
         errors.append(abs(said.gain - gain))
     return TrackRecord(len(errors), inside, float(np.mean(errors)) if errors else 0.0)
-
-
-def accuracy_interval(point: Point) -> tuple[float, float]:
-    """Wilson's 95 % interval (1927) of one point alone."""
-    found = binomtest(round(point.accuracy * point.images), point.images)
-    interval = found.proportion_ci(0.95, method="wilson")
-    return float(interval.low), float(interval.high)
 
 
 def _freedom(points: int) -> int:

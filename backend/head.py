@@ -38,8 +38,8 @@ def fit_head(
 ) -> Head:
     """Multinomial logistic regression, which has one best answer; `start` only gets there sooner.
 
-    A class without a label gets the probability of one unseen image among those seen (Laplace's
-    rule of succession), whatever the embedding. TooFewLabelsError with fewer than two classes.
+    A class without a label gets, for a typical image, the probability of one more image among those
+    seen (Laplace's rule of succession). TooFewLabelsError with fewer than two classes.
     """
     seen = np.unique(labels)
     if len(seen) < 2:

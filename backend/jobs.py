@@ -13,6 +13,7 @@ from dataclasses import asdict
 
 import torch
 from rq import get_current_job
+from threadpoolctl import threadpool_limits
 
 from backend import registry, rounds
 from backend.errors import TightloopError, TooFewLabelsError
@@ -70,7 +71,8 @@ def top_up(project_id: int) -> None:
         counts = project.counts()
         rounds_done = registry.last_round(registry.project_root(settings.model_dir, project_id))
         if batch_is_due(counts.open, settings.batch_size, rounds_done, settings.rounds):
-            pushed = rounds.top_up(open_loop(settings, project_id, project))
+            _share_cores(queue.worker_counts()["train"])
+            pushed = rounds.top_up(open_loop(settings, project_id, project, rescan=False))
             counts = project.counts()
             is_exhausted = not pushed and counts.open < settings.batch_size
             queue.note_facts(project_id, {"is_exhausted": is_exhausted})
@@ -80,11 +82,12 @@ def top_up(project_id: int) -> None:
 def refit(project_id: int) -> None:
     """Fit a head to the answers so far, and order the open tasks by it; also during a training."""
     settings, queue, project = _open(project_id)
+    _share_cores(queue.worker_counts()["train"])
     before = queue.generation(project_id)
     # Should it fail, the next try waits as a training's would.
     queue.finish_refit(project_id, before.refitted, time.time() + RETRY_AFTER_ERROR_S)
     with _errors_for_people(queue, project_id, "fitting a head"):
-        loop = open_loop(settings, project_id, project)
+        loop = open_loop(settings, project_id, project, rescan=False)
         try:
             rounds.refit_head(loop, _job_progress(queue))
         except TooFewLabelsError as error:
@@ -95,8 +98,9 @@ def refit(project_id: int) -> None:
 def refresh(project_id: int) -> None:
     """Order the open tasks by the version in service, after a roll-back say."""
     settings, queue, project = _open(project_id)
+    _share_cores(queue.worker_counts()["train"])
     with _errors_for_people(queue, project_id, "re-ordering open tasks"):
-        loop = open_loop(settings, project_id, project)
+        loop = open_loop(settings, project_id, project, rescan=False)
         rounds.refresh_predictions(loop, _job_progress(queue))
 
 
@@ -123,7 +127,9 @@ def _share_cores(n_trainers: int) -> None:
     """
     n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     share = ((n_cores or 1) - 1) // max(1, n_trainers)
-    torch.set_num_threads(max(1, min(share, torch.get_num_threads())))
+    n_threads = max(1, min(share, torch.get_num_threads()))
+    torch.set_num_threads(n_threads)
+    threadpool_limits(n_threads)  # numpy's and scikit-learn's
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, Literal, TypeVar
 from xml.etree import ElementTree
@@ -120,6 +120,8 @@ class WebhookEvent:
 
 
 TASK_COLUMNS = "id,data,total_annotations,cancelled_annotations,predictions_model_versions"
+# Whoever reads what changed since a moment begins this much earlier: clocks differ.
+OVERLAP = timedelta(seconds=10)
 IGNORED = WebhookEvent("ignored", 0, 0)
 # The parts of a task, and how the answer to an import counts them.
 COUNTERS = {
@@ -336,7 +338,7 @@ class LabelingProject:
         """All annotations by task, or those of tasks that changed after a moment.
 
         A task that lost its last annotation comes with an empty list; a deleted task just vanishes.
-        Overlap the moments by a few seconds: they are told by Label Studio's clock.
+        Begin at OVERLAP before the last reading: moments are told by Label Studio's clock.
         """
         include = "id,data,annotations,result,completed_by,updated_at,was_cancelled"
         filters = []

@@ -81,8 +81,12 @@ class LabeledImages:
     fingerprint: str
 
 
-def open_loop(settings: Settings, project_id: int, project: LabelingProject) -> Loop:
-    """Everything the rounds of a project need, with what its set-up chose."""
+def open_loop(
+    settings: Settings, project_id: int, project: LabelingProject, *, rescan: bool = True
+) -> Loop:
+    """Everything the rounds of a project need, with what its set-up chose; without `rescan` the
+    pool as the last training found it.
+    """
     root = registry.project_root(settings.model_dir, project_id)
     record = registry.read_record(root)
     if record is None:
@@ -93,7 +97,7 @@ def open_loop(settings: Settings, project_id: int, project: LabelingProject) -> 
     return Loop(
         root=root,
         project=project,
-        pool=open_pool(record.pool, settings.data_dir, seed=record.seed),
+        pool=open_pool(record.pool, settings.data_dir, seed=record.seed, rescan=rescan),
         weights=record.weights,
         data_dir=settings.data_dir,
         recipe=Recipe(image_size=settings.image_size),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -74,10 +74,13 @@ class Pool:
         return {image_id: row for row, image_id in enumerate(self.image_ids)}
 
 
-def open_pool(name: str, data_dir: Path, *, seed: int) -> Pool:
-    """Open auto, cifar10, digits or a folder by its path; decoded into data_dir the first time."""
+def open_pool(name: str, data_dir: Path, *, seed: int, rescan: bool = True) -> Pool:
+    """Open auto, cifar10, digits or a folder by its path; decoded into data_dir the first time.
+
+    Without `rescan` nobody looks whether a folder has changed since.
+    """
     try:
-        found, cache, notice = _find(name, data_dir)
+        found, cache, notice = _find(name, data_dir, rescan=rescan)
     except OSError as error:
         raise PoolError(
             f"POOL={name}: {error}; see that DATA_DIR={data_dir} can be written and has space left"
@@ -99,17 +102,21 @@ def true_labels(pool: Pool) -> dict[str, str]:
     return {i: classes[i] for i in pool.image_ids}
 
 
-def seed_labels(pool: Pool, count: int, seed: int) -> dict[str, str]:
-    """`count` images with their true labels, the classes as even as their sizes allow."""
+def seed_labels(
+    pool: Pool, count: int, seed: int, truth: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """`count` images with their true labels (looked up if not given), the classes as even as their
+    sizes allow.
+    """
     if count > len(pool.image_ids):
         raise PoolError(f"SEED_LABELS={count}: the pool has only {len(pool.image_ids)} images")
-    classes = true_labels(pool)
+    classes = true_labels(pool) if truth is None else truth
     labels = np.array([pool.classes.index(label) for label in classes.values()])
     rows = balanced(pool.image_ids, labels, count, f"seed-labels-{seed}")
     return {pool.image_ids[row]: classes[pool.image_ids[row]] for row in rows}
 
 
-def _find(name: str, data_dir: Path) -> tuple[str, Path, str]:
+def _find(name: str, data_dir: Path, *, rescan: bool) -> tuple[str, Path, str]:
     """(the name to record, the cache, the notice) of what POOL asks for."""
     if name == "digits":
         return name, cache_digits(data_dir), ""
@@ -129,7 +136,7 @@ def _find(name: str, data_dir: Path) -> tuple[str, Path, str]:
         raise PoolError(
             f"POOL={name}: no such folder; allowed are auto, cifar10, digits or a folder's path"
         )
-    return str(folder), cache_folder(folder, data_dir), ""
+    return str(folder), cache_folder(folder, data_dir, rescan=rescan), ""
 
 
 def _open_cache(name: str, cache: Path, notice: str, seed: int) -> Pool:

@@ -99,8 +99,17 @@ def cache_digits(data_dir: Path) -> Path:
     return _cached(data_dir, "digits", "all", write)
 
 
-def cache_folder(folder: Path, data_dir: Path) -> Path:
-    """A folder of train/<class>/* and test/<class>/*; unreadable images are left out and named."""
+def cache_folder(folder: Path, data_dir: Path, *, rescan: bool = True) -> Path:
+    """A folder of train/<class>/* and test/<class>/*; unreadable images are left out and named.
+
+    Without `rescan` a cache that is there is taken as it is: looking whether any of 60,000 files
+    has changed takes seconds.
+    """
+    source = f"folder-{_digest(str(folder))}"
+    if not rescan:
+        kept = list((data_dir / "pools").glob(f"{source}-*-v{CACHE_FORMAT}"))
+        if len(kept) == 1:
+            return kept[0]
     files = sorted([*_scan(folder, "train"), *_scan(folder, "test")])
     # By id, a hash: neither the file system's order nor that of the classes shows in the pool.
     paths = sorted((path for path, _, _ in files), key=image_id)
@@ -125,7 +134,7 @@ def cache_folder(folder: Path, data_dir: Path) -> Path:
         _write_meta(draft, image_ids, classes, may_flip=True, paths=train, skipped=skipped)
 
     fingerprint = _digest(json.dumps([NATIVE_MAX_PX, CACHE_SIZE_PX, files]))
-    return _cached(data_dir, f"folder-{_digest(str(folder))}", fingerprint, write)
+    return _cached(data_dir, source, fingerprint, write)
 
 
 def image_id(path: str) -> str:

@@ -112,6 +112,11 @@ def needs_embeddings(strategy: str) -> bool:
     return strategy in SETS
 
 
+def needs_model(strategy: str) -> bool:
+    """Whether a resolved strategy can do nothing without probabilities."""
+    return strategy not in NEED_NO_MODEL and strategy != "random"
+
+
 def _can_choose(strategy: str, candidates: Candidates) -> bool:
     if strategy in NEED_NO_MODEL:
         return candidates.embeddings is not None

@@ -48,6 +48,7 @@ State = dict[
 
 VERSION_NAME = re.compile(r"r(?P<round>\d{4,})(?:h(?P<head>\d{2,}))?")
 PROMOTIONS_KEPT = 500
+DRAFT_LIFETIME_S = 3600.0
 HEADS_KEPT = 10  # beside those in service lately
 HEAD_TENSORS = ("fc.weight", "fc.bias")
 LOCK_POLL_S = 0.2
@@ -282,8 +283,9 @@ def read_meta(root: Path, version: str) -> Meta:
         raise BrokenVersionError(f"{version}/meta.json cannot be read: {error.strerror}") from None
     if meta.version != version:
         raise BrokenVersionError(f"{version}/meta.json speaks of {meta.version}: a foreign folder")
-    if not (root / version / "model.safetensors").is_file():
-        raise BrokenVersionError(f"{version} has no model.safetensors: half-written, or not ours")
+    for name in (version, meta.body):
+        if not (root / name / "model.safetensors").is_file():
+            raise BrokenVersionError(f"{name} has no model.safetensors: half-written, or not ours")
     return meta
 
 
@@ -313,7 +315,9 @@ def body_of(version: str) -> str:
 
 def next_head(root: Path, body: str) -> str:
     """The name of the next head on a body."""
-    heads = [_place(name)[1] for name in _version_names(root) if body_of(name) == body]
+    # Names of deleted ones are not given again: open tasks carry their predictions.
+    names = {*_version_names(root), *(p.version for p in promotions(root))}
+    heads = [_place(name)[1] for name in names if body_of(name) == body]
     return f"{body}h{max(heads, default=0) + 1:02d}"
 
 
@@ -333,21 +337,27 @@ def prune(root: Path) -> None:
 
 def _prune_heads(root: Path) -> None:
     heads = [name for name in _version_names(root) if body_of(name) != name]
-    keep = {*heads[-HEADS_KEPT:], *[p.version for p in promotions(root)[:2]]}
+    # By time: after a roll-back the newest head is one of an older body.
+    heads.sort(key=lambda name: (root / name).stat().st_mtime)
+    keep = {*heads[-HEADS_KEPT:], *(p.version for p in promotions(root)[:2])}
     with _folder_errors(root):
         for name in set(heads) - keep:
             shutil.rmtree(root / name, ignore_errors=True)
 
 
 def _prune_embeddings(root: Path) -> None:
-    bodies = list(dict.fromkeys(body_of(p.version) for p in promotions(root)))[:2]
+    history = [p.version for p in promotions(root)]
+    bodies = list(dict.fromkeys(map(body_of, history)))[:2]
     keep = set()
-    for body in bodies:
-        with suppress(BrokenVersionError):
-            keep.add(read_meta(root, body).body_key)
+    for version in history:
+        if body_of(version) in bodies:
+            with suppress(BrokenVersionError):
+                keep.add(read_meta(root, version).body_key)
+    long_ago = time.time() - DRAFT_LIFETIME_S
     with _folder_errors(root):
-        for path in (root / "embeddings").glob("*.safetensors"):
-            if path.name.partition("-")[0] not in keep:
+        for path in (root / "embeddings").glob("*"):
+            is_draft = path.suffix != ".safetensors"  # of a process that writes it, or was killed
+            if path.stat().st_mtime < long_ago if is_draft else path.name[:16] not in keep:
                 path.unlink(missing_ok=True)
 
 

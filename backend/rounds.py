@@ -9,6 +9,7 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -22,6 +23,7 @@ from backend.acquisition import ACQUISITIONS, Probs
 from backend.consensus import Answer, majority_vote
 from backend.errors import TooFewLabelsError
 from backend.labelstudio import (
+    OVERLAP,
     Annotation,
     NewTask,
     Prediction,
@@ -31,7 +33,16 @@ from backend.labelstudio import (
 )
 from backend.loop import LabeledImages, LabelingProject, Loop, Progress
 from backend.pool import Pool
-from backend.query import Candidates, Query, batch_is_due, needs_embeddings, rank, resolve, select
+from backend.query import (
+    Candidates,
+    Query,
+    batch_is_due,
+    needs_embeddings,
+    needs_model,
+    rank,
+    resolve,
+    select,
+)
 from backend.status import outlook, outlook_sentence
 from backend.versions import (
     embeddings_of,
@@ -43,9 +54,6 @@ from backend.versions import (
 )
 
 log = logging.getLogger(__name__)
-
-# Labels that changed since the last reading are asked for with this much overlap: clocks differ.
-OVERLAP = timedelta(seconds=10)
 
 
 def read_labels(
@@ -89,27 +97,29 @@ def read_labels(
 def train_round(loop: Loop, *, is_forced: bool, progress: Progress) -> registry.Meta | None:
     """One turn: read, train, measure, keep, promote, re-order the open tasks, ask the next images.
 
-    The new version's metadata comes back, or None where the labels are those of the last version
-    and nobody asked for a training. With TRAIN=head only the first version is a full one. Raises
-    TooFewLabelsError while there is nothing to train on.
+    The new version's metadata comes back, or None where there is none: the labels are those of the
+    last version and nobody asked for a training. With TRAIN=head only the first version is a full
+    one. Raises TooFewLabelsError while there is nothing to train on.
     """
-    progress("reading annotations", 0, 0)
-    began = datetime.now(UTC)
-    annotations = loop.project.annotations()
-    registry.write_answers(loop.root, began, annotations)
-    names = match_classes(loop.project.label_config().choices, loop.pool.classes)
-    labels = read_labels(annotations, names, loop.pool)
-    is_head = loop.train == "head" and registry.current(loop.root) is not None
+    current = registry.current(loop.root)
+    body = current.body if current is not None and loop.train == "head" else None
     meta = None
-    if is_forced or not _is_learned(loop.root, labels.fingerprint, by_heads=is_head):
-        try:
-            make = fit_head_version if is_head else train_version
-            meta = make(loop, labels, names, progress)
-        except TooFewLabelsError:
-            registry.write_seen(loop.root, what_was_answered(annotations))
-            raise
-        if (ahead := outlook(registry.versions(loop.root)[0])) is not None:
-            log.info("%s", outlook_sentence(ahead))
+    with registry.hold(loop.root, "head") if body else nullcontext():
+        progress("reading annotations", 0, 0)
+        began = datetime.now(UTC)
+        annotations = loop.project.annotations()
+        registry.write_answers(loop.root, began, annotations)
+        names = match_classes(loop.project.label_config().choices, loop.pool.classes)
+        labels = read_labels(annotations, names, loop.pool)
+        if is_forced or not _is_learned(loop.root, labels.fingerprint, body):
+            try:
+                make = fit_head_version if body else train_version
+                meta = make(loop, labels, names, progress)
+            except TooFewLabelsError:
+                registry.write_seen(loop.root, what_was_answered(annotations))
+                raise
+    if meta is not None and (ahead := outlook(registry.versions(loop.root)[0])) is not None:
+        log.info("%s", outlook_sentence(ahead))
     progress("re-ordering open tasks", 0, 0)
     refresh_predictions(loop, progress)
     top_up(loop, is_new_version=meta is not None, progress=progress)
@@ -120,15 +130,17 @@ def train_round(loop: Loop, *, is_forced: bool, progress: Progress) -> registry.
 def refit_head(loop: Loop, progress: Progress = lambda *_: None) -> registry.Meta | None:
     """The short turn between two rounds: a new head from all labels so far, and a new order.
 
-    None before the first version, and where there is no label that the last version did not know.
+    None before the first version, where no label is new, and where a training was faster.
     """
-    if registry.current(loop.root) is None:
+    current = registry.current(loop.root)
+    if current is None:
         return None
-    names = match_classes(loop.project.label_config().choices, loop.pool.classes)
-    labels = read_labels(_changed_annotations(loop), names, loop.pool)
-    if _is_learned(loop.root, labels.fingerprint, by_heads=True):
-        return None
-    meta = fit_head_version(loop, labels, names, progress)
+    with registry.hold(loop.root, "head"):
+        names = match_classes(loop.project.label_config().choices, loop.pool.classes)
+        labels = read_labels(_changed_annotations(loop), names, loop.pool)
+        if _is_learned(loop.root, labels.fingerprint, current.body):
+            return None
+        meta = fit_head_version(loop, labels, names, progress)
     refresh_predictions(loop, progress)
     return meta
 
@@ -194,8 +206,8 @@ def _candidates(
     embeddings = None
     if needs_embeddings(strategy):
         if version is not None:
-            embeddings = embeddings_of(loop, version, progress).pool
-        elif has_pretrained_body(loop):
+            embeddings = embeddings_of(loop, version, progress)[1].pool
+        elif has_pretrained_body(loop) and not needs_model(strategy):
             embeddings = pretrained_body(loop, progress)[1].pool
     of_asked = [row for row, i in enumerate(loop.pool.image_ids) if i in asked]
     return Candidates(
@@ -304,10 +316,10 @@ def _changed_annotations(loop: Loop) -> dict[int, list[Annotation]]:
     return annotations
 
 
-def _is_learned(root: Path, fingerprint: str, *, by_heads: bool) -> bool:
-    """Whether the last version, or the last full one, was made of these very labels."""
+def _is_learned(root: Path, fingerprint: str, body: str | None) -> bool:
+    """Whether the last full version, or the last one on `body`, was made of these very labels."""
     sound, _ = registry.versions(root)
-    made = [meta for meta in sound if by_heads or not meta.is_head]
+    made = [meta for meta in sound if (meta.body == body if body else not meta.is_head)]
     return bool(made) and made[-1].labels_fingerprint == fingerprint
 
 

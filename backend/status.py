@@ -15,6 +15,7 @@ from backend.settings import Settings
 from backend.training_queue import TrainingQueue
 
 MORE_LABELS = 100
+OUTLOOK_POINTS = 30  # older ones tell little, and their record would take seconds
 
 
 def project_status(settings: Settings, queue: TrainingQueue, project_id: int) -> dict[str, Any]:
@@ -65,18 +66,15 @@ def project_status(settings: Settings, queue: TrainingQueue, project_id: int) ->
 
 def outlook(sound: Sequence[registry.Meta]) -> dict[str, Any] | None:
     """What MORE_LABELS more labels should gain, by the learning curve so far, and how such
-    forecasts did; None while the curve is too short. Accuracies are on the validation split.
+    forecasts did; None with fewer than three full versions. Accuracies are on the validation split.
     """
-    if not sound:
-        return None
-    rounds = [meta for meta in sound if not meta.is_head]
-    # With TRAIN=head there is but one full version, and its heads make the curve.
-    made = rounds if len(rounds) > 1 else sound
     curve = [
         Point(meta.labels, meta.validation.accuracy, meta.validation.images)
-        for meta in made
-        if meta.refused is None and meta.validation.images == sound[-1].validation.images
-    ]
+        for meta in sound
+        if not meta.is_head
+        and meta.refused is None
+        and meta.validation.images == sound[-1].validation.images
+    ][-OUTLOOK_POINTS:]
     found = forecast(curve, MORE_LABELS)
     return None if found is None else {**asdict(found), "past": asdict(track_record(curve))}
 

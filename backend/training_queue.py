@@ -127,7 +127,9 @@ class TrainingQueue:
         def step(pipe: redis.client.Pipeline) -> None:
             now_at = int(pipe.hget(key, "generation") or 0)
             pipe.multi()
-            pipe.hset(key, mapping={"trained": generation, "retry_at": 0})
+            read = min(generation, now_at)  # where Redis was lost meanwhile it counts from zero
+            # A new body knows no more than it read, whatever heads of the last one knew.
+            pipe.hset(key, mapping={"trained": read, "refitted": read, "retry_at": 0})
             if now_at > generation:
                 pipe.hset(key, "first_new_at", started_at)
             else:
@@ -138,10 +140,9 @@ class TrainingQueue:
 
     def finish_refit(self, project_id: int, generation: int, next_at: float) -> None:
         """A head knows `generation`; the next one comes at `next_at` at the earliest."""
+        known = min(generation, self.generation(project_id).generation)
         with _queue_errors():
-            self._redis.hset(
-                _key(project_id), mapping={"refitted": generation, "refit_at": next_at}
-            )
+            self._redis.hset(_key(project_id), mapping={"refitted": known, "refit_at": next_at})
 
     def postpone(self, project_id: int, until: float) -> None:
         """After an error: no new try before `until`, unless somebody forces one."""

@@ -19,7 +19,13 @@ from torch import Tensor
 from backend import registry, resnet
 from backend.acquisition import Labels, Probs
 from backend.calibration import expected_calibration_error, fit_temperature, rescale
-from backend.errors import NoModelError, PoolError, TooFewLabelsError, TrainingError
+from backend.errors import (
+    BrokenVersionError,
+    NoModelError,
+    PoolError,
+    TooFewLabelsError,
+    TrainingError,
+)
 from backend.gate import MIN_IMAGES, SIGNIFICANCE, compare
 from backend.head import Head, fit_head
 from backend.inference import Images, Outputs, load_model, predict
@@ -42,7 +48,8 @@ class Candidate:
     body_key: str
     validation: Probs
     test: Probs
-    score_pool: Callable[[], Probs]  # minutes for a new body, so only once it is worth it
+    # Minutes for a new body, so only once it is worth it; embeddings where they are new, too.
+    score_pool: Callable[[], tuple[Probs, PoolEmbeddings | None]]
 
 
 def train_version(
@@ -64,23 +71,22 @@ def train_version(
 def fit_head_version(
     loop: Loop, labels: LabeledImages, names: Sequence[str], progress: Progress
 ) -> registry.Meta | None:
-    """A head on the body in service; None where another body came into service meanwhile."""
+    """A head on the body in service; None where another body came into service meanwhile.
+
+    Hold the head lock around it and the reading of labels: with TRAIN=head trainer and ranker both
+    fit heads, and the later one must know more.
+    """
     _check(loop, labels)
     current = registry.current(loop.root)
     if current is None:
         raise NoModelError("no version yet that a head could be fitted on")
     seconds: dict[str, float] = {}
-    # With TRAIN=head trainer and ranker both fit heads, and two at once would take the same name.
-    with registry.hold(loop.root, "head"):
-        with timed(seconds, "reading embeddings"):
-            embeddings = embeddings_of(loop, current, progress)
-        with timed(seconds, "training"):
-            state = registry.load_own_state(loop.root, current.version)
-            start = Head(state[HEAD_WEIGHT], state[HEAD_BIAS])
-            head = _fit(loop, labels, embeddings, start)
-        version = registry.next_head(loop.root, current.body)
-        candidate = _with_head(version, {}, current.body_key, head, embeddings)
-        return _keep(loop, labels, names, candidate, seconds)
+    with timed(seconds, "reading embeddings"):
+        key, embeddings = embeddings_of(loop, current, progress)
+    with timed(seconds, "training"):
+        head = _fit(loop, labels, embeddings, _start(loop, current))
+    version = registry.next_head(loop.root, current.body)
+    return _keep(loop, labels, names, _with_head(version, {}, key, head, embeddings), seconds)
 
 
 def pool_probs(loop: Loop, meta: registry.Meta, progress: Progress) -> Probs:
@@ -103,19 +109,22 @@ def pool_probs(loop: Loop, meta: registry.Meta, progress: Progress) -> Probs:
     return probs
 
 
-def embeddings_of(loop: Loop, meta: registry.Meta, progress: Progress) -> PoolEmbeddings:
-    """What a version's body makes of all images, kept once computed."""
-    kept = _kept_embeddings(loop, meta.body_key, meta.image_size)
+def embeddings_of(
+    loop: Loop, meta: registry.Meta, progress: Progress
+) -> tuple[str, PoolEmbeddings]:
+    """What a version's body makes of all images, kept once computed, and the body's key."""
+    kept = _kept_embeddings(loop, meta.body_key, meta.image_size) if meta.body_key else None
     if kept is not None:
-        return kept
+        return meta.body_key, kept
     state = registry.load_state(loop.root, meta.body)
-    key = meta.body_key or registry.body_key(state)
+    key = registry.body_key(state)
     kept = _kept_embeddings(loop, key, meta.image_size)
     if kept is None:
         kept = _embed(loop, _tensors(state), meta.image_size, progress)
-        folder = loop.own_embeddings
-        registry.save_embeddings(folder, key, meta.image_size, loop.pool.image_ids, kept)
-    return kept
+        registry.save_embeddings(
+            loop.own_embeddings, key, meta.image_size, loop.pool.image_ids, kept
+        )
+    return key, kept
 
 
 def pretrained_body(loop: Loop, progress: Progress) -> tuple[registry.State, PoolEmbeddings]:
@@ -175,11 +184,10 @@ def _fine_tuned(
         )
         test = _score(loop, tensors, size, loop.pool.test.images, "testing", progress)
 
-    def score_pool() -> Probs:
+    def score_pool() -> tuple[Probs, PoolEmbeddings]:
         pool = _score(loop, tensors, size, loop.pool.images, "scoring the pool", progress)
         kept = PoolEmbeddings(pool.embeddings, validation.embeddings, test.embeddings)
-        registry.save_embeddings(loop.own_embeddings, key, size, loop.pool.image_ids, kept)
-        return pool.probs
+        return pool.probs, kept
 
     return Candidate(version, state, key, validation.probs, test.probs, score_pool)
 
@@ -207,8 +215,18 @@ def _with_head(
         key,
         head.probs(embeddings.validation),
         head.probs(embeddings.test),
-        lambda: head.probs(embeddings.pool),
+        lambda: (head.probs(embeddings.pool), None),
     )
+
+
+def _start(loop: Loop, current: registry.Meta) -> Head | None:
+    """The last layer in service, which is only where the fit begins."""
+    try:
+        state = registry.load_own_state(loop.root, current.version)
+    except BrokenVersionError as error:
+        log.warning("fitting a head from nothing: %s", error)
+        return None
+    return Head(state[HEAD_WEIGHT], state[HEAD_BIAS])
 
 
 def _fit(loop: Loop, labels: LabeledImages, embeddings: PoolEmbeddings, start: Head | None) -> Head:
@@ -236,11 +254,12 @@ def _keep(
     tested = rescale(candidate.test, temperature)
     validation = _measured(held_out, truth)
     current = registry.current(loop.root)
-    gate = _compare(loop, current, held_out)
-    probs = None
-    if _reason_to_refuse(gate, validation, current) is None:
+    gate, refused = _judge(loop, version, current, held_out)
+    probs, embeddings = None, None
+    if refused is None:
         with timed(seconds, "scoring the pool"):
-            probs = rescale(candidate.score_pool(), temperature)
+            raw, embeddings = candidate.score_pool()
+            probs = rescale(raw, temperature)
     # A head may have been promoted during a training, and a training during a head's fit.
     with registry.hold(loop.root, "promote"):
         now = registry.current(loop.root)
@@ -248,9 +267,9 @@ def _keep(
         if is_head and (now is None or now.body != registry.body_of(version)):
             log.info("%s came too late: another body is in service", version)
             return None
-        if now != current:
-            current, gate = now, _compare(loop, now, held_out)
-        refused = _reason_to_refuse(gate, validation, current)
+        if now != current and refused is None:
+            current = now
+            gate, refused = _judge(loop, version, now, held_out)
         per_class = Counter(map(int, labels.classes))
         meta = registry.save(
             loop.root,
@@ -293,8 +312,16 @@ def _keep(
         if probs is not None and refused is None:
             # Before it is promoted: whoever reads `current` finds the pool's scores beside it.
             registry.save_pool_probs(loop.root, version, loop.pool.image_ids, probs)
+            if embeddings is not None:
+                registry.save_embeddings(
+                    loop.own_embeddings,
+                    candidate.body_key,
+                    meta.image_size,
+                    loop.pool.image_ids,
+                    embeddings,
+                )
             registry.promote(loop.root, version)
-    registry.prune(loop.root)
+        registry.prune(loop.root)
     log.info(
         "%s: %d labels, %.1f %%%s",
         version,
@@ -305,16 +332,41 @@ def _keep(
     return meta
 
 
-def _compare(loop: Loop, current: registry.Meta | None, probs: Probs) -> registry.Gate | None:
-    """A candidate's validation probabilities against those of the version in service."""
+def _judge(
+    loop: Loop, version: str, current: registry.Meta | None, probs: Probs
+) -> tuple[registry.Gate | None, str | None]:
+    """How a candidate's validation probabilities compare with those of the version in service, and
+    why it must not take its place, if so.
+
+    A head is compared with its body's own version, too: many small steps down are a long way.
+    """
     if current is None:
-        return None
+        return None, None
+    references = [current]
+    if registry.body_of(version) == current.body != current.version:
+        references.append(registry.read_meta(loop.root, current.body))
     labels = loop.pool.validation.labels
-    before = registry.load_validation_probs(loop.root, current.version, labels)
+    gates = []
+    for reference in references:
+        gate = _compare(loop, reference, probs)
+        if not gate.note and gate.p_value < SIGNIFICANCE:
+            return gate, (
+                f"significantly worse than {gate.against} on validation: "
+                f"{evaluate(probs, labels).accuracy:.1%} against "
+                f"{reference.validation.accuracy:.1%}; {gate.fell} images fell, {gate.rose} rose "
+                f"(p = {gate.p_value:.2g})"
+            )
+        gates.append(gate)
+    return gates[0], None
+
+
+def _compare(loop: Loop, reference: registry.Meta, probs: Probs) -> registry.Gate:
+    labels = loop.pool.validation.labels
+    before = registry.load_validation_probs(loop.root, reference.version, labels)
     if before is None:  # it was made for another split, or before these were kept
         before = _recall(
             loop,
-            current,
+            reference,
             loop.pool.validation.images,
             "validating the version in service",
             lambda *_: None,
@@ -326,19 +378,7 @@ def _compare(loop: Loop, current: registry.Meta | None, probs: Probs) -> registr
             f"{len(labels)} validation images are too few to compare versions: promoted unchecked"
         )
         log.warning("%s", note)
-    return registry.Gate(against=current.version, note=note, **asdict(found))
-
-
-def _reason_to_refuse(
-    gate: registry.Gate | None, validation: registry.Measured, current: registry.Meta | None
-) -> str | None:
-    if gate is None or current is None or gate.note or gate.p_value >= SIGNIFICANCE:
-        return None
-    return (
-        f"significantly worse than {gate.against} on validation: {validation.accuracy:.1%} against "
-        f"{current.validation.accuracy:.1%}; {gate.fell} images fell, {gate.rose} rose "
-        f"(p = {gate.p_value:.2g})"
-    )
+    return registry.Gate(against=reference.version, note=note, **asdict(found))
 
 
 def _measured(probs: Probs, labels: Labels) -> registry.Measured:

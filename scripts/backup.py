@@ -104,7 +104,8 @@ def restore(file: Path) -> None:
 def _pack(service: str, folder: str, part: Path) -> None:
     # tar ends with 1 where a file changed meanwhile. That loses nothing: a version never changes
     # once it bears its name, and what does change is replaced in one step.
-    pack = f"tar -c --exclude='*.draft-*' -C {folder} . || [ $? -eq 1 ]"
+    # Embeddings are a cache of hundreds of MB.
+    pack = f"tar -c --exclude='*.draft-*' --exclude='./p*/embeddings' -C {folder} . || [ $? -eq 1 ]"
     with part.open("wb") as out:
         compose("exec", "-T", service, "sh", "-c", pack, stdout=out)
 

@@ -160,7 +160,8 @@ def _saved(found: dict[str, tuple[list[int], Curves]], strategy: str) -> str:
     shares = []
     for chosen in [np.arange(n_pairs), *rng.integers(n_pairs, size=(RESAMPLES, n_pairs))]:
         target = float(baseline[chosen, -1].mean())
-        shares.append(labels_needed(budgets, own[chosen].mean(axis=0), target) / at[-1])
+        theirs = labels_needed(at, baseline[chosen].mean(axis=0), target)
+        shares.append(labels_needed(budgets, own[chosen].mean(axis=0), target) / theirs)
     share, low, high = shares[0], *np.quantile(shares[1:], [0.025, 0.975], method="nearest")
     if not np.isfinite(share):
         return f"- {strategy} does not reach random's final accuracy with {budgets[-1]:,} labels"

@@ -63,7 +63,9 @@ def _list(settings: Settings, project_id: int, *, as_json: bool) -> None:
 
 
 def _promote(settings: Settings, project_id: int, version: str) -> None:
-    meta = registry.promote(registry.project_root(settings.model_dir, project_id), version)
+    root = registry.project_root(settings.model_dir, project_id)
+    with registry.hold(root, "promote"):  # a head may be about to be
+        meta = registry.promote(root, version)
     queue = TrainingQueue(settings.redis_url.get_secret_value())
     queue.enqueue_refresh(project_id)
     print(

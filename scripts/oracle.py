@@ -107,6 +107,10 @@ class OracleProject:
             )
         )
 
+    def labels(self) -> set[str | None]:
+        """All that was answered so far."""
+        return {annotation.label for rows in self.answers.values() for annotation in rows}
+
     def change(self, task_id: int, label: str) -> None:
         """Edit a task's first annotation."""
         self.answers[task_id][0] = replace(self.answers[task_id][0], label=label)

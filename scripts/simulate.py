@@ -117,9 +117,9 @@ def simulate(run: Run, count: Any = None) -> list[Row]:
     loop = _loop(run, pool, project)
     answers = truth if not run.plan.annotators else _drawn(run.plan.annotators, pool, run.repeat)
     if run.plan.seed_labels:
-        seeds = seed_labels(pool, run.plan.seed_labels, run.repeat)
+        seeds = seed_labels(pool, run.plan.seed_labels, run.repeat, truth)
         project.import_tasks([NewTask(i, {}, label=label) for i, label in seeds.items()])
-    else:
+    while len(project.labels()) < 2:  # nothing can be learned from one class
         rounds.top_up(loop)
         project.answer_open_tasks(answers)
     rows = []
@@ -370,7 +370,8 @@ def _strategies(text: str) -> list[str]:
 
 
 def _sentence(plan: Plan, strategies: Sequence[str], repeats: int) -> str:
-    model = "heads on the pre-trained body" if plan.train == "head" else "full trainings"
+    body = "an untrained body" if plan.weights == "none" else "the pre-trained body"
+    model = f"heads on {body}" if plan.train == "head" else "full trainings"
     copies = f", each image {plan.duplicates} times" if plan.duplicates > 1 else ""
     part = f", {plan.pool_fraction:.0%} of the pool" if plan.pool_fraction < 1 else ""
     people = ", people's own answers" if plan.annotators else ""

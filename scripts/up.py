@@ -107,7 +107,7 @@ def up(settings: StackSettings) -> int:
     """Start what does not run yet; return when it is ready (DETACH) or stopped."""
     var = settings.var_dir.resolve()
     var.mkdir(parents=True, exist_ok=True)
-    is_ours = False
+    is_ready = False
     try:
         with _one_at_a_time(var):
             if is_running(var):
@@ -117,19 +117,21 @@ def up(settings: StackSettings) -> int:
                 print("stopping what an earlier stack left behind")
                 _stop(var)
             _check_ports(settings)
-            is_ours = True
-            _start(settings, var)
+            try:
+                _start(settings, var)
+                is_ready = True
+            finally:
+                if not is_ready:
+                    print("\nstopping everything")
+                    _stop(var)
         print(_where_to_go(_read_stack(var)), flush=True)
         return 0 if settings.detach else _stay(var)
-    except BaseException as error:  # Ctrl-C too, at whatever moment it comes
-        if not is_ours:
+    except KeyboardInterrupt:  # at whatever moment it comes
+        if not is_ready:
             raise
-        was_ready = is_running(var)
         print("\nstopping everything")
         _stop(var)
-        if was_ready and isinstance(error, KeyboardInterrupt):
-            return 0
-        raise
+        return 0
 
 
 def _stay(var: Path) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from backend.forecast import Point, accuracy_interval, forecast, track_record
+from backend.forecast import Point, forecast, track_record
 
 SQUARES = (100, 144, 196, 256, 324, 400)  # label counts with whole roots, 10 to 20
 
@@ -196,9 +196,3 @@ def test_the_record_leaves_out_retrains_and_curves_too_short_to_forecast() -> No
     assert track_record([]).forecasts == 0
     short = track_record(curve([100, 200, 300, 300, 250], [0.5, 0.6, 0.65, 0.66, 0.64]))
     assert (short.forecasts, short.inside, short.mean_error) == (0, 0, 0.0)
-
-
-def test_a_points_own_interval_is_wilsons() -> None:
-    # With none of 10 right it ends at z^2 / (10 + z^2), z = 1.96.
-    assert accuracy_interval(Point(100, 0.0, 10)) == pytest.approx((0, 3.8415 / 13.8415), abs=1e-4)
-    assert accuracy_interval(Point(100, 0.5, 10)) == pytest.approx((0.2366, 0.7634), abs=1e-4)

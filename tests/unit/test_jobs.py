@@ -51,7 +51,7 @@ def train(
 ) -> Callable[[Callable[[int], None]], int]:
     """Run the job with a training that only calls back; the number of trainings comes back."""
     monkeypatch.setattr(jobs, "_open", lambda _: (settings, queue, OracleProject(("a", "b"))))
-    monkeypatch.setattr(jobs, "open_loop", lambda *_: None)
+    monkeypatch.setattr(jobs, "open_loop", lambda *_, **__: None)
 
     def run(during: Callable[[int], None]) -> int:
         n_trainings = 0

@@ -67,6 +67,14 @@ def test_the_summary_says_how_many_labels_each_strategy_saves() -> None:
     assert "calibration error on the test split: 0.020 at most at any budget, 0.020 in any" in text
 
 
+def test_a_strategy_like_random_saves_nothing_also_where_the_curve_is_flat() -> None:
+    flat = (0.5, 0.6, 0.7, 0.7, 0.7)
+    text = summarize(
+        [*rows("margin", flat, flat), *rows("random", flat, flat)], ["margin", "random"]
+    )
+    assert "margin needs 100% (100% to 100%)" in text
+
+
 def test_one_seed_alone_has_no_interval_and_no_claim() -> None:
     text = summarize([*BETTER[:3], *RANDOM[:3]], ["auto", "random"])
     assert "| 100 | 50.0 | 40.0 |" in text

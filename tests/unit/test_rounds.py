@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from backend import registry, resnet, rounds, versions
+from backend.acquisition import Probs
 from backend.calibration import expected_calibration_error
 from backend.errors import NoModelError, TooFewLabelsError, TrainingError
 from backend.head import Head, fit_head
@@ -24,6 +25,7 @@ from backend.query import STRATEGIES
 from backend.settings import StrategyName
 from backend.training import Recipe
 from scripts.oracle import OracleProject
+from tests.unit.test_registry import STATE, meta
 
 FAST = Recipe(image_size=32, batch_size=16, min_steps=12, epochs=1)
 
@@ -556,6 +558,60 @@ def test_a_head_from_poisoned_answers_is_refused_and_the_order_stays(
     assert head.refused is not None
     assert "significantly worse than r0001" in head.refused
     assert project.model_version() == "r0001"
+
+
+def test_small_steps_down_do_not_get_past_the_gate_one_after_the_other(loop: Loop) -> None:
+    labels = loop.pool.validation.labels
+
+    def wrong_on(count: int) -> Probs:
+        answers = labels.copy()
+        answers[:count] = (answers[:count] + 1) % 10
+        return np.eye(10, dtype=np.float32)[answers]
+
+    for version, n_wrong in (("r0001", 0), ("r0001h01", 5)):
+        registry.save(loop.root, STATE, meta(version=version))
+        registry.save_validation_probs(loop.root, version, labels, wrong_on(n_wrong))
+        registry.promote(loop.root, version)
+    current = registry.current(loop.root)
+    # Five that fall are chance (p = 0.031), ten are not (p = 0.001).
+    gate, reason = versions._judge(loop, "r0001h02", current, wrong_on(10))
+    assert reason is not None
+    assert reason.startswith("significantly worse than r0001 on validation")
+    assert gate is not None
+    assert (gate.against, gate.fell) == ("r0001", 10)
+    assert versions._judge(loop, "r0002", current, wrong_on(10))[1] is None
+
+
+def test_a_version_from_before_embeddings_were_kept_gets_heads_and_embeds_once(
+    loop: Loop, project: OracleProject
+) -> None:
+    seed(loop, project)
+    train(loop)
+    meta_file = loop.root / "r0001/meta.json"
+    old = registry.read_meta(loop.root, "r0001").model_copy(update={"body_key": ""})
+    meta_file.write_text(old.model_dump_json())
+    for path in (loop.root / "embeddings").glob("*"):
+        path.unlink()
+    ask_and_answer(loop, project)
+    first = refit(loop)
+    assert first.body_key
+    [kept] = (loop.root / "embeddings").glob("*")
+    made_at = kept.stat().st_mtime_ns
+    ask_and_answer(loop, project)
+    refit(loop)
+    assert kept.stat().st_mtime_ns == made_at
+
+
+def test_a_damaged_head_in_service_is_succeeded_by_one_fitted_from_nothing(
+    loop: Loop, project: OracleProject
+) -> None:
+    seed(loop, project)
+    train(loop)
+    ask_and_answer(loop, project)
+    assert refit(loop).refused is None
+    (loop.root / "r0001h01/model.safetensors").write_bytes(b"damaged")
+    ask_and_answer(loop, project)
+    assert refit(loop).version == "r0001h02"
 
 
 def test_heads_long_superseded_are_deleted_and_embeddings_of_old_bodies_too(

@@ -86,6 +86,16 @@ def test_duplicates_repeat_images_and_leave_the_pool_as_large(data_dir: Path) ->
     assert truth[pool.image_ids[0]] == truth[f"{pool.image_ids[0]}~1"]
 
 
+def test_seed_labels_are_drawn_from_copies_too(tmp_path: Path, data_dir: Path) -> None:
+    rows = simulate(run(tmp_path, data_dir, duplicates=3, rounds=1))
+    assert [row.labels for row in rows] == [30, 40]
+
+
+def test_a_first_batch_of_one_class_is_followed_by_another(tmp_path: Path, data_dir: Path) -> None:
+    rows = simulate(run(tmp_path, data_dir, seed_labels=0, batch=1, rounds=1))
+    assert rows[0].labels >= 2
+
+
 def test_peoples_own_answers_take_the_place_of_the_truth(tmp_path: Path, data_dir: Path) -> None:
     pool, truth = pool_of(plan(), data_dir)
     path = tmp_path / "answers.csv"

@@ -143,10 +143,3 @@ def test_the_outlook_waits_for_three_versions_and_passes_over_refused_ones_and_h
     assert found() is None
     save(settings, 4, **learned(400, 0.6))
     assert abs(found()["gain"]) < 0.05
-
-
-def test_with_heads_alone_they_make_the_curve(settings: Settings, queue: TrainingQueue) -> None:
-    save(settings, 1, **learned(100, 0.5))
-    for number in (1, 2, 3):
-        save(settings, 1, version=f"r0001h0{number}", **learned(100 + 50 * number, 0.5))
-    assert project_status(settings, queue, PROJECT)["outlook"] is not None

@@ -104,6 +104,24 @@ def test_answers_that_a_training_has_read_need_no_head(queue: TrainingQueue) -> 
     assert queue.note_changes(PROJECT, 1, NOON).head_is_due(NOON)
 
 
+def test_answers_during_a_training_are_given_to_a_head_of_the_new_body(
+    queue: TrainingQueue,
+) -> None:
+    read = queue.note_changes(PROJECT, 3, NOON)
+    during = queue.note_changes(PROJECT, 1, NOON)
+    queue.finish_refit(PROJECT, during.generation, NOON)  # a head of the old body knows it
+    queue.finish_round(PROJECT, read.generation, NOON)
+    assert queue.generation(PROJECT).head_is_due(NOON)
+
+
+def test_a_head_that_ends_after_redis_was_lost_does_not_stand_in_the_way(
+    queue: TrainingQueue,
+) -> None:
+    queue.note_changes(PROJECT, 1, NOON)
+    queue.finish_refit(PROJECT, 500, NOON)
+    assert queue.note_changes(PROJECT, 1, NOON).head_is_due(NOON)
+
+
 def test_a_head_leaves_the_training_as_due_as_it_was(queue: TrainingQueue) -> None:
     generation = queue.note_changes(PROJECT, 3, NOON)
     queue.finish_refit(PROJECT, generation.generation, NOON)
