@@ -17,7 +17,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -109,8 +109,8 @@ def main() -> int:
     return 0
 
 
-def simulate(run: Run, count: Any = None) -> list[Row]:
-    """All rounds of one run; `count`, a shared number, goes up with every one of them."""
+def simulate(run: Run, on_round: Callable[[], object] = lambda: None) -> list[Row]:
+    """All rounds of one run."""
     torch.set_num_threads(run.threads)
     pool, truth = pool_of(run.plan, run.data_dir)
     project = OracleProject(pool.classes)
@@ -127,9 +127,7 @@ def simulate(run: Run, count: Any = None) -> list[Row]:
         rounds.train_round(loop, is_forced=False, progress=lambda *_: None)
         rows.append(_row(run, loop, project, number))
         project.answer_open_tasks(answers)
-        if count is not None:
-            with count.get_lock():
-                count.value += 1
+        on_round()
     return rows
 
 
@@ -252,14 +250,19 @@ def _run_all(runs: Sequence[Run], jobs: int) -> None:
     if not runs:
         return
     plan = runs[0].plan
+    total = len(runs) * (plan.rounds + bool(plan.seed_labels))
+    if jobs == 1:
+        with tqdm(total=total, unit="round", disable=None) as bar:
+            for run in runs:
+                _finish(run, bar.update)
+        return
     context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
     count = context.Value("q", 0)
-    total = len(runs) * (plan.rounds + bool(plan.seed_labels))
     with (
         tqdm(total=total, unit="round", disable=None) as bar,
         ProcessPoolExecutor(jobs, context, _share_count, (count,)) as processes,
     ):
-        waiting = {processes.submit(_finish, run) for run in runs}
+        waiting = {processes.submit(_finish, run, _count_up) for run in runs}
         try:
             while waiting:
                 done, waiting = wait(waiting, timeout=0.5)
@@ -281,12 +284,17 @@ def _share_count(count: Any) -> None:
     _count = count
 
 
-def _finish(run: Run) -> None:
+def _count_up() -> None:
+    with _count.get_lock():
+        _count.value += 1
+
+
+def _finish(run: Run, on_round: Callable[[], object]) -> None:
     """Run it from its start, keep its rows, forget its models."""
     shutil.rmtree(run.folder, ignore_errors=True)
     run.folder.mkdir(parents=True)
     with threadpool_limits(run.threads):
-        rows = simulate(run, _count)
+        rows = simulate(run, on_round)
     shutil.rmtree(run.folder / "models")
     write_rows(run.folder / FINISHED, rows)
 

@@ -117,14 +117,14 @@ def test_the_command_writes_curves_table_and_picture_and_goes_on_where_it_was(
     tmp_path: Path, command: Callable[..., tuple[int, str, str]]
 ) -> None:
     options = ("--strategies", "auto,random", "--seed-labels", "30", "--rounds", "1",
-               "--batch", "20", "--jobs", "1", "--pool-fraction", "0.3")  # fmt: skip
-    code, printed, errors = command(*options, "--repeats", "1")
+               "--batch", "20", "--pool-fraction", "0.3")  # fmt: skip
+    code, printed, errors = command(*options, "--repeats", "1", "--jobs", "1")
     assert code == 0, errors
     for name in ("curves.csv", "summary.md", "curves.png", "curves.svg", "plan.json"):
         assert (tmp_path / name).stat().st_size
     assert "| labels | auto | random |" in printed
     before = (tmp_path / "runs/auto-0/finished.csv").stat().st_mtime_ns
-    code, _, errors = command(*options, "--repeats", "2")
+    code, _, errors = command(*options, "--repeats", "2", "--jobs", "2")
     assert code == 0, errors
     assert (tmp_path / "runs/auto-0/finished.csv").stat().st_mtime_ns == before
     assert {(row.strategy, row.repeat) for row in read_rows(tmp_path / "curves.csv")} == {
