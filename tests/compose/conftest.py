@@ -28,6 +28,7 @@ SMALL = {
     "WEIGHTS": "none",
     "IMAGE_SIZE": "32",
     "SEED_LABELS": "60",
+    "TRAIN": "full",  # trainings are counted
     "BATCH_SIZE": "10",
     "RETRAIN_AFTER": "10",
     "RECONCILE_EVERY": "5",

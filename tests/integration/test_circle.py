@@ -28,7 +28,6 @@ def circle() -> Iterator[Stack]:
         BATCH_SIZE=str(BATCH),
         RETRAIN_AFTER=str(BATCH),
         RETRAIN_WAIT="3600",
-        TRAIN="full",  # a head would re-order what this test counts
         WEIGHTS=os.environ.get("TEST_WEIGHTS", "none"),
     ) as running:
         yield running

@@ -7,6 +7,7 @@ import numpy as np
 from backend import registry
 from backend.labelstudio import LabelingProject
 from backend.pool import true_labels
+from backend.training_queue import TrainingQueue
 from tests.integration.conftest import Stack
 from tests.integration.people import Person, pool_of, wait_for
 
@@ -24,6 +25,7 @@ def test_a_few_answers_make_a_head_and_its_order_without_a_training(stack: Stack
         for task in project.open_tasks()[:3]:
             person.submit(task.task_id, truth[task.image_id], config)
         n_labels = project.counts().annotations
+        TrainingQueue(stack.settings.redis_url.get_secret_value()).enqueue_refit(project.project_id)
 
         def head() -> registry.Meta | None:
             heads = [meta for meta in registry.versions(root)[0] if meta.is_head]
