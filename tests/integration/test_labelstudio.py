@@ -40,6 +40,8 @@ from backend.task_images import load_task_image
 from scripts.setup_project import set_up
 from tests.integration.conftest import Stack
 
+pytestmark = pytest.mark.xdist_group("stack")
+
 TITLE = "Edge under test"
 USER, PASSWORD, SECRET = "model", "a password", "a secret"
 
