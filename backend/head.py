@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp, softmax
 from sklearn.linear_model import LogisticRegression
 
-from backend.acquisition import Embeddings, Labels, Probs
+from backend.acquisition import Embeddings, Labels, Probs, Scores
 from backend.errors import TooFewLabelsError
 
 # How much a label weighs against small weights, where embeddings are scaled to a mean square
@@ -34,10 +34,15 @@ class Head:
 
 
 def fit_head(
-    embeddings: Embeddings, labels: Labels, n_classes: int, start: Head | None = None
+    embeddings: Embeddings,
+    labels: Labels,
+    n_classes: int,
+    start: Head | None = None,
+    weights: Scores | None = None,
 ) -> Head:
     """Multinomial logistic regression, which has one best answer; `start` only gets there sooner.
 
+    `weights` say how much each label counts; only their ratios matter.
     A class without a label gets, for a typical image, the probability of one more image among those
     seen (Laplace's rule of succession). TooFewLabelsError with fewer than two classes.
     """
@@ -58,7 +63,7 @@ def fit_head(
         model.classes_ = seen
         model.coef_ = start.weight * scale
         model.intercept_ = start.bias + start.weight @ centre
-    model.fit(centred / scale, labels)
+    model.fit(centred / scale, labels, None if weights is None else weights / weights.mean())
     if len(seen) == 2:  # one row for the second class against the first
         coef, intercept = np.vstack([-model.coef_, model.coef_]) / 2, np.array([-0.5, 0.5])
         intercept = intercept * model.intercept_

@@ -28,7 +28,9 @@ T = TypeVar("T")
 
 SECRET_HEADER = "X-Tightloop-Secret"
 SAMPLING = "Uncertainty sampling"
+OLDEST_FIRST = "Sequential sampling"
 BACKEND_TITLE = "Tightloop"
+SEED = "seed"  # what a task says that came with the data set's label
 TIMEOUT = httpx.Timeout(120.0, connect=5.0)
 # A connection for each request: none to close, none gone stale, none shared with a forked child.
 LIMITS = httpx.Limits(max_keepalive_connections=0)
@@ -36,6 +38,7 @@ IMPORT_CHUNK = 500
 PAGE_SIZE = 500
 REASON_LENGTH = 300
 HOTKEYS = "1234567890"
+TITLE_LENGTH = 50  # of a project, at most
 
 # The webhooks that we want: the list that holds what changed, or None for a single change.
 CHANGED_LISTS: dict[str, str | None] = {
@@ -64,10 +67,14 @@ class Annotation:
     annotation_id: int
     task_id: int
     image_id: str  # "" in tasks that are not ours
-    annotator: int
+    annotator: int | None  # None = the data set
     label: str | None  # None = skipped, or submitted empty
     was_skipped: bool
     updated_at: str
+    is_ground_truth: bool = False
+    took_guess: bool = False  # submitted as the model had pre-selected it
+    seconds: float | None = None  # the task was open for
+    asked_probs: tuple[float, ...] = ()  # what the version that asked the image thought of it
 
 
 @dataclass(frozen=True)
@@ -77,7 +84,9 @@ class Task:
     task_id: int
     image_id: str  # "" in tasks that are not ours
     is_open: bool  # nobody has submitted or skipped it yet
+    is_again: bool  # somebody has submitted it, and another person is asked, too
     versions: frozenset[str]  # model versions of its predictions
+    asked_probs: tuple[float, ...] = ()  # what the version that asked the image thought of it
 
 
 @dataclass(frozen=True)
@@ -119,7 +128,12 @@ class WebhookEvent:
     changes: int
 
 
-TASK_COLUMNS = "id,data,total_annotations,cancelled_annotations,predictions_model_versions"
+TASK_COLUMNS = (
+    "id,data,total_annotations,cancelled_annotations,predictions_model_versions,is_labeled"
+)
+ANNOTATION_COLUMNS = (
+    "id,data,annotations,result,completed_by,updated_at,was_cancelled,ground_truth,lead_time"
+)
 # Whoever reads what changed since a moment begins this much earlier: clocks differ.
 OVERLAP = timedelta(seconds=10)
 IGNORED = WebhookEvent("ignored", 0, 0)
@@ -167,6 +181,11 @@ def what_was_answered(annotations: Mapping[int, Sequence[Annotation]]) -> dict[i
         for of_task in annotations.values()
         for a in of_task
     }
+
+
+def kept_annotation(row: Mapping[str, Any]) -> Annotation:
+    """An annotation that was kept as JSON, also by a release that knew less of it."""
+    return Annotation(**{**row, "asked_probs": tuple(row.get("asked_probs", ()))})
 
 
 def label_config_xml(classes: Sequence[str]) -> str:
@@ -272,10 +291,12 @@ def find_project(
     return min(ids, default=None)
 
 
-def create_project(url: str, api_key: str, *, title: str, label_config: str) -> int:
+def create_project(
+    url: str, api_key: str, *, title: str, label_config: str, sampling: str = SAMPLING
+) -> int:
     """Make a project and return its id."""
     project = _Server(url, api_key).ask(
-        lambda sdk: sdk.projects.create(title=title, label_config=label_config, sampling=SAMPLING)
+        lambda sdk: sdk.projects.create(title=title, label_config=label_config, sampling=sampling)
     )
     if project.id is None:
         raise LabelStudioError(f"Label Studio at {url} made a project without an id")
@@ -304,7 +325,11 @@ class LabelingProject:
 
     def label_config(self) -> LabelConfig:
         """The project's label config; LabelConfigError where it is not for us."""
-        return parse_label_config(self._read()["label_config"])
+        return parse_label_config(self.label_config_xml())
+
+    def label_config_xml(self) -> str:
+        """The project's label config as Label Studio keeps it."""
+        return str(self._read()["label_config"])
 
     def counts(self) -> ProjectCounts:
         """How far the project is, in two cheap requests."""
@@ -327,8 +352,21 @@ class LabelingProject:
         return [_task(task) for task in self._pages(TASK_COLUMNS)]
 
     def open_tasks(self) -> list[Task]:
-        """The tasks that nobody has submitted or skipped yet, oldest first; few, so quick."""
-        return [_task(task) for task in self._pages(TASK_COLUMNS, UNANSWERED)]
+        """The tasks that wait for an answer, or for another person's; oldest first."""
+        found = [_task(task) for task in self._pages(TASK_COLUMNS, [UNFINISHED])]
+        return [task for task in found if task.is_open or task.is_again]
+
+    def ask_again(self, task_id: int, n_people: int) -> None:
+        """Open a finished task to those who have not answered it, until so many people have."""
+        changes = {"overlap": n_people, "is_labeled": False}
+        self._server.request("PATCH", f"api/tasks/{task_id}/", json=changes)
+
+    def people(self) -> dict[int, str]:
+        """The names of all who have an account, by id."""
+        return {
+            user["id"]: f"{user['first_name']} {user['last_name']}".strip() or user["email"]
+            for user in self._server.request("GET", "api/users/")
+        }
 
     def image_ids(self) -> set[str]:
         """The images that are in a task, open or not."""
@@ -340,15 +378,25 @@ class LabelingProject:
         A task that lost its last annotation comes with an empty list; a deleted task just vanishes.
         Begin at OVERLAP before the last reading: moments are told by Label Studio's clock.
         """
-        include = "id,data,annotations,result,completed_by,updated_at,was_cancelled"
         filters = []
         if changed_after is not None:
             moment = changed_after.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
             filters = [_filter("updated_at", "greater", "Datetime", moment)]
-        return {
-            task["id"]: [_annotation(task, a) for a in task["annotations"]]
-            for task in self._pages(include, filters)
+        return {task["id"]: _annotations(task) for task in self._pages(ANNOTATION_COLUMNS, filters)}
+
+    def annotations_of(self, image_id: str) -> dict[int, list[Annotation]]:
+        """The annotations of one image, by the tasks that ask it."""
+        filters = [_filter("data.image_id", "equal", "String", image_id)]
+        return {task["id"]: _annotations(task) for task in self._pages(ANNOTATION_COLUMNS, filters)}
+
+    def add_ground_truth(self, task_id: int, label: str, annotator: int | None) -> None:
+        """Settle a task in somebody's name; its other annotations are ground truth no more."""
+        body = {
+            "result": prediction_result(self.label_config(), label),
+            "ground_truth": True,
+            "completed_by": annotator,
         }
+        self._server.request("POST", f"api/tasks/{task_id}/annotations/", json=body)
 
     def import_tasks(self, new_tasks: Sequence[NewTask]) -> int:
         """Make tasks, each with its prediction or label at once; their number comes back."""
@@ -646,6 +694,7 @@ UNANSWERED = [
     _filter(column, "equal", "Number", 0)
     for column in ("total_annotations", "cancelled_annotations")
 ]
+UNFINISHED = _filter("completed_at", "empty", "Datetime", True)
 
 
 def _chunks(rows: Sequence[dict[str, Any]]) -> Iterator[Sequence[dict[str, Any]]]:
@@ -677,21 +726,53 @@ def _task(task: Mapping[str, Any]) -> Task:
         task_id=task["id"],
         image_id=_image_id(task),
         is_open=not (task["total_annotations"] or task["cancelled_annotations"]),
+        is_again=bool(task["total_annotations"]) and not task["is_labeled"],
         versions=frozenset(name for part in versions.split(",") if (name := part.strip())),
+        asked_probs=_asked_probs(task),
     )
 
 
-def _annotation(task: Mapping[str, Any], annotation: Mapping[str, Any]) -> Annotation:
-    was_skipped = bool(annotation["was_cancelled"])
-    return Annotation(
-        annotation_id=annotation["id"],
-        task_id=task["id"],
-        image_id=_image_id(task),
-        annotator=annotation["completed_by"],
-        label=None if was_skipped else _label(annotation["result"]),
-        was_skipped=was_skipped,
-        updated_at=annotation["updated_at"],
-    )
+def _annotations(task: Mapping[str, Any]) -> list[Annotation]:
+    asked_probs = _asked_probs(task)
+    is_seed = _data(task).get("asked_by") == SEED
+    by_age = sorted(task["annotations"], key=lambda annotation: annotation["id"])
+    return [
+        Annotation(
+            annotation_id=annotation["id"],
+            task_id=task["id"],
+            image_id=_image_id(task),
+            # A seed's first annotation came with the task; more of them are people's.
+            annotator=None if is_seed and annotation is by_age[0] else _annotator(annotation),
+            label=None if annotation["was_cancelled"] else _label(annotation["result"]),
+            was_skipped=bool(annotation["was_cancelled"]),
+            updated_at=annotation["updated_at"],
+            is_ground_truth=bool(annotation["ground_truth"]),
+            took_guess=_took_guess(annotation["result"]),
+            seconds=annotation["lead_time"],
+            asked_probs=asked_probs,
+        )
+        for annotation in task["annotations"]
+    ]
+
+
+def _annotator(annotation: Mapping[str, Any]) -> int:
+    """Who gave it; 0 for people who were deleted since, whose answers stay."""
+    return annotation["completed_by"] or 0
+
+
+def _asked_probs(task: Mapping[str, Any]) -> tuple[float, ...]:
+    """Probabilities from a task's data, or none: anybody may have written anything there."""
+    value = _data(task).get("asked_probs")
+    if not isinstance(value, list) or not all(type(p) in (int, float) for p in value):
+        return ()
+    is_sound = all(0 <= p <= 1 for p in value) and abs(sum(value) - 1) < 0.01
+    return tuple(map(float, value)) if is_sound else ()
+
+
+def _took_guess(result: Any) -> bool:
+    """Whether an annotation is a prediction as it was shown."""
+    regions = [r for r in result if isinstance(r, Mapping)] if isinstance(result, list) else []
+    return bool(regions) and all(region.get("origin") == "prediction" for region in regions)
 
 
 def _label(result: Any) -> str | None:
@@ -706,8 +787,12 @@ def _label(result: Any) -> str | None:
 
 
 def _image_id(task: Mapping[str, Any]) -> str:
+    return str(_data(task).get("image_id") or "")
+
+
+def _data(task: Mapping[str, Any]) -> Mapping[str, Any]:
     data = task["data"]
-    return str(data.get("image_id") or "") if isinstance(data, Mapping) else ""
+    return data if isinstance(data, Mapping) else {}
 
 
 def _is_sound(hook: Webhook, url: str, secret: str) -> bool:

@@ -18,7 +18,7 @@ from backend.device import find_device
 from backend.errors import SettingsError
 from backend.labelstudio import Annotation, LabelConfig, NewTask, Prediction, ProjectCounts, Task
 from backend.pool import Pool, open_pool
-from backend.settings import Settings, StrategyName, TrainName
+from backend.settings import OverlapName, Settings, StrategyName, TrainName
 from backend.training import Recipe
 
 Progress = Callable[[str, int, int], None]  # phase, done, total
@@ -32,6 +32,8 @@ class LabelingProject(Protocol):
     def tasks(self) -> list[Task]: ...
     def open_tasks(self) -> list[Task]: ...
     def annotations(self, changed_after: datetime | None = None) -> dict[int, list[Annotation]]: ...
+    def annotations_of(self, image_id: str) -> dict[int, list[Annotation]]: ...
+    def add_ground_truth(self, task_id: int, label: str, annotator: int | None) -> None: ...
     def import_tasks(self, new_tasks: Sequence[NewTask]) -> int: ...
     def import_predictions(self, by_task_id: Mapping[int, Prediction]) -> int: ...
     def model_version(self) -> str: ...
@@ -39,6 +41,8 @@ class LabelingProject(Protocol):
     def model_versions(self) -> list[str]: ...
     def delete_predictions(self, version: str) -> None: ...
     def delete_tasks(self, task_ids: Sequence[int]) -> None: ...
+    def ask_again(self, task_id: int, n_people: int) -> None: ...
+    def people(self) -> dict[int, str]: ...
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,7 @@ class Loop:
     recipe: Recipe
     train: TrainName
     strategy: StrategyName
+    overlap: OverlapName
     batch_size: int
     rounds: int
     is_blind: bool
@@ -77,6 +82,7 @@ class LabeledImages:
 
     image_ids: tuple[str, ...]
     classes: np.ndarray[Any, np.dtype[np.int64]]  # (images,), positions in the pool's classes
+    weights: np.ndarray[Any, np.dtype[np.float32]]  # (images,), how much each counts
     left_out: dict[str, int]
     fingerprint: str
 
@@ -103,6 +109,7 @@ def open_loop(
         recipe=Recipe(image_size=settings.image_size),
         train=settings.train,
         strategy=settings.strategy,
+        overlap=settings.overlap,
         batch_size=settings.batch_size,
         rounds=settings.rounds,
         is_blind=settings.blind,

@@ -5,6 +5,9 @@ them.
         project.json      what set-up chose: pool, weights, classes
         seen.json         the annotations that the last finished round saw
         answers.json      all annotations as last read, so that only changes are asked for
+        folds.json        what models that never saw them think of images asked without a model
+        annotators.json   how each person did when labels were last learned from
+        review.json       the project where doubtful labels are reviewed, and what came of it
         current           the version in service, and those before it
         r0007/            model.safetensors, meta.json; probabilities: {pool,validation}.safetensors
         r0007h02/         the second head on the body of r0007: the same, of its last layer alone
@@ -69,6 +72,15 @@ class ProjectRecord(BaseModel):
     classes: tuple[str, ...]
     pool_notice: str = ""
     weights_notice: str = ""
+
+
+class Review(BaseModel):
+    """Where the project's doubtful labels are reviewed."""
+
+    model_config = ConfigDict(frozen=True)
+
+    project_id: int  # of the review project
+    collected: dict[str, str] = {}  # image -> the label that was made its ground truth
 
 
 class Measured(BaseModel):
@@ -517,9 +529,58 @@ def read_answers(root: Path) -> tuple[datetime, dict[int, list[dict[str, Any]]]]
         return None  # then all are read anew
 
 
+def write_fold_probs(root: Path, probs: Mapping[str, Sequence[float]]) -> None:
+    """Keep out-of-sample probabilities of images that were asked without a model."""
+    _write(root / "folds.json", json.dumps(probs))
+
+
+def read_fold_probs(root: Path) -> dict[str, list[float]]:
+    """The same again; empty where there are none."""
+    try:
+        kept: dict[str, list[float]] = json.loads((root / "folds.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return kept
+
+
+def write_annotators(root: Path, rows: Sequence[Any]) -> None:
+    """Keep how each person does, a dataclass each."""
+    _write(root / "annotators.json", json.dumps([asdict(row) for row in rows]))
+
+
+def read_annotators(root: Path) -> list[dict[str, Any]]:
+    """The same again, as dicts; empty where there are none."""
+    try:
+        rows: list[dict[str, Any]] = json.loads((root / "annotators.json").read_bytes())
+    except (OSError, ValueError):
+        return []
+    return rows
+
+
+def write_review(root: Path, review: Review) -> None:
+    """Keep where labels are reviewed, and what came of it."""
+    _write(root / "review.json", review.model_dump_json(indent=2))
+
+
+def read_review(root: Path) -> Review | None:
+    """The same again; None before the first review."""
+    path = root / "review.json"
+    with _folder_errors(root):
+        if not path.exists():
+            return None
+        try:
+            return Review.model_validate_json(path.read_bytes())
+        except ValidationError:
+            raise ModelFolderError(
+                f"{path} is damaged: delete it, and the next review begins a new project"
+            ) from None
+
+
 @contextmanager
 def hold(
-    root: Path, name: Literal["train", "head", "push", "promote"], wait_s: float | None = None
+    root: Path,
+    name: Literal["train", "head", "push", "promote", "review"],
+    wait_s: float | None = None,
 ) -> Iterator[None]:
     """Hold one of the project's locks; the operating system gives it back with the process.
 

@@ -5,10 +5,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -20,19 +18,19 @@ import numpy as np
 
 from backend import registry
 from backend.acquisition import ACQUISITIONS, Probs
-from backend.consensus import Answer, majority_vote
 from backend.errors import TooFewLabelsError
+from backend.labels import annotator_figures, read_labels
 from backend.labelstudio import (
     OVERLAP,
     Annotation,
     NewTask,
     Prediction,
     Task,
+    kept_annotation,
     match_classes,
     what_was_answered,
 )
-from backend.loop import LabeledImages, LabelingProject, Loop, Progress
-from backend.pool import Pool
+from backend.loop import LabelingProject, Loop, Progress
 from backend.query import (
     Candidates,
     Query,
@@ -42,6 +40,13 @@ from backend.query import (
     rank,
     resolve,
     select,
+)
+from backend.second_opinions import (
+    Answered,
+    active_annotators,
+    find_answered,
+    most_doubtful,
+    too_few,
 )
 from backend.status import outlook, outlook_sentence
 from backend.versions import (
@@ -54,44 +59,6 @@ from backend.versions import (
 )
 
 log = logging.getLogger(__name__)
-
-
-def read_labels(
-    annotations: Mapping[int, Sequence[Annotation]], names: Sequence[str], pool: Pool
-) -> LabeledImages:
-    """One label per image by majority; what cannot be used is left out and counted.
-
-    `names` are the project's spellings of the pool's classes, in the pool's order.
-    """
-    class_of = {name: position for position, name in enumerate(names)}
-    in_pool = set(pool.image_ids)
-    left_out: Counter[str] = Counter()
-    answers = []
-    for annotation in (a for of_task in annotations.values() for a in of_task):
-        if annotation.was_skipped:
-            left_out["skipped"] += 1
-        elif annotation.label is None:
-            left_out["empty"] += 1
-        elif annotation.label not in class_of:
-            left_out["unknown class"] += 1
-        elif annotation.image_id not in in_pool:
-            left_out["not of the pool"] += 1
-        else:
-            answers.append(
-                Answer(
-                    annotation.image_id,
-                    annotation.annotator,
-                    annotation.label,
-                    annotation.updated_at,
-                )
-            )
-    labels = sorted(majority_vote(answers).items())
-    return LabeledImages(
-        image_ids=tuple(image_id for image_id, _ in labels),
-        classes=np.array([class_of[label] for _, label in labels], dtype=np.int64),
-        left_out=dict(left_out),
-        fingerprint=hashlib.sha256(repr(labels).encode()).hexdigest(),
-    )
 
 
 def train_round(loop: Loop, *, is_forced: bool, progress: Progress) -> registry.Meta | None:
@@ -110,7 +77,10 @@ def train_round(loop: Loop, *, is_forced: bool, progress: Progress) -> registry.
         annotations = loop.project.annotations()
         registry.write_answers(loop.root, began, annotations)
         names = match_classes(loop.project.label_config().choices, loop.pool.classes)
-        labels = read_labels(annotations, names, loop.pool)
+        reading = read_labels(loop, annotations, names, progress)
+        labels = reading.labels
+        people = loop.project.people()
+        registry.write_annotators(loop.root, annotator_figures(annotations, reading, names, people))
         if is_forced or not _is_learned(loop.root, labels.fingerprint, body):
             try:
                 make = fit_head_version if body else train_version
@@ -137,7 +107,7 @@ def refit_head(loop: Loop, progress: Progress = lambda *_: None) -> registry.Met
         return None
     with registry.hold(loop.root, "head"):
         names = match_classes(loop.project.label_config().choices, loop.pool.classes)
-        labels = read_labels(_changed_annotations(loop), names, loop.pool)
+        labels = read_labels(loop, _changed_annotations(loop), names).labels
         if _is_learned(loop.root, labels.fingerprint, current.body):
             return None
         meta = fit_head_version(loop, labels, names, progress)
@@ -148,10 +118,14 @@ def refit_head(loop: Loop, progress: Progress = lambda *_: None) -> registry.Met
 def top_up(
     loop: Loop, *, is_new_version: bool = False, progress: Progress = lambda *_: None
 ) -> int:
-    """Ask the next batch if one is due; the number of new tasks comes back."""
+    """Ask the next batch if one is due, part of it as second opinions where OVERLAP wants that; the
+    number of new tasks comes back.
+    """
     # A round is done when it has asked its own batch.
     rounds_done = registry.last_round(loop.root) - is_new_version
     with registry.hold(loop.root, "push"):
+        if loop.overlap in ("2", "3"):
+            _ask_everything_again(loop, int(loop.overlap))
         if not batch_is_due(
             loop.project.counts().open,
             loop.batch_size,
@@ -160,8 +134,44 @@ def top_up(
             is_new_version=is_new_version,
         ):
             return 0
-        batch = choose_batch(loop, loop.batch_size, loop.strategy, progress)
+        n_again = _ask_doubtful_again(loop, progress) if loop.overlap == "auto" else 0
+        batch = choose_batch(loop, loop.batch_size - n_again, loop.strategy, progress)
         return push(loop, batch)
+
+
+def _ask_everything_again(loop: Loop, n_answers: int) -> None:
+    waiting = {task.task_id for task in loop.project.open_tasks()}
+    annotations = _changed_annotations(loop)
+    _ask_again(loop, too_few(find_answered(annotations, waiting), n_answers))
+
+
+def _ask_doubtful_again(loop: Loop, progress: Progress) -> int:
+    """Open answered tasks to other people where that is worth more than new images; how many."""
+    version = registry.current(loop.root)
+    waiting = [task for task in loop.project.open_tasks() if task.is_again]
+    n_free = loop.batch_size - len(waiting)
+    annotations = _changed_annotations(loop)
+    answered = find_answered(annotations, {task.task_id for task in waiting})
+    if version is None or n_free <= 0 or not answered:
+        return 0
+    names = match_classes(loop.project.label_config().choices, loop.pool.classes)
+    reading = read_labels(loop, annotations, names)
+    asked = {task.image_id for task in loop.project.tasks()}
+    rows = [row for row, i in enumerate(loop.pool.image_ids) if i not in asked]
+    new_probs = pool_probs(loop, version, progress)[rows]
+    active = active_annotators(annotations)
+    chosen = most_doubtful(answered, reading.answers, reading.probs, new_probs, active, n_free)
+    _ask_again(loop, chosen)
+    return len(chosen)
+
+
+def _ask_again(loop: Loop, chosen: Sequence[Answered]) -> None:
+    if not chosen:
+        return
+    for task in chosen:
+        loop.project.ask_again(task.task_id, task.n_people + 1)
+    _refresh(loop)  # people get only tasks with a prediction of the version in service
+    log.info("asked %d images again, for a second opinion", len(chosen))
 
 
 @dataclass(frozen=True)
@@ -269,32 +279,42 @@ def refresh_predictions(loop: Loop, progress: Progress = lambda *_: None) -> int
     Tasks that have it already are left alone, so that a call that died half-way can be repeated.
     """
     with registry.hold(loop.root, "push"):
-        version = registry.current(loop.root)
-        if version is None:
-            return 0
-        in_pool = set(loop.pool.image_ids)
-        open_tasks = [task for task in loop.project.open_tasks() if task.image_id in in_pool]
-        if not open_tasks:
-            return 0  # Label Studio refuses a version without predictions; the next push switches
-        names = match_classes(loop.project.label_config().choices, loop.pool.classes)
-        rows = loop.pool.positions([task.image_id for task in open_tasks])
-        # Which images were asked says how far the project is; reading them all would take seconds.
-        n_asked = loop.project.counts().tasks
-        strategy = resolve(loop.strategy, n_asked=n_asked, n_classes=len(loop.pool.classes))
-        candidates = _candidates(loop, version, strategy, rows.tolist(), set(), progress)
-        rng = np.random.default_rng([loop.seed, version.round])
-        confidences = rank(strategy, candidates, rng)
-        probs = candidates.probs
-        assert probs is not None, "there is a version"
-        refreshed = loop.project.import_predictions(
-            {
-                task.task_id: _prediction(probs[i], confidences[i], names, version.version)
-                for i, task in enumerate(open_tasks)
-                if version.version not in task.versions
-            }
-        )
-        _switch(loop.project, version.version)
-        _delete_old_predictions(loop, datetime.now(UTC))
+        return _refresh(loop, progress)
+
+
+def _refresh(loop: Loop, progress: Progress = lambda *_: None) -> int:
+    version = registry.current(loop.root)
+    if version is None:
+        return 0
+    in_pool = set(loop.pool.image_ids)
+    open_tasks = [task for task in loop.project.open_tasks() if task.image_id in in_pool]
+    if not open_tasks:
+        return 0  # Label Studio refuses a version without predictions; the next push switches
+    names = match_classes(loop.project.label_config().choices, loop.pool.classes)
+    rows = loop.pool.positions([task.image_id for task in open_tasks])
+    # Which images were asked says how far the project is; reading them all would take seconds.
+    n_asked = loop.project.counts().tasks
+    strategy = resolve(loop.strategy, n_asked=n_asked, n_classes=len(loop.pool.classes))
+    candidates = _candidates(loop, version, strategy, rows.tolist(), set(), progress)
+    rng = np.random.default_rng([loop.seed, version.round])
+    confidences = rank(strategy, candidates, rng)
+    probs = candidates.probs
+    assert probs is not None, "there is a version"
+    for i, task in enumerate(open_tasks):
+        if task.is_again:
+            confidences[i] = 0.0  # first: its turn has come by another measure
+            if len(task.asked_probs) == probs.shape[1]:
+                # This version has learned the first person's answer: the second shall not see it.
+                probs[i] = task.asked_probs
+    refreshed = loop.project.import_predictions(
+        {
+            task.task_id: _prediction(probs[i], confidences[i], names, version.version)
+            for i, task in enumerate(open_tasks)
+            if version.version not in task.versions
+        }
+    )
+    _switch(loop.project, version.version)
+    _delete_old_predictions(loop, datetime.now(UTC))
     log.info("%d open tasks re-ordered by %s", len(open_tasks), version.version)
     return refreshed
 
@@ -310,7 +330,7 @@ def _changed_annotations(loop: Loop) -> dict[int, list[Annotation]]:
         annotations = loop.project.annotations()
     else:
         read_at, rows = kept
-        annotations = {i: [Annotation(**row) for row in of_task] for i, of_task in rows.items()}
+        annotations = {i: [kept_annotation(row) for row in of_task] for i, of_task in rows.items()}
         annotations |= loop.project.annotations(changed_after=read_at - OVERLAP)
     registry.write_answers(loop.root, began, annotations)
     return annotations

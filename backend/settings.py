@@ -15,6 +15,7 @@ StrategyName = Literal[
     "auto", "least_confidence", "margin", "entropy", "badge", "typiclust", "k_center", "random"
 ]
 TrainName = Literal["both", "full", "head"]
+OverlapName = Literal["auto", "1", "2", "3"]
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -52,6 +53,7 @@ class Settings(BaseSettings):
     # The loop
     train: TrainName = "both"
     strategy: StrategyName = "least_confidence"
+    overlap: OverlapName = "auto"
     batch_size: int = Field(20, ge=1, le=1000)
     rounds: int = Field(0, ge=0)
     retrain_after: int = Field(20, ge=1)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from backend import resnet
-from backend.acquisition import Labels, Probs
+from backend.acquisition import Labels, Probs, Scores
 from backend.calibration import log_loss
 from backend.errors import TooFewLabelsError, TrainingError
 from backend.inference import Images, normalizer, on_device, resize_bytes
@@ -59,6 +59,7 @@ def train(
     images: Images,
     labels: Labels,
     *,
+    weights: Scores | None = None,
     n_classes: int,
     start: Mapping[str, Tensor] | None,
     recipe: Recipe,
@@ -69,6 +70,7 @@ def train(
 ) -> resnet.State:
     """Fine-tune `start`; the same seed on the same device gives the same weights, bit for bit.
 
+    `weights` say how much each label counts; only their ratios matter.
     `on_step(step, steps)` comes after each step; on a GPU as soon as the step is enqueued.
     """
     _check_labels(labels)
@@ -77,11 +79,19 @@ def train(
     model.to(device)
     optimizer = make_optimizer(model, recipe)
     steps = recipe.steps(len(images))
-    feed = batches(images, labels, recipe=recipe, may_flip=may_flip, seed=seed, device=device)
+    feed = batches(
+        images,
+        labels,
+        weights,
+        recipe=recipe,
+        may_flip=may_flip,
+        seed=seed,
+        device=device,
+    )
     with torch.backends.cudnn.flags(enabled=True, deterministic=True):
-        for step, (batch, targets) in enumerate(feed):
+        for step, (batch, targets, of_batch) in enumerate(feed):
             optimizer.param_groups[0]["lr"] = recipe.lr_at(step, steps)
-            loss = take_step(model, optimizer, batch, targets)
+            loss = take_step(model, optimizer, batch, targets, of_batch)
             if on_step is not None:
                 on_step(step + 1, steps)
     if not loss.isfinite():
@@ -105,12 +115,16 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def take_step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, batch: Tensor, targets: Tensor
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: Tensor,
+    targets: Tensor,
+    weights: Tensor,
 ) -> Tensor:
     """One update; returns the loss, still on its device: reading it would wait for the step."""
     with torch.autocast(batch.device.type, torch.bfloat16):
         logits = model(batch)
-    loss = F.cross_entropy(logits.float(), targets)
+    loss = (F.cross_entropy(logits.float(), targets, reduction="none") * weights).mean()
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
@@ -120,17 +134,23 @@ def take_step(
 def batches(
     images: Images,
     labels: Labels,
+    weights: Scores | None = None,
     *,
     recipe: Recipe,
     may_flip: bool,
     seed: int,
     device: torch.device,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """A training's batches, augmented and normalized, all full: epochs run on into each other."""
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """A training's batches, augmented and normalized, all full: epochs run on into each other.
+
+    Images, classes, and weights whose mean over all images is 1.
+    """
     stored = on_device(images, device)
     if max(stored.shape[2:]) > recipe.image_size:
         stored = resize_bytes(stored, recipe.image_size)
     targets = torch.from_numpy(np.array(labels)).to(device)
+    shares = np.ones(len(labels), np.float32) if weights is None else weights / weights.mean()
+    shares_on_device = torch.from_numpy(shares).to(device)
     # All chance is drawn here, on the CPU, so that no step waits for it.
     rng = torch.Generator().manual_seed(seed)
     order = _draw_order(len(images), recipe, rng)
@@ -141,7 +161,8 @@ def batches(
     for chosen, view, tint in zip(*plan, strict=True):
         # Tinted while they are small: as both are linear, the order makes no difference.
         tinted = _tint(normalize(stored[chosen]), tint)
-        yield _look(tinted, view, recipe.image_size), targets[chosen]
+        looks = _look(tinted, view, recipe.image_size)
+        yield looks, targets[chosen], shares_on_device[chosen]
 
 
 def evaluate(probs: Probs, labels: Labels) -> Metrics:

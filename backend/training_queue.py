@@ -33,7 +33,13 @@ FAILURE_TTL_S = 120
 RETRY_AFTER_ERROR_S = 60.0
 ERRORS_KEPT = 10
 QUEUES = ("train", "rank")
-JOBS = (("train", "retrain"), ("rank", "refit"), ("rank", "top_up"), ("rank", "refresh"))
+JOBS = (
+    ("train", "retrain"),
+    ("rank", "refit"),
+    ("rank", "top_up"),
+    ("rank", "refresh"),
+    ("rank", "collect_reviews"),
+)
 CLOCK_KEY = "tightloop:clock"
 
 
@@ -175,6 +181,10 @@ class TrainingQueue:
     def enqueue_refit(self, project_id: int) -> bool:
         """Enqueue a new head from the answers so far; False where one waits or runs already."""
         return self._enqueue("rank", "refit", project_id, RANK_TIMEOUT_S)
+
+    def enqueue_collect_reviews(self, project_id: int) -> bool:
+        """Enqueue a look at what was reviewed; False where one waits or runs already."""
+        return self._enqueue("rank", "collect_reviews", project_id, RANK_TIMEOUT_S)
 
     def put_abandoned_back(self) -> None:
         """Put jobs whose worker died back into their queue (RQ looks only when somebody does)."""

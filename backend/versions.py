@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from backend import registry, resnet
-from backend.acquisition import Labels, Probs
+from backend.acquisition import Embeddings, Labels, Probs
 from backend.calibration import expected_calibration_error, fit_temperature, rescale
 from backend.errors import (
     BrokenVersionError,
@@ -129,10 +129,8 @@ def embeddings_of(
 
 def pretrained_body(loop: Loop, progress: Progress) -> tuple[registry.State, PoolEmbeddings]:
     """The pre-trained weights as a whole network, and its embeddings, which all projects share."""
-    start = find_weights(loop.weights, loop.data_dir).state
-    tensors = resnet.build(len(loop.pool.classes), start, seed=loop.seed).state_dict()
-    state = {name: tensor.numpy() for name, tensor in tensors.items()}
-    key, size = registry.body_key(state), loop.recipe.image_size
+    tensors, state, key = _pretrained(loop)
+    size = loop.recipe.image_size
     kept = _kept_embeddings(loop, key, size)
     if kept is None:
         kept = _embed(loop, tensors, size, progress)
@@ -140,9 +138,27 @@ def pretrained_body(loop: Loop, progress: Progress) -> tuple[registry.State, Poo
     return state, kept
 
 
+def pretrained_embeddings(loop: Loop, image_ids: Sequence[str], progress: Progress) -> Embeddings:
+    """What the pre-trained body makes of some images of the pool, (images, width)."""
+    tensors, _, key = _pretrained(loop)
+    size = loop.recipe.image_size
+    rows = loop.pool.positions(image_ids)
+    if (kept := _kept_embeddings(loop, key, size)) is not None:
+        return kept.pool[rows]
+    return _score(loop, tensors, size, loop.pool.images[rows], "embedding", progress).embeddings
+
+
 def has_pretrained_body(loop: Loop) -> bool:
     """Whether there are embeddings worth anything before the first training."""
     return loop.weights != "none"
+
+
+def _pretrained(loop: Loop) -> tuple[Mapping[str, Tensor], registry.State, str]:
+    """The pre-trained weights with a head of this pool's classes, as arrays too, and their key."""
+    start = find_weights(loop.weights, loop.data_dir).state
+    tensors = resnet.build(len(loop.pool.classes), start, seed=loop.seed).state_dict()
+    state = {name: tensor.numpy() for name, tensor in tensors.items()}
+    return tensors, state, registry.body_key(state)
 
 
 def _check(loop: Loop, labels: LabeledImages) -> None:
@@ -167,6 +183,7 @@ def _fine_tuned(
         tensors = train(
             loop.pool.images[loop.pool.positions(labels.image_ids)],
             labels.classes,
+            weights=labels.weights,
             n_classes=len(loop.pool.classes),
             start=find_weights(loop.weights, loop.data_dir).state,
             recipe=loop.recipe,
@@ -231,7 +248,7 @@ def _start(loop: Loop, current: registry.Meta) -> Head | None:
 
 def _fit(loop: Loop, labels: LabeledImages, embeddings: PoolEmbeddings, start: Head | None) -> Head:
     rows = embeddings.pool[loop.pool.positions(labels.image_ids)]
-    return fit_head(rows, labels.classes, len(loop.pool.classes), start)
+    return fit_head(rows, labels.classes, len(loop.pool.classes), start, labels.weights)
 
 
 def _keep(

@@ -35,7 +35,7 @@ def training_ratio(recipe: Recipe, device: str = "cpu", steps: int = 30) -> floa
     feed = training.batches(
         images, labels, recipe=recipe, may_flip=True, seed=0, device=torch.device(device)
     )
-    batch, targets = next(feed)
+    batch, targets, weights = next(feed)
     model = resnet.build(N_CLASSES, None, seed=0).to(memory_format=torch.channels_last)
     model.to(device)
     optimizer = training.make_optimizer(model, recipe)
@@ -44,7 +44,7 @@ def training_ratio(recipe: Recipe, device: str = "cpu", steps: int = 30) -> floa
 
     def after_step(_step: int, _steps: int) -> None:
         ours_s.append(lap())
-        training.take_step(model, optimizer, batch, targets)
+        training.take_step(model, optimizer, batch, targets, weights)
         bare_s.append(lap())
 
     training.train(

@@ -24,6 +24,7 @@ class OracleProject:
     by_task: dict[int, NewTask] = field(default_factory=dict)
     answers: dict[int, list[Annotation]] = field(default_factory=dict)
     predictions: dict[int, dict[str, Prediction]] = field(default_factory=dict)
+    asked_again: set[int] = field(default_factory=set)
     version: str = ""
 
     def label_config(self) -> LabelConfig:
@@ -40,18 +41,37 @@ class OracleProject:
 
     def tasks(self) -> list[Task]:
         return [
-            Task(i, new.image_id, not self.answers.get(i), frozenset(self.predictions[i]))
+            Task(
+                task_id=i,
+                image_id=new.image_id,
+                is_open=not self.answers.get(i),
+                is_again=i in self.asked_again,
+                versions=frozenset(self.predictions[i]),
+                asked_probs=tuple(new.data.get("asked_probs", ())),
+            )
             for i, new in self.by_task.items()
         ]
 
     def open_tasks(self) -> list[Task]:
-        return [task for task in self.tasks() if task.is_open]
+        return [task for task in self.tasks() if task.is_open or task.is_again]
 
     def annotations(
         self,
         changed_after: datetime | None = None,  # noqa: ARG002
     ) -> dict[int, list[Annotation]]:
         return {i: list(self.answers.get(i, ())) for i in self.by_task}
+
+    def annotations_of(self, image_id: str) -> dict[int, list[Annotation]]:
+        every = self.annotations()
+        return {i: every[i] for i, new in self.by_task.items() if new.image_id == image_id}
+
+    def add_ground_truth(self, task_id: int, label: str, annotator: int | None) -> None:
+        self.answer(task_id, label, annotator=annotator)
+        *others, truth = self.answers[task_id]
+        self.answers[task_id] = [
+            *(replace(other, is_ground_truth=False) for other in others),
+            replace(truth, is_ground_truth=True),
+        ]
 
     def import_tasks(self, new_tasks: Sequence[NewTask]) -> int:
         for new in new_tasks:
@@ -60,7 +80,7 @@ class OracleProject:
             prediction = new.prediction
             self.predictions[task_id] = {prediction.model_version: prediction} if prediction else {}
             if new.label is not None:
-                self.answer(task_id, new.label, annotator=0)
+                self.answer(task_id, new.label, annotator=None)
         return len(new_tasks)
 
     def import_predictions(self, by_task_id: Mapping[int, Prediction]) -> int:
@@ -90,11 +110,26 @@ class OracleProject:
             del self.by_task[task_id]
             self.answers.pop(task_id, None)
 
+    def ask_again(self, task_id: int, n_people: int) -> None:
+        said = {a.annotator for a in self.answers[task_id] if not a.was_skipped}
+        assert len(said) == n_people - 1, "one more person is asked"
+        self.asked_again.add(task_id)
+
+    def people(self) -> dict[int, str]:
+        return {}
+
     def answer(
-        self, task_id: int, label: str | None, *, annotator: int = 1, was_skipped: bool = False
+        self,
+        task_id: int,
+        label: str | None,
+        *,
+        annotator: int | None = 1,
+        was_skipped: bool = False,
+        took_guess: bool = False,
     ) -> None:
         """Submit an annotation as a person would."""
         number = sum(len(of_task) for of_task in self.answers.values()) + 1
+        self.asked_again.discard(task_id)
         self.answers.setdefault(task_id, []).append(
             Annotation(
                 annotation_id=number,
@@ -104,6 +139,8 @@ class OracleProject:
                 label=label,
                 was_skipped=was_skipped,
                 updated_at=datetime.now(UTC).isoformat(),
+                took_guess=took_guess,
+                asked_probs=tuple(self.by_task[task_id].data.get("asked_probs", ())),
             )
         )
 

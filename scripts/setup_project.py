@@ -18,6 +18,8 @@ from backend import registry, rounds
 from backend.errors import ModelFolderError, TightloopError
 from backend.labelstudio import (
     IMPORT_CHUNK,
+    SEED,
+    TITLE_LENGTH,
     LabelingProject,
     NewTask,
     create_project,
@@ -33,7 +35,6 @@ from backend.training_queue import TrainingQueue
 from backend.weights import find_weights
 from scripts.progress import progress_bar
 
-TITLE_LENGTH = 50
 FELL_BACK = " (digits: CIFAR-10 could not be had)"
 FELL_BACK_SHORT = " (digits)"
 WAIT_FOR_ANOTHER_S = 600.0
@@ -160,7 +161,7 @@ def import_seed_labels(settings: Settings, project: LabelingProject, pool: Pool)
                     "image": pool.data_uri(image_id),
                     "image_id": image_id,
                     "asked_round": 0,
-                    "asked_by": "seed",
+                    "asked_by": SEED,
                 },
                 label=spelling[label],
             )

@@ -9,21 +9,19 @@ curves.csv, summary.md and curves.png/.svg below --out. Broken off, it goes on w
 from __future__ import annotations
 
 import argparse
-import csv
 import json
-import lzma
 import multiprocessing
 import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -38,10 +36,11 @@ from backend.labelstudio import NewTask
 from backend.loop import Loop
 from backend.pool import Pool, open_pool, seed_labels, true_labels
 from backend.query import STRATEGIES
-from backend.settings import Settings, load_settings
+from backend.settings import OverlapName, Settings, load_settings
 from backend.training import Recipe
 from backend.versions import has_pretrained_body, pretrained_body
 from backend.weights import find_weights
+from scripts.crowd import Crowd, real_answers
 from scripts.learning_curves import Row, draw, read_rows, summarize, write_rows
 from scripts.oracle import OracleProject
 from scripts.progress import progress_bar
@@ -63,6 +62,7 @@ class Plan:
     pool_fraction: float
     duplicates: int
     annotators: str
+    people: int
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,7 @@ class Run:
 
     plan: Plan
     strategy: str
+    overlap: OverlapName
     repeat: int
     folder: Path
     data_dir: Path
@@ -115,20 +116,40 @@ def simulate(run: Run, on_round: Callable[[], object] = lambda: None) -> list[Ro
     pool, truth = pool_of(run.plan, run.data_dir)
     project = OracleProject(pool.classes)
     loop = _loop(run, pool, project)
-    answers = truth if not run.plan.annotators else _drawn(run.plan.annotators, pool, run.repeat)
+    people = None
+    if run.plan.annotators:
+        rng = np.random.default_rng([run.repeat, 3])
+        answers = real_answers(run.plan.annotators, pool)
+        people = Crowd(answers, pool.classes, run.plan.people, rng)
     if run.plan.seed_labels:
         seeds = seed_labels(pool, run.plan.seed_labels, run.repeat, truth)
         project.import_tasks([NewTask(i, {}, label=label) for i, label in seeds.items()])
     while len(project.labels()) < 2:  # nothing can be learned from one class
         rounds.top_up(loop)
-        project.answer_open_tasks(answers)
-    rows = []
-    for number in range(run.plan.rounds + bool(run.plan.seed_labels)):
+        _answer(project, truth, people)
+    rows: list[Row] = []
+    budget = run.plan.seed_labels + run.plan.rounds * run.plan.batch
+    while not rows or rows[-1].labels < budget:
         rounds.train_round(loop, is_forced=False, progress=lambda *_: None)
-        rows.append(_row(run, loop, project, number))
-        project.answer_open_tasks(answers)
+        rows.append(_row(run, loop, project, len(rows)))
         on_round()
+        if not _answer(project, truth, people):
+            break  # the pool is exhausted
     return rows
+
+
+def _answer(project: OracleProject, truth: Mapping[str, str], people: Crowd | None) -> int:
+    """Answer all open tasks, rightly or as people do; how many there were."""
+    if people is None:
+        return project.answer_open_tasks(truth)
+    open_tasks = project.open_tasks()
+    for task in open_tasks:
+        person = people.pick({a.annotator for a in project.answers.get(task.task_id, ())})
+        shown = project.predictions[task.task_id].get(project.version)
+        label = people.answer(person, task.image_id, shown.label if shown else None)
+        is_taken = shown is not None and label == shown.label and person == people.clicker
+        project.answer(task.task_id, label, annotator=person, took_guess=is_taken)
+    return len(open_tasks)
 
 
 def _row(run: Run, loop: Loop, project: OracleProject, number: int) -> Row:
@@ -137,7 +158,7 @@ def _row(run: Run, loop: Loop, project: OracleProject, number: int) -> Row:
     test = current.test or current.validation
     calibration = current.calibration
     return Row(
-        strategy=run.strategy,
+        strategy=_arm(run.strategy, run.overlap),
         repeat=run.repeat,
         round=number + 1,
         labels=project.counts().annotations,
@@ -159,7 +180,9 @@ def _loop(run: Run, pool: Pool, project: OracleProject) -> Loop:
         recipe=Recipe(image_size=run.plan.image_size),
         train=run.plan.train,
         strategy=run.strategy,  # type: ignore[arg-type]  # _strategies
-        batch_size=run.plan.batch,
+        overlap=run.overlap,
+        # With N answers to each image as many questions are N times fewer images.
+        batch_size=max(1, run.plan.batch // (1 if run.overlap == "auto" else int(run.overlap))),
         rounds=0,
         is_blind=False,
         task_lock_s=0,
@@ -201,35 +224,11 @@ def _part(plan: Plan, n_images: int) -> tuple[Positions, Positions]:
     return np.tile(chosen, plan.duplicates), np.repeat(np.arange(plan.duplicates), n_distinct)
 
 
-def _drawn(file: str, pool: Pool, repeat: int) -> dict[str, str]:
-    """One of the people's answers to each image, drawn by seed."""
-    answers = _answers(file)
-    rng = np.random.default_rng([repeat, 3])
-    drawn = {}
-    keys = pool.paths or [f"{i.partition('~')[0].rpartition('-')[2]}" for i in pool.image_ids]
-    for image_id, key in zip(pool.image_ids, keys, strict=True):
-        if key not in answers:
-            raise SettingsError(f"--annotators {file} holds no answer to {key} of the pool")
-        drawn[image_id] = answers[key][rng.integers(len(answers[key]))]
-    return drawn
-
-
-@cache
-def _answers(file: str) -> dict[str, list[str]]:
-    """People's answers by path and by number of the image."""
-    with lzma.open(file, "rt") if file.endswith(".xz") else Path(file).open() as lines:
-        by_path = {
-            line["image"]: [v for k, v in line.items() if k.startswith("annotator_")]
-            for line in csv.DictReader(lines)
-        }
-    return by_path | {Path(path).stem: answers for path, answers in by_path.items()}
-
-
 def _prepare(plan: Plan, settings: Settings) -> None:
     """Decode the pool and embed it once, for all runs."""
     whole = open_pool(plan.pool, settings.data_dir, seed=0)
     device = find_device(settings.device)
-    run = Run(plan, "random", 0, Path(), settings.data_dir, str(device), 1)
+    run = Run(plan, "random", "1", 0, Path(), settings.data_dir, str(device), 1)
     loop = _loop(run, whole, OracleProject(whole.classes))
     if not has_pretrained_body(loop):
         return
@@ -312,15 +311,16 @@ def _runs(
     return [
         Run(
             plan=plan,
-            strategy=strategy,
+            strategy=arm.partition("+")[0],
+            overlap=_overlap(arm),
             repeat=repeat,
-            folder=out / "runs" / f"{strategy}-{repeat}",
+            folder=out / "runs" / f"{arm}-{repeat}",
             data_dir=settings.data_dir,
             device=f"cuda:{number % n_gpus}" if n_gpus else "cpu",
             threads=max(1, cores // arguments.jobs),
         )
         # All strategies of one seed before the next seed: a simulation broken off is still paired.
-        for number, (repeat, strategy) in enumerate(product(range(arguments.repeats), strategies))
+        for number, (repeat, arm) in enumerate(product(range(arguments.repeats), strategies))
     ]
 
 
@@ -363,18 +363,32 @@ def _plan(arguments: argparse.Namespace, settings: Settings) -> Plan:
         pool_fraction=arguments.pool_fraction,
         duplicates=arguments.duplicates,
         annotators=annotators,
+        people=arguments.people,
     )
 
 
 def _strategies(text: str) -> list[str]:
     names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    unknown = [name for name in names if name not in STRATEGIES]
+    overlaps = get_args(OverlapName)
+    unknown = [
+        name
+        for name in names
+        if name.partition("+")[0] not in STRATEGIES or name.partition("+")[2] not in ("", *overlaps)
+    ]
     if unknown or not names:
         raise SettingsError(
             f"--strategies {text}: {', '.join(unknown) or 'nothing'} is no strategy; "
-            f"there are {', '.join(STRATEGIES)}"
+            f"there are {', '.join(STRATEGIES)}, each also with +auto, +2 or +3 answers"
         )
     return names
+
+
+def _overlap(arm: str) -> OverlapName:
+    return arm.partition("+")[2] or "1"  # type: ignore[return-value]  # _strategies
+
+
+def _arm(strategy: str, overlap: OverlapName) -> str:
+    return strategy if overlap == "1" else f"{strategy}+{overlap}"
 
 
 def _sentence(plan: Plan, strategies: Sequence[str], repeats: int) -> str:
@@ -382,7 +396,7 @@ def _sentence(plan: Plan, strategies: Sequence[str], repeats: int) -> str:
     model = f"heads on {body}" if plan.train == "head" else "full trainings"
     copies = f", each image {plan.duplicates} times" if plan.duplicates > 1 else ""
     part = f", {plan.pool_fraction:.0%} of the pool" if plan.pool_fraction < 1 else ""
-    people = ", people's own answers" if plan.annotators else ""
+    people = f", real answers by {plan.people} people" if plan.annotators else ""
     start = f"{plan.seed_labels} seed labels" if plan.seed_labels else "no seed labels"
     return (
         f"{', '.join(strategies)}: {start}, {plan.rounds} batches of {plan.batch}, {repeats} "
@@ -409,6 +423,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--annotators", help="a CSV of people's answers: image, annotator_1, annotator_2, …"
+    )
+    parser.add_argument(
+        "--people", type=_at_least(4), default=10, help="how many those answers are dealt to"
     )
     parser.add_argument(
         "--jobs",

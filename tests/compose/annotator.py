@@ -11,29 +11,9 @@ import httpx
 
 from backend.labelstudio import LabelConfig, parse_label_config
 from tests.compose.conftest import Team
-from tests.integration.people import Person
+from tests.integration.people import Person, log_in
 
-PASSWORD = "a-long-password"
 PATIENCE_S = 180
-
-
-def invite_link(team: Team) -> str:
-    """What the team lead sends around."""
-    headers = {"Authorization": f"Token {team.env['LABEL_STUDIO_API_KEY']}"}
-    answer = httpx.get(f"{team.url}/api/invite", headers=headers, timeout=60).raise_for_status()
-    return str(answer.json()["invite_url"])
-
-
-def sign_up(team: Team, path: str, email: str) -> httpx.Response:
-    """Fill the sign-up form in; 302 means that it was taken."""
-    with httpx.Client(base_url=team.url, timeout=60) as browser:
-        browser.get(path)
-        form = {
-            "csrfmiddlewaretoken": browser.cookies.get("csrftoken", ""),
-            "email": email,
-            "password": PASSWORD,
-        }
-        return browser.post(path, data=form)
 
 
 class Annotator(Person):
@@ -43,16 +23,7 @@ class Annotator(Person):
         self.team = team
         self.truth = truth
         self.answers: dict[int, int] = {}  # task -> annotation
-        with httpx.Client(base_url=team.url, timeout=60) as browser:
-            browser.get("/user/login/")
-            form = {
-                "csrfmiddlewaretoken": browser.cookies.get("csrftoken", ""),
-                "email": email,
-                "password": PASSWORD,
-            }
-            browser.post("/user/login/", data=form)
-            token = browser.get("/api/current-user/token").raise_for_status().json()["token"]
-            self.user_id = browser.get("/api/current-user/whoami").raise_for_status().json()["id"]
+        self.user_id, token = log_in(team.url, email)
         super().__init__(SimpleNamespace(info={**team.info, "api_key": token}))
         project = self.get(f"/api/projects/{self.project_id}")
         self.config: LabelConfig = parse_label_config(project["label_config"])

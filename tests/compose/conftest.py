@@ -29,6 +29,7 @@ SMALL = {
     "IMAGE_SIZE": "32",
     "SEED_LABELS": "60",
     "TRAIN": "full",  # trainings are counted
+    "OVERLAP": "1",  # and answers
     "BATCH_SIZE": "10",
     "RETRAIN_AFTER": "10",
     "RECONCILE_EVERY": "5",

@@ -28,10 +28,10 @@ from backend.pool import open_pool, true_labels
 from scripts.backup import LABEL_STUDIO_FILES as MEDIA
 from scripts.docker import compose_command, docker
 from scripts.secrets import IMAGE, MAKERS
-from tests.compose.annotator import Annotator, invite_link, sign_up
+from tests.compose.annotator import Annotator
 from tests.compose.conftest import OURS, REPORT, SERVICES, SMALL, Team, clone
 from tests.compose_rules import breaches
-from tests.integration.people import Person, wait_for
+from tests.integration.people import Person, invite_link, sign_up, wait_for
 
 EMAILS = ("ada@example.org", "grace@example.org")
 BATCH = int(SMALL["BATCH_SIZE"])
@@ -46,9 +46,9 @@ def truth(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def people(team: Team, truth: dict[str, str]) -> Iterator[list[Annotator]]:
     """Two annotators who joined by the invite link."""
-    link = invite_link(team)
+    link = invite_link(team.url, team.env["LABEL_STUDIO_API_KEY"])
     for email in EMAILS:
-        assert sign_up(team, link, email).status_code == 302
+        assert sign_up(team.url, link, email).status_code == 302
     both = [Annotator(team, email, truth) for email in EMAILS]
     yield both
     for someone in both:
@@ -186,7 +186,7 @@ def test_our_logs_are_one_json_object_a_line(team: Team) -> None:
 
 
 def test_nobody_signs_up_without_the_link(team: Team) -> None:
-    refused = sign_up(team, "/user/signup/", "mallory@example.org")
+    refused = sign_up(team.url, "/user/signup/", "mallory@example.org")
     assert refused.status_code != 302
     with pytest.raises(httpx.HTTPStatusError, match="401"):
         Annotator(team, "mallory@example.org", {})

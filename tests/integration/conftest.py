@@ -33,6 +33,7 @@ SMALL = {
     "BLIND": "false",
     "TRAIN": "full",  # heads come where a test asks for one: they would re-order what others count
     "STRATEGY": "least_confidence",
+    "OVERLAP": "1",
     "BATCH_SIZE": "10",
     "ROUNDS": "0",
     "RETRAIN_AFTER": "10",

@@ -43,6 +43,42 @@ class Place(Protocol):
         """label_studio_url, api_key, project_id and backend_url."""
 
 
+PASSWORD = "a-long-password"
+
+
+def invite_link(url: str, api_key: str) -> str:
+    """What the team lead sends around."""
+    headers = {"Authorization": f"Token {api_key}"}
+    answer = httpx.get(f"{url}/api/invite", headers=headers, timeout=60).raise_for_status()
+    return str(answer.json()["invite_url"])
+
+
+def sign_up(url: str, path: str, email: str) -> httpx.Response:
+    """Fill the sign-up form in; 302 means that it was taken."""
+    with httpx.Client(base_url=url, timeout=60) as browser:
+        browser.get(path)
+        return _send_form(browser, path, email)
+
+
+def log_in(url: str, email: str) -> tuple[int, str]:
+    """The id and the access token of somebody who signed up."""
+    with httpx.Client(base_url=url, timeout=60) as browser:
+        browser.get("/user/login/")
+        _send_form(browser, "/user/login/", email)
+        token = browser.get("/api/current-user/token").raise_for_status().json()["token"]
+        who = browser.get("/api/current-user/whoami").raise_for_status().json()
+        return int(who["id"]), str(token)
+
+
+def _send_form(browser: httpx.Client, path: str, email: str) -> httpx.Response:
+    form = {
+        "csrfmiddlewaretoken": browser.cookies.get("csrftoken", ""),
+        "email": email,
+        "password": PASSWORD,
+    }
+    return browser.post(path, data=form)
+
+
 class Person:
     """The admin, or anybody else with a token, labeling one project."""
 

@@ -4,6 +4,7 @@ one.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -62,6 +63,7 @@ def loop(tmp_path: Path, pool: Pool, project: OracleProject) -> Loop:
         recipe=FAST,
         train="both",
         strategy="least_confidence",
+        overlap="1",
         batch_size=10,
         rounds=0,
         is_blind=False,
@@ -762,3 +764,100 @@ def test_a_candidate_whose_probabilities_are_no_numbers_is_not_kept_and_named(
         rounds.refit_head(loop)
     assert registry.last_round(loop.root) == 1
     assert not (loop.root / "r0001h01").exists()
+
+
+# Several annotators
+
+
+def answer_as(project: OracleProject, person: int, labels: Mapping[str, str]) -> int:
+    """Answer what Label Studio would serve this person; how many that were."""
+    served = [
+        task
+        for task in project.open_tasks()
+        if person not in {a.annotator for a in project.answers.get(task.task_id, ())}
+    ]
+    for task in served:
+        project.answer(task.task_id, labels[task.image_id], annotator=person)
+    return len(served)
+
+
+def test_with_overlap_2_each_image_is_asked_two_people_and_seeds_are_not(
+    loop: Loop, project: OracleProject
+) -> None:
+    loop = replace(loop, overlap="2")
+    truth = true_labels(loop.pool)
+    seed(loop, project)
+    train(loop)
+    assert answer_as(project, 1, truth) == 10
+    assert answer_as(project, 2, truth) == 0  # finished as far as Label Studio knows
+    rounds.top_up(loop)  # opens the ten again, and asks ten new ones
+    assert answer_as(project, 1, truth) == 10
+    rounds.top_up(loop)
+    assert answer_as(project, 2, truth) == 30  # the last batch of ten, too
+    people = [{a.annotator for a in given} for given in project.answers.values()]
+    assert people.count({None}) == 40
+    assert people.count({1, 2}) == 20
+    assert people.count({2}) == 10
+
+
+def test_an_image_is_asked_again_with_what_was_thought_of_it_before_the_first_answer(
+    loop: Loop, project: OracleProject
+) -> None:
+    loop = replace(loop, overlap="2", train="full")
+    truth = true_labels(loop.pool)
+    seed(loop, project)
+    train(loop)
+    answer_as(project, 1, truth)
+    newer = train(loop)
+    again = [task for task in project.open_tasks() if task.is_again]
+    assert again
+    for task in again:
+        prediction = project.predictions[task.task_id][newer.version]
+        assert prediction.score == 0.0
+        assert prediction.probability == pytest.approx(max(task.asked_probs))
+        assert prediction.label == loop.pool.classes[int(np.argmax(task.asked_probs))]
+
+
+def test_overlap_auto_asks_again_what_people_and_model_disagree_on_and_as_many_fewer_new_images(
+    loop: Loop, project: OracleProject
+) -> None:
+    loop = replace(loop, overlap="auto")
+    truth = true_labels(loop.pool)
+    wrong = {i: loop.pool.classes[(loop.pool.classes.index(c) + 1) % 10] for i, c in truth.items()}
+    seed(loop, project, 100)
+    train(loop)
+    for task in project.open_tasks()[:5]:
+        project.answer(task.task_id, truth[task.image_id], annotator=1)
+    for task in project.open_tasks():
+        project.answer(task.task_id, wrong[task.image_id], annotator=2)
+    before = len(project.by_task)
+    pushed = rounds.top_up(loop)
+    again = [task for task in project.open_tasks() if task.is_again]
+    assert pushed + len(again) == 10
+    assert 1 <= len(again) <= 5
+    assert len(project.by_task) == before + pushed
+
+
+def test_overlap_auto_asks_nothing_again_while_one_person_labels_alone(
+    loop: Loop, project: OracleProject
+) -> None:
+    loop = replace(loop, overlap="auto")
+    seed(loop, project)
+    train(loop)
+    answer_as(project, 1, dict.fromkeys(loop.pool.image_ids, loop.pool.classes[0]))
+    assert rounds.top_up(loop) == 10
+    assert not [task for task in project.open_tasks() if task.is_again]
+
+
+def test_second_opinions_that_wait_for_somebody_do_not_keep_new_images_from_the_others(
+    loop: Loop, project: OracleProject
+) -> None:
+    loop = replace(loop, overlap="2")
+    truth = true_labels(loop.pool)
+    seed(loop, project)
+    train(loop)
+    answer_as(project, 1, truth)
+    project.answer(1, truth[project.by_task[1].image_id], annotator=2)  # who then goes home
+    for _ in range(4):
+        assert rounds.top_up(loop) == 10
+        assert answer_as(project, 1, truth) == 10

@@ -24,12 +24,15 @@ def plan(**changes: object) -> Plan:
     fields: dict[str, object] = {
         "pool": "digits", "weights": "none", "image_size": 16, "train": "head", "seed_labels": 30,
         "rounds": 2, "batch": 10, "pool_fraction": 0.3, "duplicates": 1, "annotators": "",
+        "people": 5,
     }  # fmt: skip
     return Plan(**(fields | changes))  # type: ignore[arg-type]
 
 
 def run(folder: Path, data_dir: Path, strategy: str = "random", **changes: object) -> Run:
-    return Run(plan(**changes), strategy, 0, folder, data_dir, "cpu", 1)
+    name, _, overlap = strategy.partition("+")
+    fields = plan(**changes)
+    return Run(fields, name, overlap or "1", 0, folder, data_dir, "cpu", 1)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -96,15 +99,32 @@ def test_a_first_batch_of_one_class_is_followed_by_another(tmp_path: Path, data_
     assert rows[0].labels >= 2
 
 
-def test_peoples_own_answers_take_the_place_of_the_truth(tmp_path: Path, data_dir: Path) -> None:
+def answers_file(folder: Path, data_dir: Path, *, is_right: bool) -> Path:
+    """People's answers to the digits, two to each."""
     pool, truth = pool_of(plan(), data_dir)
-    path = tmp_path / "answers.csv"
+    path = folder / "answers.csv"
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "annotator_1", "annotator_2"])
         for image_id in pool.image_ids:
-            wrong = str((int(truth[image_id]) + 1) % 10)
-            writer.writerow([f"train/{image_id.rpartition('-')[2]}.png", wrong, wrong])
+            label = truth[image_id] if is_right else str((int(truth[image_id]) + 1) % 10)
+            writer.writerow([f"train/{image_id.rpartition('-')[2]}.png", label, label])
+    return path
+
+
+@pytest.mark.parametrize("strategy", ["random", "random+2", "random+auto"])
+def test_every_answer_counts_as_one_however_many_an_image_gets(
+    tmp_path: Path, data_dir: Path, strategy: str
+) -> None:
+    path = answers_file(tmp_path, data_dir, is_right=True)
+    rows = simulate(run(tmp_path, data_dir, strategy, batch=20, annotators=str(path)))
+    expected = {"random+2": [30, 40, 60, 80]}  # the first batch was asked once so far
+    assert [row.labels for row in rows] == expected.get(strategy, [30, 50, 70])
+    assert {row.strategy for row in rows} == {strategy}
+
+
+def test_peoples_own_answers_take_the_place_of_the_truth(tmp_path: Path, data_dir: Path) -> None:
+    path = answers_file(tmp_path, data_dir, is_right=False)
     honest = simulate(run(tmp_path / "a", data_dir, batch=60))
     misled = simulate(run(tmp_path / "b", data_dir, batch=60, annotators=str(path)))
     assert misled[0] == honest[0]  # the seed labels are the data set's own
@@ -140,6 +160,7 @@ def test_the_command_writes_curves_table_and_picture_and_goes_on_where_it_was(
     ("arguments", "message"),
     [
         (("--strategies", "auto,guess"), "guess is no strategy; there are auto,"),
+        (("--strategies", "auto+4"), "auto+4 is no strategy"),
         (("--annotators", "no/such.csv"), "no/such.csv: no such file"),
         (("--batch", "0"), "must be 1 or more"),
         (("--pool-fraction", "2"), "must be above 0 and at most 1"),

@@ -164,7 +164,7 @@ def look_through(
     """All batches of a training, and the position of the image behind each row."""
     positions = np.arange(len(images))
     feed = training.batches(images, positions, recipe=recipe, may_flip=may_flip, seed=0, device=CPU)
-    seen, chosen = zip(*feed, strict=True)
+    seen, chosen, _ = zip(*feed, strict=True)
     return torch.stack(seen), torch.stack(chosen)
 
 

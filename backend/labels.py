@@ -1,0 +1,226 @@
+"""Labels: annotations in; what the next model learns from out, and how well each person does."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import numpy as np
+from scipy.stats import binomtest
+
+from backend import registry
+from backend.consensus import Answer, Consensus, Row, find_consensus
+from backend.errors import TooFewLabelsError
+from backend.head import fit_head
+from backend.labelstudio import Annotation
+from backend.loop import LabeledImages, Loop, Progress
+from backend.versions import has_pretrained_body, pretrained_embeddings
+
+log = logging.getLogger(__name__)
+
+FOLDS = 5
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class AnnotatorFigures:
+    """How one person does; shares in 0..1, None where nothing is known."""
+
+    annotator: int
+    name: str
+    answers: int
+    skipped: int
+    agreement: float | None  # with the consensus, on images that somebody else answered, too
+    quality: float | None  # how likely an answer is right, with its 95 % interval
+    quality_low: float | None
+    quality_high: float | None
+    guesses_taken: float | None  # of the answers where the model showed a guess
+    guesses_right: float | None  # how often those guesses were the consensus
+    median_seconds: float | None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What all annotations say together."""
+
+    answers: tuple[Answer, ...]
+    probs: Mapping[str, Row]  # what models that never saw the answers think of an image
+    consensus: Consensus
+    labels: LabeledImages
+
+
+def read_labels(
+    loop: Loop,
+    annotations: Mapping[int, Sequence[Annotation]],
+    names: Sequence[str],
+    progress: Progress | None = None,
+) -> Reading:
+    """One label per image; what cannot be used is left out and counted.
+
+    `names` are the project's spellings of the pool's classes, in the pool's order. With `progress`
+    it may take the seconds to find out what a model thinks of images that were asked without one.
+    """
+    answers, left_out = _answers(annotations, names, loop.pool.image_ids)
+    probs = _asked_probs(annotations, len(names))
+    probs |= _fold_probs(loop, answers, probs, progress)
+    consensus = find_consensus(answers, probs)
+    if consensus.conflicts:
+        left_out["contradicted ground truth"] = len(consensus.conflicts)
+    told = [consensus.image_ids, consensus.labels.tolist(), consensus.weights.round(2).tolist()]
+    labels = LabeledImages(
+        image_ids=consensus.image_ids,
+        classes=consensus.labels,
+        weights=consensus.weights,
+        left_out=left_out,
+        fingerprint=hashlib.sha256(repr(told).encode()).hexdigest(),
+    )
+    return Reading(answers, probs, consensus, labels)
+
+
+def annotator_figures(
+    annotations: Mapping[int, Sequence[Annotation]],
+    reading: Reading,
+    names: Sequence[str],
+    people: Mapping[int, str],
+) -> list[AnnotatorFigures]:
+    """A row per person, least reliable first and unknown ones last; `people` has their names."""
+    label_of = dict(
+        zip(reading.consensus.image_ids, reading.consensus.labels.tolist(), strict=True)
+    )
+    n_people = Counter(i for i, _ in {(a.image_id, a.annotator) for a in reading.answers})
+    by_person: dict[int, list[Annotation]] = defaultdict(list)
+    for annotation in (a for of_task in annotations.values() for a in of_task):
+        if annotation.annotator is not None:
+            by_person[annotation.annotator].append(annotation)
+    rows = [
+        _figures(person, given, reading, names, people, label_of, n_people)
+        for person, given in by_person.items()
+    ]
+    return sorted(rows, key=lambda row: (row.quality is None, row.quality, row.annotator))
+
+
+def _figures(
+    person: int,
+    given: Sequence[Annotation],
+    reading: Reading,
+    names: Sequence[str],
+    people: Mapping[int, str],
+    label_of: Mapping[str, int],
+    n_people: Mapping[str, int],
+) -> AnnotatorFigures:
+    answered = [a for a in given if a.label in names and a.image_id in label_of]
+    # A ground truth agrees with the consensus by itself, and is given without a hint.
+    judged = [a for a in answered if not a.is_ground_truth]
+    agrees = [names[label_of[a.image_id]] == a.label for a in judged if n_people[a.image_id] > 1]
+    guessed = [a for a in judged if len(a.asked_probs) == len(names)]
+    is_right = [int(np.argmax(a.asked_probs)) == label_of[a.image_id] for a in guessed]
+    quality = reading.consensus.annotators.get(person)
+    low, high = _interval(quality, len(answered))
+    return AnnotatorFigures(
+        annotator=person,
+        name=people.get(person, f"person {person} (not in Label Studio any more)"),
+        answers=len(answered),
+        skipped=sum(a.was_skipped for a in given),
+        agreement=_share(agrees),
+        quality=quality,
+        quality_low=low,
+        quality_high=high,
+        guesses_taken=_share([a.took_guess for a in guessed]),
+        guesses_right=_share(is_right),
+        median_seconds=median(s for a in answered if (s := a.seconds) is not None)
+        if any(a.seconds is not None for a in answered)
+        else None,
+    )
+
+
+def _interval(quality: float | None, n_answers: int) -> tuple[float | None, float | None]:
+    """Wilson's, as if every answer were known to be right or wrong: it is not, so it is at least
+    that wide.
+    """
+    if quality is None:
+        return None, None
+    found = binomtest(round(quality * n_answers), n_answers).proportion_ci(CONFIDENCE, "wilson")
+    return float(found.low), float(found.high)
+
+
+def _share(flags: Sequence[bool]) -> float | None:
+    return sum(flags) / len(flags) if flags else None
+
+
+def _answers(
+    annotations: Mapping[int, Sequence[Annotation]], names: Sequence[str], image_ids: Iterable[str]
+) -> tuple[tuple[Answer, ...], dict[str, int]]:
+    """Annotations that can be learned from, and how many cannot, by reason."""
+    class_of = {name: position for position, name in enumerate(names)}
+    in_pool = set(image_ids)
+    left_out: Counter[str] = Counter()
+    answers = []
+    for annotation in (a for of_task in annotations.values() for a in of_task):
+        if annotation.was_skipped:
+            left_out["skipped"] += 1
+        elif annotation.label is None:
+            left_out["empty"] += 1
+        elif annotation.label not in class_of:
+            left_out["unknown class"] += 1
+        elif annotation.image_id not in in_pool:
+            left_out["not of the pool"] += 1
+        else:
+            answers.append(
+                Answer(
+                    annotation.image_id,
+                    annotation.annotator,
+                    class_of[annotation.label],
+                    annotation.updated_at,
+                    annotation.is_ground_truth,
+                )
+            )
+    return tuple(answers), dict(left_out)
+
+
+def _asked_probs(annotations: Mapping[int, Sequence[Annotation]], n_classes: int) -> dict[str, Row]:
+    """What the version that asked an image thought of it, by image."""
+    return {
+        a.image_id: np.array(a.asked_probs, np.float32)
+        for of_task in annotations.values()
+        for a in of_task
+        if len(a.asked_probs) == n_classes
+    }
+
+
+def _fold_probs(
+    loop: Loop,
+    answers: Sequence[Answer],
+    probs: Mapping[str, Row],
+    progress: Progress | None,
+) -> dict[str, Row]:
+    """What heads on the pre-trained body, each fitted without a fifth of the labels, think of that
+    fifth: for images that were asked without a model, and kept once computed.
+
+    None of them where there is no pre-trained body: one that was trained here has seen the labels.
+    """
+    asked_blindly = {a.image_id for a in answers if a.annotator is not None} - probs.keys()
+    n_classes = len(loop.pool.classes)
+    kept = {i: p for i, p in registry.read_fold_probs(loop.root).items() if len(p) == n_classes}
+    if progress is None or asked_blindly <= kept.keys() or not has_pretrained_body(loop):
+        return {i: np.array(kept[i], np.float32) for i in asked_blindly & kept.keys()}
+    labels = find_consensus(answers, probs)
+    embeddings = pretrained_embeddings(loop, labels.image_ids, progress)
+    found: dict[str, Any] = {}
+    rng = np.random.default_rng(loop.seed)
+    folds = np.array_split(rng.permutation(len(labels.image_ids)), FOLDS)
+    for fold in folds:
+        others = np.setdiff1d(np.arange(len(labels.image_ids)), fold)
+        try:
+            head = fit_head(embeddings[others], labels.labels[others], n_classes)
+        except TooFewLabelsError:
+            return {}
+        for row, of_image in zip(fold, head.probs(embeddings[fold]), strict=True):
+            if labels.image_ids[row] in asked_blindly:
+                found[labels.image_ids[row]] = of_image
+    registry.write_fold_probs(loop.root, {i: row.tolist() for i, row in found.items()})
+    return found
