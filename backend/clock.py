@@ -117,6 +117,8 @@ class Clock:
         if current and watch.project.model_version() != current.version:
             self._queue.enqueue_refresh(watch.project_id)
         self._queue.enqueue_top_up(watch.project_id)
+        if registry.read_review(root) is not None:
+            self._queue.enqueue_collect_reviews(watch.project_id)
 
     def _catch_up(self, watch: Watch, now: float) -> None:
         """Count what was read a moment ago and no webhook has told since."""

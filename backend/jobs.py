@@ -15,7 +15,7 @@ import torch
 from rq import get_current_job
 from threadpoolctl import threadpool_limits
 
-from backend import registry, rounds
+from backend import registry, reviews, rounds
 from backend.errors import TightloopError, TooFewLabelsError
 from backend.labelstudio import LabelingProject
 from backend.loop import Progress, open_loop
@@ -70,11 +70,12 @@ def top_up(project_id: int) -> None:
     with _errors_for_people(queue, project_id, "asking images"):
         counts = project.counts()
         rounds_done = registry.last_round(registry.project_root(settings.model_dir, project_id))
-        if batch_is_due(counts.open, settings.batch_size, rounds_done, settings.rounds):
+        is_due = batch_is_due(counts.open, settings.batch_size, rounds_done, settings.rounds)
+        if is_due or settings.overlap in ("2", "3"):
             _share_cores(queue.worker_counts()["train"])
             pushed = rounds.top_up(open_loop(settings, project_id, project, rescan=False))
             counts = project.counts()
-            is_exhausted = not pushed and counts.open < settings.batch_size
+            is_exhausted = is_due and not pushed and counts.open < settings.batch_size
             queue.note_facts(project_id, {"is_exhausted": is_exhausted})
         queue.note_facts(project_id, asdict(counts))
 
@@ -102,6 +103,15 @@ def refresh(project_id: int) -> None:
     with _errors_for_people(queue, project_id, "re-ordering open tasks"):
         loop = open_loop(settings, project_id, project, rescan=False)
         rounds.refresh_predictions(loop, _job_progress(queue))
+
+
+def collect_reviews(project_id: int) -> None:
+    """Make ground truth of what was reviewed since the last look."""
+    settings, queue, project = _open(project_id)
+    with _errors_for_people(queue, project_id, "collecting reviews"):
+        root = registry.project_root(settings.model_dir, project_id)
+        if (found := reviews.find_reviews(settings, root)) is not None:
+            reviews.collect_reviews(root, project, found)
 
 
 def _open(project_id: int) -> tuple[Settings, TrainingQueue, LabelingProject]:

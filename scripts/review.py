@@ -1,0 +1,101 @@
+"""List the labels that are most likely wrong, worst first, and have them reviewed.
+
+    python -m scripts.review --count 50 [--push] [--json]
+
+With --push they become tasks of a Label Studio project of their own, where somebody with an eye
+for it labels them without a hint. Those answers become ground truth, and the next training learns
+them. Images that are in a review task already are not pushed again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from backend import registry
+from backend.errors import TightloopError
+from backend.label_errors import LikelyError
+from backend.labelstudio import LabelingProject
+from backend.loop import open_loop
+from backend.reviews import (
+    collect_reviews,
+    find_label_errors,
+    find_reviews,
+    open_reviews,
+    push_reviews,
+)
+from backend.settings import load_settings
+from scripts.progress import progress_bar
+
+
+def main() -> int:
+    """List, and push where asked to; 1 where something is in the way."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--count", type=_positive, default=50, help="labels to list (default 50)")
+    parser.add_argument("--push", action="store_true", help="make review tasks of them")
+    parser.add_argument("--json", action="store_true", help="the same for programs")
+    parser.add_argument(
+        "--project", type=int, help="Label Studio's project id, if there are several"
+    )
+    arguments = parser.parse_args()
+    try:
+        settings = load_settings()
+        settings.require("label_studio_api_key")
+        project_id = registry.pick_project(settings.model_dir, arguments.project)
+        project = LabelingProject(
+            settings.label_studio_url, settings.label_studio_api_key.get_secret_value(), project_id
+        )
+        loop = open_loop(settings, project_id, project)
+        reviews = find_reviews(settings, loop.root)
+        # Else what was answered a moment ago would be listed again.
+        collected = collect_reviews(loop.root, project, reviews) if reviews else 0
+        with progress_bar() as progress:
+            errors = find_label_errors(loop, progress)[: arguments.count]
+        pushed, url = 0, None
+        if arguments.push and errors:
+            with registry.hold(loop.root, "review"):
+                reviews = open_reviews(settings, loop.root, project)
+                pushed = push_reviews(loop, reviews, errors)
+        if reviews:
+            url = f"{settings.people_url}/projects/{reviews.project_id}/data"
+    except TightloopError as error:
+        print(error, file=sys.stderr)
+        return 1
+    if arguments.json:
+        found = [asdict(error) for error in errors]
+        report = {"errors": found, "collected": collected, "pushed": pushed, "review_url": url}
+        print(json.dumps(report, indent=2))
+        return 0
+    if collected:
+        print(f"{collected} reviewed labels became ground truth")
+    print(_table(errors))
+    if arguments.push and errors:
+        there = len(errors) - pushed
+        print(f"pushed {pushed} for review, {there} were there: {url} -> Label All Tasks")
+    return 0
+
+
+def _table(errors: Sequence[LikelyError]) -> str:
+    if not errors:
+        return "nothing to review: no label of people's is contradicted"
+    head = ("quality", "label", "perhaps", "image", "why")
+    rows = [(f"{e.quality:.2f}", e.label, e.suggested, e.image_id, e.reason) for e in errors]
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (head, *rows)
+    )
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,303 @@
+"""The review of doubtful labels against a real Label Studio, in projects of its own."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from backend import jobs, registry
+from backend.labelstudio import (
+    LabelingProject,
+    NewTask,
+    WebhookEvent,
+    create_project,
+    find_project,
+    label_config_xml,
+    prediction_result,
+    read_webhook,
+)
+from backend.pool import Pool
+from backend.registry import ProjectRecord
+from backend.settings import Settings
+from backend.training_queue import TrainingQueue
+from scripts import review
+from tests.integration.conftest import Stack
+from tests.integration.people import pool_of
+from tests.integration.test_labelstudio import SECRET, Receiver, backends, receiving, webhooks
+
+pytestmark = pytest.mark.xdist_group("stack")
+
+TITLE = "A project under test whose title is long, 48 now"
+
+
+@pytest.fixture(scope="module")
+def door(stack: Stack) -> tuple[str, str]:
+    """Label Studio's address and a token."""
+    settings = stack.settings
+    return settings.label_studio_url, settings.label_studio_api_key.get_secret_value()
+
+
+@pytest.fixture(scope="module")
+def api(door: tuple[str, str]) -> Iterator[httpx.Client]:
+    """What people do."""
+    headers = {"Authorization": f"Token {door[1]}"}
+    with httpx.Client(base_url=door[0], headers=headers, timeout=60) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def senior(api: httpx.Client) -> int:
+    """Another person than the one whose token all the programs use."""
+    name = f"senior-{uuid4()}"
+    body = {"email": f"{name}@example.org", "username": name}
+    return int(api.post("/api/users/", json=body).raise_for_status().json()["id"])
+
+
+@pytest.fixture(scope="module")
+def pool(stack: Stack) -> Pool:
+    return pool_of(stack)
+
+
+@pytest.fixture
+def project(door: tuple[str, str], api: httpx.Client, pool: Pool) -> Iterator[LabelingProject]:
+    """One person gave three images the first class. The model takes the second image for that, too,
+    the first one rather for another class and the third surely.
+    """
+    own = LabelingProject(
+        *door, create_project(*door, title=TITLE, label_config=label_config_xml(pool.classes))
+    )
+    others = [0.0] * (len(pool.classes) - 2)
+    own.import_tasks(
+        [
+            NewTask(i, {"image": "data:,", "image_id": i, "asked_probs": [p, 1 - p, *others]})
+            for i, p in zip(pool.image_ids, (0.25, 0.75, 0.0625), strict=False)
+        ]
+    )
+    for task in own.tasks():
+        answer(api, own, task.task_id, pool.classes[0])
+    yield own
+    api.delete(f"/api/projects/{own.project_id}/").raise_for_status()
+
+
+@pytest.fixture
+def settings(
+    stack: Stack, tmp_path: Path, project: LabelingProject, pool: Pool, api: httpx.Client
+) -> Iterator[Settings]:
+    """A model folder that knows this project alone."""
+    own = stack.settings.model_copy(update={"model_dir": tmp_path})
+    root = registry.project_root(tmp_path, project.project_id)
+    registry.write_record(
+        root,
+        ProjectRecord(
+            project_id=project.project_id,
+            title=TITLE,
+            label_studio_url=own.label_studio_url,
+            project_created_at=project.created_at(),
+            pool=pool.name,
+            weights="none",
+            seed=stack.settings.seed,
+            classes=pool.classes,
+        ),
+    )
+    yield own
+    made = registry.read_review(root)
+    if made is not None:
+        api.delete(f"/api/projects/{made.project_id}/").raise_for_status()
+
+
+@pytest.fixture
+def run_review(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """`python -m scripts.review arguments`; what it prints."""
+    monkeypatch.setattr(review, "load_settings", lambda: settings)
+
+    def run(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["review", *arguments])
+        exit_code = review.main()
+        out, err = capsys.readouterr()
+        assert exit_code == 0, err
+        return out
+
+    return run
+
+
+@pytest.fixture
+def collect(
+    settings: Settings, project: LabelingProject, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], None]:
+    """Run the job as the ranker does."""
+    monkeypatch.setattr(jobs, "load_settings", lambda: settings)
+    queue = TrainingQueue(settings.redis_url.get_secret_value())
+
+    def run() -> None:
+        jobs.collect_reviews(project.project_id)
+        assert queue.errors(project.project_id) == []
+
+    return run
+
+
+def answer(
+    api: httpx.Client, project: LabelingProject, task_id: int, label: str, **fields: Any
+) -> int:
+    """Submit an annotation; its id."""
+    body = {"result": prediction_result(project.label_config(), label), **fields}
+    made = api.post(f"/api/tasks/{task_id}/annotations/", json=body).raise_for_status()
+    return int(made.json()["id"])
+
+
+def review_project(settings: Settings, project: LabelingProject) -> LabelingProject:
+    made = registry.read_review(registry.project_root(settings.model_dir, project.project_id))
+    assert made is not None
+    return LabelingProject(
+        settings.label_studio_url,
+        settings.label_studio_api_key.get_secret_value(),
+        made.project_id,
+    )
+
+
+def truths(project: LabelingProject, image_id: str) -> list[tuple[str | None, int | None]]:
+    """Label and person of an image's ground truths."""
+    return [
+        (a.label, a.annotator)
+        for of_task in project.annotations().values()
+        for a in of_task
+        if a.image_id == image_id and a.is_ground_truth
+    ]
+
+
+def test_the_annotations_of_one_image_are_found_by_its_id_however_that_is_written(
+    project: LabelingProject, api: httpx.Client
+) -> None:
+    awkward = ["123", 'a/b c\'s "é" 100%.jpg', "null"]
+    project.import_tasks([NewTask(i, {"image": "data:,", "image_id": i}) for i in awkward])
+    by_image = {task.image_id: task.task_id for task in project.tasks()}
+    assert [project.annotations_of(i) for i in awkward] == [{by_image[i]: []} for i in awkward]
+    label = project.label_config().choices[1]
+    answer(api, project, by_image["123"], label)
+    [[found]] = project.annotations_of("123").values()
+    assert (found.image_id, found.label) == ("123", label)
+    assert project.annotations_of("12") == {}
+
+
+def test_the_listing_says_worst_first_what_is_contradicted_and_by_whom(
+    run_review: Callable[..., str], pool: Pool
+) -> None:
+    report = json.loads(run_review("--json"))
+    assert [error["image_id"] for error in report["errors"]] == [
+        pool.image_ids[2],
+        pool.image_ids[0],
+    ]
+    assert [error["quality"] for error in report["errors"]] == pytest.approx([0.0625, 0.25])
+    label, other = pool.classes[:2]
+    assert {(e["label"], e["suggested"]) for e in report["errors"]} == {(label, other)}
+    assert report["review_url"] is None
+    said = f"one person says {label}; the model, which never saw that answer, says {other} (94 %)"
+    assert said in run_review("--count", "1")
+
+
+def test_pushed_twice_each_image_is_one_task_of_a_project_that_tells_nobody_and_hints_nothing(
+    run_review: Callable[..., str],
+    settings: Settings,
+    project: LabelingProject,
+    pool: Pool,
+    api: httpx.Client,
+) -> None:
+    worst, second = pool.image_ids[2], pool.image_ids[0]
+    first_run = run_review("--push", "--count", "1")
+    made = review_project(settings, project)
+    assert f"pushed 1 for review, 0 were there: {settings.people_url}/projects/" in first_run
+    assert f"/projects/{made.project_id}/data" in first_run
+    assert "pushed 1 for review, 1 were there" in run_review("--push")
+    assert "pushed 0 for review, 2 were there" in run_review("--push")
+
+    assert review_project(settings, project).project_id == made.project_id
+    assert [task.image_id for task in made.tasks()] == [worst, second]
+    assert all(task.is_open and not task.versions for task in made.tasks())
+    assert webhooks(api, made) == backends(api, made) == []
+    assert made.title() == "A project under test whose title is long,: review"
+    assert made.label_config() == project.label_config()
+    asked = api.get(f"/api/projects/{made.project_id}/next").raise_for_status().json()
+    assert asked["data"]["image_id"] == worst
+    assert asked["data"]["image"].startswith("data:image/")
+    assert asked["data"]["review_label"] == pool.classes[0]
+    assert asked["predictions"] == []
+
+
+def test_a_vanished_review_project_is_made_anew(
+    run_review: Callable[..., str],
+    collect: Callable[[], None],
+    settings: Settings,
+    project: LabelingProject,
+    api: httpx.Client,
+    door: tuple[str, str],
+) -> None:
+    run_review("--push")
+    vanished = review_project(settings, project).project_id
+    api.delete(f"/api/projects/{vanished}/").raise_for_status()
+    collect()
+    assert find_project(*door, titles=[], project_id=vanished) is None
+    assert "pushed 2 for review, 0 were there" in run_review("--push")
+    made = review_project(settings, project)
+    assert made.project_id != vanished
+    assert len(made.tasks()) == 2
+
+
+def test_a_senior_persons_answer_becomes_ground_truth_in_their_name_and_their_last_word_counts(
+    run_review: Callable[..., str],
+    collect: Callable[[], None],
+    settings: Settings,
+    project: LabelingProject,
+    pool: Pool,
+    api: httpx.Client,
+    senior: int,
+) -> None:
+    run_review("--push")
+    made = review_project(settings, project)
+    [task, untouched] = made.tasks()
+    given = answer(api, made, task.task_id, pool.classes[1], completed_by=senior)
+    with receiving() as receiver:
+        project.connect_webhook(f"{receiver.url}/webhook", SECRET)
+        collect()
+        collect()
+        assert told(receiver) == [WebhookEvent("annotations", project.project_id, 1)]
+    assert truths(project, task.image_id) == [(pool.classes[1], senior)]
+    assert truths(project, untouched.image_id) == []
+
+    mind = prediction_result(made.label_config(), pool.classes[2])
+    api.patch(f"/api/annotations/{given}/", json={"result": mind}).raise_for_status()
+    # The listing takes note by itself: the ranker need not have run.
+    report = json.loads(run_review("--json"))
+    assert report["collected"] == 1
+    assert [error["image_id"] for error in report["errors"]] == [untouched.image_id]
+    assert truths(project, task.image_id) == [(pool.classes[2], senior)]
+
+
+def test_reviewing_settles_a_task_whose_second_opinion_nobody_gave_yet(
+    run_review: Callable[..., str],
+    collect: Callable[[], None],
+    settings: Settings,
+    project: LabelingProject,
+    pool: Pool,
+    api: httpx.Client,
+    senior: int,
+) -> None:
+    run_review("--push", "--count", "1")
+    made = review_project(settings, project)
+    [task] = made.tasks()
+    [waiting] = project.annotations_of(task.image_id)
+    project.ask_again(waiting, 2)
+    answer(api, made, task.task_id, pool.classes[1], completed_by=senior)
+    collect()
+    assert waiting not in {t.task_id for t in project.open_tasks()}
+
+
+def told(receiver: Receiver) -> list[WebhookEvent]:
+    return [read_webhook(payload) for _, payload in receiver.events]
