@@ -58,6 +58,7 @@ def project_status(settings: Settings, queue: TrainingQueue, project_id: int) ->
         "retrain_after": settings.retrain_after,
         "waiting_for": facts.get("waiting_for"),
         "left_out": sound[-1].left_out if sound else {},
+        "annotators": registry.read_annotators(root),
         "jobs": queue.jobs(project_id),
         "workers": queue.worker_counts(),
         "errors": queue.errors(project_id),

@@ -11,6 +11,7 @@ from rq import SimpleWorker
 from rq.job import Job
 
 from backend import registry
+from backend.labels import AnnotatorFigures
 from backend.settings import Settings, load_settings
 from backend.status import outlook_sentence, project_status, sentence
 from backend.training_queue import TrainingQueue
@@ -103,6 +104,18 @@ def test_refused_and_broken_versions_are_named(settings: Settings, queue: Traini
     assert status["version"] == "r0001"
     assert status["refused"] == {"r0002": "plainly worse"}
     assert "no meta.json" in status["broken_versions"]["r0003"]
+
+
+def test_how_each_person_did_is_told_as_the_last_round_left_it(
+    settings: Settings, queue: TrainingQueue
+) -> None:
+    assert project_status(settings, queue, PROJECT)["annotators"] == []
+    ada = AnnotatorFigures(1, "Ada", 12, 3, 0.75, 0.8, 0.55, 0.95, 0.5, 0.25, 4.2)
+    registry.write_annotators(registry.project_root(settings.model_dir, PROJECT), [ada])
+    [told] = project_status(settings, queue, PROJECT)["annotators"]
+    assert (told["name"], told["answers"], told["quality"], told["guesses_right"]) == (
+        "Ada", 12, 0.8, 0.25,
+    )  # fmt: skip
 
 
 def learned(labels: int, accuracy: float) -> dict[str, Any]:

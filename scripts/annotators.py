@@ -1,0 +1,157 @@
+"""How each person does: answers, agreement, quality, and how the model's guesses are taken.
+
+python -m scripts.annotators [--project N] [--json | --csv]
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from unicodedata import east_asian_width
+
+from scipy.stats import binomtest
+
+from backend import registry
+from backend.errors import TightloopError
+from backend.labels import AnnotatorFigures, annotator_figures, read_labels
+from backend.labelstudio import LabelingProject, match_classes
+from backend.loop import open_loop
+from backend.settings import OverlapName, load_settings
+
+HEADER = (
+    "annotator", "answers", "skipped", "agreement", "quality", "95% interval", "guess taken",
+    "guess right", "seconds",
+)  # fmt: skip
+MIN_GUESSES = 20
+NEARLY_ALL = 0.95
+
+
+def main() -> int:
+    """Print the report; 1 where it cannot be had."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--project", type=int, help="Label Studio's project id, if there are several"
+    )
+    formats = parser.add_mutually_exclusive_group()
+    formats.add_argument("--json", action="store_true", help="all figures, as JSON")
+    formats.add_argument("--csv", action="store_true", help="all figures, as CSV")
+    arguments = parser.parse_args()
+    try:
+        settings = load_settings()
+        settings.require("label_studio_api_key")
+        project_id = registry.pick_project(settings.model_dir, arguments.project)
+        project = LabelingProject(
+            settings.label_studio_url, settings.label_studio_api_key.get_secret_value(), project_id
+        )
+        loop = open_loop(settings, project_id, project, rescan=False)
+        names = match_classes(project.label_config().choices, loop.pool.classes)
+        annotations = project.annotations()
+        reading = read_labels(loop, annotations, names)
+        rows = annotator_figures(annotations, reading, names, project.people())
+    except TightloopError as error:
+        print(error, file=sys.stderr)
+        return 1
+    if arguments.json:
+        print(json.dumps([asdict(row) for row in rows], indent=2))
+    elif arguments.csv:
+        writer = csv.DictWriter(sys.stdout, [field.name for field in fields(AnnotatorFigures)])
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
+    else:
+        n_guesses = Counter(
+            a.annotator
+            for of_task in annotations.values()
+            for a in of_task
+            if a.annotator is not None and a.asked_probs and a.label in names
+        )
+        print("\n".join([*table(rows), *remarks(rows, n_guesses, settings.overlap)]))
+    return 0
+
+
+def table(rows: Sequence[AnnotatorFigures]) -> list[str]:
+    """A line per person below a header; none for nobody."""
+    if not rows:
+        return []
+    lines = [HEADER, *map(_cells, rows)]
+    widths = [max(map(_columns, column)) for column in zip(*lines, strict=True)]
+    return [_line(cells, widths) for cells in lines]
+
+
+def remarks(
+    rows: Sequence[AnnotatorFigures], n_guesses: Mapping[int, int], overlap: OverlapName
+) -> list[str]:
+    """What a team lead may want to do about it; `n_guesses` were shown to each person."""
+    if not any(row.answers for row in rows):
+        return ["Nobody has answered yet."]
+    found = []
+    if careless := [row.name for row in rows if _clicks_through(row, n_guesses[row.annotator])]:
+        found.append(
+            f"Nearly every guess of the model, right or wrong, is taken over by "
+            f"{', '.join(careless)}: go through some of these images together."
+        )
+    if alone := [r.name for r in rows if r.answers and r.quality is None and r.agreement is None]:
+        remedy = (
+            "set OVERLAP=auto to have some of them asked again"
+            if overlap == "1"
+            else f"OVERLAP={overlap} has them asked again once somebody else labels, too"
+        )
+        found.append(
+            f"Nobody else has answered the images of {', '.join(alone)}, so that the quality is "
+            f"unknown: {remedy}."
+        )
+    return found
+
+
+def _clicks_through(row: AnnotatorFigures, n_guesses: int) -> bool:
+    # Whoever looks corrects wrong guesses, so takes over about as many as are right. Suspicious is
+    # more than 95 % of at least 20, where even the upper end of the 95 % interval of how many were
+    # right is below that. Answers that nobody else gave count as right, so this errs to be kind.
+    if row.guesses_taken is None or row.guesses_right is None or n_guesses < MIN_GUESSES:
+        return False
+    n_right = round(row.guesses_right * n_guesses)
+    most = binomtest(n_right, n_guesses).proportion_ci(0.95, "wilson").high
+    return bool(row.guesses_taken > max(NEARLY_ALL, most))
+
+
+def _cells(row: AnnotatorFigures) -> tuple[str, ...]:
+    interval = (
+        "-"
+        if row.quality_low is None or row.quality_high is None
+        else f"{row.quality_low:.0%} to {row.quality_high:4.0%}"
+    )
+    return (
+        row.name,
+        f"{row.answers:,}",
+        f"{row.skipped:,}",
+        _percent(row.agreement),
+        _percent(row.quality),
+        interval,
+        _percent(row.guesses_taken),
+        _percent(row.guesses_right),
+        "-" if row.median_seconds is None else f"{row.median_seconds:.1f}",
+    )
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.0%}"
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    """Names begin at the left, figures end at the right."""
+    blanks = [" " * (width - _columns(cell)) for cell, width in zip(cells, widths, strict=True)]
+    figures = [blank + cell for blank, cell in zip(blanks[1:], cells[1:], strict=True)]
+    return "  ".join([cells[0] + blanks[0], *figures])
+
+
+def _columns(text: str) -> int:
+    """How wide a terminal shows it: Chinese, Japanese and Korean letters take two columns."""
+    return sum(2 if east_asian_width(letter) in "WF" else 1 for letter in text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
