@@ -1,0 +1,275 @@
+"""What consensus is worth on real people's answers: against the majority and Dawid-Skene.
+
+    python -m scripts.bench_consensus --annotators annotators.csv.xz [--train full] [--people 30]
+
+Deals the answers to simulated people (scripts/crowd.py). The model's opinion of an image comes from
+a fold that never saw its answers; --train head fits heads on the pre-trained body, full fine-tunes.
+The comparison with Dawid-Skene wants crowd-kit: pip install --no-deps crowd-kit attrs
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import spearmanr
+from sklearn.metrics import roc_auc_score
+
+from backend import resnet
+from backend.acquisition import Embeddings, Labels, Probs
+from backend.consensus import Answer, Consensus, find_consensus
+from backend.device import find_device
+from backend.errors import SettingsError, TightloopError
+from backend.head import fit_head
+from backend.inference import load_model, predict, predict_probs
+from backend.pool import Pool, open_pool, true_labels
+from backend.settings import load_settings
+from backend.training import Recipe, train
+from backend.weights import find_weights
+from scripts.crowd import Crowd, real_answers
+from scripts.progress import progress_bar
+
+Rows = NDArray[np.int64]
+# Labels and rows to learn from, rows to judge -> what the model thinks of those.
+Judge = Callable[[Labels, Rows, Rows], Probs]
+
+
+def main() -> int:
+    """Print the table row by row; 1 where something is in the way."""
+    arguments = _parser().parse_args()
+    try:
+        if not Path(arguments.annotators).is_file():
+            raise SettingsError(f"--annotators {arguments.annotators}: no such file")
+        settings = load_settings()
+        device = find_device(settings.device)
+        pool = open_pool(settings.pool, settings.data_dir, seed=settings.seed)
+        real = real_answers(arguments.annotators, pool)
+        start = find_weights(settings.weights, settings.data_dir)
+        print(
+            f"{pool.name}, weights {start.name}, {arguments.train}, {arguments.folds} folds, "
+            f"{len(real):,} images, {arguments.people} people"
+        )
+        embeddings = _embeddings(pool, start.state, settings.image_size, device)
+        judge = {
+            "head": _heads(embeddings, len(pool.classes)),
+            "full": _trainings(
+                pool, start.state, settings.image_size, arguments.epochs, arguments.seed, device
+            ),
+        }[arguments.train]
+        position = {name: n for n, name in enumerate(pool.classes)}
+        truth = np.array([position[label] for label in true_labels(pool).values()])
+        guesses = _early_guesses(embeddings, truth, len(pool.classes), arguments.seed)
+        measure(pool, real, truth, guesses, judge, arguments)
+    except TightloopError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def measure(
+    pool: Pool,
+    real: Mapping[str, Sequence[str]],
+    truth: Labels,
+    guesses: Labels,
+    judge: Judge,
+    arguments: argparse.Namespace,
+) -> None:
+    """Three real answers each; the same with the two odd people; one answer each."""
+    for has_odd, title in ((False, "real answers"), (True, "two of them odd")):
+        answers = deal(pool, real, guesses, 3, arguments.people, arguments.seed, has_odd=has_odd)
+        majority = find_consensus(answers, {})
+        probs = _cross(pool, majority, judge, arguments)
+        began = time.perf_counter()
+        found = find_consensus(answers, dict(zip(pool.image_ids, probs, strict=True)))
+        seconds = time.perf_counter() - began
+        print(f"\n3 answers each, {arguments.people} people, {title}")
+        _print("model's own error, never having seen the answers", _error(probs.argmax(1), truth))
+        _print("majority's error", _error(_labels(majority, pool), truth))
+        _print("Dawid-Skene's error", _dawid_skene(answers, pool, truth))
+        _print("CROWDLAB's error", _error(_labels(found, pool), truth))
+        _print("people's quality: rank correlation", _people(answers, found, truth, pool))
+        _print("consensus takes", f"{seconds:.1f} s")
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        _print("this process's peak memory", f"{peak:,.0f} MB")
+    answers = deal(pool, real, guesses, 1, arguments.people, arguments.seed, has_odd=False)
+    given = find_consensus(answers, {})
+    probs = _cross(pool, given, judge, arguments)
+    found = find_consensus(answers, dict(zip(pool.image_ids, probs, strict=True)))
+    quality = found.quality[_rows(found, pool)]
+    is_wrong = _labels(found, pool) != truth
+    print("\n1 answer each")
+    _print("wrong answers", f"{is_wrong.mean():.1%}")
+    _print("model's own error, never having seen the answers", _error(probs.argmax(1), truth))
+    _print("label errors: AUROC of the ranking", f"{roc_auc_score(is_wrong, -quality):.3f}")
+
+
+def deal(
+    pool: Pool,
+    real: Mapping[str, Sequence[str]],
+    guesses: Labels,
+    n_answers: int,
+    n_people: int,
+    seed: int,
+    *,
+    has_odd: bool,
+) -> list[Answer]:
+    """So many answers to each image, by people who are picked at random."""
+    position = {name: n for n, name in enumerate(pool.classes)}
+    rng = np.random.default_rng([seed, n_answers, has_odd])
+    crowd = Crowd(real, pool.classes, n_people, rng, has_odd=has_odd)
+    answers: list[Answer] = []
+    for image_id, guess in zip(pool.image_ids, guesses.tolist(), strict=True):
+        said: set[int | None] = set()
+        for _ in range(n_answers):
+            person = crowd.pick(said)
+            said.add(person)
+            label = crowd.answer(person, image_id, pool.classes[guess])
+            answers.append(Answer(image_id, person, position[label], f"{len(answers):09d}"))
+    return answers
+
+
+def _cross(pool: Pool, labels: Consensus, judge: Judge, arguments: argparse.Namespace) -> Probs:
+    """What models think of each image that learned from the labels of the other folds alone."""
+    n_images = len(pool.image_ids)
+    given = _labels(labels, pool)
+    probs = np.empty((n_images, len(pool.classes)), np.float32)
+    shuffled = np.random.default_rng(arguments.seed).permutation(n_images)
+    for fold in np.array_split(shuffled, arguments.folds):
+        others = np.setdiff1d(np.arange(n_images), fold)
+        probs[fold] = judge(given[others], others, fold)
+    return probs
+
+
+def _heads(embeddings: Embeddings, n_classes: int) -> Judge:
+    def judge(labels: Labels, others: Rows, fold: Rows) -> Probs:
+        return fit_head(embeddings[others], labels, n_classes).probs(embeddings[fold])
+
+    return judge
+
+
+def _trainings(
+    pool: Pool,
+    start: Mapping[str, torch.Tensor] | None,
+    image_size: int,
+    epochs: int,
+    seed: int,
+    device: torch.device,
+) -> Judge:
+    def judge(labels: Labels, others: Rows, fold: Rows) -> Probs:
+        with progress_bar() as progress:
+            state = train(
+                pool.images[others],
+                labels,
+                n_classes=len(pool.classes),
+                start=start,
+                recipe=Recipe(image_size=image_size, epochs=epochs),
+                may_flip=pool.may_flip,
+                seed=seed,
+                device=device,
+                on_step=lambda done, total: progress("training a fold", done, total),
+            )
+            model = load_model(state, len(pool.classes), device)
+            return predict_probs(
+                model,
+                pool.images[fold],
+                image_size=image_size,
+                device=device,
+                on_batch=lambda done, total: progress("judging a fold", done, total),
+            )
+
+    return judge
+
+
+def _embeddings(
+    pool: Pool,
+    start: Mapping[str, torch.Tensor] | None,
+    image_size: int,
+    device: torch.device,
+) -> Embeddings:
+    """The pre-trained body's, of the whole pool."""
+    model = load_model(
+        resnet.build(len(pool.classes), start, seed=0).state_dict(), len(pool.classes), device
+    )
+    with progress_bar() as progress:
+        return predict(
+            model,
+            pool.images,
+            image_size=image_size,
+            device=device,
+            on_batch=lambda done, total: progress("embedding the pool", done, total),
+        ).embeddings
+
+
+def _early_guesses(embeddings: Embeddings, truth: Labels, n_classes: int, seed: int) -> Labels:
+    """What a head that learned from 500 images would show people."""
+    known = np.random.default_rng(seed).permutation(len(truth))[:500]
+    head = fit_head(embeddings[known], truth[known], n_classes)
+    return head.probs(embeddings).argmax(axis=1)
+
+
+def _people(answers: Sequence[Answer], found: Consensus, truth: Labels, pool: Pool) -> str:
+    """Spearman's correlation of estimated with true quality, and the last two people's places."""
+    row = {image_id: n for n, image_id in enumerate(pool.image_ids)}
+    right: dict[int, list[bool]] = {}
+    for answer in answers:
+        if answer.annotator is not None:
+            is_right = bool(answer.label == truth[row[answer.image_id]])
+            right.setdefault(answer.annotator, []).append(is_right)
+    people = sorted(right)
+    estimated = [found.annotators[person] or 0.0 for person in people]
+    real = [float(np.mean(right[person])) for person in people]
+    ranked = [people[n] for n in np.argsort(estimated)]
+    places = ", ".join(f"{person} is {ranked.index(person) + 1}." for person in people[-2:])
+    return f"{spearmanr(estimated, real).statistic:.3f} (from below: {places} of {len(people)})"
+
+
+def _dawid_skene(answers: Sequence[Answer], pool: Pool, truth: Labels) -> str:
+    try:
+        import pandas as pd
+        from crowdkit.aggregation.classification.dawid_skene import DawidSkene
+    except ImportError:
+        return "(pip install --no-deps crowd-kit attrs)"
+    table = pd.DataFrame(
+        [(a.image_id, a.annotator, a.label) for a in answers], columns=["task", "worker", "label"]
+    )
+    found = DawidSkene(n_iter=50).fit_predict(table)
+    return _error(np.array([found[image_id] for image_id in pool.image_ids]), truth)
+
+
+def _labels(found: Consensus, pool: Pool) -> Labels:
+    """In the pool's order."""
+    return found.labels[_rows(found, pool)]
+
+
+def _rows(found: Consensus, pool: Pool) -> Rows:
+    return np.argsort(pool.positions(found.image_ids))
+
+
+def _error(labels: Labels, truth: Labels) -> str:
+    return f"{(labels != truth).mean():.2%}"
+
+
+def _print(name: str, value: str) -> None:
+    print(f"{name:52} {value}", flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--annotators", required=True, help="image, annotator_1, annotator_2, …")
+    parser.add_argument("--train", choices=["head", "full"], default="head")
+    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=4, help="of each fold's training")
+    parser.add_argument("--people", type=int, default=30)
+    parser.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,149 @@
+"""Three people at once, who come and go, through two rounds with second opinions."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import combinations
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import httpx
+import pytest
+
+from backend import registry
+from backend.labelstudio import LabelConfig, LabelingProject
+from backend.pool import true_labels
+from tests.integration.conftest import Stack, running_stack
+from tests.integration.people import Person, invite_link, log_in, pool_of, sign_up, wait_for
+
+pytestmark = pytest.mark.xdist_group("circle")
+
+SEEDS, BATCH = 100, 16
+PATIENCE_S = 120
+
+
+class Turn(NamedTuple):
+    """One task in one person's hands."""
+
+    task_id: int
+    taken_at: float
+    submitted_at: float
+
+
+class Colleague(Person):
+    """Somebody who joined by the invite link; `knows` is what they answer."""
+
+    def __init__(self, stack: Stack, link: str, email: str, knows: dict[str, str]) -> None:
+        url = stack.info["label_studio_url"]
+        assert sign_up(url, link, email).status_code == 302
+        self.user_id, token = log_in(url, email)
+        self.email = email
+        self.knows = knows
+        self.turns: list[Turn] = []
+        super().__init__(SimpleNamespace(info={**stack.info, "api_key": token}))
+
+    def label(self, count: int, config: LabelConfig) -> None:
+        """Answer so many tasks, as they are served."""
+        give_up = time.monotonic() + PATIENCE_S
+        until = len(self.turns) + count
+        while len(self.turns) < until:
+            assert time.monotonic() < give_up, "no task was open for a long time"
+            try:
+                task = self.next_task()
+            except httpx.HTTPStatusError:  # none is open at this moment
+                time.sleep(0.5)
+                continue
+            taken_at = time.monotonic()
+            self.submit(task["id"], self.knows[task["data"]["image_id"]], config)
+            self.turns.append(Turn(task["id"], taken_at, time.monotonic()))
+
+
+@pytest.fixture(scope="module")
+def crew() -> Iterator[Stack]:
+    with running_stack(
+        SEED_LABELS=str(SEEDS),
+        OVERLAP="auto",
+        BATCH_SIZE=str(BATCH),
+        RETRAIN_AFTER="24",
+        LABEL_STUDIO_TASK_LOCK_TTL="60",
+    ) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def project(crew: Stack) -> LabelingProject:
+    info = crew.info
+    return LabelingProject(info["label_studio_url"], info["api_key"], info["project_id"])
+
+
+@pytest.fixture(scope="module")
+def people(crew: Stack, project: LabelingProject) -> Iterator[list[Colleague]]:
+    """Ada and Grace know the truth; Mallory says what is next to it."""
+    truth = true_labels(pool_of(crew))
+    choices = project.label_config().choices
+    next_to_it = dict(zip(choices, choices[1:] + choices[:1], strict=True))
+    mistaken = {image_id: next_to_it[label] for image_id, label in truth.items()}
+    link = invite_link(crew.info["label_studio_url"], crew.info["api_key"])
+    known = {"ada@example.org": truth, "grace@example.org": truth, "mallory@example.org": mistaken}
+    three = [Colleague(crew, link, email, knows) for email, knows in known.items()]
+    yield three
+    for someone in three:
+        someone.__exit__()
+
+
+def test_three_people_label_two_rounds_at_once_with_second_opinions_and_nothing_is_lost(
+    crew: Stack, project: LabelingProject, people: list[Colleague]
+) -> None:
+    config = project.label_config()
+    ada, grace, mallory = people
+    ada.wait_for_rest(1)
+    with ThreadPoolExecutor() as threads:
+        shift = [threads.submit(someone.label, 12, config) for someone in people]
+        for done in shift:
+            done.result()
+        wait_for(lambda: ada.training(), 60, "a training")
+        # Mallory leaves; the two others go on while it trains, and until it asks them again.
+        shift = [threads.submit(someone.label, 18, config) for someone in (ada, grace)]
+        for done in shift:
+            done.result()
+    status = ada.wait_for_rest(3)
+
+    annotations = project.annotations()
+    given = [a for of_task in annotations.values() for a in of_task if a.annotator is not None]
+    assert Counter(a.annotator for a in given) == {p.user_id: len(p.turns) for p in people}
+    assert status["annotations"] == SEEDS + len(given)
+    version = registry.read_meta(
+        registry.project_root(crew.settings.model_dir, project.project_id), status["version"]
+    )
+    assert version.labels == SEEDS + len({a.image_id for a in given})
+    assert "came without a webhook" not in (crew.folder / "log/clock.log").read_text()
+
+    # Nobody had in hand what somebody else had, and nobody answered an image twice.
+    hands: dict[int, list[tuple[Turn, Colleague]]] = defaultdict(list)
+    for person in people:
+        for turn in person.turns:
+            hands[turn.task_id].append((turn, person))
+    for turns in hands.values():
+        assert len({person.email for _, person in turns}) == len(turns)
+        for (one, _), (other, _) in combinations(turns, 2):
+            assert one.submitted_at <= other.taken_at or other.submitted_at <= one.taken_at
+
+    # Mallory's answers are what others were asked about, too.
+    mallorys = {turn.task_id for turn in mallory.turns}
+    again = {task_id for task_id, turns in hands.items() if len(turns) > 1}
+    assert again
+    assert len(again & mallorys) > len(again) / 2
+
+
+def test_the_people_report_knows_who_is_mistaken(crew: Stack, people: list[Colleague]) -> None:
+    printed = crew.run("scripts.annotators")
+    assert printed.returncode == 0, printed.stderr
+    for person in people:
+        assert person.email in printed.stdout
+    reported = {row["annotator"]: row for row in people[0].status()["annotators"]}
+    ada, grace, mallory = (reported[person.user_id] for person in people)
+    assert mallory["answers"] == 12
+    assert mallory["agreement"] < min(ada["agreement"], grace["agreement"])
