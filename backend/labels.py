@@ -39,7 +39,8 @@ class AnnotatorFigures:
     quality: float | None  # how likely an answer is right, with its 95 % interval
     quality_low: float | None
     quality_high: float | None
-    guesses_taken: float | None  # of the answers where the model showed a guess
+    guesses_shown: int  # answers to images of which the model had an opinion
+    guesses_taken: float | None  # the share of those that were submitted as shown
     guesses_right: float | None  # how often those guesses were the consensus
     median_seconds: float | None
 
@@ -120,7 +121,7 @@ def _figures(
     guessed = [a for a in judged if len(a.asked_probs) == len(names)]
     is_right = [int(np.argmax(a.asked_probs)) == label_of[a.image_id] for a in guessed]
     quality = reading.consensus.annotators.get(person)
-    low, high = _interval(quality, len(answered))
+    low, high = _interval(quality, len(agrees))
     return AnnotatorFigures(
         annotator=person,
         name=people.get(person, f"person {person} (not in Label Studio any more)"),
@@ -130,6 +131,7 @@ def _figures(
         quality=quality,
         quality_low=low,
         quality_high=high,
+        guesses_shown=len(guessed),
         guesses_taken=_share([a.took_guess for a in guessed]),
         guesses_right=_share(is_right),
         median_seconds=median(s for a in answered if (s := a.seconds) is not None)
@@ -138,13 +140,11 @@ def _figures(
     )
 
 
-def _interval(quality: float | None, n_answers: int) -> tuple[float | None, float | None]:
-    """Wilson's, as if every answer were known to be right or wrong: it is not, so it is at least
-    that wide.
-    """
-    if quality is None:
+def _interval(quality: float | None, n_shared: int) -> tuple[float | None, float | None]:
+    """Wilson's, as if those answers that can be compared with others' were all that it rests on."""
+    if quality is None or not n_shared:
         return None, None
-    found = binomtest(round(quality * n_answers), n_answers).proportion_ci(CONFIDENCE, "wilson")
+    found = binomtest(round(quality * n_shared), n_shared).proportion_ci(CONFIDENCE, "wilson")
     return float(found.low), float(found.high)
 
 

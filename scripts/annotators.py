@@ -9,8 +9,7 @@ import argparse
 import csv
 import json
 import sys
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from unicodedata import east_asian_width
 
@@ -63,13 +62,7 @@ def main() -> int:
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
     else:
-        n_guesses = Counter(
-            a.annotator
-            for of_task in annotations.values()
-            for a in of_task
-            if a.annotator is not None and a.asked_probs and a.label in names
-        )
-        print("\n".join([*table(rows), *remarks(rows, n_guesses, settings.overlap)]))
+        print("\n".join([*table(rows), *remarks(rows, settings.overlap)]))
     return 0
 
 
@@ -82,14 +75,12 @@ def table(rows: Sequence[AnnotatorFigures]) -> list[str]:
     return [_line(cells, widths) for cells in lines]
 
 
-def remarks(
-    rows: Sequence[AnnotatorFigures], n_guesses: Mapping[int, int], overlap: OverlapName
-) -> list[str]:
-    """What a team lead may want to do about it; `n_guesses` were shown to each person."""
+def remarks(rows: Sequence[AnnotatorFigures], overlap: OverlapName) -> list[str]:
+    """What a team lead may want to do about it."""
     if not any(row.answers for row in rows):
         return ["Nobody has answered yet."]
     found = []
-    if careless := [row.name for row in rows if _clicks_through(row, n_guesses[row.annotator])]:
+    if careless := [row.name for row in rows if _clicks_through(row)]:
         found.append(
             f"Nearly every guess of the model, right or wrong, is taken over by "
             f"{', '.join(careless)}: go through some of these images together."
@@ -107,14 +98,14 @@ def remarks(
     return found
 
 
-def _clicks_through(row: AnnotatorFigures, n_guesses: int) -> bool:
+def _clicks_through(row: AnnotatorFigures) -> bool:
     # Whoever looks corrects wrong guesses, so takes over about as many as are right. Suspicious is
     # more than 95 % of at least 20, where even the upper end of the 95 % interval of how many were
     # right is below that. Answers that nobody else gave count as right, so this errs to be kind.
-    if row.guesses_taken is None or row.guesses_right is None or n_guesses < MIN_GUESSES:
+    shown = row.guesses_shown
+    if row.guesses_taken is None or row.guesses_right is None or shown < MIN_GUESSES:
         return False
-    n_right = round(row.guesses_right * n_guesses)
-    most = binomtest(n_right, n_guesses).proportion_ci(0.95, "wilson").high
+    most = binomtest(round(row.guesses_right * shown), shown).proportion_ci(0.95, "wilson").high
     return bool(row.guesses_taken > max(NEARLY_ALL, most))
 
 

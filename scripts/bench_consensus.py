@@ -1,6 +1,7 @@
 """What consensus is worth on real people's answers: against the majority and Dawid-Skene.
 
-    python -m scripts.bench_consensus --annotators annotators.csv.xz [--train full] [--people 30]
+    python -m scripts.bench_consensus --annotators annotators.csv.xz [--tables three odd single]
+                                      [--train full] [--people 30]
 
 Deals the answers to simulated people (scripts/crowd.py). The model's opinion of an image comes from
 a fold that never saw its answers; --train head fits heads on the pre-trained body, full fine-tunes.
@@ -14,6 +15,8 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -66,66 +69,78 @@ def main() -> int:
         position = {name: n for n, name in enumerate(pool.classes)}
         truth = np.array([position[label] for label in true_labels(pool).values()])
         guesses = _early_guesses(embeddings, truth, len(pool.classes), arguments.seed)
-        measure(pool, real, truth, guesses, judge, arguments)
+        bench = Bench(
+            pool,
+            real,
+            truth,
+            guesses,
+            judge,
+            arguments.people,
+            arguments.folds,
+            arguments.seed,
+        )
+        for table in arguments.tables:
+            TABLES[table](bench)
     except TightloopError as error:
         print(error, file=sys.stderr)
         return 1
     return 0
 
 
-def measure(
-    pool: Pool,
-    real: Mapping[str, Sequence[str]],
-    truth: Labels,
-    guesses: Labels,
-    judge: Judge,
-    arguments: argparse.Namespace,
-) -> None:
-    """Three real answers each; the same with the two odd people; one answer each."""
-    for has_odd, title in ((False, "real answers"), (True, "two of them odd")):
-        answers = deal(pool, real, guesses, 3, arguments.people, arguments.seed, has_odd=has_odd)
-        majority = find_consensus(answers, {})
-        probs = _cross(pool, majority, judge, arguments)
-        began = time.perf_counter()
-        found = find_consensus(answers, dict(zip(pool.image_ids, probs, strict=True)))
-        seconds = time.perf_counter() - began
-        print(f"\n3 answers each, {arguments.people} people, {title}")
-        _print("model's own error, never having seen the answers", _error(probs.argmax(1), truth))
-        _print("majority's error", _error(_labels(majority, pool), truth))
-        _print("Dawid-Skene's error", _dawid_skene(answers, pool, truth))
-        _print("CROWDLAB's error", _error(_labels(found, pool), truth))
-        _print("people's quality: rank correlation", _people(answers, found, truth, pool))
-        _print("consensus takes", f"{seconds:.1f} s")
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        _print("this process's peak memory", f"{peak:,.0f} MB")
-    answers = deal(pool, real, guesses, 1, arguments.people, arguments.seed, has_odd=False)
-    given = find_consensus(answers, {})
-    probs = _cross(pool, given, judge, arguments)
+@dataclass(frozen=True)
+class Bench:
+    """What all tables share."""
+
+    pool: Pool
+    real: Mapping[str, Sequence[str]]
+    truth: Labels  # (images,), in the pool's order as all that follows
+    guesses: Labels  # what a model shows people
+    judge: Judge
+    people: int
+    folds: int
+    seed: int
+
+
+def measure_three(bench: Bench, *, has_odd: bool) -> None:
+    """Three answers to each image: consensus against the majority, and what it thinks of people."""
+    pool, truth = bench.pool, bench.truth
+    answers = deal(bench, 3, has_odd=has_odd)
+    majority = find_consensus(answers, {})
+    probs = _cross(bench, majority)
+    began = time.perf_counter()
     found = find_consensus(answers, dict(zip(pool.image_ids, probs, strict=True)))
-    quality = found.quality[_rows(found, pool)]
-    is_wrong = _labels(found, pool) != truth
+    seconds = time.perf_counter() - began
+    print(f"\n3 answers each{', two people odd' if has_odd else ''}")
+    _print("model's own error, never having seen the answers", _error(probs.argmax(1), truth))
+    _print("majority's error", _error(_labels(majority, pool), truth))
+    _print("Dawid-Skene's error", _dawid_skene(answers, pool, truth))
+    _print("CROWDLAB's error", _error(_labels(found, pool), truth))
+    _print("people's quality: rank correlation", _people(answers, found, truth, pool))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    _print("consensus takes", f"{seconds:.1f} s; peak of this process {peak:,.0f} MB")
+
+
+def measure_single(bench: Bench) -> None:
+    """One answer to each image: whether wrong ones are found."""
+    answers = deal(bench, 1, has_odd=False)
+    probs = _cross(bench, find_consensus(answers, {}))
+    found = find_consensus(answers, dict(zip(bench.pool.image_ids, probs, strict=True)))
+    quality = found.quality[_rows(found, bench.pool)]
+    is_wrong = _labels(found, bench.pool) != bench.truth
     print("\n1 answer each")
     _print("wrong answers", f"{is_wrong.mean():.1%}")
-    _print("model's own error, never having seen the answers", _error(probs.argmax(1), truth))
+    _print("model's own error, never having seen the answers", _error(probs.argmax(1), bench.truth))
     _print("label errors: AUROC of the ranking", f"{roc_auc_score(is_wrong, -quality):.3f}")
 
 
-def deal(
-    pool: Pool,
-    real: Mapping[str, Sequence[str]],
-    guesses: Labels,
-    n_answers: int,
-    n_people: int,
-    seed: int,
-    *,
-    has_odd: bool,
-) -> list[Answer]:
+def deal(bench: Bench, n_answers: int, *, has_odd: bool) -> list[Answer]:
     """So many answers to each image, by people who are picked at random."""
+    pool = bench.pool
     position = {name: n for n, name in enumerate(pool.classes)}
-    rng = np.random.default_rng([seed, n_answers, has_odd])
-    crowd = Crowd(real, pool.classes, n_people, rng, has_odd=has_odd)
+    rng = np.random.default_rng([bench.seed, n_answers, has_odd])
+    crowd = Crowd(bench.real, pool.classes, bench.people, rng, has_odd=has_odd)
     answers: list[Answer] = []
-    for image_id, guess in zip(pool.image_ids, guesses.tolist(), strict=True):
+    for image_id, guess in zip(pool.image_ids, bench.guesses.tolist(), strict=True):
         said: set[int | None] = set()
         for _ in range(n_answers):
             person = crowd.pick(said)
@@ -135,15 +150,15 @@ def deal(
     return answers
 
 
-def _cross(pool: Pool, labels: Consensus, judge: Judge, arguments: argparse.Namespace) -> Probs:
+def _cross(bench: Bench, labels: Consensus) -> Probs:
     """What models think of each image that learned from the labels of the other folds alone."""
-    n_images = len(pool.image_ids)
-    given = _labels(labels, pool)
-    probs = np.empty((n_images, len(pool.classes)), np.float32)
-    shuffled = np.random.default_rng(arguments.seed).permutation(n_images)
-    for fold in np.array_split(shuffled, arguments.folds):
+    n_images = len(bench.pool.image_ids)
+    given = _labels(labels, bench.pool)
+    probs = np.empty((n_images, len(bench.pool.classes)), np.float32)
+    shuffled = np.random.default_rng(bench.seed).permutation(n_images)
+    for fold in np.array_split(shuffled, bench.folds):
         others = np.setdiff1d(np.arange(n_images), fold)
-        probs[fold] = judge(given[others], others, fold)
+        probs[fold] = bench.judge(given[others], others, fold)
     return probs
 
 
@@ -263,12 +278,20 @@ def _print(name: str, value: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--annotators", required=True, help="image, annotator_1, annotator_2, …")
+    parser.add_argument("--tables", choices=TABLES, nargs="+", default=list(TABLES))
     parser.add_argument("--train", choices=["head", "full"], default="head")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=4, help="of each fold's training")
     parser.add_argument("--people", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
     return parser
+
+
+TABLES: dict[str, Callable[[Bench], None]] = {
+    "three": partial(measure_three, has_odd=False),
+    "odd": partial(measure_three, has_odd=True),
+    "single": measure_single,
+}
 
 
 if __name__ == "__main__":

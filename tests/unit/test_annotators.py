@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -24,9 +23,10 @@ from tests.unit.test_registry import record
 PROJECT = 7
 ADA = AnnotatorFigures(
     annotator=1, name="Ada Lovelace", answers=1234, skipped=5, agreement=0.954, quality=0.9,
-    quality_low=0.881, quality_high=1.0, guesses_taken=0.5, guesses_right=0.65, median_seconds=4.25,
+    quality_low=0.881, quality_high=1.0, guesses_shown=1000, guesses_taken=0.5, guesses_right=0.65,
+    median_seconds=4.25,
 )  # fmt: skip
-BO = AnnotatorFigures(2, "Bo", 0, 7, *[None] * 7)
+BO = AnnotatorFigures(2, "Bo", 0, 7, None, None, None, None, 0, None, None, None)
 YAMADA = replace(ADA, annotator=3, name="山田", answers=8, quality_high=0.92, median_seconds=71.0)
 
 
@@ -45,7 +45,7 @@ def test_the_table_has_aligned_columns_whatever_the_names_and_a_dash_for_what_is
 
 # Of 20 guesses 12 right: the interval of what is right ends at 78 %. Of 100, 96: at 98.4 %.
 @pytest.mark.parametrize(
-    ("n_guesses", "taken", "right", "is_suspected"),
+    ("shown", "taken", "right", "is_suspected"),
     [
         (20, 1.0, 0.6, True),
         (19, 1.0, 0.6, False),
@@ -57,10 +57,10 @@ def test_the_table_has_aligned_columns_whatever_the_names_and_a_dash_for_what_is
     ],
 )
 def test_clicking_through_is_nearly_all_guesses_taken_and_surely_fewer_right(
-    n_guesses: int, taken: float, right: float, is_suspected: bool
+    shown: int, taken: float, right: float, is_suspected: bool
 ) -> None:
-    own = replace(ADA, guesses_taken=taken, guesses_right=right)
-    found = remarks([own], Counter({1: n_guesses}), "auto")
+    own = replace(ADA, guesses_shown=shown, guesses_taken=taken, guesses_right=right)
+    found = remarks([own], "auto")
     assert (
         any("right or wrong" in line and "Ada Lovelace" in line for line in found) is is_suspected
     )
@@ -70,15 +70,15 @@ def test_only_those_whose_images_nobody_else_answered_are_told_so() -> None:
     alone = replace(ADA, annotator=4, name="Cy", quality=None, agreement=None)
     without_model = replace(ADA, annotator=5, name="Di", quality=None)
     rows = [ADA, BO, alone, without_model]
-    [line] = remarks(rows, Counter(), "1")
+    [line] = remarks(rows, "1")
     assert line.startswith("Nobody else has answered the images of Cy, so")
     assert "set OVERLAP=auto" in line
-    [line] = remarks(rows, Counter(), "auto")
+    [line] = remarks(rows, "auto")
     assert "set OVERLAP" not in line
 
 
 def test_people_who_only_skipped_have_not_answered() -> None:
-    assert remarks([BO], Counter(), "auto") == ["Nobody has answered yet."]
+    assert remarks([BO], "auto") == ["Nobody has answered yet."]
     assert table([]) == []
 
 

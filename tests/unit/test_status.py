@@ -110,7 +110,7 @@ def test_how_each_person_did_is_told_as_the_last_round_left_it(
     settings: Settings, queue: TrainingQueue
 ) -> None:
     assert project_status(settings, queue, PROJECT)["annotators"] == []
-    ada = AnnotatorFigures(1, "Ada", 12, 3, 0.75, 0.8, 0.55, 0.95, 0.5, 0.25, 4.2)
+    ada = AnnotatorFigures(1, "Ada", 12, 3, 0.75, 0.8, 0.55, 0.95, 12, 0.5, 0.25, 4.2)
     registry.write_annotators(registry.project_root(settings.model_dir, PROJECT), [ada])
     [told] = project_status(settings, queue, PROJECT)["annotators"]
     assert (told["name"], told["answers"], told["quality"], told["guesses_right"]) == (
