@@ -206,8 +206,9 @@ def _fold_probs(
     asked_blindly = {a.image_id for a in answers if a.annotator is not None} - probs.keys()
     n_classes = len(loop.pool.classes)
     kept = {i: p for i, p in registry.read_fold_probs(loop.root).items() if len(p) == n_classes}
-    if progress is None or asked_blindly <= kept.keys() or not has_pretrained_body(loop):
-        return {i: np.array(kept[i], np.float32) for i in asked_blindly & kept.keys()}
+    known = {i: np.array(kept[i], np.float32) for i in asked_blindly & kept.keys()}
+    if progress is None or len(known) == len(asked_blindly) or not has_pretrained_body(loop):
+        return known
     labels = find_consensus(answers, probs)
     embeddings = pretrained_embeddings(loop, labels.image_ids, progress)
     found: dict[str, Any] = {}
@@ -218,7 +219,7 @@ def _fold_probs(
         try:
             head = fit_head(embeddings[others], labels.labels[others], n_classes)
         except TooFewLabelsError:
-            return {}
+            return known
         for row, of_image in zip(fold, head.probs(embeddings[fold]), strict=True):
             if labels.image_ids[row] in asked_blindly:
                 found[labels.image_ids[row]] = of_image

@@ -134,8 +134,9 @@ def top_up(
             is_new_version=is_new_version,
         ):
             return 0
-        n_again = _ask_doubtful_again(loop, progress) if loop.overlap == "auto" else 0
-        batch = choose_batch(loop, loop.batch_size - n_again, loop.strategy, progress)
+        tasks = loop.project.tasks()
+        n_again = _ask_doubtful_again(loop, tasks, progress) if loop.overlap == "auto" else 0
+        batch = choose_batch(loop, loop.batch_size - n_again, loop.strategy, progress, tasks)
         return push(loop, batch)
 
 
@@ -145,21 +146,21 @@ def _ask_everything_again(loop: Loop, n_answers: int) -> None:
     _ask_again(loop, too_few(find_answered(annotations, waiting), n_answers))
 
 
-def _ask_doubtful_again(loop: Loop, progress: Progress) -> int:
+def _ask_doubtful_again(loop: Loop, tasks: Sequence[Task], progress: Progress) -> int:
     """Open answered tasks to other people where that is worth more than new images; how many."""
     version = registry.current(loop.root)
-    waiting = [task for task in loop.project.open_tasks() if task.is_again]
+    waiting = {task.task_id for task in tasks if task.is_again}
     n_free = loop.batch_size - len(waiting)
     annotations = _changed_annotations(loop)
-    answered = find_answered(annotations, {task.task_id for task in waiting})
-    if version is None or n_free <= 0 or not answered:
+    active = active_annotators(annotations)
+    answered = find_answered(annotations, waiting)
+    if version is None or n_free <= 0 or len(active) < 2 or not answered:
         return 0
     names = match_classes(loop.project.label_config().choices, loop.pool.classes)
     reading = read_labels(loop, annotations, names)
-    asked = {task.image_id for task in loop.project.tasks()}
+    asked = {task.image_id for task in tasks}
     rows = [row for row, i in enumerate(loop.pool.image_ids) if i not in asked]
     new_probs = pool_probs(loop, version, progress)[rows]
-    active = active_annotators(annotations)
     chosen = most_doubtful(answered, reading.answers, reading.probs, new_probs, active, n_free)
     _ask_again(loop, chosen)
     return len(chosen)
@@ -186,13 +187,18 @@ class Batch:
 
 
 def choose_batch(
-    loop: Loop, count: int, strategy: str, progress: Progress = lambda *_: None
+    loop: Loop,
+    count: int,
+    strategy: str,
+    progress: Progress = lambda *_: None,
+    tasks: Sequence[Task] | None = None,
 ) -> Batch:
     """The `count` most informative of the images in no task yet; hold the push lock around it.
 
-    Before there is a version, strategies that need its probabilities choose at random.
+    Before there is a version, strategies that need its probabilities choose at random. `tasks` are
+    the project's, where they have just been read.
     """
-    tasks = loop.project.tasks()
+    tasks = loop.project.tasks() if tasks is None else tasks
     _delete_twins(loop.project, tasks)
     asked = {task.image_id for task in tasks}
     rows = [row for row, i in enumerate(loop.pool.image_ids) if i not in asked]
@@ -300,12 +306,14 @@ def _refresh(loop: Loop, progress: Progress = lambda *_: None) -> int:
     confidences = rank(strategy, candidates, rng)
     probs = candidates.probs
     assert probs is not None, "there is a version"
+    from_folds = registry.read_fold_probs(loop.root)
     for i, task in enumerate(open_tasks):
         if task.is_again:
             confidences[i] = 0.0  # first: its turn has come by another measure
-            if len(task.asked_probs) == probs.shape[1]:
-                # This version has learned the first person's answer: the second shall not see it.
-                probs[i] = task.asked_probs
+            # This version has learned the first person's answer: the second shall not see it.
+            unbiased = task.asked_probs or from_folds.get(task.image_id, ())
+            if len(unbiased) == probs.shape[1]:
+                probs[i] = unbiased
     refreshed = loop.project.import_predictions(
         {
             task.task_id: _prediction(probs[i], confidences[i], names, version.version)
