@@ -39,6 +39,7 @@ from backend.settings import Settings
 from backend.task_images import load_task_image
 from scripts.setup_project import set_up
 from tests.integration.conftest import Stack
+from tests.integration.people import invite_link, log_in, sign_up
 
 pytestmark = pytest.mark.xdist_group("stack")
 
@@ -154,6 +155,60 @@ def test_annotations_say_who_said_what_and_what_was_skipped_or_left_empty(
     assert (empty.label, empty.was_skipped) == (None, False)
     assert (skipped.label, skipped.was_skipped) == (None, True)
     assert found[ids["open"]] == []
+
+
+def test_annotations_say_how_they_came_about_and_seeds_are_nobodys(
+    project: LabelingProject, api: httpx.Client
+) -> None:
+    sound, broken = [0.25, 0.75], [0.25, 0.75, "much"]
+    tasks = [
+        NewTask(i, {"image": "data:image/png;base64,", "image_id": i, "asked_probs": probs})
+        for i, probs in (("accepted", sound), ("changed", broken))
+    ]
+    seed = NewTask("seed", {"image_id": "seed", "image": "x", "asked_by": "seed"}, label="cat")
+    ids = import_images(project, *tasks, seed)
+    [region] = prediction_result(project.label_config(), "dog")
+    for image_id, origin in (("accepted", "prediction"), ("changed", "prediction-changed")):
+        body = {"result": [{**region, "origin": origin}], "lead_time": 2.5}
+        api.post(f"/api/tasks/{ids[image_id]}/annotations/", json=body).raise_for_status()
+    answer(api, project, ids["seed"], "dog", ground_truth=True)
+
+    found = project.annotations()
+    [accepted], [changed] = found[ids["accepted"]], found[ids["changed"]]
+    assert (accepted.took_guess, changed.took_guess) == (True, False)
+    assert accepted.seconds == 2.5
+    assert (accepted.asked_probs, changed.asked_probs) == ((0.25, 0.75), ())
+    data_sets, corrected = sorted(found[ids["seed"]], key=lambda a: a.annotation_id)
+    assert (data_sets.annotator, data_sets.label, data_sets.is_ground_truth) == (None, "cat", False)
+    assert corrected.annotator == accepted.annotator
+    assert (corrected.label, corrected.is_ground_truth) == ("dog", True)
+
+
+def test_a_task_that_is_asked_again_goes_to_another_person_until_that_one_has_answered(
+    project: LabelingProject, api: httpx.Client, door: tuple[str, str]
+) -> None:
+    url, token = door
+    assert sign_up(url, invite_link(url, token), "second@example.org").status_code == 302
+    second_id, second_token = log_in(url, "second@example.org")
+    ids = import_images(project, new_task("a", guess(0.1)), new_task("b", guess(0.2)))
+    for task_id in ids.values():
+        answer(api, project, task_id, "cat")
+    assert project.open_tasks() == []
+
+    project.ask_again(ids["b"], n_people=2)
+
+    [again] = project.open_tasks()
+    assert (again.task_id, again.is_open, again.is_again) == (ids["b"], False, True)
+    path = f"/api/projects/{project.project_id}/next"
+    assert api.get(path).status_code == 404  # nothing for whoever answered it
+    headers = {"Authorization": f"Token {second_token}"}
+    with httpx.Client(base_url=url, headers=headers, timeout=60) as second:
+        assert second.get(path).raise_for_status().json()["id"] == ids["b"]
+        answer(second, project, ids["b"], "dog")
+        assert second.get(path).status_code == 404
+    assert project.open_tasks() == []
+    assert {a.annotator for a in project.annotations()[ids["b"]]} > {second_id}
+    assert project.people()[second_id] == "second@example.org"
 
 
 def test_only_tasks_that_changed_are_read_again(
