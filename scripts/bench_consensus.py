@@ -1,7 +1,7 @@
 """What consensus is worth on real people's answers: against the majority and Dawid-Skene.
 
-    python -m scripts.bench_consensus --annotators annotators.csv.xz [--tables three odd single]
-                                      [--train full] [--people 30]
+    python -m scripts.bench_consensus --annotators annotators.csv.xz
+        [--tables three odd single weights] [--train full] [--people 30]
 
 Deals the answers to simulated people (scripts/crowd.py). The model's opinion of an image comes from
 a fold that never saw its answers; --train head fits heads on the pre-trained body, full fine-tunes.
@@ -15,8 +15,9 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
 from backend import resnet
-from backend.acquisition import Embeddings, Labels, Probs
+from backend.acquisition import Embeddings, Labels, Probs, Scores
 from backend.consensus import Answer, Consensus, find_consensus
 from backend.device import find_device
 from backend.errors import SettingsError, TightloopError
@@ -37,6 +38,7 @@ from backend.settings import load_settings
 from backend.training import Recipe, train
 from backend.weights import find_weights
 from scripts.crowd import Crowd, real_answers
+from scripts.learning_curves import interval
 from scripts.progress import progress_bar
 
 Rows = NDArray[np.int64]
@@ -59,7 +61,7 @@ def main() -> int:
             f"{pool.name}, weights {start.name}, {arguments.train}, {arguments.folds} folds, "
             f"{len(real):,} images, {arguments.people} people"
         )
-        embeddings = _embeddings(pool, start.state, settings.image_size, device)
+        embeddings, validation = _embeddings(pool, start.state, settings.image_size, device)
         judge = {
             "head": _heads(embeddings, len(pool.classes)),
             "full": _trainings(
@@ -74,6 +76,8 @@ def main() -> int:
             real,
             truth,
             guesses,
+            embeddings,
+            validation,
             judge,
             arguments.people,
             arguments.folds,
@@ -95,6 +99,8 @@ class Bench:
     real: Mapping[str, Sequence[str]]
     truth: Labels  # (images,), in the pool's order as all that follows
     guesses: Labels  # what a model shows people
+    embeddings: Embeddings
+    validation: Embeddings
     judge: Judge
     people: int
     folds: int
@@ -104,7 +110,8 @@ class Bench:
 def measure_three(bench: Bench, *, has_odd: bool) -> None:
     """Three answers to each image: consensus against the majority, and what it thinks of people."""
     pool, truth = bench.pool, bench.truth
-    answers = deal(bench, 3, has_odd=has_odd)
+    everything = range(len(pool.image_ids))
+    answers = deal(bench, [3] * len(everything), everything, has_odd=has_odd)
     majority = find_consensus(answers, {})
     probs = _cross(bench, majority)
     began = time.perf_counter()
@@ -122,7 +129,8 @@ def measure_three(bench: Bench, *, has_odd: bool) -> None:
 
 def measure_single(bench: Bench) -> None:
     """One answer to each image: whether wrong ones are found."""
-    answers = deal(bench, 1, has_odd=False)
+    everything = range(len(bench.pool.image_ids))
+    answers = deal(bench, [1] * len(everything), everything, has_odd=False)
     probs = _cross(bench, find_consensus(answers, {}))
     found = find_consensus(answers, dict(zip(bench.pool.image_ids, probs, strict=True)))
     quality = found.quality[_rows(found, bench.pool)]
@@ -133,16 +141,78 @@ def measure_single(bench: Bench) -> None:
     _print("label errors: AUROC of the ranking", f"{roc_auc_score(is_wrong, -quality):.3f}")
 
 
-def deal(bench: Bench, n_answers: int, *, has_odd: bool) -> list[Answer]:
-    """So many answers to each image, by people who are picked at random."""
+def measure_weights(bench: Bench) -> None:
+    """How much a label should weigh: heads on few images, every fourth answered twice, measured on
+    the validation split as points gained over labels that all weigh the same.
+    """
+    print("\npoints gained by weights, with 95 % intervals over 5 seeds")
+    for n_images, is_careful in product((700, 1600), (False, True)):
+        gains = np.array(
+            [_gains(bench, n_images, seed, is_careful=is_careful) for seed in range(5)]
+        )
+        around = [interval(of_seeds) for of_seeds in 100 * gains.T]
+        people = "careful people" if is_careful else "that crowd, two odd"
+        _print(
+            f"{n_images:,} images, {people}",
+            ", ".join(
+                f"{name} {mean:+.1f} ± {half:.1f}"
+                for name, (mean, half) in zip(
+                    ("quality", "model alone", "soft labels"), around, strict=True
+                )
+            ),
+        )
+
+
+def _gains(bench: Bench, n_images: int, seed: int, *, is_careful: bool) -> list[float]:
+    """What a head gains by three kinds of weights."""
+    pool, n_classes = bench.pool, len(bench.pool.classes)
+    rng = np.random.default_rng([bench.seed, seed])
+    rows = np.sort(rng.permutation(len(pool.image_ids))[:n_images])
+    truths = {pool.image_ids[row]: [pool.classes[bench.truth[row]]] * 3 for row in rows}
+    chosen = replace(bench, real=truths if is_careful else bench.real, people=10, seed=seed)
+    n_answers = np.where(np.arange(n_images) % 4 == 0, 2, 1)
+    answers = deal(chosen, n_answers.tolist(), rows.tolist(), has_odd=not is_careful)
+    given = find_consensus(answers, {})
+    rows = np.array(pool.positions(given.image_ids))
+    opinions = np.empty((n_images, n_classes), np.float32)
+    for fold in np.array_split(rng.permutation(n_images), 5):
+        others = np.setdiff1d(np.arange(n_images), fold)
+        head = fit_head(bench.embeddings[rows[others]], given.labels[others], n_classes)
+        opinions[fold] = head.probs(bench.embeddings[rows[fold]])
+    found = find_consensus(answers, dict(zip(given.image_ids, opinions, strict=True)))
+    model_alone = opinions[np.arange(n_images), found.labels]
+
+    def accuracy(copies: Rows, labels: Labels, weights: Scores | None) -> float:
+        embeddings = bench.embeddings[rows[copies]]
+        head = fit_head(embeddings, labels, n_classes, None, weights)
+        favourite = head.probs(bench.validation).argmax(axis=1)
+        return float((favourite == pool.validation.labels).mean())
+
+    once = np.arange(n_images)
+    soft = np.full((n_images, n_classes), (1 - found.quality[:, None]) / (n_classes - 1))
+    soft[once, found.labels] = found.quality
+    every, labels = np.repeat(once, n_classes), np.tile(np.arange(n_classes), n_images)
+    same = accuracy(once, found.labels, None)
+    return [
+        accuracy(once, found.labels, found.quality) - same,
+        accuracy(once, found.labels, model_alone) - same,
+        accuracy(every, labels, soft.ravel().astype(np.float32)) - same,
+    ]
+
+
+def deal(
+    bench: Bench, n_answers: Sequence[int], rows: Sequence[int], *, has_odd: bool
+) -> list[Answer]:
+    """So many answers to each of these images, by people who are picked at random."""
     pool = bench.pool
     position = {name: n for n, name in enumerate(pool.classes)}
-    rng = np.random.default_rng([bench.seed, n_answers, has_odd])
+    rng = np.random.default_rng([bench.seed, sum(n_answers), has_odd])
     crowd = Crowd(bench.real, pool.classes, bench.people, rng, has_odd=has_odd)
     answers: list[Answer] = []
-    for image_id, guess in zip(pool.image_ids, bench.guesses.tolist(), strict=True):
+    for row, count in zip(rows, n_answers, strict=True):
+        image_id, guess = pool.image_ids[row], int(bench.guesses[row])
         said: set[int | None] = set()
-        for _ in range(n_answers):
+        for _ in range(count):
             person = crowd.pick(said)
             said.add(person)
             label = crowd.answer(person, image_id, pool.classes[guess])
@@ -207,19 +277,23 @@ def _embeddings(
     start: Mapping[str, torch.Tensor] | None,
     image_size: int,
     device: torch.device,
-) -> Embeddings:
-    """The pre-trained body's, of the whole pool."""
+) -> tuple[Embeddings, Embeddings]:
+    """The pre-trained body's, of the pool and of the validation split."""
     model = load_model(
         resnet.build(len(pool.classes), start, seed=0).state_dict(), len(pool.classes), device
     )
     with progress_bar() as progress:
-        return predict(
-            model,
-            pool.images,
-            image_size=image_size,
-            device=device,
-            on_batch=lambda done, total: progress("embedding the pool", done, total),
-        ).embeddings
+        whole, validation = (
+            predict(
+                model,
+                images,
+                image_size=image_size,
+                device=device,
+                on_batch=lambda done, total: progress("embedding the pool", done, total),
+            ).embeddings
+            for images in (pool.images, pool.validation.images)
+        )
+    return whole, validation
 
 
 def _early_guesses(embeddings: Embeddings, truth: Labels, n_classes: int, seed: int) -> Labels:
@@ -291,6 +365,7 @@ TABLES: dict[str, Callable[[Bench], None]] = {
     "three": partial(measure_three, has_odd=False),
     "odd": partial(measure_three, has_odd=True),
     "single": measure_single,
+    "weights": measure_weights,
 }
 
 
