@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 
 from backend import registry
 from backend.errors import TightloopError
-from backend.labelstudio import OVERLAP, Annotation, LabelingProject, what_was_answered
+from backend.labelstudio import CLOCK_SKEW, Annotation, LabelingProject, what_was_answered
 from backend.settings import Settings
 from backend.training_queue import TrainingQueue
 
@@ -57,7 +57,7 @@ class Watch:
             self._annotations = self.project.annotations()
             self._full_read_at = now
         else:
-            self._annotations |= self.project.annotations(changed_after=self._read_at - OVERLAP)
+            self._annotations |= self.project.annotations(changed_after=self._read_at - CLOCK_SKEW)
         self._read_at = began
         return self._annotations
 
@@ -117,7 +117,7 @@ class Clock:
         if current and watch.project.model_version() != current.version:
             self._queue.enqueue_refresh(watch.project_id)
         self._queue.enqueue_top_up(watch.project_id)
-        if registry.read_review(root) is not None:
+        if registry.has_review(root):
             self._queue.enqueue_collect_reviews(watch.project_id)
 
     def _catch_up(self, watch: Watch, now: float) -> None:

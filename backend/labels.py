@@ -46,7 +46,7 @@ class AnnotatorFigures:
 
 
 @dataclass(frozen=True)
-class Reading:
+class LabelReading:
     """What all annotations say together."""
 
     answers: tuple[Answer, ...]
@@ -60,7 +60,7 @@ def read_labels(
     annotations: Mapping[int, Sequence[Annotation]],
     names: Sequence[str],
     progress: Progress | None = None,
-) -> Reading:
+) -> LabelReading:
     """One label per image; what cannot be used is left out and counted.
 
     `names` are the project's spellings of the pool's classes, in the pool's order. With `progress`
@@ -80,12 +80,12 @@ def read_labels(
         left_out=left_out,
         fingerprint=hashlib.sha256(repr(told).encode()).hexdigest(),
     )
-    return Reading(answers, probs, consensus, labels)
+    return LabelReading(answers, probs, consensus, labels)
 
 
 def annotator_figures(
     annotations: Mapping[int, Sequence[Annotation]],
-    reading: Reading,
+    reading: LabelReading,
     names: Sequence[str],
     people: Mapping[int, str],
 ) -> list[AnnotatorFigures]:
@@ -108,7 +108,7 @@ def annotator_figures(
 def _figures(
     person: int,
     given: Sequence[Annotation],
-    reading: Reading,
+    reading: LabelReading,
     names: Sequence[str],
     people: Mapping[int, str],
     label_of: Mapping[str, int],
@@ -119,7 +119,15 @@ def _figures(
     judged = [a for a in answered if not a.is_ground_truth]
     agrees = [names[label_of[a.image_id]] == a.label for a in judged if n_people[a.image_id] > 1]
     guessed = [a for a in judged if len(a.asked_probs) == len(names)]
-    is_right = [int(np.argmax(a.asked_probs)) == label_of[a.image_id] for a in guessed]
+    # A guess that was taken is the answer; one that was not is about what the asking version gave.
+    is_right = [
+        (
+            a.label == names[label_of[a.image_id]]
+            if a.took_guess
+            else int(np.argmax(a.asked_probs)) == label_of[a.image_id]
+        )
+        for a in guessed
+    ]
     quality = reading.consensus.annotators.get(person)
     low, high = _interval(quality, len(agrees))
     return AnnotatorFigures(

@@ -30,6 +30,7 @@ SECRET_HEADER = "X-Tightloop-Secret"
 SAMPLING = "Uncertainty sampling"
 OLDEST_FIRST = "Sequential sampling"
 BACKEND_TITLE = "Tightloop"
+DELETED = 0  # stands for all people who were deleted: their answers stay, their names do not
 SEED = "seed"  # what a task says that came with the data set's label
 TIMEOUT = httpx.Timeout(120.0, connect=5.0)
 # A connection for each request: none to close, none gone stale, none shared with a forked child.
@@ -117,6 +118,7 @@ class ProjectCounts:
     annotations: int
     skipped: int
     open: int
+    again: int = 0  # waiting for another person's answer
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ ANNOTATION_COLUMNS = (
     "id,data,annotations,result,completed_by,updated_at,was_cancelled,ground_truth,lead_time"
 )
 # Whoever reads what changed since a moment begins this much earlier: clocks differ.
-OVERLAP = timedelta(seconds=10)
+CLOCK_SKEW = timedelta(seconds=10)
 IGNORED = WebhookEvent("ignored", 0, 0)
 # The parts of a task, and how the answer to an import counts them.
 COUNTERS = {
@@ -177,15 +179,28 @@ def project_id_of(project: object) -> int:
 def what_was_answered(annotations: Mapping[int, Sequence[Annotation]]) -> dict[int, str]:
     """Each annotation's id and what it says, so that two readings can be compared."""
     return {
-        a.annotation_id: "(skipped)" if a.was_skipped else a.label or "(empty)"
+        a.annotation_id: ("(skipped)" if a.was_skipped else a.label or "(empty)")
+        + (" (ground truth)" if a.is_ground_truth else "")
         for of_task in annotations.values()
         for a in of_task
     }
 
 
-def kept_annotation(row: Mapping[str, Any]) -> Annotation:
-    """An annotation that was kept as JSON, also by a release that knew less of it."""
-    return Annotation(**{**row, "asked_probs": tuple(row.get("asked_probs", ()))})
+def kept_annotations(
+    rows: Mapping[int, Sequence[Mapping[str, Any]]],
+) -> dict[int, list[Annotation]] | None:
+    """Annotations by task that were kept as JSON; None where a release kept them that knew less of
+    them.
+    """
+    try:
+        return {
+            task_id: [
+                Annotation(**{**row, "asked_probs": tuple(row["asked_probs"])}) for row in of_task
+            ]
+            for task_id, of_task in rows.items()
+        }
+    except (KeyError, TypeError):
+        return None
 
 
 def label_config_xml(classes: Sequence[str]) -> str:
@@ -332,7 +347,7 @@ class LabelingProject:
         return str(self._read()["label_config"])
 
     def counts(self) -> ProjectCounts:
-        """How far the project is, in two cheap requests."""
+        """How far the project is, in three cheap requests."""
         found = self._server.request("GET", "api/projects/counts/", params={"ids": self.project_id})
         if not found["results"]:
             raise LabelStudioError(
@@ -344,7 +359,8 @@ class LabelingProject:
             tasks=counts["task_number"],
             annotations=counts["total_annotations_number"],
             skipped=counts["skipped_annotations_number"],
-            open=self._page(UNANSWERED, include="id", page_size=1)["total"],
+            open=self._count(UNANSWERED),
+            again=self._count([UNFINISHED, ANSWERED]),
         )
 
     def tasks(self) -> list[Task]:
@@ -357,9 +373,11 @@ class LabelingProject:
         return [task for task in found if task.is_open or task.is_again]
 
     def ask_again(self, task_id: int, n_people: int) -> None:
-        """Open a finished task to those who have not answered it, until so many people have."""
+        """Open a finished task to those who have not answered it, until so many people have; fine
+        where it is gone.
+        """
         changes = {"overlap": n_people, "is_labeled": False}
-        self._server.request("PATCH", f"api/tasks/{task_id}/", json=changes)
+        self._server.request("PATCH", f"api/tasks/{task_id}/", json=changes, may_be_gone=True)
 
     def people(self) -> dict[int, str]:
         """The names of all who have an account, by id."""
@@ -376,7 +394,7 @@ class LabelingProject:
         """All annotations by task, or those of tasks that changed after a moment.
 
         A task that lost its last annotation comes with an empty list; a deleted task just vanishes.
-        Begin at OVERLAP before the last reading: moments are told by Label Studio's clock.
+        Begin at CLOCK_SKEW before the last reading: moments are told by Label Studio's clock.
         """
         filters = []
         if changed_after is not None:
@@ -390,12 +408,15 @@ class LabelingProject:
         return {task["id"]: _annotations(task) for task in self._pages(ANNOTATION_COLUMNS, filters)}
 
     def add_ground_truth(self, task_id: int, label: str, annotator: int | None) -> None:
-        """Settle a task in somebody's name; its other annotations are ground truth no more."""
-        body = {
+        """Settle a task in somebody's name, ours where that person was deleted; its other
+        annotations are ground truth no more.
+        """
+        body: dict[str, Any] = {
             "result": prediction_result(self.label_config(), label),
             "ground_truth": True,
-            "completed_by": annotator,
         }
+        if annotator not in (None, DELETED):
+            body["completed_by"] = annotator
         self._server.request("POST", f"api/tasks/{task_id}/annotations/", json=body)
 
     def import_tasks(self, new_tasks: Sequence[NewTask]) -> int:
@@ -577,6 +598,9 @@ class LabelingProject:
         )
         return body
 
+    def _count(self, filters: Sequence[Mapping[str, Any]]) -> int:
+        return int(self._page(filters, include="id", page_size=1)["total"])
+
     def _check_count(self, what: str, sent: int, kept: int | None) -> None:
         if kept != sent:
             raise LabelStudioError(
@@ -616,13 +640,16 @@ class _Server:
         *,
         params: Mapping[str, Any] | None = None,
         json: Any | None = None,
+        may_be_gone: bool = False,
     ) -> Any:
-        """Ask without the SDK's models; the answer's JSON comes back."""
+        """Ask without the SDK's models; the answer's JSON comes back, or None for what is gone."""
         with _explaining(self.url):
             # Not public, but what all of the SDK's methods use: it knows both kinds of tokens.
             response = self._sdk._client_wrapper.httpx_client.request(
                 path, method=method, params=dict(params or {}), json=json
             )
+            if response.status_code == 404 and may_be_gone:
+                return None
             body = response.json() if response.content else None
             if not response.is_success:
                 raise ApiError(status_code=response.status_code, body=body)
@@ -694,6 +721,7 @@ UNANSWERED = [
     _filter(column, "equal", "Number", 0)
     for column in ("total_annotations", "cancelled_annotations")
 ]
+ANSWERED = _filter("total_annotations", "greater", "Number", 0)
 UNFINISHED = _filter("completed_at", "empty", "Datetime", True)
 
 
@@ -756,8 +784,7 @@ def _annotations(task: Mapping[str, Any]) -> list[Annotation]:
 
 
 def _annotator(annotation: Mapping[str, Any]) -> int:
-    """Who gave it; 0 for people who were deleted since, whose answers stay."""
-    return annotation["completed_by"] or 0
+    return annotation["completed_by"] or DELETED
 
 
 def _asked_probs(task: Mapping[str, Any]) -> tuple[float, ...]:

@@ -562,6 +562,11 @@ def write_review(root: Path, review: Review) -> None:
     _write(root / "review.json", review.model_dump_json(indent=2))
 
 
+def has_review(root: Path) -> bool:
+    """Whether labels are reviewed anywhere, be its record sound or not."""
+    return (root / "review.json").exists()
+
+
 def read_review(root: Path) -> Review | None:
     """The same again; None before the first review."""
     path = root / "review.json"

@@ -89,22 +89,25 @@ def collect_reviews(root: Path, project: LabelingProject, reviews: LabelingProje
     """Make ground truth, in the reviewers' names, of what was answered or changed in the reviews
     since the last call; how many images got one.
 
-    Dying half-way is fine: the next call finds what is ground truth already.
+    Dying half-way is fine: the next call goes on, and finds what is ground truth already.
     """
     n_new = 0
     with registry.hold(root, "review"):
         review = registry.read_review(root)
         if review is None:
             return 0
-        answers = _last_answers(reviews)
-        labels = {image_id: answer.label or "" for image_id, answer in answers.items()}
-        for image_id, label in labels.items():
+        choices = project.label_config().choices
+        for image_id, answer in _last_answers(reviews).items():
+            label = answer.label or ""
             # What was collected is not written again: people may have taken it back since.
-            if review.collected.get(image_id) != label:
-                n_new += _settle(project, image_id, label, answers[image_id].annotator)
-        collected = {**review.collected, **labels}
-        if collected != review.collected:
-            registry.write_review(root, review.model_copy(update={"collected": collected}))
+            if review.collected.get(image_id) == label:
+                continue
+            if label in choices:
+                n_new += _settle(project, image_id, label, answer.annotator)
+            else:
+                log.warning("%s was reviewed as %s, which is no class any more", image_id, label)
+            review = review.model_copy(update={"collected": {**review.collected, image_id: label}})
+            registry.write_review(root, review)
     return n_new
 
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -21,12 +21,12 @@ from backend.acquisition import ACQUISITIONS, Probs
 from backend.errors import TooFewLabelsError
 from backend.labels import annotator_figures, read_labels
 from backend.labelstudio import (
-    OVERLAP,
+    CLOCK_SKEW,
     Annotation,
     NewTask,
     Prediction,
     Task,
-    kept_annotation,
+    kept_annotations,
     match_classes,
     what_was_answered,
 )
@@ -47,6 +47,7 @@ from backend.second_opinions import (
     find_answered,
     most_doubtful,
     too_few,
+    was_answered_twice,
 )
 from backend.status import outlook, outlook_sentence
 from backend.versions import (
@@ -141,19 +142,41 @@ def top_up(
 
 
 def _ask_everything_again(loop: Loop, n_answers: int) -> None:
-    waiting = {task.task_id for task in loop.project.open_tasks()}
+    """Open answered tasks to other people, the oldest first and so many that nobody has to wait."""
+    waiting = [task for task in loop.project.open_tasks() if task.is_again]
     annotations = _changed_annotations(loop)
-    _ask_again(loop, too_few(find_answered(annotations, waiting), n_answers))
+    n_free = 2 * loop.batch_size - _n_servable(waiting, annotations)
+    if n_free <= 0:
+        return
+    answered = _answered(loop, annotations, waiting)
+    if has_pretrained_body(loop):
+        # The version in service has learned the first answer: wait for an opinion that has not.
+        names = match_classes(loop.project.label_config().choices, loop.pool.classes)
+        probs = read_labels(loop, annotations, names).probs
+        answered = [task for task in answered if task.image_id in probs]
+    _ask_again(loop, too_few(answered, n_answers)[:n_free])
+
+
+def _answered(
+    loop: Loop, annotations: Mapping[int, Sequence[Annotation]], waiting: Sequence[Task]
+) -> list[Answered]:
+    there = {task.task_id for task in waiting}
+    found = find_answered(annotations, set(loop.pool.image_ids))
+    return [task for task in found if task.task_id not in there]
+
+
+def _n_servable(waiting: Sequence[Task], annotations: Mapping[int, Sequence[Annotation]]) -> int:
+    return sum(not was_answered_twice(annotations.get(task.task_id, ())) for task in waiting)
 
 
 def _ask_doubtful_again(loop: Loop, tasks: Sequence[Task], progress: Progress) -> int:
     """Open answered tasks to other people where that is worth more than new images; how many."""
     version = registry.current(loop.root)
-    waiting = {task.task_id for task in tasks if task.is_again}
-    n_free = loop.batch_size - len(waiting)
+    waiting = [task for task in tasks if task.is_again]
     annotations = _changed_annotations(loop)
+    n_free = loop.batch_size - _n_servable(waiting, annotations)
     active = active_annotators(annotations)
-    answered = find_answered(annotations, waiting)
+    answered = _answered(loop, annotations, waiting)
     if version is None or n_free <= 0 or len(active) < 2 or not answered:
         return 0
     names = match_classes(loop.project.label_config().choices, loop.pool.classes)
@@ -334,12 +357,11 @@ def _changed_annotations(loop: Loop) -> dict[int, list[Annotation]]:
     """
     began = datetime.now(UTC)
     kept = registry.read_answers(loop.root)
-    if kept is None:
+    known = None if kept is None else kept_annotations(kept[1])
+    if kept is None or known is None:
         annotations = loop.project.annotations()
     else:
-        read_at, rows = kept
-        annotations = {i: [kept_annotation(row) for row in of_task] for i, of_task in rows.items()}
-        annotations |= loop.project.annotations(changed_after=read_at - OVERLAP)
+        annotations = known | loop.project.annotations(changed_after=kept[0] - CLOCK_SKEW)
     registry.write_answers(loop.root, began, annotations)
     return annotations
 

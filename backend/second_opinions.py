@@ -13,7 +13,7 @@ import numpy as np
 
 from backend.acquisition import Probs
 from backend.consensus import Answer, Row, active_lab
-from backend.labelstudio import Annotation
+from backend.labelstudio import DELETED, Annotation
 
 RECENT_ANSWERS = 200  # who gave one of these is expected to answer again
 MAX_ANSWERS = 5
@@ -31,28 +31,39 @@ class Answered:
 
 
 def find_answered(
-    annotations: Mapping[int, Sequence[Annotation]], waiting: set[int]
+    annotations: Mapping[int, Sequence[Annotation]], image_ids: Set[str]
 ) -> list[Answered]:
-    """The tasks that another person could be asked; `waiting` are those that wait already."""
+    """The tasks that another person could be asked, oldest first, of those that ask `image_ids`."""
     found = []
-    for task_id, of_task in annotations.items():
+    for task_id, of_task in sorted(annotations.items()):
         submitted = [a for a in of_task if not a.was_skipped]
         is_settled = any(a.is_ground_truth or a.annotator is None for a in of_task)
-        if not submitted or is_settled or task_id in waiting:
-            continue
-        n_people = len({a.annotator for a in submitted})
-        asked = frozenset(a.annotator for a in of_task)
-        found.append(Answered(task_id, submitted[0].image_id, n_people, asked))
+        is_answered = any(a.label is not None and a.image_id in image_ids for a in submitted)
+        if is_answered and not is_settled and not was_answered_twice(of_task):
+            n_people = len({a.annotator for a in submitted})
+            asked = frozenset(a.annotator for a in of_task)
+            found.append(Answered(task_id, submitted[0].image_id, n_people, asked))
     return found
 
 
+def was_answered_twice(of_task: Sequence[Annotation]) -> bool:
+    """Whether one person answered it more than once: Label Studio then serves it to nobody, however
+    often it is opened again, because it counts answers here and people there.
+    """
+    submitted = [a.annotator for a in of_task if not a.was_skipped]
+    return len(submitted) > len(set(submitted))
+
+
 def active_annotators(annotations: Mapping[int, Sequence[Annotation]]) -> set[int]:
-    """Who gave one of the last answers: those who left are not waited for."""
+    """Who gave one of the last answers: those who left are not waited for, nor whoever settles
+    images only.
+    """
     given = sorted(
-        (a for of_task in annotations.values() for a in of_task if a.annotator is not None),
+        (a for of_task in annotations.values() for a in of_task if not a.is_ground_truth),
         key=lambda a: a.updated_at,
     )
-    return {a.annotator for a in given[-RECENT_ANSWERS:] if a.annotator is not None}
+    people = [a.annotator for a in given if a.annotator not in (None, DELETED)]
+    return {person for person in people[-RECENT_ANSWERS:] if person is not None}
 
 
 def most_doubtful(

@@ -54,6 +54,7 @@ def project_status(settings: Settings, queue: TrainingQueue, project_id: int) ->
         "annotations": facts.get("annotations"),
         "skipped": facts.get("skipped"),
         "open_tasks": n_open,
+        "asked_again": facts.get("again"),
         "new_annotations": generation.n_new,
         "retrain_after": settings.retrain_after,
         "waiting_for": facts.get("waiting_for"),
@@ -109,7 +110,8 @@ def sentence(status: dict[str, Any]) -> str:
 
 def _activity(status: dict[str, Any]) -> str:
     if status["is_finished"]:
-        return "finished"
+        n_again = status["asked_again"]
+        return f"finished; {n_again} images wait for a second opinion" if n_again else "finished"
     training = [job for job in status["jobs"] if job["job"] == "retrain"]
     if training and not status["workers"]["train"]:
         return "a training waits, and no trainer is there: it is starting, or its log says why"

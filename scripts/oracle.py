@@ -37,6 +37,7 @@ class OracleProject:
             annotations=sum(not a.was_skipped for a in said),
             skipped=sum(a.was_skipped for a in said),
             open=sum(task.is_open for task in self.tasks()),
+            again=sum(task.is_again for task in self.tasks()),
         )
 
     def tasks(self) -> list[Task]:

@@ -48,12 +48,15 @@ def main() -> int:
         project = LabelingProject(
             settings.label_studio_url, settings.label_studio_api_key.get_secret_value(), project_id
         )
-        loop = open_loop(settings, project_id, project)
+        loop = open_loop(settings, project_id, project, rescan=False)
         reviews = find_reviews(settings, loop.root)
         # Else what was answered a moment ago would be listed again.
         collected = collect_reviews(loop.root, project, reviews) if reviews else 0
         with progress_bar() as progress:
-            errors = find_label_errors(loop, progress)[: arguments.count]
+            errors = find_label_errors(loop, progress)
+        there = {task.image_id for task in reviews.tasks()} if arguments.push and reviews else set()
+        n_found = len(errors)
+        errors = [error for error in errors if error.image_id not in there][: arguments.count]
         pushed, url = 0, None
         if arguments.push and errors:
             with registry.hold(loop.root, "review"):
@@ -71,10 +74,12 @@ def main() -> int:
         return 0
     if collected:
         print(f"{collected} reviewed labels became ground truth")
+    if n_found and not errors:
+        print(f"all {n_found} contradicted labels are in the review: {url} -> Label All Tasks")
+        return 0
     print(_table(errors))
-    if arguments.push and errors:
-        there = len(errors) - pushed
-        print(f"pushed {pushed} for review, {there} were there: {url} -> Label All Tasks")
+    if pushed:
+        print(f"pushed {pushed} for review: {url} -> Label All Tasks")
     return 0
 
 

@@ -86,6 +86,8 @@ def main() -> int:
     try:
         settings = load_settings()
         strategies = _strategies(arguments.strategies)
+        if any("+" in name for name in strategies) and not arguments.annotators:
+            raise SettingsError("several answers to an image need --annotators, who give them")
         plan = _plan(arguments, settings)
         out = Path(arguments.out)
         _claim(out, plan)

@@ -213,10 +213,10 @@ def test_pushed_twice_each_image_is_one_task_of_a_project_that_tells_nobody_and_
     worst, second = pool.image_ids[2], pool.image_ids[0]
     first_run = run_review("--push", "--count", "1")
     made = review_project(settings, project)
-    assert f"pushed 1 for review, 0 were there: {settings.people_url}/projects/" in first_run
+    assert f"pushed 1 for review: {settings.people_url}/projects/" in first_run
     assert f"/projects/{made.project_id}/data" in first_run
-    assert "pushed 1 for review, 1 were there" in run_review("--push")
-    assert "pushed 0 for review, 2 were there" in run_review("--push")
+    assert "pushed 1 for review" in run_review("--push", "--count", "1")  # the next one
+    assert "all 2 contradicted labels are in the review" in run_review("--push")
 
     assert review_project(settings, project).project_id == made.project_id
     assert [task.image_id for task in made.tasks()] == [worst, second]
@@ -244,7 +244,7 @@ def test_a_vanished_review_project_is_made_anew(
     api.delete(f"/api/projects/{vanished}/").raise_for_status()
     collect()
     assert find_project(*door, titles=[], project_id=vanished) is None
-    assert "pushed 2 for review, 0 were there" in run_review("--push")
+    assert "pushed 2 for review" in run_review("--push")
     made = review_project(settings, project)
     assert made.project_id != vanished
     assert len(made.tasks()) == 2

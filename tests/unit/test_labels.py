@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from backend import registry, resnet, rounds, versions
-from backend.labels import AnnotatorFigures, Reading, annotator_figures, read_labels
+from backend.labels import AnnotatorFigures, LabelReading, annotator_figures, read_labels
 from backend.labelstudio import Annotation
 from backend.loop import Loop
 from backend.pool import Pool, true_labels
@@ -66,7 +66,7 @@ def by_task(given: tuple[Annotation, ...]) -> dict[int, list[Annotation]]:
     return found
 
 
-def read(loop: Loop, *given: Annotation) -> Reading:
+def read(loop: Loop, *given: Annotation) -> LabelReading:
     return read_labels(loop, by_task(given), NAMES)
 
 
@@ -75,7 +75,7 @@ def figures(loop: Loop, *given: Annotation) -> dict[str, AnnotatorFigures]:
     return {row.name: row for row in rows}
 
 
-def labels_of(reading: Reading) -> dict[str, tuple[str, float]]:
+def labels_of(reading: LabelReading) -> dict[str, tuple[str, float]]:
     """Label of each image, and how likely it is right."""
     labels, quality = reading.labels, map(float, reading.consensus.quality)
     rows = zip(labels.image_ids, labels.classes, quality, strict=True)

@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -20,6 +21,7 @@ from backend.labelstudio import (
     LabelConfig,
     LabelingProject,
     WebhookEvent,
+    kept_annotations,
     label_config_xml,
     match_classes,
     parse_label_config,
@@ -137,6 +139,20 @@ def test_skipped_and_empty_answers_can_be_told_apart() -> None:
 
     answers = {1: [answer(7, "cat"), answer(8, None)], 2: [answer(9, None, was_skipped=True)]}
     assert what_was_answered(answers) == {7: "cat", 8: "(empty)", 9: "(skipped)"}
+
+
+def test_a_label_that_was_made_ground_truth_is_a_change() -> None:
+    answer = Annotation(7, 1, "i", 1, "cat", was_skipped=False, updated_at="2026-01-01T00:00:00Z")
+    starred = replace(answer, is_ground_truth=True)
+    assert what_was_answered({1: [answer]}) != what_was_answered({1: [starred]})
+
+
+def test_annotations_that_an_earlier_release_kept_are_read_anew() -> None:
+    row = {"annotation_id": 7, "task_id": 1, "image_id": "i", "annotator": 1, "label": "cat",
+           "was_skipped": False, "updated_at": "2026-01-01T00:00:00Z"}  # fmt: skip
+    assert kept_annotations({1: [row]}) is None
+    assert kept_annotations({1: [{**row, "asked_probs": [0.5, 0.5]}]}) is not None
+    assert kept_annotations({1: []}) == {1: []}
 
 
 # Webhooks

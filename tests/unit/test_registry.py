@@ -17,7 +17,7 @@ import pytest
 
 from backend import registry
 from backend.errors import BrokenVersionError, ModelFolderError, NoModelError, SettingsError
-from backend.labelstudio import Annotation, kept_annotation
+from backend.labelstudio import Annotation, kept_annotations
 from backend.registry import Measured, Meta, ProjectRecord
 
 STATE: registry.State = {"fc.weight": np.arange(4, dtype=np.float32).reshape(2, 2)}
@@ -391,10 +391,7 @@ def test_answers_come_back_and_unreadable_ones_count_as_none(root: Path) -> None
     kept = registry.read_answers(root)
     assert kept is not None
     assert kept[0] == NOON
-    assert {i: [kept_annotation(r) for r in rows] for i, rows in kept[1].items()} == {
-        5: [row],
-        6: [],
-    }
+    assert kept_annotations(kept[1]) == {5: [row], 6: []}
     for damage in ("", "[]", '{"tasks": 3}'):
         (root / "answers.json").write_text(damage)
         assert registry.read_answers(root) is None

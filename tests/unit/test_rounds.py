@@ -493,7 +493,7 @@ def test_a_head_asks_label_studio_only_for_what_changed(
         }
 
     monkeypatch.setattr(project, "annotations", read_changed)
-    monkeypatch.setattr(rounds, "OVERLAP", timedelta(0))
+    monkeypatch.setattr(rounds, "CLOCK_SKEW", timedelta(0))
     head = refit(loop)
     assert head.labels == project.counts().annotations
     assert len(moments) == 1
@@ -861,3 +861,36 @@ def test_second_opinions_that_wait_for_somebody_do_not_keep_new_images_from_the_
     for _ in range(4):
         assert rounds.top_up(loop) == 10
         assert answer_as(project, 1, truth) == 10
+
+
+def test_only_so_many_wait_for_a_second_answer_that_no_refresh_takes_long(
+    loop: Loop, project: OracleProject
+) -> None:
+    loop = replace(loop, overlap="2")
+    truth = true_labels(loop.pool)
+    seed(loop, project)
+    train(loop)
+    for _ in range(4):
+        answer_as(project, 1, truth)
+        rounds.top_up(loop)
+    again = [task.task_id for task in project.open_tasks() if task.is_again]
+    assert again == sorted(i for i, given in project.answers.items() if given[0].annotator)[:20]
+
+
+def test_a_task_that_can_never_be_served_again_takes_no_place(
+    loop: Loop, project: OracleProject
+) -> None:
+    loop = replace(loop, overlap="2")
+    truth = true_labels(loop.pool)
+    seed(loop, project)
+    train(loop)
+    answer_as(project, 1, truth)
+    rounds.top_up(loop)
+    again = [task for task in project.open_tasks() if task.is_again]
+    for task in again:  # through the Data Manager
+        project.answer(task.task_id, truth[task.image_id], annotator=1)
+    project.asked_again |= {task.task_id for task in again}
+    for _ in range(3):
+        answer_as(project, 1, truth)
+        rounds.top_up(loop)
+    assert len([task for task in project.open_tasks() if task.is_again]) == 10 + 20

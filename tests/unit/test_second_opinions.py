@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from backend.consensus import Answer
-from backend.labelstudio import Annotation
+from backend.labelstudio import DELETED, Annotation
 from backend.second_opinions import (
     MAX_ANSWERS,
     RECENT_ANSWERS,
@@ -14,6 +16,7 @@ from backend.second_opinions import (
     find_answered,
     most_doubtful,
     too_few,
+    was_answered_twice,
 )
 
 
@@ -38,28 +41,46 @@ def said(
     )
 
 
+POOL = {f"i{n}" for n in range(1, 300)}
+
+
 def test_what_somebody_answered_can_be_asked_another_person() -> None:
-    annotations = {1: [said(1, 7)], 2: [said(2, 7), said(2, 8)], 3: []}
-    assert find_answered(annotations, set()) == [
+    annotations = {2: [said(2, 7), said(2, 8)], 1: [said(1, 7)], 3: []}
+    assert find_answered(annotations, POOL) == [
         Answered(1, "i1", 1, frozenset({7})),
         Answered(2, "i2", 2, frozenset({7, 8})),
     ]
 
 
-def test_what_waits_is_settled_or_was_only_skipped_is_not_asked_again() -> None:
+def test_what_is_settled_was_only_skipped_or_is_not_the_pools_is_not_asked_again() -> None:
     annotations = {
-        1: [said(1, 7)],
+        1: [said(1, 7, label=None)],
         2: [said(2, 7, is_truth=True)],
         3: [said(3, None)],
         4: [said(4, 7, was_skipped=True)],
         5: [said(5, 8)],
+        6: [replace(said(6, 8), image_id="")],
     }
-    assert [a.task_id for a in find_answered(annotations, {1})] == [5]
+    assert [a.task_id for a in find_answered(annotations, POOL)] == [5]
+
+
+def test_a_task_that_one_person_answered_twice_is_not_asked_again() -> None:
+    twice = [said(1, 7), said(1, 7, at=1)]
+    assert was_answered_twice(twice)
+    assert find_answered({1: twice, 2: [said(2, 7), said(2, 8)]}, POOL) == [
+        Answered(2, "i2", 2, frozenset({7, 8}))
+    ]
+    assert not was_answered_twice([said(1, 7), said(1, 7, was_skipped=True)])
 
 
 def test_whoever_skipped_an_image_has_been_asked_it() -> None:
-    [found] = find_answered({1: [said(1, 7), said(1, 8, was_skipped=True)]}, set())
+    [found] = find_answered({1: [said(1, 7), said(1, 8, was_skipped=True)]}, POOL)
     assert found == Answered(1, "i1", 1, frozenset({7, 8}))
+
+
+def test_whoever_was_deleted_or_only_settles_images_is_not_waited_for() -> None:
+    annotations = {1: [said(1, 7)], 2: [said(2, DELETED)], 3: [said(3, 8, is_truth=True)]}
+    assert active_annotators(annotations) == {7}
 
 
 def test_people_who_gave_none_of_the_last_answers_have_left() -> None:

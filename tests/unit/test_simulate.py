@@ -161,6 +161,7 @@ def test_the_command_writes_curves_table_and_picture_and_goes_on_where_it_was(
     [
         (("--strategies", "auto,guess"), "guess is no strategy; there are auto,"),
         (("--strategies", "auto+4"), "auto+4 is no strategy"),
+        (("--strategies", "auto+2"), "need --annotators"),
         (("--annotators", "no/such.csv"), "no/such.csv: no such file"),
         (("--batch", "0"), "must be 1 or more"),
         (("--pool-fraction", "2"), "must be above 0 and at most 1"),

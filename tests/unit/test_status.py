@@ -90,6 +90,15 @@ def test_after_the_last_round_and_the_last_answer_it_is_finished(
     assert "finished" not in say(settings, queue)
 
 
+def test_second_opinions_that_wait_do_not_keep_it_from_being_finished_but_are_told(
+    settings: Settings, queue: TrainingQueue
+) -> None:
+    save(settings, 2)
+    queue.note_facts(PROJECT, {"open": 0, "again": 3})
+    assert say(settings, queue).endswith("; finished; 3 images wait for a second opinion.")
+    assert project_status(settings, queue, PROJECT)["asked_again"] == 3
+
+
 def test_an_exhausted_pool_is_finished_too(settings: Settings, queue: TrainingQueue) -> None:
     save(settings, 1)
     queue.note_facts(PROJECT, {"open": 0, "is_exhausted": True})
