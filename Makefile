@@ -31,9 +31,9 @@ restore:  ## such a file into an empty compose stack: make restore FROM=backups/
 	@test -n "$(FROM)" || { echo "say which: make restore FROM=backups/….tar"; exit 1; }
 	@$(PYTHON) -m scripts.backup --restore "$(FROM)"
 
-# Unit tests run while the integration tests, which share a stack, wait for their services.
+# Two at a time, file by file in this order: much of the time the first ones wait for their services.
 test: install  ## all tests, with real services
-	.venv/bin/python -m pytest -n 2 --dist loadgroup --cov --cov-report=term
+	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term
 
 compose-test: docker-answers .venv/.installed  ## the tests of the compose stack, which need Docker
 	.venv/bin/python -m pytest tests/compose -v --timeout 900

@@ -17,8 +17,6 @@ from backend.pool import Pool, true_labels
 from tests.integration.conftest import Stack, running_stack
 from tests.integration.people import Person, pool_of, wait_for
 
-pytestmark = pytest.mark.xdist_group("circle")
-
 BATCH = 40
 
 

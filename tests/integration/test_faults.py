@@ -20,8 +20,6 @@ from backend.pool import true_labels
 from tests.integration.conftest import ROOT, Stack
 from tests.integration.people import Person, pool_of, wait_for
 
-pytestmark = pytest.mark.xdist_group("stack")
-
 
 @pytest.fixture
 def person(stack: Stack) -> Iterator[Person]:

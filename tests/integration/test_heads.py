@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 from backend import registry
 from backend.labelstudio import LabelingProject
@@ -11,8 +10,6 @@ from backend.pool import true_labels
 from backend.training_queue import TrainingQueue
 from tests.integration.conftest import Stack
 from tests.integration.people import Person, pool_of, wait_for
-
-pytestmark = pytest.mark.xdist_group("stack")
 
 
 def test_a_few_answers_make_a_head_and_its_order_without_a_training(stack: Stack) -> None:

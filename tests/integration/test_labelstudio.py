@@ -41,8 +41,6 @@ from scripts.setup_project import set_up
 from tests.integration.conftest import Stack
 from tests.integration.people import invite_link, log_in, sign_up
 
-pytestmark = pytest.mark.xdist_group("stack")
-
 TITLE = "Edge under test"
 USER, PASSWORD, SECRET = "model", "a password", "a secret"
 

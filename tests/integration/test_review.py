@@ -32,8 +32,6 @@ from tests.integration.conftest import Stack
 from tests.integration.people import pool_of
 from tests.integration.test_labelstudio import SECRET, Receiver, backends, receiving, webhooks
 
-pytestmark = pytest.mark.xdist_group("stack")
-
 TITLE = "A project under test whose title is long, 48 now"
 
 

@@ -19,8 +19,6 @@ import pytest
 
 from tests.integration.conftest import PORTS, ROOT, Stack, new_stack
 
-pytestmark = pytest.mark.xdist_group("stack")
-
 STACK_KEYS = {
     "label_studio_url", "username", "password", "api_key", "project_id", "project_url",
     "backend_url", "dashboard_url", "redis_url", "model_dir", "webhook_secret", "pids", "logs",
