@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import lru_cache
 from typing import Any
 
 from backend import registry
-from backend.forecast import Point, forecast, track_record
+from backend.forecast import Forecast, Point, TrackRecord, forecast, track_record
 from backend.settings import Settings
 from backend.training_queue import TrainingQueue
 
@@ -70,15 +71,21 @@ def outlook(sound: Sequence[registry.Meta]) -> dict[str, Any] | None:
     """What MORE_LABELS more labels should gain, by the learning curve so far, and how such
     forecasts did; None with fewer than three full versions. Accuracies are on the validation split.
     """
-    curve = [
+    curve = tuple(
         Point(meta.labels, meta.validation.accuracy, meta.validation.images)
         for meta in sound
         if not meta.is_head
         and meta.refused is None
         and meta.validation.images == sound[-1].validation.images
-    ][-OUTLOOK_POINTS:]
-    found = forecast(curve, MORE_LABELS)
-    return None if found is None else {**asdict(found), "past": asdict(track_record(curve))}
+    )[-OUTLOOK_POINTS:]
+    found, past = _forecasts(curve)
+    return None if found is None else {**asdict(found), "past": asdict(past)}
+
+
+@lru_cache(maxsize=32)
+def _forecasts(curve: tuple[Point, ...]) -> tuple[Forecast | None, TrackRecord]:
+    """Tens of milliseconds, which a backend that is asked every few seconds has better uses for."""
+    return forecast(curve, MORE_LABELS), track_record(curve)
 
 
 def outlook_sentence(outlook: Mapping[str, Any]) -> str:

@@ -151,6 +151,19 @@ def test_what_more_labels_should_gain_is_said_with_its_interval_and_its_record(
     assert "3 of 3 earlier forecasts held" in text
 
 
+def test_an_outlook_is_worked_out_once_for_whoever_asks_again(
+    settings: Settings, queue: TrainingQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(1, 5):
+        save(settings, number, **learned(100 * number, 0.4 + 0.01 * number))
+    first = project_status(settings, queue, PROJECT)["outlook"]
+    monkeypatch.delattr("backend.status.forecast")
+    assert project_status(settings, queue, PROJECT)["outlook"] == first
+    save(settings, 5, **learned(500, 0.5))
+    with pytest.raises(NameError):
+        project_status(settings, queue, PROJECT)
+
+
 def test_the_outlook_waits_for_three_versions_and_passes_over_refused_ones_and_heads(
     settings: Settings, queue: TrainingQueue
 ) -> None:
