@@ -50,6 +50,9 @@ def project_status(settings: Settings, queue: TrainingQueue, project_id: int) ->
         "trained_on_labels": current.labels if current else 0,
         "outlook": outlook(sound),
         "versions": len(sound),
+        "training_seconds": next(
+            (meta.seconds for meta in reversed(sound) if not meta.is_head), {}
+        ),
         "refused": {meta.version: meta.refused for meta in sound if meta.refused},
         "broken_versions": broken,
         "annotations": facts.get("annotations"),

@@ -115,6 +115,17 @@ def test_refused_and_broken_versions_are_named(settings: Settings, queue: Traini
     assert "no meta.json" in status["broken_versions"]["r0003"]
 
 
+def test_the_newest_whole_training_says_how_long_it_took_heads_do_not(
+    settings: Settings, queue: TrainingQueue
+) -> None:
+    assert project_status(settings, queue, PROJECT)["training_seconds"] == {}
+    save(settings, 1, seconds={"training": 9.0})
+    save(settings, 2, seconds={"training": 7.0, "scoring the pool": 3.0}, refused="worse")
+    save(settings, 2, version="r0002h01", seconds={"training": 0.2})
+    told = project_status(settings, queue, PROJECT)["training_seconds"]
+    assert told == {"training": 7.0, "scoring the pool": 3.0}
+
+
 def test_how_each_person_did_is_told_as_the_last_round_left_it(
     settings: Settings, queue: TrainingQueue
 ) -> None:
