@@ -1,4 +1,4 @@
-"""The Label Studio ML backend: predictions, set-up check, webhook and status over HTTP.
+"""The Label Studio ML backend: predictions, set-up check, webhook, status and metrics over HTTP.
 
 One process with threads: one model in memory. Training code is never imported here; a retrain is
 enqueued by name.
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from flask import Flask, Response, jsonify, request
+from flask import Flask, Response, g, jsonify, request
 from label_studio_ml.model import LabelStudioMLBase
 from numpy.typing import NDArray
 from torch import nn
@@ -46,6 +46,7 @@ from backend.labelstudio import (
     project_id_of,
     read_webhook,
 )
+from backend.metrics import CONTENT_TYPE, Metrics
 from backend.query import confidence
 from backend.settings import Settings, load_settings
 from backend.status import project_status
@@ -226,7 +227,19 @@ def create_app(settings: Settings | None = None) -> Flask:
     settings.require("backend_password", "webhook_secret")
     service = ModelService(settings)
     queue = TrainingQueue(settings.redis_url.get_secret_value())
+    metrics = Metrics(settings, queue)
     app = Flask(__name__)
+
+    @app.before_request
+    def begin() -> None:
+        g.began = time.perf_counter()
+
+    @app.after_request
+    def measure(answer: Response) -> Response:
+        if request.endpoint == "webhook":
+            seconds = time.perf_counter() - g.began
+            metrics.note_webhook(seconds, answer.status_code, g.get("outcome", "counted"))
+        return answer
 
     @app.get("/")
     @app.get("/health")
@@ -259,7 +272,10 @@ def create_app(settings: Settings | None = None) -> Flask:
             label_config=payload.get("label_config"),
             service=service,
         )
-        return jsonify(results=model.predict(tasks, context=payload.get("params")))
+        answers = model.predict(tasks, context=payload.get("params"))
+        unpredicted = sum(answer["score"] is None for answer in answers)
+        metrics.note_predictions(len(answers) - unpredicted, unpredicted)
+        return jsonify(results=answers)
 
     @app.route("/versions", methods=["GET", "POST"])
     @_needs_backend_password(settings)
@@ -284,8 +300,10 @@ def create_app(settings: Settings | None = None) -> Flask:
         except ValueError as error:
             raise BadRequest(str(error)) from None
         if event.kind == "ignored":
+            g.outcome = "ignored"
             return jsonify(status="ignored")
         if event.project_id not in registry.known_projects(settings.model_dir):
+            g.outcome = "ignored"
             return jsonify(status="ignored", reason="this project is not set up here")
         now = time.time()
         is_forced = event.kind == "start_training"
@@ -300,13 +318,15 @@ def create_app(settings: Settings | None = None) -> Flask:
         return jsonify(status="counted", new=generation.n_new)
 
     @app.get("/status")
+    @_needs_dashboard_password(settings)
     def status() -> Response:
-        password = settings.dashboard_password.get_secret_value()
-        is_open = settings.is_loopback_only and not password
-        if not (is_open or _knows(settings.dashboard_user, password)):
-            raise Unauthorized("set DASHBOARD_PASSWORD, and send it with basic auth")
         ids = registry.known_projects(settings.model_dir)
         return jsonify(projects=[project_status(settings, queue, i) for i in ids])
+
+    @app.get("/metrics")
+    @_needs_dashboard_password(settings)
+    def show_metrics() -> Response:
+        return Response(metrics.page(), content_type=CONTENT_TYPE)
 
     @app.errorhandler(TightloopError)
     def on_known_error(error: TightloopError) -> tuple[Response, int]:
@@ -331,11 +351,27 @@ def create_app(settings: Settings | None = None) -> Flask:
 
 
 def _needs_backend_password(settings: Settings) -> Callable[[View], View]:
+    return _needs(
+        lambda: _knows_backend(settings), "send BACKEND_USER and BACKEND_PASSWORD with basic auth"
+    )
+
+
+def _needs_dashboard_password(settings: Settings) -> Callable[[View], View]:
+    """Without one set it is free on loopback, and closed elsewhere."""
+    password = settings.dashboard_password.get_secret_value()
+    is_open = settings.is_loopback_only and not password
+    return _needs(
+        lambda: is_open or _knows(settings.dashboard_user, password),
+        "set DASHBOARD_PASSWORD, and send it with basic auth",
+    )
+
+
+def _needs(is_allowed: Callable[[], bool], what_to_do: str) -> Callable[[View], View]:
     def decorate(view: View) -> View:
         @wraps(view)
         def guarded() -> Any:
-            if not _knows_backend(settings):
-                raise Unauthorized("send BACKEND_USER and BACKEND_PASSWORD with basic auth")
+            if not is_allowed():
+                raise Unauthorized(what_to_do)
             return view()
 
         return guarded

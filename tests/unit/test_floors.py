@@ -35,7 +35,7 @@ FLOORS = (
         "training_queue",
     },  # edges
     {"loop", "versions", "labels", "second_opinions", "reviews", "rounds", "status"},  # flow
-    {"serving", "jobs", "clock", "processes"},  # doors
+    {"serving", "metrics", "jobs", "clock", "processes"},  # doors
 )
 FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
 MODULES = sorted(path.stem for path in BACKEND.glob("*.py") if path.stem != "__init__")
@@ -48,6 +48,7 @@ ROOMS = {
     "label_studio_ml": {"serving"},
     "safetensors": {"registry", "weights"},
     "cleanlab": {"consensus"},
+    "prometheus_client": {"metrics"},
 }
 # The core: numerical libraries only, no input or output.
 CORE_MAY_IMPORT = {
