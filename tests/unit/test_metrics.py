@@ -1,10 +1,12 @@
-"""What Prometheus reads, checked by its own parser."""
+"""What Prometheus reads, checked by its own parser, and the board that is drawn from it."""
 
 from __future__ import annotations
 
 import base64
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
@@ -23,8 +25,11 @@ from tests.conftest import RedisServer
 from tests.unit.test_registry import STATE, meta, record
 from tests.unit.test_serving import PROJECT, event, png, predict, put_in_service, task
 
+BOARD = json.loads((Path(__file__).parents[2] / "docs/grafana.json").read_text())
 SECRETS = ("backend-pass", "hook-secret", "ls-token", "dash-pass")
 HOOK = {SECRET_HEADER: "hook-secret"}
+PANELS = [panel for panel in BOARD["panels"] if panel["type"] != "row"]
+EXPRESSIONS = [target["expr"] for panel in PANELS for target in panel["targets"]]
 
 
 @pytest.fixture
@@ -302,3 +307,49 @@ def test_it_is_for_whom_status_is_for(config: Settings) -> None:
                 else:
                     assert "tightloop_" not in answer.text
             assert let_in == may, (path, changes)
+
+
+def test_the_board_uses_metrics_and_labels_that_are_there(
+    client: FlaskClient, root: Path, queue: TrainingQueue, redis_server: RedisServer
+) -> None:
+    work(root, queue, redis_server)
+    client.post("/webhook", json=event(), headers=HOOK)
+    labels: dict[str, set[str]] = {}
+    for family in text_string_to_metric_families(page(client)):
+        for sample in family.samples:
+            labels.setdefault(sample.name, set()).update(sample.labels)
+    queries = [v["query"]["query"] for v in BOARD["templating"]["list"] if v["type"] == "query"]
+    used = {n for text in EXPRESSIONS + queries for n in re.findall(r"tightloop_\w+", text)}
+    assert len(used) > 15
+    assert used <= labels.keys()
+    for panel in PANELS:
+        for target in panel["targets"]:
+            names = re.findall(r"tightloop_\w+", target["expr"])
+            known = set().union(*(labels[name] for name in names))
+            filters = re.findall(r"(\w+)=~?\"", target["expr"])
+            grouped = re.findall(r"\w+", " ".join(re.findall(r"by \(([^)]*)\)", target["expr"])))
+            shown = re.findall(r"{{(\w+)}}", target["legendFormat"])
+            assert {*filters, *grouped, *shown} <= known, target["expr"]
+
+
+def test_the_board_can_be_imported_into_any_grafana() -> None:
+    assert BOARD["schemaVersion"] >= 36
+    assert BOARD["id"] is None  # Grafana gives its own
+    assert BOARD["title"]
+    [source] = [v for v in BOARD["templating"]["list"] if v["type"] == "datasource"]
+    assert (source["name"], source["query"]) == ("datasource", "prometheus")
+    ours = {"type": "prometheus", "uid": "${datasource}"}
+    parts: list[Any] = [*PANELS, *(target for panel in PANELS for target in panel["targets"])]
+    parts += [v for v in BOARD["templating"]["list"] if v["type"] == "query"]
+    assert all(part["datasource"] == ours for part in parts)
+    ids = [panel["id"] for panel in BOARD["panels"]]
+    assert len(set(ids)) == len(ids)
+    places = [
+        (x, y)
+        for panel in BOARD["panels"]
+        for spot in [panel["gridPos"]]
+        for x in range(spot["x"], spot["x"] + spot["w"])
+        for y in range(spot["y"], spot["y"] + spot["h"])
+    ]
+    assert len(set(places)) == len(places)
+    assert max(x for x, _ in places) < 24
