@@ -370,7 +370,8 @@ def _plan(arguments: argparse.Namespace, settings: Settings) -> Plan:
 
 
 def _strategies(text: str) -> list[str]:
-    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    given = (name.strip().removesuffix("+1") for name in text.split(","))
+    names = list(dict.fromkeys(name for name in given if name))
     overlaps = get_args(OverlapName)
     unknown = [
         name

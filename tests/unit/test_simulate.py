@@ -136,7 +136,7 @@ def test_peoples_own_answers_take_the_place_of_the_truth(tmp_path: Path, data_di
 def test_the_command_writes_curves_table_and_picture_and_goes_on_where_it_was(
     tmp_path: Path, command: Callable[..., tuple[int, str, str]]
 ) -> None:
-    options = ("--strategies", "auto,random", "--seed-labels", "30", "--rounds", "1",
+    options = ("--strategies", "auto,random+1", "--seed-labels", "30", "--rounds", "1",
                "--batch", "20", "--pool-fraction", "0.3")  # fmt: skip
     code, printed, errors = command(*options, "--repeats", "1", "--jobs", "1")
     assert code == 0, errors
