@@ -15,12 +15,11 @@ from unicodedata import east_asian_width
 
 from scipy.stats import binomtest
 
-from backend import registry
 from backend.errors import TightloopError
 from backend.labels import AnnotatorFigures, annotator_figures, read_labels
-from backend.labelstudio import LabelingProject, match_classes
-from backend.loop import open_loop
+from backend.labelstudio import match_classes
 from backend.settings import OverlapName, load_settings
+from scripts.chosen_project import add_project_option, open_chosen
 
 HEADER = (
     "annotator", "answers", "skipped", "agreement", "quality", "95% interval", "guess taken",
@@ -33,21 +32,14 @@ NEARLY_ALL = 0.95
 def main() -> int:
     """Print the report; 1 where it cannot be had."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "--project", type=int, help="Label Studio's project id, if there are several"
-    )
+    add_project_option(parser)
     formats = parser.add_mutually_exclusive_group()
     formats.add_argument("--json", action="store_true", help="all figures, as JSON")
     formats.add_argument("--csv", action="store_true", help="all figures, as CSV")
     arguments = parser.parse_args()
     try:
         settings = load_settings()
-        settings.require("label_studio_api_key")
-        project_id = registry.pick_project(settings.model_dir, arguments.project)
-        project = LabelingProject(
-            settings.label_studio_url, settings.label_studio_api_key.get_secret_value(), project_id
-        )
-        loop = open_loop(settings, project_id, project, rescan=False)
+        project, loop = open_chosen(settings, arguments.project)
         names = match_classes(project.label_config().choices, loop.pool.classes)
         annotations = project.annotations()
         reading = read_labels(loop, annotations, names)

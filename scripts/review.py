@@ -18,8 +18,6 @@ from dataclasses import asdict
 from backend import registry
 from backend.errors import TightloopError
 from backend.label_errors import LikelyError
-from backend.labelstudio import LabelingProject
-from backend.loop import open_loop
 from backend.reviews import (
     collect_reviews,
     find_label_errors,
@@ -28,6 +26,7 @@ from backend.reviews import (
     push_reviews,
 )
 from backend.settings import load_settings
+from scripts.chosen_project import add_project_option, open_chosen
 from scripts.progress import progress_bar
 
 
@@ -37,18 +36,11 @@ def main() -> int:
     parser.add_argument("--count", type=_positive, default=50, help="labels to list (default 50)")
     parser.add_argument("--push", action="store_true", help="make review tasks of them")
     parser.add_argument("--json", action="store_true", help="the same for programs")
-    parser.add_argument(
-        "--project", type=int, help="Label Studio's project id, if there are several"
-    )
+    add_project_option(parser)
     arguments = parser.parse_args()
     try:
         settings = load_settings()
-        settings.require("label_studio_api_key")
-        project_id = registry.pick_project(settings.model_dir, arguments.project)
-        project = LabelingProject(
-            settings.label_studio_url, settings.label_studio_api_key.get_secret_value(), project_id
-        )
-        loop = open_loop(settings, project_id, project, rescan=False)
+        project, loop = open_chosen(settings, arguments.project)
         reviews = find_reviews(settings, loop.root)
         # Else what was answered a moment ago would be listed again.
         collected = collect_reviews(loop.root, project, reviews) if reviews else 0

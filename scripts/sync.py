@@ -13,10 +13,9 @@ import sys
 
 from backend import registry, rounds
 from backend.errors import TightloopError
-from backend.labelstudio import LabelingProject
-from backend.loop import open_loop
 from backend.query import STRATEGIES
 from backend.settings import load_settings
+from scripts.chosen_project import add_project_option, open_chosen
 from scripts.progress import progress_bar
 
 
@@ -26,18 +25,11 @@ def main() -> int:
     parser.add_argument("--count", type=_positive, default=20, help="images to ask (default 20)")
     parser.add_argument("--strategy", choices=STRATEGIES, help="instead of the setting STRATEGY")
     parser.add_argument("--dry-run", action="store_true", help="only say what would be asked")
-    parser.add_argument(
-        "--project", type=int, help="Label Studio's project id, if there are several"
-    )
+    add_project_option(parser)
     arguments = parser.parse_args()
     try:
         settings = load_settings()
-        settings.require("label_studio_api_key")
-        project_id = registry.pick_project(settings.model_dir, arguments.project)
-        project = LabelingProject(
-            settings.label_studio_url, settings.label_studio_api_key.get_secret_value(), project_id
-        )
-        loop = open_loop(settings, project_id, project)
+        _, loop = open_chosen(settings, arguments.project, rescan=True)
         with progress_bar() as progress, registry.hold(loop.root, "push"):
             batch = rounds.choose_batch(
                 loop, arguments.count, arguments.strategy or loop.strategy, progress

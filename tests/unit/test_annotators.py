@@ -15,7 +15,7 @@ from backend import registry
 from backend.labels import AnnotatorFigures
 from backend.labelstudio import NewTask
 from backend.pool import Pool, open_pool
-from scripts import annotators
+from scripts import annotators, chosen_project
 from scripts.annotators import remarks, table
 from scripts.oracle import OracleProject
 from tests.unit.test_registry import record
@@ -131,7 +131,7 @@ def command(
     for name, value in own.items():
         monkeypatch.setenv(name, str(value))
     monkeypatch.chdir(tmp_path)  # no .env
-    monkeypatch.setattr(annotators, "LabelingProject", lambda *_: project)
+    monkeypatch.setattr(chosen_project, "LabelingProject", lambda *_: project)
 
     def run_it(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["annotators", *arguments])
