@@ -11,12 +11,12 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
 
 from backend import registry
 from backend.consensus import Answer, Consensus, Row, find_consensus
 from backend.errors import TooFewLabelsError
 from backend.head import fit_head
+from backend.interval import interval_of
 from backend.labelstudio import Annotation
 from backend.loop import LabeledImages, Loop, Progress
 from backend.versions import has_pretrained_body, pretrained_embeddings
@@ -24,7 +24,6 @@ from backend.versions import has_pretrained_body, pretrained_embeddings
 log = logging.getLogger(__name__)
 
 FOLDS = 5
-CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -149,11 +148,10 @@ def _figures(
 
 
 def _interval(quality: float | None, n_shared: int) -> tuple[float | None, float | None]:
-    """Wilson's, as if those answers that can be compared with others' were all that it rests on."""
+    """As if those answers that can be compared with others' were all that it rests on."""
     if quality is None or not n_shared:
         return None, None
-    found = binomtest(round(quality * n_shared), n_shared).proportion_ci(CONFIDENCE, "wilson")
-    return float(found.low), float(found.high)
+    return interval_of(quality, n_shared)
 
 
 def _share(flags: Sequence[bool]) -> float | None:

@@ -13,9 +13,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 from unicodedata import east_asian_width
 
-from scipy.stats import binomtest
-
 from backend.errors import TightloopError
+from backend.interval import interval_of
 from backend.labels import AnnotatorFigures, annotator_figures, read_labels
 from backend.labelstudio import match_classes
 from backend.settings import OverlapName, load_settings
@@ -97,8 +96,8 @@ def _clicks_through(row: AnnotatorFigures) -> bool:
     shown = row.guesses_shown
     if row.guesses_taken is None or row.guesses_right is None or shown < MIN_GUESSES:
         return False
-    most = binomtest(round(row.guesses_right * shown), shown).proportion_ci(0.95, "wilson").high
-    return bool(row.guesses_taken > max(NEARLY_ALL, most))
+    _, most = interval_of(row.guesses_right, shown)
+    return row.guesses_taken > max(NEARLY_ALL, most)
 
 
 def _cells(row: AnnotatorFigures) -> tuple[str, ...]:

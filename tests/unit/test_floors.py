@@ -20,6 +20,7 @@ FLOORS = (
         "gate",
         "head",
         "inference",
+        "interval",
         "label_errors",
         "query",
         "resnet",
