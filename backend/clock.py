@@ -12,8 +12,10 @@ import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
+import httpx
+
 from backend import registry
-from backend.errors import TightloopError
+from backend.errors import LabelStudioError, TightloopError
 from backend.labelstudio import CLOCK_SKEW, Annotation, LabelingProject, what_was_answered
 from backend.settings import Settings
 from backend.training_queue import TrainingQueue
@@ -22,6 +24,8 @@ log = logging.getLogger(__name__)
 
 TICK_S = 1.0
 ABANDONED_EVERY_S = 10.0
+BACKEND_EVERY_S = 10.0
+BACKEND_TIMEOUT_S = 2.0
 # Only changed tasks are read. A deleted task just vanishes, so all are read again now and then.
 FULL_READ_EVERY_S = 600.0
 # Label Studio sends a webhook within the request that it is about, and gives up after a second:
@@ -70,6 +74,7 @@ class Clock:
         self._queue = queue
         self._watches: dict[int, Watch] = {}
         self._next_abandoned = 0.0
+        self._next_backend = 0.0
         self._last_error = ""
 
     def tick(self, now: float) -> None:
@@ -79,6 +84,9 @@ class Clock:
             if now >= self._next_abandoned:
                 self._next_abandoned = now + ABANDONED_EVERY_S
                 self._queue.put_abandoned_back()
+            if now >= self._next_backend:
+                self._next_backend = now + BACKEND_EVERY_S
+                self._queue.note_health("backend", self._problem_of_backend(), now, BACKEND_EVERY_S)
             for project_id in registry.known_projects(self._settings.model_dir):
                 self._tick_project(project_id, now)
             self._note("")
@@ -91,7 +99,7 @@ class Clock:
         watch = self._watches[project_id]
         if now >= watch.next_look:
             watch.next_look = now + self._settings.reconcile_every_s
-            self.reconcile(watch, now)
+            self._look(watch, now)
         self._catch_up(watch, now)
         generation = self._queue.generation(project_id)
         if generation.is_due(
@@ -102,6 +110,29 @@ class Clock:
             self._queue.enqueue_retrain(project_id)
         if self._settings.train != "full" and generation.head_is_due(now):
             self._queue.enqueue_refit(project_id)
+
+    def _look(self, watch: Watch, now: float) -> None:
+        """Reconcile, and keep for people to see whether Label Studio answered."""
+        every_s = self._settings.reconcile_every_s
+        try:
+            self.reconcile(watch, now)
+        except LabelStudioError as error:
+            self._queue.note_health("label_studio", str(error), now, every_s)
+            raise
+        self._queue.note_health("label_studio", "", now, every_s)
+
+    def _problem_of_backend(self) -> str:
+        url = self._settings.backend_url
+        try:
+            # A proxy of the environment is for other addresses than our own.
+            if httpx.get(f"{url}/health", timeout=BACKEND_TIMEOUT_S, trust_env=False).is_success:
+                return ""
+        except httpx.HTTPError:
+            pass
+        return (
+            f"the backend at {url} does not answer, so webhooks are lost until the clock finds "
+            "what they told: it is starting, or its log says why"
+        )
 
     def reconcile(self, watch: Watch, now: float) -> None:
         """Make good what webhooks, jobs or a lost Redis left undone."""
@@ -114,7 +145,8 @@ class Clock:
         )
         self._queue.note_facts(watch.project_id, asdict(watch.project.counts()))
         current = registry.current(root)
-        if current and watch.project.model_version() != current.version:
+        is_ordered = registry.read_open_images(root) is not None
+        if current and not (is_ordered and watch.project.model_version() == current.version):
             self._queue.enqueue_refresh(watch.project_id)
         self._queue.enqueue_top_up(watch.project_id)
         if registry.has_review(root):

@@ -128,6 +128,7 @@ class WebhookEvent:
     kind: Literal["annotations", "start_training", "ignored"]
     project_id: int
     changes: int
+    answered: tuple[str, ...] = ()  # ids of the images that it says were answered
 
 
 TASK_COLUMNS = (
@@ -166,7 +167,9 @@ def read_webhook(payload: object) -> WebhookEvent:
             raise ValueError(f"a webhook of {action} must list its {key}")
         changes = len(changed)
     project_id = _payload_project(payload)
-    return WebhookEvent("annotations", project_id, changes) if changes else IGNORED
+    if not changes:
+        return IGNORED
+    return WebhookEvent("annotations", project_id, changes, _answered_images(payload))
 
 
 def project_id_of(project: object) -> int:
@@ -711,6 +714,14 @@ def _payload_project(payload: Mapping[Any, Any]) -> int:
     if type(project_id) is not int or not 0 < project_id < 2**63:  # True is an int, too
         raise ValueError("a webhook must carry its project's id: create it with send_payload")
     return project_id
+
+
+def _answered_images(payload: Mapping[Any, Any]) -> tuple[str, ...]:
+    """Images of the tasks that a webhook carries: one, several, or none where some were deleted."""
+    tasks = payload.get("task")
+    of_tasks = tasks if isinstance(tasks, list) else [tasks]
+    found = [_image_id(task) for task in of_tasks if isinstance(task, Mapping) and "data" in task]
+    return tuple(filter(None, found))
 
 
 def _filter(column: str, operator: str, kind: str, value: Any) -> dict[str, Any]:

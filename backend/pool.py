@@ -28,6 +28,7 @@ VALIDATION_MAX = 2000
 # What travels in a task as it is; larger originals travel as a smaller JPEG.
 TASK_IMAGE_MAX_BYTES = 1_000_000
 TASK_IMAGE_MAX_PX = 1024
+THUMBNAIL_MAX_PX = 64
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -65,9 +66,13 @@ class Pool:
         row = int(self.positions([image_id])[0])
         if self.paths:
             return _task_image(Path(self.name, self.paths[row]))
-        png = io.BytesIO()
-        Image.fromarray(self.images[row]).save(png, "PNG")
-        return _data_uri("image/png", png.getvalue())
+        return _png(Image.fromarray(self.images[row]))
+
+    def thumbnail(self, image_id: str) -> str:
+        """A small picture of what the model sees, as a data: URI."""
+        picture = Image.fromarray(self.images[int(self.positions([image_id])[0])])
+        picture.thumbnail((THUMBNAIL_MAX_PX, THUMBNAIL_MAX_PX))
+        return _png(picture)
 
     @cached_property
     def _rows(self) -> dict[str, int]:
@@ -190,6 +195,12 @@ def _task_image(path: Path) -> str:
     jpeg = io.BytesIO()
     rgb.save(jpeg, "JPEG", quality=90)
     return _data_uri("image/jpeg", jpeg.getvalue())
+
+
+def _png(picture: Image.Image) -> str:
+    content = io.BytesIO()
+    picture.save(content, "PNG")
+    return _data_uri("image/png", content.getvalue())
 
 
 def _data_uri(mime: str, content: bytes) -> str:

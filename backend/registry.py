@@ -8,6 +8,7 @@ them.
         folds.json        what models that never saw them think of images asked without a model
         annotators.json   how each person did when labels were last learned from
         review.json       the project where doubtful labels are reviewed, and what came of it
+        open.json         the images that were open when last ordered, with a picture each
         current           the version in service, and those before it
         r0007/            model.safetensors, meta.json; probabilities: {pool,validation}.safetensors
         r0007h02/         the second head on the body of r0007: the same, of its last layer alone
@@ -31,6 +32,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,6 +55,7 @@ VERSION_NAME = re.compile(r"r(?P<round>\d{4,})(?:h(?P<head>\d{2,}))?")
 PROMOTIONS_KEPT = 500
 DRAFT_LIFETIME_S = 3600.0
 HEADS_KEPT = 10  # beside those in service lately
+OPEN_IMAGES_KEPT = 48
 HEAD_TENSORS = ("fc.weight", "fc.bias")
 LOCK_POLL_S = 0.2
 
@@ -170,6 +173,27 @@ class Promotion(BaseModel):
     promoted_at: datetime
 
 
+class OpenImage(BaseModel):
+    """An image that waits for an answer, as people may see it outside Label Studio."""
+
+    model_config = ConfigDict(frozen=True)
+
+    image_id: str
+    confidence: float  # low = asked first
+    guesses: tuple[tuple[str, float], ...]  # likeliest labels and their probability; () = no model
+    is_again: bool  # it has an answer, and another person is asked, too
+    picture: str  # a data: URI
+
+
+class OpenImages(BaseModel):
+    """What was open at a moment, in the order of asking; the first OPEN_IMAGES_KEPT of it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    read_at: datetime
+    images: tuple[OpenImage, ...]
+
+
 @dataclass(frozen=True)
 class PoolEmbeddings:
     """What one body makes of all images of a pool, (images, width) each."""
@@ -285,7 +309,7 @@ def read_meta(root: Path, version: str) -> Meta:
     """A version's metadata; BrokenVersionError says what is wrong with the folder."""
     path = root / version / "meta.json"
     try:
-        meta = Meta.model_validate_json(path.read_bytes())
+        meta = _parse_meta(path, path.stat().st_mtime_ns)
     except FileNotFoundError:
         raise BrokenVersionError(f"{version} has no meta.json: half-written, or not ours") from None
     except ValidationError as error:
@@ -299,6 +323,12 @@ def read_meta(root: Path, version: str) -> Meta:
         if not (root / name / "model.safetensors").is_file():
             raise BrokenVersionError(f"{name} has no model.safetensors: half-written, or not ours")
     return meta
+
+
+@lru_cache(maxsize=4096)
+def _parse_meta(path: Path, mtime_ns: int) -> Meta:  # noqa: ARG001
+    """A status lists all versions, every few seconds, and their files never change."""
+    return Meta.model_validate_json(path.read_bytes())
 
 
 def versions(root: Path) -> tuple[list[Meta], dict[str, str]]:
@@ -479,13 +509,19 @@ def save_validation_probs(root: Path, version: str, labels: Labels, probs: Probs
         )
 
 
-def load_validation_probs(root: Path, version: str, labels: Labels) -> Probs | None:
-    """The same again; None if not kept, or kept for other images."""
+def load_validation(root: Path, version: str) -> tuple[Labels, Probs] | None:
+    """The same again: the data set's labels, and a row of `Probs` each; None if not kept."""
     try:
         kept = safetensors.numpy.load_file(root / version / "validation.safetensors")
     except (FileNotFoundError, safetensors.SafetensorError):
         return None
-    return kept["probs"] if np.array_equal(kept["labels"], labels) else None
+    return kept["labels"], kept["probs"]
+
+
+def load_validation_probs(root: Path, version: str, labels: Labels) -> Probs | None:
+    """The probabilities alone; None if not kept, or kept for other images."""
+    kept = load_validation(root, version)
+    return kept[1] if kept is not None and np.array_equal(kept[0], labels) else None
 
 
 def save_embeddings(
@@ -555,6 +591,20 @@ def read_annotators(root: Path) -> list[dict[str, Any]]:
     except (OSError, ValueError):
         return []
     return rows
+
+
+def write_open_images(root: Path, read_at: datetime, images: Sequence[OpenImage]) -> None:
+    """Keep what is open from a moment on, the first in the order of asking."""
+    kept = OpenImages(read_at=read_at, images=tuple(images[:OPEN_IMAGES_KEPT]))
+    _write(root / "open.json", kept.model_dump_json())
+
+
+def read_open_images(root: Path) -> OpenImages | None:
+    """The same again; None where there is none, or it is unreadable."""
+    try:
+        return OpenImages.model_validate_json((root / "open.json").read_bytes())
+    except (OSError, ValidationError):
+        return None  # the next re-ordering writes it again
 
 
 def write_review(root: Path, review: Review) -> None:

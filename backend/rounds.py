@@ -61,6 +61,8 @@ from backend.versions import (
 
 log = logging.getLogger(__name__)
 
+GUESSES_SHOWN = 3
+
 
 def train_round(loop: Loop, *, is_forced: bool, progress: Progress) -> registry.Meta | None:
     """One turn: read, train, measure, keep, promote, re-order the open tasks, ask the next images.
@@ -290,9 +292,22 @@ def push(loop: Loop, batch: Batch) -> int:
         )
         for row, image_id in enumerate(batch.image_ids)
     ]
+    began = datetime.now(UTC)
     pushed = loop.project.import_tasks(new_tasks)
     if batch.version is not None:
         _switch(loop.project, batch.version.version)
+    known = registry.read_open_images(loop.root)
+    asked = [
+        _open_image(
+            loop,
+            image_id,
+            None if batch.probs is None else batch.probs[row],
+            batch.confidences[row],
+            names,
+        )
+        for row, image_id in enumerate(batch.image_ids[: registry.OPEN_IMAGES_KEPT])
+    ]
+    _note_open(loop, known.read_at if known else began, [*(known.images if known else ()), *asked])
     log.info(
         "asked %d images by %s (%s)",
         pushed,
@@ -316,8 +331,10 @@ def _refresh(loop: Loop, progress: Progress = lambda *_: None) -> int:
     if version is None:
         return 0
     in_pool = set(loop.pool.image_ids)
+    began = datetime.now(UTC)
     open_tasks = [task for task in loop.project.open_tasks() if task.image_id in in_pool]
     if not open_tasks:
+        _note_open(loop, began, [])
         return 0  # Label Studio refuses a version without predictions; the next push switches
     names = match_classes(loop.project.label_config().choices, loop.pool.classes)
     rows = loop.pool.positions([task.image_id for task in open_tasks])
@@ -345,9 +362,50 @@ def _refresh(loop: Loop, progress: Progress = lambda *_: None) -> int:
         }
     )
     _switch(loop.project, version.version)
+    first = np.argsort(confidences, kind="stable")[: registry.OPEN_IMAGES_KEPT]
+    shown = [
+        _open_image(
+            loop,
+            open_tasks[i].image_id,
+            probs[i],
+            confidences[i],
+            names,
+            is_again=open_tasks[i].is_again,
+        )
+        for i in first
+    ]
+    _note_open(loop, began, shown)
     _delete_old_predictions(loop, datetime.now(UTC))
     log.info("%d open tasks re-ordered by %s", len(open_tasks), version.version)
     return refreshed
+
+
+def _note_open(loop: Loop, read_at: datetime, images: Sequence[registry.OpenImage]) -> None:
+    """Keep what is open in the order of asking, for people to see without asking Label Studio."""
+    newest = {image.image_id: image for image in images}.values()
+    registry.write_open_images(loop.root, read_at, sorted(newest, key=lambda i: i.confidence))
+
+
+def _open_image(
+    loop: Loop,
+    image_id: str,
+    probs: np.ndarray[Any, np.dtype[np.float32]] | None,
+    confidence: np.float32,
+    names: Sequence[str],
+    *,
+    is_again: bool = False,
+) -> registry.OpenImage:
+    guesses: list[tuple[str, float]] = []
+    if probs is not None:
+        likeliest = np.argsort(-probs, kind="stable")[:GUESSES_SHOWN]
+        guesses = [(names[row], float(probs[row])) for row in likeliest]
+    return registry.OpenImage(
+        image_id=image_id,
+        confidence=float(confidence),
+        guesses=tuple(guesses),
+        is_again=is_again,
+        picture=loop.pool.thumbnail(image_id),
+    )
 
 
 def _changed_annotations(loop: Loop) -> dict[int, list[Annotation]]:

@@ -1,28 +1,43 @@
 """Status: what is known already about a project, as one JSON-ready dict and as one sentence.
 
-Read from the model folder and Redis; Label Studio is never asked.
+Read from the model folder and Redis; Label Studio is never asked. docs/status.md explains it all.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from backend import registry
 from backend.forecast import Forecast, Point, TrackRecord, forecast, track_record
+from backend.interval import interval_of
+from backend.services import find_services
 from backend.settings import Settings
 from backend.training_queue import TrainingQueue
 
 MORE_LABELS = 100
 OUTLOOK_POINTS = 30  # older ones tell little, and their record would take seconds
+NEXT_IMAGES = 12
+CLOCK_SKEW_S = 2.0  # between whoever ordered the open images and whoever hears of answers
+
+
+def whole_status(settings: Settings, queue: TrainingQueue) -> dict[str, Any]:
+    """All that GET /status answers: the services, and every project that set-up has recorded."""
+    ids = registry.known_projects(settings.model_dir)
+    return {
+        "services": [asdict(service) for service in find_services(queue, time.time())],
+        "projects": [project_status(settings, queue, project_id) for project_id in ids],
+    }
 
 
 def project_status(settings: Settings, queue: TrainingQueue, project_id: int) -> dict[str, Any]:
-    """Project, round, version in service, labels, queue, running jobs, what comes next, last
-    errors.
-    """
+    """Project, round, versions, labels, queue, running jobs, what comes next, last errors."""
     root = registry.project_root(settings.model_dir, project_id)
     record = registry.read_record(root)
     current = registry.current(root)
@@ -36,6 +51,7 @@ def project_status(settings: Settings, queue: TrainingQueue, project_id: int) ->
     return {
         "project_id": project_id,
         "title": record.title if record else None,
+        "label_url": f"{settings.people_url}/projects/{project_id}/data",
         "notices": [n for n in (record.pool_notice, record.weights_notice) if n] if record else [],
         "pool": record.pool if record else None,
         "weights": record.weights if record else None,
@@ -48,8 +64,11 @@ def project_status(settings: Settings, queue: TrainingQueue, project_id: int) ->
         "validation": current.validation.model_dump() if current else None,
         "test": current.test.model_dump() if current and current.test else None,
         "trained_on_labels": current.labels if current else 0,
+        "labels_per_class": current.labels_per_class if current else {},
+        "confusion": _confusion(root, current),
         "outlook": outlook(sound),
         "versions": len(sound),
+        "learning_curve": [_curve_point(meta, current) for meta in sound],
         "training_seconds": next(
             (meta.seconds for meta in reversed(sound) if not meta.is_head), {}
         ),
@@ -59,6 +78,10 @@ def project_status(settings: Settings, queue: TrainingQueue, project_id: int) ->
         "skipped": facts.get("skipped"),
         "open_tasks": n_open,
         "asked_again": facts.get("again"),
+        "next_images": [
+            image.model_dump(exclude={"picture"})
+            for image in next_images(settings, queue, project_id)[:NEXT_IMAGES]
+        ],
         "new_annotations": generation.n_new,
         "retrain_after": settings.retrain_after,
         "waiting_for": facts.get("waiting_for"),
@@ -68,6 +91,55 @@ def project_status(settings: Settings, queue: TrainingQueue, project_id: int) ->
         "workers": queue.worker_counts(),
         "errors": queue.errors(project_id),
     }
+
+
+def next_images(
+    settings: Settings, queue: TrainingQueue, project_id: int
+) -> list[registry.OpenImage]:
+    """Open images in the order of asking, as last ordered, less those answered since; with BLIND
+    without the model's guesses.
+    """
+    kept = registry.read_open_images(registry.project_root(settings.model_dir, project_id))
+    if kept is None:
+        return []
+    answered = queue.answered_since(project_id, kept.read_at.timestamp() - CLOCK_SKEW_S)
+    hidden: dict[str, Any] = {"guesses": ()} if settings.blind else {}
+    return [
+        image.model_copy(update=hidden) for image in kept.images if image.image_id not in answered
+    ]
+
+
+def _curve_point(meta: registry.Meta, current: registry.Meta | None) -> dict[str, Any]:
+    low, high = interval_of(meta.validation.accuracy, meta.validation.images)
+    return {
+        "version": meta.version,
+        "made_at": meta.created_at,
+        "labels": meta.labels,
+        "accuracy": meta.validation.accuracy,
+        "low": low,
+        "high": high,
+        "test_accuracy": meta.test.accuracy if meta.test else None,
+        "is_head": meta.is_head,
+        "is_current": current is not None and meta.version == current.version,
+        "refused": meta.refused,
+    }
+
+
+def _confusion(root: Path, current: registry.Meta | None) -> dict[str, Any] | None:
+    """How the version in service takes one class for another on the validation split."""
+    if current is None:
+        return None
+    return _confusion_of(root, current.version, current.classes)
+
+
+@lru_cache(maxsize=32)
+def _confusion_of(root: Path, version: str, classes: tuple[str, ...]) -> dict[str, Any] | None:
+    if (kept := registry.load_validation(root, version)) is None:
+        return None
+    truth, probs = kept
+    cells = len(classes) * truth + probs.argmax(axis=1)
+    counts = np.bincount(cells, minlength=len(classes) ** 2).reshape(len(classes), -1)
+    return {"classes": list(classes), "counts": counts.tolist()}
 
 
 def outlook(sound: Sequence[registry.Meta]) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -41,6 +41,8 @@ JOBS = (
     ("rank", "collect_reviews"),
 )
 CLOCK_KEY = "tightloop:clock"
+HEALTH_KEY = "tightloop:health"
+ANSWERED_KEPT_S = 3600.0  # clocks differ, and an old list of open images may still be read
 
 
 @dataclass(frozen=True)
@@ -101,11 +103,22 @@ class TrainingQueue:
         return _generation(raw)
 
     def note_changes(
-        self, project_id: int, n_changes: int, now: float, *, is_forced: bool = False
+        self,
+        project_id: int,
+        n_changes: int,
+        now: float,
+        *,
+        is_forced: bool = False,
+        answered: Iterable[str] = (),
     ) -> Generation:
-        """Count changed annotations; `is_forced` asks for a training whatever their number."""
+        """Count changed annotations; `is_forced` asks for a training whatever their number.
+
+        `answered` are ids of images that were answered, as far as that is known.
+        """
         key = _key(project_id)
         with _queue_errors(), self._redis.pipeline() as pipe:
+            if moments := dict.fromkeys(answered, now):
+                pipe.zadd(_key(project_id, "answered"), moments)
             pipe.hincrby(key, "generation", n_changes + is_forced)
             pipe.hsetnx(key, "first_new_at", now)
             pipe.hgetall(key)
@@ -268,6 +281,28 @@ class TrainingQueue:
             self._redis.hset(
                 _key(project_id, "facts"), mapping={k: json.dumps(v) for k, v in facts.items()}
             )
+
+    def answered_since(self, project_id: int, moment: float) -> set[str]:
+        """Ids of images that webhooks said were answered since then; older ones are forgotten."""
+        key = _key(project_id, "answered")
+        with _queue_errors(), self._redis.pipeline() as pipe:
+            pipe.zremrangebyscore(key, 0, moment - ANSWERED_KEPT_S)
+            pipe.zrangebyscore(key, moment, "+inf")
+            return {_text(image_id) for image_id in pipe.execute()[-1]}
+
+    def note_health(self, service: str, problem: str, now: float, every_s: float) -> None:
+        """Keep what the clock found out about a service that it looks at every so often; no problem
+        is "".
+        """
+        found = {"checked_at": now, "problem": problem, "every_s": every_s}
+        with _queue_errors():
+            self._redis.hset(HEALTH_KEY, service, json.dumps(found))
+
+    def health(self) -> dict[str, dict[str, Any]]:
+        """When the clock last looked at each service, and what was wrong."""
+        with _queue_errors():
+            raw = self._redis.hgetall(HEALTH_KEY)
+        return {_text(service): json.loads(found) for service, found in raw.items()}
 
     def facts(self, project_id: int) -> dict[str, Any]:
         """The counts that were last read."""

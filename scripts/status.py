@@ -9,10 +9,9 @@ import argparse
 import json
 import sys
 
-from backend import registry
 from backend.errors import TightloopError
 from backend.settings import load_settings
-from backend.status import outlook_sentence, project_status, sentence
+from backend.status import outlook_sentence, sentence, whole_status
 from backend.training_queue import TrainingQueue
 
 
@@ -24,23 +23,25 @@ def main() -> int:
     try:
         settings = load_settings()
         queue = TrainingQueue(settings.redis_url.get_secret_value())
-        ids = registry.known_projects(settings.model_dir)
-        statuses = [project_status(settings, queue, project_id) for project_id in ids]
+        status = whole_status(settings, queue)
     except TightloopError as error:
         print(error, file=sys.stderr)
         return 1
     if arguments.json:
-        print(json.dumps({"projects": statuses}, indent=2))
+        print(json.dumps(status, indent=2))
         return 0
-    for status in statuses:
-        print(sentence(status))
-        if status["outlook"]:
-            print(f"  {outlook_sentence(status['outlook'])}")
-        for notice in status["notices"]:
+    for project in status["projects"]:
+        print(sentence(project))
+        if project["outlook"]:
+            print(f"  {outlook_sentence(project['outlook'])}")
+        for notice in project["notices"]:
             print(f"  note: {notice}")
-        for last in status["errors"][:1]:
+        for last in project["errors"][:1]:
             print(f"  last error ({last['at']}, {last['where']}): {last['message']}")
-    if not statuses:
+    for service in status["services"]:
+        if service["problem"]:
+            print(f"  {service['problem']}")
+    if not status["projects"]:
         print("no project is set up yet: run `python -m scripts.setup_project`")
     return 0
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -11,12 +14,12 @@ from rq import Queue
 from backend import registry
 from backend.clock import Clock, Watch
 from backend.errors import LabelStudioError
-from backend.labelstudio import Annotation, NewTask, what_was_answered
+from backend.labelstudio import Annotation, NewTask, Prediction, what_was_answered
 from backend.settings import Settings, load_settings
 from backend.training_queue import TrainingQueue
 from scripts.oracle import OracleProject
 from tests.conftest import RedisServer
-from tests.unit.test_registry import record
+from tests.unit.test_registry import STATE, meta, record
 
 NOON = 1_700_000_000.0
 PROJECT = 7
@@ -196,3 +199,73 @@ def test_a_redis_that_comes_back_is_used_again(
     queue.note_changes(PROJECT, 3, NOON)
     clock.tick(NOON + 1)
     assert trains.job_ids == ["retrain-p7"]
+
+
+def test_the_clock_keeps_whether_label_studio_answered(
+    clock: Clock, queue: TrainingQueue, project: OracleProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock.tick(NOON)
+    assert queue.health()["label_studio"]["problem"] == ""
+
+    def away(*_: object) -> None:
+        raise LabelStudioError("Label Studio cannot be reached: check that it runs")
+
+    monkeypatch.setattr(project, "counts", away)
+    clock.tick(NOON + 60)
+    seen = queue.health()["label_studio"]
+    assert (seen["problem"], seen["checked_at"], seen["every_s"]) == (
+        "Label Studio cannot be reached: check that it runs", NOON + 60, 60,
+    )  # fmt: skip
+    monkeypatch.undo()
+    monkeypatch.setattr(clock, "_watch", lambda _: Watch(PROJECT, project))  # type: ignore[arg-type]
+    clock.tick(NOON + 120)
+    assert queue.health()["label_studio"]["problem"] == ""
+
+
+class Health(BaseHTTPRequestHandler):
+    """A backend that says it is up."""
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/health" else 404)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+def test_the_clock_keeps_whether_the_backend_answers(
+    settings: Settings, queue: TrainingQueue, project: OracleProject,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    with HTTPServer(("127.0.0.1", 0), Health) as server:
+        url = f"http://127.0.0.1:{server.server_port}"
+        clock = Clock(settings.model_copy(update={"backend_url": url}), queue)
+        monkeypatch.setattr(clock, "_watch", lambda _: Watch(PROJECT, project))  # type: ignore[arg-type]
+        answering = threading.Thread(target=server.handle_request)
+        answering.start()
+        clock.tick(NOON)
+        answering.join()
+        assert queue.health()["backend"]["problem"] == ""
+    clock.tick(NOON + 5)
+    assert queue.health()["backend"]["problem"] == ""  # every ten seconds is enough
+    clock.tick(NOON + 10)
+    assert "does not answer" in queue.health()["backend"]["problem"]
+    assert url in queue.health()["backend"]["problem"]
+
+
+def test_open_tasks_are_ordered_anew_where_nobody_has_kept_what_is_open(
+    clock: Clock, settings: Settings, project: OracleProject, redis_server: RedisServer
+) -> None:
+    root = registry.project_root(settings.model_dir, PROJECT)
+    registry.save(root, STATE, meta(1))
+    registry.promote(root, "r0001")
+    task_id = next(iter(project.by_task))
+    project.import_predictions({task_id: Prediction("cat", 0.5, 0.5, "r0001")})
+    project.switch_model_version("r0001")
+    ranks = Queue("rank", connection=Redis.from_url(redis_server.url))
+    registry.write_open_images(root, datetime.now(UTC), [])
+    clock.tick(NOON)
+    assert "refresh-p7" not in ranks.job_ids
+    (root / "open.json").unlink()
+    clock.tick(NOON + 60)
+    assert "refresh-p7" in ranks.job_ids

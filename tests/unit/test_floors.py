@@ -35,7 +35,16 @@ FLOORS = (
         "registry",
         "training_queue",
     },  # edges
-    {"loop", "versions", "labels", "second_opinions", "reviews", "rounds", "status"},  # flow
+    {
+        "loop",
+        "versions",
+        "labels",
+        "second_opinions",
+        "reviews",
+        "rounds",
+        "services",
+        "status",
+    },  # flow
     {"serving", "metrics", "jobs", "clock", "processes"},  # doors
 )
 FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}

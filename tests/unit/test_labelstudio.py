@@ -215,6 +215,31 @@ any_json = st.recursive(
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=10,
 )
+
+
+@pytest.mark.parametrize(
+    ("payload", "answered"),
+    [
+        ({"action": "ANNOTATION_CREATED", "task": {"data": {"image_id": "a"}}}, ("a",)),
+        ({"action": "ANNOTATION_UPDATED", "task": {"data": {"text": "not ours"}}}, ()),
+        (
+            {
+                "action": "ANNOTATIONS_CREATED",
+                "annotation": [{}, {}],
+                "task": [{"data": {"image_id": "a"}}, {"data": {"image_id": "b"}}],
+            },
+            ("a", "b"),
+        ),
+        ({"action": "ANNOTATIONS_DELETED", "annotations": [{}]}, ()),
+        ({"action": "ANNOTATION_CREATED", "task": [None, 3, {"data": None}]}, ()),
+    ],
+)
+def test_a_webhook_names_the_images_that_were_answered(
+    payload: dict[str, Any], answered: tuple[str, ...]
+) -> None:
+    assert read_webhook({**payload, "project": {"id": 25}}).answered == answered
+
+
 nearly_webhooks = st.fixed_dictionaries(
     {"action": st.sampled_from([*CHANGED_LISTS, "START_TRAINING"]) | any_json},
     optional={

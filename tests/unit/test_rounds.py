@@ -894,3 +894,61 @@ def test_a_task_that_can_never_be_served_again_takes_no_place(
         answer_as(project, 1, truth)
         rounds.top_up(loop)
     assert len([task for task in project.open_tasks() if task.is_again]) == 10 + 20
+
+
+def kept_open(loop: Loop) -> tuple[registry.OpenImage, ...]:
+    kept = registry.read_open_images(loop.root)
+    assert kept is not None
+    return kept.images
+
+
+def test_the_open_images_are_kept_in_the_order_of_asking_with_a_picture_and_three_guesses(
+    loop: Loop, project: OracleProject
+) -> None:
+    seed(loop, project)
+    train(loop)
+    images = kept_open(loop)
+    assert [image.image_id for image in images] == asked(project, "r0001")
+    confidences = [image.confidence for image in images]
+    assert confidences == sorted(confidences)
+    for image in images:
+        assert len(image.guesses) == 3
+        assert image.guesses[0][1] == pytest.approx(image.confidence, abs=1e-6)
+        assert image.guesses[0][1] >= image.guesses[1][1] >= image.guesses[2][1]
+        assert image.picture.startswith("data:image/png;base64,")
+
+
+def test_a_first_batch_without_a_model_is_kept_without_guesses(
+    loop: Loop, project: OracleProject
+) -> None:
+    rounds.top_up(loop)
+    images = kept_open(loop)
+    assert len(images) == len(project.by_task) == 10
+    assert {image.guesses for image in images} == {()}
+
+
+def test_another_batch_joins_the_open_images_and_an_answered_one_leaves_with_the_next_order(
+    loop: Loop, project: OracleProject
+) -> None:
+    seed(loop, project)
+    train(loop)
+    first = {image.image_id for image in kept_open(loop)}
+    with registry.hold(loop.root, "push"):
+        rounds.push(loop, rounds.choose_batch(loop, 5, "least_confidence"))
+    images = kept_open(loop)
+    assert len(images) == 15
+    assert first < {image.image_id for image in images}
+    assert [i.confidence for i in images] == sorted(i.confidence for i in images)
+    answered = next(t for t, task in project.by_task.items() if task.label is None)
+    project.answer(answered, loop.pool.classes[0])
+    rounds.refresh_predictions(loop)
+    left = {image.image_id for image in kept_open(loop)}
+    assert left == {image.image_id for image in images} - {project.by_task[answered].image_id}
+
+
+def test_no_more_open_images_are_kept_than_people_will_look_at(
+    loop: Loop, project: OracleProject
+) -> None:
+    seed(loop, project)
+    train(replace(loop, batch_size=60))
+    assert len(kept_open(loop)) == registry.OPEN_IMAGES_KEPT == 48

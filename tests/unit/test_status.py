@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from redis import Redis
 from rq import SimpleWorker
@@ -13,12 +18,13 @@ from rq.job import Job
 from backend import registry
 from backend.labels import AnnotatorFigures
 from backend.settings import Settings, load_settings
-from backend.status import outlook_sentence, project_status, sentence
+from backend.status import next_images, outlook_sentence, project_status, sentence, whole_status
 from backend.training_queue import TrainingQueue
 from tests.conftest import RedisServer
 from tests.unit.test_registry import STATE, meta, record
 
 PROJECT = 7
+DOCUMENTED = (Path(__file__).parents[2] / "docs/status.md").read_text()
 
 
 @pytest.fixture
@@ -189,3 +195,110 @@ def test_the_outlook_waits_for_three_versions_and_passes_over_refused_ones_and_h
     assert found() is None
     save(settings, 4, **learned(400, 0.6))
     assert abs(found()["gain"]) < 0.05
+
+
+def test_the_learning_curve_has_a_point_per_version_with_its_interval(
+    settings: Settings, queue: TrainingQueue
+) -> None:
+    save(settings, 1)
+    save(settings, 2, refused="plainly worse")
+    save(settings, 1, version="r0001h01")
+    points = project_status(settings, queue, PROJECT)["learning_curve"]
+    assert [p["version"] for p in points] == ["r0001", "r0001h01", "r0002"]
+    assert [p["is_current"] for p in points] == [False, True, False]
+    assert [p["is_head"] for p in points] == [False, True, False]
+    assert [p["refused"] for p in points] == [None, None, "plainly worse"]
+    assert (points[0]["low"], points[0]["high"]) == pytest.approx((0.2993, 0.7007), abs=1e-4)
+
+
+def test_the_confusion_counts_what_is_taken_for_what(
+    settings: Settings, queue: TrainingQueue
+) -> None:
+    assert project_status(settings, queue, PROJECT)["confusion"] is None
+    root = registry.project_root(settings.model_dir, PROJECT)
+    registry.save(root, STATE, meta(1))
+    truth = np.array([0, 0, 0, 1])  # three cats, of which one is taken for a dog, and a dog
+    says = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.1, 0.9]], np.float32)
+    registry.save_validation_probs(root, "r0001", truth, says)
+    registry.promote(root, "r0001")
+    status = project_status(settings, queue, PROJECT)
+    assert status["confusion"] == {"classes": ["cat", "dog"], "counts": [[2, 1], [0, 1]]}
+    assert status["labels_per_class"] == {"cat": 4, "dog": 6}
+
+
+def keep_open(settings: Settings, *image_ids: str) -> None:
+    images = [
+        registry.OpenImage(
+            image_id=image_id,
+            confidence=0.1 * place,
+            guesses=(("cat", 0.6), ("dog", 0.4)),
+            is_again=False,
+            picture="data:,",
+        )
+        for place, image_id in enumerate(image_ids)
+    ]
+    root = registry.project_root(settings.model_dir, PROJECT)
+    registry.write_open_images(root, datetime.now(UTC), images)
+
+
+def test_what_was_answered_since_the_last_order_is_asked_no_more(
+    settings: Settings, queue: TrainingQueue
+) -> None:
+    assert next_images(settings, queue, PROJECT) == []
+    now = time.time()
+    queue.note_changes(PROJECT, 1, now - 3600, answered=["c"])  # then opened again
+    keep_open(settings, "a", "b", "c")
+    queue.note_changes(PROJECT, 1, now + 1, answered=["a"])
+    told = project_status(settings, queue, PROJECT)["next_images"]
+    assert [image["image_id"] for image in told] == ["b", "c"]
+    assert told[0] == {
+        "image_id": "b",
+        "confidence": 0.1,
+        "guesses": (("cat", 0.6), ("dog", 0.4)),
+        "is_again": False,
+    }
+
+
+def test_people_who_label_blind_find_no_guess_in_the_status(
+    settings: Settings, queue: TrainingQueue
+) -> None:
+    keep_open(settings, "a")
+    blind = settings.model_copy(update={"blind": True})
+    [image] = project_status(blind, queue, PROJECT)["next_images"]
+    assert image["guesses"] == ()
+
+
+def test_every_field_of_the_status_is_explained_and_nothing_else_is(
+    settings: Settings, queue: TrainingQueue
+) -> None:
+    """The tables of docs/status.md, a field a row, against what is answered."""
+    save(settings, 1)
+    keep_open(settings, "a")
+    ada = AnnotatorFigures(1, "Ada", 12, 3, 0.75, 0.8, 0.55, 0.95, 12, 0.5, 0.25, 4.2)
+    registry.write_annotators(
+        registry.project_root(settings.model_dir, PROJECT), [ada, replace(ada, annotator=2)]
+    )
+    for number in range(2, 5):
+        save(settings, number, **learned(100 * number, 0.4 + 0.01 * number))
+    queue.enqueue_retrain(PROJECT)
+    queue.note_error(PROJECT, "training", "the disk is full: free space")
+    status = whole_status(settings, queue)
+    [project] = status["projects"]
+    answered = {
+        "services": set(status["services"][0]),
+        "projects": set(project),
+        "learning_curve": set(project["learning_curve"][0]),
+        "next_images": set(project["next_images"][0]),
+        "outlook": set(project["outlook"]),
+        "annotators": set(project["annotators"][0]),
+        "jobs": set(project["jobs"][0]) | {"phase", "done", "total"},
+        "errors": set(project["errors"][0]),
+    }
+    documented: dict[str, set[str]] = {}
+    for line in DOCUMENTED.splitlines():
+        if line.startswith("## `"):
+            documented[line.split("`")[1]] = section = set()
+        elif line.startswith("| `"):
+            section.update(line.split("|")[1].replace("`", "").replace(",", " ").split())
+    assert documented == answered
+    json.dumps(status)
