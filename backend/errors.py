@@ -11,6 +11,7 @@ TightloopError
 ├── ModelFolderError         the model folder cannot be read or written
 │   └── BrokenVersionError   one version folder is corrupt, half-written or foreign
 ├── QueueError               Redis cannot be reached
+├── BackendError             the ML backend cannot be reached by the dashboard
 ├── NoModelError             something needs a model version and there is none yet
 ├── TooFewLabelsError        not enough labels or classes to train on
 └── TrainingError            the training went wrong: its loss is no number
@@ -61,6 +62,10 @@ class BrokenVersionError(ModelFolderError):
 
 class QueueError(TightloopError):
     """Redis cannot be reached."""
+
+
+class BackendError(TightloopError):
+    """The ML backend cannot be reached by the dashboard."""
 
 
 class NoModelError(TightloopError):

@@ -1,6 +1,6 @@
 """Our processes: a name in; that process out, running until SIGTERM or Ctrl-C.
 
-    python -m backend.processes backend | trainer | ranker | clock
+    python -m backend.processes backend | dashboard | trainer | ranker | clock
 
 Each loads only what it needs: the clock no torch, gunicorn's master none of the application.
 """
@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import threading
+from importlib import import_module
 from typing import Any
 
 from gunicorn.app.base import BaseApplication
@@ -29,10 +30,14 @@ log = logging.getLogger(__name__)
 
 
 class Server(BaseApplication):  # type: ignore[misc]  # the library has no types
-    """Gunicorn over the application: one process with threads, so one model in memory."""
+    """Gunicorn over an application: one process with threads, so one model in memory.
 
-    def __init__(self, settings: Settings) -> None:
+    `module` is where its create_app is, loaded in the worker alone.
+    """
+
+    def __init__(self, settings: Settings, module: str) -> None:
         self._settings = settings
+        self._module = module
         super().__init__()
 
     def load_config(self) -> None:
@@ -52,15 +57,19 @@ class Server(BaseApplication):  # type: ignore[misc]  # the library has no types
 
     def load(self) -> Any:
         """In the worker, after the fork."""
-        from backend.serving import create_app
-
-        return create_app(self._settings)
+        return import_module(self._module).create_app(self._settings)
 
 
 def run_backend(settings: Settings) -> None:
     """The Label Studio ML backend over HTTP."""
     settings.require("backend_password", "webhook_secret")
-    Server(settings).run()
+    Server(settings, "backend.serving").run()
+
+
+def run_dashboard(settings: Settings) -> None:
+    """The dashboard alone, for a network where the ML backend's routes shall not be."""
+    settings.require("dashboard_password")
+    Server(settings, "backend.dashboard").run()
 
 
 def run_trainer(settings: Settings) -> None:
@@ -90,6 +99,7 @@ def run_clock(settings: Settings) -> None:
 
 PROCESSES = {
     "backend": run_backend,
+    "dashboard": run_dashboard,
     "trainer": run_trainer,
     "ranker": run_ranker,
     "clock": run_clock,

@@ -1,4 +1,4 @@
-"""The Label Studio ML backend: predictions, set-up check, webhook, status and metrics over HTTP.
+"""The Label Studio ML backend: predictions, set-up check and webhook over HTTP, and the dashboard.
 
 One process with threads: one model in memory. Training code is never imported here; a retrain is
 enqueued by name.
@@ -6,13 +6,12 @@ enqueued by name.
 
 from __future__ import annotations
 
-import hmac
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, wraps
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +21,16 @@ from flask import Flask, Response, g, jsonify, request
 from label_studio_ml.model import LabelStudioMLBase
 from numpy.typing import NDArray
 from torch import nn
-from werkzeug.exceptions import BadRequest, HTTPException, Unauthorized
+from werkzeug.exceptions import BadRequest, Unauthorized
 
 from backend import registry
 from backend.acquisition import Probs
 from backend.calibration import rescale
+from backend.controls import train_now
+from backend.dashboard import make_dashboard
 from backend.device import find_device
-from backend.errors import (
-    ImageError,
-    LabelConfigError,
-    ModelFolderError,
-    NoModelError,
-    QueueError,
-    SettingsError,
-    TightloopError,
-)
+from backend.door import answer_errors, is_equal, knows_backend, needs_backend_password
+from backend.errors import ImageError, NoModelError, SettingsError
 from backend.inference import load_model, predict_probs, to_array
 from backend.labelstudio import (
     SECRET_HEADER,
@@ -46,10 +40,9 @@ from backend.labelstudio import (
     project_id_of,
     read_webhook,
 )
-from backend.metrics import CONTENT_TYPE, Metrics
+from backend.metrics import Metrics
 from backend.query import confidence
 from backend.settings import Settings, load_settings
-from backend.status import project_status
 from backend.task_images import load_task_image
 from backend.training_queue import TrainingQueue
 
@@ -59,9 +52,6 @@ MAX_WEBHOOK_BYTES = 5 * 1024**2
 MAX_PREDICT_BYTES = (
     512 * 1024**2
 )  # "Retrieve Predictions" sends all selected tasks, images included
-STATUS_OF_ERROR = {QueueError: 503, ModelFolderError: 503, NoModelError: 503, LabelConfigError: 400}
-
-View = Callable[[], Any]
 
 
 @dataclass(frozen=True)
@@ -228,7 +218,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     service = ModelService(settings)
     queue = TrainingQueue(settings.redis_url.get_secret_value())
     metrics = Metrics(settings, queue)
-    app = Flask(__name__)
+    app = Flask(__name__, static_folder=None)
 
     @app.before_request
     def begin() -> None:
@@ -247,7 +237,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         return jsonify(status="UP")
 
     @app.post("/setup")
-    @_needs_backend_password(settings)
+    @needs_backend_password(settings)
     def setup() -> Response:
         payload = _json(MAX_WEBHOOK_BYTES)
         project_id = _project_id(payload.get("project"))
@@ -261,7 +251,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         return jsonify(model_version=current.version if current else "")
 
     @app.post("/predict")
-    @_needs_backend_password(settings)
+    @needs_backend_password(settings)
     def predict() -> Response:
         payload = _json(MAX_PREDICT_BYTES)
         tasks = payload.get("tasks")
@@ -278,7 +268,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         return jsonify(results=answers)
 
     @app.route("/versions", methods=["GET", "POST"])
-    @_needs_backend_password(settings)
+    @needs_backend_password(settings)
     def versions() -> Response:
         project = request.args.get("project") or (request.get_json(silent=True) or {}).get(
             "project"
@@ -291,9 +281,8 @@ def create_app(settings: Settings | None = None) -> Flask:
     @app.post("/webhook")
     def webhook() -> Response:
         secret = settings.webhook_secret.get_secret_value()
-        if not (
-            _is_equal(request.headers.get(SECRET_HEADER, ""), secret) or _knows_backend(settings)
-        ):
+        given = request.headers.get(SECRET_HEADER, "")
+        if not (is_equal(given, secret) or knows_backend(settings)):
             raise Unauthorized(f"send the webhook secret in the header {SECRET_HEADER}")
         try:
             event = read_webhook(_json(MAX_WEBHOOK_BYTES))
@@ -305,97 +294,25 @@ def create_app(settings: Settings | None = None) -> Flask:
         if event.project_id not in registry.known_projects(settings.model_dir):
             g.outcome = "ignored"
             return jsonify(status="ignored", reason="this project is not set up here")
+        if event.kind == "start_training":
+            train_now(queue, event.project_id)
+            return jsonify(status="counted", new=queue.generation(event.project_id).n_new)
         now = time.time()
-        is_forced = event.kind == "start_training"
-        generation = queue.note_changes(event.project_id, event.changes, now, is_forced=is_forced)
+        generation = queue.note_changes(
+            event.project_id, event.changes, now, answered=event.answered
+        )
         if generation.is_due(
             now, retrain_after=settings.retrain_after, retrain_wait_s=settings.retrain_wait_s
         ):
-            queue.enqueue_retrain(event.project_id, is_forced=is_forced)
+            queue.enqueue_retrain(event.project_id)
         if settings.train != "full" and generation.head_is_due(now):
             queue.enqueue_refit(event.project_id)
         queue.enqueue_top_up(event.project_id)
         return jsonify(status="counted", new=generation.n_new)
 
-    @app.get("/status")
-    @_needs_dashboard_password(settings)
-    def status() -> Response:
-        ids = registry.known_projects(settings.model_dir)
-        return jsonify(projects=[project_status(settings, queue, i) for i in ids])
-
-    @app.get("/metrics")
-    @_needs_dashboard_password(settings)
-    def show_metrics() -> Response:
-        return Response(metrics.page(), content_type=CONTENT_TYPE)
-
-    @app.errorhandler(TightloopError)
-    def on_known_error(error: TightloopError) -> tuple[Response, int]:
-        return jsonify(error=str(error)), next(
-            (code for kind, code in STATUS_OF_ERROR.items() if isinstance(error, kind)), 400
-        )
-
-    @app.errorhandler(HTTPException)
-    def on_http_error(error: HTTPException) -> Response:
-        answer = jsonify(error=error.description)
-        answer.status_code = error.code or 500
-        if answer.status_code == 401:
-            answer.headers["WWW-Authenticate"] = 'Basic realm="Tightloop"'
-        return answer
-
-    @app.errorhandler(Exception)
-    def on_unknown_error(error: Exception) -> tuple[Response, int]:
-        log.exception("%s %s", request.method, request.path)
-        return jsonify(error=f"unexpected {type(error).__name__}: see the backend's log"), 500
-
+    app.register_blueprint(make_dashboard(settings, queue, metrics.page))
+    answer_errors(app)
     return app
-
-
-def _needs_backend_password(settings: Settings) -> Callable[[View], View]:
-    return _needs(
-        lambda: _knows_backend(settings), "send BACKEND_USER and BACKEND_PASSWORD with basic auth"
-    )
-
-
-def _needs_dashboard_password(settings: Settings) -> Callable[[View], View]:
-    """Without one set it is free on loopback, and closed elsewhere."""
-    password = settings.dashboard_password.get_secret_value()
-    is_open = settings.is_loopback_only and not password
-    return _needs(
-        lambda: is_open or _knows(settings.dashboard_user, password),
-        "set DASHBOARD_PASSWORD, and send it with basic auth",
-    )
-
-
-def _needs(is_allowed: Callable[[], bool], what_to_do: str) -> Callable[[View], View]:
-    def decorate(view: View) -> View:
-        @wraps(view)
-        def guarded() -> Any:
-            if not is_allowed():
-                raise Unauthorized(what_to_do)
-            return view()
-
-        return guarded
-
-    return decorate
-
-
-def _knows_backend(settings: Settings) -> bool:
-    return _knows(settings.backend_user, settings.backend_password.get_secret_value())
-
-
-def _knows(user: str, password: str) -> bool:
-    auth = request.authorization
-    return (
-        auth is not None
-        and auth.type == "basic"
-        and bool(password)
-        and _is_equal(auth.username or "", user)
-        and _is_equal(auth.password or "", password)
-    )
-
-
-def _is_equal(given: str, expected: str) -> bool:
-    return hmac.compare_digest(given.encode(), expected.encode())
 
 
 def _project_id(project: object) -> int:

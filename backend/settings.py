@@ -74,6 +74,7 @@ class Settings(BaseSettings):
     webhook_secret: SecretStr = SecretStr("")
     dashboard_user: str = "tightloop"
     dashboard_password: SecretStr = SecretStr("")
+    dashboard_open: bool = False
 
     @field_validator("label_studio_url", "label_studio_host", "backend_url")
     @classmethod

@@ -11,6 +11,7 @@ import json
 import sys
 
 from backend import registry
+from backend.controls import promote
 from backend.errors import TightloopError
 from backend.settings import Settings, load_settings
 from backend.training_queue import TrainingQueue
@@ -63,11 +64,8 @@ def _list(settings: Settings, project_id: int, *, as_json: bool) -> None:
 
 
 def _promote(settings: Settings, project_id: int, version: str) -> None:
-    root = registry.project_root(settings.model_dir, project_id)
-    with registry.hold(root, "promote"):  # a head may be about to be
-        meta = registry.promote(root, version)
     queue = TrainingQueue(settings.redis_url.get_secret_value())
-    queue.enqueue_refresh(project_id)
+    meta = promote(settings, queue, project_id, version)
     print(
         f"{meta.version} is in service ({meta.validation.accuracy:.1%} on validation); "
         "the ranker now gives Label Studio's open tasks its order"

@@ -247,6 +247,8 @@ def _start(settings: StackSettings, var: Path) -> None:
         project_url=project_url,
         backend_url=environment["BACKEND_URL"],
         dashboard_url=f"{environment['BACKEND_URL']}/dashboard",
+        dashboard_username=environment["DASHBOARD_USER"],
+        dashboard_password=environment["DASHBOARD_PASSWORD"],
         redis_url=environment["REDIS_URL"],
         model_dir=environment["MODEL_DIR"],
         webhook_secret=environment["WEBHOOK_SECRET"],
@@ -311,6 +313,9 @@ def _environment(settings: StackSettings, var: Path, run: Path) -> dict[str, str
 
     given = settings.model_fields_set
     redis_password = secret("REDIS_PASSWORD")
+    # One that somebody chose guards reading, too; ours only keeps others from changing things.
+    dashboard_password = settings.dashboard_password.get_secret_value()
+    is_open = settings.dashboard_open or not dashboard_password
     ours = {
         "LABEL_STUDIO_URL": f"http://{LOOPBACK}:{settings.label_studio_port}",
         "LABEL_STUDIO_API_KEY": secret("LABEL_STUDIO_API_KEY"),  # 40 characters are the most
@@ -318,6 +323,9 @@ def _environment(settings: StackSettings, var: Path, run: Path) -> dict[str, str
         "BACKEND_URL": f"http://{LOOPBACK}:{settings.backend_port}",
         "BACKEND_PASSWORD": secret("BACKEND_PASSWORD"),
         "WEBHOOK_SECRET": secret("WEBHOOK_SECRET"),
+        "DASHBOARD_USER": settings.dashboard_user,
+        "DASHBOARD_PASSWORD": dashboard_password or secret("DASHBOARD_PASSWORD", 8),
+        "DASHBOARD_OPEN": str(is_open).lower(),
         "REDIS_PASSWORD": redis_password,
         "REDIS_URL": f"redis://:{redis_password}@{LOOPBACK}:{settings.redis_port}/0",
         "DATA_DIR": str(settings.data_dir.resolve() if "data_dir" in given else var / "data"),
@@ -571,6 +579,9 @@ def _where_to_go(stack: dict[str, Any]) -> str:
   Log in as  {stack["username"]}
   Password   {stack["password"]}
   Then press "Label All Tasks": the images that the model is least sure of come first.
+
+  Dashboard  {stack["dashboard_url"]}
+  To change things there: {stack["dashboard_username"]}, {stack["dashboard_password"]}
 
   make status says how it stands, make down stops everything.
 """

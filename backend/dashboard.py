@@ -1,0 +1,328 @@
+"""The dashboard: what is known of the loop in; a page that people keep open, and two buttons, out.
+
+The page is rendered here and asks for itself again every two seconds, so it is rendered once a
+second at most, whoever looks. Beside it GET /status and /metrics for programs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+from flask import Blueprint, Flask, Response, jsonify, redirect, render_template, request, url_for
+from werkzeug.exceptions import BadRequest, NotFound
+from werkzeug.wrappers import Response as AnyResponse
+
+from backend import registry
+from backend.controls import promote, train_now
+from backend.curve_picture import Ahead, CurvePoint, draw_curve
+from backend.door import answer_errors, needs_operator, needs_reader, status_of
+from backend.errors import BackendError, NoModelError, TightloopError
+from backend.metrics import CONTENT_TYPE
+from backend.settings import Settings
+from backend.status import NEXT_IMAGES, next_images, outlook_sentence, sentence, whole_status
+from backend.training_queue import TrainingQueue
+
+PAGE_LIFETIME_S = 1.0
+METRICS_TIMEOUT_S = 10.0
+MATRIX_CLASSES = 15  # a confusion of more classes is shown as a list
+CONFUSED_PAIRS = 12
+VERSIONS_SHOWN = 12
+HEAT_STEPS = 9
+JOBS = {
+    "retrain": "Training",
+    "refit": "New head",
+    "top_up": "Asking images",
+    "refresh": "New order",
+    "collect_reviews": "Collecting reviews",
+}
+SERVICES = {
+    "label_studio": "Label Studio",
+    "backend": "ML backend",
+    "trainer": "Trainer",
+    "ranker": "Ranker",
+    "clock": "Clock",
+}
+# The page runs nothing but its own script, and no other page may frame its buttons.
+SECURITY_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+        "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+}
+# An image of its own: matplotlib writes styles into its SVG, which the page must not have.
+PICTURE_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+
+
+@dataclass(frozen=True)
+class Page:
+    """The dashboard of one project, as rendered at a moment."""
+
+    html: str
+    status: int
+    rendered_at: float
+
+
+def make_dashboard(
+    settings: Settings, queue: TrainingQueue, metrics_page: Callable[[], bytes]
+) -> Blueprint:
+    """The routes for people and their programs; `metrics_page` is what Prometheus gets."""
+    doors = Blueprint("dashboard", __name__, static_folder="static", template_folder="templates")
+    pages: dict[int | None, Page] = {}
+    rendering = threading.Lock()
+
+    def page_of(project_id: int | None) -> Page:
+        with rendering:  # who comes meanwhile gets the same
+            page = pages.get(project_id)
+            if page is None or time.monotonic() - page.rendered_at > PAGE_LIFETIME_S:
+                page = pages[project_id] = _render(settings, queue, project_id)
+            return page
+
+    @doors.after_request
+    def secure(answer: Response) -> Response:
+        for name, value in SECURITY_HEADERS.items():
+            answer.headers.setdefault(name, value)
+        return answer
+
+    @doors.get("/dashboard")
+    @needs_reader(settings)
+    def show() -> AnyResponse:
+        page = page_of(_asked_project())
+        answer = Response(page.html, page.status, content_type="text/html; charset=utf-8")
+        answer.headers["Cache-Control"] = "no-cache"
+        answer.set_etag(hashlib.sha256(page.html.encode()).hexdigest())
+        return answer.make_conditional(request)
+
+    @doors.get("/dashboard/curve.svg")
+    @needs_reader(settings)
+    def curve() -> Response:
+        project = _find_project(whole_status(settings, queue), _asked_project())
+        drawn = draw_curve(
+            _points(project),
+            _ahead(project),
+            is_dark="dark" in request.args,
+            is_narrow="narrow" in request.args,
+        )
+        answer = Response(drawn, content_type="image/svg+xml")
+        # Its address changes with what it shows.
+        answer.headers["Cache-Control"] = "private, max-age=86400"
+        answer.headers["Content-Security-Policy"] = PICTURE_POLICY
+        return answer
+
+    @doors.post("/dashboard/promote")
+    @needs_operator(settings)
+    def put_in_service() -> AnyResponse:
+        version = request.form.get("version", "")
+        return act(lambda project_id: promote(settings, queue, project_id, version))
+
+    @doors.post("/dashboard/train")
+    @needs_operator(settings)
+    def start_training() -> AnyResponse:
+        return act(lambda project_id: train_now(queue, project_id))
+
+    def act(change: Callable[[int], object]) -> AnyResponse:
+        """Change something and show the page again, with what was in the way if something was."""
+        project_id = _asked_project()
+        if project_id is None:
+            raise BadRequest("say which project")
+        if project_id not in registry.known_projects(settings.model_dir):
+            raise NotFound(f"no project {project_id} is set up here")
+        try:
+            change(project_id)
+        except TightloopError as error:
+            page = _render(settings, queue, project_id, str(error))
+            return Response(page.html, 404 if isinstance(error, NoModelError) else status_of(error))
+        pages.clear()
+        return redirect(url_for("dashboard.show", project=project_id), 303)
+
+    @doors.get("/status")
+    @needs_reader(settings)
+    def status() -> Response:
+        return jsonify(whole_status(settings, queue))
+
+    @doors.get("/metrics")
+    @needs_reader(settings)
+    def metrics() -> Response:
+        return Response(metrics_page(), content_type=CONTENT_TYPE)
+
+    return doors
+
+
+def create_app(settings: Settings) -> Flask:
+    """The dashboard alone, without the ML backend's routes: what a team's server publishes."""
+    settings.require("dashboard_password")
+    queue = TrainingQueue(settings.redis_url.get_secret_value())
+    app = Flask(__name__, static_folder=None)
+    app.register_blueprint(make_dashboard(settings, queue, lambda: _metrics_of_backend(settings)))
+
+    @app.get("/")
+    def home() -> AnyResponse:
+        return redirect(url_for("dashboard.show"))
+
+    @app.get("/health")
+    def health() -> Response:
+        return jsonify(status="UP")
+
+    answer_errors(app)
+    return app
+
+
+def _metrics_of_backend(settings: Settings) -> bytes:
+    """What the backend counts: webhooks and predictions reach that process, not this one."""
+    password = settings.dashboard_password.get_secret_value()
+    try:
+        answer = httpx.get(
+            f"{settings.backend_url}/metrics",
+            auth=(settings.dashboard_user, password),
+            timeout=METRICS_TIMEOUT_S,
+            trust_env=False,  # a proxy is for other addresses than our own
+        ).raise_for_status()
+    except httpx.HTTPError as error:
+        raise BackendError(
+            f"the backend at {settings.backend_url} does not give its metrics "
+            f"({type(error).__name__}): see that it runs and has the same DASHBOARD_PASSWORD"
+        ) from None
+    return answer.content
+
+
+def _asked_project() -> int | None:
+    asked = request.values.get("project")
+    if asked is None:
+        return None
+    if not asked.isdecimal() or len(asked) > 18:
+        raise BadRequest("project must be a number")
+    return int(asked)
+
+
+def _find_project(status: Mapping[str, Any], project_id: int | None) -> dict[str, Any]:
+    """The project that was asked for, or the newest."""
+    projects = {project["project_id"]: project for project in status["projects"]}
+    if project_id is None and projects:
+        project_id = max(projects)
+    if project_id not in projects:
+        raise NotFound(f"no project {project_id} is set up here")
+    project: dict[str, Any] = projects[project_id]
+    return project
+
+
+def _render(
+    settings: Settings, queue: TrainingQueue, project_id: int | None, problem: str = ""
+) -> Page:
+    """The page; where Redis or the model folder is away, it says that and what to do."""
+    now = time.monotonic()
+    try:
+        status = whole_status(settings, queue)
+        view = _view(settings, queue, status, project_id) if status["projects"] else {}
+    except TightloopError as error:
+        return Page(_fill(problem=str(error)), status_of(error), now)
+    return Page(_fill(**view, problem=problem), 200, now)
+
+
+def _fill(**view: Any) -> str:
+    return render_template("dashboard.html", **view)
+
+
+def _view(
+    settings: Settings, queue: TrainingQueue, status: Mapping[str, Any], project_id: int | None
+) -> dict[str, Any]:
+    """What the template shows, in the order of the page."""
+    project = _find_project(status, project_id)
+    versions = _newest_first(project["learning_curve"])
+    # A head comes with every few answers: only the one in service stands among the others.
+    first = [v for v in versions if v["is_current"] or not v["is_head"]][:VERSIONS_SHOWN]
+    outlook = project["outlook"]
+    return {
+        "project": project,
+        "projects": status["projects"],
+        "sentence": sentence(project),
+        "outlook_sentence": outlook_sentence(outlook) if outlook else "",
+        "services": status["services"],
+        "service_names": SERVICES,
+        "curve_key": hashlib.sha256(repr((_points(project), _ahead(project))).encode()).hexdigest()[
+            :16
+        ],
+        "jobs": [job for job in project["jobs"] if job["status"] in ("queued", "started")],
+        "job_names": JOBS,
+        "next_images": next_images(settings, queue, project["project_id"])[:NEXT_IMAGES],
+        "is_blind": settings.blind,
+        "most_labels": max(project["labels_per_class"].values(), default=0),
+        "matrix": _matrix(project["confusion"]),
+        "confused": _confused_pairs(project["confusion"]),
+        "versions": first,
+        "other_versions": [v for v in versions if v not in first],
+        "may_change": bool(settings.dashboard_password.get_secret_value()),
+    }
+
+
+def _newest_first(curve: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Versions as the table shows them: one that is older than what is in service rolls back."""
+    is_older = False
+    found = []
+    for point in reversed(curve):
+        found.append({**point, "verb": "Roll back" if is_older else "Put in service"})
+        is_older = is_older or point["is_current"]
+    return found
+
+
+def _points(project: Mapping[str, Any]) -> tuple[CurvePoint, ...]:
+    return tuple(
+        CurvePoint(
+            p["version"],
+            p["labels"],
+            p["accuracy"],
+            p["low"],
+            p["high"],
+            p["is_head"],
+            p["is_current"],
+            p["refused"] is not None,
+        )
+        for p in project["learning_curve"]
+    )
+
+
+def _ahead(project: Mapping[str, Any]) -> Ahead | None:
+    """The forecast, which begins at the last full version that was not refused."""
+    outlook = project["outlook"]
+    full = [p for p in project["learning_curve"] if not p["is_head"] and p["refused"] is None]
+    if outlook is None or not full:
+        return None
+    last = full[-1]
+    gains = (outlook[name] for name in ("gain", "low", "high"))
+    return Ahead(
+        last["labels"],
+        last["accuracy"],
+        outlook["more_labels"],
+        *(last["accuracy"] + gain for gain in gains),
+    )
+
+
+def _matrix(confusion: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The confusion, a row per true class: counts, each with the step of its shade."""
+    if confusion is None or len(confusion["classes"]) > MATRIX_CLASSES:
+        return None
+    rows = []
+    for name, counts in zip(confusion["classes"], confusion["counts"], strict=True):
+        total = max(sum(counts), 1)
+        cells = [(count, round(HEAT_STEPS * count / total)) for count in counts]
+        rows.append({"name": name, "cells": cells})
+    return {"classes": confusion["classes"], "rows": rows}
+
+
+def _confused_pairs(confusion: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Which class is most often taken for which other one."""
+    if confusion is None:
+        return []
+    pairs = [
+        {"true": true, "taken_for": other, "count": count, "of": sum(counts)}
+        for true, counts in zip(confusion["classes"], confusion["counts"], strict=True)
+        for other, count in zip(confusion["classes"], counts, strict=True)
+        if other != true and count
+    ]
+    return sorted(pairs, key=lambda pair: -pair["count"])[:CONFUSED_PAIRS]

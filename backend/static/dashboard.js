@@ -1,0 +1,91 @@
+// Keeps the dashboard's page true: asks for the page itself every two seconds, and puts in the
+// sections that changed. What a person has in hand (focus, opened details) stays.
+"use strict";
+
+const EVERY_MS = 2000;
+const connection = document.getElementById("connection");
+const freshness = document.getElementById("freshness");
+const shown = new Map();  // as the server sent them: times are rewritten below
+
+function sections(page) {
+  return new Map([...page.querySelectorAll("main > section")].map((part) => [part.id, part]));
+}
+
+function localTimes(part) {
+  for (const time of part.querySelectorAll("time")) {
+    const moment = new Date(time.dateTime);
+    if (!Number.isNaN(moment.getTime())) {
+      time.textContent = moment.toLocaleString();
+    }
+  }
+}
+
+function putIn(fresh) {
+  const main = document.getElementById("main");
+  const wanted = sections(fresh);
+  const there = sections(document);
+  const focused = document.activeElement?.id;
+  for (const [id, part] of there) {
+    if (!wanted.has(id)) {
+      part.remove();
+    }
+  }
+  for (const [id, part] of wanted) {
+    const html = part.outerHTML;
+    if (there.has(id) && shown.get(id) === html) {
+      continue;
+    }
+    shown.set(id, html);
+    localTimes(part);
+    const before = there.get(id);
+    for (const details of before?.querySelectorAll("details[open]") ?? []) {
+      part.querySelector(`#${CSS.escape(details.id)}`)?.setAttribute("open", "");
+    }
+    if (before) {
+      before.replaceWith(part);
+    } else {
+      main.append(part);
+    }
+  }
+  document.title = fresh.title;
+  if (focused && document.activeElement?.id !== focused) {
+    document.getElementById(focused)?.focus({ preventScroll: true });
+  }
+}
+
+async function refresh() {
+  try {
+    const answer = await fetch(location.href.split("#")[0], { cache: "no-cache" });
+    if (!answer.headers.get("content-type")?.startsWith("text/html")) {
+      throw new Error(`the server answered ${answer.status}`);
+    }
+    putIn(new DOMParser().parseFromString(await answer.text(), "text/html"));
+    freshness.textContent = `as of ${new Date().toLocaleTimeString()}`;
+    if (connection.textContent) {
+      connection.textContent = "";
+      document.body.classList.remove("stale");
+    }
+  } catch {
+    if (!connection.textContent) {
+      const now = new Date().toLocaleTimeString();
+      connection.textContent =
+        `The server has not answered since ${now}. This page shows what was known then, ` +
+        "and goes on by itself once the server is back.";
+      document.body.classList.add("stale");
+    }
+  }
+  setTimeout(refresh, EVERY_MS);
+}
+
+document.addEventListener("submit", (event) => {
+  const question = event.target.dataset.confirm;
+  if (question && !confirm(question)) {
+    event.preventDefault();
+  }
+});
+
+for (const [id, part] of sections(document)) {
+  shown.set(id, part.outerHTML);
+  localTimes(part);
+}
+setTimeout(refresh, EVERY_MS);

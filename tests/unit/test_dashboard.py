@@ -1,0 +1,366 @@
+"""The dashboard's page without a browser: what stands in it, and what its buttons do."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flask.testing import FlaskClient
+from redis import Redis
+from rq import Queue, SimpleWorker
+from rq.job import Job
+
+from backend import registry
+from backend.dashboard import SECURITY_HEADERS
+from backend.labels import AnnotatorFigures
+from backend.serving import create_app
+from backend.settings import Settings, load_settings
+from backend.training_queue import TrainingQueue
+from tests.conftest import RedisServer
+from tests.unit.test_registry import STATE, meta, record
+
+PROJECT = 7
+LEAD = ("tightloop", "dash-pass")
+EVIL = "<script>alert(1)</script>"
+SAFE = "&lt;script&gt;alert(1)&lt;/script&gt;"
+
+
+@pytest.fixture
+def config(tmp_path: Path, redis_server: RedisServer) -> Settings:
+    own = load_settings(
+        _env_file=None,
+        model_dir=tmp_path / "models",
+        redis_url=redis_server.url,
+        label_studio_url="http://127.0.0.1:8080",
+        backend_password="backend-pass",
+        webhook_secret="hook-secret",
+        dashboard_password="dash-pass",
+        dashboard_open=True,
+    )
+    registry.write_record(registry.project_root(own.model_dir, PROJECT), record(PROJECT))
+    return own
+
+
+@pytest.fixture
+def root(config: Settings) -> Path:
+    return registry.project_root(config.model_dir, PROJECT)
+
+
+@pytest.fixture
+def queue(redis_server: RedisServer) -> TrainingQueue:
+    return TrainingQueue(redis_server.url)
+
+
+@pytest.fixture
+def client(config: Settings, monkeypatch: pytest.MonkeyPatch) -> FlaskClient:
+    monkeypatch.setattr("backend.dashboard.PAGE_LIFETIME_S", 0.0)
+    return create_app(config).test_client()
+
+
+def page(client: FlaskClient, path: str = "/dashboard", status: int = 200) -> str:
+    answer = client.get(path)
+    assert answer.status_code == status, answer.text
+    return answer.text
+
+
+def save(root: Path, number: int, **changes: Any) -> None:
+    saved = registry.save(root, STATE, meta(number, **changes))
+    if saved.refused is None:
+        registry.promote(root, saved.version)
+
+
+def keep_open(root: Path, *labels: str) -> None:
+    images = [
+        registry.OpenImage(
+            image_id=f"image-of-{label}",
+            confidence=0.1,
+            guesses=((label, 0.612), ("other", 0.3), ("third", 0.05)),
+            is_again=False,
+            picture="data:image/png;base64,AAAA",
+        )
+        for label in labels
+    ]
+    registry.write_open_images(root, datetime.now(UTC), images)
+
+
+def section(html: str, name: str) -> str:
+    return html.split(f'<section id="{name}"')[1].split("</section>")[0]
+
+
+def test_a_new_project_says_what_comes_by_itself(client: FlaskClient) -> None:
+    html = page(client)
+    assert "no model yet" in section(html, "now")
+    assert "No version yet" in section(html, "curve")
+    assert "Nobody" in section(html, "people")
+    assert 'href="http://127.0.0.1:8080/projects/7/data"' in html
+
+
+def test_without_a_project_the_page_says_how_to_make_one(config: Settings) -> None:
+    empty = config.model_copy(update={"model_dir": config.model_dir / "empty"})
+    empty.model_dir.mkdir()
+    assert "scripts.setup_project" in page(create_app(empty).test_client())
+
+
+def test_the_page_tells_what_the_status_tells(
+    client: FlaskClient, root: Path, queue: TrainingQueue
+) -> None:
+    truth = np.array([0, 0, 0, 1])
+    says = np.array([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7], [0.1, 0.9]], np.float32)
+    save(root, 1)
+    save(root, 2, labels=1234)
+    registry.save_validation_probs(root, "r0002", truth, says)
+    save(root, 3, refused="plainly worse")
+    keep_open(root, "frog")
+    ada = AnnotatorFigures(1, "Ada", 12, 3, 0.75, 0.8, 0.55, 0.95, 12, 0.5, 0.25, 4.2)
+    registry.write_annotators(root, [ada])
+    queue.note_facts(PROJECT, {"annotations": 61, "skipped": 4, "open": 18, "again": 3})
+    queue.note_error(PROJECT, "training", "the disk is full: free space")
+    html = page(client)
+    assert "r0002 in service, 50.0% right" in section(html, "now")
+    assert "1,234" in section(html, "now")
+    assert "frog 61%" in section(html, "next")
+    assert "cat taken for dog: 2 of 3" in section(html, "classes")
+    assert "80.0% (55.0% to 95.0%)" in section(html, "people")
+    assert "refused: plainly worse" in section(html, "versions")
+    assert "the disk is full: free space" in section(html, "errors")
+
+
+def test_an_older_version_is_rolled_back_to_a_newer_one_put_in_service(
+    client: FlaskClient, root: Path
+) -> None:
+    for number in (1, 2, 3):
+        save(root, number)
+    registry.promote(root, "r0002")
+    html = section(page(client), "versions")
+    assert 'aria-label="Roll back: r0001"' in html
+    assert 'aria-label="Put in service: r0003"' in html
+    assert "promote-r0002" not in html
+
+
+def test_heads_stand_apart_but_for_the_one_in_service(client: FlaskClient, root: Path) -> None:
+    save(root, 1)
+    for head in ("r0001h01", "r0001h02"):
+        save(root, 1, version=head)
+    table, _, others = section(page(client), "versions").partition("<details")
+    assert "r0001h02" in table
+    assert "r0001h01" not in table
+    assert "r0001h01" in others
+
+
+def test_many_classes_are_a_list_of_confusions_and_no_wall_of_numbers(
+    client: FlaskClient, root: Path
+) -> None:
+    names = tuple(f"class {n}" for n in range(40))
+    registry.save(root, STATE, meta(1, classes=names, labels_per_class=dict.fromkeys(names, 1)))
+    truth = np.arange(40)
+    says = np.eye(40, dtype=np.float32)[np.roll(truth, -1)]
+    registry.save_validation_probs(root, "r0001", truth, says)
+    registry.promote(root, "r0001")
+    html = section(page(client), "classes")
+    assert 'class="matrix"' not in html
+    assert html.count("taken for") == 12
+
+
+def test_a_running_training_shows_its_bar(
+    client: FlaskClient, queue: TrainingQueue, redis_server: RedisServer
+) -> None:
+    queue.enqueue_retrain(PROJECT)
+    assert "waits for its turn" in section(page(client), "jobs")
+    connection = Redis.from_url(redis_server.url)
+    worker = SimpleWorker(["train"], connection=connection, serializer="json")
+    worker.register_birth()  # type: ignore[no-untyped-call]
+    job = Job.fetch("retrain-p7", connection=connection, serializer="json")
+    job.set_status("started")  # type: ignore[arg-type]
+    assert "<progress aria-label" in section(page(client), "jobs")
+    queue.report_progress(job, "training", 0, 80)
+    job.meta["progress"]["since"] -= 10
+    queue.report_progress(job, "training", 20, 80)
+    html = section(page(client), "jobs")
+    assert "training, step 20 of 80, about 30 s left" in html
+    assert '<progress max="80" value="20"' in html
+
+
+def test_what_comes_from_outside_is_shown_and_not_run(
+    client: FlaskClient, root: Path, queue: TrainingQueue
+) -> None:
+    registry.write_record(root, record(PROJECT).model_copy(update={"title": EVIL}))
+    names = (EVIL, '" onload="x')
+    registry.save(root, STATE, meta(1, classes=names, labels_per_class=dict.fromkeys(names, 3)))
+    registry.save_validation_probs(root, "r0001", np.array([0]), np.array([[0, 1]], np.float32))
+    registry.promote(root, "r0001")
+    save(root, 2, refused=EVIL)
+    keep_open(root, EVIL)
+    person = AnnotatorFigures(1, EVIL, 1, 0, None, None, None, None, 0, None, None, None)
+    registry.write_annotators(root, [person])
+    queue.note_error(PROJECT, "training", EVIL)
+    queue.note_health("label_studio", EVIL, time.time(), 60)
+    queue.note_facts(PROJECT, {"waiting_for": EVIL})
+    html = page(client)
+    assert EVIL not in html
+    assert 'onload="x' not in html
+    for name in ("problem", "now", "classes", "people", "versions", "errors", "next"):
+        assert SAFE in section(html, name), name
+    assert EVIL.encode() not in client.get("/dashboard/curve.svg").data
+
+
+def test_the_page_may_run_its_own_script_alone_and_nobody_may_frame_it(
+    client: FlaskClient,
+) -> None:
+    answer = client.get("/dashboard")
+    for name, value in SECURITY_HEADERS.items():
+        assert answer.headers[name] == value
+    assert "frame-ancestors 'none'" in answer.headers["Content-Security-Policy"]
+    assert "<style" not in answer.text
+    assert "style=" not in answer.text
+    assert answer.text.count("<script") == 1
+    picture = client.get("/dashboard/curve.svg").headers["Content-Security-Policy"]
+    assert "script-src" not in picture
+    assert "default-src 'none'" in picture
+
+
+def test_a_page_that_did_not_change_is_not_sent_again(client: FlaskClient, root: Path) -> None:
+    save(root, 1)
+    first = client.get("/dashboard")
+    again = client.get("/dashboard", headers={"If-None-Match": first.headers["ETag"]})
+    assert (again.status_code, again.data) == (304, b"")
+    save(root, 2)
+    changed = client.get("/dashboard", headers={"If-None-Match": first.headers["ETag"]})
+    assert changed.status_code == 200
+
+
+def test_who_asks_within_a_second_gets_the_page_as_it_was_and_no_work_is_done(
+    config: Settings, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.dashboard.PAGE_LIFETIME_S", 3600.0)
+    client = create_app(config).test_client()
+    before = page(client)
+    save(root, 1)
+    assert page(client) == before
+    assert client.post("/dashboard/train", data={"project": 7}, auth=LEAD).status_code == 303
+    assert "r0001" in page(client)  # whoever changed something sees it
+
+
+def test_the_button_rolls_back_and_asks_for_the_order(
+    client: FlaskClient, root: Path, redis_server: RedisServer
+) -> None:
+    save(root, 1)
+    save(root, 2)
+    form = {"project": PROJECT, "version": "r0001"}
+    answer = client.post("/dashboard/promote", data=form, auth=LEAD)
+    assert (answer.status_code, answer.location) == (303, "/dashboard?project=7")
+    current = registry.current(root)
+    assert current is not None
+    assert current.version == "r0001"
+    assert Queue("rank", connection=Redis.from_url(redis_server.url)).job_ids == ["refresh-p7"]
+
+
+def test_the_button_starts_a_training_of_labels_that_are_not_new(
+    client: FlaskClient, queue: TrainingQueue, redis_server: RedisServer
+) -> None:
+    assert client.post("/dashboard/train", data={"project": 7}, auth=LEAD).status_code == 303
+    assert Queue("train", connection=Redis.from_url(redis_server.url)).job_ids == ["retrain-p7"]
+    assert queue.generation(PROJECT).is_forced
+
+
+@pytest.mark.parametrize("version", ["r0009", "", "../../etc", EVIL])
+def test_a_version_that_is_not_there_is_named_on_the_page_and_nothing_changes(
+    client: FlaskClient, root: Path, version: str
+) -> None:
+    save(root, 1)
+    form = {"project": PROJECT, "version": version}
+    answer = client.post("/dashboard/promote", data=form, auth=LEAD)
+    assert answer.status_code == 404
+    assert "there are r0001" in section(answer.text, "problem")
+    assert EVIL not in answer.text
+    current = registry.current(root)
+    assert current is not None
+    assert current.version == "r0001"
+
+
+@pytest.mark.parametrize(
+    ("project", "status"), [("", 400), ("x", 400), ("-1", 400), ("8", 404), ("9" * 19, 400)]
+)
+def test_a_project_that_is_not_there_is_refused(
+    client: FlaskClient, project: str, status: int
+) -> None:
+    assert client.get(f"/dashboard?project={project}").status_code == status
+    form = {"project": project}
+    assert client.post("/dashboard/train", data=form, auth=LEAD).status_code == status
+
+
+def test_of_several_projects_the_newest_is_shown_and_the_others_are_linked(
+    client: FlaskClient, config: Settings
+) -> None:
+    other = record(12).model_copy(update={"title": "Birds"})
+    registry.write_record(registry.project_root(config.model_dir, 12), other)
+    html = page(client)
+    assert "<h1>Birds</h1>" in html
+    assert 'href="/dashboard?project=7"' in html
+    assert "<h1>T</h1>" in page(client, "/dashboard?project=7")
+
+
+def test_without_redis_the_page_says_so_and_comes_back_by_itself(
+    client: FlaskClient, redis_server: RedisServer, root: Path
+) -> None:
+    save(root, 1)
+    redis_server.stop()
+    html = page(client, status=503)
+    assert "REDIS_URL" in section(html, "problem")
+    answer = client.post("/dashboard/train", data={"project": 7}, auth=LEAD)
+    assert answer.status_code == 503
+    assert "REDIS_URL" in section(answer.text, "problem")
+    redis_server.start()
+    assert "r0001 in service" in page(client)
+
+
+def test_without_the_model_folder_the_page_says_so(client: FlaskClient, config: Settings) -> None:
+    config.model_dir.rename(config.model_dir.with_name("unmounted"))
+    assert "MODEL_DIR" in section(page(client, status=503), "problem")
+
+
+def test_without_a_password_the_buttons_say_what_is_missing(config: Settings) -> None:
+    empty = load_settings(_env_file=None).dashboard_password
+    own = config.model_copy(update={"dashboard_password": empty})
+    html = page(create_app(own).test_client())
+    assert "Set <code>DASHBOARD_PASSWORD</code>" in html
+    assert 'id="train-now" disabled' in html
+
+
+def test_people_who_label_blind_see_no_guess_here_either(config: Settings, root: Path) -> None:
+    save(root, 1)
+    keep_open(root, "frog")
+    blind = config.model_copy(update={"blind": True})
+    html = section(page(create_app(blind).test_client()), "next")
+    assert "frog 61%" not in html
+    assert "label blind" in html
+
+
+def test_the_first_view_is_light(client: FlaskClient, root: Path) -> None:
+    """Page, styles, script and picture of a hundred versions and a full list of open images."""
+    for number in range(1, 101):
+        save(root, number, labels=10 * number)
+    registry.write_open_images(
+        root,
+        datetime.now(UTC),
+        [
+            registry.OpenImage(
+                image_id=f"img-{n}",
+                confidence=0.1,
+                guesses=(("automobile", 0.4), ("truck", 0.3), ("airplane", 0.2)),
+                is_again=False,
+                picture="data:image/png;base64," + "A" * 4000,
+            )
+            for n in range(48)
+        ],
+    )
+    paths = ("/dashboard", "/static/dashboard.css", "/static/dashboard.js", "/dashboard/curve.svg")
+    n_bytes = 0
+    for path in paths:
+        with client.get(path) as answer:
+            assert answer.status_code == 200
+            n_bytes += len(answer.data)
+    assert n_bytes <= 300_000

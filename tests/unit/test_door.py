@@ -1,0 +1,148 @@
+"""Who may read, who may change things, and what other sites' pages cannot do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from flask.testing import FlaskClient
+from pydantic import SecretStr
+from redis import Redis
+from rq import Queue
+
+from backend import dashboard, registry, serving
+from backend.settings import Settings, load_settings
+from tests.conftest import RedisServer
+from tests.unit.test_registry import STATE, meta, record
+
+PROJECT = 7
+LEAD = ("tightloop", "dash-pass")
+READ = ("/dashboard", "/status", "/metrics", "/dashboard/curve.svg")
+CHANGE = ("/dashboard/train", "/dashboard/promote")
+
+
+@pytest.fixture
+def settings(tmp_path: Path, redis_server: RedisServer) -> Settings:
+    """As `make up` has it: reading is free on loopback, changing takes a password."""
+    root = registry.project_root(tmp_path, PROJECT)
+    registry.write_record(root, record(PROJECT))
+    for number in (1, 2):
+        registry.save(root, STATE, meta(number))
+    registry.promote(root, "r0002")
+    return load_settings(
+        _env_file=None,
+        model_dir=tmp_path,
+        redis_url=redis_server.url,
+        label_studio_url="http://127.0.0.1:9",
+        backend_url="http://127.0.0.1:9",
+        backend_password="backend-pass",
+        webhook_secret="hook-secret",
+        dashboard_password="dash-pass",
+        dashboard_open=True,
+    )
+
+
+def client_of(settings: Settings, **changes: object) -> FlaskClient:
+    return serving.create_app(settings.model_copy(update=changes)).test_client()
+
+
+@pytest.fixture
+def free(settings: Settings) -> FlaskClient:
+    return client_of(settings)
+
+
+@pytest.fixture
+def guarded(settings: Settings) -> FlaskClient:
+    """With a password that somebody chose."""
+    return client_of(settings, dashboard_open=False)
+
+
+def train(client: FlaskClient, **headers: str) -> int:
+    answer = client.post("/dashboard/train", data={"project": PROJECT}, auth=LEAD, headers=headers)
+    return answer.status_code
+
+
+@pytest.mark.parametrize("path", READ)
+def test_reading_is_free_on_loopback_unless_a_password_was_chosen(
+    free: FlaskClient, guarded: FlaskClient, path: str
+) -> None:
+    assert free.get(path).status_code == 200
+    refused = guarded.get(path)
+    assert refused.status_code == 401
+    assert refused.headers["WWW-Authenticate"].startswith("Basic")
+    assert guarded.get(path, auth=("tightloop", "wrong")).status_code == 401
+    assert guarded.get(path, auth=LEAD).status_code == 200
+
+
+@pytest.mark.parametrize("path", READ)
+def test_what_is_free_here_is_not_free_under_another_sites_name(
+    free: FlaskClient, path: str
+) -> None:
+    assert free.get(path, headers={"Host": "evil.example"}).status_code == 401
+    assert free.get(path, headers={"Host": "localhost:9090"}).status_code == 200
+    assert free.get(path, headers={"Host": "[::1]:9090"}).status_code == 200
+
+
+@pytest.mark.parametrize("path", READ)
+def test_from_other_machines_reading_takes_the_password_even_where_it_is_open_here(
+    settings: Settings, path: str
+) -> None:
+    client = client_of(settings, backend_host="0.0.0.0")
+    assert client.get(path).status_code == 401
+    assert client.get(path, auth=LEAD).status_code == 200
+
+
+@pytest.mark.parametrize("path", CHANGE)
+def test_changing_takes_the_password_everywhere(
+    free: FlaskClient, redis_server: RedisServer, path: str
+) -> None:
+    for auth in (None, ("tightloop", "wrong"), ("tightloop", "backend-pass")):
+        answer = free.post(path, data={"project": PROJECT, "version": "r0001"}, auth=auth)
+        assert answer.status_code == 401
+    assert not Queue("train", connection=Redis.from_url(redis_server.url)).job_ids
+    assert free.get(path).status_code == 405
+
+
+def test_without_any_password_nothing_can_be_changed(settings: Settings) -> None:
+    client = client_of(settings, dashboard_password=SecretStr(""))
+    for auth in (None, ("tightloop", "")):
+        answer = client.post("/dashboard/train", data={"project": PROJECT}, auth=auth)
+        assert answer.status_code == 401
+
+
+def test_a_page_of_another_site_cannot_use_the_browsers_password(free: FlaskClient) -> None:
+    assert train(free, **{"Sec-Fetch-Site": "cross-site"}) == 403
+    assert train(free, **{"Sec-Fetch-Site": "same-site"}) == 403
+    assert train(free, Origin="http://evil.example") == 403
+    assert train(free, Origin="null") == 403
+    assert train(free, Origin="http://localhost:8080") == 403  # Label Studio's own pages neither
+    # A browser that names both is believed the one that no page can set.
+    assert train(free, **{"Sec-Fetch-Site": "cross-site", "Origin": "http://localhost"}) == 403
+
+
+def test_the_dashboards_own_page_and_a_script_can(free: FlaskClient) -> None:
+    assert train(free, **{"Sec-Fetch-Site": "same-origin"}) == 303
+    assert train(free, Origin="http://localhost") == 303
+    assert train(free) == 303
+
+
+def test_the_published_dashboard_has_none_of_the_ml_backends_routes(
+    settings: Settings,
+) -> None:
+    app = dashboard.create_app(settings.model_copy(update={"backend_host": "0.0.0.0"}))
+    routes = {rule.rule for rule in app.url_map.iter_rules()}
+    assert routes == {
+        "/", "/health", "/dashboard", "/dashboard/curve.svg", "/dashboard/promote",
+        "/dashboard/train", "/status", "/metrics", "/static/<path:filename>",
+    }  # fmt: skip
+    client = app.test_client()
+    assert client.get("/health").get_json() == {"status": "UP"}
+    assert client.get("/").location == "/dashboard"
+    for path in READ:
+        assert client.get(path).status_code == 401
+    assert client.get("/dashboard", auth=LEAD).status_code == 200
+    # Nothing listens at BACKEND_URL here: its metrics cannot be had, and no secret is told.
+    answer = client.get("/metrics", auth=LEAD)
+    assert answer.status_code == 503
+    assert "DASHBOARD_PASSWORD" in answer.text
+    assert "dash-pass" not in answer.text
