@@ -1,6 +1,6 @@
 """Whether one of our processes does its work, for a container's health check.
 
-    python -m scripts.health backend | trainer | ranker | clock
+    python -m scripts.health backend | dashboard | trainer | ranker | clock
 
 Says nothing and exits with 0, or says what is wrong and exits with 1. It must run on the machine,
 or in the container, of that process.
@@ -38,7 +38,7 @@ def main() -> int:
     return 0
 
 
-def backend_seen_at(settings: Settings) -> float:
+def server_seen_at(settings: Settings) -> float:
     """Now, if it answers."""
     with urlopen(f"http://127.0.0.1:{settings.backend_port}/health", timeout=5):
         return time.time()
@@ -60,7 +60,8 @@ def clock_ticked_at(settings: Settings) -> float:
 
 
 CHECKS: dict[str, Callable[[Settings], float]] = {
-    "backend": backend_seen_at,
+    "backend": server_seen_at,
+    "dashboard": server_seen_at,
     "trainer": worker_seen_at,
     "ranker": worker_seen_at,
     "clock": clock_ticked_at,

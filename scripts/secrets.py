@@ -22,6 +22,7 @@ from scripts.docker import DockerError, compose_command, docker
 
 ENV, EXAMPLE, COMPOSE_FILE = Path(".env"), Path(".env.example"), Path("docker-compose.yml")
 IMAGE = "tightloop:0.1.0"
+PORTS = {"LABEL_STUDIO_PORT": "8080", "DASHBOARD_PORT": "9090"}  # what is published, by default
 # Our image, Label Studio's, PostgreSQL's and Redis' with what building them needs; then data.
 GB_TO_BUILD, GB_TO_RUN = 20, 2
 # A name, and its value in quotes or up to a comment, as compose reads them.
@@ -136,11 +137,13 @@ def _machine_problems(env: dict[str, str]) -> Iterator[str]:
             "COMPOSE_PROFILES=gpu, and Docker cannot give a GPU to a container: install the NVIDIA "
             "Container Toolkit, or set COMPOSE_PROFILES=cpu"
         )
-    address, port = env.get("BIND") or "127.0.0.1", env.get("LABEL_STUDIO_PORT") or "8080"
-    if not docker("ps", "-q", "--filter", f"publish={port}", "--filter", _ours()):
-        reason = _why_not_free(address, port)
-        if reason:
-            yield f"{address}:{port} cannot be used ({reason}): set BIND or LABEL_STUDIO_PORT"
+    address = env.get("BIND") or "127.0.0.1"
+    for name, default in PORTS.items():
+        port = env.get(name) or default
+        if not docker("ps", "-q", "--filter", f"publish={port}", "--filter", _ours()):
+            reason = _why_not_free(address, port)
+            if reason:
+                yield f"{address}:{port} cannot be used ({reason}): set BIND or {name}"
     needed_gb = GB_TO_RUN if docker("images", "-q", IMAGE) else GB_TO_BUILD
     folder = docker("info", "--format", "{{.DockerRootDir}}")
     if Path(folder).exists():  # else Docker runs in a machine of its own

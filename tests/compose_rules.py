@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-PUBLISHED = ("label-studio",)
+PUBLISHED = ("label-studio", "dashboard")
 # Without `user:` a container runs as what its image says: these are images that do not say root.
 NOT_ROOT = re.compile(r"tightloop|heartexlabs/label-studio")
 SECRET = re.compile(r"PASSWORD|SECRET|TOKEN|API_KEY|REDISCLI_AUTH|REDIS_URL")

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from scripts.docker import DockerError, compose_command, docker
@@ -21,8 +22,8 @@ from tests.integration.conftest import free_ports
 from tests.integration.people import wait_for
 
 ROOT = Path(__file__).parents[2]
-SERVICES = ("postgres", "redis", "label-studio", "backend", "trainer-cpu", "ranker", "clock")
-OURS = ("backend", "trainer-cpu", "ranker", "clock")
+OURS = ("backend", "dashboard", "trainer-cpu", "ranker", "clock")
+SERVICES = ("postgres", "redis", "label-studio", *OURS)
 SMALL = {
     "POOL": "digits",
     "WEIGHTS": "none",
@@ -36,14 +37,6 @@ SMALL = {
     "LABEL_STUDIO_TASK_LOCK_TTL": "60",
     "LOG_FORMAT": "json",
 }
-ASK_STATUS = """
-import base64, os, urllib.request
-user = base64.b64encode(f"tightloop:{os.environ['DASHBOARD_PASSWORD']}".encode()).decode()
-request = urllib.request.Request(
-    "http://127.0.0.1:9090/status", headers={"Authorization": f"Basic {user}"}
-)
-print(urllib.request.urlopen(request).read().decode())
-"""
 REPORT: dict[str, str] = {}  # what the run measured
 
 
@@ -63,6 +56,16 @@ class Team:
     def url(self) -> str:
         """Label Studio's address for people."""
         return f"http://127.0.0.1:{self.env['LABEL_STUDIO_PORT']}"
+
+    @property
+    def dashboard_url(self) -> str:
+        """The dashboard, as seen from this machine."""
+        return f"http://127.0.0.1:{self.env['DASHBOARD_PORT']}"
+
+    @property
+    def lead(self) -> tuple[str, str]:
+        """What the dashboard asks for."""
+        return "tightloop", self.env["DASHBOARD_PASSWORD"]
 
     @property
     def info(self) -> dict[str, Any]:
@@ -112,9 +115,9 @@ class Team:
             )
 
     def status(self, project_id: int = 1) -> dict[str, Any]:
-        """What GET /status says about a project; it can be reached from inside alone."""
-        told = self.compose("exec", "-T", "backend", "python", "-c", ASK_STATUS)
-        projects = json.loads(told)["projects"]
+        """What GET /status says about a project, as asked from outside."""
+        answer = httpx.get(f"{self.dashboard_url}/status", auth=self.lead, timeout=30)
+        projects = answer.raise_for_status().json()["projects"]
         return dict(next(p for p in projects if p["project_id"] == project_id))
 
     def left(self) -> list[str]:
@@ -162,8 +165,8 @@ def place() -> Iterator[Path]:
 def team(place: Path) -> Iterator[Team]:
     """A running stack, started with the README's commands."""
     lead = clone(place)
-    [port] = free_ports(1)
-    settings = {**SMALL, "LABEL_STUDIO_PORT": str(port), "COMPOSE_PROFILES": "cpu"}
+    ports = dict(zip(("LABEL_STUDIO_PORT", "DASHBOARD_PORT"), map(str, free_ports(2)), strict=True))
+    settings = {**SMALL, **ports, "COMPOSE_PROFILES": "cpu"}
     (lead.folder / ".env").write_text("".join(f"{k}={v}\n" for k, v in settings.items()))
     lead.make("secrets")
     began = time.monotonic()

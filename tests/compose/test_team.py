@@ -100,14 +100,33 @@ def test_the_file_as_compose_renders_it_keeps_every_rule(team: Team) -> None:
     assert list(breaches(rendered)) == []
 
 
-def test_only_label_studio_is_published_and_only_on_loopback(team: Team) -> None:
+def test_label_studio_and_the_dashboard_alone_are_published_and_only_on_loopback(
+    team: Team,
+) -> None:
     published = {
         service: ports
         for service in SERVICES
         if (ports := [b for b in team.inspect(service)["NetworkSettings"]["Ports"].values() if b])
     }
-    port = team.env["LABEL_STUDIO_PORT"]
-    assert published == {"label-studio": [[{"HostIp": "127.0.0.1", "HostPort": port}]]}
+    assert published == {
+        service: [[{"HostIp": "127.0.0.1", "HostPort": team.env[port]}]]
+        for service, port in (
+            ("label-studio", "LABEL_STUDIO_PORT"),
+            ("dashboard", "DASHBOARD_PORT"),
+        )
+    }
+
+
+def test_the_dashboard_is_for_who_knows_its_password_and_is_no_ml_backend(team: Team) -> None:
+    assert httpx.get(f"{team.dashboard_url}/dashboard").status_code == 401
+    page = httpx.get(f"{team.dashboard_url}/dashboard", auth=team.lead)
+    assert page.status_code == 200
+    assert f"http://localhost:{team.env['LABEL_STUDIO_PORT']}/projects/1/data" in page.text
+    backend = ("tightloop", team.env["BACKEND_PASSWORD"])
+    for path in ("/predict", "/setup", "/webhook", "/versions"):
+        assert httpx.post(f"{team.dashboard_url}{path}", auth=backend, json={}).status_code == 404
+    told = httpx.get(f"{team.dashboard_url}/metrics", auth=team.lead)
+    assert "tightloop_webhook_duration_seconds_count" in told.text  # which the backend counts
 
 
 def test_set_up_says_where_people_find_label_studio_from_outside(team: Team) -> None:

@@ -37,6 +37,7 @@ def test_our_compose_file_keeps_every_rule(compose: dict[str, Any]) -> None:
         ("clock", {"ports": ["127.0.0.1:9090:9090"]}, "clock publishes a port"),
         ("label-studio", {"ports": ["8080:8080"]}, "label-studio is published to everybody"),
         ("label-studio", {"ports": ["0.0.0.0:80:8080"]}, "label-studio is published to everybody"),
+        ("dashboard", {"ports": ["9090:9090"]}, "dashboard is published to everybody"),
         ("label-studio", {"ports": [{"target": 8080}]}, "label-studio is published to everybody"),
         ("clock", {"healthcheck": {}}, "clock has no health check"),
         ("backend", {"healthcheck": {"disable": True}}, "backend has no health check"),
@@ -91,6 +92,7 @@ def test_every_setting_reaches_our_containers(compose: dict[str, Any]) -> None:
     # The image and the trainers say where files and doors are and what to train on; the user's name
     # keeps its default.
     elsewhere = {"DATA_DIR", "MODEL_DIR", "BACKEND_HOST", "BACKEND_PORT", "BACKEND_USER", "DEVICE"}
+    elsewhere.add("DASHBOARD_OPEN")  # on loopback alone, and there a container is alone
     assert set(compose["x-environment"]) == settings - elsewhere
 
 

@@ -34,6 +34,7 @@ def environment(redis_server: RedisServer, tmp_path: Path) -> dict[str, str]:
         "BACKEND_PORT": str(port),
         "BACKEND_PASSWORD": "hunter2",
         "WEBHOOK_SECRET": "hunter2",
+        "DASHBOARD_PASSWORD": "hunter2",
         "LABEL_STUDIO_API_KEY": "hunter2",
         "LABEL_STUDIO_URL": "http://127.0.0.1:9",
         "LOG_FORMAT": "json",
@@ -68,7 +69,7 @@ def health(process: str, environment: dict[str, str]) -> subprocess.CompletedPro
     )
 
 
-@pytest.mark.parametrize("process", ["backend", "trainer", "ranker", "clock"])
+@pytest.mark.parametrize("process", ["backend", "dashboard", "trainer", "ranker", "clock"])
 def test_a_process_is_healthy_while_it_runs_and_logs_json_alone(
     process: str, environment: dict[str, str], tmp_path: Path
 ) -> None:
@@ -134,7 +135,7 @@ def test_a_gpu_trainer_without_a_gpu_says_so_and_stops(environment: dict[str, st
     assert event["message"].startswith("DEVICE=cuda, and no GPU can be used here")
 
 
-@pytest.mark.parametrize("process", ["backend", "trainer", "ranker", "clock"])
+@pytest.mark.parametrize("process", ["backend", "dashboard", "trainer", "ranker", "clock"])
 def test_a_bad_setting_stops_a_process_with_one_line(
     process: str, environment: dict[str, str]
 ) -> None:

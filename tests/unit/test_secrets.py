@@ -128,7 +128,7 @@ def test_a_setting_that_compose_does_not_take_is_noted() -> None:
 
 
 def problems(**changes: str) -> list[str]:
-    return list(secrets.find_problems({**made(), **changes}))
+    return list(secrets.find_problems({**made(), "DASHBOARD_PORT": str(free_port()), **changes}))
 
 
 @pytest.fixture
@@ -156,14 +156,15 @@ def test_a_name_that_no_version_knows_is_listed_with_what_may_be_meant() -> None
 
 
 @pytest.mark.usefixtures("_docker")
-def test_a_taken_port_is_named_with_what_to_set() -> None:
+@pytest.mark.parametrize("name", ["LABEL_STUDIO_PORT", "DASHBOARD_PORT"])
+def test_a_taken_port_is_named_with_what_to_set(name: str) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        [problem] = problems(LABEL_STUDIO_PORT=str(port))
+        [problem] = problems(**{"LABEL_STUDIO_PORT": str(free_port()), name: str(port)})
     assert problem.startswith(f"127.0.0.1:{port} cannot be used (Address already in use)")
-    assert "LABEL_STUDIO_PORT" in problem
+    assert name in problem
 
 
 @pytest.mark.usefixtures("_docker")
