@@ -18,7 +18,8 @@ from threadpoolctl import threadpool_limits
 from backend import registry, reviews, rounds
 from backend.errors import TightloopError, TooFewLabelsError
 from backend.labelstudio import LabelingProject
-from backend.loop import Progress, open_loop
+from backend.loop import open_loop
+from backend.progress import Progress, ProgressLines
 from backend.query import batch_is_due
 from backend.settings import Settings, load_settings
 from backend.training_queue import RETRY_AFTER_ERROR_S, TrainingQueue
@@ -52,9 +53,10 @@ def retrain(project_id: int) -> None:
                 retrain_wait_s=settings.retrain_wait_s,
             ):
                 return
+            progress = _job_progress(queue, project_id)
             try:
-                loop = open_loop(settings, project_id, project)
-                rounds.train_round(loop, is_forced=before.is_forced, progress=_job_progress(queue))
+                loop = open_loop(settings, project_id, project, progress=progress)
+                rounds.train_round(loop, is_forced=before.is_forced, progress=progress)
             except TooFewLabelsError as error:
                 log.info("project %d: no training yet: %s", project_id, error)
                 queue.note_facts(project_id, {"waiting_for": str(error)})
@@ -73,7 +75,9 @@ def top_up(project_id: int) -> None:
         is_due = batch_is_due(counts.open, settings.batch_size, rounds_done, settings.rounds)
         if is_due or settings.overlap in ("2", "3"):
             _share_cores(queue.worker_counts()["train"])
-            pushed = rounds.top_up(open_loop(settings, project_id, project, rescan=False))
+            progress = _job_progress(queue, project_id)
+            loop = open_loop(settings, project_id, project, rescan=False, progress=progress)
+            pushed = rounds.top_up(loop, progress=progress)
             counts = project.counts()
             is_exhausted = is_due and not pushed and counts.open < settings.batch_size
             queue.note_facts(project_id, {"is_exhausted": is_exhausted})
@@ -88,9 +92,10 @@ def refit(project_id: int) -> None:
     # Should it fail, the next try waits as a training's would.
     queue.finish_refit(project_id, before.refitted, time.time() + RETRY_AFTER_ERROR_S)
     with _errors_for_people(queue, project_id, "fitting a head"):
-        loop = open_loop(settings, project_id, project, rescan=False)
+        progress = _job_progress(queue, project_id)
+        loop = open_loop(settings, project_id, project, rescan=False, progress=progress)
         try:
-            rounds.refit_head(loop, _job_progress(queue))
+            rounds.refit_head(loop, progress)
         except TooFewLabelsError as error:
             log.info("project %d: no head yet: %s", project_id, error)
         queue.finish_refit(project_id, before.generation, time.time() + REFIT_EVERY_S)
@@ -101,8 +106,9 @@ def refresh(project_id: int) -> None:
     settings, queue, project = _open(project_id)
     _share_cores(queue.worker_counts()["train"])
     with _errors_for_people(queue, project_id, "re-ordering open tasks"):
-        loop = open_loop(settings, project_id, project, rescan=False)
-        rounds.refresh_predictions(loop, _job_progress(queue))
+        progress = _job_progress(queue, project_id)
+        loop = open_loop(settings, project_id, project, rescan=False, progress=progress)
+        rounds.refresh_predictions(loop, progress)
 
 
 def collect_reviews(project_id: int) -> None:
@@ -164,8 +170,8 @@ def _errors_for_people(
             queue.postpone(project_id, time.time() + RETRY_AFTER_ERROR_S)
 
 
-def _job_progress(queue: TrainingQueue) -> Progress:
-    """Report what the job is doing; end it once its worker is gone.
+def _job_progress(queue: TrainingQueue, project_id: int) -> Progress:
+    """Report and log what the job is doing; end it once its worker is gone.
 
     RQ gives the job of a killed worker to another one. Two that finish the same job would trip over
     each other's traces in Redis.
@@ -173,11 +179,13 @@ def _job_progress(queue: TrainingQueue) -> Progress:
     job = get_current_job()
     worker = os.getppid()
     last = ("", 0.0)
+    log_lines = ProgressLines(lambda line: log.info("project %d: %s", project_id, line))
 
     def report(phase: str, done: int, total: int) -> None:
         nonlocal last
         if os.getppid() != worker:
             os._exit(1)
+        log_lines(phase, done, total)
         now = time.monotonic()
         if job is not None and (phase != last[0] or now - last[1] >= PROGRESS_EVERY_S):
             last = (phase, now)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,10 +18,9 @@ from backend.device import find_device
 from backend.errors import SettingsError
 from backend.labelstudio import Annotation, LabelConfig, NewTask, Prediction, ProjectCounts, Task
 from backend.pool import Pool, open_pool
+from backend.progress import Progress as Progress  # for the flow, which takes both from here
 from backend.settings import OverlapName, Settings, StrategyName, TrainName
 from backend.training import Recipe
-
-Progress = Callable[[str, int, int], None]  # phase, done, total
 
 
 class LabelingProject(Protocol):
@@ -88,7 +87,12 @@ class LabeledImages:
 
 
 def open_loop(
-    settings: Settings, project_id: int, project: LabelingProject, *, rescan: bool = True
+    settings: Settings,
+    project_id: int,
+    project: LabelingProject,
+    *,
+    rescan: bool = True,
+    progress: Progress = lambda *_: None,
 ) -> Loop:
     """Everything the rounds of a project need, with what its set-up chose; without `rescan` the
     pool as the last training found it.
@@ -103,7 +107,9 @@ def open_loop(
     return Loop(
         root=root,
         project=project,
-        pool=open_pool(record.pool, settings.data_dir, seed=record.seed, rescan=rescan),
+        pool=open_pool(
+            record.pool, settings.data_dir, seed=record.seed, rescan=rescan, progress=progress
+        ),
         weights=record.weights,
         data_dir=settings.data_dir,
         recipe=Recipe(image_size=settings.image_size),

@@ -23,6 +23,7 @@ from backend.pool_sources import (
     cache_folder,
     upright_rgb,
 )
+from backend.progress import Progress
 
 VALIDATION_MAX = 2000
 # What travels in a task as it is; larger originals travel as a smaller JPEG.
@@ -79,13 +80,20 @@ class Pool:
         return {image_id: row for row, image_id in enumerate(self.image_ids)}
 
 
-def open_pool(name: str, data_dir: Path, *, seed: int, rescan: bool = True) -> Pool:
+def open_pool(
+    name: str,
+    data_dir: Path,
+    *,
+    seed: int,
+    rescan: bool = True,
+    progress: Progress = lambda *_: None,
+) -> Pool:
     """Open auto, cifar10, digits or a folder by its path; decoded into data_dir the first time.
 
     Without `rescan` nobody looks whether a folder has changed since.
     """
     try:
-        found, cache, notice = _find(name, data_dir, rescan=rescan)
+        found, cache, notice = _find(name, data_dir, rescan, progress)
     except OSError as error:
         raise PoolError(
             f"POOL={name}: {error}; see that DATA_DIR={data_dir} can be written and has space left"
@@ -121,13 +129,13 @@ def seed_labels(
     return {pool.image_ids[row]: classes[pool.image_ids[row]] for row in rows}
 
 
-def _find(name: str, data_dir: Path, *, rescan: bool) -> tuple[str, Path, str]:
+def _find(name: str, data_dir: Path, rescan: bool, progress: Progress) -> tuple[str, Path, str]:
     """(the name to record, the cache, the notice) of what POOL asks for."""
     if name == "digits":
         return name, cache_digits(data_dir), ""
     if name in ("auto", "cifar10"):
         try:
-            return "cifar10", cache_cifar10(data_dir), ""
+            return "cifar10", cache_cifar10(data_dir, progress), ""
         except Cifar10UnavailableError as error:
             if name == "cifar10":
                 raise PoolError(
@@ -141,7 +149,7 @@ def _find(name: str, data_dir: Path, *, rescan: bool) -> tuple[str, Path, str]:
         raise PoolError(
             f"POOL={name}: no such folder; allowed are auto, cifar10, digits or a folder's path"
         )
-    return str(folder), cache_folder(folder, data_dir, rescan=rescan), ""
+    return str(folder), cache_folder(folder, data_dir, progress, rescan=rescan), ""
 
 
 def _open_cache(name: str, cache: Path, notice: str, seed: int) -> Pool:

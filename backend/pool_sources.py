@@ -27,9 +27,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
-from tqdm import tqdm
 
+from backend.downloads import download
 from backend.errors import PoolError
+from backend.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ class Cifar10UnavailableError(PoolError):
     """CIFAR-10 is neither cached nor downloadable; POOL=auto can do without."""
 
 
-def cache_cifar10(data_dir: Path) -> Path:
+def cache_cifar10(data_dir: Path, progress: Progress) -> Path:
     """CIFAR-10 by torchvision: what lies in data_dir, unpacked or packed, or else a download."""
 
     def write(draft: Path) -> None:
@@ -60,6 +61,13 @@ def cache_cifar10(data_dir: Path) -> Path:
 
         try:
             with _default_timeout(CONNECT_TIMEOUT_S):
+                archive = data_dir / CIFAR10.filename
+                if not archive.exists() and not (data_dir / CIFAR10.base_folder).exists():
+                    # torchvision's own bar would fill a log with half lines.
+                    download(
+                        CIFAR10.url, archive, "CIFAR-10", progress, timeout_s=CONNECT_TIMEOUT_S
+                    )
+                progress("unpacking CIFAR-10", 0, 0)
                 train = CIFAR10(data_dir, train=True, download=True)
             test = CIFAR10(data_dir, train=False)
         except (
@@ -99,7 +107,7 @@ def cache_digits(data_dir: Path) -> Path:
     return _cached(data_dir, "digits", "all", write)
 
 
-def cache_folder(folder: Path, data_dir: Path, *, rescan: bool = True) -> Path:
+def cache_folder(folder: Path, data_dir: Path, progress: Progress, *, rescan: bool = True) -> Path:
     """A folder of train/<class>/* and test/<class>/*; unreadable images are left out and named.
 
     Without `rescan` a cache that is there is taken as it is: looking whether any of 60,000 files
@@ -115,15 +123,15 @@ def cache_folder(folder: Path, data_dir: Path, *, rescan: bool = True) -> Path:
     paths = sorted((path for path, _, _ in files), key=image_id)
 
     def write(draft: Path) -> None:
-        size = _common_size(folder, paths)
-        train, skipped = _decode_split(folder, paths, "train", size, draft)
+        size = _common_size(folder, paths, progress)
+        train, skipped = _decode_split(folder, paths, "train", size, draft, progress)
         classes = sorted({_class_of(path) for path in train})
         if len(classes) < 2:
             raise PoolError(f"POOL={folder}: {LAYOUT}; with readable images: {classes or 'none'}")
         known = [path for path in paths if _class_of(path) in classes]
         if unknown := {_class_of(path) for path in paths} - {*classes}:
             log.warning("pool: classes without train images left out: %s", sorted(unknown))
-        test, skipped_of_test = _decode_split(folder, known, "test", size, draft)
+        test, skipped_of_test = _decode_split(folder, known, "test", size, draft, progress)
         skipped += skipped_of_test
         if skipped:
             log.warning("pool: %d unreadable images left out: %s", len(skipped), skipped[:20])
@@ -224,11 +232,12 @@ def _class_of(path: str) -> str:
     return path.split("/")[1]
 
 
-def _common_size(folder: Path, paths: Sequence[str]) -> tuple[int, int]:
+def _common_size(folder: Path, paths: Sequence[str], progress: Progress) -> tuple[int, int]:
     """(width, height) in the cache: the images' own where all agree and are small, else square."""
     square = (CACHE_SIZE_PX, CACHE_SIZE_PX)
     sizes: set[tuple[int, int]] = set()
-    for path in tqdm(paths, "measuring images", unit="", disable=None):
+    for number, path in enumerate(paths, 1):
+        progress("measuring images", number, len(paths))
         try:
             with Image.open(folder / path) as image:
                 is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
@@ -241,19 +250,32 @@ def _common_size(folder: Path, paths: Sequence[str]) -> tuple[int, int]:
 
 
 def _decode_split(
-    folder: Path, paths: Sequence[str], split: str, size: tuple[int, int], draft: Path
+    folder: Path,
+    paths: Sequence[str],
+    split: str,
+    size: tuple[int, int],
+    draft: Path,
+    progress: Progress,
 ) -> tuple[list[str], list[str]]:
     """Write <split>.npy; the paths of its rows, and of the images that could not be read."""
     paths = [path for path in paths if path.startswith(f"{split}/")]
     threads = ThreadPoolExecutor()
     try:
         images = threads.map(lambda path: _decode(folder / path, size), paths)
-        bar = tqdm(images, f"decoding {split} images", len(paths), unit="", disable=None)
-        is_kept = _write_images(draft / f"{split}.npy", bar, (len(paths), size[1], size[0], 3))
+        counted = _counted(images, f"decoding {split} images", len(paths), progress)
+        is_kept = _write_images(draft / f"{split}.npy", counted, (len(paths), size[1], size[0], 3))
     finally:
         threads.shutdown(cancel_futures=True)
     kept = [path for path, is_one in zip(paths, is_kept, strict=True) if is_one]
     return kept, sorted({*paths} - {*kept})
+
+
+def _counted(
+    images: Iterable[NDArray[np.uint8] | None], phase: str, total: int, progress: Progress
+) -> Iterator[NDArray[np.uint8] | None]:
+    for done, image in enumerate(images, 1):
+        yield image
+        progress(phase, done, total)
 
 
 def _decode(path: Path, size: tuple[int, int]) -> NDArray[np.uint8] | None:

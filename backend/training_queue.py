@@ -24,6 +24,7 @@ from rq.executions import Execution
 from rq.job import Job
 
 from backend.errors import QueueError
+from backend.progress import seconds_left
 from backend.query import retrain_is_due
 
 TRAIN_TIMEOUT_S = 12 * 3600
@@ -370,10 +371,10 @@ def _text(value: bytes | str) -> str:
 
 
 def _seconds_left(progress: Mapping[str, Any], now: float) -> float | None:
-    done, total = progress.get("done", 0), progress.get("total", 0)
-    if not 0 < done <= total:
+    if not progress:
         return None
-    return round((now - progress["since"]) / done * (total - done), 1)
+    left_s = seconds_left(progress["done"], progress["total"], now - progress["since"])
+    return None if left_s is None else round(left_s, 1)
 
 
 @contextmanager

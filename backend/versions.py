@@ -129,7 +129,7 @@ def embeddings_of(
 
 def pretrained_body(loop: Loop, progress: Progress) -> tuple[registry.State, PoolEmbeddings]:
     """The pre-trained weights as a whole network, and its embeddings, which all projects share."""
-    tensors, state, key = _pretrained(loop)
+    tensors, state, key = _pretrained(loop, progress)
     size = loop.recipe.image_size
     kept = _kept_embeddings(loop, key, size)
     if kept is None:
@@ -140,7 +140,7 @@ def pretrained_body(loop: Loop, progress: Progress) -> tuple[registry.State, Poo
 
 def pretrained_embeddings(loop: Loop, image_ids: Sequence[str], progress: Progress) -> Embeddings:
     """What the pre-trained body makes of some images of the pool, (images, width)."""
-    tensors, _, key = _pretrained(loop)
+    tensors, _, key = _pretrained(loop, progress)
     size = loop.recipe.image_size
     rows = loop.pool.positions(image_ids)
     if (kept := _kept_embeddings(loop, key, size)) is not None:
@@ -153,9 +153,9 @@ def has_pretrained_body(loop: Loop) -> bool:
     return loop.weights != "none"
 
 
-def _pretrained(loop: Loop) -> tuple[Mapping[str, Tensor], registry.State, str]:
+def _pretrained(loop: Loop, progress: Progress) -> tuple[Mapping[str, Tensor], registry.State, str]:
     """The pre-trained weights with a head of this pool's classes, as arrays too, and their key."""
-    start = find_weights(loop.weights, loop.data_dir).state
+    start = find_weights(loop.weights, loop.data_dir, progress=progress).state
     tensors = resnet.build(len(loop.pool.classes), start, seed=loop.seed).state_dict()
     state = {name: tensor.numpy() for name, tensor in tensors.items()}
     return tensors, state, registry.body_key(state)
@@ -185,7 +185,7 @@ def _fine_tuned(
             labels.classes,
             weights=labels.weights,
             n_classes=len(loop.pool.classes),
-            start=find_weights(loop.weights, loop.data_dir).state,
+            start=find_weights(loop.weights, loop.data_dir, progress=progress).state,
             recipe=loop.recipe,
             may_flip=loop.pool.may_flip,
             seed=loop.seed,

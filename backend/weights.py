@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import socket
+import re
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -17,9 +17,12 @@ from torch import Tensor
 from torchvision.models import ResNet18_Weights
 
 from backend import resnet
+from backend.downloads import download
 from backend.errors import WeightsError
+from backend.progress import Progress
 
 IMAGENET_URL: str = ResNet18_Weights.IMAGENET1K_V1.url
+SILENCE_S = 30.0  # after which a download is given up
 
 
 @dataclass(frozen=True)
@@ -32,41 +35,51 @@ class PretrainedWeights:
 
 
 def find_weights(
-    name: str, data_dir: Path, *, url: str = IMAGENET_URL, give_up_after_s: float = 5.0
+    name: str,
+    data_dir: Path,
+    *,
+    url: str = IMAGENET_URL,
+    give_up_after_s: float = 5.0,
+    progress: Progress = lambda *_: None,
 ) -> PretrainedWeights:
     """`auto`, `imagenet`, `none` or the path of a state_dict (.safetensors or torch's format)."""
     if name == "none":
         return PretrainedWeights("none", None, "")
     if name == "imagenet":
-        state = _download(url, data_dir / "weights", give_up_after_s)
+        state = _download(url, data_dir / "weights", give_up_after_s, progress)
         return PretrainedWeights("imagenet", state, "")
     if name == "auto":
         try:
-            return find_weights("imagenet", data_dir, url=url, give_up_after_s=give_up_after_s)
+            return find_weights(
+                "imagenet", data_dir, url=url, give_up_after_s=give_up_after_s, progress=progress
+            )
         except WeightsError as error:
             notice = f"training starts from NO pre-trained weights and needs more labels: {error}"
             return PretrainedWeights("none", None, notice)
     return PretrainedWeights(name, _read(Path(name)), "")
 
 
-def _download(url: str, folder: Path, give_up_after_s: float) -> resnet.State:
+def _download(url: str, folder: Path, give_up_after_s: float, progress: Progress) -> resnet.State:
     cached = folder / url.rpartition("/")[2]
     if not cached.exists():
-        patience_s = socket.getdefaulttimeout()
+        # torchvision names its files by the first digits of their sha256.
+        named = re.search(r"-([0-9a-f]+)\.", cached.name)
         try:
             _check_answers(url, give_up_after_s)
-            socket.setdefaulttimeout(30)  # torch.hub sets none: a stalled download would hang
-            torch.hub.load_state_dict_from_url(
-                url, model_dir=str(folder), check_hash=True, weights_only=True
+            download(
+                url,
+                cached,
+                "weights",
+                progress,
+                sha256=named[1] if named else "",
+                timeout_s=SILENCE_S,
             )
-        except (OSError, HTTPException, RuntimeError) as error:  # RuntimeError: another hash
+        except (OSError, HTTPException) as error:
             raise WeightsError(
                 f"torchvision's ImageNet weights cannot be had from {url} ({error}): set "
                 "WEIGHTS=none, or WEIGHTS to the path of a ResNet-18 state_dict, or put that "
                 f"file into {folder}"
             ) from None
-        finally:
-            socket.setdefaulttimeout(patience_s)
     return _read(cached)
 
 

@@ -19,6 +19,7 @@ from backend.labels import AnnotatorFigures, annotator_figures, read_labels
 from backend.labelstudio import match_classes
 from backend.settings import OverlapName, load_settings
 from scripts.chosen_project import add_project_option, open_chosen
+from scripts.progress import progress_bar
 
 HEADER = (
     "annotator", "answers", "skipped", "agreement", "quality", "95% interval", "guess taken",
@@ -38,11 +39,13 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         settings = load_settings()
-        project, loop = open_chosen(settings, arguments.project)
-        names = match_classes(project.label_config().choices, loop.pool.classes)
-        annotations = project.annotations()
-        reading = read_labels(loop, annotations, names)
-        rows = annotator_figures(annotations, reading, names, project.people())
+        with progress_bar() as progress:
+            project, loop = open_chosen(settings, arguments.project, progress)
+            names = match_classes(project.label_config().choices, loop.pool.classes)
+            progress("reading annotations", 0, 0)
+            annotations = project.annotations()
+            reading = read_labels(loop, annotations, names)
+            rows = annotator_figures(annotations, reading, names, project.people())
     except TightloopError as error:
         print(error, file=sys.stderr)
         return 1

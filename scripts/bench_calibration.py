@@ -22,11 +22,13 @@ from backend.device import find_device
 from backend.errors import TightloopError
 from backend.inference import Images, load_model, predict_probs
 from backend.pool import Pool, open_pool
+from backend.progress import Progress
 from backend.resnet import State
 from backend.settings import load_settings
 from backend.training import Recipe
 from backend.weights import find_weights
 from scripts.bench_recipe import train_on
+from scripts.progress import progress_bar
 
 CANDIDATES, BATCH = 5000, 100
 
@@ -50,15 +52,19 @@ def main() -> int:
     try:
         settings = load_settings()
         device = find_device(settings.device)
-        pool = open_pool(settings.pool, settings.data_dir, seed=settings.seed)
-        weights = find_weights(settings.weights, settings.data_dir)
+        with progress_bar() as progress:
+            pool = open_pool(
+                settings.pool, settings.data_dir, seed=settings.seed, progress=progress
+            )
+            weights = find_weights(settings.weights, settings.data_dir, progress=progress)
         recipe = Recipe(image_size=settings.image_size)
         print("| labels | temperature | error before | after | same choice |")
         for n_labels in arguments.labels:
-            found = [
-                measure(pool, weights.state, recipe, n_labels, seed, device)
-                for seed in range(arguments.seeds)
-            ]
+            with progress_bar() as progress:
+                found = [
+                    measure(pool, weights.state, recipe, n_labels, seed, device, progress)
+                    for seed in range(arguments.seeds)
+                ]
             print(
                 f"| {n_labels} | {_range([f.temperature for f in found], 2)} "
                 f"| {_range([f.before for f in found], 3)} | {_range([f.after for f in found], 3)} "
@@ -78,13 +84,20 @@ def measure(
     n_labels: int,
     seed: int,
     device: torch.device,
+    progress: Progress,
 ) -> Found:
     """Train once, fit the temperature, and look at images that neither has seen."""
-    state = train_on(pool, start, recipe, n_labels, seed, device)
+    state = train_on(pool, start, recipe, n_labels, seed, device, progress)
     model = load_model(state, len(pool.classes), device)
 
     def score(images: Images) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-        return predict_probs(model, images, image_size=recipe.image_size, device=device)
+        return predict_probs(
+            model,
+            images,
+            image_size=recipe.image_size,
+            device=device,
+            on_batch=lambda done, total: progress("scoring", done, total),
+        )
 
     temperature = fit_temperature(score(pool.validation.images), pool.validation.labels)
     raw = score(pool.test.images)

@@ -54,9 +54,12 @@ def main() -> int:
             raise SettingsError(f"--annotators {arguments.annotators}: no such file")
         settings = load_settings()
         device = find_device(settings.device)
-        pool = open_pool(settings.pool, settings.data_dir, seed=settings.seed)
-        real = real_answers(arguments.annotators, pool)
-        start = find_weights(settings.weights, settings.data_dir)
+        with progress_bar() as progress:
+            pool = open_pool(
+                settings.pool, settings.data_dir, seed=settings.seed, progress=progress
+            )
+            real = real_answers(arguments.annotators, pool)
+            start = find_weights(settings.weights, settings.data_dir, progress=progress)
         print(
             f"{pool.name}, weights {start.name}, {arguments.train}, {arguments.folds} folds, "
             f"{len(real):,} images, {arguments.people} people"
@@ -226,9 +229,14 @@ def _cross(bench: Bench, labels: Consensus) -> Probs:
     given = _labels(labels, bench.pool)
     probs = np.empty((n_images, len(bench.pool.classes)), np.float32)
     shuffled = np.random.default_rng(bench.seed).permutation(n_images)
-    for fold in np.array_split(shuffled, bench.folds):
-        others = np.setdiff1d(np.arange(n_images), fold)
-        probs[fold] = bench.judge(given[others], others, fold)
+    n_judged = 0
+    with progress_bar() as progress:
+        for fold in np.array_split(shuffled, bench.folds):
+            progress("judging all folds", n_judged, n_images)
+            others = np.setdiff1d(np.arange(n_images), fold)
+            probs[fold] = bench.judge(given[others], others, fold)
+            n_judged += len(fold)
+        progress("judging all folds", n_judged, n_images)
     return probs
 
 

@@ -24,10 +24,12 @@ from backend.device import find_device
 from backend.errors import TightloopError
 from backend.inference import load_model, predict_probs
 from backend.pool import Pool, open_pool, seed_labels
+from backend.progress import Progress
 from backend.resnet import State
 from backend.settings import load_settings
 from backend.training import Recipe, evaluate, train
 from backend.weights import find_weights
+from scripts.progress import progress_bar
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,11 @@ def main() -> int:
     try:
         settings = load_settings()
         device = find_device(settings.device)
-        pool = open_pool(settings.pool, settings.data_dir, seed=settings.seed)
-        weights = find_weights(settings.weights, settings.data_dir)
+        with progress_bar() as progress:
+            pool = open_pool(
+                settings.pool, settings.data_dir, seed=settings.seed, progress=progress
+            )
+            weights = find_weights(settings.weights, settings.data_dir, progress=progress)
         print(f"{pool.name}, weights {weights.name}: accuracy on {len(pool.validation.labels):,}")
         print("validation images, its range over seeds / core-seconds of training\n")
         counts = [f"{n} labels" for n in arguments.labels]
@@ -60,13 +65,14 @@ def main() -> int:
         for values in product(arguments.sizes, arguments.lrs, arguments.tints):
             image_size, lr, tint = values
             recipe = Recipe(image_size=image_size, lr=lr, tint=tint)
-            cells = [
-                [
-                    measure(pool, weights.state, recipe, n, seed, device)
-                    for seed in range(arguments.seeds)
+            with progress_bar() as progress:
+                cells = [
+                    [
+                        measure(pool, weights.state, recipe, n, seed, device, progress)
+                        for seed in range(arguments.seeds)
+                    ]
+                    for n in arguments.labels
                 ]
-                for n in arguments.labels
-            ]
             speed = mean(cell.images_per_cpu_s for of_count in cells for cell in of_count)
             print(_row(*values, *map(_summary, cells), f"{speed:,.0f}"), flush=True)
     except TightloopError as error:
@@ -82,16 +88,18 @@ def measure(
     n_labels: int,
     seed: int,
     device: torch.device,
+    progress: Progress,
 ) -> Cell:
     """Train once on `n_labels` images that `seed` draws, and measure on the validation split."""
     began = time.process_time()
-    state = train_on(pool, start, recipe, n_labels, seed, device)
+    state = train_on(pool, start, recipe, n_labels, seed, device, progress)
     trained = time.process_time()
     probs = predict_probs(
         load_model(state, len(pool.classes), device),
         pool.validation.images,
         image_size=recipe.image_size,
         device=device,
+        on_batch=lambda done, total: progress("validating", done, total),
     )
     scored = time.process_time()
     return Cell(
@@ -108,6 +116,7 @@ def train_on(
     n_labels: int,
     seed: int,
     device: torch.device,
+    progress: Progress,
 ) -> State:
     """The weights that `n_labels` class-balanced images, drawn by `seed`, lead to."""
     labels = seed_labels(pool, n_labels, seed)
@@ -120,6 +129,7 @@ def train_on(
         may_flip=pool.may_flip,
         seed=seed,
         device=device,
+        on_step=lambda done, total: progress(f"training on {n_labels} labels", done, total),
     )
 
 

@@ -7,6 +7,7 @@ from argparse import ArgumentParser
 from backend import registry
 from backend.labelstudio import LabelingProject
 from backend.loop import Loop, open_loop
+from backend.progress import Progress
 from backend.settings import Settings
 
 
@@ -18,7 +19,7 @@ def add_project_option(parser: ArgumentParser) -> None:
 
 
 def open_chosen(
-    settings: Settings, asked: int | None, *, rescan: bool = False
+    settings: Settings, asked: int | None, progress: Progress, *, rescan: bool = False
 ) -> tuple[LabelingProject, Loop]:
     """The project and its loop; with `rescan` the pool is looked through for new files."""
     settings.require("label_studio_api_key")
@@ -26,4 +27,4 @@ def open_chosen(
     project = LabelingProject(
         settings.label_studio_url, settings.label_studio_api_key.get_secret_value(), project_id
     )
-    return project, open_loop(settings, project_id, project, rescan=rescan)
+    return project, open_loop(settings, project_id, project, rescan=rescan, progress=progress)

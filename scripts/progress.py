@@ -1,23 +1,48 @@
-"""Progress bars: how a door shows what the loop is doing."""
+"""Progress of a command: bars on a terminal, else (a container's log, a file) plain lines."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tqdm import tqdm
 
-from backend.loop import Progress
+from backend.progress import LONG_S, Progress, ProgressLines, unit
 
 
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
-    """What a round reports to; a bar appears once something takes more than a second."""
-    with tqdm(unit="image", delay=1, disable=None) as bar:
+    """What a round, or whatever takes long, reports to; on standard error."""
+    if sys.stderr.isatty():
+        bars = _Bars()
+        try:
+            yield bars
+        finally:
+            bars.close()
+    else:
+        lines = ProgressLines(lambda line: print(line, file=sys.stderr, flush=True))
+        yield lines
+        lines.end()
 
-        def report(phase: str, done: int, total: int) -> None:
-            bar.set_description(phase)
-            bar.total = total
-            bar.update(done - bar.n)
 
-        yield report
+class _Bars:
+    """A bar for each phase that takes long; for one that nobody can count its name."""
+
+    def __init__(self) -> None:
+        self._phase = ""
+        self._bar = tqdm(disable=True)
+
+    def __call__(self, phase: str, done: int, total: int) -> None:
+        if phase != self._phase or done < self._bar.n:
+            self.close()
+            self._phase = phase
+            self._bar = (
+                tqdm(desc=phase, total=total, unit=f" {unit(phase)}", delay=LONG_S)
+                if total
+                else tqdm(desc=phase, bar_format="{desc} …", leave=False)
+            )
+        self._bar.update(done - self._bar.n)
+
+    def close(self) -> None:
+        self._bar.close()

@@ -40,11 +40,12 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         settings = load_settings()
-        project, loop = open_chosen(settings, arguments.project)
-        reviews = find_reviews(settings, loop.root)
-        # Else what was answered a moment ago would be listed again.
-        collected = collect_reviews(loop.root, project, reviews) if reviews else 0
         with progress_bar() as progress:
+            project, loop = open_chosen(settings, arguments.project, progress)
+            progress("reading annotations", 0, 0)
+            reviews = find_reviews(settings, loop.root)
+            # Else what was answered a moment ago would be listed again.
+            collected = collect_reviews(loop.root, project, reviews) if reviews else 0
             errors = find_label_errors(loop, progress)
         there = {task.image_id for task in reviews.tasks()} if arguments.push and reviews else set()
         n_found = len(errors)

@@ -12,8 +12,6 @@ import sys
 import time
 from pathlib import Path
 
-from tqdm import tqdm
-
 from backend import registry, rounds
 from backend.errors import ModelFolderError, TightloopError
 from backend.labelstudio import (
@@ -29,6 +27,7 @@ from backend.labelstudio import (
 )
 from backend.loop import open_loop
 from backend.pool import Pool, open_pool, seed_labels
+from backend.progress import Progress
 from backend.registry import ProjectRecord
 from backend.settings import Settings, load_settings
 from backend.training_queue import TrainingQueue
@@ -78,8 +77,9 @@ def open_project(settings: Settings) -> tuple[LabelingProject, bool, Pool]:
     )
     is_new = project_id is None
     record = None if project_id is None else read_own_record(settings, project_id)
-    pool, pool_notice = open_chosen_pool(settings, record)
-    weights, weights_notice = choose_weights(settings, record)
+    with progress_bar() as progress:
+        pool, pool_notice = open_chosen_pool(settings, record, progress)
+        weights, weights_notice = choose_weights(settings, record, progress)
     print(f"pool      {pool.name}: {len(pool.image_ids):,} images of {len(pool.classes)} classes")
     print(f"weights   {weights}")
     for notice in filter(None, (pool_notice, weights_notice)):
@@ -127,20 +127,25 @@ def read_own_record(settings: Settings, project_id: int) -> ProjectRecord | None
     return record
 
 
-def open_chosen_pool(settings: Settings, record: ProjectRecord | None) -> tuple[Pool, str]:
+def open_chosen_pool(
+    settings: Settings, record: ProjectRecord | None, progress: Progress
+) -> tuple[Pool, str]:
     """The pool and its notice; what `auto` once chose sticks."""
     seed = _seed(settings, record)
     if record is not None and settings.pool == "auto":
-        return open_pool(record.pool, settings.data_dir, seed=seed), record.pool_notice
-    pool = open_pool(settings.pool, settings.data_dir, seed=seed)
+        pool = open_pool(record.pool, settings.data_dir, seed=seed, progress=progress)
+        return pool, record.pool_notice
+    pool = open_pool(settings.pool, settings.data_dir, seed=seed, progress=progress)
     return pool, pool.notice
 
 
-def choose_weights(settings: Settings, record: ProjectRecord | None) -> tuple[str, str]:
+def choose_weights(
+    settings: Settings, record: ProjectRecord | None, progress: Progress
+) -> tuple[str, str]:
     """The name of the pre-trained weights and their notice; what `auto` once chose sticks."""
     if record is not None and settings.weights == "auto":
         return record.weights, record.weights_notice
-    found = find_weights(settings.weights, settings.data_dir)
+    found = find_weights(settings.weights, settings.data_dir, progress=progress)
     return found.name, found.notice
 
 
@@ -168,9 +173,11 @@ def import_seed_labels(settings: Settings, project: LabelingProject, pool: Pool)
             for image_id, label in labels.items()
             if image_id not in there
         ]
-        with tqdm(total=len(new_tasks), unit="task", delay=2, disable=None) as bar:
+        with progress_bar() as progress:
             for start in range(0, len(new_tasks), IMPORT_CHUNK):
-                bar.update(project.import_tasks(new_tasks[start : start + IMPORT_CHUNK]))
+                progress("importing seed labels", start, len(new_tasks))
+                project.import_tasks(new_tasks[start : start + IMPORT_CHUNK])
+            progress("importing seed labels", len(new_tasks), len(new_tasks))
     print(f"seeds     {len(labels)} labels of the data set, {len(new_tasks)} of them new")
     return bool(new_tasks)
 
@@ -182,7 +189,7 @@ def push_first_batch(settings: Settings, project: LabelingProject) -> bool:
     if registry.last_round(_root(settings, project.project_id)):
         return False  # the ranker's business since then
     with progress_bar() as progress:
-        loop = open_loop(settings, project.project_id, project)
+        loop = open_loop(settings, project.project_id, project, progress=progress)
         pushed = rounds.top_up(loop, progress=progress)
     print(f"tasks     {project.counts().open} open, {pushed} of them new")
     return bool(pushed)

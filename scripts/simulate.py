@@ -19,14 +19,13 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
 from functools import cache
-from itertools import product
+from itertools import count, product
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
 from backend import registry, rounds
 from backend.device import find_device
@@ -35,6 +34,7 @@ from backend.errors import SettingsError, TightloopError
 from backend.labelstudio import NewTask
 from backend.loop import Loop
 from backend.pool import Pool, open_pool, seed_labels, true_labels
+from backend.progress import Progress
 from backend.query import STRATEGIES
 from backend.settings import OverlapName, Settings, load_settings
 from backend.training import Recipe
@@ -88,7 +88,8 @@ def main() -> int:
         strategies = _strategies(arguments.strategies)
         if any("+" in name for name in strategies) and not arguments.annotators:
             raise SettingsError("several answers to an image need --annotators, who give them")
-        plan = _plan(arguments, settings)
+        with progress_bar() as progress:
+            plan = _plan(arguments, settings, progress)
         out = Path(arguments.out)
         _claim(out, plan)
         runs = _runs(arguments, settings, plan, strategies, out)
@@ -253,21 +254,23 @@ def _run_all(runs: Sequence[Run], jobs: int) -> None:
     plan = runs[0].plan
     total = len(runs) * (plan.rounds + bool(plan.seed_labels))
     if jobs == 1:
-        with tqdm(total=total, unit="round", disable=None) as bar:
+        numbers = count(1)
+        with progress_bar() as progress:
+            progress("simulating", 0, total)
             for run in runs:
-                _finish(run, bar.update)
+                _finish(run, lambda: progress("simulating", next(numbers), total))
         return
     context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
-    count = context.Value("q", 0)
+    n_rounds = context.Value("q", 0)
     with (
-        tqdm(total=total, unit="round", disable=None) as bar,
-        ProcessPoolExecutor(jobs, context, _share_count, (count,)) as processes,
+        progress_bar() as progress,
+        ProcessPoolExecutor(jobs, context, _share_count, (n_rounds,)) as processes,
     ):
         waiting = {processes.submit(_finish, run, _count_up) for run in runs}
         try:
             while waiting:
                 done, waiting = wait(waiting, timeout=0.5)
-                bar.update(count.value - bar.n)
+                progress("simulating", n_rounds.value, total)
                 for future in done:
                     future.result()
         except BaseException:
@@ -342,12 +345,12 @@ def _claim(out: Path, plan: Plan) -> None:
         raise SettingsError(f"--out {out} cannot be written: {error.strerror}") from None
 
 
-def _plan(arguments: argparse.Namespace, settings: Settings) -> Plan:
+def _plan(arguments: argparse.Namespace, settings: Settings, progress: Progress) -> Plan:
     annotators = arguments.annotators or ""
     if annotators and not Path(annotators).is_file():
         raise SettingsError(f"--annotators {annotators}: no such file")
-    pool = open_pool(settings.pool, settings.data_dir, seed=0)
-    weights = find_weights(settings.weights, settings.data_dir)
+    pool = open_pool(settings.pool, settings.data_dir, seed=0, progress=progress)
+    weights = find_weights(settings.weights, settings.data_dir, progress=progress)
     if arguments.seed_labels > len(pool.image_ids):
         raise SettingsError(
             f"--seed-labels {arguments.seed_labels}: the pool has only {len(pool.image_ids)} images"

@@ -29,13 +29,15 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         settings = load_settings()
-        _, loop = open_chosen(settings, arguments.project, rescan=True)
-        with progress_bar() as progress, registry.hold(loop.root, "push"):
-            batch = rounds.choose_batch(
-                loop, arguments.count, arguments.strategy or loop.strategy, progress
-            )
-            if not arguments.dry_run:
-                rounds.push(loop, batch)
+        with progress_bar() as progress:
+            _, loop = open_chosen(settings, arguments.project, progress, rescan=True)
+            with registry.hold(loop.root, "push"):
+                batch = rounds.choose_batch(
+                    loop, arguments.count, arguments.strategy or loop.strategy, progress
+                )
+                if not arguments.dry_run:
+                    progress("asking", 0, 0)
+                    rounds.push(loop, batch)
     except TightloopError as error:
         print(error, file=sys.stderr)
         return 1

@@ -9,7 +9,7 @@ import pytest
 
 BACKEND = Path(__file__).parents[2] / "backend"
 FLOORS = (
-    {"errors", "settings", "logs"},  # ground
+    {"errors", "settings", "logs", "progress"},  # ground
     {
         "acquisition",
         "calibration",
@@ -29,6 +29,7 @@ FLOORS = (
     {
         "pool",
         "pool_sources",
+        "downloads",
         "weights",
         "labelstudio",
         "task_images",

@@ -16,7 +16,7 @@ import torch
 from redis import Redis
 from rq import Worker
 
-from backend import jobs, registry, rounds
+from backend import jobs, progress, registry, rounds
 from backend.errors import LabelStudioError, TooFewLabelsError
 from backend.settings import Settings, load_settings
 from backend.training_queue import TrainingQueue
@@ -213,8 +213,20 @@ def test_a_second_training_waits_for_one_that_outlived_its_worker(
     assert trained == [0]
 
 
+def test_a_long_phase_is_in_the_workers_log_with_its_project(
+    queue: TrainingQueue, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
+    report = jobs._job_progress(queue, PROJECT)
+    with caplog.at_level("INFO"):
+        report("scoring the pool", 12_000, 48_000)
+    assert caplog.messages[0].startswith(
+        "project 7: scoring the pool: 12,000 of 48,000 images (25%), about "
+    )
+
+
 def _report_until_ended(url: str) -> None:
-    report = jobs._job_progress(TrainingQueue(url))
+    report = jobs._job_progress(TrainingQueue(url), PROJECT)
     while True:
         report("training", 0, 1)
         time.sleep(0.05)

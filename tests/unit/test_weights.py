@@ -58,12 +58,20 @@ def test_weights_are_downloaded_once_and_then_found_without_a_network(
     (tmp_path / "host" / name).unlink()
     again = find_weights("auto", tmp_path, url=f"{host}/{name}")
     assert first.name == again.name == "imagenet"
-    assert socket.getdefaulttimeout() is None  # as it was
     assert first.notice == again.notice == ""
     assert first.state is not None
     assert again.state is not None
     assert torch.equal(first.state["conv1.weight"], state["conv1.weight"])
     assert torch.equal(again.state["conv1.weight"], state["conv1.weight"])
+
+
+def test_a_download_tells_how_far_it_is(tmp_path: Path, host: str, state: resnet.State) -> None:
+    name = offer(tmp_path / "host", state)
+    megabytes = (tmp_path / "host" / name).stat().st_size // 1_000_000
+    told: list[tuple[str, int, int]] = []
+    find_weights("imagenet", tmp_path, url=f"{host}/{name}", progress=lambda *now: told.append(now))
+    assert told[0] == ("downloading weights", 1, megabytes)
+    assert told[-1] == ("downloading weights", megabytes, megabytes)
 
 
 def test_a_download_with_another_hash_is_refused_and_not_kept(
