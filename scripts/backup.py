@@ -59,9 +59,12 @@ def back_up(folder: Path) -> Path:
         parts = Path(draft)
         # The versions before the database: one that is promoted in between is then known to nobody,
         # and the clock re-orders by the one that is.
+        _say("packing the model versions")
         _pack("backend", "/models", parts / MODELS)
+        _say("dumping the database")
         with (parts / DATABASE).open("wb") as out:
             compose("exec", "-T", "postgres", "pg_dump", "-Fc", *POSTGRES, stdout=out)
+        _say("packing Label Studio's files")
         _pack("label-studio", LABEL_STUDIO_FILES, parts / MEDIA)
         (parts / ENV).write_bytes(ENV.read_bytes())
         (parts / MANIFEST).write_text(json.dumps(_manifest(), indent=2))
@@ -90,8 +93,10 @@ def restore(file: Path) -> None:
                 ENV.unlink()
             raise
         try:
+            _say("unpacking the model versions and Label Studio's files")
             _unpack(parts / MODELS, "backend", "/models")
             _unpack(parts / MEDIA, "label-studio", LABEL_STUDIO_FILES)
+            _say("restoring the database")
             with (parts / DATABASE).open("rb") as dump:
                 compose("exec", "-T", "postgres", "pg_restore", "--no-owner", "--exit-on-error",
                         "--single-transaction", *POSTGRES, stdin=dump)  # fmt: skip
@@ -99,6 +104,11 @@ def restore(file: Path) -> None:
             compose("down", "-v")  # it was empty: back to that, so that the next try can begin
             raise
         compose("stop", "postgres")
+
+
+def _say(step: str) -> None:
+    """Each may take minutes, and nobody can count how many."""
+    print(step, file=sys.stderr, flush=True)
 
 
 def _pack(service: str, folder: str, part: Path) -> None:
@@ -129,6 +139,7 @@ def _check_can_be_filled(version: str) -> None:
     """DockerError unless the stack is stopped, empty, and new enough; PostgreSQL runs after it."""
     if compose("ps", "--services", "--filter", "status=running"):
         raise DockerError("this stack runs: restore into one that was never started")
+    _say("building the image, where it is not there yet")
     compose("build", "backend")
     _check_not_older(version)
     compose("up", "-d", "postgres")

@@ -98,6 +98,7 @@ def main() -> int:
 
 def model_figures(settings: Settings) -> list[Figure]:
     """What feeding the model costs."""
+    _say("measuring what feeding the model costs")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     ratios = measure_model(settings.image_size, device)
     return [
@@ -108,6 +109,7 @@ def model_figures(settings: Settings) -> list[Figure]:
 
 def choice_figures() -> list[Figure]:
     """What choosing a batch costs beside the scoring, on random embeddings around 50 centres."""
+    _say("measuring what choosing a batch costs")
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(50, WIDTH))
     of = rng.integers(50, size=POOL_IMAGES + ASKED)
@@ -131,6 +133,7 @@ def choice_figures() -> list[Figure]:
 
 def backend_figures(settings: Settings) -> list[Figure]:
     """The backend under gunicorn with a real Redis: webhooks, predictions, memory."""
+    _say("measuring the backend")
     with tempfile.TemporaryDirectory(prefix="tightloop-") as folder, _backend(Path(folder)) as b:
         at_rest = b.memory_mb()
         paced = _webhooks(b, pause_s=CONNECTIONS / WEBHOOKS_PER_S, seconds=20)
@@ -181,7 +184,7 @@ def _measure_circle(stack: Mapping[str, Any]) -> list[Figure]:
     project = LabelingProject(stack["label_studio_url"], stack["api_key"], project_id)
     config = project.label_config()
     root = registry.project_root(Path(stack["model_dir"]), project_id)
-    print("waiting for the first version", flush=True)
+    _say("waiting for the first version")
     while project.model_version() != "r0001":
         time.sleep(1)
 
@@ -213,7 +216,7 @@ def _measure_circle(stack: Mapping[str, Any]) -> list[Figure]:
     for number in range(1, LAST_LABELS):
         answer(number)
     began = time.perf_counter()
-    print("waiting for the second", flush=True)
+    _say("waiting for the second")
     peak_mb = 0.0
     served_s = None
     while project.model_version() != "r0002":
@@ -415,6 +418,10 @@ def _noise_uri(seed: int) -> str:
     noise = np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     Image.fromarray(noise).save(png, "PNG")
     return "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()
+
+
+def _say(what: str) -> None:
+    print(what, file=sys.stderr, flush=True)
 
 
 def _tree_mb(pid: int) -> float:
