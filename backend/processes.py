@@ -1,13 +1,12 @@
 """Our processes: a name in; that process out, running until SIGTERM or Ctrl-C.
 
-    python -m backend.processes backend | dashboard | trainer | ranker | clock
+    python -m backend.processes trainer
 
 Each loads only what it needs: the clock no torch, gunicorn's master none of the application.
 """
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import signal
@@ -22,6 +21,7 @@ from redis.exceptions import RedisError
 from rq import Worker
 from rq.serializers import JSONSerializer
 
+from backend.command import CommandParser, run
 from backend.errors import QueueError, TightloopError
 from backend.logs import logging_config, start_logging
 from backend.settings import Settings, load_settings
@@ -108,7 +108,7 @@ PROCESSES = {
 
 def main() -> int:
     """Run one of PROCESSES; 1 where its settings, or the machine, do not allow it."""
-    parser = argparse.ArgumentParser(description="Run one of our processes.")
+    parser = CommandParser(description=__doc__)
     parser.add_argument("process", choices=PROCESSES)
     arguments = parser.parse_args()
     try:
@@ -145,4 +145,4 @@ def _work(settings: Settings, queue: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

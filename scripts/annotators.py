@@ -1,11 +1,13 @@
 """How each person does: answers, agreement, quality, and how the model's guesses are taken.
 
-python -m scripts.annotators [--project N] [--json | --csv]
+    python -m scripts.annotators
+    python -m scripts.annotators --csv > people.csv
+
+The table leaves out what --json and --csv hold beside it.
 """
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import sys
@@ -13,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 from unicodedata import east_asian_width
 
+from backend.command import CommandParser, run
 from backend.errors import TightloopError
 from backend.interval import interval_of
 from backend.labels import AnnotatorFigures, annotator_figures, read_labels
@@ -31,7 +34,7 @@ NEARLY_ALL = 0.95
 
 def main() -> int:
     """Print the report; 1 where it cannot be had."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = CommandParser(description=__doc__)
     add_project_option(parser)
     formats = parser.add_mutually_exclusive_group()
     formats.add_argument("--json", action="store_true", help="all figures, as JSON")
@@ -139,4 +142,4 @@ def _columns(text: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -1,7 +1,7 @@
 """All of a compose stack that cannot be made again, in one file; and a stack out of that file.
 
-    python3 -m scripts.backup [FOLDER]        into FOLDER (default: backups)
-    python3 -m scripts.backup --restore FILE  into a stack that holds nothing yet
+    python3 -m scripts.backup                             # into the folder backups
+    python3 -m scripts.backup --restore backups/stack.tar  # into a stack that holds nothing yet
 
 In it: Label Studio's database and files, the model versions, and .env, whose secrets belong to
 that database. Images and weights are downloaded again. Standard library alone.
@@ -9,7 +9,6 @@ that database. Images and weights are downloaded again. Standard library alone.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
@@ -19,6 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from backend.command import CommandParser, run
 from scripts.docker import DockerError, compose
 from scripts.secrets import ENV, MAKERS, read_env
 
@@ -34,7 +34,7 @@ ACCOUNT = ("LABEL_STUDIO_API_KEY", "LABEL_STUDIO_PASSWORD")
 
 def main() -> int:
     """Back up, or restore; 1 where something is in the way."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = CommandParser(description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path, default=Path("backups"))
     parser.add_argument("--restore", type=Path, metavar="FILE")
     arguments = parser.parse_args()
@@ -210,4 +210,4 @@ def _unpack(part: Path, service: str, folder: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

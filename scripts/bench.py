@@ -1,7 +1,7 @@
 """Measure what the loop costs: ratios within one run where there is a bare counterpart, seconds
 where not.
 
-    python -m scripts.bench [--quick]
+    python -m scripts.bench
 
 Prints a table and writes var/bench.json. POOL, WEIGHTS and IMAGE_SIZE are those of the settings.
 The circle is measured on a whole stack of its own in var/bench, which is removed afterwards.
@@ -9,7 +9,6 @@ The circle is measured on a whole stack of its own in var/bench, which is remove
 
 from __future__ import annotations
 
-import argparse
 import base64
 import io
 import json
@@ -35,6 +34,7 @@ import torch
 from PIL import Image
 
 from backend import registry, resnet
+from backend.command import CommandParser, run
 from backend.errors import LabelStudioError, TightloopError
 from backend.inference import load_model, predict_probs
 from backend.labelstudio import (
@@ -72,7 +72,7 @@ class Figure:
 
 def main() -> int:
     """Measure everything; 1 where something is in the way."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = CommandParser(description=__doc__)
     parser.add_argument(
         "--quick", action="store_true", help="leave out the circle on a whole stack"
     )
@@ -445,4 +445,4 @@ def _ports(count: int) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

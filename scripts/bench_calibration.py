@@ -1,6 +1,6 @@
 """How far confidence is off, before and after its temperature, and what that does to the choice.
 
-    python -m scripts.bench_calibration [--labels 100 200 500 1000] [--seeds 3]
+    python -m scripts.bench_calibration --labels 100 500 --seeds 3
 
 The temperature is fitted to the validation split, as in the loop; the errors are those on the test
 split, which it has not seen. The choice is the 100 least confident of 5,000 images of the pool.
@@ -8,7 +8,6 @@ split, which it has not seen. The choice is the 100 least confident of 5,000 ima
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 
 from backend.calibration import expected_calibration_error, fit_temperature, rescale
+from backend.command import CommandParser, run
 from backend.device import find_device
 from backend.errors import TightloopError
 from backend.inference import Images, load_model, predict_probs
@@ -45,7 +45,7 @@ class Found:
 
 def main() -> int:
     """Print a row per number of labels; 1 where something is in the way."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = CommandParser(description=__doc__)
     parser.add_argument("--labels", type=int, nargs="+", default=[100, 200, 500, 1000])
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
@@ -119,4 +119,4 @@ def _range(values: Sequence[float], digits: int) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -1,7 +1,6 @@
 """What consensus is worth on real people's answers: against the majority and Dawid-Skene.
 
-    python -m scripts.bench_consensus --annotators annotators.csv.xz
-        [--tables three odd single weights] [--train full] [--people 30]
+    python -m scripts.bench_consensus --annotators annotators.csv.xz --tables three odd
 
 Deals the answers to simulated people (scripts/crowd.py). The model's opinion of an image comes from
 a fold that never saw its answers; --train head fits heads on the pre-trained body, full fine-tunes.
@@ -28,6 +27,7 @@ from sklearn.metrics import roc_auc_score
 
 from backend import resnet
 from backend.acquisition import Embeddings, Labels, Probs, Scores
+from backend.command import CommandParser, run
 from backend.consensus import Answer, Consensus, find_consensus
 from backend.device import find_device
 from backend.errors import SettingsError, TightloopError
@@ -358,7 +358,7 @@ def _print(name: str, value: str) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = CommandParser(description=__doc__)
     parser.add_argument("--annotators", required=True, help="image, annotator_1, annotator_2, …")
     parser.add_argument("--tables", choices=TABLES, nargs="+", default=list(TABLES))
     parser.add_argument("--train", choices=["head", "full"], default="head")
@@ -378,4 +378,4 @@ TABLES: dict[str, Callable[[Bench], None]] = {
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -1,7 +1,6 @@
 """Which recipe: what a model is worth, and costs, by image size, learning rate, tint and labels.
 
-    python -m scripts.bench_recipe [--sizes 32 48 64 96] [--lrs 0.02] [--tints 0.3]
-                                   [--labels 200 500 1000]
+    python -m scripts.bench_recipe --sizes 64 --lrs 0.01 0.02 --labels 200 500
 
 Trains with three seeds (--seeds) on random class-balanced images of POOL, starting from WEIGHTS,
 and measures on the validation split: the test split is not for choices. Each seed draws others.
@@ -9,7 +8,6 @@ and measures on the validation split: the test split is not for choices. Each se
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Sequence
@@ -20,6 +18,7 @@ from statistics import mean
 import numpy as np
 import torch
 
+from backend.command import CommandParser, run
 from backend.device import find_device
 from backend.errors import TightloopError
 from backend.inference import load_model, predict_probs
@@ -43,7 +42,7 @@ class Cell:
 
 def main() -> int:
     """Print the table row by row; 1 where something is in the way."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = CommandParser(description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[32, 48, 64, 96])
     parser.add_argument("--lrs", type=float, nargs="+", default=[Recipe().lr])
     parser.add_argument("--tints", type=float, nargs="+", default=[Recipe().tint])
@@ -144,4 +143,4 @@ def _row(*values: object) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -1,20 +1,19 @@
 """Whether one of our processes does its work, for a container's health check.
 
-    python -m scripts.health backend | dashboard | trainer | ranker | clock
+    python -m scripts.health trainer
 
-Says nothing and exits with 0, or says what is wrong and exits with 1. It must run on the machine,
-or in the container, of that process.
+Says nothing, or what is wrong. It must run on the machine, or in the container, of that process.
 """
 
 from __future__ import annotations
 
-import argparse
 import socket
 import sys
 import time
 from collections.abc import Callable
 from urllib.request import urlopen
 
+from backend.command import CommandParser, run
 from backend.errors import TightloopError
 from backend.settings import Settings, load_settings
 
@@ -24,7 +23,7 @@ SILENCE_S = 60.0
 
 def main() -> int:
     """Check one process."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = CommandParser(description=__doc__)
     parser.add_argument("process", choices=CHECKS)
     process = parser.parse_args().process
     try:
@@ -69,4 +68,4 @@ CHECKS: dict[str, Callable[[Settings], float]] = {
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -1,16 +1,18 @@
 """Model versions: list them, put one in service (a roll-back is promoting an older one).
 
-python -m scripts.models list [--json]
-python -m scripts.models promote r0003
+    python -m scripts.models list
+    python -m scripts.models promote r0003
+
+All of them are kept; after a promotion the open tasks in Label Studio follow.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 
 from backend import registry
+from backend.command import CommandParser, run
 from backend.controls import promote
 from backend.errors import TightloopError
 from backend.settings import Settings, load_settings
@@ -19,14 +21,14 @@ from backend.training_queue import TrainingQueue
 
 def main() -> int:
     """Run one of the commands; 1 where something is in the way."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = CommandParser(description=__doc__)
     parser.add_argument(
         "--project", type=int, help="Label Studio's project id, if there are several"
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    listing = commands.add_parser("list", help="all versions, oldest first")
+    listing = commands.add_parser("list", help="all versions, oldest first", description=__doc__)
     listing.add_argument("--json", action="store_true", help="the whole metadata")
-    promotion = commands.add_parser("promote", help="put a version in service")
+    promotion = commands.add_parser("promote", help="put a version in service", description=__doc__)
     promotion.add_argument("version", help="its name, r0003 say")
     arguments = parser.parse_args()
     try:
@@ -73,4 +75,4 @@ def _promote(settings: Settings, project_id: int, version: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -1,6 +1,7 @@
 """List the labels that are most likely wrong, worst first, and have them reviewed.
 
-    python -m scripts.review --count 50 [--push] [--json]
+    python -m scripts.review --count 50
+    python -m scripts.review --count 50 --push
 
 With --push they become tasks of a Label Studio project of their own, where somebody with an eye
 for it labels them without a hint. Those answers become ground truth, and the next training learns
@@ -16,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from backend import registry
+from backend.command import CommandParser, run
 from backend.errors import TightloopError
 from backend.label_errors import LikelyError
 from backend.reviews import (
@@ -32,7 +34,7 @@ from scripts.progress import progress_bar
 
 def main() -> int:
     """List, and push where asked to; 1 where something is in the way."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = CommandParser(description=__doc__)
     parser.add_argument("--count", type=_positive, default=50, help="labels to list (default 50)")
     parser.add_argument("--push", action="store_true", help="make review tasks of them")
     parser.add_argument("--json", action="store_true", help="the same for programs")
@@ -96,4 +98,4 @@ def _positive(text: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

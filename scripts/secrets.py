@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from backend.command import CommandParser, run
 from scripts.docker import DockerError, compose_command, docker
 
 ENV, EXAMPLE, COMPOSE_FILE = Path(".env"), Path(".env.example"), Path("docker-compose.yml")
@@ -46,6 +47,7 @@ MAKERS: dict[str, Callable[[], str]] = {
 
 def main() -> int:
     """Write .env, then name everything that is in the way; 1 where something is."""
+    CommandParser(description=__doc__).parse_args()
     try:
         made = write_missing(ENV)
     except OSError as error:
@@ -180,4 +182,4 @@ def _why_not_free(address: str, port: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -7,12 +7,12 @@ Label Studio, Redis and the backend must be up. Running it again changes nothing
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from pathlib import Path
 
 from backend import registry, rounds
+from backend.command import CommandParser, run
 from backend.errors import ModelFolderError, TightloopError
 from backend.labelstudio import (
     IMPORT_CHUNK,
@@ -41,7 +41,7 @@ WAIT_FOR_ANOTHER_S = 600.0
 
 def main() -> int:
     """Set the project up; 1 where something is in the way."""
-    argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0]).parse_args()
+    CommandParser(description=__doc__).parse_args()
     try:
         set_up(load_settings())
     except TightloopError as error:
@@ -251,4 +251,4 @@ def _seed(settings: Settings, record: ProjectRecord | None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -28,6 +28,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from backend import registry, rounds
+from backend.command import CommandParser, run
 from backend.device import find_device
 from backend.diversity import Positions
 from backend.errors import SettingsError, TightloopError
@@ -411,7 +412,7 @@ def _sentence(plan: Plan, strategies: Sequence[str], repeats: int) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = CommandParser(description=__doc__)
     parser.add_argument("--strategies", default="auto,least_confidence,random", help="by commas")
     parser.add_argument("--rounds", type=_at_least(1), default=10, help="batches that are asked")
     parser.add_argument("--batch", type=_at_least(1), default=100, help="images a round")
@@ -459,4 +460,4 @@ def _share(text: str) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -1,14 +1,17 @@
 """One sentence about every project, or the whole status as JSON.
 
-python -m scripts.status [--json]
+    python -m scripts.status
+    python -m scripts.status --json
+
+The backend answers the same at GET /status.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 
+from backend.command import CommandParser, run
 from backend.errors import TightloopError
 from backend.settings import load_settings
 from backend.status import outlook_sentence, sentence, whole_status
@@ -17,7 +20,7 @@ from backend.training_queue import TrainingQueue
 
 def main() -> int:
     """Print the status; 1 where it cannot be had."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = CommandParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="all that GET /status answers")
     arguments = parser.parse_args()
     try:
@@ -47,4 +50,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

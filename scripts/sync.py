@@ -1,6 +1,7 @@
 """Ask more images now: score the unlabeled pool and push the least confident as tasks.
 
-    python -m scripts.sync --count 20 [--strategy margin] [--dry-run]
+    python -m scripts.sync --count 50
+    python -m scripts.sync --count 50 --strategy margin --dry-run
 
 Needed only for more than the ranker asks by itself. Images that are in a task already are never
 asked again, however often this runs.
@@ -12,6 +13,7 @@ import argparse
 import sys
 
 from backend import registry, rounds
+from backend.command import CommandParser, run
 from backend.errors import TightloopError
 from backend.query import STRATEGIES
 from backend.settings import load_settings
@@ -21,7 +23,7 @@ from scripts.progress import progress_bar
 
 def main() -> int:
     """Push one batch; 1 where something is in the way."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = CommandParser(description=__doc__)
     parser.add_argument("--count", type=_positive, default=20, help="images to ask (default 20)")
     parser.add_argument("--strategy", choices=STRATEGIES, help="instead of the setting STRATEGY")
     parser.add_argument("--dry-run", action="store_true", help="only say what would be asked")
@@ -67,4 +69,4 @@ def _positive(text: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

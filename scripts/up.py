@@ -1,7 +1,7 @@
 """The whole stack on one machine, without Docker.
 
-    python -m scripts.up          start it, say where to go, watch it until Ctrl-C (or DETACH=1)
-    python -m scripts.up down     stop it
+    python -m scripts.up         # start it, say where to go, watch it until Ctrl-C (or DETACH=1)
+    python -m scripts.up down    # stop it
 
 Settings and var/ in; PostgreSQL, Redis, Label Studio and our processes out, under supervisord.
 `var/stack.json` says where everything is, `var/stack.env` holds the same for our own commands.
@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 import warnings
+from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterator
 from configparser import ConfigParser
 from contextlib import contextmanager, suppress
@@ -38,6 +39,7 @@ from pydantic import Field, ValidationError
 from pydantic_settings import SettingsConfigDict
 from supervisor.xmlrpc import SupervisorTransport
 
+from backend.command import CommandParser, run
 from backend.errors import SettingsError, TightloopError
 from backend.settings import Settings, load_settings
 
@@ -84,23 +86,22 @@ class Program:
     options: dict[str, str] = field(default_factory=dict)
 
 
-def main(arguments: list[str]) -> int:
+def main() -> int:
+    """Start the stack, or stop it; 1 where something is in the way."""
+    parser = CommandParser(description=__doc__)
+    parser.add_argument(
+        "command", nargs="?", type=_command, default="up", metavar="{up,down}", help="default up"
+    )
+    command = parser.parse_args().command
     os.umask(0o077)  # var/ holds secrets, images and labels: its owner's alone
-    commands = {"up": up, "down": down, "watch": watch}
-    name = arguments[0] if arguments else "up"
-    if name not in commands:
-        print(f"unknown command {name}: up or down", file=sys.stderr)
-        return 2
     for number in SIGNALS:
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
             signal.signal(number, signal.default_int_handler)
     try:
-        return commands[name](_load_settings())
+        return command(_load_settings())
     except (TightloopError, OSError, Fault, subprocess.SubprocessError) as error:
         print(error, file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        return 130
 
 
 def up(settings: StackSettings) -> int:
@@ -185,6 +186,15 @@ def watch(settings: StackSettings) -> int:
         if pids != known:
             _write_stack(var, pids=pids)
         time.sleep(1)
+
+
+COMMANDS = {"up": up, "down": down, "watch": watch}
+
+
+def _command(name: str) -> Callable[[StackSettings], int]:
+    if name not in COMMANDS:  # the watcher, which supervisord starts, is nobody else's business
+        raise ArgumentTypeError(f"unknown command {name}: up or down")
+    return COMMANDS[name]
 
 
 def is_running(var: Path) -> bool:
@@ -697,4 +707,4 @@ def _load_settings() -> StackSettings:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run(main)
