@@ -7,8 +7,10 @@ Label Studio, Redis and the backend must be up. Running it again changes nothing
 
 from __future__ import annotations
 
+import json
 import sys
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 
 from backend import registry, rounds
@@ -41,12 +43,19 @@ WAIT_FOR_ANOTHER_S = 600.0
 
 def main() -> int:
     """Set the project up; 1 where something is in the way."""
-    CommandParser(description=__doc__).parse_args()
+    parser = CommandParser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="its id and address, for programs")
+    arguments = parser.parse_args()
     try:
-        set_up(load_settings())
+        settings = load_settings()
+        with redirect_stdout(sys.stderr if arguments.json else sys.stdout):
+            project_id = set_up(settings)
     except TightloopError as error:
         print(error, file=sys.stderr)
         return 1
+    if arguments.json:
+        url = f"{settings.people_url}/projects/{project_id}/data"
+        print(json.dumps({"project_id": project_id, "project_url": url}, indent=2))
     return 0
 
 

@@ -10,7 +10,9 @@ asked again, however often this runs.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from typing import Any
 
 from backend import registry, rounds
 from backend.command import CommandParser, run
@@ -27,6 +29,7 @@ def main() -> int:
     parser.add_argument("--count", type=_positive, default=20, help="images to ask (default 20)")
     parser.add_argument("--strategy", choices=STRATEGIES, help="instead of the setting STRATEGY")
     parser.add_argument("--dry-run", action="store_true", help="only say what would be asked")
+    parser.add_argument("--json", action="store_true", help="the images and why, for programs")
     add_project_option(parser)
     arguments = parser.parse_args()
     try:
@@ -43,11 +46,27 @@ def main() -> int:
     except TightloopError as error:
         print(error, file=sys.stderr)
         return 1
+    if arguments.json:
+        print(json.dumps(_report(batch, is_dry_run=arguments.dry_run), indent=2))
+        return 0
     if arguments.dry_run:
         for image_id, confidence in zip(batch.image_ids, batch.confidences, strict=True):
             print(f"{confidence:.4f}  {image_id}")
     print(_summary(batch, arguments.count, is_dry_run=arguments.dry_run))
     return 0
+
+
+def _report(batch: rounds.Batch, *, is_dry_run: bool) -> dict[str, Any]:
+    return {
+        "is_dry_run": is_dry_run,
+        "strategy": batch.strategy,
+        "version": batch.version.version if batch.version else None,
+        "count": len(batch.image_ids),
+        "images": [
+            {"image_id": image_id, "confidence": round(float(confidence), 6)}
+            for image_id, confidence in zip(batch.image_ids, batch.confidences, strict=True)
+        ],
+    }
 
 
 def _summary(batch: rounds.Batch, count: int, *, is_dry_run: bool) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import os
 import re
 import shlex
@@ -18,6 +19,8 @@ from typing import Any
 import pytest
 
 from backend import registry
+from backend.settings import Settings
+from scripts import setup_project
 from tests.unit.test_registry import record
 
 ROOT = Path(__file__).parents[2]
@@ -205,6 +208,24 @@ def test_ctrl_c_during_a_real_command_is_130_and_no_traceback(tmp_path: Path) ->
 @pytest.mark.parametrize("module", ["scripts.secrets", "scripts.backup"])
 def test_a_servers_own_commands_need_the_standard_library_alone(module: str) -> None:
     subprocess.run([sys.executable, "-S", "-m", module, "--help"], cwd=ROOT, check=True)
+
+
+def test_the_json_of_set_up_is_alone_on_standard_output(
+    monkeypatch: pytest.MonkeyPatch, typed: Callable[..., tuple[Any, str, str]]
+) -> None:
+    def set_up(_: Settings) -> int:
+        sys.stdout.write("pool      digits\n")
+        return 7
+
+    monkeypatch.setattr(setup_project, "set_up", set_up)
+    monkeypatch.setenv("LABEL_STUDIO_HOST", "https://label.example.org")
+    code, printed, notes = typed("scripts.setup_project", "--json")
+    assert (code, notes) == (0, "pool      digits\n")
+    assert json.loads(printed) == {
+        "project_id": 7,
+        "project_url": "https://label.example.org/projects/7/data",
+    }
+    assert typed("scripts.setup_project") == (0, "pool      digits\n", "")
 
 
 def test_status_without_a_redis_is_one_sentence_and_one(
