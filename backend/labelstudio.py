@@ -39,6 +39,7 @@ IMPORT_CHUNK = 500
 PAGE_SIZE = 500
 REASON_LENGTH = 300
 HOTKEYS = "1234567890"
+ONE_COLUMN = 20  # choices: more of them stand in several columns, or people would have to scroll
 TITLE_LENGTH = 50  # of a project, at most
 
 # The webhooks that we want: the list that holds what changed, or None for a single change.
@@ -214,13 +215,17 @@ def label_config_xml(classes: Sequence[str]) -> str:
         + "/>"
         for i, name in enumerate(classes)
     )
+    style, columns = "", ""
+    if len(classes) > ONE_COLUMN:
+        style = "\n  <Style>.lsf-choice { break-inside: avoid; overflow-wrap: anywhere }</Style>"
+        columns = "; columns: 160px; column-fill: auto; max-height: 600px"
     # Without a size a 32 px image is blown up, blurred, until it pushes the choices off the screen.
-    return f"""<View style="display: flex; gap: 32px; align-items: flex-start">
+    return f"""<View style="display: flex; gap: 32px; align-items: flex-start">{style}
   <View style="flex: 0 0 400px">
     <Image name="image" value="$image" smoothing="false" width="400px" maxWidth="400px" \
 maxHeight="400px" zoom="false" zoomControl="false" rotateControl="false"/>
   </View>
-  <View style="flex: 1">
+  <View style="flex: 1{columns}">
     <Choices name="label" toName="image" choice="single-radio" required="true" showInline="false">
 {choices}
     </Choices>

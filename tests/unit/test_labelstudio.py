@@ -102,6 +102,13 @@ def test_the_first_ten_choices_have_the_hotkeys_1_to_9_and_0() -> None:
     assert '<Choice value="class 10"/>' in xml
 
 
+def test_more_choices_than_fit_below_each_other_stand_in_columns() -> None:
+    assert "columns" not in label_config_xml([f"class {i}" for i in range(20)])
+    many = label_config_xml([f"class {i}" for i in range(21)])
+    assert "columns: 160px" in many
+    assert len(parse_label_config(many).choices) == 21
+
+
 def test_classes_match_without_case_and_order_and_keep_the_configs_spelling() -> None:
     assert match_classes(("Dog", " CAT "), ("cat", "dog")) == (" CAT ", "Dog")
 
