@@ -207,15 +207,22 @@ def kept_annotations(
         return None
 
 
-def label_config_xml(classes: Sequence[str]) -> str:
-    """A label config: a crisp 400 px image, and beside it one choice with hotkeys 1..9, 0."""
+def label_config_xml(classes: Sequence[str], *, has_hint: bool = False) -> str:
+    """A label config: a crisp 400 px image, and beside it one choice with hotkeys 1..9, 0; with a
+    hint, what the task says of the model's guess stands below the image.
+    """
     choices = "\n".join(
         f"      <Choice value={quoteattr(name)}"
         + (f' hotkey="{HOTKEYS[i]}"' if i < len(HOTKEYS) else "")
         + "/>"
         for i, name in enumerate(classes)
     )
-    style, columns = "", ""
+    hint, style, columns = "", "", ""
+    if has_hint:
+        hint = (
+            '\n    <Header value="$hint" '
+            'style="margin: 8px 0; font-size: 14px; line-height: 20px"/>'
+        )
     if len(classes) > ONE_COLUMN:
         style = "\n  <Style>.lsf-choice { break-inside: avoid; overflow-wrap: anywhere }</Style>"
         columns = "; columns: 160px; column-fill: auto; max-height: 600px"
@@ -223,7 +230,7 @@ def label_config_xml(classes: Sequence[str]) -> str:
     return f"""<View style="display: flex; gap: 32px; align-items: flex-start">{style}
   <View style="flex: 0 0 400px">
     <Image name="image" value="$image" smoothing="false" width="400px" maxWidth="400px" \
-maxHeight="400px" zoom="false" zoomControl="false" rotateControl="false"/>
+maxHeight="400px" zoom="false" zoomControl="false" rotateControl="false"/>{hint}
   </View>
   <View style="flex: 1{columns}">
     <Choices name="label" toName="image" choice="single-radio" required="true" showInline="false">
@@ -232,6 +239,13 @@ maxHeight="400px" zoom="false" zoomControl="false" rotateControl="false"/>
   </View>
 </View>
 """
+
+
+def is_our_label_config(xml: str) -> bool:
+    """Whether `label_config_xml` made it, and nobody has changed it since."""
+    choices = parse_label_config(xml).choices
+    ours = (label_config_xml(choices, has_hint=has_hint) for has_hint in (False, True))
+    return xml.strip() in {text.strip() for text in ours}
 
 
 def parse_label_config(xml: str) -> LabelConfig:
@@ -499,6 +513,13 @@ class LabelingProject:
         if self.model_version() != (now["model_version"] or ""):
             # Hiding predictions also emptied the version, and with it the order: set it back.
             self._change(model_version=now["model_version"])
+        return True
+
+    def change_label_config(self, xml: str) -> bool:
+        """Label with this label config; LabelStudioError where it does not fit what was labeled."""
+        if self.label_config_xml().strip() == xml.strip():
+            return False
+        self._change(label_config=xml)
         return True
 
     def connect_webhook(self, url: str, secret: str) -> bool:

@@ -279,7 +279,7 @@ def push(loop: Loop, batch: Batch) -> int:
             data={
                 "image": loop.pool.data_uri(image_id),
                 "image_id": image_id,
-                **_asked(batch, row, is_blind=loop.is_blind),
+                **_asked(batch, row, names, is_blind=loop.is_blind),
             },
             prediction=(
                 None
@@ -446,7 +446,7 @@ def _prediction(
     )
 
 
-def _asked(batch: Batch, row: int, *, is_blind: bool) -> dict[str, Any]:
+def _asked(batch: Batch, row: int, names: Sequence[str], *, is_blind: bool) -> dict[str, Any]:
     """How an image was asked, fixed at that moment; `is_blind` leaves out what would hint at the
     answer.
     """
@@ -455,6 +455,8 @@ def _asked(batch: Batch, row: int, *, is_blind: bool) -> dict[str, Any]:
         "asked_by": batch.strategy,
         "asked_version": batch.version.version if batch.version else "",
     }
+    if not is_blind:
+        asked["hint"] = _hint(batch, row, names)
     if batch.probs is None:
         return asked
     probs = batch.probs[row : row + 1]
@@ -464,6 +466,15 @@ def _asked(batch: Batch, row: int, *, is_blind: bool) -> dict[str, Any]:
         asked["asked_margin"] = round(float(ACQUISITIONS["margin"](probs)[0]), 5)
         asked["asked_entropy"] = round(float(ACQUISITIONS["entropy"](probs)[0]), 5)
     return asked
+
+
+def _hint(batch: Batch, row: int, names: Sequence[str]) -> str:
+    """What the version that asks an image thinks of it, as the labeling view may show it."""
+    if batch.probs is None or batch.version is None:
+        return "asked before there was a model: no guess"
+    likely = np.argsort(-batch.probs[row], kind="stable")[:GUESSES_SHOWN]
+    guesses = ", ".join(f"{names[i]} {100 * batch.probs[row, i]:.0f} %" for i in likely)
+    return f"{batch.version.version} guessed when it asked: {guesses}"
 
 
 def _delete_twins(project: LabelingProject, tasks: Sequence[Task]) -> None:

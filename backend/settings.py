@@ -49,6 +49,7 @@ class Settings(BaseSettings):
     seed_labels: int = Field(500, ge=0)
     seed: int = Field(0, ge=0)
     blind: bool = False
+    hints: bool = False
 
     # The loop
     train: TrainName = "both"
@@ -106,6 +107,11 @@ class Settings(BaseSettings):
             return self.label_studio_host
         port = self.label_studio_port
         return f"http://localhost:{port}" if port else self.label_studio_url
+
+    @property
+    def shows_hints(self) -> bool:
+        """Whether the labeling view shows what the model thought when it asked."""
+        return self.hints and not self.blind
 
     @property
     def is_loopback_only(self) -> bool:

@@ -24,8 +24,10 @@ from backend.labelstudio import (
     NewTask,
     create_project,
     find_project,
+    is_our_label_config,
     label_config_xml,
     match_classes,
+    parse_label_config,
 )
 from backend.loop import open_loop
 from backend.pool import Pool, open_pool, seed_labels
@@ -39,6 +41,7 @@ from scripts.progress import progress_bar
 FELL_BACK = " (digits: CIFAR-10 could not be had)"
 FELL_BACK_SHORT = " (digits)"
 WAIT_FOR_ANOTHER_S = 600.0
+SEED_HINT = "labeled by the data set: no guess"
 
 
 def main() -> int:
@@ -68,6 +71,7 @@ def set_up(settings: Settings) -> int:
         changes = [
             is_new,
             project.configure(is_blind=settings.blind),
+            show_or_hide_hints(settings, project),
             import_seed_labels(settings, project, pool),
             push_first_batch(settings, project),
             connect(settings, project),
@@ -97,7 +101,7 @@ def open_project(settings: Settings) -> tuple[LabelingProject, bool, Pool]:
         project_id = create_project(
             *_label_studio(settings),
             title=_titles(settings)[1 if pool_notice else 0],
-            label_config=label_config_xml(pool.classes),
+            label_config=label_config_xml(pool.classes, has_hint=settings.shows_hints),
         )
         read_own_record(settings, project_id)  # a foreign folder may be in the new project's place
     project = LabelingProject(*_label_studio(settings), project_id)
@@ -118,6 +122,24 @@ def open_project(settings: Settings) -> tuple[LabelingProject, bool, Pool]:
         registry.write_record(_root(settings, project_id), chosen)
     print(f'project   "{chosen.title}" (id {project_id}) {"made" if is_new else "found"}')
     return project, chosen != record, pool
+
+
+def show_or_hide_hints(settings: Settings, project: LabelingProject) -> bool:
+    """Have our own label config follow HINTS and BLIND; about somebody's own say what to do."""
+    if settings.blind and settings.hints:
+        print("NOTE      HINTS is left out: with BLIND people see no guess")
+    xml = project.label_config_xml()
+    if is_our_label_config(xml):
+        choices = parse_label_config(xml).choices
+        return project.change_label_config(label_config_xml(choices, has_hint=settings.shows_hints))
+    if settings.shows_hints and "$hint" not in xml:
+        print(
+            "NOTE      HINTS: the label config is not one of ours and stays as it is: put "
+            '<Header value="$hint"/> into it'
+        )
+    if settings.blind and "$hint" in xml:
+        print("NOTE      BLIND: the label config is not one of ours and shows $hint: take it out")
+    return False
 
 
 def read_own_record(settings: Settings, project_id: int) -> ProjectRecord | None:
@@ -168,6 +190,7 @@ def import_seed_labels(settings: Settings, project: LabelingProject, pool: Pool)
         there = project.image_ids() if labels else set()
         choices = match_classes(project.label_config().choices, pool.classes)
         spelling = dict(zip(pool.classes, choices, strict=True))
+        hint = {} if settings.blind else {"hint": SEED_HINT}
         new_tasks = [
             NewTask(
                 image_id=image_id,
@@ -176,6 +199,7 @@ def import_seed_labels(settings: Settings, project: LabelingProject, pool: Pool)
                     "image_id": image_id,
                     "asked_round": 0,
                     "asked_by": SEED,
+                    **hint,
                 },
                 label=spelling[label],
             )

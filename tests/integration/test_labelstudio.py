@@ -357,6 +357,21 @@ def test_labeling_blind_hides_guesses_and_keeps_the_order(
     assert project.model_version() == "r0002"
 
 
+# What people see
+
+
+def test_another_label_config_keeps_order_and_tasks_that_lack_a_hint(
+    project: LabelingProject, api: httpx.Client
+) -> None:
+    project.configure(is_blind=False)
+    import_images(project, *(new_task(i, guess(s)) for i, s in (("a", 0.2), ("b", 0.1))))
+    hinting = label_config_xml(["cat", "dog"], has_hint=True)
+    assert project.change_label_config(hinting)
+    assert not project.change_label_config(hinting)
+    import_images(project, new_task("c", guess(0.05)))
+    assert served_order(api, project, 3) == ["c", "b", "a"]
+
+
 # Tokens and images
 
 
@@ -686,6 +701,25 @@ def test_what_auto_once_chose_sticks_with_its_notice(
     kept = registry.read_record(root)
     api.delete(f"/api/projects/{project_id}/").raise_for_status()
     assert kept == record
+
+
+def _config_xml(stack: Stack) -> str:
+    project_id = stack.info["project_id"]
+    url = stack.settings.label_studio_url
+    return LabelingProject(url, _token(stack), project_id).label_config_xml()
+
+
+def test_hints_come_and_go_with_their_setting_and_never_with_blind(
+    stack: Stack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = _config_xml(stack)
+    set_up(_settings(stack, hints=True))
+    assert '<Header value="$hint"' in _config_xml(stack)
+    set_up(_settings(stack, hints=True, blind=True))
+    assert "HINTS is left out: with BLIND people see no guess" in capsys.readouterr().out
+    assert _config_xml(stack) == before
+    set_up(_settings(stack))
+    assert _config_xml(stack) == before
 
 
 def _settings(stack: Stack, **changes: Any) -> Settings:

@@ -21,6 +21,7 @@ from backend.labelstudio import (
     LabelConfig,
     LabelingProject,
     WebhookEvent,
+    is_our_label_config,
     kept_annotations,
     label_config_xml,
     match_classes,
@@ -102,11 +103,27 @@ def test_the_first_ten_choices_have_the_hotkeys_1_to_9_and_0() -> None:
     assert '<Choice value="class 10"/>' in xml
 
 
+def test_the_hint_is_read_from_the_task_and_changes_nothing_else() -> None:
+    plain, hinting = (label_config_xml(["cat", "dog"], has_hint=h) for h in (False, True))
+    assert "$hint" not in plain
+    assert hinting.count('<Header value="$hint"') == 1
+    assert parse_label_config(hinting) == parse_label_config(plain)
+
+
 def test_more_choices_than_fit_below_each_other_stand_in_columns() -> None:
     assert "columns" not in label_config_xml([f"class {i}" for i in range(20)])
     many = label_config_xml([f"class {i}" for i in range(21)])
     assert "columns: 160px" in many
     assert len(parse_label_config(many).choices) == 21
+
+
+def test_our_own_label_config_is_known_until_somebody_changes_it() -> None:
+    for count in (2, 30):
+        for has_hint in (False, True):
+            xml = label_config_xml([f"a < {i}" for i in range(count)], has_hint=has_hint)
+            assert is_our_label_config(xml.strip())  # Label Studio keeps no blanks around it
+            assert not is_our_label_config(xml.replace("400px", "300px"))
+    assert not is_our_label_config(config(IMAGE, CHOICES))
 
 
 def test_classes_match_without_case_and_order_and_keep_the_configs_spelling() -> None:

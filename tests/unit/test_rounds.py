@@ -127,11 +127,24 @@ def test_every_pushed_task_says_how_it_was_asked_and_carries_its_prediction(
     assert task.data["image"].startswith("data:image/png;base64,")
 
 
+def test_the_hint_is_what_the_asking_version_thought_in_the_label_configs_spelling(
+    loop: Loop,
+) -> None:
+    pool = replace(loop.pool, classes=tuple("abcdefghij"))
+    project = OracleProject(tuple("JABCDEFGHI"))
+    probs = np.array([[0.05, 0.41, 0.02, 0.33, 0.02, 0.1, 0.02, 0.02, 0.02, 0.01]], np.float32)
+    batch = rounds.Batch(pool.image_ids[:1], probs.max(1), "margin", meta(3), probs)
+    rounds.push(replace(loop, pool=pool, project=project), batch)
+    [task] = project.by_task.values()
+    assert task.data["hint"] == "r0003 guessed when it asked: B 41 %, D 33 %, F 10 %"
+
+
 def test_blind_leaves_out_what_would_hint_at_the_answer(loop: Loop, project: OracleProject) -> None:
     seed(loop, project)
     train(replace(loop, is_blind=True))
     task = next(t for t in project.by_task.values() if t.label is None)
-    assert {"asked_confidence", "asked_margin", "asked_entropy"}.isdisjoint(task.data)
+    readable = {"asked_confidence", "asked_margin", "asked_entropy", "hint"}
+    assert readable.isdisjoint(task.data)
     assert len(task.data["asked_probs"]) == 10
 
 
@@ -141,6 +154,7 @@ def test_the_first_batch_is_asked_at_random_without_a_model(
     assert rounds.top_up(loop) == 10
     task = next(iter(project.by_task.values()))
     assert (task.data["asked_by"], task.prediction) == ("random", None)
+    assert task.data["hint"] == "asked before there was a model: no guess"
     assert project.model_version() == ""
 
 

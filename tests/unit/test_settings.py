@@ -80,6 +80,12 @@ def test_a_bad_secret_is_named_without_its_value(monkeypatch: pytest.MonkeyPatch
     assert "hunter2" not in str(caught.value)
 
 
+def test_people_who_label_blind_get_no_hints() -> None:
+    assert load_settings(hints=True).shows_hints
+    assert not load_settings(hints=True, blind=True).shows_hints
+    assert not load_settings().shows_hints
+
+
 def test_secrets_do_not_show_in_print() -> None:
     assert "hunter2" not in repr(load_settings(webhook_secret="hunter2"))
 
