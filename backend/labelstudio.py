@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -41,6 +41,25 @@ REASON_LENGTH = 300
 HOTKEYS = "1234567890"
 ONE_COLUMN = 20  # choices: more of them stand in several columns, or people would have to scroll
 TITLE_LENGTH = 50  # of a project, at most
+OUR_DESCRIPTION = "Tightloop, round"  # how a project's description begins that people left to us
+FIRST_TAB = "Default"  # what Label Studio calls the tab that it makes where there is none
+LOOK_TAB = "Least confident first (to look at)"
+HINT_COLUMN = "tasks:data.hint"
+LOOK_COLUMNS = frozenset(
+    {
+        "tasks:data.image",
+        "tasks:data.asked_by",
+        "tasks:data.asked_round",
+        HINT_COLUMN,  # not the predictions, of which Label Studio shows all versions' at once
+        "tasks:predictions_score",
+        "tasks:total_annotations",
+        "tasks:annotators",
+    }
+)
+# Columns that Label Studio knows only once a model has asked, to be hidden all the same.
+LATER_COLUMNS = frozenset(
+    f"tasks:data.asked_{name}" for name in ("probs", "confidence", "margin", "entropy")
+)
 
 # The webhooks that we want: the list that holds what changed, or None for a single change.
 CHANGED_LISTS: dict[str, str | None] = {
@@ -340,6 +359,15 @@ def create_project(
     return project.id
 
 
+def label_now_url(people_url: str, project_id: int) -> str:
+    """Where people press Label All Tasks.
+
+    No link opens the label stream itself: until a browser has seen that button pressed once,
+    `labeling=1` gives the oldest task, and to everybody the same.
+    """
+    return f"{people_url}/projects/{project_id}/data"
+
+
 def authorization(url: str, api_key: str) -> str:
     """The Authorization header for this Label Studio."""
     return _cached_server(url, api_key).authorization()
@@ -521,6 +549,52 @@ class LabelingProject:
             return False
         self._change(label_config=xml)
         return True
+
+    def describe(self, text: str) -> bool:
+        """Say in the project's description how it stands, unless somebody wrote another one."""
+        now = str(self._read()["description"] or "")
+        if now == text or (now and not now.startswith(OUR_DESCRIPTION)):
+            return False
+        self._change(description=text)
+        return True
+
+    def instruct(self, html: str, earlier: Collection[str]) -> bool:
+        """Give annotators these instructions, unless there are others than the `earlier` ones."""
+        now = str(self._read()["expert_instruction"] or "")
+        if now == html or (now and now not in earlier):
+            return False
+        self._change(expert_instruction=html)
+        return True
+
+    def add_look_tab(self) -> bool:
+        """Add a tab that shows what is asked next, in that order, to the Data Manager; one of its
+        title is left as people have made it.
+        """
+        path, params = "api/dm/views/", {"project": self.project_id}
+        tabs = self._server.request("GET", path, params=params)
+        if any((tab["data"] or {}).get("title") == LOOK_TAB for tab in tabs):
+            return False
+        found = self._server.request("GET", "api/dm/columns/", params=params)["columns"]
+        columns = {_column_id(c): c["visibility_defaults"] for c in found if not c.get("children")}
+        hidden = {
+            place: [column for column, is_shown in columns.items() if not is_shown[place]]
+            for place in ("explore", "labeling")
+        }
+        if not tabs:  # people land in the first tab, which shall stay Label Studio's own
+            self._add_tab(FIRST_TAB, hiddenColumns=hidden)
+        unused = sorted((LATER_COLUMNS | {*columns}) - LOOK_COLUMNS)
+        self._add_tab(
+            LOOK_TAB,
+            ordering=["tasks:predictions_score"],
+            filters={"conjunction": "and", "items": [UNFINISHED]},
+            hiddenColumns={**hidden, "explore": unused},
+            columnsWidth={HINT_COLUMN: 320},
+        )
+        return True
+
+    def _add_tab(self, title: str, **data: Any) -> None:
+        tab = {"project": self.project_id, "data": {"title": title, **data}}
+        self._server.request("POST", "api/dm/views/", json=tab)
 
     def connect_webhook(self, url: str, secret: str) -> bool:
         """Have changes sent to `url` with our secret, once; other webhooks of ours are removed.
@@ -752,6 +826,11 @@ def _answered_images(payload: Mapping[Any, Any]) -> tuple[str, ...]:
 
 def _filter(column: str, operator: str, kind: str, value: Any) -> dict[str, Any]:
     return {"filter": f"filter:tasks:{column}", "operator": operator, "type": kind, "value": value}
+
+
+def _column_id(column: Mapping[str, Any]) -> str:
+    parent = f"{column['parent']}." if column.get("parent") else ""
+    return f"{column['target']}:{parent}{column['id']}"
 
 
 UNANSWERED = [

@@ -22,6 +22,7 @@ from backend.errors import TooFewLabelsError
 from backend.labels import annotator_figures, read_labels
 from backend.labelstudio import (
     CLOCK_SKEW,
+    OUR_DESCRIPTION,
     Annotation,
     NewTask,
     Prediction,
@@ -49,7 +50,7 @@ from backend.second_opinions import (
     too_few,
     was_answered_twice,
 )
-from backend.status import outlook, outlook_sentence
+from backend.status import NO_MODEL, in_service, outlook, outlook_sentence
 from backend.versions import (
     embeddings_of,
     fit_head_version,
@@ -318,12 +319,15 @@ def push(loop: Loop, batch: Batch) -> int:
 
 
 def refresh_predictions(loop: Loop, progress: Progress = lambda *_: None) -> int:
-    """Give every open task the prediction of the version in service, then switch the order to it.
+    """Give every open task the prediction of the version in service, then switch the order to it,
+    and the project's description.
 
     Tasks that have it already are left alone, so that a call that died half-way can be repeated.
     """
     with registry.hold(loop.root, "push"):
-        return _refresh(loop, progress)
+        refreshed = _refresh(loop, progress)
+        loop.project.describe(description(registry.current(loop.root)))
+        return refreshed
 
 
 def _refresh(loop: Loop, progress: Progress = lambda *_: None) -> int:
@@ -406,6 +410,15 @@ def _open_image(
         is_again=is_again,
         picture=loop.pool.thumbnail(image_id),
     )
+
+
+def description(version: registry.Meta | None) -> str:
+    """Which version is in service, for people who look at the project in Label Studio."""
+    round_, model = 0, NO_MODEL
+    if version is not None:
+        round_ = version.round
+        model = in_service(version.version, version.validation.model_dump(), version.labels)
+    return f"{OUR_DESCRIPTION} {round_}: {model}. Press Label All Tasks."
 
 
 def _changed_annotations(loop: Loop) -> dict[int, list[Annotation]]:

@@ -22,6 +22,7 @@ from backend.settings import Settings
 from backend.training_queue import TrainingQueue
 
 MORE_LABELS = 100
+NO_MODEL = "no model yet"
 OUTLOOK_POINTS = 30  # older ones tell little, and their record would take seconds
 NEXT_IMAGES = 12
 CLOCK_SKEW_S = 2.0  # between whoever ordered the open images and whoever hears of answers
@@ -179,15 +180,17 @@ def outlook_sentence(outlook: Mapping[str, Any]) -> str:
 
 def sentence(status: dict[str, Any]) -> str:
     """Where the project is, in one sentence."""
-    version = status["version"]
-    model = (
-        f"{version} in service, {status['validation']['accuracy']:.1%} right on "
-        f"{status['validation']['images']:,} validation images, trained on "
-        f"{status['trained_on_labels']:,} labels"
-        if version
-        else "no model yet"
-    )
+    version, labels = status["version"], status["trained_on_labels"]
+    model = in_service(version, status["validation"], labels) if version else NO_MODEL
     return f"{status['title']}, round {status['round']}: {model}; {_activity(status)}."
+
+
+def in_service(version: str, validation: Mapping[str, Any], labels: int) -> str:
+    """Which version serves, and what it is worth."""
+    return (
+        f"{version} in service, {validation['accuracy']:.1%} right on "
+        f"{validation['images']:,} validation images, trained on {labels:,} labels"
+    )
 
 
 def _activity(status: dict[str, Any]) -> str:

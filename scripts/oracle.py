@@ -26,6 +26,7 @@ class OracleProject:
     predictions: dict[int, dict[str, Prediction]] = field(default_factory=dict)
     asked_again: set[int] = field(default_factory=set)
     version: str = ""
+    description: str = ""
 
     def label_config(self) -> LabelConfig:
         return LabelConfig("label", "image", "image", self.choices)
@@ -118,6 +119,11 @@ class OracleProject:
 
     def people(self) -> dict[int, str]:
         return {}
+
+    def describe(self, text: str) -> bool:
+        is_new = text != self.description
+        self.description = text
+        return is_new
 
     def answer(
         self,

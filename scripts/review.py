@@ -20,6 +20,7 @@ from backend import registry
 from backend.command import CommandParser, run
 from backend.errors import TightloopError
 from backend.label_errors import LikelyError
+from backend.labelstudio import label_now_url
 from backend.reviews import (
     collect_reviews,
     find_label_errors,
@@ -58,7 +59,7 @@ def main() -> int:
                 reviews = open_reviews(settings, loop.root, project)
                 pushed = push_reviews(loop, reviews, errors)
         if reviews:
-            url = f"{settings.people_url}/projects/{reviews.project_id}/data"
+            url = label_now_url(settings.people_url, reviews.project_id)
     except TightloopError as error:
         print(error, file=sys.stderr)
         return 1

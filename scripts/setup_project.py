@@ -26,6 +26,7 @@ from backend.labelstudio import (
     find_project,
     is_our_label_config,
     label_config_xml,
+    label_now_url,
     match_classes,
     parse_label_config,
 )
@@ -42,6 +43,17 @@ FELL_BACK = " (digits: CIFAR-10 could not be had)"
 FELL_BACK_SHORT = " (digits)"
 WAIT_FOR_ANOTHER_S = 600.0
 SEED_HINT = "labeled by the data set: no guess"
+INSTRUCTIONS = """\
+Press <b>Label All Tasks</b>: it brings the images that the model is least sure of first, and \
+keeps each for you while you have it open. A click on a row of the table, or a link to a task, \
+does neither.<br><br>
+Every choice shows its key. <b>Ctrl+Enter</b> submits.<br><br>
+{guess}Skip what you cannot tell: that is better than a wrong answer.
+"""
+GUESS = """\
+What is chosen already is the model's guess, on images that it finds hard. Look first; then \
+submit it, or choose another. Its own key would take it away.<br><br>
+"""
 
 
 def main() -> int:
@@ -75,9 +87,11 @@ def set_up(settings: Settings) -> int:
             import_seed_labels(settings, project, pool),
             push_first_batch(settings, project),
             connect(settings, project),
+            project.add_look_tab(),
+            explain(settings, project),
             start_first_training(settings, project),
         ]
-    print(f"  {settings.people_url}/projects/{project.project_id}/data -> Label All Tasks")
+    print(f"  {label_now_url(settings.people_url, project.project_id)} -> Label All Tasks")
     if not any(changes):
         print("everything was there already: nothing changed")
     return project.project_id
@@ -140,6 +154,17 @@ def show_or_hide_hints(settings: Settings, project: LabelingProject) -> bool:
     if settings.blind and "$hint" in xml:
         print("NOTE      BLIND: the label config is not one of ours and shows $hint: take it out")
     return False
+
+
+def explain(settings: Settings, project: LabelingProject) -> bool:
+    """Tell people in Label Studio how to label, and how it stands."""
+    with_guess, without = INSTRUCTIONS.format(guess=GUESS), INSTRUCTIONS.format(guess="")
+    has_instructed = project.instruct(
+        without if settings.blind else with_guess, earlier={with_guess, without}
+    )
+    version = registry.current(_root(settings, project.project_id))
+    has_described = project.describe(rounds.description(version))
+    return has_instructed or has_described
 
 
 def read_own_record(settings: Settings, project_id: int) -> ProjectRecord | None:

@@ -20,6 +20,8 @@ from PIL import Image
 from backend import registry
 from backend.errors import LabelConfigError, LabelStudioError, ModelFolderError
 from backend.labelstudio import (
+    FIRST_TAB,
+    LOOK_TAB,
     SECRET_HEADER,
     LabelingProject,
     NewTask,
@@ -358,6 +360,65 @@ def test_labeling_blind_hides_guesses_and_keeps_the_order(
 
 
 # What people see
+
+
+def tabs(api: httpx.Client, project: LabelingProject) -> list[dict[str, Any]]:
+    found = api.get("/api/dm/views/", params={"project": project.project_id})
+    return list(found.raise_for_status().json())
+
+
+def test_a_second_tab_shows_todays_order_and_is_left_as_people_make_it(
+    project: LabelingProject, api: httpx.Client
+) -> None:
+    ids = import_images(
+        project, new_task("a", guess(0.1)), new_task("b", guess(0.2)), new_task("s", label="dog")
+    )
+    project.import_predictions({ids["a"]: guess(0.9, "r0002"), ids["b"]: guess(0.8, "r0002")})
+    project.switch_model_version("r0002")
+    assert project.add_look_tab()
+    assert not project.add_look_tab()
+
+    first, look = tabs(api, project)  # people land in the first
+    assert [tab["data"]["title"] for tab in (first, look)] == [FIRST_TAB, LOOK_TAB]
+    shown = api.get("/api/tasks/", params={"view": look["id"]}).raise_for_status().json()["tasks"]
+    assert [task["data"]["image_id"] for task in shown] == ["b", "a"]
+    hidden = look["data"]["hiddenColumns"]["explore"]
+    assert {"tasks:data.image_id", "tasks:id", "tasks:predictions_results"} < {*hidden}
+    assert {"tasks:data.image", "tasks:predictions_score"}.isdisjoint(hidden)
+
+    path = f"/api/dm/views/{look['id']}/"
+    theirs = {**look["data"], "ordering": ["tasks:id"]}
+    api.patch(path, json={"project": project.project_id, "data": theirs}).raise_for_status()
+    assert not project.add_look_tab()
+    assert tabs(api, project)[1]["data"]["ordering"] == ["tasks:id"]
+    api.delete(path).raise_for_status()
+    assert project.add_look_tab()
+    assert [tab["data"]["title"] for tab in tabs(api, project)] == [FIRST_TAB, LOOK_TAB]
+
+
+def test_description_and_instructions_are_ours_until_somebody_writes_others(
+    project: LabelingProject, api: httpx.Client
+) -> None:
+    path = f"/api/projects/{project.project_id}/"
+    html = "Press <b>Label All Tasks</b>.<br><br>\nIt's easy.\n"
+    for round_ in "12":
+        assert project.describe(f"Tightloop, round {round_}: better")
+        assert not project.describe(f"Tightloop, round {round_}: better")
+    assert project.instruct(html, earlier={html})
+    assert not project.instruct(html, earlier={html})
+    assert project.instruct("Look!", earlier={html})
+    now = api.get(path).raise_for_status().json()
+    assert (now["description"], now["expert_instruction"]) == (
+        "Tightloop, round 2: better",
+        "Look!",
+    )
+    assert now["show_instruction"] is False  # a dialog at every start would annoy
+
+    theirs = {"description": "Birds of Sylt", "expert_instruction": "Mind the terns."}
+    api.patch(path, json=theirs).raise_for_status()
+    assert not project.describe("Tightloop, round 3: better")
+    assert not project.instruct(html, earlier={html, "Look!"})
+    assert {key: api.get(path).json()[key] for key in theirs} == theirs
 
 
 def test_another_label_config_keeps_order_and_tasks_that_lack_a_hint(

@@ -24,6 +24,7 @@ from backend.labelstudio import (
     is_our_label_config,
     kept_annotations,
     label_config_xml,
+    label_now_url,
     match_classes,
     parse_label_config,
     prediction_result,
@@ -124,6 +125,12 @@ def test_our_own_label_config_is_known_until_somebody_changes_it() -> None:
             assert is_our_label_config(xml.strip())  # Label Studio keeps no blanks around it
             assert not is_our_label_config(xml.replace("400px", "300px"))
     assert not is_our_label_config(config(IMAGE, CHOICES))
+
+
+def test_the_link_for_people_leads_to_the_button_that_keeps_order_and_locks() -> None:
+    assert label_now_url("https://label.example.org", 7) == (
+        "https://label.example.org/projects/7/data"
+    )
 
 
 def test_classes_match_without_case_and_order_and_keep_the_configs_spelling() -> None:

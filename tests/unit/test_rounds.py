@@ -286,15 +286,26 @@ def test_predictions_of_fast_rounds_stay_for_the_task_lock_time(
     assert project.model_versions() == ["r0001", "r0002", "r0003"]
 
 
-def test_rolling_back_gives_open_tasks_the_older_versions_order(
+def test_the_description_says_what_is_in_service_and_where_to_press() -> None:
+    assert rounds.description(None) == ("Tightloop, round 0: no model yet. Press Label All Tasks.")
+    measured = registry.Measured(accuracy=0.712, log_loss=0.9, images=2000)
+    assert rounds.description(meta(7, labels=640, validation=measured)) == (
+        "Tightloop, round 7: r0007 in service, 71.2% right on 2,000 validation images, trained on "
+        "640 labels. Press Label All Tasks."
+    )
+
+
+def test_rolling_back_gives_open_tasks_the_older_versions_order_and_the_description_says_so(
     loop: Loop, project: OracleProject
 ) -> None:
     seed(loop, project)
     train(loop)
     train(loop, is_forced=True)
     registry.promote(loop.root, "r0001")
+    assert project.description.startswith("Tightloop, round 2: r0002 in service")
     rounds.refresh_predictions(loop)
     assert project.model_version() == "r0001"
+    assert project.description.startswith("Tightloop, round 1: r0001 in service")
 
 
 def test_two_hundred_labels_flipped_by_one_person_are_refused_and_promoted_by_hand(
