@@ -272,7 +272,7 @@ def parse_label_config(xml: str) -> LabelConfig:
     try:
         tags = list(ElementTree.fromstring(xml).iter())
     except ElementTree.ParseError as error:
-        raise LabelConfigError(f"the project's label config is not XML ({error})") from None
+        raise LabelConfigError(f"the label config is not XML ({error})") from None
     images = [tag for tag in tags if tag.tag.lower() == "image"]
     controls = [tag for tag in tags if tag.tag.lower() == "choices"]
     if len(images) != 1 or len(controls) != 1:

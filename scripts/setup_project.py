@@ -1,6 +1,7 @@
 """Set up the project in Label Studio: its tasks, ML backend and webhook, and the first training.
 
     python -m scripts.setup_project
+    python -m scripts.setup_project --label-config my.xml
 
 Label Studio, Redis and the backend must be up. Running it again changes nothing.
 """
@@ -10,12 +11,13 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 
 from backend import registry, rounds
 from backend.command import CommandParser, run
-from backend.errors import ModelFolderError, TightloopError
+from backend.errors import LabelConfigError, ModelFolderError, TightloopError
 from backend.labelstudio import (
     IMPORT_CHUNK,
     SEED,
@@ -59,27 +61,42 @@ submit it, or choose another. Its own key would take it away.<br><br>
 def main() -> int:
     """Set the project up; 1 where something is in the way."""
     parser = CommandParser(description=__doc__)
+    parser.add_argument(
+        "--label-config", type=Path, metavar="FILE", help="label with this label config from now on"
+    )
     parser.add_argument("--json", action="store_true", help="its id and address, for programs")
     arguments = parser.parse_args()
+    path: Path | None = arguments.label_config
     try:
         settings = load_settings()
+        label_config = None if path is None else read_label_config(path)
         with redirect_stdout(sys.stderr if arguments.json else sys.stdout):
-            project_id = set_up(settings)
+            project_id = set_up(settings, label_config=label_config)
     except TightloopError as error:
         print(error, file=sys.stderr)
         return 1
     if arguments.json:
-        url = f"{settings.people_url}/projects/{project_id}/data"
+        url = label_now_url(settings.people_url, project_id)
         print(json.dumps({"project_id": project_id, "project_url": url}, indent=2))
     return 0
 
 
-def set_up(settings: Settings) -> int:
-    """Make the project and all that belongs to it, or find it; its id comes back."""
+def read_label_config(path: Path) -> str:
+    """A file's text; LabelConfigError where it cannot be had."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise LabelConfigError(f"the label config {path} cannot be read: {error}") from None
+
+
+def set_up(settings: Settings, *, label_config: str | None = None) -> int:
+    """Make the project and all that belongs to it, or find it; its id comes back. A label config
+    given here is somebody's own, and takes the place of what is there.
+    """
     settings.require("label_studio_api_key", "webhook_secret", "backend_password")
     # Two at once would make two projects.
     with registry.hold(settings.model_dir, "push", WAIT_FOR_ANOTHER_S):
-        project, is_new, pool = open_project(settings)
+        project, is_new, pool = open_project(settings, label_config)
         changes = [
             is_new,
             project.configure(is_blind=settings.blind),
@@ -97,8 +114,10 @@ def set_up(settings: Settings) -> int:
     return project.project_id
 
 
-def open_project(settings: Settings) -> tuple[LabelingProject, bool, Pool]:
-    """The project, whether it is new, and its pool; what was chosen for it is recorded."""
+def open_project(
+    settings: Settings, label_config: str | None = None
+) -> tuple[LabelingProject, bool, Pool]:
+    """The project, whether it is new or changed, and its pool; what was chosen is recorded."""
     project_id = find_project(
         *_label_studio(settings), titles=_titles(settings), project_id=_recorded_id(settings)
     )
@@ -111,14 +130,18 @@ def open_project(settings: Settings) -> tuple[LabelingProject, bool, Pool]:
     print(f"weights   {weights}")
     for notice in filter(None, (pool_notice, weights_notice)):
         print(f"NOTE      {notice}")
+    if label_config is not None:
+        check_label_config(label_config, pool.classes)
     if project_id is None:
         project_id = create_project(
             *_label_studio(settings),
             title=_titles(settings)[1 if pool_notice else 0],
-            label_config=label_config_xml(pool.classes, has_hint=settings.shows_hints),
+            label_config=label_config
+            or label_config_xml(pool.classes, has_hint=settings.shows_hints),
         )
         read_own_record(settings, project_id)  # a foreign folder may be in the new project's place
     project = LabelingProject(*_label_studio(settings), project_id)
+    is_changed = label_config is not None and replace_label_config(project, label_config)
     match_classes(project.label_config().choices, pool.classes)
     chosen = ProjectRecord(
         project_id=project_id,
@@ -135,7 +158,38 @@ def open_project(settings: Settings) -> tuple[LabelingProject, bool, Pool]:
     if chosen != record:
         registry.write_record(_root(settings, project_id), chosen)
     print(f'project   "{chosen.title}" (id {project_id}) {"made" if is_new else "found"}')
-    return project, chosen != record, pool
+    return project, is_changed or chosen != record, pool
+
+
+def check_label_config(xml: str, pool_classes: Sequence[str]) -> None:
+    """LabelConfigError unless it asks for the pool's classes of the image that our tasks carry."""
+    config = parse_label_config(xml)
+    match_classes(config.choices, pool_classes)
+    if config.image_key != "image":
+        raise LabelConfigError(
+            f'the label config\'s Image has value="${config.image_key}", but the tasks carry their '
+            'image as "image": write value="$image"'
+        )
+
+
+def replace_label_config(project: LabelingProject, xml: str) -> bool:
+    """Label with somebody's own label config from now on.
+
+    LabelConfigError where it renames what answers and predictions carry: Label Studio would take
+    it, and they would be lost to us.
+    """
+    now, wanted = project.label_config(), parse_label_config(xml)
+    if (now.from_name, now.to_name) != (wanted.from_name, wanted.to_name):
+        raise LabelConfigError(
+            f'the label config must have name="{now.from_name}" in its Choices and '
+            f'name="{now.to_name}" in its Image, as the answers so far have'
+        )
+    if set(now.choices) != set(wanted.choices):
+        raise LabelConfigError(
+            "the label config must spell its choices as the answers so far do: "
+            f"{', '.join(now.choices)}"
+        )
+    return project.change_label_config(xml)
 
 
 def show_or_hide_hints(settings: Settings, project: LabelingProject) -> bool:

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from backend import registry
-from backend.errors import LabelConfigError, LabelStudioError, ModelFolderError
+from backend.errors import LabelConfigError, LabelStudioError, ModelFolderError, TightloopError
 from backend.labelstudio import (
     FIRST_TAB,
     LOOK_TAB,
@@ -32,6 +32,7 @@ from backend.labelstudio import (
     create_project,
     find_project,
     label_config_xml,
+    parse_label_config,
     prediction_result,
     project_id_of,
     read_webhook,
@@ -39,11 +40,12 @@ from backend.labelstudio import (
 from backend.query import Candidates, select
 from backend.settings import Settings
 from backend.task_images import load_task_image
-from scripts.setup_project import set_up
+from scripts.setup_project import open_project, set_up
 from tests.integration.conftest import Stack
 from tests.integration.people import invite_link, log_in, sign_up
 
 TITLE = "Edge under test"
+UNKNOWN_IMAGE = '<Labels name="x" toName="nothing"><Label value="y"/></Labels>'
 USER, PASSWORD, SECRET = "model", "a password", "a secret"
 
 
@@ -781,6 +783,52 @@ def test_hints_come_and_go_with_their_setting_and_never_with_blind(
     assert _config_xml(stack) == before
     set_up(_settings(stack))
     assert _config_xml(stack) == before
+
+
+def test_somebodys_own_label_config_is_taken_and_then_left_alone(
+    stack: Stack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = _config_xml(stack)
+    own = before.replace("flex: 1", "flex: 2")
+    set_up(_settings(stack), label_config=own)
+    set_up(_settings(stack, hints=True))
+    assert 'put <Header value="$hint"/> into it' in capsys.readouterr().out
+    assert _config_xml(stack) == own
+
+    first = parse_label_config(own).choices[0]
+    for wrong, complaint in (
+        (own.replace('name="label"', 'name="kind"'), 'must have name="label"'),
+        (own.replace(f'"{first}"', f'" {first}"'), "must spell its choices"),
+        (own.replace("</View>", f"</View>{UNKNOWN_IMAGE}", 1), "nothing"),
+    ):
+        with pytest.raises(TightloopError, match=complaint):
+            set_up(_settings(stack), label_config=wrong)
+        assert _config_xml(stack) == own
+    set_up(_settings(stack), label_config=before)
+    assert _config_xml(stack) == before
+
+
+def test_a_new_project_is_made_with_somebodys_own_label_config_or_not_at_all(
+    stack: Stack, tmp_path: Any, door: tuple[str, str], api: httpx.Client
+) -> None:
+    title = "Own label config under test"
+    settings = _settings(stack, model_dir=tmp_path, project_title=title, pool="digits")
+    own = label_config_xml([str(digit) for digit in range(10)]).replace("400px", "300px")
+    refused = own.replace("</View>", f"</View>{UNKNOWN_IMAGE}", 1)
+    for wrong in (own.replace("$image", "$picture"), refused):
+        with pytest.raises(TightloopError):
+            open_project(settings, wrong)
+    assert find_project(*door, titles=[title]) is None
+    project, is_new, _ = open_project(settings, own)
+    assert is_new
+    assert project.label_config_xml() == own.strip()
+    api.delete(f"/api/projects/{project.project_id}/").raise_for_status()
+
+
+def test_a_label_config_that_is_not_there_stops_set_up_with_its_name(stack: Stack) -> None:
+    failed = stack.run("scripts.setup_project", "--label-config", "missing.xml")
+    assert failed.returncode == 1
+    assert "missing.xml cannot be read" in failed.stderr
 
 
 def _settings(stack: Stack, **changes: Any) -> Settings:
