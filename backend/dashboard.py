@@ -24,6 +24,7 @@ from backend.curve_picture import Ahead, CurvePoint, draw_curve
 from backend.door import answer_errors, needs_operator, needs_reader, status_of
 from backend.errors import BackendError, NoModelError, TightloopError
 from backend.metrics import CONTENT_TYPE
+from backend.progress import unit
 from backend.settings import Settings
 from backend.status import NEXT_IMAGES, next_images, outlook_sentence, sentence, whole_status
 from backend.training_queue import TrainingQueue
@@ -250,6 +251,7 @@ def _view(
         ],
         "jobs": [job for job in project["jobs"] if job["status"] in ("queued", "started")],
         "job_names": JOBS,
+        "unit": unit,
         "next_images": next_images(settings, queue, project["project_id"])[:NEXT_IMAGES],
         "is_blind": settings.blind,
         "most_labels": max(project["labels_per_class"].values(), default=0),

@@ -17,6 +17,7 @@ import numpy as np
 from backend import registry
 from backend.forecast import Forecast, Point, TrackRecord, forecast, track_record
 from backend.interval import interval_of
+from backend.labelstudio import label_now_url
 from backend.services import find_services
 from backend.settings import Settings
 from backend.training_queue import TrainingQueue
@@ -52,7 +53,7 @@ def project_status(settings: Settings, queue: TrainingQueue, project_id: int) ->
     return {
         "project_id": project_id,
         "title": record.title if record else None,
-        "label_url": f"{settings.people_url}/projects/{project_id}/data",
+        "label_url": label_now_url(settings.people_url, project_id),
         "notices": [n for n in (record.pool_notice, record.weights_notice) if n] if record else [],
         "pool": record.pool if record else None,
         "weights": record.weights if record else None,

@@ -3,6 +3,7 @@
 "use strict";
 
 const EVERY_MS = 2000;
+const PATIENCE_MS = 8000;
 const connection = document.getElementById("connection");
 const freshness = document.getElementById("freshness");
 const shown = new Map();  // as the server sent them: times are rewritten below
@@ -55,7 +56,10 @@ function putIn(fresh) {
 
 async function refresh() {
   try {
-    const answer = await fetch(location.href.split("#")[0], { cache: "no-cache" });
+    const answer = await fetch(location.href.split("#")[0], {
+      cache: "no-cache",
+      signal: AbortSignal.timeout(PATIENCE_MS),
+    });
     if (!answer.headers.get("content-type")?.startsWith("text/html")) {
       throw new Error(`the server answered ${answer.status}`);
     }

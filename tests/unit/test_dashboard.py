@@ -180,7 +180,7 @@ def test_a_running_training_shows_its_bar(
     job.meta["progress"]["since"] -= 10
     queue.report_progress(job, "training", 20, 80)
     html = section(page(client), "jobs")
-    assert "training, step 20 of 80, about 30 s left" in html
+    assert "training, 20 of 80 steps, about 30 s left" in html
     assert '<progress max="80" value="20"' in html
 
 
