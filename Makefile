@@ -5,7 +5,7 @@ COMPILE = .venv/bin/uv pip compile --universal --python-version 3.11 --generate-
 export UV_HTTP_TIMEOUT ?= 300
 
 .DEFAULT_GOAL := help
-.PHONY: help install up down status secrets backup restore test compose-test docker-answers check format bench lock
+.PHONY: help install up down status secrets backup restore test browser chromium compose-test docker-answers check format bench lock
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,13 @@ restore:  ## such a file into an empty compose stack: make restore FROM=backups/
 # Two at a time, file by file in this order: much of the time the first ones wait for their services.
 test: install  ## all tests, with real services
 	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term
+
+browser: install  ## the tests in a real browser alone; pictures of what was seen: var/browser/
+	.venv/bin/python -m pytest tests/browser -v
+
+chromium:  ## the browser for them, by apt, where none is there (a package of Debian's)
+	@command -v chromium || command -v chromium-browser || command -v google-chrome || { \
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-liberation; }
 
 compose-test: docker-answers .venv/.installed  ## the tests of the compose stack, which need Docker
 	.venv/bin/python -m pytest tests/compose -v --timeout 900

@@ -92,6 +92,15 @@ class Stack:
         stopped = self.run("scripts.up", "down")
         assert stopped.returncode == 0, stopped.stderr
 
+    @contextmanager
+    def without(self, program: str) -> Iterator[None]:
+        """One of its programs is stopped meanwhile."""
+        socket_url = f"unix://{(self.folder / 'run').resolve() / 'supervisord.sock'}"
+        control = [sys.executable, "-m", "supervisor.supervisorctl", "-s", socket_url]
+        subprocess.run([*control, "stop", program], check=True, capture_output=True)
+        yield
+        subprocess.run([*control, "start", program], check=True, capture_output=True)
+
     def processes(self) -> list[psutil.Process]:
         """All that run, those that a killed parent left behind too."""
         return up.processes(self.folder)

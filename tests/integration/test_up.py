@@ -21,7 +21,8 @@ from tests.integration.conftest import PORTS, ROOT, Stack, new_stack
 
 STACK_KEYS = {
     "label_studio_url", "username", "password", "api_key", "project_id", "project_url",
-    "backend_url", "dashboard_url", "redis_url", "model_dir", "webhook_secret", "pids", "logs",
+    "backend_url", "dashboard_url", "dashboard_username", "dashboard_password",
+    "redis_url", "model_dir", "webhook_secret", "pids", "logs",
 }  # fmt: skip
 PROGRAMS = {"postgres", "redis", "label-studio", "backend", "trainer", "ranker", "clock"}
 
@@ -89,6 +90,7 @@ def test_no_secret_stands_in_the_process_list_or_in_a_log(stack: Stack) -> None:
     info = stack.info
     secrets = {info["password"], info["api_key"], info["webhook_secret"]}
     secrets |= {stack.environment["BACKEND_PASSWORD"], stack.environment["REDIS_PASSWORD"]}
+    secrets.add(info["dashboard_password"])
     shown = [" ".join(process.cmdline()) for process in stack.processes()]
     shown += [path.read_text(errors="replace") for path in stack.folder.glob("log/*")]
     assert not [text for text in shown if any(secret in text for secret in secrets)]
@@ -98,6 +100,8 @@ def test_a_second_up_says_so_and_changes_nothing(stack: Stack) -> None:
     before = stack.info
     printed = stack.up()
     assert "already running" in printed
+    assert before["dashboard_url"] in printed
+    assert before["dashboard_password"] in printed
     assert before["project_url"] in printed
     assert before["password"] in printed
     assert stack.info == before

@@ -1,0 +1,100 @@
+"""A real browser on a real stack: pages as people open them, and a picture of each at the end."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from urllib.parse import urljoin
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from tests.integration.conftest import ROOT, Stack, pytest_runtest_makereport, running_stack
+from tests.integration.people import PASSWORD, invite_link
+
+__all__ = ["pytest_runtest_makereport"]
+
+PICTURES = ROOT / "var/browser"
+LAPTOP = {"width": 1366, "height": 768}
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+PATIENCE_MS = 60_000
+
+NewPage = Callable[..., Page]
+
+
+@pytest.fixture(scope="session")
+def team() -> Iterator[Stack]:
+    """A stack whose batches are small enough to be labeled by hand, with trainings to be seen."""
+    with running_stack(
+        PROJECT_TITLE="Seen in a browser",
+        SEED_LABELS="100",
+        RETRAIN_WAIT="3600",
+        WEIGHTS=os.environ.get("TEST_WEIGHTS", "none"),
+        IMAGE_SIZE="64",
+        HINTS="true",
+        LABEL_STUDIO_TASK_LOCK_TTL="60",
+    ) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """The system's Chromium; where there is none these tests are skipped, and fail in CI."""
+    path = next(filter(None, map(shutil.which, CHROMIUM)), None)
+    if path is None:
+        reason = "no Chromium here: `make chromium` installs it"
+        pytest.fail(reason, pytrace=False) if os.environ.get("CI") else pytest.skip(reason)
+    # Root may not use Chromium's sandbox, and containers give little shared memory.
+    options = ["--disable-dev-shm-usage", *(["--no-sandbox"] if os.geteuid() == 0 else [])]
+    expect.set_options(timeout=PATIENCE_MS)
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=path, args=options)
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def new_page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[NewPage]:
+    """Make pages, each with cookies of its own; what they show at the end is kept in PICTURES."""
+    pages: list[Page] = []
+
+    def make(**options: object) -> Page:
+        context = browser.new_context(**{"viewport": LAPTOP, **options})  # type: ignore[arg-type]
+        context.set_default_timeout(PATIENCE_MS)
+        page = context.new_page()
+        pages.append(page)
+        return page
+
+    yield make
+    for number, page in enumerate(pages):
+        _keep_picture(page, f"{request.node.name}-{number}")
+        page.context.close()
+
+
+def _keep_picture(page: Page, name: str) -> None:
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    file = PICTURES / f"{re.sub(r'[^A-Za-z0-9-]+', '-', name)}.png"
+    page.screenshot(path=file, full_page=True)
+
+
+def login_of_the_lead(stack: Stack) -> dict[str, dict[str, str]]:
+    """What a browser needs to change things on the dashboard."""
+    info = stack.info
+    return {
+        "http_credentials": {
+            "username": info["dashboard_username"],
+            "password": info["dashboard_password"],
+        }
+    }
+
+
+def sign_up(page: Page, stack: Stack, email: str) -> None:
+    """Follow the invite link and make an account; one is logged in then."""
+    url, token = stack.info["label_studio_url"], stack.info["api_key"]
+    page.goto(urljoin(url, invite_link(url, token)))
+    page.fill("input[name=email]", email)
+    page.fill("input[name=password]", PASSWORD)
+    page.get_by_role("button", name="Create Account").click()
+    page.wait_for_url(lambda there: "/user/signup" not in there)

@@ -1,0 +1,147 @@
+"""The dashboard in a real browser: for every eye, by keyboard, and while its server is away."""
+
+from __future__ import annotations
+
+import re
+
+import psutil
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Locator, Page, expect
+
+from backend.labelstudio import LabelingProject
+from backend.pool import true_labels
+from tests.browser.conftest import NewPage, login_of_the_lead
+from tests.integration.conftest import Stack
+from tests.integration.people import Person, pool_of
+
+WIDE, NARROW = {"width": 1400, "height": 900}, {"width": 390, "height": 844}
+FIRST_VIEW_BYTES = 300_000
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _first_version(team: Stack) -> None:
+    with Person(team) as lead:
+        lead.wait_for_rest(1)
+
+
+def dashboard(page: Page, stack: Stack) -> Page:
+    page.goto(stack.info["dashboard_url"])
+    expect(page.locator("#now .lead")).to_contain_text("in service")
+    return page
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [WIDE, NARROW], ids=["wide", "narrow"])
+def test_axe_finds_nothing_serious_and_nothing_sticks_out(
+    team: Stack, new_page: NewPage, size: dict[str, int], scheme: str
+) -> None:
+    page = dashboard(new_page(viewport=size, color_scheme=scheme), team)
+    found = Axe().run(page).response["violations"]
+    assert [(v["id"], v["help"]) for v in found if v["impact"] in ("serious", "critical")] == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
+
+
+def test_dark_and_narrow_eyes_get_a_picture_of_their_own(team: Stack, new_page: NewPage) -> None:
+    def picture(page: Page) -> str:
+        return str(dashboard(page, team).locator("#curve img").evaluate("img => img.currentSrc"))
+
+    seen = {
+        picture(new_page(viewport=size, color_scheme=scheme))
+        for size in (WIDE, NARROW)
+        for scheme in ("light", "dark")
+    }
+    assert len(seen) == 4
+
+
+def test_the_first_view_is_light_and_comes_from_here_alone(team: Stack, new_page: NewPage) -> None:
+    page = new_page()
+    sizes: dict[str, int] = {}
+    page.on("response", lambda answer: sizes.update({answer.url: len(answer.body())}))
+    problems: list[str] = []
+    page.on("console", lambda message: problems.append(message.text))
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    dashboard(page, team)
+    page.wait_for_load_state("networkidle")
+    assert problems == []
+    assert {"dashboard.css", "dashboard.js"} <= {url.rpartition("/")[2] for url in sizes}
+    assert any("curve.svg" in url for url in sizes)
+    assert all(url.startswith(team.info["backend_url"]) for url in sizes)
+    assert sum(sizes.values()) <= FIRST_VIEW_BYTES
+
+
+def test_the_keyboard_alone_skips_to_the_content_and_starts_a_training(
+    team: Stack, new_page: NewPage
+) -> None:
+    page = dashboard(new_page(**login_of_the_lead(team)), team)
+    page.keyboard.press("Tab")
+    expect(page.locator(".skip")).to_be_focused()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Label now")).to_be_focused()
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("button", name="Train now")).to_be_focused()
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.keyboard.press("Enter")
+    expect(page.locator("#jobs")).to_contain_text("Training")
+    with Person(team) as lead:
+        lead.wait_for_rest(lead.status()["round"])
+
+
+def test_what_a_person_has_in_hand_stays_while_the_page_changes(
+    team: Stack, new_page: NewPage
+) -> None:
+    page = dashboard(new_page(), team)
+    button = page.get_by_role("button", name="Train now")
+    button.focus()
+    answers = page.locator("#now dl div", has_text=re.compile("^answers")).locator("dd")
+    before = int(answers.inner_text().replace(",", ""))
+    truth = true_labels(pool_of(team))
+    info = team.info
+    project = LabelingProject(info["label_studio_url"], info["api_key"], info["project_id"])
+    config = project.label_config()
+    with Person(team) as someone:
+        task = someone.next_task()
+        someone.submit(task["id"], truth[task["data"]["image_id"]], config)
+    expect(answers).to_have_text(f"{before + 1:,}")
+    expect(button).to_be_focused()
+    shown = page.locator("#next img").evaluate_all("all => all.map(img => img.alt)")
+    assert f"Image {task['data']['image_id']}" not in shown
+
+
+def says_that_nobody_answers(page: Page) -> Locator:
+    alert = page.get_by_role("alert").filter(has_text="has not answered since")
+    expect(alert).to_be_visible()
+    expect(page.locator("#now .lead")).to_contain_text("in service")  # what was known stays
+    return alert
+
+
+def test_the_page_says_when_its_server_is_gone_and_recovers_by_itself(
+    team: Stack, new_page: NewPage
+) -> None:
+    page = dashboard(new_page(), team)
+    with team.without("backend"):
+        alert = says_that_nobody_answers(page)
+    expect(alert).to_have_count(0)
+    expect(page.locator("#now .lead")).to_contain_text("in service")
+
+
+def test_the_page_says_when_its_server_hangs_and_recovers_by_itself(
+    team: Stack, new_page: NewPage
+) -> None:
+    page = dashboard(new_page(), team)
+    [server] = psutil.Process(team.info["pids"]["backend"]).children()
+    server.suspend()
+    try:
+        alert = says_that_nobody_answers(page)
+    finally:
+        server.resume()
+    expect(alert).to_have_count(0)
+
+
+def test_without_script_the_page_shows_everything_and_comes_again(
+    team: Stack, new_page: NewPage
+) -> None:
+    page = dashboard(new_page(java_script_enabled=False), team)
+    expect(page.locator("#versions tbody tr").first).to_be_visible()
+    assert page.locator("noscript meta[http-equiv=refresh]").count() == 1
