@@ -47,6 +47,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # the library has no types
             "worker_class": "gthread",
             "workers": 1,
             "threads": 8,
+            "keepalive": 5,  # an open dashboard asks every two seconds
             "timeout": 120,
             "graceful_timeout": 5,
             "control_socket_disable": True,
