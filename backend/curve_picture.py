@@ -144,8 +144,13 @@ def _draw_ahead(axes: Axes, ahead: Ahead, colors: Mapping[str, str]) -> None:
 
 def _name_versions(axes: Axes, points: Sequence[CurvePoint], colors: Mapping[str, str]) -> None:
     full = [p for p in points if not p.is_head]
-    step = -(-len(full) // NAMED_VERSIONS) or 1
-    for point in full[::-step]:
+    labels = [p.labels for p in full]
+    gap = (max(labels) - min(labels)) / NAMED_VERSIONS if full else 0
+    next_to: int | None = None
+    for point in reversed(full):
+        if next_to is not None and abs(next_to - point.labels) <= gap:
+            continue
+        next_to = point.labels
         axes.annotate(
             point.version,
             (point.labels, point.accuracy),
