@@ -76,6 +76,7 @@ class Clock:
         self._next_abandoned = 0.0
         self._next_backend = 0.0
         self._last_error = ""
+        self._problems: dict[int, str] = {}  # of Label Studio, by project
 
     def tick(self, now: float) -> None:
         """One look at everything; a new error is logged, and the next tick tries again."""
@@ -113,13 +114,16 @@ class Clock:
 
     def _look(self, watch: Watch, now: float) -> None:
         """Reconcile, and keep for people to see whether Label Studio answered."""
-        every_s = self._settings.reconcile_every_s
+        self._problems[watch.project_id] = ""
         try:
             self.reconcile(watch, now)
         except LabelStudioError as error:
-            self._queue.note_health("label_studio", str(error), now, every_s)
+            self._problems[watch.project_id] = str(error)
             raise
-        self._queue.note_health("label_studio", "", now, every_s)
+        finally:
+            problem = "; ".join(sorted(set(self._problems.values()) - {""}))
+            every_s = self._settings.reconcile_every_s
+            self._queue.note_health("label_studio", problem, now, every_s)
 
     def _problem_of_backend(self) -> str:
         url = self._settings.backend_url

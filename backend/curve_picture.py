@@ -30,7 +30,6 @@ DARK = {
     "other": "#9aa4af",
     "bad": "#ff8f85",
 }
-STYLE = {"svg.fonttype": "none", "svg.hashsalt": "tightloop", "font.family": "sans-serif"}
 DRAWING = threading.Lock()  # matplotlib's caches know one thread
 
 
@@ -98,15 +97,13 @@ def _draw_versions(axes: Axes, points: Sequence[CurvePoint], colors: Mapping[str
     if full:
         by_labels = sorted(full, key=lambda p: p.labels)
         x = [p.labels for p in by_labels]
+        bounds = [p.low for p in by_labels], [p.high for p in by_labels]
         axes.fill_between(
-            x,
-            [p.low for p in by_labels],
-            [p.high for p in by_labels],
-            color=colors["line"],
-            alpha=0.15,
-            linewidth=0,
-            label="95 % interval",
+            x, *bounds, color=colors["line"], alpha=0.15, linewidth=0, label="95 % interval"
         )
+        axes.vlines(
+            x, *bounds, color=colors["line"], alpha=0.35
+        )  # of a single version all there is
         axes.plot(x, [p.accuracy for p in by_labels], "o-", color=colors["line"], label="version")
     for kind, mark, color, name in (
         (heads, ".", colors["other"], "head"),

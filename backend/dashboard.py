@@ -22,7 +22,7 @@ from backend import registry
 from backend.controls import promote, train_now
 from backend.curve_picture import Ahead, CurvePoint, draw_curve
 from backend.door import answer_errors, needs_operator, needs_reader, status_of
-from backend.errors import BackendError, NoModelError, TightloopError
+from backend.errors import BackendError, ModelFolderError, NoModelError, TightloopError
 from backend.metrics import CONTENT_TYPE
 from backend.progress import unit
 from backend.settings import Settings
@@ -33,7 +33,8 @@ PAGE_LIFETIME_S = 1.0
 METRICS_TIMEOUT_S = 10.0
 MATRIX_CLASSES = 15  # a confusion of more classes is shown as a list
 CONFUSED_PAIRS = 12
-VERSIONS_SHOWN = 12
+VERSIONS_SHOWN, OTHER_VERSIONS_SHOWN = 12, 40  # `scripts.models list` has all
+POINTS_DRAWN = 150
 HEAT_STEPS = 9
 JOBS = {
     "retrain": "Training",
@@ -64,11 +65,48 @@ PICTURE_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 @dataclass(frozen=True)
 class Page:
-    """The dashboard of one project, as rendered at a moment."""
+    """The dashboard of one project, rendered, and its HTTP status."""
 
     html: str
     status: int
-    rendered_at: float
+
+
+class Pages:
+    """Pages by project, each rendered once in PAGE_LIFETIME_S at most; while that takes long, the
+    others get the last one and hold no thread that a webhook needs.
+    """
+
+    def __init__(self, render: Callable[[int | None], Page]) -> None:
+        self._render = render
+        self._kept: dict[int | None, tuple[float, Page]] = {}
+        self._rendering = threading.Lock()
+
+    def of(self, project_id: int | None) -> Page:
+        """The page of a project that is known, or of the newest."""
+        kept = self._fresh(project_id)
+        if kept is not None:
+            return kept
+        last = self._kept.get(project_id)
+        if not self._rendering.acquire(blocking=last is None):
+            assert last is not None
+            return last[1]
+        try:
+            page = self._fresh(project_id)  # somebody may have rendered it meanwhile
+            if page is None:
+                page = self._render(project_id)
+                self._kept[project_id] = time.monotonic(), page
+            return page
+        finally:
+            self._rendering.release()
+
+    def forget(self) -> None:
+        """Render anew: somebody has just changed something."""
+        with self._rendering:
+            self._kept.clear()
+
+    def _fresh(self, project_id: int | None) -> Page | None:
+        rendered_at, page = self._kept.get(project_id, (0.0, None))
+        return page if time.monotonic() - rendered_at <= PAGE_LIFETIME_S else None
 
 
 def make_dashboard(
@@ -76,15 +114,7 @@ def make_dashboard(
 ) -> Blueprint:
     """The routes for people and their programs; `metrics_page` is what Prometheus gets."""
     doors = Blueprint("dashboard", __name__, static_folder="static", template_folder="templates")
-    pages: dict[int | None, Page] = {}
-    rendering = threading.Lock()
-
-    def page_of(project_id: int | None) -> Page:
-        with rendering:  # who comes meanwhile gets the same
-            page = pages.get(project_id)
-            if page is None or time.monotonic() - page.rendered_at > PAGE_LIFETIME_S:
-                page = pages[project_id] = _render(settings, queue, project_id)
-            return page
+    pages = Pages(lambda project_id: _render(settings, queue, project_id))
 
     @doors.after_request
     def secure(answer: Response) -> Response:
@@ -95,7 +125,7 @@ def make_dashboard(
     @doors.get("/dashboard")
     @needs_reader(settings)
     def show() -> AnyResponse:
-        page = page_of(_asked_project())
+        page = pages.of(_known_project(settings, _asked_project()))
         answer = Response(page.html, page.status, content_type="text/html; charset=utf-8")
         answer.headers["Cache-Control"] = "no-cache"
         answer.set_etag(hashlib.sha256(page.html.encode()).hexdigest())
@@ -105,6 +135,7 @@ def make_dashboard(
     @needs_reader(settings)
     def curve() -> Response:
         project = _find_project(whole_status(settings, queue), _asked_project())
+        is_as_asked = request.args.get("v") == _curve_key(project)
         drawn = draw_curve(
             _points(project),
             _ahead(project),
@@ -112,8 +143,8 @@ def make_dashboard(
             is_narrow="narrow" in request.args,
         )
         answer = Response(drawn, content_type="image/svg+xml")
-        # Its address changes with what it shows.
-        answer.headers["Cache-Control"] = "private, max-age=86400"
+        # Its address changes with what it shows, unless a version came since the page was made.
+        answer.headers["Cache-Control"] = "private, max-age=3600" if is_as_asked else "no-store"
         answer.headers["Content-Security-Policy"] = PICTURE_POLICY
         return answer
 
@@ -140,7 +171,7 @@ def make_dashboard(
         except TightloopError as error:
             page = _render(settings, queue, project_id, str(error))
             return Response(page.html, 404 if isinstance(error, NoModelError) else status_of(error))
-        pages.clear()
+        pages.forget()
         return redirect(url_for("dashboard.show", project=project_id), 303)
 
     @doors.get("/status")
@@ -193,6 +224,17 @@ def _metrics_of_backend(settings: Settings) -> bytes:
     return answer.content
 
 
+def _known_project(settings: Settings, asked: int | None) -> int | None:
+    """What was asked for, if set-up has recorded it; None where nobody can tell."""
+    try:
+        known = registry.known_projects(settings.model_dir)
+    except TightloopError:
+        return None  # the page says what is wrong
+    if asked is not None and asked not in known:
+        raise NotFound(f"no project {asked} is set up here")
+    return asked
+
+
 def _asked_project() -> int | None:
     asked = request.values.get("project")
     if asked is None:
@@ -207,6 +249,8 @@ def _find_project(status: Mapping[str, Any], project_id: int | None) -> dict[str
     projects = {project["project_id"]: project for project in status["projects"]}
     if project_id is None and projects:
         project_id = max(projects)
+    if str(project_id) in status["unreadable"]:
+        raise ModelFolderError(status["unreadable"][str(project_id)])
     if project_id not in projects:
         raise NotFound(f"no project {project_id} is set up here")
     project: dict[str, Any] = projects[project_id]
@@ -217,17 +261,20 @@ def _render(
     settings: Settings, queue: TrainingQueue, project_id: int | None, problem: str = ""
 ) -> Page:
     """The page; where Redis or the model folder is away, it says that and what to do."""
-    now = time.monotonic()
     try:
         status = whole_status(settings, queue)
-        view = _view(settings, queue, status, project_id) if status["projects"] else {}
+        is_empty = not status["projects"] and project_id is None
+        view = {} if is_empty else _view(settings, queue, status, project_id)
     except TightloopError as error:
-        return Page(_fill(problem=str(error)), status_of(error), now)
-    return Page(_fill(**view, problem=problem), 200, now)
+        return Page(_fill(project_id, problem=str(error)), status_of(error))
+    return Page(_fill(project_id, **view, problem=problem), 200)
 
 
-def _fill(**view: Any) -> str:
-    return render_template("dashboard.html", **view)
+def _fill(project_id: int | None, **view: Any) -> str:
+    # Of a page that has a project, that one: another may become the newest.
+    pinned = view["project"]["project_id"] if "project" in view else project_id
+    address = url_for("dashboard.show", project=pinned)
+    return render_template("dashboard.html", address=address, **view)
 
 
 def _view(
@@ -245,10 +292,9 @@ def _view(
         "sentence": sentence(project),
         "outlook_sentence": outlook_sentence(outlook) if outlook else "",
         "services": status["services"],
+        "unreadable": status["unreadable"],
         "service_names": SERVICES,
-        "curve_key": hashlib.sha256(repr((_points(project), _ahead(project))).encode()).hexdigest()[
-            :16
-        ],
+        "curve_key": _curve_key(project),
         "jobs": [job for job in project["jobs"] if job["status"] in ("queued", "started")],
         "job_names": JOBS,
         "unit": unit,
@@ -258,7 +304,7 @@ def _view(
         "matrix": _matrix(project["confusion"]),
         "confused": _confused_pairs(project["confusion"]),
         "versions": first,
-        "other_versions": [v for v in versions if v not in first],
+        "other_versions": [v for v in versions if v not in first][:OTHER_VERSIONS_SHOWN],
         "may_change": bool(settings.dashboard_password.get_secret_value()),
     }
 
@@ -274,6 +320,7 @@ def _newest_first(curve: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _points(project: Mapping[str, Any]) -> tuple[CurvePoint, ...]:
+    step = -(-len(project["learning_curve"]) // POINTS_DRAWN) or 1
     return tuple(
         CurvePoint(
             p["version"],
@@ -285,8 +332,13 @@ def _points(project: Mapping[str, Any]) -> tuple[CurvePoint, ...]:
             p["is_current"],
             p["refused"] is not None,
         )
-        for p in project["learning_curve"]
+        for p in project["learning_curve"][::-step][::-1]
     )
+
+
+def _curve_key(project: Mapping[str, Any]) -> str:
+    """What the picture shows, as part of its address."""
+    return hashlib.sha256(repr((_points(project), _ahead(project))).encode()).hexdigest()[:16]
 
 
 def _ahead(project: Mapping[str, Any]) -> Ahead | None:

@@ -103,8 +103,9 @@ def _is_free(settings: Settings) -> bool:
     has_password = bool(settings.dashboard_password.get_secret_value())
     if not settings.is_loopback_only or (has_password and not settings.dashboard_open):
         return False
-    # Another site's name that leads here (DNS rebinding) must not read what is free here.
-    return urlsplit(f"//{request.host}").hostname in LOOPBACK_HOSTS
+    # Neither another site's name that leads here (DNS rebinding) nor a proxy may read for free.
+    is_forwarded = "X-Forwarded-For" in request.headers or "Forwarded" in request.headers
+    return not is_forwarded and _host_of(f"//{request.host}") in LOOPBACK_HOSTS
 
 
 def _knows_dashboard(settings: Settings) -> bool:
@@ -129,10 +130,17 @@ def _refuse_other_sites() -> None:
     is_ours = (
         site in ("same-origin", "none")
         if site is not None
-        else origin is None or urlsplit(origin).netloc == request.host
+        else origin is None or origin in (f"http://{request.host}", f"https://{request.host}")
     )
     if not is_ours:
         raise Forbidden("only the dashboard's own page changes things: open it, and try again")
+
+
+def _host_of(url: str) -> str | None:
+    try:
+        return urlsplit(url).hostname
+    except ValueError:
+        return None
 
 
 def _checked(check: Callable[[], None]) -> Callable[[View], View]:

@@ -28,6 +28,8 @@ def download(
             while chunk := response.read(MB):
                 out.write(chunk)
                 progress(f"downloading {what}", out.tell() // MB, n_bytes // MB)
+            if out.tell() < n_bytes:
+                raise OSError(f"broke off after {out.tell():,} of {n_bytes:,} bytes")
             out.seek(0)
             found = hashlib.file_digest(out, "sha256").hexdigest()
         if not found.startswith(sha256):

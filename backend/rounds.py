@@ -297,7 +297,9 @@ def push(loop: Loop, batch: Batch) -> int:
     pushed = loop.project.import_tasks(new_tasks)
     if batch.version is not None:
         _switch(loop.project, batch.version.version)
+    still_open = {task.image_id for task in loop.project.open_tasks()}
     known = registry.read_open_images(loop.root)
+    before = [i for i in (known.images if known else ()) if i.image_id in still_open]
     asked = [
         _open_image(
             loop,
@@ -308,7 +310,7 @@ def push(loop: Loop, batch: Batch) -> int:
         )
         for row, image_id in enumerate(batch.image_ids[: registry.OPEN_IMAGES_KEPT])
     ]
-    _note_open(loop, known.read_at if known else began, [*(known.images if known else ()), *asked])
+    _note_open(loop, began, [*before, *asked])
     log.info(
         "asked %d images by %s (%s)",
         pushed,

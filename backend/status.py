@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from backend import registry
+from backend.errors import ModelFolderError
 from backend.forecast import Forecast, Point, TrackRecord, forecast, track_record
 from backend.interval import interval_of
 from backend.labelstudio import label_now_url
@@ -31,10 +32,16 @@ CLOCK_SKEW_S = 2.0  # between whoever ordered the open images and whoever hears 
 
 def whole_status(settings: Settings, queue: TrainingQueue) -> dict[str, Any]:
     """All that GET /status answers: the services, and every project that set-up has recorded."""
-    ids = registry.known_projects(settings.model_dir)
+    projects, unreadable = [], {}
+    for project_id in registry.known_projects(settings.model_dir):
+        try:
+            projects.append(project_status(settings, queue, project_id))
+        except ModelFolderError as error:  # a damaged file of one is not the others' problem
+            unreadable[str(project_id)] = str(error)
     return {
         "services": [asdict(service) for service in find_services(queue, time.time())],
-        "projects": [project_status(settings, queue, project_id) for project_id in ids],
+        "projects": projects,
+        "unreadable": unreadable,
     }
 
 
@@ -139,8 +146,11 @@ def _confusion_of(root: Path, version: str, classes: tuple[str, ...]) -> dict[st
     if (kept := registry.load_validation(root, version)) is None:
         return None
     truth, probs = kept
-    cells = len(classes) * truth + probs.argmax(axis=1)
-    counts = np.bincount(cells, minlength=len(classes) ** 2).reshape(len(classes), -1)
+    n_classes = len(classes)
+    if probs.shape[1:] != (n_classes,) or not len(truth) or truth.max() >= n_classes:
+        return None  # kept for other classes
+    cells = n_classes * truth + probs.argmax(axis=1)
+    counts = np.bincount(cells, minlength=n_classes**2).reshape(n_classes, -1)
     return {"classes": list(classes), "counts": counts.tolist()}
 
 

@@ -44,6 +44,10 @@ def main() -> int:
     for service in status["services"]:
         if service["problem"]:
             print(f"  {service['problem']}")
+    for problem in status["unreadable"].values():
+        print(problem, file=sys.stderr)
+    if status["unreadable"]:
+        return 1
     if not status["projects"]:
         print("no project is set up yet: run `python -m scripts.setup_project`")
     return 0

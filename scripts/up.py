@@ -591,7 +591,7 @@ def _where_to_go(stack: dict[str, Any]) -> str:
   Then press "Label All Tasks": the images that the model is least sure of come first.
 
   Dashboard  {stack["dashboard_url"]}
-  To change things there: {stack["dashboard_username"]}, {stack["dashboard_password"]}
+  To change things there: {stack.get("dashboard_username")}, {stack.get("dashboard_password")}
 
   make status says how it stands, make down stops everything.
 """

@@ -38,7 +38,7 @@ def default_secrets(raw: Mapping[str, Any]) -> Iterator[str]:
     """Secrets of the file itself that are not asked for by `${NAME:?…}`."""
     for name, service in raw["services"].items():
         for variable, value in (service.get("environment") or {}).items():
-            is_secret = SECRET.search(variable) and value not in ("true", "false")
+            is_secret = SECRET.search(variable) and value not in ("", "true", "false")
             if is_secret and not re.search(r"\$\{\w+:\?", str(value)):
                 yield f"{name} has a default for {variable}"
 

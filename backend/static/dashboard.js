@@ -9,7 +9,7 @@ const freshness = document.getElementById("freshness");
 const shown = new Map();  // as the server sent them: times are rewritten below
 
 function sections(page) {
-  return new Map([...page.querySelectorAll("main > section")].map((part) => [part.id, part]));
+  return new Map([...page.querySelectorAll("header, main > section")].map((part) => [part.id, part]));
 }
 
 function localTimes(part) {
@@ -43,7 +43,11 @@ function putIn(fresh) {
       part.querySelector(`#${CSS.escape(details.id)}`)?.setAttribute("open", "");
     }
     if (before) {
+      const scrolled = [...before.querySelectorAll(".scroll")].map((box) => [box.id, box.scrollLeft]);
       before.replaceWith(part);
+      for (const [box, left] of scrolled) {
+        document.getElementById(box)?.scrollTo({ left });
+      }
     } else {
       main.append(part);
     }
@@ -54,29 +58,32 @@ function putIn(fresh) {
   }
 }
 
+function warn(text) {
+  if (connection.textContent !== text) {
+    connection.textContent = text;
+    document.body.classList.toggle("stale", text !== "");
+  }
+}
+
 async function refresh() {
   try {
-    const answer = await fetch(location.href.split("#")[0], {
+    const answer = await fetch(document.body.dataset.address, {
       cache: "no-cache",
       signal: AbortSignal.timeout(PATIENCE_MS),
     });
-    if (!answer.headers.get("content-type")?.startsWith("text/html")) {
-      throw new Error(`the server answered ${answer.status}`);
-    }
-    putIn(new DOMParser().parseFromString(await answer.text(), "text/html"));
-    freshness.textContent = `as of ${new Date().toLocaleTimeString()}`;
-    if (connection.textContent) {
-      connection.textContent = "";
-      document.body.classList.remove("stale");
+    if (answer.headers.get("content-type")?.startsWith("text/html")) {
+      putIn(new DOMParser().parseFromString(await answer.text(), "text/html"));
+      freshness.textContent = `as of ${new Date().toLocaleTimeString()}`;
+      warn("");
+    } else {
+      warn((await answer.json()).error);
     }
   } catch {
-    if (!connection.textContent) {
-      const now = new Date().toLocaleTimeString();
-      connection.textContent =
-        `The server has not answered since ${now}. This page shows what was known then, ` +
-        "and goes on by itself once the server is back.";
-      document.body.classList.add("stale");
-    }
+    warn(
+      connection.textContent ||
+        `The server has not answered since ${new Date().toLocaleTimeString()}. This page shows ` +
+          "what was known then, and goes on by itself once the server is back.",
+    );
   }
   setTimeout(refresh, EVERY_MS);
 }

@@ -11,6 +11,7 @@ from urllib.parse import urljoin
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from scripts.bench_dashboard import CHROMIUM
 from tests.integration.conftest import ROOT, Stack, pytest_runtest_makereport, running_stack
 from tests.integration.people import PASSWORD, invite_link
 
@@ -18,7 +19,6 @@ __all__ = ["pytest_runtest_makereport"]
 
 PICTURES = ROOT / "var/browser"
 LAPTOP = {"width": 1366, "height": 768}
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 PATIENCE_MS = 60_000
 
 NewPage = Callable[..., Page]

@@ -109,6 +109,18 @@ def test_what_a_person_has_in_hand_stays_while_the_page_changes(
     assert f"Image {task['data']['image_id']}" not in shown
 
 
+def test_a_press_that_fails_says_why_and_the_page_goes_on(team: Stack, new_page: NewPage) -> None:
+    page = dashboard(new_page(**login_of_the_lead(team)), team)
+    page.on("dialog", lambda dialog: dialog.accept())
+    # As if the version had been deleted while the page was open.
+    button = page.get_by_role("button", name="Train now")
+    button.evaluate("button => { button.form.action = '/dashboard/promote'; }")
+    button.click()
+    expect(page.get_by_role("alert").filter(has_text="no version")).to_be_visible()
+    expect(page.locator("#freshness")).to_contain_text("as of")  # it asks for itself, and gets it
+    expect(page.locator("#connection")).to_be_empty()
+
+
 def says_that_nobody_answers(page: Page) -> Locator:
     alert = page.get_by_role("alert").filter(has_text="has not answered since")
     expect(alert).to_be_visible()

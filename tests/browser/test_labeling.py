@@ -75,6 +75,14 @@ def submit_by_keys(page: Page, stack: Stack, keys: Mapping[str, str]) -> int:
     return task_id
 
 
+def asked_by(stack: Stack, version: str) -> set[str]:
+    """The images that a version has asked."""
+    with Person(stack) as someone:
+        tasks = someone.get("/api/tasks", project=someone.project_id, page_size=500, fields="all")
+    data = [task["data"] for task in tasks["tasks"]]
+    return {d["image_id"] for d in data if d.get("asked_version") == version}
+
+
 def scores_of(stack: Stack, version: str) -> list[float]:
     """How sure a version is of the open images, least sure first."""
     with Person(stack) as someone:
@@ -122,7 +130,6 @@ def test_a_batch_by_hotkeys_is_seen_to_be_learned_and_a_roll_back_to_change_the_
     expect(lead.locator("#now .lead")).to_contain_text(f"{first} in service")
     curve = lead.locator("#curve img")
     before = curve.evaluate("img => img.currentSrc")
-    asked_before = set(lead.locator("#next img").evaluate_all("all => all.map(img => img.alt)"))
 
     joan = new_page()
     sign_up(joan, team, "joan@example.org")
@@ -133,8 +140,9 @@ def test_a_batch_by_hotkeys_is_seen_to_be_learned_and_a_roll_back_to_change_the_
     assert len(answered) == missing
 
     # The lead sees it begin, and how far it is …
-    expect(lead.locator("#jobs progress")).to_be_visible()
-    expect(lead.locator("#jobs")).to_contain_text(re.compile(r"\d+ of [\d,]+ (steps|images)"))
+    training = lead.locator("#jobs .job", has_text="Training")
+    expect(training.locator("progress")).to_be_visible()
+    expect(training).to_contain_text(re.compile(r"\d+ of [\d,]+ (steps|images)"))
     # … and what came of it: a version, a point on the curve, other images.
     second = f"r{int(first[1:]) + 1:04d}"
     expect(lead.locator("#versions tbody tr").first).to_contain_text(second)
@@ -142,11 +150,10 @@ def test_a_batch_by_hotkeys_is_seen_to_be_learned_and_a_roll_back_to_change_the_
     expect(lead.locator("#now .lead")).to_contain_text(f"{second} in service")
     with Person(team) as someone:
         someone.wait_for_rest(int(second[1:]))
+    asked = {f"Image {image_id}" for image_id in asked_by(team, second)}
+    next_images = lead.locator("#next img")
     wait_for(
-        lambda: (
-            set(lead.locator("#next img").evaluate_all("all => all.map(img => img.alt)"))
-            - asked_before
-        ),
+        lambda: asked & set(next_images.evaluate_all("all => all.map(img => img.alt)")),
         30,
         "images of the new batch",
     )

@@ -576,9 +576,11 @@ def test_every_change_of_an_annotation_arrives_with_the_secret_and_is_understood
     project.delete_tasks([ids["c"]])
 
     assert [secret for secret, _ in receiver.events] == [SECRET] * 5
-    expected = [1, 1, 1, 2, 1]  # submitted, skipped, edited, two deleted, a task deleted
+    # submitted, skipped, edited, two deleted, a task deleted
+    expected = [(1, ("a",)), (1, ("b",)), (1, ("a",)), (2, ()), (1, ())]
     assert [read_webhook(payload) for _, payload in receiver.events] == [
-        WebhookEvent("annotations", project.project_id, changes) for changes in expected
+        WebhookEvent("annotations", project.project_id, changes, answered)
+        for changes, answered in expected
     ]
 
 

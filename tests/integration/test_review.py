@@ -265,7 +265,9 @@ def test_a_senior_persons_answer_becomes_ground_truth_in_their_name_and_their_la
         project.connect_webhook(f"{receiver.url}/webhook", SECRET)
         collect()
         collect()
-        assert told(receiver) == [WebhookEvent("annotations", project.project_id, 1)]
+        assert told(receiver) == [
+            WebhookEvent("annotations", project.project_id, 1, (task.image_id,))
+        ]
     assert truths(project, task.image_id) == [(pool.classes[1], senior)]
     assert truths(project, untouched.image_id) == []
 

@@ -269,3 +269,18 @@ def test_open_tasks_are_ordered_anew_where_nobody_has_kept_what_is_open(
     (root / "open.json").unlink()
     clock.tick(NOON + 60)
     assert "refresh-p7" in ranks.job_ids
+
+
+def test_one_projects_good_answer_does_not_hide_anothers_bad_one(
+    clock: Clock, queue: TrainingQueue, project: OracleProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = OracleProject(("cat", "dog"))
+
+    def away() -> None:
+        raise LabelStudioError("Label Studio has no project 8: run set-up")
+
+    monkeypatch.setattr(gone, "counts", away)
+    with pytest.raises(LabelStudioError):
+        clock._look(Watch(8, gone), NOON)  # type: ignore[arg-type]
+    clock._look(Watch(PROJECT, project), NOON)  # type: ignore[arg-type]
+    assert queue.health()["label_studio"]["problem"] == "Label Studio has no project 8: run set-up"

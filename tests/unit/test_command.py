@@ -127,6 +127,13 @@ run(main)
 """
 
 
+def hear_ctrl_c() -> None:
+    """What a shell starts in the background, these tests perhaps, ignores Ctrl-C, and so would its
+    children.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(then: str, *, flush: bool = True) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM.format(flush=flush, then=then)],
@@ -135,6 +142,7 @@ def start(then: str, *, flush: bool = True) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=hear_ctrl_c,
     )
 
 
@@ -194,6 +202,7 @@ def test_ctrl_c_during_a_real_command_is_130_and_no_traceback(tmp_path: Path) ->
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=hear_ctrl_c,
     ) as running:
         assert running.stdout is not None
         while not running.stdout.readline().startswith("auto, "):
@@ -213,7 +222,7 @@ def test_a_servers_own_commands_need_the_standard_library_alone(module: str) -> 
 def test_the_json_of_set_up_is_alone_on_standard_output(
     monkeypatch: pytest.MonkeyPatch, typed: Callable[..., tuple[Any, str, str]]
 ) -> None:
-    def set_up(_: Settings) -> int:
+    def set_up(_: Settings, **__: object) -> int:
         sys.stdout.write("pool      digits\n")
         return 7
 

@@ -96,6 +96,13 @@ def test_every_setting_reaches_our_containers(compose: dict[str, Any]) -> None:
     assert set(compose["x-environment"]) == settings - elsewhere
 
 
+def test_what_is_published_holds_no_secret_that_it_does_not_need(compose: dict[str, Any]) -> None:
+    held = compose["services"]["dashboard"]["environment"]
+    for name in ("LABEL_STUDIO_API_KEY", "BACKEND_PASSWORD", "WEBHOOK_SECRET"):
+        assert held[name] == ""
+    assert "DASHBOARD_PASSWORD" in held["DASHBOARD_PASSWORD"]
+
+
 def test_both_trainers_differ_in_their_device_alone(compose: dict[str, Any]) -> None:
     cpu, gpu = (compose["services"][f"trainer-{kind}"] for kind in ("cpu", "gpu"))
     assert cpu["environment"].pop("DEVICE") == "cpu"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ from rq import Queue, SimpleWorker
 from rq.job import Job
 
 from backend import registry
-from backend.dashboard import SECURITY_HEADERS
+from backend.dashboard import SECURITY_HEADERS, Page, Pages
 from backend.labels import AnnotatorFigures
 from backend.serving import create_app
 from backend.settings import Settings, load_settings
@@ -213,7 +216,8 @@ def test_the_page_may_run_its_own_script_alone_and_nobody_may_frame_it(
     answer = client.get("/dashboard")
     for name, value in SECURITY_HEADERS.items():
         assert answer.headers[name] == value
-    assert "frame-ancestors 'none'" in answer.headers["Content-Security-Policy"]
+    policy = answer.headers["Content-Security-Policy"].split("; ")
+    assert {"default-src 'none'", "script-src 'self'", "frame-ancestors 'none'"} <= set(policy)
     assert "<style" not in answer.text
     assert "style=" not in answer.text
     assert answer.text.count("<script") == 1
@@ -364,3 +368,94 @@ def test_the_first_view_is_light(client: FlaskClient, root: Path) -> None:
             assert answer.status_code == 200
             n_bytes += len(answer.data)
     assert n_bytes <= 300_000
+
+
+def test_a_page_asks_again_for_the_project_that_it_shows_also_after_a_press_that_failed(
+    client: FlaskClient, root: Path
+) -> None:
+    save(root, 1)
+    assert 'data-address="/dashboard?project=7"' in page(client)
+    form = {"project": PROJECT, "version": "r0009"}
+    refused = client.post("/dashboard/promote", data=form, auth=LEAD)
+    assert 'data-address="/dashboard?project=7"' in refused.text
+
+
+def test_while_one_rendering_takes_long_others_get_the_last_page_and_wait_for_nothing() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    made: list[int] = []
+
+    def render(_: int | None) -> Page:
+        made.append(len(made))
+        if len(made) > 1:
+            begun.set()
+            assert go_on.wait(10)
+        return Page(f"page {len(made)}", 200)
+
+    pages = Pages(render)
+    assert pages.of(7).html == "page 1"
+    pages._kept[7] = (0.0, pages._kept[7][1])  # long ago
+    with ThreadPoolExecutor() as threads:
+        slow = threads.submit(pages.of, 7)
+        assert begun.wait(10)
+        assert {pages.of(7).html for _ in range(5)} == {"page 1"}
+        go_on.set()
+        assert slow.result().html == "page 2"
+    assert pages.of(7).html == "page 2"
+    assert len(made) == 2
+
+
+def test_a_picture_is_kept_only_under_the_address_of_what_it_shows(
+    client: FlaskClient, root: Path
+) -> None:
+    save(root, 1)
+    address = re.search(r'/dashboard/curve.svg\?[^" ]+v=[0-9a-f]+', page(client))
+    assert address is not None
+    path = address[0].replace("&amp;", "&")
+    assert "max-age" in client.get(path).headers["Cache-Control"]
+    save(root, 2)
+    assert client.get(path).headers["Cache-Control"] == "no-store"
+
+
+def test_a_damaged_project_costs_its_own_page_alone(
+    client: FlaskClient, config: Settings, root: Path
+) -> None:
+    save(root, 1)
+    other = registry.project_root(config.model_dir, 12)
+    registry.write_record(other, record(12))
+    (other / "current").write_text("{")
+    html = page(client, "/dashboard?project=7")
+    assert "r0001 in service" in html
+    assert "current is damaged" in section(html, "problem")
+    assert "is damaged" in page(client, "/dashboard?project=12", 503)
+    answer = client.get("/status").get_json()
+    assert [p["project_id"] for p in answer["projects"]] == [7]
+    assert list(answer["unreadable"]) == ["12"]
+
+
+@pytest.mark.parametrize("rows", ["[1]", '[{"name": "Ada"}]', '["Ada"]'])
+def test_figures_of_people_in_a_foreign_shape_are_shown_as_unknown(
+    client: FlaskClient, root: Path, rows: str
+) -> None:
+    (root / "annotators.json").write_text(rows)
+    assert "?" in section(page(client), "people")
+
+
+def test_validation_images_of_other_classes_make_no_confusion(
+    client: FlaskClient, root: Path
+) -> None:
+    registry.save(root, STATE, meta(1))
+    says = np.array([[0.9, 0.1]], np.float32)
+    registry.save_validation_probs(root, "r0001", np.array([5]), says)
+    registry.promote(root, "r0001")
+    assert "taken for" not in section(page(client), "classes")
+
+
+def test_any_number_of_foreign_projects_is_refused_and_not_kept(
+    config: Settings, client: FlaskClient
+) -> None:
+    empty = config.model_copy(update={"model_dir": config.model_dir / "empty"})
+    empty.model_dir.mkdir()
+    bare = create_app(empty).test_client()
+    for number in (0, 1, 99):
+        assert bare.get(f"/dashboard?project={number}").status_code == 404
+        assert client.get(f"/dashboard?project={number}").status_code == 404

@@ -81,6 +81,14 @@ def test_what_is_free_here_is_not_free_under_another_sites_name(
     assert free.get(path, headers={"Host": "evil.example"}).status_code == 401
     assert free.get(path, headers={"Host": "localhost:9090"}).status_code == 200
     assert free.get(path, headers={"Host": "[::1]:9090"}).status_code == 200
+    assert free.get(path, headers={"Host": "[::1"}).status_code in (400, 401)
+
+
+@pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded"])
+def test_what_a_proxy_passes_on_is_not_free(free: FlaskClient, header: str) -> None:
+    assert free.get("/status", headers={header: "for=203.0.113.9"}).status_code == 401
+    passed_on = free.get("/status", headers={header: "for=203.0.113.9"}, auth=LEAD)
+    assert passed_on.status_code == 200
 
 
 @pytest.mark.parametrize("path", READ)
@@ -115,6 +123,7 @@ def test_a_page_of_another_site_cannot_use_the_browsers_password(free: FlaskClie
     assert train(free, **{"Sec-Fetch-Site": "same-site"}) == 403
     assert train(free, Origin="http://evil.example") == 403
     assert train(free, Origin="null") == 403
+    assert train(free, Origin="http://[") == 403
     assert train(free, Origin="http://localhost:8080") == 403  # Label Studio's own pages neither
     # A browser that names both is believed the one that no page can set.
     assert train(free, **{"Sec-Fetch-Site": "cross-site", "Origin": "http://localhost"}) == 403

@@ -977,3 +977,19 @@ def test_no_more_open_images_are_kept_than_people_will_look_at(
     seed(loop, project)
     train(replace(loop, batch_size=60))
     assert len(kept_open(loop)) == registry.OPEN_IMAGES_KEPT == 48
+
+
+def test_answered_images_do_not_keep_new_ones_from_being_seen(
+    loop: Loop, project: OracleProject
+) -> None:
+    seed(loop, project)
+    train(loop)
+    for _ in range(6):  # 60 in all, between two orders: more than are kept
+        for task_id, task in project.by_task.items():
+            if task.label is None:
+                project.answer(task_id, loop.pool.classes[0])
+        with registry.hold(loop.root, "push"):
+            rounds.push(loop, rounds.choose_batch(loop, 10, "least_confidence"))
+    waiting = {task.image_id for task in project.open_tasks()}
+    assert {image.image_id for image in kept_open(loop)} == waiting
+    assert len(waiting) == 10
