@@ -125,7 +125,12 @@ def make_dashboard(
     @doors.get("/dashboard")
     @needs_reader(settings)
     def show() -> AnyResponse:
-        page = pages.of(_known_project(settings, _asked_project()))
+        asked = _asked_project()
+        try:
+            _refuse_unknown(settings, asked)
+        except TightloopError:
+            asked = None  # nobody can tell; the page says what is wrong
+        page = pages.of(asked)
         answer = Response(page.html, page.status, content_type="text/html; charset=utf-8")
         answer.headers["Cache-Control"] = "no-cache"
         answer.set_etag(hashlib.sha256(page.html.encode()).hexdigest())
@@ -164,8 +169,7 @@ def make_dashboard(
         project_id = _asked_project()
         if project_id is None:
             raise BadRequest("say which project")
-        if project_id not in registry.known_projects(settings.model_dir):
-            raise NotFound(f"no project {project_id} is set up here")
+        _refuse_unknown(settings, project_id)
         try:
             change(project_id)
         except TightloopError as error:
@@ -224,15 +228,10 @@ def _metrics_of_backend(settings: Settings) -> bytes:
     return answer.content
 
 
-def _known_project(settings: Settings, asked: int | None) -> int | None:
-    """What was asked for, if set-up has recorded it; None where nobody can tell."""
-    try:
-        known = registry.known_projects(settings.model_dir)
-    except TightloopError:
-        return None  # the page says what is wrong
-    if asked is not None and asked not in known:
-        raise NotFound(f"no project {asked} is set up here")
-    return asked
+def _refuse_unknown(settings: Settings, project_id: int | None) -> None:
+    """NotFound for a project that set-up has not recorded."""
+    if project_id is not None and project_id not in registry.known_projects(settings.model_dir):
+        raise NotFound(f"no project {project_id} is set up here")
 
 
 def _asked_project() -> int | None:
@@ -245,10 +244,12 @@ def _asked_project() -> int | None:
 
 
 def _find_project(status: Mapping[str, Any], project_id: int | None) -> dict[str, Any]:
-    """The project that was asked for, or the newest."""
+    """The project that was asked for, or the newest that can be read."""
     projects = {project["project_id"]: project for project in status["projects"]}
-    if project_id is None and projects:
-        project_id = max(projects)
+    if project_id is None and not projects and status["unreadable"]:
+        raise ModelFolderError("; ".join(status["unreadable"].values()))
+    if project_id is None:
+        project_id = max(projects, default=None)
     if str(project_id) in status["unreadable"]:
         raise ModelFolderError(status["unreadable"][str(project_id)])
     if project_id not in projects:
@@ -263,8 +264,8 @@ def _render(
     """The page; where Redis or the model folder is away, it says that and what to do."""
     try:
         status = whole_status(settings, queue)
-        is_empty = not status["projects"] and project_id is None
-        view = {} if is_empty else _view(settings, queue, status, project_id)
+        has_any = status["projects"] or status["unreadable"]
+        view = _view(settings, queue, status, project_id) if has_any else {}
     except TightloopError as error:
         return Page(_fill(project_id, problem=str(error)), status_of(error))
     return Page(_fill(project_id, **view, problem=problem), 200)

@@ -11,6 +11,8 @@ CONFIDENCE = 0.95
 
 @lru_cache(maxsize=4096)
 def interval_of(share: float, n: int) -> tuple[float, float]:
-    """Bounds of a share of `n` (1 or more), both in 0..1, at 95 % confidence (Wilson, 1927)."""
+    """Bounds of a share of `n`, both in 0..1, at 95 % confidence (Wilson, 1927); of none: 0, 1."""
+    if not n:
+        return 0.0, 1.0
     found = binomtest(round(share * n), n).proportion_ci(CONFIDENCE, "wilson")
     return float(found.low), float(found.high)

@@ -18,7 +18,8 @@ from backend.errors import TooFewLabelsError
 from backend.head import fit_head
 from backend.interval import interval_of
 from backend.labelstudio import Annotation
-from backend.loop import LabeledImages, Loop, Progress
+from backend.loop import LabeledImages, Loop
+from backend.progress import Progress
 from backend.versions import has_pretrained_body, pretrained_embeddings
 
 log = logging.getLogger(__name__)

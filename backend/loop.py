@@ -18,7 +18,7 @@ from backend.device import find_device
 from backend.errors import SettingsError
 from backend.labelstudio import Annotation, LabelConfig, NewTask, Prediction, ProjectCounts, Task
 from backend.pool import Pool, open_pool
-from backend.progress import Progress as Progress  # for the flow, which takes both from here
+from backend.progress import Progress
 from backend.settings import OverlapName, Settings, StrategyName, TrainName
 from backend.training import Recipe
 

@@ -12,7 +12,8 @@ from backend import labelstudio, registry
 from backend.label_errors import LikelyError, likely_errors
 from backend.labels import read_labels
 from backend.labelstudio import TITLE_LENGTH, Annotation, NewTask, match_classes
-from backend.loop import LabelingProject, Loop, Progress
+from backend.loop import LabelingProject, Loop
+from backend.progress import Progress
 from backend.registry import Review
 from backend.settings import Settings
 

@@ -31,7 +31,8 @@ from backend.labelstudio import (
     match_classes,
     what_was_answered,
 )
-from backend.loop import LabelingProject, Loop, Progress
+from backend.loop import LabelingProject, Loop
+from backend.progress import Progress
 from backend.query import (
     Candidates,
     Query,

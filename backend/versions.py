@@ -29,7 +29,8 @@ from backend.errors import (
 from backend.gate import MIN_IMAGES, SIGNIFICANCE, compare
 from backend.head import Head, fit_head
 from backend.inference import Images, Outputs, load_model, predict
-from backend.loop import LabeledImages, Loop, Progress, timed
+from backend.loop import LabeledImages, Loop, timed
+from backend.progress import Progress
 from backend.registry import PoolEmbeddings
 from backend.training import evaluate, train
 from backend.weights import find_weights

@@ -584,6 +584,9 @@ def _set_up(environment: dict[str, str]) -> str:
 
 
 def _where_to_go(stack: dict[str, Any]) -> str:
+    # An older version may have started it, and had neither.
+    known = filter(None, (stack.get("dashboard_username"), stack.get("dashboard_password")))
+    login = ", ".join(known) or "made at the next start (make down, make up)"
     return f"""
   Open       {stack["project_url"]}
   Log in as  {stack["username"]}
@@ -591,7 +594,7 @@ def _where_to_go(stack: dict[str, Any]) -> str:
   Then press "Label All Tasks": the images that the model is least sure of come first.
 
   Dashboard  {stack["dashboard_url"]}
-  To change things there: {stack.get("dashboard_username")}, {stack.get("dashboard_password")}
+  To change things there: {login}
 
   make status says how it stands, make down stops everything.
 """

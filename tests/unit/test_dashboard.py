@@ -459,3 +459,12 @@ def test_any_number_of_foreign_projects_is_refused_and_not_kept(
     for number in (0, 1, 99):
         assert bare.get(f"/dashboard?project={number}").status_code == 404
         assert client.get(f"/dashboard?project={number}").status_code == 404
+
+
+def test_where_no_project_can_be_read_the_page_says_so_and_not_that_there_is_none(
+    client: FlaskClient, root: Path
+) -> None:
+    (root / "current").write_text("{")
+    html = page(client, status=503)
+    assert "current is damaged" in section(html, "problem")
+    assert "No project is set up yet" not in html

@@ -18,6 +18,10 @@ def test_none_of_three_leaves_much_open_and_no_bound_passes_one() -> None:
     assert interval_of(1.0, 3) == pytest.approx((1 - 3.8416 / 6.8416, 1.0), abs=1e-3)
 
 
+def test_of_no_image_nothing_is_known() -> None:
+    assert interval_of(0.5, 0) == (0.0, 1.0)
+
+
 def test_more_images_make_it_narrower() -> None:
     few, many = interval_of(0.7, 100), interval_of(0.7, 2000)
     assert few[0] < many[0] < 0.7 < many[1] < few[1]
