@@ -259,16 +259,18 @@ def _find_project(status: Mapping[str, Any], project_id: int | None) -> dict[str
 
 
 def _render(
-    settings: Settings, queue: TrainingQueue, project_id: int | None, problem: str = ""
+    settings: Settings, queue: TrainingQueue, project_id: int | None, refused: str = ""
 ) -> Page:
-    """The page; where Redis or the model folder is away, it says that and what to do."""
+    """The page; where Redis or the model folder is away, it says that and what to do. `refused` is
+    why a press was in vain.
+    """
     try:
         status = whole_status(settings, queue)
         has_any = status["projects"] or status["unreadable"]
         view = _view(settings, queue, status, project_id) if has_any else {}
     except TightloopError as error:
         return Page(_fill(project_id, problem=str(error)), status_of(error))
-    return Page(_fill(project_id, **view, problem=problem), 200)
+    return Page(_fill(project_id, **view, refused=refused), 200)
 
 
 def _fill(project_id: int | None, **view: Any) -> str:

@@ -39,6 +39,10 @@ function putIn(fresh) {
     shown.set(id, html);
     localTimes(part);
     const before = there.get(id);
+    const refused = before?.querySelector("#refused");  // why a press was in vain is told once
+    if (refused) {
+      part.prepend(refused);
+    }
     for (const details of before?.querySelectorAll("details[open]") ?? []) {
       part.querySelector(`#${CSS.escape(details.id)}`)?.setAttribute("open", "");
     }

@@ -116,9 +116,11 @@ def test_a_press_that_fails_says_why_and_the_page_goes_on(team: Stack, new_page:
     button = page.get_by_role("button", name="Train now")
     button.evaluate("button => { button.form.action = '/dashboard/promote'; }")
     button.click()
-    expect(page.get_by_role("alert").filter(has_text="no version")).to_be_visible()
+    refused = page.get_by_role("alert").filter(has_text="no version")
+    expect(refused).to_be_visible()
     expect(page.locator("#freshness")).to_contain_text("as of")  # it asks for itself, and gets it
     expect(page.locator("#connection")).to_be_empty()
+    expect(refused).to_be_visible()  # long enough to be read
 
 
 def says_that_nobody_answers(page: Page) -> Locator:
