@@ -109,7 +109,12 @@ def open_loop(
         root=root,
         project=project,
         pool=open_pool(
-            record.pool, settings.data_dir, seed=record.seed, rescan=rescan, progress=progress
+            record.pool,
+            settings.data_dir,
+            seed=record.seed,
+            rescan=rescan,
+            max_pixels=settings.max_image_pixels,
+            progress=progress,
         ),
         weights=record.weights,
         data_dir=settings.data_dir,

@@ -6,7 +6,7 @@ import base64
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -14,16 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from backend.errors import PoolError
-from backend.pool_sources import (
-    Cifar10UnavailableError,
-    balanced,
-    cache_cifar10,
-    cache_digits,
-    cache_folder,
-    upright_rgb,
-)
+from backend.errors import ImageError, PoolError
+from backend.pixels import open_image, read_rgb
+from backend.pool_folder import cache_folder
+from backend.pool_sources import Cifar10UnavailableError, balanced, cache_cifar10, cache_digits
 from backend.progress import Progress
+from backend.settings import MAX_IMAGE_PIXELS
 
 VALIDATION_MAX = 2000
 # What travels in a task as it is; larger originals travel as a smaller JPEG.
@@ -54,6 +50,7 @@ class Pool:
     notice: str  # what must be said loudly, or ""
     folder: Path  # the cache
     paths: tuple[str, ...] = ()  # of the originals below a pool folder; rows match image_ids
+    max_pixels: int = MAX_IMAGE_PIXELS  # of an original
 
     def positions(self, image_ids: Sequence[str]) -> NDArray[np.int64]:
         """The rows of these images."""
@@ -66,7 +63,7 @@ class Pool:
         """What a task carries: the original where there is one, else a PNG of the array."""
         row = int(self.positions([image_id])[0])
         if self.paths:
-            return _task_image(Path(self.name, self.paths[row]))
+            return _task_image(Path(self.name, self.paths[row]), self.max_pixels)
         return _png(Image.fromarray(self.images[row]))
 
     def thumbnail(self, image_id: str) -> str:
@@ -86,20 +83,22 @@ def open_pool(
     *,
     seed: int,
     rescan: bool = True,
+    max_pixels: int = MAX_IMAGE_PIXELS,
     progress: Progress = lambda *_: None,
 ) -> Pool:
     """Open auto, cifar10, digits or a folder by its path; decoded into data_dir the first time.
 
-    Without `rescan` nobody looks whether a folder has changed since.
+    A folder's images of more than `max_pixels` are left out. Without `rescan` nobody looks whether
+    a folder has changed since.
     """
     try:
-        found, cache, notice = _find(name, data_dir, rescan, progress)
+        found, cache, notice = _find(name, data_dir, rescan, max_pixels, progress)
     except OSError as error:
         raise PoolError(
             f"POOL={name}: {error}; see that DATA_DIR={data_dir} can be written and has space left"
         ) from error
     try:
-        return _open_cache(found, cache, notice, seed)
+        return replace(_open_cache(found, cache, notice, seed), max_pixels=max_pixels)
     except (OSError, ValueError, KeyError, EOFError) as error:
         raise PoolError(f"the cache {cache} is damaged ({error!r}): delete it") from error
 
@@ -129,7 +128,9 @@ def seed_labels(
     return {pool.image_ids[row]: classes[pool.image_ids[row]] for row in rows}
 
 
-def _find(name: str, data_dir: Path, rescan: bool, progress: Progress) -> tuple[str, Path, str]:
+def _find(
+    name: str, data_dir: Path, rescan: bool, max_pixels: int, progress: Progress
+) -> tuple[str, Path, str]:
     """(the name to record, the cache, the notice) of what POOL asks for."""
     if name == "digits":
         return name, cache_digits(data_dir), ""
@@ -144,12 +145,16 @@ def _find(name: str, data_dir: Path, rescan: bool, progress: Progress) -> tuple[
                 ) from error
             notice = f"{error}: using scikit-learn's handwritten digits in its place"
             return "digits", cache_digits(data_dir), notice
-    folder = Path(name).expanduser().resolve()
+    try:
+        folder = Path(name).expanduser().resolve()
+    except RuntimeError as error:  # a link in a circle, or nobody's home
+        raise PoolError(f"POOL={name}: {error}") from None
     if not folder.is_dir():
         raise PoolError(
             f"POOL={name}: no such folder; allowed are auto, cifar10, digits or a folder's path"
         )
-    return str(folder), cache_folder(folder, data_dir, progress, rescan=rescan), ""
+    cache = cache_folder(folder, data_dir, progress, max_pixels=max_pixels, rescan=rescan)
+    return str(folder), cache, ""
 
 
 def _open_cache(name: str, cache: Path, notice: str, seed: int) -> Pool:
@@ -188,17 +193,17 @@ def _open_cache(name: str, cache: Path, notice: str, seed: int) -> Pool:
     )
 
 
-def _task_image(path: Path) -> str:
+def _task_image(path: Path, max_pixels: int) -> str:
     try:
-        with Image.open(path) as image:
+        with open_image(path, max_pixels) as image:
             is_light = path.stat().st_size <= TASK_IMAGE_MAX_BYTES
             is_small = max(image.size) <= TASK_IMAGE_MAX_PX
             if is_light and is_small and image.format in ("JPEG", "PNG"):
                 return _data_uri(Image.MIME[image.format], path.read_bytes())
-            image.draft("RGB", (2 * TASK_IMAGE_MAX_PX, 2 * TASK_IMAGE_MAX_PX))
-            rgb = upright_rgb(image)
-    except OSError as error:
-        raise PoolError(f"cannot read the image {path} ({error}): put it back") from error
+            times = max(image.size) / TASK_IMAGE_MAX_PX
+            rgb = read_rgb(image, (times, times))
+    except (ImageError, OSError) as error:
+        raise PoolError(f"cannot read the image {str(path)!r} ({error}): put it back") from error
     rgb.thumbnail((TASK_IMAGE_MAX_PX, TASK_IMAGE_MAX_PX))
     jpeg = io.BytesIO()
     rgb.save(jpeg, "JPEG", quality=90)

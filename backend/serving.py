@@ -31,7 +31,7 @@ from backend.dashboard import make_dashboard
 from backend.device import find_device
 from backend.door import answer_errors, is_equal, knows_backend, needs_backend_password
 from backend.errors import ImageError, NoModelError, SettingsError
-from backend.inference import load_model, predict_probs, to_array
+from backend.inference import Images, load_model, predict_probs, to_array
 from backend.labelstudio import (
     SECRET_HEADER,
     match_classes,
@@ -104,7 +104,8 @@ class ModelService:
         """
         served = self.in_service(project_id)
         probs = np.full((len(tasks), len(served.meta.classes)), np.nan, np.float32)
-        images: dict[int, NDArray[np.uint8]] = {}
+        images: dict[int, Images] = {}  # each at the model's own small size as soon as it is read
+        size = served.meta.image_size
         for number, task in enumerate(tasks):
             data = task.get("data") or {}
             row = served.row_of.get(str(data.get("image_id")))
@@ -112,23 +113,24 @@ class ModelService:
                 probs[number] = served.probs[row]
                 continue
             try:
-                images[number] = self._fetch(data, image_key)
+                images[number] = to_array([self._fetch(data, image_key, size)], size)
             except ImageError as error:
                 log.warning("task %s: no prediction: %s", task.get("id"), error)
         if images:
-            size = served.meta.image_size
             model = self._model(project_id, served)
             raw = predict_probs(
-                model, to_array(list(images.values()), size), image_size=size, device=self._device
+                model, np.concatenate([*images.values()]), image_size=size, device=self._device
             )
             probs[list(images)] = rescale(raw, served.meta.temperature)
         return probs
 
-    def _fetch(self, data: Mapping[str, Any], image_key: str) -> NDArray[np.uint8]:
+    def _fetch(self, data: Mapping[str, Any], image_key: str, image_size: int) -> NDArray[np.uint8]:
         return load_task_image(
             str(data.get(image_key) or ""),
             label_studio_url=self.settings.label_studio_url,
             api_key=self.settings.label_studio_api_key.get_secret_value(),
+            image_size=image_size,
+            max_pixels=self.settings.max_image_pixels,
         )
 
     def _model(self, project_id: int, served: InService) -> nn.Module:

@@ -17,6 +17,7 @@ StrategyName = Literal[
 ]
 TrainName = Literal["both", "full", "head"]
 OverlapName = Literal["auto", "1", "2", "3"]
+MAX_IMAGE_PIXELS = 50_000_000
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -47,6 +48,8 @@ class Settings(BaseSettings):
     data_dir: Path = Path("var/data")
     model_dir: Path = Path("var/models")
     image_size: int = Field(64, ge=16, le=512, multiple_of=8)
+    # Beyond Pillow's own limit nothing is opened.
+    max_image_pixels: int = Field(MAX_IMAGE_PIXELS, ge=1_000_000, le=178_956_970)
     seed_labels: int = Field(500, ge=0)
     seed: int = Field(0, ge=0)
     blind: bool = False

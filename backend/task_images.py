@@ -1,4 +1,4 @@
-"""A task's image: a data URI, or a URL of the configured Label Studio, in; pixels out.
+"""Load the image of a task: from a data URI, or from the configured Label Studio.
 
 What a task holds is not to be trusted: no other host is asked, no file is opened, the token goes to
 Label Studio alone, and what comes back is bounded in bytes, pixels and seconds.
@@ -16,30 +16,40 @@ from urllib.parse import SplitResult, unquote, urlsplit
 import httpx
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from backend.errors import ImageError
 from backend.labelstudio import authorization
-from backend.pool_sources import upright_rgb
+from backend.pixels import open_image, read_rgb
 
 MAX_BYTES = 20 * 1024**2
-MAX_PIXELS = 50_000_000
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 TIMEOUT = httpx.Timeout(10.0, connect=5.0)
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def load_task_image(
-    value: str, *, label_studio_url: str, api_key: str, give_up_after_s: float = 30.0
+    value: str,
+    *,
+    label_studio_url: str,
+    api_key: str,
+    image_size: int,
+    max_pixels: int,
+    give_up_after_s: float = 30.0,
 ) -> NDArray[np.uint8]:
-    """A task's image as (height, width, 3), upright; ImageError if it cannot or may not be read."""
+    """A task's image as (height, width, 3), upright; ImageError if it cannot or may not be read.
+
+    A large one comes smaller than it is, with pixels enough to be squashed to a square of
+    `image_size`.
+    """
     if value[:5].lower() == "data:":
         content = _from_data_uri(value)
     else:
         url = _checked_url(value, label_studio_url)
         token = authorization(label_studio_url, api_key)
         content = _download(url, token, give_up_after_s)
-    return _decode(content)
+    with open_image(io.BytesIO(content), max_pixels, FORMATS) as image:
+        shrink = image.width / image_size, image.height / image_size
+        return np.array(read_rgb(image, shrink), dtype=np.uint8)
 
 
 def _from_data_uri(value: str) -> bytes:
@@ -95,16 +105,3 @@ def _download(url: str, token: str, give_up_after_s: float) -> bytes:
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise ImageError(f"{url} cannot be fetched ({type(error).__name__})") from None
     return bytes(content)
-
-
-def _decode(content: bytes) -> NDArray[np.uint8]:
-    try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:  # known before anything is decoded
-                raise ImageError(f"the image has more than {MAX_PIXELS:,} pixels")
-            return np.array(upright_rgb(image), dtype=np.uint8)
-    except ImageError:
-        raise
-    except Exception as error:  # Pillow's decoders raise anything on damaged bytes
-        name = type(error).__name__
-        raise ImageError(f"the image is damaged or of an unknown format ({name})") from None

@@ -242,11 +242,15 @@ def open_chosen_pool(
 ) -> tuple[Pool, str]:
     """The pool and its notice; what `auto` once chose sticks."""
     seed = _seed(settings, record)
-    if record is not None and settings.pool == "auto":
-        pool = open_pool(record.pool, settings.data_dir, seed=seed, progress=progress)
-        return pool, record.pool_notice
-    pool = open_pool(settings.pool, settings.data_dir, seed=seed, progress=progress)
-    return pool, pool.notice
+    chosen = record if settings.pool == "auto" else None
+    pool = open_pool(
+        chosen.pool if chosen else settings.pool,
+        settings.data_dir,
+        seed=seed,
+        max_pixels=settings.max_image_pixels,
+        progress=progress,
+    )
+    return pool, chosen.pool_notice if chosen else pool.notice
 
 
 def choose_weights(

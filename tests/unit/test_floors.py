@@ -27,7 +27,9 @@ FLOORS = (
         "training",
     },  # core
     {
+        "pixels",
         "pool",
+        "pool_folder",
         "pool_sources",
         "downloads",
         "weights",

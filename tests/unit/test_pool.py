@@ -28,7 +28,7 @@ import pytest
 from PIL import ExifTags, Image
 from torchvision.datasets import CIFAR10
 
-from backend import pool_sources
+from backend import pool_folder, pool_sources
 from backend.errors import PoolError
 from backend.pool import Pool, open_pool, seed_labels, true_labels
 
@@ -286,7 +286,7 @@ def test_the_same_seed_holds_out_the_same_images_wherever_they_lie(tmp_path: Pat
 def test_another_seed_holds_out_others_without_decoding_again(
     pool: Pool, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(pool_sources, "_decode")
+    monkeypatch.delattr(pool_folder, "_decode")
 
     other = open_pool(str(folder), tmp_path, seed=1)
 
@@ -371,11 +371,11 @@ from PIL import Image
 from backend.pool import open_pool
 if sys.argv[3] == "killed":  # 42 images were measured, 40 of train decoded: this is test's first
     opened, original = [], Image.open
-    def open_until_killed(path):
+    def open_until_killed(path, **options):
         opened.append(path)
         if len(opened) == 83:
             os.kill(os.getpid(), signal.SIGKILL)
-        return original(path)
+        return original(path, **options)
     Image.open = open_until_killed
 print(*open_pool(sys.argv[1], Path(sys.argv[2]), seed=0).image_ids)
 """

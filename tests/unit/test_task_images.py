@@ -42,7 +42,12 @@ def red_and_blue() -> Image.Image:
 
 def load(value: str, url: str = "http://127.0.0.1:1", give_up_after_s: float = 30.0) -> Any:
     return load_task_image(
-        value, label_studio_url=url, api_key=TOKEN, give_up_after_s=give_up_after_s
+        value,
+        label_studio_url=url,
+        api_key=TOKEN,
+        image_size=64,
+        max_pixels=50_000_000,
+        give_up_after_s=give_up_after_s,
     )
 
 
@@ -158,8 +163,18 @@ def test_a_data_uri_of_more_than_20_mb_is_refused() -> None:
 def test_an_image_of_more_than_50_megapixels_is_refused_undecoded(side: int) -> None:
     bomb = encoded(Image.new("1", (side, side)))
     assert len(bomb) < 100_000
-    with pytest.raises(ImageError, match=r"pixels|damaged"):
+    with pytest.raises(ImageError, match=r"50,000,000.*MAX_IMAGE_PIXELS"):
         load(data_uri(bomb))
+
+
+def test_a_large_image_comes_with_pixels_enough_for_the_models_size() -> None:
+    halves = Image.new("1", (6000, 1000))
+    halves.paste(1, (3000, 0, 6000, 1000))
+    pixels = load(data_uri(encoded(halves)))
+    # 3 x 64 pixels and more are left of each side: 6,000 / 31, and 1,000 / 5
+    assert pixels.shape == (200, 194, 3)
+    assert (pixels[:, :96] == 0).all()
+    assert (pixels[:, 98:] == 255).all()
 
 
 # Label Studio
@@ -176,14 +191,14 @@ def test_an_image_of_label_studio_is_fetched_with_the_token(
 
 
 def test_another_host_is_never_asked(label_studio: Server, elsewhere: Server) -> None:
-    url = elsewhere.serve("/data/a.png", encoded(red_and_blue()))
+    url = elsewhere.serve("/data/upload/1/a.png", encoded(red_and_blue()))
     with pytest.raises(ImageError, match="other places are never asked"):
         load(url, label_studio.url)
     assert elsewhere.asked == []
 
 
 def test_a_redirect_is_not_followed(label_studio: Server, elsewhere: Server) -> None:
-    target = elsewhere.serve("/data/a.png", encoded(red_and_blue()))
+    target = elsewhere.serve("/data/upload/1/a.png", encoded(red_and_blue()))
 
     def redirect(handler: BaseHTTPRequestHandler) -> None:
         handler.send_response(302)
@@ -191,9 +206,9 @@ def test_a_redirect_is_not_followed(label_studio: Server, elsewhere: Server) -> 
         handler.send_header("Content-Length", "0")
         handler.end_headers()
 
-    label_studio.answers["/data/a.png"] = redirect
+    label_studio.answers["/data/upload/1/a.png"] = redirect
     with pytest.raises(ImageError, match="answered 302"):
-        load("/data/a.png", label_studio.url)
+        load("/data/upload/1/a.png", label_studio.url)
     assert elsewhere.asked == []
 
 
@@ -205,29 +220,29 @@ def test_a_redirect_is_not_followed(label_studio: Server, elsewhere: Server) -> 
         "/etc/passwd",
         "/database/a.png",
         "file:///etc/passwd",
-        "ftp://{host}/data/a.png",
-        "//{host}/data/a.png",
-        "///{host}/data/a.png",
-        "/\\{host}/data/a.png",
-        "http:\\\\{host}/data/a.png",
-        "http:/{host}/data/a.png",
-        "http://user@{host}/data/a.png",
-        "http://{host}@example.com/data/a.png",
-        "http://{host}.example.com/data/a.png",
-        "http://example.com#{host}/data/a.png",
-        "https://{host}/data/a.png",
-        "http://localhost:1/data/a.png",
-        "http://[::1/data/a.png",
-        "http://127.0.0.1:99999/data/a.png",
-        " http://{host}/data/a.png",
-        "http://{host}/data/a.png\r\nX-Header: 1",
-        "/data/a.png\t",
+        "ftp://{host}/data/upload/1/a.png",
+        "//{host}/data/upload/1/a.png",
+        "///{host}/data/upload/1/a.png",
+        "/\\{host}/data/upload/1/a.png",
+        "http:\\\\{host}/data/upload/1/a.png",
+        "http:/{host}/data/upload/1/a.png",
+        "http://user@{host}/data/upload/1/a.png",
+        "http://{host}@example.com/data/upload/1/a.png",
+        "http://{host}.example.com/data/upload/1/a.png",
+        "http://example.com#{host}/data/upload/1/a.png",
+        "https://{host}/data/upload/1/a.png",
+        "http://localhost:1/data/upload/1/a.png",
+        "http://[::1/data/upload/1/a.png",
+        "http://127.0.0.1:99999/data/upload/1/a.png",
+        " http://{host}/data/upload/1/a.png",
+        "http://{host}/data/upload/1/a.png\r\nX-Header: 1",
+        "/data/upload/1/a.png\t",
     ],
 )
 def test_an_address_that_is_not_plainly_label_studios_is_refused(
     label_studio: Server, value: str
 ) -> None:
-    label_studio.serve("/data/a.png", encoded(red_and_blue()))
+    label_studio.serve("/data/upload/1/a.png", encoded(red_and_blue()))
     host = label_studio.url.removeprefix("http://")
     with pytest.raises(ImageError):
         load(value.format(host=host) if "{host}" in value else value, label_studio.url)
@@ -236,11 +251,11 @@ def test_an_address_that_is_not_plainly_label_studios_is_refused(
 
 def test_a_missing_image_is_an_image_error(label_studio: Server) -> None:
     with pytest.raises(ImageError, match="answered 404"):
-        load("/data/gone.png", label_studio.url)
+        load("/data/upload/1/gone.png", label_studio.url)
 
 
 def test_an_image_of_more_than_20_mb_is_given_up_on_the_way(label_studio: Server) -> None:
-    url = label_studio.serve("/data/big.png", bytes(2 * MAX_BYTES))
+    url = label_studio.serve("/data/upload/1/big.png", bytes(2 * MAX_BYTES))
     with pytest.raises(ImageError, match=re.escape(f"{url} holds more than 20,971,520 bytes")):
         load(url, label_studio.url)
 
@@ -255,26 +270,28 @@ def test_an_image_that_only_drips_in_is_given_up_in_time(label_studio: Server) -
             handler.wfile.write(b"1\r\nx\r\n")
             time.sleep(0.05)
 
-    label_studio.answers["/data/slow.png"] = drip
+    label_studio.answers["/data/upload/1/slow.png"] = drip
     began = time.monotonic()
     with pytest.raises(ImageError, match="took more than"):
-        load("/data/slow.png", label_studio.url, give_up_after_s=0.2)
+        load("/data/upload/1/slow.png", label_studio.url, give_up_after_s=0.2)
     assert time.monotonic() - began < 4  # of the 5 s that it drips
 
 
 def test_an_answer_that_breaks_off_is_an_image_error(label_studio: Server) -> None:
     content = encoded(red_and_blue())
-    label_studio.answers["/data/cut.png"] = lambda h: send(h, content[:20], length=len(content))
+    label_studio.answers["/data/upload/1/cut.png"] = lambda h: send(
+        h, content[:20], length=len(content)
+    )
     with pytest.raises(ImageError, match="cannot be fetched"):
-        load("/data/cut.png", label_studio.url)
+        load("/data/upload/1/cut.png", label_studio.url)
 
 
 def test_what_is_no_image_is_an_image_error(label_studio: Server) -> None:
-    url = label_studio.serve("/data/page.html", b"<html>please log in</html>")
+    url = label_studio.serve("/data/upload/1/page.html", b"<html>please log in</html>")
     with pytest.raises(ImageError, match="damaged or of an unknown format"):
         load(url, label_studio.url)
 
 
 def test_a_server_that_is_down_is_an_image_error() -> None:
     with pytest.raises(ImageError, match="cannot be fetched"):
-        load("/data/a.png", "http://127.0.0.1:1")
+        load("/data/upload/1/a.png", "http://127.0.0.1:1")
