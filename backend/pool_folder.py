@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,6 +31,9 @@ NATIVE_MAX_PX = 256
 # All others: 1.5 times an IMAGE_SIZE of 64 leaves room for crops; 50,000 take 1.4 GB of disk.
 CACHE_SIZE_PX = 96
 NAMED_MAX = 20
+# A class's name becomes JSON and XML. Python reads bytes that are not UTF-8 as lone surrogates.
+NOT_UTF8 = re.compile(r"[\ud800-\udfff]")
+NOT_XML = re.compile(r"[\x00-\x1f\x7f-\x9f\ufffe\uffff]")
 LAYOUT = (
     "a pool folder holds train/<class>/*.jpg (or .jpeg, .png) for two or more classes, "
     "and may hold test/<class>/*"
@@ -49,10 +54,12 @@ def cache_folder(
         if len(kept) == 1:
             return kept[0]
     left_out: dict[str, str] = {}  # path -> why
-    files = sorted([*_scan(folder, "train"), *_scan(folder, "test")])
+    files = sorted([*_scan(folder, "train", left_out), *_scan(folder, "test", left_out)])
     # By id, a hash: neither the file system's order nor that of the classes shows in the pool.
     paths = sorted((path for path, _, _ in files), key=image_id)
-    fingerprint = digest(json.dumps([NATIVE_MAX_PX, CACHE_SIZE_PX, max_pixels, files]))
+    fingerprint = digest(
+        json.dumps([NATIVE_MAX_PX, CACHE_SIZE_PX, max_pixels, files, sorted(left_out)])
+    )
 
     def write(draft: Path) -> None:
         size = _common_size(folder, paths, max_pixels, progress)
@@ -92,18 +99,50 @@ def _named(left_out: dict[str, str]) -> str:
     return "; ".join([*named[:NAMED_MAX], *(["…"] if len(named) > NAMED_MAX else [])])
 
 
-def _scan(folder: Path, split: str) -> Iterator[tuple[str, int, int]]:
+def _scan(folder: Path, split: str, left_out: dict[str, str]) -> Iterator[tuple[str, int, int]]:
     """(path below the folder, size, mtime in ns) of every image file of a split."""
-    if not (folder / split).is_dir():
+    try:
+        class_dirs = _entries(folder / split)
+    except (FileNotFoundError, NotADirectoryError):
         return
-    for class_dir in os.scandir(folder / split):
-        if class_dir.name.startswith(".") or not class_dir.is_dir():
+    except OSError as error:
+        raise PoolError(
+            f"POOL={folder}: its folder {split} cannot be read ({error.strerror})"
+        ) from None
+    for class_dir in class_dirs:
+        below = f"{split}/{class_dir.name}"
+        try:
+            if not stat.S_ISDIR(class_dir.stat().st_mode):
+                continue
+            entries = _entries(class_dir)
+        except OSError as error:  # a link in a circle or to nothing, or no permission
+            left_out[below] = str(error.strerror)
             continue
-        for file in os.scandir(class_dir):
-            is_image = file.name.lower().endswith(IMAGE_SUFFIXES) and file.is_file()
-            if is_image and not file.name.startswith("."):
-                stat = file.stat()
-                yield f"{split}/{class_dir.name}/{file.name}", stat.st_size, stat.st_mtime_ns
+        if NOT_UTF8.search(class_dir.name):
+            left_out[below] = "the folder's name is not UTF-8: rename it"
+            continue
+        if NOT_XML.search(class_dir.name):
+            left_out[below] = "the folder's name holds a control character: rename it"
+            continue
+        for file in entries:
+            if not file.name.lower().endswith(IMAGE_SUFFIXES):
+                continue
+            path = f"{below}/{file.name}"
+            try:
+                found = file.stat()
+            except OSError as error:
+                left_out[path] = str(error.strerror)
+                continue
+            if stat.S_ISREG(found.st_mode):
+                yield path, found.st_size, found.st_mtime_ns
+            else:
+                left_out[path] = "not a file"
+
+
+def _entries(folder: Path | os.DirEntry[str]) -> list[os.DirEntry[str]]:
+    """What is in a folder and not hidden."""
+    with os.scandir(folder) as entries:
+        return [entry for entry in entries if not entry.name.startswith(".")]
 
 
 def _class_of(path: str) -> str:
