@@ -1,7 +1,7 @@
 """Load the image of a task: from a data URI, or from the configured Label Studio.
 
-What a task holds is not to be trusted: no other host is asked, no file is opened, the token goes to
-Label Studio alone, and what comes back is bounded in bytes, pixels and seconds.
+What a task holds is not to be trusted: no other host is asked, nor anything of Label Studio's but
+its images, no file is opened, and what comes back is bounded in bytes, pixels and seconds.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import io
 import re
 import time
 from base64 import b64decode
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 import httpx
 import numpy as np
@@ -25,6 +25,10 @@ MAX_BYTES = 20 * 1024**2
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 TIMEOUT = httpx.Timeout(10.0, connect=5.0)
 DEFAULT_PORTS = {"http": 80, "https": 443}
+# Where Label Studio 1.23 serves images: uploads; local file storage (?d=…); cloud storage
+# (?fileuri=…). Below its address are also its API and /logout, which a GET with our token reaches.
+IMAGE_PATHS = re.compile(r"/data/upload/.*[^/]|/data/local-files/|/tasks/[0-9]+/(resolve|presign)/")
+SHOWN_CHARS = 100
 
 
 def load_task_image(
@@ -68,20 +72,45 @@ def _checked_url(value: str, label_studio_url: str) -> str:
     """The URL to ask, on Label Studio's origin; never made of the task's own idea of a host."""
     own = urlsplit(label_studio_url)
     # Browsers and libraries read these differently: a tab vanishes, a backslash becomes a slash.
-    if re.search(r"[\x00-\x20\x7f\\]", value):
+    if re.search(r"[\x00-\x20\x7f\\\ud800-\udfff]", value):
         raise ImageError("the image's address holds blanks, control characters or backslashes")
     try:
         asked = urlsplit(value)
         is_own = _origin(asked) == _origin(own) and "@" not in asked.netloc
     except ValueError:
         raise ImageError("the image's address is malformed") from None
-    if not is_own and not (value.startswith("/data/") and not asked.scheme and not asked.netloc):
+    is_relative = value.startswith("/") and not asked.scheme and not asked.netloc
+    if not is_own and not is_relative:
         raise ImageError(
-            "the image is neither a data: URI, nor at LABEL_STUDIO_URL, nor below /data/ there: "
-            f"other places are never asked ({value[:100]!r})"
+            "the image is neither a data: URI nor at LABEL_STUDIO_URL: other places are never "
+            f"asked ({_shown(value)})"
+        )
+    # Decoded once and encoded again: what is asked is what was checked.
+    path = unquote(asked.path)
+    is_image = IMAGE_PATHS.fullmatch(path.removeprefix(own.path))
+    if not is_image or not _is_plain(asked.path) or "#" in value:
+        raise ImageError(
+            "the image's address is none at which Label Studio serves images (/data/upload/…, "
+            f"/data/local-files/?d=…, /tasks/<id>/resolve/?fileuri=…): {_shown(value)}"
         )
     query = f"?{asked.query}" if asked.query else ""
-    return f"{own.scheme}://{own.netloc}{asked.path or '/'}{query}"
+    return f"{own.scheme}://{own.netloc}{quote(path)}{query}"
+
+
+def _is_plain(path: str) -> bool:
+    """Whether no server or proxy could take the path for another one."""
+    names = [unquote(name) for name in path.split("/")[1:]]
+    *folders, last = names
+    return not any(
+        name in ("", ".", "..") or re.search(r"[/\\%;?#\x00-\x1f\x7f\ufffd]", name)
+        for name in (folders if last == "" else names)
+    )
+
+
+def _shown(text: str) -> str:
+    """An address of any length and content, short and printable."""
+    cut = f"… ({len(text):,} characters)" if len(text) > SHOWN_CHARS else ""
+    return repr(text[:SHOWN_CHARS])[1:-1] + cut
 
 
 def _origin(url: SplitResult) -> tuple[str, str | None, int | None]:
@@ -92,16 +121,17 @@ def _download(url: str, token: str, give_up_after_s: float) -> bytes:
     give_up = time.monotonic() + give_up_after_s
     headers = {"Authorization": token, "Accept-Encoding": "identity"}
     content = bytearray()
+    shown = _shown(url)
     try:
         with httpx.stream("GET", url, headers=headers, timeout=TIMEOUT) as response:
             if not response.is_success:
-                raise ImageError(f"Label Studio answered {response.status_code} for {url}")
+                raise ImageError(f"Label Studio answered {response.status_code} for {shown}")
             for chunk in response.iter_raw():
                 content += chunk
                 if len(content) > MAX_BYTES:
-                    raise ImageError(f"{url} holds more than {MAX_BYTES:,} bytes")
+                    raise ImageError(f"{shown} holds more than {MAX_BYTES:,} bytes")
                 if time.monotonic() > give_up:
-                    raise ImageError(f"{url} took more than {give_up_after_s:g} s")
+                    raise ImageError(f"{shown} took more than {give_up_after_s:g} s")
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise ImageError(f"{url} cannot be fetched ({type(error).__name__})") from None
+        raise ImageError(f"{shown} cannot be fetched ({type(error).__name__})") from None
     return bytes(content)

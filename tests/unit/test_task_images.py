@@ -213,6 +213,118 @@ def test_a_redirect_is_not_followed(label_studio: Server, elsewhere: Server) -> 
 
 
 @pytest.mark.parametrize(
+    ("value", "asked"),
+    [
+        ("/data/upload/7/1f2e3d4c-cat.png", None),
+        ("/data/upload/7/1f2e3d4c-two words.png".replace(" ", "%20"), None),
+        ("/data/upload/7/1f2e3d4c-%C3%A9t%C3%A9.png", None),
+        ("/data/upload/7/1f2e3d4c-été.png", "/data/upload/7/1f2e3d4c-%C3%A9t%C3%A9.png"),
+        ("/data/upload/7/..cat..png", None),
+        ("/data/local-files/?d=birds%2Fred/0001.png", None),
+        ("/tasks/7/resolve/?fileuri=czM6Ly9iL2EucG5n", None),
+        ("/tasks/123456/presign/?fileuri=czM6Ly9iL2EucG5n==", None),
+    ],
+)
+@pytest.mark.parametrize("is_relative", [True, False])
+def test_every_form_in_which_label_studio_serves_images_is_asked(
+    label_studio: Server, value: str, asked: str | None, is_relative: bool
+) -> None:
+    asked = asked or value
+    label_studio.serve(asked.partition("?")[0], encoded(red_and_blue()))
+    load(value if is_relative else label_studio.url + value, label_studio.url)
+    assert label_studio.asked == [(asked, f"Token {TOKEN}")]
+
+
+def test_label_studio_may_lie_below_a_path_of_its_host(label_studio: Server) -> None:
+    url = label_studio.serve("/label/data/upload/1/a.png", encoded(red_and_blue()))
+    load(url, f"{label_studio.url}/label")
+    load("/label/data/upload/1/a.png", f"{label_studio.url}/label")
+    with pytest.raises(ImageError, match="none at which Label Studio serves images"):
+        load("/label/logout", f"{label_studio.url}/label")
+    with pytest.raises(ImageError, match="none at which Label Studio serves images"):
+        load("/labeldata/upload/1/a.png", f"{label_studio.url}/label")
+    assert len(label_studio.asked) == 2
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/logout",
+        "/api/users/",
+        "/api/current-user/token",
+        "/projects/1/resolve/?fileuri=eA==",
+        "/data/",
+        "/data/a.png",
+        "/data/avatars/1.png",
+        "/data/upload/",
+        "/data/upload",
+        "/data/uploads/1/a.png",
+        "/data/local-files/../../logout",
+        "/data/local-files/x?d=a.png",
+        "/x/data/local-files/?d=a.png",
+        "/data/upload/../../logout",
+        "/data/upload/..",
+        "/data/upload/./1/a.png",
+        "/data/upload/1/../../../api/users/",
+        "/data/upload/%2e%2e/%2e%2e/logout",
+        "/data/upload/%2E./.%2e/logout",
+        "/data/upload/%252e%252e/%252e%252e/logout",
+        "/data/upload/..%2f..%2flogout",
+        "/data/upload/1%2f..%2f..%2f..%2flogout",
+        "/data/upload/1%2Fa.png",
+        "/data/upload/..%5c..%5clogout",
+        "/data/upload/..;/..;/logout",
+        "/data/upload/1/a.png;x=/../../logout",
+        "/data/upload//..//../logout",
+        "/data/upload//1/a.png",
+        "//data/upload/1/a.png",
+        "/data//upload/1/a.png",
+        "/%64ata%2fupload/1/a.png",
+        "/data/upload/1/a.png/",
+        "/data/upload/1/a.png%00.png",
+        "/data/upload/1/a.png%0d%0aX-Header:%201",
+        "/data/upload/1/%ff%fe.png",
+        "/data/upload/1/a.png#/../../logout",
+        "/data/upload/1/a.png%23",
+        "/data/upload/1/a.png%3f",
+        "/data/upload/1/a\ud800.png",
+        "/tasks/7/",
+        "/tasks/7/resolve",
+        "/tasks/-7/resolve/",
+        "/tasks/7;8/resolve/",
+        "/tasks/\u0667/resolve/",
+        "/tasks/7/resolve/../../../logout",
+        "/tasks/7/delete/",
+    ],
+)
+@pytest.mark.parametrize("is_relative", [True, False])
+def test_nothing_of_label_studios_but_images_is_asked_with_our_token(
+    label_studio: Server, path: str, is_relative: bool
+) -> None:
+    with pytest.raises(ImageError, match=r"none at which|other places|control characters"):
+        load(path if is_relative else label_studio.url + path, label_studio.url)
+    assert label_studio.asked == []
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "/data/upload/1/" + 100_000 * "a",
+        "/data/upload/1/a.png?" + 50_000 * "a",
+        "http://" + 100_000 * "a" + ".example.com/a.png",
+        100_000 * "\u202e",
+        "data:" + 100_000 * "a",
+    ],
+)
+def test_an_address_of_100_kb_makes_a_short_complaint(label_studio: Server, value: str) -> None:
+    with pytest.raises(ImageError) as caught:
+        load(value, label_studio.url)
+    assert len(str(caught.value)) < 1000
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
     "value",
     [
         "",
