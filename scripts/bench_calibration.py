@@ -54,7 +54,11 @@ def main() -> int:
         device = find_device(settings.device)
         with progress_bar() as progress:
             pool = open_pool(
-                settings.pool, settings.data_dir, seed=settings.seed, progress=progress
+                settings.pool,
+                settings.data_dir,
+                seed=settings.seed,
+                max_pixels=settings.max_image_pixels,
+                progress=progress,
             )
             weights = find_weights(settings.weights, settings.data_dir, progress=progress)
         recipe = Recipe(image_size=settings.image_size)

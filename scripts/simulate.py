@@ -201,7 +201,7 @@ def _loop(run: Run, pool: Pool, project: OracleProject) -> Loop:
 @cache
 def pool_of(plan: Plan, data_dir: Path) -> tuple[Pool, dict[str, str]]:
     """The pool that is asked, and the true label of each of its images."""
-    whole = open_pool(plan.pool, data_dir, seed=0)
+    whole = open_pool(plan.pool, data_dir, seed=0, rescan=False)
     truth = true_labels(whole)
     if plan.duplicates == 1 and plan.pool_fraction == 1:
         return whole, truth
@@ -230,7 +230,7 @@ def _part(plan: Plan, n_images: int) -> tuple[Positions, Positions]:
 
 def _prepare(plan: Plan, settings: Settings) -> None:
     """Decode the pool and embed it once, for all runs."""
-    whole = open_pool(plan.pool, settings.data_dir, seed=0)
+    whole = open_pool(plan.pool, settings.data_dir, seed=0, max_pixels=settings.max_image_pixels)
     device = find_device(settings.device)
     run = Run(plan, "random", "1", 0, Path(), settings.data_dir, str(device), 1)
     loop = _loop(run, whole, OracleProject(whole.classes))
@@ -350,7 +350,13 @@ def _plan(arguments: argparse.Namespace, settings: Settings, progress: Progress)
     annotators = arguments.annotators or ""
     if annotators and not Path(annotators).is_file():
         raise SettingsError(f"--annotators {annotators}: no such file")
-    pool = open_pool(settings.pool, settings.data_dir, seed=0, progress=progress)
+    pool = open_pool(
+        settings.pool,
+        settings.data_dir,
+        seed=0,
+        max_pixels=settings.max_image_pixels,
+        progress=progress,
+    )
     weights = find_weights(settings.weights, settings.data_dir, progress=progress)
     if arguments.seed_labels > len(pool.image_ids):
         raise SettingsError(
