@@ -80,7 +80,7 @@ def _download(url: str, folder: Path, give_up_after_s: float, progress: Progress
                 "WEIGHTS=none, or WEIGHTS to the path of a ResNet-18 state_dict, or put that "
                 f"file into {folder}"
             ) from None
-    return _read(cached)
+    return _read(cached, ", and it is downloaded again")
 
 
 def _check_answers(url: str, give_up_after_s: float) -> None:
@@ -104,7 +104,8 @@ def _check_answers(url: str, give_up_after_s: float) -> None:
         raise error
 
 
-def _read(path: Path) -> resnet.State:
+def _read(path: Path, what_then: str = "") -> resnet.State:
+    """Read and check a state_dict; `what_then` is what happens once a damaged file is deleted."""
     if not path.is_file():
         raise WeightsError(
             f"WEIGHTS={path} is no file: set auto, imagenet, none "
@@ -118,18 +119,21 @@ def _read(path: Path) -> resnet.State:
     except Exception:
         # Junk makes torch raise anything, with the advice to unpickle code: neither is passed on.
         raise WeightsError(
-            f"{path} cannot be read as weights: delete it if it is damaged or half a download; "
-            "of a pickled model save its state_dict()"
+            f"{path} cannot be read as weights: delete it if it is damaged or half a download"
+            f"{what_then}; of a pickled model save its state_dict()"
         ) from None
     fault = _find_fault(state)
     if fault:
-        raise WeightsError(f"{path} is not a ResNet-18 state_dict: {fault}")
+        advice = f": delete it{what_then}" if what_then else ""
+        raise WeightsError(f"{path} is not a ResNet-18 state_dict: {fault}{advice}")
     return dict(state)
 
 
 def _find_fault(state: Any) -> str:
     """What keeps `state` from being a ResNet-18's, whatever its head; "" if nothing does."""
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
+    ):
         return "it does not map names to tensors"
     shapes = {k: v for k, v in resnet.shapes().items() if not k.startswith("fc.")}
     for name, shape in shapes.items():
@@ -140,4 +144,18 @@ def _find_fault(state: Any) -> str:
         if state[name].shape != shape:
             return f"{name} is {tuple(state[name].shape)}, not {tuple(shape)}"
     foreign = [name for name in state if name not in shapes and not name.startswith("fc.")]
-    return f"{foreign[0]} does not belong to it" if foreign else ""
+    if foreign:
+        return f"{foreign[0]:.80} does not belong to it"
+    return next((fault for name in state if (fault := _find_bad_numbers(name, state[name]))), "")
+
+
+def _find_bad_numbers(name: str, tensor: Tensor) -> str:
+    """What keeps training from starting at a tensor, by its numbers; "" if nothing does."""
+    is_counter = name.endswith("num_batches_tracked")
+    if tensor.layout != torch.strided or tensor.is_meta or tensor.is_complex():
+        return f"{name!r:.80} is no plain tensor of real numbers"
+    if not is_counter and not tensor.is_floating_point():
+        return f"{name!r:.80} is {tensor.dtype}, no floating-point numbers"
+    if not is_counter and not tensor.float().isfinite().all():
+        return f"{name!r:.80} holds NaN or infinite numbers"
+    return ""

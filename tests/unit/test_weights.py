@@ -10,6 +10,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -150,3 +151,75 @@ def test_an_unreadable_file_is_named(tmp_path: Path, name: str) -> None:
 def test_a_path_to_nothing_says_what_is_allowed(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="set auto, imagenet, none or the path"):
         find_weights("imagnet", tmp_path)
+
+
+def poisoned(state: resnet.State, number: float) -> resnet.State:
+    bad = state["layer3.0.conv1.weight"].clone()
+    bad[5, 0, 1, 1] = number
+    return state | {"layer3.0.conv1.weight": bad}
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_weights_with_nan_are_refused_by_the_name_of_file_and_tensor(
+    tmp_path: Path, state: resnet.State, suffix: str, number: float
+) -> None:
+    path = tmp_path / f"mine{suffix}"
+    bad = poisoned(state, number)
+    torch.save(bad, path) if suffix == ".pth" else safetensors.torch.save_file(bad, path)
+    with pytest.raises(WeightsError, match=rf"mine\{suffix} .*layer3\.0\.conv1\.weight' holds NaN"):
+        find_weights(str(path), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({5: torch.zeros(1)}, "does not map names to tensors"),
+        ({"conv1.weight": torch.zeros(64, 3, 7, 7).to_sparse()}, "no plain|cannot be read"),
+        ({"conv1.weight": torch.zeros(64, 3, 7, 7, dtype=torch.complex64)}, "no plain tensor"),
+        ({"conv1.weight": torch.zeros(64, 3, 7, 7, device="meta")}, "no plain tensor"),
+        ({"conv1.weight": torch.zeros(64, 3, 7, 7, dtype=torch.int8)}, "no floating-point numbers"),
+        ({"fc.weight": torch.full((7, 512), torch.nan)}, "holds NaN"),
+    ],
+)
+def test_tensors_that_no_training_can_start_from_are_named(
+    tmp_path: Path, state: resnet.State, change: dict[Any, torch.Tensor], fault: str
+) -> None:
+    torch.save({**state, **change}, tmp_path / "bad.pth")
+    with pytest.raises(WeightsError, match=fault):
+        find_weights(str(tmp_path / "bad.pth"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"", id="nothing"),
+        pytest.param(b"\xff" * 8 + b"{}", id="a header of 18 EB"),
+        pytest.param((200_000).to_bytes(8, "little") + b"[" * 200_000, id="nested 200,000 deep"),
+        pytest.param((2).to_bytes(8, "little") + b"{}", id="no tensor"),
+        pytest.param(b"\x80\x02" + b"(" * 200_000, id="a pickle nested 200,000 deep"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_damaged_weights_file_is_one_sentence_that_names_it(
+    tmp_path: Path, suffix: str, content: bytes
+) -> None:
+    (tmp_path / f"bad{suffix}").write_bytes(content)
+    with pytest.raises(WeightsError, match=f"bad{suffix} "):
+        find_weights(str(tmp_path / f"bad{suffix}"), tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["half of it", "NaN"])
+def test_auto_says_which_damaged_download_to_delete(
+    tmp_path: Path, state: resnet.State, damage: str
+) -> None:
+    cached = tmp_path / "weights" / "resnet18-f37072fd.pth"
+    cached.parent.mkdir()
+    torch.save(poisoned(state, float("nan")), cached)
+    if damage == "half of it":
+        cached.write_bytes(cached.read_bytes()[:1_000_000])
+    found = find_weights("auto", tmp_path, url=f"http://127.0.0.1:1/{cached.name}")
+    assert (found.name, found.state) == ("none", None)
+    assert str(cached) in found.notice
+    assert "delete it" in found.notice
+    assert "it is downloaded again" in found.notice
