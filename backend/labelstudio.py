@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, Literal, TypeVar
@@ -21,6 +21,7 @@ import httpx
 from label_studio_sdk import MlBackend, Webhook
 from label_studio_sdk.base_client import LabelStudioBase
 from label_studio_sdk.core.api_error import ApiError
+from pydantic import FiniteFloat, TypeAdapter, ValidationError
 
 from backend.errors import LabelConfigError, LabelStudioError
 
@@ -94,8 +95,12 @@ class Annotation:
     updated_at: str
     is_ground_truth: bool = False
     took_guess: bool = False  # submitted as the model had pre-selected it
-    seconds: float | None = None  # the task was open for
-    asked_probs: tuple[float, ...] = ()  # what the version that asked the image thought of it
+    seconds: FiniteFloat | None = None  # the task was open for
+    asked_probs: tuple[FiniteFloat, ...] = ()  # what the version that asked the image thought of it
+
+
+_KEPT = TypeAdapter(dict[int, list[Annotation]])
+_KEPT_FIELDS = {field.name for field in fields(Annotation)}
 
 
 @dataclass(frozen=True)
@@ -212,17 +217,14 @@ def what_was_answered(annotations: Mapping[int, Sequence[Annotation]]) -> dict[i
 def kept_annotations(
     rows: Mapping[int, Sequence[Mapping[str, Any]]],
 ) -> dict[int, list[Annotation]] | None:
-    """Annotations by task that were kept as JSON; None where a release kept them that knew less of
-    them.
+    """Annotations by task that were kept as JSON; None if these are damaged, or a release kept them
+    that knew less of them.
     """
+    if any(row.keys() != _KEPT_FIELDS for of_task in rows.values() for row in of_task):
+        return None
     try:
-        return {
-            task_id: [
-                Annotation(**{**row, "asked_probs": tuple(row["asked_probs"])}) for row in of_task
-            ]
-            for task_id, of_task in rows.items()
-        }
-    except (KeyError, TypeError):
+        return _KEPT.validate_python(rows)
+    except ValidationError:
         return None
 
 
