@@ -14,7 +14,7 @@ import sys
 from backend import registry
 from backend.command import CommandParser, run
 from backend.controls import promote
-from backend.errors import TightloopError
+from backend.errors import ModelFolderError, TightloopError
 from backend.settings import Settings, load_settings
 from backend.training_queue import TrainingQueue
 
@@ -47,7 +47,11 @@ def main() -> int:
 def _list(settings: Settings, project_id: int, *, as_json: bool) -> None:
     root = registry.project_root(settings.model_dir, project_id)
     sound, broken = registry.versions(root)
-    current = registry.current(root)
+    unknown: ModelFolderError | None = None
+    try:
+        current = registry.current(root)
+    except ModelFolderError as error:  # a list of versions is what mending it needs
+        current, unknown = None, error
     if as_json:
         print(json.dumps([meta.model_dump(mode="json") for meta in sound], indent=2))
         return
@@ -63,6 +67,8 @@ def _list(settings: Settings, project_id: int, *, as_json: bool) -> None:
         print(f"{name:7}  skipped: {reason}")
     if not sound and not broken:
         print("no version yet: the first comes by itself once images are labeled")
+    if unknown is not None:
+        raise unknown
 
 
 def _promote(settings: Settings, project_id: int, version: str) -> None:
