@@ -7,11 +7,10 @@ import time
 from backend import registry
 from backend.settings import Settings
 from backend.training_queue import TrainingQueue
+from backend.version_meta import Meta
 
 
-def promote(
-    settings: Settings, queue: TrainingQueue, project_id: int, version: str
-) -> registry.Meta:
+def promote(settings: Settings, queue: TrainingQueue, project_id: int, version: str) -> Meta:
     """Put a version in service, and have the open tasks ordered by it; NoModelError where there is
     none of that name.
     """

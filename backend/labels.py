@@ -20,29 +20,12 @@ from backend.interval import interval_of
 from backend.labelstudio import Annotation
 from backend.loop import LabeledImages, Loop
 from backend.progress import Progress
+from backend.registry import AnnotatorFigures
 from backend.versions import has_pretrained_body, pretrained_embeddings
 
 log = logging.getLogger(__name__)
 
 FOLDS = 5
-
-
-@dataclass(frozen=True)
-class AnnotatorFigures:
-    """How one person does; shares in 0..1, None where nothing is known."""
-
-    annotator: int
-    name: str
-    answers: int
-    skipped: int
-    agreement: float | None  # with the consensus, on images that somebody else answered, too
-    quality: float | None  # how likely an answer is right, with its 95 % interval
-    quality_low: float | None
-    quality_high: float | None
-    guesses_shown: int  # answers to images of which the model had an opinion
-    guesses_taken: float | None  # the share of those that were submitted as shown
-    guesses_right: float | None  # how often those guesses were the consensus
-    median_seconds: float | None
 
 
 @dataclass(frozen=True)

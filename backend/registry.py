@@ -10,11 +10,12 @@ them.
         review.json       the project where doubtful labels are reviewed, and what came of it
         open.json         the images that were open when last ordered, with a picture each
         current           the version in service, and those before it
-        r0007/            model.safetensors, meta.json; probabilities: {pool,validation}.safetensors
+        r0007/            model.safetensors, meta.json, and what pool_scores keeps of its answers
         r0007h02/         the second head on the body of r0007: the same, of its last layer alone
-        embeddings/       of pool, validation and test, by body; a cache
+        embeddings/       of pool, validation and test, by body; a cache of pool_scores
         *.lock            held by the process that trains or pushes
 
+All JSON is read by pydantic, which refuses what is nested too deep and text that is no Unicode.
 A reader sees the old or the new, never half: everything is written beside its place and renamed.
 """
 
@@ -28,7 +29,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -37,13 +38,29 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    TypeAdapter,
+    ValidationError,
+)
 
-from backend.acquisition import Embeddings, Labels, Probs
+from backend import resnet_layout, tensor_file
 from backend.errors import BrokenVersionError, ModelFolderError, NoModelError, SettingsError
+from backend.resnet_layout import HEAD_TENSORS
+from backend.version_meta import (
+    VERSION_NAME,
+    Classes,
+    Meta,
+    Probability,
+    ProjectId,
+    VersionName,
+    body_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -51,12 +68,10 @@ State = dict[
     str, NDArray[Any]
 ]  # a state_dict as arrays, so that reading the registry needs no torch
 
-VERSION_NAME = re.compile(r"r(?P<round>\d{4,})(?:h(?P<head>\d{2,}))?")
 PROMOTIONS_KEPT = 500
 DRAFT_LIFETIME_S = 3600.0
 HEADS_KEPT = 10  # beside those in service lately
 OPEN_IMAGES_KEPT = 48
-HEAD_TENSORS = ("fc.weight", "fc.bias")
 LOCK_POLL_S = 0.2
 
 
@@ -65,14 +80,14 @@ class ProjectRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    project_id: int
+    project_id: ProjectId
     title: str
     label_studio_url: str
     project_created_at: str
     pool: str
     weights: str
-    seed: int
-    classes: tuple[str, ...]
+    seed: int = Field(ge=0)
+    classes: Classes
     pool_notice: str = ""
     weights_notice: str = ""
 
@@ -82,86 +97,8 @@ class Review(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    project_id: int  # of the review project
+    project_id: ProjectId  # of the review project
     collected: dict[str, str] = {}  # image -> the label that was made its ground truth
-
-
-class Measured(BaseModel):
-    """Accuracy and log loss on `images` held-out images."""
-
-    model_config = ConfigDict(frozen=True)
-
-    accuracy: float
-    log_loss: float
-    images: int
-
-
-class Meta(BaseModel):
-    """The readable side of a version: meta.json."""
-
-    model_config = ConfigDict(frozen=True)
-
-    version: str
-    round: int
-    created_at: str
-    parent: str | None
-    classes: tuple[str, ...]
-    image_size: int
-    pool: str
-    weights: str
-    strategy: str
-    labels: int
-    labels_per_class: dict[str, int]
-    labels_fingerprint: str
-    left_out: dict[str, int]
-    validation: Measured
-    test: Measured | None
-    refused: str | None  # why it was not promoted by itself
-    gate: Gate | None = None  # None for a first version, and where it was not made yet
-    calibration: Calibration | None = None
-    seconds: dict[str, float]
-    torch: str
-    device: str
-    sha256: str = ""  # of model.safetensors; filled in by `save`
-    body_key: str = ""  # which embeddings are its own; "" in versions made before these were kept
-
-    @property
-    def body(self) -> str:
-        """The version whose body it has: its own name, unless it is a head."""
-        return body_of(self.version)
-
-    @property
-    def is_head(self) -> bool:
-        """Whether only its last layer is its own."""
-        return self.body != self.version
-
-    @property
-    def temperature(self) -> float:
-        """What its log-probabilities are divided by."""
-        return self.calibration.temperature if self.calibration else 1.0
-
-
-class Gate(BaseModel):
-    """How a version compared with the one in service, on the same validation images."""
-
-    model_config = ConfigDict(frozen=True)
-
-    against: str
-    p_value: float  # that it is no worse, by McNemar's exact test
-    fell: int  # images that were right before and are wrong now
-    rose: int
-    note: str = ""  # why the comparison was not heeded
-
-
-class Calibration(BaseModel):
-    """What its probabilities were divided by, and how far confidence is off accuracy."""
-
-    model_config = ConfigDict(frozen=True)
-
-    temperature: float
-    error_before: float  # expected calibration error on the validation split
-    error_after: float
-    test_error_after: float | None  # on images that the temperature was not fitted to
 
 
 class Promotion(BaseModel):
@@ -169,8 +106,8 @@ class Promotion(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    version: str
-    promoted_at: datetime
+    version: VersionName
+    promoted_at: AwareDatetime
 
 
 class OpenImage(BaseModel):
@@ -179,10 +116,12 @@ class OpenImage(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     image_id: str
-    confidence: float  # low = asked first
-    guesses: tuple[tuple[str, float], ...]  # likeliest labels and their probability; () = no model
+    confidence: Probability  # low = asked first
+    guesses: tuple[
+        tuple[str, Probability], ...
+    ]  # likeliest labels and their probability; () = no model
     is_again: bool  # it has an answer, and another person is asked, too
-    picture: str  # a data: URI
+    picture: str = Field(pattern="^data:")
 
 
 class OpenImages(BaseModel):
@@ -190,21 +129,45 @@ class OpenImages(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    read_at: datetime
+    read_at: AwareDatetime
     images: tuple[OpenImage, ...]
 
 
 @dataclass(frozen=True)
-class PoolEmbeddings:
-    """What one body makes of all images of a pool, (images, width) each."""
+class AnnotatorFigures:
+    """How one person does; shares in 0..1, None where nothing is known."""
 
-    pool: Embeddings
-    validation: Embeddings
-    test: Embeddings
+    annotator: int
+    name: str
+    answers: int
+    skipped: int
+    agreement: Probability | None  # with the consensus, on images that somebody else answered, too
+    quality: Probability | None  # how likely an answer is right, with its 95 % interval
+    quality_low: Probability | None
+    quality_high: Probability | None
+    guesses_shown: int  # answers to images of which the model had an opinion
+    guesses_taken: Probability | None  # the share of those that were submitted as shown
+    guesses_right: Probability | None  # how often those guesses were the consensus
+    median_seconds: FiniteFloat | None
+
+
+class Answers(BaseModel):
+    """All annotations (rows by task) as read from a moment on."""
+
+    model_config = ConfigDict(frozen=True)
+
+    read_at: AwareDatetime
+    tasks: dict[int, list[dict[str, Any]]]
 
 
 class _Current(BaseModel):
     promotions: list[Promotion]  # newest first
+
+
+_SEEN = TypeAdapter(dict[int, str])
+_FOLDS = TypeAdapter(dict[str, list[Probability]])
+_ROWS = TypeAdapter(list[Any])
+_FIGURES = TypeAdapter(AnnotatorFigures)
 
 
 def project_root(model_dir: Path, project_id: int) -> Path:
@@ -216,11 +179,11 @@ def known_projects(model_dir: Path) -> list[int]:
     """Ids of the projects that set-up has recorded; ModelFolderError where `model_dir` cannot be
     read.
     """
-    with _folder_errors(model_dir):
+    with folder_errors(model_dir):
         return sorted(
             int(entry.name[1:])
             for entry in model_dir.iterdir()
-            if re.fullmatch(r"p\d+", entry.name) and (entry / "project.json").is_file()
+            if re.fullmatch(r"p[0-9]{1,18}", entry.name) and (entry / "project.json").exists()
         )
 
 
@@ -246,7 +209,7 @@ def write_record(root: Path, record: ProjectRecord) -> None:
 def read_record(root: Path) -> ProjectRecord | None:
     """What set-up chose, or None before set-up; ModelFolderError where that cannot be read."""
     path = root / "project.json"
-    with _folder_errors(root):
+    with folder_errors(root):
         if not path.exists():
             return None
         try:
@@ -268,13 +231,15 @@ def read_seen(root: Path) -> dict[int, str]:
     unreadable.
     """
     try:
-        return {int(k): v for k, v in json.loads((root / "seen.json").read_bytes()).items()}
+        return _SEEN.validate_json((root / "seen.json").read_bytes())
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValidationError) as error:
         # It only saves a training: without it everything counts as new once.
         log.warning(
-            "%s/seen.json is not readable (%s): treating all annotations as new", root, error
+            "%s/seen.json is not readable (%s): treating all annotations as new",
+            root,
+            type(error).__name__,
         )
         return {}
 
@@ -288,7 +253,7 @@ def save(root: Path, state: State, meta: Meta) -> Meta:
     """Write a version, whole or not at all; the metadata comes back with the weights' sha256."""
     final = root / meta.version
     draft = root / f".draft-{meta.version}-{os.getpid()}"
-    with _folder_errors(root):
+    with folder_errors(root):
         if final.exists():
             raise ModelFolderError(f"{final} exists already: versions are never overwritten")
         for leftover in root.glob(f".draft-{meta.version}-*"):  # of one that was killed
@@ -296,7 +261,7 @@ def save(root: Path, state: State, meta: Meta) -> Meta:
         draft.mkdir(parents=True)
         try:
             weights = draft / "model.safetensors"
-            safetensors.numpy.save_file(dict(state), weights)
+            tensor_file.write_tensors(weights, state)
             meta = meta.model_copy(update={"sha256": _sha256(weights)})
             _write(draft / "meta.json", meta.model_dump_json(indent=2))
             draft.rename(final)
@@ -306,15 +271,17 @@ def save(root: Path, state: State, meta: Meta) -> Meta:
 
 
 def read_meta(root: Path, version: str) -> Meta:
-    """A version's metadata; BrokenVersionError says what is wrong with the folder."""
+    """Return a version's metadata; BrokenVersionError says what is wrong with the folder.
+
+    Of the weights only the header is read: names, types and shapes.
+    """
     path = root / version / "meta.json"
     try:
-        meta = _parse_meta(path, path.stat().st_mtime_ns)
+        meta = _parse_meta(path, *_stamp(path))
     except FileNotFoundError:
         raise BrokenVersionError(f"{version} has no meta.json: half-written, or not ours") from None
     except ValidationError as error:
-        where = ".".join(str(part) for part in error.errors()[0]["loc"]) or "not JSON"
-        raise BrokenVersionError(f"{version}/meta.json is damaged ({where})") from None
+        raise BrokenVersionError(f"{version}/meta.json is damaged ({_describe(error)})") from None
     except OSError as error:
         raise BrokenVersionError(f"{version}/meta.json cannot be read: {error.strerror}") from None
     if meta.version != version:
@@ -322,37 +289,74 @@ def read_meta(root: Path, version: str) -> Meta:
     for name in (version, meta.body):
         if not (root / name / "model.safetensors").is_file():
             raise BrokenVersionError(f"{name} has no model.safetensors: half-written, or not ours")
+    if meta.is_head:
+        read_meta(root, meta.body)
+    weights = root / version / "model.safetensors"
+    try:
+        fault = _header_fault(weights, len(meta.classes), meta.is_head, *_stamp(weights))
+    except OSError as error:
+        fault = f"cannot be read: {error.strerror or error}"
+    if fault:
+        raise BrokenVersionError(f"{version}/model.safetensors {fault}")
     return meta
 
 
+# A status lists all versions, every few seconds, and their files never change.
 @lru_cache(maxsize=4096)
-def _parse_meta(path: Path, mtime_ns: int) -> Meta:  # noqa: ARG001
-    """A status lists all versions, every few seconds, and their files never change."""
+def _parse_meta(path: Path, _mtime_ns: int, _size: int) -> Meta:
     return Meta.model_validate_json(path.read_bytes())
 
 
+@lru_cache(maxsize=4096)
+def _header_fault(path: Path, n_classes: int, is_head: bool, _mtime_ns: int, _size: int) -> str:
+    """Say by its header why a file is not a ResNet-18, or its last layer; "" if it is."""
+    find_fault = resnet_layout.find_head_fault if is_head else resnet_layout.find_fault
+    try:
+        fault = find_fault(tensor_file.read_header(path), n_classes)
+    except ValueError as error:
+        return f"is damaged: {error}"
+    return f"is not a ResNet-18 of {n_classes} classes: {fault}" if fault else ""
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """What was read of a file holds until these change: when it was written, and its size."""
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size
+
+
+def _describe(error: ValidationError) -> str:
+    """The first field that is wrong and why, without what stands there."""
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{where!r:.80}: {first['msg']}" if where else f"not JSON: {first['msg']}"
+
+
 def versions(root: Path) -> tuple[list[Meta], dict[str, str]]:
-    """All sound versions, oldest first, and the broken ones with the reason. Weights are not read
-    here.
+    """All sound versions, oldest first, and the broken ones with the reason.
+
+    Weights are read of the version in service alone, and once: see `current`.
     """
     sound: list[Meta] = []
     broken: dict[str, str] = {}
+    passed_over: dict[str, str] = {}
+    with suppress(ModelFolderError):  # a damaged `current` has errors of its own
+        passed_over = _find_current(root)[1]
     for name in _version_names(root):
         try:
-            sound.append(read_meta(root, name))
+            meta = read_meta(root, name)
         except BrokenVersionError as error:
             broken[name] = str(error)
+        else:
+            if fault := passed_over.get(name) or passed_over.get(meta.body):
+                broken[name] = fault
+            else:
+                sound.append(meta)
     return sound, broken
 
 
 def last_round(root: Path) -> int:
     """The highest round that has a folder, sound or not; 0 before the first."""
     return max((_place(name)[0] for name in _version_names(root)), default=0)
-
-
-def body_of(version: str) -> str:
-    """The version whose body a version has: r0007 for r0007h02 and for r0007."""
-    return version.partition("h")[0]
 
 
 def next_head(root: Path, body: str) -> str:
@@ -382,7 +386,7 @@ def _prune_heads(root: Path) -> None:
     # By time: after a roll-back the newest head is one of an older body.
     heads.sort(key=lambda name: (root / name).stat().st_mtime)
     keep = {*heads[-HEADS_KEPT:], *(p.version for p in promotions(root)[:2])}
-    with _folder_errors(root):
+    with folder_errors(root):
         for name in set(heads) - keep:
             shutil.rmtree(root / name, ignore_errors=True)
 
@@ -396,7 +400,7 @@ def _prune_embeddings(root: Path) -> None:
             with suppress(BrokenVersionError):
                 keep.add(read_meta(root, version).body_key)
     long_ago = time.time() - DRAFT_LIFETIME_S
-    with _folder_errors(root):
+    with folder_errors(root):
         for path in (root / "embeddings").glob("*"):
             is_draft = path.suffix != ".safetensors"  # of a process that writes it, or was killed
             if path.stat().st_mtime < long_ago if is_draft else path.name[:16] not in keep:
@@ -413,13 +417,18 @@ def body_key(state: State) -> str:
 
 
 def load_state(root: Path, version: str) -> State:
-    """A version's weights, checked against their sha256; BrokenVersionError where they differ.
-
-    A head comes with its body.
+    """Load a version's weights, of a head with its body; BrokenVersionError unless they match their
+    sha256, are a ResNet-18's and hold finite numbers.
     """
     own = load_own_state(root, version)
     body = body_of(version)
-    return own if body == version else load_own_state(root, body) | own
+    if body == version:
+        return own
+    state = load_own_state(root, body)
+    weight = HEAD_TENSORS[0]
+    if own[weight].shape[1] != state[weight].shape[1]:
+        raise BrokenVersionError(f"{version}/model.safetensors is not a last layer of {body}")
+    return state | own
 
 
 def load_own_state(root: Path, version: str) -> State:
@@ -427,18 +436,22 @@ def load_own_state(root: Path, version: str) -> State:
     meta = read_meta(root, version)
     path = root / version / "model.safetensors"
     try:
-        content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest() != meta.sha256:
+        if _sha256(path) != meta.sha256:
             raise BrokenVersionError(f"{version}/model.safetensors differs from its sha256")
-        return safetensors.numpy.load(content)
-    except (OSError, safetensors.SafetensorError) as error:
+        _, state = tensor_file.read_tensors(path)
+    except (OSError, ValueError) as error:
         raise BrokenVersionError(f"{version}/model.safetensors cannot be read: {error}") from None
+    if name := tensor_file.find_not_finite(state):
+        raise BrokenVersionError(
+            f"{version}/model.safetensors is damaged: {name} holds NaN or infinite numbers"
+        )
+    return state
 
 
 def promotions(root: Path) -> list[Promotion]:
     """What was put in service and when, newest first; empty before the first."""
     path = root / "current"
-    with _folder_errors(root):
+    with folder_errors(root):
         if not path.exists():
             return []
         try:
@@ -451,13 +464,54 @@ def promotions(root: Path) -> list[Promotion]:
 
 
 def current(root: Path) -> Meta | None:
-    """The version in service: the last promoted one that is sound, or None before the first."""
+    """Return the version in service, or None before the first: the last promoted one that is sound.
+
+    Its weights are read once in each process, so that nobody finds them damaged when it is late.
+    """
+    return _find_current(root)[0]
+
+
+def _find_current(root: Path) -> tuple[Meta | None, dict[str, str]]:
+    """The same, and what is wrong with versions that were promoted since."""
+    passed_over: dict[str, str] = {}
     for promotion in promotions(root):
+        version = promotion.version
         try:
-            return read_meta(root, promotion.version)
+            meta = read_meta(root, version)
+            if fault := _weights_fault(root, version, _weights_stamps(root, meta)):
+                raise BrokenVersionError(fault)
         except BrokenVersionError as error:
-            log.error("%s: %s; serving the version before it", root.name, error)
-    return None
+            passed_over[version] = str(error)
+            _log_passed_over(root.name, str(error))
+            continue
+        return meta, passed_over
+    return None, passed_over
+
+
+@lru_cache(maxsize=256)
+def _weights_fault(root: Path, version: str, _stamps: Hashable) -> str:
+    try:
+        load_state(root, version)
+    except BrokenVersionError as error:
+        if isinstance(error.__context__, OSError):
+            raise  # not kept: it may be over in a moment
+        return str(error)
+    return ""
+
+
+def _weights_stamps(root: Path, meta: Meta) -> Hashable:
+    """What changes whenever the weights of a version should be read again."""
+    parts = [meta, read_meta(root, meta.body)]
+    try:
+        return tuple((m.sha256, _stamp(root / m.version / "model.safetensors")) for m in parts)
+    except OSError as error:
+        raise BrokenVersionError(f"{meta.version} cannot be read: {error.strerror}") from None
+
+
+@lru_cache(maxsize=256)
+def _log_passed_over(project: str, fault: str) -> None:
+    """Once in each process: whoever shows the status asks every two seconds."""
+    log.error("%s: %s; serving the version before it", project, fault)
 
 
 def promote(root: Path, version: str, now: datetime | None = None) -> Meta:
@@ -477,78 +531,6 @@ def promote(root: Path, version: str, now: datetime | None = None) -> Meta:
     return meta
 
 
-def save_pool_probs(root: Path, version: str, image_ids: Sequence[str], probs: Probs) -> None:
-    """Keep what a version thinks of the pool, so that asking or showing an image of it needs no
-    model.
-    """
-    path = root / version / "pool.safetensors"
-    draft = path.with_suffix(f".draft-{os.getpid()}")
-    with _folder_errors(root):
-        safetensors.numpy.save_file(
-            {"probs": np.ascontiguousarray(probs)}, draft, {"image_ids": json.dumps(image_ids)}
-        )
-        draft.replace(path)
-
-
-def load_pool_probs(root: Path, version: str) -> tuple[tuple[str, ...], Probs] | None:
-    """What a version thinks of the pool: image ids, and a row of `Probs` each; None if not kept."""
-    path = root / version / "pool.safetensors"
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            return tuple(json.loads(file.metadata()["image_ids"])), file.get_tensor("probs")
-    except (FileNotFoundError, safetensors.SafetensorError):
-        return None
-
-
-def save_validation_probs(root: Path, version: str, labels: Labels, probs: Probs) -> None:
-    """Keep what a version thinks of the validation split, for the comparison with the next one."""
-    with _folder_errors(root):
-        safetensors.numpy.save_file(
-            {"probs": np.ascontiguousarray(probs), "labels": np.ascontiguousarray(labels)},
-            root / version / "validation.safetensors",
-        )
-
-
-def load_validation(root: Path, version: str) -> tuple[Labels, Probs] | None:
-    """The same again: the data set's labels, and a row of `Probs` each; None if not kept."""
-    try:
-        kept = safetensors.numpy.load_file(root / version / "validation.safetensors")
-    except (FileNotFoundError, safetensors.SafetensorError):
-        return None
-    return kept["labels"], kept["probs"]
-
-
-def load_validation_probs(root: Path, version: str, labels: Labels) -> Probs | None:
-    """The probabilities alone; None if not kept, or kept for other images."""
-    kept = load_validation(root, version)
-    return kept[1] if kept is not None and np.array_equal(kept[0], labels) else None
-
-
-def save_embeddings(
-    folder: Path, body_key: str, image_size: int, image_ids: Sequence[str], kept: PoolEmbeddings
-) -> None:
-    """Keep what a body makes of a pool's images, so that its heads need no forward pass."""
-    path = _embeddings_path(folder, body_key, image_size, image_ids)
-    draft = path.with_suffix(f".draft-{os.getpid()}")
-    with _folder_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        tensors = {name: np.ascontiguousarray(rows) for name, rows in vars(kept).items()}
-        safetensors.numpy.save_file(tensors, draft)
-        draft.replace(path)
-
-
-def load_embeddings(
-    folder: Path, body_key: str, image_size: int, image_ids: Sequence[str]
-) -> PoolEmbeddings | None:
-    """The same again; None if not kept, or kept for another pool."""
-    path = _embeddings_path(folder, body_key, image_size, image_ids)
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            return PoolEmbeddings(*(file.get_tensor(n) for n in ("pool", "validation", "test")))
-    except (FileNotFoundError, safetensors.SafetensorError):
-        return None
-
-
 def write_answers(root: Path, read_at: datetime, answers: Mapping[int, Sequence[Any]]) -> None:
     """Keep all annotations (rows by task) as read from a moment on."""
     rows = {task_id: [asdict(row) for row in of_task] for task_id, of_task in answers.items()}
@@ -558,11 +540,10 @@ def write_answers(root: Path, read_at: datetime, answers: Mapping[int, Sequence[
 def read_answers(root: Path) -> tuple[datetime, dict[int, list[dict[str, Any]]]] | None:
     """The same again, rows as dicts; None where they were never kept or are unreadable."""
     try:
-        kept = json.loads((root / "answers.json").read_bytes())
-        tasks = {int(task_id): list(rows) for task_id, rows in kept["tasks"].items()}
-        return datetime.fromisoformat(kept["read_at"]), tasks
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        kept = Answers.model_validate_json((root / "answers.json").read_bytes())
+    except (OSError, ValidationError):
         return None  # then all are read anew
+    return kept.read_at, kept.tasks
 
 
 def write_fold_probs(root: Path, probs: Mapping[str, Sequence[float]]) -> None:
@@ -573,24 +554,29 @@ def write_fold_probs(root: Path, probs: Mapping[str, Sequence[float]]) -> None:
 def read_fold_probs(root: Path) -> dict[str, list[float]]:
     """The same again; empty where there are none."""
     try:
-        kept: dict[str, list[float]] = json.loads((root / "folds.json").read_bytes())
-    except (OSError, ValueError):
+        return _FOLDS.validate_json((root / "folds.json").read_bytes())
+    except (OSError, ValidationError):
         return {}
-    return kept
 
 
-def write_annotators(root: Path, rows: Sequence[Any]) -> None:
-    """Keep how each person does, a dataclass each."""
+def write_annotators(root: Path, rows: Sequence[AnnotatorFigures]) -> None:
+    """Keep how each person does."""
     _write(root / "annotators.json", json.dumps([asdict(row) for row in rows]))
 
 
 def read_annotators(root: Path) -> list[dict[str, Any]]:
-    """The same again, as dicts; empty where there are none."""
+    """Load what write_annotators wrote, as dicts; one that is damaged is empty."""
     try:
-        rows: list[dict[str, Any]] = json.loads((root / "annotators.json").read_bytes())
-    except (OSError, ValueError):
+        rows = _ROWS.validate_json((root / "annotators.json").read_bytes())
+    except (OSError, ValidationError):
         return []
-    return rows
+    found: list[dict[str, Any]] = []
+    for row in rows:
+        try:
+            found.append(asdict(_FIGURES.validate_python(row)))
+        except ValidationError:
+            found.append({})
+    return found
 
 
 def write_open_images(root: Path, read_at: datetime, images: Sequence[OpenImage]) -> None:
@@ -620,7 +606,7 @@ def has_review(root: Path) -> bool:
 def read_review(root: Path) -> Review | None:
     """The same again; None before the first review."""
     path = root / "review.json"
-    with _folder_errors(root):
+    with folder_errors(root):
         if not path.exists():
             return None
         try:
@@ -643,7 +629,7 @@ def hold(
     """
     path = root / f"{name}.lock"
     give_up = None if wait_s is None else time.monotonic() + wait_s
-    with _folder_errors(root):
+    with folder_errors(root):
         root.mkdir(parents=True, exist_ok=True)
         file = path.open("a")
     with file:
@@ -661,7 +647,7 @@ def hold(
 
 
 def _version_names(root: Path) -> list[str]:
-    with _folder_errors(root):
+    with folder_errors(root):
         if not root.is_dir():
             return []
         names = (entry.name for entry in root.iterdir() if entry.is_dir())
@@ -674,19 +660,9 @@ def _place(version: str) -> tuple[int, int]:
     return (int(found["round"]), int(found["head"] or 0)) if found else (0, 0)
 
 
-def _embeddings_path(
-    folder: Path, body_key: str, image_size: int, image_ids: Sequence[str]
-) -> Path:
-    return folder / f"{body_key}-{image_size}px-{_fingerprint(image_ids)}.safetensors"
-
-
-def _fingerprint(image_ids: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(image_ids).encode()).hexdigest()[:16]
-
-
 def _write(path: Path, text: str) -> None:
     draft = path.with_name(f".{path.name}.draft-{os.getpid()}")
-    with _folder_errors(path.parent):
+    with folder_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         with draft.open("w") as file:
             file.write(text)
@@ -696,11 +672,14 @@ def _write(path: Path, text: str) -> None:
 
 
 @contextmanager
-def _folder_errors(folder: Path) -> Iterator[None]:
+def folder_errors(folder: Path) -> Iterator[None]:
+    """Turn what the operating system refuses into a ModelFolderError."""
     try:
         yield
-    except (OSError, safetensors.SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if error.filename:
+            reason = f"{error.filename}: {reason}"
         raise ModelFolderError(
             f"the model folder {folder} cannot be used ({reason}): "
             "check MODEL_DIR, its permissions and the free space"

@@ -52,6 +52,7 @@ from backend.second_opinions import (
     was_answered_twice,
 )
 from backend.status import NO_MODEL, in_service, outlook, outlook_sentence
+from backend.version_meta import VERSION_NAME, Meta
 from backend.versions import (
     embeddings_of,
     fit_head_version,
@@ -66,7 +67,7 @@ log = logging.getLogger(__name__)
 GUESSES_SHOWN = 3
 
 
-def train_round(loop: Loop, *, is_forced: bool, progress: Progress) -> registry.Meta | None:
+def train_round(loop: Loop, *, is_forced: bool, progress: Progress) -> Meta | None:
     """One turn: read, train, measure, keep, promote, re-order the open tasks, ask the next images.
 
     The new version's metadata comes back, or None where there is none: the labels are those of the
@@ -102,7 +103,7 @@ def train_round(loop: Loop, *, is_forced: bool, progress: Progress) -> registry.
     return meta
 
 
-def refit_head(loop: Loop, progress: Progress = lambda *_: None) -> registry.Meta | None:
+def refit_head(loop: Loop, progress: Progress = lambda *_: None) -> Meta | None:
     """The short turn between two rounds: a new head from all labels so far, and a new order.
 
     None before the first version, where no label is new, and where a training was faster.
@@ -209,7 +210,7 @@ class Batch:
     image_ids: tuple[str, ...]
     confidences: np.ndarray[Any, np.dtype[np.float32]]  # (images,), low = ask first
     strategy: str
-    version: registry.Meta | None
+    version: Meta | None
     probs: Probs | None  # (images, classes), None without a model
 
 
@@ -239,7 +240,7 @@ def choose_batch(
 
 def _candidates(
     loop: Loop,
-    version: registry.Meta | None,
+    version: Meta | None,
     strategy: str,
     rows: Sequence[int],
     asked: set[str],
@@ -261,7 +262,7 @@ def _candidates(
     )
 
 
-def _batch(query: Query, candidates: Candidates, version: registry.Meta | None) -> Batch:
+def _batch(query: Query, candidates: Candidates, version: Meta | None) -> Batch:
     probs = None
     if candidates.probs is not None:
         row_of = {image_id: row for row, image_id in enumerate(candidates.image_ids)}
@@ -415,7 +416,7 @@ def _open_image(
     )
 
 
-def description(version: registry.Meta | None) -> str:
+def description(version: Meta | None) -> str:
     """Which version is in service, for people who look at the project in Label Studio."""
     round_, model = 0, NO_MODEL
     if version is not None:
@@ -528,5 +529,5 @@ def _delete_old_predictions(loop: Loop, now: datetime) -> None:
     # A version was superseded when the one after it (before it in the list) was promoted.
     keep |= {old.version for new, old in pairwise(history) if new.promoted_at > still_open}
     for version in loop.project.model_versions():
-        if registry.VERSION_NAME.fullmatch(version) and version not in keep:
+        if VERSION_NAME.fullmatch(version) and version not in keep:
             loop.project.delete_predictions(version)

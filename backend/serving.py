@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import nn
 from werkzeug.exceptions import BadRequest, Unauthorized
 
-from backend import registry
+from backend import pool_scores, registry
 from backend.acquisition import Probs
 from backend.calibration import rescale
 from backend.controls import train_now
@@ -45,6 +45,7 @@ from backend.query import confidence
 from backend.settings import Settings, load_settings
 from backend.task_images import load_task_image
 from backend.training_queue import TrainingQueue
+from backend.version_meta import Meta
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ class InService:
     """The version in service of one project, in memory."""
 
     root: Path
-    meta: registry.Meta
+    meta: Meta
     row_of: Mapping[str, int]  # pool image id -> row of `probs`
     probs: Probs
 
@@ -87,7 +88,7 @@ class ModelService:
         with self._lock:
             held = self._in_service.get(project_id)
             if held is None or held.meta != meta:
-                image_ids, probs = registry.load_pool_probs(root, meta.version) or (
+                image_ids, probs = pool_scores.load_pool_probs(root, meta.version) or (
                     (),
                     np.empty((0, len(meta.classes)), np.float32),
                 )
@@ -121,6 +122,8 @@ class ModelService:
             raw = predict_probs(
                 model, np.concatenate([*images.values()]), image_size=size, device=self._device
             )
+            if not np.isfinite(raw).all():
+                raise pool_scores.nan_error(served.meta.version)
             probs[list(images)] = rescale(raw, served.meta.temperature)
         return probs
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from backend import registry
+from backend import pool_scores, registry
 from backend.errors import ModelFolderError
 from backend.forecast import Forecast, Point, TrackRecord, forecast, track_record
 from backend.interval import interval_of
@@ -22,6 +22,7 @@ from backend.labelstudio import label_now_url
 from backend.services import find_services
 from backend.settings import Settings
 from backend.training_queue import TrainingQueue
+from backend.version_meta import Meta
 
 MORE_LABELS = 100
 NO_MODEL = "no model yet"
@@ -118,7 +119,7 @@ def next_images(
     ]
 
 
-def _curve_point(meta: registry.Meta, current: registry.Meta | None) -> dict[str, Any]:
+def _curve_point(meta: Meta, current: Meta | None) -> dict[str, Any]:
     low, high = interval_of(meta.validation.accuracy, meta.validation.images)
     return {
         "version": meta.version,
@@ -134,7 +135,7 @@ def _curve_point(meta: registry.Meta, current: registry.Meta | None) -> dict[str
     }
 
 
-def _confusion(root: Path, current: registry.Meta | None) -> dict[str, Any] | None:
+def _confusion(root: Path, current: Meta | None) -> dict[str, Any] | None:
     """How the version in service takes one class for another on the validation split."""
     if current is None:
         return None
@@ -143,18 +144,17 @@ def _confusion(root: Path, current: registry.Meta | None) -> dict[str, Any] | No
 
 @lru_cache(maxsize=32)
 def _confusion_of(root: Path, version: str, classes: tuple[str, ...]) -> dict[str, Any] | None:
-    if (kept := registry.load_validation(root, version)) is None:
+    kept = pool_scores.load_validation(root, version)
+    if kept is None or not len(kept[0]):
         return None
     truth, probs = kept
     n_classes = len(classes)
-    if probs.shape[1:] != (n_classes,) or not len(truth) or truth.max() >= n_classes:
-        return None  # kept for other classes
     cells = n_classes * truth + probs.argmax(axis=1)
     counts = np.bincount(cells, minlength=n_classes**2).reshape(n_classes, -1)
     return {"classes": list(classes), "counts": counts.tolist()}
 
 
-def outlook(sound: Sequence[registry.Meta]) -> dict[str, Any] | None:
+def outlook(sound: Sequence[Meta]) -> dict[str, Any] | None:
     """What MORE_LABELS more labels should gain, by the learning curve so far, and how such
     forecasts did; None with fewer than three full versions. Accuracies are on the validation split.
     """

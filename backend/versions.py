@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backend import registry, resnet
+from backend import pool_scores, registry, resnet
 from backend.acquisition import Embeddings, Labels, Probs
 from backend.calibration import expected_calibration_error, fit_temperature, rescale
 from backend.errors import (
@@ -30,14 +30,17 @@ from backend.gate import MIN_IMAGES, SIGNIFICANCE, compare
 from backend.head import Head, fit_head
 from backend.inference import Images, Outputs, load_model, predict
 from backend.loop import LabeledImages, Loop, timed
+from backend.pool import Pool
+from backend.pool_scores import PoolEmbeddings
 from backend.progress import Progress
-from backend.registry import PoolEmbeddings
+from backend.resnet_layout import HEAD_TENSORS
 from backend.training import evaluate, train
+from backend.version_meta import Calibration, Gate, Measured, Meta, body_of
 from backend.weights import find_weights
 
 log = logging.getLogger(__name__)
 
-HEAD_WEIGHT, HEAD_BIAS = registry.HEAD_TENSORS
+HEAD_WEIGHT, HEAD_BIAS = HEAD_TENSORS
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Candidate:
 
 def train_version(
     loop: Loop, labels: LabeledImages, names: Sequence[str], progress: Progress
-) -> registry.Meta:
+) -> Meta:
     """A full version: fine-tuned, or with TRAIN=head the pre-trained body with a fitted head."""
     _check(loop, labels)
     version = f"r{registry.last_round(loop.root) + 1:04d}"
@@ -71,7 +74,7 @@ def train_version(
 
 def fit_head_version(
     loop: Loop, labels: LabeledImages, names: Sequence[str], progress: Progress
-) -> registry.Meta | None:
+) -> Meta | None:
     """A head on the body in service; None where another body came into service meanwhile.
 
     Hold the head lock around it and the reading of labels: with TRAIN=head trainer and ranker both
@@ -90,29 +93,22 @@ def fit_head_version(
     return _keep(loop, labels, names, _with_head(version, {}, key, head, embeddings), seconds)
 
 
-def pool_probs(loop: Loop, meta: registry.Meta, progress: Progress) -> Probs:
+def pool_probs(loop: Loop, meta: Meta, progress: Progress) -> Probs:
     """What a version thinks of the whole pool, (images, classes); kept beside it once computed.
 
     NoModelError naming the version where its probabilities are no numbers.
     """
-    kept = registry.load_pool_probs(loop.root, meta.version)
+    kept = pool_scores.load_pool_probs(loop.root, meta.version)
     if kept is not None and kept[0] == loop.pool.image_ids:
         probs = kept[1]
     else:
-        raw = _recall(loop, meta, loop.pool.images, "scoring the pool", progress).probs
+        raw = _recall(loop, meta, loop.pool.images, "scoring the pool", progress)
         probs = rescale(raw, meta.temperature)
-        registry.save_pool_probs(loop.root, meta.version, loop.pool.image_ids, probs)
-    if not np.isfinite(probs).all():
-        raise NoModelError(
-            f"the probabilities of {meta.version} hold NaN: put another version in service with "
-            "`python -m scripts.models promote <version>`"
-        )
+        pool_scores.save_pool_probs(loop.root, meta.version, loop.pool.image_ids, probs)
     return probs
 
 
-def embeddings_of(
-    loop: Loop, meta: registry.Meta, progress: Progress
-) -> tuple[str, PoolEmbeddings]:
+def embeddings_of(loop: Loop, meta: Meta, progress: Progress) -> tuple[str, PoolEmbeddings]:
     """What a version's body makes of all images, kept once computed, and the body's key."""
     kept = _kept_embeddings(loop, meta.body_key, meta.image_size) if meta.body_key else None
     if kept is not None:
@@ -122,7 +118,7 @@ def embeddings_of(
     kept = _kept_embeddings(loop, key, meta.image_size)
     if kept is None:
         kept = _embed(loop, _tensors(state), meta.image_size, progress)
-        registry.save_embeddings(
+        pool_scores.save_embeddings(
             loop.own_embeddings, key, meta.image_size, loop.pool.image_ids, kept
         )
     return key, kept
@@ -135,7 +131,7 @@ def pretrained_body(loop: Loop, progress: Progress) -> tuple[registry.State, Poo
     kept = _kept_embeddings(loop, key, size)
     if kept is None:
         kept = _embed(loop, tensors, size, progress)
-        registry.save_embeddings(loop.shared_embeddings, key, size, loop.pool.image_ids, kept)
+        pool_scores.save_embeddings(loop.shared_embeddings, key, size, loop.pool.image_ids, kept)
     return state, kept
 
 
@@ -237,7 +233,7 @@ def _with_head(
     )
 
 
-def _start(loop: Loop, current: registry.Meta) -> Head | None:
+def _start(loop: Loop, current: Meta) -> Head | None:
     """The last layer in service, which is only where the fit begins."""
     try:
         state = registry.load_own_state(loop.root, current.version)
@@ -258,10 +254,10 @@ def _keep(
     names: Sequence[str],
     candidate: Candidate,
     seconds: dict[str, float],
-) -> registry.Meta | None:
+) -> Meta | None:
     """Save a candidate, and promote it unless it is worse; None for a head that came too late."""
     version = candidate.version
-    if not np.isfinite(candidate.validation).all():
+    if not (np.isfinite(candidate.validation).all() and np.isfinite(candidate.test).all()):
         raise TrainingError(
             f"the probabilities of {version} hold NaN, so it was not kept: check that the weights "
             "it started from (WEIGHTS) are sound, then press Start Training"
@@ -281,8 +277,8 @@ def _keep(
     # A head may have been promoted during a training, and a training during a head's fit.
     with registry.hold(loop.root, "promote"):
         now = registry.current(loop.root)
-        is_head = registry.body_of(version) != version
-        if is_head and (now is None or now.body != registry.body_of(version)):
+        is_head = body_of(version) != version
+        if is_head and (now is None or now.body != body_of(version)):
             log.info("%s came too late: another body is in service", version)
             return None
         if now != current and refused is None:
@@ -292,7 +288,7 @@ def _keep(
         meta = registry.save(
             loop.root,
             candidate.state,
-            registry.Meta(
+            Meta(
                 version=version,
                 round=registry.round_of(version),
                 created_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -310,7 +306,7 @@ def _keep(
                 test=_measured(tested, loop.pool.test.labels) if len(tested) else None,
                 refused=refused,
                 gate=gate,
-                calibration=registry.Calibration(
+                calibration=Calibration(
                     temperature=temperature,
                     error_before=expected_calibration_error(candidate.validation, truth),
                     error_after=expected_calibration_error(held_out, truth),
@@ -326,12 +322,12 @@ def _keep(
                 body_key=candidate.body_key,
             ),
         )
-        registry.save_validation_probs(loop.root, version, truth, held_out)
+        pool_scores.save_validation_probs(loop.root, version, truth, held_out)
         if probs is not None and refused is None:
             # Before it is promoted: whoever reads `current` finds the pool's scores beside it.
-            registry.save_pool_probs(loop.root, version, loop.pool.image_ids, probs)
+            pool_scores.save_pool_probs(loop.root, version, loop.pool.image_ids, probs)
             if embeddings is not None:
-                registry.save_embeddings(
+                pool_scores.save_embeddings(
                     loop.own_embeddings,
                     candidate.body_key,
                     meta.image_size,
@@ -351,8 +347,8 @@ def _keep(
 
 
 def _judge(
-    loop: Loop, version: str, current: registry.Meta | None, probs: Probs
-) -> tuple[registry.Gate | None, str | None]:
+    loop: Loop, version: str, current: Meta | None, probs: Probs
+) -> tuple[Gate | None, str | None]:
     """How a candidate's validation probabilities compare with those of the version in service, and
     why it must not take its place, if so.
 
@@ -361,7 +357,7 @@ def _judge(
     if current is None:
         return None, None
     references = [current]
-    if registry.body_of(version) == current.body != current.version:
+    if body_of(version) == current.body != current.version:
         references.append(registry.read_meta(loop.root, current.body))
     labels = loop.pool.validation.labels
     gates = []
@@ -378,9 +374,9 @@ def _judge(
     return gates[0], None
 
 
-def _compare(loop: Loop, reference: registry.Meta, probs: Probs) -> registry.Gate:
+def _compare(loop: Loop, reference: Meta, probs: Probs) -> Gate:
     labels = loop.pool.validation.labels
-    before = registry.load_validation_probs(loop.root, reference.version, labels)
+    before = pool_scores.load_validation_probs(loop.root, reference.version, labels)
     if before is None:  # it was made for another split, or before these were kept
         before = _recall(
             loop,
@@ -388,7 +384,7 @@ def _compare(loop: Loop, reference: registry.Meta, probs: Probs) -> registry.Gat
             loop.pool.validation.images,
             "validating the version in service",
             lambda *_: None,
-        ).probs
+        )
     found = compare(probs.argmax(axis=1) == labels, before.argmax(axis=1) == labels)
     note = ""
     if len(labels) < MIN_IMAGES:
@@ -396,19 +392,29 @@ def _compare(loop: Loop, reference: registry.Meta, probs: Probs) -> registry.Gat
             f"{len(labels)} validation images are too few to compare versions: promoted unchecked"
         )
         log.warning("%s", note)
-    return registry.Gate(against=reference.version, note=note, **asdict(found))
+    return Gate(against=reference.version, note=note, **asdict(found))
 
 
-def _measured(probs: Probs, labels: Labels) -> registry.Measured:
-    return registry.Measured(**asdict(evaluate(probs, labels)))
+def _measured(probs: Probs, labels: Labels) -> Measured:
+    return Measured(**asdict(evaluate(probs, labels)))
 
 
 def _kept_embeddings(loop: Loop, key: str, image_size: int) -> PoolEmbeddings | None:
     for folder in (loop.own_embeddings, loop.shared_embeddings):
-        kept = registry.load_embeddings(folder, key, image_size, loop.pool.image_ids)
-        if kept is not None:
+        kept = pool_scores.load_embeddings(folder, key, image_size, loop.pool.image_ids)
+        if kept is not None and _is_of(kept, loop.pool):
             return kept
     return None
+
+
+def _is_of(kept: PoolEmbeddings, pool: Pool) -> bool:
+    """Whether embeddings have a row for each of the pool's images, as wide as our network's."""
+    width = resnet.shapes()[HEAD_WEIGHT][1]
+    splits = (pool.image_ids, pool.validation.labels, pool.test.labels)
+    return all(
+        rows.shape == (len(split), width)
+        for rows, split in zip(vars(kept).values(), splits, strict=True)
+    )
 
 
 def _embed(
@@ -416,17 +422,24 @@ def _embed(
 ) -> PoolEmbeddings:
     splits = (loop.pool.images, loop.pool.validation.images, loop.pool.test.images)
     phase = "embedding the pool"
-    return PoolEmbeddings(
-        *(_score(loop, state, image_size, images, phase, progress).embeddings for images in splits)
-    )
+    embeddings = [
+        _score(loop, state, image_size, images, phase, progress).embeddings for images in splits
+    ]
+    if not all(np.isfinite(rows).all() for rows in embeddings):
+        raise TrainingError(
+            "the embeddings of the pool hold NaN or infinite numbers: put another version in "
+            "service, or check that WEIGHTS are sound"
+        )
+    return PoolEmbeddings(*embeddings)
 
 
-def _recall(
-    loop: Loop, meta: registry.Meta, images: Images, phase: str, progress: Progress
-) -> Outputs:
-    """What a version that is on disk makes of images."""
+def _recall(loop: Loop, meta: Meta, images: Images, phase: str, progress: Progress) -> Probs:
+    """What a version that is on disk makes of images; NoModelError where that is no numbers."""
     state = _tensors(registry.load_state(loop.root, meta.version))
-    return _score(loop, state, meta.image_size, images, phase, progress)
+    probs = _score(loop, state, meta.image_size, images, phase, progress).probs
+    if not np.isfinite(probs).all():
+        raise pool_scores.nan_error(meta.version)
+    return probs
 
 
 def _score(

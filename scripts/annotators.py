@@ -18,8 +18,9 @@ from unicodedata import east_asian_width
 from backend.command import CommandParser, run
 from backend.errors import TightloopError
 from backend.interval import interval_of
-from backend.labels import AnnotatorFigures, annotator_figures, read_labels
+from backend.labels import annotator_figures, read_labels
 from backend.labelstudio import match_classes
+from backend.registry import AnnotatorFigures
 from backend.settings import OverlapName, load_settings
 from scripts.chosen_project import add_project_option, open_chosen
 from scripts.progress import progress_bar

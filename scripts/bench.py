@@ -33,7 +33,7 @@ import psutil
 import torch
 from PIL import Image
 
-from backend import registry, resnet
+from backend import pool_scores, registry, resnet
 from backend.command import CommandParser, run
 from backend.errors import LabelStudioError, TightloopError
 from backend.inference import load_model, predict_probs
@@ -45,6 +45,7 @@ from backend.labelstudio import (
 )
 from backend.query import STRATEGIES, Candidates, resolve, select
 from backend.settings import Settings, load_settings
+from backend.version_meta import Measured, Meta
 from scripts.bench_dashboard import (
     PAGES,
     fill_project,
@@ -233,7 +234,7 @@ def _measure_circle(stack: Mapping[str, Any]) -> list[Figure]:
         time.sleep(0.05)
     head_s = time.perf_counter() - began
     head = registry.read_meta(root, "r0001h01")
-    kept = registry.load_pool_probs(root, head.version)
+    kept = pool_scores.load_pool_probs(root, head.version)
     for number in range(1, LAST_LABELS):
         answer(number)
     began = time.perf_counter()
@@ -295,7 +296,7 @@ def _backend(folder: Path) -> Iterator[_Backend]:
             project_id=PROJECT,
             title="bench",
             label_studio_url="http://127.0.0.1:9",
-            project_created_at="",
+            project_created_at="2026-01-01T00:00:00+00:00",
             pool="",
             weights="none",
             seed=0,
@@ -341,14 +342,14 @@ def _backend(folder: Path) -> Iterator[_Backend]:
 
 def _save_version(root: Path) -> None:
     state = resnet.build(len(CLASSES), None, seed=0).state_dict()
-    unmeasured = registry.Measured(accuracy=0.1, log_loss=2.3, images=1)
+    unmeasured = Measured(accuracy=0.1, log_loss=2.3, images=1)
     registry.save(
         root,
         {name: tensor.numpy() for name, tensor in state.items()},
-        registry.Meta(
+        Meta(
             version="r0001",
             round=1,
-            created_at="",
+            created_at="2026-01-01T00:00:00+00:00",
             parent=None,
             classes=CLASSES,
             image_size=load_settings().image_size,
@@ -368,7 +369,7 @@ def _save_version(root: Path) -> None:
         ),
     )
     probs = np.random.default_rng(0).dirichlet(np.ones(10), 50_000).astype(np.float32)
-    registry.save_pool_probs(root, "r0001", [f"i{n}" for n in range(50_000)], probs)
+    pool_scores.save_pool_probs(root, "r0001", [f"i{n}" for n in range(50_000)], probs)
     fill_project(root, registry.promote(root, "r0001"))
 
 

@@ -17,6 +17,8 @@ import httpx
 import psutil
 
 from backend import registry
+from backend.resnet_layout import HEAD_TENSORS
+from backend.version_meta import Meta
 
 PAGES = 20
 EVERY_S = 2.0
@@ -25,10 +27,10 @@ OPEN_IMAGES = 40
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 
 
-def fill_project(root: Path, first: registry.Meta) -> None:
+def fill_project(root: Path, first: Meta) -> None:
     """A project that has been at work for a while: versions, and open images with pictures."""
     state = registry.load_state(root, first.version)
-    last_layer = {name: state[name] for name in registry.HEAD_TENSORS}
+    last_layer = {name: state[name] for name in HEAD_TENSORS}
     for number in range(1, VERSIONS + 1):
         version = {"version": f"{first.version}h{number:02d}", "labels": 100 + 20 * number}
         registry.save(root, last_layer, first.model_copy(update=version))

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from backend import registry, rounds
+from backend import pool_scores, registry, rounds
 from backend.command import CommandParser, run
 from backend.device import find_device
 from backend.diversity import Positions
@@ -240,9 +240,9 @@ def _prepare(plan: Plan, settings: Settings) -> None:
         body, kept = pretrained_body(loop, progress)
     pool, _ = pool_of(plan, settings.data_dir)
     key = (loop.shared_embeddings, registry.body_key(body), plan.image_size, pool.image_ids)
-    if registry.load_embeddings(*key) is None:
+    if pool_scores.load_embeddings(*key) is None:
         rows, _ = _part(plan, len(whole.image_ids))
-        registry.save_embeddings(*key, replace(kept, pool=kept.pool[rows]))
+        pool_scores.save_embeddings(*key, replace(kept, pool=kept.pool[rows]))
 
 
 # Running

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from backend import registry
+from backend import pool_scores, registry
 from backend.labelstudio import LabelingProject
 from backend.pool import true_labels
 from backend.training_queue import TrainingQueue
+from backend.version_meta import Meta, body_of
 from tests.integration.conftest import Stack
 from tests.integration.people import Person, pool_of, wait_for
 
@@ -27,18 +28,18 @@ def test_a_few_answers_make_a_head_and_its_order_without_a_training(stack: Stack
         n_labels = project.counts().annotations
         TrainingQueue(stack.settings.redis_url.get_secret_value()).enqueue_refit(project.project_id)
 
-        def head() -> registry.Meta | None:
+        def head() -> Meta | None:
             heads = [meta for meta in registry.versions(root)[0] if meta.is_head]
             return next((meta for meta in heads if meta.labels == n_labels), None)
 
         made = wait_for(head, 60, "a head that knows the answers")
-        assert made.body == registry.body_of(before["version"])
+        assert made.body == body_of(before["version"])
         # Three more answers of sixty change little: no gate has a reason to refuse that.
         assert made.refused is None
         wait_for(lambda: project.model_version() == made.version, 30, "the order of the head")
         assert person.status()["round"] == before["round"]
 
-        kept = registry.load_pool_probs(root, made.version)
+        kept = pool_scores.load_pool_probs(root, made.version)
         assert kept is not None
         confidence = dict(zip(kept[0], kept[1].max(axis=1), strict=True))
         open_images = [task.image_id for task in project.open_tasks()]

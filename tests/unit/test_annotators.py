@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from backend import registry
-from backend.labels import AnnotatorFigures
 from backend.labelstudio import NewTask
 from backend.pool import Pool, open_pool
+from backend.registry import AnnotatorFigures
 from scripts import annotators, chosen_project
 from scripts.annotators import remarks, table
 from scripts.oracle import OracleProject

@@ -17,14 +17,15 @@ from redis import Redis
 from rq import Queue, SimpleWorker
 from rq.job import Job
 
-from backend import registry
+from backend import pool_scores, registry
 from backend.dashboard import SECURITY_HEADERS, Page, Pages
-from backend.labels import AnnotatorFigures
+from backend.registry import AnnotatorFigures
 from backend.serving import create_app
 from backend.settings import Settings, load_settings
 from backend.training_queue import TrainingQueue
 from tests.conftest import RedisServer
-from tests.unit.test_registry import STATE, meta, record
+from tests.unit.test_registry import meta, record
+from tests.unit.test_registry import save as save_version
 
 PROJECT = 7
 LEAD = ("tightloop", "dash-pass")
@@ -71,7 +72,7 @@ def page(client: FlaskClient, path: str = "/dashboard", status: int = 200) -> st
 
 
 def save(root: Path, number: int, **changes: Any) -> None:
-    saved = registry.save(root, STATE, meta(number, **changes))
+    saved = save_version(root, meta(number, **changes))
     if saved.refused is None:
         registry.promote(root, saved.version)
 
@@ -115,7 +116,7 @@ def test_the_page_tells_what_the_status_tells(
     says = np.array([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7], [0.1, 0.9]], np.float32)
     save(root, 1)
     save(root, 2, labels=1234)
-    registry.save_validation_probs(root, "r0002", truth, says)
+    pool_scores.save_validation_probs(root, "r0002", truth, says)
     save(root, 3, refused="plainly worse")
     keep_open(root, "frog")
     ada = AnnotatorFigures(1, "Ada", 12, 3, 0.75, 0.8, 0.55, 0.95, 12, 0.5, 0.25, 4.2)
@@ -158,10 +159,10 @@ def test_many_classes_are_a_list_of_confusions_and_no_wall_of_numbers(
     client: FlaskClient, root: Path
 ) -> None:
     names = tuple(f"class {n}" for n in range(40))
-    registry.save(root, STATE, meta(1, classes=names, labels_per_class=dict.fromkeys(names, 1)))
+    save_version(root, meta(1, classes=names, labels_per_class=dict.fromkeys(names, 1)))
     truth = np.arange(40)
     says = np.eye(40, dtype=np.float32)[np.roll(truth, -1)]
-    registry.save_validation_probs(root, "r0001", truth, says)
+    pool_scores.save_validation_probs(root, "r0001", truth, says)
     registry.promote(root, "r0001")
     html = section(page(client), "classes")
     assert 'class="matrix"' not in html
@@ -192,8 +193,8 @@ def test_what_comes_from_outside_is_shown_and_not_run(
 ) -> None:
     registry.write_record(root, record(PROJECT).model_copy(update={"title": EVIL}))
     names = (EVIL, '" onload="x')
-    registry.save(root, STATE, meta(1, classes=names, labels_per_class=dict.fromkeys(names, 3)))
-    registry.save_validation_probs(root, "r0001", np.array([0]), np.array([[0, 1]], np.float32))
+    save_version(root, meta(1, classes=names, labels_per_class=dict.fromkeys(names, 3)))
+    pool_scores.save_validation_probs(root, "r0001", np.array([0]), np.array([[0, 1]], np.float32))
     registry.promote(root, "r0001")
     save(root, 2, refused=EVIL)
     keep_open(root, EVIL)
@@ -443,9 +444,9 @@ def test_figures_of_people_in_a_foreign_shape_are_shown_as_unknown(
 def test_validation_images_of_other_classes_make_no_confusion(
     client: FlaskClient, root: Path
 ) -> None:
-    registry.save(root, STATE, meta(1))
+    save_version(root, meta(1))
     says = np.array([[0.9, 0.1]], np.float32)
-    registry.save_validation_probs(root, "r0001", np.array([5]), says)
+    pool_scores.save_validation_probs(root, "r0001", np.array([5]), says)
     registry.promote(root, "r0001")
     assert "taken for" not in section(page(client), "classes")
 

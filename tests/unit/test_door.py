@@ -13,7 +13,8 @@ from rq import Queue
 from backend import dashboard, registry, serving
 from backend.settings import Settings, load_settings
 from tests.conftest import RedisServer
-from tests.unit.test_registry import STATE, meta, record
+from tests.unit.test_registry import meta, record
+from tests.unit.test_registry import save as save_version
 
 PROJECT = 7
 LEAD = ("tightloop", "dash-pass")
@@ -27,7 +28,7 @@ def settings(tmp_path: Path, redis_server: RedisServer) -> Settings:
     root = registry.project_root(tmp_path, PROJECT)
     registry.write_record(root, record(PROJECT))
     for number in (1, 2):
-        registry.save(root, STATE, meta(number))
+        save_version(root, meta(number))
     registry.promote(root, "r0002")
     return load_settings(
         _env_file=None,

@@ -24,6 +24,7 @@ FLOORS = (
         "label_errors",
         "query",
         "resnet",
+        "resnet_layout",
         "training",
     },  # core
     {
@@ -36,6 +37,9 @@ FLOORS = (
         "labelstudio",
         "task_images",
         "registry",
+        "version_meta",
+        "pool_scores",
+        "tensor_file",
         "training_queue",
     },  # edges
     {
@@ -69,7 +73,7 @@ ROOMS = {
     "flask": {"serving", "dashboard", "door"},
     "label_studio_sdk": {"labelstudio"},
     "label_studio_ml": {"serving"},
-    "safetensors": {"registry", "weights"},
+    "safetensors": {"tensor_file", "weights"},
     "cleanlab": {"consensus"},
     "matplotlib": {"curve_picture"},
     "prometheus_client": {"metrics"},

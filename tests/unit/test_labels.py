@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from backend import registry, resnet, rounds, versions
-from backend.labels import AnnotatorFigures, LabelReading, annotator_figures, read_labels
+from backend.labels import LabelReading, annotator_figures, read_labels
 from backend.labelstudio import Annotation
 from backend.loop import Loop
 from backend.pool import Pool, true_labels
+from backend.registry import AnnotatorFigures
 from scripts.oracle import OracleProject
 from tests.unit import test_rounds
 from tests.unit.test_rounds import quiet, seed, train

@@ -21,8 +21,10 @@ from backend.metrics import GAUGES
 from backend.serving import create_app
 from backend.settings import Settings, load_settings
 from backend.training_queue import TrainingQueue
+from backend.version_meta import Measured
 from tests.conftest import RedisServer
-from tests.unit.test_registry import STATE, meta, record
+from tests.unit.test_registry import meta, record
+from tests.unit.test_registry import save as save_version
 from tests.unit.test_serving import PROJECT, event, png, predict, put_in_service, task
 
 BOARD = json.loads((Path(__file__).parents[2] / "docs/grafana.json").read_text())
@@ -87,15 +89,15 @@ def samples(client: FlaskClient) -> dict[str, dict[tuple[str, ...], float]]:
 
 def work(root: Path, queue: TrainingQueue, redis_server: RedisServer) -> None:
     """Everything that a project can tell."""
-    measured = registry.Measured(accuracy=0.75, log_loss=0.7, images=20)
-    test = registry.Measured(accuracy=0.625, log_loss=0.8, images=40)
+    measured = Measured(accuracy=0.75, log_loss=0.7, images=20)
+    test = Measured(accuracy=0.625, log_loss=0.8, images=40)
     seconds = {"training": 12.5, "scoring the pool": 4.0}
     for version in (
         meta(1, labels=30, seconds={"training": 99.0}),
         meta(2, labels=50, validation=measured, test=test, seconds=seconds),
         meta(2, version="r0002h01", refused="worse", seconds={"training": 0.1}),
     ):
-        registry.save(root, STATE, version)
+        save_version(root, version)
     registry.promote(root, "r0002")
     queue.note_facts(PROJECT, {"annotations": 61, "skipped": 4, "open": 18, "again": 3})
     queue.note_changes(PROJECT, 2, 0.0)
@@ -161,7 +163,7 @@ def test_more_new_annotations_than_needed_leave_none_to_wait_for(
 def test_each_project_has_its_own_label(client: FlaskClient, config: Settings) -> None:
     other = registry.project_root(config.model_dir, 8)
     registry.write_record(other, record(8))
-    registry.save(other, STATE, meta(3))
+    save_version(other, meta(3))
     assert samples(client)["round"] == {("7",): 0, ("8",): 3}
 
 

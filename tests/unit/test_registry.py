@@ -18,9 +18,10 @@ import pytest
 from backend import registry
 from backend.errors import BrokenVersionError, ModelFolderError, NoModelError, SettingsError
 from backend.labelstudio import Annotation, kept_annotations
-from backend.registry import Measured, Meta, ProjectRecord
+from backend.registry import ProjectRecord
+from backend.resnet_layout import HEAD_TENSORS, resnet18
+from backend.version_meta import Measured, Meta
 
-STATE: registry.State = {"fc.weight": np.arange(4, dtype=np.float32).reshape(2, 2)}
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
@@ -49,6 +50,23 @@ def meta(number: int = 1, **changes: object) -> Meta:
     return Meta.model_validate(fields | changes)
 
 
+def state_of(meta: Meta) -> registry.State:
+    """Weights of the shapes of a version's, of a network so narrow that it takes 30 kB, not 45 MB:
+    all zeros, but for a last layer that counts from 0.
+    """
+    state: registry.State = {
+        name: np.zeros(shape, np.int64 if dtype == "I64" else np.float32)
+        for name, (dtype, shape) in resnet18(len(meta.classes), width=1).items()
+    }
+    weight = state["fc.weight"]
+    weight[:] = np.arange(weight.size, dtype=np.float32).reshape(weight.shape)
+    return {name: state[name] for name in HEAD_TENSORS} if meta.is_head else state
+
+
+def save(root: Path, meta: Meta) -> Meta:
+    return registry.save(root, state_of(meta), meta)
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     return registry.project_root(tmp_path, 7)
@@ -68,26 +86,27 @@ def record(project_id: int = 7) -> ProjectRecord:
 
 
 def test_a_saved_version_comes_back_as_it_was(root: Path) -> None:
-    saved = registry.save(root, STATE, meta())
+    saved = save(root, meta())
     assert registry.read_meta(root, "r0001") == saved
-    assert registry.load_state(root, "r0001")["fc.weight"].tolist() == [[0, 1], [2, 3]]
+    weight = registry.load_state(root, "r0001")["fc.weight"]
+    assert weight.tolist() == [[0, 1, 2, 3, 4, 5, 6, 7], [8, 9, 10, 11, 12, 13, 14, 15]]
     assert len(saved.sha256) == 64
 
 
 def test_a_version_is_never_overwritten(root: Path) -> None:
-    registry.save(root, STATE, meta())
+    save(root, meta())
     with pytest.raises(ModelFolderError, match="exists already"):
-        registry.save(root, STATE, meta())
+        save(root, meta())
 
 
 def test_saving_does_not_promote(root: Path) -> None:
-    registry.save(root, STATE, meta())
+    save(root, meta())
     assert registry.current(root) is None
 
 
 def test_promoting_an_older_version_rolls_back(root: Path) -> None:
     for number in (1, 2):
-        registry.save(root, STATE, meta(number))
+        save(root, meta(number))
         registry.promote(root, f"r000{number}", NOON + timedelta(hours=number))
     registry.promote(root, "r0001", NOON + timedelta(hours=3))
     current = registry.current(root)
@@ -98,7 +117,7 @@ def test_promoting_an_older_version_rolls_back(root: Path) -> None:
 
 
 def test_promoting_what_is_not_there_names_what_is(root: Path) -> None:
-    registry.save(root, STATE, meta())
+    save(root, meta())
     with pytest.raises(NoModelError, match="there are r0001"):
         registry.promote(root, "r0009")
     with pytest.raises(NoModelError):
@@ -122,7 +141,7 @@ def test_promoting_what_is_not_there_names_what_is(root: Path) -> None:
 )
 def test_a_broken_version_is_skipped_and_named(root: Path, damage: object, reason: str) -> None:
     for number in (1, 2):
-        registry.save(root, STATE, meta(number))
+        save(root, meta(number))
         registry.promote(root, f"r000{number}")
     damage(root / "r0002")  # type: ignore[operator]
     sound, broken = registry.versions(root)
@@ -135,7 +154,7 @@ def test_a_broken_version_is_skipped_and_named(root: Path, damage: object, reaso
 
 
 def test_flipped_bits_in_the_weights_are_found(root: Path) -> None:
-    registry.save(root, STATE, meta())
+    save(root, meta())
     path = root / "r0001" / "model.safetensors"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
@@ -147,7 +166,7 @@ def test_flipped_bits_in_the_weights_are_found(root: Path) -> None:
 
 
 def test_other_files_in_the_folder_are_no_versions(root: Path) -> None:
-    registry.save(root, STATE, meta())
+    save(root, meta())
     (root / "notes").mkdir()
     (root / "r0002").write_text("a file, not a folder")
     (root / ".draft-r0002-1").mkdir()
@@ -159,7 +178,7 @@ def test_a_killed_save_leaves_no_version_and_its_rest_is_cleared_away(root: Path
     leftover.mkdir(parents=True)
     (leftover / "model.safetensors").write_bytes(b"half")
     assert registry.versions(root) == ([], {})
-    registry.save(root, STATE, meta())
+    save(root, meta())
     assert not leftover.exists()
 
 
@@ -171,28 +190,17 @@ def test_a_full_disk_is_one_clear_error_and_leaves_nothing_half(
 
     monkeypatch.setattr(os, "fsync", no_space)
     with pytest.raises(ModelFolderError, match="No space left on device"):
-        registry.save(root, STATE, meta())
+        save(root, meta())
     assert registry.versions(root) == ([], {})
 
 
 def test_a_damaged_current_says_how_to_mend_it_and_promoting_does(root: Path) -> None:
-    registry.save(root, STATE, meta())
+    save(root, meta())
     (root / "current").write_text("r0001")
     with pytest.raises(ModelFolderError, match=r"scripts\.models promote"):
         registry.current(root)
     registry.promote(root, "r0001")
     assert registry.current(root) is not None
-
-
-def test_the_pools_probabilities_come_back_with_their_ids(root: Path) -> None:
-    registry.save(root, STATE, meta())
-    assert registry.load_pool_probs(root, "r0001") is None
-    probs = np.array([[0.1, 0.9], [0.6, 0.4]], dtype=np.float32)
-    registry.save_pool_probs(root, "r0001", ("a", "b"), probs)
-    kept = registry.load_pool_probs(root, "r0001")
-    assert kept is not None
-    assert kept[0] == ("a", "b")
-    assert (kept[1] == probs).all()
 
 
 def test_the_record_of_a_project_comes_back_and_names_its_folder(tmp_path: Path) -> None:
@@ -271,7 +279,7 @@ def test_a_lock_is_held_by_one_process_and_given_back_when_that_is_killed(root: 
 
 def test_a_reader_never_sees_half_a_promotion(root: Path) -> None:
     for number in (1, 2):
-        registry.save(root, STATE, meta(number))
+        save(root, meta(number))
     registry.promote(root, "r0001")
     program = (
         "import sys; from pathlib import Path; from backend import registry\n"
@@ -289,7 +297,7 @@ def test_a_reader_never_sees_half_a_promotion(root: Path) -> None:
 
 def test_a_removed_folder_of_the_version_in_service_falls_back(root: Path) -> None:
     for number in (1, 2):
-        registry.save(root, STATE, meta(number))
+        save(root, meta(number))
         registry.promote(root, f"r000{number}")
     shutil.rmtree(root / "r0002")
     current = registry.current(root)
@@ -299,7 +307,7 @@ def test_a_removed_folder_of_the_version_in_service_falls_back(root: Path) -> No
 
 def test_heads_come_between_their_body_and_the_next_one(root: Path) -> None:
     for number, name in ((2, "r0002"), (1, "r0001h10"), (1, "r0001h02"), (1, "r0001")):
-        registry.save(root, STATE, meta(number, version=name))
+        save(root, meta(number, version=name))
     names = [found.version for found in registry.versions(root)[0]]
     assert names == ["r0001", "r0001h02", "r0001h10", "r0002"]
     assert registry.last_round(root) == 2
@@ -310,19 +318,19 @@ def test_heads_come_between_their_body_and_the_next_one(root: Path) -> None:
 
 
 def test_a_head_comes_with_its_body_and_can_be_promoted(root: Path) -> None:
-    body = {"conv1.weight": np.ones((1, 1), np.float32), **STATE}
+    body = state_of(meta()) | {"conv1.weight": np.ones((1, 3, 7, 7), np.float32)}
     registry.save(root, body, meta())
-    own: registry.State = {"fc.weight": np.full((2, 2), 7, np.float32)}
-    registry.save(root, own, meta(version="r0001h01"))
+    head = meta(version="r0001h01")
+    registry.save(root, state_of(head) | {"fc.weight": np.full((2, 8), 7, np.float32)}, head)
     state = registry.load_state(root, "r0001h01")
-    assert state["fc.weight"].tolist() == [[7, 7], [7, 7]]
-    assert state["conv1.weight"].tolist() == [[1]]
+    assert state["fc.weight"].tolist() == [[7] * 8] * 2
+    assert (state["conv1.weight"] == 1).all()
     assert registry.promote(root, "r0001h01").body == "r0001"
 
 
 def test_a_head_whose_body_is_broken_is_not_promoted(root: Path) -> None:
-    registry.save(root, STATE, meta())
-    registry.save(root, STATE, meta(version="r0001h01"))
+    save(root, meta())
+    save(root, meta(version="r0001h01"))
     (root / "r0001/model.safetensors").write_bytes(b"damaged")
     with pytest.raises(BrokenVersionError, match="r0001/"):
         registry.promote(root, "r0001h01")
@@ -330,7 +338,7 @@ def test_a_head_whose_body_is_broken_is_not_promoted(root: Path) -> None:
 
 def test_a_head_without_its_body_is_broken_and_not_in_service(root: Path) -> None:
     for version in ("r0001", "r0002", "r0002h01"):
-        registry.save(root, STATE, meta(int(version[4]), version=version))
+        save(root, meta(int(version[4]), version=version))
         registry.promote(root, version)
     shutil.rmtree(root / "r0002")
     current = registry.current(root)
@@ -340,9 +348,9 @@ def test_a_head_without_its_body_is_broken_and_not_in_service(root: Path) -> Non
 
 
 def test_the_name_of_a_head_that_was_deleted_is_not_given_again(root: Path) -> None:
-    registry.save(root, STATE, meta())
+    save(root, meta())
     for number in range(1, registry.HEADS_KEPT + 3):
-        registry.save(root, STATE, meta(version=f"r0001h{number:02d}"))
+        save(root, meta(version=f"r0001h{number:02d}"))
         registry.promote(root, f"r0001h{number:02d}")
     registry.prune(root)
     assert not (root / "r0001h01").exists()
@@ -353,7 +361,7 @@ def test_the_name_of_a_head_that_was_deleted_is_not_given_again(root: Path) -> N
 
 def test_embeddings_of_the_last_two_bodies_are_kept_and_a_young_draft_too(root: Path) -> None:
     for number in (1, 2, 3):
-        registry.save(root, STATE, meta(number, body_key=f"{number:016d}"))
+        save(root, meta(number, body_key=f"{number:016d}"))
         registry.promote(root, f"r000{number}")
     folder = root / "embeddings"
     folder.mkdir()
@@ -366,23 +374,11 @@ def test_embeddings_of_the_last_two_bodies_are_kept_and_a_young_draft_too(root: 
 
 
 def test_the_fingerprint_of_a_body_does_not_see_its_head() -> None:
-    body = {"conv1.weight": np.ones((2, 2), np.float32), **STATE}
+    body = state_of(meta()) | {"conv1.weight": np.ones((2, 2), np.float32)}
     other_head = body | {"fc.weight": np.zeros((2, 2), np.float32)}
     other_body = body | {"conv1.weight": np.zeros((2, 2), np.float32)}
     assert registry.body_key(body) == registry.body_key(other_head)
     assert registry.body_key(body) != registry.body_key(other_body)
-
-
-def test_embeddings_come_back_for_their_body_size_and_pool_alone(tmp_path: Path) -> None:
-    rows = [np.full((n, 2), n, np.float16) for n in (3, 2, 1)]
-    registry.save_embeddings(tmp_path, "k", 32, ("a", "b", "c"), registry.PoolEmbeddings(*rows))
-    kept = registry.load_embeddings(tmp_path, "k", 32, ("a", "b", "c"))
-    assert kept is not None
-    assert [kept.pool.tolist(), kept.validation.tolist(), kept.test.tolist()] == [
-        row.tolist() for row in rows
-    ]
-    for key, size, ids in (("j", 32, "abc"), ("k", 64, "abc"), ("k", 32, "acb")):
-        assert registry.load_embeddings(tmp_path, key, size, tuple(ids)) is None
 
 
 def test_answers_come_back_and_unreadable_ones_count_as_none(root: Path) -> None:

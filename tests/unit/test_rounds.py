@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from backend import registry, resnet, rounds, versions
+from backend import pool_scores, registry, resnet, rounds, versions
 from backend.acquisition import Probs
 from backend.calibration import expected_calibration_error
 from backend.errors import NoModelError, TooFewLabelsError, TrainingError
@@ -25,8 +25,10 @@ from backend.pool import Pool, open_pool, seed_labels, true_labels
 from backend.query import STRATEGIES
 from backend.settings import StrategyName
 from backend.training import Recipe
+from backend.version_meta import Measured, Meta
 from scripts.oracle import OracleProject
-from tests.unit.test_registry import STATE, meta
+from tests.unit.test_registry import meta
+from tests.unit.test_registry import save as save_version
 
 FAST = Recipe(image_size=32, batch_size=16, min_steps=12, epochs=1)
 
@@ -90,7 +92,7 @@ def asked(project: OracleProject, version: str) -> list[str]:
     ]
 
 
-def train(loop: Loop, *, is_forced: bool = False) -> registry.Meta:
+def train(loop: Loop, *, is_forced: bool = False) -> Meta:
     meta = rounds.train_round(loop, is_forced=is_forced, progress=quiet)
     assert meta is not None
     return meta
@@ -101,7 +103,7 @@ def test_a_round_asks_exactly_what_its_new_version_is_least_sure_of(
 ) -> None:
     seed(loop, project)
     meta = train(loop)
-    kept = registry.load_pool_probs(loop.root, meta.version)
+    kept = pool_scores.load_pool_probs(loop.root, meta.version)
     assert kept is not None
     image_ids, probs = kept
     seeds = {task.image_id for task in project.by_task.values() if task.label is not None}
@@ -288,7 +290,7 @@ def test_predictions_of_fast_rounds_stay_for_the_task_lock_time(
 
 def test_the_description_says_what_is_in_service_and_where_to_press() -> None:
     assert rounds.description(None) == ("Tightloop, round 0: no model yet. Press Label All Tasks.")
-    measured = registry.Measured(accuracy=0.712, log_loss=0.9, images=2000)
+    measured = Measured(accuracy=0.712, log_loss=0.9, images=2000)
     assert rounds.description(meta(7, labels=640, validation=measured)) == (
         "Tightloop, round 7: r0007 in service, 71.2% right on 2,000 validation images, trained on "
         "640 labels. Press Label All Tasks."
@@ -373,12 +375,12 @@ def test_what_is_asked_and_shown_is_calibrated_and_its_error_is_kept(
     meta = train(loop)
     assert meta.calibration is not None
     assert meta.calibration.temperature == meta.temperature != 1.0
-    kept = registry.load_pool_probs(loop.root, meta.version)
+    kept = pool_scores.load_pool_probs(loop.root, meta.version)
     assert kept is not None
     (loop.root / meta.version / "pool.safetensors").unlink()
     np.testing.assert_allclose(versions.pool_probs(loop, meta, quiet), kept[1], atol=1e-6)
     labels = loop.pool.validation.labels
-    held_out = registry.load_validation_probs(loop.root, meta.version, labels)
+    held_out = pool_scores.load_validation_probs(loop.root, meta.version, labels)
     assert held_out is not None
     error = expected_calibration_error(held_out, labels)
     assert error == pytest.approx(meta.calibration.error_after)
@@ -432,7 +434,7 @@ def ask_and_answer(loop: Loop, project: OracleProject, count: int = 10) -> None:
     project.answer_open_tasks(true_labels(loop.pool))
 
 
-def refit(loop: Loop) -> registry.Meta:
+def refit(loop: Loop) -> Meta:
     meta = rounds.refit_head(loop)
     assert meta is not None
     return meta
@@ -596,8 +598,8 @@ def test_small_steps_down_do_not_get_past_the_gate_one_after_the_other(loop: Loo
         return np.eye(10, dtype=np.float32)[answers]
 
     for version, n_wrong in (("r0001", 0), ("r0001h01", 5)):
-        registry.save(loop.root, STATE, meta(version=version))
-        registry.save_validation_probs(loop.root, version, labels, wrong_on(n_wrong))
+        save_version(loop.root, meta(version=version, classes=loop.pool.classes))
+        pool_scores.save_validation_probs(loop.root, version, labels, wrong_on(n_wrong))
         registry.promote(loop.root, version)
     current = registry.current(loop.root)
     # Five that fall are chance (p = 0.031), ten are not (p = 0.001).
@@ -743,7 +745,7 @@ def test_neither_the_test_split_nor_a_hidden_label_reaches_a_choice(
     assert asked_images[0] == asked_images[1]
 
 
-def shown(project: OracleProject, task_id: int, meta: registry.Meta) -> Prediction:
+def shown(project: OracleProject, task_id: int, meta: Meta) -> Prediction:
     return project.predictions[task_id][meta.version]
 
 
@@ -772,7 +774,7 @@ def test_probabilities_with_nan_are_named_with_their_version(
     meta = train(loop)
     probs = versions.pool_probs(loop, meta, quiet).copy()
     probs[3, 2] = np.nan
-    registry.save_pool_probs(loop.root, meta.version, loop.pool.image_ids, probs)
+    pool_scores.save_pool_probs(loop.root, meta.version, loop.pool.image_ids, probs)
     with pytest.raises(NoModelError, match="r0001 hold NaN"):
         rounds.choose_batch(loop, 5, "margin")
 

@@ -18,7 +18,7 @@ from PIL import Image
 from redis import Redis
 from rq import Queue
 
-from backend import registry, resnet
+from backend import pool_scores, registry, resnet
 from backend.inference import load_model, predict_probs
 from backend.labelstudio import SECRET_HEADER, label_config_xml
 from backend.serving import ModelService, ResNetBackend, create_app
@@ -77,7 +77,7 @@ def client(config: Settings) -> FlaskClient:
 def put_in_service(root: Path, number: int = 1) -> None:
     state = {k: v.numpy() for k, v in resnet.build(3, None, seed=number).state_dict().items()}
     saved = registry.save(root, state, meta(number, classes=CLASSES, image_size=32))
-    registry.save_pool_probs(root, saved.version, ("img-a", "img-b"), POOL_PROBS)
+    pool_scores.save_pool_probs(root, saved.version, ("img-a", "img-b"), POOL_PROBS)
     registry.promote(root, saved.version)
 
 

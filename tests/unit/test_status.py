@@ -15,13 +15,15 @@ from redis import Redis
 from rq import SimpleWorker
 from rq.job import Job
 
-from backend import registry
-from backend.labels import AnnotatorFigures
+from backend import pool_scores, registry
+from backend.registry import AnnotatorFigures
 from backend.settings import Settings, load_settings
 from backend.status import next_images, outlook_sentence, project_status, sentence, whole_status
 from backend.training_queue import TrainingQueue
+from backend.version_meta import Measured
 from tests.conftest import RedisServer
-from tests.unit.test_registry import STATE, meta, record
+from tests.unit.test_registry import meta, record
+from tests.unit.test_registry import save as save_version
 
 PROJECT = 7
 DOCUMENTED = (Path(__file__).parents[2] / "docs/status.md").read_text()
@@ -41,7 +43,7 @@ def queue(redis_server: RedisServer) -> TrainingQueue:
 
 def save(settings: Settings, number: int, **changes: Any) -> None:
     root = registry.project_root(settings.model_dir, PROJECT)
-    saved = registry.save(root, STATE, meta(number, **changes))
+    saved = save_version(root, meta(number, **changes))
     if saved.refused is None:
         registry.promote(root, saved.version)
 
@@ -147,7 +149,7 @@ def test_how_each_person_did_is_told_as_the_last_round_left_it(
 def learned(labels: int, accuracy: float) -> dict[str, Any]:
     return {
         "labels": labels,
-        "validation": registry.Measured(accuracy=accuracy, log_loss=1.0, images=2000),
+        "validation": Measured(accuracy=accuracy, log_loss=1.0, images=2000),
     }
 
 
@@ -216,10 +218,10 @@ def test_the_confusion_counts_what_is_taken_for_what(
 ) -> None:
     assert project_status(settings, queue, PROJECT)["confusion"] is None
     root = registry.project_root(settings.model_dir, PROJECT)
-    registry.save(root, STATE, meta(1))
+    save_version(root, meta(1))
     truth = np.array([0, 0, 0, 1])  # three cats, of which one is taken for a dog, and a dog
     says = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.1, 0.9]], np.float32)
-    registry.save_validation_probs(root, "r0001", truth, says)
+    pool_scores.save_validation_probs(root, "r0001", truth, says)
     registry.promote(root, "r0001")
     status = project_status(settings, queue, PROJECT)
     assert status["confusion"] == {"classes": ["cat", "dog"], "counts": [[2, 1], [0, 1]]}
