@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 import httpx
 
 from backend import registry
-from backend.errors import LabelStudioError, TightloopError
+from backend.errors import LabelStudioError, ModelFolderError, TightloopError
 from backend.labelstudio import CLOCK_SKEW, Annotation, LabelingProject, what_was_answered
 from backend.settings import Settings
 from backend.training_queue import TrainingQueue
@@ -88,9 +88,13 @@ class Clock:
             if now >= self._next_backend:
                 self._next_backend = now + BACKEND_EVERY_S
                 self._queue.note_health("backend", self._problem_of_backend(), now, BACKEND_EVERY_S)
+            damaged: list[str] = []
             for project_id in registry.known_projects(self._settings.model_dir):
-                self._tick_project(project_id, now)
-            self._note("")
+                try:
+                    self._tick_project(project_id, now)
+                except ModelFolderError as error:  # the others are fine
+                    damaged.append(str(error))
+            self._note("; ".join(damaged))
         except TightloopError as error:
             self._note(str(error))
 

@@ -19,7 +19,8 @@ from backend.settings import Settings, load_settings
 from backend.training_queue import TrainingQueue
 from scripts.oracle import OracleProject
 from tests.conftest import RedisServer
-from tests.unit.test_registry import STATE, meta, record
+from tests.unit.test_registry import meta, record
+from tests.unit.test_registry import save as save_version
 
 NOON = 1_700_000_000.0
 PROJECT = 7
@@ -257,7 +258,7 @@ def test_open_tasks_are_ordered_anew_where_nobody_has_kept_what_is_open(
     clock: Clock, settings: Settings, project: OracleProject, redis_server: RedisServer
 ) -> None:
     root = registry.project_root(settings.model_dir, PROJECT)
-    registry.save(root, STATE, meta(1))
+    save_version(root, meta(1))
     registry.promote(root, "r0001")
     task_id = next(iter(project.by_task))
     project.import_predictions({task_id: Prediction("cat", 0.5, 0.5, "r0001")})
@@ -284,3 +285,17 @@ def test_one_projects_good_answer_does_not_hide_anothers_bad_one(
         clock._look(Watch(8, gone), NOON)  # type: ignore[arg-type]
     clock._look(Watch(PROJECT, project), NOON)  # type: ignore[arg-type]
     assert queue.health()["label_studio"]["problem"] == "Label Studio has no project 8: run set-up"
+
+
+def test_a_damaged_file_of_one_project_does_not_keep_the_clock_from_the_others(
+    clock: Clock, settings: Settings, project: OracleProject, redis_server: RedisServer,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(clock, "_watch", lambda number: Watch(number, project))  # type: ignore[arg-type]
+    damaged = registry.project_root(settings.model_dir, 3)  # before ours
+    registry.write_record(damaged, record(3))
+    (damaged / "current").write_text("[" * 100_000)
+    ranks = Queue("rank", connection=Redis.from_url(redis_server.url))
+    clock.tick(NOON)
+    assert "top_up-p7" in ranks.job_ids
+    assert f"{damaged}/current is damaged" in caplog.text
