@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 
 from backend import pool_scores, registry, resnet, rounds, versions
@@ -995,3 +996,22 @@ def test_answered_images_do_not_keep_new_ones_from_being_seen(
     waiting = {task.image_id for task in project.open_tasks()}
     assert {image.image_id for image in kept_open(loop)} == waiting
     assert len(waiting) == 10
+
+
+@pytest.mark.parametrize("is_empty", [True, False], ids=["empty", "of another network"])
+def test_damaged_scores_and_embeddings_are_made_again(
+    loop: Loop, project: OracleProject, is_empty: bool
+) -> None:
+    seed(loop, project)
+    meta = train(loop)
+    probs = versions.pool_probs(loop, meta, quiet)
+    key, kept = versions.embeddings_of(loop, meta, quiet)
+    [path] = (loop.root / "embeddings").iterdir()
+    narrow = {name: rows[:, :7] for name, rows in vars(kept).items()}
+    content = b"" if is_empty else safetensors.numpy.save(narrow)
+    for damaged in (loop.root / "r0001/pool.safetensors", path):
+        damaged.write_bytes(content)
+    np.testing.assert_allclose(versions.pool_probs(loop, meta, quiet), probs, atol=0.01)
+    again, made = versions.embeddings_of(loop, meta, quiet)
+    assert (again, made.pool.shape) == (key, kept.pool.shape)
+    assert path.stat().st_size > 1000 * len(loop.pool.image_ids)
