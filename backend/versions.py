@@ -410,10 +410,10 @@ def _kept_embeddings(loop: Loop, key: str, image_size: int) -> PoolEmbeddings | 
 def _is_of(kept: PoolEmbeddings, pool: Pool) -> bool:
     """Whether embeddings have a row for each of the pool's images, as wide as our network's."""
     width = resnet.shapes()[HEAD_WEIGHT][1]
-    splits = (pool.image_ids, pool.validation.labels, pool.test.labels)
+    lengths = (len(pool.image_ids), len(pool.validation.labels), len(pool.test.labels))
     return all(
-        rows.shape == (len(split), width)
-        for rows, split in zip(vars(kept).values(), splits, strict=True)
+        rows.shape == (length, width)
+        for rows, length in zip(vars(kept).values(), lengths, strict=True)
     )
 
 
