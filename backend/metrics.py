@@ -23,9 +23,10 @@ from prometheus_client.registry import Collector
 
 from backend import registry
 from backend.errors import ModelFolderError, QueueError
+from backend.own_jobs import JOBS
 from backend.settings import Settings
 from backend.status import project_status
-from backend.training_queue import JOBS, TrainingQueue
+from backend.training_queue import TrainingQueue
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # Our target is 20 ms, and Label Studio gives up after a second.
@@ -186,7 +187,7 @@ def _of_project(status: Mapping[str, Any]) -> Iterator[Sample]:
             yield "accuracy_ratio", (project, split), status[split]["accuracy"]
     for phase, seconds in status["training_seconds"].items():
         yield "training_phase_seconds", (project, phase), seconds
-    jobs = {(name, state): 0 for _, name in JOBS for state in ("queued", "started")}
+    jobs = {(name, state): 0 for name in JOBS for state in ("queued", "started")}
     jobs |= {(job["job"], job["status"]): 1 for job in status["jobs"]}
     for (name, state), n_jobs in jobs.items():
         yield "jobs", (project, name, state), n_jobs

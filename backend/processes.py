@@ -24,6 +24,7 @@ from rq.serializers import JSONSerializer
 from backend.command import CommandParser, run
 from backend.errors import QueueError, TightloopError
 from backend.logs import logging_config, start_logging
+from backend.own_jobs import OwnJob
 from backend.settings import Settings, load_settings
 
 log = logging.getLogger(__name__)
@@ -134,7 +135,8 @@ def _work(settings: Settings, queue: str) -> None:
         Worker(
             [queue],
             connection=Redis.from_url(settings.redis_url.get_secret_value()),
-            serializer=JSONSerializer,  # pickle would run whatever somebody writes into Redis
+            serializer=JSONSerializer,  # pickle runs code while it is read
+            job_class=OwnJob,
             # So that a killed worker, and soon after its job, is missed.
             worker_ttl=30,
             job_monitoring_interval=5,

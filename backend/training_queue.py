@@ -24,23 +24,14 @@ from rq.executions import Execution
 from rq.job import Job
 
 from backend.errors import QueueError
+from backend.own_jobs import JOBS, MODULE, QUEUES, OwnJob, job_id
 from backend.progress import seconds_left
 from backend.query import retrain_is_due
 
-TRAIN_TIMEOUT_S = 12 * 3600
-RANK_TIMEOUT_S = 1800
 # A job that died for good blocks its own id for as long as its hash lives.
 FAILURE_TTL_S = 120
 RETRY_AFTER_ERROR_S = 60.0
 ERRORS_KEPT = 10
-QUEUES = ("train", "rank")
-JOBS = (
-    ("train", "retrain"),
-    ("rank", "refit"),
-    ("rank", "top_up"),
-    ("rank", "refresh"),
-    ("rank", "collect_reviews"),
-)
 CLOCK_KEY = "tightloop:clock"
 HEALTH_KEY = "tightloop:health"
 ANSWERED_KEPT_S = 3600.0  # clocks differ, and an old list of open images may still be read
@@ -92,7 +83,8 @@ class TrainingQueue:
     def __init__(self, redis_url: str) -> None:
         self._redis = redis.Redis.from_url(redis_url, socket_connect_timeout=2, socket_timeout=10)
         self._queues = {
-            name: rq.Queue(name, connection=self._redis, serializer="json") for name in QUEUES
+            name: rq.Queue(name, connection=self._redis, serializer="json", job_class=OwnJob)
+            for name in QUEUES
         }
 
     # When a retrain is due
@@ -180,25 +172,25 @@ class TrainingQueue:
         if is_forced:
             with _queue_errors():
                 failed = self._queues["train"].failed_job_registry
-                if (job_id := _job_id("retrain", project_id)) in failed.get_job_ids():
-                    failed.remove(job_id, delete_job=True)
-        return self._enqueue("train", "retrain", project_id, TRAIN_TIMEOUT_S)
+                if (retrain := job_id("retrain", project_id)) in failed.get_job_ids():
+                    failed.remove(retrain, delete_job=True)
+        return self._enqueue("retrain", project_id)
 
     def enqueue_top_up(self, project_id: int) -> bool:
         """Enqueue a look at how many tasks are open; False where one waits already."""
-        return self._enqueue("rank", "top_up", project_id, RANK_TIMEOUT_S)
+        return self._enqueue("top_up", project_id)
 
     def enqueue_refresh(self, project_id: int) -> bool:
         """Enqueue the switch of the open tasks' order to the version in service."""
-        return self._enqueue("rank", "refresh", project_id, RANK_TIMEOUT_S)
+        return self._enqueue("refresh", project_id)
 
     def enqueue_refit(self, project_id: int) -> bool:
         """Enqueue a new head from the answers so far; False where one waits or runs already."""
-        return self._enqueue("rank", "refit", project_id, RANK_TIMEOUT_S)
+        return self._enqueue("refit", project_id)
 
     def enqueue_collect_reviews(self, project_id: int) -> bool:
         """Enqueue a look at what was reviewed; False where one waits or runs already."""
-        return self._enqueue("rank", "collect_reviews", project_id, RANK_TIMEOUT_S)
+        return self._enqueue("collect_reviews", project_id)
 
     def put_abandoned_back(self) -> None:
         """Put jobs whose worker died back into their queue (RQ looks only when somebody does)."""
@@ -233,11 +225,11 @@ class TrainingQueue:
     def jobs(self, project_id: int) -> list[dict[str, Any]]:
         """The project's jobs that wait or run: name, status, phase and how far it is."""
         found = []
-        for queue, name in JOBS:
+        for name, (queue, _) in JOBS.items():
             with _queue_errors():
                 try:
-                    job = Job.fetch(
-                        _job_id(name, project_id), connection=self._redis, serializer="json"
+                    job = OwnJob.fetch(
+                        job_id(name, project_id), connection=self._redis, serializer="json"
                     )
                 except NoSuchJobError:
                     continue
@@ -326,13 +318,14 @@ class TrainingQueue:
             raw = self._redis.lrange(_key(project_id, "errors"), 0, -1)
         return [json.loads(line) for line in raw]
 
-    def _enqueue(self, queue: str, name: str, project_id: int, timeout_s: int) -> bool:
+    def _enqueue(self, name: str, project_id: int) -> bool:
+        queue, timeout_s = JOBS[name]
         with _queue_errors():
             try:
                 self._queues[queue].enqueue(
-                    f"backend.jobs.{name}",
+                    f"{MODULE}.{name}",
                     project_id,
-                    job_id=_job_id(name, project_id),
+                    job_id=job_id(name, project_id),
                     unique=True,
                     retry=Retry(max=5),  # without retries RQ gives up a job whose worker died
                     job_timeout=timeout_s,
@@ -346,10 +339,6 @@ class TrainingQueue:
 
 def _key(project_id: int, part: str = "generation") -> str:
     return f"tightloop:p{project_id}:{part}"
-
-
-def _job_id(name: str, project_id: int) -> str:
-    return f"{name}-p{project_id}"
 
 
 def _generation(hash_: Mapping[Any, Any]) -> Generation:
