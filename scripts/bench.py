@@ -13,23 +13,17 @@ import base64
 import io
 import json
 import os
-import secrets
-import shutil
-import socket
-import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
-import psutil
 import torch
 from PIL import Image
 
@@ -45,7 +39,16 @@ from backend.labelstudio import (
 )
 from backend.query import STRATEGIES, Candidates, resolve, select
 from backend.settings import Settings, load_settings
-from backend.version_meta import Measured, Meta
+from scripts.bench_attack import measure_attacks
+from scripts.bench_backend import (
+    CLASSES,
+    POOL_IMAGES,
+    PROJECT,
+    USER,
+    Backend,
+    running_backend,
+    tree_mb,
+)
 from scripts.bench_dashboard import (
     PAGES,
     fill_project,
@@ -54,19 +57,16 @@ from scripts.bench_dashboard import (
     share_of_a_core,
 )
 from scripts.bench_model import measure_model
+from scripts.own_stack import own_stack
 
 ROOT = Path(__file__).resolve().parents[1]
-BIN = Path(sys.executable).parent
-CLASSES = tuple(f"class {i}" for i in range(10))
-PROJECT = 1
 WEBHOOKS_PER_S = 50
 CONNECTIONS = 20
 TASKS = 100
 SEEDS = 1980
 LAST_LABELS = 20
-POOL_IMAGES, WIDTH, ASKED, BATCH = 50_000, 512, 2_000, 100
+WIDTH, ASKED, BATCH = 512, 2_000, 100
 PATIENCE_S = 120.0
-MB = 1024**2
 
 
 @dataclass(frozen=True)
@@ -140,9 +140,14 @@ def choice_figures() -> list[Figure]:
 
 
 def backend_figures(settings: Settings) -> list[Figure]:
-    """The backend under gunicorn with a real Redis: webhooks, predictions, memory."""
+    """The backend as it is served, with a real Redis: webhooks, predictions, memory."""
     _say("measuring the backend")
-    with tempfile.TemporaryDirectory(prefix="tightloop-") as folder, _backend(Path(folder)) as b:
+    with (
+        tempfile.TemporaryDirectory(prefix="tightloop-") as folder,
+        running_backend(Path(folder)) as b,
+    ):
+        root = registry.project_root(Path(folder), PROJECT)
+        fill_project(root, registry.read_meta(root, "r0001"))
         n_bytes, first_view_s = first_view(b.url)
         at_rest = b.memory_mb()
         paced = _webhooks(b, pause_s=CONNECTIONS / WEBHOOKS_PER_S, seconds=20)
@@ -153,7 +158,9 @@ def backend_figures(settings: Settings) -> list[Figure]:
         flat_out = _webhooks(b, pause_s=0.0, seconds=5)
         bare = _bare_images_per_s(settings.image_size)
         by_id = _predict_images_per_s(b, [{"image_id": f"i{n}"} for n in range(TASKS)])
-        by_uri = _predict_images_per_s(b, [{"image": _noise_uri(n)} for n in range(TASKS)])
+        by_uri = _predict_images_per_s(b, [_noise_row(n) for n in range(TASKS)])
+        _say("measuring webhooks beside idle connections")
+        attacked = measure_attacks(b, _predict_body([_noise_row(n) for n in range(TASKS)]))
     webhook = f"webhook, {WEBHOOKS_PER_S}/s on {CONNECTIONS} connections"
     seconds = "no Chromium here" if first_view_s is None else f"{first_view_s:.2f} s"
     return [
@@ -169,6 +176,10 @@ def backend_figures(settings: Settings) -> list[Figure]:
         Figure(f"/predict, {TASKS} pool tasks, over bare forward", f"{by_id / bare:.2f}", ">= 0.8"),
         Figure(f"/predict, {TASKS} data: URIs, over bare forward", f"{by_uri / bare:.2f}"),
         Figure("backend memory at rest", f"{at_rest:.0f} MB", "<= 1,000 MB"),
+        *(
+            Figure(f"webhooks, {WEBHOOKS_PER_S}/s, {name}", str(webhooks), "p99 <= 100 ms, 0 lost")
+            for name, webhooks in attacked.items()
+        ),
     ]
 
 
@@ -179,26 +190,13 @@ def _percentiles(seconds: list[float]) -> str:
 
 def circle_figures() -> list[Figure]:
     """On a whole stack: from the last annotation to the next batch, and what a training takes."""
-    var = ROOT / "var/bench"
-    shutil.rmtree(var, ignore_errors=True)
-    environment = {
-        **os.environ,
-        "VAR_DIR": str(var),
-        "MODEL_DIR": str(var / "models"),
-        "DATA_DIR": os.environ.get("DATA_DIR", str(ROOT / "var/data")),
-        "DETACH": "1",
+    settings = {
         "SEED_LABELS": str(SEEDS),
         "RETRAIN_AFTER": str(LAST_LABELS),
         "RETRAIN_WAIT": "3600",
-        **dict(zip(("LABEL_STUDIO_PORT", "BACKEND_PORT", "REDIS_PORT"), _ports(3), strict=True)),
     }
-    up = [sys.executable, "-m", "scripts.up"]
-    subprocess.run(up, env=environment, cwd=ROOT, check=True)
-    try:
-        return _measure_circle(json.loads((var / "stack.json").read_text()))
-    finally:
-        subprocess.run([*up, "down"], env=environment, cwd=ROOT, check=True)
-        shutil.rmtree(var, ignore_errors=True)
+    with own_stack("bench", **settings) as (_, stack):
+        return _measure_circle(stack)
 
 
 def _measure_circle(stack: Mapping[str, Any]) -> list[Figure]:
@@ -245,7 +243,7 @@ def _measure_circle(stack: Mapping[str, Any]) -> list[Figure]:
         current = registry.current(root)
         if served_s is None and current is not None and current.version == "r0002":
             served_s = time.perf_counter() - began
-        peak_mb = max(peak_mb, _tree_mb(stack["pids"]["trainer"]))
+        peak_mb = max(peak_mb, tree_mb(stack["pids"]["trainer"]))
         time.sleep(0.2)
     total_s = time.perf_counter() - began
     meta = registry.read_meta(root, "r0002")
@@ -274,106 +272,7 @@ def _measure_circle(stack: Mapping[str, Any]) -> list[Figure]:
     ]
 
 
-@dataclass(frozen=True)
-class _Backend:
-    url: str
-    secret: str
-    password: str
-    process: subprocess.Popen[bytes]
-
-    def memory_mb(self) -> float:
-        time.sleep(2)
-        return _tree_mb(self.process.pid)
-
-
-@contextmanager
-def _backend(folder: Path) -> Iterator[_Backend]:
-    """gunicorn and Redis as `make up` runs them, with one version of random weights in service."""
-    root = registry.project_root(folder, PROJECT)
-    registry.write_record(
-        root,
-        registry.ProjectRecord(
-            project_id=PROJECT,
-            title="bench",
-            label_studio_url="http://127.0.0.1:9",
-            project_created_at="2026-01-01T00:00:00+00:00",
-            pool="",
-            weights="none",
-            seed=0,
-            classes=CLASSES,
-        ),
-    )
-    _save_version(root)
-    secret = secrets.token_hex(16)
-    [port] = _ports(1)
-    environment = {
-        **os.environ,
-        "MODEL_DIR": str(folder),
-        "REDIS_URL": f"unix://{folder}/redis.sock",
-        "WEBHOOK_SECRET": secret,
-        "BACKEND_PASSWORD": secret,
-        "RETRAIN_AFTER": "1",
-        "BACKEND_PORT": str(port),
-    }
-    redis = subprocess.Popen(
-        [BIN / "redis-server", "--port", "0", "--unixsocket", folder / "redis.sock",
-         "--dir", folder, "--save", "", "--logfile", folder / "redis.log"]
-    )  # fmt: skip
-    gunicorn = subprocess.Popen(
-        [sys.executable, "-m", "backend.processes", "backend"],
-        env=environment,
-        cwd=ROOT,
-        stderr=subprocess.DEVNULL,
-    )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(600):
-            try:
-                httpx.get(f"{url}/health")
-                break
-            except httpx.HTTPError:
-                time.sleep(0.1)
-        yield _Backend(url, secret, secret, gunicorn)
-    finally:
-        for process in (gunicorn, redis):
-            process.terminate()
-            process.wait(20)
-
-
-def _save_version(root: Path) -> None:
-    state = resnet.build(len(CLASSES), None, seed=0).state_dict()
-    unmeasured = Measured(accuracy=0.1, log_loss=2.3, images=1)
-    registry.save(
-        root,
-        {name: tensor.numpy() for name, tensor in state.items()},
-        Meta(
-            version="r0001",
-            round=1,
-            created_at="2026-01-01T00:00:00+00:00",
-            parent=None,
-            classes=CLASSES,
-            image_size=load_settings().image_size,
-            pool="",
-            weights="none",
-            strategy="",
-            labels=0,
-            labels_per_class={},
-            labels_fingerprint="",
-            left_out={},
-            validation=unmeasured,
-            test=None,
-            refused=None,
-            seconds={},
-            torch=torch.__version__,
-            device="cpu",
-        ),
-    )
-    probs = np.random.default_rng(0).dirichlet(np.ones(10), 50_000).astype(np.float32)
-    pool_scores.save_pool_probs(root, "r0001", [f"i{n}" for n in range(50_000)], probs)
-    fill_project(root, registry.promote(root, "r0001"))
-
-
-def _webhooks(backend: _Backend, *, pause_s: float, seconds: float) -> list[float]:
+def _webhooks(backend: Backend, *, pause_s: float, seconds: float) -> list[float]:
     """Seconds per answer of all connections together; each sends one every `pause_s`."""
     body = {
         "action": "ANNOTATION_CREATED",
@@ -383,7 +282,7 @@ def _webhooks(backend: _Backend, *, pause_s: float, seconds: float) -> list[floa
     taken: list[float] = []
 
     def send(first_at: float) -> None:
-        with httpx.Client(headers={SECRET_HEADER: backend.secret}) as client:
+        with httpx.Client(headers={SECRET_HEADER: backend.password}) as client:
             client.post(f"{backend.url}/webhook", json=body)  # connects
             next_at = first_at
             while next_at < end:
@@ -406,14 +305,18 @@ def _webhooks(backend: _Backend, *, pause_s: float, seconds: float) -> list[floa
     return taken
 
 
-def _predict_images_per_s(backend: _Backend, rows: list[dict[str, str]]) -> float:
-    body = {
+def _predict_body(rows: list[dict[str, str]]) -> dict[str, object]:
+    return {
         "tasks": [{"id": n, "data": row} for n, row in enumerate(rows)],
         "project": f"{PROJECT}.1",
         "label_config": label_config_xml(CLASSES),
     }
+
+
+def _predict_images_per_s(backend: Backend, rows: list[dict[str, str]]) -> float:
+    body = _predict_body(rows)
     best = float("inf")
-    with httpx.Client(auth=("tightloop", backend.password), timeout=120) as client:
+    with httpx.Client(auth=(USER, backend.password), timeout=120) as client:
         for _ in range(4):
             began = time.perf_counter()
             client.post(f"{backend.url}/predict", json=body).raise_for_status()
@@ -435,35 +338,15 @@ def _bare_images_per_s(image_size: int) -> float:
     return TASKS / best
 
 
-def _noise_uri(seed: int) -> str:
+def _noise_row(seed: int) -> dict[str, str]:
     png = io.BytesIO()
     noise = np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     Image.fromarray(noise).save(png, "PNG")
-    return "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()
+    return {"image": "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()}
 
 
 def _say(what: str) -> None:
     print(what, file=sys.stderr, flush=True)
-
-
-def _tree_mb(pid: int) -> float:
-    """Memory of a process and its children that is theirs alone or shared among them."""
-    try:
-        process = psutil.Process(pid)
-        tree = [process, *process.children(recursive=True)]
-        return sum(p.memory_full_info().pss for p in tree) / MB
-    except psutil.NoSuchProcess:
-        return 0.0
-
-
-def _ports(count: int) -> list[str]:
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [str(probe.getsockname()[1]) for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
 
 
 if __name__ == "__main__":

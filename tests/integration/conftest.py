@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from dotenv import dotenv_values
 
 from backend.settings import Settings
 from scripts import up
+from scripts.bench_backend import free_ports
 
 ROOT = Path(__file__).parents[2]
 PORTS = ("LABEL_STUDIO_PORT", "BACKEND_PORT", "REDIS_PORT")
@@ -112,15 +112,6 @@ class Stack:
             for path in sorted(self.folder.glob("log/*.log"))
         ]
         return "".join(tails)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody holds; all are kept until all are found, so that they differ."""
-    with ExitStack() as held:
-        probes = [held.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
 
 
 def new_stack(folder: Path, **changes: str) -> Stack:

@@ -1,0 +1,132 @@
+"""What idle connections cost: webhooks as Label Studio sends them, beside 500 that send nothing."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import httpx
+import numpy as np
+
+from backend.labelstudio import SECRET_HEADER
+from scripts.bench_backend import PROJECT, ROOT, USER, Backend
+from scripts.idle_connections import KINDS
+
+CONNECTIONS = 500
+SECONDS = 60.0
+WEBHOOKS_PER_S = 50
+SENDERS = 20
+LOST_AFTER_S = 1.0  # Label Studio gives up
+SETTLE_S = 3.0
+BODY = json.dumps({"action": "ANNOTATION_CREATED", "project": {"id": PROJECT},
+                   "task": {"data": "x" * 4000}})  # fmt: skip
+
+
+@dataclass
+class Webhooks:
+    """What became of the webhooks of one measurement."""
+
+    seconds: list[float] = field(default_factory=list)
+    lost: int = 0
+
+    def __str__(self) -> str:
+        sent = len(self.seconds) + self.lost
+        if not self.seconds:
+            return f"{self.lost} of {sent} lost"
+        p50, p99 = np.percentile(self.seconds, [50, 99]) * 1000
+        return f"p50 {p50:.1f}, p99 {p99:.1f} ms, {self.lost} of {sent} lost"
+
+
+def measure_attacks(backend: Backend, predict_body: dict[str, object]) -> dict[str, Webhooks]:
+    """Webhooks without an attack, under each kind, and under each during a /predict."""
+    found = {"alone": send_webhooks(backend)}
+    for kind in KINDS:
+        with idle_connections(backend, kind):
+            found[f"beside {CONNECTIONS} connections that trickle {kind}"] = send_webhooks(backend)
+            with _predicting(backend, predict_body):
+                name = f"… and a /predict of {len(predict_body['tasks'])} images"  # type: ignore[arg-type]
+                found[f"{name} ({kind})"] = send_webhooks(backend)
+    return found
+
+
+def send_webhooks(backend: Backend, seconds: float = SECONDS) -> Webhooks:
+    """Send them evenly, each on a connection of its own."""
+    found, lock = Webhooks(), threading.Lock()
+    start = time.perf_counter() + 0.5
+
+    def send(first_at: float) -> None:
+        at = first_at
+        while at < start + seconds:
+            time.sleep(max(0.0, at - time.perf_counter()))
+            took_s = _send_one(backend)
+            with lock:
+                if took_s is None:
+                    found.lost += 1
+                else:
+                    found.seconds.append(took_s)
+            at += SENDERS / WEBHOOKS_PER_S
+
+    threads = [
+        threading.Thread(target=send, args=(start + number / WEBHOOKS_PER_S,))
+        for number in range(SENDERS)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
+
+
+def _send_one(backend: Backend) -> float | None:
+    headers = {SECRET_HEADER: backend.password, "Content-Type": "application/json"}
+    began = time.perf_counter()
+    connection = http.client.HTTPConnection("127.0.0.1", backend.port, timeout=LOST_AFTER_S)
+    try:
+        connection.request("POST", "/webhook", BODY, headers)
+        answer = connection.getresponse()
+        answer.read()
+    except OSError:
+        return None
+    finally:
+        connection.close()
+    return time.perf_counter() - began if answer.status == 200 else None
+
+
+@contextmanager
+def idle_connections(backend: Backend, kind: str) -> Iterator[None]:
+    """Hold them open, in a process of their own."""
+    command = [sys.executable, "-m", "scripts.idle_connections", backend.url, kind]
+    options = ["--count", str(CONNECTIONS), "--seconds", str(4 * SECONDS)]
+    attack = subprocess.Popen([*command, *options], cwd=ROOT, stdout=subprocess.DEVNULL)
+    time.sleep(SETTLE_S)
+    try:
+        yield
+    finally:
+        attack.terminate()
+        attack.wait(30)
+
+
+@contextmanager
+def _predicting(backend: Backend, body: dict[str, object]) -> Iterator[None]:
+    """Ask for predictions again and again."""
+    over = threading.Event()
+
+    def predict() -> None:
+        with httpx.Client(auth=(USER, backend.password), timeout=120) as client:
+            while not over.is_set():
+                client.post(f"{backend.url}/predict", json=body).raise_for_status()
+
+    asking = threading.Thread(target=predict)
+    asking.start()
+    try:
+        yield
+    finally:
+        over.set()
+        asking.join()
