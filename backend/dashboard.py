@@ -21,7 +21,7 @@ from werkzeug.wrappers import Response as AnyResponse
 from backend import registry
 from backend.controls import promote, train_now
 from backend.curve_picture import Ahead, CurvePoint, draw_curve
-from backend.door import answer_errors, needs_operator, needs_reader, status_of
+from backend.door import Door, answer_errors, status_of
 from backend.errors import BackendError, ModelFolderError, NoModelError, TightloopError
 from backend.metrics import CONTENT_TYPE
 from backend.progress import unit
@@ -110,20 +110,20 @@ class Pages:
 
 
 def make_dashboard(
-    settings: Settings, queue: TrainingQueue, metrics_page: Callable[[], bytes]
+    settings: Settings, door: Door, queue: TrainingQueue, metrics_page: Callable[[], bytes]
 ) -> Blueprint:
     """The routes for people and their programs; `metrics_page` is what Prometheus gets."""
-    doors = Blueprint("dashboard", __name__, static_folder="static", template_folder="templates")
+    routes = Blueprint("dashboard", __name__, static_folder="static", template_folder="templates")
     pages = Pages(lambda project_id: _render(settings, queue, project_id))
 
-    @doors.after_request
+    @routes.after_request
     def secure(answer: Response) -> Response:
         for name, value in SECURITY_HEADERS.items():
             answer.headers.setdefault(name, value)
         return answer
 
-    @doors.get("/dashboard")
-    @needs_reader(settings)
+    @routes.get("/dashboard")
+    @door.needs_reader
     def show() -> AnyResponse:
         asked = _asked_project()
         try:
@@ -136,8 +136,8 @@ def make_dashboard(
         answer.set_etag(hashlib.sha256(page.html.encode()).hexdigest())
         return answer.make_conditional(request)
 
-    @doors.get("/dashboard/curve.svg")
-    @needs_reader(settings)
+    @routes.get("/dashboard/curve.svg")
+    @door.needs_reader
     def curve() -> Response:
         project = _find_project(whole_status(settings, queue), _asked_project())
         is_as_asked = request.args.get("v") == _curve_key(project)
@@ -153,14 +153,14 @@ def make_dashboard(
         answer.headers["Content-Security-Policy"] = PICTURE_POLICY
         return answer
 
-    @doors.post("/dashboard/promote")
-    @needs_operator(settings)
+    @routes.post("/dashboard/promote")
+    @door.needs_operator
     def put_in_service() -> AnyResponse:
         version = request.form.get("version", "")
         return act(lambda project_id: promote(settings, queue, project_id, version))
 
-    @doors.post("/dashboard/train")
-    @needs_operator(settings)
+    @routes.post("/dashboard/train")
+    @door.needs_operator
     def start_training() -> AnyResponse:
         return act(lambda project_id: train_now(queue, project_id))
 
@@ -178,17 +178,17 @@ def make_dashboard(
         pages.forget()
         return redirect(url_for("dashboard.show", project=project_id), 303)
 
-    @doors.get("/status")
-    @needs_reader(settings)
+    @routes.get("/status")
+    @door.needs_reader
     def status() -> Response:
         return jsonify(whole_status(settings, queue))
 
-    @doors.get("/metrics")
-    @needs_reader(settings)
+    @routes.get("/metrics")
+    @door.needs_reader
     def metrics() -> Response:
         return Response(metrics_page(), content_type=CONTENT_TYPE)
 
-    return doors
+    return routes
 
 
 def create_app(settings: Settings) -> Flask:
@@ -196,7 +196,10 @@ def create_app(settings: Settings) -> Flask:
     settings.require("dashboard_password")
     queue = TrainingQueue(settings.redis_url.get_secret_value())
     app = Flask(__name__, static_folder=None)
-    app.register_blueprint(make_dashboard(settings, queue, lambda: _metrics_of_backend(settings)))
+    door = Door(settings)
+    app.register_blueprint(
+        make_dashboard(settings, door, queue, lambda: _metrics_of_backend(settings))
+    )
 
     @app.get("/")
     def home() -> AnyResponse:

@@ -1,4 +1,4 @@
-"""The door: who may pass, and what those hear who may not.
+"""Decide who may do what over HTTP, and answer everything else with a sentence.
 
 Reading is free on loopback unless a password was chosen; changing things needs one always, and
 obeys no other site's page.
@@ -8,13 +8,19 @@ from __future__ import annotations
 
 import hmac
 import logging
+import re
 from collections.abc import Callable
 from functools import wraps
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from flask import Flask, Response, jsonify, request
-from werkzeug.exceptions import Forbidden, HTTPException, Unauthorized
+from limits import RateLimitItemPerMinute
+from limits.storage import MemoryStorage
+from limits.strategies import FixedWindowRateLimiter
+from pydantic import SecretStr
+from werkzeug.datastructures import Authorization, Headers
+from werkzeug.exceptions import Forbidden, HTTPException, TooManyRequests, Unauthorized
 
 from backend.errors import (
     BackendError,
@@ -23,54 +29,114 @@ from backend.errors import (
     QueueError,
     TightloopError,
 )
+from backend.labelstudio import SECRET_HEADER
 from backend.settings import LOOPBACK_HOSTS, Settings
 
 log = logging.getLogger(__name__)
 
 UNAVAILABLE = (QueueError, ModelFolderError, NoModelError, BackendError)
+MAX_BODY_BYTES = 5 * 1024**2
+# "Retrieve Predictions" sends all selected tasks, images included.
+MAX_PREDICT_BYTES = 512 * 1024**2
+WRONG_PASSWORDS = RateLimitItemPerMinute(10)  # from one address
+# What proxies and content networks add to the requests that they pass on.
+PROXY_HEADER = re.compile(
+    r"via|forwarded|x-forwarded.*|x-original.*|x-envoy.*|x-proxy.*|x-real-ip|.*client-ip"
+    r"|.*connecting-ip|cf-.*|cdn-loop",
+    re.IGNORECASE,
+)
 
 View = Callable[..., Any]
 
 
-def needs_backend_password(settings: Settings) -> Callable[[View], View]:
-    """For Label Studio alone."""
+class Door:
+    """Checks the passwords of one server. Counts wrong ones by address, in memory."""
 
-    def check() -> None:
-        if not knows_backend(settings):
-            raise Unauthorized("send BACKEND_USER and BACKEND_PASSWORD with basic auth")
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._limiter = FixedWindowRateLimiter(MemoryStorage())
 
-    return _checked(check)
+    def needs_backend_password(self, view: View) -> View:
+        """Let only Label Studio in."""
 
+        def check() -> None:
+            if not self._has_backend_password(request.headers):
+                self._refuse("send BACKEND_USER and BACKEND_PASSWORD with basic auth")
 
-def needs_reader(settings: Settings) -> Callable[[View], View]:
-    """For whoever may see how the loop is doing."""
+        return _checked(check, view)
 
-    def check() -> None:
-        if not (_is_free(settings) or _knows_dashboard(settings)):
-            raise Unauthorized("set DASHBOARD_PASSWORD, and send it with basic auth")
+    def needs_webhook_secret(self, view: View) -> View:
+        """Let only Label Studio in; its Start Training shows the backend's password instead."""
 
-    return _checked(check)
+        def check() -> None:
+            if not (
+                self._has_webhook_secret(request.headers)
+                or self._has_backend_password(request.headers)
+            ):
+                self._refuse(f"send the webhook secret in the header {SECRET_HEADER}")
 
+        return _checked(check, view)
 
-def needs_operator(settings: Settings) -> Callable[[View], View]:
-    """For whoever may change things; a browser sends its password along from any site's page."""
+    def needs_reader(self, view: View) -> View:
+        """Let anyone in who may see how the loop is doing."""
 
-    def check() -> None:
-        _refuse_other_sites()
-        if not _knows_dashboard(settings):
-            raise Unauthorized("set DASHBOARD_PASSWORD, and send it with basic auth")
+        def check() -> None:
+            if not (self._is_free() or self._has_dashboard_password(request.headers)):
+                self._refuse("set DASHBOARD_PASSWORD, and send it with basic auth")
 
-    return _checked(check)
+        return _checked(check, view)
 
+    def needs_operator(self, view: View) -> View:
+        """Let anyone in who may change things, from our own page or no page at all."""
 
-def knows_backend(settings: Settings) -> bool:
-    """Whether the request brings what Label Studio was told."""
-    return _knows(settings.backend_user, settings.backend_password.get_secret_value())
+        def check() -> None:
+            _refuse_other_sites()
+            if not self._has_dashboard_password(request.headers):
+                self._refuse("set DASHBOARD_PASSWORD, and send it with basic auth")
+
+        return _checked(check, view)
+
+    def body_limit(self, path: str, headers: Headers) -> int:
+        """Return how many bytes of body are read: none from a stranger, who may send no end."""
+        if self._has_backend_password(headers):
+            return MAX_PREDICT_BYTES if path == "/predict" else MAX_BODY_BYTES
+        is_known = self._has_webhook_secret(headers) or self._has_dashboard_password(headers)
+        return MAX_BODY_BYTES if is_known else 0
+
+    def _has_backend_password(self, headers: Headers) -> bool:
+        settings = self._settings
+        return _has_login(headers, settings.backend_user, settings.backend_password)
+
+    def _has_dashboard_password(self, headers: Headers) -> bool:
+        settings = self._settings
+        return _has_login(headers, settings.dashboard_user, settings.dashboard_password)
+
+    def _has_webhook_secret(self, headers: Headers) -> bool:
+        secret = self._settings.webhook_secret.get_secret_value()
+        return bool(secret) and is_equal(headers.get(SECRET_HEADER, ""), secret)
+
+    def _is_free(self) -> bool:
+        settings = self._settings
+        has_password = bool(settings.dashboard_password.get_secret_value())
+        if not settings.is_loopback_only or (has_password and not settings.dashboard_open):
+            return False
+        # Neither another site's name that leads here (DNS rebinding) nor a proxy may read for free.
+        is_forwarded = any(PROXY_HEADER.fullmatch(name) for name, _ in request.headers)
+        return not is_forwarded and _host_of(f"//{request.host}") in LOOPBACK_HOSTS
+
+    def _refuse(self, hint: str) -> NoReturn:
+        """Answer 401, or 429 to an address that keeps sending wrong passwords."""
+        is_guess = request.authorization is not None or SECRET_HEADER in request.headers
+        if is_guess and not self._limiter.hit(WRONG_PASSWORDS, request.remote_addr or ""):
+            raise TooManyRequests("too many wrong passwords from this address: wait a minute")
+        raise Unauthorized(hint)
 
 
 def is_equal(given: str, expected: str) -> bool:
     """Whether two secrets are the same, in a time that tells nothing."""
-    return hmac.compare_digest(given.encode(), expected.encode())
+    return hmac.compare_digest(
+        given.encode(errors="surrogatepass"), expected.encode(errors="surrogatepass")
+    )
 
 
 def answer_errors(app: Flask) -> None:
@@ -99,27 +165,15 @@ def status_of(error: TightloopError) -> int:
     return 503 if isinstance(error, UNAVAILABLE) else 400
 
 
-def _is_free(settings: Settings) -> bool:
-    has_password = bool(settings.dashboard_password.get_secret_value())
-    if not settings.is_loopback_only or (has_password and not settings.dashboard_open):
-        return False
-    # Neither another site's name that leads here (DNS rebinding) nor a proxy may read for free.
-    is_forwarded = "X-Forwarded-For" in request.headers or "Forwarded" in request.headers
-    return not is_forwarded and _host_of(f"//{request.host}") in LOOPBACK_HOSTS
-
-
-def _knows_dashboard(settings: Settings) -> bool:
-    return _knows(settings.dashboard_user, settings.dashboard_password.get_secret_value())
-
-
-def _knows(user: str, password: str) -> bool:
-    auth = request.authorization
+def _has_login(headers: Headers, user: str, password: SecretStr) -> bool:
+    expected = password.get_secret_value()
+    auth = Authorization.from_header(headers.get("Authorization"))
     return (
         auth is not None
         and auth.type == "basic"
-        and bool(password)
+        and bool(expected)
         and is_equal(auth.username or "", user)
-        and is_equal(auth.password or "", password)
+        and is_equal(auth.password or "", expected)
     )
 
 
@@ -143,13 +197,10 @@ def _host_of(url: str) -> str | None:
         return None
 
 
-def _checked(check: Callable[[], None]) -> Callable[[View], View]:
-    def decorate(view: View) -> View:
-        @wraps(view)
-        def guarded(*args: Any, **kwargs: Any) -> Any:
-            check()
-            return view(*args, **kwargs)
+def _checked(check: Callable[[], None], view: View) -> View:
+    @wraps(view)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        check()
+        return view(*args, **kwargs)
 
-        return guarded
-
-    return decorate
+    return guarded

@@ -14,10 +14,11 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, Literal, TypeVar
-from xml.etree import ElementTree
+from xml.etree.ElementTree import ParseError
 from xml.sax.saxutils import quoteattr
 
 import httpx
+from defusedxml.ElementTree import fromstring
 from label_studio_sdk import MlBackend, Webhook
 from label_studio_sdk.base_client import LabelStudioBase
 from label_studio_sdk.core.api_error import ApiError
@@ -272,9 +273,9 @@ def is_our_label_config(xml: str) -> bool:
 def parse_label_config(xml: str) -> LabelConfig:
     """Names and choices; LabelConfigError unless it is one Image and one single-choice Choices."""
     try:
-        tags = list(ElementTree.fromstring(xml).iter())
-    except ElementTree.ParseError as error:
-        raise LabelConfigError(f"the label config is not XML ({error})") from None
+        tags = list(fromstring(xml, forbid_dtd=True).iter())
+    except (ParseError, ValueError, LookupError) as error:  # a document type, a foreign encoding
+        raise LabelConfigError(f"the label config is not plain XML ({error})") from None
     images = [tag for tag in tags if tag.tag.lower() == "image"]
     controls = [tag for tag in tags if tag.tag.lower() == "choices"]
     if len(images) != 1 or len(controls) != 1:

@@ -59,8 +59,6 @@ def logging_config(log_format: str) -> dict[str, Any]:
         "root": {"level": "INFO", "handlers": ["stderr"]},
         "loggers": {
             "httpx": {"level": "WARNING"},  # not every request that we make
-            # It would write its own form beside ours.
-            "gunicorn.error": {"level": "INFO", "handlers": [], "propagate": True},
         },
     }
 

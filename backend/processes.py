@@ -2,7 +2,7 @@
 
     python -m backend.processes trainer
 
-Each loads only what it needs: the clock no torch, gunicorn's master none of the application.
+Each loads only what it needs: clock and dashboard load no torch.
 """
 
 from __future__ import annotations
@@ -12,10 +12,7 @@ import os
 import signal
 import sys
 import threading
-from importlib import import_module
-from typing import Any
 
-from gunicorn.app.base import BaseApplication
 from redis import Redis
 from redis.exceptions import RedisError
 from rq import Worker
@@ -23,55 +20,27 @@ from rq.serializers import JSONSerializer
 
 from backend.command import CommandParser, run
 from backend.errors import QueueError, TightloopError
-from backend.logs import logging_config, start_logging
+from backend.logs import start_logging
 from backend.own_jobs import OwnJob
 from backend.settings import Settings, load_settings
 
 log = logging.getLogger(__name__)
 
 
-class Server(BaseApplication):  # type: ignore[misc]  # the library has no types
-    """Gunicorn over an application: one process with threads, so one model in memory.
-
-    `module` is where its create_app is, loaded in the worker alone.
-    """
-
-    def __init__(self, settings: Settings, module: str) -> None:
-        self._settings = settings
-        self._module = module
-        super().__init__()
-
-    def load_config(self) -> None:
-        """What would stand on gunicorn's command line."""
-        options = {
-            "bind": f"{self._settings.backend_host}:{self._settings.backend_port}",
-            "worker_class": "gthread",
-            "workers": 1,
-            "threads": 8,
-            "keepalive": 5,  # an open dashboard asks every two seconds
-            "timeout": 120,
-            "graceful_timeout": 5,
-            "control_socket_disable": True,
-            "logconfig_dict": logging_config(self._settings.log_format),
-        }
-        for name, value in options.items():
-            self.cfg.set(name, value)
-
-    def load(self) -> Any:
-        """In the worker, after the fork."""
-        return import_module(self._module).create_app(self._settings)
-
-
 def run_backend(settings: Settings) -> None:
     """The Label Studio ML backend over HTTP."""
-    settings.require("backend_password", "webhook_secret")
-    Server(settings, "backend.serving").run()
+    from backend.server import serve
+    from backend.serving import create_app
+
+    serve(create_app(settings), settings)
 
 
 def run_dashboard(settings: Settings) -> None:
     """The dashboard alone, for a network where the ML backend's routes shall not be."""
-    settings.require("dashboard_password")
-    Server(settings, "backend.dashboard").run()
+    from backend.dashboard import create_app
+    from backend.server import serve
+
+    serve(create_app(settings), settings)
 
 
 def run_trainer(settings: Settings) -> None:

@@ -6,34 +6,22 @@ enqueued by name.
 
 from __future__ import annotations
 
-import logging
-import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from flask import Flask, Response, g, jsonify, request
 from label_studio_ml.model import LabelStudioMLBase
-from numpy.typing import NDArray
-from torch import nn
-from werkzeug.exceptions import BadRequest, Unauthorized
+from werkzeug.exceptions import BadRequest
 
-from backend import pool_scores, registry
-from backend.acquisition import Probs
-from backend.calibration import rescale
+from backend import registry
 from backend.controls import train_now
 from backend.dashboard import make_dashboard
-from backend.device import find_device
-from backend.door import answer_errors, is_equal, knows_backend, needs_backend_password
-from backend.errors import ImageError, NoModelError, SettingsError
-from backend.inference import Images, load_model, predict_probs, to_array
+from backend.door import MAX_BODY_BYTES, MAX_PREDICT_BYTES, Door, answer_errors
+from backend.errors import SettingsError
 from backend.labelstudio import (
-    SECRET_HEADER,
     match_classes,
     parse_label_config,
     prediction_result,
@@ -41,110 +29,18 @@ from backend.labelstudio import (
     read_webhook,
 )
 from backend.metrics import Metrics
+from backend.model_service import ModelService
+from backend.payloads import (
+    P,
+    PredictPayload,
+    SetupPayload,
+    VersionsPayload,
+    read_json,
+    read_payload,
+)
 from backend.query import confidence
 from backend.settings import Settings, load_settings
-from backend.task_images import load_task_image
 from backend.training_queue import TrainingQueue
-from backend.version_meta import Meta
-
-log = logging.getLogger(__name__)
-
-MAX_WEBHOOK_BYTES = 5 * 1024**2
-MAX_PREDICT_BYTES = (
-    512 * 1024**2
-)  # "Retrieve Predictions" sends all selected tasks, images included
-
-
-@dataclass(frozen=True)
-class InService:
-    """The version in service of one project, in memory."""
-
-    root: Path
-    meta: Meta
-    row_of: Mapping[str, int]  # pool image id -> row of `probs`
-    probs: Probs
-
-
-class ModelService:
-    """Answers with the version in service; a newly promoted one is loaded at the next request."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self._device = find_device(settings.device)
-        self._lock = threading.Lock()
-        self._in_service: dict[int, InService] = {}
-        self._models: dict[int, tuple[str, nn.Module]] = {}  # loaded when first needed
-
-    def root(self, project_id: int) -> Path:
-        """The project's folder of versions."""
-        return registry.project_root(self.settings.model_dir, project_id)
-
-    def in_service(self, project_id: int) -> InService:
-        """The version in service; NoModelError before the first one."""
-        root = self.root(project_id)
-        meta = registry.current(root)
-        if meta is None:
-            raise NoModelError("no model yet: it comes by itself once the first images are labeled")
-        with self._lock:
-            held = self._in_service.get(project_id)
-            if held is None or held.meta != meta:
-                image_ids, probs = pool_scores.load_pool_probs(root, meta.version) or (
-                    (),
-                    np.empty((0, len(meta.classes)), np.float32),
-                )
-                held = InService(root, meta, {i: row for row, i in enumerate(image_ids)}, probs)
-                self._in_service[project_id] = held
-                log.info("project %d: serving %s", project_id, meta.version)
-        return held
-
-    def probs(self, project_id: int, tasks: Sequence[Mapping[str, Any]], image_key: str) -> Probs:
-        """Class probabilities, a row per task; a row of NaN where the task's image cannot be read.
-
-        Images of the pool were scored when the version was made. Others are fetched and run through
-        the model.
-        """
-        served = self.in_service(project_id)
-        probs = np.full((len(tasks), len(served.meta.classes)), np.nan, np.float32)
-        images: dict[int, Images] = {}  # each at the model's own small size as soon as it is read
-        size = served.meta.image_size
-        for number, task in enumerate(tasks):
-            data = task.get("data") or {}
-            row = served.row_of.get(str(data.get("image_id")))
-            if row is not None:
-                probs[number] = served.probs[row]
-                continue
-            try:
-                images[number] = to_array([self._fetch(data, image_key, size)], size)
-            except ImageError as error:
-                log.warning("task %s: no prediction: %s", task.get("id"), error)
-        if images:
-            model = self._model(project_id, served)
-            raw = predict_probs(
-                model, np.concatenate([*images.values()]), image_size=size, device=self._device
-            )
-            if not np.isfinite(raw).all():
-                raise pool_scores.nan_error(served.meta.version)
-            probs[list(images)] = rescale(raw, served.meta.temperature)
-        return probs
-
-    def _fetch(self, data: Mapping[str, Any], image_key: str, image_size: int) -> NDArray[np.uint8]:
-        return load_task_image(
-            str(data.get(image_key) or ""),
-            label_studio_url=self.settings.label_studio_url,
-            api_key=self.settings.label_studio_api_key.get_secret_value(),
-            image_size=image_size,
-            max_pixels=self.settings.max_image_pixels,
-        )
-
-    def _model(self, project_id: int, served: InService) -> nn.Module:
-        with self._lock:
-            version, model = self._models.get(project_id, ("", None))
-            if model is None or version != served.meta.version:
-                arrays = registry.load_state(served.root, served.meta.version)
-                state = {name: torch.from_numpy(array) for name, array in arrays.items()}
-                model = load_model(state, len(served.meta.classes), self._device)
-                self._models[project_id] = (served.meta.version, model)
-        return model
 
 
 @cache
@@ -167,7 +63,8 @@ class ResNetBackend(LabelStudioMLBase):  # type: ignore[misc]  # the library has
         service: ModelService | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(label_config=label_config, **kwargs)
+        # Without the label config, which the library would parse without a guard, and we never ask.
+        super().__init__(**kwargs)
         self._project = project_id
         self._schema = label_config
         self._service = service or default_service()
@@ -220,6 +117,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     """The backend; SettingsError where a secret is missing."""
     settings = settings or load_settings()
     settings.require("backend_password", "webhook_secret")
+    door = Door(settings)
     service = ModelService(settings)
     queue = TrainingQueue(settings.redis_url.get_secret_value())
     metrics = Metrics(settings, queue)
@@ -242,55 +140,49 @@ def create_app(settings: Settings | None = None) -> Flask:
         return jsonify(status="UP")
 
     @app.post("/setup")
-    @needs_backend_password(settings)
+    @door.needs_backend_password
     def setup() -> Response:
-        payload = _json(MAX_WEBHOOK_BYTES)
-        project_id = _project_id(payload.get("project"))
+        payload = _payload(SetupPayload)
+        project_id = _project_id(payload.project)
         record = registry.read_record(service.root(project_id))
         if record is None:
             raise SettingsError(
                 f"project {project_id} is not known here: run `python -m scripts.setup_project`"
             )
-        match_classes(parse_label_config(str(payload.get("schema", ""))).choices, record.classes)
+        match_classes(parse_label_config(payload.label_config).choices, record.classes)
         current = registry.current(service.root(project_id))
         return jsonify(model_version=current.version if current else "")
 
     @app.post("/predict")
-    @needs_backend_password(settings)
+    @door.needs_backend_password
     def predict() -> Response:
-        payload = _json(MAX_PREDICT_BYTES)
-        tasks = payload.get("tasks")
-        if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
-            raise BadRequest("/predict needs a list of tasks")
+        payload = _payload(PredictPayload, MAX_PREDICT_BYTES)
         model = ResNetBackend(
-            project_id=str(payload.get("project") or ""),
-            label_config=payload.get("label_config"),
+            project_id=str(payload.project or ""),
+            label_config=payload.label_config,
             service=service,
         )
-        answers = model.predict(tasks, context=payload.get("params"))
+        answers = model.predict(payload.tasks)
         unpredicted = sum(answer["score"] is None for answer in answers)
         metrics.note_predictions(len(answers) - unpredicted, unpredicted)
         return jsonify(results=answers)
 
     @app.route("/versions", methods=["GET", "POST"])
-    @needs_backend_password(settings)
+    @door.needs_backend_password
     def versions() -> Response:
-        project = request.args.get("project") or (request.get_json(silent=True) or {}).get(
-            "project"
-        )
+        project: str | int | None = request.args.get("project")
+        if project is None and request.content_length:
+            project = _payload(VersionsPayload).project
         ids = [_project_id(project)] if project else registry.known_projects(settings.model_dir)
         return jsonify(
             versions=[meta.version for i in ids for meta in registry.versions(service.root(i))[0]]
         )
 
     @app.post("/webhook")
+    @door.needs_webhook_secret
     def webhook() -> Response:
-        secret = settings.webhook_secret.get_secret_value()
-        given = request.headers.get(SECRET_HEADER, "")
-        if not (is_equal(given, secret) or knows_backend(settings)):
-            raise Unauthorized(f"send the webhook secret in the header {SECRET_HEADER}")
         try:
-            event = read_webhook(_json(MAX_WEBHOOK_BYTES))
+            event = read_webhook(read_json(_body(MAX_BODY_BYTES)))
         except ValueError as error:
             raise BadRequest(str(error)) from None
         if event.kind == "ignored":
@@ -315,7 +207,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         queue.enqueue_top_up(event.project_id)
         return jsonify(status="counted", new=generation.n_new)
 
-    app.register_blueprint(make_dashboard(settings, queue, metrics.page))
+    app.register_blueprint(make_dashboard(settings, door, queue, metrics.page))
     answer_errors(app)
     return app
 
@@ -327,9 +219,13 @@ def _project_id(project: object) -> int:
         raise BadRequest(str(error)) from None
 
 
-def _json(max_bytes: int) -> dict[str, Any]:
+def _payload(kind: type[P], max_bytes: int = MAX_BODY_BYTES) -> P:
+    try:
+        return read_payload(kind, _body(max_bytes))
+    except ValueError as error:
+        raise BadRequest(str(error)) from None
+
+
+def _body(max_bytes: int) -> bytes:
     request.max_content_length = max_bytes
-    payload = request.get_json(force=True)
-    if not isinstance(payload, dict):
-        raise BadRequest("the body must be a JSON object")
-    return payload
+    return request.get_data()

@@ -21,7 +21,8 @@ from rq import Queue
 from backend import pool_scores, registry, resnet
 from backend.inference import load_model, predict_probs
 from backend.labelstudio import SECRET_HEADER, label_config_xml
-from backend.serving import ModelService, ResNetBackend, create_app
+from backend.model_service import ModelService
+from backend.serving import ResNetBackend, create_app
 from backend.settings import Settings, load_settings
 from backend.training_queue import TrainingQueue
 from tests.conftest import RedisServer
