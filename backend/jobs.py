@@ -11,11 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 
-import torch
 from rq import get_current_job
-from threadpoolctl import threadpool_limits
 
 from backend import registry, reviews, rounds
+from backend.cores import share_cores
 from backend.errors import TightloopError, TooFewLabelsError
 from backend.labelstudio import LabelingProject
 from backend.loop import open_loop
@@ -42,7 +41,7 @@ def retrain(project_id: int) -> None:
         _errors_for_people(queue, project_id, "training", is_training=True),
         registry.hold(root, "train"),
     ):
-        _share_cores(queue.worker_counts()["train"])
+        share_cores(queue.worker_counts()["train"])
         while True:
             started_at = time.time()
             # Read before the annotations: what changes in between is read twice, and never missed.
@@ -74,7 +73,7 @@ def top_up(project_id: int) -> None:
         rounds_done = registry.last_round(registry.project_root(settings.model_dir, project_id))
         is_due = batch_is_due(counts.open, settings.batch_size, rounds_done, settings.rounds)
         if is_due or settings.overlap in ("2", "3"):
-            _share_cores(queue.worker_counts()["train"])
+            share_cores(queue.worker_counts()["train"])
             progress = _job_progress(queue, project_id)
             loop = open_loop(settings, project_id, project, rescan=False, progress=progress)
             pushed = rounds.top_up(loop, progress=progress)
@@ -87,7 +86,7 @@ def top_up(project_id: int) -> None:
 def refit(project_id: int) -> None:
     """Fit a head to the answers so far, and order the open tasks by it; also during a training."""
     settings, queue, project = _open(project_id)
-    _share_cores(queue.worker_counts()["train"])
+    share_cores(queue.worker_counts()["train"])
     before = queue.generation(project_id)
     # Should it fail, the next try waits as a training's would.
     queue.finish_refit(project_id, before.refitted, time.time() + RETRY_AFTER_ERROR_S)
@@ -104,7 +103,7 @@ def refit(project_id: int) -> None:
 def refresh(project_id: int) -> None:
     """Order the open tasks by the version in service, after a roll-back say."""
     settings, queue, project = _open(project_id)
-    _share_cores(queue.worker_counts()["train"])
+    share_cores(queue.worker_counts()["train"])
     with _errors_for_people(queue, project_id, "re-ordering open tasks"):
         progress = _job_progress(queue, project_id)
         loop = open_loop(settings, project_id, project, rescan=False, progress=progress)
@@ -132,20 +131,6 @@ def _open(project_id: int) -> tuple[Settings, TrainingQueue, LabelingProject]:
             settings.label_studio_url, settings.label_studio_api_key.get_secret_value(), project_id
         ),
     )
-
-
-def _share_cores(n_trainers: int) -> None:
-    """Leave one core to people and services, and give each trainer its part of the others.
-
-    Threads meet after every layer, and all wait for the one whose core is taken: beside another
-    busy process two threads on two cores were five times slower than one, and two such trainings
-    more than twenty times.
-    """
-    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    share = ((n_cores or 1) - 1) // max(1, n_trainers)
-    n_threads = max(1, min(share, torch.get_num_threads()))
-    torch.set_num_threads(n_threads)
-    threadpool_limits(n_threads)  # numpy's and scikit-learn's
 
 
 @contextmanager

@@ -29,9 +29,11 @@ log = logging.getLogger(__name__)
 
 def run_backend(settings: Settings) -> None:
     """The Label Studio ML backend over HTTP."""
+    from backend.cores import share_cores
     from backend.server import serve
     from backend.serving import create_app
 
+    share_cores()  # so that webhooks are answered during a /predict
     serve(create_app(settings), settings)
 
 

@@ -6,12 +6,14 @@ nothing itself. Of strangers no body is read at all.
 
 from __future__ import annotations
 
+import random
 import resource
 from collections.abc import Callable
 from contextlib import suppress
 from io import BytesIO
 from typing import Any
 
+import h11
 import uvicorn
 from a2wsgi import WSGIMiddleware
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -41,7 +43,7 @@ class Front:
         self._predict_threads = WSGIMiddleware(app, workers=PREDICT_THREADS)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer one request. A body over the limit stays unread, and closes its connection."""
+        """Answer one request; a body over the limit stays unread."""
         headers = Headers(
             (name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]
         )
@@ -49,7 +51,7 @@ class Front:
         body = await _read(receive, limit, headers)
         if body is None:
             # The application refuses it, or says that it is too large.
-            length, body, send = limit + 1, b"", _closing(send)
+            length, body = limit + 1, b""
         else:
             length = len(body)
         kept = [header for header in scope["headers"] if header[0] not in FRAMING_HEADERS]
@@ -59,7 +61,7 @@ class Front:
 
 
 class DeadlineProtocol(H11Protocol):
-    """Uvicorn's HTTP/1.1, but a connection without a complete request head is closed in time."""
+    """Uvicorn's HTTP/1.1, but a connection that brings no whole request head is closed in time."""
 
     def connection_made(self, transport: Any) -> None:
         """Start the first deadline."""
@@ -67,12 +69,17 @@ class DeadlineProtocol(H11Protocol):
         self._expect_request()
 
     def on_response_complete(self) -> None:
-        """Start the next one."""
+        """Start the next one; what is left of a body stays unread until then."""
         super().on_response_complete()
+        if self.conn.their_state is h11.SEND_BODY:
+            # Closed at once, the sender would only come back at once.
+            self.flow.pause_reading()
         self._expect_request()
 
     def _expect_request(self) -> None:
-        self.loop.call_later(REQUEST_DEADLINE_S, self._close_if_none_came, self.cycle)
+        # Spread, so that many that came at once do not come back at once.
+        deadline_s = random.uniform(REQUEST_DEADLINE_S, 2 * REQUEST_DEADLINE_S)
+        self.loop.call_later(deadline_s, self._close_if_none_came, self.cycle)
 
     def _close_if_none_came(self, last_cycle: Any) -> None:
         is_answering = last_cycle is not None and not last_cycle.response_complete
@@ -124,14 +131,3 @@ def _complete(body: bytes) -> Any:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return receive
-
-
-def _closing(send: Any) -> Any:
-    """Send as before, and close the connection after the answer."""
-
-    async def send_and_close(message: dict[str, Any]) -> None:
-        if message["type"] == "http.response.start":
-            message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
-        await send(message)
-
-    return send_and_close

@@ -40,6 +40,7 @@ FLOORS = (
         "version_meta",
         "pool_scores",
         "tensor_file",
+        "cores",
         "own_jobs",
         "training_queue",
     },  # edges

@@ -108,9 +108,10 @@ def test_forty_slow_predicts_hold_no_thread_that_a_webhook_needs() -> None:
         predicts = [threading.Thread(target=predict) for _ in range(40)]
         for thread in predicts:
             thread.start()
-        silent.accept()  # the first has asked for its image
+        asked, _ = silent.accept()  # the first has asked for its image
         assert send_webhook(backend) == 200
         assert len(answered) < 20  # it did not wait behind them
+        asked.close()
         silent.close()  # the others are refused at once
         for thread in predicts:
             thread.join()
@@ -125,7 +126,6 @@ def test_a_stranger_s_body_is_not_read(framing: str, backend: Backend) -> None:
     with connect(backend, request) as stranger:
         answer = read_to_the_end(stranger)
     assert answer.startswith(b"HTTP/1.1 401 ")
-    assert b"\r\nconnection: close\r\n" in answer
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["told", "chunked"])
