@@ -6,6 +6,7 @@ nothing itself. Of strangers no body is read at all.
 
 from __future__ import annotations
 
+import gc
 import random
 import resource
 from collections.abc import Callable
@@ -72,8 +73,9 @@ class DeadlineProtocol(H11Protocol):
         """Start the next one; what is left of a body stays unread until then."""
         super().on_response_complete()
         if self.conn.their_state is h11.SEND_BODY:
-            # Closed at once, the sender would only come back at once.
+            # Closed at once, or all after the same time, many senders would only come back together.
             self.flow.pause_reading()
+            self._unset_keepalive_if_required()
         self._expect_request()
 
     def _expect_request(self) -> None:
@@ -89,6 +91,9 @@ class DeadlineProtocol(H11Protocol):
 
 def serve(app: Any, settings: Settings) -> None:
     """Serve `app` until SIGTERM or Ctrl-C."""
+    # What was loaded stays: looking through it again and again would stop all for half a second.
+    gc.collect()
+    gc.freeze()
     with suppress(ValueError, OSError):  # as many connections as the system allows
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
