@@ -18,10 +18,11 @@ from typing import Any
 
 import redis
 import rq
-from rq import Retry
+from rq import Retry, worker_registration
 from rq.exceptions import DuplicateJobError, NoSuchJobError
 from rq.executions import Execution
 from rq.job import Job
+from rq.utils import utcparse
 
 from backend.errors import QueueError
 from backend.own_jobs import JOBS, MODULE, QUEUES, OwnJob, job_id
@@ -34,7 +35,9 @@ RETRY_AFTER_ERROR_S = 60.0
 ERRORS_KEPT = 10
 CLOCK_KEY = "tightloop:clock"
 HEALTH_KEY = "tightloop:health"
-ANSWERED_KEPT_S = 3600.0  # clocks differ, and an old list of open images may still be read
+# Longer than a training takes, after which open images are listed anew. An image counts once, so
+# the pool bounds what is kept.
+ANSWERED_KEPT_S = 2.0 * TRAIN_TIMEOUT_S
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,7 @@ class TrainingQueue:
         with _queue_errors(), self._redis.pipeline() as pipe:
             if moments := dict.fromkeys(answered, now):
                 pipe.zadd(_key(project_id, "answered"), moments)
+                pipe.zremrangebyscore(_key(project_id, "answered"), 0, now - ANSWERED_KEPT_S)
             pipe.hincrby(key, "generation", n_changes + is_forced)
             pipe.hsetnx(key, "first_new_at", now)
             pipe.hgetall(key)
@@ -220,7 +224,7 @@ class TrainingQueue:
         with _queue_errors():
             job.save_meta()  # type: ignore[no-untyped-call]
 
-    # What people see
+    # What people see: the published dashboard's user of Redis may do no more than these reads need
 
     def jobs(self, project_id: int) -> list[dict[str, Any]]:
         """The project's jobs that wait or run: name, status, phase and how far it is."""
@@ -247,15 +251,18 @@ class TrainingQueue:
         return found
 
     def worker_counts(self) -> dict[str, int]:
-        """How many workers listen to each queue."""
+        """How many workers listen to each queue, the dead ones left out."""
         with _queue_errors():
-            return {name: rq.Worker.count(queue=queue) for name, queue in self._queues.items()}
+            listed = {name: worker_registration.get_keys(q) for name, q in self._queues.items()}
+            return {name: self._redis.exists(*keys) if keys else 0 for name, keys in listed.items()}
 
     def worker_seen_at(self, hostname: str) -> float:
         """When the worker on that machine last gave a sign of life; 0 where none is known."""
         with _queue_errors():
-            workers = rq.Worker.all(connection=self._redis, serializer="json")
-        seen = [w.last_heartbeat for w in workers if w.hostname == hostname and w.last_heartbeat]
+            # RQ's own listing deletes workers that are gone.
+            keys = worker_registration.get_keys(connection=self._redis)
+            workers = [self._redis.hmget(key, "hostname", "last_heartbeat") for key in keys]
+        seen = [utcparse(_text(at)) for name, at in workers if at and _text(name or "") == hostname]
         return max((moment.timestamp() for moment in seen), default=0.0)
 
     def note_tick(self, now: float) -> None:
@@ -276,12 +283,10 @@ class TrainingQueue:
             )
 
     def answered_since(self, project_id: int, moment: float) -> set[str]:
-        """Ids of images that webhooks said were answered since then; older ones are forgotten."""
-        key = _key(project_id, "answered")
-        with _queue_errors(), self._redis.pipeline() as pipe:
-            pipe.zremrangebyscore(key, 0, moment - ANSWERED_KEPT_S)
-            pipe.zrangebyscore(key, moment, "+inf")
-            return {_text(image_id) for image_id in pipe.execute()[-1]}
+        """Ids of images that webhooks said were answered since then."""
+        with _queue_errors():
+            found = self._redis.zrangebyscore(_key(project_id, "answered"), moment, "+inf")
+        return {_text(image_id) for image_id in found}  # type: ignore[arg-type]  # not asked for scores
 
     def note_health(self, service: str, problem: str, now: float, every_s: float) -> None:
         """Keep what the clock found out about a service that it looks at every so often; no problem

@@ -14,7 +14,7 @@ from rq.job import Job, JobStatus
 from rq.registry import StartedJobRegistry
 
 from backend.errors import QueueError
-from backend.training_queue import Generation, TrainingQueue
+from backend.training_queue import ANSWERED_KEPT_S, Generation, TrainingQueue
 from tests.conftest import RedisServer
 
 NOON = 1_700_000_000.0
@@ -258,6 +258,34 @@ def test_a_running_jobs_progress_shows_phase_share_and_time_left(
     [shown] = queue.jobs(PROJECT)
     assert (shown["job"], shown["phase"], shown["done"]) == ("retrain", "training", 25)
     assert shown["seconds_left"] == pytest.approx(30, abs=1)
+
+
+def test_old_answers_are_forgotten_when_new_ones_come_and_never_by_being_read(
+    queue: TrainingQueue,
+) -> None:
+    queue.note_changes(PROJECT, 1, NOON, answered=["a"])
+    queue.note_changes(PROJECT, 1, NOON + 1, answered=["b"])
+    assert queue.answered_since(PROJECT, NOON + ANSWERED_KEPT_S + 9) == set()
+    assert queue.answered_since(PROJECT, NOON) == {"a", "b"}
+    queue.note_changes(PROJECT, 1, NOON + 1 + ANSWERED_KEPT_S, answered=["c"])
+    assert queue.answered_since(PROJECT, NOON) == {"c"}
+
+
+def test_a_worker_that_was_killed_counts_no_more_once_its_sign_of_life_is_gone(
+    queue: TrainingQueue, connection: Redis
+) -> None:
+    workers = [SimpleWorker(["train"], connection=connection) for _ in range(2)]
+    for worker in workers:
+        worker.register_birth()  # type: ignore[no-untyped-call]
+    assert queue.worker_counts() == {"train": 2, "rank": 0}
+    hostname = str(workers[0].hostname)
+    assert queue.worker_seen_at(hostname) == pytest.approx(time.time(), abs=60)
+    assert queue.worker_seen_at("elsewhere") == 0
+    for worker in workers:
+        connection.delete(worker.key)  # it expires, and RQ's lists of workers keep the name
+    assert queue.worker_counts() == {"train": 0, "rank": 0}
+    assert queue.worker_seen_at(hostname) == 0
+    assert connection.scard("rq:workers") == 2
 
 
 def test_the_last_errors_are_kept_newest_first(queue: TrainingQueue) -> None:
