@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from backend import registry
 from backend.settings import Settings
 from backend.training_queue import TrainingQueue
 from backend.version_meta import Meta
+
+
+@dataclass(frozen=True)
+class Buttons:
+    """What the dashboard's buttons do: change things here, or ask the backend to."""
+
+    promote: Callable[[int, str], object]  # project, version
+    train_now: Callable[[int], object]  # project
+
+
+def own_buttons(settings: Settings, queue: TrainingQueue) -> Buttons:
+    """Buttons of a process that may write to the model folder and to Redis."""
+    return Buttons(
+        promote=lambda project_id, version: promote(settings, queue, project_id, version),
+        train_now=lambda project_id: train_now(queue, project_id),
+    )
 
 
 def promote(settings: Settings, queue: TrainingQueue, project_id: int, version: str) -> Meta:

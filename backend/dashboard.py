@@ -13,16 +13,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
 from flask import Blueprint, Flask, Response, jsonify, redirect, render_template, request, url_for
-from werkzeug.exceptions import BadRequest, NotFound
+from werkzeug.exceptions import NotFound
 from werkzeug.wrappers import Response as AnyResponse
 
-from backend import registry
-from backend.controls import promote, train_now
+from backend.backend_client import BackendClient, Login
+from backend.control_routes import (
+    asked_project,
+    pressed_project,
+    refuse_unknown,
+    status_of_refusal,
+)
+from backend.controls import Buttons
 from backend.curve_picture import Ahead, CurvePoint, draw_curve
 from backend.door import Door, answer_errors, status_of
-from backend.errors import BackendError, ModelFolderError, NoModelError, TightloopError
+from backend.errors import ModelFolderError, TightloopError
 from backend.metrics import CONTENT_TYPE
 from backend.progress import unit
 from backend.settings import Settings
@@ -30,7 +35,6 @@ from backend.status import NEXT_IMAGES, next_images, outlook_sentence, sentence,
 from backend.training_queue import TrainingQueue
 
 PAGE_LIFETIME_S = 1.0
-METRICS_TIMEOUT_S = 10.0
 MATRIX_CLASSES = 15  # a confusion of more classes is shown as a list
 CONFUSED_PAIRS = 12
 VERSIONS_SHOWN, OTHER_VERSIONS_SHOWN = 12, 40  # `scripts.models list` has all
@@ -110,7 +114,11 @@ class Pages:
 
 
 def make_dashboard(
-    settings: Settings, door: Door, queue: TrainingQueue, metrics_page: Callable[[], bytes]
+    settings: Settings,
+    door: Door,
+    queue: TrainingQueue,
+    metrics_page: Callable[[], bytes],
+    buttons: Buttons,
 ) -> Blueprint:
     """The routes for people and their programs; `metrics_page` is what Prometheus gets."""
     routes = Blueprint("dashboard", __name__, static_folder="static", template_folder="templates")
@@ -125,9 +133,9 @@ def make_dashboard(
     @routes.get("/dashboard")
     @door.needs_reader
     def show() -> AnyResponse:
-        asked = _asked_project()
+        asked = asked_project()
         try:
-            _refuse_unknown(settings, asked)
+            refuse_unknown(settings, asked)
         except TightloopError:
             asked = None  # nobody can tell; the page says what is wrong
         page = pages.of(asked)
@@ -139,7 +147,7 @@ def make_dashboard(
     @routes.get("/dashboard/curve.svg")
     @door.needs_reader
     def curve() -> Response:
-        project = _find_project(whole_status(settings, queue), _asked_project())
+        project = _find_project(whole_status(settings, queue), asked_project())
         is_as_asked = request.args.get("v") == _curve_key(project)
         drawn = draw_curve(
             _points(project),
@@ -157,24 +165,21 @@ def make_dashboard(
     @door.needs_operator
     def put_in_service() -> AnyResponse:
         version = request.form.get("version", "")
-        return act(lambda project_id: promote(settings, queue, project_id, version))
+        return act(lambda project_id: buttons.promote(project_id, version))
 
     @routes.post("/dashboard/train")
     @door.needs_operator
     def start_training() -> AnyResponse:
-        return act(lambda project_id: train_now(queue, project_id))
+        return act(buttons.train_now)
 
     def act(change: Callable[[int], object]) -> AnyResponse:
         """Change something and show the page again, with what was in the way if something was."""
-        project_id = _asked_project()
-        if project_id is None:
-            raise BadRequest("say which project")
-        _refuse_unknown(settings, project_id)
+        project_id = pressed_project(settings)
         try:
             change(project_id)
         except TightloopError as error:
             page = _render(settings, queue, project_id, str(error))
-            return Response(page.html, 404 if isinstance(error, NoModelError) else status_of(error))
+            return Response(page.html, status_of_refusal(error))
         pages.forget()
         return redirect(url_for("dashboard.show", project=project_id), 303)
 
@@ -192,13 +197,20 @@ def make_dashboard(
 
 
 def create_app(settings: Settings) -> Flask:
-    """The dashboard alone, without the ML backend's routes: what a team's server publishes."""
-    settings.require("dashboard_password")
+    """The dashboard alone, without the ML backend's routes: what a team's server publishes.
+
+    It reads the model folder and Redis; whatever changes them is asked of the backend.
+    """
+    settings.require("dashboard_password", "control_secret")
     queue = TrainingQueue(settings.redis_url.get_secret_value())
+    backend = BackendClient(settings)
+    buttons = Buttons(
+        promote=lambda project_id, version: backend.promote(project_id, version, _person()),
+        train_now=lambda project_id: backend.train_now(project_id, _person()),
+    )
     app = Flask(__name__, static_folder=None)
-    door = Door(settings)
     app.register_blueprint(
-        make_dashboard(settings, door, queue, lambda: _metrics_of_backend(settings))
+        make_dashboard(settings, Door(settings), queue, backend.metrics, buttons)
     )
 
     @app.get("/")
@@ -213,37 +225,10 @@ def create_app(settings: Settings) -> Flask:
     return app
 
 
-def _metrics_of_backend(settings: Settings) -> bytes:
-    """What the backend counts: webhooks and predictions reach that process, not this one."""
-    password = settings.dashboard_password.get_secret_value()
-    try:
-        answer = httpx.get(
-            f"{settings.backend_url}/metrics",
-            auth=(settings.dashboard_user, password),
-            timeout=METRICS_TIMEOUT_S,
-            trust_env=False,  # a proxy is for other addresses than our own
-        ).raise_for_status()
-    except httpx.HTTPError as error:
-        raise BackendError(
-            f"the backend at {settings.backend_url} does not give its metrics "
-            f"({type(error).__name__}): see that it runs and has the same DASHBOARD_PASSWORD"
-        ) from None
-    return answer.content
-
-
-def _refuse_unknown(settings: Settings, project_id: int | None) -> None:
-    """NotFound for a project that set-up has not recorded."""
-    if project_id is not None and project_id not in registry.known_projects(settings.model_dir):
-        raise NotFound(f"no project {project_id} is set up here")
-
-
-def _asked_project() -> int | None:
-    asked = request.values.get("project")
-    if asked is None:
-        return None
-    if not asked.isdecimal() or len(asked) > 18:
-        raise BadRequest("project must be a number")
-    return int(asked)
+def _person() -> Login:
+    """Return the login of the person who pressed a button, for the backend to check again."""
+    auth = request.authorization
+    return (auth.username or "", auth.password or "") if auth else ("", "")
 
 
 def _find_project(status: Mapping[str, Any], project_id: int | None) -> dict[str, Any]:

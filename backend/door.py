@@ -20,8 +20,9 @@ from limits.storage import MemoryStorage
 from limits.strategies import FixedWindowRateLimiter
 from pydantic import SecretStr
 from werkzeug.datastructures import Authorization, Headers
-from werkzeug.exceptions import Forbidden, HTTPException, TooManyRequests, Unauthorized
+from werkzeug.exceptions import Forbidden, HTTPException, NotFound, TooManyRequests, Unauthorized
 
+from backend.backend_client import CONTROL_HEADER
 from backend.errors import (
     BackendError,
     ModelFolderError,
@@ -96,6 +97,20 @@ class Door:
 
         return _checked(check, view)
 
+    def needs_control_secret(self, view: View) -> View:
+        """Let only our dashboard in another process in; closed if there is no secret."""
+        secret = self._settings.control_secret.get_secret_value()
+
+        def check() -> None:
+            if not secret:
+                raise NotFound(
+                    "no dashboard in another process may ask this: set CONTROL_SECRET for it"
+                )
+            if not is_equal(request.headers.get(CONTROL_HEADER, ""), secret):
+                self._refuse(f"send CONTROL_SECRET in the header {CONTROL_HEADER}")
+
+        return _checked(check, view)
+
     def body_limit(self, path: str, headers: Headers) -> int:
         """Return how many bytes of body are read: none from a stranger, who may send no end."""
         if self._has_backend_password(headers):
@@ -126,7 +141,8 @@ class Door:
 
     def _refuse(self, hint: str) -> NoReturn:
         """Answer 401, or 429 to an address that keeps sending wrong passwords."""
-        is_guess = request.authorization is not None or SECRET_HEADER in request.headers
+        given = ("Authorization", SECRET_HEADER, CONTROL_HEADER)
+        is_guess = any(name in request.headers for name in given)
         if is_guess and not self._limiter.hit(WRONG_PASSWORDS, request.remote_addr or ""):
             raise TooManyRequests("too many wrong passwords from this address: wait a minute")
         raise Unauthorized(hint)

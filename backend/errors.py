@@ -11,7 +11,7 @@ TightloopError
 ├── ModelFolderError         the model folder cannot be read or written
 │   └── BrokenVersionError   one version folder is corrupt, half-written or foreign
 ├── QueueError               Redis cannot be reached
-├── BackendError             the ML backend cannot be reached by the dashboard
+├── BackendError             the dashboard cannot reach the backend, or is refused by it
 ├── NoModelError             something needs a model version and there is none yet
 ├── TooFewLabelsError        not enough labels or classes to train on
 └── TrainingError            the training went wrong: its loss is no number
@@ -65,7 +65,7 @@ class QueueError(TightloopError):
 
 
 class BackendError(TightloopError):
-    """The ML backend cannot be reached by the dashboard."""
+    """The dashboard cannot reach the backend, or is refused by it."""
 
 
 class NoModelError(TightloopError):

@@ -17,7 +17,8 @@ from label_studio_ml.model import LabelStudioMLBase
 from werkzeug.exceptions import BadRequest
 
 from backend import registry
-from backend.controls import train_now
+from backend.control_routes import make_control_routes
+from backend.controls import own_buttons, train_now
 from backend.dashboard import make_dashboard
 from backend.door import MAX_BODY_BYTES, MAX_PREDICT_BYTES, Door, answer_errors
 from backend.errors import SettingsError
@@ -207,7 +208,9 @@ def create_app(settings: Settings | None = None) -> Flask:
         queue.enqueue_top_up(event.project_id)
         return jsonify(status="counted", new=generation.n_new)
 
-    app.register_blueprint(make_dashboard(settings, door, queue, metrics.page))
+    buttons = own_buttons(settings, queue)
+    app.register_blueprint(make_dashboard(settings, door, queue, metrics.page, buttons))
+    app.register_blueprint(make_control_routes(settings, door, buttons))
     answer_errors(app)
     return app
 

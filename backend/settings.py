@@ -80,6 +80,7 @@ class Settings(BaseSettings):
     dashboard_user: str = "tightloop"
     dashboard_password: SecretStr = SecretStr("")
     dashboard_open: bool = False
+    control_secret: SecretStr = SecretStr("")
 
     @field_validator("label_studio_url", "label_studio_host", "backend_url")
     @classmethod

@@ -38,9 +38,11 @@ MAKERS: dict[str, Callable[[], str]] = {
     "LABEL_STUDIO_API_KEY": lambda: secrets.token_hex(20),  # 40 characters are the most
     "POSTGRES_PASSWORD": lambda: secrets.token_hex(20),
     "REDIS_PASSWORD": lambda: secrets.token_hex(20),  # part of a URL
+    "DASHBOARD_REDIS_PASSWORD": lambda: secrets.token_hex(20),
     "BACKEND_PASSWORD": lambda: secrets.token_hex(20),
     "WEBHOOK_SECRET": lambda: secrets.token_hex(20),
     "DASHBOARD_PASSWORD": lambda: secrets.token_urlsafe(12),
+    "CONTROL_SECRET": lambda: secrets.token_hex(20),
     "COMPOSE_PROFILES": lambda: choose_profile(),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,6 +12,23 @@ PUBLISHED = ("label-studio", "dashboard")
 NOT_ROOT = re.compile(r"tightloop|heartexlabs/label-studio")
 SECRET = re.compile(r"PASSWORD|SECRET|TOKEN|API_KEY|REDISCLI_AUTH|REDIS_URL")
 ONE_SHOT = ("setup",)
+WORKER_SECRETS = frozenset({"LABEL_STUDIO_API_KEY", "REDIS_PASSWORD"})
+# What each service needs of .env, and nothing else may be found in it.
+SECRETS_OF = {
+    "label-studio": frozenset(
+        {"LABEL_STUDIO_PASSWORD", "LABEL_STUDIO_API_KEY", "POSTGRES_PASSWORD"}
+    ),
+    "postgres": frozenset({"POSTGRES_PASSWORD"}),
+    "redis": frozenset({"REDIS_PASSWORD", "DASHBOARD_REDIS_PASSWORD"}),
+    "backend": WORKER_SECRETS
+    | {"BACKEND_PASSWORD", "WEBHOOK_SECRET", "DASHBOARD_PASSWORD", "CONTROL_SECRET"},
+    "dashboard": frozenset({"DASHBOARD_REDIS_PASSWORD", "DASHBOARD_PASSWORD", "CONTROL_SECRET"}),
+    "setup": WORKER_SECRETS | {"BACKEND_PASSWORD", "WEBHOOK_SECRET"},
+    "trainer-cpu": WORKER_SECRETS,
+    "trainer-gpu": WORKER_SECRETS,
+    "ranker": WORKER_SECRETS,
+    "clock": WORKER_SECRETS,
+}
 
 
 def breaches(rendered: Mapping[str, Any]) -> Iterator[str]:
@@ -41,6 +59,18 @@ def default_secrets(raw: Mapping[str, Any]) -> Iterator[str]:
             is_secret = SECRET.search(variable) and value not in ("", "true", "false")
             if is_secret and not re.search(r"\$\{\w+:\?", str(value)):
                 yield f"{name} has a default for {variable}"
+
+
+def misplaced_secrets(raw: Mapping[str, Any]) -> Iterator[str]:
+    """Secrets of .env that a service of the file itself gets and does not need."""
+    for name, service in raw["services"].items():
+        environment = service.get("environment") or {}
+        passed_on = {variable for variable, value in environment.items() if value is None}
+        named = set(re.findall(r"(?<!\$)\$\{?([A-Za-z_]\w*)", json.dumps(service))) | passed_on
+        for secret in sorted(filter(SECRET.search, named - SECRETS_OF.get(name, frozenset()))):
+            yield f"{name} gets {secret}, which it does not need"
+        if service.get("env_file"):
+            yield f"{name} gets all of {service['env_file']}"
 
 
 def _is_for_everybody(port: str | Mapping[str, Any]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import yaml
 
 from backend.settings import Settings
 from scripts.secrets import IMAGE
-from tests.compose_rules import breaches, default_secrets
+from tests.compose_rules import SECRETS_OF, breaches, default_secrets, misplaced_secrets
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docker-compose.yml").read_text()
@@ -25,7 +26,8 @@ def compose() -> dict[str, Any]:
 
 
 def test_our_compose_file_keeps_every_rule(compose: dict[str, Any]) -> None:
-    assert [*breaches(compose), *default_secrets(compose)] == []
+    rules = (breaches, default_secrets, misplaced_secrets)
+    assert [breach for rule in rules for breach in rule(compose)] == []
 
 
 @pytest.mark.parametrize(
@@ -82,6 +84,8 @@ def test_every_secret_says_what_it_is_and_how_it_is_made() -> None:
         "BACKEND_PASSWORD",
         "WEBHOOK_SECRET",
         "DASHBOARD_PASSWORD",
+        "DASHBOARD_REDIS_PASSWORD",
+        "CONTROL_SECRET",
         "COMPOSE_PROFILES",
     }
     assert all("run `make secrets`" in message for _, message in messages)
@@ -93,14 +97,58 @@ def test_every_setting_reaches_our_containers(compose: dict[str, Any]) -> None:
     # keeps its default.
     elsewhere = {"DATA_DIR", "MODEL_DIR", "BACKEND_HOST", "BACKEND_PORT", "BACKEND_USER", "DEVICE"}
     elsewhere.add("DASHBOARD_OPEN")  # on loopback alone, and there a container is alone
-    assert set(compose["x-environment"]) == settings - elsewhere
+    services = compose["services"]
+    assert set(services["backend"]["environment"]) == settings - elsewhere
+    # What is no secret reaches all of them alike.
+    for name in ("dashboard", "setup", "ranker", "clock", "trainer-cpu", "trainer-gpu"):
+        environment = services[name]["environment"]
+        assert environment.items() >= compose["x-environment"].items()
 
 
-def test_what_is_published_holds_no_secret_that_it_does_not_need(compose: dict[str, Any]) -> None:
-    held = compose["services"]["dashboard"]["environment"]
-    for name in ("LABEL_STUDIO_API_KEY", "BACKEND_PASSWORD", "WEBHOOK_SECRET"):
-        assert held[name] == ""
-    assert "DASHBOARD_PASSWORD" in held["DASHBOARD_PASSWORD"]
+@pytest.mark.parametrize("service", SECRETS_OF)
+def test_a_service_gets_the_secrets_that_it_needs(compose: dict[str, Any], service: str) -> None:
+    environment = json.dumps(compose["services"][service]["environment"])
+    asked = set(re.findall(r"\$\{(\w+):\?", environment)) - {"COMPOSE_PROFILES"}
+    assert asked == SECRETS_OF[service]
+
+
+@pytest.mark.parametrize(
+    ("service", "change", "breach"),
+    [
+        (
+            "dashboard",
+            {"LABEL_STUDIO_API_KEY": "${LABEL_STUDIO_API_KEY:?x}"},
+            "LABEL_STUDIO_API_KEY",
+        ),
+        ("dashboard", {"REDIS_URL": "redis://:${REDIS_PASSWORD:?x}@redis"}, "REDIS_PASSWORD"),
+        ("trainer-gpu", {"CONTROL_SECRET": None}, "CONTROL_SECRET"),
+        ("ranker", {"ANYTHING": "$WEBHOOK_SECRET"}, "WEBHOOK_SECRET"),
+        ("clock", {"BACKEND_PASSWORD": "${BACKEND_PASSWORD:?x}"}, "BACKEND_PASSWORD"),
+        ("postgres", {"A": "${LABEL_STUDIO_PASSWORD-}"}, "LABEL_STUDIO_PASSWORD"),
+        ("setup", {"DASHBOARD_PASSWORD": "${DASHBOARD_PASSWORD:?x}"}, "DASHBOARD_PASSWORD"),
+    ],
+)
+def test_a_secret_that_a_service_does_not_need_is_named(
+    compose: dict[str, Any], service: str, change: dict[str, Any], breach: str
+) -> None:
+    held = compose["services"][service]
+    held["environment"] = {**held["environment"], **change}
+    assert list(misplaced_secrets(compose)) == [f"{service} gets {breach}, which it does not need"]
+
+
+def test_a_new_service_gets_no_secret_unasked(compose: dict[str, Any]) -> None:
+    compose["services"]["proxy"] = {
+        "command": ["serve", "--key", "${CONTROL_SECRET}"],
+        "env_file": ".env",
+    }
+    assert list(misplaced_secrets(compose)) == [
+        "proxy gets CONTROL_SECRET, which it does not need",
+        "proxy gets all of .env",
+    ]
+
+
+def test_the_published_dashboard_cannot_change_the_models(compose: dict[str, Any]) -> None:
+    assert compose["services"]["dashboard"]["volumes"] == ["models:/models:ro"]
 
 
 def test_both_trainers_differ_in_their_device_alone(compose: dict[str, Any]) -> None:

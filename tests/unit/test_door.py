@@ -139,7 +139,8 @@ def test_the_dashboards_own_page_and_a_script_can(free: FlaskClient) -> None:
 def test_the_published_dashboard_has_none_of_the_ml_backends_routes(
     settings: Settings,
 ) -> None:
-    app = dashboard.create_app(settings.model_copy(update={"backend_host": "0.0.0.0"}))
+    changes = {"backend_host": "0.0.0.0", "control_secret": SecretStr("control-secret")}
+    app = dashboard.create_app(settings.model_copy(update=changes))
     routes = {rule.rule for rule in app.url_map.iter_rules()}
     assert routes == {
         "/", "/health", "/dashboard", "/dashboard/curve.svg", "/dashboard/promote",

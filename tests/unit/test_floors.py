@@ -43,6 +43,7 @@ FLOORS = (
         "cores",
         "own_jobs",
         "training_queue",
+        "backend_client",
     },  # edges
     {
         "loop",
@@ -62,6 +63,7 @@ FLOORS = (
         "model_service",
         "serving",
         "dashboard",
+        "control_routes",
         "curve_picture",
         "metrics",
         "jobs",
@@ -76,7 +78,7 @@ ROOMS = {
     "redis": {"own_jobs", "training_queue", "processes"},
     "rq": {"own_jobs", "training_queue", "jobs", "processes"},
     "uvicorn": {"server"},
-    "flask": {"serving", "dashboard", "door"},
+    "flask": {"serving", "dashboard", "control_routes", "door"},
     "label_studio_sdk": {"labelstudio"},
     "label_studio_ml": {"serving"},
     "safetensors": {"tensor_file", "weights"},

@@ -35,6 +35,7 @@ def environment(redis_server: RedisServer, tmp_path: Path) -> dict[str, str]:
         "BACKEND_PASSWORD": "hunter2",
         "WEBHOOK_SECRET": "hunter2",
         "DASHBOARD_PASSWORD": "hunter2",
+        "CONTROL_SECRET": "hunter2",
         "LABEL_STUDIO_API_KEY": "hunter2",
         "LABEL_STUDIO_URL": "http://127.0.0.1:9",
         "LOG_FORMAT": "json",

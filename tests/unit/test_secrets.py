@@ -62,6 +62,22 @@ def test_what_people_wrote_stays_where_it_was_and_as_it_was() -> None:
     assert re.fullmatch(r"REDIS_PASSWORD=[0-9a-f]{40}", lines[3])
 
 
+def test_an_env_of_the_former_release_gets_the_new_secrets_and_keeps_every_line() -> None:
+    former = (
+        "BIND=0.0.0.0\nPOOL=/host/birds\nLABEL_STUDIO_PASSWORD=a-b_c\nLABEL_STUDIO_API_KEY=0a\n"
+        "POSTGRES_PASSWORD=1b\nREDIS_PASSWORD=2c\nBACKEND_PASSWORD=3d\nWEBHOOK_SECRET=4e\n"
+        "DASHBOARD_PASSWORD=5-f\nCOMPOSE_PROFILES=gpu\n"
+    )
+    secrets.ENV.write_text(former)
+    assert secrets.write_missing(secrets.ENV) == ["DASHBOARD_REDIS_PASSWORD", "CONTROL_SECRET"]
+    after = secrets.ENV.read_text()
+    assert after.startswith(former)
+    added = after.removeprefix(former)
+    assert re.fullmatch(
+        r"DASHBOARD_REDIS_PASSWORD=[0-9a-f]{40}\nCONTROL_SECRET=[0-9a-f]{40}\n", added
+    )
+
+
 def test_nobody_else_can_read_the_file_even_if_they_could_before() -> None:
     secrets.ENV.write_text("POOL=digits\n")
     secrets.ENV.chmod(0o644)
