@@ -20,7 +20,7 @@ from pathlib import Path
 
 from backend.command import CommandParser, run
 from scripts.docker import DockerError, compose
-from scripts.secrets import ENV, MAKERS, read_env
+from scripts.secrets import ENV, MAKERS, read_env, write_missing
 
 DATABASE, MODELS, MEDIA, MANIFEST = "database.dump", "models.tar", "media.tar", "manifest.json"
 POSTGRES = ("-U", "labelstudio", "-d", "labelstudio")
@@ -166,10 +166,13 @@ def _numbers(version: str) -> list[int]:
 
 
 def _take_env(kept: Path) -> None:
-    """The backup's .env where there is none; DockerError where the one here has other secrets."""
+    """The backup's .env where there is none, with what an older release did not need yet;
+    DockerError where the one here has other secrets.
+    """
     if not ENV.exists():
         ENV.touch(mode=0o600)
         ENV.write_bytes(kept.read_bytes())
+        write_missing(ENV)
         return
     here, there = read_env(ENV), read_env(kept)
     missing = [name for name in MAKERS if not here.get(name)]
