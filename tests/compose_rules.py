@@ -34,7 +34,8 @@ SECRETS_OF = {
 def breaches(rendered: Mapping[str, Any]) -> Iterator[str]:
     """Whatever a team would regret, of `docker compose config` or of the file itself."""
     for name, service in rendered["services"].items():
-        image = str(service["image"])
+        # What runs where .env does not say otherwise.
+        image = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", str(service["image"]))
         if service.get("ports") and name not in PUBLISHED:
             yield f"{name} publishes a port"
         if any(map(_is_for_everybody, service.get("ports") or ())):
@@ -48,6 +49,8 @@ def breaches(rendered: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name} runs as root"
         if not service.get("mem_limit"):
             yield f"{name} may take all memory"
+        if not 0 < int(service.get("pids_limit") or 0) <= 4096:
+            yield f"{name} may start any number of processes"
         if not service.get("logging", {}).get("options", {}).get("max-size"):
             yield f"{name} may fill the disk with its log"
 

@@ -51,6 +51,9 @@ def test_our_compose_file_keeps_every_rule(compose: dict[str, Any]) -> None:
         ("backend", {"user": "root"}, "backend runs as root"),
         ("ranker", {"mem_limit": None}, "ranker may take all memory"),
         ("ranker", {"logging": {}}, "ranker may fill the disk"),
+        ("redis", {"pids_limit": None}, "redis may start any number of processes"),
+        ("backend", {"pids_limit": -1}, "backend may start any number of processes"),
+        ("postgres", {"image": "${POSTGRES_IMAGE:-postgres:latest}"}, "postgres runs postgres:lat"),
     ],
 )
 def test_a_broken_rule_is_named_with_its_service(
@@ -149,6 +152,14 @@ def test_a_new_service_gets_no_secret_unasked(compose: dict[str, Any]) -> None:
 
 def test_the_published_dashboard_cannot_change_the_models(compose: dict[str, Any]) -> None:
     assert compose["services"]["dashboard"]["volumes"] == ["models:/models:ro"]
+
+
+def test_the_image_is_built_on_the_same_python_with_and_without_compose(
+    compose: dict[str, Any],
+) -> None:
+    python = compose["services"]["backend"]["build"]["args"]["PYTHON_IMAGE"]
+    dockerfile = (ROOT / "backend" / "Dockerfile").read_text()
+    assert f"ARG PYTHON_IMAGE={python.removeprefix('${PYTHON_IMAGE:-')[:-1]}\n" in dockerfile
 
 
 def test_both_trainers_differ_in_their_device_alone(compose: dict[str, Any]) -> None:
