@@ -1,11 +1,12 @@
 # The menu: `make help`. Needs Python 3.11 or newer, git and make; everything else is installed here.
 PYTHON ?= python3
+REGISTRY = var/registry/docker-registry
 COMPILE = .venv/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url
 
 export UV_HTTP_TIMEOUT ?= 300
 
 .DEFAULT_GOAL := help
-.PHONY: help install up down status secrets backup restore test browser chromium compose-test docker-answers check format fuzz bench lock
+.PHONY: help install up down status secrets digests backup restore test browser chromium registry compose-test docker-answers check format fuzz bench lock
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +25,9 @@ status: .venv/.installed  ## project, version, labels, queue, running job
 secrets:  ## for docker compose: make .env's secrets, and say what would be in its way
 	@$(PYTHON) -m scripts.secrets
 
+digests:  ## for docker compose: pin the images of others in .env, or move the pins
+	@$(PYTHON) -m scripts.digests
+
 backup:  ## a compose stack's labels, models and secrets in one file below backups/
 	@$(PYTHON) -m scripts.backup
 
@@ -41,6 +45,16 @@ browser: install  ## the tests in a real browser alone; pictures of what was see
 chromium:  ## the browser for them, by apt, where none is there (a package of Debian's)
 	@command -v chromium || command -v chromium-browser || command -v google-chrome || { \
 	  apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-liberation; }
+
+# Unpacked and not installed: as a package it would start a service on port 5000.
+registry: $(REGISTRY)  ## a registry of images for those that need Docker, from a package of Debian's
+
+$(REGISTRY):
+	@mkdir -p $(dir $@)
+	@cd $(dir $@) && { apt-get download -qq docker-registry \
+	  || { apt-get update -qq && apt-get download -qq docker-registry; }; }
+	@cd $(dir $@) && dpkg --fsys-tarfile docker-registry_*.deb \
+	  | tar -x --strip-components=3 ./usr/bin/docker-registry && rm docker-registry_*.deb
 
 compose-test: docker-answers .venv/.installed  ## the tests of the compose stack, which need Docker
 	.venv/bin/python -m pytest tests/compose -v --timeout 900

@@ -15,7 +15,7 @@ import secrets
 import shutil
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from backend.command import CommandParser, run
@@ -69,12 +69,18 @@ def main() -> int:
 
 def write_missing(path: Path) -> list[str]:
     """Add what has no value yet, change no other line; the names of what was made."""
-    lines = path.read_text().splitlines() if path.exists() else []
     there = read_env(path)
     made = {n: value for n, make in MAKERS.items() if not there.get(n) and (value := make())}
-    left = dict(made)
-    for number, line in enumerate(lines):
-        found = NAME.match(line)
+    write_values(path, made)
+    return list(made)
+
+
+def write_values(path: Path, values: Mapping[str, str]) -> None:
+    """Set names of an env file, each where its last line is or at the end; change no other line."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    left = dict(values)
+    for number in reversed(range(len(lines))):
+        found = NAME.match(lines[number])
         if found and found[1] in left:
             lines[number] = f"{found[1]}={left.pop(found[1])}"
     lines += [f"{name}={value}" for name, value in left.items()]
@@ -83,7 +89,6 @@ def write_missing(path: Path) -> list[str]:
     draft.touch(mode=0o600)
     draft.write_text("\n".join(lines) + "\n")
     draft.replace(path)
-    return list(made)
 
 
 def read_env(path: Path) -> dict[str, str]:

@@ -1,0 +1,145 @@
+"""`make digests` against a real registry on loopback: pinned, built and started from there."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from scripts.docker import compose_command, docker
+from scripts.secrets import read_env
+from tests.compose.conftest import ROOT, Team, clone
+from tests.integration.conftest import free_ports
+
+CONFIG = """\
+version: 0.1
+storage: {{ filesystem: {{ rootdirectory: {folder} }} }}
+http: {{ addr: 127.0.0.1:{port} }}
+"""
+# What each variable names there, and the image of this machine that it is made from.
+IMAGES = {
+    "LABEL_STUDIO_IMAGE": ("label-studio:1", "redis:7-alpine"),  # only pulled: any will do
+    "POSTGRES_IMAGE": ("postgres:17", "redis:7-alpine"),
+    "REDIS_IMAGE": ("redis:7", "redis:7-alpine"),
+    "PYTHON_IMAGE": ("python:3.11", "python:3.11-slim-bookworm"),
+}
+
+
+@dataclass
+class Registry:
+    """A registry that holds IMAGES; a test may stop it."""
+
+    address: str
+    process: subprocess.Popen[bytes]
+
+    def push(self, image: str, tag: str) -> None:
+        """Have a tag there mean an image of this machine."""
+        docker("tag", image, f"{self.address}/{tag}")
+        docker("push", f"{self.address}/{tag}")
+
+    def digest(self, tag: str) -> str:
+        """What it says itself that a tag means."""
+        name, _, version = tag.partition(":")
+        kind = "application/vnd.docker.distribution.manifest.v2+json"
+        url = f"http://{self.address}/v2/{name}/manifests/{version}"
+        answer = httpx.head(url, headers={"Accept": kind}).raise_for_status()
+        return answer.headers["Docker-Content-Digest"]
+
+    def stop(self) -> None:
+        """End it."""
+        self.process.terminate()
+        self.process.wait(20)
+
+
+@pytest.fixture
+def registry(place: Path, tmp_path: Path) -> Iterator[Registry]:  # noqa: ARG001  # asks for Docker
+    unpacked = ROOT / "var" / "registry" / "docker-registry"
+    executable = shutil.which("docker-registry") or (str(unpacked) if unpacked.exists() else None)
+    if executable is None:
+        pytest.fail("docker-registry is not here: run `make registry`", pytrace=False)
+    [port] = free_ports(1)
+    config = tmp_path / "registry.yml"
+    config.write_text(CONFIG.format(folder=tmp_path / "images", port=port))
+    with (tmp_path / "registry.log").open("wb") as log:
+        process = subprocess.Popen([executable, "serve", config], stdout=log, stderr=log)
+    running = Registry(f"127.0.0.1:{port}", process)
+    give_up = time.monotonic() + 30
+    while True:
+        try:
+            httpx.get(f"http://{running.address}/v2/").raise_for_status()
+            break
+        except httpx.TransportError:
+            assert time.monotonic() < give_up, (tmp_path / "registry.log").read_text()
+            time.sleep(0.1)
+    for tag, image in IMAGES.values():
+        running.push(image, tag)
+    yield running
+    running.stop()
+    for kind in ("{{.Repository}}:{{.Tag}}", "{{.Repository}}@{{.Digest}}"):
+        named = docker("images", "--digests", "--format", kind).splitlines()
+        for name in {name for name in named if name.startswith(running.address)}:
+            if "<none>" not in name:
+                docker("rmi", "--no-prune", name)
+
+
+@pytest.fixture
+def team(place: Path, registry: Registry) -> Iterator[Team]:
+    """A clone whose images come from that registry."""
+    lead = clone(place)
+    lead.run("make", "secrets")
+    with (lead.folder / ".env").open("a") as env:
+        for name, (tag, _) in IMAGES.items():
+            env.write(f"{name}={registry.address}/{tag}\n")
+    yield lead
+    lead.run(*compose_command(), "down", "-v")
+    assert lead.left() == []
+
+
+def test_images_are_pinned_to_what_the_registry_has_and_run_as_pinned(
+    team: Team, registry: Registry
+) -> None:
+    env = team.folder / ".env"
+    before = env.read_text()
+    printed = team.make("digests")
+    pins = {name: f"{registry.address}/{tag}" for name, (tag, _) in IMAGES.items()}
+    pins = {n: f"{tag}@{registry.digest(tag.partition('/')[2])}" for n, tag in pins.items()}
+    after = read_env(env)
+    assert {name: after[name] for name in IMAGES} == pins
+    unpinned = env.read_text()
+    for pin in pins.values():
+        assert f"pinned to {pin}" in printed
+        unpinned = unpinned.replace(pin, pin.partition("@")[0])
+    assert unpinned == before
+    assert team.make("digests").count("already") == len(IMAGES)
+
+    team.compose("up", "-d", "redis")
+    team.wait_until_healthy("redis")
+    assert team.inspect("redis")["Config"]["Image"] == pins["REDIS_IMAGE"]
+    # Built on what was pinned: the same Python as the default's, so that its layers are there.
+    team.compose("build", "backend")
+
+
+def test_a_tag_that_moved_moves_its_pin_and_without_the_registry_nothing_changes(
+    team: Team, registry: Registry
+) -> None:
+    team.make("digests")
+    before = team.env
+    registry.push("python:3.11-slim-bookworm", "redis:7")
+    assert "REDIS_IMAGE: moved to" in team.make("digests")
+    moved = f"{registry.address}/redis:7@{registry.digest('redis:7')}"
+    assert team.env == {**before, "REDIS_IMAGE": moved}
+    assert before["REDIS_IMAGE"] != moved
+
+    registry.stop()
+    text = (team.folder / ".env").read_text()
+    refused = team.run("make", "digests")
+    assert refused.returncode != 0
+    assert "no registry answered: .env is unchanged" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert (team.folder / ".env").read_text() == text
