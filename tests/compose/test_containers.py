@@ -1,0 +1,133 @@
+"""What somebody finds who broke into a container: its secrets, and what the dashboard's can reach.
+
+The stack is that of test_team.py, before anybody labels.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from scripts.docker import compose_command, docker
+from scripts.secrets import MAKERS
+from tests.compose.conftest import SERVICES, Team
+from tests.compose_rules import SECRETS_OF
+from tests.integration.people import wait_for
+
+# Commands that change something, or tell of more than our keys.
+REFUSED = (
+    "SET tightloop:clock 0",
+    "DEL tightloop:clock",
+    "HSET tightloop:p1:generation forced 9",
+    "LPUSH rq:queue:train retrain-p1",
+    "SREM rq:workers rq:worker:x",
+    "MULTI",
+    "EVAL return(1) 0",
+    "CONFIG GET *",
+    "FLUSHALL",
+    "KEYS *",
+    "SCAN 0",
+    "GET elsewhere",
+    "PUBLISH rq:pubsub:x stop",
+    "SUBSCRIBE rq:pubsub:x",
+    "CLIENT LIST",
+    "ACL LIST",
+    "SHUTDOWN",
+)
+ASK_REDIS = """
+import json, os, sys
+from redis import Redis
+from redis.exceptions import NoPermissionError, ResponseError
+connection = Redis.from_url(os.environ["REDIS_URL"])
+assert connection.get("tightloop:clock")
+for command in json.load(sys.stdin):
+    try:
+        connection.execute_command(*command.split())
+        print("done:", command)
+    except NoPermissionError:
+        pass
+"""
+CONNECT = """
+import socket
+for host, port in (("redis", 6379), ("backend", 9090), ("label-studio", 8080), ("postgres", 5432),
+                   ("1.1.1.1", 443), ("1.1.1.1", 53), ("8.8.8.8", 53)):
+    try:
+        socket.create_connection((host, port), 3).close()
+        print(host)
+    except OSError:
+        pass
+"""
+
+
+def container_of(team: Team, service: str) -> dict[str, Any]:
+    """What Docker knows of a service's container, also of one that has ended."""
+    labels = {"project": team.folder.name, "service": service}
+    filters = [f"--filter=label=com.docker.compose.{k}={v}" for k, v in labels.items()]
+    [found] = json.loads(docker("inspect", docker("ps", "-aq", *filters)))
+    return dict(found)
+
+
+@pytest.mark.parametrize("service", [*SERVICES, "setup"])
+def test_a_container_holds_the_secrets_that_it_needs_and_no_other(team: Team, service: str) -> None:
+    values = {name: team.env[name] for name in MAKERS if name != "COMPOSE_PROFILES"}
+    held = json.dumps(container_of(team, service)["Config"])
+    assert {name for name, value in values.items() if value in held} == SECRETS_OF[service]
+
+
+def run_in_dashboard(team: Team, code: str, stdin: str = "") -> str:
+    """What such Python prints in the dashboard's container."""
+    container = team.container("dashboard")
+    done = team.run("sh", "-c", 'printf %s "$IN" | docker exec -i "$ID" python -c "$CODE"',
+                    IN=stdin, ID=container, CODE=code)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_dashboards_container_changes_nothing_in_redis_and_no_model(team: Team) -> None:
+    team.wait_until_healthy("clock")  # by then its sign of life can be read
+    assert run_in_dashboard(team, ASK_REDIS, json.dumps(REFUSED)) == ""
+    tried = team.run(*compose_command(), "exec", "-T", "dashboard", "touch", "/models/made-here")
+    assert "Read-only file system" in tried.stdout + tried.stderr
+
+
+def test_the_dashboards_container_reaches_the_backend_and_redis_alone(team: Team) -> None:
+    assert run_in_dashboard(team, CONNECT).split() == ["redis", "backend"]
+
+
+def press(team: Team, button: str, **form: str) -> httpx.Response:
+    """Press a button of the published page."""
+    return httpx.post(
+        f"{team.dashboard_url}/dashboard/{button}",
+        data={"project": "1", **form},
+        auth=team.lead,
+        timeout=60,
+    )
+
+
+def test_the_published_buttons_train_and_roll_back_through_the_backend(team: Team) -> None:
+    wait_for(lambda: team.status()["version"], 240, "the first version", every_s=1)
+    assert press(team, "train").status_code == 303
+    wait_for(
+        lambda: (s := team.status())["round"] == 2 and not s["jobs"], 240, "round 2", every_s=1
+    )
+    newest = team.status()["version"]
+    assert press(team, "promote", version="r0001").status_code == 303
+    assert team.status()["version"] == "r0001"
+    assert press(team, "promote", version=newest).status_code == 303
+    assert team.status()["version"] == newest
+    refused = press(team, "promote", version="r0099")
+    assert refused.status_code == 404
+    assert "there are r0001" in refused.text
+    assert team.env["CONTROL_SECRET"] not in refused.text + str(refused.headers)
+
+
+def test_the_backend_takes_no_press_without_the_dashboards_secret(team: Team) -> None:
+    ask = (
+        "import os, httpx; print(httpx.post(os.environ['BACKEND_URL'] + '/controls/train', "
+        "data={'project': 1}, auth=('tightloop', os.environ['DASHBOARD_PASSWORD'])).status_code)"
+    )
+    assert run_in_dashboard(team, ask).split() == ["401"]
+    assert "retrain" not in {job["job"] for job in team.status()["jobs"]}
