@@ -156,8 +156,8 @@ def _check_not_older(version: str) -> None:
                    "-c", LABEL_STUDIO_VERSION)  # fmt: skip
     if _numbers(here) < _numbers(version):
         raise DockerError(
-            f"the backup is of Label Studio {version}, and docker-compose.yml names {here}: "
-            "change it to that version or a newer one"
+            f"the backup is of Label Studio {version}, and here is {here}: set LABEL_STUDIO_IMAGE "
+            "to that version or a newer one, in docker-compose.yml or in .env if it is pinned there"
         )
 
 
