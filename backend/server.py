@@ -73,7 +73,7 @@ class DeadlineProtocol(H11Protocol):
         """Start the next one; what is left of a body stays unread until then."""
         super().on_response_complete()
         if self.conn.their_state is h11.SEND_BODY:
-            # Closed at once, or all after the same time, many senders would only come back together.
+            # Closed at once, or all at the same time, many senders would only come back together.
             self.flow.pause_reading()
             self._unset_keepalive_if_required()
         self._expect_request()

@@ -37,7 +37,7 @@ CLOCK_KEY = "tightloop:clock"
 HEALTH_KEY = "tightloop:health"
 # Longer than a training takes, after which open images are listed anew. An image counts once, so
 # the pool bounds what is kept.
-ANSWERED_KEPT_S = 2.0 * TRAIN_TIMEOUT_S
+ANSWERED_KEPT_S = 2.0 * JOBS["retrain"][1]
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,7 @@ def running_backend(folder: Path, **settings: str) -> Iterator[Backend]:
         "BACKEND_PASSWORD": password,
         "DASHBOARD_PASSWORD": password,
         "DASHBOARD_OPEN": "true",
+        "CONTROL_SECRET": password,
         "LABEL_STUDIO_API_KEY": password,
         "LABEL_STUDIO_URL": "http://127.0.0.1:9",
         "RETRAIN_AFTER": "1",

@@ -30,6 +30,7 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis.core.result import Ok
 
 from backend import registry
+from backend.backend_client import CONTROL_HEADER
 from backend.command import CommandParser, run
 from backend.labelstudio import SECRET_HEADER
 from scripts.hostile_bodies import hostile_bodies
@@ -38,6 +39,7 @@ from scripts.own_stack import own_stack
 ROOT = Path(__file__).resolve().parents[1]
 OPENAPI = ROOT / "docs/openapi.yaml"
 REQUESTS = 10_000
+CONTROL_SECRET = "of the fuzzed stack"
 WEBHOOK_EVERY_S = 0.2
 TIMEOUT_S = 60.0
 OTHER_METHODS = ("PUT", "PATCH", "DELETE", "OPTIONS", "HEAD", "TRACE", "GET", "POST")
@@ -65,6 +67,7 @@ class Target:
     project_id: int
     classes: tuple[str, ...]
     secret: str
+    control_secret: str
     backend: tuple[str, str]
     dashboard: tuple[str, str]
 
@@ -102,7 +105,7 @@ def main() -> int:
     parser = CommandParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=REQUESTS)
     arguments = parser.parse_args()
-    with own_stack("fuzz") as (var, stack):
+    with own_stack("fuzz", CONTROL_SECRET=CONTROL_SECRET) as (var, stack):
         report = fuzz(_target(stack, var), arguments.requests)
         for path in (var / "log").glob("*.log"):
             n_traces = path.read_text(errors="replace").count("Traceback (most recent call last)")
@@ -185,10 +188,13 @@ def _send(
     session: requests.Session, target: Target, report: Report, what: str, **request: Any
 ) -> None:
     """Send one request with all the passwords that its path takes, and judge the answer."""
-    is_for_people = any(part in request["url"] for part in ("/dashboard", "/status", "/metrics"))
+    people = ("/dashboard", "/controls", "/status", "/metrics")
+    is_for_people = any(part in request["url"] for part in people)
     request["auth"] = target.dashboard if is_for_people else target.backend
     if request["url"].endswith("/webhook"):
         request["headers"] = {**request["headers"], SECRET_HEADER: target.secret}
+    if "/controls/" in request["url"]:
+        request["headers"] = {**request["headers"], CONTROL_HEADER: target.control_secret}
     try:
         answer = session.request(**request, timeout=TIMEOUT_S, allow_redirects=False)
     except (requests.RequestException, UnicodeError, ValueError) as error:
@@ -230,6 +236,7 @@ def _target(stack: Mapping[str, Any], var: Path) -> Target:
         project_id=stack["project_id"],
         classes=record.classes if record else (),
         secret=stack["webhook_secret"],
+        control_secret=CONTROL_SECRET,
         backend=("tightloop", kept["BACKEND_PASSWORD"] or ""),
         dashboard=(stack["dashboard_username"], stack["dashboard_password"]),
     )

@@ -12,10 +12,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from scripts.bench_backend import free_ports
 from scripts.docker import compose_command, docker
 from scripts.secrets import read_env
 from tests.compose.conftest import ROOT, Team, clone
-from tests.integration.conftest import free_ports
 
 CONFIG = """\
 version: 0.1

@@ -13,7 +13,7 @@ from backend import registry, serving
 from backend.backend_client import CONTROL_HEADER
 from backend.settings import Settings, load_settings
 from tests.conftest import RedisServer
-from tests.unit.test_registry import STATE, meta, record
+from tests.unit.test_registry import meta, record, save
 
 PROJECT = 7
 LEAD = ("tightloop", "dash-pass")
@@ -25,7 +25,7 @@ def settings(redis_server: RedisServer, tmp_path: Path) -> Settings:
     root = registry.project_root(tmp_path / "models", PROJECT)
     registry.write_record(root, record(PROJECT))
     for number in (1, 2):
-        registry.save(root, STATE, meta(number))
+        save(root, meta(number))
     registry.promote(root, "r0002")
     return load_settings(
         _env_file=None,

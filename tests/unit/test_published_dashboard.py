@@ -26,7 +26,7 @@ from backend.settings import Settings, load_settings
 from backend.training_queue import TrainingQueue
 from tests.compose_redis import ComposeRedis, running_redis
 from tests.conftest import REDIS_EXECUTABLE
-from tests.unit.test_registry import STATE, meta, record
+from tests.unit.test_registry import meta, record, save
 
 PROJECT = 7
 LEAD = ("tightloop", "dash-päss")
@@ -57,7 +57,7 @@ def settings(team_redis: ComposeRedis, tmp_path: Path) -> Settings:
     root = registry.project_root(tmp_path / "models", PROJECT)
     registry.write_record(root, record(PROJECT))
     for number in (1, 2):
-        registry.save(root, STATE, meta(number))
+        save(root, meta(number))
     registry.promote(root, "r0002")
     return load_settings(
         _env_file=None,
