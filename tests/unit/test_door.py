@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,11 @@ from flask.testing import FlaskClient
 from pydantic import SecretStr
 from redis import Redis
 from rq import Queue
+from werkzeug.datastructures import Headers
 
 from backend import dashboard, registry, serving
+from backend.door import Door
+from backend.labelstudio import SECRET_HEADER
 from backend.settings import Settings, load_settings
 from tests.conftest import RedisServer
 from tests.unit.test_registry import meta, record
@@ -85,7 +89,22 @@ def test_what_is_free_here_is_not_free_under_another_sites_name(
     assert free.get(path, headers={"Host": "[::1"}).status_code in (400, 401)
 
 
-@pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded"])
+@pytest.mark.parametrize(
+    "header",
+    [
+        "X-Forwarded-For",
+        "X-Forwarded-Host",
+        "Forwarded",
+        "Via",
+        "X-Real-IP",
+        "X-Client-IP",
+        "True-Client-IP",
+        "X-Original-Host",
+        "X-Envoy-External-Address",
+        "CF-Connecting-IP",
+        "CDN-Loop",
+    ],
+)
 def test_what_a_proxy_passes_on_is_not_free(free: FlaskClient, header: str) -> None:
     assert free.get("/status", headers={header: "for=203.0.113.9"}).status_code == 401
     passed_on = free.get("/status", headers={header: "for=203.0.113.9"}, auth=LEAD)
@@ -157,3 +176,48 @@ def test_the_published_dashboard_has_none_of_the_ml_backends_routes(
     assert answer.status_code == 503
     assert "DASHBOARD_PASSWORD" in answer.text
     assert "dash-pass" not in answer.text
+
+
+def test_an_address_that_guesses_passwords_is_told_to_wait_and_the_right_one_is_let_in(
+    guarded: FlaskClient,
+) -> None:
+    def guess(path: str = "/status", password: str = "wrong") -> int:
+        return guarded.get(path, auth=("tightloop", password)).status_code
+
+    assert [guess() for _ in range(10)] == [401] * 10
+    assert guess() == 429
+    assert guess("/versions") == 429
+    assert guess(password="dash-pass") == 200
+    webhook = {"action": "TASKS_CREATED"}
+    answer = guarded.post("/webhook", json=webhook, headers={SECRET_HEADER: "hook-secret"})
+    assert answer.status_code == 200
+    other = {"REMOTE_ADDR": "10.0.0.7"}
+    assert guarded.get("/status", auth=("x", "y"), environ_overrides=other).status_code == 401
+
+
+def test_asking_without_a_password_is_no_guess(guarded: FlaskClient) -> None:
+    """A browser asks once without it, for every page."""
+    assert {guarded.get("/status").status_code for _ in range(30)} == {401}
+
+
+def test_a_stranger_sends_no_body_and_those_who_are_known_send_what_they_need(
+    settings: Settings,
+) -> None:
+    def login(user: str, password: str) -> Headers:
+        token = base64.b64encode(f"{user}:{password}".encode()).decode()
+        return Headers({"Authorization": f"Basic {token}"})
+
+    door = Door(settings)
+    label_studio = login("tightloop", "backend-pass")
+    assert door.body_limit("/predict", Headers()) == 0
+    assert door.body_limit("/predict", login("tightloop", "wrong")) == 0
+    assert door.body_limit("/webhook", Headers({SECRET_HEADER: "wrong"})) == 0
+    assert door.body_limit("/predict", label_studio) == 512 * 1024**2
+    assert door.body_limit("/setup", label_studio) == 5 * 1024**2
+    assert door.body_limit("/webhook", Headers({SECRET_HEADER: "hook-secret"})) == 5 * 1024**2
+    assert door.body_limit("/dashboard/train", login(*LEAD)) == 5 * 1024**2
+
+
+def test_an_empty_webhook_secret_is_nobodys(settings: Settings) -> None:
+    door = Door(settings.model_copy(update={"webhook_secret": SecretStr("")}))
+    assert door.body_limit("/webhook", Headers({SECRET_HEADER: ""})) == 0

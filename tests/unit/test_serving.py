@@ -308,6 +308,56 @@ def test_no_webhook_payload_makes_the_backend_stumble(
     assert answer.status_code in (200, 400)
 
 
+BAD: dict[str, tuple[str, bytes, str]] = {
+    "JSON nested 2,000 deep": ("/predict", b"[" * 2000, "recursion limit"),
+    "JSON nested 2,000 deep in a webhook": ("/webhook", b"[" * 2000, "recursion limit"),
+    "half a character in image_id": (
+        "/predict", rb'{"project": "7.1", "tasks": [{"data": {"image_id": "\ud800"}}]}', "hex escape"
+    ),
+    "half a character in a webhook's image_id": (
+        "/webhook",
+        rb'{"action": "ANNOTATION_CREATED", "project": {"id": 7},'
+        rb' "task": {"data": {"image_id": "\udc00"}}}',
+        "surrogate",
+    ),
+    "half a character in the schema": (
+        "/setup", rb'{"project": "7.1", "schema": "\ud800"}', "hex escape"
+    ),
+    "a number as label config": (
+        "/predict", b'{"project": "7.1", "tasks": [], "label_config": 5}', "label_config"
+    ),
+    "a number as schema": ("/setup", b'{"project": "7.1", "schema": 5}', "schema"),
+    "a text as a task's data": (
+        "/predict", b'{"project": "7.1", "tasks": [{"data": "abc"}]}', "tasks.0"
+    ),
+    "a text as a task": ("/predict", b'{"project": "7.1", "tasks": ["abc"]}', "tasks.0"),
+    "no tasks": ("/predict", b'{"project": "7.1"}', "tasks"),
+    "an unknown entity": (
+        "/setup", b'{"project": "7.1", "schema": "<View>&e;</View>"}', "not plain XML"
+    ),
+    "an entity of its own": (
+        "/setup",
+        b'{"project": "7.1", "schema": "<!DOCTYPE v [<!ENTITY e \\"x\\">]><View>&e;</View>"}',
+        "not plain XML",
+    ),
+    "a list for the versions": ("/versions", b"[1]", "the body"),
+    "a text for the versions": ("/versions", b'"x"', "the body"),
+    "a number for the versions": ("/versions", b"5", "the body"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_a_body_that_makes_no_sense_is_400_with_a_sentence(
+    what: str, client: FlaskClient, root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    put_in_service(root)
+    path, body, sentence = BAD[what]
+    answer = client.post(path, data=body, auth=AUTH, headers=SECRET)
+    assert answer.status_code == 400, answer.text
+    assert sentence in answer.get_json()["error"]
+    assert "Traceback" not in caplog.text
+
+
 def test_an_unreachable_redis_answers_503_and_says_nothing_secret(
     client: FlaskClient, redis_server: RedisServer
 ) -> None:
