@@ -312,7 +312,9 @@ BAD: dict[str, tuple[str, bytes, str]] = {
     "JSON nested 2,000 deep": ("/predict", b"[" * 2000, "recursion limit"),
     "JSON nested 2,000 deep in a webhook": ("/webhook", b"[" * 2000, "recursion limit"),
     "half a character in image_id": (
-        "/predict", rb'{"project": "7.1", "tasks": [{"data": {"image_id": "\ud800"}}]}', "hex escape"
+        "/predict",
+        rb'{"project": "7.1", "tasks": [{"data": {"image_id": "\ud800"}}]}',
+        "hex escape",
     ),
     "half a character in a webhook's image_id": (
         "/webhook",
