@@ -221,7 +221,8 @@ def kept_annotations(
     """Annotations by task that were kept as JSON; None if these are damaged, or a release kept them
     that knew less of them.
     """
-    if any(row.keys() != _KEPT_FIELDS for of_task in rows.values() for row in of_task):
+    every = [row for of_task in rows.values() for row in of_task]
+    if any("asked_probs" not in row or row.keys() - _KEPT_FIELDS for row in every):
         return None
     try:
         return _KEPT.validate_python(rows)
@@ -275,7 +276,7 @@ def parse_label_config(xml: str) -> LabelConfig:
     try:
         tags = list(fromstring(xml, forbid_dtd=True).iter())
     except (ParseError, ValueError, LookupError) as error:  # a document type, a foreign encoding
-        raise LabelConfigError(f"the label config is not plain XML ({error})") from None
+        raise LabelConfigError(f"the label config is not XML ({error})") from None
     images = [tag for tag in tags if tag.tag.lower() == "image"]
     controls = [tag for tag in tags if tag.tag.lower() == "choices"]
     if len(images) != 1 or len(controls) != 1:

@@ -335,12 +335,12 @@ BAD: dict[str, tuple[str, bytes, str]] = {
     "a text as a task": ("/predict", b'{"project": "7.1", "tasks": ["abc"]}', "tasks.0"),
     "no tasks": ("/predict", b'{"project": "7.1"}', "tasks"),
     "an unknown entity": (
-        "/setup", b'{"project": "7.1", "schema": "<View>&e;</View>"}', "not plain XML"
+        "/setup", b'{"project": "7.1", "schema": "<View>&e;</View>"}', "is not XML"
     ),
     "an entity of its own": (
         "/setup",
         b'{"project": "7.1", "schema": "<!DOCTYPE v [<!ENTITY e \\"x\\">]><View>&e;</View>"}',
-        "not plain XML",
+        "is not XML",
     ),
     "a list for the versions": ("/versions", b"[1]", "the body"),
     "a text for the versions": ("/versions", b'"x"', "the body"),
