@@ -11,6 +11,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from backend.strategy_names import ResolvedName
+
 Probs = NDArray[np.float32]  # (images, classes), each row sums to 1
 Scores = NDArray[np.float32]  # (images,)
 Labels = NDArray[np.int64]  # (images,), positions of classes
@@ -39,7 +41,7 @@ def entropy(probs: Probs) -> Scores:
     return _unit(nats / np.log(probs.shape[1]))
 
 
-ACQUISITIONS: dict[str, Callable[[Probs], Scores]] = {
+ACQUISITIONS: dict[ResolvedName, Callable[[Probs], Scores]] = {
     "least_confidence": least_confidence,
     "margin": margin,
     "entropy": entropy,

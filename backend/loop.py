@@ -19,7 +19,8 @@ from backend.errors import SettingsError
 from backend.labelstudio import Annotation, LabelConfig, NewTask, Prediction, ProjectCounts, Task
 from backend.pool import Pool, open_pool
 from backend.progress import Progress
-from backend.settings import OverlapName, Settings, StrategyName, TrainName
+from backend.settings import OverlapName, Settings, TrainName
+from backend.strategy_names import StrategyName
 from backend.training import Recipe
 
 

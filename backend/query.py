@@ -19,8 +19,8 @@ from backend.diversity import (
     uncertain_clusters,
 )
 from backend.errors import NoModelError
+from backend.strategy_names import ResolvedName, StrategyName
 
-STRATEGIES = ("auto", *ACQUISITIONS, "badge", "typiclust", "k_center", "random")
 # Until so many images of each class were asked, on average, `auto` asks typical ones. Measured.
 TYPICAL_PER_CLASS = 20
 
@@ -43,10 +43,12 @@ class Query:
 
     image_ids: tuple[str, ...]
     confidences: Scores
-    strategy: str
+    strategy: ResolvedName
 
 
-def select(strategy: str, candidates: Candidates, count: int, rng: np.random.Generator) -> Query:
+def select(
+    strategy: ResolvedName, candidates: Candidates, count: int, rng: np.random.Generator
+) -> Query:
     """Choose `count` of the candidates, or all where there are fewer.
 
     A strategy that lacks what it needs, the model's probabilities or any embeddings, chooses at
@@ -64,7 +66,7 @@ def select(strategy: str, candidates: Candidates, count: int, rng: np.random.Gen
     return Query(tuple(candidates.image_ids[i] for i in order), confidences, strategy)
 
 
-def rank(strategy: str, candidates: Candidates, rng: np.random.Generator) -> Scores:
+def rank(strategy: ResolvedName, candidates: Candidates, rng: np.random.Generator) -> Scores:
     """The confidence that orders each of the candidates, when all of them are asked."""
     n_images = len(candidates.image_ids)
     if not _can_choose(strategy, candidates):
@@ -77,7 +79,7 @@ def rank(strategy: str, candidates: Candidates, rng: np.random.Generator) -> Sco
 
 
 def confidence(
-    strategy: str, n_images: int, probs: Probs | None, rng: np.random.Generator
+    strategy: ResolvedName, n_images: int, probs: Probs | None, rng: np.random.Generator
 ) -> Scores:
     """One value in 0..1 per image, low = ask first: what Label Studio orders open tasks by.
 
@@ -99,7 +101,7 @@ def confidence(
     return np.float32(1.0) - ACQUISITIONS.get(strategy, margin)(probs)
 
 
-def resolve(strategy: str, *, n_asked: int, n_classes: int) -> str:
+def resolve(strategy: StrategyName, *, n_asked: int, n_classes: int) -> ResolvedName:
     """What `auto` does now: typical images first, then uncertain ones of many kinds."""
     if strategy != "auto":
         return strategy
@@ -107,17 +109,17 @@ def resolve(strategy: str, *, n_asked: int, n_classes: int) -> str:
     return "typiclust" if is_early else "uncertain_clusters"
 
 
-def needs_embeddings(strategy: str) -> bool:
+def needs_embeddings(strategy: ResolvedName) -> bool:
     """Whether a resolved strategy chooses by more than probabilities."""
     return strategy in SETS
 
 
-def needs_model(strategy: str) -> bool:
+def needs_model(strategy: ResolvedName) -> bool:
     """Whether a resolved strategy can do nothing without probabilities."""
     return strategy not in NEED_NO_MODEL and strategy != "random"
 
 
-def _can_choose(strategy: str, candidates: Candidates) -> bool:
+def _can_choose(strategy: ResolvedName, candidates: Candidates) -> bool:
     if strategy in NEED_NO_MODEL:
         return candidates.embeddings is not None
     if strategy == "random":
@@ -127,7 +129,7 @@ def _can_choose(strategy: str, candidates: Candidates) -> bool:
 
 
 def _order(
-    strategy: str, candidates: Candidates, count: int, rng: np.random.Generator
+    strategy: ResolvedName, candidates: Candidates, count: int, rng: np.random.Generator
 ) -> Positions:
     embeddings = candidates.embeddings
     assert embeddings is not None, "_can_choose"
@@ -168,13 +170,13 @@ def _uncertain_clusters(c: Candidates, count: int, rng: np.random.Generator) -> 
 
 
 # Strategies that choose a set, whose order is all they have.
-SETS: dict[str, Callable[[Candidates, int, np.random.Generator], Positions]] = {
+SETS: dict[ResolvedName, Callable[[Candidates, int, np.random.Generator], Positions]] = {
     "typiclust": _typiclust,
     "k_center": _k_center,
     "badge": _badge,
     "uncertain_clusters": _uncertain_clusters,
 }
-NEED_NO_MODEL = frozenset({"typiclust", "k_center"})
+NEED_NO_MODEL: frozenset[ResolvedName] = frozenset({"typiclust", "k_center"})
 
 
 def batch_is_due(

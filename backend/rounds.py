@@ -52,6 +52,7 @@ from backend.second_opinions import (
     was_answered_twice,
 )
 from backend.status import NO_MODEL, in_service, outlook, outlook_sentence
+from backend.strategy_names import ResolvedName, StrategyName
 from backend.version_meta import VERSION_NAME, Meta
 from backend.versions import (
     embeddings_of,
@@ -209,7 +210,7 @@ class Batch:
 
     image_ids: tuple[str, ...]
     confidences: np.ndarray[Any, np.dtype[np.float32]]  # (images,), low = ask first
-    strategy: str
+    strategy: ResolvedName
     version: Meta | None
     probs: Probs | None  # (images, classes), None without a model
 
@@ -217,7 +218,7 @@ class Batch:
 def choose_batch(
     loop: Loop,
     count: int,
-    strategy: str,
+    strategy: StrategyName,
     progress: Progress = lambda *_: None,
     tasks: Sequence[Task] | None = None,
 ) -> Batch:
@@ -231,17 +232,17 @@ def choose_batch(
     asked = {task.image_id for task in tasks}
     rows = [row for row, i in enumerate(loop.pool.image_ids) if i not in asked]
     version = registry.current(loop.root)
-    strategy = resolve(strategy, n_asked=len(asked), n_classes=len(loop.pool.classes))
-    candidates = _candidates(loop, version, strategy, rows, asked, progress)
+    resolved = resolve(strategy, n_asked=len(asked), n_classes=len(loop.pool.classes))
+    candidates = _candidates(loop, version, resolved, rows, asked, progress)
     rng = np.random.default_rng([loop.seed, len(asked)])
-    query = select(strategy, candidates, count, rng)
+    query = select(resolved, candidates, count, rng)
     return _batch(query, candidates, version)
 
 
 def _candidates(
     loop: Loop,
     version: Meta | None,
-    strategy: str,
+    strategy: ResolvedName,
     rows: Sequence[int],
     asked: set[str],
     progress: Progress,

@@ -11,10 +11,8 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from backend.errors import SettingsError
+from backend.strategy_names import StrategyName
 
-StrategyName = Literal[
-    "auto", "least_confidence", "margin", "entropy", "badge", "typiclust", "k_center", "random"
-]
 TrainName = Literal["both", "full", "head"]
 OverlapName = Literal["auto", "1", "2", "3"]
 MAX_IMAGE_PIXELS = 50_000_000

@@ -37,8 +37,9 @@ from backend.labelstudio import (
     label_config_xml,
     prediction_result,
 )
-from backend.query import STRATEGIES, Candidates, resolve, select
+from backend.query import Candidates, resolve, select
 from backend.settings import Settings, load_settings
+from backend.strategy_names import STRATEGIES
 from scripts.bench_attack import measure_attacks
 from scripts.bench_backend import (
     CLASSES,

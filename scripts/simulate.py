@@ -36,8 +36,8 @@ from backend.labelstudio import NewTask
 from backend.loop import Loop
 from backend.pool import Pool, open_pool, seed_labels, true_labels
 from backend.progress import Progress
-from backend.query import STRATEGIES
 from backend.settings import OverlapName, Settings, load_settings
+from backend.strategy_names import STRATEGIES
 from backend.training import Recipe
 from backend.versions import has_pretrained_body, pretrained_body
 from backend.weights import find_weights

@@ -17,8 +17,8 @@ from typing import Any
 from backend import registry, rounds
 from backend.command import CommandParser, run
 from backend.errors import TightloopError
-from backend.query import STRATEGIES
 from backend.settings import load_settings
+from backend.strategy_names import STRATEGIES
 from scripts.chosen_project import add_project_option, open_chosen
 from scripts.progress import progress_bar
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from backend.acquisition import ACQUISITIONS, Probs, entropy, least_confidence, margin
+from backend.strategy_names import ResolvedName
 
 CERTAIN = [1.0, 0.0, 0.0, 0.0]
 UNDECIDED = [0.25, 0.25, 0.25, 0.25]
@@ -42,7 +43,7 @@ def test_entropy_is_a_share_of_the_largest_possible() -> None:
 
 @pytest.mark.parametrize("name", ACQUISITIONS)
 @given(rows=any_probs())
-def test_every_score_is_finite_and_in_zero_to_one(name: str, rows: Probs) -> None:
+def test_every_score_is_finite_and_in_zero_to_one(name: ResolvedName, rows: Probs) -> None:
     scores = ACQUISITIONS[name](rows)
     assert scores.dtype == np.float32
     assert scores.shape == (len(rows),)
@@ -51,14 +52,16 @@ def test_every_score_is_finite_and_in_zero_to_one(name: str, rows: Probs) -> Non
 
 @pytest.mark.parametrize("name", ACQUISITIONS)
 @given(rows=any_probs(), seed=st.integers(0, 2**32 - 1))
-def test_the_order_of_the_classes_does_not_matter(name: str, rows: Probs, seed: int) -> None:
+def test_the_order_of_the_classes_does_not_matter(
+    name: ResolvedName, rows: Probs, seed: int
+) -> None:
     shuffled = np.random.default_rng(seed).permuted(rows, axis=1)
     assert ACQUISITIONS[name](shuffled) == pytest.approx(ACQUISITIONS[name](rows), abs=1e-5)
 
 
 @pytest.mark.parametrize("name", ACQUISITIONS)
 @given(rows=any_probs())
-def test_nothing_is_more_informative_than_being_undecided(name: str, rows: Probs) -> None:
+def test_nothing_is_more_informative_than_being_undecided(name: ResolvedName, rows: Probs) -> None:
     n_classes = rows.shape[1]
     undecided = np.full((1, n_classes), 1 / n_classes, dtype=np.float32)
     assert (ACQUISITIONS[name](rows) <= ACQUISITIONS[name](undecided) + 1e-5).all()

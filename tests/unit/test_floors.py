@@ -9,7 +9,7 @@ import pytest
 
 BACKEND = Path(__file__).parents[2] / "backend"
 FLOORS = (
-    {"errors", "settings", "logs", "progress", "command"},  # ground
+    {"errors", "settings", "strategy_names", "logs", "progress", "command"},  # ground
     {
         "acquisition",
         "calibration",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from backend.acquisition import ACQUISITIONS
 from backend.errors import NoModelError
 from backend.query import (
-    STRATEGIES,
+    SETS,
     Candidates,
     batch_is_due,
     confidence,
@@ -16,6 +17,8 @@ from backend.query import (
     retrain_is_due,
     select,
 )
+from backend.settings import load_settings
+from backend.strategy_names import STRATEGIES, ResolvedName
 
 IDS = ("a", "b", "c", "d")
 PROBS = np.array([[0.9, 0.1], [0.5, 0.5], [0.6, 0.4], [0.5, 0.5]], dtype=np.float32)
@@ -43,7 +46,7 @@ def test_equal_scores_are_taken_in_the_order_of_the_ids() -> None:
 
 @pytest.mark.parametrize("strategy", RESOLVED)
 def test_every_strategy_gives_distinct_ids_and_confidences_in_ascending_order(
-    strategy: str,
+    strategy: ResolvedName,
 ) -> None:
     query = select(strategy, KNOWN, 4, rng())
     assert sorted(query.image_ids) == sorted(IDS)
@@ -52,40 +55,51 @@ def test_every_strategy_gives_distinct_ids_and_confidences_in_ascending_order(
 
 
 @pytest.mark.parametrize("strategy", RESOLVED)
-def test_asking_more_than_there_is_gives_all(strategy: str) -> None:
+def test_asking_more_than_there_is_gives_all(strategy: ResolvedName) -> None:
     assert sorted(select(strategy, KNOWN, 99, rng()).image_ids) == sorted(IDS)
 
 
 @pytest.mark.parametrize("strategy", RESOLVED)
-def test_asking_nothing_gives_nothing(strategy: str) -> None:
+def test_asking_nothing_gives_nothing(strategy: ResolvedName) -> None:
     assert select(strategy, KNOWN, 0, rng()).image_ids == ()
 
 
 @pytest.mark.parametrize("strategy", RESOLVED)
-def test_an_exhausted_pool_gives_nothing(strategy: str) -> None:
+def test_an_exhausted_pool_gives_nothing(strategy: ResolvedName) -> None:
     empty = Candidates((), PROBS[:0], EMBEDDINGS[:0], EMBEDDINGS)
     assert select(strategy, empty, 5, rng()).image_ids == ()
 
 
 @pytest.mark.parametrize("strategy", RESOLVED)
-def test_identical_images_are_asked_each_once(strategy: str) -> None:
+def test_identical_images_are_asked_each_once(strategy: ResolvedName) -> None:
     same = Candidates(IDS, np.full((4, 2), 0.5, np.float32), np.ones((4, 2), np.float16), None)
     assert sorted(select(strategy, same, 3, rng()).image_ids)[0] in IDS
     assert len(set(select(strategy, same, 3, rng()).image_ids)) == 3
 
 
 @pytest.mark.parametrize("strategy", RESOLVED)
-def test_a_choice_can_be_repeated(strategy: str) -> None:
+def test_a_choice_can_be_repeated(strategy: ResolvedName) -> None:
     assert (
         select(strategy, KNOWN, 2, rng()).image_ids == select(strategy, KNOWN, 2, rng()).image_ids
     )
 
 
 @pytest.mark.parametrize("strategy", RESOLVED)
-def test_the_order_of_open_tasks_is_that_in_which_all_would_be_asked(strategy: str) -> None:
+def test_the_order_of_open_tasks_is_that_in_which_all_would_be_asked(
+    strategy: ResolvedName,
+) -> None:
     ranked = rank(strategy, KNOWN, rng())
     by_rank = [IDS[i] for i in np.argsort(ranked, kind="stable")]
     assert tuple(by_rank) == select(strategy, KNOWN, 4, rng()).image_ids
+
+
+def test_every_name_of_a_strategy_can_be_selected_and_nothing_else_has_one() -> None:
+    for name in STRATEGIES:
+        assert load_settings(_env_file=None, strategy=name).strategy == name
+        resolved = resolve(name, n_asked=0, n_classes=2)
+        assert select(resolved, KNOWN, 2, rng()).strategy == resolved
+    choosers = {"random", *ACQUISITIONS, *SETS}
+    assert {*STRATEGIES, "uncertain_clusters"} == {"auto", *choosers}
 
 
 def test_auto_asks_typical_images_until_twenty_of_each_class_were_asked() -> None:
@@ -111,7 +125,9 @@ def test_random_confidence_is_the_place_in_the_order() -> None:
 
 
 @pytest.mark.parametrize("strategy", [name for name in RESOLVED if name != "random"])
-def test_without_what_it_needs_a_strategy_chooses_at_random_and_says_so(strategy: str) -> None:
+def test_without_what_it_needs_a_strategy_chooses_at_random_and_says_so(
+    strategy: ResolvedName,
+) -> None:
     query = select(strategy, NO_MODEL, 2, rng())
     assert query.strategy == "random"
     assert query.image_ids == select("random", NO_MODEL, 2, rng()).image_ids

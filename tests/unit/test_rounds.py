@@ -23,8 +23,7 @@ from backend.head import Head, fit_head
 from backend.labelstudio import Annotation, NewTask, Prediction, what_was_answered
 from backend.loop import Loop
 from backend.pool import Pool, open_pool, seed_labels, true_labels
-from backend.query import STRATEGIES
-from backend.settings import StrategyName
+from backend.strategy_names import STRATEGIES, StrategyName
 from backend.training import Recipe
 from backend.version_meta import Measured, Meta
 from scripts.oracle import OracleProject
