@@ -422,7 +422,7 @@ def description(version: Meta | None) -> str:
     round_, model = 0, NO_MODEL
     if version is not None:
         round_ = version.round
-        model = in_service(version.version, version.validation.model_dump(), version.labels)
+        model = in_service(version.version, version.validation, version.labels)
     return f"{OUR_DESCRIPTION} {round_}: {model}. Press Label All Tasks."
 
 

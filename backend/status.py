@@ -16,6 +16,7 @@ import numpy as np
 
 from backend import pool_scores, registry
 from backend.errors import ModelFolderError
+from backend.evaluation import Evaluation
 from backend.forecast import Forecast, Point, TrackRecord, forecast, track_record
 from backend.interval import interval_of
 from backend.labelstudio import label_now_url
@@ -71,8 +72,8 @@ def project_status(settings: Settings, queue: TrainingQueue, project_id: int) ->
         "rounds": settings.rounds,
         "is_finished": is_all_answered and (is_last_round or bool(facts.get("is_exhausted"))),
         "version": current.version if current else None,
-        "validation": current.validation.model_dump() if current else None,
-        "test": current.test.model_dump() if current and current.test else None,
+        "validation": asdict(current.validation) if current else None,
+        "test": asdict(current.test) if current and current.test else None,
         "trained_on_labels": current.labels if current else 0,
         "labels_per_class": current.labels_per_class if current else {},
         "confusion": _confusion(root, current),
@@ -192,15 +193,15 @@ def outlook_sentence(outlook: Mapping[str, Any]) -> str:
 def sentence(status: dict[str, Any]) -> str:
     """Where the project is, in one sentence."""
     version, labels = status["version"], status["trained_on_labels"]
-    model = in_service(version, status["validation"], labels) if version else NO_MODEL
+    model = in_service(version, Evaluation(**status["validation"]), labels) if version else NO_MODEL
     return f"{status['title']}, round {status['round']}: {model}; {_activity(status)}."
 
 
-def in_service(version: str, validation: Mapping[str, Any], labels: int) -> str:
-    """Which version serves, and what it is worth."""
+def in_service(version: str, validation: Evaluation, labels: int) -> str:
+    """Say which version serves, and what it is worth."""
     return (
-        f"{version} in service, {validation['accuracy']:.1%} right on "
-        f"{validation['images']:,} validation images, trained on {labels:,} labels"
+        f"{version} in service, {validation.accuracy:.1%} right on "
+        f"{validation.images:,} validation images, trained on {labels:,} labels"
     )
 
 

@@ -1,4 +1,4 @@
-"""Training: labeled uint8 images in, the weights of a ResNet-18 out, and what they are worth."""
+"""Train a ResNet-18: labeled uint8 images in, its weights out."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from backend import resnet
-from backend.acquisition import Labels, Probs, Scores
-from backend.calibration import log_loss
+from backend.acquisition import Labels, Scores
 from backend.errors import TooFewLabelsError, TrainingError
 from backend.inference import Images, normalizer, on_device, resize_bytes
 
@@ -44,15 +43,6 @@ class Recipe:
             return self.lr * done / self.warm_up
         left = (1 - done) / (1 - self.warm_up)
         return self.lr * (1 - math.cos(math.pi * left)) / 2
-
-
-@dataclass(frozen=True)
-class Metrics:
-    """What a model is worth on held-out images."""
-
-    accuracy: float
-    log_loss: float  # mean, in nats
-    images: int
 
 
 def train(
@@ -163,17 +153,6 @@ def batches(
         tinted = _tint(normalize(stored[chosen]), tint)
         looks = _look(tinted, view, recipe.image_size)
         yield looks, targets[chosen], shares_on_device[chosen]
-
-
-def evaluate(probs: Probs, labels: Labels) -> Metrics:
-    """Measure predictions on images whose labels are known; TooFewLabelsError without any."""
-    if len(labels) == 0:
-        raise TooFewLabelsError("no held-out image to measure the model on: label more images")
-    return Metrics(
-        accuracy=float((probs.argmax(axis=1) == labels).mean()),
-        log_loss=log_loss(probs, labels),
-        images=len(labels),
-    )
 
 
 def _check_labels(labels: Labels) -> None:

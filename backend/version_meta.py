@@ -1,4 +1,4 @@
-"""The readable side of a version, meta.json: what stands in it, and what each field may be."""
+"""Describe a version in meta.json: its fields, and the values that each may have."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from datetime import datetime
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from backend.evaluation import Evaluation
 
 VERSION_NAME = re.compile(r"r(?P<round>[0-9]{4,})(?:h(?P<head>[0-9]{2,}))?")
 
@@ -38,16 +40,6 @@ def body_of(version: str) -> str:
     return version.partition("h")[0]
 
 
-class Measured(BaseModel):
-    """Accuracy and log loss on `images` held-out images."""
-
-    model_config = ConfigDict(frozen=True)
-
-    accuracy: Share
-    log_loss: Amount
-    images: Count
-
-
 class Gate(BaseModel):
     """How a version compared with the one in service, on the same validation images."""
 
@@ -74,7 +66,8 @@ class Calibration(BaseModel):
 class Meta(BaseModel):
     """The readable side of a version: meta.json."""
 
-    model_config = ConfigDict(frozen=True)
+    # Dataclasses of the core are checked here and not where they are made.
+    model_config = ConfigDict(frozen=True, revalidate_instances="always")
 
     version: VersionName
     round: Count
@@ -89,8 +82,8 @@ class Meta(BaseModel):
     labels_per_class: dict[str, Count]
     labels_fingerprint: str
     left_out: dict[str, Count]
-    validation: Measured
-    test: Measured | None
+    validation: Evaluation
+    test: Evaluation | None
     refused: str | None  # why it was not promoted by itself
     gate: Gate | None = None  # None for a first version, and where it was not made yet
     calibration: Calibration | None = None

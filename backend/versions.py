@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from backend import pool_scores, registry, resnet
-from backend.acquisition import Embeddings, Labels, Probs
+from backend.acquisition import Embeddings, Probs
 from backend.calibration import expected_calibration_error, fit_temperature, rescale
 from backend.errors import (
     BrokenVersionError,
@@ -26,6 +26,7 @@ from backend.errors import (
     TooFewLabelsError,
     TrainingError,
 )
+from backend.evaluation import evaluate
 from backend.gate import MIN_IMAGES, SIGNIFICANCE, compare
 from backend.head import Head, fit_head
 from backend.inference import Images, Outputs, load_model, predict
@@ -34,8 +35,8 @@ from backend.pool import Pool
 from backend.pool_scores import PoolEmbeddings
 from backend.progress import Progress
 from backend.resnet_layout import HEAD_TENSORS
-from backend.training import evaluate, train
-from backend.version_meta import Calibration, Gate, Measured, Meta, body_of
+from backend.training import train
+from backend.version_meta import Calibration, Gate, Meta, body_of
 from backend.weights import find_weights
 
 log = logging.getLogger(__name__)
@@ -266,7 +267,7 @@ def _keep(
     temperature = fit_temperature(candidate.validation, truth)
     held_out = rescale(candidate.validation, temperature)
     tested = rescale(candidate.test, temperature)
-    validation = _measured(held_out, truth)
+    validation = evaluate(held_out, truth)
     current = registry.current(loop.root)
     gate, refused = _judge(loop, version, current, held_out)
     probs, embeddings = None, None
@@ -303,7 +304,7 @@ def _keep(
                 labels_fingerprint=labels.fingerprint,
                 left_out=labels.left_out,
                 validation=validation,
-                test=_measured(tested, loop.pool.test.labels) if len(tested) else None,
+                test=evaluate(tested, loop.pool.test.labels) if len(tested) else None,
                 refused=refused,
                 gate=gate,
                 calibration=Calibration(
@@ -393,10 +394,6 @@ def _compare(loop: Loop, reference: Meta, probs: Probs) -> Gate:
         )
         log.warning("%s", note)
     return Gate(against=reference.version, note=note, **asdict(found))
-
-
-def _measured(probs: Probs, labels: Labels) -> Measured:
-    return Measured(**asdict(evaluate(probs, labels)))
 
 
 def _kept_embeddings(loop: Loop, key: str, image_size: int) -> PoolEmbeddings | None:

@@ -20,9 +20,10 @@ import torch
 
 from backend import pool_scores, registry, resnet
 from backend.errors import BackendError
+from backend.evaluation import Evaluation
 from backend.settings import load_settings
 from backend.training_queue import TrainingQueue
-from backend.version_meta import Measured, Meta
+from backend.version_meta import Meta
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
@@ -125,7 +126,7 @@ def _wait_until_it_answers(backend: Backend) -> None:
 
 def _save_version(root: Path) -> None:
     state = resnet.build(len(CLASSES), None, seed=0).state_dict()
-    unmeasured = Measured(accuracy=0.1, log_loss=2.3, images=1)
+    unmeasured = Evaluation(accuracy=0.1, log_loss=2.3, images=1)
     registry.save(
         root,
         {name: tensor.numpy() for name, tensor in state.items()},

@@ -21,12 +21,13 @@ import torch
 from backend.command import CommandParser, run
 from backend.device import find_device
 from backend.errors import TightloopError
+from backend.evaluation import evaluate
 from backend.inference import load_model, predict_probs
 from backend.pool import Pool, open_pool, seed_labels
 from backend.progress import Progress
 from backend.resnet import State
 from backend.settings import load_settings
-from backend.training import Recipe, evaluate, train
+from backend.training import Recipe, train
 from backend.weights import find_weights
 from scripts.progress import progress_bar
 

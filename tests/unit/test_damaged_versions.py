@@ -83,6 +83,7 @@ def check_left_out(root: Path, version: str, reason: str) -> None:
         ({"validation__images": -1}, "validation.images"),
         ({"validation__images": 10**400}, "validation.images"),
         ({"test": {"accuracy": float("nan"), "log_loss": 1, "images": 1}}, "test.accuracy"),
+        ({"test": {"accuracy": 0.5, "log_loss": 1}}, "test.images"),
         ({"image_size": 8}, "image_size"),
         ({"image_size": 33}, "image_size"),
         ({"image_size": 1024}, "image_size"),

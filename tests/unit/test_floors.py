@@ -16,6 +16,7 @@ FLOORS = (
         "consensus",
         "device",
         "diversity",
+        "evaluation",
         "forecast",
         "gate",
         "head",

@@ -16,12 +16,12 @@ from rq import SimpleWorker
 from rq.job import Job
 
 from backend import registry
+from backend.evaluation import Evaluation
 from backend.labelstudio import SECRET_HEADER
 from backend.metrics import GAUGES
 from backend.serving import create_app
 from backend.settings import Settings, load_settings
 from backend.training_queue import TrainingQueue
-from backend.version_meta import Measured
 from tests.conftest import RedisServer
 from tests.unit.test_registry import meta, record
 from tests.unit.test_registry import save as save_version
@@ -89,8 +89,8 @@ def samples(client: FlaskClient) -> dict[str, dict[tuple[str, ...], float]]:
 
 def work(root: Path, queue: TrainingQueue, redis_server: RedisServer) -> None:
     """Everything that a project can tell."""
-    measured = Measured(accuracy=0.75, log_loss=0.7, images=20)
-    test = Measured(accuracy=0.625, log_loss=0.8, images=40)
+    measured = Evaluation(accuracy=0.75, log_loss=0.7, images=20)
+    test = Evaluation(accuracy=0.625, log_loss=0.8, images=40)
     seconds = {"training": 12.5, "scoring the pool": 4.0}
     for version in (
         meta(1, labels=30, seconds={"training": 99.0}),

@@ -17,10 +17,11 @@ import pytest
 
 from backend import registry
 from backend.errors import BrokenVersionError, ModelFolderError, NoModelError, SettingsError
+from backend.evaluation import Evaluation
 from backend.labelstudio import Annotation, kept_annotations
 from backend.registry import ProjectRecord
 from backend.resnet_layout import HEAD_TENSORS, resnet18
-from backend.version_meta import Measured, Meta
+from backend.version_meta import Meta
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -40,7 +41,7 @@ def meta(number: int = 1, **changes: object) -> Meta:
         "labels_per_class": {"cat": 4, "dog": 6},
         "labels_fingerprint": "f",
         "left_out": {},
-        "validation": Measured(accuracy=0.5, log_loss=0.7, images=20),
+        "validation": Evaluation(accuracy=0.5, log_loss=0.7, images=20),
         "test": None,
         "refused": None,
         "seconds": {"training": 1.0},

@@ -19,13 +19,14 @@ from backend import pool_scores, registry, resnet, rounds, versions
 from backend.acquisition import Probs
 from backend.calibration import expected_calibration_error
 from backend.errors import NoModelError, TooFewLabelsError, TrainingError
+from backend.evaluation import Evaluation
 from backend.head import Head, fit_head
 from backend.labelstudio import Annotation, NewTask, Prediction, what_was_answered
 from backend.loop import Loop
 from backend.pool import Pool, open_pool, seed_labels, true_labels
 from backend.strategy_names import STRATEGIES, StrategyName
 from backend.training import Recipe
-from backend.version_meta import Measured, Meta
+from backend.version_meta import Meta
 from scripts.oracle import OracleProject
 from tests.unit.test_registry import meta
 from tests.unit.test_registry import save as save_version
@@ -290,8 +291,8 @@ def test_predictions_of_fast_rounds_stay_for_the_task_lock_time(
 
 def test_the_description_says_what_is_in_service_and_where_to_press() -> None:
     assert rounds.description(None) == ("Tightloop, round 0: no model yet. Press Label All Tasks.")
-    measured = Measured(accuracy=0.712, log_loss=0.9, images=2000)
-    assert rounds.description(meta(7, labels=640, validation=measured)) == (
+    evaluation = Evaluation(accuracy=0.712, log_loss=0.9, images=2000)
+    assert rounds.description(meta(7, labels=640, validation=evaluation)) == (
         "Tightloop, round 7: r0007 in service, 71.2% right on 2,000 validation images, trained on "
         "640 labels. Press Label All Tasks."
     )

@@ -16,11 +16,11 @@ from rq import SimpleWorker
 from rq.job import Job
 
 from backend import pool_scores, registry
+from backend.evaluation import Evaluation
 from backend.registry import AnnotatorFigures
 from backend.settings import Settings, load_settings
 from backend.status import next_images, outlook_sentence, project_status, sentence, whole_status
 from backend.training_queue import TrainingQueue
-from backend.version_meta import Measured
 from tests.conftest import RedisServer
 from tests.unit.test_registry import meta, record
 from tests.unit.test_registry import save as save_version
@@ -149,7 +149,7 @@ def test_how_each_person_did_is_told_as_the_last_round_left_it(
 def learned(labels: int, accuracy: float) -> dict[str, Any]:
     return {
         "labels": labels,
-        "validation": Measured(accuracy=accuracy, log_loss=1.0, images=2000),
+        "validation": Evaluation(accuracy=accuracy, log_loss=1.0, images=2000),
     }
 
 

@@ -13,8 +13,9 @@ import torch
 from backend import inference, resnet, training
 from backend.acquisition import Labels
 from backend.errors import TooFewLabelsError, TrainingError
+from backend.evaluation import evaluate
 from backend.inference import Images
-from backend.training import Recipe, evaluate
+from backend.training import Recipe
 
 QUICK = Recipe(image_size=32, batch_size=8, min_steps=3, epochs=1)
 CPU = torch.device("cpu")
@@ -222,20 +223,3 @@ def test_each_image_has_colours_of_its_own_within_what_the_recipe_says() -> None
         assert middle - 0.51 < values.min() < middle - 0.45
         assert middle + 0.45 < values.max() < middle + 0.51
         assert len(set(values.tolist())) > 300  # of 320
-
-
-def test_accuracy_and_log_loss_can_be_checked_by_hand() -> None:
-    probs = np.array([[0.5, 0.5, 0.0], [0.25, 0.5, 0.25], [0.0, 0.0, 1.0]], np.float32)
-    metrics = evaluate(probs, np.array([0, 2, 2]))
-    assert metrics.accuracy == 2 / 3
-    assert metrics.log_loss == pytest.approx((np.log(2) + np.log(4) + np.log(1)) / 3)
-    assert metrics.images == 3
-
-
-def test_a_class_held_impossible_costs_much_but_not_infinitely_much() -> None:
-    assert 10 < evaluate(np.array([[1.0, 0.0]], np.float32), np.array([1])).log_loss < 20
-
-
-def test_nothing_held_out_is_said_and_not_counted_as_zero() -> None:
-    with pytest.raises(TooFewLabelsError, match="no held-out image"):
-        evaluate(np.empty((0, 3), np.float32), np.empty(0, np.int64))
