@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from backend.evaluation import Evaluation
+from backend.gate import Gate
 
 VERSION_NAME = re.compile(r"r(?P<round>[0-9]{4,})(?:h(?P<head>[0-9]{2,}))?")
 
@@ -19,6 +20,12 @@ def _check_classes(classes: tuple[str, ...]) -> tuple[str, ...]:
     return classes
 
 
+def _check_gate(gate: Gate) -> Gate:
+    if not VERSION_NAME.fullmatch(gate.against):
+        raise ValueError("against names no version")
+    return gate
+
+
 def _check_moment(text: str) -> str:
     datetime.fromisoformat(text)
     return text
@@ -26,7 +33,6 @@ def _check_moment(text: str) -> str:
 
 Count = Annotated[int, Field(ge=0, le=10**9)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1)]  # NaN lies outside, too
 # Rounding may leave a probability a hair outside 0..1.
 Probability = Annotated[float, Field(ge=-0.001, le=1.001)]
 ProjectId = Annotated[int, Field(gt=0, lt=10**18)]
@@ -38,18 +44,6 @@ Moment = Annotated[str, AfterValidator(_check_moment)]  # ISO 8601
 def body_of(version: str) -> str:
     """The version whose body a version has: r0007 for r0007h02 and for r0007."""
     return version.partition("h")[0]
-
-
-class Gate(BaseModel):
-    """How a version compared with the one in service, on the same validation images."""
-
-    model_config = ConfigDict(frozen=True)
-
-    against: VersionName
-    p_value: Share  # that it is no worse, by McNemar's exact test
-    fell: Count  # images that were right before and are wrong now
-    rose: Count
-    note: str = ""  # why the comparison was not heeded
 
 
 class Calibration(BaseModel):
@@ -66,8 +60,15 @@ class Calibration(BaseModel):
 class Meta(BaseModel):
     """The readable side of a version: meta.json."""
 
-    # Dataclasses of the core are checked here and not where they are made.
-    model_config = ConfigDict(frozen=True, revalidate_instances="always")
+    # Dataclasses of the core are checked here and not where they are made; in Python their fields
+    # go by name, in meta.json by alias.
+    model_config = ConfigDict(
+        frozen=True,
+        revalidate_instances="always",
+        serialize_by_alias=True,
+        validate_by_alias=True,
+        validate_by_name=True,
+    )
 
     version: VersionName
     round: Count
@@ -85,7 +86,7 @@ class Meta(BaseModel):
     validation: Evaluation
     test: Evaluation | None
     refused: str | None  # why it was not promoted by itself
-    gate: Gate | None = None  # None for a first version, and where it was not made yet
+    gate: Annotated[Gate, AfterValidator(_check_gate)] | None = None  # of a first version: None
     calibration: Calibration | None = None
     seconds: dict[str, Amount]
     torch: str

@@ -1,4 +1,4 @@
-"""Versions: labels in; a new model version out, measured, compared with the one in service, kept.
+"""Make a model version from labels: train, measure, compare with the one in service, keep.
 
 A full version fine-tunes the whole network. A head is a new last layer on the body of the version
 in service: it costs a logistic regression over embeddings that are kept from that body's scoring.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from backend import pool_scores, registry, resnet
-from backend.acquisition import Embeddings, Probs
+from backend.acquisition import Embeddings, Labels, Probs
 from backend.calibration import expected_calibration_error, fit_temperature, rescale
 from backend.errors import (
     BrokenVersionError,
@@ -27,7 +27,7 @@ from backend.errors import (
     TrainingError,
 )
 from backend.evaluation import evaluate
-from backend.gate import MIN_IMAGES, SIGNIFICANCE, compare
+from backend.gate import Verdict, judge
 from backend.head import Head, fit_head
 from backend.inference import Images, Outputs, load_model, predict
 from backend.loop import LabeledImages, Loop, timed
@@ -36,7 +36,7 @@ from backend.pool_scores import PoolEmbeddings
 from backend.progress import Progress
 from backend.resnet_layout import HEAD_TENSORS
 from backend.training import train
-from backend.version_meta import Calibration, Gate, Meta, body_of
+from backend.version_meta import Calibration, Meta, body_of
 from backend.weights import find_weights
 
 log = logging.getLogger(__name__)
@@ -269,9 +269,9 @@ def _keep(
     tested = rescale(candidate.test, temperature)
     validation = evaluate(held_out, truth)
     current = registry.current(loop.root)
-    gate, refused = _judge(loop, version, current, held_out)
+    verdict = _judge(loop, version, current, held_out)
     probs, embeddings = None, None
-    if refused is None:
+    if verdict.refused is None:
         with timed(seconds, "scoring the pool"):
             raw, embeddings = candidate.score_pool()
             probs = rescale(raw, temperature)
@@ -282,9 +282,9 @@ def _keep(
         if is_head and (now is None or now.body != body_of(version)):
             log.info("%s came too late: another body is in service", version)
             return None
-        if now != current and refused is None:
+        if now != current and verdict.refused is None:
             current = now
-            gate, refused = _judge(loop, version, now, held_out)
+            verdict = _judge(loop, version, now, held_out)
         per_class = Counter(map(int, labels.classes))
         meta = registry.save(
             loop.root,
@@ -305,8 +305,8 @@ def _keep(
                 left_out=labels.left_out,
                 validation=validation,
                 test=evaluate(tested, loop.pool.test.labels) if len(tested) else None,
-                refused=refused,
-                gate=gate,
+                refused=verdict.refused,
+                gate=verdict.gate,
                 calibration=Calibration(
                     temperature=temperature,
                     error_before=expected_calibration_error(candidate.validation, truth),
@@ -324,7 +324,7 @@ def _keep(
             ),
         )
         pool_scores.save_validation_probs(loop.root, version, truth, held_out)
-        if probs is not None and refused is None:
+        if probs is not None and verdict.refused is None:
             # Before it is promoted: whoever reads `current` finds the pool's scores beside it.
             pool_scores.save_pool_probs(loop.root, version, loop.pool.image_ids, probs)
             if embeddings is not None:
@@ -342,58 +342,35 @@ def _keep(
         version,
         meta.labels,
         100 * validation.accuracy,
-        f", not promoted: {refused}" if refused else "",
+        f", not promoted: {meta.refused}" if meta.refused else "",
     )
     return meta
 
 
-def _judge(
-    loop: Loop, version: str, current: Meta | None, probs: Probs
-) -> tuple[Gate | None, str | None]:
-    """How a candidate's validation probabilities compare with those of the version in service, and
-    why it must not take its place, if so.
+def _judge(loop: Loop, version: str, current: Meta | None, probs: Probs) -> Verdict:
+    """Judge a candidate's validation probabilities by those of the version in service.
 
-    A head is compared with its body's own version, too: many small steps down are a long way.
+    A head is also compared with its body's own version: many small steps down are a long way.
     """
-    if current is None:
-        return None, None
-    references = [current]
-    if body_of(version) == current.body != current.version:
+    references = [] if current is None else [current]
+    if current is not None and body_of(version) == current.body != current.version:
         references.append(registry.read_meta(loop.root, current.body))
     labels = loop.pool.validation.labels
-    gates = []
-    for reference in references:
-        gate = _compare(loop, reference, probs)
-        if not gate.note and gate.p_value < SIGNIFICANCE:
-            return gate, (
-                f"significantly worse than {gate.against} on validation: "
-                f"{evaluate(probs, labels).accuracy:.1%} against "
-                f"{reference.validation.accuracy:.1%}; {gate.fell} images fell, {gate.rose} rose "
-                f"(p = {gate.p_value:.2g})"
-            )
-        gates.append(gate)
-    return gates[0], None
+    right = {meta.version: _kept_or_recalled(loop, meta) == labels for meta in references}
+    verdict = judge(probs.argmax(axis=1) == labels, right)
+    if verdict.gate is not None and verdict.gate.note:
+        log.warning("%s", verdict.gate.note)
+    return verdict
 
 
-def _compare(loop: Loop, reference: Meta, probs: Probs) -> Gate:
-    labels = loop.pool.validation.labels
-    before = pool_scores.load_validation_probs(loop.root, reference.version, labels)
-    if before is None:  # it was made for another split, or before these were kept
-        before = _recall(
-            loop,
-            reference,
-            loop.pool.validation.images,
-            "validating the version in service",
-            lambda *_: None,
-        )
-    found = compare(probs.argmax(axis=1) == labels, before.argmax(axis=1) == labels)
-    note = ""
-    if len(labels) < MIN_IMAGES:
-        note = (
-            f"{len(labels)} validation images are too few to compare versions: promoted unchecked"
-        )
-        log.warning("%s", note)
-    return Gate(against=reference.version, note=note, **asdict(found))
+def _kept_or_recalled(loop: Loop, meta: Meta) -> Labels:
+    """Return a version's favourite class for each validation image."""
+    validation = loop.pool.validation
+    probs = pool_scores.load_validation_probs(loop.root, meta.version, validation.labels)
+    if probs is None:  # it was made for another split, or before these were kept
+        phase = "validating the version in service"
+        probs = _recall(loop, meta, validation.images, phase, lambda *_: None)
+    return probs.argmax(axis=1)
 
 
 def _kept_embeddings(loop: Loop, key: str, image_size: int) -> PoolEmbeddings | None:

@@ -12,9 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 from flask.testing import FlaskClient
+from pydantic import ValidationError
 
 from backend import registry, resnet
 from backend.errors import BrokenVersionError
+from backend.evaluation import Evaluation
+from backend.gate import Gate
 from backend.labelstudio import label_config_xml
 from backend.serving import create_app
 from backend.settings import load_settings
@@ -30,6 +33,8 @@ from tests.unit.test_model_folder import (
 )
 from tests.unit.test_registry import meta, state_of
 from tests.unit.test_serving import png, task
+
+GATE = {"against": "r0001", "p_value": 0.5, "fell": 3, "rose": 2, "note": ""}  # as it is written
 
 
 @pytest.fixture
@@ -84,6 +89,12 @@ def check_left_out(root: Path, version: str, reason: str) -> None:
         ({"validation__images": 10**400}, "validation.images"),
         ({"test": {"accuracy": float("nan"), "log_loss": 1, "images": 1}}, "test.accuracy"),
         ({"test": {"accuracy": 0.5, "log_loss": 1}}, "test.images"),
+        ({"gate": GATE | {"against": "../../r0001"}}, "against names no version"),
+        ({"gate": GATE | {"p_value": float("nan")}}, "gate.p_value"),
+        ({"gate": GATE | {"p_value": 1.5}}, "gate.p_value"),
+        ({"gate": GATE | {"fell": -1}}, "gate.fell"),
+        ({"gate": GATE | {"rose": 10**400}}, "gate.rose"),
+        ({"gate": {"against": "r0001"}}, "gate.p_value"),
         ({"image_size": 8}, "image_size"),
         ({"image_size": 33}, "image_size"),
         ({"image_size": 1024}, "image_size"),
@@ -118,6 +129,28 @@ def test_metadata_as_the_first_releases_wrote_it_is_sound(root: Path) -> None:
         del kept[name]
     path.write_text(json.dumps(kept))
     assert [m.version for m in registry.versions(root)[0]] == ["r0001", "r0002", "r0002h01"]
+
+
+def test_the_gate_of_a_version_keeps_the_names_under_which_it_was_first_written(
+    root: Path,
+) -> None:
+    change_meta(root / "r0002", gate=GATE)
+    found = registry.read_meta(root, "r0002")
+    assert found.gate == Gate("r0001", 0.5, regressions=3, improvements=2)
+    assert json.loads(found.model_dump_json())["gate"] == GATE
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"gate": Gate("r0001", 1.5, 3, 2)},
+        {"gate": Gate("the one before", 0.5, 3, 2)},
+        {"validation": Evaluation(float("nan"), 0.7, 20)},
+    ],
+)
+def test_metadata_that_could_not_be_read_again_is_not_made(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        meta(1, **changes)
 
 
 def without(state: registry.State, *names: str) -> registry.State:

@@ -20,6 +20,7 @@ from backend.acquisition import Probs
 from backend.calibration import expected_calibration_error
 from backend.errors import NoModelError, TooFewLabelsError, TrainingError
 from backend.evaluation import Evaluation
+from backend.gate import Gate
 from backend.head import Head, fit_head
 from backend.labelstudio import Annotation, NewTask, Prediction, what_was_answered
 from backend.loop import Loop
@@ -326,7 +327,8 @@ def test_two_hundred_labels_flipped_by_one_person_are_refused_and_promoted_by_ha
     assert poisoned.gate.against == before.version
     assert poisoned.gate.p_value < 0.001
     lost = before.validation.accuracy - poisoned.validation.accuracy
-    assert poisoned.gate.fell - poisoned.gate.rose == round(lost * before.validation.images)
+    n_lost = poisoned.gate.regressions - poisoned.gate.improvements
+    assert n_lost == round(lost * before.validation.images)
     assert poisoned.refused is not None
     assert f"significantly worse than {before.version}" in poisoned.refused
     current = registry.current(loop.root)
@@ -343,8 +345,8 @@ def test_a_version_made_before_its_answers_were_kept_is_compared_all_the_same(
     (loop.root / first.version / "validation.safetensors").unlink()
     second = train(loop, is_forced=True)
     assert second.gate is not None
-    # The same labels and seed make the same weights: no image falls, none rises.
-    assert (second.gate.p_value, second.gate.fell, second.gate.rose) == (1.0, 0, 0)
+    # The same labels and seed make the same weights: nothing regresses, nothing improves.
+    assert second.gate == Gate(first.version, 1.0, 0, 0)
 
 
 def test_a_validation_split_too_small_for_the_gate_promotes_and_says_so(
@@ -603,13 +605,13 @@ def test_small_steps_down_do_not_get_past_the_gate_one_after_the_other(loop: Loo
         pool_scores.save_validation_probs(loop.root, version, labels, wrong_on(n_wrong))
         registry.promote(loop.root, version)
     current = registry.current(loop.root)
-    # Five that fall are chance (p = 0.031), ten are not (p = 0.001).
-    gate, reason = versions._judge(loop, "r0001h02", current, wrong_on(10))
-    assert reason is not None
-    assert reason.startswith("significantly worse than r0001 on validation")
-    assert gate is not None
-    assert (gate.against, gate.fell) == ("r0001", 10)
-    assert versions._judge(loop, "r0002", current, wrong_on(10))[1] is None
+    # Five regressions are chance (p = 0.031), ten are not (p = 0.001).
+    verdict = versions._judge(loop, "r0001h02", current, wrong_on(10))
+    assert verdict.refused is not None
+    assert verdict.refused.startswith("significantly worse than r0001 on validation")
+    assert verdict.gate is not None
+    assert (verdict.gate.against, verdict.gate.regressions) == ("r0001", 10)
+    assert versions._judge(loop, "r0002", current, wrong_on(10)).refused is None
 
 
 def test_a_version_from_before_embeddings_were_kept_gets_heads_and_embeds_once(
