@@ -6,7 +6,7 @@ COMPILE = .venv/bin/uv pip compile --universal --python-version 3.11 --generate-
 export UV_HTTP_TIMEOUT ?= 300
 
 .DEFAULT_GOAL := help
-.PHONY: help install up down status secrets digests backup restore test browser chromium registry compose-test docker-answers check format fuzz bench lock
+.PHONY: help install up down status secrets digests backup restore test browser chromium registry compose-test docker-answers check format status-page fuzz bench lock
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,6 +71,9 @@ check: .venv/.installed  ## ruff, mypy, and the floors of the architecture
 format: .venv/.installed  ## let ruff put the code in order
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
+
+status-page: .venv/.installed  ## write the tables of docs/status.md from backend/status_model.py
+	.venv/bin/python -m scripts.status_page
 
 fuzz: install  ## 10,000 hostile requests to a whole stack of its own, in a few minutes
 	.venv/bin/python -m scripts.fuzz

@@ -1,4 +1,4 @@
-"""The learning curve as a picture: versions and a forecast in, SVG out."""
+"""Draw the learning curve and its forecast as an SVG."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import io
 import threading
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import NamedTuple
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from backend.forecast import CurvePoint, Forecast
+
+POINTS_DRAWN = 150
 NAMED_VERSIONS = 12  # more names than these would cover each other
 WIDE_IN, NARROW_IN = (8.6, 3.7), (4.0, 3.4)
 # Each reaches a contrast of 4.5 against its background.
@@ -33,43 +35,25 @@ DARK = {
 DRAWING = threading.Lock()  # matplotlib's caches know one thread
 
 
-class CurvePoint(NamedTuple):
-    """One version: accuracies in 0..1 with their interval, measured on the validation split."""
-
-    version: str
-    labels: int
-    accuracy: float
-    low: float
-    high: float
-    is_head: bool
-    is_current: bool
-    is_refused: bool
-
-
-class Ahead(NamedTuple):
-    """The forecast: the last full version, and what one with more labels should reach."""
-
-    labels: int
-    accuracy: float
-    more_labels: int
-    expected: float
-    low: float
-    high: float
-
-
 @lru_cache(maxsize=64)
 def draw_curve(
-    points: Sequence[CurvePoint], ahead: Ahead | None, *, is_dark: bool, is_narrow: bool
+    curve: tuple[CurvePoint, ...], outlook: Forecast | None, *, is_dark: bool, is_narrow: bool
 ) -> bytes:
-    """The SVG, its text as text and its background transparent; `points` in the order of making."""
+    """The SVG, its text as text and its background transparent; `curve` in the order of making.
+
+    A long curve is thinned to POINTS_DRAWN points at most, the newest among them.
+    """
+    step = -(-len(curve) // POINTS_DRAWN) or 1
+    points = curve[::-step][::-1]
+    full = [p for p in curve if not p.is_head and p.refused is None]
     colors = DARK if is_dark else LIGHT
     with DRAWING, mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "tightloop"}):
         figure = Figure(figsize=NARROW_IN if is_narrow else WIDE_IN, layout="constrained")
         axes = figure.add_subplot()
         _dress(axes, colors)
         _draw_versions(axes, points, colors)
-        if ahead is not None:
-            _draw_ahead(axes, ahead, colors)
+        if outlook is not None and full:
+            _draw_outlook(axes, full[-1], outlook, colors)
         _name_versions(axes, points, colors)
         if points:
             axes.legend(loc="lower right", frameon=False, labelcolor=colors["ink"], fontsize=9)
@@ -91,9 +75,9 @@ def _dress(axes: Axes, colors: Mapping[str, str]) -> None:
 
 
 def _draw_versions(axes: Axes, points: Sequence[CurvePoint], colors: Mapping[str, str]) -> None:
-    full = [p for p in points if not p.is_head and not p.is_refused]
-    heads = [p for p in points if p.is_head and not p.is_refused]
-    refused = [p for p in points if p.is_refused]
+    full = [p for p in points if not p.is_head and p.refused is None]
+    heads = [p for p in points if p.is_head and p.refused is None]
+    refused = [p for p in points if p.refused is not None]
     if full:
         by_labels = sorted(full, key=lambda p: p.labels)
         x = [p.labels for p in by_labels]
@@ -124,15 +108,18 @@ def _draw_versions(axes: Axes, points: Sequence[CurvePoint], colors: Mapping[str
             )
 
 
-def _draw_ahead(axes: Axes, ahead: Ahead, colors: Mapping[str, str]) -> None:
-    x = [ahead.labels, ahead.labels + ahead.more_labels]
-    axes.plot(
-        x, [ahead.accuracy, ahead.expected], "--", color=colors["other"], label="90 % forecast"
+def _draw_outlook(
+    axes: Axes, now: CurvePoint, outlook: Forecast, colors: Mapping[str, str]
+) -> None:
+    x = [now.labels, now.labels + outlook.more_labels]
+    expected, low, high = (
+        [now.accuracy, now.accuracy + gain] for gain in (outlook.gain, outlook.low, outlook.high)
     )
+    axes.plot(x, expected, "--", color=colors["other"], label="90 % forecast")
     axes.fill_between(
         x,
-        [ahead.accuracy, ahead.low],
-        [ahead.accuracy, ahead.high],
+        low,
+        high,
         color=colors["other"],
         alpha=0.2,
         linewidth=0,
@@ -151,9 +138,9 @@ def _name_versions(axes: Axes, points: Sequence[CurvePoint], colors: Mapping[str
         axes.annotate(
             point.version,
             (point.labels, point.accuracy),
-            xytext=(0, -15 if point.is_refused else 9),
+            xytext=(0, -15 if point.refused is not None else 9),
             textcoords="offset points",
             ha="center",
             fontsize=8,
-            color=colors["bad"] if point.is_refused else colors["ink"],
+            color=colors["bad"] if point.refused is not None else colors["ink"],
         )

@@ -1,7 +1,7 @@
-"""The dashboard: what is known of the loop in; a page that people keep open, and two buttons, out.
+"""Serve the dashboard: a page that people keep open, two buttons, GET /status and /metrics.
 
-The page is rendered here and asks for itself again every two seconds, so it is rendered once a
-second at most, whoever looks. Beside it GET /status and /metrics for programs.
+The page asks for itself again every two seconds, so it is rendered at most once a second, however
+many people look.
 """
 
 from __future__ import annotations
@@ -9,12 +9,11 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from flask import Blueprint, Flask, Response, jsonify, redirect, render_template, request, url_for
-from werkzeug.exceptions import NotFound
 from werkzeug.wrappers import Response as AnyResponse
 
 from backend.backend_client import BackendClient, Login
@@ -25,35 +24,17 @@ from backend.control_routes import (
     status_of_refusal,
 )
 from backend.controls import Buttons
-from backend.curve_picture import Ahead, CurvePoint, draw_curve
+from backend.curve_picture import draw_curve
+from backend.dashboard_view import JOBS, SERVICES, curve_key, find_project, view_of
 from backend.door import Door, answer_errors, status_of
-from backend.errors import ModelFolderError, TightloopError
+from backend.errors import TightloopError
 from backend.metrics import CONTENT_TYPE
 from backend.progress import unit
 from backend.settings import Settings
-from backend.status import NEXT_IMAGES, next_images, outlook_sentence, sentence, whole_status
+from backend.status import whole_status
 from backend.training_queue import TrainingQueue
 
 PAGE_LIFETIME_S = 1.0
-MATRIX_CLASSES = 15  # a confusion of more classes is shown as a list
-CONFUSED_PAIRS = 12
-VERSIONS_SHOWN, OTHER_VERSIONS_SHOWN = 12, 40  # `scripts.models list` has all
-POINTS_DRAWN = 150
-HEAT_STEPS = 9
-JOBS = {
-    "retrain": "Training",
-    "refit": "New head",
-    "top_up": "Asking images",
-    "refresh": "New order",
-    "collect_reviews": "Collecting reviews",
-}
-SERVICES = {
-    "label_studio": "Label Studio",
-    "backend": "ML backend",
-    "trainer": "Trainer",
-    "ranker": "Ranker",
-    "clock": "Clock",
-}
 # The page runs nothing but its own script, and no other page may frame its buttons.
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
@@ -147,11 +128,11 @@ def make_dashboard(
     @routes.get("/dashboard/curve.svg")
     @door.needs_reader
     def curve() -> Response:
-        project = _find_project(whole_status(settings, queue), asked_project())
-        is_as_asked = request.args.get("v") == _curve_key(project)
+        project = find_project(whole_status(settings, queue), asked_project())
+        is_as_asked = request.args.get("v") == curve_key(project)
         drawn = draw_curve(
-            _points(project),
-            _ahead(project),
+            project.learning_curve,
+            project.outlook,
             is_dark="dark" in request.args,
             is_narrow="narrow" in request.args,
         )
@@ -186,7 +167,7 @@ def make_dashboard(
     @routes.get("/status")
     @door.needs_reader
     def status() -> Response:
-        return jsonify(whole_status(settings, queue))
+        return jsonify(whole_status(settings, queue).as_json())
 
     @routes.get("/metrics")
     @door.needs_reader
@@ -231,21 +212,6 @@ def _person() -> Login:
     return (auth.username or "", auth.password or "") if auth else ("", "")
 
 
-def _find_project(status: Mapping[str, Any], project_id: int | None) -> dict[str, Any]:
-    """The project that was asked for, or the newest that can be read."""
-    projects = {project["project_id"]: project for project in status["projects"]}
-    if project_id is None and not projects and status["unreadable"]:
-        raise ModelFolderError("; ".join(status["unreadable"].values()))
-    if project_id is None:
-        project_id = max(projects, default=None)
-    if str(project_id) in status["unreadable"]:
-        raise ModelFolderError(status["unreadable"][str(project_id)])
-    if project_id not in projects:
-        raise NotFound(f"no project {project_id} is set up here")
-    project: dict[str, Any] = projects[project_id]
-    return project
-
-
 def _render(
     settings: Settings, queue: TrainingQueue, project_id: int | None, refused: str = ""
 ) -> Page:
@@ -254,8 +220,8 @@ def _render(
     """
     try:
         status = whole_status(settings, queue)
-        has_any = status["projects"] or status["unreadable"]
-        view = _view(settings, queue, status, project_id) if has_any else {}
+        has_any = status.projects or status.unreadable
+        view = vars(view_of(settings, status, project_id)) if has_any else {}
     except TightloopError as error:
         return Page(_fill(project_id, problem=str(error)), status_of(error))
     return Page(_fill(project_id, **view, refused=refused), 200)
@@ -263,111 +229,13 @@ def _render(
 
 def _fill(project_id: int | None, **view: Any) -> str:
     # Of a page that has a project, that one: another may become the newest.
-    pinned = view["project"]["project_id"] if "project" in view else project_id
+    pinned = view["project"].project_id if "project" in view else project_id
     address = url_for("dashboard.show", project=pinned)
-    return render_template("dashboard.html", address=address, **view)
-
-
-def _view(
-    settings: Settings, queue: TrainingQueue, status: Mapping[str, Any], project_id: int | None
-) -> dict[str, Any]:
-    """What the template shows, in the order of the page."""
-    project = _find_project(status, project_id)
-    versions = _newest_first(project["learning_curve"])
-    # A head comes with every few answers: only the one in service stands among the others.
-    first = [v for v in versions if v["is_current"] or not v["is_head"]][:VERSIONS_SHOWN]
-    outlook = project["outlook"]
-    return {
-        "project": project,
-        "projects": status["projects"],
-        "sentence": sentence(project),
-        "outlook_sentence": outlook_sentence(outlook) if outlook else "",
-        "services": status["services"],
-        "unreadable": status["unreadable"],
-        "service_names": SERVICES,
-        "curve_key": _curve_key(project),
-        "jobs": [job for job in project["jobs"] if job["status"] in ("queued", "started")],
-        "job_names": JOBS,
-        "unit": unit,
-        "next_images": next_images(settings, queue, project["project_id"])[:NEXT_IMAGES],
-        "is_blind": settings.blind,
-        "most_labels": max(project["labels_per_class"].values(), default=0),
-        "matrix": _matrix(project["confusion"]),
-        "confused": _confused_pairs(project["confusion"]),
-        "versions": first,
-        "other_versions": [v for v in versions if v not in first][:OTHER_VERSIONS_SHOWN],
-        "may_change": bool(settings.dashboard_password.get_secret_value()),
-    }
-
-
-def _newest_first(curve: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Versions as the table shows them: one that is older than what is in service rolls back."""
-    is_older = False
-    found = []
-    for point in reversed(curve):
-        found.append({**point, "verb": "Roll back" if is_older else "Put in service"})
-        is_older = is_older or point["is_current"]
-    return found
-
-
-def _points(project: Mapping[str, Any]) -> tuple[CurvePoint, ...]:
-    step = -(-len(project["learning_curve"]) // POINTS_DRAWN) or 1
-    return tuple(
-        CurvePoint(
-            p["version"],
-            p["labels"],
-            p["accuracy"],
-            p["low"],
-            p["high"],
-            p["is_head"],
-            p["is_current"],
-            p["refused"] is not None,
-        )
-        for p in project["learning_curve"][::-step][::-1]
+    return render_template(
+        "dashboard.html",
+        address=address,
+        service_names=SERVICES,
+        job_names=JOBS,
+        unit=unit,
+        **view,
     )
-
-
-def _curve_key(project: Mapping[str, Any]) -> str:
-    """What the picture shows, as part of its address."""
-    return hashlib.sha256(repr((_points(project), _ahead(project))).encode()).hexdigest()[:16]
-
-
-def _ahead(project: Mapping[str, Any]) -> Ahead | None:
-    """The forecast, which begins at the last full version that was not refused."""
-    outlook = project["outlook"]
-    full = [p for p in project["learning_curve"] if not p["is_head"] and p["refused"] is None]
-    if outlook is None or not full:
-        return None
-    last = full[-1]
-    gains = (outlook[name] for name in ("gain", "low", "high"))
-    return Ahead(
-        last["labels"],
-        last["accuracy"],
-        outlook["more_labels"],
-        *(last["accuracy"] + gain for gain in gains),
-    )
-
-
-def _matrix(confusion: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The confusion, a row per true class: counts, each with the step of its shade."""
-    if confusion is None or len(confusion["classes"]) > MATRIX_CLASSES:
-        return None
-    rows = []
-    for name, counts in zip(confusion["classes"], confusion["counts"], strict=True):
-        total = max(sum(counts), 1)
-        cells = [(count, round(HEAT_STEPS * count / total)) for count in counts]
-        rows.append({"name": name, "cells": cells})
-    return {"classes": confusion["classes"], "rows": rows}
-
-
-def _confused_pairs(confusion: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """Which class is most often taken for which other one."""
-    if confusion is None:
-        return []
-    pairs = [
-        {"true": true, "taken_for": other, "count": count, "of": sum(counts)}
-        for true, counts in zip(confusion["classes"], confusion["counts"], strict=True)
-        for other, count in zip(confusion["classes"], counts, strict=True)
-        if other != true and count
-    ]
-    return sorted(pairs, key=lambda pair: -pair["count"])[:CONFUSED_PAIRS]

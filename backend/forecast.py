@@ -1,4 +1,4 @@
-"""The forecast: a learning curve in; what more labels should gain, and how past forecasts did, out.
+"""Forecast what more labels should gain from the learning curve so far, and score past forecasts.
 
 Accuracy follows a law `a - b * labels ** -c` with 0 <= b and a <= 1 (Cortes et al., 1993; Figueroa
 et al., 2012). Three numbers are too many for a short curve, so c comes from a few values, a and b
@@ -11,7 +11,7 @@ what is left is far smaller than two independent binomial errors.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -35,35 +35,63 @@ PRIOR_POINTS = 4
 
 
 @dataclass(frozen=True)
-class Point:
-    """One version: trained on `labels` (at least 1), measured on `images`."""
+class CurvePoint:
+    """One version on the learning curve: what it learned from, and what that brought."""
 
-    labels: int
-    accuracy: float
-    images: int
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """A version with more labels, measured, minus the last one: mean and 90 % interval."""
-
-    more_labels: int
-    gain: float  # in accuracy, 0..1, as are its bounds
-    low: float
-    high: float
+    version: str = field(metadata={"description": "its name"})
+    made_at: str = field(metadata={"description": "when it was made"})
+    labels: int = field(metadata={"description": "how many labels it learned from"})  # at least 1
+    accuracy: float = field(
+        metadata={"description": "share of the validation images it gets right"}
+    )
+    low: float = field(metadata={"description": "lower bound of its 95 % interval (Wilson)"})
+    high: float = field(metadata={"description": "upper bound"})
+    # Of all points the same, so GET /status tells it once, with the version in service.
+    images: int = field(metadata={"exclude": True})
+    test_accuracy: float | None = field(
+        default=None, metadata={"description": "the same share of the test images"}
+    )
+    is_head: bool = field(
+        default=False, metadata={"description": "whether only its last layer is new"}
+    )
+    is_current: bool = field(default=False, metadata={"description": "whether it is in service"})
+    refused: str | None = field(
+        default=None, metadata={"description": "why it was not promoted automatically"}
+    )
 
 
 @dataclass(frozen=True)
 class TrackRecord:
     """What became of the forecasts from one version to the next."""
 
-    forecasts: int
-    inside: int  # the gain that was measured lay in the interval
-    mean_error: float  # of the gain, absolute; 0.0 without forecasts
+    forecasts: int = field(metadata={"description": "how many forecasts can be checked by now"})
+    inside: int = field(metadata={"description": "how many intervals held the measured gain"})
+    mean_error: float = field(
+        metadata={"description": "mean absolute error of the gain; 0 without forecasts"}
+    )
 
 
-def forecast(curve: Sequence[Point], more_labels: int) -> Forecast | None:
-    """What the version after `more_labels` should gain; None under three different label counts."""
+@dataclass(frozen=True)
+class Forecast:
+    """What a version with more labels should gain over the last one, both measured."""
+
+    more_labels: int = field(metadata={"description": "this many more labels …"})
+    gain: float = field(metadata={"description": "… should gain this much accuracy"})
+    low: float = field(metadata={"description": "lower bound of the gain's 90 % interval"})
+    high: float = field(metadata={"description": "upper bound"})
+    past: TrackRecord = field(metadata={"description": "how earlier forecasts did"})
+
+
+def forecast(curve: Sequence[CurvePoint], more_labels: int) -> Forecast | None:
+    """Forecast the version after `more_labels`; None under three different label counts."""
+    gain = _forecast_gain(curve, more_labels)
+    return None if gain is None else Forecast(more_labels, *gain, track_record(curve))
+
+
+def _forecast_gain(
+    curve: Sequence[CurvePoint], more_labels: int
+) -> tuple[float, float, float] | None:
+    """The expected gain and the bounds of its interval, all in accuracy."""
     if len({point.labels for point in curve}) < MIN_COUNTS:
         return None
     now = curve[-1]
@@ -86,19 +114,20 @@ def forecast(curve: Sequence[Point], more_labels: int) -> Forecast | None:
     tail = (1 - INTERVAL) / 2
     low, high = (_quantile(q, weights, gains, spreads, freedom) for q in (tail, 1 - tail))
     low, high = np.clip([low, high], *bounds).tolist()
-    return Forecast(more_labels, float(weights @ gains), low, high)
+    return float(weights @ gains), low, high
 
 
-def track_record(curve: Sequence[Point]) -> TrackRecord:
-    """Every version that had more labels than the one before, forecast from those before it."""
+def track_record(curve: Sequence[CurvePoint]) -> TrackRecord:
+    """Forecast every version that has more labels than the one before it, and compare."""
     inside, errors = 0, []
     for known, (now, then) in enumerate(pairwise(curve), start=1):
-        said = forecast(curve[:known], then.labels - now.labels)
+        said = _forecast_gain(curve[:known], then.labels - now.labels)
         if said is None or then.labels <= now.labels:
             continue
+        expected, low, high = said
         gain = then.accuracy - now.accuracy
-        inside += said.low <= gain <= said.high
-        errors.append(abs(said.gain - gain))
+        inside += low <= gain <= high
+        errors.append(abs(expected - gain))
     return TrackRecord(len(errors), inside, float(np.mean(errors)) if errors else 0.0)
 
 

@@ -1,15 +1,14 @@
-"""Metrics: what is known already about all projects and this process -> Prometheus' text format.
+"""Tell Prometheus what is already known about all projects and this process.
 
 Projects are read at every scrape, from the model folder and Redis; Label Studio is never asked.
-What is unknown is left out.
+Unknown values are left out.
 """
 
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from prometheus_client import (
     CollectorRegistry,
@@ -26,6 +25,7 @@ from backend.errors import ModelFolderError, QueueError
 from backend.own_jobs import JOBS
 from backend.settings import Settings
 from backend.status import project_status
+from backend.status_model import ProjectStatus
 from backend.training_queue import TrainingQueue
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -165,33 +165,33 @@ class _Projects(Collector):
             yield "up", (service,), service not in away
 
 
-def _of_project(status: Mapping[str, Any]) -> Iterator[Sample]:
-    project = str(status["project_id"])
-    in_service = status["version"] is not None
+def _of_project(status: ProjectStatus) -> Iterator[Sample]:
+    project = str(status.project_id)
+    in_service = status.version is not None
     plain = {
-        "round": status["round"],
-        "trained_labels": status["trained_on_labels"] if in_service else None,
-        "versions": status["versions"],
-        "refused_versions": len(status["refused"]),
-        "annotations": status["annotations"],
-        "skipped_annotations": status["skipped"],
-        "open_tasks": status["open_tasks"],
-        "asked_again_tasks": status["asked_again"],
-        "new_annotations": status["new_annotations"],
-        "annotations_until_training": max(status["retrain_after"] - status["new_annotations"], 0),
+        "round": status.round,
+        "trained_labels": status.trained_on_labels if in_service else None,
+        "versions": status.versions,
+        "refused_versions": len(status.refused),
+        "annotations": status.annotations,
+        "skipped_annotations": status.skipped,
+        "open_tasks": status.open_tasks,
+        "asked_again_tasks": status.asked_again,
+        "new_annotations": status.new_annotations,
+        "annotations_until_training": max(status.retrain_after - status.new_annotations, 0),
     }
     for name, value in plain.items():
         yield name, (project,), value
-    for split in ("validation", "test"):
-        if status[split]:
-            yield "accuracy_ratio", (project, split), status[split]["accuracy"]
-    for phase, seconds in status["training_seconds"].items():
+    for split, evaluation in (("validation", status.validation), ("test", status.test)):
+        if evaluation is not None:
+            yield "accuracy_ratio", (project, split), evaluation.accuracy
+    for phase, seconds in status.training_seconds.items():
         yield "training_phase_seconds", (project, phase), seconds
     jobs = {(name, state): 0 for name in JOBS for state in ("queued", "started")}
-    jobs |= {(job["job"], job["status"]): 1 for job in status["jobs"]}
+    jobs |= {(job.job, job.status): 1 for job in status.jobs}
     for (name, state), n_jobs in jobs.items():
         yield "jobs", (project, name, state), n_jobs
-    for where, n_errors in collections.Counter(e["where"] for e in status["errors"]).items():
+    for where, n_errors in collections.Counter(error.where for error in status.errors).items():
         yield "kept_errors", (project, where), n_errors
 
 

@@ -31,7 +31,7 @@ import shutil
 import time
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -110,17 +110,23 @@ class Promotion(BaseModel):
     promoted_at: AwareDatetime
 
 
-class OpenImage(BaseModel):
-    """An image that waits for an answer, as people may see it outside Label Studio."""
+class AskedImage(BaseModel):
+    """An image that waits for an answer."""
 
     model_config = ConfigDict(frozen=True)
 
-    image_id: str
-    confidence: Probability  # low = asked first
-    guesses: tuple[
-        tuple[str, Probability], ...
-    ]  # likeliest labels and their probability; () = no model
-    is_again: bool  # it has an answer, and another person is asked, too
+    image_id: str = Field(description="which image")
+    confidence: Probability = Field(description="low is asked first")
+    guesses: tuple[tuple[str, Probability], ...] = Field(
+        description="the three likeliest labels, each with its probability; empty without a model "
+        "and with `BLIND=true`"
+    )
+    is_again: bool = Field(description="it has an answer, and another person is also asked")
+
+
+class OpenImage(AskedImage):
+    """The same with its picture, as people may see it outside Label Studio."""
+
     picture: str = Field(pattern="^data:")
 
 
@@ -135,20 +141,30 @@ class OpenImages(BaseModel):
 
 @dataclass(frozen=True)
 class AnnotatorFigures:
-    """How one person does; shares in 0..1, None where nothing is known."""
+    """How one person does; shares in 0..1, None if nothing is known."""
 
-    annotator: int
-    name: str
-    answers: int
-    skipped: int
-    agreement: Probability | None  # with the consensus, on images that somebody else answered, too
-    quality: Probability | None  # how likely an answer is right, with its 95 % interval
-    quality_low: Probability | None
-    quality_high: Probability | None
-    guesses_shown: int  # answers to images of which the model had an opinion
-    guesses_taken: Probability | None  # the share of those that were submitted as shown
-    guesses_right: Probability | None  # how often those guesses were the consensus
-    median_seconds: FiniteFloat | None
+    annotator: int = field(metadata={"description": "the person's id in Label Studio"})
+    name: str = field(metadata={"description": "the person's name in Label Studio"})
+    answers: int = field(metadata={"description": "how many answers"})
+    skipped: int = field(metadata={"description": "how many images were skipped"})
+    agreement: Probability | None = field(
+        metadata={"description": "with the consensus, on images that others also answered"}
+    )
+    quality: Probability | None = field(metadata={"description": "how likely an answer is right"})
+    quality_low: Probability | None = field(
+        metadata={"description": "lower bound of its 95 % interval"}
+    )
+    quality_high: Probability | None = field(metadata={"description": "upper bound"})
+    guesses_shown: int = field(
+        metadata={"description": "answers to images that showed a guess of the model"}
+    )
+    guesses_taken: Probability | None = field(
+        metadata={"description": "which share of these guesses was submitted as shown"}
+    )
+    guesses_right: Probability | None = field(
+        metadata={"description": "which share of these guesses was the consensus"}
+    )
+    median_seconds: FiniteFloat | None = field(metadata={"description": "for one task"})
 
 
 class Answers(BaseModel):
@@ -564,18 +580,18 @@ def write_annotators(root: Path, rows: Sequence[AnnotatorFigures]) -> None:
     _write(root / "annotators.json", json.dumps([asdict(row) for row in rows]))
 
 
-def read_annotators(root: Path) -> list[dict[str, Any]]:
-    """Load what write_annotators wrote, as dicts; one that is damaged is empty."""
+def read_annotators(root: Path) -> list[AnnotatorFigures | None]:
+    """Load what write_annotators wrote; figures that are damaged are None."""
     try:
         rows = _ROWS.validate_json((root / "annotators.json").read_bytes())
     except (OSError, ValidationError):
         return []
-    found: list[dict[str, Any]] = []
+    found: list[AnnotatorFigures | None] = []
     for row in rows:
         try:
-            found.append(asdict(_FIGURES.validate_python(row)))
+            found.append(_FIGURES.validate_python(row))
         except ValidationError:
-            found.append({})
+            found.append(None)
     return found
 
 

@@ -31,6 +31,7 @@ from backend.labelstudio import (
     match_classes,
     what_was_answered,
 )
+from backend.learning_curve import outlook, outlook_sentence
 from backend.loop import LabelingProject, Loop
 from backend.progress import Progress
 from backend.query import (
@@ -51,7 +52,7 @@ from backend.second_opinions import (
     too_few,
     was_answered_twice,
 )
-from backend.status import NO_MODEL, in_service, outlook, outlook_sentence
+from backend.status import NO_MODEL, in_service
 from backend.strategy_names import ResolvedName, StrategyName
 from backend.version_meta import VERSION_NAME, Meta
 from backend.versions import (

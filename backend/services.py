@@ -1,8 +1,8 @@
-"""Services: what Redis and the clock know of them in; which are up, and what to do, out."""
+"""Say which services are up, and what to do about the others, from Redis and the clock's checks."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from backend.training_queue import TrainingQueue
@@ -27,10 +27,12 @@ NO_CLOCK = "the clock is silent, so a lost webhook stays lost: it is starting, o
 class Service:
     """One service, as last seen."""
 
-    name: str
-    is_up: bool | None  # None: nobody has looked lately
-    problem: str  # what is wrong and what to do, or ""
-    seen_at: str | None  # when somebody last looked, ISO 8601
+    name: str = field(metadata={"description": "which service"})
+    is_up: bool | None = field(
+        metadata={"description": "whether it is up; `null` if that was not checked lately"}
+    )
+    problem: str = field(metadata={"description": 'what is wrong and what to do, or `""`'})
+    seen_at: str | None = field(metadata={"description": "when it was last checked"})
 
 
 def find_services(queue: TrainingQueue, now: float) -> list[Service]:

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student_t
 
-from backend.forecast import Point, track_record
+from backend.forecast import CurvePoint, track_record
+from backend.interval import interval_of
 
 Curves = NDArray[np.float64]  # (repeats, budgets)
 
@@ -198,12 +199,24 @@ def _calibration(rows: Sequence[Row]) -> str:
     )
 
 
+def _point(row: Row) -> CurvePoint:
+    low, high = interval_of(row.validation_accuracy, row.validation_images)
+    return CurvePoint(
+        version=f"r{row.round:04d}",
+        made_at="",
+        labels=row.labels,
+        accuracy=row.validation_accuracy,
+        low=low,
+        high=high,
+        images=row.validation_images,
+    )
+
+
 def _forecasts(rows: Sequence[Row]) -> str:
     """How often the gain of the next round lay in the interval that was forecast for it."""
-    runs: dict[tuple[str, int], list[Point]] = {}
+    runs: dict[tuple[str, int], list[CurvePoint]] = {}
     for row in sorted(rows, key=lambda row: row.round):
-        point = Point(row.labels, row.validation_accuracy, row.validation_images)
-        runs.setdefault((row.strategy, row.repeat), []).append(point)
+        runs.setdefault((row.strategy, row.repeat), []).append(_point(row))
     records = [track_record(curve) for curve in runs.values()]
     n_made = sum(record.forecasts for record in records)
     if not n_made:

@@ -13,8 +13,9 @@ import sys
 
 from backend.command import CommandParser, run
 from backend.errors import TightloopError
+from backend.learning_curve import outlook_sentence
 from backend.settings import load_settings
-from backend.status import outlook_sentence, sentence, whole_status
+from backend.status import sentence, whole_status
 from backend.training_queue import TrainingQueue
 
 
@@ -31,24 +32,24 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     if arguments.json:
-        print(json.dumps(status, indent=2))
+        print(json.dumps(status.as_json(), indent=2))
         return 0
-    for project in status["projects"]:
+    for project in status.projects:
         print(sentence(project))
-        if project["outlook"]:
-            print(f"  {outlook_sentence(project['outlook'])}")
-        for notice in project["notices"]:
+        if project.outlook is not None:
+            print(f"  {outlook_sentence(project.outlook)}")
+        for notice in project.notices:
             print(f"  note: {notice}")
-        for last in project["errors"][:1]:
-            print(f"  last error ({last['at']}, {last['where']}): {last['message']}")
-    for service in status["services"]:
-        if service["problem"]:
-            print(f"  {service['problem']}")
-    for problem in status["unreadable"].values():
+        for last in project.errors[:1]:
+            print(f"  last error ({last.at}, {last.where}): {last.message}")
+    for service in status.services:
+        if service.problem:
+            print(f"  {service.problem}")
+    for problem in status.unreadable.values():
         print(problem, file=sys.stderr)
-    if status["unreadable"]:
+    if status.unreadable:
         return 1
-    if not status["projects"]:
+    if not status.projects:
         print("no project is set up yet: run `python -m scripts.setup_project`")
     return 0
 

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
 
-from backend.curve_picture import DARK, LIGHT, Ahead, CurvePoint, draw_curve
+from backend.curve_picture import DARK, LIGHT, draw_curve
+from backend.forecast import CurvePoint, Forecast, TrackRecord
 
 CURVE = tuple(
     CurvePoint(
         version=f"r{number:04d}",
+        made_at="2026-01-01T12:00:00+00:00",
         labels=100 * number,
         accuracy=0.5 + 0.02 * number,
         low=0.48 + 0.02 * number,
         high=0.52 + 0.02 * number,
-        is_head=False,
+        images=2000,
         is_current=number == 3,
-        is_refused=number == 2,
+        refused="worse" if number == 2 else None,
     )
     for number in (1, 2, 3)
 )
-HEAD = CURVE[2]._replace(version="r0003h01", labels=320, is_head=True, is_current=False)
-AHEAD = Ahead(300, 0.56, 100, 0.575, 0.55, 0.6)
+HEAD = replace(CURVE[2], version="r0003h01", labels=320, is_head=True, is_current=False)
+OUTLOOK = Forecast(100, 0.015, -0.01, 0.04, TrackRecord(0, 0, 0.0))
 
 
 def texts(svg: bytes) -> set[str]:
@@ -31,7 +34,7 @@ def texts(svg: bytes) -> set[str]:
 
 
 def draw(*, is_dark: bool = False, is_narrow: bool = False) -> bytes:
-    return draw_curve((*CURVE, HEAD), AHEAD, is_dark=is_dark, is_narrow=is_narrow)
+    return draw_curve((*CURVE, HEAD), OUTLOOK, is_dark=is_dark, is_narrow=is_narrow)
 
 
 def test_every_full_version_is_named_and_every_mark_is_explained() -> None:
@@ -44,11 +47,18 @@ def test_every_full_version_is_named_and_every_mark_is_explained() -> None:
 
 
 def test_a_long_curve_names_at_most_twelve_versions_the_newest_among_them() -> None:
-    many = tuple(CURVE[0]._replace(version=f"r{n:04d}", labels=10 * n) for n in range(1, 101))
+    many = tuple(replace(CURVE[0], version=f"r{n:04d}", labels=10 * n) for n in range(1, 101))
     shown = texts(draw_curve(many, None, is_dark=False, is_narrow=False))
     names = {text for text in shown if text.startswith("r0")}
     assert len(names) <= 12
     assert "r0100" in names
+
+
+def test_the_forecast_begins_at_the_last_full_version_though_a_thousand_heads_came_since() -> None:
+    heads = tuple(replace(HEAD, version=f"r0003h{n:02d}", accuracy=0.1) for n in range(1000))
+    shown = texts(draw_curve((*CURVE, *heads), OUTLOOK, is_dark=False, is_narrow=False))
+    assert "90 % forecast" in shown
+    assert "90 % forecast" not in texts(draw_curve(heads, OUTLOOK, is_dark=False, is_narrow=False))
 
 
 def test_one_version_and_no_version_can_be_drawn() -> None:

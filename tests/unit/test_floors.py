@@ -47,6 +47,7 @@ FLOORS = (
         "backend_client",
     },  # edges
     {
+        "learning_curve",
         "loop",
         "versions",
         "labels",
@@ -56,6 +57,7 @@ FLOORS = (
         "controls",
         "services",
         "status",
+        "status_model",
     },  # flow
     {
         "door",
@@ -64,6 +66,7 @@ FLOORS = (
         "model_service",
         "serving",
         "dashboard",
+        "dashboard_view",
         "control_routes",
         "curve_picture",
         "metrics",

@@ -7,16 +7,23 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from backend.forecast import Point, forecast, track_record
+from backend.forecast import CurvePoint, forecast, track_record
 
 SQUARES = (100, 144, 196, 256, 324, 400)  # label counts with whole roots, 10 to 20
 
 
-def curve(labels: Sequence[int], accuracy: Sequence[float], images: int = 1000) -> list[Point]:
-    return [Point(n, a, images) for n, a in zip(labels, accuracy, strict=True)]
+def point(labels: int, accuracy: float, images: int) -> CurvePoint:
+    """A version, of which a forecast asks no more than these three."""
+    return CurvePoint("r0001", "", labels, accuracy, accuracy, accuracy, images)
 
 
-def exact(law: Callable[[int], float], labels: Sequence[int], images: int = 10_000) -> list[Point]:
+def curve(labels: Sequence[int], accuracy: Sequence[float], images: int = 1000) -> list[CurvePoint]:
+    return [point(n, a, images) for n, a in zip(labels, accuracy, strict=True)]
+
+
+def exact(
+    law: Callable[[int], float], labels: Sequence[int], images: int = 10_000
+) -> list[CurvePoint]:
     return curve(labels, [law(n) for n in labels], images)
 
 
@@ -24,7 +31,7 @@ def root_law(labels: int) -> float:
     return 0.8 - 0.5 * labels**-0.5
 
 
-def noisy(seed: int, images: int = 500) -> list[Point]:
+def noisy(seed: int, images: int = 500) -> list[CurvePoint]:
     """12 versions on the same images: easy ones stay right, those near the accuracy flip.
 
     An image is right where its difficulty, plus a little chance with every training, lies below
@@ -83,7 +90,7 @@ def test_a_retrain_with_the_same_labels_shows_the_scatter() -> None:
 
 def test_a_fall_at_the_end_makes_the_forecast_less_sure_and_is_no_law() -> None:
     rising = exact(root_law, SQUARES)
-    fallen = [*rising[:-1], Point(400, 0.7, 10_000)]  # 0.775 expected
+    fallen = [*rising[:-1], point(400, 0.7, 10_000)]  # 0.775 expected
     before, after = forecast(rising, 100), forecast(fallen, 100)
     assert before is not None
     assert after is not None
@@ -171,7 +178,7 @@ def test_most_gains_lie_in_the_interval_and_it_is_narrow() -> None:
 
 
 def test_five_steps_ahead_most_gains_lie_in_the_interval() -> None:
-    def is_inside(points: list[Point], known: int) -> bool:
+    def is_inside(points: list[CurvePoint], known: int) -> bool:
         now, then = points[known - 1], points[known + 4]
         found = forecast(points[:known], then.labels - now.labels)
         assert found is not None

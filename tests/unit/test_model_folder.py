@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,8 @@ def read_all(root: Path) -> None:
     registry.versions(root)
     assert all(isinstance(v, str) for v in registry.read_seen(root).values())
     assert all(np.isfinite(row).all() for row in registry.read_fold_probs(root).values())
-    json.dumps(registry.read_annotators(root), allow_nan=False)
+    rows = [asdict(row) for row in registry.read_annotators(root) if row is not None]
+    json.dumps(rows, allow_nan=False)
     registry.read_open_images(root)
     if (kept := registry.read_answers(root)) is not None:
         assert (datetime.now(UTC) - kept[0]).days > 0

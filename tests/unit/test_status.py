@@ -17,9 +17,12 @@ from rq.job import Job
 
 from backend import pool_scores, registry
 from backend.evaluation import Evaluation
+from backend.forecast import Forecast
+from backend.learning_curve import outlook_sentence
 from backend.registry import AnnotatorFigures
 from backend.settings import Settings, load_settings
-from backend.status import next_images, outlook_sentence, project_status, sentence, whole_status
+from backend.status import next_images, project_status, sentence, whole_status
+from backend.status_model import Confusion
 from backend.training_queue import TrainingQueue
 from tests.conftest import RedisServer
 from tests.unit.test_registry import meta, record
@@ -104,7 +107,7 @@ def test_second_opinions_that_wait_do_not_keep_it_from_being_finished_but_are_to
     save(settings, 2)
     queue.note_facts(PROJECT, {"open": 0, "again": 3})
     assert say(settings, queue).endswith("; finished; 3 images wait for a second opinion.")
-    assert project_status(settings, queue, PROJECT)["asked_again"] == 3
+    assert project_status(settings, queue, PROJECT).asked_again == 3
 
 
 def test_an_exhausted_pool_is_finished_too(settings: Settings, queue: TrainingQueue) -> None:
@@ -118,32 +121,30 @@ def test_refused_and_broken_versions_are_named(settings: Settings, queue: Traini
     save(settings, 2, refused="plainly worse")
     (registry.project_root(settings.model_dir, PROJECT) / "r0003").mkdir()
     status = project_status(settings, queue, PROJECT)
-    assert status["version"] == "r0001"
-    assert status["refused"] == {"r0002": "plainly worse"}
-    assert "no meta.json" in status["broken_versions"]["r0003"]
+    assert status.version == "r0001"
+    assert status.refused == {"r0002": "plainly worse"}
+    assert "no meta.json" in status.broken_versions["r0003"]
 
 
 def test_the_newest_whole_training_says_how_long_it_took_heads_do_not(
     settings: Settings, queue: TrainingQueue
 ) -> None:
-    assert project_status(settings, queue, PROJECT)["training_seconds"] == {}
+    assert project_status(settings, queue, PROJECT).training_seconds == {}
     save(settings, 1, seconds={"training": 9.0})
     save(settings, 2, seconds={"training": 7.0, "scoring the pool": 3.0}, refused="worse")
     save(settings, 2, version="r0002h01", seconds={"training": 0.2})
-    told = project_status(settings, queue, PROJECT)["training_seconds"]
+    told = project_status(settings, queue, PROJECT).training_seconds
     assert told == {"training": 7.0, "scoring the pool": 3.0}
 
 
 def test_how_each_person_did_is_told_as_the_last_round_left_it(
     settings: Settings, queue: TrainingQueue
 ) -> None:
-    assert project_status(settings, queue, PROJECT)["annotators"] == []
+    assert project_status(settings, queue, PROJECT).annotators == ()
     ada = AnnotatorFigures(1, "Ada", 12, 3, 0.75, 0.8, 0.55, 0.95, 12, 0.5, 0.25, 4.2)
     registry.write_annotators(registry.project_root(settings.model_dir, PROJECT), [ada])
-    [told] = project_status(settings, queue, PROJECT)["annotators"]
-    assert (told["name"], told["answers"], told["quality"], told["guesses_right"]) == (
-        "Ada", 12, 0.8, 0.25,
-    )  # fmt: skip
+    [told] = project_status(settings, queue, PROJECT).annotators
+    assert told == ada
 
 
 def learned(labels: int, accuracy: float) -> dict[str, Any]:
@@ -160,11 +161,12 @@ def test_what_more_labels_should_gain_is_said_with_its_interval_and_its_record(
         labels = 100 * number
         save(settings, number, **learned(labels, 0.8 - 2 * labels**-0.5))
     status = project_status(settings, queue, PROJECT)
-    found = status["outlook"]
+    found = status.outlook
+    assert found is not None
     expected = 2 * (600**-0.5 - 700**-0.5)
-    assert found["gain"] == pytest.approx(expected, abs=0.002)
-    assert found["low"] < expected < found["high"]
-    assert found["past"]["forecasts"] == found["past"]["inside"] == 3
+    assert found.gain == pytest.approx(expected, abs=0.002)
+    assert found.low < expected < found.high
+    assert found.past.forecasts == found.past.inside == 3
     text = outlook_sentence(found)
     assert text.startswith("100 more labels: +0.")
     assert "3 of 3 earlier forecasts held" in text
@@ -175,9 +177,9 @@ def test_an_outlook_is_worked_out_once_for_whoever_asks_again(
 ) -> None:
     for number in range(1, 5):
         save(settings, number, **learned(100 * number, 0.4 + 0.01 * number))
-    first = project_status(settings, queue, PROJECT)["outlook"]
-    monkeypatch.delattr("backend.status.forecast")
-    assert project_status(settings, queue, PROJECT)["outlook"] == first
+    first = project_status(settings, queue, PROJECT).outlook
+    monkeypatch.delattr("backend.learning_curve.forecast")
+    assert project_status(settings, queue, PROJECT).outlook == first
     save(settings, 5, **learned(500, 0.5))
     with pytest.raises(NameError):
         project_status(settings, queue, PROJECT)
@@ -186,8 +188,8 @@ def test_an_outlook_is_worked_out_once_for_whoever_asks_again(
 def test_the_outlook_waits_for_three_versions_and_passes_over_refused_ones_and_heads(
     settings: Settings, queue: TrainingQueue
 ) -> None:
-    def found() -> Any:
-        return project_status(settings, queue, PROJECT)["outlook"]
+    def found() -> Forecast | None:
+        return project_status(settings, queue, PROJECT).outlook
 
     save(settings, 1, **learned(100, 0.5))
     assert found() is None
@@ -196,7 +198,9 @@ def test_the_outlook_waits_for_three_versions_and_passes_over_refused_ones_and_h
     save(settings, 2, version="r0002h01", **learned(210, 0.9))
     assert found() is None
     save(settings, 4, **learned(400, 0.6))
-    assert abs(found()["gain"]) < 0.05
+    fourth = found()
+    assert fourth is not None
+    assert abs(fourth.gain) < 0.05
 
 
 def test_the_learning_curve_has_a_point_per_version_with_its_interval(
@@ -205,18 +209,18 @@ def test_the_learning_curve_has_a_point_per_version_with_its_interval(
     save(settings, 1)
     save(settings, 2, refused="plainly worse")
     save(settings, 1, version="r0001h01")
-    points = project_status(settings, queue, PROJECT)["learning_curve"]
-    assert [p["version"] for p in points] == ["r0001", "r0001h01", "r0002"]
-    assert [p["is_current"] for p in points] == [False, True, False]
-    assert [p["is_head"] for p in points] == [False, True, False]
-    assert [p["refused"] for p in points] == [None, None, "plainly worse"]
-    assert (points[0]["low"], points[0]["high"]) == pytest.approx((0.2993, 0.7007), abs=1e-4)
+    points = project_status(settings, queue, PROJECT).learning_curve
+    assert [p.version for p in points] == ["r0001", "r0001h01", "r0002"]
+    assert [p.is_current for p in points] == [False, True, False]
+    assert [p.is_head for p in points] == [False, True, False]
+    assert [p.refused for p in points] == [None, None, "plainly worse"]
+    assert (points[0].low, points[0].high) == pytest.approx((0.2993, 0.7007), abs=1e-4)
 
 
 def test_the_confusion_counts_what_is_taken_for_what(
     settings: Settings, queue: TrainingQueue
 ) -> None:
-    assert project_status(settings, queue, PROJECT)["confusion"] is None
+    assert project_status(settings, queue, PROJECT).confusion is None
     root = registry.project_root(settings.model_dir, PROJECT)
     save_version(root, meta(1))
     truth = np.array([0, 0, 0, 1])  # three cats, of which one is taken for a dog, and a dog
@@ -224,8 +228,8 @@ def test_the_confusion_counts_what_is_taken_for_what(
     pool_scores.save_validation_probs(root, "r0001", truth, says)
     registry.promote(root, "r0001")
     status = project_status(settings, queue, PROJECT)
-    assert status["confusion"] == {"classes": ["cat", "dog"], "counts": [[2, 1], [0, 1]]}
-    assert status["labels_per_class"] == {"cat": 4, "dog": 6}
+    assert status.confusion == Confusion(classes=("cat", "dog"), counts=((2, 1), (0, 1)))
+    assert status.labels_per_class == {"cat": 4, "dog": 6}
 
 
 def keep_open(settings: Settings, *image_ids: str) -> None:
@@ -251,7 +255,7 @@ def test_what_was_answered_since_the_last_order_is_asked_no_more(
     queue.note_changes(PROJECT, 1, now - 3600, answered=["c"])  # then opened again
     keep_open(settings, "a", "b", "c")
     queue.note_changes(PROJECT, 1, now + 1, answered=["a"])
-    told = project_status(settings, queue, PROJECT)["next_images"]
+    told = project_status(settings, queue, PROJECT).model_dump()["next_images"]
     assert [image["image_id"] for image in told] == ["b", "c"]
     assert told[0] == {
         "image_id": "b",
@@ -266,8 +270,31 @@ def test_people_who_label_blind_find_no_guess_in_the_status(
 ) -> None:
     keep_open(settings, "a")
     blind = settings.model_copy(update={"blind": True})
-    [image] = project_status(blind, queue, PROJECT)["next_images"]
-    assert image["guesses"] == ()
+    [image] = project_status(blind, queue, PROJECT).next_images
+    assert image.guesses == ()
+
+
+def test_a_job_has_no_phase_before_its_first_report_and_one_that_is_told_after_it(
+    settings: Settings, queue: TrainingQueue, redis_server: RedisServer
+) -> None:
+    queue.enqueue_retrain(PROJECT)
+    waits = {"job": "retrain", "queue": "train", "status": "queued", "seconds_left": None}
+    [told] = project_status(settings, queue, PROJECT).model_dump(mode="json")["jobs"]
+    assert told == waits
+    job = Job.fetch("retrain-p7", connection=Redis.from_url(redis_server.url), serializer="json")
+    queue.report_progress(job, "reading annotations", 0, 0)
+    [told] = project_status(settings, queue, PROJECT).model_dump(mode="json")["jobs"]
+    assert told == waits | {"phase": "reading annotations", "done": 0, "total": 0}
+
+
+def test_figures_of_a_person_that_cannot_be_read_have_no_fields(
+    settings: Settings, queue: TrainingQueue
+) -> None:
+    root = registry.project_root(settings.model_dir, PROJECT)
+    (root / "annotators.json").write_text('[{"name": "Ada"}]')
+    status = project_status(settings, queue, PROJECT)
+    assert status.annotators == (None,)
+    assert status.model_dump(mode="json")["annotators"] == [{}]
 
 
 def test_every_field_of_the_status_is_explained_and_nothing_else_is(
@@ -282,16 +309,25 @@ def test_every_field_of_the_status_is_explained_and_nothing_else_is(
     )
     for number in range(2, 5):
         save(settings, number, **learned(100 * number, 0.4 + 0.01 * number))
+    pool_scores.save_validation_probs(
+        registry.project_root(settings.model_dir, PROJECT),
+        "r0004",
+        np.array([0]),
+        np.array([[0.9, 0.1]], np.float32),
+    )
     queue.enqueue_retrain(PROJECT)
     queue.note_error(PROJECT, "training", "the disk is full: free space")
-    status = whole_status(settings, queue)
+    status = whole_status(settings, queue).as_json()
     [project] = status["projects"]
     answered = {
         "services": set(status["services"][0]),
         "projects": set(project),
+        "validation": set(project["validation"]),
+        "confusion": set(project["confusion"]),
         "learning_curve": set(project["learning_curve"][0]),
         "next_images": set(project["next_images"][0]),
         "outlook": set(project["outlook"]),
+        "past": set(project["outlook"]["past"]),
         "annotators": set(project["annotators"][0]),
         "jobs": set(project["jobs"][0]) | {"phase", "done", "total"},
         "errors": set(project["errors"][0]),
