@@ -33,11 +33,11 @@ class StatusField:
 
 
 def main() -> int:
-    """Rewrite the page; 1 if it has no section for one of the objects."""
+    """Rewrite the page; 1 if it cannot be read, or has no section for one of the objects."""
     CommandParser(description=__doc__).parse_args()
     try:
         written = with_tables(PAGE.read_text(encoding="utf-8"))
-    except LookupError as error:
+    except (LookupError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     PAGE.write_text(written, encoding="utf-8")
