@@ -58,6 +58,13 @@ class CurvePoint:
     refused: str | None = field(
         default=None, metadata={"description": "why it was not promoted automatically"}
     )
+    is_pruned: bool = field(
+        default=False,
+        metadata={
+            "description": "whether its weights were deleted (`KEEP_VERSIONS`), so that it cannot "
+            "be promoted"
+        },
+    )
 
 
 @dataclass(frozen=True)

@@ -67,4 +67,5 @@ def _point(meta: Meta, is_current: bool) -> CurvePoint:
         is_head=meta.is_head,
         is_current=is_current,
         refused=meta.refused,
+        is_pruned=meta.pruned_at is not None,
     )

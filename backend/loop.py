@@ -61,6 +61,7 @@ class Loop:
     overlap: OverlapName
     batch_size: int
     rounds: int
+    keep_versions: int  # how many full versions keep their weights; 0: all
     is_blind: bool
     task_lock_s: int
     seed: int
@@ -125,6 +126,7 @@ def open_loop(
         overlap=settings.overlap,
         batch_size=settings.batch_size,
         rounds=settings.rounds,
+        keep_versions=settings.keep_versions,
         is_blind=settings.blind,
         task_lock_s=settings.task_lock_s,
         seed=record.seed,

@@ -9,8 +9,10 @@ them.
         annotators.json   how each person did when labels were last learned from
         review.json       the project where doubtful labels are reviewed, and what came of it
         open.json         the images that were open when last ordered, with a picture each
+        pruning.json      when pruning said what would go
         current           the version in service, and those before it
-        r0007/            model.safetensors, meta.json, and what pool_scores keeps of its answers
+        r0007/            model.safetensors, meta.json, and what pool_scores keeps of its answers;
+                          of a pruned version meta.json alone
         r0007h02/         the second head on the body of r0007: the same, of its last layer alone
         embeddings/       of pool, validation and test, by body; a cache of pool_scores
         *.lock            held by the process that trains or pushes
@@ -69,8 +71,6 @@ State = dict[
 ]  # a state_dict as arrays, so that reading the registry needs no torch
 
 PROMOTIONS_KEPT = 500
-DRAFT_LIFETIME_S = 3600.0
-HEADS_KEPT = 10  # beside those in service lately
 OPEN_IMAGES_KEPT = 48
 LOCK_POLL_S = 0.2
 
@@ -289,8 +289,21 @@ def save(root: Path, state: State, meta: Meta) -> Meta:
 def read_meta(root: Path, version: str) -> Meta:
     """Return a version's metadata; BrokenVersionError says what is wrong with the folder.
 
-    Of the weights only the header is read: names, types and shapes.
+    Of the weights only the header is read: names, types and shapes. A pruned version has none.
     """
+    meta = _read_own_meta(root, version)
+    if meta.pruned_at is None:
+        try:
+            _check_weights(root, meta)
+        except BrokenVersionError:
+            # Pruning marks a version before it deletes anything: was it marked in between?
+            meta = _read_own_meta(root, version)
+            if meta.pruned_at is None:
+                raise
+    return meta
+
+
+def _read_own_meta(root: Path, version: str) -> Meta:
     path = root / version / "meta.json"
     try:
         meta = _parse_meta(path, *_stamp(path))
@@ -302,6 +315,16 @@ def read_meta(root: Path, version: str) -> Meta:
         raise BrokenVersionError(f"{version}/meta.json cannot be read: {error.strerror}") from None
     if meta.version != version:
         raise BrokenVersionError(f"{version}/meta.json speaks of {meta.version}: a foreign folder")
+    if meta.is_head:
+        # One mark, the body's, prunes it with all its heads at once.
+        with suppress(BrokenVersionError):
+            body = _read_own_meta(root, meta.body)
+            meta = meta.model_copy(update={"pruned_at": meta.pruned_at or body.pruned_at})
+    return meta
+
+
+def _check_weights(root: Path, meta: Meta) -> None:
+    version = meta.version
     for name in (version, meta.body):
         if not (root / name / "model.safetensors").is_file():
             raise BrokenVersionError(f"{name} has no model.safetensors: half-written, or not ours")
@@ -314,7 +337,12 @@ def read_meta(root: Path, version: str) -> Meta:
         fault = f"cannot be read: {error.strerror or error}"
     if fault:
         raise BrokenVersionError(f"{version}/model.safetensors {fault}")
-    return meta
+
+
+def mark_pruned(root: Path, version: str, now: datetime) -> None:
+    """Say in a version's meta.json that its weights and scores may be deleted, its heads' too."""
+    meta = _read_own_meta(root, version).model_copy(update={"pruned_at": now})
+    _write(root / version / "meta.json", meta.model_dump_json(indent=2))
 
 
 # A status lists all versions, every few seconds, and their files never change.
@@ -348,7 +376,8 @@ def _describe(error: ValidationError) -> str:
 
 
 def versions(root: Path) -> tuple[list[Meta], dict[str, str]]:
-    """All sound versions, oldest first, and the broken ones with the reason.
+    """All sound versions, oldest first, the pruned ones among them, and the broken ones with the
+    reason.
 
     Weights are read of the version in service alone, and once: see `current`.
     """
@@ -357,7 +386,7 @@ def versions(root: Path) -> tuple[list[Meta], dict[str, str]]:
     passed_over: dict[str, str] = {}
     with suppress(ModelFolderError):  # a damaged `current` has errors of its own
         passed_over = _find_current(root)[1]
-    for name in _version_names(root):
+    for name in version_names(root):
         try:
             meta = read_meta(root, name)
         except BrokenVersionError as error:
@@ -372,13 +401,13 @@ def versions(root: Path) -> tuple[list[Meta], dict[str, str]]:
 
 def last_round(root: Path) -> int:
     """The highest round that has a folder, sound or not; 0 before the first."""
-    return max((_place(name)[0] for name in _version_names(root)), default=0)
+    return max((_place(name)[0] for name in version_names(root)), default=0)
 
 
 def next_head(root: Path, body: str) -> str:
     """The name of the next head on a body."""
     # Names of deleted ones are not given again: open tasks carry their predictions.
-    names = {*_version_names(root), *(p.version for p in promotions(root))}
+    names = {*version_names(root), *(p.version for p in promotions(root))}
     heads = [_place(name)[1] for name in names if body_of(name) == body]
     return f"{body}h{max(heads, default=0) + 1:02d}"
 
@@ -386,41 +415,6 @@ def next_head(root: Path, body: str) -> str:
 def round_of(version: str) -> int:
     """The round that made a version's body."""
     return _place(version)[0]
-
-
-def prune(root: Path) -> None:
-    """Delete what is long superseded: heads, of which one comes with every few labels, but for the
-    newest and those that were in service last; and all embeddings but those of the last two bodies,
-    which can be made again.
-    """
-    _prune_heads(root)
-    _prune_embeddings(root)
-
-
-def _prune_heads(root: Path) -> None:
-    heads = [name for name in _version_names(root) if body_of(name) != name]
-    # By time: after a roll-back the newest head is one of an older body.
-    heads.sort(key=lambda name: (root / name).stat().st_mtime)
-    keep = {*heads[-HEADS_KEPT:], *(p.version for p in promotions(root)[:2])}
-    with folder_errors(root):
-        for name in set(heads) - keep:
-            shutil.rmtree(root / name, ignore_errors=True)
-
-
-def _prune_embeddings(root: Path) -> None:
-    history = [p.version for p in promotions(root)]
-    bodies = list(dict.fromkeys(map(body_of, history)))[:2]
-    keep = set()
-    for version in history:
-        if body_of(version) in bodies:
-            with suppress(BrokenVersionError):
-                keep.add(read_meta(root, version).body_key)
-    long_ago = time.time() - DRAFT_LIFETIME_S
-    with folder_errors(root):
-        for path in (root / "embeddings").glob("*"):
-            is_draft = path.suffix != ".safetensors"  # of a process that writes it, or was killed
-            if path.stat().st_mtime < long_ago if is_draft else path.name[:16] not in keep:
-                path.unlink(missing_ok=True)
 
 
 def body_key(state: State) -> str:
@@ -434,7 +428,7 @@ def body_key(state: State) -> str:
 
 def load_state(root: Path, version: str) -> State:
     """Load a version's weights, of a head with its body; BrokenVersionError unless they match their
-    sha256, are a ResNet-18's and hold finite numbers.
+    sha256, are a ResNet-18's and hold finite numbers, NoModelError if they were pruned.
     """
     own = load_own_state(root, version)
     body = body_of(version)
@@ -450,6 +444,11 @@ def load_state(root: Path, version: str) -> State:
 def load_own_state(root: Path, version: str) -> State:
     """The same, of a head its last layer alone."""
     meta = read_meta(root, version)
+    if meta.pruned_at is not None:
+        raise NoModelError(
+            f"the weights of {version} were pruned on {meta.pruned_at:%Y-%m-%d}: choose another "
+            "version; a higher KEEP_VERSIONS keeps more of them (0: all)"
+        )
     path = root / version / "model.safetensors"
     try:
         if _sha256(path) != meta.sha256:
@@ -494,6 +493,8 @@ def _find_current(root: Path) -> tuple[Meta | None, dict[str, str]]:
         version = promotion.version
         try:
             meta = read_meta(root, version)
+            if meta.pruned_at is not None:
+                continue  # superseded long ago
             if fault := _weights_fault(root, version, _weights_stamps(root, meta)):
                 raise BrokenVersionError(fault)
         except BrokenVersionError as error:
@@ -533,7 +534,7 @@ def _log_passed_over(project: str, fault: str) -> None:
 def promote(root: Path, version: str, now: datetime | None = None) -> Meta:
     """Put a version in service from the next request on; rolling back is promoting an older one."""
     if not VERSION_NAME.fullmatch(version) or not (root / version).is_dir():
-        known = ", ".join(_version_names(root)) or "none yet"
+        known = ", ".join(version_names(root)) or "none yet"
         raise NoModelError(f"no version {version!r} in {root}: there are {known}")
     load_state(root, version)
     meta = read_meta(root, version)
@@ -662,7 +663,8 @@ def hold(
         yield
 
 
-def _version_names(root: Path) -> list[str]:
+def version_names(root: Path) -> list[str]:
+    """All folders of versions, sound or not, in the order in which versions were made."""
     with folder_errors(root):
         if not root.is_dir():
             return []

@@ -59,6 +59,7 @@ class Settings(BaseSettings):
     overlap: OverlapName = "auto"
     batch_size: int = Field(20, ge=1, le=1000)
     rounds: int = Field(0, ge=0)
+    keep_versions: int = Field(20, ge=0)
     retrain_after: int = Field(20, ge=1)
     retrain_wait_s: float = Field(60.0, ge=0, alias="RETRAIN_WAIT")
     reconcile_every_s: float = Field(60.0, gt=0, alias="RECONCILE_EVERY")

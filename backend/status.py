@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from backend import pool_scores, registry
+from backend import pool_scores, pruning, registry
 from backend.errors import ModelFolderError
 from backend.evaluation import Evaluation
 from backend.labelstudio import label_now_url
@@ -36,6 +36,7 @@ class _Facts:
     """What is known of a project, as it was read."""
 
     record: ProjectRecord | None
+    notices: Sequence[str]  # "" among them
     current: Meta | None
     sound: Sequence[Meta]  # oldest first
     broken: dict[str, str]
@@ -109,6 +110,11 @@ def _gather(settings: Settings, queue: TrainingQueue, project_id: int) -> _Facts
     sound, broken = registry.versions(root)
     return _Facts(
         record=record,
+        notices=(
+            record.pool_notice if record else "",
+            record.weights_notice if record else "",
+            pruning.notice(root, sound, settings.keep_versions),
+        ),
         current=current,
         sound=sound,
         broken=broken,
@@ -130,7 +136,7 @@ def _tell(settings: Settings, project_id: int, facts: _Facts) -> ProjectStatus:
         project_id=project_id,
         title=record.title if record else None,
         label_url=label_now_url(settings.people_url, project_id),
-        notices=tuple(filter(None, (record.pool_notice, record.weights_notice))) if record else (),
+        notices=tuple(filter(None, facts.notices)),
         pool=record.pool if record else None,
         weights=record.weights if record else None,
         train=settings.train,

@@ -86,7 +86,8 @@ class ProjectStatus(BaseModel):
     title: str | None = Field(description="as in Label Studio")
     label_url: str = Field(description="where people label")
     notices: tuple[str, ...] = Field(
-        description="what everyone must know, for example that the digits stand in for CIFAR-10"
+        description="what everyone must know, for example that the digits stand in for CIFAR-10, "
+        "or which weights will be deleted"
     )
     pool: str | None = Field(description="which images set-up chose")
     weights: str | None = Field(description="which weights every training starts from")
@@ -104,7 +105,7 @@ class ProjectStatus(BaseModel):
     outlook: Forecast | None = Field(
         description="what more labels should gain, from the third full version on"
     )
-    versions: int = Field(description="how many sound versions there are")
+    versions: int = Field(description="how many sound versions there are, pruned ones among them")
     learning_curve: tuple[CurvePoint, ...] = Field(description="each of them, oldest first")
     training_seconds: dict[str, float] = Field(
         description="how long each phase of the newest full training took"

@@ -6,7 +6,7 @@ import re
 from datetime import datetime
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from backend.evaluation import Evaluation
 from backend.gate import Gate
@@ -96,6 +96,8 @@ class Meta(BaseModel):
     body_key: str = Field(
         "", pattern="^[0-9a-f]*$"
     )  # which embeddings are its own; "" in versions made before these were kept
+    # When its weights and scores were deleted. A head goes with its body and is read with its mark.
+    pruned_at: AwareDatetime | None = None
 
     @property
     def body(self) -> str:

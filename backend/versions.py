@@ -16,11 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backend import pool_scores, registry, resnet
+from backend import pool_scores, pruning, registry, resnet
 from backend.acquisition import Embeddings, Labels, Probs
 from backend.calibration import expected_calibration_error, fit_temperature, rescale
 from backend.errors import (
     BrokenVersionError,
+    LabelStudioError,
+    ModelFolderError,
     NoModelError,
     PoolError,
     TooFewLabelsError,
@@ -336,7 +338,7 @@ def _keep(
                     embeddings,
                 )
             registry.promote(loop.root, version)
-        registry.prune(loop.root)
+        _prune(loop)
     log.info(
         "%s: %d labels, %.1f %%%s",
         version,
@@ -345,6 +347,19 @@ def _keep(
         f", not promoted: {meta.refused}" if meta.refused else "",
     )
     return meta
+
+
+def _prune(loop: Loop) -> None:
+    """Delete what is long superseded; what is in the way puts that off and costs no training."""
+    root = loop.root
+    announced_at = pruning.read_announcement(root)
+    named = loop.project.model_versions
+    try:
+        found = pruning.prune(root, loop.keep_versions, named, announced_at, datetime.now(UTC))
+        if found != announced_at:
+            pruning.write_announcement(root, found)
+    except (LabelStudioError, ModelFolderError) as error:
+        log.warning("pruning old versions waits for the next one: %s", error)
 
 
 def _judge(loop: Loop, version: str, current: Meta | None, probs: Probs) -> Verdict:

@@ -3,7 +3,8 @@
     python -m scripts.models list
     python -m scripts.models promote r0003
 
-All of them are kept; after a promotion the open tasks in Label Studio follow.
+The newest KEEP_VERSIONS full versions keep their weights, and so does what was in service lately;
+of older ones the figures stay. After a promotion the open tasks in Label Studio follow.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import json
 import sys
 
-from backend import registry
+from backend import pruning, registry
 from backend.command import CommandParser, run
 from backend.controls import promote
 from backend.errors import ModelFolderError, TightloopError
@@ -59,6 +60,8 @@ def _list(settings: Settings, project_id: int, *, as_json: bool) -> None:
     for meta in sound:
         test = f"{meta.test.accuracy:.1%}" if meta.test else "-"
         note = "in service" if current and meta.version == current.version else meta.refused or ""
+        if meta.pruned_at is not None:
+            note = f"pruned; {note}".removesuffix("; ")
         print(
             f"{meta.version:7}  {meta.labels:6,}  {meta.validation.accuracy:>10.1%}  {test:>6}  "
             f"{meta.created_at}  {note}".rstrip()
@@ -69,6 +72,8 @@ def _list(settings: Settings, project_id: int, *, as_json: bool) -> None:
         print("no version yet: the first comes by itself once images are labeled")
     if unknown is not None:
         raise unknown
+    if notice := pruning.notice(root, sound, settings.keep_versions):
+        print(f"note: {notice}")
 
 
 def _promote(settings: Settings, project_id: int, version: str) -> None:

@@ -188,6 +188,7 @@ def _loop(run: Run, pool: Pool, project: OracleProject) -> Loop:
         # With N answers to each image as many questions are N times fewer images.
         batch_size=max(1, run.plan.batch // (1 if run.overlap == "auto" else int(run.overlap))),
         rounds=0,
+        keep_versions=0,
         is_blind=False,
         task_lock_s=0,
         seed=run.repeat,

@@ -145,6 +145,22 @@ def test_an_older_version_is_rolled_back_to_a_newer_one_put_in_service(
     assert "promote-r0002" not in html
 
 
+def test_a_pruned_version_is_listed_without_a_button(client: FlaskClient, root: Path) -> None:
+    for number in (1, 2, 3):
+        save(root, number)
+    registry.mark_pruned(root, "r0001", datetime(2026, 1, 1, 12, tzinfo=UTC))
+    html = section(page(client), "versions")
+    assert re.search(r'<th scope="row">r0001</th>\s*<td>pruned</td>', html)
+    assert "promote-r0001" not in html
+    assert "promote-r0002" in html
+    answer = client.post(
+        "/dashboard/promote", data={"project": PROJECT, "version": "r0001"}, auth=LEAD,
+        headers={"Sec-Fetch-Site": "same-origin"},
+    )  # fmt: skip
+    assert answer.status_code == 404
+    assert "the weights of r0001 were pruned on 2026-01-01" in answer.text
+
+
 def test_heads_stand_apart_but_for_the_one_in_service(client: FlaskClient, root: Path) -> None:
     save(root, 1)
     for head in ("r0001h01", "r0001h02"):

@@ -39,6 +39,7 @@ FLOORS = (
         "task_images",
         "registry",
         "version_meta",
+        "pruning",
         "pool_scores",
         "tensor_file",
         "cores",

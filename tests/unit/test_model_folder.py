@@ -21,7 +21,7 @@ from flask.testing import FlaskClient
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from backend import pool_scores, registry
+from backend import pool_scores, pruning, registry
 from backend.errors import ModelFolderError, TightloopError
 from backend.labelstudio import Annotation, kept_annotations, label_config_xml
 from backend.registry import AnnotatorFigures, OpenImage, Review
@@ -55,8 +55,9 @@ JUNK = {
 }
 FILES = (
     "project.json", "seen.json", "answers.json", "folds.json", "annotators.json", "review.json",
-    "open.json", "current", "r0002/meta.json", "r0002/model.safetensors", "r0002/pool.safetensors",
-    "r0002/validation.safetensors", "r0002h01/meta.json", "r0002h01/model.safetensors",
+    "open.json", "pruning.json", "current", "r0002/meta.json", "r0002/model.safetensors",
+    "r0002/pool.safetensors", "r0002/validation.safetensors", "r0002h01/meta.json",
+    "r0002h01/model.safetensors",
 )  # fmt: skip
 
 
@@ -80,6 +81,7 @@ def fill(root: Path) -> None:
         image_id="a", confidence=0.1, guesses=(("cat", 0.6),), is_again=False, picture="data:,"
     )
     registry.write_open_images(root, NOON, [shown])
+    pruning.write_announcement(root, NOON)
 
 
 def read_all(root: Path) -> None:
@@ -110,6 +112,7 @@ def read_all(root: Path) -> None:
     rows = [asdict(row) for row in registry.read_annotators(root) if row is not None]
     json.dumps(rows, allow_nan=False)
     registry.read_open_images(root)
+    pruning.read_announcement(root)
     if (kept := registry.read_answers(root)) is not None:
         assert (datetime.now(UTC) - kept[0]).days > 0
         kept_annotations(kept[1])

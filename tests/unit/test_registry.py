@@ -348,32 +348,6 @@ def test_a_head_without_its_body_is_broken_and_not_in_service(root: Path) -> Non
     assert "r0002 has no model.safetensors" in registry.versions(root)[1]["r0002h01"]
 
 
-def test_the_name_of_a_head_that_was_deleted_is_not_given_again(root: Path) -> None:
-    save(root, meta())
-    for number in range(1, registry.HEADS_KEPT + 3):
-        save(root, meta(version=f"r0001h{number:02d}"))
-        registry.promote(root, f"r0001h{number:02d}")
-    registry.prune(root)
-    assert not (root / "r0001h01").exists()
-    for head in root.glob("r0001h*"):
-        shutil.rmtree(head)
-    assert registry.next_head(root, "r0001") == f"r0001h{registry.HEADS_KEPT + 3:02d}"
-
-
-def test_embeddings_of_the_last_two_bodies_are_kept_and_a_young_draft_too(root: Path) -> None:
-    for number in (1, 2, 3):
-        save(root, meta(number, body_key=f"{number:016d}"))
-        registry.promote(root, f"r000{number}")
-    folder = root / "embeddings"
-    folder.mkdir()
-    names = [f"{n:016d}-32px-x.safetensors" for n in (1, 2, 3)]
-    for name in (*names, "old.draft-1", "young.draft-2"):
-        (folder / name).touch()
-    os.utime(folder / "old.draft-1", (0, 0))
-    registry.prune(root)
-    assert {path.name for path in folder.iterdir()} == {*names[1:], "young.draft-2"}
-
-
 def test_the_fingerprint_of_a_body_does_not_see_its_head() -> None:
     body = state_of(meta()) | {"conv1.weight": np.ones((2, 2), np.float32)}
     other_head = body | {"fc.weight": np.zeros((2, 2), np.float32)}

@@ -71,6 +71,7 @@ def loop(tmp_path: Path, project: OracleProject) -> Loop:
         overlap="1",
         batch_size=10,
         rounds=0,
+        keep_versions=0,
         is_blind=False,
         task_lock_s=1800,
         seed=0,

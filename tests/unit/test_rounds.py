@@ -15,10 +15,10 @@ import pytest
 import safetensors.numpy
 import torch
 
-from backend import pool_scores, registry, resnet, rounds, versions
+from backend import pool_scores, pruning, registry, resnet, rounds, versions
 from backend.acquisition import Probs
 from backend.calibration import expected_calibration_error
-from backend.errors import NoModelError, TooFewLabelsError, TrainingError
+from backend.errors import LabelStudioError, NoModelError, TooFewLabelsError, TrainingError
 from backend.evaluation import Evaluation
 from backend.gate import Gate
 from backend.head import Head, fit_head
@@ -70,6 +70,7 @@ def loop(tmp_path: Path, pool: Pool, project: OracleProject) -> Loop:
         overlap="1",
         batch_size=10,
         rounds=0,
+        keep_versions=0,
         is_blind=False,
         task_lock_s=1800,
         seed=0,
@@ -652,17 +653,60 @@ def test_heads_long_superseded_are_deleted_and_embeddings_of_old_bodies_too(
     seed(loop, project)
     train(loop)
     truth = true_labels(loop.pool)
-    for _ in range(registry.HEADS_KEPT + 4):
+    for _ in range(pruning.HEADS_KEPT + 4):
         rounds.top_up(replace(loop, batch_size=1))
         project.answer(project.open_tasks()[0].task_id, truth[project.open_tasks()[0].image_id])
         refit(loop)
     names = {meta.version for meta in registry.versions(loop.root)[0]}
     assert "r0001" in names
-    assert f"r0001h{registry.HEADS_KEPT + 4:02d}" in names
-    assert registry.HEADS_KEPT <= len(names - {"r0001"}) <= registry.HEADS_KEPT + 2
+    assert f"r0001h{pruning.HEADS_KEPT + 4:02d}" in names
+    assert pruning.HEADS_KEPT <= len(names - {"r0001"}) <= pruning.HEADS_KEPT + 2
     for _ in range(2):
         train(loop, is_forced=True)
     assert len(list((loop.root / "embeddings").glob("*"))) <= 2
+
+
+class LeavesOnce(OracleProject):
+    """A Label Studio that does not answer the first time when asked which versions it names."""
+
+    asked = 0
+
+    def model_versions(self) -> list[str]:
+        self.asked += 1
+        if self.asked == 1:
+            raise LabelStudioError("Label Studio cannot be reached")
+        return super().model_versions()
+
+
+def test_old_weights_go_after_a_training_and_label_studio_away_only_puts_that_off(
+    loop: Loop, caplog: pytest.LogCaptureFixture
+) -> None:
+    project = LeavesOnce(loop.pool.classes)
+    own = replace(loop, project=project, keep_versions=1)
+    for number in (1, 2):
+        save_version(loop.root, meta(number, refused="worse"))
+    pruning.write_announcement(loop.root, datetime.now(UTC) - timedelta(days=2))
+    seed(own, project)
+    assert train(own).version == "r0003"
+    assert (loop.root / "r0001/model.safetensors").exists()
+    assert "pruning old versions waits for the next one" in caplog.text
+    assert train(own, is_forced=True).version == "r0004"
+    sound, broken = registry.versions(loop.root)
+    assert [found.version for found in sound if found.pruned_at] == ["r0001", "r0002"]
+    assert broken == {}
+
+
+def test_an_existing_folder_is_told_and_keeps_all_for_a_day(
+    loop: Loop, project: OracleProject, caplog: pytest.LogCaptureFixture
+) -> None:
+    own = replace(loop, keep_versions=1)
+    for number in (1, 2):
+        save_version(loop.root, meta(number, refused="worse"))
+    seed(own, project)
+    train(own)
+    assert "2 of 3 full versions lose their weights after" in caplog.text
+    assert pruning.read_announcement(loop.root) is not None
+    assert not any(found.pruned_at for found in registry.versions(loop.root)[0])
 
 
 def test_lost_embeddings_are_made_again(loop: Loop, project: OracleProject) -> None:

@@ -23,7 +23,7 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_defaults_need_no_environment() -> None:
     settings = load_settings()
     assert (settings.pool, settings.batch_size, settings.retrain_after) == ("auto", 20, 20)
-    assert settings.retrain_wait_s == 60
+    assert (settings.retrain_wait_s, settings.keep_versions) == (60, 20)
 
 
 def test_the_environment_wins_over_the_env_file(
@@ -48,6 +48,7 @@ def test_the_local_stacks_secrets_win_over_those_made_for_compose(tmp_path: Path
     [
         ("BATCH_SIZE", "0", "greater than or equal to 1"),
         ("BATCH_SIZE", "many", "valid integer"),
+        ("KEEP_VERSIONS", "-1", "greater than or equal to 0"),
         ("STRATEGY", "guess", "'typiclust', 'k_center' or 'random'"),
         ("IMAGE_SIZE", "33", "multiple of 8"),
         ("RETRAIN_WAIT", "-1", "greater than or equal to 0"),

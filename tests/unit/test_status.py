@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from redis import Redis
 from rq import SimpleWorker
 from rq.job import Job
 
-from backend import pool_scores, registry
+from backend import pool_scores, pruning, registry
 from backend.evaluation import Evaluation
 from backend.forecast import Forecast
 from backend.learning_curve import outlook_sentence
@@ -201,6 +201,41 @@ def test_the_outlook_waits_for_three_versions_and_passes_over_refused_ones_and_h
     fourth = found()
     assert fourth is not None
     assert abs(fourth.gain) < 0.05
+
+
+def test_pruned_versions_stay_on_the_learning_curve_and_in_the_forecast(
+    settings: Settings, queue: TrainingQueue
+) -> None:
+    for number in range(1, 7):
+        labels = 100 * number
+        save(settings, number, **learned(labels, 0.8 - 2 * labels**-0.5))
+    before = project_status(settings, queue, PROJECT)
+    root = registry.project_root(settings.model_dir, PROJECT)
+    noon = datetime(2026, 1, 2, 12, tzinfo=UTC)
+    pruning.prune(root, 2, lambda: (), noon - timedelta(days=1), noon)
+    assert not (root / "r0004/model.safetensors").exists()
+    after = project_status(settings, queue, PROJECT)
+    assert [p.is_pruned for p in after.learning_curve] == [True] * 4 + [False] * 2
+    assert [p.is_pruned for p in before.learning_curve] == [False] * 6
+    assert [replace(p, is_pruned=False) for p in after.learning_curve] == [*before.learning_curve]
+    for field in ("outlook", "versions", "round", "broken_versions", "version"):
+        assert getattr(after, field) == getattr(before, field)
+    assert after.outlook is not None
+    assert after.outlook.past.forecasts == 3
+
+
+def test_what_pruning_announced_is_a_notice(settings: Settings, queue: TrainingQueue) -> None:
+    few = settings.model_copy(update={"keep_versions": 1})
+    for number in (1, 2, 3):
+        save(settings, number)
+    assert project_status(few, queue, PROJECT).notices == ()
+    root = registry.project_root(settings.model_dir, PROJECT)
+    pruning.write_announcement(root, datetime(2026, 1, 1, 12, tzinfo=UTC))
+    assert project_status(few, queue, PROJECT).notices == (
+        "1 of 3 full versions loses its weights after 2026-01-02 12:00 UTC; "
+        "set KEEP_VERSIONS=0 to keep all",
+    )
+    assert project_status(settings, queue, PROJECT).notices == ()
 
 
 def test_the_learning_curve_has_a_point_per_version_with_its_interval(
