@@ -231,12 +231,14 @@ def test_every_service_can_be_restarted_while_people_label(
     with ThreadPoolExecutor() as pool:
         # Ten answers start a training, so one or the other restart falls into one.
         working = [pool.submit(someone.label_until, is_over.is_set) for someone in people]
-        for service in SERVICES:
-            there = count_answers(people)
-            team.compose("restart", "-t", "5", service)
-            team.wait_until_healthy(service)
-            wait_for(lambda: count_answers(people) > there, 120, f"an answer after {service}")  # noqa: B023
-        is_over.set()
+        try:
+            for service in SERVICES:
+                there = count_answers(people)
+                team.compose("restart", "-t", "5", service)
+                team.wait_until_healthy(service)
+                wait_for(lambda: count_answers(people) > there, 240, f"an answer after {service}")  # noqa: B023
+        finally:
+            is_over.set()  # the people stop, whatever failed
         for done in working:
             done.result()
     assert count_answers(people) >= answered + len(SERVICES)
