@@ -35,11 +35,10 @@ def promote(settings: Settings, queue: TrainingQueue, project_id: int, version: 
     root = registry.project_root(settings.model_dir, project_id)
     with registry.hold(root, "promote"):  # a head may be about to be
         meta = registry.promote(root, version)
-    queue.enqueue_refresh(project_id)
+    queue.look(project_id)  # the ranker orders the open tasks by it
     return meta
 
 
 def train_now(queue: TrainingQueue, project_id: int) -> None:
     """Ask for a training, be the labels new or not; one that runs goes round again."""
-    queue.note_changes(project_id, 0, time.time(), is_forced=True)
-    queue.enqueue_retrain(project_id, is_forced=True)
+    queue.ask_for_training(project_id, time.time())

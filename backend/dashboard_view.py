@@ -11,7 +11,7 @@ from werkzeug.exceptions import NotFound
 from backend.errors import ModelFolderError
 from backend.forecast import CurvePoint
 from backend.learning_curve import outlook_sentence
-from backend.registry import AskedImage
+from backend.open_image import AskedImage
 from backend.services import Service
 from backend.settings import Settings
 from backend.status import sentence
@@ -23,6 +23,8 @@ VERSIONS_SHOWN, OTHER_VERSIONS_SHOWN = 12, 40  # `scripts.models list` has all
 HEAT_STEPS = 9
 JOBS = {
     "retrain": "Training",
+    "rank": "Looking what is due",
+    "read": "Reading answers",
     "refit": "New head",
     "top_up": "Asking images",
     "refresh": "New order",

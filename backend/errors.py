@@ -9,7 +9,8 @@ TightloopError
 ├── LabelConfigError         the project's label config does not fit
 ├── LabelStudioError         Label Studio cannot be reached, or refused
 ├── ModelFolderError         the model folder cannot be read or written
-│   └── BrokenVersionError   one version folder is corrupt, half-written or foreign
+│   ├── BrokenVersionError   one version folder is corrupt, half-written or foreign
+│   └── StoreError           a project's database cannot be read or written
 ├── QueueError               Redis cannot be reached
 ├── BackendError             the dashboard cannot reach the backend, or is refused by it
 ├── NoModelError             something needs a model version and there is none yet
@@ -58,6 +59,10 @@ class ModelFolderError(TightloopError):
 
 class BrokenVersionError(ModelFolderError):
     """One version folder is corrupt, half-written or foreign."""
+
+
+class StoreError(ModelFolderError):
+    """A project's database cannot be read or written."""
 
 
 class QueueError(TightloopError):

@@ -7,152 +7,181 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
 
 from rq import get_current_job
 
-from backend import registry, reviews, rounds
+from backend import batches, ordering, registry, reviews, rounds
 from backend.cores import share_cores
-from backend.errors import TightloopError, TooFewLabelsError
-from backend.labelstudio import LabelingProject
-from backend.loop import open_loop
+from backend.decide import Policy, RankStep, State, Step, decide
+from backend.errors import ModelFolderError, TightloopError, TooFewLabelsError
+from backend.labeling import LabelingProject
+from backend.labelstudio import LabelStudioProject
+from backend.loop import Loop, open_loop
+from backend.observe import observe, policy_of, read_changes
 from backend.progress import Progress, ProgressLines
-from backend.query import batch_is_due
 from backend.settings import Settings, load_settings
-from backend.training_queue import RETRY_AFTER_ERROR_S, TrainingQueue
+from backend.store import ProjectStore
+from backend.training_queue import TrainingQueue
 
 log = logging.getLogger(__name__)
 
 PROGRESS_EVERY_S = 0.5
-# Label Studio stores predictions for every open task each time, and keeps those that a browser may
-# still name.
-REFIT_EVERY_S = 5.0
+# Where people read that a step failed.
+TELLS: Mapping[str, str] = {
+    "retrain": "training",
+    "read": "reading annotations",
+    "refresh": "re-ordering open tasks",
+    "top_up": "asking images",
+    "refit": "fitting a head",
+    "collect_reviews": "collecting reviews",
+}
+# Then the clock enqueues another job: RQ gives up one that runs for too long.
+LOOK_FOR_S = 60.0
+
+
+class Work:
+    """What a job works with: one project, opened as far as its steps need it."""
+
+    def __init__(self, settings: Settings, queue: TrainingQueue, project_id: int) -> None:
+        self.settings = settings
+        self.queue = queue
+        self.project_id = project_id
+        self.policy: Policy = policy_of(settings)
+        self.root: Path = registry.project_root(settings.model_dir, project_id)
+        self.store = ProjectStore(self.root)
+
+    @cached_property
+    def project(self) -> LabelingProject:
+        """The project in Label Studio."""
+        return LabelStudioProject(
+            self.settings.label_studio_url,
+            self.settings.label_studio_api_key.get_secret_value(),
+            self.project_id,
+        )
+
+    @cached_property
+    def progress(self) -> Progress:
+        """Report what the job does, and end it once its worker is gone."""
+        return _job_progress(self.queue, self.project_id)
+
+    @cached_property
+    def loop(self) -> Loop:
+        """All that rounds need; the pool as the last training found it."""
+        return self.open_loop(rescan=False)
+
+    def open_loop(self, *, rescan: bool) -> Loop:
+        """The same, with `rescan` after a look for new images."""
+        return open_loop(
+            self.settings, self.project_id, self.project, rescan=rescan, progress=self.progress
+        )
+
+    def observe(self) -> State:
+        """Gather what decides."""
+        return observe(self.root, self.queue, self.project_id)
 
 
 def retrain(project_id: int) -> None:
     """Train rounds until none is due; changes that come in meanwhile are in the next round."""
-    settings, queue, project = _open(project_id)
-    root = registry.project_root(settings.model_dir, project_id)
+    work = _open(project_id)
     # A training whose worker was killed may still be running: there is never a second one beside
     # it.
-    with (
-        _errors_for_people(queue, project_id, "training", is_training=True),
-        registry.hold(root, "train"),
-    ):
-        share_cores(queue.worker_counts()["train"])
-        while True:
-            started_at = time.time()
-            # Read before the annotations: what changes in between is read twice, and never missed.
-            before = queue.generation(project_id)
-            if not before.is_due(
-                started_at,
-                retrain_after=settings.retrain_after,
-                retrain_wait_s=settings.retrain_wait_s,
-            ):
-                return
-            progress = _job_progress(queue, project_id)
+    with _errors_for_people(work, "retrain"), registry.hold(work.root, "train"):
+        share_cores(work.queue.worker_counts()["train"])
+        while decide(state := work.observe(), work.policy, time.time()).train:
             try:
-                loop = open_loop(settings, project_id, project, progress=progress)
-                rounds.train_round(loop, is_forced=before.is_forced, progress=progress)
+                rounds.train_round(
+                    work.open_loop(rescan=True),
+                    is_forced=state.is_training_asked,
+                    progress=work.progress,
+                )
             except TooFewLabelsError as error:
                 log.info("project %d: no training yet: %s", project_id, error)
-                queue.note_facts(project_id, {"waiting_for": str(error)})
-            else:
-                queue.note_facts(project_id, {"waiting_for": None})
-            queue.finish_round(project_id, before.generation, started_at)
-            queue.note_facts(project_id, asdict(project.counts()))
+    work.queue.say_look(project_id)
 
 
-def top_up(project_id: int) -> None:
-    """Ask the next batch if people may soon run out of tasks."""
-    settings, queue, project = _open(project_id)
-    with _errors_for_people(queue, project_id, "asking images"):
-        counts = project.counts()
-        rounds_done = registry.last_round(registry.project_root(settings.model_dir, project_id))
-        is_due = batch_is_due(counts.open, settings.batch_size, rounds_done, settings.rounds)
-        if is_due or settings.overlap in ("2", "3"):
-            share_cores(queue.worker_counts()["train"])
-            progress = _job_progress(queue, project_id)
-            loop = open_loop(settings, project_id, project, rescan=False, progress=progress)
-            pushed = rounds.top_up(loop, progress=progress)
-            counts = project.counts()
-            is_exhausted = is_due and not pushed and counts.open < settings.batch_size
-            queue.note_facts(project_id, {"is_exhausted": is_exhausted})
-        queue.note_facts(project_id, asdict(counts))
-
-
-def refit(project_id: int) -> None:
-    """Fit a head to the answers so far, and order the open tasks by it; also during a training."""
-    settings, queue, project = _open(project_id)
-    share_cores(queue.worker_counts()["train"])
-    before = queue.generation(project_id)
-    # Should it fail, the next try waits as a training's would.
-    queue.finish_refit(project_id, before.refitted, time.time() + RETRY_AFTER_ERROR_S)
-    with _errors_for_people(queue, project_id, "fitting a head"):
-        progress = _job_progress(queue, project_id)
-        loop = open_loop(settings, project_id, project, rescan=False, progress=progress)
+def rank(project_id: int) -> None:
+    """Do what is due and takes seconds, one step after the other, until nothing is left."""
+    work = _open(project_id)
+    share_cores(work.queue.worker_counts()["train"])
+    job = get_current_job()
+    until = time.monotonic() + LOOK_FOR_S
+    while time.monotonic() < until:
         try:
-            rounds.refit_head(loop, progress)
-        except TooFewLabelsError as error:
-            log.info("project %d: no head yet: %s", project_id, error)
-        queue.finish_refit(project_id, before.generation, time.time() + REFIT_EVERY_S)
+            state = work.observe()
+        except ModelFolderError as error:  # the clock says it too, and looks again
+            log.error("project %d: %s", project_id, error)
+            break
+        due = decide(state, work.policy, time.time())
+        if due.train:
+            work.queue.enqueue_retrain(project_id, is_forced=state.is_training_asked)
+        if due.rank is None:
+            break
+        if job is not None:
+            work.queue.report_step(job, due.rank)
+        with _errors_for_people(work, due.rank):
+            ACT[due.rank](work)
+    work.queue.say_look(project_id)
 
 
-def refresh(project_id: int) -> None:
-    """Order the open tasks by the version in service, after a roll-back say."""
-    settings, queue, project = _open(project_id)
-    share_cores(queue.worker_counts()["train"])
-    with _errors_for_people(queue, project_id, "re-ordering open tasks"):
-        progress = _job_progress(queue, project_id)
-        loop = open_loop(settings, project_id, project, rescan=False, progress=progress)
-        rounds.refresh_predictions(loop, progress)
+def _read(work: Work) -> None:
+    read_changes(work.project, work.store)
+    work.store.record_success("read")
 
 
-def collect_reviews(project_id: int) -> None:
-    """Make ground truth of what was reviewed since the last look."""
-    settings, queue, project = _open(project_id)
-    with _errors_for_people(queue, project_id, "collecting reviews"):
-        root = registry.project_root(settings.model_dir, project_id)
-        if (found := reviews.find_reviews(settings, root)) is not None:
-            reviews.collect_reviews(root, project, found)
+def _refit(work: Work) -> None:
+    try:
+        rounds.refit_head(work.loop, work.progress)
+    except TooFewLabelsError as error:
+        log.info("project %d: no head yet: %s", work.project_id, error)
 
 
-def _open(project_id: int) -> tuple[Settings, TrainingQueue, LabelingProject]:
+def _collect_reviews(work: Work) -> None:
+    found = reviews.find_reviews(work.settings, work.root)
+    if found is not None:
+        reviews.collect_reviews(work.root, work.project, found)
+    work.store.record_success("collect_reviews", reviews_read_at=time.time())
+
+
+# Each leaves behind, in the project's database, that it was done.
+ACT: Mapping[RankStep, Callable[[Work], object]] = {
+    "read": _read,
+    "refresh": lambda work: ordering.refresh_predictions(work.loop, work.progress),
+    "top_up": lambda work: batches.top_up(work.loop, progress=work.progress),
+    "refit": _refit,
+    "collect_reviews": _collect_reviews,
+}
+
+
+def _open(project_id: int) -> Work:
     settings = load_settings()
     queue = TrainingQueue(settings.redis_url.get_secret_value())
     if (job := get_current_job()) is not None:
         queue.forget_dead_executions(job)
-    return (
-        settings,
-        queue,
-        LabelingProject(
-            settings.label_studio_url, settings.label_studio_api_key.get_secret_value(), project_id
-        ),
-    )
+    return Work(settings, queue, project_id)
 
 
 @contextmanager
-def _errors_for_people(
-    queue: TrainingQueue, project_id: int, where: str, *, is_training: bool = False
-) -> Iterator[None]:
-    """Keep an error where people see it; a training waits a while before its next try.
+def _errors_for_people(work: Work, step: Step) -> Iterator[None]:
+    """Keep an error where people see it, and let the step wait a while before its next try.
 
     The job ends well all the same: RQ would try again at once, and the clock does so in its time.
     """
     try:
         yield
     except Exception as error:
+        where = TELLS[step]
         if isinstance(error, TightloopError):
             message = str(error)
-            log.error("project %d: %s: %s", project_id, where, message)
+            log.error("project %d: %s: %s", work.project_id, where, message)
         else:
             message = f"unexpected {type(error).__name__}: see the log of this worker"
-            log.exception("project %d: %s", project_id, where)
-        queue.note_error(project_id, where, message)
-        if is_training:
-            queue.postpone(project_id, time.time() + RETRY_AFTER_ERROR_S)
+            log.exception("project %d: %s", work.project_id, where)
+        work.store.record_error(where, message)
+        work.store.record_failure(step, time.time())
 
 
 def _job_progress(queue: TrainingQueue, project_id: int) -> Progress:

@@ -8,19 +8,17 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
 import numpy as np
 
-from backend import registry
+from backend.annotator_figures import AnnotatorFigures
 from backend.consensus import Answer, Consensus, Row, find_consensus
 from backend.errors import TooFewLabelsError
 from backend.head import fit_head
 from backend.interval import interval_of
-from backend.labelstudio import Annotation
+from backend.labeling import Annotation
 from backend.loop import LabeledImages, Loop
 from backend.progress import Progress
-from backend.registry import AnnotatorFigures
 from backend.versions import has_pretrained_body, pretrained_embeddings
 
 log = logging.getLogger(__name__)
@@ -33,7 +31,8 @@ class LabelReading:
     """What all annotations say together."""
 
     answers: tuple[Answer, ...]
-    probs: Mapping[str, Row]  # what models that never saw the answers think of an image
+    asked_probs: Mapping[str, Row]  # what the version that asked an image thought of it
+    probs: Mapping[str, Row]  # the same, and of other models that never saw the answers
     consensus: Consensus
     labels: LabeledImages
 
@@ -41,17 +40,16 @@ class LabelReading:
 def read_labels(
     loop: Loop,
     annotations: Mapping[int, Sequence[Annotation]],
-    names: Sequence[str],
     progress: Progress | None = None,
 ) -> LabelReading:
-    """One label per image; what cannot be used is left out and counted.
+    """Find one label per image; what cannot be used is left out and counted.
 
-    `names` are the project's spellings of the pool's classes, in the pool's order. With `progress`
-    it may take the seconds to find out what a model thinks of images that were asked without one.
+    With `progress` it may take the seconds to find out what a model thinks of images that were
+    asked without one.
     """
-    answers, left_out = _answers(annotations, names, loop.pool.image_ids)
-    probs = _asked_probs(annotations, len(names))
-    probs |= _fold_probs(loop, answers, probs, progress)
+    answers, left_out = _answers(annotations, loop.names, loop.pool.image_ids)
+    asked_probs = loop.store.asked_probs(len(loop.names))
+    probs = asked_probs | _fold_probs(loop, answers, asked_probs, progress)
     consensus = find_consensus(answers, probs)
     if consensus.conflicts:
         left_out["contradicted ground truth"] = len(consensus.conflicts)
@@ -63,7 +61,7 @@ def read_labels(
         left_out=left_out,
         fingerprint=hashlib.sha256(repr(told).encode()).hexdigest(),
     )
-    return LabelReading(answers, probs, consensus, labels)
+    return LabelReading(answers, asked_probs, probs, consensus, labels)
 
 
 def annotator_figures(
@@ -101,13 +99,13 @@ def _figures(
     # A ground truth agrees with the consensus by itself, and is given without a hint.
     judged = [a for a in answered if not a.is_ground_truth]
     agrees = [names[label_of[a.image_id]] == a.label for a in judged if n_people[a.image_id] > 1]
-    guessed = [a for a in judged if len(a.asked_probs) == len(names)]
+    guessed = [a for a in judged if a.image_id in reading.asked_probs]
     # A guess that was taken is the answer; one that was not is about what the asking version gave.
     is_right = [
         (
             a.label == names[label_of[a.image_id]]
             if a.took_guess
-            else int(np.argmax(a.asked_probs)) == label_of[a.image_id]
+            else int(np.argmax(reading.asked_probs[a.image_id])) == label_of[a.image_id]
         )
         for a in guessed
     ]
@@ -172,16 +170,6 @@ def _answers(
     return tuple(answers), dict(left_out)
 
 
-def _asked_probs(annotations: Mapping[int, Sequence[Annotation]], n_classes: int) -> dict[str, Row]:
-    """What the version that asked an image thought of it, by image."""
-    return {
-        a.image_id: np.array(a.asked_probs, np.float32)
-        for of_task in annotations.values()
-        for a in of_task
-        if len(a.asked_probs) == n_classes
-    }
-
-
 def _fold_probs(
     loop: Loop,
     answers: Sequence[Answer],
@@ -193,15 +181,20 @@ def _fold_probs(
 
     None of them where there is no pre-trained body: one that was trained here has seen the labels.
     """
-    asked_blindly = {a.image_id for a in answers if a.annotator is not None} - probs.keys()
+    of_people = {a.image_id for a in answers if a.annotator is not None}
+    queried_without_model = of_people - probs.keys()
     n_classes = len(loop.pool.classes)
-    kept = {i: p for i, p in registry.read_fold_probs(loop.root).items() if len(p) == n_classes}
-    known = {i: np.array(kept[i], np.float32) for i in asked_blindly & kept.keys()}
-    if progress is None or len(known) == len(asked_blindly) or not has_pretrained_body(loop):
+    kept = loop.store.fold_probs(n_classes)
+    known = {i: kept[i] for i in queried_without_model & kept.keys()}
+    if (
+        progress is None
+        or len(known) == len(queried_without_model)
+        or not has_pretrained_body(loop)
+    ):
         return known
     labels = find_consensus(answers, probs)
     embeddings = pretrained_embeddings(loop, labels.image_ids, progress)
-    found: dict[str, Any] = {}
+    found: dict[str, Row] = {}
     rng = np.random.default_rng(loop.seed)
     folds = np.array_split(rng.permutation(len(labels.image_ids)), FOLDS)
     for fold in folds:
@@ -211,7 +204,7 @@ def _fold_probs(
         except TooFewLabelsError:
             return known
         for row, of_image in zip(fold, head.probs(embeddings[fold]), strict=True):
-            if labels.image_ids[row] in asked_blindly:
+            if labels.image_ids[row] in queried_without_model:
                 found[labels.image_ids[row]] = of_image
-    registry.write_fold_probs(loop.root, {i: row.tolist() for i, row in found.items()})
+    loop.store.record_fold_probs([*found], [*found.values()])
     return found

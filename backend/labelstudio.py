@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, Literal, TypeVar
@@ -22,9 +22,20 @@ from defusedxml.ElementTree import fromstring
 from label_studio_sdk import MlBackend, Webhook
 from label_studio_sdk.base_client import LabelStudioBase
 from label_studio_sdk.core.api_error import ApiError
-from pydantic import FiniteFloat, TypeAdapter, ValidationError
 
+from backend import task_data
 from backend.errors import LabelConfigError, LabelStudioError
+from backend.labeling import (
+    DELETED,
+    Annotation,
+    LabelConfig,
+    NewTask,
+    OpenTask,
+    Prediction,
+    ProjectCounts,
+    Task,
+    TaskReading,
+)
 
 T = TypeVar("T")
 
@@ -32,8 +43,6 @@ SECRET_HEADER = "X-Tightloop-Secret"
 SAMPLING = "Uncertainty sampling"
 OLDEST_FIRST = "Sequential sampling"
 BACKEND_TITLE = "Tightloop"
-DELETED = 0  # stands for all people who were deleted: their answers stay, their names do not
-SEED = "seed"  # what a task says that came with the data set's label
 TIMEOUT = httpx.Timeout(120.0, connect=5.0)
 # A connection for each request: none to close, none gone stale, none shared with a forked child.
 LIMITS = httpx.Limits(max_keepalive_connections=0)
@@ -74,98 +83,21 @@ CHANGED_LISTS: dict[str, str | None] = {
 
 
 @dataclass(frozen=True)
-class LabelConfig:
-    """What we need of a project's label config."""
-
-    from_name: str
-    to_name: str
-    image_key: str  # where a task's data holds the image
-    choices: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Annotation:
-    """One person's answer to one task."""
-
-    annotation_id: int
-    task_id: int
-    image_id: str  # "" in tasks that are not ours
-    annotator: int | None  # None = the data set
-    label: str | None  # None = skipped, or submitted empty
-    was_skipped: bool
-    updated_at: str
-    is_ground_truth: bool = False
-    took_guess: bool = False  # submitted as the model had pre-selected it
-    seconds: FiniteFloat | None = None  # the task was open for
-    asked_probs: tuple[FiniteFloat, ...] = ()  # what the version that asked the image thought of it
-
-
-_KEPT = TypeAdapter(dict[int, list[Annotation]])
-_KEPT_FIELDS = {field.name for field in fields(Annotation)}
-
-
-@dataclass(frozen=True)
-class Task:
-    """One task, without its image."""
-
-    task_id: int
-    image_id: str  # "" in tasks that are not ours
-    is_open: bool  # nobody has submitted or skipped it yet
-    is_again: bool  # somebody has submitted it, and another person is asked, too
-    versions: frozenset[str]  # model versions of its predictions
-    asked_probs: tuple[float, ...] = ()  # what the version that asked the image thought of it
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a model version says about one image; `score` orders the tasks, low = ask first."""
-
-    label: str
-    probability: float
-    score: float
-    model_version: str
-
-
-@dataclass(frozen=True)
-class NewTask:
-    """A task to be made; with a `label` it is imported as annotated."""
-
-    image_id: str
-    data: Mapping[str, Any]
-    prediction: Prediction | None = None
-    label: str | None = None
-
-
-@dataclass(frozen=True)
-class ProjectCounts:
-    """How far a project is. Annotations do not count the skipped ones."""
-
-    tasks: int
-    annotations: int
-    skipped: int
-    open: int
-    again: int = 0  # waiting for another person's answer
-
-
-@dataclass(frozen=True)
 class WebhookEvent:
-    """What a webhook asks of us; an ignored one has neither project nor changes (0)."""
+    """What a webhook asks of us; an ignored one has no project (0)."""
 
     kind: Literal["annotations", "start_training", "ignored"]
     project_id: int
-    changes: int
     answered: tuple[str, ...] = ()  # ids of the images that it says were answered
 
 
-TASK_COLUMNS = (
-    "id,data,total_annotations,cancelled_annotations,predictions_model_versions,is_labeled"
-)
-ANNOTATION_COLUMNS = (
-    "id,data,annotations,result,completed_by,updated_at,was_cancelled,ground_truth,lead_time"
-)
+TASK_COLUMNS = "id,data,total_annotations,cancelled_annotations,is_labeled"
+OPEN_TASK_COLUMNS = f"{TASK_COLUMNS},predictions_model_versions"
+ANSWER_COLUMNS = "annotations,result,completed_by,updated_at,was_cancelled,ground_truth,lead_time"
+ANNOTATION_COLUMNS = f"{TASK_COLUMNS},{ANSWER_COLUMNS}"
 # Whoever reads what changed since a moment begins this much earlier: clocks differ.
 CLOCK_SKEW = timedelta(seconds=10)
-IGNORED = WebhookEvent("ignored", 0, 0)
+IGNORED = WebhookEvent("ignored", 0)
 # The parts of a task, and how the answer to an import counts them.
 COUNTERS = {
     "data": "task_count",
@@ -182,20 +114,17 @@ def read_webhook(payload: object) -> WebhookEvent:
     if not isinstance(action, str):
         raise ValueError("a webhook must name its action")
     if action == "START_TRAINING":
-        return WebhookEvent("start_training", _payload_project(payload), 1)
+        return WebhookEvent("start_training", _payload_project(payload))
     if action not in CHANGED_LISTS:
         return IGNORED
     key = CHANGED_LISTS[action]
-    changes = 1
     if key is not None:
         changed = payload.get(key)
         if not isinstance(changed, list):
             raise ValueError(f"a webhook of {action} must list its {key}")
-        changes = len(changed)
-    project_id = _payload_project(payload)
-    if not changes:
-        return IGNORED
-    return WebhookEvent("annotations", project_id, changes, _answered_images(payload))
+        if not changed:
+            return IGNORED
+    return WebhookEvent("annotations", _payload_project(payload), _answered_images(payload))
 
 
 def project_id_of(project: object) -> int:
@@ -203,31 +132,6 @@ def project_id_of(project: object) -> int:
     if not isinstance(project, str) or not re.fullmatch(r"[0-9]{1,18}(\.[0-9]*)?", project):
         raise ValueError('project must look like "25.1795346887"')
     return int(project.partition(".")[0])
-
-
-def what_was_answered(annotations: Mapping[int, Sequence[Annotation]]) -> dict[int, str]:
-    """Each annotation's id and what it says, so that two readings can be compared."""
-    return {
-        a.annotation_id: ("(skipped)" if a.was_skipped else a.label or "(empty)")
-        + (" (ground truth)" if a.is_ground_truth else "")
-        for of_task in annotations.values()
-        for a in of_task
-    }
-
-
-def kept_annotations(
-    rows: Mapping[int, Sequence[Mapping[str, Any]]],
-) -> dict[int, list[Annotation]] | None:
-    """Annotations by task that were kept as JSON; None if these are damaged, or a release kept them
-    that knew less of them.
-    """
-    every = [row for of_task in rows.values() for row in of_task]
-    if any("asked_probs" not in row or row.keys() - _KEPT_FIELDS for row in every):
-        return None
-    try:
-        return _KEPT.validate_python(rows)
-    except ValidationError:
-        return None
 
 
 def label_config_xml(classes: Sequence[str], *, has_hint: bool = False) -> str:
@@ -302,21 +206,6 @@ def parse_label_config(xml: str) -> LabelConfig:
     return LabelConfig(from_name, to_name, image_key=value[1:], choices=choices)
 
 
-def match_classes(choices: Sequence[str], pool_classes: Sequence[str]) -> tuple[str, ...]:
-    """The label config's spellings in the pool's order; LabelConfigError naming both lists.
-
-    Case, order and blanks around are ignored.
-    """
-    spelling = {choice.strip().casefold(): choice for choice in choices}
-    wanted = [name.strip().casefold() for name in pool_classes]
-    if len(spelling) != len(choices) or sorted(spelling) != sorted(wanted):
-        raise LabelConfigError(
-            f"the label config's choices ({', '.join(choices)}) do not match the pool's classes "
-            f"({', '.join(pool_classes)}): change the label config, or set POOL"
-        )
-    return tuple(spelling[name] for name in wanted)
-
-
 def prediction_result(
     config: LabelConfig, label: str, probability: float | None = None
 ) -> list[dict[str, Any]]:
@@ -377,12 +266,13 @@ def authorization(url: str, api_key: str) -> str:
     return _cached_server(url, api_key).authorization()
 
 
-class LabelingProject:
+class LabelStudioProject:
     """One project of one Label Studio. Methods raise LabelStudioError, which says what to do."""
 
     def __init__(self, url: str, api_key: str, project_id: int) -> None:
         self.project_id = project_id
         self._server = _Server(url, api_key)
+        self._label_config: LabelConfig | None = None
 
     def title(self) -> str:
         """The project's title."""
@@ -393,8 +283,12 @@ class LabelingProject:
         return str(self._read()["created_at"])
 
     def label_config(self) -> LabelConfig:
-        """The project's label config; LabelConfigError where it is not for us."""
-        return parse_label_config(self.label_config_xml())
+        """Return the project's label config, read once for this object; LabelConfigError if it is
+        not for us.
+        """
+        if self._label_config is None:
+            self._label_config = parse_label_config(self.label_config_xml())
+        return self._label_config
 
     def label_config_xml(self) -> str:
         """The project's label config as Label Studio keeps it."""
@@ -417,13 +311,38 @@ class LabelingProject:
             again=self._count([UNFINISHED, ANSWERED]),
         )
 
+    def n_tasks(self) -> int:
+        """Count the project's tasks, in one cheap request."""
+        return self._count([])
+
     def tasks(self) -> list[Task]:
-        """Every task, oldest first."""
+        """Return every task, oldest first."""
         return [_task(task) for task in self._pages(TASK_COLUMNS)]
 
-    def open_tasks(self) -> list[Task]:
-        """The tasks that wait for an answer, or for another person's; oldest first."""
-        found = [_task(task) for task in self._pages(TASK_COLUMNS, [UNFINISHED])]
+    def read_tasks(self, changed_after: datetime | None = None) -> Iterator[TaskReading]:
+        """Yield all tasks with their annotations, or those that changed after a moment.
+
+        A new task has changed, and so has one that lost an annotation; a deleted one just vanishes.
+        Begin at CLOCK_SKEW before the last reading: moments are told by Label Studio's clock.
+        """
+        filters = []
+        if changed_after is not None:
+            moment = changed_after.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+            filters = [_filter("updated_at", "greater", "Datetime", moment)]
+        for task in self._pages(ANNOTATION_COLUMNS, filters):
+            yield TaskReading(
+                task=_task(task),
+                updated_at=task["updated_at"],
+                annotations=tuple(_annotations(task)),
+                asked=task_data.read_asked(task["data"]),
+            )
+
+    def open_tasks(self) -> list[OpenTask]:
+        """Return the tasks that wait for an answer, or for another person's; oldest first."""
+        found = [
+            OpenTask(**vars(_task(task)), versions=_versions(task))
+            for task in self._pages(OPEN_TASK_COLUMNS, [UNFINISHED])
+        ]
         return [task for task in found if task.is_open or task.is_again]
 
     def ask_again(self, task_id: int, n_people: int) -> None:
@@ -444,17 +363,9 @@ class LabelingProject:
         """The images that are in a task, open or not."""
         return {task.image_id for task in self.tasks()} - {""}
 
-    def annotations(self, changed_after: datetime | None = None) -> dict[int, list[Annotation]]:
-        """All annotations by task, or those of tasks that changed after a moment.
-
-        A task that lost its last annotation comes with an empty list; a deleted task just vanishes.
-        Begin at CLOCK_SKEW before the last reading: moments are told by Label Studio's clock.
-        """
-        filters = []
-        if changed_after is not None:
-            moment = changed_after.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-            filters = [_filter("updated_at", "greater", "Datetime", moment)]
-        return {task["id"]: _annotations(task) for task in self._pages(ANNOTATION_COLUMNS, filters)}
+    def annotations(self) -> dict[int, list[Annotation]]:
+        """Return all annotations by task."""
+        return {task.task.task_id: list(task.annotations) for task in self.read_tasks()}
 
     def annotations_of(self, image_id: str) -> dict[int, list[Annotation]]:
         """The annotations of one image, by the tasks that ask it."""
@@ -552,6 +463,7 @@ class LabelingProject:
         if self.label_config_xml().strip() == xml.strip():
             return False
         self._change(label_config=xml)
+        self._label_config = None
         return True
 
     def describe(self, text: str) -> bool:
@@ -824,7 +736,7 @@ def _answered_images(payload: Mapping[Any, Any]) -> tuple[str, ...]:
     """Images of the tasks that a webhook carries: one, several, or none where some were deleted."""
     tasks = payload.get("task")
     of_tasks = tasks if isinstance(tasks, list) else [tasks]
-    found = [_image_id(task) for task in of_tasks if isinstance(task, Mapping) and "data" in task]
+    found = [task_data.read_image_id(t.get("data")) for t in of_tasks if isinstance(t, Mapping)]
     return tuple(filter(None, found))
 
 
@@ -869,26 +781,29 @@ def _prediction(config: LabelConfig, prediction: Prediction) -> dict[str, Any]:
 
 
 def _task(task: Mapping[str, Any]) -> Task:
-    versions = task["predictions_model_versions"] or ""
     return Task(
         task_id=task["id"],
-        image_id=_image_id(task),
+        image_id=task_data.read_image_id(task["data"]),
         is_open=not (task["total_annotations"] or task["cancelled_annotations"]),
         is_again=bool(task["total_annotations"]) and not task["is_labeled"],
-        versions=frozenset(name for part in versions.split(",") if (name := part.strip())),
-        asked_probs=_asked_probs(task),
     )
 
 
+def _versions(task: Mapping[str, Any]) -> frozenset[str]:
+    """The model versions of a task's predictions."""
+    versions = task["predictions_model_versions"] or ""
+    return frozenset(name for part in versions.split(",") if (name := part.strip()))
+
+
 def _annotations(task: Mapping[str, Any]) -> list[Annotation]:
-    asked_probs = _asked_probs(task)
-    is_seed = _data(task).get("asked_by") == SEED
+    is_seed = task_data.is_seed(task["data"])
+    image_id = task_data.read_image_id(task["data"])
     by_age = sorted(task["annotations"], key=lambda annotation: annotation["id"])
     return [
         Annotation(
             annotation_id=annotation["id"],
             task_id=task["id"],
-            image_id=_image_id(task),
+            image_id=image_id,
             # A seed's first annotation came with the task; more of them are people's.
             annotator=None if is_seed and annotation is by_age[0] else _annotator(annotation),
             label=None if annotation["was_cancelled"] else _label(annotation["result"]),
@@ -897,7 +812,6 @@ def _annotations(task: Mapping[str, Any]) -> list[Annotation]:
             is_ground_truth=bool(annotation["ground_truth"]),
             took_guess=_took_guess(annotation["result"]),
             seconds=annotation["lead_time"],
-            asked_probs=asked_probs,
         )
         for annotation in task["annotations"]
     ]
@@ -905,15 +819,6 @@ def _annotations(task: Mapping[str, Any]) -> list[Annotation]:
 
 def _annotator(annotation: Mapping[str, Any]) -> int:
     return annotation["completed_by"] or DELETED
-
-
-def _asked_probs(task: Mapping[str, Any]) -> tuple[float, ...]:
-    """Probabilities from a task's data, or none: anybody may have written anything there."""
-    value = _data(task).get("asked_probs")
-    if not isinstance(value, list) or not all(type(p) in (int, float) for p in value):
-        return ()
-    is_sound = all(0 <= p <= 1 for p in value) and abs(sum(value) - 1) < 0.01
-    return tuple(map(float, value)) if is_sound else ()
 
 
 def _took_guess(result: Any) -> bool:
@@ -931,15 +836,6 @@ def _label(result: Any) -> str | None:
             if isinstance(choices, list) and len(choices) == 1:
                 return str(choices[0])
     return None
-
-
-def _image_id(task: Mapping[str, Any]) -> str:
-    return str(_data(task).get("image_id") or "")
-
-
-def _data(task: Mapping[str, Any]) -> Mapping[str, Any]:
-    data = task["data"]
-    return data if isinstance(data, Mapping) else {}
 
 
 def _is_sound(hook: Webhook, url: str, secret: str) -> bool:

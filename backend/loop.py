@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,34 +16,13 @@ import torch
 from backend import registry
 from backend.device import find_device
 from backend.errors import SettingsError
-from backend.labelstudio import Annotation, LabelConfig, NewTask, Prediction, ProjectCounts, Task
+from backend.labeling import LabelingProject, match_classes
 from backend.pool import Pool, open_pool
 from backend.progress import Progress
 from backend.settings import OverlapName, Settings, TrainName
+from backend.store import ProjectStore
 from backend.strategy_names import StrategyName
 from backend.training import Recipe
-
-
-class LabelingProject(Protocol):
-    """Where people label; `backend.labelstudio.LabelingProject` is the real one."""
-
-    def label_config(self) -> LabelConfig: ...
-    def counts(self) -> ProjectCounts: ...
-    def tasks(self) -> list[Task]: ...
-    def open_tasks(self) -> list[Task]: ...
-    def annotations(self, changed_after: datetime | None = None) -> dict[int, list[Annotation]]: ...
-    def annotations_of(self, image_id: str) -> dict[int, list[Annotation]]: ...
-    def add_ground_truth(self, task_id: int, label: str, annotator: int | None) -> None: ...
-    def import_tasks(self, new_tasks: Sequence[NewTask]) -> int: ...
-    def import_predictions(self, by_task_id: Mapping[int, Prediction]) -> int: ...
-    def model_version(self) -> str: ...
-    def switch_model_version(self, version: str) -> None: ...
-    def model_versions(self) -> list[str]: ...
-    def delete_predictions(self, version: str) -> None: ...
-    def delete_tasks(self, task_ids: Sequence[int]) -> None: ...
-    def ask_again(self, task_id: int, n_people: int) -> None: ...
-    def people(self) -> dict[int, str]: ...
-    def describe(self, text: str) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -66,6 +45,16 @@ class Loop:
     task_lock_s: int
     seed: int
     device: torch.device
+
+    @cached_property
+    def store(self) -> ProjectStore:
+        """What is known of the project besides weights."""
+        return ProjectStore(self.root)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The label config's spellings of the pool's classes, in the pool's order."""
+        return match_classes(self.project.label_config().choices, self.pool.classes)
 
     @property
     def own_embeddings(self) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -21,8 +22,8 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from backend import registry
+from backend.decide import RankStep
 from backend.errors import ModelFolderError, QueueError
-from backend.own_jobs import JOBS
 from backend.settings import Settings
 from backend.status import project_status
 from backend.status_model import ProjectStatus
@@ -34,6 +35,7 @@ WEBHOOK_BUCKETS_S = (
     0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0,
 )  # fmt: skip
 SERVICES = ("redis", "model_folder")
+JOB_NAMES = ("retrain", "rank", *get_args(RankStep))
 # Name -> what it tells, and its labels.
 GAUGES = {
     "up": (
@@ -187,7 +189,7 @@ def _of_project(status: ProjectStatus) -> Iterator[Sample]:
             yield "accuracy_ratio", (project, split), evaluation.accuracy
     for phase, seconds in status.training_seconds.items():
         yield "training_phase_seconds", (project, phase), seconds
-    jobs = {(name, state): 0 for name in JOBS for state in ("queued", "started")}
+    jobs = {(name, state): 0 for name in JOB_NAMES for state in ("queued", "started")}
     jobs |= {(job.job, job.status): 1 for job in status.jobs}
     for (name, state), n_jobs in jobs.items():
         yield "jobs", (project, name, state), n_jobs

@@ -24,10 +24,7 @@ MODULE = "backend.jobs"
 # Name of the function -> its queue, and the seconds after which it is given up.
 JOBS = {
     "retrain": ("train", 12 * 3600),
-    "refit": ("rank", 1800),
-    "top_up": ("rank", 1800),
-    "refresh": ("rank", 1800),
-    "collect_reviews": ("rank", 1800),
+    "rank": ("rank", 1800),
 }
 QUEUES = ("train", "rank")
 # What RQ writes for a job that has retries, a time-out and meta, and nothing else.

@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -124,11 +125,23 @@ def load_embeddings(
 ) -> PoolEmbeddings | None:
     """Load what save_embeddings wrote; None if not kept, or kept for another pool."""
     path = _embeddings_path(folder, body_key, image_size, image_ids)
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return _load_embeddings(path, len(image_ids), found.st_mtime_ns, found.st_size)
+
+
+# A head and the order that follows it read the same file of 100 MB.
+@lru_cache(maxsize=1)
+def _load_embeddings(
+    path: Path, n_images: int, _mtime_ns: int, _size: int
+) -> PoolEmbeddings | None:
     if (kept := _read(path)) is None:
         return None
     try:
         splits = [_array(kept[1], split.name, "f", 2) for split in fields(PoolEmbeddings)]
-        if len({rows.shape[1] for rows in splits}) > 1 or len(splits[0]) != len(image_ids):
+        if len({rows.shape[1] for rows in splits}) > 1 or len(splits[0]) != n_images:
             raise ValueError("the embeddings are of another pool or of several widths")
         if name := find_not_finite(kept[1]):
             raise ValueError(f"{name} holds NaN or infinite numbers")

@@ -15,11 +15,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
-
 from backend import registry
 from backend.errors import BrokenVersionError
 from backend.registry import Promotion, folder_errors
+from backend.store import ProjectStore
 from backend.version_meta import Meta, body_of
 
 log = logging.getLogger(__name__)
@@ -28,12 +27,6 @@ HEADS_KEPT = 10  # beside those in service lately
 BODIES_KEPT = 2  # of those that were in service last
 DRAFT_LIFETIME_S = 3600.0
 NOTICE = timedelta(days=1)  # between saying what will go and its going
-
-
-class _Announcement(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-    announced_at: AwareDatetime
 
 
 def choose_pruned(
@@ -110,24 +103,15 @@ def notice(root: Path, sound: Sequence[Meta], keep_versions: int) -> str:
 
 
 def read_announcement(root: Path) -> datetime | None:
-    """Return when it was said which weights will go; None if it was not, or is unreadable."""
-    try:
-        text = (root / "pruning.json").read_bytes()
-        return _Announcement.model_validate_json(text).announced_at
-    except (OSError, ValidationError):
-        return None  # then it is said again
+    """Return when it was said which weights will go; None if it was not."""
+    at = ProjectStore(root).facts().pruning_announced_at
+    return datetime.fromtimestamp(at, UTC) if at else None
 
 
 def write_announcement(root: Path, announced_at: datetime | None) -> None:
     """Keep when it was said which weights will go; None forgets it."""
-    path = root / "pruning.json"
-    with folder_errors(root):
-        if announced_at is None:
-            path.unlink(missing_ok=True)
-            return
-        draft = root / ".pruning.json.draft"  # one writer: the promote lock is held
-        draft.write_text(_Announcement(announced_at=announced_at).model_dump_json())
-        draft.replace(path)
+    at = announced_at.timestamp() if announced_at else 0.0
+    ProjectStore(root).record(pruning_announced_at=at)
 
 
 def _has_pruned(sound: Sequence[Meta], announced_at: datetime | None) -> bool:

@@ -1,6 +1,4 @@
-"""Querying: what is known of images in; which to ask next and in which order out; and when a round
-is due.
-"""
+"""Choose which images to ask next, and in which order."""
 
 from __future__ import annotations
 
@@ -177,24 +175,3 @@ SETS: dict[ResolvedName, Callable[[Candidates, int, np.random.Generator], Positi
     "uncertain_clusters": _uncertain_clusters,
 }
 NEED_NO_MODEL: frozenset[ResolvedName] = frozenset({"typiclust", "k_center"})
-
-
-def batch_is_due(
-    n_open: int, batch_size: int, rounds_done: int, rounds: int, *, is_new_version: bool = False
-) -> bool:
-    """Whether to ask the next batch: people may soon run out of tasks, and rounds are left.
-
-    A new version asks its own batch as long as that leaves at most two batches open, so that its
-    choice comes before what is left of the last one. `rounds` 0 = no end.
-    """
-    has_room = n_open < batch_size or (is_new_version and n_open == batch_size)
-    return has_room and not (rounds and rounds_done >= rounds)
-
-
-def retrain_is_due(
-    n_new: int, waited_s: float, *, is_forced: bool, retrain_after: int, retrain_wait_s: float
-) -> bool:
-    """Whether enough annotations are new, or the first new one has waited long enough, or a person
-    said so.
-    """
-    return is_forced or n_new >= retrain_after or (n_new > 0 and waited_s >= retrain_wait_s)

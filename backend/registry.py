@@ -1,15 +1,8 @@
-"""Model versions on disk: save, promote, roll back, load; and the few facts a project keeps beside
-them.
+"""Model versions on disk: save, promote, roll back, load.
 
     MODEL_DIR/p<project>/
         project.json      what set-up chose: pool, weights, classes
-        seen.json         the annotations that the last finished round saw
-        answers.json      all annotations as last read, so that only changes are asked for
-        folds.json        what models that never saw them think of images asked without a model
-        annotators.json   how each person did when labels were last learned from
-        review.json       the project where doubtful labels are reviewed, and what came of it
-        open.json         the images that were open when last ordered, with a picture each
-        pruning.json      when pruning said what would go
+        project.db        what is known besides weights: see store.py
         current           the version in service, and those before it
         r0007/            model.safetensors, meta.json, and what pool_scores keeps of its answers;
                           of a pruned version meta.json alone
@@ -25,15 +18,13 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import logging
 import os
 import re
 import shutil
 import time
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -46,8 +37,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    FiniteFloat,
-    TypeAdapter,
     ValidationError,
 )
 
@@ -58,7 +47,6 @@ from backend.version_meta import (
     VERSION_NAME,
     Classes,
     Meta,
-    Probability,
     ProjectId,
     VersionName,
     body_of,
@@ -71,7 +59,6 @@ State = dict[
 ]  # a state_dict as arrays, so that reading the registry needs no torch
 
 PROMOTIONS_KEPT = 500
-OPEN_IMAGES_KEPT = 48
 LOCK_POLL_S = 0.2
 
 
@@ -92,15 +79,6 @@ class ProjectRecord(BaseModel):
     weights_notice: str = ""
 
 
-class Review(BaseModel):
-    """Where the project's doubtful labels are reviewed."""
-
-    model_config = ConfigDict(frozen=True)
-
-    project_id: ProjectId  # of the review project
-    collected: dict[str, str] = {}  # image -> the label that was made its ground truth
-
-
 class Promotion(BaseModel):
     """That a version was put in service, and when (ISO 8601, UTC)."""
 
@@ -110,80 +88,8 @@ class Promotion(BaseModel):
     promoted_at: AwareDatetime
 
 
-class AskedImage(BaseModel):
-    """An image that waits for an answer."""
-
-    model_config = ConfigDict(frozen=True)
-
-    image_id: str = Field(description="which image")
-    confidence: Probability = Field(description="low is asked first")
-    guesses: tuple[tuple[str, Probability], ...] = Field(
-        description="the three likeliest labels, each with its probability; empty without a model "
-        "and with `BLIND=true`"
-    )
-    is_again: bool = Field(description="it has an answer, and another person is also asked")
-
-
-class OpenImage(AskedImage):
-    """The same with its picture, as people may see it outside Label Studio."""
-
-    picture: str = Field(pattern="^data:")
-
-
-class OpenImages(BaseModel):
-    """What was open at a moment, in the order of asking; the first OPEN_IMAGES_KEPT of it."""
-
-    model_config = ConfigDict(frozen=True)
-
-    read_at: AwareDatetime
-    images: tuple[OpenImage, ...]
-
-
-@dataclass(frozen=True)
-class AnnotatorFigures:
-    """How one person does; shares in 0..1, None if nothing is known."""
-
-    annotator: int = field(metadata={"description": "the person's id in Label Studio"})
-    name: str = field(metadata={"description": "the person's name in Label Studio"})
-    answers: int = field(metadata={"description": "how many answers"})
-    skipped: int = field(metadata={"description": "how many images were skipped"})
-    agreement: Probability | None = field(
-        metadata={"description": "with the consensus, on images that others also answered"}
-    )
-    quality: Probability | None = field(metadata={"description": "how likely an answer is right"})
-    quality_low: Probability | None = field(
-        metadata={"description": "lower bound of its 95 % interval"}
-    )
-    quality_high: Probability | None = field(metadata={"description": "upper bound"})
-    guesses_shown: int = field(
-        metadata={"description": "answers to images that showed a guess of the model"}
-    )
-    guesses_taken: Probability | None = field(
-        metadata={"description": "which share of these guesses was submitted as shown"}
-    )
-    guesses_right: Probability | None = field(
-        metadata={"description": "which share of these guesses was the consensus"}
-    )
-    median_seconds: FiniteFloat | None = field(metadata={"description": "for one task"})
-
-
-class Answers(BaseModel):
-    """All annotations (rows by task) as read from a moment on."""
-
-    model_config = ConfigDict(frozen=True)
-
-    read_at: AwareDatetime
-    tasks: dict[int, list[dict[str, Any]]]
-
-
 class _Current(BaseModel):
     promotions: list[Promotion]  # newest first
-
-
-_SEEN = TypeAdapter(dict[int, str])
-_FOLDS = TypeAdapter(dict[str, list[Probability]])
-_ROWS = TypeAdapter(list[Any])
-_FIGURES = TypeAdapter(AnnotatorFigures)
 
 
 def project_root(model_dir: Path, project_id: int) -> Path:
@@ -235,34 +141,6 @@ def read_record(root: Path) -> ProjectRecord | None:
                 f"{path} is damaged ({error.error_count()} bad fields): move it away and run "
                 "`python -m scripts.setup_project` again; versions and labels stay"
             ) from None
-
-
-def write_seen(root: Path, answers: Mapping[int, str]) -> None:
-    """Keep the annotations (id -> what was answered) that the last finished round saw."""
-    _write(root / "seen.json", json.dumps(answers))
-
-
-def read_seen(root: Path) -> dict[int, str]:
-    """The annotations that the last finished round saw; empty before the first, or where
-    unreadable.
-    """
-    try:
-        return _SEEN.validate_json((root / "seen.json").read_bytes())
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValidationError) as error:
-        # It only saves a training: without it everything counts as new once.
-        log.warning(
-            "%s/seen.json is not readable (%s): treating all annotations as new",
-            root,
-            type(error).__name__,
-        )
-        return {}
-
-
-def count_changes(before: Mapping[int, str], now: Mapping[int, str]) -> int:
-    """How many annotations were made, changed or deleted between two readings."""
-    return sum(before.get(key) != now.get(key) for key in before.keys() | now.keys())
 
 
 def save(root: Path, state: State, meta: Meta) -> Meta:
@@ -546,92 +424,6 @@ def promote(root: Path, version: str, now: datetime | None = None) -> Meta:
     kept = [entry, *before][:PROMOTIONS_KEPT]
     _write(root / "current", _Current(promotions=kept).model_dump_json(indent=2))
     return meta
-
-
-def write_answers(root: Path, read_at: datetime, answers: Mapping[int, Sequence[Any]]) -> None:
-    """Keep all annotations (rows by task) as read from a moment on."""
-    rows = {task_id: [asdict(row) for row in of_task] for task_id, of_task in answers.items()}
-    _write(root / "answers.json", json.dumps({"read_at": read_at.isoformat(), "tasks": rows}))
-
-
-def read_answers(root: Path) -> tuple[datetime, dict[int, list[dict[str, Any]]]] | None:
-    """The same again, rows as dicts; None where they were never kept or are unreadable."""
-    try:
-        kept = Answers.model_validate_json((root / "answers.json").read_bytes())
-    except (OSError, ValidationError):
-        return None  # then all are read anew
-    return kept.read_at, kept.tasks
-
-
-def write_fold_probs(root: Path, probs: Mapping[str, Sequence[float]]) -> None:
-    """Keep out-of-sample probabilities of images that were asked without a model."""
-    _write(root / "folds.json", json.dumps(probs))
-
-
-def read_fold_probs(root: Path) -> dict[str, list[float]]:
-    """The same again; empty where there are none."""
-    try:
-        return _FOLDS.validate_json((root / "folds.json").read_bytes())
-    except (OSError, ValidationError):
-        return {}
-
-
-def write_annotators(root: Path, rows: Sequence[AnnotatorFigures]) -> None:
-    """Keep how each person does."""
-    _write(root / "annotators.json", json.dumps([asdict(row) for row in rows]))
-
-
-def read_annotators(root: Path) -> list[AnnotatorFigures | None]:
-    """Load what write_annotators wrote; figures that are damaged are None."""
-    try:
-        rows = _ROWS.validate_json((root / "annotators.json").read_bytes())
-    except (OSError, ValidationError):
-        return []
-    found: list[AnnotatorFigures | None] = []
-    for row in rows:
-        try:
-            found.append(_FIGURES.validate_python(row))
-        except ValidationError:
-            found.append(None)
-    return found
-
-
-def write_open_images(root: Path, read_at: datetime, images: Sequence[OpenImage]) -> None:
-    """Keep what is open from a moment on, the first in the order of asking."""
-    kept = OpenImages(read_at=read_at, images=tuple(images[:OPEN_IMAGES_KEPT]))
-    _write(root / "open.json", kept.model_dump_json())
-
-
-def read_open_images(root: Path) -> OpenImages | None:
-    """The same again; None where there is none, or it is unreadable."""
-    try:
-        return OpenImages.model_validate_json((root / "open.json").read_bytes())
-    except (OSError, ValidationError):
-        return None  # the next re-ordering writes it again
-
-
-def write_review(root: Path, review: Review) -> None:
-    """Keep where labels are reviewed, and what came of it."""
-    _write(root / "review.json", review.model_dump_json(indent=2))
-
-
-def has_review(root: Path) -> bool:
-    """Whether labels are reviewed anywhere, be its record sound or not."""
-    return (root / "review.json").exists()
-
-
-def read_review(root: Path) -> Review | None:
-    """The same again; None before the first review."""
-    path = root / "review.json"
-    with folder_errors(root):
-        if not path.exists():
-            return None
-        try:
-            return Review.model_validate_json(path.read_bytes())
-        except ValidationError:
-            raise ModelFolderError(
-                f"{path} is damaged: delete it, and the next review begins a new project"
-            ) from None
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ def build(n_classes: int, start: Mapping[str, Tensor] | None, *, seed: int) -> n
     return model
 
 
+@cache
 def shapes(n_classes: int = 1000) -> dict[str, torch.Size]:
     """The name and shape of every tensor of a ResNet-18, without making one."""
     with torch.device("meta"):

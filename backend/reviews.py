@@ -8,14 +8,16 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from backend import labelstudio, registry
+from backend import labelstudio, registry, task_data
 from backend.label_errors import LikelyError, likely_errors
+from backend.labeling import Annotation, LabelingProject, NewTask
 from backend.labels import read_labels
-from backend.labelstudio import TITLE_LENGTH, Annotation, NewTask, match_classes
-from backend.loop import LabelingProject, Loop
+from backend.labelstudio import TITLE_LENGTH, LabelStudioProject
+from backend.loop import Loop
+from backend.observe import read_everything_changed
 from backend.progress import Progress
-from backend.registry import Review
 from backend.settings import Settings
+from backend.store import ProjectStore
 
 log = logging.getLogger(__name__)
 
@@ -24,24 +26,22 @@ TITLE_END = ": review"
 
 def find_label_errors(loop: Loop, progress: Progress) -> list[LikelyError]:
     """The labels that are most likely wrong, worst first."""
-    names = match_classes(loop.project.label_config().choices, loop.pool.classes)
-    reading = read_labels(loop, loop.project.annotations(), names, progress)
-    return likely_errors(reading.answers, reading.probs, reading.consensus, names)
+    read_everything_changed(loop.project, loop.store)
+    reading = read_labels(loop, loop.store.annotations(), progress)
+    return likely_errors(reading.answers, reading.probs, reading.consensus, loop.names)
 
 
-def find_reviews(settings: Settings, root: Path) -> labelstudio.LabelingProject | None:
+def find_reviews(settings: Settings, root: Path) -> LabelStudioProject | None:
     """The review project, or None where there is none, or none any more."""
-    review = registry.read_review(root)
-    if review is None:
+    recorded_id = ProjectStore(root).facts().review_project
+    if recorded_id is None:
         return None
     door = _label_studio(settings)
-    review_id = labelstudio.find_project(*door, titles=[], project_id=review.project_id)
-    return None if review_id is None else labelstudio.LabelingProject(*door, review_id)
+    review_id = labelstudio.find_project(*door, titles=[], project_id=recorded_id)
+    return None if review_id is None else LabelStudioProject(*door, review_id)
 
 
-def open_reviews(
-    settings: Settings, root: Path, project: labelstudio.LabelingProject
-) -> labelstudio.LabelingProject:
+def open_reviews(settings: Settings, root: Path, project: LabelStudioProject) -> LabelStudioProject:
     """The review project, made where there is none; hold the review lock."""
     found = find_reviews(settings, root)
     if found is not None:
@@ -53,8 +53,8 @@ def open_reviews(
         label_config=project.label_config_xml(),
         sampling=labelstudio.OLDEST_FIRST,  # as they were pushed: worst first
     )
-    registry.write_review(root, Review(project_id=review_id))
-    return labelstudio.LabelingProject(*door, review_id)
+    ProjectStore(root).start_reviews(review_id)
+    return LabelStudioProject(*door, review_id)
 
 
 def review_title(title: str) -> str:
@@ -73,12 +73,9 @@ def push_reviews(loop: Loop, reviews: LabelingProject, errors: Sequence[LikelyEr
         [
             NewTask(
                 image_id=error.image_id,
-                data={
-                    "image": loop.pool.data_uri(error.image_id),
-                    "image_id": error.image_id,
-                    "review_label": error.label,
-                    "review_reason": error.reason,
-                },
+                data=task_data.write_review(
+                    loop.pool.data_uri(error.image_id), error.image_id, error.label, error.reason
+                ),
             )
             for error in errors
             if error.image_id not in there
@@ -93,22 +90,20 @@ def collect_reviews(root: Path, project: LabelingProject, reviews: LabelingProje
     Dying half-way is fine: the next call goes on, and finds what is ground truth already.
     """
     n_new = 0
+    store = ProjectStore(root)
     with registry.hold(root, "review"):
-        review = registry.read_review(root)
-        if review is None:
-            return 0
+        collected = store.reviewed()
         choices = project.label_config().choices
         for image_id, answer in _last_answers(reviews).items():
             label = answer.label or ""
             # What was collected is not written again: people may have taken it back since.
-            if review.collected.get(image_id) == label:
+            if collected.get(image_id) == label:
                 continue
             if label in choices:
                 n_new += _settle(project, image_id, label, answer.annotator)
             else:
                 log.warning("%s was reviewed as %s, which is no class any more", image_id, label)
-            review = review.model_copy(update={"collected": {**review.collected, image_id: label}})
-            registry.write_review(root, review)
+            store.record_reviewed(image_id, label)
     return n_new
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from backend.acquisition import Probs
 from backend.consensus import Answer, Row, active_lab
-from backend.labelstudio import DELETED, Annotation
+from backend.labeling import DELETED, Annotation
 
 RECENT_ANSWERS = 200  # who gave one of these is expected to answer again
 MAX_ANSWERS = 5

@@ -22,8 +22,8 @@ from backend.controls import own_buttons, train_now
 from backend.dashboard import make_dashboard
 from backend.door import MAX_BODY_BYTES, MAX_PREDICT_BYTES, Door, answer_errors
 from backend.errors import SettingsError
+from backend.labeling import match_classes
 from backend.labelstudio import (
-    match_classes,
     parse_label_config,
     prediction_result,
     project_id_of,
@@ -194,19 +194,9 @@ def create_app(settings: Settings | None = None) -> Flask:
             return jsonify(status="ignored", reason="this project is not set up here")
         if event.kind == "start_training":
             train_now(queue, event.project_id)
-            return jsonify(status="counted", new=queue.generation(event.project_id).n_new)
-        now = time.time()
-        generation = queue.note_changes(
-            event.project_id, event.changes, now, answered=event.answered
-        )
-        if generation.is_due(
-            now, retrain_after=settings.retrain_after, retrain_wait_s=settings.retrain_wait_s
-        ):
-            queue.enqueue_retrain(event.project_id)
-        if settings.train != "full" and generation.head_is_due(now):
-            queue.enqueue_refit(event.project_id)
-        queue.enqueue_top_up(event.project_id)
-        return jsonify(status="counted", new=generation.n_new)
+        else:
+            queue.hint(event.project_id, time.time(), event.answered)
+        return jsonify(status="counted")
 
     buttons = own_buttons(settings, queue)
     app.register_blueprint(make_dashboard(settings, door, queue, metrics.page, buttons))

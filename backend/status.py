@@ -1,4 +1,4 @@
-"""Say where every project is, from what is already known: the model folder and Redis.
+"""Say where every project is, from what is already known: model folder, database and Redis.
 
 Label Studio is never asked. The fields are in status_model.py; docs/status.md explains them.
 """
@@ -15,14 +15,19 @@ from typing import Any
 import numpy as np
 
 from backend import pool_scores, pruning, registry
+from backend.annotator_figures import AnnotatorFigures
 from backend.errors import ModelFolderError
 from backend.evaluation import Evaluation
+from backend.labeling import ProjectCounts
 from backend.labelstudio import label_now_url
 from backend.learning_curve import learning_curve, outlook
-from backend.registry import AnnotatorFigures, OpenImage, ProjectRecord
+from backend.observe import count_new
+from backend.open_image import OpenImage
+from backend.registry import ProjectRecord
 from backend.services import find_services
 from backend.settings import Settings
 from backend.status_model import Confusion, JobStatus, LastError, ProjectStatus, Status
+from backend.store import Facts, ProjectStore
 from backend.training_queue import TrainingQueue
 from backend.version_meta import Meta
 
@@ -32,7 +37,7 @@ CLOCK_SKEW_S = 2.0  # between the process that ordered the open images and the o
 
 
 @dataclass(frozen=True)
-class _Facts:
+class _Known:
     """What is known of a project, as it was read."""
 
     record: ProjectRecord | None
@@ -42,10 +47,11 @@ class _Facts:
     broken: dict[str, str]
     rounds_done: int
     confusion: Confusion | None
-    annotators: Sequence[AnnotatorFigures | None]
+    annotators: Sequence[AnnotatorFigures]
     next_images: Sequence[OpenImage]
     n_new: int  # changes of annotations that no training has read
-    counts: dict[str, Any]  # as the last round or top-up counted them
+    facts: Facts
+    counts: ProjectCounts | None  # None before Label Studio was read
     jobs: Sequence[JobStatus]
     workers: dict[str, int]
     errors: Sequence[LastError]
@@ -76,13 +82,13 @@ def next_images(settings: Settings, queue: TrainingQueue, project_id: int) -> li
 
     With BLIND the model's guesses are left out.
     """
-    kept = registry.read_open_images(registry.project_root(settings.model_dir, project_id))
-    if kept is None:
-        return []
-    answered = queue.answered_since(project_id, kept.read_at.timestamp() - CLOCK_SKEW_S)
+    store = ProjectStore(registry.project_root(settings.model_dir, project_id))
+    answered = queue.answered_since(project_id, store.facts().open_read_at - CLOCK_SKEW_S)
     hidden: dict[str, Any] = {"guesses": ()} if settings.blind else {}
     return [
-        image.model_copy(update=hidden) for image in kept.images if image.image_id not in answered
+        image.model_copy(update=hidden)
+        for image in store.open_images()
+        if image.image_id not in answered
     ]
 
 
@@ -102,13 +108,15 @@ def in_service(version: str, validation: Evaluation, labels: int) -> str:
     )
 
 
-def _gather(settings: Settings, queue: TrainingQueue, project_id: int) -> _Facts:
+def _gather(settings: Settings, queue: TrainingQueue, project_id: int) -> _Known:
     """Read everything that a project's status is made from."""
     root = registry.project_root(settings.model_dir, project_id)
+    store = ProjectStore(root)
+    facts = store.facts()
     record = registry.read_record(root)
     current = registry.current(root)
     sound, broken = registry.versions(root)
-    return _Facts(
+    return _Known(
         record=record,
         notices=(
             record.pool_notice if record else "",
@@ -120,62 +128,64 @@ def _gather(settings: Settings, queue: TrainingQueue, project_id: int) -> _Facts
         broken=broken,
         rounds_done=registry.last_round(root),
         confusion=_confusion(root, current.version, current.classes) if current else None,
-        annotators=registry.read_annotators(root),
+        annotators=store.annotators(),
         next_images=next_images(settings, queue, project_id)[:NEXT_IMAGES],
-        n_new=queue.generation(project_id).n_new,
-        counts=queue.facts(project_id),
+        n_new=count_new(store, queue, project_id)[0],
+        facts=facts,
+        counts=store.counts() if facts.read_at else None,
         jobs=[JobStatus.model_validate(job) for job in queue.jobs(project_id)],
         workers=queue.worker_counts(),
-        errors=[LastError.model_validate(error) for error in queue.errors(project_id)],
+        errors=[LastError.model_validate(error) for error in store.errors()],
     )
 
 
-def _tell(settings: Settings, project_id: int, facts: _Facts) -> ProjectStatus:
-    record, current, sound = facts.record, facts.current, facts.sound
+def _tell(settings: Settings, project_id: int, known: _Known) -> ProjectStatus:
+    record, current, sound = known.record, known.current, known.sound
+    counts = known.counts
     return ProjectStatus(
         project_id=project_id,
         title=record.title if record else None,
         label_url=label_now_url(settings.people_url, project_id),
-        notices=tuple(filter(None, facts.notices)),
+        notices=tuple(filter(None, known.notices)),
         pool=record.pool if record else None,
         weights=record.weights if record else None,
         train=settings.train,
         strategy=settings.strategy,
-        round=facts.rounds_done,
+        round=known.rounds_done,
         rounds=settings.rounds,
-        is_finished=_is_finished(settings.rounds, facts),
+        is_finished=_is_finished(settings.rounds, known),
         version=current.version if current else None,
         validation=current.validation if current else None,
         test=current.test if current else None,
         trained_on_labels=current.labels if current else 0,
         labels_per_class=current.labels_per_class if current else {},
-        confusion=facts.confusion,
+        confusion=known.confusion,
         outlook=outlook(sound),
         versions=len(sound),
         learning_curve=learning_curve(sound, current.version if current else None),
         training_seconds=next((meta.seconds for meta in reversed(sound) if not meta.is_head), {}),
         refused={meta.version: meta.refused for meta in sound if meta.refused},
-        broken_versions=facts.broken,
-        annotations=facts.counts.get("annotations"),
-        skipped=facts.counts.get("skipped"),
-        open_tasks=facts.counts.get("open"),
-        asked_again=facts.counts.get("again"),
-        next_images=tuple(facts.next_images),
-        new_annotations=facts.n_new,
+        broken_versions=known.broken,
+        annotations=counts.annotations if counts else None,
+        skipped=counts.skipped if counts else None,
+        open_tasks=counts.open if counts else None,
+        asked_again=counts.again if counts else None,
+        next_images=tuple(known.next_images),
+        new_annotations=known.n_new,
         retrain_after=settings.retrain_after,
-        waiting_for=facts.counts.get("waiting_for"),
+        waiting_for=known.facts.waiting_for,
         left_out=sound[-1].left_out if sound else {},
-        annotators=tuple(facts.annotators),
-        jobs=tuple(facts.jobs),
-        workers=facts.workers,
-        errors=tuple(facts.errors),
+        annotators=tuple(known.annotators),
+        jobs=tuple(known.jobs),
+        workers=known.workers,
+        errors=tuple(known.errors),
     )
 
 
-def _is_finished(rounds: int, facts: _Facts) -> bool:
-    is_all_answered = facts.counts.get("open") == 0 and facts.n_new == 0
-    is_last_round = bool(rounds) and facts.rounds_done > rounds
-    return is_all_answered and (is_last_round or bool(facts.counts.get("is_exhausted")))
+def _is_finished(rounds: int, known: _Known) -> bool:
+    is_all_answered = known.counts is not None and not known.counts.open and not known.n_new
+    is_last_round = bool(rounds) and known.rounds_done > rounds
+    return is_all_answered and (is_last_round or bool(known.facts.exhausted_at))
 
 
 @lru_cache(maxsize=32)

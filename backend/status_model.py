@@ -4,19 +4,18 @@ tables of docs/status.md all come from these fields and their descriptions.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
-    WrapSerializer,
 )
 
+from backend.annotator_figures import AnnotatorFigures
 from backend.evaluation import Evaluation
 from backend.forecast import CurvePoint, Forecast
-from backend.registry import AnnotatorFigures, AskedImage
+from backend.open_image import AskedImage
 from backend.services import Service
 
 
@@ -40,7 +39,10 @@ class JobStatus(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    job: str = Field(description="`retrain`, `refit`, `top_up`, `refresh` or `collect_reviews`")
+    job: str = Field(
+        description="`retrain`; or `rank` until it has begun, then its step: `read`, `refit`, "
+        "`top_up`, `refresh` or `collect_reviews`"
+    )
     queue: str = Field(description="`train` for `retrain`, `rank` for the others")
     status: str = Field(description="`queued`, `started`, … as RQ calls it")
     phase: str | None = Field(
@@ -68,13 +70,6 @@ class LastError(BaseModel):
     at: str = Field(description="when")
     where: str = Field(description="in which job")
     message: str = Field(description="what is wrong and what to do")
-
-
-def _tell_figures(
-    figures: AnnotatorFigures | None, serialize: SerializerFunctionWrapHandler
-) -> Any:
-    """Figures that cannot be read are an object without fields."""
-    return {} if figures is None else serialize(figures)
 
 
 class ProjectStatus(BaseModel):
@@ -130,8 +125,8 @@ class ProjectStatus(BaseModel):
     left_out: dict[str, int] = Field(
         description="answers that the newest version could not learn from, by reason"
     )
-    annotators: tuple[Annotated[AnnotatorFigures | None, WrapSerializer(_tell_figures)], ...] = (
-        Field(description="how each person does, as of the last training, least reliable first")
+    annotators: tuple[AnnotatorFigures, ...] = Field(
+        description="how each person does, as of the last training, least reliable first"
     )
     jobs: tuple[JobStatus, ...] = Field(description="what waits or runs")
     workers: dict[str, int] = Field(

@@ -1,9 +1,8 @@
-"""The queue: the only file that enqueues, and the one owner of the question when a retrain is due.
+"""Enqueue jobs and keep hints: the only file that writes to Redis.
 
-Per project Redis holds a small hash. Every change of an annotation raises `generation`; a finished
-round raises `trained` to the generation that it read. Nothing here cannot be rebuilt: where Redis
-was lost, the clock compares Label Studio with the annotations that the last round saw, and raises
-it again.
+A hint says that something may have happened to a project: that a webhook named answered images, or
+that a person asked for a training. Nothing more is believed of it, and losing all of Redis loses
+nothing that the clock's next look at Label Studio does not find.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
 import redis
@@ -27,61 +26,29 @@ from rq.utils import utcparse
 from backend.errors import QueueError
 from backend.own_jobs import JOBS, MODULE, QUEUES, OwnJob, job_id
 from backend.progress import seconds_left
-from backend.query import retrain_is_due
 
 # A job that died for good blocks its own id for as long as its hash lives.
 FAILURE_TTL_S = 120
-RETRY_AFTER_ERROR_S = 60.0
-ERRORS_KEPT = 10
 CLOCK_KEY = "tightloop:clock"
 HEALTH_KEY = "tightloop:health"
-# Longer than a training takes, after which open images are listed anew. An image counts once, so
-# the pool bounds what is kept.
-ANSWERED_KEPT_S = 2.0 * JOBS["retrain"][1]
+# Bounds on what webhooks can make us keep for a project.
+IMAGES_PER_HINT = 1_000
+IMAGES_KEPT = 10_000
+IMAGE_ID_LENGTH = 500
+HINTS_KEPT_S = 24 * 3600.0
 
 
 @dataclass(frozen=True)
-class Generation:
-    """How far training is behind labeling. Times are seconds since the epoch."""
+class Hints:
+    """What was said about a project. Moments are seconds since the epoch, 0 = never."""
 
-    generation: int = 0
-    trained: int = 0
-    forced: int = 0  # the generation at which somebody asked for a training
-    first_new_at: float | None = None
-    retry_at: float = 0.0  # after an error: not before this moment
-    refitted: int = 0  # the generation that the last head knows
-    refit_at: float = (
-        0.0  # not before this moment: people answer faster than Label Studio re-orders
-    )
-
-    @property
-    def n_new(self) -> int:
-        """Changes of annotations that no finished round has read."""
-        return max(self.generation - self.trained, 0)
-
-    @property
-    def is_forced(self) -> bool:
-        """Whether somebody asked for a training that no finished round has answered."""
-        return self.forced > self.trained
-
-    def is_due(self, now: float, *, retrain_after: int, retrain_wait_s: float) -> bool:
-        """Whether a retrain is due at `now`; webhook, clock and the running job all ask this."""
-        waited_s = 0.0 if self.first_new_at is None else now - self.first_new_at
-        return now >= self.retry_at and retrain_is_due(
-            self.n_new,
-            waited_s,
-            is_forced=self.is_forced,
-            retrain_after=retrain_after,
-            retrain_wait_s=retrain_wait_s,
-        )
-
-    def head_is_due(self, now: float) -> bool:
-        """Whether a head may be fitted to answers that neither a head nor a training has read."""
-        return now >= self.refit_at and self.generation > max(self.trained, self.refitted)
+    looks: int = 0  # rises whenever somebody says "look at this project"
+    hinted_at: float = 0.0  # when a webhook last told of a change
+    train_asked_at: float = 0.0  # when a person last asked for a training
 
 
 class TrainingQueue:
-    """RQ's queues and the projects' counters in one Redis."""
+    """RQ's queues and the projects' hints in one Redis."""
 
     def __init__(self, redis_url: str) -> None:
         self._redis = redis.Redis.from_url(redis_url, socket_connect_timeout=2, socket_timeout=10)
@@ -90,88 +57,80 @@ class TrainingQueue:
             for name in QUEUES
         }
 
-    # When a retrain is due
+    # Hints
 
-    def generation(self, project_id: int) -> Generation:
-        """How far training is behind labeling."""
+    def hint(self, project_id: int, now: float, answered: Iterable[str] = ()) -> None:
+        """Keep that a webhook told of a change, and which images it said were answered; then have
+        the project looked at.
+        """
+        named = islice((i for i in answered if len(i) <= IMAGE_ID_LENGTH), IMAGES_PER_HINT)
+        answered_key = _key(project_id, "answered")
+        with _queue_errors(), self._redis.pipeline() as pipe:
+            if moments := dict.fromkeys(named, now):
+                pipe.zadd(answered_key, moments)
+                pipe.zremrangebyscore(answered_key, 0, now - HINTS_KEPT_S)
+                pipe.zremrangebyrank(answered_key, 0, -IMAGES_KEPT - 1)
+            pipe.hset(_key(project_id), "hinted_at", now)
+            pipe.execute()
+        self.look(project_id)
+
+    def ask_for_training(self, project_id: int, now: float) -> None:
+        """Keep that a person asked for a training, be the answers new or not; then have the project
+        looked at.
+        """
+        with _queue_errors():
+            self._redis.hset(_key(project_id), "train_asked_at", now)
+        self.look(project_id)
+
+    def look(self, project_id: int) -> None:
+        """Have the project looked at now."""
+        self.say_look(project_id)
+        self.enqueue_rank(project_id)
+
+    def say_look(self, project_id: int) -> None:
+        """Have the clock look at the project with its next tick, as a job does that has ended."""
+        with _queue_errors():
+            self._redis.hincrby(_key(project_id), "looks", 1)
+
+    def hints(self, project_id: int) -> Hints:
+        """Return what was said about the project."""
         with _queue_errors():
             raw = self._redis.hgetall(_key(project_id))
-        return _generation(raw)
+        said = {_text(key): float(value) for key, value in raw.items()}
+        return Hints(
+            looks=int(said.get("looks", 0)),
+            hinted_at=said.get("hinted_at", 0.0),
+            train_asked_at=said.get("train_asked_at", 0.0),
+        )
 
-    def note_changes(
-        self,
-        project_id: int,
-        n_changes: int,
-        now: float,
-        *,
-        is_forced: bool = False,
-        answered: Iterable[str] = (),
-    ) -> Generation:
-        """Count changed annotations; `is_forced` asks for a training whatever their number.
-
-        `answered` are ids of images that were answered, as far as that is known.
-        """
-        key = _key(project_id)
-        with _queue_errors(), self._redis.pipeline() as pipe:
-            if moments := dict.fromkeys(answered, now):
-                pipe.zadd(_key(project_id, "answered"), moments)
-                pipe.zremrangebyscore(_key(project_id, "answered"), 0, now - ANSWERED_KEPT_S)
-            pipe.hincrby(key, "generation", n_changes + is_forced)
-            pipe.hsetnx(key, "first_new_at", now)
-            pipe.hgetall(key)
-            after = _generation(pipe.execute()[-1])
-            if is_forced:
-                self._redis.hset(key, mapping={"forced": after.generation, "retry_at": 0})
-        return self.generation(project_id) if is_forced else after
-
-    def catch_up(self, project_id: int, n_behind: int, now: float) -> int:
-        """Make good lost webhooks: raise the generation so that at least `n_behind` changes are
-        new.
-        """
-        missed = n_behind - self.generation(project_id).n_new
-        if missed > 0:
-            self.note_changes(project_id, missed, now)
-        return max(missed, 0)
-
-    def finish_round(self, project_id: int, generation: int, started_at: float) -> None:
-        """A round that began at `started_at` by reading `generation` is done.
-
-        What changed since then has been waiting at most since `started_at`.
-        """
-        key = _key(project_id)
-
-        def step(pipe: redis.client.Pipeline) -> None:
-            now_at = int(pipe.hget(key, "generation") or 0)
-            pipe.multi()
-            read = min(generation, now_at)  # where Redis was lost meanwhile it counts from zero
-            # A new body knows no more than it read, whatever heads of the last one knew.
-            pipe.hset(key, mapping={"trained": read, "refitted": read, "retry_at": 0})
-            if now_at > generation:
-                pipe.hset(key, "first_new_at", started_at)
-            else:
-                pipe.hdel(key, "first_new_at")
-
+    def answered_since(self, project_id: int, moment: float) -> dict[str, float]:
+        """Return the images that webhooks said were answered since a moment, and when they did."""
         with _queue_errors():
-            self._redis.transaction(step, key)
+            found: Any = self._redis.zrangebyscore(
+                _key(project_id, "answered"), moment, "+inf", withscores=True
+            )
+        return {_text(image_id): at for image_id, at in found}
 
-    def finish_refit(self, project_id: int, generation: int, next_at: float) -> None:
-        """A head knows `generation`; the next one comes at `next_at` at the earliest."""
-        known = min(generation, self.generation(project_id).generation)
+    def take_earlier(self, project_id: int) -> tuple[bool, list[dict[str, str]]]:
+        """Return what an earlier release kept here, and delete it: whether a training was asked
+        for, and errors, newest first.
+        """
+        keys = [_key(project_id, part) for part in ("generation", "errors", "facts")]
         with _queue_errors():
-            self._redis.hset(_key(project_id), mapping={"refitted": known, "refit_at": next_at})
-
-    def postpone(self, project_id: int, until: float) -> None:
-        """After an error: no new try before `until`, unless somebody forces one."""
-        with _queue_errors():
-            self._redis.hset(_key(project_id), "retry_at", until)
+            counted = {_text(k): float(v) for k, v in self._redis.hgetall(keys[0]).items()}
+            lines = self._redis.lrange(keys[1], 0, -1)
+            if counted:  # it kept under the same name what has long been read
+                keys.append(_key(project_id, "answered"))
+            self._redis.delete(*keys)
+        return counted.get("forced", 0) > counted.get("trained", 0), [*map(json.loads, lines)]
 
     # Jobs
 
     def enqueue_retrain(self, project_id: int, *, is_forced: bool = False) -> bool:
-        """Enqueue the project's training; False where it waits or runs already.
+        """Enqueue the project's training; False if it waits or runs already.
 
-        One whose process died again and again stands in the way for FAILURE_TTL_S, so that it does
-        not do so every second; unless somebody forces the next try.
+        One whose process died again and again blocks the next for FAILURE_TTL_S, so that it does
+        not die every second; unless a person asked for the next try.
         """
         if is_forced:
             with _queue_errors():
@@ -180,21 +139,9 @@ class TrainingQueue:
                     failed.remove(retrain, delete_job=True)
         return self._enqueue("retrain", project_id)
 
-    def enqueue_top_up(self, project_id: int) -> bool:
-        """Enqueue a look at how many tasks are open; False where one waits already."""
-        return self._enqueue("top_up", project_id)
-
-    def enqueue_refresh(self, project_id: int) -> bool:
-        """Enqueue the switch of the open tasks' order to the version in service."""
-        return self._enqueue("refresh", project_id)
-
-    def enqueue_refit(self, project_id: int) -> bool:
-        """Enqueue a new head from the answers so far; False where one waits or runs already."""
-        return self._enqueue("refit", project_id)
-
-    def enqueue_collect_reviews(self, project_id: int) -> bool:
-        """Enqueue a look at what was reviewed; False where one waits or runs already."""
-        return self._enqueue("collect_reviews", project_id)
+    def enqueue_rank(self, project_id: int) -> bool:
+        """Enqueue the seconds-long work that is due; False if that waits or runs already."""
+        return self._enqueue("rank", project_id)
 
     def put_abandoned_back(self) -> None:
         """Put jobs whose worker died back into their queue (RQ looks only when somebody does)."""
@@ -214,6 +161,12 @@ class TrainingQueue:
                 run = Execution(run_id, job.id, self._redis)
                 if not self._redis.exists(run.key):
                     self._redis.zrem(runs.key, run_id)
+
+    def report_step(self, job: Job, step: str) -> None:
+        """Keep which step a running job has begun, for people to see."""
+        job.meta = {"step": step}
+        with _queue_errors():
+            job.save_meta()  # type: ignore[no-untyped-call]
 
     def report_progress(self, job: Job, phase: str, done: int, total: int) -> None:
         """Keep what a running job is doing, for people to see."""
@@ -241,7 +194,7 @@ class TrainingQueue:
             progress = job.meta.get("progress") or {}
             found.append(
                 {
-                    "job": name,
+                    "job": job.meta.get("step", name),
                     "queue": queue,
                     "status": status.value if status else "unknown",
                     **{k: progress[k] for k in ("phase", "done", "total") if k in progress},
@@ -275,19 +228,6 @@ class TrainingQueue:
         with _queue_errors():
             return float(self._redis.get(CLOCK_KEY) or 0)
 
-    def note_facts(self, project_id: int, facts: Mapping[str, Any]) -> None:
-        """Keep counts that were just read, so that showing them asks nobody."""
-        with _queue_errors():
-            self._redis.hset(
-                _key(project_id, "facts"), mapping={k: json.dumps(v) for k, v in facts.items()}
-            )
-
-    def answered_since(self, project_id: int, moment: float) -> set[str]:
-        """Ids of images that webhooks said were answered since then."""
-        with _queue_errors():
-            found = self._redis.zrangebyscore(_key(project_id, "answered"), moment, "+inf")
-        return {_text(image_id) for image_id in found}  # type: ignore[arg-type]  # not asked for scores
-
     def note_health(self, service: str, problem: str, now: float, every_s: float) -> None:
         """Keep what the clock found out about a service that it looks at every so often; no problem
         is "".
@@ -301,27 +241,6 @@ class TrainingQueue:
         with _queue_errors():
             raw = self._redis.hgetall(HEALTH_KEY)
         return {_text(service): json.loads(found) for service, found in raw.items()}
-
-    def facts(self, project_id: int) -> dict[str, Any]:
-        """The counts that were last read."""
-        with _queue_errors():
-            raw = self._redis.hgetall(_key(project_id, "facts"))
-        return {_text(k): json.loads(v) for k, v in raw.items()}
-
-    def note_error(self, project_id: int, where: str, message: str) -> None:
-        """Keep an error for people to see, newest first."""
-        key = _key(project_id, "errors")
-        at = datetime.now(UTC).isoformat(timespec="seconds")
-        with _queue_errors(), self._redis.pipeline() as pipe:
-            pipe.lpush(key, json.dumps({"at": at, "where": where, "message": message}))
-            pipe.ltrim(key, 0, ERRORS_KEPT - 1)
-            pipe.execute()
-
-    def errors(self, project_id: int) -> list[dict[str, str]]:
-        """The last errors, newest first."""
-        with _queue_errors():
-            raw = self._redis.lrange(_key(project_id, "errors"), 0, -1)
-        return [json.loads(line) for line in raw]
 
     def _enqueue(self, name: str, project_id: int) -> bool:
         queue, timeout_s = JOBS[name]
@@ -342,21 +261,8 @@ class TrainingQueue:
         return True
 
 
-def _key(project_id: int, part: str = "generation") -> str:
+def _key(project_id: int, part: str = "hints") -> str:
     return f"tightloop:p{project_id}:{part}"
-
-
-def _generation(hash_: Mapping[Any, Any]) -> Generation:
-    raw = {_text(key): float(value) for key, value in hash_.items()}
-    return Generation(
-        generation=int(raw.get("generation", 0)),
-        trained=int(raw.get("trained", 0)),
-        forced=int(raw.get("forced", 0)),
-        first_new_at=raw.get("first_new_at"),
-        retry_at=raw.get("retry_at", 0.0),
-        refitted=int(raw.get("refitted", 0)),
-        refit_at=raw.get("refit_at", 0.0),
-    )
 
 
 def _text(value: bytes | str) -> str:

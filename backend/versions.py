@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backend import pool_scores, pruning, registry, resnet
+from backend import pool_scores, pruning, registry, resnet, tensor_file
 from backend.acquisition import Embeddings, Labels, Probs
 from backend.calibration import expected_calibration_error, fit_temperature, rescale
 from backend.errors import (
@@ -264,6 +264,12 @@ def _keep(
         raise TrainingError(
             f"the probabilities of {version} hold NaN, so it was not kept: check that the weights "
             "it started from (WEIGHTS) are sound, then press Start Training"
+        )
+    # Weights that no image of this size reaches may be NaN while probabilities are sound.
+    if name := tensor_file.find_not_finite(candidate.state):
+        raise TrainingError(
+            f"training diverged: {name} of {version} holds NaN, so it was not kept: set a larger "
+            "IMAGE_SIZE, or press Start Training"
         )
     truth = loop.pool.validation.labels
     temperature = fit_temperature(candidate.validation, truth)

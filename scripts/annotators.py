@@ -15,12 +15,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 from unicodedata import east_asian_width
 
+from backend.annotator_figures import AnnotatorFigures
 from backend.command import CommandParser, run
 from backend.errors import TightloopError
 from backend.interval import interval_of
 from backend.labels import annotator_figures, read_labels
-from backend.labelstudio import match_classes
-from backend.registry import AnnotatorFigures
+from backend.observe import read_everything_changed
 from backend.settings import OverlapName, load_settings
 from scripts.chosen_project import add_project_option, open_chosen
 from scripts.progress import progress_bar
@@ -45,11 +45,11 @@ def main() -> int:
         settings = load_settings()
         with progress_bar() as progress:
             project, loop = open_chosen(settings, arguments.project, progress)
-            names = match_classes(project.label_config().choices, loop.pool.classes)
             progress("reading annotations", 0, 0)
-            annotations = project.annotations()
-            reading = read_labels(loop, annotations, names)
-            rows = annotator_figures(annotations, reading, names, project.people())
+            read_everything_changed(project, loop.store)
+            annotations = loop.store.annotations()
+            reading = read_labels(loop, annotations)
+            rows = annotator_figures(annotations, reading, loop.names, project.people())
     except TightloopError as error:
         print(error, file=sys.stderr)
         return 1

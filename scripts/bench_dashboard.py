@@ -10,14 +10,15 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
 import psutil
 
 from backend import registry
+from backend.open_image import OpenImage
 from backend.resnet_layout import HEAD_TENSORS
+from backend.store import ProjectStore
 from backend.version_meta import Meta
 
 PAGES = 20
@@ -35,7 +36,7 @@ def fill_project(root: Path, first: Meta) -> None:
         version = {"version": f"{first.version}h{number:02d}", "labels": 100 + 20 * number}
         registry.save(root, last_layer, first.model_copy(update=version))
     images = [
-        registry.OpenImage(
+        OpenImage(
             image_id=f"i{number}",
             confidence=0.2,
             guesses=((first.classes[0], 0.2), (first.classes[1], 0.19), (first.classes[2], 0.18)),
@@ -44,7 +45,7 @@ def fill_project(root: Path, first: Meta) -> None:
         )
         for number in range(OPEN_IMAGES)
     ]
-    registry.write_open_images(root, datetime.now(UTC), images)
+    ProjectStore(root).record_open_images(time.time(), images)
 
 
 def first_view(url: str) -> tuple[int, float | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser
 
 from backend import registry
-from backend.labelstudio import LabelingProject
+from backend.labelstudio import LabelStudioProject
 from backend.loop import Loop, open_loop
 from backend.progress import Progress
 from backend.settings import Settings
@@ -20,11 +20,11 @@ def add_project_option(parser: ArgumentParser) -> None:
 
 def open_chosen(
     settings: Settings, asked: int | None, progress: Progress, *, rescan: bool = False
-) -> tuple[LabelingProject, Loop]:
+) -> tuple[LabelStudioProject, Loop]:
     """The project and its loop; with `rescan` the pool is looked through for new files."""
     settings.require("label_studio_api_key")
     project_id = registry.pick_project(settings.model_dir, asked)
-    project = LabelingProject(
+    project = LabelStudioProject(
         settings.label_studio_url, settings.label_studio_api_key.get_secret_value(), project_id
     )
     return project, open_loop(settings, project_id, project, rescan=rescan, progress=progress)

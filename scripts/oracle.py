@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from backend.labelstudio import (
+from backend import task_data
+from backend.labeling import (
     Annotation,
     LabelConfig,
     NewTask,
+    OpenTask,
     Prediction,
     ProjectCounts,
     Task,
+    TaskReading,
 )
 
 
@@ -41,6 +44,9 @@ class OracleProject:
             again=sum(task.is_again for task in self.tasks()),
         )
 
+    def n_tasks(self) -> int:
+        return len(self.by_task)
+
     def tasks(self) -> list[Task]:
         return [
             Task(
@@ -48,19 +54,25 @@ class OracleProject:
                 image_id=new.image_id,
                 is_open=not self.answers.get(i),
                 is_again=i in self.asked_again,
-                versions=frozenset(self.predictions[i]),
-                asked_probs=tuple(new.data.get("asked_probs", ())),
             )
             for i, new in self.by_task.items()
         ]
 
-    def open_tasks(self) -> list[Task]:
-        return [task for task in self.tasks() if task.is_open or task.is_again]
+    def read_tasks(self, changed_after: datetime | None = None) -> Iterator[TaskReading]:  # noqa: ARG002
+        now = datetime.now(UTC).isoformat()
+        for task in self.tasks():
+            data = {**self.by_task[task.task_id].data, "image_id": task.image_id}
+            answers = tuple(self.answers.get(task.task_id, ()))
+            yield TaskReading(task, now, answers, task_data.read_asked(data))
 
-    def annotations(
-        self,
-        changed_after: datetime | None = None,  # noqa: ARG002
-    ) -> dict[int, list[Annotation]]:
+    def open_tasks(self) -> list[OpenTask]:
+        return [
+            OpenTask(**vars(task), versions=frozenset(self.predictions[task.task_id]))
+            for task in self.tasks()
+            if task.is_open or task.is_again
+        ]
+
+    def annotations(self) -> dict[int, list[Annotation]]:
         return {i: list(self.answers.get(i, ())) for i in self.by_task}
 
     def annotations_of(self, image_id: str) -> dict[int, list[Annotation]]:
@@ -147,7 +159,6 @@ class OracleProject:
                 was_skipped=was_skipped,
                 updated_at=datetime.now(UTC).isoformat(),
                 took_guess=took_guess,
-                asked_probs=tuple(self.by_task[task_id].data.get("asked_probs", ())),
             )
         )
 

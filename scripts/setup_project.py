@@ -15,21 +15,19 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 
-from backend import registry, rounds
+from backend import batches, ordering, registry, task_data
 from backend.command import CommandParser, run
 from backend.errors import LabelConfigError, ModelFolderError, TightloopError
+from backend.labeling import NewTask, match_classes
 from backend.labelstudio import (
     IMPORT_CHUNK,
-    SEED,
     TITLE_LENGTH,
-    LabelingProject,
-    NewTask,
+    LabelStudioProject,
     create_project,
     find_project,
     is_our_label_config,
     label_config_xml,
     label_now_url,
-    match_classes,
     parse_label_config,
 )
 from backend.loop import open_loop
@@ -37,6 +35,7 @@ from backend.pool import Pool, open_pool, seed_labels
 from backend.progress import Progress
 from backend.registry import ProjectRecord
 from backend.settings import Settings, load_settings
+from backend.store import ProjectStore
 from backend.training_queue import TrainingQueue
 from backend.weights import find_weights
 from scripts.progress import progress_bar
@@ -116,7 +115,7 @@ def set_up(settings: Settings, *, label_config: str | None = None) -> int:
 
 def open_project(
     settings: Settings, label_config: str | None = None
-) -> tuple[LabelingProject, bool, Pool]:
+) -> tuple[LabelStudioProject, bool, Pool]:
     """The project, whether it is new or changed, and its pool; what was chosen is recorded."""
     project_id = find_project(
         *_label_studio(settings), titles=_titles(settings), project_id=_recorded_id(settings)
@@ -140,7 +139,7 @@ def open_project(
             or label_config_xml(pool.classes, has_hint=settings.shows_hints),
         )
         read_own_record(settings, project_id)  # a foreign folder may be in the new project's place
-    project = LabelingProject(*_label_studio(settings), project_id)
+    project = LabelStudioProject(*_label_studio(settings), project_id)
     is_changed = label_config is not None and replace_label_config(project, label_config)
     match_classes(project.label_config().choices, pool.classes)
     chosen = ProjectRecord(
@@ -172,7 +171,7 @@ def check_label_config(xml: str, pool_classes: Sequence[str]) -> None:
         )
 
 
-def replace_label_config(project: LabelingProject, xml: str) -> bool:
+def replace_label_config(project: LabelStudioProject, xml: str) -> bool:
     """Label with somebody's own label config from now on.
 
     LabelConfigError where it renames what answers and predictions carry: Label Studio would take
@@ -192,7 +191,7 @@ def replace_label_config(project: LabelingProject, xml: str) -> bool:
     return project.change_label_config(xml)
 
 
-def show_or_hide_hints(settings: Settings, project: LabelingProject) -> bool:
+def show_or_hide_hints(settings: Settings, project: LabelStudioProject) -> bool:
     """Have our own label config follow HINTS and BLIND; about somebody's own say what to do."""
     if settings.blind and settings.hints:
         print("NOTE      HINTS is left out: with BLIND people see no guess")
@@ -210,14 +209,14 @@ def show_or_hide_hints(settings: Settings, project: LabelingProject) -> bool:
     return False
 
 
-def explain(settings: Settings, project: LabelingProject) -> bool:
+def explain(settings: Settings, project: LabelStudioProject) -> bool:
     """Tell people in Label Studio how to label, and how it stands."""
     with_guess, without = INSTRUCTIONS.format(guess=GUESS), INSTRUCTIONS.format(guess="")
     has_instructed = project.instruct(
         without if settings.blind else with_guess, earlier={with_guess, without}
     )
     version = registry.current(_root(settings, project.project_id))
-    has_described = project.describe(rounds.description(version))
+    has_described = project.describe(ordering.description(version))
     return has_instructed or has_described
 
 
@@ -227,7 +226,7 @@ def read_own_record(settings: Settings, project_id: int) -> ProjectRecord | None
     record = registry.read_record(root)
     if record is None:
         return None
-    project = LabelingProject(*_label_studio(settings), project_id)
+    project = LabelStudioProject(*_label_studio(settings), project_id)
     if record.project_created_at != project.created_at():
         raise ModelFolderError(
             f"{root} belongs to another Label Studio's project {project_id} "
@@ -263,7 +262,7 @@ def choose_weights(
     return found.name, found.notice
 
 
-def import_seed_labels(settings: Settings, project: LabelingProject, pool: Pool) -> bool:
+def import_seed_labels(settings: Settings, project: LabelStudioProject, pool: Pool) -> bool:
     """Import SEED_LABELS images with the data set's own labels, less those that are in a task."""
     root = _root(settings, project.project_id)
     # The ranker knows the project by now: it must not ask these images meanwhile.
@@ -273,17 +272,11 @@ def import_seed_labels(settings: Settings, project: LabelingProject, pool: Pool)
         there = project.image_ids() if labels else set()
         choices = match_classes(project.label_config().choices, pool.classes)
         spelling = dict(zip(pool.classes, choices, strict=True))
-        hint = {} if settings.blind else {"hint": SEED_HINT}
+        hint = None if settings.blind else SEED_HINT
         new_tasks = [
             NewTask(
                 image_id=image_id,
-                data={
-                    "image": pool.data_uri(image_id),
-                    "image_id": image_id,
-                    "asked_round": 0,
-                    "asked_by": SEED,
-                    **hint,
-                },
+                data=task_data.write_seed(pool.data_uri(image_id), image_id, hint),
                 label=spelling[label],
             )
             for image_id, label in labels.items()
@@ -298,7 +291,7 @@ def import_seed_labels(settings: Settings, project: LabelingProject, pool: Pool)
     return bool(new_tasks)
 
 
-def push_first_batch(settings: Settings, project: LabelingProject) -> bool:
+def push_first_batch(settings: Settings, project: LabelStudioProject) -> bool:
     """Ask the first images at once, so that nobody waits for the first training: at random, or
     typical ones where the strategy is about those.
     """
@@ -306,12 +299,12 @@ def push_first_batch(settings: Settings, project: LabelingProject) -> bool:
         return False  # the ranker's business since then
     with progress_bar() as progress:
         loop = open_loop(settings, project.project_id, project, progress=progress)
-        pushed = rounds.top_up(loop, progress=progress)
+        pushed = batches.top_up(loop, progress=progress)
     print(f"tasks     {project.counts().open} open, {pushed} of them new")
     return bool(pushed)
 
 
-def connect(settings: Settings, project: LabelingProject) -> bool:
+def connect(settings: Settings, project: LabelStudioProject) -> bool:
     """Connect webhook and ML backend, both with their secrets."""
     changed_webhook = project.connect_webhook(
         f"{settings.backend_url}/webhook", settings.webhook_secret.get_secret_value()
@@ -323,18 +316,19 @@ def connect(settings: Settings, project: LabelingProject) -> bool:
     return changed_webhook or changed_backend
 
 
-def start_first_training(settings: Settings, project: LabelingProject) -> bool:
+def start_first_training(settings: Settings, project: LabelStudioProject) -> bool:
     """Ask for the first training, unless there was one or nothing is labeled yet."""
     project_id = project.project_id
     if registry.last_round(_root(settings, project_id)) or not project.counts().annotations:
         return False
+    store = ProjectStore(_root(settings, project_id))
+    is_new = not store.facts().train_asked_at
+    if is_new:
+        store.record(train_asked_at=time.time())
     queue = TrainingQueue(settings.redis_url.get_secret_value())
-    if not queue.generation(project_id).is_forced:
-        # The seed labels were imported with their tasks, which no webhook tells.
-        queue.note_changes(project_id, project.counts().annotations, time.time(), is_forced=True)
     is_enqueued = queue.enqueue_retrain(project_id)
     print(f"training  {'enqueued' if is_enqueued else 'waits or runs already'}")
-    return is_enqueued
+    return is_new
 
 
 def _titles(settings: Settings) -> tuple[str, str]:

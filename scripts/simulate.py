@@ -27,12 +27,12 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from backend import pool_scores, registry, rounds
+from backend import batches, pool_scores, registry, rounds
 from backend.command import CommandParser, run
 from backend.device import find_device
 from backend.diversity import Positions
 from backend.errors import SettingsError, TightloopError
-from backend.labelstudio import NewTask
+from backend.labeling import NewTask
 from backend.loop import Loop
 from backend.pool import Pool, open_pool, seed_labels, true_labels
 from backend.progress import Progress
@@ -129,7 +129,7 @@ def simulate(run: Run, on_round: Callable[[], object] = lambda: None) -> list[Ro
         seeds = seed_labels(pool, run.plan.seed_labels, run.repeat, truth)
         project.import_tasks([NewTask(i, {}, label=label) for i, label in seeds.items()])
     while len(project.labels()) < 2:  # nothing can be learned from one class
-        rounds.top_up(loop)
+        batches.top_up(loop)
         _answer(project, truth, people)
     rows: list[Row] = []
     budget = run.plan.seed_labels + run.plan.rounds * run.plan.batch

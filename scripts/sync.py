@@ -14,9 +14,10 @@ import json
 import sys
 from typing import Any
 
-from backend import registry, rounds
+from backend import batches, registry
 from backend.command import CommandParser, run
 from backend.errors import TightloopError
+from backend.observe import read_everything_changed
 from backend.settings import load_settings
 from backend.strategy_names import STRATEGIES
 from scripts.chosen_project import add_project_option, open_chosen
@@ -37,12 +38,13 @@ def main() -> int:
         with progress_bar() as progress:
             _, loop = open_chosen(settings, arguments.project, progress, rescan=True)
             with registry.hold(loop.root, "push"):
-                batch = rounds.choose_batch(
+                read_everything_changed(loop.project, loop.store)
+                batch = batches.choose_batch(
                     loop, arguments.count, arguments.strategy or loop.strategy, progress
                 )
                 if not arguments.dry_run:
                     progress("asking", 0, 0)
-                    rounds.push(loop, batch)
+                    batches.push(loop, batch)
     except TightloopError as error:
         print(error, file=sys.stderr)
         return 1
@@ -56,7 +58,7 @@ def main() -> int:
     return 0
 
 
-def _report(batch: rounds.Batch, *, is_dry_run: bool) -> dict[str, Any]:
+def _report(batch: batches.Batch, *, is_dry_run: bool) -> dict[str, Any]:
     return {
         "is_dry_run": is_dry_run,
         "strategy": batch.strategy,
@@ -69,7 +71,7 @@ def _report(batch: rounds.Batch, *, is_dry_run: bool) -> dict[str, Any]:
     }
 
 
-def _summary(batch: rounds.Batch, count: int, *, is_dry_run: bool) -> str:
+def _summary(batch: batches.Batch, count: int, *, is_dry_run: bool) -> str:
     asked = len(batch.image_ids)
     if not asked:
         return "nothing to ask: every image of the pool is in a task already"

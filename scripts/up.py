@@ -51,6 +51,10 @@ BIN = Path(sys.executable).parent
 LABEL_STUDIO = ROOT / ".venv-label-studio/bin/label-studio"
 USERNAME = "admin@tightloop.local"
 LOOPBACK = "127.0.0.1"
+# Label Studio's own name for a flag of its own.
+MEMORY_EFFICIENT_PREDICTIONS = (
+    "fflag_fix_back_4620_memory_efficient_predictions_import_08012025_short"
+)
 MARK = "TIGHTLOOP_STACK"  # in the environment of every process of a stack, with its folder as value
 SOCKET_PATH_BYTES = 100  # the system's limit is 107 on Linux, 103 on macOS
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -364,6 +368,8 @@ def _environment(settings: StackSettings, var: Path, run: Path) -> dict[str, str
         "LABEL_STUDIO_DISABLE_SIGNUP_WITHOUT_LINK": "true",
         "LABEL_STUDIO_TASK_LOCK_TTL": str(settings.task_lock_s),
         "LABEL_STUDIO_USE_DEFAULT_BANNED_SUBNETS": "false",  # our backend is on loopback
+        # Else importing predictions for 20 tasks counts anew what belongs to all of the project's.
+        MEMORY_EFFICIENT_PREDICTIONS: "true",
         "COLLECT_ANALYTICS": "false",
         "LATEST_VERSION_CHECK": "false",
         "SENTRY_DSN": "",

@@ -9,7 +9,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Locator, Page, expect
 
-from backend.labelstudio import LabelingProject
+from backend.labelstudio import LabelStudioProject
 from backend.pool import true_labels
 from tests.browser.conftest import NewPage, login_of_the_lead
 from tests.integration.conftest import Stack
@@ -98,7 +98,7 @@ def test_what_a_person_has_in_hand_stays_while_the_page_changes(
     before = int(answers.inner_text().replace(",", ""))
     truth = true_labels(pool_of(team))
     info = team.info
-    project = LabelingProject(info["label_studio_url"], info["api_key"], info["project_id"])
+    project = LabelStudioProject(info["label_studio_url"], info["api_key"], info["project_id"])
     config = project.label_config()
     with Person(team) as someone:
         task = someone.next_task()

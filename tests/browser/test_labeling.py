@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from backend.labelstudio import HOTKEYS, LabelingProject
+from backend.labelstudio import HOTKEYS, LabelStudioProject
 from backend.pool import true_labels
 from tests.browser.conftest import LAPTOP, NewPage, login_of_the_lead, sign_up
 from tests.integration.conftest import Stack
@@ -20,13 +20,13 @@ SCORE_CELL = 1  # of a row of the table, after the number of annotations
 
 
 @pytest.fixture(scope="module")
-def project(team: Stack) -> LabelingProject:
+def project(team: Stack) -> LabelStudioProject:
     info = team.info
-    return LabelingProject(info["label_studio_url"], info["api_key"], info["project_id"])
+    return LabelStudioProject(info["label_studio_url"], info["api_key"], info["project_id"])
 
 
 @pytest.fixture(scope="module")
-def keys(team: Stack, project: LabelingProject) -> Mapping[str, str]:
+def keys(team: Stack, project: LabelStudioProject) -> Mapping[str, str]:
     """The hotkey of the right answer, by image."""
     choices = project.label_config().choices
     key_of = dict(zip(choices, HOTKEYS, strict=True))
@@ -121,7 +121,7 @@ def test_image_choices_hint_and_button_fit_a_laptop_and_two_people_get_two_image
 def test_a_batch_by_hotkeys_is_seen_to_be_learned_and_a_roll_back_to_change_the_order(
     team: Stack,
     new_page: NewPage,
-    project: LabelingProject,
+    project: LabelStudioProject,
     keys: Mapping[str, str],
     first: str,
 ) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 
 import httpx
 
-from backend.labelstudio import LabelConfig, parse_label_config
+from backend.labeling import LabelConfig
+from backend.labelstudio import parse_label_config
 from tests.compose.conftest import Team
 from tests.integration.people import Person, log_in
 

@@ -9,7 +9,8 @@ from typing import Any, Protocol, Self, TypeVar
 import httpx
 
 from backend import registry
-from backend.labelstudio import LabelConfig, prediction_result
+from backend.labeling import LabelConfig
+from backend.labelstudio import prediction_result
 from backend.pool import Pool, open_pool
 from tests.integration.conftest import Stack
 

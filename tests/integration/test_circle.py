@@ -12,7 +12,8 @@ import httpx
 import numpy as np
 import pytest
 
-from backend.labelstudio import LabelConfig, LabelingProject
+from backend.labeling import LabelConfig
+from backend.labelstudio import LabelStudioProject
 from backend.pool import Pool, true_labels
 from tests.integration.conftest import Stack, running_stack
 from tests.integration.people import Person, pool_of, wait_for
@@ -66,7 +67,7 @@ def confidence_served(circle: Stack, person: Person, pool: Pool) -> dict[str, fl
     }
 
 
-def has_order_of(project: LabelingProject, version: str) -> bool:
+def has_order_of(project: LabelStudioProject, version: str) -> bool:
     return project.model_version() == version
 
 
@@ -74,7 +75,7 @@ def test_three_rounds_ask_the_least_confident_in_order_and_learn(
     circle: Stack, person: Person, pool: Pool
 ) -> None:
     truth = true_labels(pool)
-    project = LabelingProject(
+    project = LabelStudioProject(
         circle.info["label_studio_url"], circle.info["api_key"], person.project_id
     )
     config: LabelConfig = project.label_config()

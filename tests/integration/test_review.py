@@ -13,9 +13,9 @@ import httpx
 import pytest
 
 from backend import jobs, registry
+from backend.labeling import NewTask
 from backend.labelstudio import (
-    LabelingProject,
-    NewTask,
+    LabelStudioProject,
     WebhookEvent,
     create_project,
     find_project,
@@ -26,6 +26,7 @@ from backend.labelstudio import (
 from backend.pool import Pool
 from backend.registry import ProjectRecord
 from backend.settings import Settings
+from backend.store import ProjectStore
 from backend.training_queue import TrainingQueue
 from scripts import review
 from tests.integration.conftest import Stack
@@ -64,11 +65,11 @@ def pool(stack: Stack) -> Pool:
 
 
 @pytest.fixture
-def project(door: tuple[str, str], api: httpx.Client, pool: Pool) -> Iterator[LabelingProject]:
+def project(door: tuple[str, str], api: httpx.Client, pool: Pool) -> Iterator[LabelStudioProject]:
     """One person gave three images the first class. The model takes the second image for that, too,
     the first one rather for another class and the third surely.
     """
-    own = LabelingProject(
+    own = LabelStudioProject(
         *door, create_project(*door, title=TITLE, label_config=label_config_xml(pool.classes))
     )
     others = [0.0] * (len(pool.classes) - 2)
@@ -86,7 +87,7 @@ def project(door: tuple[str, str], api: httpx.Client, pool: Pool) -> Iterator[La
 
 @pytest.fixture
 def settings(
-    stack: Stack, tmp_path: Path, project: LabelingProject, pool: Pool, api: httpx.Client
+    stack: Stack, tmp_path: Path, project: LabelStudioProject, pool: Pool, api: httpx.Client
 ) -> Iterator[Settings]:
     """A model folder that knows this project alone."""
     own = stack.settings.model_copy(update={"model_dir": tmp_path})
@@ -105,9 +106,9 @@ def settings(
         ),
     )
     yield own
-    made = registry.read_review(root)
+    made = ProjectStore(root).facts().review_project
     if made is not None:
-        api.delete(f"/api/projects/{made.project_id}/").raise_for_status()
+        api.delete(f"/api/projects/{made}/").raise_for_status()
 
 
 @pytest.fixture
@@ -128,22 +129,18 @@ def run_review(
 
 
 @pytest.fixture
-def collect(
-    settings: Settings, project: LabelingProject, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[], None]:
-    """Run the job as the ranker does."""
-    monkeypatch.setattr(jobs, "load_settings", lambda: settings)
+def collect(settings: Settings, project: LabelStudioProject) -> Callable[[], None]:
+    """Collect reviews as the ranker does."""
     queue = TrainingQueue(settings.redis_url.get_secret_value())
 
     def run() -> None:
-        jobs.collect_reviews(project.project_id)
-        assert queue.errors(project.project_id) == []
+        jobs.ACT["collect_reviews"](jobs.Work(settings, queue, project.project_id))
 
     return run
 
 
 def answer(
-    api: httpx.Client, project: LabelingProject, task_id: int, label: str, **fields: Any
+    api: httpx.Client, project: LabelStudioProject, task_id: int, label: str, **fields: Any
 ) -> int:
     """Submit an annotation; its id."""
     body = {"result": prediction_result(project.label_config(), label), **fields}
@@ -151,17 +148,18 @@ def answer(
     return int(made.json()["id"])
 
 
-def review_project(settings: Settings, project: LabelingProject) -> LabelingProject:
-    made = registry.read_review(registry.project_root(settings.model_dir, project.project_id))
+def review_project(settings: Settings, project: LabelStudioProject) -> LabelStudioProject:
+    root = registry.project_root(settings.model_dir, project.project_id)
+    made = ProjectStore(root).facts().review_project
     assert made is not None
-    return LabelingProject(
+    return LabelStudioProject(
         settings.label_studio_url,
         settings.label_studio_api_key.get_secret_value(),
-        made.project_id,
+        made,
     )
 
 
-def truths(project: LabelingProject, image_id: str) -> list[tuple[str | None, int | None]]:
+def truths(project: LabelStudioProject, image_id: str) -> list[tuple[str | None, int | None]]:
     """Label and person of an image's ground truths."""
     return [
         (a.label, a.annotator)
@@ -172,7 +170,7 @@ def truths(project: LabelingProject, image_id: str) -> list[tuple[str | None, in
 
 
 def test_the_annotations_of_one_image_are_found_by_its_id_however_that_is_written(
-    project: LabelingProject, api: httpx.Client
+    project: LabelStudioProject, api: httpx.Client
 ) -> None:
     awkward = ["123", 'a/b c\'s "é" 100%.jpg', "null"]
     project.import_tasks([NewTask(i, {"image": "data:,", "image_id": i}) for i in awkward])
@@ -204,7 +202,7 @@ def test_the_listing_says_worst_first_what_is_contradicted_and_by_whom(
 def test_pushed_twice_each_image_is_one_task_of_a_project_that_tells_nobody_and_hints_nothing(
     run_review: Callable[..., str],
     settings: Settings,
-    project: LabelingProject,
+    project: LabelStudioProject,
     pool: Pool,
     api: httpx.Client,
 ) -> None:
@@ -218,7 +216,7 @@ def test_pushed_twice_each_image_is_one_task_of_a_project_that_tells_nobody_and_
 
     assert review_project(settings, project).project_id == made.project_id
     assert [task.image_id for task in made.tasks()] == [worst, second]
-    assert all(task.is_open and not task.versions for task in made.tasks())
+    assert all(task.is_open and not task.versions for task in made.open_tasks())
     assert webhooks(api, made) == backends(api, made) == []
     assert made.title() == "A project under test whose title is long,: review"
     assert made.label_config() == project.label_config()
@@ -233,7 +231,7 @@ def test_a_vanished_review_project_is_made_anew(
     run_review: Callable[..., str],
     collect: Callable[[], None],
     settings: Settings,
-    project: LabelingProject,
+    project: LabelStudioProject,
     api: httpx.Client,
     door: tuple[str, str],
 ) -> None:
@@ -252,7 +250,7 @@ def test_a_senior_persons_answer_becomes_ground_truth_in_their_name_and_their_la
     run_review: Callable[..., str],
     collect: Callable[[], None],
     settings: Settings,
-    project: LabelingProject,
+    project: LabelStudioProject,
     pool: Pool,
     api: httpx.Client,
     senior: int,
@@ -265,9 +263,7 @@ def test_a_senior_persons_answer_becomes_ground_truth_in_their_name_and_their_la
         project.connect_webhook(f"{receiver.url}/webhook", SECRET)
         collect()
         collect()
-        assert told(receiver) == [
-            WebhookEvent("annotations", project.project_id, 1, (task.image_id,))
-        ]
+        assert told(receiver) == [WebhookEvent("annotations", project.project_id, (task.image_id,))]
     assert truths(project, task.image_id) == [(pool.classes[1], senior)]
     assert truths(project, untouched.image_id) == []
 
@@ -284,7 +280,7 @@ def test_reviewing_settles_a_task_whose_second_opinion_nobody_gave_yet(
     run_review: Callable[..., str],
     collect: Callable[[], None],
     settings: Settings,
-    project: LabelingProject,
+    project: LabelStudioProject,
     pool: Pool,
     api: httpx.Client,
     senior: int,

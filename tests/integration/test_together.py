@@ -14,7 +14,8 @@ import httpx
 import pytest
 
 from backend import registry
-from backend.labelstudio import LabelConfig, LabelingProject
+from backend.labeling import LabelConfig
+from backend.labelstudio import LabelStudioProject
 from backend.pool import true_labels
 from tests.integration.conftest import Stack, running_stack
 from tests.integration.people import Person, invite_link, log_in, pool_of, sign_up, wait_for
@@ -72,13 +73,13 @@ def crew() -> Iterator[Stack]:
 
 
 @pytest.fixture(scope="module")
-def project(crew: Stack) -> LabelingProject:
+def project(crew: Stack) -> LabelStudioProject:
     info = crew.info
-    return LabelingProject(info["label_studio_url"], info["api_key"], info["project_id"])
+    return LabelStudioProject(info["label_studio_url"], info["api_key"], info["project_id"])
 
 
 @pytest.fixture(scope="module")
-def people(crew: Stack, project: LabelingProject) -> Iterator[list[Colleague]]:
+def people(crew: Stack, project: LabelStudioProject) -> Iterator[list[Colleague]]:
     """Ada and Grace know the truth; Mallory says what is next to it."""
     truth = true_labels(pool_of(crew))
     choices = project.label_config().choices
@@ -93,7 +94,7 @@ def people(crew: Stack, project: LabelingProject) -> Iterator[list[Colleague]]:
 
 
 def test_three_people_label_two_rounds_at_once_with_second_opinions_and_nothing_is_lost(
-    crew: Stack, project: LabelingProject, people: list[Colleague]
+    crew: Stack, project: LabelStudioProject, people: list[Colleague]
 ) -> None:
     config = project.label_config()
     ada, grace, mallory = people

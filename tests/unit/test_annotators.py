@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from backend import registry
-from backend.labelstudio import NewTask
+from backend.annotator_figures import AnnotatorFigures
+from backend.labeling import NewTask
 from backend.pool import Pool, open_pool
-from backend.registry import AnnotatorFigures
 from scripts import annotators, chosen_project
 from scripts.annotators import remarks, table
 from scripts.oracle import OracleProject
@@ -131,7 +131,7 @@ def command(
     for name, value in own.items():
         monkeypatch.setenv(name, str(value))
     monkeypatch.chdir(tmp_path)  # no .env
-    monkeypatch.setattr(chosen_project, "LabelingProject", lambda *_: project)
+    monkeypatch.setattr(chosen_project, "LabelStudioProject", lambda *_: project)
 
     def run_it(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["annotators", *arguments])

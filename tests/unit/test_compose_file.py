@@ -13,6 +13,7 @@ import yaml
 
 from backend.settings import Settings
 from scripts.secrets import IMAGE
+from scripts.up import MEMORY_EFFICIENT_PREDICTIONS
 from tests.compose_rules import SECRETS_OF, breaches, default_secrets, misplaced_secrets
 
 ROOT = Path(__file__).parents[2]
@@ -152,6 +153,21 @@ def test_a_new_service_gets_no_secret_unasked(compose: dict[str, Any]) -> None:
 
 def test_the_published_dashboard_cannot_change_the_models(compose: dict[str, Any]) -> None:
     assert compose["services"]["dashboard"]["volumes"] == ["models:/models:ro"]
+
+
+def test_the_clock_always_runs_and_writes_where_the_published_dashboard_only_reads(
+    compose: dict[str, Any],
+) -> None:
+    """A database on a read-only mount can be opened only while the clock has it open."""
+    clock = compose["services"]["clock"]
+    assert clock["volumes"] == ["models:/models"]
+    assert "profiles" not in clock
+    assert clock["restart"] == compose["services"]["dashboard"]["restart"] == "unless-stopped"
+
+
+def test_label_studio_imports_predictions_as_in_the_local_stack(compose: dict[str, Any]) -> None:
+    environment = compose["services"]["label-studio"]["environment"]
+    assert environment[MEMORY_EFFICIENT_PREDICTIONS] == "true"
 
 
 def test_the_image_is_built_on_the_same_python_with_and_without_compose(

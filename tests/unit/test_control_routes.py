@@ -12,6 +12,7 @@ from rq import Queue
 from backend import registry, serving
 from backend.backend_client import CONTROL_HEADER
 from backend.settings import Settings, load_settings
+from backend.training_queue import Hints, TrainingQueue
 from tests.conftest import RedisServer
 from tests.unit.test_registry import meta, record, save
 
@@ -46,10 +47,11 @@ def in_service(settings: Settings) -> str:
     return current.version
 
 
-def jobs(redis_server: RedisServer) -> list[str]:
-    """Names of what waits."""
+def is_untouched(redis_server: RedisServer) -> bool:
+    """Whether nothing waits, and nobody has asked for anything."""
     connection = Redis.from_url(redis_server.url)
-    return [job for name in ("train", "rank") for job in Queue(name, connection=connection).job_ids]
+    waiting = [i for name in ("train", "rank") for i in Queue(name, connection=connection).job_ids]
+    return not waiting and TrainingQueue(redis_server.url).hints(PROJECT) == Hints()
 
 
 @pytest.mark.parametrize("path", ["/controls/promote", "/controls/train"])
@@ -80,7 +82,7 @@ def test_the_backend_wants_both_the_secret_and_a_persons_login(
     assert answer.status_code == status
     assert answer.get_json()["error"]
     assert in_service(settings) == "r0002"
-    assert not jobs(redis_server)
+    assert is_untouched(redis_server)
 
 
 @pytest.mark.parametrize("path", ["/controls/promote", "/controls/train"])
@@ -94,7 +96,7 @@ def test_where_no_secret_was_made_nobody_gets_in(
         answer = backend.post(path, data=form, auth=LEAD, headers=headers)
         assert answer.status_code == 404
         assert "CONTROL_SECRET" in answer.get_json()["error"]
-    assert not jobs(redis_server)
+    assert is_untouched(redis_server)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +116,7 @@ def test_what_is_no_press_is_refused_with_a_sentence(
     answer = backend.post("/controls/train", data=form, auth=LEAD, headers={CONTROL_HEADER: SECRET})
     assert answer.status_code == status
     assert answer.get_json()["error"]
-    assert not jobs(redis_server)
+    assert is_untouched(redis_server)
 
 
 def test_another_sites_page_cannot_press_even_with_the_secret(settings: Settings) -> None:

@@ -18,14 +18,20 @@ from rq import Queue, SimpleWorker
 from rq.job import Job
 
 from backend import pool_scores, registry
+from backend.annotator_figures import AnnotatorFigures
 from backend.dashboard import SECURITY_HEADERS, Page, Pages
-from backend.registry import AnnotatorFigures
+from backend.decide import decide
+from backend.observe import observe, policy_of
+from backend.open_image import OpenImage
+from backend.project_db import writing
 from backend.serving import create_app
 from backend.settings import Settings, load_settings
+from backend.store import ProjectStore
 from backend.training_queue import TrainingQueue
 from tests.conftest import RedisServer
 from tests.unit.test_registry import meta, record
 from tests.unit.test_registry import save as save_version
+from tests.unit.test_status import keep_reading
 
 PROJECT = 7
 LEAD = ("tightloop", "dash-pass")
@@ -55,6 +61,11 @@ def root(config: Settings) -> Path:
 
 
 @pytest.fixture
+def store(root: Path) -> ProjectStore:
+    return ProjectStore(root)
+
+
+@pytest.fixture
 def queue(redis_server: RedisServer) -> TrainingQueue:
     return TrainingQueue(redis_server.url)
 
@@ -77,9 +88,9 @@ def save(root: Path, number: int, **changes: Any) -> None:
         registry.promote(root, saved.version)
 
 
-def keep_open(root: Path, *labels: str) -> None:
+def keep_open(store: ProjectStore, *labels: str) -> None:
     images = [
-        registry.OpenImage(
+        OpenImage(
             image_id=f"image-of-{label}",
             confidence=0.1,
             guesses=((label, 0.612), ("other", 0.3), ("third", 0.05)),
@@ -88,7 +99,7 @@ def keep_open(root: Path, *labels: str) -> None:
         )
         for label in labels
     ]
-    registry.write_open_images(root, datetime.now(UTC), images)
+    store.record_open_images(time.time(), images)
 
 
 def section(html: str, name: str) -> str:
@@ -103,6 +114,19 @@ def test_a_new_project_says_what_comes_by_itself(client: FlaskClient) -> None:
     assert 'href="http://127.0.0.1:8080/projects/7/data"' in html
 
 
+def figures(client: FlaskClient) -> list[str]:
+    """Labels learned, answers, skipped, open, waiting for a second opinion, new of how many."""
+    return re.findall(r"<dd>(.*?)</dd>", section(page(client), "now"))
+
+
+def test_what_label_studio_holds_is_unknown_until_it_was_read(
+    client: FlaskClient, root: Path
+) -> None:
+    assert figures(client) == ["0", "?", "?", "?", "?", "0 of 20"]
+    keep_reading(root, annotations=1061, skipped=4, n_open=18, again=3, new=2)
+    assert figures(client) == ["0", "1,061", "4", "18", "3", "2 of 20"]
+
+
 def test_without_a_project_the_page_says_how_to_make_one(config: Settings) -> None:
     empty = config.model_copy(update={"model_dir": config.model_dir / "empty"})
     empty.model_dir.mkdir()
@@ -110,7 +134,7 @@ def test_without_a_project_the_page_says_how_to_make_one(config: Settings) -> No
 
 
 def test_the_page_tells_what_the_status_tells(
-    client: FlaskClient, root: Path, queue: TrainingQueue
+    client: FlaskClient, root: Path, store: ProjectStore
 ) -> None:
     truth = np.array([0, 0, 0, 1])
     says = np.array([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7], [0.1, 0.9]], np.float32)
@@ -118,11 +142,11 @@ def test_the_page_tells_what_the_status_tells(
     save(root, 2, labels=1234)
     pool_scores.save_validation_probs(root, "r0002", truth, says)
     save(root, 3, refused="plainly worse")
-    keep_open(root, "frog")
+    keep_open(store, "frog")
     ada = AnnotatorFigures(1, "Ada", 12, 3, 0.75, 0.8, 0.55, 0.95, 12, 0.5, 0.25, 4.2)
-    registry.write_annotators(root, [ada])
-    queue.note_facts(PROJECT, {"annotations": 61, "skipped": 4, "open": 18, "again": 3})
-    queue.note_error(PROJECT, "training", "the disk is full: free space")
+    store.record_annotators([ada])
+    keep_reading(root, annotations=61, skipped=4, n_open=18, again=3)
+    store.record_error("training", "the disk is full: free space")
     html = page(client)
     assert "r0002 in service, 50.0% right" in section(html, "now")
     assert "1,234" in section(html, "now")
@@ -204,8 +228,22 @@ def test_a_running_training_shows_its_bar(
     assert '<progress max="80" value="20"' in html
 
 
+def test_a_job_of_the_ranker_is_shown_by_its_step_once_it_has_begun(
+    client: FlaskClient, queue: TrainingQueue, redis_server: RedisServer
+) -> None:
+    queue.enqueue_rank(PROJECT)
+    assert "<b>Looking what is due</b> waits for its turn" in section(page(client), "jobs")
+    job = Job.fetch("rank-p7", connection=Redis.from_url(redis_server.url), serializer="json")
+    job.set_status("started")  # type: ignore[arg-type]
+    for step, name in (("read", "Reading answers"), ("top_up", "Asking images")):
+        queue.report_step(job, step)
+        assert f"<b>{name}</b>" in section(page(client), "jobs")
+    queue.report_progress(job, "scoring images", 3, 4)
+    assert "<b>Asking images</b>: scoring images, 3 of 4" in section(page(client), "jobs")
+
+
 def test_what_comes_from_outside_is_shown_and_not_run(
-    client: FlaskClient, root: Path, queue: TrainingQueue
+    client: FlaskClient, root: Path, store: ProjectStore, queue: TrainingQueue
 ) -> None:
     registry.write_record(root, record(PROJECT).model_copy(update={"title": EVIL}))
     names = (EVIL, '" onload="x')
@@ -213,12 +251,12 @@ def test_what_comes_from_outside_is_shown_and_not_run(
     pool_scores.save_validation_probs(root, "r0001", np.array([0]), np.array([[0, 1]], np.float32))
     registry.promote(root, "r0001")
     save(root, 2, refused=EVIL)
-    keep_open(root, EVIL)
+    keep_open(store, EVIL)
     person = AnnotatorFigures(1, EVIL, 1, 0, None, None, None, None, 0, None, None, None)
-    registry.write_annotators(root, [person])
-    queue.note_error(PROJECT, "training", EVIL)
+    store.record_annotators([person])
+    store.record_error("training", EVIL)
     queue.note_health("label_studio", EVIL, time.time(), 60)
-    queue.note_facts(PROJECT, {"waiting_for": EVIL})
+    store.record(waiting_for=EVIL)
     html = page(client)
     assert EVIL not in html
     assert 'onload="x' not in html
@@ -266,25 +304,41 @@ def test_who_asks_within_a_second_gets_the_page_as_it_was_and_no_work_is_done(
 
 
 def test_the_button_rolls_back_and_asks_for_the_order(
-    client: FlaskClient, root: Path, redis_server: RedisServer
+    client: FlaskClient,
+    config: Settings,
+    root: Path,
+    store: ProjectStore,
+    queue: TrainingQueue,
+    redis_server: RedisServer,
 ) -> None:
     save(root, 1)
     save(root, 2)
+    keep_reading(root, n_open=20, at=time.time())
+    store.record(ordered_by="r0002")
     form = {"project": PROJECT, "version": "r0001"}
     answer = client.post("/dashboard/promote", data=form, auth=LEAD)
     assert (answer.status_code, answer.location) == (303, "/dashboard?project=7")
     current = registry.current(root)
     assert current is not None
     assert current.version == "r0001"
-    assert Queue("rank", connection=Redis.from_url(redis_server.url)).job_ids == ["refresh-p7"]
+    assert Queue("rank", connection=Redis.from_url(redis_server.url)).job_ids == ["rank-p7"]
+    due = decide(observe(root, queue, PROJECT), policy_of(config), time.time())
+    assert (due.rank, due.train) == ("refresh", None)
 
 
 def test_the_button_starts_a_training_of_labels_that_are_not_new(
-    client: FlaskClient, queue: TrainingQueue, redis_server: RedisServer
+    client: FlaskClient,
+    config: Settings,
+    root: Path,
+    queue: TrainingQueue,
+    redis_server: RedisServer,
 ) -> None:
+    keep_reading(root, annotations=30)
     assert client.post("/dashboard/train", data={"project": 7}, auth=LEAD).status_code == 303
-    assert Queue("train", connection=Redis.from_url(redis_server.url)).job_ids == ["retrain-p7"]
-    assert queue.generation(PROJECT).is_forced
+    assert Queue("rank", connection=Redis.from_url(redis_server.url)).job_ids == ["rank-p7"]
+    state = observe(root, queue, PROJECT)
+    assert (state.n_new, state.is_training_asked) == (0, True)
+    assert decide(state, policy_of(config), time.time()).train == "retrain"
 
 
 @pytest.mark.parametrize("version", ["r0009", "", "../../etc", EVIL])
@@ -351,24 +405,25 @@ def test_without_a_password_the_buttons_say_what_is_missing(config: Settings) ->
     assert 'id="train-now" disabled' in html
 
 
-def test_people_who_label_blind_see_no_guess_here_either(config: Settings, root: Path) -> None:
+def test_people_who_label_blind_see_no_guess_here_either(
+    config: Settings, root: Path, store: ProjectStore
+) -> None:
     save(root, 1)
-    keep_open(root, "frog")
+    keep_open(store, "frog")
     blind = config.model_copy(update={"blind": True})
     html = section(page(create_app(blind).test_client()), "next")
     assert "frog 61%" not in html
     assert "label blind" in html
 
 
-def test_the_first_view_is_light(client: FlaskClient, root: Path) -> None:
+def test_the_first_view_is_light(client: FlaskClient, root: Path, store: ProjectStore) -> None:
     """Page, styles, script and picture of a hundred versions and a full list of open images."""
     for number in range(1, 101):
         save(root, number, labels=10 * number)
-    registry.write_open_images(
-        root,
-        datetime.now(UTC),
+    store.record_open_images(
+        time.time(),
         [
-            registry.OpenImage(
+            OpenImage(
                 image_id=f"img-{n}",
                 confidence=0.1,
                 guesses=(("automobile", 0.4), ("truck", 0.3), ("airplane", 0.2)),
@@ -450,11 +505,36 @@ def test_a_damaged_project_costs_its_own_page_alone(
 
 
 @pytest.mark.parametrize("rows", ["[1]", '[{"name": "Ada"}]', '["Ada"]'])
-def test_figures_of_people_in_a_foreign_shape_are_shown_as_unknown(
-    client: FlaskClient, root: Path, rows: str
+def test_figures_of_people_in_a_foreign_shape_of_an_earlier_release_are_left_out(
+    client: FlaskClient, root: Path, store: ProjectStore, rows: str
 ) -> None:
     (root / "annotators.json").write_text(rows)
-    assert "?" in section(page(client), "people")
+    store.record_error("training", "the disk is full: free space")  # makes the database
+    html = page(client)
+    assert "Nobody" in section(html, "people")
+    assert "the disk is full: free space" in section(html, "errors")
+
+
+@pytest.mark.parametrize("figures", ["1", '{"name": "Ada"}', '"Ada"'])
+def test_figures_of_people_in_a_foreign_shape_cost_their_own_page_alone(
+    client: FlaskClient, config: Settings, root: Path, figures: str
+) -> None:
+    other = registry.project_root(config.model_dir, 12)
+    registry.write_record(other, record(12))
+    with writing(root) as db:
+        db.execute("INSERT INTO own_annotator VALUES (0, ?)", (figures,))
+    problem = section(page(client, "/dashboard?project=7", 503), "problem")
+    assert "project.db is damaged (a row cannot be read): restore a backup" in problem
+    assert "no model yet" in section(page(client, "/dashboard?project=12"), "now")
+
+
+def test_what_is_unknown_of_a_person_is_shown_as_unknown(
+    client: FlaskClient, store: ProjectStore
+) -> None:
+    person = AnnotatorFigures(1, "Ada", 1, 0, None, None, None, None, 0, None, None, None)
+    store.record_annotators([person])
+    cells = re.findall(r"<td class=\"figure\">(.*?)</td>", section(page(client), "people"))
+    assert cells == ["1", "0", *["\N{EN DASH}"] * 5]
 
 
 def test_validation_images_of_other_classes_make_no_confusion(

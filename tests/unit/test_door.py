@@ -15,7 +15,9 @@ from werkzeug.datastructures import Headers
 from backend import dashboard, registry, serving
 from backend.door import Door
 from backend.labelstudio import SECRET_HEADER
+from backend.own_jobs import QUEUES
 from backend.settings import Settings, load_settings
+from backend.training_queue import Hints, TrainingQueue
 from tests.conftest import RedisServer
 from tests.unit.test_registry import meta, record
 from tests.unit.test_registry import save as save_version
@@ -122,12 +124,17 @@ def test_from_other_machines_reading_takes_the_password_even_where_it_is_open_he
 
 @pytest.mark.parametrize("path", CHANGE)
 def test_changing_takes_the_password_everywhere(
-    free: FlaskClient, redis_server: RedisServer, path: str
+    free: FlaskClient, settings: Settings, redis_server: RedisServer, path: str
 ) -> None:
     for auth in (None, ("tightloop", "wrong"), ("tightloop", "backend-pass")):
         answer = free.post(path, data={"project": PROJECT, "version": "r0001"}, auth=auth)
         assert answer.status_code == 401
-    assert not Queue("train", connection=Redis.from_url(redis_server.url)).job_ids
+    connection = Redis.from_url(redis_server.url)
+    assert not [job for name in QUEUES for job in Queue(name, connection=connection).job_ids]
+    assert TrainingQueue(redis_server.url).hints(PROJECT) == Hints()
+    current = registry.current(registry.project_root(settings.model_dir, PROJECT))
+    assert current is not None
+    assert current.version == "r0002"
     assert free.get(path).status_code == 405
 
 
@@ -138,7 +145,9 @@ def test_without_any_password_nothing_can_be_changed(settings: Settings) -> None
         assert answer.status_code == 401
 
 
-def test_a_page_of_another_site_cannot_use_the_browsers_password(free: FlaskClient) -> None:
+def test_a_page_of_another_site_cannot_use_the_browsers_password(
+    free: FlaskClient, redis_server: RedisServer
+) -> None:
     assert train(free, **{"Sec-Fetch-Site": "cross-site"}) == 403
     assert train(free, **{"Sec-Fetch-Site": "same-site"}) == 403
     assert train(free, Origin="http://evil.example") == 403
@@ -147,12 +156,16 @@ def test_a_page_of_another_site_cannot_use_the_browsers_password(free: FlaskClie
     assert train(free, Origin="http://localhost:8080") == 403  # Label Studio's own pages neither
     # A browser that names both is believed the one that no page can set.
     assert train(free, **{"Sec-Fetch-Site": "cross-site", "Origin": "http://localhost"}) == 403
+    assert TrainingQueue(redis_server.url).hints(PROJECT) == Hints()
 
 
-def test_the_dashboards_own_page_and_a_script_can(free: FlaskClient) -> None:
+def test_the_dashboards_own_page_and_a_script_can(
+    free: FlaskClient, redis_server: RedisServer
+) -> None:
     assert train(free, **{"Sec-Fetch-Site": "same-origin"}) == 303
     assert train(free, Origin="http://localhost") == 303
     assert train(free) == 303
+    assert TrainingQueue(redis_server.url).hints(PROJECT).train_asked_at > 0
 
 
 def test_the_published_dashboard_has_none_of_the_ml_backends_routes(

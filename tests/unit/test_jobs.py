@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psutil
 import pytest
 import torch
 from redis import Redis
-from rq import Worker
+from rq import Queue, Worker
 
 from backend import jobs, progress, registry, rounds
+from backend.decide import RETRY_AFTER_S, decide
 from backend.errors import LabelStudioError, TooFewLabelsError
+from backend.labeling import NewTask
+from backend.loop import Loop
+from backend.observe import observe, policy_of
 from backend.settings import Settings, load_settings
+from backend.store import ProjectStore
 from backend.training_queue import TrainingQueue
 from scripts.oracle import OracleProject
 from tests.conftest import RedisServer
-from tests.unit.test_registry import record
+from tests.unit.test_registry import meta, record
+from tests.unit.test_registry import save as save_version
 
 PROJECT = 7
 
@@ -46,12 +54,44 @@ def queue(redis_server: RedisServer) -> TrainingQueue:
 
 
 @pytest.fixture
+def store(settings: Settings) -> ProjectStore:
+    """A project that was read a while ago."""
+    own = ProjectStore(registry.project_root(settings.model_dir, PROJECT))
+    own.record(read_at=time.time() - 100)
+    return own
+
+
+@pytest.fixture
+def answer(queue: TrainingQueue) -> Callable[[int], None]:
+    """Have webhooks tell of answers to so many other images."""
+    numbers = itertools.count()
+    return lambda count: queue.hint(
+        PROJECT, time.time(), [f"img-{next(numbers)}" for _ in range(count)]
+    )
+
+
+@pytest.fixture
+def n_new(settings: Settings, queue: TrainingQueue) -> Callable[[], int]:
+    root = registry.project_root(settings.model_dir, PROJECT)
+    return lambda: observe(root, queue, PROJECT).n_new
+
+
+@pytest.fixture
+def work(settings: Settings, queue: TrainingQueue, monkeypatch: pytest.MonkeyPatch) -> jobs.Work:
+    """What the jobs work with: an oracle in Label Studio's place, and no loop."""
+    own = jobs.Work(settings, queue, PROJECT)
+    own.project = OracleProject(("a", "b"))
+    own.loop = cast(Loop, None)
+    monkeypatch.setattr(own, "open_loop", lambda **_: None)
+    monkeypatch.setattr(jobs, "_open", lambda _: own)
+    return own
+
+
+@pytest.fixture
 def train(
-    settings: Settings, queue: TrainingQueue, monkeypatch: pytest.MonkeyPatch
+    work: jobs.Work, store: ProjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[Callable[[int], None]], int]:
-    """Run the job with a training that only calls back; the number of trainings comes back."""
-    monkeypatch.setattr(jobs, "_open", lambda _: (settings, queue, OracleProject(("a", "b"))))
-    monkeypatch.setattr(jobs, "open_loop", lambda *_, **__: None)
+    """Run the job with a training that only reads and calls back; return how many there were."""
 
     def run(during: Callable[[int], None]) -> int:
         n_trainings = 0
@@ -59,26 +99,40 @@ def train(
         def train_round(*_: Any, **__: Any) -> None:
             nonlocal n_trainings
             n_trainings += 1
-            during(n_trainings)
+            began = time.time()
+            store.record_reading(began, is_full=False)
+            waiting_for = None
+            try:
+                during(n_trainings)
+            except TooFewLabelsError as error:
+                waiting_for = error
+            store.record_learned(
+                {}, began, trained_at=began, waiting_for=waiting_for and str(waiting_for)
+            )
+            if waiting_for:
+                raise waiting_for
 
         monkeypatch.setattr(rounds, "train_round", train_round)
         jobs.retrain(PROJECT)
         return n_trainings
 
+    assert work.store
     return run
 
 
 def test_annotations_that_arrive_during_a_training_lead_to_exactly_one_more(
-    queue: TrainingQueue, train: Callable[[Callable[[int], None]], int]
+    answer: Callable[[int], None],
+    n_new: Callable[[], int],
+    train: Callable[[Callable[[int], None]], int],
 ) -> None:
     def five_people_answer(number: int) -> None:
         if number == 1:
             for _ in range(5):
-                queue.note_changes(PROJECT, 1, time.time())
+                answer(1)
 
-    queue.note_changes(PROJECT, 3, time.time())
+    answer(3)
     assert train(five_people_answer) == 2
-    assert queue.generation(PROJECT).n_new == 0
+    assert n_new() == 0
 
 
 @pytest.mark.parametrize(
@@ -86,7 +140,7 @@ def test_annotations_that_arrive_during_a_training_lead_to_exactly_one_more(
     [(1, 1, 1), (2, 1, 1), (4, 1, 3), (4, 0, 3), (5, 2, 2), (5, 9, 1), (64, 1, 8)],
 )
 def test_trainers_leave_a_core_to_people_and_share_the_others(
-    queue: TrainingQueue,
+    answer: Callable[[int], None],
     train: Callable[[Callable[[int], None]], int],
     redis_server: RedisServer,
     monkeypatch: pytest.MonkeyPatch,
@@ -101,7 +155,7 @@ def test_trainers_leave_a_core_to_people_and_share_the_others(
     before, used = torch.get_num_threads(), []
     torch.set_num_threads(8)  # as OMP_NUM_THREADS may say
     try:
-        queue.note_changes(PROJECT, 3, time.time())
+        answer(3)
         train(lambda _: used.append(torch.get_num_threads()))
     finally:
         torch.set_num_threads(before)
@@ -109,14 +163,13 @@ def test_trainers_leave_a_core_to_people_and_share_the_others(
 
 
 def test_a_few_annotations_during_a_training_wait_for_their_number(
-    queue: TrainingQueue, train: Callable[[Callable[[int], None]], int]
+    answer: Callable[[int], None],
+    n_new: Callable[[], int],
+    train: Callable[[Callable[[int], None]], int],
 ) -> None:
-    def one_answers(_: int) -> None:
-        queue.note_changes(PROJECT, 1, time.time())
-
-    queue.note_changes(PROJECT, 3, time.time())
-    assert train(one_answers) == 1
-    assert queue.generation(PROJECT).n_new == 1
+    answer(3)
+    assert train(lambda _: answer(1)) == 1
+    assert n_new() == 1
 
 
 def test_a_job_without_anything_due_trains_nothing(
@@ -126,16 +179,19 @@ def test_a_job_without_anything_due_trains_nothing(
 
 
 def test_too_few_labels_are_said_and_waited_for(
-    queue: TrainingQueue, train: Callable[[Callable[[int], None]], int]
+    store: ProjectStore,
+    answer: Callable[[int], None],
+    n_new: Callable[[], int],
+    train: Callable[[Callable[[int], None]], int],
 ) -> None:
     def one_class(_: int) -> None:
         raise TooFewLabelsError("training starts when at least two classes are labeled")
 
-    queue.note_changes(PROJECT, 3, time.time())
+    answer(3)
     assert train(one_class) == 1
-    assert "two classes" in queue.facts(PROJECT)["waiting_for"]
-    assert queue.errors(PROJECT) == []
-    assert queue.generation(PROJECT).n_new == 0  # tried again with the next answers
+    assert "two classes" in (store.facts().waiting_for or "")
+    assert store.errors() == []
+    assert n_new() == 0  # tried again with the next answers
 
 
 @pytest.mark.parametrize(
@@ -146,25 +202,30 @@ def test_too_few_labels_are_said_and_waited_for(
     ],
 )
 def test_an_error_is_shown_to_people_and_tried_again_in_its_time(
+    settings: Settings,
     queue: TrainingQueue,
-    train: Callable[[Callable[[int], None]], int],
+    store: ProjectStore,
+    answer: Callable[[int], None],
+    work: jobs.Work,
+    monkeypatch: pytest.MonkeyPatch,
     error: Exception,
     shown: str,
 ) -> None:
-    def fail(_: int) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise error
 
-    queue.note_changes(PROJECT, 3, time.time())
-    assert train(fail) == 1
-    [noted] = queue.errors(PROJECT)
+    monkeypatch.setattr(rounds, "train_round", fail)
+    answer(3)
+    jobs.retrain(PROJECT)
+    [noted] = store.errors()
     assert noted["where"] == "training"
     assert shown in noted["message"]
     assert "hunter2" not in noted["message"]
-    generation = queue.generation(PROJECT)
-    assert generation.n_new == 3  # nothing is lost
-    due = {"retrain_after": 3, "retrain_wait_s": 3600}
-    assert not generation.is_due(time.time(), **due)
-    assert generation.is_due(time.time() + 61, **due)
+    state = observe(work.root, queue, PROJECT)
+    assert state.n_new == 3  # nothing is lost
+    now, policy = state.failed_at["retrain"], policy_of(settings)
+    assert decide(state, policy, now + RETRY_AFTER_S["retrain"] - 1).train is None
+    assert decide(state, policy, now + RETRY_AFTER_S["retrain"]).train == "retrain"
 
 
 @pytest.mark.parametrize(
@@ -176,39 +237,104 @@ def test_an_error_is_shown_to_people_and_tried_again_in_its_time(
     ],
 )
 def test_a_head_knows_the_answers_it_read_and_is_tried_again_after_an_error(
+    settings: Settings,
     queue: TrainingQueue,
-    train: Callable[[Callable[[int], None]], int],  # noqa: ARG001
+    store: ProjectStore,
+    work: jobs.Work,
     monkeypatch: pytest.MonkeyPatch,
     outcome: Exception | None,
     errors: list[str],
     is_due_soon: bool,
 ) -> None:
+    project = work.project
+    assert isinstance(project, OracleProject)
+    project.import_tasks([NewTask("a", {}), NewTask("b", {})])
+    project.answer(1, "a")
+    project.answer(2, "b")
+    save_version(work.root, meta(1))
+    registry.promote(work.root, "r0001")
+    store.record(read_at=0.0, ordered_by="r0001", exhausted_at=time.time())
+
     def refit_head(*_: Any) -> None:
+        if not isinstance(outcome, LabelStudioError):
+            revision = store.facts().revision
+            store.record_success("refit", head_revision=revision, head_fitted_at=time.time())
         if outcome is not None:
             raise outcome
 
     monkeypatch.setattr(rounds, "refit_head", refit_head)
-    queue.note_changes(PROJECT, 2, time.time())
-    jobs.refit(PROJECT)
-    assert [error["message"] for error in queue.errors(PROJECT)] == errors
-    assert not queue.generation(PROJECT).head_is_due(time.time())
-    assert queue.generation(PROJECT).head_is_due(time.time() + 61) is is_due_soon
-    assert queue.generation(PROJECT).n_new == 2  # the training has not read them
+    jobs.rank(PROJECT)
+    assert [error["message"] for error in store.errors()] == errors
+    state, policy = observe(work.root, queue, PROJECT), policy_of(settings)
+    assert decide(state, policy, time.time()).rank is None
+    later = decide(replace(state, exhausted_at=time.time() + 999), policy, time.time() + 61)
+    assert (later.rank == "refit") is is_due_soon
+    assert state.n_new == 2  # the training has not learned them
+
+
+def test_a_failed_step_does_not_keep_the_ranker_from_the_others(
+    store: ProjectStore, work: jobs.Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    def is_away(_: jobs.Work) -> None:
+        raise LabelStudioError("Label Studio cannot be reached")
+
+    def collect(_: jobs.Work) -> None:
+        done.append("collect_reviews")
+        store.record_success("collect_reviews", reviews_read_at=time.time())
+
+    acts = {**jobs.ACT, "top_up": is_away, "collect_reviews": collect}
+    monkeypatch.setattr(jobs, "ACT", acts)
+    store.start_reviews(9)
+    jobs.rank(PROJECT)
+    assert done == ["collect_reviews"]
+    assert [error["where"] for error in store.errors()] == ["asking images"]
+    assert work.queue.hints(PROJECT).looks == 1  # the clock looks when its time has come
+
+
+@pytest.mark.usefixtures("store")
+def test_a_damaged_database_ends_the_rankers_look_with_one_line(
+    work: jobs.Work, caplog: pytest.LogCaptureFixture
+) -> None:
+    for path in work.root.glob("project.db*"):
+        path.unlink()
+    (work.root / "project.db").write_text("no database, but long enough to be read as one" * 9)
+    jobs.rank(PROJECT)
+    [told] = [message for message in caplog.messages if "project.db is damaged" in message]
+    assert "restore a backup" in told
+
+
+def test_the_ranker_has_a_training_enqueued_that_is_due(
+    answer: Callable[[int], None],
+    store: ProjectStore,
+    work: jobs.Work,
+    redis_server: RedisServer,
+) -> None:
+    store.record(exhausted_at=time.time())
+    work.queue.ask_for_training(PROJECT, time.time())
+    answer(1)
+    jobs.rank(PROJECT)
+    trains = Queue("train", connection=Redis.from_url(redis_server.url))
+    assert trains.job_ids == ["retrain-p7"]
 
 
 def test_a_second_training_waits_for_one_that_outlived_its_worker(
-    settings: Settings, queue: TrainingQueue, train: Callable[[Callable[[int], None]], int]
+    settings: Settings,
+    store: ProjectStore,
+    answer: Callable[[int], None],
+    train: Callable[[Callable[[int], None]], int],
 ) -> None:
     root = registry.project_root(settings.model_dir, PROJECT)
-    queue.note_changes(PROJECT, 3, time.time())
+    answer(3)
     trained: list[int] = []
     with registry.hold(root, "train"):
         second = threading.Thread(target=lambda: trained.append(train(lambda _: None)))
         second.start()
         time.sleep(0.5)
         assert trained == []
-        # The first one ends, and has seen all there is.
-        queue.finish_round(PROJECT, queue.generation(PROJECT).generation, time.time())
+        # The first one ends, and has read all there is.
+        store.record_reading(time.time(), is_full=False)
     second.join(10)
     assert trained == [0]
 

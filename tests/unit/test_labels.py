@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from backend import registry, resnet, rounds, versions
+from backend import batches, registry, resnet, versions
+from backend.annotator_figures import AnnotatorFigures
+from backend.labeling import Annotation, Task, TaskReading
 from backend.labels import LabelReading, annotator_figures, read_labels
-from backend.labelstudio import Annotation
 from backend.loop import Loop
 from backend.pool import Pool, true_labels
-from backend.registry import AnnotatorFigures
+from backend.task_data import Asked
 from scripts.oracle import OracleProject
 from tests.unit import test_rounds
 from tests.unit.test_rounds import quiet, seed, train
@@ -35,6 +37,7 @@ def animals(loop: Loop, pool: Pool) -> Loop:
     """A pool of the images a to u of three classes, without pre-trained weights."""
     return replace(
         loop,
+        project=OracleProject(NAMES),
         pool=replace(
             pool,
             classes=("cat", "dog", "frog"),
@@ -60,6 +63,17 @@ def say(
     )
 
 
+def ask(loop: Loop, image_ids: Iterable[str], probs: tuple[float, ...]) -> None:
+    """Have images asked by a version that thinks so of them."""
+    asked = [Asked(i, round=1, strategy="margin", version="r0001", probs=probs) for i in image_ids]
+    loop.store.record_asked(asked)
+    tasks = [
+        Task(loop.pool.image_ids.index(a.image_id), a.image_id, is_open=True, is_again=False)
+        for a in asked
+    ]
+    loop.store.record_tasks([TaskReading(task, "2026-01-01", (), None) for task in tasks], 0.0)
+
+
 def by_task(given: tuple[Annotation, ...]) -> dict[int, list[Annotation]]:
     found = defaultdict(list)
     for annotation in given:
@@ -68,7 +82,7 @@ def by_task(given: tuple[Annotation, ...]) -> dict[int, list[Annotation]]:
 
 
 def read(loop: Loop, *given: Annotation) -> LabelReading:
-    return read_labels(loop, by_task(given), NAMES)
+    return read_labels(loop, by_task(given))
 
 
 def figures(loop: Loop, *given: Annotation) -> dict[str, AnnotatorFigures]:
@@ -114,12 +128,10 @@ def test_without_a_models_opinion_the_majority_is_the_label_and_as_likely_as_its
 
 
 def test_probabilities_of_another_number_of_classes_are_as_good_as_none(animals: Loop) -> None:
-    reading = read(
-        animals,
-        say("a", "Cat", asked_probs=(0.3, 0.7)),
-        say("b", "Dog", asked_probs=(0.1, 0.2, 0.3, 0.4)),
-        say("c", "Dog", asked_probs=PERHAPS_DOG),
-    )
+    ask(animals, "a", (0.3, 0.7))
+    ask(animals, "b", (0.1, 0.2, 0.3, 0.4))
+    ask(animals, "c", PERHAPS_DOG)
+    reading = read(animals, say("a", "Cat"), say("b", "Dog"), say("c", "Dog"))
     assert reading.probs.keys() == {"c"}
     assert labels_of(reading) == {"a": ("Cat", 1.0), "b": ("Dog", 1.0), "c": ("Dog", 0.6)}
 
@@ -127,11 +139,8 @@ def test_probabilities_of_another_number_of_classes_are_as_good_as_none(animals:
 def test_an_answer_that_nobody_else_gave_is_as_likely_as_the_model_thought(
     animals: Loop,
 ) -> None:
-    reading = read(
-        animals,
-        say("a", "Cat", 1, asked_probs=SURELY_CAT),
-        say("b", "Dog", 2, asked_probs=SURELY_CAT),
-    )
+    ask(animals, "ab", SURELY_CAT)
+    reading = read(animals, say("a", "Cat", 1), say("b", "Dog", 2))
     assert labels_of(reading) == {"a": ("Cat", 0.9), "b": ("Dog", 0.08)}
     assert reading.consensus.annotators == {1: None, 2: None}
 
@@ -139,11 +148,8 @@ def test_an_answer_that_nobody_else_gave_is_as_likely_as_the_model_thought(
 def test_answers_of_one_person_alone_are_the_labels_and_tell_nothing_of_the_person(
     animals: Loop,
 ) -> None:
-    given = [
-        say("a", "Cat"),
-        say("b", "Dog", asked_probs=PERHAPS_DOG),
-        say("c", "Frog", asked_probs=PERHAPS_DOG),
-    ]
+    ask(animals, "bc", PERHAPS_DOG)
+    given = [say("a", "Cat"), say("b", "Dog"), say("c", "Frog")]
     reading = read(animals, *given)
     assert labels_of(reading) == {"a": ("Cat", 1.0), "b": ("Dog", 0.6), "c": ("Frog", 0.1)}
     ada = figures(animals, *given)["Ada"]
@@ -152,16 +158,14 @@ def test_answers_of_one_person_alone_are_the_labels_and_tell_nothing_of_the_pers
 
 def test_a_contested_label_weighs_less_once_twenty_images_have_several_answers(loop: Loop) -> None:
     contested, *others = loop.pool.image_ids[:20]
-    probs = tuple(0.91 if label == "1" else 0.01 for label in loop.pool.classes)
-    one, two = (replace(say("a", "1", by, asked_probs=probs), image_id=contested) for by in (1, 2))
-    unsure = tuple(0.1 for _ in loop.pool.classes)
-    given = [
-        replace(a, asked_probs=unsure) for a in (one, two, replace(one, label="2", annotator=3))
-    ]
+    ask(loop, others, tuple(0.91 if label == "1" else 0.01 for label in loop.pool.classes))
+    ask(loop, [contested], tuple(0.1 for _ in loop.pool.classes))
+    one, two = (replace(say("a", "1", by), image_id=contested) for by in (1, 2))
+    given = [one, two, replace(one, label="2", annotator=3)]
     weights = []
     for n_others in (18, 19):
         agreed = [replace(a, image_id=i) for i in others[:n_others] for a in (one, two)]
-        labels = read_labels(loop, {1: [*given, *agreed]}, loop.pool.classes).labels
+        labels = read_labels(loop, {1: [*given, *agreed]}).labels
         by_image = dict(zip(labels.image_ids, map(float, labels.weights), strict=True))
         weights.append((by_image[contested], by_image[others[0]]))
     assert weights[0] == (1.0, 1.0)
@@ -172,16 +176,18 @@ def test_a_contested_label_weighs_less_once_twenty_images_have_several_answers(l
 def test_a_class_that_nobody_ever_chose_is_no_label(animals: Loop, never: str) -> None:
     probs = [0.05, 0.05, 0.05]
     probs[NAMES.index(never)] = 0.9  # not even if the model is sure of it
+    ask(animals, "abc", tuple(probs))
     one, other = (name for name in NAMES if name != never)
     both = [(1, one, "ab"), (2, one, "a"), (2, other, "c"), (3, other, "c")]
-    given = [say(i, name, by, asked_probs=tuple(probs)) for by, name, ids in both for i in ids]
+    given = [say(i, name, by) for by, name, ids in both for i in ids]
     assert {i: label for i, (label, _) in labels_of(read(animals, *given)).items()} == {
         "a": one, "b": one, "c": other,
     }  # fmt: skip
 
 
 def test_one_class_alone_that_all_agree_on_is_the_label(animals: Loop) -> None:
-    given = [say(i, "Dog", by, asked_probs=SURELY_CAT) for i in "abc" for by in (1, 2)]
+    ask(animals, "abc", SURELY_CAT)
+    given = [say(i, "Dog", by) for i in "abc" for by in (1, 2)]
     found = labels_of(read(animals, *given))
     assert {label for label, _ in found.values()} == {"Dog"}
 
@@ -220,11 +226,11 @@ def test_of_ground_truths_that_contradict_each_other_the_later_wins_and_the_imag
 def test_one_image_may_be_answered_by_fifty_people(animals: Loop) -> None:
     answers = [say("a", "Cat" if by <= 30 else "Dog", by, at=by) for by in range(1, 51)]
     assert labels_of(read(animals, *answers)) == {"a": ("Cat", 0.6)}
-    asked = [replace(answer, asked_probs=PERHAPS_DOG) for answer in answers]
-    reading = read(animals, *asked)
+    ask(animals, "a", PERHAPS_DOG)
+    reading = read(animals, *answers)
     assert list(reading.labels.classes) == [0]
     assert reading.consensus.quality.tolist() == pytest.approx([0.3])  # the model's opinion
-    rows = annotator_figures(by_task(tuple(asked)), reading, NAMES, PEOPLE)
+    rows = annotator_figures(by_task(tuple(answers)), reading, NAMES, PEOPLE)
     assert sorted(row.agreement or 0 for row in rows) == [0.0] * 20 + [1.0] * 30
     assert all(row.quality is None for row in rows)  # one image tells nothing about people
 
@@ -233,15 +239,18 @@ def test_people_may_disagree_about_every_image_where_the_model_believes_neither(
     animals: Loop,
 ) -> None:
     neither = (0.0, 0.0, 1.0)
-    given = [say(i, n, by, asked_probs=neither) for i in animals.pool.image_ids for by, n in BOTH]
+    ask(animals, animals.pool.image_ids, neither)
+    given = [say(i, n, by) for i in animals.pool.image_ids for by, n in BOTH]
     assert {label for label, _ in labels_of(read(animals, *given)).values()} <= {"Cat", "Dog"}
 
 
 def test_the_same_answers_are_read_the_same_every_time(animals: Loop) -> None:
     tied, *others = animals.pool.image_ids
-    given = [say(tied, name, by, asked_probs=(0.4, 0.4, 0.2)) for by, name in BOTH]
+    ask(animals, tied, (0.4, 0.4, 0.2))
+    ask(animals, others, (0.1, 0.1, 0.8))
+    given = [say(tied, name, by) for by, name in BOTH]
     for image_id in others:
-        given += [say(image_id, "Frog", by, asked_probs=(0.1, 0.1, 0.8)) for by in (1, 2)]
+        given += [say(image_id, "Frog", by) for by in (1, 2)]
     found = {tuple(read(animals, *given).consensus.annotators.items()) for _ in range(10)}
     assert len(found) == 1
     assert None not in dict(*found).values()
@@ -257,6 +266,7 @@ def test_nothing_answered_is_no_label_and_nobody(animals: Loop) -> None:
 
 
 def test_a_persons_figures_count_what_the_person_did(animals: Loop) -> None:
+    ask(animals, "cdhi", SURELY_CAT)
     rows = figures(
         animals,
         # The label is Dog, then Cat, then Frog.
@@ -265,14 +275,14 @@ def test_a_persons_figures_count_what_the_person_did(animals: Loop) -> None:
         say("a", "Dog", 3),
         say("b", "Cat", 1, seconds=9.0),
         say("b", "Cat", 2),
-        say("c", "Frog", 1, asked_probs=SURELY_CAT),
-        say("d", "Cat", 1, seconds=4.0, asked_probs=SURELY_CAT, took_guess=True),
-        say("h", "Cat", 1, asked_probs=SURELY_CAT),
+        say("c", "Frog", 1),
+        say("d", "Cat", 1, seconds=4.0, took_guess=True),
+        say("h", "Cat", 1),
         say("e", "unicorn", 1, seconds=100.0),
         say("e", "Cat", 2),
         say("f", None, 1, seconds=100.0, was_skipped=True),
         say("g", "Cat", None),
-        say("i", "Dog", 1, asked_probs=SURELY_CAT, is_ground_truth=True),
+        say("i", "Dog", 1, is_ground_truth=True),
         say("i", "Cat", 2),
     )
     assert rows.keys() == {"Ada", "Bo", "Cy"}
@@ -280,18 +290,22 @@ def test_a_persons_figures_count_what_the_person_did(animals: Loop) -> None:
     assert (ada.answers, ada.skipped, ada.median_seconds) == (6, 1, 4.0)
     assert ada.agreement == 1 / 2  # of a and b, which others answered, too; i is as Ada settled it
     assert (ada.guesses_taken, ada.guesses_right) == (1 / 3, 2 / 3)
-    assert (bo.answers, bo.agreement, bo.guesses_taken, bo.median_seconds) == (4, 2 / 3, None, None)
+    # Bo was shown a guess with i alone, as Ada was.
+    assert (bo.answers, bo.agreement, bo.guesses_taken, bo.median_seconds) == (4, 2 / 3, 0.0, None)
+    assert (rows["Cy"].guesses_shown, rows["Cy"].guesses_taken) == (0, None)
 
 
 def test_a_guess_over_other_classes_is_neither_right_nor_wrong(animals: Loop) -> None:
-    rows = figures(animals, say("a", "Cat", asked_probs=(0.9, 0.1)))
+    ask(animals, "a", (0.9, 0.1))
+    rows = figures(animals, say("a", "Cat"))
     assert rows["Ada"].guesses_right is None
 
 
 def test_the_least_reliable_come_first_and_the_unknown_last(animals: Loop) -> None:
     shared = "abcdefghijklmnopqrst"
-    careless = [say(i, "Frog", 1, asked_probs=SURELY_CAT) for i in shared]
-    careful = [say(i, "Cat", by, asked_probs=SURELY_CAT) for i in shared for by in (2, 4)]
+    ask(animals, shared, SURELY_CAT)
+    careless = [say(i, "Frog", 1) for i in shared]
+    careful = [say(i, "Cat", by) for i in shared for by in (2, 4)]
     rows = figures(animals, say("u", "Dog", 3), *careful, *careless)
     order = list(rows)
     assert (order[0], order[-1]) == ("Ada", "Cy")
@@ -326,18 +340,21 @@ def test_an_asked_image_keeps_the_probabilities_it_was_asked_with_whatever_is_in
     loop: Loop, project: OracleProject
 ) -> None:
     seed(loop, project)
-    train(loop)
-    asked = {t.image_id: t.data["asked_probs"] for t in project.by_task.values() if not t.label}
+    first = train(loop)
+    then = versions.pool_probs(loop, first, quiet)
+    told = {t.image_id: t.data["asked_probs"] for t in project.by_task.values() if not t.label}
     project.answer_open_tasks(true_labels(loop.pool))
     second = train(loop)
     assert registry.current(loop.root) == second
-    probs = read_labels(loop, project.annotations(), loop.pool.classes, quiet).probs
-    assert probs.keys() == asked.keys()
+    probs = read_labels(loop, project.annotations(), quiet).probs
+    is_open = {task.image_id for task in project.open_tasks()}
+    assert probs.keys() == told.keys() | is_open
     now = versions.pool_probs(loop, second, quiet)
-    for image_id, of_image in probs.items():
-        np.testing.assert_array_equal(of_image, np.array(asked[image_id], np.float32))
+    for image_id, in_task in told.items():
         [row] = loop.pool.positions([image_id])
-        assert np.abs(of_image - now[row]).max() > 0.01
+        np.testing.assert_array_equal(probs[image_id], then[row])
+        np.testing.assert_allclose(in_task, then[row], atol=1e-5)
+        assert np.abs(probs[image_id] - now[row]).max() > 0.01
 
 
 @pytest.fixture
@@ -347,14 +364,13 @@ def blind(loop: Loop, project: OracleProject, tmp_path: Path) -> Loop:
     torch.save(resnet.build(5, None, seed=3).state_dict(), weights)
     own = replace(loop, weights=str(weights), batch_size=40)
     seed(own, project, 20)
-    assert rounds.top_up(own) == 40
+    assert batches.top_up(own) == 40
     project.answer_open_tasks(true_labels(loop.pool))
     return own
 
 
 def probs_of(loop: Loop) -> dict[str, list[float]]:
-    annotations = loop.project.annotations()
-    found = read_labels(loop, annotations, loop.pool.classes, quiet).probs
+    found = read_labels(loop, loop.project.annotations(), quiet).probs
     return {image_id: row.tolist() for image_id, row in found.items()}
 
 
@@ -367,7 +383,7 @@ def test_an_image_asked_blindly_gets_probabilities_that_its_own_label_does_not_t
         (i, a[0]) for i, a in project.answers.items() if a[0].annotator is not None
     )
     project.change(task_id, next(c for c in blind.pool.classes if c != said.label))
-    (blind.root / "folds.json").unlink()
+    blind.store.record_fold_probs([], [])
     after = probs_of(blind)
     assert after[said.image_id] == before[said.image_id]
     # The label is known to the models of the other four fifths.
@@ -378,19 +394,20 @@ def test_what_an_image_was_asked_with_goes_before_what_the_folds_think(
     blind: Loop, project: OracleProject
 ) -> None:
     [task_id, *_] = (i for i, a in project.answers.items() if a[0].annotator is not None)
-    sure = (0.91, *[0.01] * 9)
-    project.answers[task_id] = [replace(project.answers[task_id][0], asked_probs=sure)]
-    assert probs_of(blind)[project.by_task[task_id].image_id] == pytest.approx(sure)
+    image_id, sure = project.by_task[task_id].image_id, (0.91, *[0.01] * 9)
+    assert probs_of(blind)[image_id] != pytest.approx(sure)
+    ask(blind, [image_id], sure)
+    assert probs_of(blind)[image_id] == pytest.approx(sure)
 
 
 def test_probabilities_of_blindly_asked_images_are_kept_and_read_without_a_model(
     blind: Loop, project: OracleProject
 ) -> None:
     annotations = project.annotations()
-    assert read_labels(blind, annotations, blind.pool.classes).probs == {}
+    assert read_labels(blind, annotations).probs == {}
     found = probs_of(blind)
     Path(blind.weights).unlink()
-    kept = read_labels(blind, annotations, blind.pool.classes)
+    kept = read_labels(blind, annotations)
     assert {i: row.tolist() for i, row in kept.probs.items()} == found
     assert probs_of(blind) == found
 
@@ -411,6 +428,7 @@ def test_too_few_classes_for_the_folds_give_no_probabilities(
 
 
 def test_kept_probabilities_of_another_number_of_classes_are_not_used(animals: Loop) -> None:
-    registry.write_fold_probs(animals.root, {"a": [0.4, 0.6]})
-    reading = read(animals, say("a", "Cat"), say("b", "Dog", asked_probs=PERHAPS_DOG))
+    animals.store.record_fold_probs(["a"], [np.array([0.4, 0.6], np.float32)])
+    ask(animals, "b", PERHAPS_DOG)
+    reading = read(animals, say("a", "Cat"), say("b", "Dog"))
     assert reading.probs.keys() == {"b"}

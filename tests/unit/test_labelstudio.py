@@ -6,8 +6,9 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,23 +16,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.errors import LabelConfigError, LabelStudioError
+from backend.labeling import Annotation, LabelConfig, Task, TaskReading, match_classes
 from backend.labelstudio import (
     CHANGED_LISTS,
-    Annotation,
-    LabelConfig,
-    LabelingProject,
+    LabelStudioProject,
     WebhookEvent,
     is_our_label_config,
-    kept_annotations,
     label_config_xml,
     label_now_url,
-    match_classes,
     parse_label_config,
     prediction_result,
     project_id_of,
     read_webhook,
-    what_was_answered,
 )
+from backend.store import ProjectStore
 
 TOKEN = "0123456789abcdef0123456789abcdef01234567"
 CONFIG = LabelConfig("label", "image", "image", ("cat", "dog"))
@@ -168,45 +166,54 @@ def test_skipped_and_empty_answers_can_be_told_apart() -> None:
     def answer(number: int, label: str | None, *, was_skipped: bool = False) -> Annotation:
         return Annotation(number, 1, "i", 1, label, was_skipped, "2026-01-01T00:00:00Z")
 
-    answers = {1: [answer(7, "cat"), answer(8, None)], 2: [answer(9, None, was_skipped=True)]}
-    assert what_was_answered(answers) == {7: "cat", 8: "(empty)", 9: "(skipped)"}
+    answers = [answer(7, "cat"), answer(8, None), answer(9, None, was_skipped=True)]
+    assert {a.annotation_id: a.answer for a in answers} == {7: "cat", 8: "(empty)", 9: "(skipped)"}
 
 
 def test_a_label_that_was_made_ground_truth_is_a_change() -> None:
     answer = Annotation(7, 1, "i", 1, "cat", was_skipped=False, updated_at="2026-01-01T00:00:00Z")
     starred = replace(answer, is_ground_truth=True)
-    assert what_was_answered({1: [answer]}) != what_was_answered({1: [starred]})
+    assert answer.answer != starred.answer
 
 
-def test_annotations_that_an_earlier_release_kept_are_read_anew() -> None:
-    row = {"annotation_id": 7, "task_id": 1, "image_id": "i", "annotator": 1, "label": "cat",
-           "was_skipped": False, "updated_at": "2026-01-01T00:00:00Z"}  # fmt: skip
-    assert kept_annotations({1: [row]}) is None
-    assert kept_annotations({1: [{**row, "asked_probs": [0.5, 0.5]}]}) is not None
-    assert kept_annotations({1: []}) == {1: []}
+@pytest.mark.parametrize("also", [{}, {"asked_probs": [0.5, 0.5]}], ids=["the first", "the last"])
+def test_annotations_that_an_earlier_release_kept_are_read_anew(
+    tmp_path: Path, also: dict[str, Any]
+) -> None:
+    row = Annotation(7, 1, "i", 1, "cat", was_skipped=False, updated_at="2026-01-01T00:00:00Z")
+    kept = {"read_at": "2026-01-01T00:00:00Z", "tasks": {"1": [asdict(row) | also]}}
+    (tmp_path / "answers.json").write_text(json.dumps(kept))
+    store = ProjectStore(tmp_path)
+    store.record(trained_at=1.0)  # the first writing takes over what there is
+    assert (store.annotations(), store.tasks(), store.facts().read_at) == ({}, [], 0)
+    answered, waiting = (Task(i, "i", is_open=i == 2, is_again=False) for i in (1, 2))
+    readings = [TaskReading(answered, "2026", (row,), None), TaskReading(waiting, "2026", (), None)]
+    store.record_tasks(readings, 2.0)
+    assert store.annotations() == {1: [row]}
+    assert store.tasks() == [answered, waiting]
 
 
 # Webhooks
 
 
 @pytest.mark.parametrize(
-    ("payload", "changes"),
+    "payload",
     [
-        ({"action": "ANNOTATION_CREATED", "annotation": {}}, 1),
-        ({"action": "ANNOTATION_UPDATED", "annotation": {}}, 1),
-        ({"action": "ANNOTATIONS_CREATED", "annotation": [{}, {}, {}]}, 3),
-        ({"action": "ANNOTATIONS_DELETED", "annotations": [{"id": 1}, {"id": 2}]}, 2),
-        ({"action": "TASKS_DELETED", "tasks": [{"id": 1}]}, 1),
+        {"action": "ANNOTATION_CREATED", "annotation": {}},
+        {"action": "ANNOTATION_UPDATED", "annotation": {}},
+        {"action": "ANNOTATIONS_CREATED", "annotation": [{}, {}, {}]},
+        {"action": "ANNOTATIONS_DELETED", "annotations": [{"id": 1}, {"id": 2}]},
+        {"action": "TASKS_DELETED", "tasks": [{"id": 1}]},
     ],
 )
-def test_a_webhook_says_how_many_annotations_changed(payload: dict[str, Any], changes: int) -> None:
+def test_a_webhook_says_whose_annotations_changed(payload: dict[str, Any]) -> None:
     event = read_webhook({**payload, "project": {"id": 25}})
-    assert event == WebhookEvent("annotations", 25, changes)
+    assert event == WebhookEvent("annotations", 25)
 
 
 def test_start_training_is_told_from_the_rest() -> None:
     event = read_webhook({"action": "START_TRAINING", "project": {"id": 25}})
-    assert event == WebhookEvent("start_training", 25, 1)
+    assert event == WebhookEvent("start_training", 25)
 
 
 @pytest.mark.parametrize(
@@ -288,7 +295,7 @@ def test_any_json_is_an_event_or_a_value_error(payload: Any) -> None:
         event = read_webhook(payload)
     except ValueError:
         return
-    assert event.kind == "ignored" or (event.project_id > 0 and event.changes > 0)
+    assert event.kind == "ignored" or event.project_id > 0
 
 
 @pytest.mark.parametrize("project", ["25.1795346887", "25", "25."])
@@ -332,7 +339,7 @@ def answering(status: int, body: bytes) -> Iterator[str]:
 
 def message_of(url: str, api_key: str = TOKEN) -> str:
     with pytest.raises(LabelStudioError) as error:
-        LabelingProject(url, api_key, 1).model_version()
+        LabelStudioProject(url, api_key, 1).model_version()
     return str(error.value)
 
 

@@ -21,11 +21,13 @@ from backend.labelstudio import SECRET_HEADER
 from backend.metrics import GAUGES
 from backend.serving import create_app
 from backend.settings import Settings, load_settings
+from backend.store import ProjectStore
 from backend.training_queue import TrainingQueue
 from tests.conftest import RedisServer
 from tests.unit.test_registry import meta, record
 from tests.unit.test_registry import save as save_version
 from tests.unit.test_serving import PROJECT, event, png, predict, put_in_service, task
+from tests.unit.test_status import files, keep_reading
 
 BOARD = json.loads((Path(__file__).parents[2] / "docs/grafana.json").read_text())
 SECRETS = ("backend-pass", "hook-secret", "ls-token", "dash-pass")
@@ -99,17 +101,16 @@ def work(root: Path, queue: TrainingQueue, redis_server: RedisServer) -> None:
     ):
         save_version(root, version)
     registry.promote(root, "r0002")
-    queue.note_facts(PROJECT, {"annotations": 61, "skipped": 4, "open": 18, "again": 3})
-    queue.note_changes(PROJECT, 2, 0.0)
+    keep_reading(root, annotations=61, skipped=4, n_open=18, again=3, new=2)
     queue.enqueue_retrain(PROJECT)
-    queue.enqueue_top_up(PROJECT)
+    queue.enqueue_rank(PROJECT)
     connection = Redis.from_url(redis_server.url)
     worker = SimpleWorker(["train"], connection=connection, serializer="json")
     worker.register_birth()  # type: ignore[no-untyped-call]
     job = Job.fetch("retrain-p7", connection=connection, serializer="json")
     job.set_status("started")  # type: ignore[arg-type]
     for where in ("training", "training", "asking"):
-        queue.note_error(PROJECT, where, "dash-pass must not be seen")
+        ProjectStore(root).record_error(where, "dash-pass must not be seen")
 
 
 def test_every_fact_of_a_project_is_told_with_its_value(
@@ -137,13 +138,32 @@ def test_every_fact_of_a_project_is_told_with_its_value(
         "kept_errors": {("7", "training"): 2, ("7", "asking"): 1},
     }
     assert {key for key, value in jobs.items() if value} == {
-        ("7", "retrain", "started"), ("7", "top_up", "queued"),
+        ("7", "retrain", "started"), ("7", "rank", "queued"),
     }  # fmt: skip
     assert jobs["7", "refit", "queued"] == 0
 
 
-def test_what_is_unknown_is_left_out(client: FlaskClient) -> None:
+def test_a_job_of_the_ranker_is_told_by_the_step_that_it_has_begun(
+    client: FlaskClient, queue: TrainingQueue, redis_server: RedisServer
+) -> None:
+    queue.enqueue_rank(PROJECT)
+    connection = Redis.from_url(redis_server.url)
+    job = Job.fetch("rank-p7", connection=connection, serializer="json")
+    job.set_status("started")  # type: ignore[arg-type]
+    for step in ("read", "refresh", "top_up", "refit", "collect_reviews"):
+        queue.report_step(job, step)
+        jobs = samples(client)["jobs"]
+        assert {key for key, value in jobs.items() if value} == {("7", step, "started")}
+        assert jobs["7", "rank", "started"] == 0
+
+
+def test_what_is_unknown_is_left_out_and_asking_makes_no_file(
+    client: FlaskClient, config: Settings, root: Path
+) -> None:
+    before = files(config.model_dir)
     found = samples(client)
+    assert files(config.model_dir) == before
+    assert [path.name for path in root.iterdir()] == ["project.json"]
     assert found["round"] == {("7",): 0}
     assert found["new_annotations"] == {("7",): 0}
     unknown = {
@@ -154,9 +174,9 @@ def test_what_is_unknown_is_left_out(client: FlaskClient) -> None:
 
 
 def test_more_new_annotations_than_needed_leave_none_to_wait_for(
-    client: FlaskClient, queue: TrainingQueue
+    client: FlaskClient, root: Path
 ) -> None:
-    queue.note_changes(PROJECT, 9, 0.0)
+    keep_reading(root, annotations=9, new=9)
     assert samples(client)["annotations_until_training"] == {("7",): 0}
 
 
@@ -234,11 +254,12 @@ def test_without_redis_it_tells_what_the_process_knows(
     assert "Traceback" not in page(client)
 
 
+@pytest.mark.parametrize("name", ["project.json", "project.db"])
 def test_a_project_that_cannot_be_read_hides_no_other(
-    client: FlaskClient, config: Settings, root: Path
+    client: FlaskClient, config: Settings, root: Path, name: str
 ) -> None:
     registry.write_record(registry.project_root(config.model_dir, 8), record(8))
-    (root / "project.json").write_text("{")
+    (root / name).write_text("{" * 5000)
     found = samples(client)
     assert found["up"] == {("redis",): 1, ("model_folder",): 0}
     assert found["round"] == {("8",): 0}
@@ -249,11 +270,9 @@ def test_an_unreachable_model_folder_is_told(client: FlaskClient, config: Settin
     assert samples(client)["up"] == {("redis",): 1, ("model_folder",): 0}
 
 
-def test_quotes_and_newlines_in_a_label_are_escaped(
-    client: FlaskClient, queue: TrainingQueue
-) -> None:
+def test_quotes_and_newlines_in_a_label_are_escaped(client: FlaskClient, root: Path) -> None:
     where = 'say "no"\nC:\\new'
-    queue.note_error(PROJECT, where, "")
+    ProjectStore(root).record_error(where, "")
     assert samples(client)["kept_errors"] == {("7", where): 1}
     assert r'where="say \"no\"\nC:\\new"' in page(client)
 

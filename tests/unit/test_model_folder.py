@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,11 +24,15 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from backend import pool_scores, pruning, registry
+from backend.annotator_figures import AnnotatorFigures
 from backend.errors import ModelFolderError, TightloopError
-from backend.labelstudio import Annotation, kept_annotations, label_config_xml
-from backend.registry import AnnotatorFigures, OpenImage, Review
+from backend.labeling import Annotation, Task, TaskReading
+from backend.labelstudio import CLOCK_SKEW, label_config_xml
+from backend.open_image import OpenImage
 from backend.serving import create_app
 from backend.settings import Settings, load_settings
+from backend.store import ProjectStore
+from backend.task_data import Asked
 from tests.conftest import RedisServer
 from tests.unit.test_registry import meta, record, save, state_of
 
@@ -53,12 +59,20 @@ JUNK = {
     "a lone surrogate": b'{"1": "\\ud800", "\\udfff": ["\\ud800"]}',
     "UTF-16": '{"1": "a"}'.encode("utf-16"),
 }
-FILES = (
-    "project.json", "seen.json", "answers.json", "folds.json", "annotators.json", "review.json",
-    "open.json", "pruning.json", "current", "r0002/meta.json", "r0002/model.safetensors",
-    "r0002/pool.safetensors", "r0002/validation.safetensors", "r0002h01/meta.json",
-    "r0002h01/model.safetensors",
+# Of releases before 0.2, taken over when the database is made.
+EARLIER = (
+    "seen.json", "answers.json", "folds.json", "annotators.json", "review.json", "open.json",
 )  # fmt: skip
+FILES = (
+    "project.json", "project.db", *EARLIER, "current", "r0002/meta.json",
+    "r0002/model.safetensors", "r0002/pool.safetensors", "r0002/validation.safetensors",
+    "r0002h01/meta.json", "r0002h01/model.safetensors",
+)  # fmt: skip
+ROW = Annotation(1, 5, "a", 2, "cat", was_skipped=False, updated_at="2026-01-01")
+ADA = AnnotatorFigures(1, "Ada", 12, 3, 0.75, 0.8, 0.55, 0.95, 12, 0.5, 0.25, 4.2)
+SHOWN = OpenImage(
+    image_id="a", confidence=0.1, guesses=(("cat", 0.6),), is_again=False, picture="data:,"
+)
 
 
 def fill(root: Path) -> None:
@@ -70,25 +84,76 @@ def fill(root: Path) -> None:
         pool_scores.save_validation_probs(root, version.version, np.array([0, 1]), PROBS)
     for name in ("r0001", "r0002"):
         registry.promote(root, name, NOON)
-    row = Annotation(1, 5, "a", 2, "cat", was_skipped=False, updated_at="2026-01-01")
-    registry.write_answers(root, NOON, {5: [row]})
-    registry.write_seen(root, {1: "cat"})
-    registry.write_fold_probs(root, {"a": [0.4, 0.6]})
-    ada = AnnotatorFigures(1, "Ada", 12, 3, 0.75, 0.8, 0.55, 0.95, 12, 0.5, 0.25, 4.2)
-    registry.write_annotators(root, [ada])
-    registry.write_review(root, Review(project_id=9))
-    shown = OpenImage(
-        image_id="a", confidence=0.1, guesses=(("cat", 0.6),), is_again=False, picture="data:,"
-    )
-    registry.write_open_images(root, NOON, [shown])
+    fill_store(root)
+
+
+def fill_store(root: Path) -> None:
+    """Write a database with a row in every table."""
+    store = ProjectStore(root)
+    task = Task(5, "a", is_open=False, is_again=False)
+    asked = Asked("a", 1, "margin", "r0001", probs=(0.4, 0.6))
+    store.record_tasks([TaskReading(task, "2026-01-01", (ROW,), asked)], NOON.timestamp())
+    store.record_reading(NOON.timestamp(), is_full=True)
+    store.record_learned({1: "cat"}, NOON.timestamp())
+    store.record_failure("refit", NOON.timestamp())
+    store.record_fold_probs(["a"], [np.array([0.4, 0.6], np.float32)])
+    store.record_annotators([ADA])
+    store.start_reviews(9)
+    store.record_reviewed("a", "cat")
+    store.record_open_images(NOON.timestamp(), [SHOWN])
+    store.record_error("training", "out of memory", NOON)
     pruning.write_announcement(root, NOON)
+
+
+def fill_earlier(root: Path) -> None:
+    """Keep the same in files, as releases before 0.2 did, and no database."""
+    forget_database(root)
+    shutil.rmtree(root / "earlier-release", ignore_errors=True)
+    kept: dict[str, Any] = {
+        "seen.json": {1: "cat"},
+        "answers.json": {"read_at": NOON.isoformat(), "tasks": {5: [asdict(ROW)]}},
+        "folds.json": {"a": [0.4, 0.6]},
+        "annotators.json": [asdict(ADA)],
+        "review.json": {"project_id": 9, "collected": {"a": "cat"}},
+        "open.json": {"read_at": NOON.isoformat(), "images": [SHOWN.model_dump()]},
+    }
+    assert tuple(kept) == EARLIER
+    for name, content in kept.items():
+        (root / name).write_text(json.dumps(content))
+
+
+def forget_database(root: Path) -> None:
+    for path in root.glob("project.db*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def put(root: Path, file: str, content: bytes | None) -> None:
+    """Put something else in a file's place, a folder for None. What is an earlier release's is then
+    taken over, as when the clock first looks at the project.
+    """
+    path = root / file
+    if file in EARLIER:
+        fill_earlier(root)
+    if file == "project.db":
+        forget_database(root)
+    elif path.is_dir():
+        path.rmdir()
+    else:
+        path.unlink()
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    if file in EARLIER:
+        ProjectStore(root).record(trained_at=1.0)
+        assert ProjectStore(root).facts().trained_at == 1.0
 
 
 def read_all(root: Path) -> None:
     """Read all that is ever read of a project; what is refused is refused by an error of ours."""
     readers: list[Callable[[], object]] = [
         lambda: registry.read_record(root),
-        lambda: registry.read_review(root),
+        lambda: pruning.read_announcement(root),
         lambda: registry.promotions(root),
         lambda: registry.current(root),
         lambda: registry.promote(root, "r0002"),
@@ -107,15 +172,30 @@ def read_all(root: Path) -> None:
         with suppress(TightloopError):
             reader()
     registry.versions(root)
-    assert all(isinstance(v, str) for v in registry.read_seen(root).values())
-    assert all(np.isfinite(row).all() for row in registry.read_fold_probs(root).values())
-    rows = [asdict(row) for row in registry.read_annotators(root) if row is not None]
-    json.dumps(rows, allow_nan=False)
-    registry.read_open_images(root)
-    pruning.read_announcement(root)
-    if (kept := registry.read_answers(root)) is not None:
-        assert (datetime.now(UTC) - kept[0]).days > 0
-        kept_annotations(kept[1])
+    for method in STORE_READERS:
+        with suppress(TightloopError):
+            method(ProjectStore(root))
+
+
+def read_moment(store: ProjectStore) -> None:
+    read_at = datetime.fromtimestamp(store.facts().read_at, UTC)
+    assert (datetime.now(UTC) - (read_at - CLOCK_SKEW)).days > 0
+
+
+def read_probs(store: ProjectStore) -> None:
+    for row in (*store.fold_probs(2).values(), *store.asked_probs(2).values()):
+        assert np.isfinite(row).all()
+
+
+def read_people(store: ProjectStore) -> None:
+    json.dumps([asdict(person) for person in store.annotators()], allow_nan=False)
+
+
+STORE_READERS: tuple[Callable[[ProjectStore], object], ...] = (
+    read_moment, read_probs, read_people, ProjectStore.reviewed, ProjectStore.n_open,
+    ProjectStore.counts, ProjectStore.tasks, ProjectStore.annotations, ProjectStore.new_answers,
+    ProjectStore.open_images, ProjectStore.errors,
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -179,13 +259,10 @@ def change_weights(root: Path, version: str, state: registry.State) -> None:
 def test_a_damaged_file_stops_nobody_and_shows_no_trace(
     client: FlaskClient, root: Path, file: str
 ) -> None:
-    sound = (root / file).read_bytes()
+    sound = None if file in EARLIER else (root / file).read_bytes()
     for number, (name, content) in enumerate({**JUNK, "a folder": None}.items()):
-        (root / file).unlink()
-        if content is None:
-            (root / file).mkdir()
-        else:
-            (root / file).write_bytes(content)
+        put(root, file, content)
+        if content is not None and sound is not None:
             os.utime(root / file, (number, number))
         read_all(root)
         for path in ("/status", "/dashboard", f"/dashboard?project={OTHER}", "/metrics"):
@@ -199,9 +276,8 @@ def test_a_damaged_file_stops_nobody_and_shows_no_trace(
         assert answer.status_code in (200, 503), (name, answer.text)
         assert "unexpected" not in answer.text, name
         assert client.get("/versions", auth=AUTH).status_code == 200
-        if content is None:
-            (root / file).rmdir()
-        (root / file).write_bytes(sound)
+        if sound is not None:
+            put(root, file, sound)
 
 
 json_values = st.recursive(
@@ -211,16 +287,38 @@ json_values = st.recursive(
 )
 
 
+def spoil_cell(path: Path, number: int, content: bytes) -> None:
+    """Write junk of its own type into one of a database's cells."""
+    big = int.from_bytes(content[:7], "big")
+    junk = {"BLOB": content, "TEXT": content.decode("latin1"), "INTEGER": big, "REAL": big}
+    with closing(sqlite3.connect(path)) as db, db:
+        tables = db.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY 1")
+        cells = []
+        for (table,) in tables.fetchall():
+            columns = db.execute(f"PRAGMA table_info({table})").fetchall()
+            n_rows = db.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+            key = columns[0][1]
+            cells += [(table, key, c[1], junk[c[2]], n) for c in columns for n in range(n_rows)]
+        table, key, column, value, place = cells[number % len(cells)]
+        row = f'"{key}" = (SELECT "{key}" FROM {table} ORDER BY 1 LIMIT 1 OFFSET {place})'
+        db.execute(f'UPDATE {table} SET "{column}" = ? WHERE {row}', (value,))
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(
     file=st.sampled_from(FILES),
     content=st.binary(max_size=60) | json_values.map(lambda v: json.dumps(v).encode()),
-    field=st.none() | st.integers(0, 40),
+    field=st.none() | st.integers(0, 60),
 )
 @example(file="answers.json", content=b'{"read_at": 0, "tasks": {"1": [{"label": 5}]}}', field=None)
+@example(file="folds.json", content=b'{"a": [NaN, 1e300]}', field=None)
+@example(file="open.json", content=b'{"read_at": "0001-01-01T00:00Z", "images": []}', field=None)
+@example(file="seen.json", content=b'{"99999999999999999999": "cat"}', field=None)
 def test_no_junk_raises_anything_but_errors_of_ours(
     root: Path, file: str, content: bytes, field: int | None
 ) -> None:
+    if file in EARLIER:
+        fill_earlier(root)
     path = root / file
     sound = path.read_bytes()
     try:
@@ -230,11 +328,44 @@ def test_no_junk_raises_anything_but_errors_of_ours(
             rows = kept if isinstance(kept, dict) else kept[0]
             rows[sorted(rows)[field % len(rows)]] = json.loads(json.dumps(content.decode("latin1")))
             content = json.dumps(kept).encode()
-        path.write_bytes(content)
+        if field is not None and file == "project.db":
+            spoil_cell(path, field, content)
+        else:
+            put(root, file, content)
         read_all(root)
     finally:
-        path.write_bytes(sound)
-        os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+        if file in EARLIER:
+            forget_database(root)
+            fill_store(root)
+        else:
+            put(root, file, sound)
+            os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+
+
+@pytest.mark.parametrize("moment", ["1e300", "-1e300", "NaN", "Infinity", "999999999999"])
+@pytest.mark.parametrize("fact", ["read_at", "pruning_announced_at"])
+def test_a_moment_that_no_calendar_has_is_named_as_damage(
+    root: Path, client: FlaskClient, fact: str, moment: str
+) -> None:
+    with closing(sqlite3.connect(root / "project.db")) as db, db:
+        db.execute("UPDATE own_fact SET value = ? WHERE name = ?", (moment, fact))
+    read_all(root)
+    status = client.get("/status").get_json()
+    assert [project["project_id"] for project in status["projects"]] == [OTHER]
+    assert "project.db is damaged" in status["unreadable"][str(PROJECT)]
+
+
+@pytest.mark.parametrize("probs", [[np.nan, 0.5], [0.5, np.inf]])
+@pytest.mark.parametrize("table", ["own_asked", "own_fold"])
+def test_probabilities_that_are_no_numbers_are_left_out(
+    root: Path, table: str, probs: list[float]
+) -> None:
+    store, blob = ProjectStore(root), np.array(probs, np.float32).tobytes()
+    assert store.asked_probs(2).keys() == store.fold_probs(2).keys() == {"a"}
+    with closing(sqlite3.connect(root / "project.db")) as db, db:
+        db.execute(f"UPDATE {table} SET probs = ?", (blob,))
+    kept = store.asked_probs(2) if table == "own_asked" else store.fold_probs(2)
+    assert kept == {}
 
 
 def test_predictions_status_and_dashboard_name_the_version_before_a_damaged_one(

@@ -57,8 +57,10 @@ def test_a_job_of_ours_is_taken(name: str, redis_server: RedisServer, connection
 def test_a_job_of_ours_is_still_taken_after_a_run_progress_and_a_failure(
     redis_server: RedisServer, connection: Redis
 ) -> None:
-    TrainingQueue(redis_server.url).enqueue_retrain(PROJECT)
+    ours = TrainingQueue(redis_server.url)
+    ours.enqueue_retrain(PROJECT)
     job = fetch(connection)
+    ours.report_step(job, "retrain")
     job.meta["progress"] = {"phase": "training", "done": 1, "total": 2, "since": 0.0}
     job.save_meta()  # type: ignore[no-untyped-call]
     with connection.pipeline() as pipe:
@@ -105,6 +107,20 @@ def test_a_job_with_anything_of_its_own_is_dropped_with_a_log_line(
         fetch(connection)
     assert f"dropped job '{RETRAIN}' from Redis" in caplog.text
     assert not connection.exists(f"rq:job:{RETRAIN}")
+
+
+@pytest.mark.parametrize("name", ["refit", "top_up", "refresh", "collect_reviews"])
+def test_a_job_that_an_earlier_release_left_behind_is_dropped_with_a_log_line(
+    name: str, connection: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    ranks = Queue("rank", connection=connection, serializer="json")
+    ranks.enqueue(
+        f"backend.jobs.{name}", PROJECT, job_id=f"{name}-p{PROJECT}", retry=Retry(max=5),
+        result_ttl=0,
+    )  # fmt: skip
+    with pytest.raises(NoSuchJobError):
+        fetch(connection, f"{name}-p{PROJECT}")
+    assert f"dropped job '{name}-p{PROJECT}' from Redis" in caplog.text
 
 
 def test_a_job_that_waits_for_another_is_dropped(foreign: Queue, connection: Redis) -> None:

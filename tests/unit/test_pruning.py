@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from backend import pool_scores, pruning, registry
-from backend.errors import LabelStudioError, NoModelError
+from backend.errors import LabelStudioError, NoModelError, StoreError
+from backend.project_db import writing
 from backend.registry import Promotion
 from backend.version_meta import Meta
 from scripts import models
@@ -343,16 +344,28 @@ def test_the_notice_stands_until_the_weights_are_gone_or_all_are_kept(root: Path
     assert notice() == ""
 
 
-def test_an_announcement_comes_back_and_an_unreadable_one_is_none(root: Path) -> None:
+def test_an_announcement_comes_back_and_can_be_taken_back(root: Path) -> None:
     assert pruning.read_announcement(root) is None
-    root.mkdir(parents=True)
+    assert not root.exists()
     pruning.write_announcement(root, NOON)
     assert pruning.read_announcement(root) == NOON
-    for damage in ("", "[]", '{"announced_at": "soon"}', '{"announced_at": "2026-01-01T12:00:00"}'):
-        (root / "pruning.json").write_text(damage)
-        assert pruning.read_announcement(root) is None
     pruning.write_announcement(root, None)
-    assert not (root / "pruning.json").exists()
+    assert pruning.read_announcement(root) is None
+
+
+@pytest.mark.parametrize(
+    "damage", ["", "[]", '"soon"', '"2026-01-01T12:00:00"', "-1.0", "Infinity", "1e300"]
+)
+def test_an_unreadable_announcement_is_an_error_that_says_what_to_do(
+    root: Path, damage: str
+) -> None:
+    pruning.write_announcement(root, NOON)
+    with writing(root) as db:
+        db.execute("UPDATE own_fact SET value = ? WHERE name = 'pruning_announced_at'", (damage,))
+    with pytest.raises(StoreError, match=r"is damaged .* restore a backup"):
+        pruning.read_announcement(root)
+    with pytest.raises(StoreError, match=r"is damaged .* restore a backup"):
+        pruning.notice(root, [], 2)
 
 
 def test_where_label_studio_is_away_nothing_goes(root: Path) -> None:

@@ -10,11 +10,9 @@ from backend.errors import NoModelError
 from backend.query import (
     SETS,
     Candidates,
-    batch_is_due,
     confidence,
     rank,
     resolve,
-    retrain_is_due,
     select,
 )
 from backend.settings import load_settings
@@ -143,42 +141,3 @@ def test_probabilities_with_nan_are_refused() -> None:
     broken[2, 0] = np.nan
     with pytest.raises(NoModelError, match="NaN"):
         select("margin", Candidates(IDS, broken), 2, rng())
-
-
-@pytest.mark.parametrize(
-    ("n_open", "rounds_done", "rounds", "is_due"),
-    [
-        (19, 5, 0, True),  # fewer open than a batch
-        (20, 5, 0, False),
-        (0, 2, 3, True),  # one round left
-        (0, 3, 3, False),  # all rounds done
-    ],
-)
-def test_a_batch_is_due_while_people_may_run_out_and_rounds_are_left(
-    n_open: int, rounds_done: int, rounds: int, is_due: bool
-) -> None:
-    assert batch_is_due(n_open, 20, rounds_done, rounds) is is_due
-
-
-def test_a_new_version_asks_its_batch_where_that_leaves_at_most_two_open() -> None:
-    assert batch_is_due(20, 20, 1, 0, is_new_version=True)
-    assert not batch_is_due(21, 20, 1, 0, is_new_version=True)
-
-
-@pytest.mark.parametrize(
-    ("n_new", "waited_s", "is_forced", "is_due"),
-    [
-        (20, 0.0, False, True),  # enough are new
-        (19, 59.9, False, False),
-        (1, 60.0, False, True),  # the first has waited long enough
-        (0, 999.0, False, False),  # nothing is new
-        (0, 0.0, True, True),  # somebody said so
-    ],
-)
-def test_a_retrain_is_due_by_number_by_waiting_or_by_force(
-    n_new: int, waited_s: float, is_forced: bool, is_due: bool
-) -> None:
-    assert (
-        retrain_is_due(n_new, waited_s, is_forced=is_forced, retrain_after=20, retrain_wait_s=60.0)
-        is is_due
-    )

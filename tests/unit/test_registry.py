@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,11 +17,18 @@ import numpy as np
 import pytest
 
 from backend import registry
-from backend.errors import BrokenVersionError, ModelFolderError, NoModelError, SettingsError
+from backend.errors import (
+    BrokenVersionError,
+    ModelFolderError,
+    NoModelError,
+    SettingsError,
+    StoreError,
+)
 from backend.evaluation import Evaluation
-from backend.labelstudio import Annotation, kept_annotations
+from backend.labeling import Annotation, Task, TaskReading
 from backend.registry import ProjectRecord
 from backend.resnet_layout import HEAD_TENSORS, resnet18
+from backend.store import ProjectStore
 from backend.version_meta import Meta
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -238,19 +246,57 @@ def test_a_missing_model_folder_is_one_clear_error(tmp_path: Path) -> None:
         registry.known_projects(tmp_path / "gone")
 
 
-def test_changes_are_made_changed_and_deleted_annotations() -> None:
+DAMAGED = r"project\.db is damaged .*: restore a backup, or move it away"
+
+
+def damage(root: Path, content: str) -> None:
+    """Put something else in the database's place."""
+    for rest in root.glob("project.db*"):
+        rest.unlink()
+    (root / "project.db").write_text(content)
+
+
+def move_away(root: Path) -> None:
+    """Do with a damaged database what its error says."""
+    (root / "project.db").rename(root / "damaged.db")
+
+
+def readings(rows: Mapping[int, Sequence[Annotation]]) -> list[TaskReading]:
+    """Tasks with these annotations, as Label Studio would tell them."""
+    return [
+        TaskReading(Task(i, "img", not given, is_again=False), "2026-01-01", tuple(given), None)
+        for i, given in rows.items()
+    ]
+
+
+def answer(annotation_id: int, label: str) -> Annotation:
+    return Annotation(annotation_id, 5, "img", 2, label, was_skipped=False, updated_at="2026-01-01")
+
+
+def test_changes_are_made_changed_and_deleted_annotations(root: Path) -> None:
     before = {1: "cat", 2: "dog", 3: "cat"}
     now = {1: "cat", 2: "cat", 4: "dog"}
-    assert registry.count_changes(before, now) == 3
-    assert registry.count_changes(now, now) == 0
+    store = ProjectStore(root)
+    store.record_tasks(readings({5: [answer(i, label) for i, label in now.items()]}), 10.0)
+    store.record_learned(before, 11.0)
+    assert store.new_answers() == (3, 10.0)
+    store.record_learned(now, 12.0)
+    assert store.new_answers() == (0, None)
 
 
-def test_seen_annotations_come_back_and_unreadable_ones_count_as_none(root: Path) -> None:
-    assert registry.read_seen(root) == {}
-    registry.write_seen(root, {5: "cat"})
-    assert registry.read_seen(root) == {5: "cat"}
-    (root / "seen.json").write_text("{half")
-    assert registry.read_seen(root) == {}
+def test_learned_annotations_come_back_and_without_them_all_count_as_new(root: Path) -> None:
+    rows = readings({5: [answer(5, "cat")]})
+    ProjectStore(root).record_tasks(rows, 10.0)
+    assert ProjectStore(root).new_answers() == (1, 10.0)
+    ProjectStore(root).record_learned({5: "cat"}, 11.0)
+    assert ProjectStore(root).new_answers() == (0, None)
+    damage(root, "{half")
+    with pytest.raises(StoreError, match=DAMAGED):
+        ProjectStore(root).new_answers()
+    move_away(root)
+    assert ProjectStore(root).new_answers() == (0, None)  # nothing is read yet
+    ProjectStore(root).record_tasks(rows, 12.0)
+    assert ProjectStore(root).new_answers() == (1, 12.0)
 
 
 def _hold_until_killed(root: Path, is_held: object) -> None:
@@ -357,12 +403,18 @@ def test_the_fingerprint_of_a_body_does_not_see_its_head() -> None:
 
 
 def test_answers_come_back_and_unreadable_ones_count_as_none(root: Path) -> None:
-    row = Annotation(1, 5, "img", 2, "cat", was_skipped=False, updated_at="2026-01-01")
-    registry.write_answers(root, NOON, {5: [row], 6: []})
-    kept = registry.read_answers(root)
-    assert kept is not None
-    assert kept[0] == NOON
-    assert kept_annotations(kept[1]) == {5: [row], 6: []}
-    for damage in ("", "[]", '{"tasks": 3}'):
-        (root / "answers.json").write_text(damage)
-        assert registry.read_answers(root) is None
+    row, noon = answer(1, "cat"), NOON.timestamp()
+    ProjectStore(root).record_tasks(readings({5: [row], 6: []}), noon)
+    ProjectStore(root).record_reading(noon, is_full=True)
+    store = ProjectStore(root)
+    assert store.facts().read_at == noon
+    assert store.annotations() == {5: [row]}
+    assert [task.task_id for task in store.tasks()] == [5, 6]
+    for content in ("[]", '{"tasks": 3}'):
+        damage(root, content)
+        with pytest.raises(StoreError, match=DAMAGED):
+            store.annotations()
+    move_away(root)
+    assert (store.annotations(), store.facts().read_at) == ({}, 0)  # all are read again
+    damage(root, "")
+    assert (store.annotations(), store.facts().read_at) == ({}, 0)

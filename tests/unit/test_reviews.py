@@ -15,16 +15,17 @@ import torch
 from redis import Redis
 from rq import Queue
 
-from backend import jobs, registry
+from backend import jobs, observe, registry
 from backend import reviews as reviews_module
-from backend.clock import Clock, Watch
+from backend.clock import Clock
+from backend.decide import decide
 from backend.errors import LabelStudioError, ModelFolderError
-from backend.labelstudio import Annotation, NewTask
+from backend.labeling import Annotation, NewTask
 from backend.loop import Loop
 from backend.pool import LabeledSplit, Pool
-from backend.registry import Review
 from backend.reviews import collect_reviews, find_label_errors, push_reviews, review_title
 from backend.settings import Settings, load_settings
+from backend.store import ProjectStore
 from backend.training import Recipe
 from backend.training_queue import TrainingQueue
 from scripts.oracle import OracleProject
@@ -83,7 +84,7 @@ def loop(tmp_path: Path, project: OracleProject) -> Loop:
 def reviews(loop: Loop) -> OracleProject:
     """The review project: an open task for each image, in their order."""
     own = OracleProject(CLASSES)
-    registry.write_review(loop.root, Review(project_id=REVIEWS))
+    loop.store.start_reviews(REVIEWS)
     assert push_reviews(loop, own, find_label_errors(loop, quiet)) == 3
     return own
 
@@ -253,11 +254,11 @@ def test_a_call_that_died_half_way_is_made_good_without_a_second_ground_truth(
     assert len(project.answers[1]) == 2
 
 
-def test_a_damaged_record_of_the_review_says_what_to_do(loop: Loop) -> None:
+def test_a_damaged_record_of_the_review_says_what_to_do(loop: Loop, settings: Settings) -> None:
     loop.root.mkdir(parents=True, exist_ok=True)
-    (loop.root / "review.json").write_text("{")
-    with pytest.raises(ModelFolderError, match=r"review\.json is damaged: delete it"):
-        registry.read_review(loop.root)
+    (loop.root / "project.db").write_text("{half")
+    with pytest.raises(ModelFolderError, match=r"project\.db is damaged .*, or move it away"):
+        reviews_module.find_reviews(settings, loop.root)
 
 
 # Who looks for them
@@ -276,43 +277,59 @@ def queue(redis_server: RedisServer) -> TrainingQueue:
 
 
 @pytest.fixture
+def store(settings: Settings, project: OracleProject) -> ProjectStore:
+    """A project that was just read and in which nothing is left to ask: no other step is due."""
+    own = ProjectStore(registry.project_root(settings.model_dir, PROJECT))
+    observe.read_changes(project, own)
+    own.record(exhausted_at=time.time() + 3600)
+    return own
+
+
+@pytest.fixture
 def run_job(
     settings: Settings,
     queue: TrainingQueue,
+    store: ProjectStore,  # noqa: ARG001
     project: OracleProject,
     reviews: OracleProject,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[[], None]:
     """Run the job as the ranker does, with an oracle for each project."""
-    monkeypatch.setattr(jobs, "_open", lambda _: (settings, queue, project))
+    work = jobs.Work(settings, queue, PROJECT)
+    work.project = project
+    monkeypatch.setattr(jobs, "_open", lambda _: work)
     monkeypatch.setattr(reviews_module, "find_reviews", lambda *_: reviews)
-    return lambda: jobs.collect_reviews(PROJECT)
+    return lambda: jobs.rank(PROJECT)
 
 
 def test_the_clock_has_reviews_collected_where_there_is_a_review_project(
     settings: Settings,
     queue: TrainingQueue,
+    store: ProjectStore,
     project: OracleProject,
     redis_server: RedisServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = Clock(settings, queue)
-    monkeypatch.setattr(clock, "_watch", lambda _: Watch(PROJECT, project))  # type: ignore[arg-type]
+    monkeypatch.setattr(clock, "_project", lambda _: project)
     ranks = Queue("rank", connection=Redis.from_url(redis_server.url))
+    root = registry.project_root(settings.model_dir, PROJECT)
     noon = time.time()
     clock.tick(noon)
-    assert "collect_reviews-p7" not in ranks.job_ids
-    root = registry.project_root(settings.model_dir, PROJECT)
-    registry.write_review(root, Review(project_id=REVIEWS))
+    assert ranks.job_ids == []
+    store.start_reviews(REVIEWS)
     clock.tick(noon + settings.reconcile_every_s - 1)
-    assert "collect_reviews-p7" not in ranks.job_ids  # with the next look at Label Studio
+    assert ranks.job_ids == []  # with the next look at Label Studio
     clock.tick(noon + settings.reconcile_every_s)
     clock.tick(noon + 2 * settings.reconcile_every_s)
-    assert ranks.job_ids.count("collect_reviews-p7") == 1
+    clock.close()
+    assert ranks.job_ids == ["rank-p7"]
+    state, policy = observe.observe(root, queue, PROJECT), observe.policy_of(settings)
+    assert decide(state, policy, noon + settings.reconcile_every_s).rank == "collect_reviews"
 
 
 def test_the_job_collects_what_was_reviewed(
-    queue: TrainingQueue,
+    store: ProjectStore,
     project: OracleProject,
     reviews: OracleProject,
     run_job: Callable[[], None],
@@ -320,11 +337,11 @@ def test_the_job_collects_what_was_reviewed(
     reviews.answer(3, "dog", annotator=SENIOR)
     run_job()
     assert truths(project) == {"img-3": [("dog", SENIOR)]}
-    assert queue.errors(PROJECT) == []
+    assert store.errors() == []
 
 
 def test_the_job_shows_people_why_reviews_cannot_be_collected(
-    queue: TrainingQueue,
+    store: ProjectStore,
     reviews: OracleProject,
     run_job: Callable[[], None],
     monkeypatch: pytest.MonkeyPatch,
@@ -334,7 +351,7 @@ def test_the_job_shows_people_why_reviews_cannot_be_collected(
 
     monkeypatch.setattr(reviews, "annotations", is_away)
     run_job()
-    [error] = queue.errors(PROJECT)
+    [error] = store.errors()
     assert (error["where"], error["message"]) == (
         "collecting reviews",
         "Label Studio cannot be reached",
@@ -342,7 +359,7 @@ def test_the_job_shows_people_why_reviews_cannot_be_collected(
 
 
 def test_the_job_rests_where_the_review_project_has_vanished(
-    queue: TrainingQueue,
+    store: ProjectStore,
     project: OracleProject,
     run_job: Callable[[], None],
     monkeypatch: pytest.MonkeyPatch,
@@ -350,4 +367,4 @@ def test_the_job_rests_where_the_review_project_has_vanished(
     monkeypatch.setattr(reviews_module, "find_reviews", lambda *_: None)
     run_job()
     assert truths(project) == {}
-    assert queue.errors(PROJECT) == []
+    assert store.errors() == []

@@ -4,7 +4,7 @@ one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,15 +15,26 @@ import pytest
 import safetensors.numpy
 import torch
 
-from backend import pool_scores, pruning, registry, resnet, rounds, versions
+from backend import (
+    batches,
+    observe,
+    ordering,
+    pool_scores,
+    pruning,
+    registry,
+    resnet,
+    rounds,
+    versions,
+)
 from backend.acquisition import Probs
 from backend.calibration import expected_calibration_error
 from backend.errors import LabelStudioError, NoModelError, TooFewLabelsError, TrainingError
 from backend.evaluation import Evaluation
 from backend.gate import Gate
 from backend.head import Head, fit_head
-from backend.labelstudio import Annotation, NewTask, Prediction, what_was_answered
+from backend.labeling import NewTask, Prediction, TaskReading
 from backend.loop import Loop
+from backend.open_image import OPEN_IMAGES_KEPT, OpenImage
 from backend.pool import Pool, open_pool, seed_labels, true_labels
 from backend.strategy_names import STRATEGIES, StrategyName
 from backend.training import Recipe
@@ -138,8 +149,8 @@ def test_the_hint_is_what_the_asking_version_thought_in_the_label_configs_spelli
     pool = replace(loop.pool, classes=tuple("abcdefghij"))
     project = OracleProject(tuple("JABCDEFGHI"))
     probs = np.array([[0.05, 0.41, 0.02, 0.33, 0.02, 0.1, 0.02, 0.02, 0.02, 0.01]], np.float32)
-    batch = rounds.Batch(pool.image_ids[:1], probs.max(1), "margin", meta(3), probs)
-    rounds.push(replace(loop, pool=pool, project=project), batch)
+    batch = batches.Batch(pool.image_ids[:1], probs.max(1), "margin", meta(3), probs)
+    batches.push(replace(loop, pool=pool, project=project), batch)
     [task] = project.by_task.values()
     assert task.data["hint"] == "r0003 guessed when it asked: B 41 %, D 33 %, F 10 %"
 
@@ -156,7 +167,7 @@ def test_blind_leaves_out_what_would_hint_at_the_answer(loop: Loop, project: Ora
 def test_the_first_batch_is_asked_at_random_without_a_model(
     loop: Loop, project: OracleProject
 ) -> None:
-    assert rounds.top_up(loop) == 10
+    assert batches.top_up(loop) == 10
     task = next(iter(project.by_task.values()))
     assert (task.data["asked_by"], task.prediction) == ("random", None)
     assert task.data["hint"] == "asked before there was a model: no guess"
@@ -228,7 +239,7 @@ def test_what_cannot_be_trained_on_is_left_out_and_counted(
     loop: Loop, project: OracleProject
 ) -> None:
     seed(loop, project)
-    rounds.top_up(loop)
+    batches.top_up(loop)
     skipped, empty, unknown, foreign = [t.task_id for t in project.tasks() if t.is_open][:4]
     project.answer(skipped, None, was_skipped=True)
     project.answer(empty, None)
@@ -248,8 +259,8 @@ def test_one_class_alone_is_no_training_and_says_so(loop: Loop, project: OracleP
         rounds.train_round(loop, is_forced=True, progress=quiet)
     assert registry.versions(loop.root) == ([], {})
     # They were read: the clock has nothing to make good.
-    answers = what_was_answered(project.annotations())
-    assert registry.count_changes(registry.read_seen(loop.root), answers) == 0
+    assert loop.store.counts().annotations == 5
+    assert loop.store.new_answers() == (0, None)
 
 
 def test_open_tasks_get_the_new_versions_order_and_keep_the_last_ones_predictions(
@@ -292,9 +303,11 @@ def test_predictions_of_fast_rounds_stay_for_the_task_lock_time(
 
 
 def test_the_description_says_what_is_in_service_and_where_to_press() -> None:
-    assert rounds.description(None) == ("Tightloop, round 0: no model yet. Press Label All Tasks.")
+    assert ordering.description(None) == (
+        "Tightloop, round 0: no model yet. Press Label All Tasks."
+    )
     evaluation = Evaluation(accuracy=0.712, log_loss=0.9, images=2000)
-    assert rounds.description(meta(7, labels=640, validation=evaluation)) == (
+    assert ordering.description(meta(7, labels=640, validation=evaluation)) == (
         "Tightloop, round 7: r0007 in service, 71.2% right on 2,000 validation images, trained on "
         "640 labels. Press Label All Tasks."
     )
@@ -308,7 +321,7 @@ def test_rolling_back_gives_open_tasks_the_older_versions_order_and_the_descript
     train(loop, is_forced=True)
     registry.promote(loop.root, "r0001")
     assert project.description.startswith("Tightloop, round 2: r0002 in service")
-    rounds.refresh_predictions(loop)
+    ordering.refresh_predictions(loop)
     assert project.model_version() == "r0001"
     assert project.description.startswith("Tightloop, round 1: r0001 in service")
 
@@ -397,11 +410,11 @@ def test_after_the_last_round_no_more_are_asked(loop: Loop, project: OracleProje
     train(two_rounds)
     for expected_open in (10, 0):
         project.answer_open_tasks(truth)
-        assert rounds.top_up(replace(two_rounds, rounds=1)) == 0
+        assert batches.top_up(replace(two_rounds, rounds=1)) == 0
         meta = train(two_rounds)
         assert project.counts().open == expected_open
     assert (meta.version, meta.labels) == ("r0003", 60)  # the final training, on all labels
-    assert rounds.top_up(two_rounds) == 0
+    assert batches.top_up(two_rounds) == 0
 
 
 def test_an_exhausted_pool_asks_what_is_left_and_then_nothing(
@@ -411,20 +424,20 @@ def test_an_exhausted_pool_asks_what_is_left_and_then_nothing(
         loop,
         pool=replace(loop.pool, image_ids=loop.pool.image_ids[:15], images=loop.pool.images[:15]),
     )
-    assert [rounds.top_up(small)] == [10]
+    assert [batches.top_up(small)] == [10]
     project.answer_open_tasks(true_labels(loop.pool))
-    assert rounds.top_up(small) == 5
+    assert batches.top_up(small) == 5
     project.answer_open_tasks(true_labels(loop.pool))
-    assert rounds.top_up(small) == 0
+    assert batches.top_up(small) == 0
 
 
 def test_a_task_pushed_by_a_dying_push_is_not_asked_twice_for_long(
     loop: Loop, project: OracleProject
 ) -> None:
-    rounds.top_up(loop)
+    batches.top_up(loop)
     twin = next(iter(project.by_task.values()))
     project.import_tasks([twin])
-    rounds.top_up(replace(loop, batch_size=12))
+    batches.top_up(replace(loop, batch_size=12))
     ids = [task.image_id for task in project.by_task.values()]
     assert len(ids) == len(set(ids))
 
@@ -434,12 +447,18 @@ def test_a_task_pushed_by_a_dying_push_is_not_asked_twice_for_long(
 
 def ask_and_answer(loop: Loop, project: OracleProject, count: int = 10) -> None:
     """One more batch, answered."""
-    rounds.top_up(replace(loop, batch_size=project.counts().open + count))
+    batches.top_up(replace(loop, batch_size=project.counts().open + count))
     project.answer_open_tasks(true_labels(loop.pool))
 
 
+def read_and_refit(loop: Loop) -> Meta | None:
+    """Fit a head to what people answered, read just before as the ranker does."""
+    observe.read_changes(loop.project, loop.store)
+    return rounds.refit_head(loop)
+
+
 def refit(loop: Loop) -> Meta:
-    meta = rounds.refit_head(loop)
+    meta = read_and_refit(loop)
     assert meta is not None
     return meta
 
@@ -497,12 +516,12 @@ def test_the_same_labels_make_no_second_head_and_no_version_makes_none(
     loop: Loop, project: OracleProject
 ) -> None:
     seed(loop, project)
-    assert rounds.refit_head(loop) is None
+    assert read_and_refit(loop) is None
     train(loop)
-    assert rounds.refit_head(loop) is None
+    assert read_and_refit(loop) is None
     ask_and_answer(loop, project)
     assert refit(loop).version == "r0001h01"
-    assert rounds.refit_head(loop) is None
+    assert read_and_refit(loop) is None
 
 
 def test_a_head_asks_label_studio_only_for_what_changed(
@@ -512,19 +531,22 @@ def test_a_head_asks_label_studio_only_for_what_changed(
     train(loop)
     ask_and_answer(loop, project)
     moments: list[datetime | None] = []
-    read_all = project.annotations
+    read_all = project.read_tasks
 
-    def read_changed(changed_after: datetime | None = None) -> dict[int, list[Annotation]]:
+    def read_changed(changed_after: datetime | None = None) -> Iterator[TaskReading]:
         moments.append(changed_after)
         assert changed_after is not None
-        return {
-            task_id: rows
-            for task_id, rows in read_all().items()
-            if any(datetime.fromisoformat(row.updated_at) > changed_after for row in rows)
-        }
+        for found in read_all():
+            answered = [datetime.fromisoformat(row.updated_at) for row in found.annotations]
+            if any(moment > changed_after for moment in answered):
+                yield found
 
-    monkeypatch.setattr(project, "annotations", read_changed)
-    monkeypatch.setattr(rounds, "CLOCK_SKEW", timedelta(0))
+    def read_none() -> None:
+        pytest.fail("all annotations are asked for")
+
+    monkeypatch.setattr(project, "read_tasks", read_changed)
+    monkeypatch.setattr(project, "annotations", read_none)
+    monkeypatch.setattr(observe, "CLOCK_SKEW", timedelta(0))
     head = refit(loop)
     assert head.labels == project.counts().annotations
     assert len(moments) == 1
@@ -572,7 +594,7 @@ def test_a_head_that_comes_after_another_body_is_in_service_is_dropped(
         return fit_head(*arguments)
 
     monkeypatch.setattr(versions, "fit_head", slow_fit)
-    assert rounds.refit_head(loop) is None
+    assert read_and_refit(loop) is None
     current = registry.current(loop.root)
     assert current is not None
     assert current.version == second.version
@@ -585,7 +607,7 @@ def test_a_head_from_poisoned_answers_is_refused_and_the_order_stays(
     seed(loop, project, 100)
     sound = replace(loop, recipe=replace(FAST, min_steps=80))
     train(sound)
-    rounds.top_up(replace(sound, batch_size=120))
+    batches.top_up(replace(sound, batch_size=120))
     project.answer_open_tasks(dict.fromkeys(loop.pool.image_ids, loop.pool.classes[0]))
     head = refit(sound)
     assert head.refused is not None
@@ -654,7 +676,7 @@ def test_heads_long_superseded_are_deleted_and_embeddings_of_old_bodies_too(
     train(loop)
     truth = true_labels(loop.pool)
     for _ in range(pruning.HEADS_KEPT + 4):
-        rounds.top_up(replace(loop, batch_size=1))
+        batches.top_up(replace(loop, batch_size=1))
         project.answer(project.open_tasks()[0].task_id, truth[project.open_tasks()[0].image_id])
         refit(loop)
     names = {meta.version for meta in registry.versions(loop.root)[0]}
@@ -782,7 +804,7 @@ def test_neither_the_test_split_nor_a_hidden_label_reaches_a_choice(
             strategy=strategy,
         )
         try:
-            rounds.top_up(replace(own, batch_size=205))
+            batches.top_up(replace(own, batch_size=205))
             project.answer_open_tasks(truth)
             train(own)
         finally:
@@ -802,7 +824,7 @@ def test_typical_images_come_first_where_weights_are_there_and_nothing_is_labele
     weights = tmp_path / "pretrained.pth"
     torch.save(resnet.build(5, None, seed=3).state_dict(), weights)
     own = replace(loop, strategy="auto", weights=str(weights))
-    assert rounds.top_up(own) == 10
+    assert batches.top_up(own) == 10
     assert {task.data["asked_by"] for task in project.by_task.values()} == {"typiclust"}
     assert list((tmp_path / "embeddings").glob("*"))
 
@@ -810,7 +832,7 @@ def test_typical_images_come_first_where_weights_are_there_and_nothing_is_labele
 def test_without_pretrained_weights_the_first_batch_is_random(
     loop: Loop, project: OracleProject
 ) -> None:
-    rounds.top_up(replace(loop, strategy="auto"))
+    batches.top_up(replace(loop, strategy="auto"))
     assert {task.data["asked_by"] for task in project.by_task.values()} == {"random"}
 
 
@@ -823,7 +845,7 @@ def test_probabilities_with_nan_are_named_with_their_version(
     probs[3, 2] = np.nan
     pool_scores.save_pool_probs(loop.root, meta.version, loop.pool.image_ids, probs)
     with pytest.raises(NoModelError, match="r0001 hold NaN"):
-        rounds.choose_batch(loop, 5, "margin")
+        batches.choose_batch(loop, 5, "margin")
 
 
 def test_a_candidate_whose_probabilities_are_no_numbers_is_not_kept_and_named(
@@ -835,12 +857,32 @@ def test_a_candidate_whose_probabilities_are_no_numbers_is_not_kept_and_named(
     nothing = Head(np.full((10, 512), np.nan, np.float32), np.zeros(10, np.float32))
     monkeypatch.setattr(versions, "fit_head", lambda *_: nothing)
     with pytest.raises(TrainingError, match="r0001h01 hold NaN"):
-        rounds.refit_head(loop)
+        read_and_refit(loop)
     assert registry.last_round(loop.root) == 1
     assert not (loop.root / "r0001h01").exists()
 
 
 # Several annotators
+
+
+def test_weights_that_diverged_behind_sound_probabilities_are_not_kept(
+    loop: Loop, project: OracleProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seed(loop, project)
+    fine_tuned = versions._fine_tuned
+
+    def diverged(*arguments: Any) -> versions.Candidate:
+        made = fine_tuned(*arguments)
+        weights = made.state["layer4.0.conv1.weight"].copy()
+        weights[0, 0, 0, 0] = np.nan  # no image of this size reaches it
+        return replace(made, state={**made.state, "layer4.0.conv1.weight": weights})
+
+    monkeypatch.setattr(versions, "_fine_tuned", diverged)
+    with pytest.raises(TrainingError, match=r"layer4\.0\.conv1\.weight of r0001 holds NaN"):
+        train(loop)
+    assert registry.versions(loop.root) == ([], {})
+    monkeypatch.undo()
+    assert train(loop).version == "r0001"  # nothing stands in the way of the next try
 
 
 def answer_as(project: OracleProject, person: int, labels: Mapping[str, str]) -> int:
@@ -864,9 +906,9 @@ def test_with_overlap_2_each_image_is_asked_two_people_and_seeds_are_not(
     train(loop)
     assert answer_as(project, 1, truth) == 10
     assert answer_as(project, 2, truth) == 0  # finished as far as Label Studio knows
-    rounds.top_up(loop)  # opens the ten again, and asks ten new ones
+    batches.top_up(loop)  # opens the ten again, and asks ten new ones
     assert answer_as(project, 1, truth) == 10
-    rounds.top_up(loop)
+    batches.top_up(loop)
     assert answer_as(project, 2, truth) == 30  # the last batch of ten, too
     people = [{a.annotator for a in given} for given in project.answers.values()]
     assert people.count({None}) == 40
@@ -880,7 +922,8 @@ def test_an_image_is_asked_again_with_what_was_thought_of_it_before_the_first_an
     loop = replace(loop, overlap="2", train="full")
     truth = true_labels(loop.pool)
     seed(loop, project)
-    train(loop)
+    first = train(loop)
+    thought = dict(zip(loop.pool.image_ids, versions.pool_probs(loop, first, quiet), strict=True))
     answer_as(project, 1, truth)
     newer = train(loop)
     again = [task for task in project.open_tasks() if task.is_again]
@@ -888,8 +931,8 @@ def test_an_image_is_asked_again_with_what_was_thought_of_it_before_the_first_an
     for task in again:
         prediction = project.predictions[task.task_id][newer.version]
         assert prediction.score == 0.0
-        assert prediction.probability == pytest.approx(max(task.asked_probs))
-        assert prediction.label == loop.pool.classes[int(np.argmax(task.asked_probs))]
+        assert prediction.probability == pytest.approx(max(thought[task.image_id]))
+        assert prediction.label == loop.pool.classes[int(np.argmax(thought[task.image_id]))]
 
 
 def test_overlap_auto_asks_again_what_people_and_model_disagree_on_and_as_many_fewer_new_images(
@@ -905,7 +948,7 @@ def test_overlap_auto_asks_again_what_people_and_model_disagree_on_and_as_many_f
     for task in project.open_tasks():
         project.answer(task.task_id, wrong[task.image_id], annotator=2)
     before = len(project.by_task)
-    pushed = rounds.top_up(loop)
+    pushed = batches.top_up(loop)
     again = [task for task in project.open_tasks() if task.is_again]
     assert pushed + len(again) == 10
     assert 1 <= len(again) <= 5
@@ -919,7 +962,7 @@ def test_overlap_auto_asks_nothing_again_while_one_person_labels_alone(
     seed(loop, project)
     train(loop)
     answer_as(project, 1, dict.fromkeys(loop.pool.image_ids, loop.pool.classes[0]))
-    assert rounds.top_up(loop) == 10
+    assert batches.top_up(loop) == 10
     assert not [task for task in project.open_tasks() if task.is_again]
 
 
@@ -933,7 +976,7 @@ def test_second_opinions_that_wait_for_somebody_do_not_keep_new_images_from_the_
     answer_as(project, 1, truth)
     project.answer(1, truth[project.by_task[1].image_id], annotator=2)  # who then goes home
     for _ in range(4):
-        assert rounds.top_up(loop) == 10
+        assert batches.top_up(loop) == 10
         assert answer_as(project, 1, truth) == 10
 
 
@@ -946,7 +989,7 @@ def test_only_so_many_wait_for_a_second_answer_that_no_refresh_takes_long(
     train(loop)
     for _ in range(4):
         answer_as(project, 1, truth)
-        rounds.top_up(loop)
+        batches.top_up(loop)
     again = [task.task_id for task in project.open_tasks() if task.is_again]
     assert again == sorted(i for i, given in project.answers.items() if given[0].annotator)[:20]
 
@@ -959,21 +1002,27 @@ def test_a_task_that_can_never_be_served_again_takes_no_place(
     seed(loop, project)
     train(loop)
     answer_as(project, 1, truth)
-    rounds.top_up(loop)
+    batches.top_up(loop)
     again = [task for task in project.open_tasks() if task.is_again]
     for task in again:  # through the Data Manager
         project.answer(task.task_id, truth[task.image_id], annotator=1)
     project.asked_again |= {task.task_id for task in again}
     for _ in range(3):
         answer_as(project, 1, truth)
-        rounds.top_up(loop)
+        batches.top_up(loop)
     assert len([task for task in project.open_tasks() if task.is_again]) == 10 + 20
 
 
-def kept_open(loop: Loop) -> tuple[registry.OpenImage, ...]:
-    kept = registry.read_open_images(loop.root)
-    assert kept is not None
-    return kept.images
+def ask_more(loop: Loop, count: int) -> None:
+    """Ask more than is due, as scripts.sync does."""
+    with registry.hold(loop.root, "push"):
+        observe.read_everything_changed(loop.project, loop.store)
+        batches.push(loop, batches.choose_batch(loop, count, "least_confidence"))
+
+
+def kept_open(loop: Loop) -> list[OpenImage]:
+    assert loop.store.facts().open_read_at > 0
+    return loop.store.open_images()
 
 
 def test_the_open_images_are_kept_in_the_order_of_asking_with_a_picture_and_three_guesses(
@@ -995,7 +1044,7 @@ def test_the_open_images_are_kept_in_the_order_of_asking_with_a_picture_and_thre
 def test_a_first_batch_without_a_model_is_kept_without_guesses(
     loop: Loop, project: OracleProject
 ) -> None:
-    rounds.top_up(loop)
+    batches.top_up(loop)
     images = kept_open(loop)
     assert len(images) == len(project.by_task) == 10
     assert {image.guesses for image in images} == {()}
@@ -1007,15 +1056,14 @@ def test_another_batch_joins_the_open_images_and_an_answered_one_leaves_with_the
     seed(loop, project)
     train(loop)
     first = {image.image_id for image in kept_open(loop)}
-    with registry.hold(loop.root, "push"):
-        rounds.push(loop, rounds.choose_batch(loop, 5, "least_confidence"))
+    ask_more(loop, 5)
     images = kept_open(loop)
     assert len(images) == 15
     assert first < {image.image_id for image in images}
     assert [i.confidence for i in images] == sorted(i.confidence for i in images)
     answered = next(t for t, task in project.by_task.items() if task.label is None)
     project.answer(answered, loop.pool.classes[0])
-    rounds.refresh_predictions(loop)
+    ordering.refresh_predictions(loop)
     left = {image.image_id for image in kept_open(loop)}
     assert left == {image.image_id for image in images} - {project.by_task[answered].image_id}
 
@@ -1025,7 +1073,7 @@ def test_no_more_open_images_are_kept_than_people_will_look_at(
 ) -> None:
     seed(loop, project)
     train(replace(loop, batch_size=60))
-    assert len(kept_open(loop)) == registry.OPEN_IMAGES_KEPT == 48
+    assert len(kept_open(loop)) == OPEN_IMAGES_KEPT == 48
 
 
 def test_answered_images_do_not_keep_new_ones_from_being_seen(
@@ -1037,8 +1085,7 @@ def test_answered_images_do_not_keep_new_ones_from_being_seen(
         for task_id, task in project.by_task.items():
             if task.label is None:
                 project.answer(task_id, loop.pool.classes[0])
-        with registry.hold(loop.root, "push"):
-            rounds.push(loop, rounds.choose_batch(loop, 10, "least_confidence"))
+        ask_more(loop, 10)
     waiting = {task.image_id for task in project.open_tasks()}
     assert {image.image_id for image in kept_open(loop)} == waiting
     assert len(waiting) == 10

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from backend.consensus import Answer
-from backend.labelstudio import DELETED, Annotation
+from backend.labeling import DELETED, Annotation
 from backend.second_opinions import (
     MAX_ANSWERS,
     RECENT_ANSWERS,

@@ -39,10 +39,15 @@ def headers(backend: Backend) -> dict[str, str]:
     return {SECRET_HEADER: backend.password, "Content-Type": "application/json"}
 
 
-def send_webhook(backend: Backend) -> int:
+def webhook(image_id: str) -> str:
+    """What Label Studio tells of an answer to an image."""
+    return json.dumps({**json.loads(WEBHOOK), "task": {"data": {"image_id": image_id}}})
+
+
+def send_webhook(backend: Backend, image_id: str) -> int:
     """Send one as Label Studio does, on a connection of its own; its status comes back."""
     connection = http.client.HTTPConnection("127.0.0.1", backend.port, timeout=60)
-    connection.request("POST", "/webhook", WEBHOOK, headers(backend))
+    connection.request("POST", "/webhook", webhook(image_id), headers(backend))
     status = connection.getresponse().status
     connection.close()
     return status
@@ -62,14 +67,14 @@ def test_500_idle_connections_lose_no_webhook(kind: str, backend: Backend) -> No
     idle = subprocess.Popen([*command, *options], cwd=ROOT, stdout=subprocess.DEVNULL)
     try:
         wait_for_connections(backend.port)
-        before = backend.queue.generation(PROJECT).generation
-        assert [send_webhook(backend) for _ in range(55)] == [200] * 55
+        assert [send_webhook(backend, f"{kind} {n}") for n in range(55)] == [200] * 55
         assert httpx.get(f"{backend.url}/dashboard", timeout=60).status_code == 200
         assert idle.poll() is None
     finally:
         idle.terminate()
         idle.wait(60)
-    assert backend.queue.generation(PROJECT).generation == before + 55
+    arrived = backend.queue.answered_since(PROJECT, 0.0)
+    assert {f"{kind} {n}" for n in range(55)} <= arrived.keys()
     assert "Traceback" not in backend.log.read_text()
 
 
@@ -109,7 +114,7 @@ def test_forty_slow_predicts_hold_no_thread_that_a_webhook_needs() -> None:
         for thread in predicts:
             thread.start()
         asked, _ = silent.accept()  # the first has asked for its image
-        assert send_webhook(backend) == 200
+        assert send_webhook(backend, "a") == 200
         assert len(answered) < 20  # it did not wait behind them
         asked.close()
         silent.close()  # the others are refused at once

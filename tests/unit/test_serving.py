@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,14 @@ from redis import Redis
 from rq import Queue
 
 from backend import pool_scores, registry, resnet
+from backend.decide import decide
 from backend.inference import load_model, predict_probs
 from backend.labelstudio import SECRET_HEADER, label_config_xml
 from backend.model_service import ModelService
+from backend.observe import observe, policy_of
 from backend.serving import ResNetBackend, create_app
 from backend.settings import Settings, load_settings
-from backend.training_queue import TrainingQueue
+from backend.training_queue import Hints, TrainingQueue
 from tests.conftest import RedisServer
 from tests.unit.test_registry import meta
 
@@ -104,8 +107,15 @@ def predict(client: FlaskClient, *tasks: dict[str, Any]) -> list[Any]:
     return results
 
 
-def event(action: str = "ANNOTATION_CREATED", project: int = PROJECT) -> dict[str, Any]:
-    return {"action": action, "annotation": {"id": 1}, "project": {"id": project}}
+def event(
+    action: str = "ANNOTATION_CREATED", project: int = PROJECT, image_id: str = ""
+) -> dict[str, Any]:
+    return {
+        "action": action,
+        "annotation": {"id": 1},
+        "project": {"id": project},
+        "task": {"id": 1, "data": {"image_id": image_id}},
+    }
 
 
 def test_pool_images_are_answered_by_id_in_the_configs_spelling_low_score_first(
@@ -238,29 +248,62 @@ def test_a_webhook_without_the_secret_is_refused_and_changes_nothing(
 ) -> None:
     assert client.post("/webhook", json=event(), headers=headers).status_code == 401
     queue = TrainingQueue(config.redis_url.get_secret_value())
-    assert queue.generation(PROJECT).n_new == 0
+    assert queue.hints(PROJECT) == Hints()
+    assert queue.answered_since(PROJECT, 0.0) == {}
 
 
-def test_webhooks_are_counted_and_enqueue_one_retrain_when_it_is_due(
-    client: FlaskClient, redis_server: RedisServer
+def test_webhooks_name_what_was_answered_and_have_the_project_looked_at_once(
+    client: FlaskClient, config: Settings, redis_server: RedisServer
 ) -> None:
-    trains = Queue("train", connection=Redis.from_url(redis_server.url))
-    first = client.post("/webhook", json=event(), headers=SECRET)
-    assert first.get_json() == {"status": "counted", "new": 1}
-    assert trains.job_ids == []
-    for action in ("ANNOTATION_UPDATED", "ANNOTATION_CREATED"):
-        client.post("/webhook", json=event(action), headers=SECRET)
-    assert trains.job_ids == ["retrain-p7"]
-    ranks = Queue("rank", connection=Redis.from_url(redis_server.url))
-    assert ranks.job_ids == ["refit-p7", "top_up-p7"]
+    queue = TrainingQueue(config.redis_url.get_secret_value())
+    for image_id, action in (("a", "ANNOTATION_CREATED"), ("b", "ANNOTATION_UPDATED")):
+        told = client.post("/webhook", json=event(action, image_id=image_id), headers=SECRET)
+        assert told.get_json() == {"status": "counted"}
+    assert queue.answered_since(PROJECT, 0.0).keys() == {"a", "b"}
+    connection = Redis.from_url(redis_server.url)
+    assert Queue("rank", connection=connection).job_ids == ["rank-p7"]
+    # What is due is not for the webhook to say: it knows no more than that something happened.
+    assert Queue("train", connection=connection).job_ids == []
 
 
-def test_start_training_comes_with_basic_auth_and_forces_a_retrain(
-    client: FlaskClient, redis_server: RedisServer
+def test_two_million_annotations_in_one_webhook_count_as_nothing(
+    client: FlaskClient, config: Settings, root: Path
+) -> None:
+    queue = TrainingQueue(config.redis_url.get_secret_value())
+    told = {**event("ANNOTATIONS_CREATED"), "annotation": [0] * 2_000_000}
+    body = json.dumps(told, separators=(",", ":"))
+    assert client.post("/webhook", data=body, headers=SECRET).status_code == 200
+    assert queue.answered_since(PROJECT, 0.0) == {}
+    state = observe(root, queue, PROJECT)
+    assert state.n_new == 0
+    assert decide(state, policy_of(config), time.time() + 3600).train is None
+
+
+def test_of_all_images_that_one_webhook_names_a_thousand_are_kept(
+    client: FlaskClient, config: Settings
+) -> None:
+    tasks = [{"id": n, "data": {"image_id": f"img-{n}"}} for n in range(50_000)]
+    told = {**event("ANNOTATIONS_CREATED"), "annotation": [0], "task": tasks}
+    assert client.post("/webhook", json=told, headers=SECRET).status_code == 200
+    queue = TrainingQueue(config.redis_url.get_secret_value())
+    assert queue.answered_since(PROJECT, 0.0).keys() == {f"img-{n}" for n in range(1_000)}
+
+
+def test_a_webhook_reads_and_writes_no_database(client: FlaskClient, root: Path) -> None:
+    there = {path.name for path in root.iterdir()}
+    assert client.post("/webhook", json=event(image_id="a"), headers=SECRET).status_code == 200
+    assert client.post("/webhook", json=event("START_TRAINING"), auth=AUTH).status_code == 200
+    assert {path.name for path in root.iterdir()} == there
+
+
+def test_start_training_comes_with_basic_auth_and_is_due_at_once(
+    client: FlaskClient, config: Settings, root: Path
 ) -> None:
     answer = client.post("/webhook", json=event("START_TRAINING"), auth=AUTH)
     assert answer.status_code == 200
-    assert Queue("train", connection=Redis.from_url(redis_server.url)).job_ids == ["retrain-p7"]
+    queue = TrainingQueue(config.redis_url.get_secret_value())
+    state = observe(root, queue, PROJECT)
+    assert decide(state, policy_of(config), time.time()).train == "retrain"
 
 
 @pytest.mark.parametrize("payload", [event("PROJECT_UPDATED"), event("MADE_UP"), event(project=8)])
@@ -393,7 +436,7 @@ def test_status_is_free_on_loopback_and_tells_where_the_project_is(
     client: FlaskClient, root: Path
 ) -> None:
     put_in_service(root)
-    client.post("/webhook", json=event(), headers=SECRET)
+    client.post("/webhook", json=event(image_id="a"), headers=SECRET)
     [status] = client.get("/status").get_json()["projects"]
     assert (status["version"], status["round"], status["new_annotations"]) == ("r0001", 1, 1)
     assert status["validation"]["accuracy"] == 0.5

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,19 +15,25 @@ from rq import SimpleWorker
 from rq.job import Job
 
 from backend import pool_scores, pruning, registry
+from backend.annotator_figures import AnnotatorFigures
 from backend.evaluation import Evaluation
 from backend.forecast import Forecast
+from backend.labeling import Annotation, Task, TaskReading
 from backend.learning_curve import outlook_sentence
-from backend.registry import AnnotatorFigures
+from backend.open_image import OpenImage
+from backend.project_db import writing
 from backend.settings import Settings, load_settings
 from backend.status import next_images, project_status, sentence, whole_status
 from backend.status_model import Confusion
+from backend.store import ProjectStore
 from backend.training_queue import TrainingQueue
 from tests.conftest import RedisServer
 from tests.unit.test_registry import meta, record
 from tests.unit.test_registry import save as save_version
 
 PROJECT = 7
+NOON = 1_767_268_800.0  # 2026-01-01 12:00 UTC
+ADA = AnnotatorFigures(1, "Ada", 12, 3, 0.75, 0.8, 0.55, 0.95, 12, 0.5, 0.25, 4.2)
 DOCUMENTED = (Path(__file__).parents[2] / "docs/status.md").read_text()
 
 
@@ -44,6 +49,49 @@ def queue(redis_server: RedisServer) -> TrainingQueue:
     return TrainingQueue(redis_server.url)
 
 
+@pytest.fixture
+def root(settings: Settings) -> Path:
+    return registry.project_root(settings.model_dir, PROJECT)
+
+
+@pytest.fixture
+def store(root: Path) -> ProjectStore:
+    return ProjectStore(root)
+
+
+def keep_reading(
+    root: Path,
+    *,
+    annotations: int = 0,
+    skipped: int = 0,
+    n_open: int = 0,
+    again: int = 0,
+    new: int = 0,
+    at: float = NOON,
+) -> None:
+    """Keep what a reading of Label Studio found: tasks with one answer each, of which `again` also
+    wait for another person's, and open ones. The last training has learned all answers but `new`.
+    """
+    store, moment = ProjectStore(root), "2026-01-01T12:00:00Z"
+    labels = [*["cat"] * annotations, *[None] * skipped]
+    answers = [
+        Annotation(n, n, f"img-{n}", 1, label, was_skipped=label is None, updated_at=moment)
+        for n, label in enumerate(labels)
+    ]
+    answered = [
+        TaskReading(Task(n, f"img-{n}", is_open=False, is_again=n < again), moment, (said,), None)
+        for n, said in enumerate(answers)
+    ]
+    waiting = [
+        TaskReading(Task(n, f"img-{n}", is_open=True, is_again=False), moment, (), None)
+        for n in range(len(answers), len(answers) + n_open)
+    ]
+    store.record_tasks([*answered, *waiting], at)
+    store.record_reading(at, is_full=True)
+    learned = answers[: len(answers) - new]
+    store.record_learned({said.annotation_id: said.answer for said in learned}, at)
+
+
 def save(settings: Settings, number: int, **changes: Any) -> None:
     root = registry.project_root(settings.model_dir, PROJECT)
     saved = save_version(root, meta(number, **changes))
@@ -55,9 +103,10 @@ def say(settings: Settings, queue: TrainingQueue) -> str:
     return sentence(project_status(settings, queue, PROJECT))
 
 
-def test_before_the_first_version_it_says_so(settings: Settings, queue: TrainingQueue) -> None:
-    queue.note_facts(PROJECT, {"open": 20})
-    queue.note_changes(PROJECT, 3, 0.0)
+def test_before_the_first_version_it_says_so(
+    settings: Settings, queue: TrainingQueue, root: Path
+) -> None:
+    keep_reading(root, annotations=3, n_open=20, new=3)
     assert say(settings, queue) == (
         "T, round 0: no model yet; 20 open tasks, 3 of 20 new annotations until the next training."
     )
@@ -90,29 +139,36 @@ def test_a_running_training_shows_how_far_it_is(
 
 
 def test_after_the_last_round_and_the_last_answer_it_is_finished(
-    settings: Settings, queue: TrainingQueue
+    settings: Settings, queue: TrainingQueue, root: Path
 ) -> None:
     save(settings, 1)
-    queue.note_facts(PROJECT, {"open": 0})
+    keep_reading(root)
     assert "finished" not in say(settings, queue)  # the final training is to come
     save(settings, 2)
     assert say(settings, queue).endswith("; finished.")
-    queue.note_changes(PROJECT, 1, 0.0)
+    keep_reading(root, annotations=1, new=1)
+    assert "finished" not in say(settings, queue)
+    keep_reading(root, annotations=1)
+    assert say(settings, queue).endswith("; finished.")
+    queue.hint(PROJECT, NOON + 1, ["img-0"])  # a webhook, and nobody has read what it told of
     assert "finished" not in say(settings, queue)
 
 
 def test_second_opinions_that_wait_do_not_keep_it_from_being_finished_but_are_told(
-    settings: Settings, queue: TrainingQueue
+    settings: Settings, queue: TrainingQueue, root: Path
 ) -> None:
     save(settings, 2)
-    queue.note_facts(PROJECT, {"open": 0, "again": 3})
+    keep_reading(root, annotations=4, again=3)
     assert say(settings, queue).endswith("; finished; 3 images wait for a second opinion.")
     assert project_status(settings, queue, PROJECT).asked_again == 3
 
 
-def test_an_exhausted_pool_is_finished_too(settings: Settings, queue: TrainingQueue) -> None:
+def test_an_exhausted_pool_is_finished_too(
+    settings: Settings, queue: TrainingQueue, root: Path, store: ProjectStore
+) -> None:
     save(settings, 1)
-    queue.note_facts(PROJECT, {"open": 0, "is_exhausted": True})
+    keep_reading(root)
+    store.record(exhausted_at=NOON)
     assert say(settings, queue).endswith("; finished.")
 
 
@@ -138,13 +194,12 @@ def test_the_newest_whole_training_says_how_long_it_took_heads_do_not(
 
 
 def test_how_each_person_did_is_told_as_the_last_round_left_it(
-    settings: Settings, queue: TrainingQueue
+    settings: Settings, queue: TrainingQueue, store: ProjectStore
 ) -> None:
     assert project_status(settings, queue, PROJECT).annotators == ()
-    ada = AnnotatorFigures(1, "Ada", 12, 3, 0.75, 0.8, 0.55, 0.95, 12, 0.5, 0.25, 4.2)
-    registry.write_annotators(registry.project_root(settings.model_dir, PROJECT), [ada])
+    store.record_annotators([ADA])
     [told] = project_status(settings, queue, PROJECT).annotators
-    assert told == ada
+    assert told == ADA
 
 
 def learned(labels: int, accuracy: float) -> dict[str, Any]:
@@ -267,9 +322,9 @@ def test_the_confusion_counts_what_is_taken_for_what(
     assert status.labels_per_class == {"cat": 4, "dog": 6}
 
 
-def keep_open(settings: Settings, *image_ids: str) -> None:
+def keep_open(store: ProjectStore, *image_ids: str) -> None:
     images = [
-        registry.OpenImage(
+        OpenImage(
             image_id=image_id,
             confidence=0.1 * place,
             guesses=(("cat", 0.6), ("dog", 0.4)),
@@ -278,18 +333,16 @@ def keep_open(settings: Settings, *image_ids: str) -> None:
         )
         for place, image_id in enumerate(image_ids)
     ]
-    root = registry.project_root(settings.model_dir, PROJECT)
-    registry.write_open_images(root, datetime.now(UTC), images)
+    store.record_open_images(NOON, images)
 
 
 def test_what_was_answered_since_the_last_order_is_asked_no_more(
-    settings: Settings, queue: TrainingQueue
+    settings: Settings, queue: TrainingQueue, store: ProjectStore
 ) -> None:
     assert next_images(settings, queue, PROJECT) == []
-    now = time.time()
-    queue.note_changes(PROJECT, 1, now - 3600, answered=["c"])  # then opened again
-    keep_open(settings, "a", "b", "c")
-    queue.note_changes(PROJECT, 1, now + 1, answered=["a"])
+    queue.hint(PROJECT, NOON - 3600, ["c"])  # then opened again
+    keep_open(store, "a", "b", "c")
+    queue.hint(PROJECT, NOON + 1, ["a"])
     told = project_status(settings, queue, PROJECT).model_dump()["next_images"]
     assert [image["image_id"] for image in told] == ["b", "c"]
     assert told[0] == {
@@ -301,9 +354,9 @@ def test_what_was_answered_since_the_last_order_is_asked_no_more(
 
 
 def test_people_who_label_blind_find_no_guess_in_the_status(
-    settings: Settings, queue: TrainingQueue
+    settings: Settings, queue: TrainingQueue, store: ProjectStore
 ) -> None:
-    keep_open(settings, "a")
+    keep_open(store, "a")
     blind = settings.model_copy(update={"blind": True})
     [image] = project_status(blind, queue, PROJECT).next_images
     assert image.guesses == ()
@@ -322,26 +375,108 @@ def test_a_job_has_no_phase_before_its_first_report_and_one_that_is_told_after_i
     assert told == waits | {"phase": "reading annotations", "done": 0, "total": 0}
 
 
-def test_figures_of_a_person_that_cannot_be_read_have_no_fields(
+def test_a_job_of_the_ranker_is_told_by_the_step_that_it_has_begun(
+    settings: Settings, queue: TrainingQueue, redis_server: RedisServer
+) -> None:
+    queue.hint(PROJECT, NOON, ["a"])
+    waits = {"job": "rank", "queue": "rank", "status": "queued", "seconds_left": None}
+    [told] = project_status(settings, queue, PROJECT).model_dump(mode="json")["jobs"]
+    assert told == waits
+    job = Job.fetch("rank-p7", connection=Redis.from_url(redis_server.url), serializer="json")
+    for step in ("read", "top_up"):
+        queue.report_step(job, step)
+        queue.report_progress(job, "reading annotations", 3, 4)
+        [told] = project_status(settings, queue, PROJECT).model_dump(mode="json")["jobs"]
+        phase = {"phase": "reading annotations", "done": 3, "total": 4}
+        assert told | {"seconds_left": None} == waits | phase | {"job": step}
+
+
+def test_the_next_step_of_a_job_has_no_phase_before_its_own_first_report(
+    settings: Settings, queue: TrainingQueue, redis_server: RedisServer
+) -> None:
+    queue.enqueue_rank(PROJECT)
+    job = Job.fetch("rank-p7", connection=Redis.from_url(redis_server.url), serializer="json")
+    queue.report_step(job, "read")
+    queue.report_progress(job, "reading annotations", 3, 4)
+    queue.report_step(job, "refit")
+    [told] = project_status(settings, queue, PROJECT).jobs
+    assert (told.job, told.phase, told.done) == ("refit", None, None)
+
+
+@pytest.mark.parametrize("figures", ['{"name": "Ada"}', "1", '"Ada"', "{"])
+def test_figures_of_a_person_that_cannot_be_read_are_named_with_what_to_do(
+    settings: Settings, queue: TrainingQueue, root: Path, figures: str
+) -> None:
+    registry.write_record(registry.project_root(settings.model_dir, 8), record(8))
+    with writing(root) as db:
+        db.execute("INSERT INTO own_annotator VALUES (0, ?)", (figures,))
+    status = whole_status(settings, queue)
+    assert [project.project_id for project in status.projects] == [8]
+    assert list(status.unreadable) == ["7"]
+    problem = status.unreadable["7"]
+    assert "project.db is damaged (a row cannot be read): restore a backup" in problem
+
+
+def test_figures_of_a_person_that_an_earlier_release_left_unreadable_are_left_out(
+    settings: Settings, queue: TrainingQueue, root: Path, store: ProjectStore
+) -> None:
+    (root / "annotators.json").write_text('[{"name": "Ada"}]')
+    store.record(read_at=NOON)
+    assert project_status(settings, queue, PROJECT).annotators == ()
+
+
+# Before Label Studio was read
+
+
+def files(folder: Path) -> dict[str, int]:
+    """Everything below a folder, with the moment of its last change."""
+    return {str(path): path.stat().st_mtime_ns for path in (folder, *folder.rglob("*"))}
+
+
+def test_before_the_database_is_made_nothing_is_known_yet_and_asking_makes_no_file(
+    settings: Settings, queue: TrainingQueue, root: Path
+) -> None:
+    before = files(settings.model_dir)
+    status = project_status(settings, queue, PROJECT)
+    counts = (status.annotations, status.skipped, status.open_tasks, status.asked_again)
+    assert counts == (None, None, None, None)
+    lists = (status.annotators, status.next_images, status.errors, status.notices, status.jobs)
+    assert lists == ((), (), (), (), ())
+    assert (status.new_annotations, status.waiting_for, status.is_finished) == (0, None, False)
+    assert sentence(status) == (
+        "T, round 0: no model yet; ? open tasks, 0 of 20 new annotations until the next training."
+    )
+    assert files(settings.model_dir) == before
+    assert [path.name for path in root.iterdir()] == ["project.json"]
+
+
+def test_what_a_webhook_told_is_known_before_label_studio_was_read(
     settings: Settings, queue: TrainingQueue
 ) -> None:
-    root = registry.project_root(settings.model_dir, PROJECT)
-    (root / "annotators.json").write_text('[{"name": "Ada"}]')
+    queue.hint(PROJECT, NOON, ["a", "b"])
     status = project_status(settings, queue, PROJECT)
-    assert status.annotators == (None,)
-    assert status.model_dump(mode="json")["annotators"] == [{}]
+    assert (status.new_annotations, status.open_tasks) == (2, None)
+
+
+def test_counts_are_not_known_before_the_first_reading_has_ended(
+    settings: Settings, queue: TrainingQueue, root: Path, store: ProjectStore
+) -> None:
+    task = TaskReading(Task(1, "img-1", is_open=True, is_again=False), "2026", (), None)
+    store.record_tasks([task], NOON)  # of many
+    assert project_status(settings, queue, PROJECT).open_tasks is None
+    keep_reading(root, annotations=2, skipped=1, n_open=5, again=1)
+    status = project_status(settings, queue, PROJECT)
+    counts = (status.annotations, status.skipped, status.open_tasks, status.asked_again)
+    assert counts == (2, 1, 5, 1)
 
 
 def test_every_field_of_the_status_is_explained_and_nothing_else_is(
-    settings: Settings, queue: TrainingQueue
+    settings: Settings, queue: TrainingQueue, store: ProjectStore
 ) -> None:
     """The tables of docs/status.md, a field a row, against what is answered."""
     save(settings, 1)
-    keep_open(settings, "a")
-    ada = AnnotatorFigures(1, "Ada", 12, 3, 0.75, 0.8, 0.55, 0.95, 12, 0.5, 0.25, 4.2)
-    registry.write_annotators(
-        registry.project_root(settings.model_dir, PROJECT), [ada, replace(ada, annotator=2)]
-    )
+    keep_open(store, "a")
+    store.record_annotators([ADA, replace(ADA, annotator=2)])
     for number in range(2, 5):
         save(settings, number, **learned(100 * number, 0.4 + 0.01 * number))
     pool_scores.save_validation_probs(
@@ -351,7 +486,7 @@ def test_every_field_of_the_status_is_explained_and_nothing_else_is(
         np.array([[0.9, 0.1]], np.float32),
     )
     queue.enqueue_retrain(PROJECT)
-    queue.note_error(PROJECT, "training", "the disk is full: free space")
+    store.record_error("training", "the disk is full: free space")
     status = whole_status(settings, queue).as_json()
     [project] = status["projects"]
     answered = {
