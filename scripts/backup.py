@@ -60,12 +60,16 @@ def back_up(folder: Path) -> Path:
         # The versions before the database: one that is promoted in between is then known to nobody,
         # and the clock re-orders by the one that is.
         _say("packing the model versions")
-        _pack("backend", "/models", parts / MODELS)
+        with (parts / MODELS).open("wb") as out:
+            compose("exec", "-T", "backend", "python", "-m", "scripts.pack_models", stdout=out)
         _say("dumping the database")
         with (parts / DATABASE).open("wb") as out:
             compose("exec", "-T", "postgres", "pg_dump", "-Fc", *POSTGRES, stdout=out)
         _say("packing Label Studio's files")
-        _pack("label-studio", LABEL_STUDIO_FILES, parts / MEDIA)
+        # tar ends with 1 if a file changed meanwhile: an upload that the dump does not know yet.
+        pack = f"tar -c -C {LABEL_STUDIO_FILES} . || [ $? -eq 1 ]"
+        with (parts / MEDIA).open("wb") as out:
+            compose("exec", "-T", "label-studio", "sh", "-c", pack, stdout=out)
         (parts / ENV).write_bytes(ENV.read_bytes())
         (parts / MANIFEST).write_text(json.dumps(_manifest(), indent=2))
         with tarfile.open(parts / "all", "w") as tar:
@@ -109,15 +113,6 @@ def restore(file: Path) -> None:
 def _say(step: str) -> None:
     """Each may take minutes, and nobody can count how many."""
     print(step, file=sys.stderr, flush=True)
-
-
-def _pack(service: str, folder: str, part: Path) -> None:
-    # tar ends with 1 where a file changed meanwhile. That loses nothing: a version never changes
-    # once it bears its name, and what does change is replaced in one step.
-    # Embeddings are a cache of hundreds of MB.
-    pack = f"tar -c --exclude='*.draft-*' --exclude='./p*/embeddings' -C {folder} . || [ $? -eq 1 ]"
-    with part.open("wb") as out:
-        compose("exec", "-T", service, "sh", "-c", pack, stdout=out)
 
 
 def _manifest() -> dict[str, str]:

@@ -1,0 +1,72 @@
+"""Write the model folder as a tar archive to standard output, while it is in use.
+
+    python -m scripts.pack_models > models.tar
+
+Databases are copied by SQLite, since a plain copy of one that is being written may be damaged. What
+can be made again is left out: embeddings, and drafts of files that are being written.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from backend.command import CommandParser, run
+from backend.errors import TightloopError
+from backend.project_db import FILE, copy
+from backend.settings import load_settings
+
+
+def main() -> int:
+    """Pack it; 1 if that fails."""
+    CommandParser(description=__doc__).parse_args()
+    try:
+        with tarfile.open(fileobj=sys.stdout.buffer, mode="w|") as tar:
+            pack(load_settings().model_dir, tar)
+    except (TightloopError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def pack(folder: Path, tar: tarfile.TarFile) -> None:
+    """Add everything below the model folder that cannot be made again."""
+    for path in sorted(_below(folder)):
+        place = path.relative_to(folder)
+        if is_left_out(place):
+            continue
+        if path.name == FILE and path.is_file():
+            with tempfile.TemporaryDirectory() as draft:
+                made = copy(path.parent, Path(draft))
+                tar.add(made, str(place))
+        else:
+            try:
+                tar.add(path, str(place), recursive=False)
+            except FileNotFoundError:  # a draft that got its name, or weights that were pruned
+                continue
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Yield everything below a folder; of a folder that goes meanwhile, nothing."""
+
+    def refuse(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise error
+
+    for parent, folders, names in os.walk(folder, onerror=refuse):
+        yield from (Path(parent, name) for name in (*folders, *names))
+
+
+def is_left_out(place: Path) -> bool:
+    """Whether a path below the model folder can be made again, or belongs to a database's copy."""
+    is_draft = any(".draft-" in part for part in place.parts)
+    is_beside_database = place.name in (f"{FILE}-wal", f"{FILE}-shm")
+    return is_draft or is_beside_database or place.parts[1:2] == ("embeddings",)
+
+
+if __name__ == "__main__":
+    run(main)
