@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,8 +144,11 @@ def small_pool(folder: Path, n_train: int = 300, n_test: int = 60) -> str:
 
 
 @contextmanager
-def running_stack(**changes: str) -> Iterator[Stack]:
-    """A stack for a test that needs other settings; its first start takes a minute.
+def running_stack(
+    prepare: Callable[[Stack], object] = lambda _: None, /, **changes: str
+) -> Iterator[Stack]:
+    """A stack for a test that needs other settings; its first start takes a minute. `prepare` may
+    fill its folder before that.
 
     Its folder is not pytest's: every pytest that starts closes those to root's PostgreSQL, another
     user. Deep and with a blank and a percent sign, it is as awkward as people's are.
@@ -155,6 +158,7 @@ def running_stack(**changes: str) -> Iterator[Stack]:
     folder.mkdir()
     stack = new_stack(folder, **changes)
     try:
+        prepare(stack)
         stack.up()
         yield stack
     finally:

@@ -1,0 +1,311 @@
+"""This release goes on with what an earlier one left behind.
+
+The tests share one stack and come in the order of its life: first it is as it was, then people
+label.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from backend.labelstudio import parse_label_config
+from backend.pool import true_labels
+from tests.integration.conftest import Stack, running_stack
+from tests.integration.earlier_release.rebuild import Rebuilt, rebuild, with_rebuilt_person
+from tests.integration.earlier_release.record import is_open, label_of, read_tasks
+from tests.integration.earlier_release.recording import Recording
+from tests.integration.people import Person, pool_of, wait_for
+
+Task = dict[str, Any]
+RECONCILE_EVERY_S = 5
+
+
+@dataclass(frozen=True)
+class Upgraded:
+    """A running stack, what was recorded of it, and under which ids that is there now."""
+
+    stack: Stack
+    recording: Recording
+    made: Rebuilt
+
+    def person(self, email: str) -> Person:
+        """One of the people of then."""
+        token = self.made.tokens[self.user_id(email)]
+        return Person(SimpleNamespace(info={**self.stack.info, "api_key": token}))
+
+    def user_id(self, email: str) -> int:
+        [recorded] = [user["id"] for user in self.recording.users if user["email"] == email]
+        return self.made.users[recorded]
+
+    @property
+    def review_id(self) -> int:
+        """The review project."""
+        return self.made.projects[self.recording.review["id"]]
+
+    def versions(self) -> list[str]:
+        """What `models list` prints, a line per version."""
+        listed = self.stack.run("scripts.models", "list")
+        assert listed.returncode == 0, listed.stderr
+        return listed.stdout.splitlines()
+
+    def names(self) -> list[str]:
+        """The names of the versions, oldest first."""
+        return [line.split()[0] for line in self.versions()[1:]]
+
+
+@pytest.fixture(scope="module")
+def upgraded() -> Iterator[Upgraded]:
+    recording = Recording()
+    made: list[Rebuilt] = []
+    with running_stack(
+        lambda stack: made.append(rebuild(stack, recording)),
+        **{**recording.settings, "RECONCILE_EVERY": str(RECONCILE_EVERY_S)},
+    ) as stack:
+        yield Upgraded(stack, recording, made[0])
+
+
+@pytest.fixture(scope="module")
+def lead(upgraded: Upgraded) -> Iterator[Person]:
+    with Person(upgraded.stack) as someone:
+        # Tasks and answers are read from Label Studio again.
+        wait_for(lambda: someone.status()["annotations"] is not None, 240, "the first reading")
+        yield someone
+
+
+@pytest.fixture(scope="module")
+def ada(upgraded: Upgraded) -> Iterator[Person]:
+    with upgraded.person("ada@example.org") as someone:
+        yield someone
+
+
+@pytest.fixture(scope="module")
+def grace(upgraded: Upgraded) -> Iterator[Person]:
+    with upgraded.person("grace@example.org") as someone:
+        yield someone
+
+
+@pytest.fixture(scope="module")
+def truth(upgraded: Upgraded) -> dict[str, str]:
+    return true_labels(pool_of(upgraded.stack))
+
+
+def rest(person: Person) -> dict[str, Any]:
+    """Wait until the clock has looked twice, the workers have done what it asked for, and nothing
+    came of it.
+    """
+    facts = ("versions", "version", "annotations", "new_annotations", "open_tasks")
+
+    def idle() -> dict[str, Any] | None:
+        status = person.status()
+        return None if status["jobs"] else status
+
+    def rested() -> dict[str, Any] | None:
+        first = wait_for(idle, 240, "no job left")
+        time.sleep(2 * RECONCILE_EVERY_S)
+        then = wait_for(idle, 240, "no job left")
+        return then if all(first[fact] == then[fact] for fact in facts) else None
+
+    return wait_for(rested, 240, "nothing left to do")
+
+
+def open_order(tasks: list[Task], version: str) -> list[tuple[float, str]]:
+    """What waits for an answer, least confident first, by the predictions of a version."""
+    return sorted(
+        (prediction["score"], task["data"]["image_id"])
+        for task in tasks
+        if is_open(task) or not task["is_labeled"]
+        for prediction in task["predictions"]
+        if prediction["model_version"] == version
+    )
+
+
+def waiting_for_another(tasks: list[Task]) -> list[str]:
+    """The images that a second person is asked about, and nobody has answered twice yet."""
+    return [
+        task["data"]["image_id"]
+        for task in tasks
+        if not task["is_labeled"] and any(map(label_of, task["annotations"]))
+    ]
+
+
+def truths(tasks: list[Task]) -> list[tuple[str, str | None, int]]:
+    """Image, label and person of all ground truths."""
+    return sorted(
+        (task["data"]["image_id"], label_of(a), a["completed_by"])
+        for task in tasks
+        for a in task["annotations"]
+        if a["ground_truth"]
+    )
+
+
+def answer(person: Person, task: Task, label: str) -> None:
+    config = parse_label_config(person.get(f"/api/projects/{task['project']}/")["label_config"])
+    person.submit(task["id"], label, config)
+
+
+def label_open_tasks(person: Person, count: int, truth: dict[str, str]) -> None:
+    tasks = [task for task in read_tasks(person, person.project_id) if is_open(task)][:count]
+    assert len(tasks) == count
+    for task in tasks:
+        answer(person, task, truth[task["data"]["image_id"]])
+
+
+# As it was
+
+
+def test_the_versions_and_the_one_in_service_are_the_same(upgraded: Upgraded) -> None:
+    assert upgraded.versions() == upgraded.recording.text("models.txt").splitlines()
+
+
+@pytest.mark.parametrize(
+    "fact",
+    [
+        "title", "round", "version", "validation", "test", "trained_on_labels", "labels_per_class",
+        "versions", "learning_curve", "outlook", "training_seconds", "refused", "broken_versions",
+        "annotations", "skipped", "open_tasks", "asked_again", "next_images", "new_annotations",
+        "left_out", "is_finished", "waiting_for", "errors", "notices", "pool", "weights",
+    ],
+)  # fmt: skip
+def test_the_status_says_the_same(upgraded: Upgraded, lead: Person, fact: str) -> None:
+    told = lead.status()[fact]
+    if fact == "learning_curve":  # a field has come since
+        assert [point.pop("is_pruned") for point in told] == [False] * len(told)
+    assert told == upgraded.recording.status[fact]
+
+
+def test_each_persons_figures_are_the_same(upgraded: Upgraded, lead: Person) -> None:
+    recorded = upgraded.recording.status["annotators"]
+    assert len(recorded) == 3
+    assert lead.status()["annotators"] == [
+        with_rebuilt_person(row, upgraded.made) for row in recorded
+    ]
+
+
+def test_until_somebody_labels_nothing_is_trained_asked_or_ordered_again(
+    upgraded: Upgraded, lead: Person
+) -> None:
+    recorded = upgraded.recording
+    status = rest(lead)
+    version = recorded.project["model_version"]
+    assert status["version"] == version
+    assert status["new_annotations"] == recorded.status["new_annotations"]
+    assert upgraded.versions() == recorded.text("models.txt").splitlines()
+    project = lead.get(f"/api/projects/{lead.project_id}/")
+    for name in ("model_version", "description", "sampling", "show_collab_predictions", "title"):
+        assert project[name] == recorded.project[name]
+    tasks = read_tasks(lead, lead.project_id)
+    assert [t["data"] for t in tasks] == [t["data"] for t in recorded.tasks]
+    assert [len(t["annotations"]) for t in tasks] == [len(t["annotations"]) for t in recorded.tasks]
+    assert open_order(tasks, version) == open_order(recorded.tasks, version)
+    assert waiting_for_another(tasks) == waiting_for_another(recorded.tasks) != []
+
+
+# The review goes on
+
+
+def test_what_was_reviewed_then_is_not_collected_again_though_somebody_took_it_back(
+    upgraded: Upgraded, lead: Person
+) -> None:
+    recorded = upgraded.recording
+    collected = recorded.json(f"p{recorded.project['id']}/review.json")["collected"]
+    tasks = read_tasks(lead, lead.project_id)
+    assert len(collected) == 2
+    assert len({image_id for image_id, _, _ in truths(tasks)} & collected.keys()) == 1
+    assert truths(tasks) == sorted(
+        (image_id, label, upgraded.made.users[who])
+        for image_id, label, who in truths(recorded.tasks)
+    )
+
+
+def test_the_review_project_of_then_is_still_the_one(upgraded: Upgraded, lead: Person) -> None:
+    printed = upgraded.stack.run("scripts.review", "--push", "--count", "1")
+    assert printed.returncode == 0, printed.stderr
+    assert f"/projects/{upgraded.review_id}/data" in printed.stdout
+    images = [task["data"]["image_id"] for task in read_tasks(lead, upgraded.review_id)]
+    recorded = [task["data"]["image_id"] for task in upgraded.recording.review_tasks]
+    assert images[: len(recorded)] == recorded
+    assert max(Counter(images).values()) == 1
+    projects = lead.get("/api/projects/")["results"]
+    assert {p["id"] for p in projects} == {*upgraded.made.projects.values()}
+
+
+def test_what_is_reviewed_from_now_on_becomes_ground_truth_in_the_reviewers_name(
+    upgraded: Upgraded, lead: Person, grace: Person, truth: dict[str, str]
+) -> None:
+    before = truths(read_tasks(lead, lead.project_id))
+    task = next(t for t in read_tasks(lead, upgraded.review_id) if is_open(t))
+    image_id = task["data"]["image_id"]
+    answer(grace, task, truth[image_id])
+    new = (image_id, truth[image_id], upgraded.user_id("grace@example.org"))
+    wait_for(
+        lambda: truths(read_tasks(lead, lead.project_id)) == sorted([*before, new]),
+        60,
+        "one more ground truth, and no other",
+    )
+
+
+# And so does the labeling
+
+
+def test_a_few_more_answers_make_a_head_that_is_numbered_on(
+    upgraded: Upgraded, lead: Person, ada: Person, truth: dict[str, str]
+) -> None:
+    before = rest(lead)
+    known = upgraded.names()
+    body = upgraded.recording.status["version"].partition("h")[0]
+    label_open_tasks(ada, 3, truth)
+    new = wait_for(lambda: [n for n in upgraded.names() if n not in known], 60, "a head")
+    number = max(int(n.partition("h")[2]) for n in known if n.startswith(f"{body}h"))
+    assert new[0] == f"{body}h{number + 1:02d}"
+    after = rest(lead)
+    assert after["round"] == before["round"]
+    assert after["new_annotations"] == before["new_annotations"] + 3
+
+
+def test_ten_new_annotations_make_the_next_version_of_everything_that_was_ever_labeled(
+    upgraded: Upgraded, lead: Person, ada: Person, truth: dict[str, str]
+) -> None:
+    before, n_new = upgraded.recording.status, lead.status()["new_annotations"]
+    label_open_tasks(ada, before["retrain_after"] - n_new, truth)
+    status = ada.wait_for_rest(before["round"] + 1)
+    version = f"r{before['round'] + 1:04d}"
+    [point] = [p for p in status["learning_curve"] if p["version"] == version]
+    full = [p for p in before["learning_curve"] if not p["is_head"]]
+    curve = [p for p in status["learning_curve"] if not p["is_head"]]
+    assert [p["version"] for p in curve] == [*(p["version"] for p in full), version]
+    tasks = read_tasks(lead, lead.project_id)
+    assert point["labels"] == len(
+        {t["data"]["image_id"] for t in tasks if any(map(label_of, t["annotations"]))}
+    )
+    assert status["broken_versions"] == {}
+    assert status["errors"] == before["errors"]
+    after = rest(lead)
+    assert after["new_annotations"] == 0
+    assert re.fullmatch(rf"{version}(h\d\d)?", after["version"])
+    project = lead.get(f"/api/projects/{lead.project_id}/")
+    assert project["model_version"] == after["version"]
+    assert after["open_tasks"] >= int(upgraded.recording.settings["BATCH_SIZE"])
+
+
+def test_each_person_has_their_answers_of_then_and_those_of_now(
+    upgraded: Upgraded, lead: Person
+) -> None:
+    given = Counter(
+        annotation["completed_by"]
+        for task in read_tasks(lead, lead.project_id)
+        for annotation in task["annotations"][task["data"]["asked_by"] == "seed" :]
+        if not annotation["was_cancelled"]
+    )
+    assert {row["annotator"]: row["answers"] for row in lead.status()["annotators"]} == given
+    before = {row["name"]: row["answers"] for row in upgraded.recording.status["annotators"]}
+    now = {row["name"]: row["answers"] for row in lead.status()["annotators"]}
+    assert now.keys() == before.keys()
+    assert now["ada@example.org"] >= before["ada@example.org"] + 3
