@@ -11,36 +11,32 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import json
 import os
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 import numpy as np
 import torch
 from PIL import Image
 
-from backend import pool_scores, registry, resnet
+from backend import registry, resnet
 from backend.command import CommandParser, run
-from backend.errors import LabelStudioError, TightloopError
+from backend.errors import TightloopError
 from backend.inference import load_model, predict_probs
 from backend.labelstudio import (
     SECRET_HEADER,
-    LabelingProject,
     label_config_xml,
-    prediction_result,
 )
 from backend.query import Candidates, resolve, select
 from backend.settings import Settings, load_settings
 from backend.strategy_names import STRATEGIES
-from scripts.bench_attack import measure_attacks
+from scripts.bench_attack import honest_webhook, measure_attacks
 from scripts.bench_backend import (
     CLASSES,
     POOL_IMAGES,
@@ -48,8 +44,8 @@ from scripts.bench_backend import (
     USER,
     Backend,
     running_backend,
-    tree_mb,
 )
+from scripts.bench_circle import circle_figures
 from scripts.bench_dashboard import (
     PAGES,
     fill_project,
@@ -57,40 +53,31 @@ from scripts.bench_dashboard import (
     open_pages,
     share_of_a_core,
 )
+from scripts.bench_figure import Figure, say
 from scripts.bench_model import measure_model
-from scripts.own_stack import own_stack
+from scripts.bench_refit import OPEN, SIZES, measure_refits
 
 ROOT = Path(__file__).resolve().parents[1]
 WEBHOOKS_PER_S = 50
 CONNECTIONS = 20
 TASKS = 100
-SEEDS = 1980
-LAST_LABELS = 20
 WIDTH, ASKED, BATCH = 512, 2_000, 100
-PATIENCE_S = 120.0
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One row of the table."""
-
-    name: str
-    value: str
-    target: str = "measured"
 
 
 def main() -> int:
     """Measure everything; 1 where something is in the way."""
     parser = CommandParser(description=__doc__)
     parser.add_argument(
-        "--quick", action="store_true", help="leave out the circle on a whole stack"
+        "--quick",
+        action="store_true",
+        help="leave out heads at many answers, and the circle on a whole stack",
     )
     arguments = parser.parse_args()
     try:
         settings = load_settings()
         figures = [*model_figures(settings), *choice_figures(), *backend_figures(settings)]
         if not arguments.quick:
-            figures += circle_figures()
+            figures += [*refit_figures(), *circle_figures()]
     except TightloopError as error:
         print(error, file=sys.stderr)
         return 1
@@ -107,7 +94,7 @@ def main() -> int:
 
 def model_figures(settings: Settings) -> list[Figure]:
     """What feeding the model costs."""
-    _say("measuring what feeding the model costs")
+    say("measuring what feeding the model costs")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     ratios = measure_model(settings.image_size, device)
     return [
@@ -118,7 +105,7 @@ def model_figures(settings: Settings) -> list[Figure]:
 
 def choice_figures() -> list[Figure]:
     """What choosing a batch costs beside the scoring, on random embeddings around 50 centres."""
-    _say("measuring what choosing a batch costs")
+    say("measuring what choosing a batch costs")
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(50, WIDTH))
     of = rng.integers(50, size=POOL_IMAGES + ASKED)
@@ -142,7 +129,7 @@ def choice_figures() -> list[Figure]:
 
 def backend_figures(settings: Settings) -> list[Figure]:
     """The backend as it is served, with a real Redis: webhooks, predictions, memory."""
-    _say("measuring the backend")
+    say("measuring the backend")
     with (
         tempfile.TemporaryDirectory(prefix="tightloop-") as folder,
         running_backend(Path(folder)) as b,
@@ -160,7 +147,7 @@ def backend_figures(settings: Settings) -> list[Figure]:
         bare = _bare_images_per_s(settings.image_size)
         by_id = _predict_images_per_s(b, [{"image_id": f"i{n}"} for n in range(TASKS)])
         by_uri = _predict_images_per_s(b, [_noise_row(n) for n in range(TASKS)])
-        _say("measuring webhooks beside idle connections")
+        say("measuring webhooks beside idle connections")
         attacked = measure_attacks(b, _predict_body([_noise_row(n) for n in range(TASKS)]))
     webhook = f"webhook, {WEBHOOKS_PER_S}/s on {CONNECTIONS} connections"
     seconds = "no Chromium here" if first_view_s is None else f"{first_view_s:.2f} s"
@@ -189,105 +176,41 @@ def _percentiles(seconds: list[float]) -> str:
     return f"p50 {p50:.1f} ms, p99 {p99:.1f} ms"
 
 
-def circle_figures() -> list[Figure]:
-    """On a whole stack: from the last annotation to the next batch, and what a training takes."""
-    settings = {
-        "SEED_LABELS": str(SEEDS),
-        "RETRAIN_AFTER": str(LAST_LABELS),
-        "RETRAIN_WAIT": "3600",
-    }
-    with own_stack("bench", **settings) as (_, stack):
-        return _measure_circle(stack)
+def refit_figures() -> list[Figure]:
+    """What one answer costs between two trainings, at few answers and at many."""
+    say("measuring what an answer costs between two trainings")
+    found = [measure_refits(size) for size in SIZES]
 
+    def row(what: str, figure: str, digits: str, unit: str, target: str = "measured") -> Figure:
+        values = " / ".join(format(getattr(refit, figure), digits) for refit in found)
+        return Figure(what, f"{values} {unit}", target)
 
-def _measure_circle(stack: Mapping[str, Any]) -> list[Figure]:
-    project_id = stack["project_id"]
-    project = LabelingProject(stack["label_studio_url"], stack["api_key"], project_id)
-    config = project.label_config()
-    root = registry.project_root(Path(stack["model_dir"]), project_id)
-    _say("waiting for the first version")
-    while project.model_version() != "r0001":
-        time.sleep(1)
-
-    open_tasks = project.open_tasks()[:LAST_LABELS]
-    http = httpx.Client(
-        base_url=stack["label_studio_url"], headers={"Authorization": f"Token {stack['api_key']}"}
-    )
-
-    def answer(number: int) -> None:
-        label = config.choices[number % len(config.choices)]
-        http.post(
-            f"/api/tasks/{open_tasks[number].task_id}/annotations/",
-            json={"result": prediction_result(config, label)},
-            timeout=60,
-        ).raise_for_status()
-
-    # Let the ranker end what the first version gave it to do.
-    time.sleep(5)
-    n_open = project.counts().open
-    answer(0)
-    began = time.perf_counter()
-    while project.model_version() != "r0001h01":
-        if time.perf_counter() - began > PATIENCE_S:
-            raise LabelStudioError("no head's order came: see var/bench/log/ranker.log")
-        time.sleep(0.05)
-    head_s = time.perf_counter() - began
-    head = registry.read_meta(root, "r0001h01")
-    kept = pool_scores.load_pool_probs(root, head.version)
-    for number in range(1, LAST_LABELS):
-        answer(number)
-    began = time.perf_counter()
-    _say("waiting for the second")
-    peak_mb = 0.0
-    served_s = None
-    while project.model_version() != "r0002":
-        current = registry.current(root)
-        if served_s is None and current is not None and current.version == "r0002":
-            served_s = time.perf_counter() - began
-        peak_mb = max(peak_mb, tree_mb(stack["pids"]["trainer"]))
-        time.sleep(0.2)
-    total_s = time.perf_counter() - began
-    meta = registry.read_meta(root, "r0002")
-    parts = ", ".join(f"{phase} {s:.1f}" for phase, s in meta.seconds.items())
+    sizes = " / ".join(f"{size:,}" for size in SIZES)
     return [
-        Figure(
-            f"an annotation -> a head's order of {n_open} open tasks, {head.labels:,} labels",
-            f"{head_s:.1f} s",
-            "<= 3 s",
-        ),
-        Figure(
-            f"  of it refit and re-ranking of {len(kept[0]) if kept else 0:,} images",
-            f"{sum(head.seconds.values()):.2f} s",
-            "<= 1 s",
-        ),
-        Figure(
-            f"last annotation -> new order, {meta.labels} labels",
-            f"{total_s:.1f} s (served after {served_s or total_s:.1f} s)",
-        ),
-        Figure("  of it, seconds", parts),
-        Figure(
-            "  pool, start",
-            f"{Path(meta.pool).name}, {Path(meta.weights).name}, {meta.image_size} px",
-        ),
-        Figure("trainer and its job, peak memory", f"{peak_mb:.0f} MB", "<= 3,000 MB"),
+        row(f"a head at {sizes} answers: reading changes", "reading_s", ".3f", "s", "flat"),
+        row("  … consensus", "consensus_s", ".2f", "s"),
+        row("  … fit, with reading embeddings and scoring the pool", "fit_s", ".2f", "s"),
+        row("  … the rest: keeping, promoting, ordering", "rest_s", ".2f", "s", "flat"),
+        row("  … written to database and small files", "written_kb", ",.0f", "kB", "flat"),
+        row("  … written of its tensors but the pool's scores", "tensors_kb", ",.0f", "kB", "flat"),
+        row("  … written of the pool's scores", "scores_kb", ",.0f", "kB"),
+        row(f"  … read of Label Studio, {OPEN} open tasks", "read_kb", ",.0f", "kB", "flat"),
+        row("  … of it changed tasks", "tasks_read", ".0f", "", "flat"),
     ]
 
 
 def _webhooks(backend: Backend, *, pause_s: float, seconds: float) -> list[float]:
     """Seconds per answer of all connections together; each sends one every `pause_s`."""
-    body = {
-        "action": "ANNOTATION_CREATED",
-        "project": {"id": PROJECT},
-        "task": {"data": "x" * 4000},
-    }
     taken: list[float] = []
+    numbers = itertools.count()
 
     def send(first_at: float) -> None:
         with httpx.Client(headers={SECRET_HEADER: backend.password}) as client:
-            client.post(f"{backend.url}/webhook", json=body)  # connects
+            client.get(f"{backend.url}/health")  # connects
             next_at = first_at
             while next_at < end:
                 time.sleep(max(0.0, next_at - time.perf_counter()))
+                body = honest_webhook(f"paced {next(numbers)}")
                 began = time.perf_counter()
                 client.post(f"{backend.url}/webhook", json=body).raise_for_status()
                 taken.append(time.perf_counter() - began)
@@ -344,10 +267,6 @@ def _noise_row(seed: int) -> dict[str, str]:
     noise = np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     Image.fromarray(noise).save(png, "PNG")
     return {"image": "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()}
-
-
-def _say(what: str) -> None:
-    print(what, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import json
 import subprocess
 import sys
@@ -25,8 +26,6 @@ WEBHOOKS_PER_S = 50
 SENDERS = 20
 LOST_AFTER_S = 1.0  # Label Studio gives up
 SETTLE_S = 3.0
-BODY = json.dumps({"action": "ANNOTATION_CREATED", "project": {"id": PROJECT},
-                   "task": {"data": "x" * 4000}})  # fmt: skip
 
 
 @dataclass
@@ -56,21 +55,33 @@ def measure_attacks(backend: Backend, predict_body: dict[str, object]) -> dict[s
     return found
 
 
+def honest_webhook(image_id: str) -> dict[str, object]:
+    """What Label Studio sends of an answer to an image, as far as we read it."""
+    task = {"data": {"image": "x" * 4000, "image_id": image_id}}
+    return {"action": "ANNOTATION_CREATED", "project": {"id": PROJECT}, "task": task}
+
+
 def send_webhooks(backend: Backend, seconds: float = SECONDS) -> Webhooks:
-    """Send them evenly, each on a connection of its own."""
+    """Send them evenly, each on a connection of its own and of an image of its own; lost are those
+    without an answer in time and those whose image was not kept.
+    """
     found, lock = Webhooks(), threading.Lock()
+    numbers = itertools.count()
+    sent_at = time.time()
     start = time.perf_counter() + 0.5
+    answered: dict[str, float] = {}
 
     def send(first_at: float) -> None:
         at = first_at
         while at < start + seconds:
             time.sleep(max(0.0, at - time.perf_counter()))
-            took_s = _send_one(backend)
+            image_id = f"sent at {sent_at}, {next(numbers)}"
+            took_s = _send_one(backend, image_id)
             with lock:
                 if took_s is None:
                     found.lost += 1
                 else:
-                    found.seconds.append(took_s)
+                    answered[image_id] = took_s
             at += SENDERS / WEBHOOKS_PER_S
 
     threads = [
@@ -81,15 +92,19 @@ def send_webhooks(backend: Backend, seconds: float = SECONDS) -> Webhooks:
         thread.start()
     for thread in threads:
         thread.join()
+    kept = backend.queue.answered_since(PROJECT, sent_at)
+    found.lost += len(answered.keys() - kept.keys())
+    found.seconds = [took_s for image_id, took_s in answered.items() if image_id in kept]
     return found
 
 
-def _send_one(backend: Backend) -> float | None:
+def _send_one(backend: Backend, image_id: str) -> float | None:
+    body = json.dumps(honest_webhook(image_id))
     headers = {SECRET_HEADER: backend.password, "Content-Type": "application/json"}
     began = time.perf_counter()
     connection = http.client.HTTPConnection("127.0.0.1", backend.port, timeout=LOST_AFTER_S)
     try:
-        connection.request("POST", "/webhook", BODY, headers)
+        connection.request("POST", "/webhook", body, headers)
         answer = connection.getresponse()
         answer.read()
     except OSError:
