@@ -1,7 +1,7 @@
 """Decide what is due for a project: the one rule, as a pure function of plain data.
 
 A webhook, a tick of the clock, a button or the end of a job only says "look at this project";
-whoever looks gathers a `State` (backend/observe.py) and asks `decide` here.
+the job or the clock then gathers a `State` (backend/observe.py) and asks `decide`.
 """
 
 from __future__ import annotations

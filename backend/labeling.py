@@ -54,7 +54,7 @@ class Task:
     task_id: int
     image_id: str  # "" in tasks that are not ours
     is_open: bool  # nobody has submitted or skipped it yet
-    is_again: bool  # somebody has submitted it, and another person is asked as well
+    is_again: bool  # a person has submitted it, and another one is asked as well
 
 
 @dataclass(frozen=True)

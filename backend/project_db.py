@@ -1,6 +1,6 @@
 """Open a project's database: its schema, its migrations, and who may write.
 
-Two kinds of tables: `mirror_*` copy Label Studio and may be dropped at any time; `own_*` hold what
+Two kinds of tables: `mirror_*` copy Label Studio and may be emptied at any time; `own_*` hold what
 cannot be read again. Reading while another process writes needs SQLite's WAL, which works on local
 disks only. On a read-only mount it can be opened while another process has it open for writing,
 which the clock does for as long as it runs, or if no process has it open at all.

@@ -1,6 +1,6 @@
 """Keep what is known of a project besides its weights, in one SQLite file.
 
-What copies Label Studio may be dropped at any time and is read again. What was asked and how, what
+What copies Label Studio may be emptied at any time and is read again. What was asked and how, what
 was reviewed and what went wrong cannot be read anywhere else.
 """
 

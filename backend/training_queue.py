@@ -42,7 +42,7 @@ HINTS_KEPT_S = 24 * 3600.0
 class Hints:
     """What was said about a project. Moments are seconds since the epoch, 0 = never."""
 
-    looks: int = 0  # rises whenever somebody says "look at this project"
+    looks: int = 0  # rises whenever anyone says "look at this project"
     hinted_at: float = 0.0  # when a webhook last told of a change
     train_asked_at: float = 0.0  # when a person last asked for a training
 

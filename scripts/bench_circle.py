@@ -24,7 +24,7 @@ from scripts.own_stack import own_stack
 SEEDS = 1980
 LAST_LABELS = 20
 HEADS = 5  # whose orders are measured, of those labels
-# Heads come every five seconds at most, and what the ranker does besides shall be over.
+# A head comes every five seconds at most, and the ranker's other work must be over.
 QUIET_S = 6.0
 PATIENCE_S = 120.0
 TRAINING_PATIENCE_S = 3600.0

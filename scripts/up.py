@@ -368,7 +368,7 @@ def _environment(settings: StackSettings, var: Path, run: Path) -> dict[str, str
         "LABEL_STUDIO_DISABLE_SIGNUP_WITHOUT_LINK": "true",
         "LABEL_STUDIO_TASK_LOCK_TTL": str(settings.task_lock_s),
         "LABEL_STUDIO_USE_DEFAULT_BANNED_SUBNETS": "false",  # our backend is on loopback
-        # Else importing predictions for 20 tasks counts anew what belongs to all of the project's.
+        # Otherwise importing 20 predictions recounts every task of the project.
         MEMORY_EFFICIENT_PREDICTIONS: "true",
         "COLLECT_ANALYTICS": "false",
         "LATEST_VERSION_CHECK": "false",
