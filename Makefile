@@ -23,7 +23,7 @@ status: .venv/.installed  ## project, version, labels, queue, running job
 	@.venv/bin/python -m scripts.status
 
 secrets:  ## for docker compose: make .env's secrets, and say what would be in its way
-	@$(PYTHON) -m scripts.secrets
+	@$(PYTHON) -m scripts.env_file
 
 digests:  ## for docker compose: pin the images of others in .env, or move the pins
 	@$(PYTHON) -m scripts.digests
@@ -72,14 +72,14 @@ format: .venv/.installed  ## let ruff put the code in order
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 
-status-page: .venv/.installed  ## write the tables of docs/status.md from backend/status_model.py
+status-page: .venv/.installed  ## write the tables of docs/status.md from backend/web/status_model.py
 	.venv/bin/python -m scripts.status_page
 
 fuzz: install  ## 10,000 hostile requests to a whole stack of its own, in a few minutes
-	.venv/bin/python -m scripts.fuzz
+	.venv/bin/python -m scripts.research.fuzz
 
 bench: install  ## measure, print ratios, write var/bench.json
-	.venv/bin/python -m scripts.bench
+	.venv/bin/python -m scripts.research.bench
 
 lock: .venv/.installed  ## rewrite the three locks from pyproject.toml and label-studio.in
 	$(COMPILE) pyproject.toml --group local --group dev -o requirements.lock

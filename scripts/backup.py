@@ -18,9 +18,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from backend.command import CommandParser, run
+from backend.base.command_line import CommandParser, run
 from scripts.docker import DockerError, compose
-from scripts.secrets import ENV, MAKERS, read_env, write_missing
+from scripts.env_file import ENV, MAKERS, read_env, write_missing
 
 DATABASE, MODELS, MEDIA, MANIFEST = "database.dump", "models.tar", "media.tar", "manifest.json"
 POSTGRES = ("-U", "labelstudio", "-d", "labelstudio")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from argparse import ArgumentParser
 
-from backend import registry
-from backend.labelstudio import LabelStudioProject
-from backend.loop import Loop, open_loop
-from backend.progress import Progress
-from backend.settings import Settings
+from backend.base.progress import Progress
+from backend.base.settings import Settings
+from backend.labelstudio.client import LabelStudioProject
+from backend.rounds.loop import Loop, open_loop
+from backend.store import registry
 
 
 def add_project_option(parser: ArgumentParser) -> None:

@@ -12,9 +12,9 @@ import re
 import sys
 from dataclasses import dataclass
 
-from backend.command import CommandParser, run
+from backend.base.command_line import CommandParser, run
 from scripts.docker import DockerError, compose_command, docker
-from scripts.secrets import COMPOSE_FILE, ENV, read_env, write_values
+from scripts.env_file import COMPOSE_FILE, ENV, read_env, write_values
 
 # An image as docker-compose.yml names it: the variable that may change it, and what it is without.
 IMAGE = re.compile(r"\$\{(\w+_IMAGE):-([^}]+)\}")

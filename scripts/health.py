@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable
 from urllib.request import urlopen
 
-from backend.command import CommandParser, run
-from backend.errors import TightloopError
-from backend.settings import Settings, load_settings
+from backend.base.command_line import CommandParser, run
+from backend.base.errors import TightloopError
+from backend.base.settings import Settings, load_settings
 
 # Twice as long as an idle worker may be silent, and many ticks of the clock.
 SILENCE_S = 60.0
@@ -45,7 +45,7 @@ def server_seen_at(settings: Settings) -> float:
 
 def worker_seen_at(settings: Settings) -> float:
     """The last sign of life of a worker on this machine."""
-    from backend.training_queue import TrainingQueue
+    from backend.queue.training_queue import TrainingQueue
 
     queue = TrainingQueue(settings.redis_url.get_secret_value())
     return queue.worker_seen_at(socket.gethostname())
@@ -53,7 +53,7 @@ def worker_seen_at(settings: Settings) -> float:
 
 def clock_ticked_at(settings: Settings) -> float:
     """The clock's last tick."""
-    from backend.training_queue import TrainingQueue
+    from backend.queue.training_queue import TrainingQueue
 
     return TrainingQueue(settings.redis_url.get_secret_value()).ticked_at()
 

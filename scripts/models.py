@@ -12,12 +12,12 @@ from __future__ import annotations
 import json
 import sys
 
-from backend import pruning, registry
-from backend.command import CommandParser, run
-from backend.controls import promote
-from backend.errors import ModelFolderError, TightloopError
-from backend.settings import Settings, load_settings
-from backend.training_queue import TrainingQueue
+from backend.base.command_line import CommandParser, run
+from backend.base.errors import ModelFolderError, TightloopError
+from backend.base.settings import Settings, load_settings
+from backend.queue.training_queue import TrainingQueue
+from backend.store import pruning, registry
+from backend.web.controls import promote
 
 
 def main() -> int:

@@ -15,10 +15,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from backend.command import CommandParser, run
-from backend.errors import TightloopError
-from backend.project_db import FILE, copy
-from backend.settings import load_settings
+from backend.base.command_line import CommandParser, run
+from backend.base.errors import TightloopError
+from backend.base.settings import load_settings
+from backend.store.project_db import FILE, copy
 
 
 def main() -> int:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
-from backend.progress import LONG_S, Progress, ProgressLines, unit
+from backend.base.progress import LONG_S, Progress, ProgressLines, unit
 
 
 @contextmanager

@@ -16,19 +16,19 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from backend import registry
-from backend.command import CommandParser, run
-from backend.errors import TightloopError
-from backend.label_errors import LikelyError
-from backend.labelstudio import label_now_url
-from backend.reviews import (
+from backend.base.command_line import CommandParser, run
+from backend.base.errors import TightloopError
+from backend.base.settings import load_settings
+from backend.labelstudio.client import label_now_url
+from backend.people.label_errors import LikelyError
+from backend.rounds.reviews import (
     collect_reviews,
     find_label_errors,
     find_reviews,
     open_reviews,
     push_reviews,
 )
-from backend.settings import load_settings
+from backend.store import registry
 from scripts.chosen_project import add_project_option, open_chosen
 from scripts.progress import progress_bar
 

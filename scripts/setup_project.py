@@ -15,11 +15,14 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 
-from backend import batches, ordering, registry, task_data
-from backend.command import CommandParser, run
-from backend.errors import LabelConfigError, ModelFolderError, TightloopError
-from backend.labeling import NewTask, match_classes
-from backend.labelstudio import (
+from backend.base.command_line import CommandParser, run
+from backend.base.errors import LabelConfigError, ModelFolderError, TightloopError
+from backend.base.labeling import NewTask, match_classes
+from backend.base.progress import Progress
+from backend.base.settings import Settings, load_settings
+from backend.images.pool import Pool, open_pool, seed_labels
+from backend.labelstudio import task_data
+from backend.labelstudio.client import (
     IMPORT_CHUNK,
     TITLE_LENGTH,
     LabelStudioProject,
@@ -30,14 +33,13 @@ from backend.labelstudio import (
     label_now_url,
     parse_label_config,
 )
-from backend.loop import open_loop
-from backend.pool import Pool, open_pool, seed_labels
-from backend.progress import Progress
-from backend.registry import ProjectRecord
-from backend.settings import Settings, load_settings
-from backend.store import ProjectStore
-from backend.training_queue import TrainingQueue
-from backend.weights import find_weights
+from backend.queue.training_queue import TrainingQueue
+from backend.rounds import batches, ordering
+from backend.rounds.loop import open_loop
+from backend.store import registry
+from backend.store.project_store import ProjectStore
+from backend.store.registry import ProjectRecord
+from backend.store.weights import find_weights
 from scripts.progress import progress_bar
 
 FELL_BACK = " (digits: CIFAR-10 could not be had)"

@@ -11,12 +11,12 @@ from __future__ import annotations
 import json
 import sys
 
-from backend.command import CommandParser, run
-from backend.errors import TightloopError
-from backend.learning_curve import outlook_sentence
-from backend.settings import load_settings
-from backend.status import sentence, whole_status
-from backend.training_queue import TrainingQueue
+from backend.base.command_line import CommandParser, run
+from backend.base.errors import TightloopError
+from backend.base.settings import load_settings
+from backend.queue.training_queue import TrainingQueue
+from backend.rounds.learning_curve import outlook_sentence
+from backend.web.status import sentence, whole_status
 
 
 def main() -> int:

@@ -16,8 +16,8 @@ from typing import Any, get_args, get_type_hints
 
 from pydantic import BaseModel
 
-from backend.command import CommandParser, run
-from backend.status_model import Status
+from backend.base.command_line import CommandParser, run
+from backend.web.status_model import Status
 
 PAGE = Path(__file__).resolve().parents[1] / "docs/status.md"
 HEADING = re.compile(r"## `(\w+)`")

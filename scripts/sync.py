@@ -14,12 +14,13 @@ import json
 import sys
 from typing import Any
 
-from backend import batches, registry
-from backend.command import CommandParser, run
-from backend.errors import TightloopError
-from backend.observe import read_everything_changed
-from backend.settings import load_settings
-from backend.strategy_names import STRATEGIES
+from backend.base.command_line import CommandParser, run
+from backend.base.errors import TightloopError
+from backend.base.settings import load_settings
+from backend.base.strategy_names import STRATEGIES
+from backend.rounds import batches
+from backend.rounds.observe import read_everything_changed
+from backend.store import registry
 from scripts.chosen_project import add_project_option, open_chosen
 from scripts.progress import progress_bar
 

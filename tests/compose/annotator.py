@@ -9,8 +9,8 @@ from typing import Any
 
 import httpx
 
-from backend.labeling import LabelConfig
-from backend.labelstudio import parse_label_config
+from backend.base.labeling import LabelConfig
+from backend.labelstudio.client import parse_label_config
 from tests.compose.conftest import Team
 from tests.integration.people import Person, log_in
 

@@ -16,9 +16,9 @@ from typing import Any
 import httpx
 import pytest
 
-from scripts.bench_backend import free_ports
 from scripts.docker import DockerError, compose_command, docker
-from scripts.secrets import IMAGE, read_env
+from scripts.env_file import IMAGE, read_env
+from scripts.research.bench_backend import free_ports
 from tests.integration.people import wait_for
 
 ROOT = Path(__file__).parents[2]

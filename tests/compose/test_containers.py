@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from scripts.docker import compose_command, docker
-from scripts.secrets import MAKERS
+from scripts.env_file import MAKERS
 from tests.compose.conftest import SERVICES, Team
 from tests.compose_rules import SECRETS_OF
 from tests.integration.people import wait_for

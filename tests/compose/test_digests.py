@@ -12,9 +12,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from scripts.bench_backend import free_ports
 from scripts.docker import compose_command, docker
-from scripts.secrets import read_env
+from scripts.env_file import read_env
+from scripts.research.bench_backend import free_ports
 from tests.compose.conftest import ROOT, Team, clone
 
 CONFIG = """\

@@ -24,10 +24,10 @@ import httpx
 import pytest
 import yaml
 
-from backend.pool import open_pool, true_labels
+from backend.images.pool import open_pool, true_labels
 from scripts.backup import LABEL_STUDIO_FILES as MEDIA
 from scripts.docker import compose_command, docker
-from scripts.secrets import IMAGE, MAKERS
+from scripts.env_file import IMAGE, MAKERS
 from tests.compose.annotator import Annotator
 from tests.compose.conftest import OURS, REPORT, SERVICES, SMALL, Team, clone
 from tests.compose_rules import breaches
@@ -161,7 +161,7 @@ def test_no_secret_stands_in_the_image_or_in_a_list_of_processes(team: Team) -> 
     shown += docker("run", "--rm", "--entrypoint", "sh", IMAGE, "-c", everything)
     for service in SERVICES:
         shown += docker("top", team.container(service), "-eo", "pid,args")
-    assert shown.count("backend.processes") > len(OURS)
+    assert shown.count("backend.workers.processes") > len(OURS)
     assert len(secrets) == len(MAKERS) - 1
     assert not [secret for secret in secrets if secret in shown]
 

@@ -18,9 +18,9 @@ import psutil
 import pytest
 from dotenv import dotenv_values
 
-from backend.settings import Settings
+from backend.base.settings import Settings
 from scripts import up
-from scripts.bench_backend import free_ports
+from scripts.research.bench_backend import free_ports
 
 ROOT = Path(__file__).parents[2]
 PORTS = ("LABEL_STUDIO_PORT", "BACKEND_PORT", "REDIS_PORT")

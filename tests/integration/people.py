@@ -8,10 +8,10 @@ from typing import Any, Protocol, Self, TypeVar
 
 import httpx
 
-from backend import registry
-from backend.labeling import LabelConfig
-from backend.labelstudio import prediction_result
-from backend.pool import Pool, open_pool
+from backend.base.labeling import LabelConfig
+from backend.images.pool import Pool, open_pool
+from backend.labelstudio.client import prediction_result
+from backend.store import registry
 from tests.integration.conftest import Stack
 
 T = TypeVar("T")

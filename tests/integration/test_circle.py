@@ -12,9 +12,9 @@ import httpx
 import numpy as np
 import pytest
 
-from backend.labeling import LabelConfig
-from backend.labelstudio import LabelStudioProject
-from backend.pool import Pool, true_labels
+from backend.base.labeling import LabelConfig
+from backend.images.pool import Pool, true_labels
+from backend.labelstudio.client import LabelStudioProject
 from tests.integration.conftest import Stack, running_stack
 from tests.integration.people import Person, pool_of, wait_for
 

@@ -14,9 +14,9 @@ import httpx
 import psutil
 import pytest
 
-from backend.labeling import LabelConfig
-from backend.labelstudio import LabelStudioProject
-from backend.pool import true_labels
+from backend.base.labeling import LabelConfig
+from backend.images.pool import true_labels
+from backend.labelstudio.client import LabelStudioProject
 from tests.integration.conftest import ROOT, Stack
 from tests.integration.people import Person, pool_of, wait_for
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from backend import jobs, pool_scores, registry
-from backend.labelstudio import LabelStudioProject
-from backend.pool import true_labels
-from backend.version_meta import Meta, body_of
+from backend.images.pool import true_labels
+from backend.labelstudio.client import LabelStudioProject
+from backend.store import pool_scores, registry
+from backend.store.version_meta import Meta, body_of
+from backend.workers import jobs
 from tests.integration.conftest import Stack
 from tests.integration.people import Person, pool_of, wait_for
 
@@ -28,8 +29,8 @@ def test_a_few_answers_make_a_head_and_its_order_without_a_training(
         for task in project.open_tasks()[:3]:
             person.submit(task.task_id, truth[task.image_id], config)
         n_labels = project.counts().annotations
-        # The stack's own ranker fits no heads, so this test does the ranker's job. What is due later,
-        # such as a reading right after another one, is due when it looks again.
+        # The stack's own ranker fits no heads, so this test does the ranker's job. What is due
+        # later, such as a reading right after another one, is due when it looks again.
         both = stack.settings.model_copy(update={"train": "both"})
         monkeypatch.setattr(jobs, "load_settings", lambda: both)
 

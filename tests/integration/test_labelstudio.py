@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from backend import registry
-from backend.errors import LabelConfigError, LabelStudioError, ModelFolderError, TightloopError
-from backend.labeling import NewTask, Prediction, ProjectCounts
-from backend.labelstudio import (
+from backend.asking.query import Candidates, select
+from backend.base.errors import LabelConfigError, LabelStudioError, ModelFolderError, TightloopError
+from backend.base.labeling import NewTask, Prediction, ProjectCounts
+from backend.base.settings import Settings
+from backend.labelstudio.client import (
     FIRST_TAB,
     LOOK_TAB,
     SECRET_HEADER,
@@ -35,9 +36,8 @@ from backend.labelstudio import (
     project_id_of,
     read_webhook,
 )
-from backend.query import Candidates, select
-from backend.settings import Settings
-from backend.task_images import load_task_image
+from backend.labelstudio.task_images import load_task_image
+from backend.store import registry
 from scripts.setup_project import open_project, set_up
 from tests.integration.conftest import Stack
 from tests.integration.people import invite_link, log_in, sign_up

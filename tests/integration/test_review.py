@@ -12,9 +12,10 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from backend import jobs, registry
-from backend.labeling import NewTask
-from backend.labelstudio import (
+from backend.base.labeling import NewTask
+from backend.base.settings import Settings
+from backend.images.pool import Pool
+from backend.labelstudio.client import (
     LabelStudioProject,
     WebhookEvent,
     create_project,
@@ -23,11 +24,11 @@ from backend.labelstudio import (
     prediction_result,
     read_webhook,
 )
-from backend.pool import Pool
-from backend.registry import ProjectRecord
-from backend.settings import Settings
-from backend.store import ProjectStore
-from backend.training_queue import TrainingQueue
+from backend.queue.training_queue import TrainingQueue
+from backend.store import registry
+from backend.store.project_store import ProjectStore
+from backend.store.registry import ProjectRecord
+from backend.workers import jobs
 from scripts import review
 from tests.integration.conftest import Stack
 from tests.integration.people import pool_of

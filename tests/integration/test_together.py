@@ -13,10 +13,10 @@ from typing import NamedTuple
 import httpx
 import pytest
 
-from backend import registry
-from backend.labeling import LabelConfig
-from backend.labelstudio import LabelStudioProject
-from backend.pool import true_labels
+from backend.base.labeling import LabelConfig
+from backend.images.pool import true_labels
+from backend.labelstudio.client import LabelStudioProject
+from backend.store import registry
 from tests.integration.conftest import Stack, running_stack
 from tests.integration.people import Person, invite_link, log_in, pool_of, sign_up, wait_for
 
@@ -138,7 +138,7 @@ def test_three_people_label_two_rounds_at_once_with_second_opinions_and_nothing_
 def test_the_people_report_and_the_status_say_what_each_person_did(
     crew: Stack, people: list[Colleague]
 ) -> None:
-    printed = crew.run("scripts.annotators")
+    printed = crew.run("scripts.research.annotators")
     assert printed.returncode == 0, printed.stderr
     for person in people:
         assert person.email in printed.stdout

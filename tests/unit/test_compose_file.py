@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from backend.settings import Settings
-from scripts.secrets import IMAGE
+from backend.base.settings import Settings
+from scripts.env_file import IMAGE
 from scripts.up import MEMORY_EFFICIENT_PREDICTIONS
 from tests.compose_rules import SECRETS_OF, breaches, default_secrets, misplaced_secrets
 

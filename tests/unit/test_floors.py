@@ -1,183 +1,130 @@
-"""The floors of the package: imports go doors -> flow -> edges -> core -> ground, never up."""
+"""The rooms of the package: imports go down only, and each library stays in its rooms."""
 
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
 
-BACKEND = Path(__file__).parents[2] / "backend"
-FLOORS = (
-    {"errors", "settings", "strategy_names", "logs", "progress", "command"},  # ground
-    {
-        "acquisition",
-        "calibration",
-        "consensus",
-        "decide",
-        "device",
-        "diversity",
-        "evaluation",
-        "forecast",
-        "gate",
-        "head",
-        "inference",
-        "interval",
-        "label_errors",
-        "query",
-        "resnet",
-        "resnet_layout",
-        "training",
-    },  # core
-    {
-        "pixels",
-        "pool",
-        "pool_folder",
-        "pool_sources",
-        "downloads",
-        "weights",
-        "labelstudio",
-        "task_images",
-        "registry",
-        "version_meta",
-        "annotator_figures",
-        "open_image",
-        "labeling",
-        "task_data",
-        "project_db",
-        "earlier_release",
-        "mirror",
-        "store",
-        "pruning",
-        "pool_scores",
-        "tensor_file",
-        "cores",
-        "own_jobs",
-        "training_queue",
-        "backend_client",
-    },  # edges
-    {
-        "learning_curve",
-        "loop",
-        "versions",
-        "labels",
-        "second_opinions",
-        "reviews",
-        "observe",
-        "candidates",
-        "ordering",
-        "batches",
-        "rounds",
-        "controls",
-        "services",
-        "status",
-        "status_model",
-    },  # flow
-    {
-        "door",
-        "server",
-        "payloads",
-        "model_service",
-        "serving",
-        "dashboard",
-        "dashboard_view",
-        "control_routes",
-        "curve_picture",
-        "metrics",
-        "jobs",
-        "clock",
-        "processes",
-    },  # doors
+ROOT = Path(__file__).parents[2]
+# From the ground up: a room imports itself and the rooms before it.
+ROOMS = (
+    "base",
+    "measures",
+    "people",
+    "asking",
+    "network",
+    "images",
+    "store",
+    "labelstudio",
+    "queue",
+    "rounds",
+    "web",
+    "workers",
 )
-FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
-MODULES = sorted(path.stem for path in BACKEND.glob("*.py") if path.stem != "__init__")
-# What a room keeps to itself: the library, and the only modules that may import it.
-ROOMS = {
-    "redis": {"own_jobs", "training_queue", "processes"},
-    "rq": {"own_jobs", "training_queue", "jobs", "processes"},
-    "uvicorn": {"server"},
-    "flask": {"serving", "dashboard", "control_routes", "door"},
-    "label_studio_sdk": {"labelstudio"},
-    "label_studio_ml": {"serving"},
-    "safetensors": {"tensor_file", "weights"},
-    "cleanlab": {"consensus"},
-    "matplotlib": {"curve_picture"},
-    "prometheus_client": {"metrics"},
-    "sqlite3": {"project_db", "mirror", "store", "earlier_release"},
-}
-# The core: numerical libraries only, no input or output.
+# Numerical libraries only, no input or output.
+CORE = ("measures", "people", "asking", "network")
 CORE_MAY_IMPORT = {
     "__future__", "backend", "cleanlab", "collections", "contextlib", "dataclasses", "functools",
     "io", "itertools", "math", "numpy", "scipy", "sklearn", "torch", "torchvision", "typing",
     "warnings",
 }  # fmt: skip
+LIBRARIES = {
+    "cleanlab": {"people"},
+    "flask": {"web"},
+    "label_studio_ml": {"web"},
+    "label_studio_sdk": {"labelstudio"},
+    "matplotlib": {"web"},
+    "prometheus_client": {"web"},
+    "redis": {"queue", "workers"},
+    "rq": {"queue", "workers"},
+    "safetensors": {"store"},
+    "sqlite3": {"store"},
+    "uvicorn": {"web"},
+}
+BACKEND_FOLDER = ROOT / "backend"
+MODULES = sorted(
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for path in BACKEND_FOLDER.rglob("*.py")
+    if path.name != "__init__.py"
+)
 
 
-def imports_of(module: str) -> set[str]:
-    """Dotted names that a module imports, those inside functions too."""
-    names = set()
-    for node in ast.walk(ast.parse((BACKEND / f"{module}.py").read_text())):
+@cache
+def imports_of(module: str) -> frozenset[str]:
+    """Dotted names that a module imports, also those inside its functions."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse((ROOT / f"{module.replace('.', '/')}.py").read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= (
-                {f"backend.{alias.name}" for alias in node.names}
-                if node.module == "backend"
-                else {node.module}
-            )
-    return names
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+    return frozenset(names)
 
 
-def own_imports_of(module: str) -> set[str]:
-    """Modules of the package that a module imports."""
-    return {name.split(".")[1] for name in imports_of(module) if name.startswith("backend.")}
+def libraries_of(module: str) -> set[str]:
+    return {name.split(".")[0] for name in imports_of(module)}
+
+
+def room_of(module: str) -> str:
+    return module.split(".")[1]
 
 
 def reachable_from(module: str) -> set[str]:
+    """The package's modules that importing one loads, itself among them."""
     found: set[str] = set()
     waiting = {module}
     while waiting:
-        found |= (now := waiting)
-        waiting = {name for m in now for name in own_imports_of(m)} - found
+        found |= waiting
+        waiting = {name for m in waiting for name in imports_of(m) if name in MODULES} - found
     return found
 
 
-def test_every_module_has_a_floor_and_every_floor_its_modules() -> None:
-    assert set(MODULES) == set(FLOOR_OF)
+def test_the_package_holds_rooms_alone_and_each_says_in_a_sentence_what_is_inside() -> None:
+    folders = {path.parent.name for path in BACKEND_FOLDER.glob("*/__init__.py")}
+    assert folders == set(ROOMS)
+    assert [path.name for path in BACKEND_FOLDER.glob("*.py")] == ["__init__.py"]
+    for room in ROOMS:
+        [sentence] = ast.parse((BACKEND_FOLDER / room / "__init__.py").read_text()).body
+        assert isinstance(sentence, ast.Expr)
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_no_module_imports_from_a_floor_above_its_own(module: str) -> None:
-    above = {name for name in own_imports_of(module) if FLOOR_OF[name] > FLOOR_OF[module]}
-    assert not above
+def test_no_module_imports_from_a_room_above_its_own(module: str) -> None:
+    own = ROOMS.index(room_of(module))
+    rooms = {room_of(name) for name in imports_of(module) if name.startswith("backend.")}
+    assert not rooms & set(ROOMS[own + 1 :])
 
 
-@pytest.mark.parametrize("module", sorted(FLOORS[1]))
+@pytest.mark.parametrize("module", [m for m in MODULES if room_of(m) in CORE])
 def test_the_core_imports_numerical_libraries_alone(module: str) -> None:
-    assert {name.split(".")[0] for name in imports_of(module)} <= CORE_MAY_IMPORT
+    assert libraries_of(module) <= CORE_MAY_IMPORT
 
 
-@pytest.mark.parametrize("library", ROOMS)
-def test_a_library_stays_in_its_room(library: str) -> None:
-    users = {m for m in MODULES if any(n.split(".")[0] == library for n in imports_of(m))}
-    assert users <= ROOMS[library]
-    assert users
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_library_stays_in_its_rooms(library: str) -> None:
+    assert {room_of(m) for m in MODULES if library in libraries_of(m)} == LIBRARIES[library]
 
 
 def test_the_web_process_never_imports_training_code() -> None:
-    assert not reachable_from("serving") & {"training", "rounds", "jobs"}
+    loaded = reachable_from("backend.web.serving")
+    assert not loaded & {"backend.network.training", "backend.rounds.rounds"}
+    assert not any(room_of(module) == "workers" for module in loaded)
 
 
-@pytest.mark.parametrize("door", ["clock", "dashboard"])
+@pytest.mark.parametrize("door", ["backend.workers.clock", "backend.web.dashboard"])
 def test_what_is_published_and_what_ticks_are_light_and_load_no_torch(door: str) -> None:
-    imported = {name.split(".")[0] for m in reachable_from(door) for name in imports_of(m)}
-    assert "torch" not in imported
+    assert not any("torch" in libraries_of(module) for module in reachable_from(door))
 
 
-@pytest.mark.parametrize("door", ["serving", "clock", "dashboard"])
+@pytest.mark.parametrize(
+    "door", ["backend.web.serving", "backend.workers.clock", "backend.web.dashboard"]
+)
 def test_cleanlab_and_its_pandas_are_loaded_by_workers_alone(door: str) -> None:
-    assert "consensus" not in reachable_from(door)
+    assert not any("cleanlab" in libraries_of(module) for module in reachable_from(door))
 
 
 def test_the_package_never_imports_its_scripts() -> None:
-    assert not any(n.split(".")[0] == "scripts" for m in MODULES for n in imports_of(m))
+    assert not any("scripts" in libraries_of(module) for module in MODULES)

@@ -71,10 +71,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 import torch
-from backend import labels, resnet
-from backend.labelstudio import LabelingProject, match_classes
-from backend.loop import open_loop
-from backend.settings import load_settings
+from backend.rounds import labels
+from backend.network import resnet
+from backend.labelstudio.client import LabelingProject, match_classes
+from backend.rounds.loop import open_loop
+from backend.base.settings import load_settings
 
 settings, project_id = load_settings(), int(sys.argv[1])
 key = settings.label_studio_api_key.get_secret_value()

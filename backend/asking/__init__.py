@@ -1,0 +1,3 @@
+"""Which images to ask next: acquisition scores, query strategies, diversity. Arrays in, image ids
+out.
+"""

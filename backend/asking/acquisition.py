@@ -1,0 +1,49 @@
+"""Acquisition scores: class probabilities in, one informativeness score per image out.
+
+Every score lies in 0..1 and higher means ask sooner, so that 1 - score can be shown as a
+confidence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backend.base.arrays import Probs, Scores
+from backend.base.strategy_names import ResolvedName
+
+
+def least_confidence(probs: Probs) -> Scores:
+    """How little probability the favourite class has (Lewis & Gale, 1994); at most 1 - 1/n."""
+    return _unit(1.0 - probs.max(axis=1))
+
+
+def margin(probs: Probs) -> Scores:
+    """How close the runner-up class comes to the favourite (Scheffer et al., 2001)."""
+    if probs.shape[1] < 2:
+        return np.zeros(len(probs), np.float32)
+    second, first = np.partition(probs, -2, axis=1)[:, -2:].T
+    return _unit(1.0 - (first - second))
+
+
+def entropy(probs: Probs) -> Scores:
+    """Shannon entropy over its largest value, log(classes) (Settles, 2009, section 3.1)."""
+    if probs.shape[1] < 2:
+        return np.zeros(len(probs), np.float32)
+    # The limit of p log p at 0 is 0; the clip only keeps the logarithm finite there.
+    nats = -(probs * np.log(np.clip(probs, np.finfo(np.float32).tiny, None))).sum(axis=1)
+    return _unit(nats / np.log(probs.shape[1]))
+
+
+ACQUISITIONS: dict[ResolvedName, Callable[[Probs], Scores]] = {
+    "least_confidence": least_confidence,
+    "margin": margin,
+    "entropy": entropy,
+}
+
+
+def _unit(scores: NDArray[np.floating]) -> Scores:
+    """Cut off what rounding pushed out of 0..1."""
+    return np.clip(scores, 0.0, 1.0).astype(np.float32)

@@ -1,0 +1,11 @@
+"""The arrays that travel through the core, each shape named once."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Probs = NDArray[np.float32]  # (images, classes), each row sums to 1
+Scores = NDArray[np.float32]  # (images,)
+Labels = NDArray[np.int64]  # (images,), positions of classes
+Embeddings = NDArray[np.float16] | NDArray[np.float32]  # (images, width): penultimate activations

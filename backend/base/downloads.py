@@ -1,0 +1,39 @@
+"""Downloads: a URL in, its file out, whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from urllib.request import Request, urlopen
+
+from backend.base.progress import Progress
+
+MB = 1_000_000
+
+
+def download(
+    url: str, file: Path, what: str, progress: Progress, *, timeout_s: float, sha256: str = ""
+) -> None:
+    """Fetch `what`; OSError or HTTPException where it cannot be had, or has another hash.
+
+    `sha256` are the first digits of its hash, `timeout_s` how long its host may be silent.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_name(f"{file.name}.{os.getpid()}.partial")
+    request = Request(url, headers={"User-Agent": "tightloop"})
+    try:
+        with urlopen(request, timeout=timeout_s) as response, draft.open("w+b") as out:
+            n_bytes = int(response.headers.get("Content-Length") or 0)
+            while chunk := response.read(MB):
+                out.write(chunk)
+                progress(f"downloading {what}", out.tell() // MB, n_bytes // MB)
+            if out.tell() < n_bytes:
+                raise OSError(f"broke off after {out.tell():,} of {n_bytes:,} bytes")
+            out.seek(0)
+            found = hashlib.file_digest(out, "sha256").hexdigest()
+        if not found.startswith(sha256):
+            raise OSError(f"invalid hash: {found} does not begin with {sha256}")
+        draft.replace(file)
+    finally:
+        draft.unlink(missing_ok=True)

@@ -1,0 +1,124 @@
+"""Read an image file of any size as upright RGB, in little memory.
+
+A file of a few kilobytes may hold 50 million pixels. A large image is therefore decoded alone, kept
+in its own mode (a byte a pixel for black and white), and shrunk and converted tile by tile.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps
+
+from backend.base.errors import ImageError
+
+# Larger ones are decoded one at a time. A photo of 12 megapixels is not: a JPEG is read at a
+# fraction of its size.
+LARGE_PX = 4_000_000
+TILE_PX = 1024
+# How many times the wanted size is left for the final, finer resizing: by a JPEG's own scaling, and
+# by averaging blocks. Pillow's documentation of reducing_gap: from 3 on hardly any difference.
+DRAFT_GAP = 2
+REDUCING_GAP = 3
+# Where a decoder itself holds several copies of the image, fewer pixels must do.
+COPIES = {"WEBP": 2}
+
+# Blocks of this size malloc maps alone and gives back at once. Of Pillow's own, 16 MB, each thread
+# would keep a whole image's worth for itself.
+BLOCK_BYTES = 64 * 1024**2
+
+_one_at_a_time = threading.Lock()
+
+
+@contextmanager
+def open_image(
+    file: Path | BinaryIO, max_pixels: int, formats: tuple[str, ...] | None = None
+) -> Iterator[Image.Image]:
+    """Open an image without decoding it; ImageError if it has too many pixels.
+
+    Whatever Pillow raises on a damaged file, here or inside the block, becomes an ImageError.
+    """
+    # Between a half of its own limit and the whole Pillow warns: a stray line in the log.
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    try:
+        with Image.open(file, formats=formats) as image:
+            limit = max_pixels // COPIES.get(image.format or "", 1)
+            if image.width * image.height > limit:
+                raise ImageError(
+                    f"the image has {image.width:,} x {image.height:,} pixels, more than {limit:,} "
+                    "(see MAX_IMAGE_PIXELS)"
+                )
+            yield image
+    except ImageError:
+        raise
+    except Image.DecompressionBombError:
+        raise ImageError(
+            f"the image has more than {max_pixels:,} pixels (see MAX_IMAGE_PIXELS)"
+        ) from None
+    except OSError as error:
+        if error.errno is not None:  # the file cannot be read, damaged or not
+            raise
+        raise _damaged(error) from None
+    except Exception as error:  # Pillow's decoders raise anything on damaged bytes
+        raise _damaged(error) from None
+
+
+def read_rgb(image: Image.Image, shrink: tuple[float, float]) -> Image.Image:
+    """Decode an image as a browser shows it: turned by its EXIF orientation, white where
+    transparent.
+
+    `shrink` says how many times smaller the caller will make its width and its height: a large
+    image comes back smaller already, with pixels enough left for that. It is closed.
+    """
+    (across, down), (width, height) = shrink, image.size
+    n_pixels = width * height
+    wanted = max(1, round(DRAFT_GAP * width / across)), max(1, round(DRAFT_GAP * height / down))
+    if drafted := image.draft("RGB", wanted):  # a large JPEG is decoded at a fraction
+        scale = round(width / drafted[1][2])
+        across, down = across / scale, down / scale
+        if not image.info.get("progressive"):  # whose decoder holds the whole all the same
+            n_pixels = image.width * image.height
+    with _one_at_a_time if n_pixels > LARGE_PX else nullcontext():
+        try:
+            Image.core.set_block_size(BLOCK_BYTES)  # type: ignore[attr-defined]  # documented
+            image.load()
+            factor = max(1, int(across / REDUCING_GAP)), max(1, int(down / REDUCING_GAP))
+            small = _reduced(image, factor)
+            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        finally:
+            image.close()  # gives its memory back before the next one's turn
+    small.getexif()[ExifTags.Base.Orientation] = orientation
+    return ImageOps.exif_transpose(small)
+
+
+def _reduced(image: Image.Image, factor: tuple[int, int]) -> Image.Image:
+    """RGB of 1/factor the size: the same as converting the whole image and reducing that."""
+    across, down = factor
+    small = Image.new("RGB", (-(-image.width // across), -(-image.height // down)))
+    # Whole blocks to each tile.
+    width, height = max(1, TILE_PX // across) * across, max(1, TILE_PX // down) * down
+    for top in range(0, image.height, height):
+        for left in range(0, image.width, width):
+            right, bottom = min(left + width, image.width), min(top + height, image.height)
+            tile = _rgb_on_white(image.crop((left, top, right, bottom)))
+            small.paste(tile.reduce(factor), (left // across, top // down))
+    return small
+
+
+def _rgb_on_white(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))  # 16-bit grey
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    return image.convert("RGB")
+
+
+def _damaged(error: Exception) -> ImageError:
+    return ImageError(f"the image is damaged or of an unknown format ({type(error).__name__})")

@@ -1,0 +1,134 @@
+"""Inference: trained weights and uint8 images in, class probabilities and embeddings out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models import resnet18
+
+from backend.base.arrays import Embeddings, Probs
+from backend.base.errors import BrokenVersionError
+
+Images = NDArray[np.uint8]  # (images, height, width, 3)
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # what torchvision's weights were trained on
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def load_model(
+    state: Mapping[str, Tensor], n_classes: int, device: torch.device | str
+) -> nn.Module:
+    """A ResNet-18 holding `state`, ready to predict; BrokenVersionError where the two differ."""
+    with torch.device("meta"):  # nothing is drawn only to be overwritten
+        model = resnet18(num_classes=n_classes)
+    try:
+        model.load_state_dict(state, assign=True)
+    except RuntimeError as error:
+        raise BrokenVersionError(f"not a ResNet-18 of {n_classes} classes: {error}") from None
+    return model.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a model makes of images: a row each."""
+
+    probs: Probs
+    embeddings: Embeddings
+
+
+@torch.inference_mode()
+def predict(
+    model: nn.Module,
+    images: Images,
+    *,
+    image_size: int,
+    device: torch.device | str,
+    batch_size: int = 256,
+    on_batch: Callable[[int, int], None] | None = None,
+) -> Outputs:
+    """Class probabilities and embeddings of images of any one size; `on_batch(done, total)` counts
+    images.
+    """
+    device = torch.device(device)
+    normalize = normalizer(device)
+    head = model.get_submodule("fc")
+    embed = nn.Sequential(*list(model.children())[:-1], nn.Flatten())  # all but the head
+    probs, embeddings = [], []
+    for first in range(0, len(images), batch_size):
+        batch = resize(normalize(on_device(images[first : first + batch_size], device)), image_size)
+        with torch.autocast(device.type, torch.bfloat16):
+            embedded = embed(batch)
+            logits = head(embedded)
+        probs.append(logits.float().softmax(dim=1))
+        embeddings.append(embedded.half())
+        if on_batch is not None:
+            on_batch(first + len(batch), len(images))
+    if not probs:
+        classes, width = head.get_parameter("weight").shape
+        return Outputs(np.empty((0, classes), np.float32), np.empty((0, width), np.float16))
+    # The only wait for the device.
+    return Outputs(torch.cat(probs).cpu().numpy(), torch.cat(embeddings).cpu().numpy())
+
+
+def predict_probs(
+    model: nn.Module,
+    images: Images,
+    *,
+    image_size: int,
+    device: torch.device | str,
+    batch_size: int = 256,
+    on_batch: Callable[[int, int], None] | None = None,
+) -> Probs:
+    """The probabilities alone."""
+    return predict(
+        model,
+        images,
+        image_size=image_size,
+        device=device,
+        batch_size=batch_size,
+        on_batch=on_batch,
+    ).probs
+
+
+def to_array(images: Sequence[NDArray[np.uint8]], image_size: int) -> Images:
+    """Images (height, width, 3) of different sizes, each squashed to a square, as one array."""
+    square = np.empty((len(images), image_size, image_size, 3), np.uint8)
+    for row, image in zip(square, images, strict=True):
+        tensor = resize_bytes(on_device(image[None], torch.device("cpu")), image_size)
+        row[:] = tensor[0].permute(1, 2, 0).numpy()
+    return square
+
+
+def on_device(images: Images, device: torch.device) -> Tensor:
+    """A copy on `device`, still uint8, as (images, 3, height, width), channels last in memory."""
+    batch = torch.from_numpy(np.array(images))  # a copy: a memory-mapped pool is read-only
+    if device.type == "cuda":
+        batch = batch.pin_memory()
+    return batch.to(device, non_blocking=True).permute(0, 3, 1, 2)
+
+
+def normalizer(device: torch.device) -> Callable[[Tensor], Tensor]:
+    """What turns uint8 on `device` into the floats that ImageNet's weights were trained on."""
+    mean = torch.tensor(IMAGENET_MEAN, device=device).mul(255).view(1, 3, 1, 1)
+    std = torch.tensor(IMAGENET_STD, device=device).mul(255).view(1, 3, 1, 1)
+    return lambda images: images.float().sub_(mean).div_(std)
+
+
+def resize(images: Tensor, image_size: int) -> Tensor:
+    """Float images (n, 3, height, width), squashed to squares."""
+    size = (image_size, image_size)
+    if images.shape[2:] == size:
+        return images
+    shrinks = max(images.shape[2:]) > image_size
+    return F.interpolate(images, size, mode="bilinear", antialias=shrinks)
+
+
+def resize_bytes(images: Tensor, image_size: int) -> Tensor:
+    """The same for uint8 images, on any device."""
+    return resize(images.float(), image_size).round_().byte()

@@ -1,0 +1,3 @@
+"""What several annotators' answers add up to: consensus, agreement, second opinions, likely label
+errors.
+"""

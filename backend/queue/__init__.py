@@ -1,0 +1,1 @@
+"""Jobs, hints and signs of life in Redis; the only room that enqueues."""

@@ -1,0 +1,1 @@
+"""The loop: observe, decide, train a round, ask the next batch, re-order the open tasks."""

@@ -1,0 +1,176 @@
+"""Decide what is due for a project: the one rule, as a pure function of plain data.
+
+A webhook, a tick of the clock, a button or the end of a job only says "look at this project";
+the job or the clock then gathers a `State` (backend/rounds/observe.py) and asks `decide`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from backend.base.settings import OverlapName, TrainName
+
+RankStep = Literal["read", "refresh", "top_up", "refit", "collect_reviews"]
+Step = Literal["retrain"] | RankStep
+
+READ_EVERY_S = 2.0  # of one project, whatever its webhooks say
+# Label Studio stores predictions for every open task with each head, and keeps those that a browser
+# may still name.
+REFIT_EVERY_S = 5.0
+REVIEWS_EVERY_S = 60.0
+EXHAUSTED_AGAIN_S = 60.0
+RETRY_AFTER_S: Mapping[str, float] = {
+    "retrain": 60.0,
+    "refit": 60.0,
+    "read": 10.0,
+    "refresh": 10.0,
+    "top_up": 10.0,
+    "collect_reviews": 60.0,
+}
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The settings that decide."""
+
+    train: TrainName = "both"
+    overlap: OverlapName = "auto"
+    batch_size: int = 20
+    rounds: int = 0  # 0 = no end
+    retrain_after: int = 20
+    retrain_wait_s: float = 60.0
+
+
+@dataclass(frozen=True)
+class State:
+    """All that decides what is due for one project. Moments are seconds since the epoch, 0 = never.
+
+    Answers are `new` until a training has learned them, changed and deleted ones among them.
+    """
+
+    # What people did
+    n_new: int = 0  # new answers, as last read, and images that webhooks have named since
+    first_new_at: float | None = None  # when the first of them was noticed
+    hinted_at: float = 0.0  # when a webhook last told of a change
+    train_asked_at: float = 0.0  # when a person last asked for a training
+    # What was read
+    read_at: float = 0.0
+    revision: int = 0  # rises whenever an answer is found to have changed
+    n_open: int = 0  # tasks that nobody has answered
+    # What was learned and done
+    trained_at: float = 0.0  # when the last finished training began to read
+    head_revision: int = 0  # the revision that the last head or training knows
+    head_fitted_at: float = 0.0
+    rounds_done: int = 0
+    in_service: str = ""  # the version
+    ordered_by: str = ""  # the version that the open tasks were last ordered by
+    looked_for_again: int = 0  # the revision at which answered images were last asked again
+    exhausted_at: float = 0.0  # when no image was left to ask; 0 since one was asked
+    has_review: bool = False
+    reviews_read_at: float = 0.0
+    failed_at: Mapping[str, float] = field(
+        default_factory=dict
+    )  # by step, unless it went well since
+
+    @property
+    def is_training_asked(self) -> bool:
+        """Whether a person asked for a training that no finished one has answered."""
+        return self.train_asked_at > self.trained_at
+
+
+@dataclass(frozen=True)
+class Decision:
+    """At most one step for each queue, and when to look again if nobody says so before."""
+
+    train: Literal["retrain"] | None
+    rank: RankStep | None
+    look_at: float  # infinity if only a change can make anything due
+
+
+def decide(state: State, policy: Policy, now: float) -> Decision:
+    """Say what is due at `now` (seconds since the epoch)."""
+    train_at = _train_at(state, policy)
+    steps = list(_rank_steps(state, policy))
+    rank = next((step for step, at in steps if at <= now), None)
+    later = [at for at in (train_at, *(at for _, at in steps)) if at > now]
+    return Decision(
+        train="retrain" if train_at <= now else None,
+        rank=rank,
+        look_at=min(later, default=math.inf),
+    )
+
+
+def batch_is_due(
+    n_open: int, batch_size: int, rounds_done: int, rounds: int, *, is_new_version: bool = False
+) -> bool:
+    """Whether to ask the next batch: people may soon run out of tasks, and rounds are left.
+
+    A new version asks its own batch as long as that leaves at most two batches open, so that its
+    choice comes before what is left of the last one. `rounds` 0 = no end.
+    """
+    has_room = n_open < batch_size or (is_new_version and n_open == batch_size)
+    return has_room and not (rounds and rounds_done >= rounds)
+
+
+def _train_at(state: State, policy: Policy) -> float:
+    """When a training is due: at once when a person asked for one or enough answers are new, else a
+    while after the first new one.
+    """
+    retry_at = _retry_at(state, "retrain")
+    if state.is_training_asked:
+        # Asking again after a failure is a reason to try again at once.
+        return 0.0 if state.train_asked_at > state.failed_at.get("retrain", 0.0) else retry_at
+    if state.n_new >= policy.retrain_after:
+        return retry_at
+    if state.n_new and state.first_new_at is not None:
+        return max(state.first_new_at + policy.retrain_wait_s, retry_at)
+    return math.inf
+
+
+def _rank_steps(state: State, policy: Policy) -> Iterator[tuple[RankStep, float]]:
+    """Yield what seconds-long work is due and when, the most pressing first."""
+    ask_at = _ask_at(state, policy)
+    steps: tuple[tuple[RankStep, float], ...] = (
+        ("read", _read_at(state)),
+        ("refresh", 0.0 if state.in_service not in ("", state.ordered_by) else math.inf),
+        ("top_up", math.inf if state.n_open else ask_at),  # nobody can label
+        ("refit", _refit_at(state, policy)),
+        ("top_up", ask_at),
+        ("collect_reviews", _reviews_at(state)),
+    )
+    for step, at in steps:
+        yield step, max(at, _retry_at(state, step))
+
+
+def _read_at(state: State) -> float:
+    if not state.read_at:
+        return 0.0
+    return state.read_at + READ_EVERY_S if state.hinted_at >= state.read_at else math.inf
+
+
+def _ask_at(state: State, policy: Policy) -> float:
+    if not state.read_at:
+        return math.inf  # nobody knows what is open
+    if policy.overlap in ("2", "3") and state.revision > state.looked_for_again:
+        return 0.0
+    if not batch_is_due(state.n_open, policy.batch_size, state.rounds_done, policy.rounds):
+        return math.inf
+    return state.exhausted_at + EXHAUSTED_AGAIN_S if state.exhausted_at else 0.0
+
+
+def _refit_at(state: State, policy: Policy) -> float:
+    if policy.train == "full" or not state.in_service or state.revision <= state.head_revision:
+        return math.inf
+    return state.head_fitted_at + REFIT_EVERY_S
+
+
+def _reviews_at(state: State) -> float:
+    return state.reviews_read_at + REVIEWS_EVERY_S if state.has_review else math.inf
+
+
+def _retry_at(state: State, step: str) -> float:
+    failed_at = state.failed_at.get(step)
+    return 0.0 if failed_at is None else failed_at + RETRY_AFTER_S[step]

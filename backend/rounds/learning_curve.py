@@ -1,0 +1,81 @@
+"""Follow a project's accuracy from version to version, and say what more labels should bring."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+from backend.measures.evaluation import Evaluation
+from backend.measures.forecast import CurvePoint, Forecast, forecast
+from backend.measures.interval import interval_of
+from backend.store.version_meta import Meta
+
+NO_MODEL = "no model yet"
+MORE_LABELS = 100
+OUTLOOK_POINTS = 30  # older ones tell little, and their record would take seconds
+
+
+def learning_curve(sound: Sequence[Meta], current: str | None = None) -> tuple[CurvePoint, ...]:
+    """Return a point per version, oldest first; `current` is the name of the one in service."""
+    return tuple(_point(meta, meta.version == current) for meta in sound)
+
+
+def outlook(sound: Sequence[Meta]) -> Forecast | None:
+    """Forecast the gain of MORE_LABELS more labels; None with fewer than three full versions.
+
+    Accuracies are on the validation split, as the newest version met it.
+    """
+    comparable = [
+        meta
+        for meta in sound
+        if not meta.is_head
+        and meta.refused is None
+        and meta.validation.images == sound[-1].validation.images
+    ]
+    return _outlook(learning_curve(comparable[-OUTLOOK_POINTS:]))
+
+
+def outlook_sentence(outlook: Forecast) -> str:
+    """The outlook as people read it."""
+    more = outlook.more_labels
+    gain, low, high = (100 * share for share in (outlook.gain, outlook.low, outlook.high))
+    past = outlook.past
+    record = (
+        f"; {past.inside} of {past.forecasts} earlier forecasts held, off by "
+        f"{100 * past.mean_error:.1f} on average"
+        if past.forecasts
+        else ""
+    )
+    return f"{more} more labels: {gain:+.1f} points ({low:.1f} to {high:.1f}){record}"
+
+
+def in_service(version: str, validation: Evaluation, labels: int) -> str:
+    """Say which version serves, and what it is worth."""
+    return (
+        f"{version} in service, {validation.accuracy:.1%} right on "
+        f"{validation.images:,} validation images, trained on {labels:,} labels"
+    )
+
+
+# Tens of milliseconds, and the dashboard asks every second.
+@lru_cache(maxsize=32)
+def _outlook(curve: tuple[CurvePoint, ...]) -> Forecast | None:
+    return forecast(curve, MORE_LABELS)
+
+
+def _point(meta: Meta, is_current: bool) -> CurvePoint:
+    low, high = interval_of(meta.validation.accuracy, meta.validation.images)
+    return CurvePoint(
+        version=meta.version,
+        made_at=meta.created_at,
+        labels=meta.labels,
+        accuracy=meta.validation.accuracy,
+        low=low,
+        high=high,
+        images=meta.validation.images,
+        test_accuracy=meta.test.accuracy if meta.test else None,
+        is_head=meta.is_head,
+        is_current=is_current,
+        refused=meta.refused,
+        is_pruned=meta.pruned_at is not None,
+    )

@@ -1,0 +1,131 @@
+"""The loop's surroundings: one project, and all that its rounds need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+
+from backend.base.errors import SettingsError
+from backend.base.labeling import LabelingProject, match_classes
+from backend.base.progress import Progress
+from backend.base.settings import OverlapName, Settings, TrainName
+from backend.base.strategy_names import StrategyName
+from backend.images.pool import Pool, open_pool
+from backend.network.device import find_device
+from backend.network.training import Recipe
+from backend.store import registry
+from backend.store.project_store import ProjectStore
+
+
+@dataclass(frozen=True)
+class Loop:
+    """One project, and all that its rounds need."""
+
+    root: Path  # its folder of model versions
+    project: LabelingProject
+    pool: Pool
+    weights: str  # which pre-trained weights every training starts from
+    data_dir: Path  # where those, and their embeddings, are cached
+    recipe: Recipe
+    train: TrainName
+    strategy: StrategyName
+    overlap: OverlapName
+    batch_size: int
+    rounds: int
+    keep_versions: int  # how many full versions keep their weights; 0: all
+    is_blind: bool
+    task_lock_s: int
+    seed: int
+    device: torch.device
+
+    @cached_property
+    def store(self) -> ProjectStore:
+        """What is known of the project besides weights."""
+        return ProjectStore(self.root)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The label config's spellings of the pool's classes, in the pool's order."""
+        return match_classes(self.project.label_config().choices, self.pool.classes)
+
+    @property
+    def own_embeddings(self) -> Path:
+        """Where those of the bodies that were trained here are kept."""
+        return self.root / "embeddings"
+
+    @property
+    def shared_embeddings(self) -> Path:
+        """Where those of pre-trained weights are kept, for all projects."""
+        return self.data_dir / "embeddings"
+
+
+@dataclass(frozen=True)
+class LabeledImages:
+    """What people said, ready to train on: rows of the pool with their classes."""
+
+    image_ids: tuple[str, ...]
+    classes: np.ndarray[Any, np.dtype[np.int64]]  # (images,), positions in the pool's classes
+    weights: np.ndarray[Any, np.dtype[np.float32]]  # (images,), how much each counts
+    left_out: dict[str, int]
+    fingerprint: str
+
+
+def open_loop(
+    settings: Settings,
+    project_id: int,
+    project: LabelingProject,
+    *,
+    rescan: bool = True,
+    progress: Progress = lambda *_: None,
+) -> Loop:
+    """Everything the rounds of a project need, with what its set-up chose; without `rescan` the
+    pool as the last training found it.
+    """
+    root = registry.project_root(settings.model_dir, project_id)
+    record = registry.read_record(root)
+    if record is None:
+        raise SettingsError(
+            f"project {project_id} is not set up in {settings.model_dir}: "
+            "run `python -m scripts.setup_project`"
+        )
+    return Loop(
+        root=root,
+        project=project,
+        pool=open_pool(
+            record.pool,
+            settings.data_dir,
+            seed=record.seed,
+            rescan=rescan,
+            max_pixels=settings.max_image_pixels,
+            progress=progress,
+        ),
+        weights=record.weights,
+        data_dir=settings.data_dir,
+        recipe=Recipe(image_size=settings.image_size),
+        train=settings.train,
+        strategy=settings.strategy,
+        overlap=settings.overlap,
+        batch_size=settings.batch_size,
+        rounds=settings.rounds,
+        keep_versions=settings.keep_versions,
+        is_blind=settings.blind,
+        task_lock_s=settings.task_lock_s,
+        seed=record.seed,
+        device=find_device(settings.device),
+    )
+
+
+@contextmanager
+def timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
+    """Note how long the block took."""
+    begin = perf_counter()
+    yield
+    seconds[phase] = round(perf_counter() - begin, 3)

@@ -1,0 +1,121 @@
+"""Observe a project: gather what decides from its folder, its database and the hints in Redis.
+
+Label Studio is read by `read_changes` alone; gathering a state asks it nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+
+from backend.base.labeling import LabelingProject, TaskReading
+from backend.base.settings import Settings
+from backend.labelstudio.client import CLOCK_SKEW
+from backend.queue.training_queue import TrainingQueue
+from backend.rounds.decide import Policy, State
+from backend.store import registry
+from backend.store.project_store import ProjectStore
+
+TASKS_PER_TRANSACTION = 500
+
+
+def policy_of(settings: Settings) -> Policy:
+    """Return the settings that decide."""
+    return Policy(
+        train=settings.train,
+        overlap=settings.overlap,
+        batch_size=settings.batch_size,
+        rounds=settings.rounds,
+        retrain_after=settings.retrain_after,
+        retrain_wait_s=settings.retrain_wait_s,
+    )
+
+
+def observe(root: Path, queue: TrainingQueue, project_id: int) -> State:
+    """Gather all that decides what is due for a project."""
+    store = ProjectStore(root)
+    facts = store.facts()
+    hints = queue.hints(project_id)
+    n_new, first_new_at = count_new(store, queue, project_id)
+    current = registry.current(root)
+    return State(
+        n_new=n_new,
+        first_new_at=first_new_at,
+        hinted_at=hints.hinted_at,
+        train_asked_at=max(facts.train_asked_at, hints.train_asked_at),
+        read_at=facts.read_at,
+        revision=facts.revision,
+        n_open=store.n_open(),
+        trained_at=facts.trained_at,
+        head_revision=facts.head_revision,
+        head_fitted_at=facts.head_fitted_at,
+        rounds_done=registry.last_round(root),
+        in_service=current.version if current else "",
+        ordered_by=facts.ordered_by,
+        looked_for_again=facts.looked_for_again,
+        exhausted_at=facts.exhausted_at,
+        has_review=facts.review_project is not None,
+        reviews_read_at=facts.reviews_read_at,
+        failed_at=facts.failed_at,
+    )
+
+
+def count_new(
+    store: ProjectStore, queue: TrainingQueue, project_id: int
+) -> tuple[int, float | None]:
+    """Count answers that no training has learned, and say when the first of them was noticed.
+
+    These are the new ones as last read, and images that webhooks have named since: each once, since
+    a reading may have found an answer before its webhook came.
+    """
+    read_at = store.facts().read_at
+    # What an earlier release had learned looks deleted until the first reading.
+    n_read, first_at = store.new_answers() if read_at else (0, None)
+    named = queue.answered_since(project_id, read_at)
+    known = store.new_images() if named else set()
+    unread = {image_id: at for image_id, at in named.items() if image_id not in known}
+    noticed = [*unread.values(), *(() if first_at is None else (first_at,))]
+    return n_read + len(unread), min(noticed, default=None)
+
+
+def read_changes(
+    project: LabelingProject,
+    store: ProjectStore,
+    *,
+    is_full: bool = False,
+    now: float | None = None,
+) -> None:
+    """Bring the copy of the project's tasks and annotations up to date.
+
+    Only what changed since the last reading is asked for, or everything if `is_full` or nothing
+    was read before. `now` is in seconds since the epoch, the present by default.
+    """
+    began = time.time() if now is None else now
+    read_at = store.facts().read_at
+    if is_full or not read_at:
+        changes = project.read_tasks()
+    else:
+        changes = project.read_tasks(datetime.fromtimestamp(read_at, UTC) - CLOCK_SKEW)
+    for tasks in _chunks(changes):
+        store.record_tasks(tasks, began)
+    store.record_reading(began, is_full=is_full or not read_at)
+
+
+def read_everything_changed(
+    project: LabelingProject, store: ProjectStore, *, now: float | None = None
+) -> None:
+    """Do the same, and find deleted tasks as well, which no reading of changes shows: if the number
+    of tasks differs, all are read.
+    """
+    read_changes(project, store, now=now)
+    if project.n_tasks() != store.n_tasks():
+        read_changes(project, store, is_full=True, now=now)
+
+
+def _chunks(tasks: Iterable[TaskReading]) -> Iterator[Sequence[TaskReading]]:
+    left = iter(tasks)
+    while chunk := list(islice(left, TASKS_PER_TRANSACTION)):
+        yield chunk

@@ -1,0 +1,29 @@
+"""Show an image that waits for an answer outside Label Studio."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from backend.store.version_meta import Probability
+
+OPEN_IMAGES_KEPT = 48
+
+
+class AskedImage(BaseModel):
+    """An image that waits for an answer."""
+
+    model_config = ConfigDict(frozen=True)
+
+    image_id: str = Field(description="which image")
+    confidence: Probability = Field(description="low is asked first")
+    guesses: tuple[tuple[str, Probability], ...] = Field(
+        description="the three likeliest labels, each with its probability; empty without a model "
+        "and with `BLIND=true`"
+    )
+    is_again: bool = Field(description="it has an answer, and another person is also asked")
+
+
+class OpenImage(AskedImage):
+    """The same with its picture, as people may see it outside Label Studio."""
+
+    picture: str = Field(pattern="^data:")

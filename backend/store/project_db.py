@@ -1,0 +1,246 @@
+"""Open a project's database: its schema, its migrations, and who may write.
+
+Two kinds of tables: `mirror_*` copy Label Studio and may be emptied at any time; `own_*` hold what
+cannot be read again. Reading while another process writes needs SQLite's WAL, which works on local
+disks only. On a read-only mount it can be opened while another process has it open for writing,
+which the clock does for as long as it runs, or if no process has it open at all.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from backend.base.errors import StoreError
+from backend.store import earlier_release
+
+FILE = "project.db"
+Connection = sqlite3.Connection
+BUSY_TIMEOUT_S = 30.0
+
+# One script for each schema version; `user_version` says how many have run. Never change one that
+# was released: add another.
+MIGRATIONS = (
+    """
+    CREATE TABLE mirror_task (
+        task_id INTEGER PRIMARY KEY,
+        image_id TEXT NOT NULL,
+        is_open INTEGER NOT NULL,
+        is_again INTEGER NOT NULL,
+        updated_at TEXT NOT NULL,   -- by Label Studio's clock, ISO 8601
+        read_at REAL NOT NULL       -- by ours, seconds since the epoch
+    ) STRICT;
+    CREATE INDEX mirror_task_image ON mirror_task (image_id);
+    CREATE INDEX mirror_task_open ON mirror_task (task_id) WHERE is_open;
+    CREATE TABLE mirror_annotation (
+        annotation_id INTEGER PRIMARY KEY,
+        task_id INTEGER NOT NULL,
+        image_id TEXT NOT NULL,
+        annotator INTEGER,          -- NULL = the data set
+        label TEXT,
+        was_skipped INTEGER NOT NULL,
+        updated_at TEXT NOT NULL,
+        is_ground_truth INTEGER NOT NULL,
+        took_guess INTEGER NOT NULL,
+        seconds REAL,
+        answer TEXT,                -- NULL = deleted since it was learned
+        learned TEXT,               -- the answer that the last training learned; NULL = none
+        changed_at REAL NOT NULL    -- when the answer was first seen to differ
+    ) STRICT;
+    CREATE INDEX mirror_annotation_task ON mirror_annotation (task_id);
+    CREATE INDEX mirror_annotation_new ON mirror_annotation (changed_at)
+        WHERE answer IS NOT learned;
+    CREATE TABLE mirror_open (      -- the open images as last ordered, for people to see
+        place INTEGER PRIMARY KEY,
+        image TEXT NOT NULL         -- OpenImage as JSON
+    ) STRICT;
+    CREATE TABLE own_asked (
+        image_id TEXT PRIMARY KEY,
+        round INTEGER NOT NULL,
+        strategy TEXT NOT NULL,
+        version TEXT NOT NULL,
+        confidence REAL,
+        probs BLOB NOT NULL         -- float32, (classes,); empty = asked without a model
+    ) WITHOUT ROWID, STRICT;
+    CREATE TABLE own_fold (         -- out-of-sample probabilities of images asked without a model
+        image_id TEXT PRIMARY KEY,
+        probs BLOB NOT NULL
+    ) WITHOUT ROWID, STRICT;
+    CREATE TABLE own_reviewed (     -- labels that a review made ground truth
+        image_id TEXT PRIMARY KEY,
+        label TEXT NOT NULL
+    ) WITHOUT ROWID, STRICT;
+    CREATE TABLE own_annotator (    -- how each person did when labels were last learned from
+        place INTEGER PRIMARY KEY,
+        figures TEXT NOT NULL       -- AnnotatorFigures as JSON
+    ) STRICT;
+    CREATE TABLE own_error (
+        at TEXT NOT NULL,
+        "where" TEXT NOT NULL,
+        message TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE own_fact (         -- single facts by name, as JSON: see project_store.py
+        name TEXT PRIMARY KEY,
+        value TEXT NOT NULL
+    ) WITHOUT ROWID, STRICT;
+    """,
+)
+
+
+@contextmanager
+def reading(root: Path) -> Iterator[sqlite3.Connection | None]:
+    """Open a project's database for reading; None if nothing was written yet.
+
+    StoreError if it cannot be opened: on a read-only mount while no process writes to it.
+    """
+    path = root / FILE
+    with _store_errors(path):
+        if not path.exists():
+            yield None
+            return
+        with closing(_connect_for_reading(path)) as db:
+            _check_version(db, path)
+            yield db if _version(db) else None
+
+
+@contextmanager
+def writing(root: Path) -> Iterator[sqlite3.Connection]:
+    """Open a project's database for one transaction, made and migrated if need be."""
+    with closing(connect(root)) as db, _store_errors(root / FILE):
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            yield db
+        except BaseException:
+            db.execute("ROLLBACK")
+            raise
+        db.execute("COMMIT")
+
+
+def connect(root: Path) -> sqlite3.Connection:
+    """Open a project's database for writing; the caller closes it.
+
+    A connection must not cross a fork.
+    """
+    path = root / FILE
+    with _store_errors(path):
+        root.mkdir(parents=True, exist_ok=True)
+        db = _connect(path.absolute().as_uri())
+        try:
+            _check_version(db, path)
+            if _version(db) < len(MIGRATIONS):
+                _migrate(db, root)
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+
+def copy(root: Path, folder: Path) -> Path:
+    """Copy a project's database into a folder while it is in use; return the copy's path."""
+    made = folder / FILE
+    with reading(root) as db, closing(sqlite3.connect(made)) as target:
+        if db is not None:
+            db.backup(target)
+    return made
+
+
+def _connect(uri: str) -> sqlite3.Connection:
+    db = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+    try:
+        db.execute("PRAGMA synchronous = NORMAL")  # a power cut may undo the last second, no more
+        _version(db)  # reads the file, so that one that cannot be read is found out here
+        return db
+    except BaseException:
+        db.close()
+        raise
+
+
+def _connect_for_reading(path: Path) -> Connection:
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    try:
+        return _connect(uri)
+    except sqlite3.OperationalError:
+        if path.with_name(f"{path.name}-wal").exists():
+            raise
+    # No process has it open, and this one may not make the log that opening it needs. Without a
+    # writer the file does not change, so it can be read without.
+    return _connect(f"{uri}&immutable=1")
+
+
+def _migrate(db: sqlite3.Connection, root: Path) -> None:
+    _switch_to_wal(db)
+    db.execute("BEGIN IMMEDIATE")  # another process may be migrating it
+    try:
+        is_new = not _version(db)
+        for script in MIGRATIONS[_version(db) :]:
+            for statement in filter(str.strip, script.split(";\n")):
+                db.execute(statement)
+        if is_new:
+            earlier_release.take_over(db, root)
+        db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+    except BaseException:
+        db.execute("ROLLBACK")
+        raise
+    db.execute("COMMIT")
+    earlier_release.move_files(root)
+
+
+def _switch_to_wal(db: sqlite3.Connection) -> None:
+    # SQLite itself does not wait here for another process that makes the same database.
+    give_up = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() > give_up:
+                raise
+            time.sleep(0.05)
+
+
+def _check_version(db: sqlite3.Connection, path: Path) -> None:
+    if _version(db) > len(MIGRATIONS):
+        raise StoreError(
+            f"{path} was made by a newer release of Tightloop: update, or restore a backup of this "
+            "release"
+        )
+
+
+def _version(db: sqlite3.Connection) -> int:
+    return int(db.execute("PRAGMA user_version").fetchone()[0])
+
+
+@contextmanager
+def _store_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
+            raise  # ours to mend, not a person's
+        raise StoreError(_explain(path, error)) from error
+    except ValueError as error:  # a row that is not JSON, or not what it should say
+        raise StoreError(_explain_damage(path, "a row cannot be read")) from error
+    except OSError as error:
+        raise StoreError(f"{path} cannot be used ({error.strerror}): check MODEL_DIR") from error
+
+
+def _explain(path: Path, error: sqlite3.DatabaseError) -> str:
+    reason = str(error)
+    if "unable to open" in reason or "readonly" in reason:
+        return (
+            f"{path} cannot be opened ({reason}): if this process may only read, it must wait for "
+            "the clock; else check MODEL_DIR and its permissions"
+        )
+    if "malformed" in reason or "not a database" in reason:
+        return _explain_damage(path, reason)
+    return f"{path} cannot be used ({reason}): check the free space and MODEL_DIR's permissions"
+
+
+def _explain_damage(path: Path, reason: str) -> str:
+    return (
+        f"{path} is damaged ({reason}): restore a backup, or move it away; it is then made again "
+        "from Label Studio, without what was reviewed"
+    )

@@ -1,0 +1,316 @@
+"""Keep what is known of a project besides its weights, in one SQLite file.
+
+What copies Label Studio may be emptied at any time and is read again. What was asked and how, what
+was reviewed and what went wrong cannot be read anywhere else.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic_core import from_json
+
+from backend.base.labeling import Annotation, Asked, ProjectCounts, Task, TaskReading
+from backend.store import mirror
+from backend.store.annotator_figures import AnnotatorFigures
+from backend.store.open_image import OPEN_IMAGES_KEPT, OpenImage
+from backend.store.project_db import reading, writing
+
+ERRORS_KEPT = 10
+_FIGURES = TypeAdapter(AnnotatorFigures)
+
+Row = np.ndarray[Any, np.dtype[np.float32]]  # (classes,)
+Moment = Annotated[float, Field(ge=0, lt=253_370_764_800)]  # until the year 9999
+
+
+class Facts(BaseModel):
+    """Single facts of a project. Moments are seconds since the epoch, 0 = never."""
+
+    model_config = ConfigDict(frozen=True)
+
+    # What was read of Label Studio
+    read_at: Moment = 0.0  # when the last reading of changed tasks began
+    full_read_at: Moment = 0.0  # when the last reading of all tasks began
+    revision: int = 0  # rises whenever an answer is found to have changed
+    # What was learned and done
+    train_asked_at: Moment = 0.0  # when a person last asked for a training
+    trained_at: Moment = 0.0  # when the last finished training began to read
+    head_revision: int = 0  # the revision that the last head or training knows
+    head_fitted_at: Moment = 0.0
+    ordered_by: str = ""  # the version whose predictions order the open tasks
+    looked_for_again: int = 0  # the revision at which answered images were last asked again
+    exhausted_at: Moment = 0.0  # when a batch was due and no image was left to ask
+    waiting_for: str | None = None  # why there cannot be a training yet
+    failed_at: dict[str, Moment] = {}  # when a step last failed, unless it has ended well since
+    # What people see
+    open_read_at: Moment = 0.0  # when the open images were last ordered
+    # Reviews
+    review_project: int | None = None
+    reviews_read_at: Moment = 0.0
+    # Old versions
+    pruning_announced_at: Moment = 0.0  # when it was said which weights will go
+
+
+class ProjectStore:
+    """The database in a project's folder.
+
+    Every method opens it for itself, so that no connection crosses a fork. StoreError if it cannot
+    be read or written. Before anything was written, everything is empty.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    # Facts
+
+    def facts(self) -> Facts:
+        """Return all single facts."""
+        with reading(self._root) as db:
+            return Facts() if db is None else _facts(db)
+
+    def record(self, **facts: Any) -> None:
+        """Keep facts by their name in `Facts`."""
+        with writing(self._root) as db:
+            _record(db, facts)
+
+    def record_failure(self, step: str, at: float) -> None:
+        """Keep when a step failed, so that its next try waits."""
+        with writing(self._root) as db:
+            _record(db, {"failed_at": {**_facts(db).failed_at, step: at}})
+
+    def record_success(self, step: str, **facts: Any) -> None:
+        """Keep that a step has ended well, and what it found out."""
+        with writing(self._root) as db:
+            failed_at = {k: at for k, at in _facts(db).failed_at.items() if k != step}
+            _record(db, {**facts, "failed_at": failed_at})
+
+    # The copy of Label Studio
+
+    def record_tasks(self, tasks: Sequence[TaskReading], now: float) -> None:
+        """Keep tasks with their annotations as read just now, and how they were asked."""
+        with writing(self._root) as db:
+            is_changed = mirror.write_tasks(db, tasks, now)
+            for task in tasks:
+                if task.asked is not None:
+                    _write_asked(db, task.asked, "OR IGNORE")
+            _raise_revision(db, is_changed)
+
+    def record_reading(self, began: float, *, is_full: bool) -> None:
+        """Keep that all changes until `began` are recorded. After a reading of all tasks, those
+        that it did not find are deleted.
+        """
+        with writing(self._root) as db:
+            before = _facts(db)
+            found: dict[str, Any] = {"read_at": max(began, before.read_at)}
+            if is_full:
+                _raise_revision(db, mirror.delete_tasks_unseen_since(db, began))
+                found["full_read_at"] = max(began, before.full_read_at)
+            _record(db, found)
+
+    def forget_tasks(self, task_ids: Sequence[int], now: float) -> None:
+        """Delete tasks that were deleted in Label Studio."""
+        with writing(self._root) as db:
+            _raise_revision(db, mirror.delete_tasks(db, task_ids, now))
+
+    def n_tasks(self) -> int:
+        """Count all tasks, as last read."""
+        with reading(self._root) as db:
+            return 0 if db is None else mirror.count_tasks(db)
+
+    def n_open(self) -> int:
+        """Count the tasks that nobody has answered, as last read."""
+        with reading(self._root) as db:
+            return 0 if db is None else mirror.count_open(db)
+
+    def counts(self) -> ProjectCounts:
+        """Count tasks and answers as last read."""
+        with reading(self._root) as db:
+            return ProjectCounts(0, 0, 0, 0) if db is None else mirror.count(db)
+
+    def tasks(self) -> list[Task]:
+        """Return all tasks as last read, oldest first."""
+        with reading(self._root) as db:
+            return [] if db is None else mirror.read_tasks(db)
+
+    def annotations(self) -> dict[int, list[Annotation]]:
+        """Return all annotations as last read, by task."""
+        with reading(self._root) as db:
+            return {} if db is None else mirror.read_annotations(db)
+
+    def new_answers(self) -> tuple[int, float | None]:
+        """Count answers that the last training has not learned, changed and deleted ones among
+        them, and say when the first of them was noticed.
+        """
+        with reading(self._root) as db:
+            return (0, None) if db is None else mirror.count_new(db)
+
+    def new_images(self) -> set[str]:
+        """Return the images that those answers are about."""
+        with reading(self._root) as db:
+            return set() if db is None else mirror.read_new_images(db)
+
+    def record_learned(self, answers: Mapping[int, str], now: float, **facts: Any) -> None:
+        """Keep what a training has learned: annotation id -> answer; and what it found out."""
+        with writing(self._root) as db:
+            mirror.write_learned(db, answers, now)
+            failed_at = {k: at for k, at in _facts(db).failed_at.items() if k != "retrain"}
+            _record(db, {**facts, "failed_at": failed_at})
+
+    # What was asked and how
+
+    def record_asked(self, asked: Iterable[Asked]) -> None:
+        """Keep how images are asked; asking one again replaces what was kept."""
+        with writing(self._root) as db:
+            for of_image in asked:
+                _write_asked(db, of_image, "OR REPLACE")
+
+    def asked_probs(self, n_classes: int) -> dict[str, Row]:
+        """Return what the version that asked an image thought of it, by answered or open image."""
+        with reading(self._root) as db:
+            if db is None:
+                return {}
+            rows = db.execute(
+                "SELECT image_id, probs FROM own_asked WHERE length(probs) = ? "
+                "AND image_id IN (SELECT image_id FROM mirror_task)",
+                (4 * n_classes,),
+            )
+            return _read_probs(rows, n_classes)
+
+    def fold_probs(self, n_classes: int) -> dict[str, Row]:
+        """Return out-of-sample probabilities of images that were asked without a model."""
+        with reading(self._root) as db:
+            if db is None:
+                return {}
+            query = "SELECT image_id, probs FROM own_fold WHERE length(probs) = ?"
+            rows = db.execute(query, (4 * n_classes,))
+            return _read_probs(rows, n_classes)
+
+    def record_fold_probs(self, image_ids: Sequence[str], probs: Sequence[Row]) -> None:
+        """Keep such probabilities, a row per image, in place of all that were kept."""
+        rows = [row.astype(np.float32).tobytes() for row in probs]
+        with writing(self._root) as db:
+            db.execute("DELETE FROM own_fold")
+            pairs = zip(image_ids, rows, strict=True)
+            db.executemany("INSERT INTO own_fold VALUES (?, ?)", pairs)
+
+    # Reviews
+
+    def start_reviews(self, project_id: int) -> None:
+        """Keep in which project labels are reviewed; nothing of another one counts any more."""
+        with writing(self._root) as db:
+            db.execute("DELETE FROM own_reviewed")
+            _record(db, {"review_project": project_id})
+
+    def reviewed(self) -> dict[str, str]:
+        """Return the labels that reviews made ground truth, by image."""
+        with reading(self._root) as db:
+            rows = [] if db is None else db.execute("SELECT image_id, label FROM own_reviewed")
+            return dict(iter(rows))
+
+    def record_reviewed(self, image_id: str, label: str) -> None:
+        """Keep that a review made a label ground truth."""
+        with writing(self._root) as db:
+            db.execute("INSERT OR REPLACE INTO own_reviewed VALUES (?, ?)", (image_id, label))
+
+    # What people see
+
+    def record_open_images(self, read_at: float, images: Sequence[OpenImage]) -> None:
+        """Keep the open images in the order of asking, the first OPEN_IMAGES_KEPT of them."""
+        rows = enumerate(image.model_dump_json() for image in images[:OPEN_IMAGES_KEPT])
+        with writing(self._root) as db:
+            db.execute("DELETE FROM mirror_open")
+            db.executemany("INSERT INTO mirror_open VALUES (?, ?)", rows)
+            _record(db, {"open_read_at": read_at})
+
+    def open_images(self) -> list[OpenImage]:
+        """Return the open images as last ordered."""
+        with reading(self._root) as db:
+            if db is None:
+                return []
+            rows = db.execute("SELECT image FROM mirror_open ORDER BY place")
+            return [OpenImage.model_validate_json(image) for (image,) in rows]
+
+    def record_annotators(self, people: Sequence[AnnotatorFigures]) -> None:
+        """Keep how each person does."""
+        rows = enumerate(json.dumps(asdict(figures)) for figures in people)
+        with writing(self._root) as db:
+            db.execute("DELETE FROM own_annotator")
+            db.executemany("INSERT INTO own_annotator VALUES (?, ?)", rows)
+
+    def annotators(self) -> list[AnnotatorFigures]:
+        """Return how each person does, as last recorded."""
+        with reading(self._root) as db:
+            if db is None:
+                return []
+            rows = db.execute("SELECT figures FROM own_annotator ORDER BY place")
+            return [_FIGURES.validate_json(figures) for (figures,) in rows]
+
+    def record_error(self, where: str, message: str, at: datetime | None = None) -> None:
+        """Keep an error for people to see."""
+        moment = (at or datetime.now(UTC)).isoformat(timespec="seconds")
+        with writing(self._root) as db:
+            db.execute("INSERT INTO own_error VALUES (?, ?, ?)", (moment, where, message))
+            db.execute(
+                "DELETE FROM own_error WHERE rowid NOT IN "
+                "(SELECT rowid FROM own_error ORDER BY rowid DESC LIMIT ?)",
+                (ERRORS_KEPT,),
+            )
+
+    def errors(self) -> list[dict[str, str]]:
+        """Return the last errors, newest first."""
+        with reading(self._root) as db:
+            if db is None:
+                return []
+            query = 'SELECT at, "where", message FROM own_error ORDER BY rowid DESC'
+            return [
+                {"at": at, "where": where, "message": message}
+                for at, where, message in db.execute(query)
+            ]
+
+
+def _read_probs(rows: Iterable[tuple[str, bytes]], n_classes: int) -> dict[str, Row]:
+    """Return probabilities by image; damaged ones, which are no numbers, are left out."""
+    kept = list(rows)
+    probs = np.frombuffer(b"".join(blob for _, blob in kept), np.float32).reshape(-1, n_classes)
+    is_sound = np.isfinite(probs).all(axis=1)
+    return {kept[row][0]: probs[row] for row in np.flatnonzero(is_sound)}
+
+
+def _facts(db: sqlite3.Connection) -> Facts:
+    rows = db.execute("SELECT name, value FROM own_fact").fetchall()
+    return Facts.model_validate({name: from_json(value) for name, value in rows})
+
+
+def _record(db: sqlite3.Connection, facts: Mapping[str, Any]) -> None:
+    unknown = facts.keys() - Facts.model_fields.keys()
+    if unknown:
+        raise TypeError(f"no such fact: {', '.join(sorted(unknown))}")
+    rows = [(name, json.dumps(value)) for name, value in facts.items()]
+    db.executemany("INSERT OR REPLACE INTO own_fact VALUES (?, ?)", rows)
+
+
+def _raise_revision(db: sqlite3.Connection, is_changed: bool) -> None:
+    if is_changed:
+        _record(db, {"revision": _facts(db).revision + 1})
+
+
+def _write_asked(db: sqlite3.Connection, asked: Asked, otherwise: str) -> None:
+    db.execute(
+        f"INSERT {otherwise} INTO own_asked VALUES (?, ?, ?, ?, ?, ?)",
+        (
+            asked.image_id,
+            asked.round,
+            asked.strategy,
+            asked.version,
+            asked.confidence,
+            np.array(asked.probs, np.float32).tobytes(),
+        ),
+    )

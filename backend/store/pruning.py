@@ -1,0 +1,176 @@
+"""Delete what is long superseded from a project's folder, and say a day before which weights go.
+
+A version is marked as pruned before its files are deleted, so a crash leaves it whole or pruned;
+what it leaves behind goes with the next pruning.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Literal
+
+from backend.base.errors import BrokenVersionError
+from backend.store import registry
+from backend.store.project_store import ProjectStore
+from backend.store.registry import Promotion, folder_errors
+from backend.store.version_meta import Meta, body_of
+
+log = logging.getLogger(__name__)
+
+HEADS_KEPT = 10  # beside those in service lately
+BODIES_KEPT = 2  # of those that were in service last
+DRAFT_LIFETIME_S = 3600.0
+NOTICE = timedelta(days=1)  # between saying what will go and its going
+
+
+def choose_pruned(
+    metas: Sequence[Meta],
+    promotions: Sequence[Promotion],
+    keep_versions: int,
+    named: Collection[str],
+) -> list[str]:
+    """Return the full versions whose weights may go, oldest first, each with its heads.
+
+    `metas` are the sound versions, `promotions` come newest first, `named` are the versions that
+    predictions in Label Studio name. keep_versions=0 keeps all.
+    """
+    if not keep_versions:
+        return []
+    full = sorted((meta for meta in metas if not meta.is_head), key=lambda meta: meta.round)
+    newest = {meta.version for meta in full[-keep_versions:]}
+    usable = {meta.version for meta in metas if meta.pruned_at is None}
+    in_service = next((p.version for p in promotions if p.version in usable), "")
+    bodies = dict.fromkeys(body_of(p.version) for p in promotions)
+    promoted = [body for body in bodies if body in usable][:BODIES_KEPT]
+    stay = {*newest, *promoted, body_of(in_service), *map(body_of, named)}
+    return [m.version for m in full if m.version in usable and m.version not in stay]
+
+
+def next_step(announced_at: datetime | None, now: datetime) -> Literal["announce", "wait", "prune"]:
+    """Decide what to do about versions that should go: people have a day to keep them."""
+    if announced_at is None:
+        return "announce"
+    return "wait" if now < announced_at + NOTICE else "prune"
+
+
+def prune(
+    root: Path,
+    keep_versions: int,
+    find_named: Callable[[], Collection[str]],
+    announced_at: datetime | None,
+    now: datetime,
+) -> datetime | None:
+    """Delete old heads, old embeddings, and the weights of old full versions once that was
+    announced; return when it was, for the caller to keep.
+
+    Hold the promote lock. `find_named` asks Label Studio which versions its predictions name, only
+    if weights would go now.
+    """
+    _prune_heads(root)
+    _prune_embeddings(root)
+    sound, _ = registry.versions(root)
+    promotions = registry.promotions(root)
+    going = choose_pruned(sound, promotions, keep_versions, ())
+    if not going:
+        # Whoever kept all, and lets weights go again later, is told again.
+        announced_at = announced_at if keep_versions and _has_pruned(sound, announced_at) else None
+    elif (step := next_step(announced_at, now)) == "announce":
+        announced_at = now
+        log.warning("%s", _sentence(sound, going, now))
+    elif step == "prune":
+        going = choose_pruned(sound, promotions, keep_versions, find_named())
+        for version in going:
+            registry.mark_pruned(root, version, now)
+        if going:
+            log.info("pruned the weights of %s: KEEP_VERSIONS=%d", ", ".join(going), keep_versions)
+    _delete_weights(root)
+    return announced_at
+
+
+def notice(root: Path, sound: Sequence[Meta], keep_versions: int) -> str:
+    """Say which weights will go and when, from their announcement until they are gone; or ""."""
+    announced_at = read_announcement(root)
+    if announced_at is None or _has_pruned(sound, announced_at):
+        return ""
+    going = choose_pruned(sound, registry.promotions(root), keep_versions, ())
+    return _sentence(sound, going, announced_at) if going else ""
+
+
+def read_announcement(root: Path) -> datetime | None:
+    """Return when it was said which weights will go; None if it was not."""
+    at = ProjectStore(root).facts().pruning_announced_at
+    return datetime.fromtimestamp(at, UTC) if at else None
+
+
+def write_announcement(root: Path, announced_at: datetime | None) -> None:
+    """Keep when it was said which weights will go; None forgets it."""
+    at = announced_at.timestamp() if announced_at else 0.0
+    ProjectStore(root).record(pruning_announced_at=at)
+
+
+def _has_pruned(sound: Sequence[Meta], announced_at: datetime | None) -> bool:
+    """Whether weights went since that was announced."""
+    return announced_at is not None and any(
+        meta.pruned_at is not None and meta.pruned_at >= announced_at for meta in sound
+    )
+
+
+def _sentence(sound: Sequence[Meta], going: Sequence[str], announced_at: datetime) -> str:
+    n_full = sum(not meta.is_head and meta.pruned_at is None for meta in sound)
+    lose = "loses its" if len(going) == 1 else "lose their"
+    at = (announced_at + NOTICE).astimezone(UTC)
+    return (
+        f"{len(going)} of {n_full} full versions {lose} weights after {at:%Y-%m-%d %H:%M} UTC; "
+        "set KEEP_VERSIONS=0 to keep all"
+    )
+
+
+def _delete_weights(root: Path) -> None:
+    """Delete weights, scores and their drafts of all pruned versions, heads among them."""
+    pruned = [m.version for m in registry.versions(root)[0] if m.pruned_at is not None]
+    with folder_errors(root):
+        for path in (path for version in pruned for path in (root / version).iterdir()):
+            if path.suffix == ".safetensors" or ".draft-" in path.name:
+                path.unlink(missing_ok=True)
+
+
+def _prune_heads(root: Path) -> None:
+    """Delete heads, of which one comes with every few labels, but for the newest and those that
+    were in service last.
+    """
+    heads = [name for name in registry.version_names(root) if body_of(name) != name]
+    # By time: after a roll-back the newest head is one of an older body.
+    heads.sort(key=lambda name: _made_at(root / name))
+    keep = {*heads[-HEADS_KEPT:], *(p.version for p in registry.promotions(root)[:2])}
+    with folder_errors(root):
+        for name in set(heads) - keep:
+            shutil.rmtree(root / name, ignore_errors=True)
+
+
+def _made_at(folder: Path) -> float:
+    """Of its metadata, because deleting weights changes the time of the folder."""
+    meta = folder / "meta.json"
+    return (meta if meta.exists() else folder).stat().st_mtime
+
+
+def _prune_embeddings(root: Path) -> None:
+    """Delete all embeddings but those of the last two bodies; they can be made again."""
+    history = [p.version for p in registry.promotions(root)]
+    bodies = list(dict.fromkeys(map(body_of, history)))[:BODIES_KEPT]
+    keep = set()
+    for version in history:
+        if body_of(version) in bodies:
+            with suppress(BrokenVersionError):
+                keep.add(registry.read_meta(root, version).body_key)
+    long_ago = time.time() - DRAFT_LIFETIME_S
+    with folder_errors(root):
+        for path in (root / "embeddings").glob("*"):
+            is_draft = path.suffix != ".safetensors"  # of a process that writes it, or was killed
+            if path.stat().st_mtime < long_ago if is_draft else path.name[:16] not in keep:
+                path.unlink(missing_ok=True)

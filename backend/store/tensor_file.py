@@ -1,0 +1,69 @@
+"""Safetensors files as numpy arrays: write them whole, and say what is wrong with one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from backend.network.resnet_layout import TensorType
+
+DTYPES = ("F16", "F32", "F64", "I64")  # those we write; numpy does not know some others
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, NDArray[Any]], metadata: dict[str, str] | None = None
+) -> None:
+    """Write a file whole or not at all; OSError if that fails."""
+    draft = path.with_suffix(f".draft-{os.getpid()}")
+    whole = {name: np.asarray(array, order="C") for name, array in tensors.items()}
+    try:
+        safetensors.numpy.save_file(whole, draft, metadata)
+    except safetensors.SafetensorError as error:  # the disk is full, say
+        raise OSError(str(error)) from error
+    draft.replace(path)
+
+
+def read_header(path: Path) -> dict[str, TensorType]:
+    """Return what tensors a file holds, without reading them.
+
+    Like the other readers it raises ValueError that says what is wrong with the content, and
+    OSError if the file cannot be read.
+    """
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            return _types(file)
+    except safetensors.SafetensorError as error:
+        raise ValueError(str(error)) from None
+
+
+def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:
+    """Return a file's metadata and arrays."""
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            arrays = {name: file.get_tensor(name) for name in _types(file)}
+            metadata = dict(file.metadata() or {})
+    except safetensors.SafetensorError as error:
+        raise ValueError(str(error)) from None
+    return metadata, arrays
+
+
+def find_not_finite(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """Name an array that holds NaN or infinite numbers; "" if none does."""
+    return next((name for name, array in arrays.items() if not np.isfinite(array).all()), "")
+
+
+def _types(file: Any) -> dict[str, TensorType]:
+    found = {}
+    for name in file.keys():  # noqa: SIM118  # not a dict
+        view = file.get_slice(name)
+        found[name] = TensorType(view.get_dtype(), tuple(view.get_shape()))
+        if found[name].dtype not in DTYPES:
+            raise ValueError(f"{name!r:.80} is {found[name].dtype}, not one of {', '.join(DTYPES)}")
+    return found

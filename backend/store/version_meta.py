@@ -1,0 +1,115 @@
+"""Describe a version in meta.json: its fields, and the values that each may have."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+
+from backend.measures.evaluation import Evaluation
+from backend.measures.gate import Gate
+
+VERSION_NAME = re.compile(r"r(?P<round>[0-9]{4,})(?:h(?P<head>[0-9]{2,}))?")
+
+
+def _check_classes(classes: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(classes)) != len(classes):
+        raise ValueError("a class is named twice")
+    return classes
+
+
+def _check_gate(gate: Gate) -> Gate:
+    if not VERSION_NAME.fullmatch(gate.against):
+        raise ValueError("against names no version")
+    return gate
+
+
+def _check_moment(text: str) -> str:
+    datetime.fromisoformat(text)
+    return text
+
+
+Count = Annotated[int, Field(ge=0, le=10**9)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+# Rounding may leave a probability a hair outside 0..1.
+Probability = Annotated[float, Field(ge=-0.001, le=1.001)]
+ProjectId = Annotated[int, Field(gt=0, lt=10**18)]
+Classes = Annotated[tuple[str, ...], Field(min_length=2), AfterValidator(_check_classes)]
+VersionName = Annotated[str, Field(pattern=f"^{VERSION_NAME.pattern}$")]
+Moment = Annotated[str, AfterValidator(_check_moment)]  # ISO 8601
+
+
+def body_of(version: str) -> str:
+    """The version whose body a version has: r0007 for r0007h02 and for r0007."""
+    return version.partition("h")[0]
+
+
+class Calibration(BaseModel):
+    """What its probabilities were divided by, and how far confidence is off accuracy."""
+
+    model_config = ConfigDict(frozen=True)
+
+    temperature: float = Field(ge=0.01, le=100)  # wider than any that is fitted
+    error_before: Amount  # expected calibration error on the validation split
+    error_after: Amount
+    test_error_after: Amount | None  # on images that the temperature was not fitted to
+
+
+class Meta(BaseModel):
+    """The readable side of a version: meta.json."""
+
+    # Dataclasses of the core are checked here and not where they are made; in Python their fields
+    # go by name, in meta.json by alias.
+    model_config = ConfigDict(
+        frozen=True,
+        revalidate_instances="always",
+        serialize_by_alias=True,
+        validate_by_alias=True,
+        validate_by_name=True,
+    )
+
+    version: VersionName
+    round: Count
+    created_at: Moment
+    parent: VersionName | None
+    classes: Classes
+    image_size: int = Field(ge=16, le=512, multiple_of=8)
+    pool: str
+    weights: str
+    strategy: str
+    labels: Count
+    labels_per_class: dict[str, Count]
+    labels_fingerprint: str
+    left_out: dict[str, Count]
+    validation: Evaluation
+    test: Evaluation | None
+    refused: str | None  # why it was not promoted by itself
+    gate: Annotated[Gate, AfterValidator(_check_gate)] | None = None  # of a first version: None
+    calibration: Calibration | None = None
+    seconds: dict[str, Amount]
+    torch: str
+    device: str
+    sha256: str = ""  # of model.safetensors; filled in by `save`
+    # Part of a file's name, so nothing that leads elsewhere.
+    body_key: str = Field(
+        "", pattern="^[0-9a-f]*$"
+    )  # which embeddings are its own; "" in versions made before these were kept
+    # When its weights and scores were deleted. A head goes with its body and is read with its mark.
+    pruned_at: AwareDatetime | None = None
+
+    @property
+    def body(self) -> str:
+        """The version whose body it has: its own name, unless it is a head."""
+        return body_of(self.version)
+
+    @property
+    def is_head(self) -> bool:
+        """Whether only its last layer is its own."""
+        return self.body != self.version
+
+    @property
+    def temperature(self) -> float:
+        """What its log-probabilities are divided by."""
+        return self.calibration.temperature if self.calibration else 1.0

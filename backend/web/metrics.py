@@ -1,0 +1,207 @@
+"""Tell Prometheus what is already known about all projects and this process.
+
+Projects are read at every scrape, from the model folder and Redis; Label Studio is never asked.
+Unknown values are left out.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import get_args
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from backend.base.errors import ModelFolderError, QueueError
+from backend.base.settings import Settings
+from backend.queue.training_queue import TrainingQueue
+from backend.rounds.decide import RankStep
+from backend.store import registry
+from backend.web.status import project_status
+from backend.web.status_model import ProjectStatus
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+# Our target is 20 ms, and Label Studio gives up after a second.
+WEBHOOK_BUCKETS_S = (
+    0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0,
+)  # fmt: skip
+SERVICES = ("redis", "model_folder")
+JOB_NAMES = ("retrain", "rank", *get_args(RankStep))
+# Name -> what it tells, and its labels.
+GAUGES = {
+    "up": (
+        "1 where the service could be read just now, 0 where not: projects are then missing here, "
+        "and GET /status says why.",
+        ("service",),
+    ),
+    "workers": ("RQ workers that listen to a queue, of all projects.", ("queue",)),
+    "round": ("Number of the newest round: one training of the whole network each.", ("project",)),
+    "trained_labels": ("Labels that the version in service was trained on.", ("project",)),
+    "accuracy_ratio": (
+        "Share of held-out images on which the version in service is right, 0 to 1.",
+        ("project", "split"),
+    ),
+    "versions": ("Sound model versions on disk, the refused ones among them.", ("project",)),
+    "refused_versions": (
+        "Model versions on disk that were not put in service by themselves: worse than the last.",
+        ("project",),
+    ),
+    "training_phase_seconds": (
+        "Seconds that each phase of the newest training of the whole network took.",
+        ("project", "phase"),
+    ),
+    "annotations": ("Answers in Label Studio, skipped ones not counted.", ("project",)),
+    "skipped_annotations": ("Answers by which somebody declined to label.", ("project",)),
+    "open_tasks": ("Images that wait in Label Studio for their first answer.", ("project",)),
+    "asked_again_tasks": ("Answered images that wait for another person's answer.", ("project",)),
+    "new_annotations": (
+        "Answers made, changed or deleted that no finished training has read.",
+        ("project",),
+    ),
+    "annotations_until_training": (
+        "New answers still missing until a training is due; it also is after RETRAIN_WAIT seconds.",
+        ("project",),
+    ),
+    "jobs": (
+        "Jobs by RQ's status: queued ones wait, started ones run.",
+        ("project", "job", "status"),
+    ),
+    "kept_errors": (
+        "Errors among the project's newest, of which ten are kept, by the job that met them.",
+        ("project", "where"),
+    ),
+}
+
+Sample = tuple[str, tuple[str, ...], float | None]
+
+
+class Metrics:
+    """What one app counts, beside the projects' state."""
+
+    def __init__(self, settings: Settings, queue: TrainingQueue) -> None:
+        # The text format knows no moments of creation: each would be a metric of its own.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self._registry = CollectorRegistry()
+        self._webhook_seconds = Histogram(
+            "tightloop_webhook_duration_seconds",
+            "Seconds from a webhook's arrival to its answer, whatever that was.",
+            buckets=WEBHOOK_BUCKETS_S,
+            registry=self._registry,
+        )
+        self._webhooks = Counter(
+            "tightloop_webhooks_total",
+            "Webhooks by HTTP status and outcome: counted, ignored (does not concern us), "
+            "refused (4xx) or failed (5xx).",
+            ("outcome", "status"),
+            registry=self._registry,
+        )
+        self._predictions = Counter(
+            "tightloop_predictions_total",
+            "Images that /predict answered with a prediction.",
+            registry=self._registry,
+        )
+        self._unpredicted = Counter(
+            "tightloop_unpredicted_images_total",
+            "Images that /predict could not read; the log names their tasks.",
+            registry=self._registry,
+        )
+        self._registry.register(_Projects(settings, queue))
+
+    def note_webhook(self, seconds: float, status: int, outcome: str) -> None:
+        """Count a webhook; `outcome` is what became of one that was taken."""
+        if status >= 400:
+            outcome = "refused" if status < 500 else "failed"
+        self._webhook_seconds.observe(seconds)
+        self._webhooks.labels(outcome, str(status)).inc()
+
+    def note_predictions(self, predicted: int, unpredicted: int) -> None:
+        """Count the images of one /predict."""
+        self._predictions.inc(predicted)
+        self._unpredicted.inc(unpredicted)
+
+    def page(self) -> bytes:
+        """Everything, as Prometheus reads it."""
+        return generate_latest(self._registry)
+
+
+class _Projects(Collector):
+    """All projects, read anew for every scrape."""
+
+    def __init__(self, settings: Settings, queue: TrainingQueue) -> None:
+        self._settings = settings
+        self._queue = queue
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        families = {
+            name: GaugeMetricFamily(f"tightloop_{name}", tells, labels=labels)
+            for name, (tells, labels) in GAUGES.items()
+        }
+        for name, labels, value in self._samples():
+            if value is not None:
+                families[name].add_metric(labels, value)
+        return (family for family in families.values() if family.samples)
+
+    def _samples(self) -> Iterator[Sample]:
+        away: set[str] = set()
+        ids: list[int] = []
+        with _noting(away):
+            ids = registry.known_projects(self._settings.model_dir)
+        with _noting(away):
+            for queue, n_workers in self._queue.worker_counts().items():
+                yield "workers", (queue,), n_workers
+        for project_id in ids:
+            if "redis" in away:  # every further try would wait for its time limit
+                break
+            with _noting(away):
+                yield from _of_project(project_status(self._settings, self._queue, project_id))
+        for service in SERVICES:
+            yield "up", (service,), service not in away
+
+
+def _of_project(status: ProjectStatus) -> Iterator[Sample]:
+    project = str(status.project_id)
+    in_service = status.version is not None
+    plain = {
+        "round": status.round,
+        "trained_labels": status.trained_on_labels if in_service else None,
+        "versions": status.versions,
+        "refused_versions": len(status.refused),
+        "annotations": status.annotations,
+        "skipped_annotations": status.skipped,
+        "open_tasks": status.open_tasks,
+        "asked_again_tasks": status.asked_again,
+        "new_annotations": status.new_annotations,
+        "annotations_until_training": max(status.retrain_after - status.new_annotations, 0),
+    }
+    for name, value in plain.items():
+        yield name, (project,), value
+    for split, evaluation in (("validation", status.validation), ("test", status.test)):
+        if evaluation is not None:
+            yield "accuracy_ratio", (project, split), evaluation.accuracy
+    for phase, seconds in status.training_seconds.items():
+        yield "training_phase_seconds", (project, phase), seconds
+    jobs = {(name, state): 0 for name in JOB_NAMES for state in ("queued", "started")}
+    jobs |= {(job.job, job.status): 1 for job in status.jobs}
+    for (name, state), n_jobs in jobs.items():
+        yield "jobs", (project, name, state), n_jobs
+    for where, n_errors in collections.Counter(error.where for error in status.errors).items():
+        yield "kept_errors", (project, where), n_errors
+
+
+@contextmanager
+def _noting(away: set[str]) -> Iterator[None]:
+    try:
+        yield
+    except QueueError:
+        away.add("redis")
+    except ModelFolderError:
+        away.add("model_folder")

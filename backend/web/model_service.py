@@ -1,0 +1,119 @@
+"""The version in service of each project: class probabilities for the tasks of a /predict."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from backend.base.arrays import Probs
+from backend.base.errors import ImageError, NoModelError
+from backend.base.settings import Settings
+from backend.labelstudio.task_images import load_task_image
+from backend.measures.calibration import rescale
+from backend.network.device import find_device
+from backend.network.inference import Images, load_model, predict_probs, to_array
+from backend.store import pool_scores, registry
+from backend.store.version_meta import Meta
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class InService:
+    """The version in service of one project, in memory."""
+
+    root: Path
+    meta: Meta
+    row_of: Mapping[str, int]  # pool image id -> row of `probs`
+    probs: Probs
+
+
+class ModelService:
+    """Answers with the version in service; a newly promoted one is loaded at the next request."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._device = find_device(settings.device)
+        self._lock = threading.Lock()
+        self._in_service: dict[int, InService] = {}
+        self._models: dict[int, tuple[str, nn.Module]] = {}  # loaded when first needed
+
+    def root(self, project_id: int) -> Path:
+        """The project's folder of versions."""
+        return registry.project_root(self.settings.model_dir, project_id)
+
+    def in_service(self, project_id: int) -> InService:
+        """The version in service; NoModelError before the first one."""
+        root = self.root(project_id)
+        meta = registry.current(root)
+        if meta is None:
+            raise NoModelError("no model yet: it comes by itself once the first images are labeled")
+        with self._lock:
+            held = self._in_service.get(project_id)
+            if held is None or held.meta != meta:
+                image_ids, probs = pool_scores.load_pool_probs(root, meta.version) or (
+                    (),
+                    np.empty((0, len(meta.classes)), np.float32),
+                )
+                held = InService(root, meta, {i: row for row, i in enumerate(image_ids)}, probs)
+                self._in_service[project_id] = held
+                log.info("project %d: serving %s", project_id, meta.version)
+        return held
+
+    def probs(self, project_id: int, tasks: Sequence[Mapping[str, Any]], image_key: str) -> Probs:
+        """Class probabilities, a row per task; a row of NaN where the task's image cannot be read.
+
+        Images of the pool were scored when the version was made. Others are fetched and run through
+        the model.
+        """
+        served = self.in_service(project_id)
+        probs = np.full((len(tasks), len(served.meta.classes)), np.nan, np.float32)
+        images: dict[int, Images] = {}  # each at the model's own small size as soon as it is read
+        size = served.meta.image_size
+        for number, task in enumerate(tasks):
+            data = task.get("data") or {}
+            row = served.row_of.get(str(data.get("image_id")))
+            if row is not None:
+                probs[number] = served.probs[row]
+                continue
+            try:
+                images[number] = to_array([self._fetch(data, image_key, size)], size)
+            except ImageError as error:
+                log.warning("task %s: no prediction: %s", task.get("id"), error)
+        if images:
+            model = self._model(project_id, served)
+            raw = predict_probs(
+                model, np.concatenate([*images.values()]), image_size=size, device=self._device
+            )
+            if not np.isfinite(raw).all():
+                raise pool_scores.nan_error(served.meta.version)
+            probs[list(images)] = rescale(raw, served.meta.temperature)
+        return probs
+
+    def _fetch(self, data: Mapping[str, Any], image_key: str, image_size: int) -> NDArray[np.uint8]:
+        return load_task_image(
+            str(data.get(image_key) or ""),
+            label_studio_url=self.settings.label_studio_url,
+            api_key=self.settings.label_studio_api_key.get_secret_value(),
+            image_size=image_size,
+            max_pixels=self.settings.max_image_pixels,
+        )
+
+    def _model(self, project_id: int, served: InService) -> nn.Module:
+        with self._lock:
+            version, model = self._models.get(project_id, ("", None))
+            if model is None or version != served.meta.version:
+                arrays = registry.load_state(served.root, served.meta.version)
+                state = {name: torch.from_numpy(array) for name, array in arrays.items()}
+                model = load_model(state, len(served.meta.classes), self._device)
+                self._models[project_id] = (served.meta.version, model)
+        return model

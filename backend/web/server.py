@@ -1,0 +1,138 @@
+"""Serve an application over HTTP so that slow or idle connections cost no thread.
+
+Uvicorn reads requests without threads, a thread answers one only once it is complete, and sends
+nothing itself. Of strangers no body is read at all.
+"""
+
+from __future__ import annotations
+
+import gc
+import random
+import resource
+from collections.abc import Callable
+from contextlib import suppress
+from io import BytesIO
+from typing import Any
+
+import h11
+import uvicorn
+from a2wsgi import WSGIMiddleware
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from werkzeug.datastructures import Headers
+
+from backend.base.settings import Settings
+from backend.web.auth import Door
+
+THREADS = 8
+# Of /predict, which takes seconds of all cores: others must not wait behind it.
+PREDICT_THREADS = 2
+REQUEST_DEADLINE_S = 10.0
+KEEP_ALIVE_S = 5  # an open dashboard asks every two seconds
+GRACE_S = 5
+
+FRAMING_HEADERS = (b"content-length", b"transfer-encoding")
+
+BodyLimit = Callable[[str, Headers], int]
+
+
+class Front:
+    """An ASGI application that hands complete requests to the threads of a WSGI application."""
+
+    def __init__(self, app: Any, body_limit: BodyLimit) -> None:
+        self._body_limit = body_limit
+        self._threads = WSGIMiddleware(app, workers=THREADS)
+        self._predict_threads = WSGIMiddleware(app, workers=PREDICT_THREADS)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer one request; a body over the limit stays unread."""
+        headers = Headers(
+            (name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]
+        )
+        limit = self._body_limit(scope["path"], headers)
+        body = await _read(receive, limit, headers)
+        if body is None:
+            # The application refuses it, or says that it is too large.
+            length, body = limit + 1, b""
+        else:
+            length = len(body)
+        kept = [header for header in scope["headers"] if header[0] not in FRAMING_HEADERS]
+        told: Any = {**scope, "headers": [*kept, (b"content-length", str(length).encode())]}
+        threads = self._predict_threads if scope["path"] == "/predict" else self._threads
+        await threads(told, _complete(body), send)
+
+
+class DeadlineProtocol(H11Protocol):
+    """Uvicorn's HTTP/1.1, but a connection that brings no whole request head is closed in time."""
+
+    def connection_made(self, transport: Any) -> None:
+        """Start the first deadline."""
+        super().connection_made(transport)
+        self._expect_request()
+
+    def on_response_complete(self) -> None:
+        """Start the next one; what is left of a body stays unread until then."""
+        super().on_response_complete()
+        if self.conn.their_state is h11.SEND_BODY:
+            # Closed at once, or all at the same time, many senders would only come back together.
+            self.flow.pause_reading()
+            self._unset_keepalive_if_required()
+        self._expect_request()
+
+    def _expect_request(self) -> None:
+        # Spread, so that many that came at once do not come back at once.
+        deadline_s = random.uniform(REQUEST_DEADLINE_S, 2 * REQUEST_DEADLINE_S)
+        self.loop.call_later(deadline_s, self._close_if_none_came, self.cycle)
+
+    def _close_if_none_came(self, last_cycle: Any) -> None:
+        is_answering = last_cycle is not None and not last_cycle.response_complete
+        if self.cycle is last_cycle and not is_answering:
+            self.transport.close()
+
+
+def serve(app: Any, settings: Settings) -> None:
+    """Serve `app` until SIGTERM or Ctrl-C."""
+    # What was loaded stays: looking through it again and again would stop all for half a second.
+    gc.collect()
+    gc.freeze()
+    with suppress(ValueError, OSError):  # as many connections as the system allows
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    uvicorn.run(
+        Front(app, Door(settings).body_limit),
+        host=settings.backend_host,
+        port=settings.backend_port,
+        http=DeadlineProtocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # nobody else's word for who is asking
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=GRACE_S,
+    )
+
+
+async def _read(receive: Any, limit: int, headers: Headers) -> bytes | None:
+    """Return the whole body, or None if it is larger than `limit` or breaks off."""
+    is_of_unknown_length = "Transfer-Encoding" in headers
+    if int(headers.get("Content-Length", 0)) > limit or (is_of_unknown_length and not limit):
+        return None
+    body = BytesIO()
+    while body.tell() <= limit:
+        message = await receive()
+        if message["type"] != "http.request":
+            return None
+        body.write(message["body"])
+        if not message["more_body"]:
+            return body.getvalue()
+    return None
+
+
+def _complete(body: bytes) -> Any:
+    """Return what an application receives of a body that is all there."""
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receive

@@ -1,0 +1,1 @@
+"""What RQ calls by name, the clock, and how each process starts."""

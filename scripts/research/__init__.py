@@ -1,0 +1,1 @@
+"""Commands that simulate, measure and attack; none of them is needed to run the loop."""

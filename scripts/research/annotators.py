@@ -1,0 +1,146 @@
+"""How each person does: answers, agreement, quality, and how the model's guesses are taken.
+
+    python -m scripts.research.annotators
+    python -m scripts.research.annotators --csv > people.csv
+
+The table leaves out what --json and --csv hold beside it.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from unicodedata import east_asian_width
+
+from backend.base.command_line import CommandParser, run
+from backend.base.errors import TightloopError
+from backend.base.settings import OverlapName, load_settings
+from backend.measures.interval import interval_of
+from backend.rounds.labels import annotator_figures, read_labels
+from backend.rounds.observe import read_everything_changed
+from backend.store.annotator_figures import AnnotatorFigures
+from scripts.chosen_project import add_project_option, open_chosen
+from scripts.progress import progress_bar
+
+HEADER = (
+    "annotator", "answers", "skipped", "agreement", "quality", "95% interval", "guess taken",
+    "guess right", "seconds",
+)  # fmt: skip
+MIN_GUESSES = 20
+NEARLY_ALL = 0.95
+
+
+def main() -> int:
+    """Print the report; 1 where it cannot be had."""
+    parser = CommandParser(description=__doc__)
+    add_project_option(parser)
+    formats = parser.add_mutually_exclusive_group()
+    formats.add_argument("--json", action="store_true", help="all figures, as JSON")
+    formats.add_argument("--csv", action="store_true", help="all figures, as CSV")
+    arguments = parser.parse_args()
+    try:
+        settings = load_settings()
+        with progress_bar() as progress:
+            project, loop = open_chosen(settings, arguments.project, progress)
+            progress("reading annotations", 0, 0)
+            read_everything_changed(project, loop.store)
+            annotations = loop.store.annotations()
+            reading = read_labels(loop, annotations)
+            rows = annotator_figures(annotations, reading, loop.names, project.people())
+    except TightloopError as error:
+        print(error, file=sys.stderr)
+        return 1
+    if arguments.json:
+        print(json.dumps([asdict(row) for row in rows], indent=2))
+    elif arguments.csv:
+        writer = csv.DictWriter(sys.stdout, [field.name for field in fields(AnnotatorFigures)])
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
+    else:
+        print("\n".join([*table(rows), *remarks(rows, settings.overlap)]))
+    return 0
+
+
+def table(rows: Sequence[AnnotatorFigures]) -> list[str]:
+    """A line per person below a header; none for nobody."""
+    if not rows:
+        return []
+    lines = [HEADER, *map(_cells, rows)]
+    widths = [max(map(_columns, column)) for column in zip(*lines, strict=True)]
+    return [_line(cells, widths) for cells in lines]
+
+
+def remarks(rows: Sequence[AnnotatorFigures], overlap: OverlapName) -> list[str]:
+    """What a team lead may want to do about it."""
+    if not any(row.answers for row in rows):
+        return ["Nobody has answered yet."]
+    found = []
+    if careless := [row.name for row in rows if _clicks_through(row)]:
+        found.append(
+            f"Nearly every guess of the model, right or wrong, is taken over by "
+            f"{', '.join(careless)}: go through some of these images together."
+        )
+    if alone := [r.name for r in rows if r.answers and r.quality is None and r.agreement is None]:
+        remedy = (
+            "set OVERLAP=auto to have some of them asked again"
+            if overlap == "1"
+            else f"OVERLAP={overlap} has them asked again once somebody else labels, too"
+        )
+        found.append(
+            f"Nobody else has answered the images of {', '.join(alone)}, so that the quality is "
+            f"unknown: {remedy}."
+        )
+    return found
+
+
+def _clicks_through(row: AnnotatorFigures) -> bool:
+    # Whoever looks corrects wrong guesses, so takes over about as many as are right. Suspicious is
+    # more than 95 % of at least 20, where even the upper end of the 95 % interval of how many were
+    # right is below that. Answers that nobody else gave count as right, so this errs to be kind.
+    shown = row.guesses_shown
+    if row.guesses_taken is None or row.guesses_right is None or shown < MIN_GUESSES:
+        return False
+    _, most = interval_of(row.guesses_right, shown)
+    return row.guesses_taken > max(NEARLY_ALL, most)
+
+
+def _cells(row: AnnotatorFigures) -> tuple[str, ...]:
+    interval = (
+        "-"
+        if row.quality_low is None or row.quality_high is None
+        else f"{row.quality_low:.0%} to {row.quality_high:4.0%}"
+    )
+    return (
+        row.name,
+        f"{row.answers:,}",
+        f"{row.skipped:,}",
+        _percent(row.agreement),
+        _percent(row.quality),
+        interval,
+        _percent(row.guesses_taken),
+        _percent(row.guesses_right),
+        "-" if row.median_seconds is None else f"{row.median_seconds:.1f}",
+    )
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.0%}"
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    """Names begin at the left, figures end at the right."""
+    blanks = [" " * (width - _columns(cell)) for cell, width in zip(cells, widths, strict=True)]
+    figures = [blank + cell for blank, cell in zip(blanks[1:], cells[1:], strict=True)]
+    return "  ".join([cells[0] + blanks[0], *figures])
+
+
+def _columns(text: str) -> int:
+    """How wide a terminal shows it: Chinese, Japanese and Korean letters take two columns."""
+    return sum(2 if east_asian_width(letter) in "WF" else 1 for letter in text)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,246 @@
+"""Send a whole stack requests that nobody should send, and see that it neither fails nor forgets.
+
+    python -m scripts.research.fuzz
+
+Half of the requests come from docs/openapi.yaml by schemathesis, half are hostile bodies of our
+own. Meanwhile an honest webhook comes five times a second. Any answer of 500 or above, any trace
+and any webhook that is not counted is named, and the exit code is then 1; only 503 "no model yet"
+is an answer. The stack is one of its own in var/fuzz, which is removed afterwards.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import requests
+import schemathesis
+import yaml
+from dotenv import dotenv_values
+from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
+from hypothesis.errors import Unsatisfiable
+from schemathesis.core.result import Ok
+
+from backend.base.command_line import CommandParser, run
+from backend.labelstudio.client import SECRET_HEADER
+from backend.store import registry
+from backend.web.backend_client import CONTROL_HEADER
+from scripts.research.hostile_bodies import hostile_bodies
+from scripts.research.own_stack import own_stack
+
+ROOT = Path(__file__).resolve().parents[2]
+OPENAPI = ROOT / "docs/openapi.yaml"
+REQUESTS = 10_000
+CONTROL_SECRET = "of the fuzzed stack"
+WEBHOOK_EVERY_S = 0.2
+TIMEOUT_S = 60.0
+OTHER_METHODS = ("PUT", "PATCH", "DELETE", "OPTIONS", "HEAD", "TRACE", "GET", "POST")
+CONTENT_TYPES = ("application/json", "application/x-www-form-urlencoded", "text/plain", "", "x")
+HEADERS: tuple[dict[str, str], ...] = (
+    {},
+    {},
+    {"Host": "\u00e9.example"},
+    {"Origin": "http://example.org"},
+    {"X-Forwarded-For": "x" * 2000},
+    {"Range": "bytes=5-1"},
+    {"If-None-Match": '"'},
+    {"Accept-Encoding": "zip"},
+    {"Cookie": "a=" + "b" * 4000},
+    {"Authorization": "Basic ////"},
+    {"Expect": "100-continue"},
+)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A backend on this machine, with every password that it knows."""
+
+    url: str
+    project_id: int
+    classes: tuple[str, ...]
+    secret: str
+    control_secret: str
+    backend: tuple[str, str]
+    dashboard: tuple[str, str]
+
+
+@dataclass
+class Report:
+    """What came of it."""
+
+    statuses: Counter[int] = field(default_factory=Counter)
+    failures: list[str] = field(default_factory=list)
+    webhook_s: list[float] = field(default_factory=list)
+    lost_webhooks: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing failed, and every honest webhook was counted."""
+        return not self.failures and not self.lost_webhooks and bool(self.webhook_s)
+
+    def lines(self) -> list[str]:
+        """Return it for people."""
+        p50, p99 = np.percentile(self.webhook_s or [np.nan], [50, 99]) * 1000
+        answers = ", ".join(f"{status}: {n:,}" for status, n in sorted(self.statuses.items()))
+        return [
+            f"{self.statuses.total():,} requests in {self.seconds:.0f} s; answers {answers}",
+            f"{len(self.webhook_s):,} honest webhooks counted, {len(self.lost_webhooks)} lost; "
+            f"p50 {p50:.1f} ms, p99 {p99:.1f} ms",
+            *(f"FAILED  {failure}" for failure in self.failures),
+            *(f"LOST    {lost}" for lost in self.lost_webhooks),
+        ]
+
+
+def main() -> int:
+    """Fuzz a stack of its own; 1 where anything failed."""
+    parser = CommandParser(description=__doc__)
+    parser.add_argument("--requests", type=int, default=REQUESTS)
+    arguments = parser.parse_args()
+    with own_stack("fuzz", CONTROL_SECRET=CONTROL_SECRET) as (var, stack):
+        report = fuzz(_target(stack, var), arguments.requests)
+        for path in (var / "log").glob("*.log"):
+            n_traces = path.read_text(errors="replace").count("Traceback (most recent call last)")
+            if n_traces and path.name != "label-studio.log":  # not ours to mend
+                report.failures.append(f"{n_traces} traces in {path.name}")
+                shutil.copy(path, ROOT / "var" / f"fuzz-{path.name}")
+    print("\n".join(report.lines()))
+    return 0 if report.is_clean else 1
+
+
+def fuzz(target: Target, n_requests: int) -> Report:
+    """Send so many requests, with honest webhooks beside them."""
+    report, over = Report(), threading.Event()
+    honest = threading.Thread(target=_send_honest_webhooks, args=(target, report, over))
+    began = time.monotonic()
+    honest.start()
+    try:
+        _send_described(target, report, n_requests // 2)
+        _send_hostile(target, report, n_requests - report.statuses.total())
+    finally:
+        over.set()
+        honest.join()
+    report.seconds = time.monotonic() - began
+    return report
+
+
+def _send_described(target: Target, report: Report, n_requests: int) -> None:
+    """Requests that docs/openapi.yaml allows, and such as it just does not allow."""
+    schema = schemathesis.openapi.from_path(OPENAPI)
+    operations = [found.ok() for found in schema.get_all_operations() if isinstance(found, Ok)]
+    modes = (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE)
+    session = requests.Session()
+    for operation in operations:
+        for mode in modes:
+
+            @seed(0)
+            @settings(
+                max_examples=max(1, n_requests // (len(operations) * len(modes))),
+                database=None,
+                deadline=None,
+                phases=[Phase.generate],
+                suppress_health_check=list(HealthCheck),
+                verbosity=Verbosity.quiet,
+            )
+            @given(case=operation.as_strategy(generation_mode=mode))
+            def send(case: schemathesis.Case[Any]) -> None:
+                what = f"{case.method} {case.path} {case.body!r:.200}"
+                request = case.as_transport_kwargs(base_url=target.url)
+                _send(session, target, report, what, **request)
+
+            try:
+                send()
+            except Unsatisfiable:
+                continue  # nothing can be wrong with a request that has no parts
+
+
+def _send_hostile(target: Target, report: Report, n_requests: int) -> None:
+    """Bodies of our own; nine of ten go where a body is read at all."""
+    rng, session = Random(0), requests.Session()
+    bodies = list(hostile_bodies(target.project_id, target.classes).items())
+    rng.shuffle(bodies)
+    routes = [
+        (method.upper(), path.replace("{filename}", "dashboard.css"))
+        for path, methods in yaml.safe_load(OPENAPI.read_text())["paths"].items()
+        for method in methods
+    ]
+    posts = [route for route in routes if route[0] == "POST"]
+    for number in range(n_requests):
+        name, body = bodies[number % len(bodies)]
+        method, path = rng.choice(posts if rng.random() < 0.9 else routes)
+        if rng.random() < 0.1:
+            method = rng.choice(OTHER_METHODS)
+        headers = {"Content-Type": rng.choice(CONTENT_TYPES), **rng.choice(HEADERS)}
+        what = f"{method} {path} with {name}, {headers}"
+        url = f"{target.url}{path}"
+        _send(session, target, report, what, method=method, url=url, data=body, headers=headers)
+
+
+def _send(
+    session: requests.Session, target: Target, report: Report, what: str, **request: Any
+) -> None:
+    """Send one request with all the passwords that its path takes, and judge the answer."""
+    people = ("/dashboard", "/controls", "/status", "/metrics")
+    is_for_people = any(part in request["url"] for part in people)
+    request["auth"] = target.dashboard if is_for_people else target.backend
+    if request["url"].endswith("/webhook"):
+        request["headers"] = {**request["headers"], SECRET_HEADER: target.secret}
+    if "/controls/" in request["url"]:
+        request["headers"] = {**request["headers"], CONTROL_HEADER: target.control_secret}
+    try:
+        answer = session.request(**request, timeout=TIMEOUT_S, allow_redirects=False)
+    except (requests.RequestException, UnicodeError, ValueError) as error:
+        # A request that no client can send, or one that is refused before it is all sent.
+        report.statuses[0] += 1
+        if isinstance(error, requests.Timeout):
+            report.failures.append(f"no answer in {TIMEOUT_S:.0f} s: {what}")
+        return
+    report.statuses[answer.status_code] += 1
+    is_early = answer.status_code == 503 and "no model yet" in answer.text
+    if (answer.status_code >= 500 and not is_early) or "Traceback" in answer.text:
+        report.failures.append(f"{answer.status_code} {answer.text[:200]!r}: {what}")
+
+
+def _send_honest_webhooks(target: Target, report: Report, over: threading.Event) -> None:
+    body: Any = {"action": "ANNOTATION_CREATED", "project": {"id": target.project_id}}
+    headers = {SECRET_HEADER: target.secret, "Connection": "close"}
+    while not over.wait(WEBHOOK_EVERY_S):
+        began = time.perf_counter()
+        try:
+            answer = requests.post(
+                f"{target.url}/webhook", json=body, headers=headers, timeout=TIMEOUT_S
+            )
+        except requests.RequestException as error:
+            report.lost_webhooks.append(type(error).__name__)
+            continue
+        if answer.status_code == 200 and answer.json()["status"] == "counted":
+            report.webhook_s.append(time.perf_counter() - began)
+        else:
+            report.lost_webhooks.append(f"{answer.status_code} {answer.text[:100]}")
+
+
+def _target(stack: Mapping[str, Any], var: Path) -> Target:
+    kept = dotenv_values(var / "stack.env")
+    root = registry.project_root(Path(stack["model_dir"]), stack["project_id"])
+    record = registry.read_record(root)
+    return Target(
+        url=stack["backend_url"],
+        project_id=stack["project_id"],
+        classes=record.classes if record else (),
+        secret=stack["webhook_secret"],
+        control_secret=CONTROL_SECRET,
+        backend=("tightloop", kept["BACKEND_PASSWORD"] or ""),
+        dashboard=(stack["dashboard_username"], stack["dashboard_password"]),
+    )
+
+
+if __name__ == "__main__":
+    run(main)

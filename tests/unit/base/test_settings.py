@@ -1,0 +1,103 @@
+"""Settings: read once, checked, and explained when wrong."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from backend.base.errors import SettingsError
+from backend.base.settings import Settings, load_settings
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, field in Settings.model_fields.items():
+        monkeypatch.delenv((field.alias or name).upper(), raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_defaults_need_no_environment() -> None:
+    settings = load_settings()
+    assert (settings.pool, settings.batch_size, settings.retrain_after) == ("auto", 20, 20)
+    assert (settings.retrain_wait_s, settings.keep_versions) == (60, 20)
+
+
+def test_the_environment_wins_over_the_env_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_text("BATCH_SIZE=7\nRETRAIN_WAIT=5\n")
+    monkeypatch.setenv("BATCH_SIZE", "9")
+    settings = load_settings()
+    assert (settings.batch_size, settings.retrain_wait_s) == (9, 5)
+
+
+def test_the_local_stacks_secrets_win_over_those_made_for_compose(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("WEBHOOK_SECRET=compose\nBATCH_SIZE=7\n")
+    (tmp_path / "var").mkdir()
+    (tmp_path / "var/stack.env").write_text("WEBHOOK_SECRET='local'\n")
+    settings = load_settings()
+    assert (settings.webhook_secret.get_secret_value(), settings.batch_size) == ("local", 7)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "hint"),
+    [
+        ("BATCH_SIZE", "0", "greater than or equal to 1"),
+        ("BATCH_SIZE", "many", "valid integer"),
+        ("KEEP_VERSIONS", "-1", "greater than or equal to 0"),
+        ("STRATEGY", "guess", "'typiclust', 'k_center' or 'random'"),
+        ("IMAGE_SIZE", "33", "multiple of 8"),
+        ("RETRAIN_WAIT", "-1", "greater than or equal to 0"),
+        ("LABEL_STUDIO_URL", "localhost:8080", "http://"),
+        ("BLIND", "perhaps", "boolean"),
+    ],
+)
+def test_a_bad_value_is_named_with_its_value_and_what_is_allowed(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, hint: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert f"{name}='{value}'" in str(caught.value)
+    assert hint in str(caught.value)
+
+
+def test_all_bad_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BATCH_SIZE", "0")
+    monkeypatch.setenv("SEED", "-1")
+    with pytest.raises(SettingsError, match=r"(?s)SEED.*BATCH_SIZE|BATCH_SIZE.*SEED"):
+        load_settings()
+
+
+def test_a_bad_secret_is_named_without_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", "hunter2")
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert "REDIS_URL" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_people_who_label_blind_get_no_hints() -> None:
+    assert load_settings(hints=True).shows_hints
+    assert not load_settings(hints=True, blind=True).shows_hints
+    assert not load_settings().shows_hints
+
+
+def test_secrets_do_not_show_in_print() -> None:
+    assert "hunter2" not in repr(load_settings(webhook_secret="hunter2"))
+
+
+def test_require_names_every_missing_setting() -> None:
+    with pytest.raises(SettingsError, match="LABEL_STUDIO_API_KEY, WEBHOOK_SECRET"):
+        load_settings().require("label_studio_api_key", "webhook_secret", "backend_user")
+
+
+def test_every_setting_is_documented_and_no_other() -> None:
+    documented = set(re.findall(r"^#? ?([A-Z][A-Z_]+)=", (ROOT / ".env.example").read_text(), re.M))
+    settings = {(field.alias or name).upper() for name, field in Settings.model_fields.items()}
+    compose = set(re.findall(r"\$\{(\w+)", (ROOT / "docker-compose.yml").read_text()))
+    assert documented == settings | compose | {"REDIS_PORT"}  # the last is for `make up` alone

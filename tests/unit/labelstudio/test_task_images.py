@@ -1,0 +1,409 @@
+"""Images of tasks, from data URIs and from a real HTTP server in Label Studio's place."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from backend.base.errors import ImageError
+from backend.labelstudio.task_images import MAX_BYTES, load_task_image
+
+TOKEN = "0123456789abcdef0123456789abcdef01234567"
+RED, BLUE = (255, 0, 0), (0, 0, 255)
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def data_uri(content: bytes, media_type: str = "image/png") -> str:
+    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
+
+
+def red_and_blue() -> Image.Image:
+    """Two pixels, red left of blue."""
+    image = Image.new("RGB", (2, 1), RED)
+    image.putpixel((1, 0), BLUE)
+    return image
+
+
+def load(value: str, url: str = "http://127.0.0.1:1", give_up_after_s: float = 30.0) -> Any:
+    return load_task_image(
+        value,
+        label_studio_url=url,
+        api_key=TOKEN,
+        image_size=64,
+        max_pixels=50_000_000,
+        give_up_after_s=give_up_after_s,
+    )
+
+
+Answer = Callable[[BaseHTTPRequestHandler], None]
+
+
+class Server:
+    """Label Studio's place: answers by path, and keeps what it was asked with."""
+
+    def __init__(self, port: int) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self.answers: dict[str, Answer] = {}
+        self.asked: list[tuple[str, str | None]] = []  # path and Authorization
+
+    def serve(self, path: str, content: bytes) -> str:
+        self.answers[path] = lambda handler: send(handler, content)
+        return self.url + path
+
+
+def send(handler: BaseHTTPRequestHandler, content: bytes, length: int | None = None) -> None:
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(len(content) if length is None else length))
+    handler.end_headers()
+    handler.wfile.write(content)
+
+
+@contextmanager
+def serving() -> Iterator[Server]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            server.asked.append((self.path, self.headers["Authorization"]))
+            try:
+                server.answers[self.path.partition("?")[0]](self)
+            except KeyError:
+                self.send_error(404)
+            except OSError:
+                pass  # who asked has hung up
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
+        server = Server(httpd.server_port)
+        thread = threading.Thread(target=httpd.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        httpd.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def label_studio() -> Iterator[Server]:
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[Server]:
+    with serving() as server:
+        yield server
+
+
+# Data URIs
+
+
+def test_a_data_uri_gives_its_pixels() -> None:
+    pixels = load(data_uri(encoded(red_and_blue())))
+    assert pixels.dtype == np.uint8
+    assert pixels.tolist() == [[list(RED), list(BLUE)]]
+
+
+def test_an_image_is_turned_as_its_camera_was_held() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter, clockwise
+    pixels = load(data_uri(encoded(red_and_blue(), exif=exif)))
+    assert pixels.tolist() == [[list(RED)], [list(BLUE)]]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16"])
+def test_every_kind_of_pixel_comes_as_rgb(mode: str) -> None:
+    image = Image.new(mode, (4, 3))
+    pixels = load(data_uri(encoded(image, "TIFF"), "image/tiff"))
+    assert pixels.shape == (3, 4, 3)
+
+
+@pytest.mark.parametrize(
+    ("value", "complaint"),
+    [
+        ("data:", "does not begin"),
+        ("data:text/html;base64,aGk=", "does not begin"),
+        ("data:image/png,raw", "does not begin"),
+        ("data:image/png;base64,***", "not base64"),
+        ("data:image/png;base64,", "damaged"),
+        (data_uri(b"GIF89a of nothing"), "damaged"),
+        (data_uri(b"<svg xmlns='http://www.w3.org/2000/svg'/>", "image/svg+xml"), "damaged"),
+        (data_uri(encoded(Image.new("RGB", (64, 64)), "JPEG")[:-300]), "damaged"),
+        (data_uri(encoded(Image.effect_noise((64, 64), 50))[:1000]), "damaged"),
+    ],
+)
+def test_a_broken_data_uri_is_an_image_error(value: str, complaint: str) -> None:
+    with pytest.raises(ImageError, match=complaint):
+        load(value)
+
+
+def test_a_data_uri_of_more_than_20_mb_is_refused() -> None:
+    with pytest.raises(ImageError, match="more than 20,971,520 bytes"):
+        load(data_uri(bytes(MAX_BYTES + 1)))
+
+
+@pytest.mark.parametrize(
+    "side", [7100, 9500, 14000]
+)  # Pillow warns from 9,459 and raises at 13,378
+def test_an_image_of_more_than_50_megapixels_is_refused_undecoded(side: int) -> None:
+    bomb = encoded(Image.new("1", (side, side)))
+    assert len(bomb) < 100_000
+    with pytest.raises(ImageError, match=r"50,000,000.*MAX_IMAGE_PIXELS"):
+        load(data_uri(bomb))
+
+
+def test_a_large_image_comes_with_pixels_enough_for_the_models_size() -> None:
+    halves = Image.new("1", (6000, 1000))
+    halves.paste(1, (3000, 0, 6000, 1000))
+    pixels = load(data_uri(encoded(halves)))
+    # 3 x 64 pixels and more are left of each side: 6,000 / 31, and 1,000 / 5
+    assert pixels.shape == (200, 194, 3)
+    assert (pixels[:, :96] == 0).all()
+    assert (pixels[:, 98:] == 255).all()
+
+
+# Label Studio
+
+
+@pytest.mark.parametrize("is_relative", [True, False])
+def test_an_image_of_label_studio_is_fetched_with_the_token(
+    label_studio: Server, is_relative: bool
+) -> None:
+    url = label_studio.serve("/data/upload/1/a.png", encoded(red_and_blue()))
+    value = url.removeprefix(label_studio.url) if is_relative else url
+    assert load(f"{value}?d=1", label_studio.url).shape == (1, 2, 3)
+    assert label_studio.asked == [("/data/upload/1/a.png?d=1", f"Token {TOKEN}")]
+
+
+def test_another_host_is_never_asked(label_studio: Server, elsewhere: Server) -> None:
+    url = elsewhere.serve("/data/upload/1/a.png", encoded(red_and_blue()))
+    with pytest.raises(ImageError, match="other places are never asked"):
+        load(url, label_studio.url)
+    assert elsewhere.asked == []
+
+
+def test_a_redirect_is_not_followed(label_studio: Server, elsewhere: Server) -> None:
+    target = elsewhere.serve("/data/upload/1/a.png", encoded(red_and_blue()))
+
+    def redirect(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(302)
+        handler.send_header("Location", target)
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+
+    label_studio.answers["/data/upload/1/a.png"] = redirect
+    with pytest.raises(ImageError, match="answered 302"):
+        load("/data/upload/1/a.png", label_studio.url)
+    assert elsewhere.asked == []
+
+
+@pytest.mark.parametrize(
+    ("value", "asked"),
+    [
+        ("/data/upload/7/1f2e3d4c-cat.png", None),
+        ("/data/upload/7/1f2e3d4c-two words.png".replace(" ", "%20"), None),
+        ("/data/upload/7/1f2e3d4c-%C3%A9t%C3%A9.png", None),
+        ("/data/upload/7/1f2e3d4c-été.png", "/data/upload/7/1f2e3d4c-%C3%A9t%C3%A9.png"),
+        ("/data/upload/7/..cat..png", None),
+        ("/data/local-files/?d=birds%2Fred/0001.png", None),
+        ("/tasks/7/resolve/?fileuri=czM6Ly9iL2EucG5n", None),
+        ("/tasks/123456/presign/?fileuri=czM6Ly9iL2EucG5n==", None),
+    ],
+)
+@pytest.mark.parametrize("is_relative", [True, False])
+def test_every_form_in_which_label_studio_serves_images_is_asked(
+    label_studio: Server, value: str, asked: str | None, is_relative: bool
+) -> None:
+    asked = asked or value
+    label_studio.serve(asked.partition("?")[0], encoded(red_and_blue()))
+    load(value if is_relative else label_studio.url + value, label_studio.url)
+    assert label_studio.asked == [(asked, f"Token {TOKEN}")]
+
+
+def test_label_studio_may_lie_below_a_path_of_its_host(label_studio: Server) -> None:
+    url = label_studio.serve("/label/data/upload/1/a.png", encoded(red_and_blue()))
+    load(url, f"{label_studio.url}/label")
+    load("/label/data/upload/1/a.png", f"{label_studio.url}/label")
+    with pytest.raises(ImageError, match="none at which Label Studio serves images"):
+        load("/label/logout", f"{label_studio.url}/label")
+    with pytest.raises(ImageError, match="none at which Label Studio serves images"):
+        load("/labeldata/upload/1/a.png", f"{label_studio.url}/label")
+    assert len(label_studio.asked) == 2
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/logout",
+        "/api/users/",
+        "/api/current-user/token",
+        "/projects/1/resolve/?fileuri=eA==",
+        "/data/",
+        "/data/a.png",
+        "/data/avatars/1.png",
+        "/data/upload/",
+        "/data/upload",
+        "/data/uploads/1/a.png",
+        "/data/local-files/../../logout",
+        "/data/local-files/x?d=a.png",
+        "/x/data/local-files/?d=a.png",
+        "/data/upload/../../logout",
+        "/data/upload/..",
+        "/data/upload/./1/a.png",
+        "/data/upload/1/../../../api/users/",
+        "/data/upload/%2e%2e/%2e%2e/logout",
+        "/data/upload/%2E./.%2e/logout",
+        "/data/upload/%252e%252e/%252e%252e/logout",
+        "/data/upload/..%2f..%2flogout",
+        "/data/upload/1%2f..%2f..%2f..%2flogout",
+        "/data/upload/1%2Fa.png",
+        "/data/upload/..%5c..%5clogout",
+        "/data/upload/..;/..;/logout",
+        "/data/upload/1/a.png;x=/../../logout",
+        "/data/upload//..//../logout",
+        "/data/upload//1/a.png",
+        "//data/upload/1/a.png",
+        "/data//upload/1/a.png",
+        "/%64ata%2fupload/1/a.png",
+        "/data/upload/1/a.png/",
+        "/data/upload/1/a.png%00.png",
+        "/data/upload/1/a.png%0d%0aX-Header:%201",
+        "/data/upload/1/%ff%fe.png",
+        "/data/upload/1/a.png#/../../logout",
+        "/data/upload/1/a.png%23",
+        "/data/upload/1/a.png%3f",
+        "/data/upload/1/a\ud800.png",
+        "/tasks/7/",
+        "/tasks/7/resolve",
+        "/tasks/-7/resolve/",
+        "/tasks/7;8/resolve/",
+        "/tasks/\u0667/resolve/",
+        "/tasks/7/resolve/../../../logout",
+        "/tasks/7/delete/",
+    ],
+)
+@pytest.mark.parametrize("is_relative", [True, False])
+def test_nothing_of_label_studios_but_images_is_asked_with_our_token(
+    label_studio: Server, path: str, is_relative: bool
+) -> None:
+    with pytest.raises(ImageError, match=r"none at which|other places|control characters"):
+        load(path if is_relative else label_studio.url + path, label_studio.url)
+    assert label_studio.asked == []
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "/data/upload/1/" + 100_000 * "a",
+        "/data/upload/1/a.png?" + 50_000 * "a",
+        "http://" + 100_000 * "a" + ".example.com/a.png",
+        100_000 * "\u202e",
+        "data:" + 100_000 * "a",
+    ],
+)
+def test_an_address_of_100_kb_makes_a_short_complaint(label_studio: Server, value: str) -> None:
+    with pytest.raises(ImageError) as caught:
+        load(value, label_studio.url)
+    assert len(str(caught.value)) < 1000
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "a.png",
+        "/etc/passwd",
+        "/database/a.png",
+        "file:///etc/passwd",
+        "ftp://{host}/data/upload/1/a.png",
+        "//{host}/data/upload/1/a.png",
+        "///{host}/data/upload/1/a.png",
+        "/\\{host}/data/upload/1/a.png",
+        "http:\\\\{host}/data/upload/1/a.png",
+        "http:/{host}/data/upload/1/a.png",
+        "http://user@{host}/data/upload/1/a.png",
+        "http://{host}@example.com/data/upload/1/a.png",
+        "http://{host}.example.com/data/upload/1/a.png",
+        "http://example.com#{host}/data/upload/1/a.png",
+        "https://{host}/data/upload/1/a.png",
+        "http://localhost:1/data/upload/1/a.png",
+        "http://[::1/data/upload/1/a.png",
+        "http://127.0.0.1:99999/data/upload/1/a.png",
+        " http://{host}/data/upload/1/a.png",
+        "http://{host}/data/upload/1/a.png\r\nX-Header: 1",
+        "/data/upload/1/a.png\t",
+    ],
+)
+def test_an_address_that_is_not_plainly_label_studios_is_refused(
+    label_studio: Server, value: str
+) -> None:
+    label_studio.serve("/data/upload/1/a.png", encoded(red_and_blue()))
+    host = label_studio.url.removeprefix("http://")
+    with pytest.raises(ImageError):
+        load(value.format(host=host) if "{host}" in value else value, label_studio.url)
+    assert label_studio.asked == []
+
+
+def test_a_missing_image_is_an_image_error(label_studio: Server) -> None:
+    with pytest.raises(ImageError, match="answered 404"):
+        load("/data/upload/1/gone.png", label_studio.url)
+
+
+def test_an_image_of_more_than_20_mb_is_given_up_on_the_way(label_studio: Server) -> None:
+    url = label_studio.serve("/data/upload/1/big.png", bytes(2 * MAX_BYTES))
+    with pytest.raises(ImageError, match=re.escape(f"{url} holds more than 20,971,520 bytes")):
+        load(url, label_studio.url)
+
+
+def test_an_image_that_only_drips_in_is_given_up_in_time(label_studio: Server) -> None:
+    def drip(handler: BaseHTTPRequestHandler) -> None:
+        handler.protocol_version = "HTTP/1.1"
+        handler.send_response(200)
+        handler.send_header("Transfer-Encoding", "chunked")
+        handler.end_headers()
+        for _ in range(100):
+            handler.wfile.write(b"1\r\nx\r\n")
+            time.sleep(0.05)
+
+    label_studio.answers["/data/upload/1/slow.png"] = drip
+    began = time.monotonic()
+    with pytest.raises(ImageError, match="took more than"):
+        load("/data/upload/1/slow.png", label_studio.url, give_up_after_s=0.2)
+    assert time.monotonic() - began < 4  # of the 5 s that it drips
+
+
+def test_an_answer_that_breaks_off_is_an_image_error(label_studio: Server) -> None:
+    content = encoded(red_and_blue())
+    label_studio.answers["/data/upload/1/cut.png"] = lambda h: send(
+        h, content[:20], length=len(content)
+    )
+    with pytest.raises(ImageError, match="cannot be fetched"):
+        load("/data/upload/1/cut.png", label_studio.url)
+
+
+def test_what_is_no_image_is_an_image_error(label_studio: Server) -> None:
+    url = label_studio.serve("/data/upload/1/page.html", b"<html>please log in</html>")
+    with pytest.raises(ImageError, match="damaged or of an unknown format"):
+        load(url, label_studio.url)
+
+
+def test_a_server_that_is_down_is_an_image_error() -> None:
+    with pytest.raises(ImageError, match="cannot be fetched"):
+        load("/data/upload/1/a.png", "http://127.0.0.1:1")

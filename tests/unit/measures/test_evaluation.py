@@ -1,0 +1,26 @@
+"""What predictions are worth, on a handful of images that can be checked by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from backend.base.errors import TooFewLabelsError
+from backend.measures.evaluation import evaluate
+
+
+def test_accuracy_and_log_loss_can_be_checked_by_hand() -> None:
+    probs = np.array([[0.5, 0.5, 0.0], [0.25, 0.5, 0.25], [0.0, 0.0, 1.0]], np.float32)
+    found = evaluate(probs, np.array([0, 2, 2]))
+    assert found.accuracy == 2 / 3
+    assert found.log_loss == pytest.approx((np.log(2) + np.log(4) + np.log(1)) / 3)
+    assert found.images == 3
+
+
+def test_a_class_held_impossible_costs_much_but_not_infinitely_much() -> None:
+    assert 10 < evaluate(np.array([[1.0, 0.0]], np.float32), np.array([1])).log_loss < 20
+
+
+def test_nothing_held_out_is_said_and_not_counted_as_zero() -> None:
+    with pytest.raises(TooFewLabelsError, match="no held-out image"):
+        evaluate(np.empty((0, 3), np.float32), np.empty(0, np.int64))

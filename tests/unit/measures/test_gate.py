@@ -1,0 +1,97 @@
+"""The gate on hand-made images: McNemar's exact test, and the verdict that follows from it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from backend.measures.gate import SIGNIFICANCE, Right, Verdict, compare, judge
+
+
+def right(text: str) -> Right:
+    """One letter per image: + is right."""
+    return np.array([letter == "+" for letter in text])
+
+
+def test_only_images_on_which_the_versions_differ_count() -> None:
+    found = compare(right("++--+-"), right("+++-++"), "r0001")
+    assert (found.regressions, found.improvements) == (2, 0)
+    assert found.p_value == pytest.approx(1 / 4)  # two coins, both tails
+
+
+def test_the_p_value_is_the_chance_of_at_least_as_many_regressions() -> None:
+    # Of 5 images that differ 4 are regressions: (5 + 1) of 32 outcomes are as bad or worse.
+    found = compare(right("----+"), right("++++-"), "r0001")
+    assert found.p_value == pytest.approx(6 / 32)
+
+
+def test_five_regressions_alone_may_be_chance_and_six_are_not() -> None:
+    def p_value(count: int) -> float:
+        return compare(right("-" * count), right("+" * count), "r0001").p_value
+
+    assert p_value(5) == pytest.approx(1 / 32)
+    assert p_value(5) > SIGNIFICANCE > p_value(6)
+
+
+def test_a_better_version_and_an_equal_one_are_never_worse() -> None:
+    assert compare(right("++++++++"), right("--------"), "r0001").p_value == 1.0
+    assert compare(right("+-+-"), right("+-+-"), "r0001").p_value == 1.0
+
+
+def test_equal_versions_are_refused_no_more_often_than_said() -> None:
+    rng = np.random.default_rng(0)
+    refused = [
+        compare(rng.random(400) < 0.7, rng.random(400) < 0.7, "r0001").p_value < SIGNIFICANCE
+        for _ in range(1000)
+    ]
+    assert 0 < np.mean(refused) < SIGNIFICANCE + 3 * np.sqrt(SIGNIFICANCE / 1000)
+
+
+# The verdict: of 100 images a version has `wrong` first ones wrong
+
+
+def of_hundred(wrong: int) -> Right:
+    return right("-" * wrong + "+" * (100 - wrong))
+
+
+def decided(verdict: Verdict) -> tuple[str, int, int]:
+    """The comparison that decided: against which version, how many regressions, improvements."""
+    assert verdict.gate is not None
+    return verdict.gate.against, verdict.gate.regressions, verdict.gate.improvements
+
+
+def test_a_candidate_with_six_regressions_is_refused_and_told_why() -> None:
+    verdict = judge(of_hundred(6), {"r0001": of_hundred(0)})
+    assert decided(verdict) == ("r0001", 6, 0)
+    assert verdict.refused == (
+        "significantly worse than r0001 on validation: 94.0% against 100.0%; "
+        "6 regressions, 0 improvements (p = 0.016)"
+    )
+
+
+def test_a_candidate_with_five_regressions_is_kept_with_its_comparison() -> None:
+    verdict = judge(of_hundred(5), {"r0001": of_hundred(0)})
+    assert (decided(verdict), verdict.refused) == (("r0001", 5, 0), None)
+
+
+def test_a_first_version_has_nothing_to_be_compared_with() -> None:
+    assert judge(of_hundred(100), {}) == Verdict(None, None)
+
+
+def test_the_second_small_step_down_is_refused_by_the_first_reference() -> None:
+    references = {"r0001h01": of_hundred(5), "r0001": of_hundred(0)}
+    verdict = judge(of_hundred(10), references)
+    assert decided(verdict) == ("r0001", 10, 0)
+    assert verdict.refused is not None
+
+
+def test_where_nothing_is_refused_the_comparison_with_the_version_in_service_is_kept() -> None:
+    references = {"r0001h01": of_hundred(2), "r0001": of_hundred(0)}
+    assert decided(judge(of_hundred(3), references)) == ("r0001h01", 1, 0)
+
+
+def test_fewer_than_a_hundred_images_refuse_nothing_and_say_so() -> None:
+    verdict = judge(right("-" * 99), {"r0001": right("+" * 99)})
+    assert verdict.refused is None
+    assert verdict.gate is not None
+    assert verdict.gate.note.startswith("99 validation images are too few")

@@ -1,0 +1,32 @@
+"""The device: DEVICE in, torch's device out."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from backend.base.errors import DeviceError
+from backend.network.device import find_device
+
+
+def test_auto_is_a_gpu_where_there_is_one_and_else_the_cpu() -> None:
+    assert find_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_cpu_is_the_cpu_wherever_it_runs() -> None:
+    assert find_device("cpu").type == "cpu"
+
+
+@pytest.mark.gpu
+def test_cuda_is_the_gpu() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    assert find_device("cuda").type == "cuda"
+
+
+def test_a_gpu_that_is_asked_for_and_not_there_is_an_error_that_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(DeviceError, match=r"DEVICE=cuda.*nvidia-smi.*DEVICE=cpu"):
+        find_device("cuda")

@@ -1,0 +1,71 @@
+"""The head: what logistic regression must do whatever the embeddings."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from backend.base.errors import TooFewLabelsError
+from backend.network.head import Head, fit_head
+
+
+def clouds(
+    n_classes: int, per_class: int, shift: float = 0.0
+) -> tuple[NDArray[np.float16], NDArray[np.int64]]:
+    """Points around the corners of a cube, far from each other; `shift` moves all of them."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(n_classes), per_class)
+    corners = 4 * np.eye(8, dtype=np.float32)[:n_classes]
+    points = corners[labels] + rng.normal(0, 0.5, (len(labels), 8)) + shift
+    return points.astype(np.float16), labels
+
+
+def test_probabilities_are_the_softmax_of_embedding_times_weight_plus_bias() -> None:
+    head = Head(np.array([[1, 0], [0, 1]], np.float32), np.array([0, np.log(3)], np.float32))
+    probs = head.probs(np.array([[0, 0], [np.log(3), 0]], np.float32))
+    np.testing.assert_allclose(probs, [[0.25, 0.75], [0.5, 0.5]], atol=1e-6)
+
+
+@pytest.mark.parametrize("n_classes", [2, 3, 8])
+@pytest.mark.parametrize("shift", [0.0, 100.0])
+def test_it_learns_any_number_of_classes_wherever_they_lie(n_classes: int, shift: float) -> None:
+    embeddings, labels = clouds(n_classes, 20, shift)
+    probs = fit_head(embeddings, labels, n_classes).probs(embeddings)
+    assert (probs.argmax(axis=1) == labels).mean() > 0.98
+    np.testing.assert_allclose(probs.sum(axis=1), 1, atol=1e-5)
+
+
+def test_where_it_starts_does_not_change_where_it_ends() -> None:
+    embeddings, labels = clouds(4, 30)
+    before = fit_head(embeddings[::2], labels[::2], 4)
+    cold = fit_head(embeddings, labels, 4).probs(embeddings)
+    warm = fit_head(embeddings, labels, 4, before).probs(embeddings)
+    np.testing.assert_allclose(warm, cold, atol=0.01)
+
+
+def test_embeddings_of_another_scale_give_the_same_probabilities() -> None:
+    embeddings, labels = clouds(3, 20)
+    small = fit_head(embeddings, labels, 3).probs(embeddings)
+    large = fit_head(embeddings * np.float16(16), labels, 3).probs(embeddings * np.float16(16))
+    np.testing.assert_allclose(large, small, atol=0.01)
+
+
+@pytest.mark.parametrize("seen", [2, 3])
+def test_a_class_without_a_label_gets_about_one_image_of_those_seen(seen: int) -> None:
+    embeddings, labels = clouds(seen, 33)
+    probs = fit_head(embeddings, labels, 5).probs(embeddings)
+    assert probs.shape[1] == 5
+    assert (probs.argmax(axis=1) == labels).all()
+    assert np.median(probs[:, seen:]) == pytest.approx(1 / (33 * seen + 1), rel=0.5)
+
+
+def test_one_class_alone_is_too_few() -> None:
+    with pytest.raises(TooFewLabelsError, match="1 class"):
+        fit_head(np.ones((5, 8), np.float16), np.zeros(5, np.int64), 3)
+
+
+def test_identical_embeddings_give_each_class_its_share() -> None:
+    head = fit_head(np.ones((4, 8), np.float16), np.array([0, 0, 0, 1]), 2)
+    probs = head.probs(np.ones((1, 8), np.float16))
+    np.testing.assert_allclose(probs, [[0.75, 0.25]], atol=0.02)

@@ -1,0 +1,115 @@
+"""Inference: any number of images of any size in, rows that sum to one out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from backend.base.errors import BrokenVersionError
+from backend.network import inference, resnet
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> str:
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    return str(request.param)
+
+
+@pytest.fixture
+def model(device: str) -> nn.Module:
+    return inference.load_model(resnet.build(5, None, seed=0).state_dict(), 5, device)
+
+
+def noise(*shape: int) -> inference.Images:
+    return np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("shape", [(0, 32, 32), (1, 32, 32), (5, 32, 32), (3, 20, 50), (2, 70, 90)])
+def test_any_images_give_rows_that_sum_to_one(
+    model: nn.Module, device: str, shape: tuple[int, int, int]
+) -> None:
+    probs = inference.predict_probs(model, noise(*shape), image_size=32, device=device)
+    assert probs.shape == (shape[0], 5)
+    assert probs.dtype == np.float32
+    np.testing.assert_allclose(probs.sum(axis=1), 1, atol=1e-6)
+
+
+def test_the_batch_size_does_not_change_what_is_predicted(model: nn.Module, device: str) -> None:
+    images = noise(7, 32, 32)
+    whole = inference.predict_probs(model, images, image_size=32, device=device)
+    parts = inference.predict_probs(model, images, image_size=32, device=device, batch_size=3)
+    np.testing.assert_allclose(parts, whole, atol=0.01)  # bf16
+    assert whole.std(axis=0).max() > 0.001  # the rows do differ
+
+
+def test_progress_counts_images(model: nn.Module, device: str) -> None:
+    told = []
+    inference.predict_probs(
+        model,
+        noise(7, 32, 32),
+        image_size=32,
+        device=device,
+        batch_size=3,
+        on_batch=lambda done, total: told.append((done, total)),
+    )
+    assert told == [(3, 7), (6, 7), (7, 7)]
+
+
+def test_a_read_only_memory_mapped_pool_is_scored_without_a_warning(
+    tmp_path: Path, model: nn.Module, device: str
+) -> None:
+    np.save(tmp_path / "images.npy", noise(4, 32, 32))
+    pool = np.load(tmp_path / "images.npy", mmap_mode="r")
+    probs = inference.predict_probs(model, pool, image_size=32, device=device)
+    expected = inference.predict_probs(model, np.array(pool), image_size=32, device=device)
+    np.testing.assert_array_equal(probs, expected)
+
+
+def test_a_model_of_other_classes_or_with_a_tensor_missing_is_named() -> None:
+    state = resnet.build(5, None, seed=0).state_dict()
+    with pytest.raises(BrokenVersionError, match="ResNet-18 of 4 classes"):
+        inference.load_model(state, 4, "cpu")
+    del state["bn1.running_var"]
+    with pytest.raises(BrokenVersionError, match=r"bn1\.running_var"):
+        inference.load_model(state, 5, "cpu")
+
+
+def test_white_becomes_what_imagenet_models_know_as_white() -> None:
+    white = torch.full((1, 3, 1, 1), 255, dtype=torch.uint8)
+    normal = inference.normalizer(torch.device("cpu"))(white).flatten()
+    torch.testing.assert_close(normal, torch.tensor([2.2489, 2.4286, 2.6400]), atol=1e-4, rtol=0)
+
+
+def test_images_of_different_sizes_become_squares_of_one_size() -> None:
+    red_over_blue = np.zeros((40, 10, 3), np.uint8)
+    red_over_blue[:20, :, 0] = red_over_blue[20:, :, 2] = 200
+    green = np.full((3, 7, 3), (0, 90, 0), np.uint8)
+    squares = inference.to_array([red_over_blue, green], 8)
+    assert squares.shape == (2, 8, 8, 3)
+    assert squares.dtype == np.uint8
+    assert squares[0, 0, 0].tolist() == [200, 0, 0]
+    assert squares[0, 7, 7].tolist() == [0, 0, 200]
+    assert (squares[1] == (0, 90, 0)).all()
+    assert inference.to_array([], 8).shape == (0, 8, 8, 3)
+
+
+def test_a_shrunk_image_averages_its_pixels_instead_of_skipping_some() -> None:
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::8] = 240  # one column in eight
+    shrunk = inference.to_array([stripes], 8)[0, :, 1:-1]
+    assert set(shrunk.flatten().tolist()) == {240 // 8}
+
+
+def test_a_single_image_is_seen_as_it_is_in_the_pool(model: nn.Module, device: str) -> None:
+    pool = noise(3, 48, 24)
+    squares = inference.to_array(list(pool), 32)
+    np.testing.assert_allclose(
+        inference.predict_probs(model, squares, image_size=32, device=device),
+        inference.predict_probs(model, pool, image_size=32, device=device),
+        atol=0.01,
+    )

@@ -1,0 +1,340 @@
+"""What is due for a project, as a table: a state and a moment in, steps and the next look out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backend.rounds.decide import (
+    RETRY_AFTER_S,
+    Decision,
+    Policy,
+    RankStep,
+    State,
+    batch_is_due,
+    decide,
+)
+
+NOON = 1_700_000_000.0
+NEVER = math.inf
+POLICY = Policy(batch_size=20, retrain_after=3, retrain_wait_s=60)
+# Read 100 s ago and trained on; a batch is open, in the order of the version in service.
+AT_REST = State(
+    read_at=NOON - 100,
+    trained_at=NOON - 1000,
+    n_open=20,
+    in_service="r0001",
+    ordered_by="r0001",
+    rounds_done=1,
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """Seconds of a state are told from NOON, so that -10 is ten seconds ago; so is `look_in`."""
+
+    claim: str
+    state: Mapping[str, Any]
+    train: str | None = None
+    rank: str | None = None
+    look_in: float = NEVER
+    policy: Mapping[str, Any] = field(default_factory=dict)
+
+
+def moments(**state: Any) -> dict[str, Any]:
+    """Change what is told from NOON into seconds since the epoch."""
+    return {
+        name: {step: NOON + ago for step, ago in value.items()}
+        if name == "failed_at"
+        else NOON + value
+        if name.endswith("_at")
+        else value
+        for name, value in state.items()
+    }
+
+
+def at_rest(**changes: Any) -> State:
+    return replace(AT_REST, **moments(**changes))
+
+
+def never_read(**changes: Any) -> dict[str, Any]:
+    """What is changed in AT_REST for a project that was only just set up."""
+    return {"read_at": -NOON, "n_open": 0, "in_service": "", "ordered_by": "", **changes}
+
+
+CASES = (
+    Case("nothing is due at rest", {}),
+    # A training
+    Case("the third of three new answers is trained at once",
+         {"n_new": 3, "first_new_at": 0}, train="retrain"),
+    Case("two of three new answers wait for the third, or until the first is a minute old",
+         {"n_new": 2, "first_new_at": -10}, look_in=50),
+    Case("a first new answer waits a minute",
+         {"n_new": 1, "first_new_at": 0}, look_in=60),
+    Case("half a second before its minute is over it still waits",
+         {"n_new": 1, "first_new_at": -59.5}, look_in=0.5),
+    Case("a first new answer is trained when its minute is over",
+         {"n_new": 1, "first_new_at": -60}, train="retrain"),
+    Case("19 of 20 new answers wait",
+         {"n_new": 19, "first_new_at": -59}, look_in=1, policy={"retrain_after": 20}),
+    Case("20 of 20 new answers do not",
+         {"n_new": 20, "first_new_at": 0}, train="retrain", policy={"retrain_after": 20}),
+    Case("without a new answer no training comes, however long ago the first one was",
+         {"n_new": 0, "first_new_at": -9999}),
+    Case("with RETRAIN_WAIT=0 the first new answer is trained at once",
+         {"n_new": 1, "first_new_at": 0}, train="retrain", policy={"retrain_wait_s": 0.0}),
+    # A person asks for one
+    Case("a person who asks for a training gets it at once, with nothing new",
+         {"train_asked_at": 0}, train="retrain"),
+    Case("a training that began after a person asked has answered them",
+         {"train_asked_at": -10, "trained_at": -9}),
+    Case("so has one that began at that very moment",
+         {"train_asked_at": -10, "trained_at": -10}),
+    Case("a training that had begun when a person asked has not",
+         {"train_asked_at": -9, "trained_at": -10}, train="retrain"),
+    Case("a person who asks before anything was read gets a training, which reads",
+         never_read(train_asked_at=-1), train="retrain", rank="read"),
+    # After a failure
+    Case("after a failure enough new answers wait a minute",
+         {"n_new": 3, "first_new_at": -70, "failed_at": {"retrain": -59}}, look_in=1),
+    Case("a minute after a failure they are tried again",
+         {"n_new": 3, "first_new_at": -70, "failed_at": {"retrain": -60}}, train="retrain"),
+    Case("a person whose training failed waits for its next try",
+         {"train_asked_at": -30, "failed_at": {"retrain": -20}}, look_in=40),
+    Case("a person whose training failed a minute ago gets its next try",
+         {"train_asked_at": -90, "failed_at": {"retrain": -60}}, train="retrain"),
+    Case("a person who asks again after a failure waits for nothing",
+         {"train_asked_at": -10, "failed_at": {"retrain": -20}}, train="retrain"),
+    Case("a first new answer waits for its own minute if that is the later one",
+         {"n_new": 1, "first_new_at": -10, "failed_at": {"retrain": -30}}, look_in=50),
+    Case("a first new answer waits for the failure's minute if that is the later one",
+         {"n_new": 1, "first_new_at": -30, "failed_at": {"retrain": -10}}, look_in=50),
+    # Reading
+    Case("a project that was never read is read first",
+         never_read(), rank="read"),
+    Case("it is read even before what else is due",
+         never_read(in_service="r0001", revision=1, has_review=True), rank="read"),
+    Case("while it cannot be read nobody asks images, since nobody knows what is open",
+         never_read(failed_at={"read": -1}), look_in=9),
+    Case("nor asks any again, whatever OVERLAP",
+         never_read(failed_at={"read": -1}, revision=1), look_in=9, policy={"overlap": "2"}),
+    Case("a change that a webhook told of is read",
+         {"hinted_at": -1}, rank="read"),
+    Case("one that came at the very moment when a reading began is read again",
+         {"hinted_at": -10, "read_at": -10}, rank="read"),
+    Case("one that came before the last reading was read by it",
+         {"hinted_at": -11, "read_at": -10}),
+    Case("a project is read at most every two seconds",
+         {"hinted_at": -1, "read_at": -1.5}, look_in=0.5),
+    Case("two seconds after the last reading it is read again",
+         {"hinted_at": -1, "read_at": -2}, rank="read"),
+    Case("a reading that failed is tried again after ten seconds",
+         {"hinted_at": -20, "failed_at": {"read": -4}}, look_in=6),
+    # The order of the open tasks
+    Case("open tasks are re-ordered by a new version in service",
+         {"in_service": "r0002"}, rank="refresh"),
+    Case("open tasks are re-ordered by an older version that was put back in service",
+         {"ordered_by": "r0002"}, rank="refresh"),
+    Case("open tasks that no version has ordered are ordered",
+         {"ordered_by": ""}, rank="refresh"),
+    Case("without a version in service there is nothing to order by",
+         {"in_service": ""}),
+    Case("a re-ordering that failed is tried again after ten seconds",
+         {"in_service": "r0002", "failed_at": {"refresh": -9}}, look_in=1),
+    # Asking images
+    Case("images are asked when fewer are open than a batch",
+         {"n_open": 19}, rank="top_up"),
+    Case("images are asked before there is a version",
+         {"n_open": 0, "in_service": "", "ordered_by": "", "rounds_done": 0}, rank="top_up"),
+    Case("images are asked while a round is left",
+         {"n_open": 0, "rounds_done": 2}, rank="top_up", policy={"rounds": 3}),
+    Case("no images are asked when all rounds are done",
+         {"n_open": 0, "rounds_done": 3}, policy={"rounds": 3}),
+    Case("an exhausted pool is not looked at again at once",
+         {"n_open": 0, "exhausted_at": -20}, look_in=40),
+    Case("an exhausted pool is looked at again after a minute",
+         {"n_open": 0, "exhausted_at": -60}, rank="top_up"),
+    Case("asking that failed is tried again after ten seconds",
+         {"n_open": 0, "failed_at": {"top_up": -3}}, look_in=7),
+    *(
+        Case(f"with OVERLAP={overlap} answered images are looked at after every change",
+             {"revision": 8, "looked_for_again": 7, "head_revision": 8}, rank="top_up",
+             policy={"overlap": overlap})
+        for overlap in ("2", "3")
+    ),
+    Case("with OVERLAP=2 they are looked at once after a change",
+         {"revision": 8, "looked_for_again": 8, "head_revision": 8}, policy={"overlap": "2"}),
+    Case("with OVERLAP=2 they are looked at also when pool and rounds are at their end",
+         {"revision": 8, "looked_for_again": 7, "head_revision": 8, "n_open": 0,
+          "exhausted_at": -1, "rounds_done": 3},
+         rank="top_up", policy={"overlap": "2", "rounds": 3}),
+    *(
+        Case(f"with OVERLAP={overlap} a change alone asks nothing again",
+             {"revision": 8, "looked_for_again": 0, "head_revision": 8},
+             policy={"overlap": overlap})
+        for overlap in ("auto", "1")
+    ),
+    # A head
+    Case("a changed answer is given to a head",
+         {"revision": 8, "head_revision": 7, "head_fitted_at": -5}, rank="refit"),
+    Case("a head is fitted at most every five seconds",
+         {"revision": 8, "head_revision": 7, "head_fitted_at": -2}, look_in=3),
+    Case("what the last head or training knows needs no head",
+         {"revision": 8, "head_revision": 8, "head_fitted_at": -999}),
+    Case("with TRAIN=full there is no head",
+         {"revision": 8, "head_revision": 7}, policy={"train": "full"}),
+    Case("with TRAIN=head there is one",
+         {"revision": 8, "head_revision": 7}, rank="refit", policy={"train": "head"}),
+    Case("without a version in service there is no body for a head",
+         {"revision": 8, "head_revision": 7, "in_service": "", "ordered_by": ""}),
+    Case("a head that failed is tried again after a minute",
+         {"revision": 8, "head_revision": 7, "failed_at": {"refit": -20}}, look_in=40),
+    # Reviews
+    Case("reviews are collected once a minute",
+         {"has_review": True, "reviews_read_at": -60}, rank="collect_reviews"),
+    Case("and no more often",
+         {"has_review": True, "reviews_read_at": -59}, look_in=1),
+    Case("without a review project there are none",
+         {"has_review": False, "reviews_read_at": -999}),
+    Case("collecting that failed is tried again after a minute",
+         {"has_review": True, "reviews_read_at": -90, "failed_at": {"collect_reviews": -30}},
+         look_in=30),
+    # What comes first
+    Case("a change is read before anything else is done",
+         {"hinted_at": -1, "in_service": "r0002", "n_open": 0, "revision": 1}, rank="read"),
+    Case("people get a new version's order before new images",
+         {"in_service": "r0002", "n_open": 0, "revision": 1}, rank="refresh"),
+    Case("people who have nothing to label get images before a head is fitted",
+         {"n_open": 0, "revision": 1}, rank="top_up"),
+    Case("as long as they have something, a head comes first",
+         {"n_open": 1, "revision": 1}, rank="refit"),
+    Case("reviews come last",
+         {"n_open": 19, "has_review": True}, rank="top_up"),
+    Case("a training and seconds-long work are due side by side",
+         {"n_new": 3, "first_new_at": 0, "revision": 1}, train="retrain", rank="refit"),
+    # A failure is its own step's alone
+    Case("a re-ordering that failed does not keep a head from being fitted",
+         {"in_service": "r0002", "revision": 1, "failed_at": {"refresh": -1}},
+         rank="refit", look_in=9),
+    Case("a reading that failed does not keep images from being asked",
+         {"hinted_at": -50, "n_open": 0, "failed_at": {"read": -1}}, rank="top_up", look_in=9),
+    Case("a training that failed does not keep a head from being fitted",
+         {"n_new": 3, "first_new_at": 0, "revision": 1, "failed_at": {"retrain": -1}},
+         rank="refit", look_in=59),
+    Case("a reading that failed does not keep a training from beginning",
+         {"n_new": 3, "first_new_at": 0, "hinted_at": -50, "failed_at": {"read": -1}},
+         train="retrain", look_in=9),
+    Case("a failure of a step that is not due changes nothing",
+         {"failed_at": {"retrain": -1, "refit": -1}}),
+    # When to look again
+    Case("the next look is at the first moment when anything is due: here a training",
+         {"n_new": 1, "first_new_at": -50, "has_review": True, "reviews_read_at": -30},
+         look_in=10),
+    Case("the next look is at the first moment when anything is due: here reviews",
+         {"n_new": 1, "first_new_at": 0, "has_review": True, "reviews_read_at": -30},
+         look_in=30),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.claim)
+def test_what_is_due(case: Case) -> None:
+    state = at_rest(**case.state)
+    expected = Decision(case.train, case.rank, NOON + case.look_in)  # type: ignore[arg-type]
+    assert decide(state, replace(POLICY, **case.policy), NOON) == expected
+
+
+@pytest.mark.parametrize(
+    ("n_open", "rounds_done", "rounds", "is_due"),
+    [
+        (19, 5, 0, True),  # fewer open than a batch
+        (20, 5, 0, False),
+        (0, 2, 3, True),  # one round left
+        (0, 3, 3, False),  # all rounds done
+    ],
+)
+def test_a_batch_is_due_while_people_may_run_out_and_rounds_are_left(
+    n_open: int, rounds_done: int, rounds: int, is_due: bool
+) -> None:
+    assert batch_is_due(n_open, 20, rounds_done, rounds) is is_due
+
+
+def test_a_new_version_asks_its_batch_if_that_leaves_at_most_two_open() -> None:
+    assert batch_is_due(20, 20, 1, 0, is_new_version=True)
+    assert not batch_is_due(21, 20, 1, 0, is_new_version=True)
+
+
+def test_every_step_says_how_long_it_waits_after_a_failure() -> None:
+    assert set(RETRY_AFTER_S) == {"retrain", *get_args(RankStep)}
+
+
+# Whole seconds around NOON, so that moments coincide and lie on both sides of every limit.
+ago = st.integers(-150, 0).map(lambda seconds: NOON + seconds)
+ago_or_never = st.just(0.0) | ago
+number = st.integers(0, 4)
+versions = st.sampled_from(("", "r0001", "r0002"))
+states = st.builds(
+    State,
+    n_new=number,
+    first_new_at=st.none() | ago,
+    hinted_at=ago_or_never,
+    train_asked_at=ago_or_never,
+    read_at=ago_or_never,
+    revision=number,
+    n_open=number,
+    trained_at=ago_or_never,
+    head_revision=number,
+    head_fitted_at=ago_or_never,
+    rounds_done=number,
+    in_service=versions,
+    ordered_by=versions,
+    looked_for_again=number,
+    exhausted_at=ago_or_never,
+    has_review=st.booleans(),
+    reviews_read_at=ago_or_never,
+    failed_at=st.dictionaries(st.sampled_from(sorted(RETRY_AFTER_S)), ago),
+)
+policies = st.builds(
+    Policy,
+    train=st.sampled_from(("both", "full", "head")),
+    overlap=st.sampled_from(("auto", "1", "2", "3")),
+    batch_size=st.integers(1, 4),
+    rounds=number,
+    retrain_after=st.integers(1, 4),
+    retrain_wait_s=st.sampled_from((0.0, 30.0, 60.0)),
+)
+
+
+def steps(decision: Decision) -> tuple[str | None, str | None]:
+    return decision.train, decision.rank
+
+
+@settings(max_examples=1000, deadline=None)
+@given(state=states, policy=policies)
+def test_no_step_is_tried_again_before_its_time_unless_a_person_asks_again(
+    state: State, policy: Policy
+) -> None:
+    for step in filter(None, steps(decide(state, policy, NOON))):
+        is_over = state.failed_at.get(step, 0.0) + RETRY_AFTER_S[step] <= NOON
+        is_asked_again = step == "retrain" and state.train_asked_at > state.failed_at.get(step, 0.0)
+        assert is_over or is_asked_again
+
+
+@settings(max_examples=1000, deadline=None)
+@given(state=states, policy=policies, share=st.floats(0, 1, exclude_max=True))
+def test_whoever_looks_again_when_told_misses_nothing_and_finds_something_due(
+    state: State, policy: Policy, share: float
+) -> None:
+    decision = decide(state, policy, NOON)
+    assert decision.look_at > NOON
+    is_told = decision.look_at < math.inf
+    before = NOON + share * ((decision.look_at if is_told else NOON + 1e6) - NOON)
+    if before < decision.look_at:  # rounding may make it the same
+        assert steps(decide(state, policy, before)) == steps(decision)
+    if is_told:
+        assert any(steps(decide(state, policy, decision.look_at)))

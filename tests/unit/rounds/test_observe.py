@@ -1,0 +1,499 @@
+"""Observing a project: what webhooks say, what was read and what was learned make one state."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backend.base.labeling import Annotation, NewTask, Task, TaskReading
+from backend.base.settings import load_settings
+from backend.labelstudio.client import CLOCK_SKEW
+from backend.queue.training_queue import TrainingQueue
+from backend.rounds.decide import Policy, State, decide
+from backend.rounds.observe import (
+    TASKS_PER_TRANSACTION,
+    observe,
+    policy_of,
+    read_changes,
+    read_everything_changed,
+)
+from backend.store import registry
+from backend.store.project_store import ProjectStore
+from scripts.research.oracle import OracleProject
+from tests.conftest import RedisServer
+from tests.unit.store.test_registry import meta
+from tests.unit.store.test_registry import save as save_version
+
+NOON = 1_700_000_000.0
+PROJECT = 7
+POLICY = Policy(batch_size=1, retrain_after=3, retrain_wait_s=60)
+
+
+@pytest.fixture
+def queue(redis_server: RedisServer) -> TrainingQueue:
+    return TrainingQueue(redis_server.url)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ProjectStore:
+    """A project that was read a minute ago, with nothing left to ask."""
+    own = ProjectStore(tmp_path)
+    own.record(read_at=NOON - 60, exhausted_at=NOON + 9999)
+    return own
+
+
+@pytest.fixture
+def look(queue: TrainingQueue, tmp_path: Path) -> Callable[[], State]:
+    return lambda: observe(tmp_path, queue, PROJECT)
+
+
+def is_due(state: State, now: float = NOON) -> bool:
+    return decide(state, POLICY, now).train is not None
+
+
+def answers(count: int) -> list[TaskReading]:
+    """So many answered tasks as Label Studio tells of them, of the images "1", "2", ..."""
+    return [
+        TaskReading(
+            Task(number, str(number), is_open=False, is_again=False),
+            "2026",
+            (Annotation(number, number, str(number), 1, "cat", was_skipped=False, updated_at=""),),
+            asked=None,
+        )
+        for number in range(1, count + 1)
+    ]
+
+
+def read(store: ProjectStore, tasks: list[TaskReading], now: float) -> None:
+    store.record_tasks(tasks, now)
+    store.record_reading(now, is_full=False)
+
+
+def all_answers(store: ProjectStore) -> dict[int, str]:
+    return {a.annotation_id: a.answer for of in store.annotations().values() for a in of}
+
+
+def learn(store: ProjectStore, began: float) -> None:
+    """Learn all that was read, by a training that began at that moment."""
+    revision = store.facts().revision
+    store.record_learned(all_answers(store), began, trained_at=began, head_revision=revision)
+
+
+# What is observed
+
+
+def test_a_project_that_nobody_has_touched_is_observed_as_nothing_and_stays_untouched(
+    queue: TrainingQueue, tmp_path: Path
+) -> None:
+    root = tmp_path / "p7"
+    assert observe(root, queue, PROJECT) == State()
+    assert not root.exists()
+
+
+def test_every_fact_of_a_project_is_observed(
+    store: ProjectStore, queue: TrainingQueue, look: Callable[[], State], tmp_path: Path
+) -> None:
+    for number in (1, 2):
+        save_version(tmp_path, meta(number))
+    registry.promote(tmp_path, "r0001")
+    read(store, answers(2), NOON - 50)
+    opened = TaskReading(Task(9, "9", is_open=True, is_again=False), "2026", (), None)
+    read(store, [opened], NOON - 40)
+    store.start_reviews(8)
+    store.record_failure("refit", NOON - 4)
+    store.record(
+        train_asked_at=NOON - 11,
+        trained_at=NOON - 12,
+        head_revision=13,
+        head_fitted_at=NOON - 14,
+        ordered_by="r0002",
+        looked_for_again=15,
+        exhausted_at=NOON - 16,
+        reviews_read_at=NOON - 17,
+    )
+    queue.hint(PROJECT, NOON - 1, ["3"])
+    assert look() == State(
+        n_new=3,
+        first_new_at=NOON - 50,
+        hinted_at=NOON - 1,
+        train_asked_at=NOON - 11,
+        read_at=NOON - 40,
+        revision=1,
+        n_open=1,
+        trained_at=NOON - 12,
+        head_revision=13,
+        head_fitted_at=NOON - 14,
+        rounds_done=2,
+        in_service="r0001",
+        ordered_by="r0002",
+        looked_for_again=15,
+        exhausted_at=NOON - 16,
+        has_review=True,
+        reviews_read_at=NOON - 17,
+        failed_at={"refit": NOON - 4},
+    )
+
+
+def test_of_two_presses_the_later_one_counts_wherever_it_is_kept(
+    store: ProjectStore, queue: TrainingQueue, look: Callable[[], State]
+) -> None:
+    queue.ask_for_training(PROJECT, NOON)
+    store.record(train_asked_at=NOON + 1)
+    assert look().train_asked_at == NOON + 1
+    queue.ask_for_training(PROJECT, NOON + 2)
+    assert look().train_asked_at == NOON + 2
+
+
+def test_another_projects_hints_change_nothing(
+    store: ProjectStore, queue: TrainingQueue, look: Callable[[], State]
+) -> None:
+    assert store.facts().read_at
+    before = look()
+    queue.hint(PROJECT + 1, NOON, ["a", "b", "c"])
+    queue.ask_for_training(PROJECT + 1, NOON)
+    assert look() == before
+
+
+def test_every_setting_that_decides_is_heeded() -> None:
+    settings = load_settings(
+        _env_file=None,
+        train="full",
+        overlap="2",
+        batch_size=11,
+        rounds=12,
+        retrain_after=13,
+        retrain_wait_s=14,
+    )
+    assert policy_of(settings) == Policy("full", "2", 11, 12, 13, 14.0)
+
+
+# When a training is due
+
+
+def test_a_retrain_is_due_with_the_third_answered_image(
+    store: ProjectStore, queue: TrainingQueue, look: Callable[[], State]
+) -> None:
+    assert not is_due(look())
+    queue.hint(PROJECT, NOON, ["a", "b"])
+    queue.hint(PROJECT, NOON, ["b"])  # once more
+    assert not is_due(look())
+    queue.hint(PROJECT, NOON, ["c"])
+    assert is_due(look())
+    assert store.new_answers() == (0, None)  # before anything was read
+
+
+def test_a_single_answer_is_due_a_minute_after_it_was_told_of(
+    queue: TrainingQueue, look: Callable[[], State]
+) -> None:
+    queue.hint(PROJECT, NOON, ["a"])
+    queue.hint(PROJECT, NOON + 50, ["b"])
+    assert not is_due(look(), NOON + 59)
+    assert is_due(look(), NOON + 60)
+
+
+def test_start_training_is_due_at_once_and_ten_presses_are_answered_by_one_round(
+    store: ProjectStore, queue: TrainingQueue, look: Callable[[], State]
+) -> None:
+    for press in range(10):
+        queue.ask_for_training(PROJECT, NOON + press)
+    assert is_due(look(), NOON + 9)
+    learn(store, NOON + 10)
+    assert not is_due(look(), NOON + 999)
+
+
+def test_a_press_during_a_round_asks_for_another(
+    store: ProjectStore, queue: TrainingQueue, look: Callable[[], State]
+) -> None:
+    queue.ask_for_training(PROJECT, NOON)
+    queue.ask_for_training(PROJECT, NOON + 20)
+    learn(store, NOON + 10)
+    assert is_due(look(), NOON + 30)
+
+
+def test_answers_during_a_round_wait_since_they_were_noticed(
+    store: ProjectStore, look: Callable[[], State]
+) -> None:
+    read(store, answers(3), NOON)
+    learned = all_answers(store)
+    read(store, answers(4), NOON + 30)
+    store.record_learned(learned, NOON + 40, trained_at=NOON + 10)
+    state = look()
+    assert (state.n_new, state.first_new_at) == (1, NOON + 30)
+    assert not is_due(state, NOON + 89)
+    assert is_due(state, NOON + 90)
+
+
+def test_a_round_that_read_everything_leaves_nothing_waiting(
+    store: ProjectStore, queue: TrainingQueue, look: Callable[[], State]
+) -> None:
+    queue.hint(PROJECT, NOON, ["1", "2", "3"])
+    read(store, answers(3), NOON + 1)
+    learn(store, NOON + 1)
+    assert (look().n_new, look().first_new_at) == (0, None)
+
+
+def test_after_an_error_a_retrain_waits_unless_a_person_asks_for_it(
+    store: ProjectStore, queue: TrainingQueue, look: Callable[[], State]
+) -> None:
+    queue.hint(PROJECT, NOON - 1, ["a", "b", "c"])
+    store.record_failure("retrain", NOON)
+    assert not is_due(look(), NOON + 59)
+    assert is_due(look(), NOON + 60)
+    queue.ask_for_training(PROJECT, NOON + 1)
+    assert is_due(look(), NOON + 1)
+
+
+def test_a_reading_adds_only_what_no_webhook_told(
+    store: ProjectStore, queue: TrainingQueue, look: Callable[[], State]
+) -> None:
+    queue.hint(PROJECT, NOON, ["1", "2"])
+    assert (look().n_new, look().first_new_at) == (2, NOON)
+    for _ in range(2):
+        read(store, answers(5), NOON + 1)
+        assert (look().n_new, look().first_new_at) == (5, NOON + 1)
+
+
+def test_an_answer_that_was_read_before_its_webhook_came_counts_once(
+    store: ProjectStore, queue: TrainingQueue, look: Callable[[], State]
+) -> None:
+    read(store, answers(2), NOON)
+    queue.hint(PROJECT, NOON + 1, ["1", "2"])
+    assert (look().n_new, look().first_new_at) == (2, NOON)
+    queue.hint(PROJECT, NOON + 2, ["3"])
+    assert look().n_new == 3
+    learn(store, NOON)
+    assert look().n_new == 3  # nobody knows whether these three are other answers
+    read(store, answers(2), NOON + 9)
+    assert look().n_new == 0
+
+
+def test_a_lost_redis_is_rebuilt_by_a_reading(
+    store: ProjectStore,
+    queue: TrainingQueue,
+    look: Callable[[], State],
+    redis_server: RedisServer,
+) -> None:
+    read(store, answers(3), NOON)
+    learn(store, NOON)
+    queue.hint(PROJECT, NOON + 1, ["4", "5", "6"])
+    redis_server.flush()
+    assert look().n_new == 0
+    read(store, answers(6), NOON + 2)
+    assert look().n_new == 3
+    assert is_due(look(), NOON + 2)
+
+
+def test_simultaneous_answers_are_all_counted(
+    store: ProjectStore, queue: TrainingQueue, look: Callable[[], State]
+) -> None:
+    assert store.facts().read_at
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda n: queue.hint(PROJECT, NOON, [f"img-{n}"]), range(200)))
+    assert look().n_new == 200
+
+
+def test_a_round_that_ends_while_answers_come_in_loses_none(
+    store: ProjectStore, queue: TrainingQueue, look: Callable[[], State]
+) -> None:
+    for number in range(20):
+        began = NOON + 10 * number
+        queue.hint(PROJECT, began - 1, [f"before {number}"])
+        with ThreadPoolExecutor(4) as threads:
+            told = [
+                threads.submit(queue.hint, PROJECT, began + 1, [f"{number}-{n}"]) for n in range(6)
+            ]
+            store.record_reading(began, is_full=False)
+            learn(store, began)
+            [hint.result() for hint in told]
+        assert (look().n_new, look().first_new_at) == (6, began + 1)
+
+
+# When a head is due
+
+
+@pytest.fixture
+def step(
+    store: ProjectStore, look: Callable[[], State], tmp_path: Path
+) -> Callable[[float], str | None]:
+    """What seconds-long work is due with a version in service."""
+    save_version(tmp_path, meta(1))
+    registry.promote(tmp_path, "r0001")
+    store.record(ordered_by="r0001")
+    return lambda now: decide(look(), POLICY, now).rank
+
+
+def test_a_head_is_due_with_every_new_answer_but_at_most_every_five_seconds(
+    store: ProjectStore, step: Callable[[float], str | None]
+) -> None:
+    assert step(NOON) is None
+    read(store, answers(1), NOON)
+    assert step(NOON) == "refit"
+    store.record_success("refit", head_revision=1, head_fitted_at=NOON)
+    assert step(NOON + 99) is None  # it knows the answer
+    read(store, answers(2), NOON + 1)
+    assert step(NOON + 4.5) is None
+    assert step(NOON + 5) == "refit"
+
+
+def test_answers_that_a_training_has_read_need_no_head(
+    store: ProjectStore, step: Callable[[float], str | None]
+) -> None:
+    read(store, answers(3), NOON)
+    learn(store, NOON)
+    assert step(NOON) is None
+    read(store, answers(4), NOON + 1)
+    assert step(NOON + 1) == "refit"
+
+
+def test_answers_during_a_training_are_given_to_a_head_of_the_new_body(
+    store: ProjectStore, step: Callable[[float], str | None]
+) -> None:
+    read(store, answers(3), NOON)
+    learned, revision = all_answers(store), store.facts().revision
+    read(store, answers(4), NOON + 1)
+    store.record_success("refit", head_revision=2, head_fitted_at=NOON)  # of the old body
+    store.record_learned(learned, NOON + 9, trained_at=NOON, head_revision=revision)
+    assert step(NOON + 9) == "refit"
+
+
+def test_a_head_leaves_the_training_as_due_as_it_was(
+    store: ProjectStore, look: Callable[[], State]
+) -> None:
+    read(store, answers(3), NOON)
+    store.record_success("refit", head_revision=1, head_fitted_at=NOON)
+    assert is_due(look())
+
+
+# Reading Label Studio
+
+
+@dataclass
+class RecordingProject(OracleProject):
+    """A project that keeps what it was asked, and tells of `changed` tasks if asked for changes."""
+
+    asked_after: list[datetime | None] = field(default_factory=list)
+    changed: set[int] = field(default_factory=set)
+
+    def read_tasks(self, changed_after: datetime | None = None) -> Iterator[TaskReading]:
+        self.asked_after.append(changed_after)
+        for found in super().read_tasks():
+            if changed_after is None or found.task.task_id in self.changed:
+                yield found
+
+
+@pytest.fixture
+def project() -> RecordingProject:
+    own = RecordingProject(("cat", "dog"))
+    own.import_tasks([NewTask(f"img-{number}", {}) for number in range(3)])
+    return own
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> ProjectStore:
+    return ProjectStore(tmp_path / "empty")
+
+
+def test_the_first_reading_is_of_everything_and_later_ones_are_of_what_changed_since(
+    project: RecordingProject, empty: ProjectStore
+) -> None:
+    read_changes(project, empty, now=NOON)
+    project.answer(1, "cat")
+    project.answer(2, "dog")
+    project.changed = {2}
+    read_changes(project, empty, now=NOON + 60)
+    assert project.asked_after == [None, datetime.fromtimestamp(NOON, UTC) - CLOCK_SKEW]
+    assert timedelta(seconds=10) == CLOCK_SKEW
+    assert list(empty.annotations()) == [2]
+    assert (empty.facts().read_at, empty.facts().full_read_at) == (NOON + 60, NOON)
+
+
+def test_everything_is_read_if_that_is_asked_for(
+    project: RecordingProject, empty: ProjectStore
+) -> None:
+    read_changes(project, empty, now=NOON)
+    read_changes(project, empty, is_full=True, now=NOON + 60)
+    assert project.asked_after == [None, None]
+    assert empty.facts().full_read_at == NOON + 60
+
+
+def test_a_deleted_task_is_found_by_the_number_of_tasks_alone(
+    project: RecordingProject, empty: ProjectStore
+) -> None:
+    project.answer(1, "cat")
+    read_everything_changed(project, empty, now=NOON)
+    learn(empty, NOON)
+    read_everything_changed(project, empty, now=NOON + 60)
+    project.delete_tasks([1])
+    read_changes(project, empty, now=NOON + 120)
+    assert empty.counts().tasks == 3
+    read_everything_changed(project, empty, now=NOON + 180)
+    assert [moment is None for moment in project.asked_after] == [True, False, False, False, True]
+    assert [task.task_id for task in empty.tasks()] == [2, 3]
+    assert empty.new_answers() == (1, NOON + 180)
+
+
+def test_without_a_moment_given_a_reading_begins_now(
+    project: RecordingProject, empty: ProjectStore
+) -> None:
+    before = time.time()
+    read_changes(project, empty)
+    assert before <= empty.facts().read_at <= time.time()
+
+
+def test_what_webhooks_tell_of_during_a_reading_is_read_again(
+    project: RecordingProject, empty: ProjectStore, queue: TrainingQueue, tmp_path: Path
+) -> None:
+    read_changes(project, empty, now=NOON)  # which took a while
+    queue.hint(PROJECT, NOON + 1, ["img-0"])
+    state = observe(tmp_path / "empty", queue, PROJECT)
+    assert decide(state, POLICY, NOON + 2).rank == "read"
+    read_changes(project, empty, now=NOON + 2)
+    state = observe(tmp_path / "empty", queue, PROJECT)
+    assert decide(state, POLICY, NOON + 9).rank != "read"
+    assert state.n_new == 0  # nobody has answered, whatever the webhook said
+
+
+@dataclass
+class BreaksOff(OracleProject):
+    """Label Studio goes away in the middle of a reading, the first time."""
+
+    n_readings: int = 0
+
+    def read_tasks(self, changed_after: datetime | None = None) -> Iterator[TaskReading]:
+        self.n_readings += 1
+        for number, found in enumerate(super().read_tasks(changed_after)):
+            if self.n_readings == 1 and number == TASKS_PER_TRANSACTION + 1:
+                raise ConnectionError
+            yield found
+
+
+def test_a_reading_that_breaks_off_keeps_what_it_got_and_begins_again(
+    empty: ProjectStore,
+) -> None:
+    project = BreaksOff(("cat", "dog"))
+    n_tasks = 2 * TASKS_PER_TRANSACTION
+    project.import_tasks([NewTask(f"img-{number}", {}) for number in range(n_tasks)])
+    with pytest.raises(ConnectionError):
+        read_changes(project, empty, now=NOON)
+    assert empty.counts().tasks == TASKS_PER_TRANSACTION
+    assert empty.facts().read_at == 0
+    read_changes(project, empty, now=NOON + 9)
+    assert empty.counts().tasks == n_tasks
+    assert empty.facts().read_at == NOON + 9
+
+
+def test_how_tasks_were_asked_is_kept_with_them(empty: ProjectStore) -> None:
+    data: dict[str, Any] = {"asked_by": "margin", "asked_round": 1, "asked_probs": [0.25, 0.75]}
+    project = OracleProject(("cat", "dog"))
+    project.import_tasks([NewTask("img-0", data), NewTask("img-1", {})])
+    read_changes(project, empty, now=NOON)
+    assert {i: list(map(float, p)) for i, p in empty.asked_probs(2).items()} == {
+        "img-0": [0.25, 0.75]
+    }

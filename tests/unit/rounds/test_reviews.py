@@ -1,0 +1,372 @@
+"""Reviews between two oracles in Label Studio's place: pushed once, collected as ground truth; and
+who looks for them, with a real Redis.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from redis import Redis
+from rq import Queue
+
+from backend.base.errors import LabelStudioError, ModelFolderError
+from backend.base.labeling import Annotation, NewTask
+from backend.base.settings import Settings, load_settings
+from backend.images.pool import LabeledSplit, Pool
+from backend.network.training import Recipe
+from backend.queue.training_queue import TrainingQueue
+from backend.rounds import observe
+from backend.rounds import reviews as reviews_module
+from backend.rounds.decide import decide
+from backend.rounds.loop import Loop
+from backend.rounds.reviews import collect_reviews, find_label_errors, push_reviews, review_title
+from backend.store import registry
+from backend.store.project_store import ProjectStore
+from backend.workers import jobs
+from backend.workers.clock import Clock
+from scripts.research.oracle import OracleProject
+from tests.conftest import RedisServer
+from tests.unit.store.test_registry import record
+
+PROJECT, REVIEWS, SENIOR = 7, 8, 9
+CLASSES = ("cat", "dog")
+IMAGES = ("img-1", "img-2", "img-3")  # task 1, 2, 3 of the project
+
+
+@pytest.fixture
+def project() -> OracleProject:
+    """Every image was asked by a model that is sure of dogs, and one person said cat."""
+    own = OracleProject(CLASSES)
+    own.import_tasks([NewTask(i, {"image_id": i, "asked_probs": [0.1, 0.9]}) for i in IMAGES])
+    for task_id in own.by_task:
+        own.answer(task_id, "cat")
+    return own
+
+
+@pytest.fixture
+def loop(tmp_path: Path, project: OracleProject) -> Loop:
+    nothing = LabeledSplit(np.zeros((0, 2, 2, 3), np.uint8), np.zeros(0, np.int64))
+    return Loop(
+        root=registry.project_root(tmp_path, PROJECT),
+        project=project,
+        pool=Pool(
+            name="digits",
+            classes=CLASSES,
+            image_ids=IMAGES,
+            images=np.zeros((3, 2, 2, 3), np.uint8),
+            validation=nothing,
+            test=nothing,
+            may_flip=False,
+            notice="",
+            folder=tmp_path,
+        ),
+        weights="none",
+        data_dir=tmp_path,
+        recipe=Recipe(image_size=32),
+        train="both",
+        strategy="least_confidence",
+        overlap="1",
+        batch_size=10,
+        rounds=0,
+        keep_versions=0,
+        is_blind=False,
+        task_lock_s=1800,
+        seed=0,
+        device=torch.device("cpu"),
+    )
+
+
+@pytest.fixture
+def reviews(loop: Loop) -> OracleProject:
+    """The review project: an open task for each image, in their order."""
+    own = OracleProject(CLASSES)
+    loop.store.start_reviews(REVIEWS)
+    assert push_reviews(loop, own, find_label_errors(loop, quiet)) == 3
+    return own
+
+
+def quiet(*_: object) -> None:
+    """No progress."""
+
+
+def truths(project: OracleProject) -> dict[str, list[tuple[str | None, int | None]]]:
+    """Label and person of the ground truths, by image."""
+    return {
+        of_task[0].image_id: [(a.label, a.annotator) for a in of_task if a.is_ground_truth]
+        for of_task in project.answers.values()
+        if any(a.is_ground_truth for a in of_task)
+    }
+
+
+def collect(loop: Loop, project: OracleProject, reviews: OracleProject) -> int:
+    return collect_reviews(loop.root, project, reviews)
+
+
+# Pushing
+
+
+def test_review_tasks_say_what_is_in_question_and_why_and_hold_no_prediction(
+    reviews: OracleProject,
+) -> None:
+    task = reviews.by_task[1]
+    assert task.image_id == task.data["image_id"] == "img-1"
+    assert task.data["image"].startswith("data:image/png;base64,")
+    assert task.data["review_label"] == "cat"
+    assert task.data["review_reason"].startswith("one person says cat; the model")
+    assert task.data.keys() == {"image", "image_id", "review_label", "review_reason"}
+    assert (task.prediction, task.label) == (None, None)
+
+
+def test_pushing_again_makes_tasks_only_of_images_that_are_in_none(
+    loop: Loop, reviews: OracleProject
+) -> None:
+    errors = find_label_errors(loop, quiet)
+    reviews.delete_tasks([2])
+    assert push_reviews(loop, reviews, errors) == 1
+    assert push_reviews(loop, reviews, errors) == 0
+    assert sorted(task.image_id for task in reviews.tasks()) == list(IMAGES)
+
+
+@pytest.mark.parametrize("title", ["Cats", "x" * 50, "x" * 41 + " and more"])
+def test_the_review_project_is_named_after_its_project_within_label_studios_limit(
+    title: str,
+) -> None:
+    made = review_title(title)
+    assert made.endswith(": review")
+    assert len(made) <= 50
+    assert title.startswith(made.removesuffix(": review"))
+    assert " :" not in made
+
+
+# Collecting
+
+
+def test_a_review_becomes_ground_truth_in_the_reviewers_name_and_is_not_listed_again(
+    loop: Loop, project: OracleProject, reviews: OracleProject
+) -> None:
+    reviews.answer(2, "dog", annotator=SENIOR)
+    assert collect(loop, project, reviews) == 1
+    assert truths(project) == {"img-2": [("dog", SENIOR)]}
+    assert {e.image_id for e in find_label_errors(loop, quiet)} == {"img-1", "img-3"}
+
+
+def test_a_review_is_collected_once(
+    loop: Loop, project: OracleProject, reviews: OracleProject
+) -> None:
+    reviews.answer(1, "dog", annotator=SENIOR)
+    collect(loop, project, reviews)
+    assert collect(loop, project, reviews) == 0
+    assert len(project.answers[1]) == 2
+
+
+def test_a_ground_truth_that_says_the_same_is_left_as_it_is(
+    loop: Loop, project: OracleProject, reviews: OracleProject
+) -> None:
+    project.add_ground_truth(1, "dog", annotator=2)
+    reviews.answer(1, "dog", annotator=SENIOR)
+    assert collect(loop, project, reviews) == 0
+    assert truths(project) == {"img-1": [("dog", 2)]}
+
+
+def test_a_changed_review_replaces_what_it_said_before(
+    loop: Loop, project: OracleProject, reviews: OracleProject
+) -> None:
+    reviews.answer(1, "dog", annotator=SENIOR)
+    collect(loop, project, reviews)
+    reviews.change(1, "cat")
+    assert collect(loop, project, reviews) == 1
+    assert truths(project) == {"img-1": [("cat", SENIOR)]}
+
+
+def test_of_two_reviews_the_later_one_counts(
+    loop: Loop, project: OracleProject, reviews: OracleProject
+) -> None:
+    reviews.answer(1, "dog", annotator=SENIOR)
+    reviews.answer(1, "cat", annotator=SENIOR + 1)
+    early, late = reviews.answers[1]
+    reviews.answers[1] = [replace(early, updated_at="2027"), replace(late, updated_at="2026")]
+    collect(loop, project, reviews)
+    assert truths(project) == {"img-1": [("dog", SENIOR)]}
+
+
+def test_skipped_and_empty_reviews_settle_nothing(
+    loop: Loop, project: OracleProject, reviews: OracleProject
+) -> None:
+    reviews.answer(1, None, was_skipped=True)
+    reviews.answer(2, None)
+    assert collect(loop, project, reviews) == 0
+    assert truths(project) == {}
+
+
+def test_a_ground_truth_that_people_took_back_stays_so(
+    loop: Loop, project: OracleProject, reviews: OracleProject
+) -> None:
+    reviews.answer(1, "dog", annotator=SENIOR)
+    collect(loop, project, reviews)
+    del project.answers[1][-1]
+    assert collect(loop, project, reviews) == 0
+    assert truths(project) == {}
+
+
+def test_an_image_whose_task_is_gone_does_not_keep_the_others(
+    loop: Loop, project: OracleProject, reviews: OracleProject, caplog: pytest.LogCaptureFixture
+) -> None:
+    reviews.answer(1, "dog", annotator=SENIOR)
+    reviews.answer(2, "dog", annotator=SENIOR)
+    project.delete_tasks([1])
+    assert collect(loop, project, reviews) == 1
+    assert truths(project) == {"img-2": [("dog", SENIOR)]}
+    assert "img-1 was reviewed, and its task is gone" in caplog.text
+
+
+def test_a_review_with_a_class_that_is_no_more_does_not_keep_the_others(
+    loop: Loop, project: OracleProject, reviews: OracleProject, caplog: pytest.LogCaptureFixture
+) -> None:
+    reviews.answer(1, "wolf", annotator=SENIOR)
+    reviews.answer(2, "dog", annotator=SENIOR)
+    assert collect(loop, project, reviews) == 1
+    assert truths(project) == {"img-2": [("dog", SENIOR)]}
+    assert "img-1 was reviewed as wolf, which is no class any more" in caplog.text
+
+
+def test_a_call_that_died_half_way_is_made_good_without_a_second_ground_truth(
+    loop: Loop, project: OracleProject, reviews: OracleProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reviews.answer(1, "dog", annotator=SENIOR)
+    reviews.answer(2, "dog", annotator=SENIOR)
+    settle = project.add_ground_truth
+
+    def settle_only_the_first(task_id: int, label: str, annotator: int) -> None:
+        if task_id == 2:
+            raise LabelStudioError("Label Studio cannot be reached")
+        settle(task_id, label, annotator)
+
+    with monkeypatch.context() as away:
+        away.setattr(project, "add_ground_truth", settle_only_the_first)
+        with pytest.raises(LabelStudioError):
+            collect(loop, project, reviews)
+    assert collect(loop, project, reviews) == 1
+    assert truths(project) == {"img-1": [("dog", SENIOR)], "img-2": [("dog", SENIOR)]}
+    assert len(project.answers[1]) == 2
+
+
+def test_a_damaged_record_of_the_review_says_what_to_do(loop: Loop, settings: Settings) -> None:
+    loop.root.mkdir(parents=True, exist_ok=True)
+    (loop.root / "project.db").write_text("{half")
+    with pytest.raises(ModelFolderError, match=r"project\.db is damaged .*, or move it away"):
+        reviews_module.find_reviews(settings, loop.root)
+
+
+# Who looks for them
+
+
+@pytest.fixture
+def settings(tmp_path: Path, redis_server: RedisServer) -> Settings:
+    own = load_settings(_env_file=None, model_dir=tmp_path, redis_url=redis_server.url)
+    registry.write_record(registry.project_root(tmp_path, PROJECT), record(PROJECT))
+    return own
+
+
+@pytest.fixture
+def queue(redis_server: RedisServer) -> TrainingQueue:
+    return TrainingQueue(redis_server.url)
+
+
+@pytest.fixture
+def store(settings: Settings, project: OracleProject) -> ProjectStore:
+    """A project that was just read and in which nothing is left to ask: no other step is due."""
+    own = ProjectStore(registry.project_root(settings.model_dir, PROJECT))
+    observe.read_changes(project, own)
+    own.record(exhausted_at=time.time() + 3600)
+    return own
+
+
+@pytest.fixture
+def run_job(
+    settings: Settings,
+    queue: TrainingQueue,
+    store: ProjectStore,  # noqa: ARG001
+    project: OracleProject,
+    reviews: OracleProject,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[[], None]:
+    """Run the job as the ranker does, with an oracle for each project."""
+    work = jobs.Work(settings, queue, PROJECT)
+    work.project = project
+    monkeypatch.setattr(jobs, "_open", lambda _: work)
+    monkeypatch.setattr(reviews_module, "find_reviews", lambda *_: reviews)
+    return lambda: jobs.rank(PROJECT)
+
+
+def test_the_clock_has_reviews_collected_where_there_is_a_review_project(
+    settings: Settings,
+    queue: TrainingQueue,
+    store: ProjectStore,
+    project: OracleProject,
+    redis_server: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock(settings, queue)
+    monkeypatch.setattr(clock, "_project", lambda _: project)
+    ranks = Queue("rank", connection=Redis.from_url(redis_server.url))
+    root = registry.project_root(settings.model_dir, PROJECT)
+    noon = time.time()
+    clock.tick(noon)
+    assert ranks.job_ids == []
+    store.start_reviews(REVIEWS)
+    clock.tick(noon + settings.reconcile_every_s - 1)
+    assert ranks.job_ids == []  # with the next look at Label Studio
+    clock.tick(noon + settings.reconcile_every_s)
+    clock.tick(noon + 2 * settings.reconcile_every_s)
+    clock.close()
+    assert ranks.job_ids == ["rank-p7"]
+    state, policy = observe.observe(root, queue, PROJECT), observe.policy_of(settings)
+    assert decide(state, policy, noon + settings.reconcile_every_s).rank == "collect_reviews"
+
+
+def test_the_job_collects_what_was_reviewed(
+    store: ProjectStore,
+    project: OracleProject,
+    reviews: OracleProject,
+    run_job: Callable[[], None],
+) -> None:
+    reviews.answer(3, "dog", annotator=SENIOR)
+    run_job()
+    assert truths(project) == {"img-3": [("dog", SENIOR)]}
+    assert store.errors() == []
+
+
+def test_the_job_shows_people_why_reviews_cannot_be_collected(
+    store: ProjectStore,
+    reviews: OracleProject,
+    run_job: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def is_away() -> dict[int, list[Annotation]]:
+        raise LabelStudioError("Label Studio cannot be reached")
+
+    monkeypatch.setattr(reviews, "annotations", is_away)
+    run_job()
+    [error] = store.errors()
+    assert (error["where"], error["message"]) == (
+        "collecting reviews",
+        "Label Studio cannot be reached",
+    )
+
+
+def test_the_job_rests_where_the_review_project_has_vanished(
+    store: ProjectStore,
+    project: OracleProject,
+    run_job: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reviews_module, "find_reviews", lambda *_: None)
+    run_job()
+    assert truths(project) == {}
+    assert store.errors() == []

@@ -1,0 +1,202 @@
+"""Backups without Docker: what is packed of the models, and which .env a restored stack gets."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backend.base.labeling import Asked
+from backend.store import registry
+from backend.store.project_db import connect, reading, writing
+from backend.store.project_store import ProjectStore
+from scripts import backup
+from scripts import env_file as secrets
+from scripts.pack_models import pack
+from tests.unit.store.test_registry import meta, record, save
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(autouse=True)
+def _clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clone in which nothing was done yet."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(secrets, "choose_profile", lambda: "cpu")
+
+
+def test_a_backup_of_the_former_release_brings_its_secrets_and_gets_the_new_ones(
+    tmp_path: Path,
+) -> None:
+    kept = tmp_path / "kept.env"
+    secrets.write_missing(kept)
+    lines = [line for line in kept.read_text().splitlines(True) if "CONTROL_SECRET" not in line]
+    kept.write_text("".join(lines))
+    backup._take_env(kept)
+    after = secrets.ENV.read_text()
+    assert after.startswith("".join(lines))
+    assert set(secrets.read_env(secrets.ENV)) == set(secrets.MAKERS)
+    assert secrets.ENV.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_backup_of_this_release_brings_its_env_as_it_is(tmp_path: Path) -> None:
+    kept = tmp_path / "kept.env"
+    secrets.write_missing(kept)
+    backup._take_env(kept)
+    assert secrets.ENV.read_text() == kept.read_text()
+
+
+# The models
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    """Two projects, one of them before its first training; a cache, drafts and locks."""
+    folder = tmp_path / "models"
+    root = registry.project_root(folder, 7)
+    for number in (7, 12):
+        registry.write_record(registry.project_root(folder, number), record(number))
+    save(root, meta(1))
+    save(root, meta(1, version="r0001h01"))
+    registry.promote(root, "r0001h01")
+    drafts = (
+        ".current.draft-99", "r0001/pool.safetensors.draft-99", ".draft-r0002-99/model.safetensors",
+    )  # fmt: skip
+    for name in (*drafts, "embeddings/0123-32px.safetensors", "embeddings/4567.draft-99"):
+        path = root / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x")
+    with registry.hold(root, "train"):
+        pass
+    (root / "earlier-release").mkdir()
+    (root / "earlier-release/seen.json").write_text("{}")
+    return folder
+
+
+def unpack(archive: Path, folder: Path) -> set[str]:
+    """Unpack it as a restored stack does; the files, by their paths."""
+    with tarfile.open(archive) as tar:
+        tar.extractall(folder, filter="data")
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+PACKED = {
+    "p7/project.json", "p7/project.db", "p7/current", "p7/train.lock",
+    "p7/r0001/meta.json", "p7/r0001/model.safetensors",
+    "p7/r0001h01/meta.json", "p7/r0001h01/model.safetensors",
+    "p7/earlier-release/seen.json", "p12/project.json",
+}  # fmt: skip
+
+
+def pack_here(models: Path, archive: Path) -> None:
+    with archive.open("wb") as out, tarfile.open(fileobj=out, mode="w|") as tar:
+        pack(models, tar)
+
+
+def pack_by_command(models: Path, archive: Path) -> None:
+    """As the backup has it done, in a process of its own."""
+    with archive.open("wb") as out:
+        subprocess.run(
+            [sys.executable, "-m", "scripts.pack_models"],
+            cwd=ROOT, env={**os.environ, "MODEL_DIR": str(models)}, stdout=out, check=True,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("pack_it", [pack_here, pack_by_command])
+def test_models_are_packed_while_a_process_is_in_the_middle_of_a_transaction(
+    models: Path, tmp_path: Path, pack_it: Callable[[Path, Path], None]
+) -> None:
+    root, archive = registry.project_root(models, 7), tmp_path / "models.tar"
+    with closing(connect(root)):  # as the clock does: what is committed stays beside the file
+        store = ProjectStore(root)
+        store.record_asked([Asked("img-1", 1, "margin", "r0001", 0.5, (0.5, 0.5))])
+        store.record_reviewed("img-1", "cat")
+        store.record_reviewed("img-2", "cat")
+        with writing(root) as db:
+            db.execute("UPDATE own_reviewed SET label = 'dog'")
+            db.execute("DELETE FROM own_asked")
+            # So much that SQLite writes it to the disk before it is committed.
+            rows = ((f"uncommitted-{n}", "x" * 1000) for n in range(10_000))
+            before = (root / "project.db-wal").stat().st_size
+            db.executemany("INSERT INTO own_reviewed VALUES (?, ?)", rows)
+            assert (root / "project.db-wal").stat().st_size > before + 1_000_000
+            pack_it(models, archive)
+    assert unpack(archive, tmp_path / "restored") == PACKED
+
+    restored = registry.project_root(tmp_path / "restored", 7)
+    assert not (restored / "embeddings").exists()
+    assert not list(restored.rglob("*draft*"))
+    with closing(sqlite3.connect(restored / "project.db")) as db:
+        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    assert ProjectStore(restored).reviewed() == {"img-1": "cat", "img-2": "cat"}
+    with reading(restored) as kept:
+        assert kept is not None
+        query = "SELECT image_id, round, strategy, version, confidence FROM own_asked"
+        assert kept.execute(query).fetchall() == [("img-1", 1, "margin", "r0001", 0.5)]
+    current = registry.current(restored)
+    assert current is not None
+    assert current.version == "r0001h01"
+    assert [found.version for found in registry.versions(restored)[0]] == ["r0001", "r0001h01"]
+    assert registry.versions(restored)[1] == {}
+    # What was not committed then was committed here, after the archive was made.
+    assert ProjectStore(root).reviewed()["img-1"] == "dog"
+
+
+def test_packing_changes_nothing(models: Path, tmp_path: Path) -> None:
+    root = registry.project_root(models, 7)
+    with closing(connect(root)):
+        ProjectStore(root).record_reviewed("img-1", "cat")
+        before = {path: path.read_bytes() for path in models.rglob("*") if path.is_file()}
+        pack_here(models, tmp_path / "models.tar")
+        after = {path: path.read_bytes() for path in models.rglob("*") if path.is_file()}
+    shared = root / "project.db-shm"  # says who reads
+    assert after | {shared: b""} == before | {shared: b""}
+
+
+def test_a_restored_database_is_written_to_as_before(models: Path, tmp_path: Path) -> None:
+    ProjectStore(registry.project_root(models, 7)).record_reviewed("img-1", "cat")
+    pack_here(models, tmp_path / "models.tar")
+    unpack(tmp_path / "models.tar", tmp_path / "restored")
+    store = ProjectStore(registry.project_root(tmp_path / "restored", 7))
+    store.record_reviewed("img-2", "dog")
+    assert store.reviewed() == {"img-1": "cat", "img-2": "dog"}
+
+
+def test_a_damaged_database_ends_the_packing_with_one_line_that_names_it(models: Path) -> None:
+    (models / "p7/project.db").write_bytes(b"x" * 5000)
+    packed = subprocess.run(
+        [sys.executable, "-m", "scripts.pack_models"],
+        cwd=ROOT, env={**os.environ, "MODEL_DIR": str(models)}, capture_output=True, check=False,
+    )  # fmt: skip
+    assert packed.returncode == 1
+    [line] = packed.stderr.decode().splitlines()
+    assert "p7/project.db is damaged" in line
+
+
+@pytest.mark.parametrize("gone", ["r0001h01", ".draft-r0002-99"])
+def test_a_folder_that_goes_while_it_is_packed_is_left_out(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: str
+) -> None:
+    """An old head is deleted, or a draft gets its name."""
+    folder, scandir = registry.project_root(models, 7) / gone, os.scandir
+
+    def scan_late(path: Any) -> Any:
+        if not isinstance(path, int) and Path(path) == folder:
+            shutil.rmtree(folder)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scan_late)
+    pack_here(models, tmp_path / "models.tar")
+    monkeypatch.undo()
+    packed = unpack(tmp_path / "models.tar", tmp_path / "restored")
+    expected = {name for name in PACKED if gone not in name} - {"p7/project.db"}
+    assert packed == expected

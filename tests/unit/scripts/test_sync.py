@@ -1,0 +1,73 @@
+"""Asking more images by hand, on the digits and with an oracle in Label Studio's place."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from backend.rounds.loop import Loop
+from scripts import sync
+from scripts.research import simulate
+from scripts.research.oracle import OracleProject
+from tests.unit.scripts.research.test_simulate import plan, run
+
+COUNT = 3
+
+
+@pytest.fixture
+def loop(tmp_path: Path) -> Loop:
+    pool, _ = simulate.pool_of(plan(), tmp_path)
+    return simulate._loop(run(tmp_path, tmp_path, "margin"), pool, OracleProject(pool.classes))
+
+
+@pytest.fixture
+def command(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[str, str]]:
+    """Ask COUNT images; what is printed."""
+    monkeypatch.setattr(sync, "open_chosen", lambda *_, **__: (loop.project, loop))
+
+    def ask(*arguments: str) -> tuple[str, str]:
+        monkeypatch.setattr(sys, "argv", ["sync", "--count", str(COUNT), *arguments])
+        assert sync.main() == 0
+        printed = capsys.readouterr()
+        return printed.out, printed.err
+
+    return ask
+
+
+@pytest.mark.parametrize("arguments", [(), ("--dry-run",)])
+def test_json_names_the_images_that_were_asked_or_would_be(
+    arguments: tuple[str, ...], command: Callable[..., tuple[str, str]], loop: Loop
+) -> None:
+    is_dry_run = bool(arguments)
+    printed, notes = command("--json", *arguments)
+    report = json.loads(printed)
+    images = report.pop("images")
+    assert report == {
+        "is_dry_run": is_dry_run,
+        "strategy": "random",  # margins need a model
+        "version": None,
+        "count": COUNT,
+    }
+    asked = {task.image_id for task in loop.project.tasks()}
+    assert asked == (set() if is_dry_run else {image["image_id"] for image in images})
+    assert [set(image) for image in images] == [{"image_id", "confidence"}] * COUNT
+    assert notes == ""
+
+
+def test_what_would_be_asked_is_what_is_asked_next(
+    command: Callable[..., tuple[str, str]],
+) -> None:
+    before, after = (json.loads(command("--json", *d)[0]) for d in (["--dry-run"], []))
+    assert before["images"] == after["images"]
+
+
+def test_people_get_one_sentence(command: Callable[..., tuple[str, str]]) -> None:
+    printed, _ = command()
+    assert printed.startswith("asked 3 images (random, no model yet), confidence ")
+    assert len(printed.splitlines()) == 1

@@ -1,0 +1,257 @@
+"""Versions whose metadata or weights are damaged: named, never promoted, never served."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flask.testing import FlaskClient
+from pydantic import ValidationError
+
+from backend.base.errors import BrokenVersionError
+from backend.base.settings import load_settings
+from backend.labelstudio.client import label_config_xml
+from backend.measures.evaluation import Evaluation
+from backend.measures.gate import Gate
+from backend.network import resnet
+from backend.store import registry
+from backend.web.serving import create_app
+from tests.conftest import RedisServer
+from tests.unit.store.test_model_folder import (
+    AUTH,
+    PROBS,
+    PROJECT,
+    change_meta,
+    change_weights,
+    fill,
+    filled,
+)
+from tests.unit.store.test_registry import meta, state_of
+from tests.unit.web.test_serving import png, task
+
+GATE = {"against": "r0001", "p_value": 0.5, "fell": 3, "rose": 2, "note": ""}  # as it is written
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A project with r0001, r0002, which is in service, and a head on that."""
+    root = registry.project_root(tmp_path, PROJECT)
+    fill(root)
+    return root
+
+
+@pytest.fixture
+def client(root: Path, redis_server: RedisServer) -> FlaskClient:
+    settings = load_settings(
+        _env_file=None,
+        model_dir=root.parent,
+        redis_url=redis_server.url,
+        backend_password=AUTH[1],
+        webhook_secret="hook-secret",
+    )
+    return create_app(settings).test_client()
+
+
+def check_left_out(root: Path, version: str, reason: str) -> None:
+    """It is named, not in service, and not put there."""
+    sound, broken = registry.versions(root)
+    assert version not in [m.version for m in sound]
+    assert reason in broken[version]
+    current = registry.current(root)
+    assert current is not None
+    assert current.version == "r0001"
+    with pytest.raises(BrokenVersionError, match=re.escape(reason)):
+        registry.promote(root, version)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"calibration": {"temperature": 0, "error_before": 0, "error_after": 0,
+                          "test_error_after": None}}, "calibration.temperature"),
+        ({"calibration": {"temperature": -1, "error_before": 0, "error_after": 0,
+                          "test_error_after": None}}, "calibration.temperature"),
+        ({"calibration": {"temperature": float("nan"), "error_before": 0, "error_after": 0,
+                          "test_error_after": None}}, "calibration.temperature"),
+        ({"calibration": {"temperature": float("inf"), "error_before": 0, "error_after": 0,
+                          "test_error_after": None}}, "calibration.temperature"),
+        ({"validation__accuracy": float("nan")}, "validation.accuracy"),
+        ({"validation__accuracy": 1.5}, "validation.accuracy"),
+        ({"validation__accuracy": -0.5}, "validation.accuracy"),
+        ({"validation__log_loss": float("nan")}, "validation.log_loss"),
+        ({"validation__log_loss": float("inf")}, "validation.log_loss"),
+        ({"validation__images": -1}, "validation.images"),
+        ({"validation__images": 10**400}, "validation.images"),
+        ({"test": {"accuracy": float("nan"), "log_loss": 1, "images": 1}}, "test.accuracy"),
+        ({"test": {"accuracy": 0.5, "log_loss": 1}}, "test.images"),
+        ({"gate": GATE | {"against": "../../r0001"}}, "against names no version"),
+        ({"gate": GATE | {"p_value": float("nan")}}, "gate.p_value"),
+        ({"gate": GATE | {"p_value": 1.5}}, "gate.p_value"),
+        ({"gate": GATE | {"fell": -1}}, "gate.fell"),
+        ({"gate": GATE | {"rose": 10**400}}, "gate.rose"),
+        ({"gate": {"against": "r0001"}}, "gate.p_value"),
+        ({"image_size": 8}, "image_size"),
+        ({"image_size": 33}, "image_size"),
+        ({"image_size": 1024}, "image_size"),
+        ({"classes": []}, "classes"),
+        ({"classes": ["cat"]}, "classes"),
+        ({"classes": ["cat", "cat"]}, "a class is named twice"),
+        ({"classes": ["cat", "dog", "frog"]}, "fc.weight is F32 [2, 8], not F32 [3, 8]"),
+        ({"labels": -1}, "labels"),
+        ({"labels": 10**400}, "labels"),
+        ({"labels_per_class": {"cat": -1}}, "labels_per_class.cat"),
+        ({"left_out": {"skipped": 0.5}}, "left_out.skipped"),
+        ({"created_at": "yesterday"}, "created_at"),
+        ({"seconds": {"training": float("nan")}}, "seconds.training"),
+        ({"round": "two"}, "round"),
+        ({"parent": "../../r0001"}, "parent"),
+        ({"body_key": "../../../etc/x"}, "body_key"),
+        ({"version": "r0001"}, "a foreign folder"),
+        ({"sha256": ""}, "differs from its sha256"),
+    ],
+)  # fmt: skip
+def test_a_version_with_senseless_metadata_is_named_and_not_served(
+    root: Path, changes: dict[str, Any], reason: str
+) -> None:
+    change_meta(root / "r0002", **changes)
+    check_left_out(root, "r0002", reason)
+
+
+def test_metadata_as_the_first_releases_wrote_it_is_sound(root: Path) -> None:
+    path = root / "r0002/meta.json"
+    kept = json.loads(path.read_text())
+    for name in ("gate", "calibration", "body_key", "pruned_at"):  # came later
+        del kept[name]
+    path.write_text(json.dumps(kept))
+    assert [m.version for m in registry.versions(root)[0]] == ["r0001", "r0002", "r0002h01"]
+
+
+def test_the_gate_of_a_version_keeps_the_names_under_which_it_was_first_written(
+    root: Path,
+) -> None:
+    change_meta(root / "r0002", gate=GATE)
+    found = registry.read_meta(root, "r0002")
+    assert found.gate == Gate("r0001", 0.5, regressions=3, improvements=2)
+    assert json.loads(found.model_dump_json())["gate"] == GATE
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"gate": Gate("r0001", 1.5, 3, 2)},
+        {"gate": Gate("the one before", 0.5, 3, 2)},
+        {"validation": Evaluation(float("nan"), 0.7, 20)},
+    ],
+)
+def test_metadata_that_could_not_be_read_again_is_not_made(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        meta(1, **changes)
+
+
+def without(state: registry.State, *names: str) -> registry.State:
+    return {name: array for name, array in state.items() if name not in names}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda _: {}, "conv1.weight is missing"),
+        (lambda _: {"scores": PROBS}, "conv1.weight is missing"),
+        (lambda s: without(s, "layer3.0.bn1.bias"), "layer3.0.bn1.bias is missing"),
+        (lambda s: s | {"fc2.bias": PROBS}, "'fc2.bias' does not belong to it"),
+        (lambda s: s | {"fc.bias": np.zeros(3, np.float32)}, "fc.bias is F32 [3], not F32 [2]"),
+        (lambda s: s | {"bn1.bias": np.zeros(1, np.float16)}, "bn1.bias is F16 [1], not F32 [1]"),
+        (lambda s: s | {"bn1.bias": np.zeros(1, np.int32)}, "'bn1.bias' is I32"),
+        (lambda s: filled(s, np.nan, "layer2.0.conv1.weight"), "layer2.0.conv1.weight holds NaN"),
+        (lambda s: filled(s, np.inf, "bn1.running_var"), "bn1.running_var holds NaN"),
+    ],
+)
+def test_foreign_weights_with_a_matching_sha256_are_named_and_not_served(
+    root: Path, change: Callable[[registry.State], registry.State], reason: str
+) -> None:
+    change_weights(root, "r0002", change(state_of(meta(2))))
+    check_left_out(root, "r0002", reason)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda s: s | state_of(meta(2)), "does not belong to it"),
+        (lambda s: s | {"fc.weight": np.zeros((2, 9), np.float32)}, "not a last layer of r0002"),
+        (lambda s: filled(s, np.nan, "fc.bias"), "fc.bias holds NaN"),
+    ],
+)
+def test_a_head_that_is_none_or_of_another_body_is_named_and_not_served(
+    root: Path, change: Callable[[registry.State], registry.State], reason: str
+) -> None:
+    registry.promote(root, "r0001")
+    registry.promote(root, "r0002h01")
+    change_weights(root, "r0002h01", change(state_of(meta(2, version="r0002h01"))))
+    check_left_out(root, "r0002h01", reason)
+
+
+def test_a_head_goes_with_its_damaged_body(root: Path) -> None:
+    change_weights(root, "r0002", filled(state_of(meta(2)), np.nan, "conv1.weight"))
+    check_left_out(root, "r0002h01", "r0002/model.safetensors is damaged: conv1.weight holds NaN")
+
+
+def test_a_mended_version_is_in_service_again(root: Path) -> None:
+    path = root / "r0002/model.safetensors"
+    sound = path.read_bytes()
+    path.write_bytes(sound[:-4] + b"\0\0\xc0\x7f")  # NaN
+    os.utime(path, (1, 1))
+    check_left_out(root, "r0002", "sha256")
+    path.write_bytes(sound)
+    current = registry.current(root)
+    assert current is not None
+    assert current.version == "r0002"
+
+
+def full_size(seed: int) -> registry.State:
+    return {k: v.numpy() for k, v in resnet.build(2, None, seed=seed).state_dict().items()}
+
+
+def ask(client: FlaskClient) -> Any:
+    """Predictions for an image that is not of the pool."""
+    config = label_config_xml(("cat", "dog"))
+    body = {"tasks": [task(1, image=png((1, 2, 3)))], "project": "7", "label_config": config}
+    return client.post("/predict", auth=AUTH, json=body)
+
+
+def test_an_image_is_answered_by_the_version_before_one_whose_weights_are_damaged(
+    client: FlaskClient, root: Path
+) -> None:
+    for number in (3, 4):
+        registry.save(root, full_size(number), meta(number))
+        registry.promote(root, f"r000{number}")
+    path = root / "r0004/model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
+    [answer] = ask(client).get_json()["results"]
+    assert answer["model_version"] == "r0003"
+    assert 0 < answer["score"] < 1
+
+
+def test_a_network_of_another_width_is_refused_in_a_sentence_when_it_is_loaded(
+    client: FlaskClient,
+) -> None:
+    answer = ask(client)  # r0002 is one channel wide
+    assert answer.status_code == 503
+    assert "not a ResNet-18 of 2 classes" in answer.get_json()["error"]
+
+
+def test_a_version_whose_answers_are_nan_is_named_and_gives_none(
+    client: FlaskClient, root: Path
+) -> None:
+    state = full_size(3)
+    state["fc.weight"] = np.full_like(state["fc.weight"], 3e38)  # finite, but no sum of them is
+    registry.save(root, state, meta(3))
+    registry.promote(root, "r0003")
+    answer = ask(client)
+    assert answer.status_code == 503
+    assert "the probabilities of r0003 hold NaN" in answer.get_json()["error"]

@@ -1,0 +1,428 @@
+"""Damage to any file of the model folder: named, left out, never served, and in nobody's way."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing, suppress
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from flask.testing import FlaskClient
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from backend.base.errors import ModelFolderError, TightloopError
+from backend.base.labeling import Annotation, Asked, Task, TaskReading
+from backend.base.settings import Settings, load_settings
+from backend.labelstudio.client import CLOCK_SKEW, label_config_xml
+from backend.store import pool_scores, pruning, registry
+from backend.store.annotator_figures import AnnotatorFigures
+from backend.store.open_image import OpenImage
+from backend.store.project_store import ProjectStore
+from backend.web.serving import create_app
+from tests.conftest import RedisServer
+from tests.unit.store.test_registry import meta, record, save, state_of
+
+PROJECT, OTHER = 7, 8
+AUTH = ("tightloop", "backend-pass")
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+PROBS = np.array([[0.2, 0.8], [0.6, 0.4]], np.float32)
+
+JUNK = {
+    "nothing": b"",
+    "binary junk": bytes(range(256)),
+    "half a file": b'{"version": "r0002", "promotions": [{"ver',
+    "lists nested 100,000 deep": b"[" * 100_000,
+    "closed lists nested 100,000 deep": b"[" * 100_000 + b"]" * 100_000,
+    "objects nested 100,000 deep": b'{"tasks":' * 100_000,
+    "null": b"null",
+    "a list": b"[]",
+    "a list of lists": b"[[[]]]",
+    "an object": b"{}",
+    "a number": b"5",
+    "NaN": b"NaN",
+    "infinity in an object": b'{"1": -Infinity, "a": [NaN, 1e999]}',
+    "a number of 5,000 digits": b"9" * 5000,
+    "a lone surrogate": b'{"1": "\\ud800", "\\udfff": ["\\ud800"]}',
+    "UTF-16": '{"1": "a"}'.encode("utf-16"),
+}
+# Of releases before 0.2, taken over when the database is made.
+EARLIER = (
+    "seen.json", "answers.json", "folds.json", "annotators.json", "review.json", "open.json",
+)  # fmt: skip
+FILES = (
+    "project.json", "project.db", *EARLIER, "current", "r0002/meta.json",
+    "r0002/model.safetensors", "r0002/pool.safetensors", "r0002/validation.safetensors",
+    "r0002h01/meta.json", "r0002h01/model.safetensors",
+)  # fmt: skip
+ROW = Annotation(1, 5, "a", 2, "cat", was_skipped=False, updated_at="2026-01-01")
+ADA = AnnotatorFigures(1, "Ada", 12, 3, 0.75, 0.8, 0.55, 0.95, 12, 0.5, 0.25, 4.2)
+SHOWN = OpenImage(
+    image_id="a", confidence=0.1, guesses=(("cat", 0.6),), is_again=False, picture="data:,"
+)
+
+
+def fill(root: Path) -> None:
+    """Write a project with every file: r0001, r0002 with a head, and r0002 in service."""
+    registry.write_record(root, record(int(root.name[1:])))
+    for version in (meta(1), meta(2), meta(2, version="r0002h01")):
+        save(root, version)
+        pool_scores.save_pool_probs(root, version.version, ("a", "b"), PROBS)
+        pool_scores.save_validation_probs(root, version.version, np.array([0, 1]), PROBS)
+    for name in ("r0001", "r0002"):
+        registry.promote(root, name, NOON)
+    fill_store(root)
+
+
+def fill_store(root: Path) -> None:
+    """Write a database with a row in every table."""
+    store = ProjectStore(root)
+    task = Task(5, "a", is_open=False, is_again=False)
+    asked = Asked("a", 1, "margin", "r0001", probs=(0.4, 0.6))
+    store.record_tasks([TaskReading(task, "2026-01-01", (ROW,), asked)], NOON.timestamp())
+    store.record_reading(NOON.timestamp(), is_full=True)
+    store.record_learned({1: "cat"}, NOON.timestamp())
+    store.record_failure("refit", NOON.timestamp())
+    store.record_fold_probs(["a"], [np.array([0.4, 0.6], np.float32)])
+    store.record_annotators([ADA])
+    store.start_reviews(9)
+    store.record_reviewed("a", "cat")
+    store.record_open_images(NOON.timestamp(), [SHOWN])
+    store.record_error("training", "out of memory", NOON)
+    pruning.write_announcement(root, NOON)
+
+
+def fill_earlier(root: Path) -> None:
+    """Keep the same in files, as releases before 0.2 did, and no database."""
+    forget_database(root)
+    shutil.rmtree(root / "earlier-release", ignore_errors=True)
+    kept: dict[str, Any] = {
+        "seen.json": {1: "cat"},
+        "answers.json": {"read_at": NOON.isoformat(), "tasks": {5: [asdict(ROW)]}},
+        "folds.json": {"a": [0.4, 0.6]},
+        "annotators.json": [asdict(ADA)],
+        "review.json": {"project_id": 9, "collected": {"a": "cat"}},
+        "open.json": {"read_at": NOON.isoformat(), "images": [SHOWN.model_dump()]},
+    }
+    assert tuple(kept) == EARLIER
+    for name, content in kept.items():
+        (root / name).write_text(json.dumps(content))
+
+
+def forget_database(root: Path) -> None:
+    for path in root.glob("project.db*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def put(root: Path, file: str, content: bytes | None) -> None:
+    """Put something else in a file's place, a folder for None. What is an earlier release's is then
+    taken over, as when the clock first looks at the project.
+    """
+    path = root / file
+    if file in EARLIER:
+        fill_earlier(root)
+    if file == "project.db":
+        forget_database(root)
+    elif path.is_dir():
+        path.rmdir()
+    else:
+        path.unlink()
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    if file in EARLIER:
+        ProjectStore(root).record(trained_at=1.0)
+        assert ProjectStore(root).facts().trained_at == 1.0
+
+
+def read_all(root: Path) -> None:
+    """Read all that is ever read of a project; what is refused is refused by an error of ours."""
+    readers: list[Callable[[], object]] = [
+        lambda: registry.read_record(root),
+        lambda: pruning.read_announcement(root),
+        lambda: registry.promotions(root),
+        lambda: registry.current(root),
+        lambda: registry.promote(root, "r0002"),
+        lambda: registry.promote(root, "r0002h01"),
+    ]
+    for version in ("r0001", "r0002", "r0002h01"):
+        for read in (
+            registry.read_meta,
+            registry.load_state,
+            registry.load_own_state,
+            pool_scores.load_pool_probs,
+            pool_scores.load_validation,
+        ):
+            readers.append(lambda read=read, version=version: read(root, version))  # type: ignore[misc]
+    for reader in readers:
+        with suppress(TightloopError):
+            reader()
+    registry.versions(root)
+    for method in STORE_READERS:
+        with suppress(TightloopError):
+            method(ProjectStore(root))
+
+
+def read_moment(store: ProjectStore) -> None:
+    read_at = datetime.fromtimestamp(store.facts().read_at, UTC)
+    assert (datetime.now(UTC) - (read_at - CLOCK_SKEW)).days > 0
+
+
+def read_probs(store: ProjectStore) -> None:
+    for row in (*store.fold_probs(2).values(), *store.asked_probs(2).values()):
+        assert np.isfinite(row).all()
+
+
+def read_people(store: ProjectStore) -> None:
+    json.dumps([asdict(person) for person in store.annotators()], allow_nan=False)
+
+
+STORE_READERS: tuple[Callable[[ProjectStore], object], ...] = (
+    read_moment, read_probs, read_people, ProjectStore.reviewed, ProjectStore.n_open,
+    ProjectStore.counts, ProjectStore.tasks, ProjectStore.annotations, ProjectStore.new_answers,
+    ProjectStore.open_images, ProjectStore.errors,
+)  # fmt: skip
+
+
+@pytest.fixture
+def config(tmp_path: Path, redis_server: RedisServer) -> Settings:
+    own = load_settings(
+        _env_file=None,
+        model_dir=tmp_path / "models",
+        redis_url=redis_server.url,
+        backend_password="backend-pass",
+        webhook_secret="hook-secret",
+        dashboard_open=True,
+    )
+    fill(registry.project_root(own.model_dir, PROJECT))
+    fill(registry.project_root(own.model_dir, OTHER))
+    return own
+
+
+@pytest.fixture
+def root(config: Settings) -> Path:
+    return registry.project_root(config.model_dir, PROJECT)
+
+
+@pytest.fixture
+def client(config: Settings, monkeypatch: pytest.MonkeyPatch) -> FlaskClient:
+    monkeypatch.setattr("backend.web.dashboard.PAGE_LIFETIME_S", 0.0)
+    return create_app(config).test_client()
+
+
+def predict(client: FlaskClient) -> Any:
+    task = {"id": 1, "project": PROJECT, "data": {"image_id": "a"}}
+    config = label_config_xml(("cat", "dog"))
+    body = {"tasks": [task], "project": f"{PROJECT}.1", "label_config": config}
+    return client.post("/predict", auth=AUTH, json=body)
+
+
+def filled(state: registry.State, value: float, *names: str) -> registry.State:
+    return state | {name: np.full_like(state[name], value) for name in names}
+
+
+def no_constant(name: str) -> None:
+    pytest.fail(f"{name} in JSON")
+
+
+def change_meta(folder: Path, **changes: Any) -> None:
+    path = folder / "meta.json"
+    kept = json.loads(path.read_text())
+    for name, value in changes.items():
+        outer, _, inner = name.partition("__")
+        (kept if not inner else kept[outer])[inner or outer] = value
+    path.write_text(json.dumps(kept))
+
+
+def change_weights(root: Path, version: str, state: registry.State) -> None:
+    """Put other weights in place, and their sha256 into meta.json."""
+    path = root / version / "model.safetensors"
+    safetensors.numpy.save_file(state, path)
+    change_meta(path.parent, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_damaged_file_stops_nobody_and_shows_no_trace(
+    client: FlaskClient, root: Path, file: str
+) -> None:
+    sound = None if file in EARLIER else (root / file).read_bytes()
+    for number, (name, content) in enumerate({**JUNK, "a folder": None}.items()):
+        put(root, file, content)
+        if content is not None and sound is not None:
+            os.utime(root / file, (number, number))
+        read_all(root)
+        for path in ("/status", "/dashboard", f"/dashboard?project={OTHER}", "/metrics"):
+            answer = client.get(path)
+            allowed = (200, 503) if path == "/dashboard" else (200,)
+            assert answer.status_code in allowed, (name, path, answer.text)
+            assert "Traceback" not in answer.text
+        status = json.loads(client.get("/status").text, parse_constant=no_constant)
+        assert OTHER in [project["project_id"] for project in status["projects"]], name
+        answer = predict(client)
+        assert answer.status_code in (200, 503), (name, answer.text)
+        assert "unexpected" not in answer.text, name
+        assert client.get("/versions", auth=AUTH).status_code == 200
+        if sound is not None:
+            put(root, file, sound)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=8,
+)
+
+
+def spoil_cell(path: Path, number: int, content: bytes) -> None:
+    """Write junk of its own type into one of a database's cells."""
+    big = int.from_bytes(content[:7], "big")
+    junk = {"BLOB": content, "TEXT": content.decode("latin1"), "INTEGER": big, "REAL": big}
+    with closing(sqlite3.connect(path)) as db, db:
+        tables = db.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY 1")
+        cells = []
+        for (table,) in tables.fetchall():
+            columns = db.execute(f"PRAGMA table_info({table})").fetchall()
+            n_rows = db.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+            key = columns[0][1]
+            cells += [(table, key, c[1], junk[c[2]], n) for c in columns for n in range(n_rows)]
+        table, key, column, value, place = cells[number % len(cells)]
+        row = f'"{key}" = (SELECT "{key}" FROM {table} ORDER BY 1 LIMIT 1 OFFSET {place})'
+        db.execute(f'UPDATE {table} SET "{column}" = ? WHERE {row}', (value,))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    file=st.sampled_from(FILES),
+    content=st.binary(max_size=60) | json_values.map(lambda v: json.dumps(v).encode()),
+    field=st.none() | st.integers(0, 60),
+)
+@example(file="answers.json", content=b'{"read_at": 0, "tasks": {"1": [{"label": 5}]}}', field=None)
+@example(file="folds.json", content=b'{"a": [NaN, 1e300]}', field=None)
+@example(file="open.json", content=b'{"read_at": "0001-01-01T00:00Z", "images": []}', field=None)
+@example(file="seen.json", content=b'{"99999999999999999999": "cat"}', field=None)
+def test_no_junk_raises_anything_but_errors_of_ours(
+    root: Path, file: str, content: bytes, field: int | None
+) -> None:
+    if file in EARLIER:
+        fill_earlier(root)
+    path = root / file
+    sound = path.read_bytes()
+    try:
+        if field is not None and file.endswith(".json"):
+            # One field of a sound file alone is junk.
+            kept = json.loads(sound)
+            rows = kept if isinstance(kept, dict) else kept[0]
+            rows[sorted(rows)[field % len(rows)]] = json.loads(json.dumps(content.decode("latin1")))
+            content = json.dumps(kept).encode()
+        if field is not None and file == "project.db":
+            spoil_cell(path, field, content)
+        else:
+            put(root, file, content)
+        read_all(root)
+    finally:
+        if file in EARLIER:
+            forget_database(root)
+            fill_store(root)
+        else:
+            put(root, file, sound)
+            os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+
+
+@pytest.mark.parametrize("moment", ["1e300", "-1e300", "NaN", "Infinity", "999999999999"])
+@pytest.mark.parametrize("fact", ["read_at", "pruning_announced_at"])
+def test_a_moment_that_no_calendar_has_is_named_as_damage(
+    root: Path, client: FlaskClient, fact: str, moment: str
+) -> None:
+    with closing(sqlite3.connect(root / "project.db")) as db, db:
+        db.execute("UPDATE own_fact SET value = ? WHERE name = ?", (moment, fact))
+    read_all(root)
+    status = client.get("/status").get_json()
+    assert [project["project_id"] for project in status["projects"]] == [OTHER]
+    assert "project.db is damaged" in status["unreadable"][str(PROJECT)]
+
+
+@pytest.mark.parametrize("probs", [[np.nan, 0.5], [0.5, np.inf]])
+@pytest.mark.parametrize("table", ["own_asked", "own_fold"])
+def test_probabilities_that_are_no_numbers_are_left_out(
+    root: Path, table: str, probs: list[float]
+) -> None:
+    store, blob = ProjectStore(root), np.array(probs, np.float32).tobytes()
+    assert store.asked_probs(2).keys() == store.fold_probs(2).keys() == {"a"}
+    with closing(sqlite3.connect(root / "project.db")) as db, db:
+        db.execute(f"UPDATE {table} SET probs = ?", (blob,))
+    kept = store.asked_probs(2) if table == "own_asked" else store.fold_probs(2)
+    assert kept == {}
+
+
+def test_predictions_status_and_dashboard_name_the_version_before_a_damaged_one(
+    client: FlaskClient, root: Path
+) -> None:
+    change_weights(root, "r0002", filled(state_of(meta(2)), np.nan, "conv1.weight"))
+    [answer] = predict(client).get_json()["results"]
+    assert (answer["model_version"], answer["score"]) == ("r0001", pytest.approx(0.8))
+    [status] = [p for p in client.get("/status").get_json()["projects"] if p["project_id"] == 7]
+    assert status["version"] == "r0001"
+    assert "conv1.weight holds NaN" in status["broken_versions"]["r0002"]
+    html = client.get(f"/dashboard?project={PROJECT}").text
+    assert "r0002/model.safetensors is damaged: conv1.weight holds NaN" in html
+
+
+def run_script(config: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {
+        "MODEL_DIR": str(config.model_dir),
+        "REDIS_URL": config.redis_url.get_secret_value(),
+        "PATH": os.environ["PATH"],
+    }
+    return subprocess.run(
+        [sys.executable, "-m", *arguments],
+        env=environment, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
+def test_the_scripts_list_sound_versions_beside_a_damaged_one_and_do_not_promote_that(
+    config: Settings, root: Path
+) -> None:
+    change_weights(root, "r0002", filled(state_of(meta(2)), np.nan, "conv1.weight"))
+    fault = "r0002/model.safetensors is damaged: conv1.weight holds NaN"
+    listed = run_script(config, "scripts.models", "--project=7", "list")
+    assert listed.returncode == 0
+    assert f"r0002    skipped: {fault}" in listed.stdout
+    [in_service] = [line for line in listed.stdout.splitlines() if line.endswith("in service")]
+    assert in_service.startswith("r0001")
+    refused = run_script(config, "scripts.models", "--project=7", "promote", "r0002")
+    assert (refused.returncode, refused.stderr.strip()) == (
+        1, f"{fault} or infinite numbers",
+    )  # fmt: skip
+    told = run_script(config, "scripts.status")
+    assert told.returncode == 0
+    assert "r0001 in service" in told.stdout
+    assert "Traceback" not in listed.stderr + refused.stderr + told.stderr
+
+
+def test_the_scripts_name_a_damaged_current_and_list_what_may_take_its_place(
+    config: Settings, root: Path
+) -> None:
+    (root / "current").write_bytes(JUNK["lists nested 100,000 deep"])
+    listed = run_script(config, "scripts.models", "--project=7", "list")
+    assert listed.returncode == 1
+    assert "r0002" in listed.stdout
+    assert listed.stderr.startswith(f"{root}/current is damaged: put a version back")
+    told = run_script(config, "scripts.status")
+    assert "r0002 in service" in told.stdout  # the other project
+    assert f"{root}/current is damaged" in told.stderr
+    with pytest.raises(ModelFolderError, match="current is damaged"):
+        registry.current(root)
+    assert run_script(config, "scripts.models", "--project=7", "promote", "r0002").returncode == 0

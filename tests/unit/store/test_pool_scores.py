@@ -1,0 +1,183 @@
+"""What versions make of a pool: whole and of that pool, or not kept."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from backend.base.errors import NoModelError
+from backend.store import pool_scores, registry
+from tests.unit.store.test_registry import meta, save
+
+PROBS = np.array([[0.1, 0.9], [0.6, 0.4]], np.float32)
+LABELS = np.array([1, 0])
+IDS = {"image_ids": '["a", "b"]'}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A project with one version, of cats and dogs."""
+    root = registry.project_root(tmp_path, 7)
+    save(root, meta())
+    return root
+
+
+def file_of(tensors: dict[str, Any], metadata: dict[str, str] | None = None) -> bytes:
+    return bytes(safetensors.numpy.save(tensors, metadata))
+
+
+def header(text: str | bytes, n_bytes: int = 0) -> bytes:
+    """A file with this for a header, whatever it is, and zeros for data."""
+    content = text.encode() if isinstance(text, str) else text
+    return struct.pack("<Q", len(content)) + content + bytes(n_bytes)
+
+
+def typed(dtype: str, shape: str, n_bytes: int) -> bytes:
+    tensor = f'{{"dtype":"{dtype}","shape":{shape},"data_offsets":[0,{n_bytes}]}}'
+    return header(f'{{"__metadata__":{json.dumps(IDS)},"probs":{tensor}}}', n_bytes)
+
+
+NO_SAFETENSORS = {
+    "an empty file": b"",
+    "text": b"half a file",
+    "half a file": file_of({"probs": PROBS}, IDS)[:-3],
+    "a header of 4 EB": struct.pack("<Q", 2**62) + b"{}",
+    "a header nested 100,000 deep": header(b'{"a":' * 100_000),
+    "a header that is null": header("null"),
+    "no tensor at all": header("{}"),
+    "bfloat16": typed("BF16", "[2,2]", 8),
+    "8-bit floats": typed("F8_E4M3", "[2,2]", 4),
+    "a tensor of 2^80 numbers": typed("F32", f"[{2**40},{2**40}]", 16),
+    "no number in 2^62 columns": typed("F32", f"[0,{2**62}]", 0),
+    "a hundred axes": typed("F32", str([1] * 100), 4),
+}
+
+
+def test_the_pools_probabilities_come_back_with_their_ids(root: Path) -> None:
+    assert pool_scores.load_pool_probs(root, "r0001") is None
+    probs = np.array([[0.1, 0.9], [0.6, 0.4]], dtype=np.float32)
+    pool_scores.save_pool_probs(root, "r0001", ("a", "b"), probs)
+    kept = pool_scores.load_pool_probs(root, "r0001")
+    assert kept is not None
+    assert kept[0] == ("a", "b")
+    assert (kept[1] == probs).all()
+
+
+def test_embeddings_come_back_for_their_body_size_and_pool_alone(tmp_path: Path) -> None:
+    rows = [np.full((n, 2), n, np.float16) for n in (3, 2, 1)]
+    pool_scores.save_embeddings(
+        tmp_path, "k", 32, ("a", "b", "c"), pool_scores.PoolEmbeddings(*rows)
+    )
+    kept = pool_scores.load_embeddings(tmp_path, "k", 32, ("a", "b", "c"))
+    assert kept is not None
+    assert [kept.pool.tolist(), kept.validation.tolist(), kept.test.tolist()] == [
+        row.tolist() for row in rows
+    ]
+    for key, size, ids in (("j", 32, "abc"), ("k", 64, "abc"), ("k", 32, "acb")):
+        assert pool_scores.load_embeddings(tmp_path, key, size, tuple(ids)) is None
+
+
+@pytest.mark.parametrize("content", NO_SAFETENSORS.values(), ids=NO_SAFETENSORS)
+def test_files_that_hold_no_scores_count_as_not_kept_and_are_named(
+    root: Path, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("pool", "validation"):
+        (root / f"r0001/{name}.safetensors").write_bytes(content)
+    assert pool_scores.load_pool_probs(root, "r0001") is None
+    assert pool_scores.load_validation(root, "r0001") is None
+    assert "r0001/pool.safetensors is damaged" in caplog.text
+    assert "r0001/validation.safetensors is damaged" in caplog.text
+
+
+def test_a_folder_in_the_place_of_scores_counts_as_not_kept(root: Path) -> None:
+    (root / "r0001/pool.safetensors").mkdir()
+    assert pool_scores.load_pool_probs(root, "r0001") is None
+
+
+@pytest.mark.parametrize(
+    ("probs", "metadata"),
+    [
+        pytest.param(PROBS, None, id="no metadata"),
+        pytest.param(PROBS, {"ids": "[]"}, id="no image ids"),
+        pytest.param(PROBS, {"image_ids": "[" * 100_000}, id="ids nested 100,000 deep"),
+        pytest.param(PROBS, {"image_ids": '["a", 5]'}, id="a number for an id"),
+        pytest.param(PROBS, {"image_ids": '["a", "\\ud800"]'}, id="a lone surrogate for an id"),
+        pytest.param(PROBS, {"image_ids": '{"a": 1, "b": 2}'}, id="no list of ids"),
+        pytest.param(PROBS, {"image_ids": '["a"]'}, id="fewer ids than rows"),
+        pytest.param(PROBS[:, :1], IDS, id="fewer columns than classes"),
+        pytest.param(PROBS[0], IDS, id="one axis"),
+        pytest.param(PROBS.astype(np.int64), IDS, id="whole numbers"),
+        pytest.param(2 * PROBS, IDS, id="rows that sum to 2"),
+        pytest.param(PROBS + np.array([-1, 1]), IDS, id="negative probabilities"),
+    ],
+)
+def test_pool_probabilities_that_are_none_count_as_not_kept(
+    root: Path, probs: np.ndarray[Any, Any], metadata: dict[str, str] | None
+) -> None:
+    (root / "r0001/pool.safetensors").write_bytes(file_of({"probs": probs}, metadata))
+    assert pool_scores.load_pool_probs(root, "r0001") is None
+
+
+def test_pool_probabilities_under_another_name_count_as_not_kept(root: Path) -> None:
+    (root / "r0001/pool.safetensors").write_bytes(file_of({"scores": PROBS}, IDS))
+    assert pool_scores.load_pool_probs(root, "r0001") is None
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_a_version_that_made_nan_of_the_pool_is_named(root: Path, number: float) -> None:
+    bad = PROBS.copy()
+    bad[1, 0] = number
+    pool_scores.save_pool_probs(root, "r0001", ("a", "b"), bad)
+    with pytest.raises(NoModelError, match=r"r0001 hold NaN.*scripts\.models promote"):
+        pool_scores.load_pool_probs(root, "r0001")
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        pytest.param({"probs": PROBS}, id="no labels"),
+        pytest.param({"labels": LABELS}, id="no probabilities"),
+        pytest.param({"probs": PROBS, "labels": np.array([1])}, id="fewer labels than rows"),
+        pytest.param({"probs": PROBS, "labels": np.array([0, 2])}, id="a label of no class"),
+        pytest.param({"probs": PROBS, "labels": np.array([-1, 0])}, id="a negative label"),
+        pytest.param({"probs": PROBS, "labels": LABELS.astype(np.float32)}, id="real labels"),
+        pytest.param({"probs": PROBS * np.nan, "labels": LABELS}, id="NaN"),
+        pytest.param({"probs": np.eye(3, dtype=np.float32)[:2], "labels": LABELS}, id="3 classes"),
+    ],
+)
+def test_damaged_validation_probabilities_count_as_not_kept(
+    root: Path, tensors: dict[str, Any]
+) -> None:
+    pool_scores.save_validation_probs(root, "r0001", LABELS, PROBS)
+    kept = pool_scores.load_validation_probs(root, "r0001", LABELS)
+    assert kept is not None
+    (root / "r0001/validation.safetensors").write_bytes(file_of(tensors))
+    assert pool_scores.load_validation_probs(root, "r0001", LABELS) is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"pool": np.zeros((1, 4), np.float16)}, id="another pool"),
+        pytest.param({"test": np.zeros((1, 5), np.float16)}, id="several widths"),
+        pytest.param({"pool": np.full((2, 4), np.nan, np.float16)}, id="NaN"),
+        pytest.param({"validation": np.zeros(4, np.float16)}, id="one axis"),
+        pytest.param({"validation": np.zeros((1, 4), np.int64)}, id="whole numbers"),
+    ],
+)
+def test_damaged_embeddings_count_as_not_kept(tmp_path: Path, changes: dict[str, Any]) -> None:
+    rows = {name: np.zeros((2, 4), np.float16) for name in ("pool", "validation", "test")}
+    key = (tmp_path, "k", 32, ("a", "b"))
+    pool_scores.save_embeddings(*key, pool_scores.PoolEmbeddings(**rows))
+    assert pool_scores.load_embeddings(*key) is not None
+    [path] = tmp_path.iterdir()
+    path.write_bytes(file_of(rows | changes))
+    assert pool_scores.load_embeddings(*key) is None
+    path.write_bytes(file_of({"pool": rows["pool"]}))
+    assert pool_scores.load_embeddings(*key) is None

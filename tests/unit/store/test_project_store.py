@@ -1,0 +1,862 @@
+"""A project's database: what was read, learned and asked comes back, whoever writes beside."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from backend.base.errors import StoreError
+from backend.base.labeling import Annotation, Asked, NewTask, ProjectCounts, Task, TaskReading
+from backend.rounds.observe import read_everything_changed
+from backend.store import mirror
+from backend.store.annotator_figures import AnnotatorFigures
+from backend.store.open_image import OPEN_IMAGES_KEPT, OpenImage
+from backend.store.project_db import FILE, MIGRATIONS, connect, copy, reading, writing
+from backend.store.project_store import Facts, ProjectStore, Row
+from scripts.research.oracle import OracleProject
+
+ROOT = Path(__file__).parents[3]
+NOON = 1_700_000_000.0
+NOBODY = 65_534
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "p7"
+
+
+@pytest.fixture
+def store(root: Path) -> ProjectStore:
+    return ProjectStore(root)
+
+
+def said(annotation_id: int, label: str | None = "cat", **changes: Any) -> Annotation:
+    """One person's answer, to task 1 unless told otherwise."""
+    fields: dict[str, Any] = {
+        "task_id": 1,
+        "image_id": f"img-{changes.get('task_id', 1)}",
+        "annotator": 1,
+        "was_skipped": False,
+        "updated_at": "2026-01-01T12:00:00Z",
+    }
+    return Annotation(annotation_id, label=label, **{**fields, **changes})
+
+
+def task(
+    task_id: int,
+    *annotations: Annotation,
+    updated_at: str = "2026-01-01T12:00:00Z",
+    is_again: bool = False,
+    asked: Asked | None = None,
+) -> TaskReading:
+    """A task as read, open unless it has an annotation."""
+    own = Task(task_id, f"img-{task_id}", is_open=not annotations, is_again=is_again)
+    return TaskReading(own, updated_at, annotations, asked)
+
+
+def learn(store: ProjectStore, at: float = NOON) -> None:
+    """Learn all that was read, as a training does."""
+    every = [a for of_task in store.annotations().values() for a in of_task]
+    store.record_learned({a.annotation_id: a.answer for a in every}, at)
+
+
+def rows_of(root: Path, query: str) -> list[Any]:
+    with reading(root) as db:
+        assert db is not None
+        return db.execute(query).fetchall()
+
+
+READERS: dict[str, tuple[Callable[[ProjectStore], object], object]] = {
+    "facts": (ProjectStore.facts, Facts()),
+    "n_tasks": (ProjectStore.n_tasks, 0),
+    "n_open": (ProjectStore.n_open, 0),
+    "counts": (ProjectStore.counts, ProjectCounts(0, 0, 0, 0)),
+    "tasks": (ProjectStore.tasks, []),
+    "annotations": (ProjectStore.annotations, {}),
+    "new_answers": (ProjectStore.new_answers, (0, None)),
+    "new_images": (ProjectStore.new_images, set()),
+    "asked_probs": (lambda store: store.asked_probs(2), {}),
+    "fold_probs": (lambda store: store.fold_probs(2), {}),
+    "reviewed": (ProjectStore.reviewed, {}),
+    "open_images": (ProjectStore.open_images, []),
+    "annotators": (ProjectStore.annotators, []),
+    "errors": (ProjectStore.errors, []),
+}
+WRITERS: dict[str, Callable[[ProjectStore], object]] = {
+    "record": lambda store: store.record(read_at=NOON),
+    "record_failure": lambda store: store.record_failure("read", NOON),
+    "record_success": lambda store: store.record_success("read"),
+    "record_tasks": lambda store: store.record_tasks([task(1)], NOON),
+    "record_reading": lambda store: store.record_reading(NOON, is_full=True),
+    "forget_tasks": lambda store: store.forget_tasks([1], NOON),
+    "record_learned": lambda store: store.record_learned({1: "cat"}, NOON),
+    "record_asked": lambda store: store.record_asked([Asked("img", 1, "margin", "r0001")]),
+    "record_fold_probs": lambda store: store.record_fold_probs([], []),
+    "start_reviews": lambda store: store.start_reviews(9),
+    "record_reviewed": lambda store: store.record_reviewed("img", "cat"),
+    "record_open_images": lambda store: store.record_open_images(NOON, []),
+    "record_annotators": lambda store: store.record_annotators([]),
+    "record_error": lambda store: store.record_error("training", "the disk is full"),
+}
+
+
+def test_every_method_of_the_store_is_among_those_tested_here() -> None:
+    methods = {name for name in vars(ProjectStore) if not name.startswith("_")}
+    assert methods == {*READERS, *WRITERS}
+
+
+# Before anything was written, and when it cannot be
+
+
+@pytest.mark.parametrize("method", READERS)
+def test_before_anything_was_written_everything_is_empty_and_reading_makes_no_file(
+    method: str, store: ProjectStore, root: Path
+) -> None:
+    read, empty = READERS[method]
+    assert read(store) == empty
+    assert not root.exists()
+
+
+@pytest.mark.parametrize("method", READERS)
+def test_a_database_that_another_process_is_only_making_is_empty(
+    method: str, store: ProjectStore, root: Path
+) -> None:
+    root.mkdir()
+    (root / FILE).touch()
+    read, empty = READERS[method]
+    assert read(store) == empty
+
+
+@pytest.mark.parametrize("method", WRITERS)
+def test_whatever_is_written_first_makes_the_database(
+    method: str, store: ProjectStore, root: Path
+) -> None:
+    WRITERS[method](store)
+    assert rows_of(root, "PRAGMA user_version") == [(len(MIGRATIONS),)]
+    assert rows_of(root, "PRAGMA journal_mode") == [("wal",)]
+
+
+def test_a_folder_may_have_any_name(tmp_path: Path) -> None:
+    root = tmp_path / "models?mode=memory&a=100%25#ä" / "p7"
+    ProjectStore(root).record(read_at=NOON)
+    assert ProjectStore(root).facts().read_at == NOON
+    assert (root / FILE).exists()
+
+
+ALL_METHODS = {**{name: read for name, (read, _) in READERS.items()}, **WRITERS}
+
+
+@pytest.mark.parametrize("method", ALL_METHODS)
+def test_a_newer_releases_database_is_refused_and_says_to_update(
+    method: str, store: ProjectStore, root: Path
+) -> None:
+    store.record(read_at=NOON)
+    with closing(sqlite3.connect(root / FILE)) as db:
+        db.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
+    with pytest.raises(StoreError, match=r"newer release of Tightloop: update"):
+        ALL_METHODS[method](store)
+
+
+@pytest.mark.parametrize("junk", [b"x" * 5000, b"SQLite format 3\0" + b"\xff" * 5000])
+@pytest.mark.parametrize("method", ALL_METHODS)
+def test_a_damaged_database_is_named_with_what_to_do(
+    method: str, junk: bytes, store: ProjectStore, root: Path
+) -> None:
+    root.mkdir()
+    (root / FILE).write_bytes(junk)
+    with pytest.raises(StoreError, match=r"project\.db is damaged .*: restore a backup, or move"):
+        ALL_METHODS[method](store)
+
+
+def test_a_page_that_is_damaged_is_named_with_what_to_do(store: ProjectStore, root: Path) -> None:
+    store.record_tasks([task(n) for n in range(2000)], NOON)
+    content = bytearray((root / FILE).read_bytes())
+    content[8192:] = b"\xa5" * (len(content) - 8192)  # the schema stays
+    (root / FILE).write_bytes(content)
+    with pytest.raises(StoreError, match=r"project\.db is damaged"):
+        store.tasks()
+
+
+@pytest.mark.parametrize("method", ALL_METHODS)
+def test_a_file_in_the_folders_place_is_a_store_error(
+    method: str, store: ProjectStore, root: Path
+) -> None:
+    root.write_text("in the way")
+    if method in READERS:  # there is no database there
+        ALL_METHODS[method](store)
+        return
+    with pytest.raises(StoreError, match="check MODEL_DIR"):
+        ALL_METHODS[method](store)
+
+
+@pytest.mark.parametrize("method", ALL_METHODS)
+def test_a_folder_in_the_databases_place_is_a_store_error(
+    method: str, store: ProjectStore, root: Path
+) -> None:
+    (root / FILE).mkdir(parents=True)
+    advice = "MODEL_DIR" if method in READERS else "cannot be opened .* else check MODEL_DIR"
+    with pytest.raises(StoreError, match=advice):
+        ALL_METHODS[method](store)
+
+
+def test_a_fact_that_there_is_not_is_our_own_mistake_and_changes_nothing(
+    store: ProjectStore,
+) -> None:
+    with pytest.raises(TypeError, match="no such fact: readat"):
+        store.record(read_at=NOON, readat=NOON)
+    assert store.facts() == Facts()
+
+
+# Who may only read
+
+
+@contextmanager
+def read_only_to_us(folder: Path) -> Iterator[None]:
+    """Let nobody write to a folder, nor us. Root may write anywhere, so it becomes somebody else
+    meanwhile.
+    """
+    is_root = os.geteuid() == 0
+    paths = [folder, *folder.iterdir()]
+    for path in paths:
+        path.chmod(0o555)
+    if is_root:
+        os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        if is_root:
+            os.seteuid(0)
+        folder.chmod(0o755)
+        for path in folder.iterdir():
+            path.chmod(0o644)
+
+
+@pytest.fixture
+def open_root() -> Iterator[Path]:
+    """A folder that other users reach as well; pytest's own are closed to them."""
+    folder = Path(tempfile.mkdtemp(prefix="tightloop-store-"))
+    folder.chmod(0o755)
+    yield folder / "p7"
+    shutil.rmtree(folder)
+
+
+def test_a_read_only_folder_can_be_read_while_a_writer_has_the_database_open(
+    open_root: Path,
+) -> None:
+    store = ProjectStore(open_root)
+    store.record(read_at=NOON)
+    with closing(connect(open_root)) as keeper:
+        with read_only_to_us(open_root):
+            assert store.facts().read_at == NOON
+        # What the writer adds is seen as well, and is not yet in the file itself.
+        keeper.execute("UPDATE own_fact SET value = '5.0'")
+        with read_only_to_us(open_root):
+            assert store.facts().read_at == 5
+            names = {path.name for path in open_root.iterdir()}
+        assert names == {FILE, f"{FILE}-wal", f"{FILE}-shm"}
+
+
+def test_a_read_only_folder_that_nobody_writes_to_is_read_as_it_was_left(open_root: Path) -> None:
+    store = ProjectStore(open_root)
+    store.record(read_at=NOON)
+    assert [path.name for path in open_root.iterdir()] == [FILE]
+    with read_only_to_us(open_root):
+        assert store.facts().read_at == NOON
+        assert [path.name for path in open_root.iterdir()] == [FILE]
+
+
+def test_a_log_that_may_not_be_opened_in_a_read_only_folder_waits_for_the_clock(
+    open_root: Path,
+) -> None:
+    store = ProjectStore(open_root)
+    store.record(read_at=NOON)
+    (open_root / f"{FILE}-wal").touch()  # of a writer that is gone, and took the shared memory
+    with (
+        read_only_to_us(open_root),
+        pytest.raises(StoreError, match=r"only read, it must wait for the clock; else check MODEL"),
+    ):
+        store.facts()
+
+
+def test_whoever_may_only_read_cannot_write(open_root: Path) -> None:
+    store = ProjectStore(open_root)
+    store.record(read_at=NOON)
+    with (
+        closing(connect(open_root)),
+        read_only_to_us(open_root),
+        pytest.raises(StoreError, match="permissions"),
+    ):
+        store.record(read_at=5.0)
+    assert store.facts().read_at == NOON
+
+
+# Several at once
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from backend.base.labeling import Task, TaskReading
+from backend.store.project_store import ProjectStore
+store, name = ProjectStore(Path(sys.argv[1])), sys.argv[2]
+print("ready", flush=True)
+sys.stdin.readline()
+for number in range(25):
+    store.record_reviewed(f"{name}-{number}", "cat")
+    store.record_failure(name, 1.0)
+    task = Task(number, f"img-{number}", is_open=True, is_again=False)
+    store.record_tasks([TaskReading(task, "2026", (), None)], 1.0)
+"""
+
+
+def test_processes_that_write_at_once_from_the_first_moment_on_lose_nothing(root: Path) -> None:
+    names = ("clock", "ranker", "trainer")
+    root.mkdir()
+    (root / "seen.json").write_text('{"5": "cat"}')  # each of them finds it, one takes it over
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(root), name],
+            cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )
+        for name in names
+    ]  # fmt: skip
+    for writer in writers:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "ready\n"
+    for writer in writers:
+        assert writer.stdin is not None
+        writer.stdin.write("go\n")
+        writer.stdin.flush()
+    for writer in writers:
+        writer.communicate(timeout=60)
+    assert [writer.returncode for writer in writers] == [0, 0, 0]
+    store = ProjectStore(root)
+    assert len(store.reviewed()) == 3 * 25
+    assert set(store.facts().failed_at) == set(names)
+    assert len(store.tasks()) == 25
+    assert rows_of(root, "SELECT learned FROM mirror_annotation") == [("cat",)]
+
+
+def test_a_reader_sees_the_old_or_the_new_and_never_half(store: ProjectStore, root: Path) -> None:
+    store.record_reviewed("img-1", "cat")
+    with writing(root) as db:
+        db.execute("DELETE FROM own_reviewed")
+        assert store.reviewed() == {"img-1": "cat"}
+        db.execute("INSERT INTO own_reviewed VALUES ('img-2', 'dog')")
+    assert store.reviewed() == {"img-2": "dog"}
+
+
+def test_a_write_that_breaks_off_leaves_everything_as_it_was(store: ProjectStore) -> None:
+    def breaks_off() -> Iterator[Asked]:
+        yield Asked("img-2", 1, "margin", "r0001", 0.5, (0.5, 0.5))
+        raise RuntimeError
+
+    store.record_tasks([task(1), task(2)], NOON)
+    store.record_asked([Asked("img-1", 1, "margin", "r0001", 0.5, (0.5, 0.5))])
+    with pytest.raises(RuntimeError):
+        store.record_asked(breaks_off())
+    assert store.asked_probs(2).keys() == {"img-1"}
+
+
+def test_whoever_opens_it_for_reading_cannot_write_by_mistake(
+    store: ProjectStore, root: Path
+) -> None:
+    store.record_reviewed("img-1", "cat")
+    with pytest.raises(StoreError, match="may only read"):
+        rows_of(root, "DELETE FROM own_reviewed")
+    assert store.reviewed() == {"img-1": "cat"}
+
+
+# Facts
+
+
+def test_facts_come_back_and_others_stay(store: ProjectStore) -> None:
+    store.record(read_at=NOON, ordered_by="r0007", waiting_for="two classes")
+    store.record(read_at=NOON + 1, waiting_for=None)
+    assert store.facts() == Facts(read_at=NOON + 1, ordered_by="r0007")
+
+
+def test_a_failure_stays_until_its_own_step_has_ended_well(store: ProjectStore) -> None:
+    store.record_failure("read", NOON)
+    store.record_failure("refit", NOON + 1)
+    store.record_failure("read", NOON + 2)
+    assert store.facts().failed_at == {"read": NOON + 2, "refit": NOON + 1}
+    store.record_success("read", ordered_by="r0007")
+    assert store.facts() == Facts(failed_at={"refit": NOON + 1}, ordered_by="r0007")
+
+
+# The copy of Label Studio
+
+
+def test_tasks_and_annotations_come_back_as_they_were_read_oldest_first(
+    store: ProjectStore,
+) -> None:
+    given = (
+        said(11, None, was_skipped=True, annotator=2, task_id=3),
+        said(10, "dog", is_ground_truth=True, took_guess=True, seconds=4.5, task_id=3),
+    )
+    seeded = said(7, "cat", annotator=None, task_id=2)
+    store.record_tasks([task(3, *given, is_again=True), task(1), task(2, seeded)], NOON)
+    assert store.tasks() == [
+        Task(1, "img-1", is_open=True, is_again=False),
+        Task(2, "img-2", is_open=False, is_again=False),
+        Task(3, "img-3", is_open=False, is_again=True),
+    ]
+    assert store.annotations() == {2: [seeded], 3: [given[1], given[0]]}
+
+
+def test_tasks_and_answers_are_counted(store: ProjectStore) -> None:
+    skipped = said(2, None, was_skipped=True, task_id=2)
+    store.record_tasks([task(1, said(1), is_again=True), task(2, skipped), task(3), task(4)], NOON)
+    assert store.counts() == ProjectCounts(tasks=4, annotations=1, skipped=1, open=2, again=1)
+    assert store.n_open() == 2
+    learn(store)
+    store.record_tasks([task(1), task(2)], NOON + 1)  # both answers were deleted
+    assert store.counts() == ProjectCounts(tasks=4, annotations=0, skipped=0, open=4)
+
+
+def test_a_task_that_is_read_again_replaces_itself(store: ProjectStore) -> None:
+    store.record_tasks([task(1)], NOON)
+    store.record_tasks([task(1, said(5))], NOON + 1)
+    changed = said(
+        5,
+        "dog",
+        image_id="img-x",
+        annotator=2,
+        updated_at="2026-01-02T12:00:00Z",
+        is_ground_truth=True,
+        took_guess=True,
+        seconds=4.5,
+    )
+    found = TaskReading(
+        Task(1, "img-x", is_open=False, is_again=True), "2026-01-02T12:00:00Z", (changed,), None
+    )
+    store.record_tasks([found], NOON + 2)
+    assert store.tasks() == [found.task]
+    assert store.annotations() == {1: [changed]}
+    skipped = replace(changed, label=None, was_skipped=True)
+    store.record_tasks([replace(found, annotations=(skipped,))], NOON + 3)
+    assert store.annotations() == {1: [skipped]}
+    assert (store.n_open(), len(store.tasks())) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    "later_first", [False, True], ids=["the later comes last", "the later comes first"]
+)
+def test_of_two_readings_of_a_task_the_one_that_label_studio_dates_later_wins(
+    store: ProjectStore, later_first: bool
+) -> None:
+    readings = [
+        task(1, said(5, "cat"), updated_at="2026-01-01T12:00:00.100000Z"),
+        task(1, said(5, "dog"), updated_at="2026-01-01T12:00:00.200000Z"),
+    ]
+    for number, found in enumerate(reversed(readings) if later_first else readings):
+        store.record_tasks([found], NOON + number)
+    assert store.annotations() == {1: [said(5, "dog")]}
+
+
+def test_a_task_whose_older_reading_came_last_was_there_all_the_same(store: ProjectStore) -> None:
+    store.record_tasks([task(1, updated_at="2026-01-02T00:00:00Z")], NOON)
+    store.record_tasks([task(1, updated_at="2026-01-01T00:00:00Z")], NOON + 20)
+    store.record_reading(NOON + 10, is_full=True)
+    assert [found.task_id for found in store.tasks()] == [1]
+
+
+@pytest.mark.parametrize("dated", ["2026-01-01T12:00:00Z", "2025-01-01T12:00:00Z"])
+def test_a_full_reading_that_overlaps_one_that_began_earlier_deletes_nothing_that_is_there(
+    store: ProjectStore, dated: str
+) -> None:
+    store.record_tasks([task(1)], NOON + 10)  # by the later one
+    store.record_tasks([task(1, updated_at=dated)], NOON)  # by the earlier one, which is slow
+    store.record_reading(NOON + 10, is_full=True)
+    assert [found.task_id for found in store.tasks()] == [1]
+
+
+def test_a_full_reading_deletes_what_it_did_not_find_and_counts_it_as_a_change(
+    store: ProjectStore,
+) -> None:
+    store.record_tasks([task(1, said(5)), task(2, said(6, task_id=2)), task(3)], NOON)
+    learn(store)
+    revision = store.facts().revision
+    store.record_tasks([task(1, said(5))], NOON + 9)
+    store.record_reading(NOON + 9, is_full=True)
+    assert [found.task_id for found in store.tasks()] == [1]
+    assert store.annotations() == {1: [said(5)]}
+    assert store.new_answers() == (1, NOON + 9)  # the answer to task 2; nobody had answered task 3
+    assert store.facts().revision == revision + 1
+    assert (store.facts().read_at, store.facts().full_read_at) == (NOON + 9, NOON + 9)
+
+
+def test_a_reading_of_changes_deletes_nothing(store: ProjectStore) -> None:
+    store.record_tasks([task(1, said(5)), task(2)], NOON)
+    store.record_reading(NOON + 9, is_full=False)
+    assert len(store.tasks()) == 2
+    assert (store.facts().read_at, store.facts().full_read_at) == (NOON + 9, 0)
+
+
+def test_a_reading_that_began_earlier_and_ends_later_takes_no_moment_back(
+    store: ProjectStore,
+) -> None:
+    store.record_reading(NOON + 9, is_full=True)
+    store.record_reading(NOON, is_full=True)
+    assert (store.facts().read_at, store.facts().full_read_at) == (NOON + 9, NOON + 9)
+
+
+def test_tasks_that_were_deleted_in_label_studio_are_forgotten_with_their_answers(
+    store: ProjectStore,
+) -> None:
+    store.record_tasks([task(1, said(5)), task(2), task(3)], NOON)
+    learn(store)
+    revision = store.facts().revision
+    store.forget_tasks([2, 99], NOON + 1)
+    assert [found.task_id for found in store.tasks()] == [1, 3]
+    assert store.facts().revision == revision
+    store.forget_tasks([1], NOON + 2)
+    assert store.annotations() == {}
+    assert store.new_answers() == (1, NOON + 2)
+    assert store.facts().revision == revision + 1
+
+
+def test_the_revision_rises_with_every_reading_that_finds_a_changed_answer_and_no_other(
+    store: ProjectStore,
+) -> None:
+    revisions = []
+    for found in (
+        task(1),  # an open task: nobody has answered
+        task(1, said(5)),  # answered
+        task(1, said(5)),  # nothing new
+        task(1, said(5, seconds=9.0, annotator=3)),  # no other answer
+        task(1, said(5, "dog")),  # edited
+        task(1, said(5, "dog"), said(6, "dog")),  # a second one
+        task(1, said(6, "dog")),  # deleted
+    ):
+        store.record_tasks([found], NOON)
+        revisions.append(store.facts().revision)
+    assert revisions == [0, 1, 1, 1, 2, 3, 4]
+
+
+def emptied(root: Path) -> None:
+    """Empty all tables that copy Label Studio."""
+    with writing(root) as db:
+        names = db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+        for (name,) in names:
+            if name.startswith("mirror_"):
+                db.execute(f"DELETE FROM {name}")
+
+
+def test_what_copies_label_studio_may_be_lost_and_is_read_again(
+    store: ProjectStore, root: Path
+) -> None:
+    project = OracleProject(("cat", "dog"))
+    project.import_tasks([NewTask(name, {}) for name in ("a", "b", "c")])
+    project.answer(1, "cat")
+    project.answer(2, None, was_skipped=True)
+    store.record_asked([Asked("a", 1, "margin", "r0001", 0.5, (0.5, 0.5))])
+    store.record_reviewed("a", "cat")
+    store.record_error("training", "the disk is full")
+    store.record_fold_probs(["b"], [np.array([0.1, 0.9], np.float32)])
+    read_everything_changed(project, store)
+    before = all_read(store)
+    emptied(root)
+    assert (store.tasks(), store.annotations()) == ([], {})
+    assert store.reviewed() == {"a": "cat"}
+    read_everything_changed(project, store)
+    assert all_read(store) == before
+
+
+def all_read(store: ProjectStore) -> dict[str, object]:
+    """What all methods return, but for the moments of what was read."""
+    found = {name: read(store) for name, (read, _) in READERS.items() if name != "facts"}
+    return {
+        **found,
+        "new_answers": store.new_answers()[0],
+        "asked_probs": numbers(store.asked_probs(2)),
+        "fold_probs": numbers(store.fold_probs(2)),
+    }
+
+
+def numbers(probs: Mapping[str, Row]) -> dict[str, list[float]]:
+    """Probabilities by image, so that they can be compared."""
+    return {image_id: [float(p) for p in row] for image_id, row in probs.items()}
+
+
+# What is new
+
+
+def test_answers_are_new_until_they_are_learned(store: ProjectStore) -> None:
+    store.record_tasks([task(1, said(5))], NOON)
+    store.record_tasks([task(2, said(6, task_id=2))], NOON + 10)
+    assert store.new_answers() == (2, NOON)
+    learn(store)
+    assert store.new_answers() == (0, None)
+    store.record_tasks([task(1, said(5)), task(2, said(6, task_id=2))], NOON + 20)
+    assert store.new_answers() == (0, None)
+
+
+CHANGES: dict[str, TaskReading] = {
+    "an edit": task(1, said(5, "dog")),
+    "a skip in its place": task(1, said(5, None, was_skipped=True)),
+    "a ground truth": task(1, said(5, is_ground_truth=True)),
+    "emptied": task(1, said(5, None)),
+    "a deletion": task(1),
+    "a second answer": task(1, said(5), said(6)),
+    "a skip beside it": task(1, said(5), said(6, None, was_skipped=True)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_of_what_was_learned_is_new(change: str, store: ProjectStore) -> None:
+    store.record_tasks([task(1, said(5))], NOON)
+    learn(store)
+    store.record_tasks([CHANGES[change]], NOON + 1)
+    assert store.new_answers() == (1, NOON + 1)
+    store.record_tasks([CHANGES[change]], NOON + 2)  # read once more
+    assert store.new_answers() == (1, NOON + 1)
+    learn(store)
+    assert store.new_answers() == (0, None)
+
+
+def test_a_change_that_is_taken_back_is_not_new(store: ProjectStore) -> None:
+    for answer in (said(5, "cat"), said(5, None, was_skipped=True), said(5, None)):
+        store.record_tasks([task(1, answer)], NOON)
+        learn(store)
+        store.record_tasks([task(1, said(5, "dog"))], NOON + 1)
+        assert store.new_answers()[0] == 1
+        store.record_tasks([task(1, answer)], NOON + 2)
+        assert store.new_answers() == (0, None)
+
+
+def test_an_answer_that_was_deleted_before_any_training_leaves_nothing(
+    store: ProjectStore, root: Path
+) -> None:
+    store.record_tasks([task(1, said(5))], NOON)
+    store.record_tasks([task(1)], NOON + 1)
+    assert store.new_answers() == (0, None)
+    assert rows_of(root, "SELECT * FROM mirror_annotation") == []
+
+
+def test_a_learned_answer_whose_deletion_was_learned_leaves_nothing(
+    store: ProjectStore, root: Path
+) -> None:
+    store.record_tasks([task(1, said(5))], NOON)
+    learn(store)
+    store.record_tasks([task(1)], NOON + 1)
+    learn(store)
+    assert rows_of(root, "SELECT * FROM mirror_annotation") == []
+
+
+def test_what_changes_during_a_training_stays_new(store: ProjectStore, root: Path) -> None:
+    kept, edited, deleted = (said(n, task_id=n) for n in (1, 2, 3))
+    store.record_tasks([task(1, kept), task(2, edited), task(3, deleted)], NOON)
+    began_with = {1: "cat", 2: "cat", 3: "cat"}
+    store.record_tasks(
+        [task(2, said(2, "dog", task_id=2)), task(3), task(4, said(4, task_id=4))], NOON + 5
+    )
+    store.record_learned(began_with, NOON + 9)
+    assert store.new_answers()[0] == 3  # the edit, the deletion, and the answer to task 4
+    query = "SELECT annotation_id FROM mirror_annotation WHERE answer IS NOT learned"
+    assert {annotation_id for (annotation_id,) in rows_of(root, query)} == {2, 3, 4}
+    learn(store)
+    assert store.new_answers() == (0, None)
+
+
+def test_a_deletion_during_a_training_stays_new_whether_it_was_learned_before_or_not(
+    store: ProjectStore,
+) -> None:
+    store.record_tasks([task(1, said(5))], NOON)
+    for moment in (NOON + 1, NOON + 11):
+        store.record_tasks([task(1, said(5))], moment)
+        store.record_tasks([task(1)], moment + 1)  # while a training learns it
+        store.record_learned({5: "cat"}, moment + 2)
+        assert store.new_answers()[0] == 1
+        assert store.new_answers()[1] in (moment + 1, moment + 2)
+
+
+def test_a_training_keeps_what_it_found_out_and_that_it_did_not_fail(store: ProjectStore) -> None:
+    store.record_failure("retrain", NOON)
+    store.record_failure("read", NOON)
+    store.record_learned({}, NOON + 1, trained_at=NOON, head_revision=3)
+    assert store.facts() == Facts(trained_at=NOON, head_revision=3, failed_at={"read": NOON})
+
+
+def test_counting_what_is_new_reads_no_more_than_what_is_new(
+    store: ProjectStore, root: Path
+) -> None:
+    store.record_tasks([task(n, said(n, task_id=n)) for n in range(1, 300)], NOON)
+    learn(store)
+    asked: list[str] = []
+    with reading(root) as db:
+        assert db is not None
+        db.set_trace_callback(asked.append)
+        mirror.count_new(db)
+        mirror.read_new_images(db)
+        mirror.count_open(db)
+        db.set_trace_callback(None)
+        plans = [db.execute(f"EXPLAIN QUERY PLAN {query}").fetchall() for query in asked]
+    scans = [step for plan in plans for (*_, step) in plan if "SCAN" in step]
+    assert [step.split(" INDEX ")[-1] for step in scans] == [
+        "mirror_annotation_new", "mirror_annotation_new", "mirror_task_open",
+    ]  # fmt: skip
+
+
+def test_images_with_new_answers_are_named_once_deleted_ones_among_them(
+    store: ProjectStore,
+) -> None:
+    store.record_tasks(
+        [task(n, said(n, task_id=n), said(10 + n, task_id=n)) for n in range(4)], NOON
+    )
+    assert store.new_images() == {"img-0", "img-1", "img-2", "img-3"}
+    learn(store)
+    assert store.new_images() == set()
+    store.record_tasks([task(1, said(1, "dog", task_id=1), said(11, task_id=1)), task(2)], NOON)
+    assert store.new_images() == {"img-1", "img-2"}
+
+
+# What was asked and how
+
+
+def test_what_an_image_was_asked_with_comes_back_to_the_last_bit(store: ProjectStore) -> None:
+    probs = np.array([0.1, 0.2, 0.7], np.float32)
+    asked = Asked("img-1", 3, "margin", "r0003", 0.5, tuple(map(float, probs)))
+    store.record_asked([asked])
+    assert store.asked_probs(3) == {}  # it is in no task
+    store.record_tasks([task(1)], NOON)
+    [(image_id, row)] = store.asked_probs(3).items()
+    assert image_id == "img-1"
+    assert row.dtype == np.float32
+    assert row.tolist() == probs.tolist()
+
+
+def test_probabilities_of_another_number_of_classes_are_left_out(store: ProjectStore) -> None:
+    store.record_tasks([task(1), task(2)], NOON)
+    store.record_asked(
+        [
+            Asked("img-1", 1, "margin", "r0001", 0.5, (0.5, 0.5)),
+            Asked("img-2", 0, "random", ""),  # asked without a model
+        ]
+    )
+    assert set(store.asked_probs(2)) == {"img-1"}
+    assert store.asked_probs(3) == {}
+
+
+def test_an_image_that_is_asked_again_is_kept_as_it_was_asked_last(store: ProjectStore) -> None:
+    store.record_tasks([task(1)], NOON)
+    for probs in ((0.25, 0.75), (0.5, 0.5)):
+        store.record_asked([Asked("img-1", 1, "margin", "r0001", 0.5, probs)])
+    assert numbers(store.asked_probs(2)) == {"img-1": [0.5, 0.5]}
+
+
+def test_what_a_task_says_is_kept_unless_we_know_better(store: ProjectStore, root: Path) -> None:
+    """A task's data holds rounded numbers, and people may change it."""
+    ours = Asked("img-1", 3, "margin", "r0003", 0.5, (0.5, 0.5))
+    theirs = Asked("img-1", 9, "typed by hand", "r0009", None, (0.25, 0.75))
+    other = Asked("img-2", 1, "random", "", None, (0.75, 0.25))
+    store.record_asked([ours])
+    store.record_tasks([task(1, asked=theirs), task(2, asked=other)], NOON)
+    query = "SELECT image_id, round, strategy, version, confidence FROM own_asked"
+    assert rows_of(root, query) == [
+        ("img-1", 3, "margin", "r0003", 0.5),
+        ("img-2", 1, "random", "", None),
+    ]
+    assert numbers(store.asked_probs(2)) == {
+        "img-1": [0.5, 0.5],
+        "img-2": [0.75, 0.25],
+    }
+
+
+def test_fold_probabilities_come_back_and_replace_those_before(store: ProjectStore) -> None:
+    store.record_fold_probs(["a", "b"], [np.array([0.5, 0.5])] * 2)
+    store.record_fold_probs(["b"], [np.array([0.25, 0.75])])
+    assert numbers(store.fold_probs(2)) == {"b": [0.25, 0.75]}
+    assert store.fold_probs(3) == {}
+
+
+# Reviews
+
+
+def test_what_was_reviewed_comes_back_and_belongs_to_its_review_project(
+    store: ProjectStore,
+) -> None:
+    store.start_reviews(9)
+    store.record_reviewed("img-1", "cat")
+    store.record_reviewed("img-2", "dog")
+    store.record_reviewed("img-1", "dog")
+    assert store.reviewed() == {"img-1": "dog", "img-2": "dog"}
+    store.start_reviews(10)
+    assert store.reviewed() == {}
+    assert store.facts().review_project == 10
+
+
+# What people see
+
+
+def shown(number: int) -> OpenImage:
+    return OpenImage(
+        image_id=f"img-{number}",
+        confidence=0.5,
+        guesses=(("cat", 0.75), ("dog", 0.25)),
+        is_again=False,
+        picture="data:,",
+    )
+
+
+def test_the_first_open_images_come_back_in_their_order(store: ProjectStore) -> None:
+    images = [shown(number) for number in range(OPEN_IMAGES_KEPT + 5)]
+    store.record_open_images(NOON, images)
+    assert store.open_images() == images[:48]
+    assert store.facts().open_read_at == NOON
+    store.record_open_images(NOON + 1, [shown(3)])
+    assert store.open_images() == [shown(3)]
+
+
+def test_how_people_do_comes_back_in_its_order(store: ProjectStore) -> None:
+    ada = AnnotatorFigures(1, "Ada", 12, 3, 0.75, 0.8, 0.55, 0.95, 12, 0.5, 0.25, 4.5)
+    bob = AnnotatorFigures(2, "Bob", 0, 0, None, None, None, None, 0, None, None, None)
+    store.record_annotators([bob])
+    store.record_annotators([ada, bob])
+    assert store.annotators() == [ada, bob]
+
+
+def test_the_last_ten_errors_are_kept_newest_first(store: ProjectStore, root: Path) -> None:
+    for number in range(25):
+        store.record_error("training", f"error {number}")
+    messages = [error["message"] for error in store.errors()]
+    assert messages == [f"error {number}" for number in range(24, 14, -1)]
+    assert rows_of(root, "SELECT count(*) FROM own_error") == [(10,)]
+
+
+def test_an_error_says_where_and_when(store: ProjectStore) -> None:
+    store.record_error("training", "the disk is full", datetime(2026, 1, 1, 12, tzinfo=UTC))
+    assert store.errors() == [
+        {"at": "2026-01-01T12:00:00+00:00", "where": "training", "message": "the disk is full"}
+    ]
+    store.record_error("training", "again")
+    at = datetime.fromisoformat(store.errors()[0]["at"])
+    assert abs((datetime.now(UTC) - at).total_seconds()) < 60
+
+
+# Copies
+
+
+def test_a_copy_of_a_database_in_use_holds_what_was_written_last(
+    store: ProjectStore, root: Path, tmp_path: Path
+) -> None:
+    store.record_reviewed("img-1", "cat")
+    with closing(connect(root)) as keeper:  # so that the last write is beside the file only
+        keeper.execute("INSERT INTO own_reviewed VALUES ('img-2', 'dog')")
+        made = copy(root, tmp_path)
+    assert made == tmp_path / FILE
+    assert ProjectStore(tmp_path).reviewed() == {"img-1": "cat", "img-2": "dog"}

@@ -1,0 +1,237 @@
+"""Who may read, who may change things, and what other sites' pages cannot do."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import pytest
+from flask.testing import FlaskClient
+from pydantic import SecretStr
+from redis import Redis
+from rq import Queue
+from werkzeug.datastructures import Headers
+
+from backend.base.settings import Settings, load_settings
+from backend.labelstudio.client import SECRET_HEADER
+from backend.queue.own_jobs import QUEUES
+from backend.queue.training_queue import Hints, TrainingQueue
+from backend.store import registry
+from backend.web import dashboard, serving
+from backend.web.auth import Door
+from tests.conftest import RedisServer
+from tests.unit.store.test_registry import meta, record
+from tests.unit.store.test_registry import save as save_version
+
+PROJECT = 7
+LEAD = ("tightloop", "dash-pass")
+READ = ("/dashboard", "/status", "/metrics", "/dashboard/curve.svg")
+CHANGE = ("/dashboard/train", "/dashboard/promote")
+
+
+@pytest.fixture
+def settings(tmp_path: Path, redis_server: RedisServer) -> Settings:
+    """As `make up` has it: reading is free on loopback, changing takes a password."""
+    root = registry.project_root(tmp_path, PROJECT)
+    registry.write_record(root, record(PROJECT))
+    for number in (1, 2):
+        save_version(root, meta(number))
+    registry.promote(root, "r0002")
+    return load_settings(
+        _env_file=None,
+        model_dir=tmp_path,
+        redis_url=redis_server.url,
+        label_studio_url="http://127.0.0.1:9",
+        backend_url="http://127.0.0.1:9",
+        backend_password="backend-pass",
+        webhook_secret="hook-secret",
+        dashboard_password="dash-pass",
+        dashboard_open=True,
+    )
+
+
+def client_of(settings: Settings, **changes: object) -> FlaskClient:
+    return serving.create_app(settings.model_copy(update=changes)).test_client()
+
+
+@pytest.fixture
+def free(settings: Settings) -> FlaskClient:
+    return client_of(settings)
+
+
+@pytest.fixture
+def guarded(settings: Settings) -> FlaskClient:
+    """With a password that somebody chose."""
+    return client_of(settings, dashboard_open=False)
+
+
+def train(client: FlaskClient, **headers: str) -> int:
+    answer = client.post("/dashboard/train", data={"project": PROJECT}, auth=LEAD, headers=headers)
+    return answer.status_code
+
+
+@pytest.mark.parametrize("path", READ)
+def test_reading_is_free_on_loopback_unless_a_password_was_chosen(
+    free: FlaskClient, guarded: FlaskClient, path: str
+) -> None:
+    assert free.get(path).status_code == 200
+    refused = guarded.get(path)
+    assert refused.status_code == 401
+    assert refused.headers["WWW-Authenticate"].startswith("Basic")
+    assert guarded.get(path, auth=("tightloop", "wrong")).status_code == 401
+    assert guarded.get(path, auth=LEAD).status_code == 200
+
+
+@pytest.mark.parametrize("path", READ)
+def test_what_is_free_here_is_not_free_under_another_sites_name(
+    free: FlaskClient, path: str
+) -> None:
+    assert free.get(path, headers={"Host": "evil.example"}).status_code == 401
+    assert free.get(path, headers={"Host": "localhost:9090"}).status_code == 200
+    assert free.get(path, headers={"Host": "[::1]:9090"}).status_code == 200
+    assert free.get(path, headers={"Host": "[::1"}).status_code in (400, 401)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "X-Forwarded-For",
+        "X-Forwarded-Host",
+        "Forwarded",
+        "Via",
+        "X-Real-IP",
+        "X-Client-IP",
+        "True-Client-IP",
+        "X-Original-Host",
+        "X-Envoy-External-Address",
+        "CF-Connecting-IP",
+        "CDN-Loop",
+    ],
+)
+def test_what_a_proxy_passes_on_is_not_free(free: FlaskClient, header: str) -> None:
+    assert free.get("/status", headers={header: "for=203.0.113.9"}).status_code == 401
+    passed_on = free.get("/status", headers={header: "for=203.0.113.9"}, auth=LEAD)
+    assert passed_on.status_code == 200
+
+
+@pytest.mark.parametrize("path", READ)
+def test_from_other_machines_reading_takes_the_password_even_where_it_is_open_here(
+    settings: Settings, path: str
+) -> None:
+    client = client_of(settings, backend_host="0.0.0.0")
+    assert client.get(path).status_code == 401
+    assert client.get(path, auth=LEAD).status_code == 200
+
+
+@pytest.mark.parametrize("path", CHANGE)
+def test_changing_takes_the_password_everywhere(
+    free: FlaskClient, settings: Settings, redis_server: RedisServer, path: str
+) -> None:
+    for auth in (None, ("tightloop", "wrong"), ("tightloop", "backend-pass")):
+        answer = free.post(path, data={"project": PROJECT, "version": "r0001"}, auth=auth)
+        assert answer.status_code == 401
+    connection = Redis.from_url(redis_server.url)
+    assert not [job for name in QUEUES for job in Queue(name, connection=connection).job_ids]
+    assert TrainingQueue(redis_server.url).hints(PROJECT) == Hints()
+    current = registry.current(registry.project_root(settings.model_dir, PROJECT))
+    assert current is not None
+    assert current.version == "r0002"
+    assert free.get(path).status_code == 405
+
+
+def test_without_any_password_nothing_can_be_changed(settings: Settings) -> None:
+    client = client_of(settings, dashboard_password=SecretStr(""))
+    for auth in (None, ("tightloop", "")):
+        answer = client.post("/dashboard/train", data={"project": PROJECT}, auth=auth)
+        assert answer.status_code == 401
+
+
+def test_a_page_of_another_site_cannot_use_the_browsers_password(
+    free: FlaskClient, redis_server: RedisServer
+) -> None:
+    assert train(free, **{"Sec-Fetch-Site": "cross-site"}) == 403
+    assert train(free, **{"Sec-Fetch-Site": "same-site"}) == 403
+    assert train(free, Origin="http://evil.example") == 403
+    assert train(free, Origin="null") == 403
+    assert train(free, Origin="http://[") == 403
+    assert train(free, Origin="http://localhost:8080") == 403  # Label Studio's own pages neither
+    # A browser that names both is believed the one that no page can set.
+    assert train(free, **{"Sec-Fetch-Site": "cross-site", "Origin": "http://localhost"}) == 403
+    assert TrainingQueue(redis_server.url).hints(PROJECT) == Hints()
+
+
+def test_the_dashboards_own_page_and_a_script_can(
+    free: FlaskClient, redis_server: RedisServer
+) -> None:
+    assert train(free, **{"Sec-Fetch-Site": "same-origin"}) == 303
+    assert train(free, Origin="http://localhost") == 303
+    assert train(free) == 303
+    assert TrainingQueue(redis_server.url).hints(PROJECT).train_asked_at > 0
+
+
+def test_the_published_dashboard_has_none_of_the_ml_backends_routes(
+    settings: Settings,
+) -> None:
+    changes = {"backend_host": "0.0.0.0", "control_secret": SecretStr("control-secret")}
+    app = dashboard.create_app(settings.model_copy(update=changes))
+    routes = {rule.rule for rule in app.url_map.iter_rules()}
+    assert routes == {
+        "/", "/health", "/dashboard", "/dashboard/curve.svg", "/dashboard/promote",
+        "/dashboard/train", "/status", "/metrics", "/static/<path:filename>",
+    }  # fmt: skip
+    client = app.test_client()
+    assert client.get("/health").get_json() == {"status": "UP"}
+    assert client.get("/").location == "/dashboard"
+    for path in READ:
+        assert client.get(path).status_code == 401
+    assert client.get("/dashboard", auth=LEAD).status_code == 200
+    # Nothing listens at BACKEND_URL here: its metrics cannot be had, and no secret is told.
+    answer = client.get("/metrics", auth=LEAD)
+    assert answer.status_code == 503
+    assert "DASHBOARD_PASSWORD" in answer.text
+    assert "dash-pass" not in answer.text
+
+
+def test_an_address_that_guesses_passwords_is_told_to_wait_and_the_right_one_is_let_in(
+    guarded: FlaskClient,
+) -> None:
+    def guess(path: str = "/status", password: str = "wrong") -> int:
+        return guarded.get(path, auth=("tightloop", password)).status_code
+
+    assert [guess() for _ in range(10)] == [401] * 10
+    assert guess() == 429
+    assert guess("/versions") == 429
+    assert guess(password="dash-pass") == 200
+    webhook = {"action": "TASKS_CREATED"}
+    answer = guarded.post("/webhook", json=webhook, headers={SECRET_HEADER: "hook-secret"})
+    assert answer.status_code == 200
+    other = {"REMOTE_ADDR": "10.0.0.7"}
+    assert guarded.get("/status", auth=("x", "y"), environ_overrides=other).status_code == 401
+
+
+def test_asking_without_a_password_is_no_guess(guarded: FlaskClient) -> None:
+    """A browser asks once without it, for every page."""
+    assert {guarded.get("/status").status_code for _ in range(30)} == {401}
+
+
+def test_a_stranger_sends_no_body_and_those_who_are_known_send_what_they_need(
+    settings: Settings,
+) -> None:
+    def login(user: str, password: str) -> Headers:
+        token = base64.b64encode(f"{user}:{password}".encode()).decode()
+        return Headers({"Authorization": f"Basic {token}"})
+
+    door = Door(settings)
+    label_studio = login("tightloop", "backend-pass")
+    assert door.body_limit("/predict", Headers()) == 0
+    assert door.body_limit("/predict", login("tightloop", "wrong")) == 0
+    assert door.body_limit("/webhook", Headers({SECRET_HEADER: "wrong"})) == 0
+    assert door.body_limit("/predict", label_studio) == 512 * 1024**2
+    assert door.body_limit("/setup", label_studio) == 5 * 1024**2
+    assert door.body_limit("/webhook", Headers({SECRET_HEADER: "hook-secret"})) == 5 * 1024**2
+    assert door.body_limit("/dashboard/train", login(*LEAD)) == 5 * 1024**2
+
+
+def test_an_empty_webhook_secret_is_nobodys(settings: Settings) -> None:
+    door = Door(settings.model_copy(update={"webhook_secret": SecretStr("")}))
+    assert door.body_limit("/webhook", Headers({SECRET_HEADER: ""})) == 0

@@ -1,0 +1,127 @@
+"""The backend's routes for the buttons of a dashboard in another process: who may press."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+from redis import Redis
+from rq import Queue
+
+from backend.base.settings import Settings, load_settings
+from backend.queue.training_queue import Hints, TrainingQueue
+from backend.store import registry
+from backend.web import serving
+from backend.web.backend_client import CONTROL_HEADER
+from tests.conftest import RedisServer
+from tests.unit.store.test_registry import meta, record, save
+
+PROJECT = 7
+LEAD = ("tightloop", "dash-pass")
+SECRET = "control-secret"
+
+
+@pytest.fixture
+def settings(redis_server: RedisServer, tmp_path: Path) -> Settings:
+    root = registry.project_root(tmp_path / "models", PROJECT)
+    registry.write_record(root, record(PROJECT))
+    for number in (1, 2):
+        save(root, meta(number))
+    registry.promote(root, "r0002")
+    return load_settings(
+        _env_file=None,
+        model_dir=tmp_path / "models",
+        redis_url=redis_server.url,
+        label_studio_url="http://127.0.0.1:9",
+        backend_host="0.0.0.0",
+        backend_password="backend-pass",
+        webhook_secret="hook-secret",
+        dashboard_password="dash-pass",
+        control_secret=SECRET,
+    )
+
+
+def in_service(settings: Settings) -> str:
+    current = registry.current(registry.project_root(settings.model_dir, PROJECT))
+    assert current is not None
+    return current.version
+
+
+def is_untouched(redis_server: RedisServer) -> bool:
+    """Whether nothing waits, and nobody has asked for anything."""
+    connection = Redis.from_url(redis_server.url)
+    waiting = [i for name in ("train", "rank") for i in Queue(name, connection=connection).job_ids]
+    return not waiting and TrainingQueue(redis_server.url).hints(PROJECT) == Hints()
+
+
+@pytest.mark.parametrize("path", ["/controls/promote", "/controls/train"])
+@pytest.mark.parametrize(
+    ("secret", "login", "status"),
+    [
+        (None, LEAD, 401),
+        ("", LEAD, 401),
+        ("wrong", LEAD, 401),
+        ("é", LEAD, 401),
+        (SECRET, None, 401),
+        (SECRET, ("tightloop", "wrong"), 401),
+        (SECRET, ("tightloop", "backend-pass"), 401),
+    ],
+)
+def test_the_backend_wants_both_the_secret_and_a_persons_login(
+    settings: Settings,
+    redis_server: RedisServer,
+    path: str,
+    secret: str | None,
+    login: tuple[str, str] | None,
+    status: int,
+) -> None:
+    backend = serving.create_app(settings).test_client()
+    form = {"project": PROJECT, "version": "r0001"}
+    headers = {} if secret is None else {CONTROL_HEADER: secret}
+    answer = backend.post(path, data=form, auth=login, headers=headers)
+    assert answer.status_code == status
+    assert answer.get_json()["error"]
+    assert in_service(settings) == "r0002"
+    assert is_untouched(redis_server)
+
+
+@pytest.mark.parametrize("path", ["/controls/promote", "/controls/train"])
+def test_where_no_secret_was_made_nobody_gets_in(
+    settings: Settings, redis_server: RedisServer, path: str
+) -> None:
+    closed = settings.model_copy(update={"control_secret": SecretStr("")})
+    backend = serving.create_app(closed).test_client()
+    for headers in ({}, {CONTROL_HEADER: ""}, {CONTROL_HEADER: SECRET}):
+        form = {"project": PROJECT, "version": "r0001"}
+        answer = backend.post(path, data=form, auth=LEAD, headers=headers)
+        assert answer.status_code == 404
+        assert "CONTROL_SECRET" in answer.get_json()["error"]
+    assert is_untouched(redis_server)
+
+
+@pytest.mark.parametrize(
+    ("form", "status"),
+    [
+        ({}, 400),
+        ({"project": "7.5"}, 400),
+        ({"project": "9" * 5000}, 400),
+        ({"project": "8"}, 404),
+        ({"project": "7", "version": "x" * 20_000}, 413),
+    ],
+)
+def test_what_is_no_press_is_refused_with_a_sentence(
+    settings: Settings, redis_server: RedisServer, form: dict[str, str], status: int
+) -> None:
+    backend = serving.create_app(settings).test_client()
+    answer = backend.post("/controls/train", data=form, auth=LEAD, headers={CONTROL_HEADER: SECRET})
+    assert answer.status_code == status
+    assert answer.get_json()["error"]
+    assert is_untouched(redis_server)
+
+
+def test_another_sites_page_cannot_press_even_with_the_secret(settings: Settings) -> None:
+    headers = {CONTROL_HEADER: SECRET, "Origin": "http://evil.example"}
+    backend = serving.create_app(settings).test_client()
+    answer = backend.post("/controls/train", data={"project": 7}, auth=LEAD, headers=headers)
+    assert answer.status_code == 403

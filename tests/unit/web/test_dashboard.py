@@ -1,0 +1,567 @@
+"""The dashboard's page without a browser: what stands in it, and what its buttons do."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flask.testing import FlaskClient
+from redis import Redis
+from rq import Queue, SimpleWorker
+from rq.job import Job
+
+from backend.base.settings import Settings, load_settings
+from backend.queue.training_queue import TrainingQueue
+from backend.rounds.decide import decide
+from backend.rounds.observe import observe, policy_of
+from backend.store import pool_scores, registry
+from backend.store.annotator_figures import AnnotatorFigures
+from backend.store.open_image import OpenImage
+from backend.store.project_db import writing
+from backend.store.project_store import ProjectStore
+from backend.web.dashboard import SECURITY_HEADERS, Page, Pages
+from backend.web.serving import create_app
+from tests.conftest import RedisServer
+from tests.unit.store.test_registry import meta, record
+from tests.unit.store.test_registry import save as save_version
+from tests.unit.web.test_status import keep_reading
+
+PROJECT = 7
+LEAD = ("tightloop", "dash-pass")
+EVIL = "<script>alert(1)</script>"
+SAFE = "&lt;script&gt;alert(1)&lt;/script&gt;"
+
+
+@pytest.fixture
+def config(tmp_path: Path, redis_server: RedisServer) -> Settings:
+    own = load_settings(
+        _env_file=None,
+        model_dir=tmp_path / "models",
+        redis_url=redis_server.url,
+        label_studio_url="http://127.0.0.1:8080",
+        backend_password="backend-pass",
+        webhook_secret="hook-secret",
+        dashboard_password="dash-pass",
+        dashboard_open=True,
+    )
+    registry.write_record(registry.project_root(own.model_dir, PROJECT), record(PROJECT))
+    return own
+
+
+@pytest.fixture
+def root(config: Settings) -> Path:
+    return registry.project_root(config.model_dir, PROJECT)
+
+
+@pytest.fixture
+def store(root: Path) -> ProjectStore:
+    return ProjectStore(root)
+
+
+@pytest.fixture
+def queue(redis_server: RedisServer) -> TrainingQueue:
+    return TrainingQueue(redis_server.url)
+
+
+@pytest.fixture
+def client(config: Settings, monkeypatch: pytest.MonkeyPatch) -> FlaskClient:
+    monkeypatch.setattr("backend.web.dashboard.PAGE_LIFETIME_S", 0.0)
+    return create_app(config).test_client()
+
+
+def page(client: FlaskClient, path: str = "/dashboard", status: int = 200) -> str:
+    answer = client.get(path)
+    assert answer.status_code == status, answer.text
+    return answer.text
+
+
+def save(root: Path, number: int, **changes: Any) -> None:
+    saved = save_version(root, meta(number, **changes))
+    if saved.refused is None:
+        registry.promote(root, saved.version)
+
+
+def keep_open(store: ProjectStore, *labels: str) -> None:
+    images = [
+        OpenImage(
+            image_id=f"image-of-{label}",
+            confidence=0.1,
+            guesses=((label, 0.612), ("other", 0.3), ("third", 0.05)),
+            is_again=False,
+            picture="data:image/png;base64,AAAA",
+        )
+        for label in labels
+    ]
+    store.record_open_images(time.time(), images)
+
+
+def section(html: str, name: str) -> str:
+    return html.split(f'<section id="{name}"')[1].split("</section>")[0]
+
+
+def test_a_new_project_says_what_comes_by_itself(client: FlaskClient) -> None:
+    html = page(client)
+    assert "no model yet" in section(html, "now")
+    assert "No version yet" in section(html, "curve")
+    assert "Nobody" in section(html, "people")
+    assert 'href="http://127.0.0.1:8080/projects/7/data"' in html
+
+
+def figures(client: FlaskClient) -> list[str]:
+    """Labels learned, answers, skipped, open, waiting for a second opinion, new of how many."""
+    return re.findall(r"<dd>(.*?)</dd>", section(page(client), "now"))
+
+
+def test_what_label_studio_holds_is_unknown_until_it_was_read(
+    client: FlaskClient, root: Path
+) -> None:
+    assert figures(client) == ["0", "?", "?", "?", "?", "0 of 20"]
+    keep_reading(root, annotations=1061, skipped=4, n_open=18, again=3, new=2)
+    assert figures(client) == ["0", "1,061", "4", "18", "3", "2 of 20"]
+
+
+def test_without_a_project_the_page_says_how_to_make_one(config: Settings) -> None:
+    empty = config.model_copy(update={"model_dir": config.model_dir / "empty"})
+    empty.model_dir.mkdir()
+    assert "scripts.setup_project" in page(create_app(empty).test_client())
+
+
+def test_the_page_tells_what_the_status_tells(
+    client: FlaskClient, root: Path, store: ProjectStore
+) -> None:
+    truth = np.array([0, 0, 0, 1])
+    says = np.array([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7], [0.1, 0.9]], np.float32)
+    save(root, 1)
+    save(root, 2, labels=1234)
+    pool_scores.save_validation_probs(root, "r0002", truth, says)
+    save(root, 3, refused="plainly worse")
+    keep_open(store, "frog")
+    ada = AnnotatorFigures(1, "Ada", 12, 3, 0.75, 0.8, 0.55, 0.95, 12, 0.5, 0.25, 4.2)
+    store.record_annotators([ada])
+    keep_reading(root, annotations=61, skipped=4, n_open=18, again=3)
+    store.record_error("training", "the disk is full: free space")
+    html = page(client)
+    assert "r0002 in service, 50.0% right" in section(html, "now")
+    assert "1,234" in section(html, "now")
+    assert "frog 61%" in section(html, "next")
+    assert "cat taken for dog: 2 of 3" in section(html, "classes")
+    assert "80.0% (55.0% to 95.0%)" in section(html, "people")
+    assert "refused: plainly worse" in section(html, "versions")
+    assert "the disk is full: free space" in section(html, "errors")
+
+
+def test_an_older_version_is_rolled_back_to_a_newer_one_put_in_service(
+    client: FlaskClient, root: Path
+) -> None:
+    for number in (1, 2, 3):
+        save(root, number)
+    registry.promote(root, "r0002")
+    html = section(page(client), "versions")
+    assert 'aria-label="Roll back: r0001"' in html
+    assert 'aria-label="Put in service: r0003"' in html
+    assert "promote-r0002" not in html
+
+
+def test_a_pruned_version_is_listed_without_a_button(client: FlaskClient, root: Path) -> None:
+    for number in (1, 2, 3):
+        save(root, number)
+    registry.mark_pruned(root, "r0001", datetime(2026, 1, 1, 12, tzinfo=UTC))
+    html = section(page(client), "versions")
+    assert re.search(r'<th scope="row">r0001</th>\s*<td>pruned</td>', html)
+    assert "promote-r0001" not in html
+    assert "promote-r0002" in html
+    answer = client.post(
+        "/dashboard/promote", data={"project": PROJECT, "version": "r0001"}, auth=LEAD,
+        headers={"Sec-Fetch-Site": "same-origin"},
+    )  # fmt: skip
+    assert answer.status_code == 404
+    assert "the weights of r0001 were pruned on 2026-01-01" in answer.text
+
+
+def test_heads_stand_apart_but_for_the_one_in_service(client: FlaskClient, root: Path) -> None:
+    save(root, 1)
+    for head in ("r0001h01", "r0001h02"):
+        save(root, 1, version=head)
+    table, _, others = section(page(client), "versions").partition("<details")
+    assert "r0001h02" in table
+    assert "r0001h01" not in table
+    assert "r0001h01" in others
+
+
+def test_many_classes_are_a_list_of_confusions_and_no_wall_of_numbers(
+    client: FlaskClient, root: Path
+) -> None:
+    names = tuple(f"class {n}" for n in range(40))
+    save_version(root, meta(1, classes=names, labels_per_class=dict.fromkeys(names, 1)))
+    truth = np.arange(40)
+    says = np.eye(40, dtype=np.float32)[np.roll(truth, -1)]
+    pool_scores.save_validation_probs(root, "r0001", truth, says)
+    registry.promote(root, "r0001")
+    html = section(page(client), "classes")
+    assert 'class="matrix"' not in html
+    assert html.count("taken for") == 12
+
+
+def test_a_running_training_shows_its_bar(
+    client: FlaskClient, queue: TrainingQueue, redis_server: RedisServer
+) -> None:
+    queue.enqueue_retrain(PROJECT)
+    assert "waits for its turn" in section(page(client), "jobs")
+    connection = Redis.from_url(redis_server.url)
+    worker = SimpleWorker(["train"], connection=connection, serializer="json")
+    worker.register_birth()  # type: ignore[no-untyped-call]
+    job = Job.fetch("retrain-p7", connection=connection, serializer="json")
+    job.set_status("started")  # type: ignore[arg-type]
+    assert "<progress aria-label" in section(page(client), "jobs")
+    queue.report_progress(job, "training", 0, 80)
+    job.meta["progress"]["since"] -= 10
+    queue.report_progress(job, "training", 20, 80)
+    html = section(page(client), "jobs")
+    assert "training, 20 of 80 steps, about 30 s left" in html
+    assert '<progress max="80" value="20"' in html
+
+
+def test_a_job_of_the_ranker_is_shown_by_its_step_once_it_has_begun(
+    client: FlaskClient, queue: TrainingQueue, redis_server: RedisServer
+) -> None:
+    queue.enqueue_rank(PROJECT)
+    assert "<b>Looking what is due</b> waits for its turn" in section(page(client), "jobs")
+    job = Job.fetch("rank-p7", connection=Redis.from_url(redis_server.url), serializer="json")
+    job.set_status("started")  # type: ignore[arg-type]
+    for step, name in (("read", "Reading answers"), ("top_up", "Asking images")):
+        queue.report_step(job, step)
+        assert f"<b>{name}</b>" in section(page(client), "jobs")
+    queue.report_progress(job, "scoring images", 3, 4)
+    assert "<b>Asking images</b>: scoring images, 3 of 4" in section(page(client), "jobs")
+
+
+def test_what_comes_from_outside_is_shown_and_not_run(
+    client: FlaskClient, root: Path, store: ProjectStore, queue: TrainingQueue
+) -> None:
+    registry.write_record(root, record(PROJECT).model_copy(update={"title": EVIL}))
+    names = (EVIL, '" onload="x')
+    save_version(root, meta(1, classes=names, labels_per_class=dict.fromkeys(names, 3)))
+    pool_scores.save_validation_probs(root, "r0001", np.array([0]), np.array([[0, 1]], np.float32))
+    registry.promote(root, "r0001")
+    save(root, 2, refused=EVIL)
+    keep_open(store, EVIL)
+    person = AnnotatorFigures(1, EVIL, 1, 0, None, None, None, None, 0, None, None, None)
+    store.record_annotators([person])
+    store.record_error("training", EVIL)
+    queue.note_health("label_studio", EVIL, time.time(), 60)
+    store.record(waiting_for=EVIL)
+    html = page(client)
+    assert EVIL not in html
+    assert 'onload="x' not in html
+    for name in ("problem", "now", "classes", "people", "versions", "errors", "next"):
+        assert SAFE in section(html, name), name
+    assert EVIL.encode() not in client.get("/dashboard/curve.svg").data
+
+
+def test_the_page_may_run_its_own_script_alone_and_nobody_may_frame_it(
+    client: FlaskClient,
+) -> None:
+    answer = client.get("/dashboard")
+    for name, value in SECURITY_HEADERS.items():
+        assert answer.headers[name] == value
+    policy = answer.headers["Content-Security-Policy"].split("; ")
+    assert {"default-src 'none'", "script-src 'self'", "frame-ancestors 'none'"} <= set(policy)
+    assert "<style" not in answer.text
+    assert "style=" not in answer.text
+    assert answer.text.count("<script") == 1
+    picture = client.get("/dashboard/curve.svg").headers["Content-Security-Policy"]
+    assert "script-src" not in picture
+    assert "default-src 'none'" in picture
+
+
+def test_a_page_that_did_not_change_is_not_sent_again(client: FlaskClient, root: Path) -> None:
+    save(root, 1)
+    first = client.get("/dashboard")
+    again = client.get("/dashboard", headers={"If-None-Match": first.headers["ETag"]})
+    assert (again.status_code, again.data) == (304, b"")
+    save(root, 2)
+    changed = client.get("/dashboard", headers={"If-None-Match": first.headers["ETag"]})
+    assert changed.status_code == 200
+
+
+def test_who_asks_within_a_second_gets_the_page_as_it_was_and_no_work_is_done(
+    config: Settings, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.web.dashboard.PAGE_LIFETIME_S", 3600.0)
+    client = create_app(config).test_client()
+    before = page(client)
+    save(root, 1)
+    assert page(client) == before
+    assert client.post("/dashboard/train", data={"project": 7}, auth=LEAD).status_code == 303
+    assert "r0001" in page(client)  # whoever changed something sees it
+
+
+def test_the_button_rolls_back_and_asks_for_the_order(
+    client: FlaskClient,
+    config: Settings,
+    root: Path,
+    store: ProjectStore,
+    queue: TrainingQueue,
+    redis_server: RedisServer,
+) -> None:
+    save(root, 1)
+    save(root, 2)
+    keep_reading(root, n_open=20, at=time.time())
+    store.record(ordered_by="r0002")
+    form = {"project": PROJECT, "version": "r0001"}
+    answer = client.post("/dashboard/promote", data=form, auth=LEAD)
+    assert (answer.status_code, answer.location) == (303, "/dashboard?project=7")
+    current = registry.current(root)
+    assert current is not None
+    assert current.version == "r0001"
+    assert Queue("rank", connection=Redis.from_url(redis_server.url)).job_ids == ["rank-p7"]
+    due = decide(observe(root, queue, PROJECT), policy_of(config), time.time())
+    assert (due.rank, due.train) == ("refresh", None)
+
+
+def test_the_button_starts_a_training_of_labels_that_are_not_new(
+    client: FlaskClient,
+    config: Settings,
+    root: Path,
+    queue: TrainingQueue,
+    redis_server: RedisServer,
+) -> None:
+    keep_reading(root, annotations=30)
+    assert client.post("/dashboard/train", data={"project": 7}, auth=LEAD).status_code == 303
+    assert Queue("rank", connection=Redis.from_url(redis_server.url)).job_ids == ["rank-p7"]
+    state = observe(root, queue, PROJECT)
+    assert (state.n_new, state.is_training_asked) == (0, True)
+    assert decide(state, policy_of(config), time.time()).train == "retrain"
+
+
+@pytest.mark.parametrize("version", ["r0009", "", "../../etc", EVIL])
+def test_a_version_that_is_not_there_is_named_on_the_page_and_nothing_changes(
+    client: FlaskClient, root: Path, version: str
+) -> None:
+    save(root, 1)
+    form = {"project": PROJECT, "version": version}
+    answer = client.post("/dashboard/promote", data=form, auth=LEAD)
+    assert answer.status_code == 404
+    assert "there are r0001" in section(answer.text, "problem")
+    assert EVIL not in answer.text
+    current = registry.current(root)
+    assert current is not None
+    assert current.version == "r0001"
+
+
+@pytest.mark.parametrize(
+    ("project", "status"), [("", 400), ("x", 400), ("-1", 400), ("8", 404), ("9" * 19, 400)]
+)
+def test_a_project_that_is_not_there_is_refused(
+    client: FlaskClient, project: str, status: int
+) -> None:
+    assert client.get(f"/dashboard?project={project}").status_code == status
+    form = {"project": project}
+    assert client.post("/dashboard/train", data=form, auth=LEAD).status_code == status
+
+
+def test_of_several_projects_the_newest_is_shown_and_the_others_are_linked(
+    client: FlaskClient, config: Settings
+) -> None:
+    other = record(12).model_copy(update={"title": "Birds"})
+    registry.write_record(registry.project_root(config.model_dir, 12), other)
+    html = page(client)
+    assert "<h1>Birds</h1>" in html
+    assert 'href="/dashboard?project=7"' in html
+    assert "<h1>T</h1>" in page(client, "/dashboard?project=7")
+
+
+def test_without_redis_the_page_says_so_and_comes_back_by_itself(
+    client: FlaskClient, redis_server: RedisServer, root: Path
+) -> None:
+    save(root, 1)
+    redis_server.stop()
+    html = page(client, status=503)
+    assert "REDIS_URL" in section(html, "problem")
+    answer = client.post("/dashboard/train", data={"project": 7}, auth=LEAD)
+    assert answer.status_code == 503
+    assert "REDIS_URL" in section(answer.text, "problem")
+    redis_server.start()
+    assert "r0001 in service" in page(client)
+
+
+def test_without_the_model_folder_the_page_says_so(client: FlaskClient, config: Settings) -> None:
+    config.model_dir.rename(config.model_dir.with_name("unmounted"))
+    assert "MODEL_DIR" in section(page(client, status=503), "problem")
+
+
+def test_without_a_password_the_buttons_say_what_is_missing(config: Settings) -> None:
+    empty = load_settings(_env_file=None).dashboard_password
+    own = config.model_copy(update={"dashboard_password": empty})
+    html = page(create_app(own).test_client())
+    assert "Set <code>DASHBOARD_PASSWORD</code>" in html
+    assert 'id="train-now" disabled' in html
+
+
+def test_people_who_label_blind_see_no_guess_here_either(
+    config: Settings, root: Path, store: ProjectStore
+) -> None:
+    save(root, 1)
+    keep_open(store, "frog")
+    blind = config.model_copy(update={"blind": True})
+    html = section(page(create_app(blind).test_client()), "next")
+    assert "frog 61%" not in html
+    assert "label blind" in html
+
+
+def test_the_first_view_is_light(client: FlaskClient, root: Path, store: ProjectStore) -> None:
+    """Page, styles, script and picture of a hundred versions and a full list of open images."""
+    for number in range(1, 101):
+        save(root, number, labels=10 * number)
+    store.record_open_images(
+        time.time(),
+        [
+            OpenImage(
+                image_id=f"img-{n}",
+                confidence=0.1,
+                guesses=(("automobile", 0.4), ("truck", 0.3), ("airplane", 0.2)),
+                is_again=False,
+                picture="data:image/png;base64," + "A" * 4000,
+            )
+            for n in range(48)
+        ],
+    )
+    paths = ("/dashboard", "/static/dashboard.css", "/static/dashboard.js", "/dashboard/curve.svg")
+    n_bytes = 0
+    for path in paths:
+        with client.get(path) as answer:
+            assert answer.status_code == 200
+            n_bytes += len(answer.data)
+    assert n_bytes <= 300_000
+
+
+def test_a_page_asks_again_for_the_project_that_it_shows_also_after_a_press_that_failed(
+    client: FlaskClient, root: Path
+) -> None:
+    save(root, 1)
+    assert 'data-address="/dashboard?project=7"' in page(client)
+    form = {"project": PROJECT, "version": "r0009"}
+    refused = client.post("/dashboard/promote", data=form, auth=LEAD)
+    assert 'data-address="/dashboard?project=7"' in refused.text
+
+
+def test_while_one_rendering_takes_long_others_get_the_last_page_and_wait_for_nothing() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    made: list[int] = []
+
+    def render(_: int | None) -> Page:
+        made.append(len(made))
+        if len(made) > 1:
+            begun.set()
+            assert go_on.wait(10)
+        return Page(f"page {len(made)}", 200)
+
+    pages = Pages(render)
+    assert pages.of(7).html == "page 1"
+    pages._kept[7] = (0.0, pages._kept[7][1])  # long ago
+    with ThreadPoolExecutor() as threads:
+        slow = threads.submit(pages.of, 7)
+        assert begun.wait(10)
+        assert {pages.of(7).html for _ in range(5)} == {"page 1"}
+        go_on.set()
+        assert slow.result().html == "page 2"
+    assert pages.of(7).html == "page 2"
+    assert len(made) == 2
+
+
+def test_a_picture_is_kept_only_under_the_address_of_what_it_shows(
+    client: FlaskClient, root: Path
+) -> None:
+    save(root, 1)
+    address = re.search(r'/dashboard/curve.svg\?[^" ]+v=[0-9a-f]+', page(client))
+    assert address is not None
+    path = address[0].replace("&amp;", "&")
+    assert "max-age" in client.get(path).headers["Cache-Control"]
+    save(root, 2)
+    assert client.get(path).headers["Cache-Control"] == "no-store"
+
+
+def test_a_damaged_project_costs_its_own_page_alone(
+    client: FlaskClient, config: Settings, root: Path
+) -> None:
+    save(root, 1)
+    other = registry.project_root(config.model_dir, 12)
+    registry.write_record(other, record(12))
+    (other / "current").write_text("{")
+    html = page(client, "/dashboard?project=7")
+    assert "r0001 in service" in html
+    assert "current is damaged" in section(html, "problem")
+    assert "is damaged" in page(client, "/dashboard?project=12", 503)
+    answer = client.get("/status").get_json()
+    assert [p["project_id"] for p in answer["projects"]] == [7]
+    assert list(answer["unreadable"]) == ["12"]
+
+
+@pytest.mark.parametrize("rows", ["[1]", '[{"name": "Ada"}]', '["Ada"]'])
+def test_figures_of_people_in_a_foreign_shape_of_an_earlier_release_are_left_out(
+    client: FlaskClient, root: Path, store: ProjectStore, rows: str
+) -> None:
+    (root / "annotators.json").write_text(rows)
+    store.record_error("training", "the disk is full: free space")  # makes the database
+    html = page(client)
+    assert "Nobody" in section(html, "people")
+    assert "the disk is full: free space" in section(html, "errors")
+
+
+@pytest.mark.parametrize("figures", ["1", '{"name": "Ada"}', '"Ada"'])
+def test_figures_of_people_in_a_foreign_shape_cost_their_own_page_alone(
+    client: FlaskClient, config: Settings, root: Path, figures: str
+) -> None:
+    other = registry.project_root(config.model_dir, 12)
+    registry.write_record(other, record(12))
+    with writing(root) as db:
+        db.execute("INSERT INTO own_annotator VALUES (0, ?)", (figures,))
+    problem = section(page(client, "/dashboard?project=7", 503), "problem")
+    assert "project.db is damaged (a row cannot be read): restore a backup" in problem
+    assert "no model yet" in section(page(client, "/dashboard?project=12"), "now")
+
+
+def test_what_is_unknown_of_a_person_is_shown_as_unknown(
+    client: FlaskClient, store: ProjectStore
+) -> None:
+    person = AnnotatorFigures(1, "Ada", 1, 0, None, None, None, None, 0, None, None, None)
+    store.record_annotators([person])
+    cells = re.findall(r"<td class=\"figure\">(.*?)</td>", section(page(client), "people"))
+    assert cells == ["1", "0", *["\N{EN DASH}"] * 5]
+
+
+def test_validation_images_of_other_classes_make_no_confusion(
+    client: FlaskClient, root: Path
+) -> None:
+    save_version(root, meta(1))
+    says = np.array([[0.9, 0.1]], np.float32)
+    pool_scores.save_validation_probs(root, "r0001", np.array([5]), says)
+    registry.promote(root, "r0001")
+    assert "taken for" not in section(page(client), "classes")
+
+
+def test_any_number_of_foreign_projects_is_refused_and_not_kept(
+    config: Settings, client: FlaskClient
+) -> None:
+    empty = config.model_copy(update={"model_dir": config.model_dir / "empty"})
+    empty.model_dir.mkdir()
+    bare = create_app(empty).test_client()
+    for number in (0, 1, 99):
+        assert bare.get(f"/dashboard?project={number}").status_code == 404
+        assert client.get(f"/dashboard?project={number}").status_code == 404
+
+
+def test_where_no_project_can_be_read_the_page_says_so_and_not_that_there_is_none(
+    client: FlaskClient, root: Path
+) -> None:
+    (root / "current").write_text("{")
+    html = page(client, status=503)
+    assert "current is damaged" in section(html, "problem")
+    assert "No project is set up yet" not in html

@@ -1,0 +1,376 @@
+"""What Prometheus reads, checked by its own parser, and the board that is drawn from it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+from prometheus_client.parser import text_string_to_metric_families
+from redis import Redis
+from rq import SimpleWorker
+from rq.job import Job
+
+from backend.base.settings import Settings, load_settings
+from backend.labelstudio.client import SECRET_HEADER
+from backend.measures.evaluation import Evaluation
+from backend.queue.training_queue import TrainingQueue
+from backend.store import registry
+from backend.store.project_store import ProjectStore
+from backend.web.metrics import GAUGES
+from backend.web.serving import create_app
+from tests.conftest import RedisServer
+from tests.unit.store.test_registry import meta, record
+from tests.unit.store.test_registry import save as save_version
+from tests.unit.web.test_serving import PROJECT, event, png, predict, put_in_service, task
+from tests.unit.web.test_status import files, keep_reading
+
+BOARD = json.loads((Path(__file__).parents[3] / "docs/grafana.json").read_text())
+SECRETS = ("backend-pass", "hook-secret", "ls-token", "dash-pass")
+HOOK = {SECRET_HEADER: "hook-secret"}
+PANELS = [panel for panel in BOARD["panels"] if panel["type"] != "row"]
+EXPRESSIONS = [target["expr"] for panel in PANELS for target in panel["targets"]]
+
+
+@pytest.fixture
+def config(tmp_path: Path, redis_server: RedisServer) -> Settings:
+    own = load_settings(
+        _env_file=None,
+        model_dir=tmp_path / "models",
+        redis_url=redis_server.url,
+        label_studio_url="http://127.0.0.1:9",
+        label_studio_api_key="ls-token",
+        backend_password="backend-pass",
+        webhook_secret="hook-secret",
+        dashboard_password="dash-pass",
+        retrain_after=5,
+    )
+    registry.write_record(registry.project_root(own.model_dir, PROJECT), record(PROJECT))
+    return own
+
+
+@pytest.fixture
+def root(config: Settings) -> Path:
+    return registry.project_root(config.model_dir, PROJECT)
+
+
+@pytest.fixture
+def queue(redis_server: RedisServer) -> TrainingQueue:
+    return TrainingQueue(redis_server.url)
+
+
+@pytest.fixture
+def client(config: Settings) -> FlaskClient:
+    return create_app(config).test_client()
+
+
+def page(client: FlaskClient) -> str:
+    answer = client.get("/metrics", auth=("tightloop", "dash-pass"))
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+    return answer.text
+
+
+def samples(client: FlaskClient) -> dict[str, dict[tuple[str, ...], float]]:
+    """Name without prefix -> label values, the project's first, -> value."""
+    found: dict[str, dict[tuple[str, ...], float]] = {}
+    for family in text_string_to_metric_families(page(client)):
+        for sample in family.samples:
+            name = sample.name.removeprefix("tightloop_")
+            values = found.setdefault(name, {})
+            ordered = sorted(sample.labels, key=lambda label: (label != "project", label))
+            key = tuple(sample.labels[label] for label in ordered)
+            assert key not in values, f"{sample.name} twice"
+            values[key] = sample.value
+    return found
+
+
+def work(root: Path, queue: TrainingQueue, redis_server: RedisServer) -> None:
+    """Everything that a project can tell."""
+    measured = Evaluation(accuracy=0.75, log_loss=0.7, images=20)
+    test = Evaluation(accuracy=0.625, log_loss=0.8, images=40)
+    seconds = {"training": 12.5, "scoring the pool": 4.0}
+    for version in (
+        meta(1, labels=30, seconds={"training": 99.0}),
+        meta(2, labels=50, validation=measured, test=test, seconds=seconds),
+        meta(2, version="r0002h01", refused="worse", seconds={"training": 0.1}),
+    ):
+        save_version(root, version)
+    registry.promote(root, "r0002")
+    keep_reading(root, annotations=61, skipped=4, n_open=18, again=3, new=2)
+    queue.enqueue_retrain(PROJECT)
+    queue.enqueue_rank(PROJECT)
+    connection = Redis.from_url(redis_server.url)
+    worker = SimpleWorker(["train"], connection=connection, serializer="json")
+    worker.register_birth()  # type: ignore[no-untyped-call]
+    job = Job.fetch("retrain-p7", connection=connection, serializer="json")
+    job.set_status("started")  # type: ignore[arg-type]
+    for where in ("training", "training", "asking"):
+        ProjectStore(root).record_error(where, "dash-pass must not be seen")
+
+
+def test_every_fact_of_a_project_is_told_with_its_value(
+    client: FlaskClient, root: Path, queue: TrainingQueue, redis_server: RedisServer
+) -> None:
+    work(root, queue, redis_server)
+    found = samples(client)
+    told = {name: found[name] for name in GAUGES}
+    jobs = told.pop("jobs")
+    assert told == {
+        "up": {("redis",): 1, ("model_folder",): 1},
+        "workers": {("train",): 1, ("rank",): 0},
+        "round": {("7",): 2},
+        "trained_labels": {("7",): 50},
+        "accuracy_ratio": {("7", "validation"): 0.75, ("7", "test"): 0.625},
+        "versions": {("7",): 3},
+        "refused_versions": {("7",): 1},
+        "training_phase_seconds": {("7", "training"): 12.5, ("7", "scoring the pool"): 4},
+        "annotations": {("7",): 61},
+        "skipped_annotations": {("7",): 4},
+        "open_tasks": {("7",): 18},
+        "asked_again_tasks": {("7",): 3},
+        "new_annotations": {("7",): 2},
+        "annotations_until_training": {("7",): 3},
+        "kept_errors": {("7", "training"): 2, ("7", "asking"): 1},
+    }
+    assert {key for key, value in jobs.items() if value} == {
+        ("7", "retrain", "started"), ("7", "rank", "queued"),
+    }  # fmt: skip
+    assert jobs["7", "refit", "queued"] == 0
+
+
+def test_a_job_of_the_ranker_is_told_by_the_step_that_it_has_begun(
+    client: FlaskClient, queue: TrainingQueue, redis_server: RedisServer
+) -> None:
+    queue.enqueue_rank(PROJECT)
+    connection = Redis.from_url(redis_server.url)
+    job = Job.fetch("rank-p7", connection=connection, serializer="json")
+    job.set_status("started")  # type: ignore[arg-type]
+    for step in ("read", "refresh", "top_up", "refit", "collect_reviews"):
+        queue.report_step(job, step)
+        jobs = samples(client)["jobs"]
+        assert {key for key, value in jobs.items() if value} == {("7", step, "started")}
+        assert jobs["7", "rank", "started"] == 0
+
+
+def test_what_is_unknown_is_left_out_and_asking_makes_no_file(
+    client: FlaskClient, config: Settings, root: Path
+) -> None:
+    before = files(config.model_dir)
+    found = samples(client)
+    assert files(config.model_dir) == before
+    assert [path.name for path in root.iterdir()] == ["project.json"]
+    assert found["round"] == {("7",): 0}
+    assert found["new_annotations"] == {("7",): 0}
+    unknown = {
+        "trained_labels", "accuracy_ratio", "training_phase_seconds", "annotations",
+        "skipped_annotations", "open_tasks", "asked_again_tasks", "kept_errors",
+    }  # fmt: skip
+    assert GAUGES.keys() - found.keys() == unknown
+
+
+def test_more_new_annotations_than_needed_leave_none_to_wait_for(
+    client: FlaskClient, root: Path
+) -> None:
+    keep_reading(root, annotations=9, new=9)
+    assert samples(client)["annotations_until_training"] == {("7",): 0}
+
+
+def test_each_project_has_its_own_label(client: FlaskClient, config: Settings) -> None:
+    other = registry.project_root(config.model_dir, 8)
+    registry.write_record(other, record(8))
+    save_version(other, meta(3))
+    assert samples(client)["round"] == {("7",): 0, ("8",): 3}
+
+
+def test_webhooks_are_counted_by_what_became_of_them(
+    client: FlaskClient, redis_server: RedisServer
+) -> None:
+    for payload in (event(), event(), event("PROJECT_UPDATED"), event(project=8)):
+        client.post("/webhook", json=payload, headers=HOOK)
+    client.post("/webhook", json=event())
+    client.post("/webhook", data=b"{", headers=HOOK)
+    redis_server.stop()
+    client.post("/webhook", json=event(), headers=HOOK)
+    redis_server.start()
+    client.get("/health")
+    found = samples(client)
+    assert found["webhooks_total"] == {
+        ("counted", "200"): 2,
+        ("ignored", "200"): 2,
+        ("refused", "401"): 1,
+        ("refused", "400"): 1,
+        ("failed", "503"): 1,
+    }
+    assert found["webhook_duration_seconds_count"] == {(): 7}
+
+
+def test_webhook_seconds_fall_into_buckets_from_a_millisecond_to_a_second(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moments = iter([10.0, 10.004, 20.0, 20.4, 30.0, 32.0])
+    monkeypatch.setattr("backend.web.serving.time.perf_counter", lambda: next(moments, 0.0))
+    for _ in range(3):
+        client.post("/webhook", json=event("PROJECT_UPDATED"), headers=HOOK)
+    found = samples(client)
+    buckets = {float(key[0]): n for key, n in found["webhook_duration_seconds_bucket"].items()}
+    assert (buckets[0.003], buckets[0.005], buckets[0.2], buckets[0.5]) == (0, 1, 1, 2)
+    assert (buckets[1.0], buckets[float("inf")]) == (2, 3)
+    assert min(buckets) == 0.001
+    assert found["webhook_duration_seconds_sum"][()] == pytest.approx(2.404)
+
+
+def test_predictions_and_images_that_cannot_be_read_are_counted_apart(
+    client: FlaskClient, root: Path
+) -> None:
+    put_in_service(root)
+    for _ in range(2):
+        predict(client, task(1, image_id="img-a"), task(2, image=png((9, 9, 9))), task(3))
+    found = samples(client)
+    assert found["predictions_total"] == {(): 4}
+    assert found["unpredicted_images_total"] == {(): 2}
+
+
+def test_two_apps_count_for_themselves(client: FlaskClient, config: Settings) -> None:
+    other = create_app(config).test_client()
+    client.post("/webhook", json=event(), headers=HOOK)
+    assert samples(client)["webhook_duration_seconds_count"] == {(): 1}
+    assert samples(other)["webhook_duration_seconds_count"] == {(): 0}
+
+
+def test_without_redis_it_tells_what_the_process_knows(
+    client: FlaskClient, redis_server: RedisServer
+) -> None:
+    client.post("/webhook", json=event(), headers=HOOK)
+    redis_server.stop()
+    found = samples(client)
+    assert found["up"] == {("redis",): 0, ("model_folder",): 1}
+    assert found["webhooks_total"] == {("counted", "200"): 1}
+    assert not GAUGES.keys() & found.keys() - {"up"}
+    assert "Traceback" not in page(client)
+
+
+@pytest.mark.parametrize("name", ["project.json", "project.db"])
+def test_a_project_that_cannot_be_read_hides_no_other(
+    client: FlaskClient, config: Settings, root: Path, name: str
+) -> None:
+    registry.write_record(registry.project_root(config.model_dir, 8), record(8))
+    (root / name).write_text("{" * 5000)
+    found = samples(client)
+    assert found["up"] == {("redis",): 1, ("model_folder",): 0}
+    assert found["round"] == {("8",): 0}
+
+
+def test_an_unreachable_model_folder_is_told(client: FlaskClient, config: Settings) -> None:
+    config.model_dir.rename(config.model_dir.with_name("unmounted"))
+    assert samples(client)["up"] == {("redis",): 1, ("model_folder",): 0}
+
+
+def test_quotes_and_newlines_in_a_label_are_escaped(client: FlaskClient, root: Path) -> None:
+    where = 'say "no"\nC:\\new'
+    ProjectStore(root).record_error(where, "")
+    assert samples(client)["kept_errors"] == {("7", where): 1}
+    assert r'where="say \"no\"\nC:\\new"' in page(client)
+
+
+def test_no_secret_is_in_it(
+    client: FlaskClient, root: Path, queue: TrainingQueue, redis_server: RedisServer
+) -> None:
+    work(root, queue, redis_server)
+    text = page(client)
+    assert "tightloop_kept_errors" in text
+    assert not [secret for secret in (*SECRETS, redis_server.url) if secret in text]
+
+
+def test_every_metric_is_named_and_explained_as_prometheus_asks(
+    client: FlaskClient, root: Path, queue: TrainingQueue, redis_server: RedisServer
+) -> None:
+    work(root, queue, redis_server)
+    client.post("/webhook", json=event(), headers=HOOK)
+    families = list(text_string_to_metric_families(page(client)))
+    assert len(families) == len(GAUGES) + 4
+    for family in families:
+        assert re.fullmatch(r"tightloop(_[a-z]+)+", family.name)
+        assert len(family.documentation) > 30
+        assert family.documentation.endswith(".")
+        assert family.type in ("gauge", "counter", "histogram")
+        assert (family.type == "counter") == any(s.name.endswith("_total") for s in family.samples)
+
+
+def test_it_is_for_whom_status_is_for(config: Settings) -> None:
+    outside = {"backend_host": "0.0.0.0"}
+    password = config.dashboard_password
+    none = type(password)("")
+    basic = {
+        "nobody": None,
+        "dashboard": base64.b64encode(b"tightloop:dash-pass").decode(),
+        "backend": base64.b64encode(b"tightloop:backend-pass").decode(),
+    }
+    for changes, may in (
+        ({"dashboard_password": none}, {"nobody", "dashboard", "backend"}),
+        ({}, {"dashboard"}),
+        (outside, {"dashboard"}),
+        (outside | {"dashboard_password": none}, set()),
+    ):
+        client = create_app(config.model_copy(update=changes)).test_client()
+        for path in ("/metrics", "/status"):
+            let_in = set()
+            for who, credentials in basic.items():
+                headers = {"Authorization": f"Basic {credentials}"} if credentials else {}
+                answer = client.get(path, headers=headers)
+                assert answer.status_code in (200, 401)
+                if answer.status_code == 200:
+                    let_in.add(who)
+                else:
+                    assert "tightloop_" not in answer.text
+            assert let_in == may, (path, changes)
+
+
+def test_the_board_uses_metrics_and_labels_that_are_there(
+    client: FlaskClient, root: Path, queue: TrainingQueue, redis_server: RedisServer
+) -> None:
+    work(root, queue, redis_server)
+    client.post("/webhook", json=event(), headers=HOOK)
+    labels: dict[str, set[str]] = {}
+    for family in text_string_to_metric_families(page(client)):
+        for sample in family.samples:
+            labels.setdefault(sample.name, set()).update(sample.labels)
+    queries = [v["query"]["query"] for v in BOARD["templating"]["list"] if v["type"] == "query"]
+    used = {n for text in EXPRESSIONS + queries for n in re.findall(r"tightloop_\w+", text)}
+    assert len(used) > 15
+    assert used <= labels.keys()
+    for panel in PANELS:
+        for target in panel["targets"]:
+            names = re.findall(r"tightloop_\w+", target["expr"])
+            known = set().union(*(labels[name] for name in names))
+            filters = re.findall(r"(\w+)=~?\"", target["expr"])
+            grouped = re.findall(r"\w+", " ".join(re.findall(r"by \(([^)]*)\)", target["expr"])))
+            shown = re.findall(r"{{(\w+)}}", target["legendFormat"])
+            assert {*filters, *grouped, *shown} <= known, target["expr"]
+
+
+def test_the_board_can_be_imported_into_any_grafana() -> None:
+    assert BOARD["schemaVersion"] >= 36
+    assert BOARD["id"] is None  # Grafana gives its own
+    assert BOARD["title"]
+    [source] = [v for v in BOARD["templating"]["list"] if v["type"] == "datasource"]
+    assert (source["name"], source["query"]) == ("datasource", "prometheus")
+    ours = {"type": "prometheus", "uid": "${datasource}"}
+    parts: list[Any] = [*PANELS, *(target for panel in PANELS for target in panel["targets"])]
+    parts += [v for v in BOARD["templating"]["list"] if v["type"] == "query"]
+    assert all(part["datasource"] == ours for part in parts)
+    ids = [panel["id"] for panel in BOARD["panels"]]
+    assert len(set(ids)) == len(ids)
+    places = [
+        (x, y)
+        for panel in BOARD["panels"]
+        for spot in [panel["gridPos"]]
+        for x in range(spot["x"], spot["x"] + spot["w"])
+        for y in range(spot["y"], spot["y"] + spot["h"])
+    ]
+    assert len(set(places)) == len(places)
+    assert max(x for x, _ in places) < 24

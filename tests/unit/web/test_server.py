@@ -1,0 +1,188 @@
+"""The server under slow and idle connections: a real process, a real Redis, real sockets."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from backend.labelstudio.client import SECRET_HEADER, label_config_xml
+from backend.web.server import REQUEST_DEADLINE_S
+from scripts.research.bench_backend import CLASSES, PROJECT, USER, Backend, running_backend
+from scripts.research.idle_connections import KINDS
+
+ROOT = Path(__file__).parents[3]
+WEBHOOK = json.dumps({"action": "ANNOTATION_CREATED", "project": {"id": PROJECT}})
+CONNECTIONS = 500
+
+
+@pytest.fixture(scope="module")
+def backend() -> Iterator[Backend]:
+    with (
+        tempfile.TemporaryDirectory(prefix="tightloop-") as folder,
+        running_backend(Path(folder)) as running,
+    ):
+        yield running
+
+
+def headers(backend: Backend) -> dict[str, str]:
+    return {SECRET_HEADER: backend.password, "Content-Type": "application/json"}
+
+
+def webhook(image_id: str) -> str:
+    """What Label Studio tells of an answer to an image."""
+    return json.dumps({**json.loads(WEBHOOK), "task": {"data": {"image_id": image_id}}})
+
+
+def send_webhook(backend: Backend, image_id: str) -> int:
+    """Send one as Label Studio does, on a connection of its own; its status comes back."""
+    connection = http.client.HTTPConnection("127.0.0.1", backend.port, timeout=60)
+    connection.request("POST", "/webhook", webhook(image_id), headers(backend))
+    status = connection.getresponse().status
+    connection.close()
+    return status
+
+
+def connect(backend: Backend, request: bytes) -> socket.socket:
+    """Send bytes and leave the connection open."""
+    connection = socket.create_connection(("127.0.0.1", backend.port), timeout=60)
+    connection.sendall(request)
+    return connection
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_500_idle_connections_lose_no_webhook(kind: str, backend: Backend) -> None:
+    command = [sys.executable, "-m", "scripts.research.idle_connections", backend.url, kind]
+    options = ["--count", str(CONNECTIONS), "--seconds", "300"]
+    idle = subprocess.Popen([*command, *options], cwd=ROOT, stdout=subprocess.DEVNULL)
+    try:
+        wait_for_connections(backend.port)
+        assert [send_webhook(backend, f"{kind} {n}") for n in range(55)] == [200] * 55
+        assert httpx.get(f"{backend.url}/dashboard", timeout=60).status_code == 200
+        assert idle.poll() is None
+    finally:
+        idle.terminate()
+        idle.wait(60)
+    arrived = backend.queue.answered_since(PROJECT, 0.0)
+    assert {f"{kind} {n}" for n in range(55)} <= arrived.keys()
+    assert "Traceback" not in backend.log.read_text()
+
+
+def wait_for_connections(port: int) -> None:
+    """Until so many are open that eight threads could not hold them, whatever is closed again."""
+    give_up = time.monotonic() + 120
+    while True:
+        lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+        rows = [line.split() for line in lines]
+        n_open = sum(row[1].endswith(f":{port:04X}") and row[3] == "01" for row in rows)
+        if n_open >= CONNECTIONS // 2:
+            return
+        assert time.monotonic() < give_up, f"{n_open} connections"
+        time.sleep(0.2)
+
+
+def test_forty_slow_predicts_hold_no_thread_that_a_webhook_needs() -> None:
+    """Each wants an image of a Label Studio that takes the connection and says nothing."""
+    tasks = [{"id": 1, "data": {"image": "/data/upload/1/x.png"}}]
+    project = f"{PROJECT}.1"
+    body = {"tasks": tasks, "project": project, "label_config": label_config_xml(CLASSES)}
+    answered: list[int] = []
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        tempfile.TemporaryDirectory(prefix="tightloop-") as folder,
+        running_backend(
+            Path(folder), LABEL_STUDIO_URL=f"http://127.0.0.1:{silent.getsockname()[1]}"
+        ) as backend,
+    ):
+
+        def predict() -> None:
+            login = (USER, backend.password)
+            answer = httpx.post(f"{backend.url}/predict", json=body, auth=login, timeout=300)
+            answered.append(answer.status_code)
+
+        predicts = [threading.Thread(target=predict) for _ in range(40)]
+        for thread in predicts:
+            thread.start()
+        asked, _ = silent.accept()  # the first has asked for its image
+        assert send_webhook(backend, "a") == 200
+        assert len(answered) < 20  # it did not wait behind them
+        asked.close()
+        silent.close()  # the others are refused at once
+        for thread in predicts:
+            thread.join()
+    assert answered == [200] * len(predicts)
+
+
+@pytest.mark.parametrize(
+    "framing", ["Content-Length: 400000000", "Transfer-Encoding: chunked"], ids=str.split
+)
+def test_a_stranger_s_body_is_not_read(framing: str, backend: Backend) -> None:
+    request = f"POST /predict HTTP/1.1\r\nHost: x\r\n{framing}\r\n\r\n".encode()
+    with connect(backend, request) as stranger:
+        answer = read_to_the_end(stranger)
+    assert answer.startswith(b"HTTP/1.1 401 ")
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["told", "chunked"])
+def test_a_body_over_the_limit_is_413_whether_its_length_was_told_or_not(
+    chunked: bool, backend: Backend
+) -> None:
+    def endless() -> Iterator[bytes]:
+        for _ in range(6):
+            yield b"x" * 1024**2
+
+    content = endless() if chunked else b"x" * 6 * 1024**2
+    try:
+        answer = httpx.post(
+            f"{backend.url}/webhook", content=content, headers=headers(backend), timeout=60
+        )
+    except httpx.WriteError:  # it was told while it still sent
+        return
+    assert answer.status_code == 413
+    assert "exceeds" in answer.json()["error"]
+
+
+def test_a_chunked_webhook_is_counted(backend: Backend) -> None:
+    parts = (WEBHOOK[i : i + 10].encode() for i in range(0, len(WEBHOOK), 10))
+    answer = httpx.post(
+        f"{backend.url}/webhook", content=parts, headers=headers(backend), timeout=60
+    )
+    assert answer.json()["status"] == "counted"
+
+
+def test_a_connection_that_asks_nothing_is_closed(backend: Backend) -> None:
+    with connect(backend, b"GET /health HTTP/1.1\r\nX-Slow: ") as idle:
+        idle.settimeout(REQUEST_DEADLINE_S + 60)
+        assert idle.recv(1) == b""
+
+
+def test_nobody_names_another_address_than_its_own(backend: Backend) -> None:
+    """Ten wrong passwords are allowed to an address, whatever a header says of it."""
+    answers = [
+        httpx.get(
+            f"{backend.url}/versions",
+            auth=(USER, "wrong"),
+            headers={"X-Forwarded-For": f"10.0.0.{number}"},
+            timeout=60,
+        ).status_code
+        for number in range(12)
+    ]
+    assert answers[:10] == [401] * 10
+    assert answers[-1] == 429
+
+
+def read_to_the_end(connection: socket.socket) -> bytes:
+    answer = b""
+    while part := connection.recv(65536):
+        answer += part
+    return answer

@@ -1,0 +1,512 @@
+"""Where a project is, in one sentence, from what is known already."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from redis import Redis
+from rq import SimpleWorker
+from rq.job import Job
+
+from backend.base.labeling import Annotation, Task, TaskReading
+from backend.base.settings import Settings, load_settings
+from backend.measures.evaluation import Evaluation
+from backend.measures.forecast import Forecast
+from backend.queue.training_queue import TrainingQueue
+from backend.rounds.learning_curve import outlook_sentence
+from backend.store import pool_scores, pruning, registry
+from backend.store.annotator_figures import AnnotatorFigures
+from backend.store.open_image import OpenImage
+from backend.store.project_db import writing
+from backend.store.project_store import ProjectStore
+from backend.web.status import next_images, project_status, sentence, whole_status
+from backend.web.status_model import Confusion
+from tests.conftest import RedisServer
+from tests.unit.store.test_registry import meta, record
+from tests.unit.store.test_registry import save as save_version
+
+PROJECT = 7
+NOON = 1_767_268_800.0  # 2026-01-01 12:00 UTC
+ADA = AnnotatorFigures(1, "Ada", 12, 3, 0.75, 0.8, 0.55, 0.95, 12, 0.5, 0.25, 4.2)
+DOCUMENTED = (Path(__file__).parents[3] / "docs/status.md").read_text()
+
+
+@pytest.fixture
+def settings(tmp_path: Path, redis_server: RedisServer) -> Settings:
+    own = load_settings(_env_file=None, model_dir=tmp_path, redis_url=redis_server.url, rounds=1)
+    registry.write_record(registry.project_root(tmp_path, PROJECT), record(PROJECT))
+    return own
+
+
+@pytest.fixture
+def queue(redis_server: RedisServer) -> TrainingQueue:
+    return TrainingQueue(redis_server.url)
+
+
+@pytest.fixture
+def root(settings: Settings) -> Path:
+    return registry.project_root(settings.model_dir, PROJECT)
+
+
+@pytest.fixture
+def store(root: Path) -> ProjectStore:
+    return ProjectStore(root)
+
+
+def keep_reading(
+    root: Path,
+    *,
+    annotations: int = 0,
+    skipped: int = 0,
+    n_open: int = 0,
+    again: int = 0,
+    new: int = 0,
+    at: float = NOON,
+) -> None:
+    """Keep what a reading of Label Studio found: tasks with one answer each, of which `again` also
+    wait for another person's, and open ones. The last training has learned all answers but `new`.
+    """
+    store, moment = ProjectStore(root), "2026-01-01T12:00:00Z"
+    labels = [*["cat"] * annotations, *[None] * skipped]
+    answers = [
+        Annotation(n, n, f"img-{n}", 1, label, was_skipped=label is None, updated_at=moment)
+        for n, label in enumerate(labels)
+    ]
+    answered = [
+        TaskReading(Task(n, f"img-{n}", is_open=False, is_again=n < again), moment, (said,), None)
+        for n, said in enumerate(answers)
+    ]
+    waiting = [
+        TaskReading(Task(n, f"img-{n}", is_open=True, is_again=False), moment, (), None)
+        for n in range(len(answers), len(answers) + n_open)
+    ]
+    store.record_tasks([*answered, *waiting], at)
+    store.record_reading(at, is_full=True)
+    learned = answers[: len(answers) - new]
+    store.record_learned({said.annotation_id: said.answer for said in learned}, at)
+
+
+def save(settings: Settings, number: int, **changes: Any) -> None:
+    root = registry.project_root(settings.model_dir, PROJECT)
+    saved = save_version(root, meta(number, **changes))
+    if saved.refused is None:
+        registry.promote(root, saved.version)
+
+
+def say(settings: Settings, queue: TrainingQueue) -> str:
+    return sentence(project_status(settings, queue, PROJECT))
+
+
+def test_before_the_first_version_it_says_so(
+    settings: Settings, queue: TrainingQueue, root: Path
+) -> None:
+    keep_reading(root, annotations=3, n_open=20, new=3)
+    assert say(settings, queue) == (
+        "T, round 0: no model yet; 20 open tasks, 3 of 20 new annotations until the next training."
+    )
+
+
+def test_the_version_in_service_comes_with_what_it_is_worth(
+    settings: Settings, queue: TrainingQueue
+) -> None:
+    save(settings, 1)
+    assert say(settings, queue).startswith(
+        "T, round 1: r0001 in service, 50.0% right on 20 validation images, trained on 10 labels; "
+    )
+
+
+def test_a_running_training_shows_how_far_it_is(
+    settings: Settings, queue: TrainingQueue, redis_server: RedisServer
+) -> None:
+    connection = Redis.from_url(redis_server.url)
+    queue.enqueue_retrain(PROJECT)
+    assert "no trainer is there" in say(settings, queue)
+    worker = SimpleWorker(["train"], connection=connection, serializer="json")
+    worker.register_birth()  # type: ignore[no-untyped-call]
+    assert "waits for its turn" in say(settings, queue)
+    job = Job.fetch("retrain-p7", connection=connection, serializer="json")
+    job.set_status("started")  # type: ignore[arg-type]
+    queue.report_progress(job, "training", 0, 80)
+    job.meta["progress"]["since"] -= 10
+    queue.report_progress(job, "training", 20, 80)
+    assert "training 25%, about 30 s left" in say(settings, queue)
+
+
+def test_after_the_last_round_and_the_last_answer_it_is_finished(
+    settings: Settings, queue: TrainingQueue, root: Path
+) -> None:
+    save(settings, 1)
+    keep_reading(root)
+    assert "finished" not in say(settings, queue)  # the final training is to come
+    save(settings, 2)
+    assert say(settings, queue).endswith("; finished.")
+    keep_reading(root, annotations=1, new=1)
+    assert "finished" not in say(settings, queue)
+    keep_reading(root, annotations=1)
+    assert say(settings, queue).endswith("; finished.")
+    queue.hint(PROJECT, NOON + 1, ["img-0"])  # a webhook, and nobody has read what it told of
+    assert "finished" not in say(settings, queue)
+
+
+def test_second_opinions_that_wait_do_not_keep_it_from_being_finished_but_are_told(
+    settings: Settings, queue: TrainingQueue, root: Path
+) -> None:
+    save(settings, 2)
+    keep_reading(root, annotations=4, again=3)
+    assert say(settings, queue).endswith("; finished; 3 images wait for a second opinion.")
+    assert project_status(settings, queue, PROJECT).asked_again == 3
+
+
+def test_an_exhausted_pool_is_finished_too(
+    settings: Settings, queue: TrainingQueue, root: Path, store: ProjectStore
+) -> None:
+    save(settings, 1)
+    keep_reading(root)
+    store.record(exhausted_at=NOON)
+    assert say(settings, queue).endswith("; finished.")
+
+
+def test_refused_and_broken_versions_are_named(settings: Settings, queue: TrainingQueue) -> None:
+    save(settings, 1)
+    save(settings, 2, refused="plainly worse")
+    (registry.project_root(settings.model_dir, PROJECT) / "r0003").mkdir()
+    status = project_status(settings, queue, PROJECT)
+    assert status.version == "r0001"
+    assert status.refused == {"r0002": "plainly worse"}
+    assert "no meta.json" in status.broken_versions["r0003"]
+
+
+def test_the_newest_whole_training_says_how_long_it_took_heads_do_not(
+    settings: Settings, queue: TrainingQueue
+) -> None:
+    assert project_status(settings, queue, PROJECT).training_seconds == {}
+    save(settings, 1, seconds={"training": 9.0})
+    save(settings, 2, seconds={"training": 7.0, "scoring the pool": 3.0}, refused="worse")
+    save(settings, 2, version="r0002h01", seconds={"training": 0.2})
+    told = project_status(settings, queue, PROJECT).training_seconds
+    assert told == {"training": 7.0, "scoring the pool": 3.0}
+
+
+def test_how_each_person_did_is_told_as_the_last_round_left_it(
+    settings: Settings, queue: TrainingQueue, store: ProjectStore
+) -> None:
+    assert project_status(settings, queue, PROJECT).annotators == ()
+    store.record_annotators([ADA])
+    [told] = project_status(settings, queue, PROJECT).annotators
+    assert told == ADA
+
+
+def learned(labels: int, accuracy: float) -> dict[str, Any]:
+    return {
+        "labels": labels,
+        "validation": Evaluation(accuracy=accuracy, log_loss=1.0, images=2000),
+    }
+
+
+def test_what_more_labels_should_gain_is_said_with_its_interval_and_its_record(
+    settings: Settings, queue: TrainingQueue
+) -> None:
+    for number in range(1, 7):
+        labels = 100 * number
+        save(settings, number, **learned(labels, 0.8 - 2 * labels**-0.5))
+    status = project_status(settings, queue, PROJECT)
+    found = status.outlook
+    assert found is not None
+    expected = 2 * (600**-0.5 - 700**-0.5)
+    assert found.gain == pytest.approx(expected, abs=0.002)
+    assert found.low < expected < found.high
+    assert found.past.forecasts == found.past.inside == 3
+    text = outlook_sentence(found)
+    assert text.startswith("100 more labels: +0.")
+    assert "3 of 3 earlier forecasts held" in text
+
+
+def test_an_outlook_is_worked_out_once_for_whoever_asks_again(
+    settings: Settings, queue: TrainingQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(1, 5):
+        save(settings, number, **learned(100 * number, 0.4 + 0.01 * number))
+    first = project_status(settings, queue, PROJECT).outlook
+    monkeypatch.delattr("backend.rounds.learning_curve.forecast")
+    assert project_status(settings, queue, PROJECT).outlook == first
+    save(settings, 5, **learned(500, 0.5))
+    with pytest.raises(NameError):
+        project_status(settings, queue, PROJECT)
+
+
+def test_the_outlook_waits_for_three_versions_and_passes_over_refused_ones_and_heads(
+    settings: Settings, queue: TrainingQueue
+) -> None:
+    def found() -> Forecast | None:
+        return project_status(settings, queue, PROJECT).outlook
+
+    save(settings, 1, **learned(100, 0.5))
+    assert found() is None
+    save(settings, 2, **learned(200, 0.55))
+    save(settings, 3, refused="worse", **learned(300, 0.2))
+    save(settings, 2, version="r0002h01", **learned(210, 0.9))
+    assert found() is None
+    save(settings, 4, **learned(400, 0.6))
+    fourth = found()
+    assert fourth is not None
+    assert abs(fourth.gain) < 0.05
+
+
+def test_pruned_versions_stay_on_the_learning_curve_and_in_the_forecast(
+    settings: Settings, queue: TrainingQueue
+) -> None:
+    for number in range(1, 7):
+        labels = 100 * number
+        save(settings, number, **learned(labels, 0.8 - 2 * labels**-0.5))
+    before = project_status(settings, queue, PROJECT)
+    root = registry.project_root(settings.model_dir, PROJECT)
+    noon = datetime(2026, 1, 2, 12, tzinfo=UTC)
+    pruning.prune(root, 2, lambda: (), noon - timedelta(days=1), noon)
+    assert not (root / "r0004/model.safetensors").exists()
+    after = project_status(settings, queue, PROJECT)
+    assert [p.is_pruned for p in after.learning_curve] == [True] * 4 + [False] * 2
+    assert [p.is_pruned for p in before.learning_curve] == [False] * 6
+    assert [replace(p, is_pruned=False) for p in after.learning_curve] == [*before.learning_curve]
+    for field in ("outlook", "versions", "round", "broken_versions", "version"):
+        assert getattr(after, field) == getattr(before, field)
+    assert after.outlook is not None
+    assert after.outlook.past.forecasts == 3
+
+
+def test_what_pruning_announced_is_a_notice(settings: Settings, queue: TrainingQueue) -> None:
+    few = settings.model_copy(update={"keep_versions": 1})
+    for number in (1, 2, 3):
+        save(settings, number)
+    assert project_status(few, queue, PROJECT).notices == ()
+    root = registry.project_root(settings.model_dir, PROJECT)
+    pruning.write_announcement(root, datetime(2026, 1, 1, 12, tzinfo=UTC))
+    assert project_status(few, queue, PROJECT).notices == (
+        "1 of 3 full versions loses its weights after 2026-01-02 12:00 UTC; "
+        "set KEEP_VERSIONS=0 to keep all",
+    )
+    assert project_status(settings, queue, PROJECT).notices == ()
+
+
+def test_the_learning_curve_has_a_point_per_version_with_its_interval(
+    settings: Settings, queue: TrainingQueue
+) -> None:
+    save(settings, 1)
+    save(settings, 2, refused="plainly worse")
+    save(settings, 1, version="r0001h01")
+    points = project_status(settings, queue, PROJECT).learning_curve
+    assert [p.version for p in points] == ["r0001", "r0001h01", "r0002"]
+    assert [p.is_current for p in points] == [False, True, False]
+    assert [p.is_head for p in points] == [False, True, False]
+    assert [p.refused for p in points] == [None, None, "plainly worse"]
+    assert (points[0].low, points[0].high) == pytest.approx((0.2993, 0.7007), abs=1e-4)
+
+
+def test_the_confusion_counts_what_is_taken_for_what(
+    settings: Settings, queue: TrainingQueue
+) -> None:
+    assert project_status(settings, queue, PROJECT).confusion is None
+    root = registry.project_root(settings.model_dir, PROJECT)
+    save_version(root, meta(1))
+    truth = np.array([0, 0, 0, 1])  # three cats, of which one is taken for a dog, and a dog
+    says = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.1, 0.9]], np.float32)
+    pool_scores.save_validation_probs(root, "r0001", truth, says)
+    registry.promote(root, "r0001")
+    status = project_status(settings, queue, PROJECT)
+    assert status.confusion == Confusion(classes=("cat", "dog"), counts=((2, 1), (0, 1)))
+    assert status.labels_per_class == {"cat": 4, "dog": 6}
+
+
+def keep_open(store: ProjectStore, *image_ids: str) -> None:
+    images = [
+        OpenImage(
+            image_id=image_id,
+            confidence=0.1 * place,
+            guesses=(("cat", 0.6), ("dog", 0.4)),
+            is_again=False,
+            picture="data:,",
+        )
+        for place, image_id in enumerate(image_ids)
+    ]
+    store.record_open_images(NOON, images)
+
+
+def test_what_was_answered_since_the_last_order_is_asked_no_more(
+    settings: Settings, queue: TrainingQueue, store: ProjectStore
+) -> None:
+    assert next_images(settings, queue, PROJECT) == []
+    queue.hint(PROJECT, NOON - 3600, ["c"])  # then opened again
+    keep_open(store, "a", "b", "c")
+    queue.hint(PROJECT, NOON + 1, ["a"])
+    told = project_status(settings, queue, PROJECT).model_dump()["next_images"]
+    assert [image["image_id"] for image in told] == ["b", "c"]
+    assert told[0] == {
+        "image_id": "b",
+        "confidence": 0.1,
+        "guesses": (("cat", 0.6), ("dog", 0.4)),
+        "is_again": False,
+    }
+
+
+def test_people_who_label_blind_find_no_guess_in_the_status(
+    settings: Settings, queue: TrainingQueue, store: ProjectStore
+) -> None:
+    keep_open(store, "a")
+    blind = settings.model_copy(update={"blind": True})
+    [image] = project_status(blind, queue, PROJECT).next_images
+    assert image.guesses == ()
+
+
+def test_a_job_has_no_phase_before_its_first_report_and_one_that_is_told_after_it(
+    settings: Settings, queue: TrainingQueue, redis_server: RedisServer
+) -> None:
+    queue.enqueue_retrain(PROJECT)
+    waits = {"job": "retrain", "queue": "train", "status": "queued", "seconds_left": None}
+    [told] = project_status(settings, queue, PROJECT).model_dump(mode="json")["jobs"]
+    assert told == waits
+    job = Job.fetch("retrain-p7", connection=Redis.from_url(redis_server.url), serializer="json")
+    queue.report_progress(job, "reading annotations", 0, 0)
+    [told] = project_status(settings, queue, PROJECT).model_dump(mode="json")["jobs"]
+    assert told == waits | {"phase": "reading annotations", "done": 0, "total": 0}
+
+
+def test_a_job_of_the_ranker_is_told_by_the_step_that_it_has_begun(
+    settings: Settings, queue: TrainingQueue, redis_server: RedisServer
+) -> None:
+    queue.hint(PROJECT, NOON, ["a"])
+    waits = {"job": "rank", "queue": "rank", "status": "queued", "seconds_left": None}
+    [told] = project_status(settings, queue, PROJECT).model_dump(mode="json")["jobs"]
+    assert told == waits
+    job = Job.fetch("rank-p7", connection=Redis.from_url(redis_server.url), serializer="json")
+    for step in ("read", "top_up"):
+        queue.report_step(job, step)
+        queue.report_progress(job, "reading annotations", 3, 4)
+        [told] = project_status(settings, queue, PROJECT).model_dump(mode="json")["jobs"]
+        phase = {"phase": "reading annotations", "done": 3, "total": 4}
+        assert told | {"seconds_left": None} == waits | phase | {"job": step}
+
+
+def test_the_next_step_of_a_job_has_no_phase_before_its_own_first_report(
+    settings: Settings, queue: TrainingQueue, redis_server: RedisServer
+) -> None:
+    queue.enqueue_rank(PROJECT)
+    job = Job.fetch("rank-p7", connection=Redis.from_url(redis_server.url), serializer="json")
+    queue.report_step(job, "read")
+    queue.report_progress(job, "reading annotations", 3, 4)
+    queue.report_step(job, "refit")
+    [told] = project_status(settings, queue, PROJECT).jobs
+    assert (told.job, told.phase, told.done) == ("refit", None, None)
+
+
+@pytest.mark.parametrize("figures", ['{"name": "Ada"}', "1", '"Ada"', "{"])
+def test_figures_of_a_person_that_cannot_be_read_are_named_with_what_to_do(
+    settings: Settings, queue: TrainingQueue, root: Path, figures: str
+) -> None:
+    registry.write_record(registry.project_root(settings.model_dir, 8), record(8))
+    with writing(root) as db:
+        db.execute("INSERT INTO own_annotator VALUES (0, ?)", (figures,))
+    status = whole_status(settings, queue)
+    assert [project.project_id for project in status.projects] == [8]
+    assert list(status.unreadable) == ["7"]
+    problem = status.unreadable["7"]
+    assert "project.db is damaged (a row cannot be read): restore a backup" in problem
+
+
+def test_figures_of_a_person_that_an_earlier_release_left_unreadable_are_left_out(
+    settings: Settings, queue: TrainingQueue, root: Path, store: ProjectStore
+) -> None:
+    (root / "annotators.json").write_text('[{"name": "Ada"}]')
+    store.record(read_at=NOON)
+    assert project_status(settings, queue, PROJECT).annotators == ()
+
+
+# Before Label Studio was read
+
+
+def files(folder: Path) -> dict[str, int]:
+    """Everything below a folder, with the moment of its last change."""
+    return {str(path): path.stat().st_mtime_ns for path in (folder, *folder.rglob("*"))}
+
+
+def test_before_the_database_is_made_nothing_is_known_yet_and_asking_makes_no_file(
+    settings: Settings, queue: TrainingQueue, root: Path
+) -> None:
+    before = files(settings.model_dir)
+    status = project_status(settings, queue, PROJECT)
+    counts = (status.annotations, status.skipped, status.open_tasks, status.asked_again)
+    assert counts == (None, None, None, None)
+    lists = (status.annotators, status.next_images, status.errors, status.notices, status.jobs)
+    assert lists == ((), (), (), (), ())
+    assert (status.new_annotations, status.waiting_for, status.is_finished) == (0, None, False)
+    assert sentence(status) == (
+        "T, round 0: no model yet; ? open tasks, 0 of 20 new annotations until the next training."
+    )
+    assert files(settings.model_dir) == before
+    assert [path.name for path in root.iterdir()] == ["project.json"]
+
+
+def test_what_a_webhook_told_is_known_before_label_studio_was_read(
+    settings: Settings, queue: TrainingQueue
+) -> None:
+    queue.hint(PROJECT, NOON, ["a", "b"])
+    status = project_status(settings, queue, PROJECT)
+    assert (status.new_annotations, status.open_tasks) == (2, None)
+
+
+def test_counts_are_not_known_before_the_first_reading_has_ended(
+    settings: Settings, queue: TrainingQueue, root: Path, store: ProjectStore
+) -> None:
+    task = TaskReading(Task(1, "img-1", is_open=True, is_again=False), "2026", (), None)
+    store.record_tasks([task], NOON)  # of many
+    assert project_status(settings, queue, PROJECT).open_tasks is None
+    keep_reading(root, annotations=2, skipped=1, n_open=5, again=1)
+    status = project_status(settings, queue, PROJECT)
+    counts = (status.annotations, status.skipped, status.open_tasks, status.asked_again)
+    assert counts == (2, 1, 5, 1)
+
+
+def test_every_field_of_the_status_is_explained_and_nothing_else_is(
+    settings: Settings, queue: TrainingQueue, store: ProjectStore
+) -> None:
+    """The tables of docs/status.md, a field a row, against what is answered."""
+    save(settings, 1)
+    keep_open(store, "a")
+    store.record_annotators([ADA, replace(ADA, annotator=2)])
+    for number in range(2, 5):
+        save(settings, number, **learned(100 * number, 0.4 + 0.01 * number))
+    pool_scores.save_validation_probs(
+        registry.project_root(settings.model_dir, PROJECT),
+        "r0004",
+        np.array([0]),
+        np.array([[0.9, 0.1]], np.float32),
+    )
+    queue.enqueue_retrain(PROJECT)
+    store.record_error("training", "the disk is full: free space")
+    status = whole_status(settings, queue).as_json()
+    [project] = status["projects"]
+    answered = {
+        "services": set(status["services"][0]),
+        "projects": set(project),
+        "validation": set(project["validation"]),
+        "confusion": set(project["confusion"]),
+        "learning_curve": set(project["learning_curve"][0]),
+        "next_images": set(project["next_images"][0]),
+        "outlook": set(project["outlook"]),
+        "past": set(project["outlook"]["past"]),
+        "annotators": set(project["annotators"][0]),
+        "jobs": set(project["jobs"][0]) | {"phase", "done", "total"},
+        "errors": set(project["errors"][0]),
+    }
+    documented: dict[str, set[str]] = {}
+    for line in DOCUMENTED.splitlines():
+        if line.startswith("## `"):
+            documented[line.split("`")[1]] = section = set()
+        elif line.startswith("| `"):
+            section.update(line.split("|")[1].replace("`", "").replace(",", " ").split())
+    assert documented == answered
+    json.dumps(status)

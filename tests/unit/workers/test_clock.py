@@ -1,0 +1,465 @@
+"""The clock with a real Redis and an oracle in Label Studio's place; time is an argument."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from rq import Queue
+from rq.job import Job, JobStatus
+
+from backend.base.errors import LabelStudioError
+from backend.base.labeling import NewTask, Prediction
+from backend.base.settings import Settings, load_settings
+from backend.queue.training_queue import TrainingQueue
+from backend.rounds.decide import decide
+from backend.rounds.observe import observe, policy_of
+from backend.store import registry
+from backend.store.project_store import ProjectStore
+from backend.workers.clock import FULL_READ_EVERY_S, Clock
+from scripts.research.oracle import OracleProject
+from tests.conftest import RedisServer
+from tests.unit.store.test_registry import meta, record
+from tests.unit.store.test_registry import save as save_version
+
+NOON = 1_700_000_000.0
+PROJECT = 7
+
+
+@pytest.fixture
+def settings(tmp_path: Path, redis_server: RedisServer) -> Settings:
+    own = load_settings(
+        _env_file=None, model_dir=tmp_path, redis_url=redis_server.url, retrain_after=3,
+        batch_size=5,
+    )  # fmt: skip
+    registry.write_record(registry.project_root(tmp_path, PROJECT), record(PROJECT))
+    return own
+
+
+@pytest.fixture
+def root(settings: Settings) -> Path:
+    return registry.project_root(settings.model_dir, PROJECT)
+
+
+@pytest.fixture
+def store(root: Path) -> ProjectStore:
+    return ProjectStore(root)
+
+
+@pytest.fixture
+def queue(redis_server: RedisServer) -> TrainingQueue:
+    return TrainingQueue(redis_server.url)
+
+
+@pytest.fixture
+def project() -> OracleProject:
+    """Nine open tasks, so that no more images are due."""
+    own = OracleProject(("cat", "dog"))
+    own.import_tasks([NewTask(f"img-{i}", {}) for i in range(9)])
+    return own
+
+
+@pytest.fixture
+def clock(
+    settings: Settings,
+    queue: TrainingQueue,
+    project: OracleProject,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Clock]:
+    own = Clock(settings, queue)
+    monkeypatch.setattr(own, "_project", lambda _: project)
+    yield own
+    own.close()
+
+
+@pytest.fixture
+def trains(redis_server: RedisServer) -> Queue:
+    return Queue("train", connection=Redis.from_url(redis_server.url))
+
+
+@pytest.fixture
+def ranks(redis_server: RedisServer) -> Queue:
+    return Queue("rank", connection=Redis.from_url(redis_server.url))
+
+
+def n_new(root: Path, queue: TrainingQueue) -> int:
+    return observe(root, queue, PROJECT).n_new
+
+
+def learn(store: ProjectStore, now: float) -> None:
+    """As if a training had learned all answers that were read."""
+    learned = {a.annotation_id: a.answer for of in store.annotations().values() for a in of}
+    store.record_learned(learned, now, trained_at=now, head_revision=store.facts().revision)
+
+
+def test_lost_webhooks_are_counted_once_when_label_studio_was_read(
+    clock: Clock, root: Path, queue: TrainingQueue, project: OracleProject
+) -> None:
+    project.answer(1, "cat")
+    project.answer(2, "dog")
+    clock.tick(NOON)
+    assert n_new(root, queue) == 2
+    clock.tick(NOON + 61)
+    assert n_new(root, queue) == 2
+
+
+def test_a_webhook_that_was_under_way_is_not_counted_twice(
+    clock: Clock, root: Path, queue: TrainingQueue, project: OracleProject
+) -> None:
+    project.answer(1, "cat")
+    clock.tick(NOON)
+    queue.hint(PROJECT, NOON + 0.5, ["img-0"])
+    assert n_new(root, queue) == 1
+    clock.tick(NOON + 60)
+    assert n_new(root, queue) == 1
+
+
+def test_answers_whose_webhook_never_came_are_told_once_in_the_log(
+    clock: Clock, queue: TrainingQueue, project: OracleProject, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        clock.tick(NOON)
+        project.answer(1, "cat")
+        project.answer(2, "dog")
+        clock.tick(NOON + 60)  # the webhook of the first is under way
+        queue.hint(PROJECT, NOON + 60.5, ["img-0"])
+        for second in (61, 62, 63, 120, 123):
+            clock.tick(NOON + second)
+    told = [message for message in caplog.messages if "without a webhook" in message]
+    assert told == ["project 7: 1 changes came without a webhook"]
+
+
+def test_what_a_round_has_learned_meanwhile_is_not_missed(
+    clock: Clock, root: Path, store: ProjectStore, queue: TrainingQueue, project: OracleProject
+) -> None:
+    project.answer(1, "cat")
+    clock.tick(NOON)
+    learn(store, NOON + 1)
+    clock.tick(NOON + 60)
+    assert n_new(root, queue) == 0
+
+
+def test_an_edit_and_a_deletion_without_a_webhook_count_as_changes(
+    clock: Clock, root: Path, store: ProjectStore, queue: TrainingQueue, project: OracleProject
+) -> None:
+    project.answer(1, "cat")
+    project.answer(2, "dog")
+    clock.tick(NOON)
+    learn(store, NOON)
+    project.change(1, "dog")
+    del project.answers[2]
+    clock.tick(NOON + 60)
+    assert n_new(root, queue) == 2
+
+
+def test_a_deleted_task_is_missed_by_the_number_of_tasks(
+    clock: Clock, root: Path, store: ProjectStore, queue: TrainingQueue, project: OracleProject,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    project.answer(1, "cat")
+    clock.tick(NOON)
+    learn(store, NOON)
+    whole = project.read_tasks
+    readings: list[object] = []
+
+    def read_tasks(changed_after: object = None) -> object:
+        readings.append(changed_after)
+        return iter(()) if changed_after else whole()
+
+    monkeypatch.setattr(project, "read_tasks", read_tasks)
+    clock.tick(NOON + 60)
+    assert readings == [readings[0]]  # of changes alone: none is missing
+    project.delete_tasks([1])
+    clock.tick(NOON + 120)
+    assert readings[1:] == [readings[1], None]
+    assert store.counts().tasks == 8
+    assert n_new(root, queue) == 1
+
+
+def test_everything_is_read_again_now_and_then(
+    clock: Clock, project: OracleProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock.tick(NOON)
+    whole = project.read_tasks
+    readings: list[bool] = []
+
+    def read_tasks(changed_after: object = None) -> object:
+        readings.append(changed_after is None)
+        return whole()
+
+    monkeypatch.setattr(project, "read_tasks", read_tasks)
+    clock.tick(NOON + FULL_READ_EVERY_S - 1)
+    clock.tick(NOON + FULL_READ_EVERY_S + 60)
+    assert readings == [False, True]
+
+
+def test_a_retrain_that_is_due_is_enqueued_once(
+    clock: Clock, queue: TrainingQueue, trains: Queue
+) -> None:
+    clock.tick(NOON)
+    queue.hint(PROJECT, NOON, ["img-0", "img-1", "img-2"])
+    clock.tick(NOON + 1)
+    clock.tick(NOON + 2)
+    assert trains.job_ids == ["retrain-p7"]
+
+
+def test_what_is_due_is_enqueued_again_with_the_next_tick_if_its_job_was_lost(
+    clock: Clock, queue: TrainingQueue, trains: Queue
+) -> None:
+    clock.tick(NOON)
+    queue.ask_for_training(PROJECT, NOON)
+    clock.tick(NOON + 1)
+    trains.empty()  # type: ignore[no-untyped-call]
+    clock.tick(NOON + 2)  # and nobody says look
+    assert trains.job_ids == ["retrain-p7"]
+
+
+def test_a_person_who_asks_gets_a_training_that_had_died_again_and_again(
+    clock: Clock, queue: TrainingQueue, trains: Queue
+) -> None:
+    queue.enqueue_retrain(PROJECT)
+    job = Job.fetch("retrain-p7", connection=trains.connection, serializer="json")
+    trains.remove(job)
+    job.set_status(JobStatus.FAILED)
+    trains.failed_job_registry.add(job, ttl=120)
+    clock.tick(NOON)
+    queue.hint(PROJECT, NOON + 1, ["img-0", "img-1", "img-2"])
+    clock.tick(NOON + 1)
+    assert trains.job_ids == []  # or it would die every second
+    queue.ask_for_training(PROJECT, NOON + 2)
+    clock.tick(NOON + 2)
+    assert trains.job_ids == ["retrain-p7"]
+
+
+def test_a_dead_ranker_delays_no_training(
+    clock: Clock, root: Path, queue: TrainingQueue, trains: Queue, ranks: Queue
+) -> None:
+    clock.tick(NOON)
+    queue.hint(PROJECT, NOON + 1, ["img-0", "img-1", "img-2"])
+    assert ranks.job_ids == ["rank-p7"]  # nobody takes it
+    clock.tick(NOON + 2)
+    assert trains.job_ids == ["retrain-p7"]
+    assert n_new(root, queue) == 3
+
+
+def test_start_training_outlives_a_lost_redis(
+    clock: Clock, queue: TrainingQueue, trains: Queue, redis_server: RedisServer
+) -> None:
+    clock.tick(NOON)
+    queue.ask_for_training(PROJECT, NOON + 0.5)
+    clock.tick(NOON + 1)
+    redis_server.flush()
+    assert trains.job_ids == []
+    clock.tick(NOON + 2)
+    assert trains.job_ids == ["retrain-p7"]
+
+
+@pytest.mark.parametrize(("train", "step"), [("both", "refit"), ("head", "refit"), ("full", None)])
+def test_a_new_answer_is_given_to_a_head_unless_only_full_trainings_are_wanted(
+    settings: Settings, queue: TrainingQueue, root: Path, store: ProjectStore,
+    project: OracleProject, ranks: Queue, monkeypatch: pytest.MonkeyPatch,
+    train: str, step: str | None,
+) -> None:  # fmt: skip
+    save_version(root, meta(1))
+    registry.promote(root, "r0001")
+    store.record(ordered_by="r0001")
+    project.import_predictions({1: Prediction("cat", 0.5, 0.5, "r0001")})
+    project.switch_model_version("r0001")
+    own = Clock(settings.model_copy(update={"train": train}), queue)
+    monkeypatch.setattr(own, "_project", lambda _: project)
+    project.answer(2, "cat")
+    own.tick(NOON)
+    own.tick(NOON + 1)
+    own.close()
+    assert ranks.job_ids == ([f"rank-p{PROJECT}"] if step else [])
+
+
+def test_one_answer_is_trained_a_minute_after_it_came(
+    clock: Clock, project: OracleProject, trains: Queue
+) -> None:
+    project.answer(1, "cat")
+    clock.tick(NOON)
+    clock.tick(NOON + 59)
+    assert trains.job_ids == []
+    clock.tick(NOON + 60)
+    assert trains.job_ids == ["retrain-p7"]
+
+
+def test_a_lost_redis_is_rebuilt_from_what_the_last_round_learned(
+    clock: Clock, root: Path, store: ProjectStore, queue: TrainingQueue, project: OracleProject,
+    redis_server: RedisServer,
+) -> None:  # fmt: skip
+    project.answer(1, "cat")
+    clock.tick(NOON)
+    learn(store, NOON)
+    for task_id in (2, 3, 4):
+        project.answer(task_id, "dog")
+        queue.hint(PROJECT, NOON + 1, [f"img-{task_id - 1}"])
+    redis_server.flush()
+    clock.tick(NOON + 60)
+    assert n_new(root, queue) == 3
+
+
+def test_the_ticks_go_on_while_label_studio_is_away(
+    clock: Clock, queue: TrainingQueue, project: OracleProject, trains: Queue,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    def is_away(*_: object) -> None:
+        raise LabelStudioError("Label Studio cannot be reached")
+
+    with monkeypatch.context() as away:
+        away.setattr(project, "read_tasks", is_away)
+        clock.tick(NOON)
+        clock.tick(NOON + 60)
+        assert caplog.text.count("cannot be reached") == 1
+        # What is due does not depend on it.
+        queue.hint(PROJECT, NOON + 61, ["img-0", "img-1", "img-2"])
+        clock.tick(NOON + 61)
+    assert trains.job_ids == ["retrain-p7"]
+
+
+def test_a_redis_that_comes_back_is_used_again(
+    clock: Clock, queue: TrainingQueue, redis_server: RedisServer, trains: Queue
+) -> None:
+    redis_server.stop()
+    clock.tick(NOON)
+    redis_server.start()
+    clock.tick(NOON + 1)
+    queue.hint(PROJECT, NOON + 2, ["img-0", "img-1", "img-2"])
+    clock.tick(NOON + 2)
+    assert trains.job_ids == ["retrain-p7"]
+
+
+def test_the_clock_keeps_whether_label_studio_answered(
+    clock: Clock, queue: TrainingQueue, project: OracleProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock.tick(NOON)
+    assert queue.health()["label_studio"]["problem"] == ""
+
+    def away(*_: object) -> None:
+        raise LabelStudioError("Label Studio cannot be reached: check that it runs")
+
+    with monkeypatch.context() as gone:
+        gone.setattr(project, "n_tasks", away)
+        clock.tick(NOON + 60)
+    seen = queue.health()["label_studio"]
+    assert (seen["problem"], seen["checked_at"], seen["every_s"]) == (
+        "Label Studio cannot be reached: check that it runs", NOON + 60, 60,
+    )  # fmt: skip
+    clock.tick(NOON + 120)
+    assert queue.health()["label_studio"]["problem"] == ""
+
+
+class Health(BaseHTTPRequestHandler):
+    """A backend that says it is up."""
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/health" else 404)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+def test_the_clock_keeps_whether_the_backend_answers(
+    settings: Settings, queue: TrainingQueue, project: OracleProject,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    with HTTPServer(("127.0.0.1", 0), Health) as server:
+        url = f"http://127.0.0.1:{server.server_port}"
+        clock = Clock(settings.model_copy(update={"backend_url": url}), queue)
+        monkeypatch.setattr(clock, "_project", lambda _: project)
+        answering = threading.Thread(target=server.handle_request)
+        answering.start()
+        clock.tick(NOON)
+        answering.join()
+        assert queue.health()["backend"]["problem"] == ""
+    clock.tick(NOON + 5)
+    assert queue.health()["backend"]["problem"] == ""  # every ten seconds is enough
+    clock.tick(NOON + 10)
+    assert "does not answer" in queue.health()["backend"]["problem"]
+    assert url in queue.health()["backend"]["problem"]
+
+
+@pytest.fixture
+def ordered(root: Path, project: OracleProject) -> None:
+    """A version is in service, and Label Studio orders by it; it knows another one as well."""
+    save_version(root, meta(1))
+    registry.promote(root, "r0001")
+    for version in ("r0001", "r0000"):
+        project.import_predictions({1: Prediction("cat", 0.5, 0.5, version)})
+    project.switch_model_version("r0001")
+
+
+@pytest.mark.usefixtures("ordered")
+def test_open_tasks_are_ordered_anew_if_label_studio_orders_by_another_version(
+    clock: Clock, store: ProjectStore, project: OracleProject, ranks: Queue
+) -> None:
+    store.record(ordered_by="r0001")
+    clock.tick(NOON)
+    assert ranks.job_ids == []
+    project.switch_model_version("r0000")  # a person has chosen another one
+    clock.tick(NOON + 60)
+    assert store.facts().ordered_by == "r0000"
+    assert ranks.job_ids == ["rank-p7"]
+
+
+@pytest.mark.usefixtures("ordered")
+def test_open_tasks_are_ordered_anew_if_nobody_has_kept_what_is_open(
+    clock: Clock, settings: Settings, root: Path, queue: TrainingQueue, ranks: Queue
+) -> None:
+    """After a project's database was lost nobody sees what is open until they were ordered."""
+    clock.tick(NOON)
+    assert ranks.job_ids == ["rank-p7"]
+    state = observe(root, queue, PROJECT)
+    assert decide(state, policy_of(settings), NOON).rank == "refresh"
+
+
+def test_one_projects_good_answer_does_not_hide_anothers_bad_one(
+    clock: Clock, settings: Settings, queue: TrainingQueue, project: OracleProject,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    gone = OracleProject(("cat", "dog"))
+
+    def away(*_: object) -> None:
+        raise LabelStudioError("Label Studio has no project 3: run set-up")
+
+    monkeypatch.setattr(gone, "read_tasks", away)
+    registry.write_record(registry.project_root(settings.model_dir, 3), record(3))
+    monkeypatch.setattr(clock, "_project", {3: gone, PROJECT: project}.__getitem__)
+    clock.tick(NOON)  # ours is read after it
+    assert queue.health()["label_studio"]["problem"] == "Label Studio has no project 3: run set-up"
+
+
+def test_a_damaged_file_of_one_project_does_not_keep_the_clock_from_the_others(
+    clock: Clock, settings: Settings, queue: TrainingQueue, trains: Queue,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    damaged = registry.project_root(settings.model_dir, 3)  # before ours
+    registry.write_record(damaged, record(3))
+    (damaged / "current").write_text("[" * 100_000)
+    queue.ask_for_training(PROJECT, NOON)
+    clock.tick(NOON)
+    assert "retrain-p7" in trains.job_ids
+    assert f"{damaged}/current is damaged" in caplog.text
+
+
+def test_what_an_earlier_release_kept_in_redis_is_taken_over_once(
+    clock: Clock, store: ProjectStore, trains: Queue, redis_server: RedisServer
+) -> None:
+    connection = Redis.from_url(redis_server.url)
+    connection.hset("tightloop:p7:generation", mapping={"generation": 5, "forced": 5, "trained": 4})
+    connection.zadd("tightloop:p7:answered", {"read long ago": NOON - 1})
+    for message in ("the older", "the newer"):
+        error = {"at": "2026-01-01T12:00:00+00:00", "where": "training", "message": message}
+        connection.lpush("tightloop:p7:errors", json.dumps(error))
+    clock.tick(NOON)
+    assert [error["message"] for error in store.errors()] == ["the newer", "the older"]
+    assert trains.job_ids == ["retrain-p7"]  # a person had asked for it
+    left = {key.decode() for key in connection.scan_iter("tightloop:p7:*")}
+    assert left <= {"tightloop:p7:hints"}

@@ -1,0 +1,389 @@
+"""The jobs around the loop: rounds until none is due, and errors that people can read."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import psutil
+import pytest
+import torch
+from redis import Redis
+from rq import Queue, Worker
+
+from backend.base import progress
+from backend.base.errors import LabelStudioError, TooFewLabelsError
+from backend.base.labeling import NewTask
+from backend.base.settings import Settings, load_settings
+from backend.queue.training_queue import TrainingQueue
+from backend.rounds import rounds
+from backend.rounds.decide import RETRY_AFTER_S, decide
+from backend.rounds.loop import Loop
+from backend.rounds.observe import observe, policy_of
+from backend.store import registry
+from backend.store.project_store import ProjectStore
+from backend.workers import jobs
+from scripts.research.oracle import OracleProject
+from tests.conftest import RedisServer
+from tests.unit.store.test_registry import meta, record
+from tests.unit.store.test_registry import save as save_version
+
+PROJECT = 7
+
+
+@pytest.fixture
+def settings(tmp_path: Path, redis_server: RedisServer) -> Settings:
+    own = load_settings(
+        _env_file=None,
+        model_dir=tmp_path,
+        redis_url=redis_server.url,
+        retrain_after=3,
+        retrain_wait_s=3600,
+    )
+    registry.write_record(registry.project_root(tmp_path, PROJECT), record(PROJECT))
+    return own
+
+
+@pytest.fixture
+def queue(redis_server: RedisServer) -> TrainingQueue:
+    return TrainingQueue(redis_server.url)
+
+
+@pytest.fixture
+def store(settings: Settings) -> ProjectStore:
+    """A project that was read a while ago."""
+    own = ProjectStore(registry.project_root(settings.model_dir, PROJECT))
+    own.record(read_at=time.time() - 100)
+    return own
+
+
+@pytest.fixture
+def answer(queue: TrainingQueue) -> Callable[[int], None]:
+    """Have webhooks tell of answers to so many other images."""
+    numbers = itertools.count()
+    return lambda count: queue.hint(
+        PROJECT, time.time(), [f"img-{next(numbers)}" for _ in range(count)]
+    )
+
+
+@pytest.fixture
+def n_new(settings: Settings, queue: TrainingQueue) -> Callable[[], int]:
+    root = registry.project_root(settings.model_dir, PROJECT)
+    return lambda: observe(root, queue, PROJECT).n_new
+
+
+@pytest.fixture
+def work(settings: Settings, queue: TrainingQueue, monkeypatch: pytest.MonkeyPatch) -> jobs.Work:
+    """What the jobs work with: an oracle in Label Studio's place, and no loop."""
+    own = jobs.Work(settings, queue, PROJECT)
+    own.project = OracleProject(("a", "b"))
+    own.loop = cast(Loop, None)
+    monkeypatch.setattr(own, "open_loop", lambda **_: None)
+    monkeypatch.setattr(jobs, "_open", lambda _: own)
+    return own
+
+
+@pytest.fixture
+def train(
+    work: jobs.Work, store: ProjectStore, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Callable[[int], None]], int]:
+    """Run the job with a training that only reads and calls back; return how many there were."""
+
+    def run(during: Callable[[int], None]) -> int:
+        n_trainings = 0
+
+        def train_round(*_: Any, **__: Any) -> None:
+            nonlocal n_trainings
+            n_trainings += 1
+            began = time.time()
+            store.record_reading(began, is_full=False)
+            waiting_for = None
+            try:
+                during(n_trainings)
+            except TooFewLabelsError as error:
+                waiting_for = error
+            store.record_learned(
+                {}, began, trained_at=began, waiting_for=waiting_for and str(waiting_for)
+            )
+            if waiting_for:
+                raise waiting_for
+
+        monkeypatch.setattr(rounds, "train_round", train_round)
+        jobs.retrain(PROJECT)
+        return n_trainings
+
+    assert work.store
+    return run
+
+
+def test_annotations_that_arrive_during_a_training_lead_to_exactly_one_more(
+    answer: Callable[[int], None],
+    n_new: Callable[[], int],
+    train: Callable[[Callable[[int], None]], int],
+) -> None:
+    def five_people_answer(number: int) -> None:
+        if number == 1:
+            for _ in range(5):
+                answer(1)
+
+    answer(3)
+    assert train(five_people_answer) == 2
+    assert n_new() == 0
+
+
+@pytest.mark.parametrize(
+    ("n_cores", "n_trainers", "threads"),
+    [(1, 1, 1), (2, 1, 1), (4, 1, 3), (4, 0, 3), (5, 2, 2), (5, 9, 1), (64, 1, 8)],
+)
+def test_trainers_leave_a_core_to_people_and_share_the_others(
+    answer: Callable[[int], None],
+    train: Callable[[Callable[[int], None]], int],
+    redis_server: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
+    n_cores: int,
+    n_trainers: int,
+    threads: int,
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(n_cores)))
+    with Redis.from_url(redis_server.url) as connection:
+        for _ in range(n_trainers):
+            Worker(["train"], connection=connection, serializer="json").register_birth()  # type: ignore[no-untyped-call]
+    before, used = torch.get_num_threads(), []
+    torch.set_num_threads(8)  # as OMP_NUM_THREADS may say
+    try:
+        answer(3)
+        train(lambda _: used.append(torch.get_num_threads()))
+    finally:
+        torch.set_num_threads(before)
+    assert used == [threads]
+
+
+def test_a_few_annotations_during_a_training_wait_for_their_number(
+    answer: Callable[[int], None],
+    n_new: Callable[[], int],
+    train: Callable[[Callable[[int], None]], int],
+) -> None:
+    answer(3)
+    assert train(lambda _: answer(1)) == 1
+    assert n_new() == 1
+
+
+def test_a_job_without_anything_due_trains_nothing(
+    train: Callable[[Callable[[int], None]], int],
+) -> None:
+    assert train(lambda _: None) == 0
+
+
+def test_too_few_labels_are_said_and_waited_for(
+    store: ProjectStore,
+    answer: Callable[[int], None],
+    n_new: Callable[[], int],
+    train: Callable[[Callable[[int], None]], int],
+) -> None:
+    def one_class(_: int) -> None:
+        raise TooFewLabelsError("training starts when at least two classes are labeled")
+
+    answer(3)
+    assert train(one_class) == 1
+    assert "two classes" in (store.facts().waiting_for or "")
+    assert store.errors() == []
+    assert n_new() == 0  # tried again with the next answers
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (LabelStudioError("Label Studio cannot be reached"), "Label Studio cannot be reached"),
+        (RuntimeError("hunter2"), "unexpected RuntimeError"),
+    ],
+)
+def test_an_error_is_shown_to_people_and_tried_again_in_its_time(
+    settings: Settings,
+    queue: TrainingQueue,
+    store: ProjectStore,
+    answer: Callable[[int], None],
+    work: jobs.Work,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    shown: str,
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(rounds, "train_round", fail)
+    answer(3)
+    jobs.retrain(PROJECT)
+    [noted] = store.errors()
+    assert noted["where"] == "training"
+    assert shown in noted["message"]
+    assert "hunter2" not in noted["message"]
+    state = observe(work.root, queue, PROJECT)
+    assert state.n_new == 3  # nothing is lost
+    now, policy = state.failed_at["retrain"], policy_of(settings)
+    assert decide(state, policy, now + RETRY_AFTER_S["retrain"] - 1).train is None
+    assert decide(state, policy, now + RETRY_AFTER_S["retrain"]).train == "retrain"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "errors", "is_due_soon"),
+    [
+        (None, [], False),
+        (TooFewLabelsError("one class"), [], False),
+        (LabelStudioError("cannot be reached"), ["cannot be reached"], True),
+    ],
+)
+def test_a_head_knows_the_answers_it_read_and_is_tried_again_after_an_error(
+    settings: Settings,
+    queue: TrainingQueue,
+    store: ProjectStore,
+    work: jobs.Work,
+    monkeypatch: pytest.MonkeyPatch,
+    outcome: Exception | None,
+    errors: list[str],
+    is_due_soon: bool,
+) -> None:
+    project = work.project
+    assert isinstance(project, OracleProject)
+    project.import_tasks([NewTask("a", {}), NewTask("b", {})])
+    project.answer(1, "a")
+    project.answer(2, "b")
+    save_version(work.root, meta(1))
+    registry.promote(work.root, "r0001")
+    store.record(read_at=0.0, ordered_by="r0001", exhausted_at=time.time())
+
+    def refit_head(*_: Any) -> None:
+        if not isinstance(outcome, LabelStudioError):
+            revision = store.facts().revision
+            store.record_success("refit", head_revision=revision, head_fitted_at=time.time())
+        if outcome is not None:
+            raise outcome
+
+    monkeypatch.setattr(rounds, "refit_head", refit_head)
+    jobs.rank(PROJECT)
+    assert [error["message"] for error in store.errors()] == errors
+    state, policy = observe(work.root, queue, PROJECT), policy_of(settings)
+    assert decide(state, policy, time.time()).rank is None
+    later = decide(replace(state, exhausted_at=time.time() + 999), policy, time.time() + 61)
+    assert (later.rank == "refit") is is_due_soon
+    assert state.n_new == 2  # the training has not learned them
+
+
+def test_a_failed_step_does_not_keep_the_ranker_from_the_others(
+    store: ProjectStore, work: jobs.Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    def is_away(_: jobs.Work) -> None:
+        raise LabelStudioError("Label Studio cannot be reached")
+
+    def collect(_: jobs.Work) -> None:
+        done.append("collect_reviews")
+        store.record_success("collect_reviews", reviews_read_at=time.time())
+
+    acts = {**jobs.ACT, "top_up": is_away, "collect_reviews": collect}
+    monkeypatch.setattr(jobs, "ACT", acts)
+    store.start_reviews(9)
+    jobs.rank(PROJECT)
+    assert done == ["collect_reviews"]
+    assert [error["where"] for error in store.errors()] == ["asking images"]
+    assert work.queue.hints(PROJECT).looks == 1  # the clock looks when its time has come
+
+
+@pytest.mark.usefixtures("store")
+def test_a_damaged_database_ends_the_rankers_look_with_one_line(
+    work: jobs.Work, caplog: pytest.LogCaptureFixture
+) -> None:
+    for path in work.root.glob("project.db*"):
+        path.unlink()
+    (work.root / "project.db").write_text("no database, but long enough to be read as one" * 9)
+    jobs.rank(PROJECT)
+    [told] = [message for message in caplog.messages if "project.db is damaged" in message]
+    assert "restore a backup" in told
+
+
+def test_the_ranker_has_a_training_enqueued_that_is_due(
+    answer: Callable[[int], None],
+    store: ProjectStore,
+    work: jobs.Work,
+    redis_server: RedisServer,
+) -> None:
+    store.record(exhausted_at=time.time())
+    work.queue.ask_for_training(PROJECT, time.time())
+    answer(1)
+    jobs.rank(PROJECT)
+    trains = Queue("train", connection=Redis.from_url(redis_server.url))
+    assert trains.job_ids == ["retrain-p7"]
+
+
+def test_a_second_training_waits_for_one_that_outlived_its_worker(
+    settings: Settings,
+    store: ProjectStore,
+    answer: Callable[[int], None],
+    train: Callable[[Callable[[int], None]], int],
+) -> None:
+    root = registry.project_root(settings.model_dir, PROJECT)
+    answer(3)
+    trained: list[int] = []
+    with registry.hold(root, "train"):
+        second = threading.Thread(target=lambda: trained.append(train(lambda _: None)))
+        second.start()
+        time.sleep(0.5)
+        assert trained == []
+        # The first one ends, and has read all there is.
+        store.record_reading(time.time(), is_full=False)
+    second.join(10)
+    assert trained == [0]
+
+
+def test_a_long_phase_is_in_the_workers_log_with_its_project(
+    queue: TrainingQueue, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
+    report = jobs._job_progress(queue, PROJECT)
+    with caplog.at_level("INFO"):
+        report("scoring the pool", 12_000, 48_000)
+    assert caplog.messages[0].startswith(
+        "project 7: scoring the pool: 12,000 of 48,000 images (25%), about "
+    )
+
+
+def _report_until_ended(url: str) -> None:
+    report = jobs._job_progress(TrainingQueue(url), PROJECT)
+    while True:
+        report("training", 0, 1)
+        time.sleep(0.05)
+
+
+def _worker(url: str, child_pid: Any) -> None:
+    child = multiprocessing.get_context("fork").Process(target=_report_until_ended, args=(url,))
+    child.start()
+    child_pid.value = child.pid
+    child.join()
+
+
+def test_a_job_ends_once_its_worker_is_gone(redis_server: RedisServer) -> None:
+    context = multiprocessing.get_context("spawn")
+    child_pid = context.Value("i", 0)
+    worker = context.Process(target=_worker, args=(redis_server.url, child_pid))
+    worker.start()
+    wait_until(lambda: child_pid.value > 0)
+    job = psutil.Process(child_pid.value)
+    time.sleep(0.3)
+    assert job.is_running()
+    worker.kill()
+    worker.join()
+    wait_until(lambda: not job.is_running() or job.status() == psutil.STATUS_ZOMBIE)
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + 30
+    while not is_so():
+        assert time.monotonic() < give_up
+        time.sleep(0.05)

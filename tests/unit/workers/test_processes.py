@@ -1,0 +1,158 @@
+"""Our processes as their containers start them, and the health check of each."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import RedisServer
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def environment(redis_server: RedisServer, tmp_path: Path) -> dict[str, str]:
+    """What all of them need; nobody listens where Label Studio should be."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return {
+        **os.environ,
+        "REDIS_URL": redis_server.url,
+        "MODEL_DIR": str(tmp_path / "models"),
+        "DATA_DIR": str(tmp_path / "data"),
+        "BACKEND_PORT": str(port),
+        "BACKEND_PASSWORD": "hunter2",
+        "WEBHOOK_SECRET": "hunter2",
+        "DASHBOARD_PASSWORD": "hunter2",
+        "CONTROL_SECRET": "hunter2",
+        "LABEL_STUDIO_API_KEY": "hunter2",
+        "LABEL_STUDIO_URL": "http://127.0.0.1:9",
+        "LOG_FORMAT": "json",
+    }
+
+
+def command(module: str, process: str) -> list[str]:
+    return [sys.executable, "-m", module, process]
+
+
+@contextmanager
+def running(
+    process: str, environment: dict[str, str], log: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    with log.open("wb") as out:
+        started = subprocess.Popen(
+            command("backend.workers.processes", process),
+            env=environment,
+            cwd=ROOT,
+            stdout=out,
+            stderr=out,
+        )
+    yield started
+    started.send_signal(signal.SIGTERM)
+    assert started.wait(30) in (0, -signal.SIGTERM)
+
+
+def health(process: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command("scripts.health", process),
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("process", ["backend", "dashboard", "trainer", "ranker", "clock"])
+def test_a_process_is_healthy_while_it_runs_and_logs_json_alone(
+    process: str, environment: dict[str, str], tmp_path: Path
+) -> None:
+    before = health(process, environment)
+    assert before.returncode == 1
+    assert len(before.stderr.splitlines()) == 1, before.stderr
+    log = tmp_path / "log"
+    with running(process, environment, log) as started:
+        give_up = time.monotonic() + 60
+        while health(process, environment).returncode != 0:
+            assert started.poll() is None, log.read_text()
+            assert time.monotonic() < give_up, log.read_text()
+            time.sleep(0.2)
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    assert events
+    assert all(event["message"] and event["level"] for event in events)
+
+
+def test_a_lost_redis_makes_a_worker_unhealthy(
+    environment: dict[str, str], redis_server: RedisServer
+) -> None:
+    redis_server.stop()
+    checked = health("trainer", environment)
+    redis_server.start()
+    assert checked.returncode == 1
+    assert checked.stderr.startswith("Redis cannot be used")
+
+
+@pytest.mark.parametrize("process", ["trainer", "ranker"])
+def test_a_worker_that_starts_before_redis_says_so_in_one_line(
+    process: str, environment: dict[str, str], redis_server: RedisServer
+) -> None:
+    redis_server.stop()
+    stopped = subprocess.run(
+        command("backend.workers.processes", process),
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    redis_server.start()
+    assert stopped.returncode == 1
+    events = [json.loads(line) for line in stopped.stderr.splitlines()]
+    assert events[-1]["message"].startswith("Redis cannot be used (ConnectionError)")
+    assert not [event for event in events if "exc_info" in event]
+
+
+def test_a_gpu_trainer_without_a_gpu_says_so_and_stops(environment: dict[str, str]) -> None:
+    stopped = subprocess.run(
+        command("backend.workers.processes", "trainer"),
+        env={**environment, "DEVICE": "cuda", "CUDA_VISIBLE_DEVICES": ""},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert stopped.returncode == 1
+    [event] = map(json.loads, stopped.stderr.splitlines())
+    assert event["level"] == "ERROR"
+    assert event["message"].startswith("DEVICE=cuda, and no GPU can be used here")
+
+
+@pytest.mark.parametrize("process", ["backend", "dashboard", "trainer", "ranker", "clock"])
+def test_a_bad_setting_stops_a_process_with_one_line(
+    process: str, environment: dict[str, str]
+) -> None:
+    stopped = subprocess.run(
+        command("backend.workers.processes", process),
+        env={**environment, "BATCH_SIZE": "many"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert stopped.returncode == 1
+    assert stopped.stderr.startswith("BATCH_SIZE='many': ")
+    assert len(stopped.stderr.splitlines()) == 1
