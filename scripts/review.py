@@ -59,7 +59,7 @@ def main() -> int:
                 reviews = open_reviews(settings, loop.root, project)
                 pushed = push_reviews(loop, reviews, errors)
         if reviews:
-            url = label_now_url(settings.people_url, reviews.project_id)
+            url = label_now_url(settings.browser_url, reviews.project_id)
     except TightloopError as error:
         print(error, file=sys.stderr)
         return 1

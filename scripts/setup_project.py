@@ -77,7 +77,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     if arguments.json:
-        url = label_now_url(settings.people_url, project_id)
+        url = label_now_url(settings.browser_url, project_id)
         print(json.dumps({"project_id": project_id, "project_url": url}, indent=2))
     return 0
 
@@ -109,7 +109,7 @@ def set_up(settings: Settings, *, label_config: str | None = None) -> int:
             explain(settings, project),
             start_first_training(settings, project),
         ]
-    print(f"  {label_now_url(settings.people_url, project.project_id)} -> Label All Tasks")
+    print(f"  {label_now_url(settings.browser_url, project.project_id)} -> Label All Tasks")
     if not any(changes):
         print("everything was there already: nothing changed")
     return project.project_id

@@ -1,4 +1,4 @@
-"""Command lines: what a person typed in, arguments or help out; and how all our commands end."""
+"""Parse command lines, and end every command in the same way."""
 
 from __future__ import annotations
 
@@ -10,40 +10,47 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from backend.base.errors import TightloopError
+
+ROOT = Path(__file__).resolve().parents[2]
 EXIT_CODES = """\
 exit codes:
   0  done
-  1  something was in the way: standard error says what
+  1  failed; see stderr
   2  the command line is wrong
 """
 
 
 class CommandParser(argparse.ArgumentParser):
-    """Its help shows the description (a module's docstring, with examples) as it was written, and
-    the exit codes; so does that of its subcommands.
-    """
+    """Show a module's docstring as it is written, and the exit codes; subcommands do the same."""
 
     def __init__(self, **options: Any) -> None:
-        file = Path(sys.argv[0])
-        options = {"prog": f"python -m {file.parent.name}.{file.stem}", **options}
+        file = Path(sys.argv[0]).resolve().with_suffix("")
+        module = ".".join(file.relative_to(ROOT).parts) if file.is_relative_to(ROOT) else file.name
+        options = {"prog": f"python -m {module}", **options}
         super().__init__(
             epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter, **options
         )
 
 
 def run(main: Callable[[], int]) -> NoReturn:
-    """End this process with what `main` returns; as a shell expects after Ctrl-C, or where nobody
-    reads on (`… | head -1`).
+    """End this process with the exit code that `main` returns.
+
+    A TightloopError is printed to stderr and ends with 1. Ctrl-C and a closed pipe (`… | head -1`)
+    end with the codes that a shell expects.
     """
     try:
         try:
             code = main()
         finally:
-            sys.stdout.flush()  # else a closed pipe shows where nobody can catch it any more
+            sys.stdout.flush()  # raises for a closed pipe here, where we can still catch it
+    except TightloopError as error:
+        sys.stderr.write(f"{error}\n")
+        code = 1
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT
     except BrokenPipeError:
-        # What is still in the buffer goes nowhere.
+        # Discard what is still in the buffer.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 128 + signal.SIGPIPE
     sys.exit(code)

@@ -1,4 +1,4 @@
-"""Settings: the environment and `.env`, read once at a door, checked, and explained when wrong."""
+"""Read the settings from the environment and `.env`, and explain every bad value."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Settings(BaseSettings):
     """Every variable of `.env.example`, under the same name in lower case."""
 
     model_config = SettingsConfigDict(
-        # What `make up` made for the stack on this machine wins over .env, in which `make secrets`
-        # may have written the secrets of another one; the environment wins over both.
+        # Later files win: `make up` writes var/stack.env for the stack on this machine, while .env
+        # may hold what `make secrets` wrote for docker compose. The environment wins over both.
         env_file=(".env", "var/stack.env"),
         extra="ignore",
         frozen=True,
@@ -32,54 +32,202 @@ class Settings(BaseSettings):
         populate_by_name=True,
     )
 
-    # Label Studio
-    label_studio_url: str = "http://127.0.0.1:8080"
-    label_studio_api_key: SecretStr = SecretStr("")
-    label_studio_host: str = ""
-    label_studio_port: int | None = Field(None, ge=1, le=65535)
-    project_title: str = Field("Tightloop", min_length=3, max_length=50)
-    task_lock_s: int = Field(1800, ge=60, alias="LABEL_STUDIO_TASK_LOCK_TTL")
-
-    # What is labeled, and by which model
-    pool: str = "auto"
-    weights: str = "auto"
-    data_dir: Path = Path("var/data")
-    model_dir: Path = Path("var/models")
-    image_size: int = Field(64, ge=16, le=512, multiple_of=8)
-    # Beyond Pillow's own limit nothing is opened.
-    max_image_pixels: int = Field(MAX_IMAGE_PIXELS, ge=1_000_000, le=178_956_970)
-    seed_labels: int = Field(500, ge=0)
-    seed: int = Field(0, ge=0)
-    blind: bool = False
-    hints: bool = False
+    # What people label, and the model that helps them
+    project_title: str = Field(
+        "Tightloop",
+        min_length=3,
+        max_length=50,
+        description="The title of the Label Studio project. A different title means a different "
+        "project.",
+    )
+    pool: str = Field(
+        "auto",
+        description="The images to label: `cifar10`, `digits`, or a folder with `train/<class>/` "
+        "and `test/<class>/`. `auto` uses CIFAR-10, or the digits if CIFAR-10 cannot be "
+        "downloaded.",
+    )
+    weights: str = Field(
+        "auto",
+        description="The weights that every training starts from: `imagenet`, `none`, or the path "
+        "of a ResNet-18 state_dict. `auto` uses ImageNet's, or none if they cannot be downloaded.",
+    )
+    image_size: int = Field(
+        64,
+        ge=16,
+        le=512,
+        multiple_of=8,
+        description="The side of the square images that the model sees, in pixels.",
+    )
+    max_image_pixels: int = Field(
+        MAX_IMAGE_PIXELS,
+        ge=1_000_000,
+        le=178_956_970,  # Pillow refuses anything larger
+        description="The largest image to read, in pixels (WEBP: half as many). Larger images are "
+        "skipped, and the log names them.",
+    )
+    seed_labels: int = Field(
+        500,
+        ge=0,
+        description="How many images start with the data set's own labels, the same number from "
+        "every class. With `0` the first batch is chosen without a model.",
+    )
+    seed: int = Field(
+        0,
+        ge=0,
+        description="The seed for splits, seed labels and training. The same seed on the same "
+        "device gives the same results.",
+    )
+    blind: bool = Field(
+        False,
+        description="`true` hides the model's guess from annotators, so that it cannot influence "
+        "them.",
+    )
+    hints: bool = Field(
+        False,
+        description="`true` shows, below each image, the three classes that the model thought "
+        "most likely when it chose that image. `BLIND=true` hides them.",
+    )
 
     # The loop
-    train: TrainName = "both"
-    strategy: StrategyName = "least_confidence"
-    overlap: OverlapName = "auto"
-    batch_size: int = Field(20, ge=1, le=1000)
-    rounds: int = Field(0, ge=0)
-    keep_versions: int = Field(20, ge=0)
-    retrain_after: int = Field(20, ge=1)
-    retrain_wait_s: float = Field(60.0, ge=0, alias="RETRAIN_WAIT")
-    reconcile_every_s: float = Field(60.0, gt=0, alias="RECONCILE_EVERY")
+    train: TrainName = Field(
+        "both",
+        description="What learns from new annotations: `full` trains the whole network (minutes "
+        "on a CPU), `head` fits only the last layer (about a second), and `both` fits heads "
+        "between full trainings.",
+    )
+    strategy: StrategyName = Field(
+        "least_confidence", description="The query strategy, which chooses the images to ask next."
+    )
+    overlap: OverlapName = Field(
+        "auto",
+        description="How many annotators label each image: `1`, `2` or `3`. `auto` asks for a "
+        "second opinion if it helps the model more than a new image.",
+    )
+    batch_size: int = Field(
+        20,
+        ge=1,
+        le=1000,
+        description="How many images to ask at a time. A new batch follows as soon as fewer than "
+        "this are open. If more than three people annotate at once, the batch is at least five "
+        "images for each of them.",
+    )
+    rounds: int = Field(
+        0, ge=0, description="After how many rounds to stop asking images. `0` never stops."
+    )
+    keep_versions: int = Field(
+        20,
+        ge=0,
+        description="How many full model versions keep their weights (45 MB each). Older ones "
+        "keep their figures but cannot be promoted again. `0` keeps all.",
+    )
+    retrain_after: int = Field(20, ge=1, description="Retrain after this many new annotations.")
+    retrain_wait_s: float = Field(
+        60.0,
+        ge=0,
+        alias="RETRAIN_WAIT",
+        description="Retrain this many seconds after the first new annotation, even if there are "
+        "fewer than `RETRAIN_AFTER`.",
+    )
+    reconcile_every_s: float = Field(
+        60.0,
+        gt=0,
+        alias="RECONCILE_EVERY",
+        description="Seconds between two checks for annotations whose webhook was lost.",
+    )
 
     # Where it runs
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    log_format: Literal["text", "json"] = "text"
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto",
+        description="Where to train: `cpu`, or `cuda` (refuses to start without a GPU). `auto` "
+        "uses a GPU if there is one.",
+    )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="The format of log lines. `json` writes one object per line."
+    )
+    data_dir: Path = Field(
+        Path("var/data"), description="The folder that caches images and pre-trained weights."
+    )
+    model_dir: Path = Field(
+        Path("var/models"), description="The folder for model versions and project databases."
+    )
 
-    # Services and doors
-    redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
-    backend_host: str = "127.0.0.1"
-    backend_port: int = Field(9090, ge=1, le=65535)
-    backend_url: str = "http://127.0.0.1:9090"
-    backend_user: str = "tightloop"
-    backend_password: SecretStr = SecretStr("")
-    webhook_secret: SecretStr = SecretStr("")
-    dashboard_user: str = "tightloop"
-    dashboard_password: SecretStr = SecretStr("")
-    dashboard_open: bool = False
-    control_secret: SecretStr = SecretStr("")
+    # Label Studio
+    label_studio_url: str = Field(
+        "http://127.0.0.1:8080",
+        description="The address at which Tightloop reaches Label Studio. `make up` sets it.",
+    )
+    label_studio_api_key: SecretStr = Field(
+        SecretStr(""),
+        description="The access token of a Label Studio user (Account & Settings, Access Token). "
+        "`make up` and `make secrets` create it.",
+    )
+    label_studio_host: str = Field(
+        "",
+        description="Label Studio's address in people's browsers if it is a different one, for "
+        "example `https://label.example.org` behind a proxy.",
+    )
+    label_studio_port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        description="The port of this machine on which people reach Label Studio (8080 unless "
+        "set).",
+    )
+    task_lock_s: int = Field(
+        1800,
+        ge=60,
+        alias="LABEL_STUDIO_TASK_LOCK_TTL",
+        description="How many seconds Label Studio reserves a task for the person who opened it.",
+    )
+
+    # Services, and who may use them
+    redis_url: SecretStr = Field(
+        SecretStr("redis://127.0.0.1:6379/0"),
+        description="The address of Redis, which holds jobs and counters: "
+        "`redis://:password@host:port/db`, `rediss://` or `unix://path`. `make up` sets it.",
+    )
+    backend_host: str = Field("127.0.0.1", description="The address that the backend listens on.")
+    backend_port: int = Field(
+        9090, ge=1, le=65535, description="The port that the backend listens on."
+    )
+    backend_url: str = Field(
+        "http://127.0.0.1:9090",
+        description="The address at which Label Studio reaches the backend.",
+    )
+    backend_user: str = Field(
+        "tightloop",
+        description="The user name that Label Studio sends to the ML backend (basic auth).",
+    )
+    backend_password: SecretStr = Field(
+        SecretStr(""),
+        description="The password that Label Studio sends to the ML backend. `make up` and "
+        "`make secrets` create it.",
+    )
+    webhook_secret: SecretStr = Field(
+        SecretStr(""),
+        description="The secret header that proves that a webhook comes from our Label Studio. "
+        "`make up` and `make secrets` create it.",
+    )
+    dashboard_user: str = Field(
+        "tightloop",
+        description="The user name for the dashboard, `/status` and `/metrics` (basic auth).",
+    )
+    dashboard_password: SecretStr = Field(
+        SecretStr(""),
+        description="The password for the dashboard, `/status` and `/metrics`. Unless you set one, "
+        "anyone on this machine may read them, and `make up` creates a password for changes.",
+    )
+    dashboard_open: bool = Field(
+        False,
+        description="`true` lets anyone on this machine read the dashboard although you set "
+        "`DASHBOARD_PASSWORD`.",
+    )
+    control_secret: SecretStr = Field(
+        SecretStr(""),
+        description="The secret with which a dashboard in a process of its own passes button "
+        "presses to the backend. If it is empty, the backend refuses them. `make secrets` creates "
+        "it; `make up` does not need it.",
+    )
 
     @field_validator("label_studio_url", "label_studio_host", "backend_url")
     @classmethod
@@ -101,14 +249,14 @@ class Settings(BaseSettings):
     def _rounds_can_end(self) -> Self:
         if self.train == "head" and self.rounds:
             raise ValueError(
-                f"ROUNDS={self.rounds}: with TRAIN=head there is one full training and no further "
-                "round: set ROUNDS=0, or TRAIN=both"
+                f"ROUNDS={self.rounds}: TRAIN=head trains one full version, so rounds never "
+                "end: set ROUNDS=0, or TRAIN=both"
             )
         return self
 
     @property
-    def people_url(self) -> str:
-        """Label Studio's address in browsers; ours may lead through a network of its own."""
+    def browser_url(self) -> str:
+        """Return Label Studio's address in browsers; `label_studio_url` may be internal."""
         if self.label_studio_host:
             return self.label_studio_host
         port = self.label_studio_port
@@ -116,12 +264,12 @@ class Settings(BaseSettings):
 
     @property
     def shows_hints(self) -> bool:
-        """Whether the labeling view shows what the model thought when it asked."""
+        """Whether the labeling view shows the model's guesses from the moment it asked."""
         return self.hints and not self.blind
 
     @property
     def is_loopback_only(self) -> bool:
-        """Whether the backend can be reached from this machine alone."""
+        """Whether only this machine can reach the backend."""
         return self.backend_host in LOOPBACK_HOSTS
 
     def require(self, *names: str) -> None:
@@ -129,14 +277,15 @@ class Settings(BaseSettings):
         empty = [name.upper() for name in names if not _plain(getattr(self, name))]
         if empty:
             raise SettingsError(
-                f"{', '.join(empty)} must be set: `make up` makes and keeps it for a local stack; "
-                "elsewhere put it into the environment or .env (see .env.example)"
+                f"{', '.join(empty)} must be set: `make up` does so for a local stack; otherwise "
+                "use the environment or .env (see .env.example)"
             )
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """Read the environment and `.env`; raise SettingsError naming each bad variable, its value and
-    what is allowed.
+    """Read the environment and `.env`.
+
+    SettingsError names each bad variable, its value, and what is allowed.
     """
     try:
         return Settings(**overrides)

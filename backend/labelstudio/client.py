@@ -252,13 +252,13 @@ def create_project(
     return project.id
 
 
-def label_now_url(people_url: str, project_id: int) -> str:
+def label_now_url(browser_url: str, project_id: int) -> str:
     """Where people press Label All Tasks.
 
     No link opens the label stream itself: until a browser has seen that button pressed once,
     `labeling=1` gives the oldest task, and to everybody the same.
     """
-    return f"{people_url}/projects/{project_id}/data"
+    return f"{browser_url}/projects/{project_id}/data"
 
 
 def authorization(url: str, api_key: str) -> str:

@@ -135,7 +135,7 @@ def _tell(settings: Settings, project_id: int, known: _Known) -> ProjectStatus:
     return ProjectStatus(
         project_id=project_id,
         title=record.title if record else None,
-        label_url=label_now_url(settings.people_url, project_id),
+        label_url=label_now_url(settings.browser_url, project_id),
         notices=tuple(filter(None, known.notices)),
         pool=record.pool if record else None,
         weights=record.weights if record else None,

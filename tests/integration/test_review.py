@@ -210,7 +210,7 @@ def test_pushed_twice_each_image_is_one_task_of_a_project_that_tells_nobody_and_
     worst, second = pool.image_ids[2], pool.image_ids[0]
     first_run = run_review("--push", "--count", "1")
     made = review_project(settings, project)
-    assert f"pushed 1 for review: {settings.people_url}/projects/" in first_run
+    assert f"pushed 1 for review: {settings.browser_url}/projects/" in first_run
     assert f"/projects/{made.project_id}/data" in first_run
     assert "pushed 1 for review" in run_review("--push", "--count", "1")  # the next one
     assert "all 2 contradicted labels are in the review" in run_review("--push")

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from backend.base.command_line import run
 from backend.base.settings import Settings
 from backend.store import registry
 from scripts import setup_project
@@ -45,7 +46,7 @@ def typed(
         path = str(ROOT / f"{module.replace('.', '/')}.py")
         monkeypatch.setattr(sys, "argv", [path, *arguments])
         with pytest.raises(SystemExit) as end:
-            sys.exit(importlib.import_module(module).main())
+            run(importlib.import_module(module).main)
         return end.value.code, *capsys.readouterr()
 
     return run_it
@@ -120,6 +121,7 @@ BUFFERED = {**os.environ, "PYTHONUNBUFFERED": ""}
 PROGRAM = """
 import sys, time
 from backend.base.command_line import run
+from backend.base.errors import NoModelError
 def main():
     print("began", flush={flush})
     {then}
@@ -153,6 +155,12 @@ def test_a_command_ends_with_what_its_main_says(then: str, code: int) -> None:
     with start(then) as ended:
         assert ended.communicate() == ("began\n", "")
     assert ended.returncode == code
+
+
+def test_a_known_error_is_its_message_on_stderr_and_one() -> None:
+    with start("raise NoModelError('no model yet: label the first batch')") as ended:
+        assert ended.communicate() == ("began\n", "no model yet: label the first batch\n")
+    assert ended.returncode == 1
 
 
 def test_ctrl_c_is_130_and_no_traceback() -> None:

@@ -101,3 +101,10 @@ def test_every_setting_is_documented_and_no_other() -> None:
     settings = {(field.alias or name).upper() for name, field in Settings.model_fields.items()}
     compose = set(re.findall(r"\$\{(\w+)", (ROOT / "docker-compose.yml").read_text()))
     assert documented == settings | compose | {"REDIS_PORT"}  # the last is for `make up` alone
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_setting_is_described_in_full_sentences(name: str) -> None:
+    description = Settings.model_fields[name].description
+    assert description
+    assert description.endswith(".")
