@@ -1,3 +1,1 @@
-"""How good a model is and will be: calibration, the gate, intervals, the forecast. Plain numbers in
-and out.
-"""
+"""Measure models: evaluation, calibration, intervals, the gate, forecasts. Plain numbers only."""

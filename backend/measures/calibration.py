@@ -1,9 +1,10 @@
-"""Calibration: held-out probabilities and labels in; a temperature and calibration errors out."""
+"""Calibrate a model's confidence by temperature scaling, and measure how well it is calibrated."""
 
 from __future__ import annotations
 
 import numpy as np
 from scipy.optimize import minimize_scalar
+from scipy.special import softmax
 
 from backend.base.arrays import Labels, Probs
 
@@ -12,39 +13,37 @@ BINS = 15
 
 
 def fit_temperature(probs: Probs, labels: Labels) -> float:
-    """The one number by which log-probabilities are divided so that `labels` become most likely.
+    """Return the temperature that makes held-out `labels` most likely; 1.0 without images.
 
-    Temperature scaling (Guo et al., 2017): above 1 the model was too sure of itself. It changes no
-    favourite. Raises nothing: 1.0 where there are no images.
+    Temperature scaling (Guo et al., 2017): log-probabilities are divided by it. Above 1, the model
+    was overconfident. The predicted class never changes.
     """
     if len(labels) == 0:
         return 1.0
-    low, high = np.log(TEMPERATURES)
     found = minimize_scalar(
         lambda log_t: log_loss(rescale(probs, float(np.exp(log_t))), labels),
-        bounds=(low, high),
+        bounds=tuple(np.log(TEMPERATURES)),
         method="bounded",
     )
     return float(np.exp(found.x))
 
 
 def rescale(probs: Probs, temperature: float) -> Probs:
-    """Probabilities at a temperature; a row of NaN stays one."""
+    """Return probabilities at a temperature; a row of NaN stays NaN."""
     logits = np.log(np.maximum(probs, 1e-30, dtype=np.float64)) / temperature
-    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    return softmax(logits, axis=1).astype(np.float32)
 
 
 def log_loss(probs: Probs, labels: Labels) -> float:
-    """Mean negative log-likelihood of the labels, in nats."""
+    """Return the mean negative log-likelihood of the labels, in nats."""
     own = probs[np.arange(len(labels)), labels]
-    return float(-np.log(np.maximum(own, 1e-7)).mean())  # one zero must not make it infinite
+    return float(-np.log(np.maximum(own, 1e-7)).mean())  # a single zero must not make it infinite
 
 
 def expected_calibration_error(probs: Probs, labels: Labels) -> float:
-    """How far confidence and accuracy lie apart, on average over images (Guo et al., 2017).
+    """Return the mean gap between confidence and accuracy, 0..1 (Guo et al., 2017).
 
-    Images fall into 15 bins of equal width by the probability of their favourite class.
+    Images fall into 15 bins of equal width by the probability of their predicted class.
     """
     if len(labels) == 0:
         return 0.0

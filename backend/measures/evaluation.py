@@ -1,4 +1,4 @@
-"""Evaluate a model: what its predictions are worth on held-out images whose labels are known."""
+"""Evaluate a model on held-out images whose labels are known."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from backend.measures.calibration import log_loss
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model is worth; the bounds are checked where one is read from meta.json."""
+    """A model's accuracy and loss; the bounds are checked when meta.json is read."""
 
     accuracy: float = field(
-        metadata={"ge": 0, "le": 1, "description": "share of the images that it gets right"}
+        metadata={"ge": 0, "le": 1, "description": "share of the images classified correctly"}
     )
     log_loss: float = field(
         metadata={"ge": 0, "allow_inf_nan": False, "description": "mean log loss, in nats"}
     )
-    images: int = field(metadata={"ge": 0, "le": 10**9, "description": "on how many images"})
+    images: int = field(metadata={"ge": 0, "le": 10**9, "description": "number of images"})
 
 
 def evaluate(probs: Probs, labels: Labels) -> Evaluation:
-    """Measure predictions on images whose labels are known; TooFewLabelsError without any."""
+    """Compare predictions with known labels. Raises TooFewLabelsError without images."""
     if len(labels) == 0:
         raise TooFewLabelsError("no held-out image to measure the model on: label more images")
     return Evaluation(

@@ -1,4 +1,4 @@
-"""Decide whether a candidate may replace the version in service, from what both got right."""
+"""Decide whether a candidate version may be promoted, by comparing what each version gets right."""
 
 from __future__ import annotations
 
@@ -7,69 +7,64 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
+from scipy.stats import binom
 
-Right = NDArray[np.bool_]  # (images,), whether a version's favourite class is the label
+Right = NDArray[np.bool_]  # (images,), whether a version predicts the label
 
 SIGNIFICANCE = 0.025
-# With fewer images even six regressions, the fewest that can be significant, are a large loss.
+# With fewer images, six regressions are a large loss, and fewer than six are never significant.
 MIN_IMAGES = 100
 
 
 @dataclass(frozen=True)
 class Gate:
-    """How a candidate compares with the version `against`, on the same validation images."""
+    """A comparison of a candidate with the version `against` on the same validation images."""
 
     against: str
-    p_value: float = field(metadata={"ge": 0, "le": 1})  # that it is no worse, by McNemar's test
-    # meta.json has kept these two under their first names.
-    regressions: int = field(metadata={"ge": 0, "le": 10**9, "alias": "fell"})  # right before
-    improvements: int = field(metadata={"ge": 0, "le": 10**9, "alias": "rose"})  # right only now
-    note: str = ""  # why the comparison was not heeded
+    p_value: float = field(metadata={"ge": 0, "le": 1})  # of McNemar's test that it is no worse
+    # Only the reference was right, and only the candidate. meta.json keeps these older names.
+    regressions: int = field(metadata={"ge": 0, "le": 10**9, "alias": "fell"})
+    improvements: int = field(metadata={"ge": 0, "le": 10**9, "alias": "rose"})
+    note: str = ""  # why the comparison was ignored
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The comparison that decided, None without a version to compare with; why not to promote."""
+    """Whether a candidate may be promoted, and the comparison that decided."""
 
-    gate: Gate | None
-    refused: str | None  # None: it may be promoted
+    gate: Gate | None  # None: there is no version to compare with
+    refused: str | None  # why it may not be promoted, or None
 
 
 def judge(candidate: Right, references: Mapping[str, Right]) -> Verdict:
     """Refuse a candidate that is significantly worse than any of the references.
 
-    `references` are versions by name, the one in service first: its comparison is kept where no
-    other one decides. All are measured on the same images in the same order.
+    `references` maps version names to their results on the same images in the same order, the
+    version in service first. Unless a comparison refuses, the first one is reported.
     """
-    gates = []
-    for name, reference in references.items():
-        gate = compare(candidate, reference, name)
+    gates = [compare(candidate, reference, name) for name, reference in references.items()]
+    for gate in gates:
         if not gate.note and gate.p_value < SIGNIFICANCE:
             return Verdict(
                 gate,
-                f"significantly worse than {name} on validation: "
-                f"{candidate.mean():.1%} against {reference.mean():.1%}; "
+                f"significantly worse than {gate.against} on validation: "
+                f"{candidate.mean():.1%} against {references[gate.against].mean():.1%}; "
                 f"{gate.regressions} regressions, {gate.improvements} improvements "
                 f"(p = {gate.p_value:.2g})",
             )
-        gates.append(gate)
     return Verdict(gates[0] if gates else None, None)
 
 
 def compare(candidate: Right, reference: Right, against: str) -> Gate:
-    """McNemar's exact test, one-sided, on the same images in the same order.
+    """Compare two versions by McNemar's exact, one-sided test (McNemar, 1947).
 
-    If both versions are equally good, each image on which they differ is a regression or an
-    improvement with equal chance; `p_value` is the chance of at least as many regressions
-    (McNemar, 1947).
+    Both arrays hold the same images in the same order. If the versions are equally good, each image
+    on which they differ is a regression or an improvement with equal chance; `p_value` is the
+    probability of at least this many regressions.
     """
     regressions = int((reference & ~candidate).sum())
     improvements = int((candidate & ~reference).sum())
-    n_differ = regressions + improvements
-    p_value = 1.0
-    if n_differ:
-        p_value = float(binomtest(regressions, n_differ, alternative="greater").pvalue)
+    p_value = float(binom.sf(regressions - 1, regressions + improvements, 0.5))
     note = ""
     if len(candidate) < MIN_IMAGES:
         note = (

@@ -1,4 +1,4 @@
-"""Intervals: a share, and of how many it is one, in; the interval that it is known to, out."""
+"""Compute the confidence interval of a share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ CONFIDENCE = 0.95
 
 @lru_cache(maxsize=4096)
 def interval_of(share: float, n: int) -> tuple[float, float]:
-    """Bounds of a share of `n`, both in 0..1, at 95 % confidence (Wilson, 1927); of none: 0, 1."""
+    """Return Wilson's 95 % interval of a share of `n`, within 0..1; 0 and 1 if `n` is 0.
+
+    Wilson (1927), "Probable inference, the law of succession, and statistical inference".
+    """
     if not n:
         return 0.0, 1.0
     found = binomtest(round(share * n), n).proportion_ci(CONFIDENCE, "wilson")

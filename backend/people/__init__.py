@@ -1,3 +1,1 @@
-"""What several annotators' answers add up to: consensus, agreement, second opinions, likely label
-errors.
-"""
+"""Combine several annotators: consensus, second opinions and likely label errors."""

@@ -1,16 +1,14 @@
-"""Consensus: people's answers and a model's opinion in; one label per image out, how sure it is,
-and how good each annotator is.
-"""
+"""Find one label per image from several annotators and a model, and rate the annotators."""
 
 from __future__ import annotations
 
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from cleanlab.multiannotator import (
@@ -23,191 +21,171 @@ from numpy.typing import NDArray
 
 from backend.base.arrays import Labels, Probs, Scores
 
-# With fewer images that several people answered, people's qualities are guesses.
+# With fewer images that several people annotated, the annotators' qualities are guesses.
 MIN_SHARED = 20
 TIE_BREAK = 1e-9
 
-Row = NDArray[np.float32]  # (classes,)
+Row = NDArray[np.float32]  # (classes,), the class probabilities of one image
 
 
-class Answer(NamedTuple):
-    """One person's answer to one image."""
+class ClassAnnotation(NamedTuple):
+    """One annotator's class for one image of the pool."""
 
     image_id: str
     annotator: int | None  # None = the data set
     label: int  # position of the class
-    answered_at: str  # ISO 8601, so that text order is time order
+    annotated_at: str  # ISO 8601, so that text order is time order
     is_ground_truth: bool = False
 
 
 @dataclass(frozen=True)
 class Consensus:
-    """What people meant: a row per image, in the order of their ids."""
+    """The labels of all annotated images, a row each, ordered by image id."""
 
     image_ids: tuple[str, ...]
     labels: Labels
-    quality: Scores  # how likely each label is right, 0..1
-    weights: Scores  # how much each label should count in a training, 0..1
-    annotators: dict[int, float | None]  # how likely a person's answer is right; None = unknown
-    conflicts: tuple[str, ...]  # images with ground truths that contradict each other
+    quality: Scores  # probability that the label is right, 0..1
+    weights: Scores  # how much the label counts in training, 0..1
+    annotators: dict[int, float | None]  # probability that each one is right; None = unknown
+    conflicts: tuple[str, ...]  # images with contradicting ground truths
 
 
-def find_consensus(answers: Iterable[Answer], probs: Mapping[str, Row]) -> Consensus:
-    """One label per image, of those that somebody gave it.
+def find_consensus(annotations: Iterable[ClassAnnotation], probs: Mapping[str, Row]) -> Consensus:
+    """Find one label for each annotated image, always one that somebody chose.
 
-    CROWDLAB (Goh et al. 2022, arXiv:2210.06812) where `probs` holds an image: what a model that
-    never saw its answers thinks, (classes,). The majority elsewhere. A ground truth wins, the later
-    one of two; a label of the data set stands where there is none. Two answers of one person to one
-    image are one answer, the later one.
+    Uses CROWDLAB (Goh et al. 2022, arXiv:2210.06812) for images in `probs`, which holds the
+    (classes,) probabilities of a model that was not trained on them, and the majority for all
+    others. The latest ground truth wins; without one, a label of the data set stands. If a person
+    annotated an image twice, the later annotation counts.
 
-    Until MIN_SHARED images have several answers, nobody's quality is known: the majority decides,
-    the model where it is divided, and a label is as likely right as the model finds it. Afterwards
-    it is unknown of those whose images nobody else answered.
+    Until MIN_SHARED images have several annotations, the annotators' qualities are unknown: the
+    majority decides, the model breaks ties, and a label's quality is its probability by the model.
+    After that, a quality is unknown only for annotators who share no image with others.
 
-    A label's weight is its quality once people's qualities are known. Before, it is the same for
-    all: measured, a head loses 1.8 points by weights that are the model's opinion alone. With known
-    qualities it gains about one from careless people's labels and loses 0.2 from careful ones';
-    soft labels lose.
+    A label's weight is its quality if the annotators' qualities are known, and 1 otherwise.
+    Measured: weights from the model's opinion alone cost a head 1.8 points. With known qualities,
+    weights gain about one point on careless annotators' labels and cost 0.2 on careful ones'; soft
+    labels lose.
     """
-    given = sorted(answers, key=lambda answer: answer.answered_at)
+    given = sorted(annotations, key=lambda a: a.annotated_at)
     truths, conflicts = _ground_truths(given)
-    votes = _votes(given)
-    opinions = {image_id: probs[image_id] for image_id in sorted(votes) if image_id in probs}
-    found = {i: _majority(v) for i, v in votes.items() if i not in opinions}
-    of_people: dict[int, float] = {}
-    is_known = _is_known(votes, opinions)
-    if is_known:
-        judged, of_people = _crowdlab(votes, opinions)
-    else:
-        judged = _majority_by_model(votes, opinions)
-    found |= judged | {image_id: (label, 1.0) for image_id, label in truths.items()}
-    people = {annotator for of_image in votes.values() for annotator in of_image}
+    by_image = latest_labels(given)
+    found = {i: _majority(chosen) for i, chosen in by_image.items() if i not in probs}
+    crowd = _Crowd(by_image, probs)
+    qualities: dict[int, float] = {}
+    if crowd.image_ids:
+        if crowd.is_rated:
+            labels, quality, qualities = crowd.crowdlab()
+        else:
+            labels, quality = crowd.majority()
+        pairs = zip(labels.tolist(), quality.tolist(), strict=True)
+        found |= dict(zip(crowd.image_ids, pairs, strict=True))
+    found |= {image_id: (label, 1.0) for image_id, label in truths.items()}
     image_ids = tuple(sorted(found))
-    quality = np.array([found[i][1] for i in image_ids], np.float32)
+    scores = np.array([found[i][1] for i in image_ids], np.float32)
+    annotators = sorted({annotator for chosen in by_image.values() for annotator in chosen})
     return Consensus(
         image_ids=image_ids,
         labels=np.array([found[i][0] for i in image_ids], np.int64),
-        quality=quality,
-        weights=quality if is_known else np.ones_like(quality),
-        annotators={person: of_people.get(person) for person in sorted(people)},
+        quality=scores,
+        weights=scores if crowd.is_rated else np.ones_like(scores),
+        annotators={annotator: qualities.get(annotator) for annotator in annotators},
         conflicts=conflicts,
     )
 
 
 def active_lab(
-    answers: Iterable[Answer], probs: Mapping[str, Row], probs_unlabeled: Probs
+    annotations: Iterable[ClassAnnotation], probs: Mapping[str, Row], probs_unlabeled: Probs
 ) -> tuple[dict[str, float], Scores]:
-    """How little another answer would help, for each image of `probs` that has answers, and for
-    each row of `probs_unlabeled`: one scale, low = ask first (Goh & Mueller 2023,
-    arXiv:2301.11856).
+    """Score how little another annotation would help: for each annotated image of `probs`, and for
+    each row of `probs_unlabeled`.
+
+    Both are on one scale, and the lowest score should be asked first. ActiveLab (Goh & Mueller
+    2023, arXiv:2301.11856).
     """
-    votes = _votes(sorted(answers, key=lambda answer: answer.answered_at))
-    opinions = {image_id: probs[image_id] for image_id in sorted(votes) if image_id in probs}
-    if not opinions:
+    crowd = _Crowd(latest_labels(annotations), probs)
+    if not crowd.image_ids:
         return {}, np.asarray(get_active_learning_scores(pred_probs_unlabeled=probs_unlabeled)[1])
-    if not _is_known(votes, opinions):  # as if the majority were one person
-        judged = _majority_by_model(votes, opinions)
-        votes = {image_id: {0: label} for image_id, (label, _) in judged.items()}
-    matrix, _ = _matrix(opinions, votes)
-    with _quietly():
-        again, new = get_active_learning_scores(matrix, _untied(opinions), probs_unlabeled)
-    return dict(zip(opinions, map(float, again), strict=True)), new
+    # Until the annotators are rated, treat their majority as a single annotator.
+    matrix = crowd.matrix if crowd.is_rated else crowd.majority()[0][:, None].astype(np.float64)
+    with _silence_cleanlab():
+        again, new = get_active_learning_scores(matrix, crowd.probs, probs_unlabeled)
+    return dict(zip(crowd.image_ids, map(float, again), strict=True)), new
 
 
-def _votes(given: Iterable[Answer]) -> dict[str, dict[int, int]]:
-    """Image -> annotator -> label, of people alone; whoever answered last comes last."""
-    votes: dict[str, dict[int, int]] = defaultdict(dict)
-    for answer in given:
-        if answer.annotator is not None:
-            votes[answer.image_id].pop(answer.annotator, None)
-            votes[answer.image_id][answer.annotator] = answer.label
-    return dict(votes)
+def latest_labels(annotations: Iterable[ClassAnnotation]) -> dict[str, dict[int, int]]:
+    """Map each image to its annotators' latest labels, in the order in which they were given.
+
+    Labels of the data set are left out.
+    """
+    labels: dict[str, dict[int, int]] = defaultdict(dict)
+    for annotation in sorted(annotations, key=lambda a: a.annotated_at):
+        if annotation.annotator is not None:
+            labels[annotation.image_id].pop(annotation.annotator, None)
+            labels[annotation.image_id][annotation.annotator] = annotation.label
+    return dict(labels)
 
 
-def _ground_truths(given: Iterable[Answer]) -> tuple[dict[str, int], tuple[str, ...]]:
-    """What is settled, by image, and the images that were settled in several ways."""
+def _ground_truths(
+    given: Iterable[ClassAnnotation],
+) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Return the settled label by image, and the images with contradicting ground truths."""
     of_data_set: dict[str, int] = {}
     of_people: dict[str, list[int]] = defaultdict(list)
-    for answer in given:
-        if answer.is_ground_truth:
-            of_people[answer.image_id].append(answer.label)
-        elif answer.annotator is None:
-            of_data_set[answer.image_id] = answer.label
+    for annotation in given:
+        if annotation.is_ground_truth:
+            of_people[annotation.image_id].append(annotation.label)
+        elif annotation.annotator is None:
+            of_data_set[annotation.image_id] = annotation.label
     conflicts = tuple(sorted(i for i, labels in of_people.items() if len(set(labels)) > 1))
     return of_data_set | {i: labels[-1] for i, labels in of_people.items()}, conflicts
 
 
-def _is_known(votes: Mapping[str, Mapping[int, int]], opinions: Mapping[str, Row]) -> bool:
-    """Whether enough images have several answers to tell how good people are."""
-    return sum(len(votes[image_id]) > 1 for image_id in opinions) >= MIN_SHARED
+def _majority(labels: Mapping[int, int]) -> tuple[int, float]:
+    """Return the most frequent label, the earliest if tied, and its share."""
+    [(label, count)] = Counter(labels.values()).most_common(1)
+    return label, count / len(labels)
 
 
-def _majority(votes: Mapping[int, int]) -> tuple[int, float]:
-    """The label that most gave, the first given among equals, and the share that gave it."""
-    [(label, count)] = Counter(votes.values()).most_common(1)
-    return label, count / len(votes)
+class _Crowd:
+    """The annotated images that a model has an opinion on, as the arrays that cleanlab takes."""
 
+    def __init__(self, by_image: Mapping[str, Mapping[int, int]], probs: Mapping[str, Row]) -> None:
+        self.image_ids = sorted(by_image.keys() & probs.keys())
+        chosen = [by_image[image_id] for image_id in self.image_ids]
+        self.annotators = sorted({annotator for of_image in chosen for annotator in of_image})
+        # (images, annotators), NaN = not annotated
+        self.matrix = np.array(
+            [[labels.get(a, np.nan) for a in self.annotators] for labels in chosen], np.float64
+        )
+        # Whether enough images have several annotations to tell how good the annotators are.
+        self.is_rated = sum(len(labels) > 1 for labels in chosen) >= MIN_SHARED
+        # (images, classes); cleanlab would break ties at random, so a tiny bias breaks them here.
+        opinions = np.array([probs[image_id] for image_id in self.image_ids], np.float64)
+        places = np.arange(opinions.shape[-1], 0, -1)
+        self.probs = (1 - TIE_BREAK) * opinions + TIE_BREAK * places / places.sum()
 
-def _majority_by_model(
-    votes: Mapping[str, Mapping[int, int]], opinions: Mapping[str, Row]
-) -> dict[str, tuple[int, float]]:
-    """The label that most gave, the model's favourite among equals, and its probability."""
-    if not opinions:
-        return {}
-    matrix, _ = _matrix(opinions, votes)
-    probs = _untied(opinions)
-    labels = get_majority_vote_label(matrix, probs, verbose=False)
-    return _pairs(opinions, labels, get_label_quality_scores(labels, probs))
+    def majority(self) -> tuple[Labels, NDArray[np.float64]]:
+        """Return the most frequent labels, ties broken by the model, and their probabilities."""
+        labels = get_majority_vote_label(self.matrix, self.probs, verbose=False)
+        return labels, get_label_quality_scores(labels, self.probs)
 
-
-def _crowdlab(
-    votes: Mapping[str, Mapping[int, int]], opinions: Mapping[str, Row]
-) -> tuple[dict[str, tuple[int, float]], dict[int, float]]:
-    """Label and quality by image, and each annotator's quality as far as it can be known."""
-    matrix, people = _matrix(opinions, votes)
-    with _quietly():
-        found = get_label_quality_multiannotator(matrix, _untied(opinions))
-    # Its own consensus may be a label that nobody gave. People's best is among theirs.
-    quality: NDArray[np.float64] = found["detailed_label_quality"].to_numpy()
-    best = np.nanargmax(quality, axis=1)
-    rows = np.arange(len(opinions))
-    judged = _pairs(opinions, matrix[rows, best].astype(np.int64), quality[rows, best])
-    of_people: dict[int, float] = found["annotator_stats"]["annotator_quality"].to_dict()
-    return judged, {people[n]: q for n, q in of_people.items() if np.isfinite(q)}
-
-
-def _untied(opinions: Mapping[str, Row]) -> NDArray[np.float64]:
-    """The opinions, (images, classes), a breath away from ties: cleanlab would break those by
-    chance.
-    """
-    probs = np.array(list(opinions.values()), np.float64)
-    places = np.arange(probs.shape[1], 0, -1)
-    return (1 - TIE_BREAK) * probs + TIE_BREAK * places / places.sum()
-
-
-def _pairs(
-    image_ids: Iterable[str], labels: Labels, quality: NDArray[np.floating]
-) -> dict[str, tuple[int, float]]:
-    rows = zip(labels.tolist(), quality.tolist(), strict=True)
-    return dict(zip(image_ids, rows, strict=True))
-
-
-def _matrix(
-    image_ids: Collection[str], votes: Mapping[str, Mapping[int, int]]
-) -> tuple[NDArray[np.float64], list[int]]:
-    """(images, annotators): what each said, NaN = nothing; and who the annotators are."""
-    people = sorted({annotator for image_id in image_ids for annotator in votes[image_id]})
-    column = {annotator: n for n, annotator in enumerate(people)}
-    matrix = np.full((len(image_ids), len(people)), np.nan)
-    for row, image_id in enumerate(image_ids):
-        for annotator, label in votes[image_id].items():
-            matrix[row, column[annotator]] = label
-    return matrix, people
+    def crowdlab(self) -> tuple[Labels, NDArray[np.float64], dict[int, float]]:
+        """Return labels, their qualities, and the qualities of those annotators that have one."""
+        with _silence_cleanlab():
+            found = get_label_quality_multiannotator(self.matrix, self.probs)
+        # cleanlab's own consensus may be a label that nobody chose: take the best one chosen.
+        quality: NDArray[np.float64] = found["detailed_label_quality"].to_numpy()
+        best = np.nanargmax(quality, axis=1)
+        rows = np.arange(len(self.image_ids))
+        rated: dict[int, float] = found["annotator_stats"]["annotator_quality"].to_dict()
+        qualities = {self.annotators[n]: q for n, q in rated.items() if np.isfinite(q)}
+        return self.matrix[rows, best].astype(np.int64), quality[rows, best], qualities
 
 
 @contextmanager
-def _quietly() -> Iterator[Any]:
-    """Keep cleanlab's remarks about thin data from people: they are no errors here."""
+def _silence_cleanlab() -> Iterator[None]:
+    """Hide cleanlab's warnings about sparse data, which is normal here."""
     with warnings.catch_warnings(), redirect_stdout(StringIO()):
         warnings.simplefilter("ignore")
         yield

@@ -1,42 +1,38 @@
-"""Label errors: people's answers, what a model thinks and the consensus in; the labels that are
-most likely wrong out.
-"""
+"""List the labels that are most likely wrong."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from backend.people.consensus import Answer, Consensus, Row
+from backend.people.consensus import ClassAnnotation, Consensus, Row, latest_labels
 
 
 @dataclass(frozen=True)
 class LikelyError:
-    """A label that somebody contradicts: another person, or the model."""
+    """A label that another annotator or the model contradicts."""
 
     image_id: str
     label: str
-    quality: float  # how likely the label is right, 0..1
-    suggested: str  # the other label that most speaks for
+    quality: float  # probability that the label is right, 0..1
+    suggested: str  # the best supported other label
     reason: str
 
 
 def likely_errors(
-    answers: Iterable[Answer],
+    annotations: Iterable[ClassAnnotation],
     probs: Mapping[str, Row],
     consensus: Consensus,
     names: Sequence[str],
 ) -> list[LikelyError]:
-    """The contradicted labels that people gave, worst first; `names` are the classes'.
+    """List the contradicted labels, worst first; `names` are those of the classes.
 
-    Images that a ground truth or the data set has settled are not among them.
+    Images with a ground truth or a label of the data set are left out.
     """
-    given = sorted(answers, key=lambda answer: answer.answered_at)
-    settled = {a.image_id for a in given if a.is_ground_truth or a.annotator is None}
-    said: dict[str, dict[int | None, int]] = defaultdict(dict)
-    for answer in given:
-        said[answer.image_id][answer.annotator] = answer.label
+    annotations = list(annotations)
+    settled = {a.image_id for a in annotations if a.is_ground_truth or a.annotator is None}
+    by_image = latest_labels(annotations)
     found = []
     rows = zip(
         consensus.image_ids, consensus.labels.tolist(), consensus.quality.tolist(), strict=True
@@ -44,43 +40,44 @@ def likely_errors(
     for image_id, label, quality in rows:
         if image_id in settled:
             continue
-        votes = Counter(said[image_id].values())
+        counts = Counter(by_image[image_id].values())
         row = probs.get(image_id)
-        rival = _rival(label, votes, row)
+        rival = _find_rival(label, counts, row)
         if rival is not None:
-            reason = _reason(label, votes, row, names)
+            reason = _explain(label, counts, row, names)
             found.append(LikelyError(image_id, names[label], quality, names[rival], reason))
     return sorted(found, key=lambda error: (error.quality, error.image_id))
 
 
-def _rival(label: int, votes: Mapping[int, int], row: Row | None) -> int | None:
-    """The label with the most support of those that contradict; the model counts as one person who
-    gives each class its probability.
+def _find_rival(label: int, counts: Mapping[int, int], row: Row | None) -> int | None:
+    """Return the best supported other label, or None if nothing contradicts `label`.
+
+    The model counts as one annotator who gives each class its probability.
     """
-    rivals = set(votes)
-    if row is not None:
-        rivals.add(int(row.argmax()))
-    rivals.discard(label)
+    rivals = {*counts} if row is None else {*counts, int(row.argmax())}
     support = {
-        rival: votes.get(rival, 0) + (0.0 if row is None else float(row[rival])) for rival in rivals
+        rival: counts.get(rival, 0) + (0.0 if row is None else float(row[rival]))
+        for rival in rivals - {label}
     }
     return max(sorted(support), key=support.__getitem__, default=None)
 
 
-def _reason(label: int, votes: Mapping[int, int], row: Row | None, names: Sequence[str]) -> str:
-    n_people = sum(votes.values())
-    if n_people == 1:
-        people = f"one person says {names[label]}"
-    elif votes[label] == n_people:
-        everybody = "both" if n_people == 2 else f"all {n_people}"
-        people = f"{everybody} people say {names[label]}"
-    else:
-        verb = "says" if votes[label] == 1 else "say"
-        people = f"{votes[label]} of {n_people} people {verb} {names[label]}"
-        others = sorted((-count, names[other]) for other, count in votes.items() if other != label)
-        people += "".join(f", {-count} {name}" for count, name in others)
+def _explain(label: int, counts: Mapping[int, int], row: Row | None, names: Sequence[str]) -> str:
+    """Say which labels the annotators chose and what the model predicts."""
+    n_annotators = sum(counts.values())
+    who = f"{counts[label]} of {n_annotators} annotators"
+    if counts[label] == n_annotators:
+        who = {1: "one annotator", 2: "both annotators"}.get(
+            n_annotators, f"all {n_annotators} annotators"
+        )
+    reason = f"{who} chose {names[label]}"
+    others = sorted((-count, names[other]) for other, count in counts.items() if other != label)
+    if len(others) == 1 and others[0][0] == -1:
+        reason += f" (the other: {others[0][1]})"
+    elif others:
+        reason += f" (the others: {', '.join(f'{-count} {name}' for count, name in others)})"
     if row is None:
-        return people
+        return reason
     guess = int(row.argmax())
-    model = "the model, which never saw that answer," if n_people == 1 else "the model"
-    return f"{people}; {model} says {names[guess]} ({100 * row[guess]:.0f} %)"
+    model = "the model" if n_annotators > 1 else "the model, not trained on this annotation,"
+    return f"{reason}; {model} predicts {names[guess]} ({100 * row[guess]:.0f} %)"

@@ -1,7 +1,7 @@
-"""Second opinions: which answered images another person is asked, too.
+"""Choose annotated images that another person should annotate as well.
 
-A finished task can be opened again for people who have not answered it. A new image and a second
-opinion compete on ActiveLab's scale.
+A finished task can be reopened for people who have not annotated it. New images and second opinions
+compete on ActiveLab's scale.
 """
 
 from __future__ import annotations
@@ -13,89 +13,98 @@ import numpy as np
 
 from backend.base.arrays import Probs
 from backend.base.labeling import DELETED, Annotation
-from backend.people.consensus import Answer, Row, active_lab
+from backend.people.consensus import ClassAnnotation, Row, active_lab
 
-RECENT_ANSWERS = 200  # who gave one of these is expected to answer again
-MAX_ANSWERS = 5
-MAX_SHARE = 0.5  # of a batch: whoever has answered all that is asked again needs new images
+RECENT_ANNOTATIONS = 200  # whoever made one of these is expected to make more
+MAX_ANNOTATORS = 5
+MAX_SHARE = 0.5  # of a batch: people who have annotated all reopened images need new ones
 
 
 @dataclass(frozen=True)
-class Answered:
-    """A task that people answered, and that nothing has settled."""
+class AnnotatedTask:
+    """A task that people have annotated and that no ground truth has settled."""
 
     task_id: int
     image_id: str
-    n_people: int  # who have answered it
-    asked: frozenset[int | None]  # people who answered or skipped it
+    n_annotators: int  # without those who skipped it
+    seen_by: frozenset[int | None]  # people who annotated or skipped it
 
 
-def find_answered(
+def find_annotated(
     annotations: Mapping[int, Sequence[Annotation]], image_ids: Set[str]
-) -> list[Answered]:
-    """The tasks that another person could be asked, oldest first, of those that ask `image_ids`."""
+) -> list[AnnotatedTask]:
+    """List the tasks of `image_ids` that another person could annotate, oldest first."""
     found = []
     for task_id, of_task in sorted(annotations.items()):
         submitted = [a for a in of_task if not a.was_skipped]
         is_settled = any(a.is_ground_truth or a.annotator is None for a in of_task)
-        is_answered = any(a.label is not None and a.image_id in image_ids for a in submitted)
-        if is_answered and not is_settled and not was_answered_twice(of_task):
-            n_people = len({a.annotator for a in submitted})
-            asked = frozenset(a.annotator for a in of_task)
-            found.append(Answered(task_id, submitted[0].image_id, n_people, asked))
+        is_annotated = any(a.label is not None and a.image_id in image_ids for a in submitted)
+        if is_annotated and not is_settled and not has_duplicate_annotations(of_task):
+            annotators = {a.annotator for a in submitted}
+            seen_by = frozenset(a.annotator for a in of_task)
+            found.append(AnnotatedTask(task_id, submitted[0].image_id, len(annotators), seen_by))
     return found
 
 
-def was_answered_twice(of_task: Sequence[Annotation]) -> bool:
-    """Whether one person answered it more than once: Label Studio then serves it to nobody, however
-    often it is opened again, because it counts answers here and people there.
+def has_duplicate_annotations(of_task: Sequence[Annotation]) -> bool:
+    """Return whether one person annotated the task more than once.
+
+    Label Studio then serves it to nobody, even if it is reopened: it compares the number of
+    annotations with the number of people wanted.
     """
     submitted = [a.annotator for a in of_task if not a.was_skipped]
     return len(submitted) > len(set(submitted))
 
 
 def active_annotators(annotations: Mapping[int, Sequence[Annotation]]) -> set[int]:
-    """Who gave one of the last answers: those who left are not waited for, nor whoever settles
-    images only.
+    """Return who made the latest annotations.
+
+    Nobody waits for people who have left, or for people who only set ground truths.
     """
     given = sorted(
         (a for of_task in annotations.values() for a in of_task if not a.is_ground_truth),
         key=lambda a: a.updated_at,
     )
     people = [a.annotator for a in given if a.annotator not in (None, DELETED)]
-    return {person for person in people[-RECENT_ANSWERS:] if person is not None}
+    return {person for person in people[-RECENT_ANNOTATIONS:] if person is not None}
 
 
-def most_doubtful(
-    answered: Sequence[Answered],
-    answers: Sequence[Answer],
+def choose_second_opinions(
+    tasks: Sequence[AnnotatedTask],
+    annotations: Sequence[ClassAnnotation],
     probs: Mapping[str, Row],
     new_probs: Probs,
     active: Set[int],
     count: int,
-) -> list[Answered]:
-    """Of `count` questions those that are better spent on a second opinion than on a new image,
-    where one of the `active` people has not seen it yet.
+) -> list[AnnotatedTask]:
+    """Choose the tasks whose second opinion is worth more than a new image, for `count` questions.
 
-    `new_probs` are what the model thinks of the images that nobody was asked, (images, classes).
-    Without any of those there are no second opinions either: a project can come to its end.
+    Only tasks that one of the `active` people has not seen are chosen. `new_probs` are the model's
+    (images, classes) probabilities for images that nobody has been asked. Without such images there
+    are no second opinions either, so that a project can end.
     """
     if not len(new_probs):
         return []
-    may_ask = {a.image_id: a for a in answered if a.n_people < MAX_ANSWERS and active - a.asked}
-    again, new = active_lab(answers, probs, new_probs)
+    may_ask = {
+        task.image_id: task
+        for task in tasks
+        if task.n_annotators < MAX_ANNOTATORS and active - task.seen_by
+    }
+    again, new = active_lab(annotations, probs, new_probs)
     ranked = sorted((score, image_id) for image_id, score in again.items() if image_id in may_ask)
-    cheapest = np.sort(new)[:count]
-    chosen: list[Answered] = []
+    best_new = np.sort(new)[:count]
+    chosen: list[AnnotatedTask] = []
     for score, image_id in ranked[: int(MAX_SHARE * count)]:
-        # Of the questions that are left, the best new image would be the next to go.
+        # One more second opinion would displace the last of the new images.
         n_new = count - len(chosen)
-        if n_new <= len(cheapest) and score >= cheapest[n_new - 1]:
+        if n_new <= len(best_new) and score >= best_new[n_new - 1]:
             break
         chosen.append(may_ask[image_id])
     return chosen
 
 
-def too_few(answered: Sequence[Answered], n_answers: int) -> list[Answered]:
-    """Those that fewer than `n_answers` people have answered."""
-    return [a for a in answered if a.n_people < n_answers]
+def annotated_by_fewer_than(
+    tasks: Sequence[AnnotatedTask], n_annotators: int
+) -> list[AnnotatedTask]:
+    """Select the tasks that fewer than `n_annotators` people have annotated."""
+    return [task for task in tasks if task.n_annotators < n_annotators]

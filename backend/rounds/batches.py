@@ -17,12 +17,12 @@ from backend.base.progress import Progress
 from backend.base.strategy_names import ResolvedName, StrategyName
 from backend.labelstudio import task_data
 from backend.people.second_opinions import (
-    Answered,
+    AnnotatedTask,
     active_annotators,
-    find_answered,
-    most_doubtful,
-    too_few,
-    was_answered_twice,
+    annotated_by_fewer_than,
+    choose_second_opinions,
+    find_annotated,
+    has_duplicate_annotations,
 )
 from backend.rounds.candidates import find_candidates
 from backend.rounds.decide import batch_is_due
@@ -172,19 +172,19 @@ def _ask_everything_again(loop: Loop, n_answers: int) -> None:
         # The version in service has learned the first answer: wait for an opinion that has not.
         probs = read_labels(loop, annotations).probs
         answered = [task for task in answered if task.image_id in probs]
-    _ask_again(loop, too_few(answered, n_answers)[:n_free])
+    _ask_again(loop, annotated_by_fewer_than(answered, n_answers)[:n_free])
 
 
 def _answered(
     loop: Loop, annotations: Mapping[int, Sequence[Annotation]], waiting: Sequence[Task]
-) -> list[Answered]:
+) -> list[AnnotatedTask]:
     there = {task.task_id for task in waiting}
-    found = find_answered(annotations, set(loop.pool.image_ids))
+    found = find_annotated(annotations, set(loop.pool.image_ids))
     return [task for task in found if task.task_id not in there]
 
 
 def _n_servable(waiting: Sequence[Task], annotations: Mapping[int, Sequence[Annotation]]) -> int:
-    return sum(not was_answered_twice(annotations.get(task.task_id, ())) for task in waiting)
+    return sum(not has_duplicate_annotations(annotations.get(task.task_id, ())) for task in waiting)
 
 
 def _ask_doubtful_again(loop: Loop, progress: Progress) -> int:
@@ -201,16 +201,18 @@ def _ask_doubtful_again(loop: Loop, progress: Progress) -> int:
     reading = read_labels(loop, annotations)
     rows = _rows_not_in(loop, {task.image_id for task in tasks})
     new_probs = pool_probs(loop, version, progress)[rows]
-    chosen = most_doubtful(answered, reading.answers, reading.probs, new_probs, active, n_free)
+    chosen = choose_second_opinions(
+        answered, reading.answers, reading.probs, new_probs, active, n_free
+    )
     _ask_again(loop, chosen)
     return len(chosen)
 
 
-def _ask_again(loop: Loop, chosen: Sequence[Answered]) -> None:
+def _ask_again(loop: Loop, chosen: Sequence[AnnotatedTask]) -> None:
     if not chosen:
         return
     for task in chosen:
-        loop.project.ask_again(task.task_id, task.n_people + 1)
+        loop.project.ask_again(task.task_id, task.n_annotators + 1)
     read_changes(loop.project, loop.store)
     order_open_tasks(loop)  # people get only tasks with a prediction of the version in service
     log.info("asked %d images again, for a second opinion", len(chosen))

@@ -16,7 +16,7 @@ from backend.base.labeling import Annotation
 from backend.base.progress import Progress
 from backend.measures.interval import interval_of
 from backend.network.head import fit_head
-from backend.people.consensus import Answer, Consensus, Row, find_consensus
+from backend.people.consensus import ClassAnnotation, Consensus, Row, find_consensus
 from backend.rounds.loop import LabeledImages, Loop
 from backend.rounds.versions import has_pretrained_body, pretrained_embeddings
 from backend.store.annotator_figures import AnnotatorFigures
@@ -30,7 +30,7 @@ FOLDS = 5
 class LabelReading:
     """What all annotations say together."""
 
-    answers: tuple[Answer, ...]
+    answers: tuple[ClassAnnotation, ...]
     asked_probs: Mapping[str, Row]  # what the version that asked an image thought of it
     probs: Mapping[str, Row]  # the same, and of other models that never saw the answers
     consensus: Consensus
@@ -142,7 +142,7 @@ def _share(flags: Sequence[bool]) -> float | None:
 
 def _answers(
     annotations: Mapping[int, Sequence[Annotation]], names: Sequence[str], image_ids: Iterable[str]
-) -> tuple[tuple[Answer, ...], dict[str, int]]:
+) -> tuple[tuple[ClassAnnotation, ...], dict[str, int]]:
     """Annotations that can be learned from, and how many cannot, by reason."""
     class_of = {name: position for position, name in enumerate(names)}
     in_pool = set(image_ids)
@@ -159,7 +159,7 @@ def _answers(
             left_out["not of the pool"] += 1
         else:
             answers.append(
-                Answer(
+                ClassAnnotation(
                     annotation.image_id,
                     annotation.annotator,
                     class_of[annotation.label],
@@ -172,7 +172,7 @@ def _answers(
 
 def _fold_probs(
     loop: Loop,
-    answers: Sequence[Answer],
+    answers: Sequence[ClassAnnotation],
     probs: Mapping[str, Row],
     progress: Progress | None,
 ) -> dict[str, Row]:

@@ -35,7 +35,7 @@ from backend.network.device import find_device
 from backend.network.head import fit_head
 from backend.network.inference import load_model, predict, predict_probs
 from backend.network.training import Recipe, train
-from backend.people.consensus import Answer, Consensus, find_consensus
+from backend.people.consensus import ClassAnnotation, Consensus, find_consensus
 from backend.store.weights import find_weights
 from scripts.progress import progress_bar
 from scripts.research.crowd import Crowd, real_answers
@@ -209,13 +209,13 @@ def _gains(bench: Bench, n_images: int, seed: int, *, is_careful: bool) -> list[
 
 def deal(
     bench: Bench, n_answers: Sequence[int], rows: Sequence[int], *, has_odd: bool
-) -> list[Answer]:
+) -> list[ClassAnnotation]:
     """So many answers to each of these images, by people who are picked at random."""
     pool = bench.pool
     position = {name: n for n, name in enumerate(pool.classes)}
     rng = np.random.default_rng([bench.seed, sum(n_answers), has_odd])
     crowd = Crowd(bench.real, pool.classes, bench.people, rng, has_odd=has_odd)
-    answers: list[Answer] = []
+    answers: list[ClassAnnotation] = []
     for row, count in zip(rows, n_answers, strict=True):
         image_id, guess = pool.image_ids[row], int(bench.guesses[row])
         said: set[int | None] = set()
@@ -223,7 +223,9 @@ def deal(
             person = crowd.pick(said)
             said.add(person)
             label = crowd.answer(person, image_id, pool.classes[guess])
-            answers.append(Answer(image_id, person, position[label], f"{len(answers):09d}"))
+            answers.append(
+                ClassAnnotation(image_id, person, position[label], f"{len(answers):09d}")
+            )
     return answers
 
 
@@ -315,7 +317,7 @@ def _early_guesses(embeddings: Embeddings, truth: Labels, n_classes: int, seed: 
     return head.probs(embeddings).argmax(axis=1)
 
 
-def _people(answers: Sequence[Answer], found: Consensus, truth: Labels, pool: Pool) -> str:
+def _people(answers: Sequence[ClassAnnotation], found: Consensus, truth: Labels, pool: Pool) -> str:
     """Spearman's correlation of estimated with true quality, and the last two people's places."""
     row = {image_id: n for n, image_id in enumerate(pool.image_ids)}
     right: dict[int, list[bool]] = {}
@@ -331,7 +333,7 @@ def _people(answers: Sequence[Answer], found: Consensus, truth: Labels, pool: Po
     return f"{spearmanr(estimated, real).statistic:.3f} (from below: {places} of {len(people)})"
 
 
-def _dawid_skene(answers: Sequence[Answer], pool: Pool, truth: Labels) -> str:
+def _dawid_skene(answers: Sequence[ClassAnnotation], pool: Pool, truth: Labels) -> str:
     try:
         import pandas as pd
         from crowdkit.aggregation.classification.dawid_skene import DawidSkene

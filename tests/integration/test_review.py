@@ -196,8 +196,11 @@ def test_the_listing_says_worst_first_what_is_contradicted_and_by_whom(
     label, other = pool.classes[:2]
     assert {(e["label"], e["suggested"]) for e in report["errors"]} == {(label, other)}
     assert report["review_url"] is None
-    said = f"one person says {label}; the model, which never saw that answer, says {other} (94 %)"
-    assert said in run_review("--count", "1")
+    reason = (
+        f"one annotator chose {label}; "
+        f"the model, not trained on this annotation, predicts {other} (94 %)"
+    )
+    assert reason in run_review("--count", "1")
 
 
 def test_pushed_twice_each_image_is_one_task_of_a_project_that_tells_nobody_and_hints_nothing(

@@ -1,4 +1,4 @@
-"""Likely label errors over tables that can be checked by hand."""
+"""Test the list of likely label errors on tables that can be checked by hand."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from backend.people.consensus import Answer, Consensus, Row, find_consensus
+from backend.people.consensus import ClassAnnotation, Consensus, Row, find_consensus
 from backend.people.label_errors import LikelyError, likely_errors
 
 NAMES = ("cat", "dog", "frog")
 CAT, DOG, FROG = range(3)
 
 
-def answers(image_id: str, *labels: int) -> list[Answer]:
-    """One answer per person, numbered from 1, in that order."""
+def annotate(image_id: str, *labels: int) -> list[ClassAnnotation]:
+    """One annotation per person, numbered from 1, in that order."""
     return [
-        Answer(image_id, person, label, f"2026-01-01T00:00:{person:02d}Z")
+        ClassAnnotation(image_id, person, label, f"2026-01-01T00:00:{person:02d}Z")
         for person, label in enumerate(labels, 1)
     ]
 
@@ -27,23 +27,27 @@ def probs(cat: float, dog: float, frog: float) -> Row:
 
 
 def consensus(**by_image: tuple[int, float]) -> Consensus:
-    """Label and quality by image."""
-    given = [answer for image_id in by_image for answer in answers(image_id, by_image[image_id][0])]
+    """A consensus with this label and quality for each image."""
+    given = [
+        annotation
+        for image_id in by_image
+        for annotation in annotate(image_id, by_image[image_id][0])
+    ]
     found = find_consensus(given, {})
     return replace(found, quality=np.array([by_image[i][1] for i in found.image_ids], np.float32))
 
 
-def only_error(given: list[Answer], row: Row | None) -> LikelyError:
-    """What is said of an image whose consensus is a cat."""
+def only_error(given: list[ClassAnnotation], row: Row | None) -> LikelyError:
+    """The only error listed for an image whose consensus is cat."""
     image_id = given[0].image_id
     by_image = {} if row is None else {image_id: row}
     [error] = likely_errors(given, by_image, consensus(**{image_id: (CAT, 0.25)}), NAMES)
     return error
 
 
-def test_the_worst_label_comes_first_and_equals_are_told_apart_by_image() -> None:
+def test_the_worst_label_comes_first_and_ties_are_ordered_by_image() -> None:
     quality = {"b": 0.3, "a": 0.5, "d": 0.1, "c": 0.3}
-    given = [answer for image_id in quality for answer in answers(image_id, CAT)]
+    given = [annotation for image_id in quality for annotation in annotate(image_id, CAT)]
     found = likely_errors(
         given,
         {image_id: probs(0.1, 0.8, 0.1) for image_id in quality},
@@ -54,15 +58,15 @@ def test_the_worst_label_comes_first_and_equals_are_told_apart_by_image() -> Non
     assert [error.quality for error in found] == pytest.approx([0.1, 0.3, 0.3, 0.5])
 
 
-def test_a_single_answer_is_as_good_as_the_model_thinks_that_did_not_see_it() -> None:
-    given = answers("a", CAT) + answers("b", DOG)
+def test_the_quality_of_a_single_annotation_is_its_probability_by_the_model() -> None:
+    given = annotate("a", CAT) + annotate("b", DOG)
     rows = {"a": probs(0.05, 0.92, 0.03), "b": probs(0.6, 0.3, 0.1)}
     first, second = likely_errors(given, rows, find_consensus(given, rows), NAMES)
     assert first.image_id == "a"
     assert first.quality == pytest.approx(0.05)
     assert (first.label, first.suggested) == ("cat", "dog")
     assert first.reason == (
-        "one person says cat; the model, which never saw that answer, says dog (92 %)"
+        "one annotator chose cat; the model, not trained on this annotation, predicts dog (92 %)"
     )
     assert (second.image_id, second.suggested) == ("b", "cat")
     assert second.quality == pytest.approx(0.3)
@@ -74,22 +78,31 @@ def test_a_single_answer_is_as_good_as_the_model_thinks_that_did_not_see_it() ->
         (
             (CAT, CAT, DOG),
             probs(0.05, 0.92, 0.03),
-            "2 of 3 people say cat, 1 dog; the model says dog (92 %)",
+            "2 of 3 annotators chose cat (the other: dog); the model predicts dog (92 %)",
         ),
         (
             (CAT, CAT, DOG),
             probs(0.7, 0.2, 0.1),
-            "2 of 3 people say cat, 1 dog; the model says cat (70 %)",
+            "2 of 3 annotators chose cat (the other: dog); the model predicts cat (70 %)",
         ),
-        ((CAT, CAT), probs(0.1, 0.2, 0.7), "both people say cat; the model says frog (70 %)"),
-        ((CAT, CAT, CAT), probs(0.1, 0.2, 0.7), "all 3 people say cat; the model says frog (70 %)"),
-        ((CAT, FROG, DOG, DOG), None, "1 of 4 people says cat, 2 dog, 1 frog"),
+        (
+            (CAT, CAT),
+            probs(0.1, 0.2, 0.7),
+            "both annotators chose cat; the model predicts frog (70 %)",
+        ),
+        (
+            (CAT, CAT, CAT),
+            probs(0.1, 0.2, 0.7),
+            "all 3 annotators chose cat; the model predicts frog (70 %)",
+        ),
+        ((CAT, FROG, DOG, DOG), None, "1 of 4 annotators chose cat (the others: 2 dog, 1 frog)"),
+        ((CAT, DOG, DOG), None, "1 of 3 annotators chose cat (the others: 2 dog)"),
     ],
 )
-def test_the_reason_counts_people_and_names_the_models_guess(
+def test_the_reason_counts_annotators_and_names_the_models_prediction(
     labels: tuple[int, ...], row: Row | None, reason: str
 ) -> None:
-    assert only_error(answers("a", *labels), row).reason == reason
+    assert only_error(annotate("a", *labels), row).reason == reason
 
 
 @pytest.mark.parametrize(
@@ -98,35 +111,35 @@ def test_the_reason_counts_people_and_names_the_models_guess(
         ((CAT, CAT), probs(0.1, 0.8, 0.1), "dog"),  # the model alone
         ((CAT, CAT, FROG), probs(0.1, 0.8, 0.1), "frog"),  # 1.1 against 0.8
         ((CAT, DOG, FROG), probs(0.1, 0.3, 0.6), "frog"),  # 1.6 against 1.3
-        ((CAT, DOG, FROG), None, "dog"),  # equals: the first class
+        ((CAT, DOG, FROG), None, "dog"),  # a tie: the first class
     ],
 )
-def test_the_suggested_label_has_most_people_with_the_model_as_one_of_them(
+def test_the_suggested_label_has_the_most_support_with_the_model_as_one_annotator(
     labels: tuple[int, ...], row: Row | None, suggested: str
 ) -> None:
-    assert only_error(answers("a", *labels), row).suggested == suggested
+    assert only_error(annotate("a", *labels), row).suggested == suggested
 
 
-def test_a_label_that_nobody_contradicts_is_no_error_however_low_its_quality() -> None:
-    given = answers("sure", CAT, CAT) + answers("alone", CAT)
+def test_an_uncontradicted_label_is_not_listed_however_low_its_quality() -> None:
+    given = annotate("sure", CAT, CAT) + annotate("alone", CAT)
     rows = {"sure": probs(0.4, 0.3, 0.3)}
     found = likely_errors(given, rows, consensus(alone=(CAT, 0.1), sure=(CAT, 0.1)), NAMES)
     assert found == []
 
 
-def test_what_a_ground_truth_or_the_data_set_has_settled_is_never_listed() -> None:
+def test_images_settled_by_a_ground_truth_or_the_data_set_are_not_listed() -> None:
     given = [
-        *answers("settled", CAT, DOG),
-        Answer("settled", 3, CAT, "2026-01-02T00:00:00Z", is_ground_truth=True),
-        Answer("seed", None, CAT, "2026-01-01T00:00:00Z"),
-        *answers("open", CAT),
+        *annotate("settled", CAT, DOG),
+        ClassAnnotation("settled", 3, CAT, "2026-01-02T00:00:00Z", is_ground_truth=True),
+        ClassAnnotation("seed", None, CAT, "2026-01-01T00:00:00Z"),
+        *annotate("open", CAT),
     ]
     rows = {i: probs(0.1, 0.8, 0.1) for i in ("settled", "seed", "open")}
     found = likely_errors(given, rows, find_consensus(given, rows), NAMES)
     assert [error.image_id for error in found] == ["open"]
 
 
-def test_a_person_who_answered_twice_counts_once_as_they_said_last() -> None:
-    given = [*answers("a", DOG, CAT), Answer("a", 1, CAT, "2026-01-02T00:00:00Z")]
+def test_only_the_last_annotation_of_a_person_counts() -> None:
+    given = [*annotate("a", DOG, CAT), ClassAnnotation("a", 1, CAT, "2026-01-02T00:00:00Z")]
     error = only_error(given[::-1], probs(0.1, 0.8, 0.1))
-    assert error.reason == "both people say cat; the model says dog (80 %)"
+    assert error.reason == "both annotators chose cat; the model predicts dog (80 %)"

@@ -118,7 +118,7 @@ def test_review_tasks_say_what_is_in_question_and_why_and_hold_no_prediction(
     assert task.image_id == task.data["image_id"] == "img-1"
     assert task.data["image"].startswith("data:image/png;base64,")
     assert task.data["review_label"] == "cat"
-    assert task.data["review_reason"].startswith("one person says cat; the model")
+    assert task.data["review_reason"].startswith("one annotator chose cat; the model")
     assert task.data.keys() == {"image", "image_id", "review_label", "review_reason"}
     assert (task.prediction, task.label) == (None, None)
 
