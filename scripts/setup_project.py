@@ -218,7 +218,7 @@ def explain(settings: Settings, project: LabelStudioProject) -> bool:
         without if settings.blind else with_guess, earlier={with_guess, without}
     )
     version = registry.current(_root(settings, project.project_id))
-    has_described = project.describe(ordering.description(version))
+    has_described = project.set_description(ordering.description(version))
     return has_instructed or has_described
 
 

@@ -1,4 +1,4 @@
-"""Say what a labeling project holds and answers, as plain data that knows no Label Studio."""
+"""Describe a labeling project as plain data, without knowing Label Studio."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pydantic import FiniteFloat
 
 from backend.base.errors import LabelConfigError
 
-DELETED = 0  # stands for all people who were deleted: their answers stay, their names do not
+DELETED = 0  # stands for all deleted accounts: their annotations stay, their names do not
 
 
 @dataclass(frozen=True)
 class LabelConfig:
-    """What we need of a project's label config."""
+    """The parts of a project's label config that we use."""
 
     from_name: str
     to_name: str
@@ -26,24 +26,24 @@ class LabelConfig:
 
 @dataclass(frozen=True)
 class Annotation:
-    """One person's answer to one task."""
+    """One person's annotation of one task."""
 
     annotation_id: int
     task_id: int
-    image_id: str  # "" in tasks that are not ours
-    annotator: int | None  # None = the data set
+    image_id: str  # "" if the task is not ours
+    annotator: int | None  # None = a label from the data set
     label: str | None  # None = skipped, or submitted empty
     was_skipped: bool
     updated_at: str
     is_ground_truth: bool = False
-    took_guess: bool = False  # submitted as the model had pre-selected it
-    seconds: FiniteFloat | None = None  # the task was open for
+    accepted_guess: bool = False  # the model's pre-selected label was submitted unchanged
+    seconds: FiniteFloat | None = None  # how long the task was open
 
     @property
-    def answer(self) -> str:
-        """What it says, so that two readings can be compared."""
-        said = "(skipped)" if self.was_skipped else self.label or "(empty)"
-        return f"{said} (ground truth)" if self.is_ground_truth else said
+    def digest(self) -> str:
+        """A text that changes whenever the annotation means something else."""
+        label = "(skipped)" if self.was_skipped else self.label or "(empty)"
+        return f"{label} (ground truth)" if self.is_ground_truth else label
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,9 @@ class Task:
     """One task, without its image."""
 
     task_id: int
-    image_id: str  # "" in tasks that are not ours
-    is_open: bool  # nobody has submitted or skipped it yet
-    is_again: bool  # a person has submitted it, and another one is asked as well
+    image_id: str  # "" if the task is not ours
+    is_open: bool  # no one has submitted or skipped it yet
+    awaits_second_opinion: bool  # annotated, and open for another annotator
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,11 @@ class Asked:
     """How an image was asked, fixed at that moment."""
 
     image_id: str
-    round: int  # 0 = before there was a model
+    round: int  # 0 = before the first model
     strategy: str
-    version: str  # "" = before there was a model
-    confidence: float | None = None  # of the order at that moment; None = not recorded
-    probs: tuple[float, ...] = ()  # (classes,), of the version that asked; () = none
+    version: str  # "" = before the first model
+    confidence: float | None = None  # None = not recorded
+    probs: tuple[float, ...] = ()  # (classes,), predicted by that version; () = none
 
 
 @dataclass(frozen=True)
@@ -75,19 +75,19 @@ class TaskReading:
     task: Task
     updated_at: str  # ISO 8601, by Label Studio's clock
     annotations: tuple[Annotation, ...]
-    asked: Asked | None  # how the task's data says that it was asked
+    asked: Asked | None  # as recorded in the task's data
 
 
 @dataclass(frozen=True)
 class OpenTask(Task):
-    """A task that people may be shown, with the model versions of its predictions."""
+    """A task that annotators may still get, with the model versions of its predictions."""
 
     versions: frozenset[str]
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model version says about one image; `score` orders the tasks, low = ask first."""
+    """A model version's prediction for one image; `score` orders the tasks, low = ask first."""
 
     label: str
     probability: float
@@ -97,7 +97,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class NewTask:
-    """A task to be made; with a `label` it is imported as annotated."""
+    """A task to create; with a `label` it is imported as annotated."""
 
     image_id: str
     data: Mapping[str, Any]
@@ -107,17 +107,17 @@ class NewTask:
 
 @dataclass(frozen=True)
 class ProjectCounts:
-    """How far a project is. Annotations do not count the skipped ones."""
+    """The size of a project; `annotations` excludes skipped ones."""
 
     tasks: int
     annotations: int
     skipped: int
     open: int
-    again: int = 0  # waiting for another person's answer
+    awaiting_second_opinion: int = 0
 
 
 class LabelingProject(Protocol):
-    """Where people label: Label Studio, or an oracle in its place."""
+    """A project in which people label: Label Studio's, or a simulated one."""
 
     def label_config(self) -> LabelConfig: ...
     def n_tasks(self) -> int: ...
@@ -134,16 +134,16 @@ class LabelingProject(Protocol):
     def model_versions(self) -> list[str]: ...
     def delete_predictions(self, version: str) -> None: ...
     def delete_tasks(self, task_ids: Sequence[int]) -> None: ...
-    def ask_again(self, task_id: int, n_people: int) -> None: ...
-    def people(self) -> dict[int, str]: ...
-    def describe(self, text: str) -> bool: ...
+    def reopen(self, task_id: int, n_annotators: int) -> None: ...
+    def annotator_names(self) -> dict[int, str]: ...
+    def set_description(self, text: str) -> bool: ...
 
 
 def match_classes(choices: Sequence[str], pool_classes: Sequence[str]) -> tuple[str, ...]:
     """Return the label config's spellings in the pool's order.
 
-    Case, order and surrounding blanks are ignored. LabelConfigError names both lists if they differ
-    otherwise.
+    Ignores case, order and surrounding blanks; LabelConfigError names both lists if they still
+    differ.
     """
     spelling = {choice.strip().casefold(): choice for choice in choices}
     wanted = [name.strip().casefold() for name in pool_classes]

@@ -308,7 +308,7 @@ class LabelStudioProject:
             annotations=counts["total_annotations_number"],
             skipped=counts["skipped_annotations_number"],
             open=self._count(UNANSWERED),
-            again=self._count([UNFINISHED, ANSWERED]),
+            awaiting_second_opinion=self._count([UNFINISHED, ANSWERED]),
         )
 
     def n_tasks(self) -> int:
@@ -343,16 +343,16 @@ class LabelStudioProject:
             OpenTask(**vars(_task(task)), versions=_versions(task))
             for task in self._pages(OPEN_TASK_COLUMNS, [UNFINISHED])
         ]
-        return [task for task in found if task.is_open or task.is_again]
+        return [task for task in found if task.is_open or task.awaits_second_opinion]
 
-    def ask_again(self, task_id: int, n_people: int) -> None:
+    def reopen(self, task_id: int, n_annotators: int) -> None:
         """Open a finished task to those who have not answered it, until so many people have; fine
         where it is gone.
         """
-        changes = {"overlap": n_people, "is_labeled": False}
+        changes = {"overlap": n_annotators, "is_labeled": False}
         self._server.request("PATCH", f"api/tasks/{task_id}/", json=changes, may_be_gone=True)
 
-    def people(self) -> dict[int, str]:
+    def annotator_names(self) -> dict[int, str]:
         """The names of all who have an account, by id."""
         return {
             user["id"]: f"{user['first_name']} {user['last_name']}".strip() or user["email"]
@@ -466,7 +466,7 @@ class LabelStudioProject:
         self._label_config = None
         return True
 
-    def describe(self, text: str) -> bool:
+    def set_description(self, text: str) -> bool:
         """Say in the project's description how it stands, unless somebody wrote another one."""
         now = str(self._read()["description"] or "")
         if now == text or (now and not now.startswith(OUR_DESCRIPTION)):
@@ -785,7 +785,7 @@ def _task(task: Mapping[str, Any]) -> Task:
         task_id=task["id"],
         image_id=task_data.read_image_id(task["data"]),
         is_open=not (task["total_annotations"] or task["cancelled_annotations"]),
-        is_again=bool(task["total_annotations"]) and not task["is_labeled"],
+        awaits_second_opinion=bool(task["total_annotations"]) and not task["is_labeled"],
     )
 
 
@@ -810,7 +810,7 @@ def _annotations(task: Mapping[str, Any]) -> list[Annotation]:
             was_skipped=bool(annotation["was_cancelled"]),
             updated_at=annotation["updated_at"],
             is_ground_truth=bool(annotation["ground_truth"]),
-            took_guess=_took_guess(annotation["result"]),
+            accepted_guess=_took_guess(annotation["result"]),
             seconds=annotation["lead_time"],
         )
         for annotation in task["annotations"]

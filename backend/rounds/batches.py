@@ -135,7 +135,9 @@ def push(loop: Loop, batch: Batch) -> int:
     read_changes(loop.project, loop.store)
     if batch.version is not None:
         switch(loop, batch.version.version)
-    still_open = {task.image_id for task in loop.store.tasks() if task.is_open or task.is_again}
+    still_open = {
+        task.image_id for task in loop.store.tasks() if task.is_open or task.awaits_second_opinion
+    }
     before = [image for image in loop.store.open_images() if image.image_id in still_open]
     shown = [
         show_open(
@@ -162,7 +164,7 @@ def _rows_not_in(loop: Loop, asked: Set[str]) -> list[int]:
 
 def _ask_everything_again(loop: Loop, n_answers: int) -> None:
     """Open answered tasks to other people, the oldest first and so many that nobody has to wait."""
-    waiting = [task for task in loop.store.tasks() if task.is_again]
+    waiting = [task for task in loop.store.tasks() if task.awaits_second_opinion]
     annotations = loop.store.annotations()
     n_free = 2 * loop.batch_size - _n_servable(waiting, annotations)
     if n_free <= 0:
@@ -191,7 +193,7 @@ def _ask_doubtful_again(loop: Loop, progress: Progress) -> int:
     """Open answered tasks to others if that is worth more than new images; return how many."""
     version = registry.current(loop.root)
     tasks = loop.store.tasks()
-    waiting = [task for task in tasks if task.is_again]
+    waiting = [task for task in tasks if task.awaits_second_opinion]
     annotations = loop.store.annotations()
     n_free = loop.batch_size - _n_servable(waiting, annotations)
     active = active_annotators(annotations)
@@ -212,7 +214,7 @@ def _ask_again(loop: Loop, chosen: Sequence[AnnotatedTask]) -> None:
     if not chosen:
         return
     for task in chosen:
-        loop.project.ask_again(task.task_id, task.n_annotators + 1)
+        loop.project.reopen(task.task_id, task.n_annotators + 1)
     read_changes(loop.project, loop.store)
     order_open_tasks(loop)  # people get only tasks with a prediction of the version in service
     log.info("asked %d images again, for a second opinion", len(chosen))

@@ -104,7 +104,7 @@ def _figures(
     is_right = [
         (
             a.label == names[label_of[a.image_id]]
-            if a.took_guess
+            if a.accepted_guess
             else int(np.argmax(reading.asked_probs[a.image_id])) == label_of[a.image_id]
         )
         for a in guessed
@@ -121,7 +121,7 @@ def _figures(
         quality_low=low,
         quality_high=high,
         guesses_shown=len(guessed),
-        guesses_taken=_share([a.took_guess for a in guessed]),
+        guesses_taken=_share([a.accepted_guess for a in guessed]),
         guesses_right=_share(is_right),
         median_seconds=median(s for a in answered if (s := a.seconds) is not None)
         if any(a.seconds is not None for a in answered)

@@ -38,7 +38,7 @@ def refresh_predictions(loop: Loop, progress: Progress = lambda *_: None) -> int
     with registry.hold(loop.root, "push"):
         refreshed = order_open_tasks(loop, progress)
         version = registry.current(loop.root)
-        loop.project.describe(description(version))
+        loop.project.set_description(description(version))
         return refreshed
 
 
@@ -79,7 +79,13 @@ def order_open_tasks(loop: Loop, progress: Progress = lambda *_: None) -> int:
         loop,
         began,
         [
-            show_open(loop, tasks[i].image_id, probs[i], confidences[i], is_again=tasks[i].is_again)
+            show_open(
+                loop,
+                tasks[i].image_id,
+                probs[i],
+                confidences[i],
+                is_again=tasks[i].awaits_second_opinion,
+            )
             for i in first
         ],
     )
@@ -150,7 +156,7 @@ def _ask_again_first(
     """Put images that wait for a second opinion first, since another measure has chosen them; and
     hide from the second person what the version in service learned from the first.
     """
-    again = [i for i, task in enumerate(tasks) if task.is_again]
+    again = [i for i, task in enumerate(tasks) if task.awaits_second_opinion]
     if not again:
         return
     n_classes = probs.shape[1]

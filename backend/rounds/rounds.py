@@ -39,7 +39,7 @@ def train_round(loop: Loop, *, is_forced: bool, progress: Progress) -> Meta | No
         revision = loop.store.facts().revision  # before the answers, which may be newer
         annotations = loop.store.annotations()
         reading = read_labels(loop, annotations, progress)
-        people = loop.project.people()
+        people = loop.project.annotator_names()
         loop.store.record_annotators(annotator_figures(annotations, reading, loop.names, people))
         error = None
         if is_forced or not _is_learned(loop.root, reading.labels.fingerprint, body):
@@ -49,7 +49,7 @@ def train_round(loop: Loop, *, is_forced: bool, progress: Progress) -> Meta | No
             except TooFewLabelsError as too_few:
                 error = too_few
     loop.store.record_learned(
-        {a.annotation_id: a.answer for of_task in annotations.values() for a in of_task},
+        {a.annotation_id: a.digest for of_task in annotations.values() for a in of_task},
         time.time(),
         trained_at=began,
         head_revision=revision,  # a new body knows no more, whatever heads of the last one knew

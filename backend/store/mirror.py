@@ -46,7 +46,14 @@ def write_tasks(db: sqlite3.Connection, tasks: Iterable[TaskReading], now: float
             continue
         db.execute(
             _WRITE_TASK,
-            (task.task_id, task.image_id, task.is_open, task.is_again, found.updated_at, now),
+            (
+                task.task_id,
+                task.image_id,
+                task.is_open,
+                task.awaits_second_opinion,
+                found.updated_at,
+                now,
+            ),
         )
         is_changed |= _write_annotations(db, task.task_id, found.annotations, now)
     return is_changed
@@ -116,7 +123,7 @@ def read_annotations(db: sqlite3.Connection) -> dict[int, list[Annotation]]:
                 was_skipped=bool(skipped),
                 updated_at=at,
                 is_ground_truth=bool(truth),
-                took_guess=bool(took),
+                accepted_guess=bool(took),
                 seconds=seconds,
             )
         )
@@ -164,7 +171,7 @@ def _write_annotations(
     """Keep a task's annotations in place of those that were kept; whether any answer differs."""
     query = "SELECT annotation_id, answer FROM mirror_annotation WHERE task_id = ?"
     before = {i: answer for i, answer in db.execute(query, (task_id,)) if answer is not None}
-    after = {a.annotation_id: a.answer for a in annotations}
+    after = {a.annotation_id: a.digest for a in annotations}
     gone = [(now, annotation_id) for annotation_id in before.keys() - after.keys()]
     db.executemany(
         "UPDATE mirror_annotation SET answer = NULL, changed_at = ? WHERE annotation_id = ?", gone
@@ -185,9 +192,9 @@ def _write_annotations(
                 a.was_skipped,
                 a.updated_at,
                 a.is_ground_truth,
-                a.took_guess,
+                a.accepted_guess,
                 a.seconds,
-                a.answer,
+                a.digest,
                 now,
             )
             for a in annotations

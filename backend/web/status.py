@@ -159,7 +159,7 @@ def _tell(settings: Settings, project_id: int, known: _Known) -> ProjectStatus:
         annotations=counts.annotations if counts else None,
         skipped=counts.skipped if counts else None,
         open_tasks=counts.open if counts else None,
-        asked_again=counts.again if counts else None,
+        asked_again=counts.awaiting_second_opinion if counts else None,
         next_images=tuple(known.next_images),
         new_annotations=known.n_new,
         retrain_after=settings.retrain_after,

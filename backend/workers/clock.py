@@ -181,7 +181,7 @@ class Clock:
         counts, was_ordered_by = store.counts(), store.facts().ordered_by
         # Without open tasks there is nothing to order. Before we have ordered them, nobody has kept
         # what is open, whatever Label Studio says.
-        if was_ordered_by and (counts.open or counts.again):
+        if was_ordered_by and (counts.open or counts.awaiting_second_opinion):
             ordered_by = watch.project.model_version()
             if ordered_by != was_ordered_by:
                 store.record(ordered_by=ordered_by)

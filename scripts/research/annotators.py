@@ -49,7 +49,7 @@ def main() -> int:
             read_everything_changed(project, loop.store)
             annotations = loop.store.annotations()
             reading = read_labels(loop, annotations)
-            rows = annotator_figures(annotations, reading, loop.names, project.people())
+            rows = annotator_figures(annotations, reading, loop.names, project.annotator_names())
     except TightloopError as error:
         print(error, file=sys.stderr)
         return 1

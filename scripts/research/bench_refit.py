@@ -175,7 +175,7 @@ def _make_project(folder: Path, n_answers: int, n_images: int) -> tuple[Loop, Co
     )
     read_changes(project, loop.store)
     facts = loop.store.facts()
-    learned = {a.annotation_id: a.answer for of_task in project.answers.values() for a in of_task}
+    learned = {a.annotation_id: a.digest for of_task in project.answers.values() for a in of_task}
     loop.store.record_learned(
         learned, time.time(), trained_at=time.time(), head_revision=facts.revision
     )

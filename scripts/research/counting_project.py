@@ -84,7 +84,7 @@ class CountingProject(OracleProject):
         new = self.by_task[task_id]
         answers = tuple(self.answers[task_id])
         return TaskReading(
-            Task(task_id, new.image_id, is_open=not answers, is_again=False),
+            Task(task_id, new.image_id, is_open=not answers, awaits_second_opinion=False),
             self.changed_at[task_id].isoformat(),
             answers,
             task_data.read_asked(new.data),

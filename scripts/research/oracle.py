@@ -41,7 +41,7 @@ class OracleProject:
             annotations=sum(not a.was_skipped for a in said),
             skipped=sum(a.was_skipped for a in said),
             open=sum(task.is_open for task in self.tasks()),
-            again=sum(task.is_again for task in self.tasks()),
+            awaiting_second_opinion=sum(task.awaits_second_opinion for task in self.tasks()),
         )
 
     def n_tasks(self) -> int:
@@ -53,7 +53,7 @@ class OracleProject:
                 task_id=i,
                 image_id=new.image_id,
                 is_open=not self.answers.get(i),
-                is_again=i in self.asked_again,
+                awaits_second_opinion=i in self.asked_again,
             )
             for i, new in self.by_task.items()
         ]
@@ -69,7 +69,7 @@ class OracleProject:
         return [
             OpenTask(**vars(task), versions=frozenset(self.predictions[task.task_id]))
             for task in self.tasks()
-            if task.is_open or task.is_again
+            if task.is_open or task.awaits_second_opinion
         ]
 
     def annotations(self) -> dict[int, list[Annotation]]:
@@ -124,15 +124,15 @@ class OracleProject:
             del self.by_task[task_id]
             self.answers.pop(task_id, None)
 
-    def ask_again(self, task_id: int, n_people: int) -> None:
+    def reopen(self, task_id: int, n_annotators: int) -> None:
         said = {a.annotator for a in self.answers[task_id] if not a.was_skipped}
-        assert len(said) == n_people - 1, "one more person is asked"
+        assert len(said) == n_annotators - 1, "one more person is asked"
         self.asked_again.add(task_id)
 
-    def people(self) -> dict[int, str]:
+    def annotator_names(self) -> dict[int, str]:
         return {}
 
-    def describe(self, text: str) -> bool:
+    def set_description(self, text: str) -> bool:
         is_new = text != self.description
         self.description = text
         return is_new
@@ -144,7 +144,7 @@ class OracleProject:
         *,
         annotator: int | None = 1,
         was_skipped: bool = False,
-        took_guess: bool = False,
+        accepted_guess: bool = False,
     ) -> None:
         """Submit an annotation as a person would."""
         number = sum(len(of_task) for of_task in self.answers.values()) + 1
@@ -158,7 +158,7 @@ class OracleProject:
                 label=label,
                 was_skipped=was_skipped,
                 updated_at=datetime.now(UTC).isoformat(),
-                took_guess=took_guess,
+                accepted_guess=accepted_guess,
             )
         )
 

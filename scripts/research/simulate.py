@@ -153,7 +153,7 @@ def _answer(project: OracleProject, truth: Mapping[str, str], people: Crowd | No
         shown = project.predictions[task.task_id].get(project.version)
         label = people.answer(person, task.image_id, shown.label if shown else None)
         is_taken = shown is not None and label == shown.label and person == people.clicker
-        project.answer(task.task_id, label, annotator=person, took_guess=is_taken)
+        project.answer(task.task_id, label, annotator=person, accepted_guess=is_taken)
     return len(open_tasks)
 
 

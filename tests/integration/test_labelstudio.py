@@ -176,7 +176,7 @@ def test_annotations_say_how_they_came_about_and_seeds_are_nobodys(
 
     found = project.annotations()
     [accepted], [changed] = found[ids["accepted"]], found[ids["changed"]]
-    assert (accepted.took_guess, changed.took_guess) == (True, False)
+    assert (accepted.accepted_guess, changed.accepted_guess) == (True, False)
     assert accepted.seconds == 2.5
     asked = {task.task.task_id: task.asked for task in project.read_tasks()}
     of_accepted, of_changed = asked[ids["accepted"]], asked[ids["changed"]]
@@ -200,10 +200,10 @@ def test_a_task_that_is_asked_again_goes_to_another_person_until_that_one_has_an
         answer(api, project, task_id, "cat")
     assert project.open_tasks() == []
 
-    project.ask_again(ids["b"], n_people=2)
+    project.reopen(ids["b"], n_annotators=2)
 
     [again] = project.open_tasks()
-    assert (again.task_id, again.is_open, again.is_again) == (ids["b"], False, True)
+    assert (again.task_id, again.is_open, again.awaits_second_opinion) == (ids["b"], False, True)
     path = f"/api/projects/{project.project_id}/next"
     assert api.get(path).status_code == 404  # nothing for whoever answered it
     headers = {"Authorization": f"Token {second_token}"}
@@ -213,7 +213,7 @@ def test_a_task_that_is_asked_again_goes_to_another_person_until_that_one_has_an
         assert second.get(path).status_code == 404
     assert project.open_tasks() == []
     assert {a.annotator for a in project.annotations()[ids["b"]]} > {second_id}
-    assert project.people()[second_id] == "second@example.org"
+    assert project.annotator_names()[second_id] == "second@example.org"
 
 
 def test_only_tasks_that_changed_are_read_again(
@@ -413,8 +413,8 @@ def test_description_and_instructions_are_ours_until_somebody_writes_others(
     path = f"/api/projects/{project.project_id}/"
     html = "Press <b>Label All Tasks</b>.<br><br>\nIt's easy.\n"
     for round_ in "12":
-        assert project.describe(f"Tightloop, round {round_}: better")
-        assert not project.describe(f"Tightloop, round {round_}: better")
+        assert project.set_description(f"Tightloop, round {round_}: better")
+        assert not project.set_description(f"Tightloop, round {round_}: better")
     assert project.instruct(html, earlier={html})
     assert not project.instruct(html, earlier={html})
     assert project.instruct("Look!", earlier={html})
@@ -427,7 +427,7 @@ def test_description_and_instructions_are_ours_until_somebody_writes_others(
 
     theirs = {"description": "Birds of Sylt", "expert_instruction": "Mind the terns."}
     api.patch(path, json=theirs).raise_for_status()
-    assert not project.describe("Tightloop, round 3: better")
+    assert not project.set_description("Tightloop, round 3: better")
     assert not project.instruct(html, earlier={html, "Look!"})
     assert {key: api.get(path).json()[key] for key in theirs} == theirs
 

@@ -293,7 +293,7 @@ def test_reviewing_settles_a_task_whose_second_opinion_nobody_gave_yet(
     made = review_project(settings, project)
     [task] = made.tasks()
     [waiting] = project.annotations_of(task.image_id)
-    project.ask_again(waiting, 2)
+    project.reopen(waiting, 2)
     answer(api, made, task.task_id, pool.classes[1], completed_by=senior)
     collect()
     assert waiting not in {t.task_id for t in project.open_tasks()}

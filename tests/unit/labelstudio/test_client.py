@@ -167,13 +167,13 @@ def test_skipped_and_empty_answers_can_be_told_apart() -> None:
         return Annotation(number, 1, "i", 1, label, was_skipped, "2026-01-01T00:00:00Z")
 
     answers = [answer(7, "cat"), answer(8, None), answer(9, None, was_skipped=True)]
-    assert {a.annotation_id: a.answer for a in answers} == {7: "cat", 8: "(empty)", 9: "(skipped)"}
+    assert {a.annotation_id: a.digest for a in answers} == {7: "cat", 8: "(empty)", 9: "(skipped)"}
 
 
 def test_a_label_that_was_made_ground_truth_is_a_change() -> None:
     answer = Annotation(7, 1, "i", 1, "cat", was_skipped=False, updated_at="2026-01-01T00:00:00Z")
     starred = replace(answer, is_ground_truth=True)
-    assert answer.answer != starred.answer
+    assert answer.digest != starred.digest
 
 
 @pytest.mark.parametrize("also", [{}, {"asked_probs": [0.5, 0.5]}], ids=["the first", "the last"])
@@ -186,7 +186,7 @@ def test_annotations_that_an_earlier_release_kept_are_read_anew(
     store = ProjectStore(tmp_path)
     store.record(trained_at=1.0)  # the first writing takes over what there is
     assert (store.annotations(), store.tasks(), store.facts().read_at) == ({}, [], 0)
-    answered, waiting = (Task(i, "i", is_open=i == 2, is_again=False) for i in (1, 2))
+    answered, waiting = (Task(i, "i", is_open=i == 2, awaits_second_opinion=False) for i in (1, 2))
     readings = [TaskReading(answered, "2026", (row,), None), TaskReading(waiting, "2026", (), None)]
     store.record_tasks(readings, 2.0)
     assert store.annotations() == {1: [row]}

@@ -171,6 +171,6 @@ def test_whatever_people_make_of_a_tasks_data_can_be_recorded(
     data = {**write_asked("data:,", ASKED, None), **changes}
     left = {key: value for key, value in data.items() if key not in missing}
     store = ProjectStore(tmp_path)
-    task = Task(1, read_image_id(left), is_open=True, is_again=False)
+    task = Task(1, read_image_id(left), is_open=True, awaits_second_opinion=False)
     store.record_tasks([TaskReading(task, "2026", (), read_asked(left))], 0.0)
     assert [found.image_id for found in store.tasks()] == [read_image_id(left)]

@@ -69,7 +69,12 @@ def ask(loop: Loop, image_ids: Iterable[str], probs: tuple[float, ...]) -> None:
     asked = [Asked(i, round=1, strategy="margin", version="r0001", probs=probs) for i in image_ids]
     loop.store.record_asked(asked)
     tasks = [
-        Task(loop.pool.image_ids.index(a.image_id), a.image_id, is_open=True, is_again=False)
+        Task(
+            loop.pool.image_ids.index(a.image_id),
+            a.image_id,
+            is_open=True,
+            awaits_second_opinion=False,
+        )
         for a in asked
     ]
     loop.store.record_tasks([TaskReading(task, "2026-01-01", (), None) for task in tasks], 0.0)
@@ -277,7 +282,7 @@ def test_a_persons_figures_count_what_the_person_did(animals: Loop) -> None:
         say("b", "Cat", 1, seconds=9.0),
         say("b", "Cat", 2),
         say("c", "Frog", 1),
-        say("d", "Cat", 1, seconds=4.0, took_guess=True),
+        say("d", "Cat", 1, seconds=4.0, accepted_guess=True),
         say("h", "Cat", 1),
         say("e", "unicorn", 1, seconds=100.0),
         say("e", "Cat", 2),

@@ -62,7 +62,7 @@ def answers(count: int) -> list[TaskReading]:
     """So many answered tasks as Label Studio tells of them, of the images "1", "2", ..."""
     return [
         TaskReading(
-            Task(number, str(number), is_open=False, is_again=False),
+            Task(number, str(number), is_open=False, awaits_second_opinion=False),
             "2026",
             (Annotation(number, number, str(number), 1, "cat", was_skipped=False, updated_at=""),),
             asked=None,
@@ -77,7 +77,7 @@ def read(store: ProjectStore, tasks: list[TaskReading], now: float) -> None:
 
 
 def all_answers(store: ProjectStore) -> dict[int, str]:
-    return {a.annotation_id: a.answer for of in store.annotations().values() for a in of}
+    return {a.annotation_id: a.digest for of in store.annotations().values() for a in of}
 
 
 def learn(store: ProjectStore, began: float) -> None:
@@ -104,7 +104,7 @@ def test_every_fact_of_a_project_is_observed(
         save_version(tmp_path, meta(number))
     registry.promote(tmp_path, "r0001")
     read(store, answers(2), NOON - 50)
-    opened = TaskReading(Task(9, "9", is_open=True, is_again=False), "2026", (), None)
+    opened = TaskReading(Task(9, "9", is_open=True, awaits_second_opinion=False), "2026", (), None)
     read(store, [opened], NOON - 40)
     store.start_reviews(8)
     store.record_failure("refit", NOON - 4)

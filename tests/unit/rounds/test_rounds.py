@@ -918,7 +918,7 @@ def test_an_image_is_asked_again_with_what_was_thought_of_it_before_the_first_an
     thought = dict(zip(loop.pool.image_ids, versions.pool_probs(loop, first, quiet), strict=True))
     answer_as(project, 1, truth)
     newer = train(loop)
-    again = [task for task in project.open_tasks() if task.is_again]
+    again = [task for task in project.open_tasks() if task.awaits_second_opinion]
     assert again
     for task in again:
         prediction = project.predictions[task.task_id][newer.version]
@@ -941,7 +941,7 @@ def test_overlap_auto_asks_again_what_people_and_model_disagree_on_and_as_many_f
         project.answer(task.task_id, wrong[task.image_id], annotator=2)
     before = len(project.by_task)
     pushed = batches.top_up(loop)
-    again = [task for task in project.open_tasks() if task.is_again]
+    again = [task for task in project.open_tasks() if task.awaits_second_opinion]
     assert pushed + len(again) == 10
     assert 1 <= len(again) <= 5
     assert len(project.by_task) == before + pushed
@@ -955,7 +955,7 @@ def test_overlap_auto_asks_nothing_again_while_one_person_labels_alone(
     train(loop)
     answer_as(project, 1, dict.fromkeys(loop.pool.image_ids, loop.pool.classes[0]))
     assert batches.top_up(loop) == 10
-    assert not [task for task in project.open_tasks() if task.is_again]
+    assert not [task for task in project.open_tasks() if task.awaits_second_opinion]
 
 
 def test_second_opinions_that_wait_for_somebody_do_not_keep_new_images_from_the_others(
@@ -982,7 +982,7 @@ def test_only_so_many_wait_for_a_second_answer_that_no_refresh_takes_long(
     for _ in range(4):
         answer_as(project, 1, truth)
         batches.top_up(loop)
-    again = [task.task_id for task in project.open_tasks() if task.is_again]
+    again = [task.task_id for task in project.open_tasks() if task.awaits_second_opinion]
     assert again == sorted(i for i, given in project.answers.items() if given[0].annotator)[:20]
 
 
@@ -995,14 +995,14 @@ def test_a_task_that_can_never_be_served_again_takes_no_place(
     train(loop)
     answer_as(project, 1, truth)
     batches.top_up(loop)
-    again = [task for task in project.open_tasks() if task.is_again]
+    again = [task for task in project.open_tasks() if task.awaits_second_opinion]
     for task in again:  # through the Data Manager
         project.answer(task.task_id, truth[task.image_id], annotator=1)
     project.asked_again |= {task.task_id for task in again}
     for _ in range(3):
         answer_as(project, 1, truth)
         batches.top_up(loop)
-    assert len([task for task in project.open_tasks() if task.is_again]) == 10 + 20
+    assert len([task for task in project.open_tasks() if task.awaits_second_opinion]) == 10 + 20
 
 
 def ask_more(loop: Loop, count: int) -> None:

@@ -89,7 +89,7 @@ def fill(root: Path) -> None:
 def fill_store(root: Path) -> None:
     """Write a database with a row in every table."""
     store = ProjectStore(root)
-    task = Task(5, "a", is_open=False, is_again=False)
+    task = Task(5, "a", is_open=False, awaits_second_opinion=False)
     asked = Asked("a", 1, "margin", "r0001", probs=(0.4, 0.6))
     store.record_tasks([TaskReading(task, "2026-01-01", (ROW,), asked)], NOON.timestamp())
     store.record_reading(NOON.timestamp(), is_full=True)

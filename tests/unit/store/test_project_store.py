@@ -63,14 +63,14 @@ def task(
     asked: Asked | None = None,
 ) -> TaskReading:
     """A task as read, open unless it has an annotation."""
-    own = Task(task_id, f"img-{task_id}", is_open=not annotations, is_again=is_again)
+    own = Task(task_id, f"img-{task_id}", is_open=not annotations, awaits_second_opinion=is_again)
     return TaskReading(own, updated_at, annotations, asked)
 
 
 def learn(store: ProjectStore, at: float = NOON) -> None:
     """Learn all that was read, as a training does."""
     every = [a for of_task in store.annotations().values() for a in of_task]
-    store.record_learned({a.annotation_id: a.answer for a in every}, at)
+    store.record_learned({a.annotation_id: a.digest for a in every}, at)
 
 
 def rows_of(root: Path, query: str) -> list[Any]:
@@ -317,7 +317,7 @@ sys.stdin.readline()
 for number in range(25):
     store.record_reviewed(f"{name}-{number}", "cat")
     store.record_failure(name, 1.0)
-    task = Task(number, f"img-{number}", is_open=True, is_again=False)
+    task = Task(number, f"img-{number}", is_open=True, awaits_second_opinion=False)
     store.record_tasks([TaskReading(task, "2026", (), None)], 1.0)
 """
 
@@ -406,14 +406,14 @@ def test_tasks_and_annotations_come_back_as_they_were_read_oldest_first(
 ) -> None:
     given = (
         said(11, None, was_skipped=True, annotator=2, task_id=3),
-        said(10, "dog", is_ground_truth=True, took_guess=True, seconds=4.5, task_id=3),
+        said(10, "dog", is_ground_truth=True, accepted_guess=True, seconds=4.5, task_id=3),
     )
     seeded = said(7, "cat", annotator=None, task_id=2)
     store.record_tasks([task(3, *given, is_again=True), task(1), task(2, seeded)], NOON)
     assert store.tasks() == [
-        Task(1, "img-1", is_open=True, is_again=False),
-        Task(2, "img-2", is_open=False, is_again=False),
-        Task(3, "img-3", is_open=False, is_again=True),
+        Task(1, "img-1", is_open=True, awaits_second_opinion=False),
+        Task(2, "img-2", is_open=False, awaits_second_opinion=False),
+        Task(3, "img-3", is_open=False, awaits_second_opinion=True),
     ]
     assert store.annotations() == {2: [seeded], 3: [given[1], given[0]]}
 
@@ -421,7 +421,9 @@ def test_tasks_and_annotations_come_back_as_they_were_read_oldest_first(
 def test_tasks_and_answers_are_counted(store: ProjectStore) -> None:
     skipped = said(2, None, was_skipped=True, task_id=2)
     store.record_tasks([task(1, said(1), is_again=True), task(2, skipped), task(3), task(4)], NOON)
-    assert store.counts() == ProjectCounts(tasks=4, annotations=1, skipped=1, open=2, again=1)
+    assert store.counts() == ProjectCounts(
+        tasks=4, annotations=1, skipped=1, open=2, awaiting_second_opinion=1
+    )
     assert store.n_open() == 2
     learn(store)
     store.record_tasks([task(1), task(2)], NOON + 1)  # both answers were deleted
@@ -438,11 +440,14 @@ def test_a_task_that_is_read_again_replaces_itself(store: ProjectStore) -> None:
         annotator=2,
         updated_at="2026-01-02T12:00:00Z",
         is_ground_truth=True,
-        took_guess=True,
+        accepted_guess=True,
         seconds=4.5,
     )
     found = TaskReading(
-        Task(1, "img-x", is_open=False, is_again=True), "2026-01-02T12:00:00Z", (changed,), None
+        Task(1, "img-x", is_open=False, awaits_second_opinion=True),
+        "2026-01-02T12:00:00Z",
+        (changed,),
+        None,
     )
     store.record_tasks([found], NOON + 2)
     assert store.tasks() == [found.task]

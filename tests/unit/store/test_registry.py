@@ -264,7 +264,9 @@ def move_away(root: Path) -> None:
 def readings(rows: Mapping[int, Sequence[Annotation]]) -> list[TaskReading]:
     """Tasks with these annotations, as Label Studio would tell them."""
     return [
-        TaskReading(Task(i, "img", not given, is_again=False), "2026-01-01", tuple(given), None)
+        TaskReading(
+            Task(i, "img", not given, awaits_second_opinion=False), "2026-01-01", tuple(given), None
+        )
         for i, given in rows.items()
     ]
 

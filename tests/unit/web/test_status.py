@@ -79,17 +79,24 @@ def keep_reading(
         for n, label in enumerate(labels)
     ]
     answered = [
-        TaskReading(Task(n, f"img-{n}", is_open=False, is_again=n < again), moment, (said,), None)
+        TaskReading(
+            Task(n, f"img-{n}", is_open=False, awaits_second_opinion=n < again),
+            moment,
+            (said,),
+            None,
+        )
         for n, said in enumerate(answers)
     ]
     waiting = [
-        TaskReading(Task(n, f"img-{n}", is_open=True, is_again=False), moment, (), None)
+        TaskReading(
+            Task(n, f"img-{n}", is_open=True, awaits_second_opinion=False), moment, (), None
+        )
         for n in range(len(answers), len(answers) + n_open)
     ]
     store.record_tasks([*answered, *waiting], at)
     store.record_reading(at, is_full=True)
     learned = answers[: len(answers) - new]
-    store.record_learned({said.annotation_id: said.answer for said in learned}, at)
+    store.record_learned({said.annotation_id: said.digest for said in learned}, at)
 
 
 def save(settings: Settings, number: int, **changes: Any) -> None:
@@ -461,7 +468,9 @@ def test_what_a_webhook_told_is_known_before_label_studio_was_read(
 def test_counts_are_not_known_before_the_first_reading_has_ended(
     settings: Settings, queue: TrainingQueue, root: Path, store: ProjectStore
 ) -> None:
-    task = TaskReading(Task(1, "img-1", is_open=True, is_again=False), "2026", (), None)
+    task = TaskReading(
+        Task(1, "img-1", is_open=True, awaits_second_opinion=False), "2026", (), None
+    )
     store.record_tasks([task], NOON)  # of many
     assert project_status(settings, queue, PROJECT).open_tasks is None
     keep_reading(root, annotations=2, skipped=1, n_open=5, again=1)

@@ -93,7 +93,7 @@ def n_new(root: Path, queue: TrainingQueue) -> int:
 
 def learn(store: ProjectStore, now: float) -> None:
     """As if a training had learned all answers that were read."""
-    learned = {a.annotation_id: a.answer for of in store.annotations().values() for a in of}
+    learned = {a.annotation_id: a.digest for of in store.annotations().values() for a in of}
     store.record_learned(learned, now, trained_at=now, head_revision=store.facts().revision)
 
 

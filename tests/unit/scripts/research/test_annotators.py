@@ -84,7 +84,7 @@ def test_people_who_only_skipped_have_not_answered() -> None:
 
 
 class Staffed(OracleProject):
-    def people(self) -> dict[int, str]:
+    def annotator_names(self) -> dict[int, str]:
         return {1: "Ada", 2: "Bo", 9: "Root"}
 
 
@@ -113,7 +113,7 @@ def project(pool: Pool) -> Staffed:
         project.answer(task_id, label, annotator=2)
     project.answer(6, None, annotator=2, was_skipped=True)
     ada = project.answers[3][0]
-    project.answers[3][0] = replace(ada, took_guess=True, seconds=3.0)
+    project.answers[3][0] = replace(ada, accepted_guess=True, seconds=3.0)
     project.answers[4][0] = replace(project.answers[4][0], seconds=5.0)
     return project
 
