@@ -6,7 +6,7 @@ from argparse import ArgumentParser
 
 from backend.base.progress import Progress
 from backend.base.settings import Settings
-from backend.labelstudio.client import LabelStudioProject
+from backend.labelstudio.project import LabelStudioProject
 from backend.rounds.loop import Loop, open_loop
 from backend.store import registry
 

@@ -22,17 +22,14 @@ from backend.base.progress import Progress
 from backend.base.settings import Settings, load_settings
 from backend.images.pool import Pool, open_pool, seed_labels
 from backend.labelstudio import task_data
-from backend.labelstudio.client import (
-    IMPORT_CHUNK,
-    TITLE_LENGTH,
-    LabelStudioProject,
-    create_project,
-    find_project,
+from backend.labelstudio.client import TITLE_LENGTH, create_project, find_project, label_now_url
+from backend.labelstudio.label_config import (
     is_our_label_config,
     label_config_xml,
-    label_now_url,
     parse_label_config,
 )
+from backend.labelstudio.project import IMPORT_CHUNK
+from backend.labelstudio.project_setup import ProjectSetup
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds import batches, ordering
 from backend.rounds.loop import open_loop
@@ -105,7 +102,7 @@ def set_up(settings: Settings, *, label_config: str | None = None) -> int:
             import_seed_labels(settings, project, pool),
             push_first_batch(settings, project),
             connect(settings, project),
-            project.add_look_tab(),
+            project.add_order_tab(),
             explain(settings, project),
             start_first_training(settings, project),
         ]
@@ -117,7 +114,7 @@ def set_up(settings: Settings, *, label_config: str | None = None) -> int:
 
 def open_project(
     settings: Settings, label_config: str | None = None
-) -> tuple[LabelStudioProject, bool, Pool]:
+) -> tuple[ProjectSetup, bool, Pool]:
     """The project, whether it is new or changed, and its pool; what was chosen is recorded."""
     project_id = find_project(
         *_label_studio(settings), titles=_titles(settings), project_id=_recorded_id(settings)
@@ -141,7 +138,7 @@ def open_project(
             or label_config_xml(pool.classes, has_hint=settings.shows_hints),
         )
         read_own_record(settings, project_id)  # a foreign folder may be in the new project's place
-    project = LabelStudioProject(*_label_studio(settings), project_id)
+    project = ProjectSetup(*_label_studio(settings), project_id)
     is_changed = label_config is not None and replace_label_config(project, label_config)
     match_classes(project.label_config().choices, pool.classes)
     chosen = ProjectRecord(
@@ -173,7 +170,7 @@ def check_label_config(xml: str, pool_classes: Sequence[str]) -> None:
         )
 
 
-def replace_label_config(project: LabelStudioProject, xml: str) -> bool:
+def replace_label_config(project: ProjectSetup, xml: str) -> bool:
     """Label with somebody's own label config from now on.
 
     LabelConfigError where it renames what answers and predictions carry: Label Studio would take
@@ -193,7 +190,7 @@ def replace_label_config(project: LabelStudioProject, xml: str) -> bool:
     return project.change_label_config(xml)
 
 
-def show_or_hide_hints(settings: Settings, project: LabelStudioProject) -> bool:
+def show_or_hide_hints(settings: Settings, project: ProjectSetup) -> bool:
     """Have our own label config follow HINTS and BLIND; about somebody's own say what to do."""
     if settings.blind and settings.hints:
         print("NOTE      HINTS is left out: with BLIND people see no guess")
@@ -211,7 +208,7 @@ def show_or_hide_hints(settings: Settings, project: LabelStudioProject) -> bool:
     return False
 
 
-def explain(settings: Settings, project: LabelStudioProject) -> bool:
+def explain(settings: Settings, project: ProjectSetup) -> bool:
     """Tell people in Label Studio how to label, and how it stands."""
     with_guess, without = INSTRUCTIONS.format(guess=GUESS), INSTRUCTIONS.format(guess="")
     has_instructed = project.instruct(
@@ -228,7 +225,7 @@ def read_own_record(settings: Settings, project_id: int) -> ProjectRecord | None
     record = registry.read_record(root)
     if record is None:
         return None
-    project = LabelStudioProject(*_label_studio(settings), project_id)
+    project = ProjectSetup(*_label_studio(settings), project_id)
     if record.project_created_at != project.created_at():
         raise ModelFolderError(
             f"{root} belongs to another Label Studio's project {project_id} "
@@ -264,7 +261,7 @@ def choose_weights(
     return found.name, found.notice
 
 
-def import_seed_labels(settings: Settings, project: LabelStudioProject, pool: Pool) -> bool:
+def import_seed_labels(settings: Settings, project: ProjectSetup, pool: Pool) -> bool:
     """Import SEED_LABELS images with the data set's own labels, less those that are in a task."""
     root = _root(settings, project.project_id)
     # The ranker knows the project by now: it must not ask these images meanwhile.
@@ -293,7 +290,7 @@ def import_seed_labels(settings: Settings, project: LabelStudioProject, pool: Po
     return bool(new_tasks)
 
 
-def push_first_batch(settings: Settings, project: LabelStudioProject) -> bool:
+def push_first_batch(settings: Settings, project: ProjectSetup) -> bool:
     """Ask the first images at once, so that nobody waits for the first training: at random, or
     typical ones where the strategy is about those.
     """
@@ -306,7 +303,7 @@ def push_first_batch(settings: Settings, project: LabelStudioProject) -> bool:
     return bool(pushed)
 
 
-def connect(settings: Settings, project: LabelStudioProject) -> bool:
+def connect(settings: Settings, project: ProjectSetup) -> bool:
     """Connect webhook and ML backend, both with their secrets."""
     changed_webhook = project.connect_webhook(
         f"{settings.backend_url}/webhook", settings.webhook_secret.get_secret_value()
@@ -318,7 +315,7 @@ def connect(settings: Settings, project: LabelStudioProject) -> bool:
     return changed_webhook or changed_backend
 
 
-def start_first_training(settings: Settings, project: LabelStudioProject) -> bool:
+def start_first_training(settings: Settings, project: ProjectSetup) -> bool:
     """Ask for the first training, unless there was one or nothing is labeled yet."""
     project_id = project.project_id
     if registry.last_round(_root(settings, project_id)) or not project.counts().annotations:

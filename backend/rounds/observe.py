@@ -13,7 +13,7 @@ from pathlib import Path
 
 from backend.base.labeling import LabelingProject, TaskReading
 from backend.base.settings import Settings
-from backend.labelstudio.client import CLOCK_SKEW
+from backend.labelstudio.project import CLOCK_SKEW
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds.decide import Policy, State
 from backend.store import registry

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from backend.asking.query import rank, resolve
 from backend.base.labeling import Prediction, Task
 from backend.base.progress import Progress
-from backend.labelstudio.client import OUR_DESCRIPTION
+from backend.labelstudio.project import OUR_DESCRIPTION
 from backend.rounds.candidates import find_candidates
 from backend.rounds.learning_curve import NO_MODEL, in_service
 from backend.rounds.loop import Loop

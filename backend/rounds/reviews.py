@@ -13,7 +13,8 @@ from backend.base.progress import Progress
 from backend.base.settings import Settings
 from backend.labelstudio import client as labelstudio
 from backend.labelstudio import task_data
-from backend.labelstudio.client import TITLE_LENGTH, LabelStudioProject
+from backend.labelstudio.client import TITLE_LENGTH
+from backend.labelstudio.project import LabelStudioProject
 from backend.people.label_errors import LikelyError, likely_errors
 from backend.rounds.labels import read_labels
 from backend.rounds.loop import Loop

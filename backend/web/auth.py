@@ -30,7 +30,7 @@ from backend.base.errors import (
     TightloopError,
 )
 from backend.base.settings import LOOPBACK_HOSTS, Settings
-from backend.labelstudio.client import SECRET_HEADER
+from backend.labelstudio.incoming import SECRET_HEADER
 from backend.web.backend_client import CONTROL_HEADER
 
 log = logging.getLogger(__name__)

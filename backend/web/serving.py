@@ -20,12 +20,9 @@ from backend.asking.query import confidence
 from backend.base.errors import SettingsError
 from backend.base.labeling import match_classes
 from backend.base.settings import Settings, load_settings
-from backend.labelstudio.client import (
-    parse_label_config,
-    prediction_result,
-    project_id_of,
-    read_webhook,
-)
+from backend.labelstudio.incoming import project_id_of, read_webhook
+from backend.labelstudio.label_config import parse_label_config
+from backend.labelstudio.rows import prediction_result
 from backend.queue.training_queue import TrainingQueue
 from backend.store import registry
 from backend.web.auth import MAX_BODY_BYTES, MAX_PREDICT_BYTES, Door, answer_errors
@@ -195,7 +192,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         if event.kind == "start_training":
             train_now(queue, event.project_id)
         else:
-            queue.hint(event.project_id, time.time(), event.answered)
+            queue.hint(event.project_id, time.time(), event.annotated)
         return jsonify(status="counted")
 
     buttons = own_buttons(settings, queue)

@@ -17,7 +17,7 @@ import httpx
 
 from backend.base.errors import LabelStudioError, ModelFolderError, TightloopError
 from backend.base.settings import Settings
-from backend.labelstudio.client import LabelStudioProject
+from backend.labelstudio.project import LabelStudioProject
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds.decide import Policy, decide
 from backend.rounds.observe import observe, policy_of, read_changes, read_everything_changed

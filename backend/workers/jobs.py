@@ -18,7 +18,7 @@ from backend.base.errors import ModelFolderError, TightloopError, TooFewLabelsEr
 from backend.base.labeling import LabelingProject
 from backend.base.progress import Progress, ProgressLines
 from backend.base.settings import Settings, load_settings
-from backend.labelstudio.client import LabelStudioProject
+from backend.labelstudio.project import LabelStudioProject
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds import batches, ordering, reviews, rounds
 from backend.rounds.decide import Policy, RankStep, State, Step, decide

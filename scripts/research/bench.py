@@ -30,10 +30,8 @@ from backend.base.command_line import CommandParser, run
 from backend.base.errors import TightloopError
 from backend.base.settings import Settings, load_settings
 from backend.base.strategy_names import STRATEGIES
-from backend.labelstudio.client import (
-    SECRET_HEADER,
-    label_config_xml,
-)
+from backend.labelstudio.incoming import SECRET_HEADER
+from backend.labelstudio.label_config import label_config_xml
 from backend.network import resnet
 from backend.network.inference import load_model, predict_probs
 from backend.store import registry

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import httpx
 import numpy as np
 
-from backend.labelstudio.client import SECRET_HEADER
+from backend.labelstudio.incoming import SECRET_HEADER
 from scripts.research.bench_backend import PROJECT, ROOT, USER, Backend
 from scripts.research.idle_connections import KINDS
 

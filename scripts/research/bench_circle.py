@@ -14,7 +14,8 @@ from typing import Any
 import httpx
 
 from backend.base.errors import LabelStudioError
-from backend.labelstudio.client import LabelStudioProject, prediction_result
+from backend.labelstudio.project import LabelStudioProject
+from backend.labelstudio.rows import prediction_result
 from backend.store import pool_scores, registry
 from scripts.research.bench_backend import tree_mb
 from scripts.research.bench_figure import Figure, say

@@ -10,7 +10,7 @@ from typing import Any
 
 from backend.base.labeling import Annotation, LabelConfig, NewTask, OpenTask, Task, TaskReading
 from backend.labelstudio import task_data
-from backend.labelstudio.client import prediction_result
+from backend.labelstudio.rows import prediction_result
 from scripts.research.oracle import OracleProject
 
 LONG_AGO = timedelta(days=1)

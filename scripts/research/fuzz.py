@@ -30,7 +30,7 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis.core.result import Ok
 
 from backend.base.command_line import CommandParser, run
-from backend.labelstudio.client import SECRET_HEADER
+from backend.labelstudio.incoming import SECRET_HEADER
 from backend.store import registry
 from backend.web.backend_client import CONTROL_HEADER
 from scripts.research.hostile_bodies import hostile_bodies

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from backend.labelstudio.client import label_config_xml
+from backend.labelstudio.label_config import label_config_xml
 
 ENTITY = '<!DOCTYPE v [<!ENTITY e "x">]>'
 BOMB = (

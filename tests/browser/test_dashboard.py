@@ -10,7 +10,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Locator, Page, expect
 
 from backend.images.pool import true_labels
-from backend.labelstudio.client import LabelStudioProject
+from backend.labelstudio.project import LabelStudioProject
 from tests.browser.conftest import NewPage, login_of_the_lead
 from tests.integration.conftest import Stack
 from tests.integration.people import Person, pool_of

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from backend.base.labeling import LabelConfig
-from backend.labelstudio.client import parse_label_config
+from backend.labelstudio.label_config import parse_label_config
 from tests.compose.conftest import Team
 from tests.integration.people import Person, log_in
 

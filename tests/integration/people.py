@@ -10,7 +10,7 @@ import httpx
 
 from backend.base.labeling import LabelConfig
 from backend.images.pool import Pool, open_pool
-from backend.labelstudio.client import prediction_result
+from backend.labelstudio.rows import prediction_result
 from backend.store import registry
 from tests.integration.conftest import Stack
 

@@ -14,7 +14,7 @@ import pytest
 
 from backend.base.labeling import LabelConfig
 from backend.images.pool import Pool, true_labels
-from backend.labelstudio.client import LabelStudioProject
+from backend.labelstudio.project import LabelStudioProject
 from tests.integration.conftest import Stack, running_stack
 from tests.integration.people import Person, pool_of, wait_for
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from backend.images.pool import true_labels
-from backend.labelstudio.client import parse_label_config
+from backend.labelstudio.label_config import parse_label_config
 from tests.integration.conftest import Stack, running_stack
 from tests.integration.earlier_release.rebuild import Rebuilt, rebuild, with_rebuilt_person
 from tests.integration.earlier_release.record import is_open, label_of, read_tasks

@@ -16,7 +16,7 @@ import pytest
 
 from backend.base.labeling import LabelConfig
 from backend.images.pool import true_labels
-from backend.labelstudio.client import LabelStudioProject
+from backend.labelstudio.project import LabelStudioProject
 from tests.integration.conftest import ROOT, Stack
 from tests.integration.people import Person, pool_of, wait_for
 

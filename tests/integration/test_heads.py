@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from backend.images.pool import true_labels
-from backend.labelstudio.client import LabelStudioProject
+from backend.labelstudio.project import LabelStudioProject
 from backend.store import pool_scores, registry
 from backend.store.version_meta import Meta, body_of
 from backend.workers import jobs

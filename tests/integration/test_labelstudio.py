@@ -21,21 +21,12 @@ from backend.asking.query import Candidates, select
 from backend.base.errors import LabelConfigError, LabelStudioError, ModelFolderError, TightloopError
 from backend.base.labeling import NewTask, Prediction, ProjectCounts
 from backend.base.settings import Settings
-from backend.labelstudio.client import (
-    FIRST_TAB,
-    LOOK_TAB,
-    SECRET_HEADER,
-    LabelStudioProject,
-    WebhookEvent,
-    authorization,
-    create_project,
-    find_project,
-    label_config_xml,
-    parse_label_config,
-    prediction_result,
-    project_id_of,
-    read_webhook,
-)
+from backend.labelstudio.client import authorization, create_project, find_project
+from backend.labelstudio.incoming import SECRET_HEADER, WebhookEvent, project_id_of, read_webhook
+from backend.labelstudio.label_config import label_config_xml, parse_label_config
+from backend.labelstudio.project import LabelStudioProject
+from backend.labelstudio.project_setup import FIRST_TAB, ORDER_TAB, ProjectSetup
+from backend.labelstudio.rows import prediction_result
 from backend.labelstudio.task_images import load_task_image
 from backend.store import registry
 from scripts.setup_project import open_project, set_up
@@ -64,10 +55,10 @@ def api(door: tuple[str, str]) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture
-def project(door: tuple[str, str], api: httpx.Client) -> Iterator[LabelStudioProject]:
+def project(door: tuple[str, str], api: httpx.Client) -> Iterator[ProjectSetup]:
     """A project of cats and dogs that the stack knows nothing of."""
     project_id = create_project(*door, title=TITLE, label_config=label_config_xml(["cat", "dog"]))
-    yield LabelStudioProject(*door, project_id)
+    yield ProjectSetup(*door, project_id)
     api.delete(f"/api/projects/{project_id}/").raise_for_status()
 
 
@@ -82,14 +73,14 @@ def new_task(
     return NewTask(image_id, data, prediction, label)
 
 
-def import_images(project: LabelStudioProject, *tasks: NewTask) -> dict[str, int]:
+def import_images(project: ProjectSetup, *tasks: NewTask) -> dict[str, int]:
     """The tasks' ids by image."""
     assert project.import_tasks(tasks) == len(tasks)
     return {task.image_id: task.task_id for task in project.tasks()}
 
 
 def answer(
-    api: httpx.Client, project: LabelStudioProject, task_id: int, label: str | None, **fields: Any
+    api: httpx.Client, project: ProjectSetup, task_id: int, label: str | None, **fields: Any
 ) -> int:
     """Submit an annotation; its id."""
     result = [] if label is None else prediction_result(project.label_config(), label)
@@ -97,7 +88,7 @@ def answer(
     return int(made.raise_for_status().json()["id"])
 
 
-def served_order(api: httpx.Client, project: LabelStudioProject, count: int) -> list[str]:
+def served_order(api: httpx.Client, project: ProjectSetup, count: int) -> list[str]:
     """The images that one person is asked, answering each."""
     asked = []
     for _ in range(count):
@@ -111,7 +102,7 @@ def served_order(api: httpx.Client, project: LabelStudioProject, count: int) -> 
 
 
 def test_a_task_is_open_until_somebody_submits_or_skips_it(
-    project: LabelStudioProject, api: httpx.Client
+    project: ProjectSetup, api: httpx.Client
 ) -> None:
     ids = import_images(
         project, *map(new_task, ["open", "submitted", "empty", "skipped", "reopened"])
@@ -127,7 +118,7 @@ def test_a_task_is_open_until_somebody_submits_or_skips_it(
 
 
 def test_open_tasks_are_those_that_nobody_answered_or_skipped(
-    project: LabelStudioProject, api: httpx.Client
+    project: ProjectSetup, api: httpx.Client
 ) -> None:
     ids = import_images(project, *(new_task(i) for i in "abc"), new_task("seed", label="dog"))
     answer(api, project, ids["a"], "cat")
@@ -138,7 +129,7 @@ def test_open_tasks_are_those_that_nobody_answered_or_skipped(
 
 
 def test_annotations_say_who_said_what_and_what_was_skipped_or_left_empty(
-    project: LabelStudioProject, api: httpx.Client
+    project: ProjectSetup, api: httpx.Client
 ) -> None:
     ids = import_images(project, *map(new_task, ["submitted", "empty", "skipped", "open"]))
     me = api.get("/api/current-user/whoami").raise_for_status().json()["id"]
@@ -159,7 +150,7 @@ def test_annotations_say_who_said_what_and_what_was_skipped_or_left_empty(
 
 
 def test_annotations_say_how_they_came_about_and_seeds_are_nobodys(
-    project: LabelStudioProject, api: httpx.Client
+    project: ProjectSetup, api: httpx.Client
 ) -> None:
     sound, broken = [0.25, 0.75], [0.25, 0.75, "much"]
     tasks = [
@@ -190,7 +181,7 @@ def test_annotations_say_how_they_came_about_and_seeds_are_nobodys(
 
 
 def test_a_task_that_is_asked_again_goes_to_another_person_until_that_one_has_answered(
-    project: LabelStudioProject, api: httpx.Client, door: tuple[str, str]
+    project: ProjectSetup, api: httpx.Client, door: tuple[str, str]
 ) -> None:
     url, token = door
     assert sign_up(url, invite_link(url, token), "second@example.org").status_code == 302
@@ -216,9 +207,7 @@ def test_a_task_that_is_asked_again_goes_to_another_person_until_that_one_has_an
     assert project.annotator_names()[second_id] == "second@example.org"
 
 
-def test_only_tasks_that_changed_are_read_again(
-    project: LabelStudioProject, api: httpx.Client
-) -> None:
+def test_only_tasks_that_changed_are_read_again(project: ProjectSetup, api: httpx.Client) -> None:
     ids = import_images(project, *map(new_task, ["untouched", "edited", "emptied"]))
     for image_id in ids:
         answer(api, project, ids[image_id], "cat")
@@ -236,7 +225,7 @@ def test_only_tasks_that_changed_are_read_again(
     }
 
 
-def test_seed_labels_are_imported_as_annotated_tasks(project: LabelStudioProject) -> None:
+def test_seed_labels_are_imported_as_annotated_tasks(project: ProjectSetup) -> None:
     import_images(project, new_task("seed", label="dog"), new_task("asked", guess(0.4)))
     [task] = project.open_tasks()
     assert (task.image_id, task.is_open) == ("asked", True)
@@ -246,14 +235,14 @@ def test_seed_labels_are_imported_as_annotated_tasks(project: LabelStudioProject
     assert project.counts() == ProjectCounts(tasks=2, annotations=1, skipped=0, open=1)
 
 
-def test_more_tasks_than_fit_on_one_page_are_all_read_once(project: LabelStudioProject) -> None:
+def test_more_tasks_than_fit_on_one_page_are_all_read_once(project: ProjectSetup) -> None:
     image_ids = [f"image {i}" for i in range(1001)]
     assert project.import_tasks([new_task(image_id) for image_id in image_ids]) == 1001
     assert [task.image_id for task in project.tasks()] == image_ids
     assert len(project.annotations()) == 1001
 
 
-def test_deleting_no_tasks_deletes_none(project: LabelStudioProject) -> None:
+def test_deleting_no_tasks_deletes_none(project: ProjectSetup) -> None:
     ids = import_images(project, new_task("kept"), new_task("deleted"))
     project.delete_tasks([])
     assert len(project.tasks()) == 2
@@ -262,7 +251,7 @@ def test_deleting_no_tasks_deletes_none(project: LabelStudioProject) -> None:
 
 
 def test_somebodys_own_task_without_our_data_is_read_too(
-    project: LabelStudioProject, api: httpx.Client
+    project: ProjectSetup, api: httpx.Client
 ) -> None:
     path = f"/api/projects/{project.project_id}/import"
     api.post(path, json=[{"data": {"image": "data:,"}}]).raise_for_status()
@@ -275,7 +264,7 @@ def test_somebodys_own_task_without_our_data_is_read_too(
 
 
 def test_people_get_the_least_confident_first_and_after_a_switch_the_new_order(
-    project: LabelStudioProject, api: httpx.Client
+    project: ProjectSetup, api: httpx.Client
 ) -> None:
     project.configure(is_blind=False)
     scores = {"a": 0.3, "b": 0.1, "c": 0.2, "d": 0.4}
@@ -300,7 +289,7 @@ def test_people_get_the_least_confident_first_and_after_a_switch_the_new_order(
 
 
 def test_people_get_a_diverse_set_in_turns_and_never_two_alike_in_a_row(
-    project: LabelStudioProject, api: httpx.Client
+    project: ProjectSetup, api: httpx.Client
 ) -> None:
     project.configure(is_blind=False)
     # Three scenes, four nearly identical images of each, all equally uncertain.
@@ -318,7 +307,7 @@ def test_people_get_a_diverse_set_in_turns_and_never_two_alike_in_a_row(
 
 
 def test_all_versions_of_a_tasks_predictions_are_known_so_that_none_is_imported_twice(
-    project: LabelStudioProject,
+    project: ProjectSetup,
 ) -> None:
     ids = import_images(project, new_task("a", guess(0.25)))
     for version in ("r0002", "r0003"):
@@ -327,7 +316,7 @@ def test_all_versions_of_a_tasks_predictions_are_known_so_that_none_is_imported_
 
 
 def test_a_prediction_carries_probability_and_confidence(
-    project: LabelStudioProject, api: httpx.Client
+    project: ProjectSetup, api: httpx.Client
 ) -> None:
     ids = import_images(project, new_task("a", guess(0.25, label="dog")))
     [kept] = api.get("/api/predictions/", params={"task": ids["a"]}).json()
@@ -336,7 +325,7 @@ def test_a_prediction_carries_probability_and_confidence(
 
 
 def test_predictions_for_a_task_that_is_gone_are_refused_and_none_is_kept(
-    project: LabelStudioProject,
+    project: ProjectSetup,
 ) -> None:
     ids = import_images(project, new_task("a"), new_task("gone"))
     project.delete_tasks([ids["gone"]])
@@ -346,14 +335,14 @@ def test_predictions_for_a_task_that_is_gone_are_refused_and_none_is_kept(
 
 
 def test_switching_to_a_version_without_predictions_is_an_error(
-    project: LabelStudioProject,
+    project: ProjectSetup,
 ) -> None:
     with pytest.raises(LabelStudioError, match="Model version"):
         project.switch_model_version("r0009")
 
 
 def test_labeling_blind_hides_guesses_and_keeps_the_order(
-    project: LabelStudioProject, api: httpx.Client
+    project: ProjectSetup, api: httpx.Client
 ) -> None:
     ids = import_images(project, *(new_task(i, guess(s)) for i, s in (("a", 0.2), ("b", 0.1))))
     project.configure(is_blind=False)
@@ -373,24 +362,24 @@ def test_labeling_blind_hides_guesses_and_keeps_the_order(
 # What people see
 
 
-def tabs(api: httpx.Client, project: LabelStudioProject) -> list[dict[str, Any]]:
+def tabs(api: httpx.Client, project: ProjectSetup) -> list[dict[str, Any]]:
     found = api.get("/api/dm/views/", params={"project": project.project_id})
     return list(found.raise_for_status().json())
 
 
 def test_a_second_tab_shows_todays_order_and_is_left_as_people_make_it(
-    project: LabelStudioProject, api: httpx.Client
+    project: ProjectSetup, api: httpx.Client
 ) -> None:
     ids = import_images(
         project, new_task("a", guess(0.1)), new_task("b", guess(0.2)), new_task("s", label="dog")
     )
     project.import_predictions({ids["a"]: guess(0.9, "r0002"), ids["b"]: guess(0.8, "r0002")})
     project.switch_model_version("r0002")
-    assert project.add_look_tab()
-    assert not project.add_look_tab()
+    assert project.add_order_tab()
+    assert not project.add_order_tab()
 
     first, look = tabs(api, project)  # people land in the first
-    assert [tab["data"]["title"] for tab in (first, look)] == [FIRST_TAB, LOOK_TAB]
+    assert [tab["data"]["title"] for tab in (first, look)] == [FIRST_TAB, ORDER_TAB]
     shown = api.get("/api/tasks/", params={"view": look["id"]}).raise_for_status().json()["tasks"]
     assert [task["data"]["image_id"] for task in shown] == ["b", "a"]
     hidden = look["data"]["hiddenColumns"]["explore"]
@@ -400,15 +389,15 @@ def test_a_second_tab_shows_todays_order_and_is_left_as_people_make_it(
     path = f"/api/dm/views/{look['id']}/"
     theirs = {**look["data"], "ordering": ["tasks:id"]}
     api.patch(path, json={"project": project.project_id, "data": theirs}).raise_for_status()
-    assert not project.add_look_tab()
+    assert not project.add_order_tab()
     assert tabs(api, project)[1]["data"]["ordering"] == ["tasks:id"]
     api.delete(path).raise_for_status()
-    assert project.add_look_tab()
-    assert [tab["data"]["title"] for tab in tabs(api, project)] == [FIRST_TAB, LOOK_TAB]
+    assert project.add_order_tab()
+    assert [tab["data"]["title"] for tab in tabs(api, project)] == [FIRST_TAB, ORDER_TAB]
 
 
 def test_description_and_instructions_are_ours_until_somebody_writes_others(
-    project: LabelStudioProject, api: httpx.Client
+    project: ProjectSetup, api: httpx.Client
 ) -> None:
     path = f"/api/projects/{project.project_id}/"
     html = "Press <b>Label All Tasks</b>.<br><br>\nIt's easy.\n"
@@ -433,7 +422,7 @@ def test_description_and_instructions_are_ours_until_somebody_writes_others(
 
 
 def test_another_label_config_keeps_order_and_tasks_that_lack_a_hint(
-    project: LabelStudioProject, api: httpx.Client
+    project: ProjectSetup, api: httpx.Client
 ) -> None:
     project.configure(is_blind=False)
     import_images(project, *(new_task(i, guess(s)) for i, s in (("a", 0.2), ("b", 0.1))))
@@ -449,7 +438,7 @@ def test_another_label_config_keeps_order_and_tasks_that_lack_a_hint(
 
 def test_a_wrong_token_names_the_setting(door: tuple[str, str]) -> None:
     with pytest.raises(LabelStudioError, match="LABEL_STUDIO_API_KEY"):
-        LabelStudioProject(door[0], "f" * 40, 1).title()
+        ProjectSetup(door[0], "f" * 40, 1).title()
 
 
 @pytest.fixture
@@ -464,9 +453,9 @@ def personal_token(api: httpx.Client) -> Iterator[str]:
 
 @pytest.mark.filterwarnings("ignore:The `parse_obj` method")  # the SDK's own
 def test_a_personal_token_serves_as_well_and_so_do_label_studios_own_images(
-    door: tuple[str, str], api: httpx.Client, project: LabelStudioProject, personal_token: str
+    door: tuple[str, str], api: httpx.Client, project: ProjectSetup, personal_token: str
 ) -> None:
-    mine = LabelStudioProject(door[0], personal_token, project.project_id)
+    mine = ProjectSetup(door[0], personal_token, project.project_id)
     assert mine.import_tasks([new_task("a")]) == 1
     assert mine.counts().tasks == 1
     assert authorization(door[0], personal_token).startswith("Bearer ")
@@ -566,7 +555,7 @@ def backends(api: httpx.Client, project: LabelStudioProject) -> list[dict[str, A
 
 
 def test_every_change_of_an_annotation_arrives_with_the_secret_and_is_understood(
-    project: LabelStudioProject, api: httpx.Client, receiver: Receiver
+    project: ProjectSetup, api: httpx.Client, receiver: Receiver
 ) -> None:
     project.connect_webhook(f"{receiver.url}/webhook", SECRET)
     ids = import_images(project, *map(new_task, ["a", "b", "c", "kept"]))
@@ -595,7 +584,7 @@ def test_every_change_of_an_annotation_arrives_with_the_secret_and_is_understood
 
 
 def test_the_webhook_is_there_once_however_often_and_by_whomever_it_was_made(
-    project: LabelStudioProject, api: httpx.Client, receiver: Receiver
+    project: ProjectSetup, api: httpx.Client, receiver: Receiver
 ) -> None:
     url = f"{receiver.url}/webhook"
     plain = {"project": project.project_id, "url": url, "send_for_all_actions": True}
@@ -616,7 +605,7 @@ def test_the_webhook_is_there_once_however_often_and_by_whomever_it_was_made(
 
 
 def test_the_ml_backend_is_connected_once_and_adds_no_webhook_of_its_own(
-    project: LabelStudioProject, api: httpx.Client, receiver: Receiver
+    project: ProjectSetup, api: httpx.Client, receiver: Receiver
 ) -> None:
     project.connect_webhook(f"{receiver.url}/webhook", SECRET)
     assert project.connect_backend(receiver.url, USER, PASSWORD)
@@ -629,7 +618,7 @@ def test_the_ml_backend_is_connected_once_and_adds_no_webhook_of_its_own(
 
 
 def test_a_new_password_or_address_replaces_the_connection(
-    project: LabelStudioProject, api: httpx.Client, receiver: Receiver
+    project: ProjectSetup, api: httpx.Client, receiver: Receiver
 ) -> None:
     project.connect_backend(receiver.url, USER, PASSWORD)
     receiver.password = "a new password"
@@ -640,7 +629,7 @@ def test_a_new_password_or_address_replaces_the_connection(
 
 
 def test_a_backend_that_is_down_or_refuses_the_password_leaves_nothing_behind(
-    project: LabelStudioProject, api: httpx.Client, receiver: Receiver
+    project: ProjectSetup, api: httpx.Client, receiver: Receiver
 ) -> None:
     with pytest.raises(LabelStudioError, match="BACKEND_URL"):
         project.connect_backend("http://127.0.0.1:1", USER, PASSWORD)
@@ -651,7 +640,7 @@ def test_a_backend_that_is_down_or_refuses_the_password_leaves_nothing_behind(
 
 
 def test_start_training_is_understood(
-    project: LabelStudioProject, api: httpx.Client, receiver: Receiver
+    project: ProjectSetup, api: httpx.Client, receiver: Receiver
 ) -> None:
     project.connect_backend(receiver.url, USER, PASSWORD)
     import_images(project, new_task("a", label="cat"))
@@ -666,7 +655,7 @@ def test_start_training_is_understood(
     "bad_answer", [[], {"result": [], "score": None, "model_version": "r0001"}]
 )
 def test_a_bad_image_costs_its_own_prediction_alone(
-    project: LabelStudioProject, api: httpx.Client, receiver: Receiver, bad_answer: Any
+    project: ProjectSetup, api: httpx.Client, receiver: Receiver, bad_answer: Any
 ) -> None:
     receiver.bad, receiver.bad_answer = {"bad"}, bad_answer
     project.connect_backend(receiver.url, USER, PASSWORD)
@@ -686,7 +675,7 @@ def test_a_bad_image_costs_its_own_prediction_alone(
 
 
 def test_a_project_is_found_by_its_id_then_by_its_exact_title(
-    door: tuple[str, str], project: LabelStudioProject
+    door: tuple[str, str], project: ProjectSetup
 ) -> None:
     assert find_project(*door, titles=["no such title"]) is None
     assert find_project(*door, titles=[TITLE.upper(), TITLE[:8]]) is None
@@ -698,7 +687,7 @@ def test_a_project_is_found_by_its_id_then_by_its_exact_title(
 def test_setting_up_again_changes_nothing(stack: Stack, api: httpx.Client) -> None:
     def state() -> Sequence[Any]:
         [project_id] = registry.known_projects(stack.settings.model_dir)
-        project = LabelStudioProject(str(api.base_url).rstrip("/"), _token(stack), project_id)
+        project = ProjectSetup(str(api.base_url).rstrip("/"), _token(stack), project_id)
         return (
             project_id,
             registry.read_record(registry.project_root(stack.settings.model_dir, project_id)),
@@ -716,7 +705,7 @@ def test_setting_up_again_changes_nothing(stack: Stack, api: httpx.Client) -> No
 
 
 def test_a_folder_of_another_label_studios_project_is_left_alone(
-    stack: Stack, tmp_path: Any, project: LabelStudioProject
+    stack: Stack, tmp_path: Any, project: ProjectSetup
 ) -> None:
     settings = _settings(stack, model_dir=tmp_path, project_title=TITLE)
     root = registry.project_root(tmp_path, project.project_id)
@@ -737,7 +726,7 @@ def test_a_folder_of_another_label_studios_project_is_left_alone(
 
 
 def test_a_project_whose_classes_are_not_the_pools_is_left_alone(
-    stack: Stack, tmp_path: Any, project: LabelStudioProject, api: httpx.Client
+    stack: Stack, tmp_path: Any, project: ProjectSetup, api: httpx.Client
 ) -> None:
     settings = _settings(stack, model_dir=tmp_path, project_title=TITLE, pool="digits")
     with pytest.raises(LabelConfigError, match=r"\(cat, dog\) do not match .*\(0, 1, 2"):
@@ -758,7 +747,7 @@ def test_what_auto_once_chose_sticks_with_its_notice(
         project_id=project_id,
         title=title,
         label_studio_url=door[0],
-        project_created_at=LabelStudioProject(*door, project_id).created_at(),
+        project_created_at=ProjectSetup(*door, project_id).created_at(),
         pool="digits",
         weights="none",
         seed=0,
@@ -781,7 +770,7 @@ def test_what_auto_once_chose_sticks_with_its_notice(
 def _config_xml(stack: Stack) -> str:
     project_id = stack.info["project_id"]
     url = stack.settings.label_studio_url
-    return LabelStudioProject(url, _token(stack), project_id).label_config_xml()
+    return ProjectSetup(url, _token(stack), project_id).label_config_xml()
 
 
 def test_hints_come_and_go_with_their_setting_and_never_with_blind(

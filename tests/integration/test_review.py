@@ -15,15 +15,12 @@ import pytest
 from backend.base.labeling import NewTask
 from backend.base.settings import Settings
 from backend.images.pool import Pool
-from backend.labelstudio.client import (
-    LabelStudioProject,
-    WebhookEvent,
-    create_project,
-    find_project,
-    label_config_xml,
-    prediction_result,
-    read_webhook,
-)
+from backend.labelstudio.client import create_project, find_project
+from backend.labelstudio.incoming import WebhookEvent, read_webhook
+from backend.labelstudio.label_config import label_config_xml
+from backend.labelstudio.project import LabelStudioProject
+from backend.labelstudio.project_setup import ProjectSetup
+from backend.labelstudio.rows import prediction_result
 from backend.queue.training_queue import TrainingQueue
 from backend.store import registry
 from backend.store.project_store import ProjectStore
@@ -66,11 +63,11 @@ def pool(stack: Stack) -> Pool:
 
 
 @pytest.fixture
-def project(door: tuple[str, str], api: httpx.Client, pool: Pool) -> Iterator[LabelStudioProject]:
+def project(door: tuple[str, str], api: httpx.Client, pool: Pool) -> Iterator[ProjectSetup]:
     """One person gave three images the first class. The model takes the second image for that, too,
     the first one rather for another class and the third surely.
     """
-    own = LabelStudioProject(
+    own = ProjectSetup(
         *door, create_project(*door, title=TITLE, label_config=label_config_xml(pool.classes))
     )
     others = [0.0] * (len(pool.classes) - 2)
@@ -254,7 +251,7 @@ def test_a_senior_persons_answer_becomes_ground_truth_in_their_name_and_their_la
     run_review: Callable[..., str],
     collect: Callable[[], None],
     settings: Settings,
-    project: LabelStudioProject,
+    project: ProjectSetup,
     pool: Pool,
     api: httpx.Client,
     senior: int,
@@ -284,7 +281,7 @@ def test_reviewing_settles_a_task_whose_second_opinion_nobody_gave_yet(
     run_review: Callable[..., str],
     collect: Callable[[], None],
     settings: Settings,
-    project: LabelStudioProject,
+    project: ProjectSetup,
     pool: Pool,
     api: httpx.Client,
     senior: int,

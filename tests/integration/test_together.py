@@ -15,7 +15,7 @@ import pytest
 
 from backend.base.labeling import LabelConfig
 from backend.images.pool import true_labels
-from backend.labelstudio.client import LabelStudioProject
+from backend.labelstudio.project import LabelStudioProject
 from backend.store import registry
 from tests.integration.conftest import Stack, running_stack
 from tests.integration.people import Person, invite_link, log_in, pool_of, sign_up, wait_for

@@ -17,7 +17,7 @@ from backend.base.errors import PoolError
 from backend.images import pool_folder
 from backend.images.pool import Pool, open_pool, true_labels
 from backend.images.pool_sources import image_id
-from backend.labelstudio.client import label_config_xml, parse_label_config
+from backend.labelstudio.label_config import label_config_xml, parse_label_config
 from tests.unit.images.test_pool import make_folder, save_image
 
 CAFE = os.fsdecode(b"caf\xe9")  # Latin-1

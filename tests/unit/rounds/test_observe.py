@@ -14,7 +14,7 @@ import pytest
 
 from backend.base.labeling import Annotation, NewTask, Task, TaskReading
 from backend.base.settings import load_settings
-from backend.labelstudio.client import CLOCK_SKEW
+from backend.labelstudio.project import CLOCK_SKEW
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds.decide import Policy, State, decide
 from backend.rounds.observe import (

@@ -13,7 +13,8 @@ from rq import Queue
 from backend.base.errors import LabelConfigError
 from backend.base.labeling import ProjectCounts
 from backend.base.settings import Settings, load_settings
-from backend.labelstudio.client import LabelStudioProject, label_config_xml
+from backend.labelstudio.label_config import label_config_xml
+from backend.labelstudio.project_setup import ProjectSetup
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds.decide import decide
 from backend.rounds.observe import observe, policy_of
@@ -71,7 +72,7 @@ def settings(tmp_path: Path, redis_server: RedisServer) -> Settings:
 
 
 def start(settings: Settings, annotations: int) -> bool:
-    return start_first_training(settings, cast(LabelStudioProject, Project(annotations)))
+    return start_first_training(settings, cast(ProjectSetup, Project(annotations)))
 
 
 def test_the_first_training_of_seed_labels_is_asked_for_once_and_outlives_a_lost_redis(

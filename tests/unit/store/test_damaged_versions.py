@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from backend.base.errors import BrokenVersionError
 from backend.base.settings import load_settings
-from backend.labelstudio.client import label_config_xml
+from backend.labelstudio.label_config import label_config_xml
 from backend.measures.evaluation import Evaluation
 from backend.measures.gate import Gate
 from backend.network import resnet

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis import Redis
 
 from backend.base.errors import LabelStudioError
-from backend.base.labeling import NewTask
+from backend.base.labeling import Annotation, NewTask, Task, TaskReading
 from backend.base.settings import load_settings
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds.observe import observe, read_everything_changed
@@ -310,3 +311,20 @@ def test_while_label_studio_is_away_nothing_that_was_learned_counts_as_new(
     monkeypatch.setattr(project, "read_tasks", is_away)
     tick(clock, NOON)
     assert observe(root, TrainingQueue(redis_server.url), PROJECT).n_new == 0
+
+
+@pytest.mark.parametrize("also", [{}, {"asked_probs": [0.5, 0.5]}], ids=["the first", "the last"])
+def test_annotations_that_an_earlier_release_kept_are_read_again(
+    tmp_path: Path, also: dict[str, Any]
+) -> None:
+    row = Annotation(7, 1, "i", 1, "cat", was_skipped=False, updated_at="2026-01-01T00:00:00Z")
+    kept = {"read_at": "2026-01-01T00:00:00Z", "tasks": {"1": [asdict(row) | also]}}
+    (tmp_path / "answers.json").write_text(json.dumps(kept))
+    store = ProjectStore(tmp_path)
+    store.record(trained_at=1.0)  # the first writing takes over what there is
+    assert (store.annotations(), store.tasks(), store.facts().read_at) == ({}, [], 0)
+    answered, waiting = (Task(i, "i", is_open=i == 2, awaits_second_opinion=False) for i in (1, 2))
+    readings = [TaskReading(answered, "2026", (row,), None), TaskReading(waiting, "2026", (), None)]
+    store.record_tasks(readings, 2.0)
+    assert store.annotations() == {1: [row]}
+    assert store.tasks() == [answered, waiting]

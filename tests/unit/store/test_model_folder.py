@@ -26,7 +26,8 @@ from hypothesis import strategies as st
 from backend.base.errors import ModelFolderError, TightloopError
 from backend.base.labeling import Annotation, Asked, Task, TaskReading
 from backend.base.settings import Settings, load_settings
-from backend.labelstudio.client import CLOCK_SKEW, label_config_xml
+from backend.labelstudio.label_config import label_config_xml
+from backend.labelstudio.project import CLOCK_SKEW
 from backend.store import pool_scores, pruning, registry
 from backend.store.annotator_figures import AnnotatorFigures
 from backend.store.open_image import OpenImage

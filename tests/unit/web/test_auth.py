@@ -13,7 +13,7 @@ from rq import Queue
 from werkzeug.datastructures import Headers
 
 from backend.base.settings import Settings, load_settings
-from backend.labelstudio.client import SECRET_HEADER
+from backend.labelstudio.incoming import SECRET_HEADER
 from backend.queue.own_jobs import QUEUES
 from backend.queue.training_queue import Hints, TrainingQueue
 from backend.store import registry

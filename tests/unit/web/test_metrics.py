@@ -16,7 +16,7 @@ from rq import SimpleWorker
 from rq.job import Job
 
 from backend.base.settings import Settings, load_settings
-from backend.labelstudio.client import SECRET_HEADER
+from backend.labelstudio.incoming import SECRET_HEADER
 from backend.measures.evaluation import Evaluation
 from backend.queue.training_queue import TrainingQueue
 from backend.store import registry

@@ -16,7 +16,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from backend.labelstudio.client import SECRET_HEADER, label_config_xml
+from backend.labelstudio.incoming import SECRET_HEADER
+from backend.labelstudio.label_config import label_config_xml
 from backend.web.server import REQUEST_DEADLINE_S
 from scripts.research.bench_backend import CLASSES, PROJECT, USER, Backend, running_backend
 from scripts.research.idle_connections import KINDS

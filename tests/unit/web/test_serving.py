@@ -20,7 +20,8 @@ from redis import Redis
 from rq import Queue
 
 from backend.base.settings import Settings, load_settings
-from backend.labelstudio.client import SECRET_HEADER, label_config_xml
+from backend.labelstudio.incoming import SECRET_HEADER
+from backend.labelstudio.label_config import label_config_xml
 from backend.network import resnet
 from backend.network.inference import load_model, predict_probs
 from backend.queue.training_queue import Hints, TrainingQueue

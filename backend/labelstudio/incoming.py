@@ -1,0 +1,78 @@
+"""Read what Label Studio sends us: webhooks, and the project that an ML backend request names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from backend.labelstudio import task_data
+
+SECRET_HEADER = "X-Tightloop-Secret"
+# The webhooks that we subscribe to, each with the list of what changed; None = a single change.
+CHANGED_LISTS: dict[str, str | None] = {
+    "ANNOTATION_CREATED": None,
+    "ANNOTATION_UPDATED": None,
+    "ANNOTATIONS_CREATED": "annotation",
+    "ANNOTATIONS_DELETED": "annotations",
+    "TASKS_DELETED": "tasks",
+}
+
+
+@dataclass(frozen=True)
+class WebhookEvent:
+    """What a webhook reports; an ignored one has project 0."""
+
+    kind: Literal["annotations", "start_training", "ignored"]
+    project_id: int
+    annotated: tuple[str, ...] = ()  # ids of the images that it says were annotated
+
+
+IGNORED = WebhookEvent("ignored", 0)
+
+
+def read_webhook(payload: object) -> WebhookEvent:
+    """Read a webhook's JSON; ValueError if it is malformed."""
+    if not isinstance(payload, Mapping):
+        raise ValueError("a webhook's body must be a JSON object")
+    action = payload.get("action")
+    if not isinstance(action, str):
+        raise ValueError("a webhook must name its action")
+    if action == "START_TRAINING":
+        return WebhookEvent("start_training", _read_project(payload))
+    if action not in CHANGED_LISTS:
+        return IGNORED
+    key = CHANGED_LISTS[action]
+    if key is not None:
+        changed = payload.get(key)
+        if not isinstance(changed, list):
+            raise ValueError(f"a webhook of {action} must list its {key}")
+        if not changed:
+            return IGNORED
+    return WebhookEvent("annotations", _read_project(payload), _read_image_ids(payload.get("task")))
+
+
+def project_id_of(project: object) -> int:
+    """Return the id in the `project` of a /setup or /predict request, "25.1795346887"; or raise
+    ValueError.
+    """
+    if not isinstance(project, str) or not re.fullmatch(r"[0-9]{1,18}(\.[0-9]*)?", project):
+        raise ValueError('project must look like "25.1795346887"')
+    return int(project.partition(".")[0])
+
+
+def _read_project(payload: Mapping[Any, Any]) -> int:
+    match payload:
+        case {"project": {"id": int(project_id)}} if 0 < project_id < 2**63 and not (
+            isinstance(project_id, bool)
+        ):
+            return project_id
+    raise ValueError("a webhook must carry its project's id: create it with send_payload")
+
+
+def _read_image_ids(task: object) -> tuple[str, ...]:
+    """Return the images of the one task or several that a webhook carries, if any."""
+    tasks = task if isinstance(task, list) else [task]
+    found = [task_data.read_image_id(t.get("data")) for t in tasks if isinstance(t, Mapping)]
+    return tuple(filter(None, found))

@@ -1,0 +1,85 @@
+"""Write our label config and read any project's: one Image, and one Choices that labels it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from xml.etree.ElementTree import ParseError
+from xml.sax.saxutils import quoteattr
+
+from defusedxml.ElementTree import fromstring
+
+from backend.base.errors import LabelConfigError
+from backend.base.labeling import LabelConfig
+
+HOTKEYS = "1234567890"
+ONE_COLUMN = 20  # choices; with more, annotators would have to scroll
+HINT = '\n    <Header value="$hint" style="margin: 8px 0; font-size: 14px; line-height: 20px"/>'
+
+
+def label_config_xml(classes: Sequence[str], *, has_hint: bool = False) -> str:
+    """Return a label config: the image 400 px wide, and beside it the choices with hotkeys 1-9, 0.
+
+    With `has_hint`, the task's text about the model's guess is shown below the image.
+    """
+    choices = "\n".join(
+        f"      <Choice value={quoteattr(name)}"
+        + (f' hotkey="{HOTKEYS[i]}"' if i < len(HOTKEYS) else "")
+        + "/>"
+        for i, name in enumerate(classes)
+    )
+    style, columns = "", ""
+    if len(classes) > ONE_COLUMN:
+        style = "\n  <Style>.lsf-choice { break-inside: avoid; overflow-wrap: anywhere }</Style>"
+        columns = "; columns: 160px; column-fill: auto; max-height: 600px"
+    # Without a size, a 32 px image is enlarged until it pushes the choices off the screen.
+    return f"""<View style="display: flex; gap: 32px; align-items: flex-start">{style}
+  <View style="flex: 0 0 400px">
+    <Image name="image" value="$image" smoothing="false" width="400px" maxWidth="400px" \
+maxHeight="400px" zoom="false" zoomControl="false" rotateControl="false"/>{HINT if has_hint else ""}
+  </View>
+  <View style="flex: 1{columns}">
+    <Choices name="label" toName="image" choice="single-radio" required="true" showInline="false">
+{choices}
+    </Choices>
+  </View>
+</View>
+"""
+
+
+def is_our_label_config(xml: str) -> bool:
+    """Tell whether `label_config_xml` wrote this label config and nobody has edited it."""
+    choices = parse_label_config(xml).choices
+    ours = (label_config_xml(choices, has_hint=has_hint) for has_hint in (False, True))
+    return xml.strip() in {text.strip() for text in ours}
+
+
+def parse_label_config(xml: str) -> LabelConfig:
+    """Read names and choices; LabelConfigError unless it has one Image and one single Choices."""
+    try:
+        tags = list(fromstring(xml, forbid_dtd=True).iter())
+    except (ParseError, ValueError, LookupError) as error:  # a DTD, an unknown encoding
+        raise LabelConfigError(f"the label config is not XML ({error})") from None
+    images = [tag for tag in tags if tag.tag.lower() == "image"]
+    controls = [tag for tag in tags if tag.tag.lower() == "choices"]
+    if len(images) != 1 or len(controls) != 1:
+        raise LabelConfigError(
+            f"the label config has {len(images)} Image and {len(controls)} Choices: "
+            "it must have exactly one of each"
+        )
+    image, control = images[0], controls[0]
+    if control.get("choice", "single") not in ("single", "single-radio"):
+        raise LabelConfigError('the label config\'s Choices must have choice="single-radio"')
+    from_name, to_name, value = control.get("name"), image.get("name"), image.get("value", "")
+    if not from_name or not to_name or control.get("toName") != to_name:
+        raise LabelConfigError("the label config's Choices must name the Image in toName")
+    if not re.fullmatch(r"\$.+", value):
+        raise LabelConfigError('the label config\'s Image must have value="$image", or another key')
+    choices = tuple(
+        choice.get("alias") or choice.get("value") or ""  # the alias is what annotations carry
+        for choice in control.iter()
+        if choice.tag.lower() == "choice"
+    )
+    if not all(choices) or len(choices) < 2:
+        raise LabelConfigError("the label config's Choices must hold at least two, with values")
+    return LabelConfig(from_name, to_name, image_key=value[1:], choices=choices)

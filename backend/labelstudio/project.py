@@ -1,0 +1,276 @@
+"""Read and change one project in Label Studio: its tasks, annotations and predictions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from backend.base.errors import LabelStudioError
+from backend.base.labeling import (
+    DELETED,
+    Annotation,
+    LabelConfig,
+    NewTask,
+    OpenTask,
+    Prediction,
+    ProjectCounts,
+    Task,
+    TaskReading,
+)
+from backend.labelstudio import rows
+from backend.labelstudio.client import LabelStudio
+from backend.labelstudio.label_config import parse_label_config
+
+IMPORT_CHUNK = 500
+PAGE_SIZE = 500
+OUR_DESCRIPTION = "Tightloop, round"  # how a project description of ours begins
+# To read what changed since a moment, begin this much earlier: clocks differ.
+CLOCK_SKEW = timedelta(seconds=10)
+# The parts of a task, and the names of their counts in the response to an import.
+IMPORT_COUNTS = {
+    "data": "task_count",
+    "annotations": "annotation_count",
+    "predictions": "prediction_count",
+}
+
+
+def task_filter(column: str, operator: str, kind: str, value: Any) -> dict[str, Any]:
+    """Return a filter of the Data Manager."""
+    return {"filter": f"filter:tasks:{column}", "operator": operator, "type": kind, "value": value}
+
+
+UNANNOTATED = [
+    task_filter(column, "equal", "Number", 0)
+    for column in ("total_annotations", "cancelled_annotations")
+]
+ANNOTATED = task_filter("total_annotations", "greater", "Number", 0)
+UNFINISHED = task_filter("completed_at", "empty", "Datetime", True)
+
+
+class LabelStudioProject:
+    """One project of one Label Studio. Methods raise LabelStudioError, which says what to do."""
+
+    def __init__(self, url: str, api_key: str, project_id: int) -> None:
+        self.project_id = project_id
+        self._server = LabelStudio(url, api_key)
+        self._path = f"api/projects/{project_id}/"
+        self._label_config: LabelConfig | None = None
+
+    def title(self) -> str:
+        """Return the project's title."""
+        return str(self._read()["title"])
+
+    def created_at(self) -> str:
+        """Return when it was created: tells it from another Label Studio's project of this id."""
+        return str(self._read()["created_at"])
+
+    def label_config(self) -> LabelConfig:
+        """Return the label config, read once per object; LabelConfigError if we cannot use it."""
+        if self._label_config is None:
+            self._label_config = parse_label_config(self.label_config_xml())
+        return self._label_config
+
+    def label_config_xml(self) -> str:
+        """Return the label config as Label Studio stores it."""
+        return str(self._read()["label_config"])
+
+    def set_description(self, text: str) -> bool:
+        """Set the project's description, unless people wrote their own; return if it changed."""
+        now = str(self._read()["description"] or "")
+        if now == text or (now and not now.startswith(OUR_DESCRIPTION)):
+            return False
+        self._change(description=text)
+        return True
+
+    def annotator_names(self) -> dict[int, str]:
+        """Return the names of all users, by id."""
+        return {
+            user["id"]: f"{user['first_name']} {user['last_name']}".strip() or user["email"]
+            for user in self._server.request("GET", "api/users/")
+        }
+
+    # Tasks
+
+    def counts(self) -> ProjectCounts:
+        """Count tasks and annotations, in three cheap requests."""
+        found = self._server.request("GET", "api/projects/counts/", params={"ids": self.project_id})
+        if not found["results"]:
+            raise LabelStudioError(
+                f"Label Studio at {self._server.url} has no project {self.project_id}: "
+                "run `python -m scripts.setup_project`"
+            )
+        counts = found["results"][0]
+        return ProjectCounts(
+            tasks=counts["task_number"],
+            annotations=counts["total_annotations_number"],
+            skipped=counts["skipped_annotations_number"],
+            open=self._count(UNANNOTATED),
+            awaiting_second_opinion=self._count([UNFINISHED, ANNOTATED]),
+        )
+
+    def n_tasks(self) -> int:
+        """Count the project's tasks, in one cheap request."""
+        return self._count([])
+
+    def tasks(self) -> list[Task]:
+        """Return all tasks, oldest first."""
+        return [rows.read_task(task) for task in self._pages(rows.TASK_COLUMNS)]
+
+    def image_ids(self) -> set[str]:
+        """Return the images of all tasks, open or not."""
+        return {task.image_id for task in self.tasks()} - {""}
+
+    def read_tasks(self, changed_after: datetime | None = None) -> Iterator[TaskReading]:
+        """Yield all tasks with their annotations, or only those that changed after a moment.
+
+        New tasks and tasks that lost an annotation count as changed; deleted tasks are not seen.
+        The moment is by Label Studio's clock: begin CLOCK_SKEW before the last reading.
+        """
+        filters = []
+        if changed_after is not None:
+            moment = changed_after.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+            filters = [task_filter("updated_at", "greater", "Datetime", moment)]
+        yield from map(rows.read_task_reading, self._pages(rows.ANNOTATION_COLUMNS, filters))
+
+    def open_tasks(self) -> list[OpenTask]:
+        """Return the tasks that wait for a first or a further annotation, oldest first."""
+        found = [
+            OpenTask(**vars(rows.read_task(task)), versions=rows.read_versions(task))
+            for task in self._pages(rows.OPEN_TASK_COLUMNS, [UNFINISHED])
+        ]
+        return [task for task in found if task.is_open or task.awaits_second_opinion]
+
+    def reopen(self, task_id: int, n_annotators: int) -> None:
+        """Reopen a finished task until `n_annotators` in all have annotated it; ignore one that is
+        gone.
+        """
+        changes = {"overlap": n_annotators, "is_labeled": False}
+        self._server.request("PATCH", f"api/tasks/{task_id}/", json=changes, may_be_gone=True)
+
+    def import_tasks(self, new_tasks: Sequence[NewTask]) -> int:
+        """Create tasks, each with its prediction or label; return their number."""
+        if not new_tasks:
+            return 0
+        config = self.label_config()
+        for chunk in _chunks([rows.write_task(config, task) for task in new_tasks]):
+            created = self._server.request("POST", f"{self._path}import", json=chunk)
+            for part, count in IMPORT_COUNTS.items():
+                self._check_count(part, sum(part in task for task in chunk), created.get(count))
+        return len(new_tasks)
+
+    def delete_tasks(self, task_ids: Sequence[int]) -> None:
+        """Delete tasks with everything in them; ignore those that are gone."""
+        if not task_ids:  # Label Studio takes an empty list for all tasks
+            return
+        self._server.request(
+            "POST",
+            "api/dm/actions/",
+            params={"id": "delete_tasks", "project": self.project_id},
+            json={"selectedItems": {"all": False, "included": list(task_ids)}},
+        )
+
+    # Annotations
+
+    def annotations(self) -> dict[int, list[Annotation]]:
+        """Return all annotations by task."""
+        return {task.task.task_id: list(task.annotations) for task in self.read_tasks()}
+
+    def annotations_of(self, image_id: str) -> dict[int, list[Annotation]]:
+        """Return the annotations of one image, by the tasks that show it."""
+        pages = self._pages(
+            rows.ANNOTATION_COLUMNS, [task_filter("data.image_id", "equal", "String", image_id)]
+        )
+        return {task["id"]: rows.read_annotations(task) for task in pages}
+
+    def add_ground_truth(self, task_id: int, label: str, annotator: int | None) -> None:
+        """Annotate a task in an annotator's name, or in ours if that account was deleted, and make
+        this annotation its only ground truth.
+        """
+        body: dict[str, Any] = {
+            "result": rows.prediction_result(self.label_config(), label),
+            "ground_truth": True,
+        }
+        if annotator not in (None, DELETED):
+            body["completed_by"] = annotator
+        self._server.request("POST", f"api/tasks/{task_id}/annotations/", json=body)
+
+    # Predictions
+
+    def import_predictions(self, by_task_id: Mapping[int, Prediction]) -> int:
+        """Add a prediction to each of these tasks; return their number.
+
+        Not idempotent: leave out tasks whose `versions` already name the version. One task that is
+        gone makes Label Studio refuse the whole chunk: read the tasks again and repeat.
+        """
+        if not by_task_id:
+            return 0
+        config = self.label_config()
+        for chunk in _chunks(
+            [{"task": i, **rows.write_prediction(config, p)} for i, p in by_task_id.items()]
+        ):
+            created = self._server.request("POST", f"{self._path}import/predictions", json=chunk)
+            self._check_count("predictions", len(chunk), created.get("created"))
+        return len(by_task_id)
+
+    def model_version(self) -> str:
+        """Return the model version whose predictions order the tasks, or ""."""
+        return str(self._read()["model_version"] or "")
+
+    def switch_model_version(self, version: str) -> None:
+        """Order the tasks by this version's predictions; LabelStudioError if it has none."""
+        self._change(model_version=version)
+
+    def model_versions(self) -> list[str]:
+        """Return the model versions of all predictions."""
+        found = self._server.request("GET", f"{self._path}model-versions/")
+        # Label Studio lists the current version even if it has no predictions, with a count of 0.
+        return [version for version, count in found.items() if count]
+
+    def delete_predictions(self, version: str) -> None:
+        """Delete all predictions of a version, if any."""
+        self._server.request(
+            "DELETE", f"{self._path}model-versions/", json={"model_version": version}
+        )
+
+    def _read(self) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = self._server.request("GET", self._path)
+        return found
+
+    def _change(self, **fields: Any) -> None:
+        self._server.request("PATCH", self._path, json=fields)
+
+    def _pages(
+        self, include: str, filters: Sequence[Mapping[str, Any]] = ()
+    ) -> Iterator[Mapping[str, Any]]:
+        """Yield tasks by id; each page begins after the last id, so that deletions shift none."""
+        last_id = 0
+        while True:
+            later = task_filter("id", "greater", "Number", last_id)
+            body = self._page([later, *filters], include=include, fields="all", page_size=PAGE_SIZE)
+            page = body["tasks"]
+            yield from page
+            if len(page) >= body["total"] or not page:
+                return
+            last_id = page[-1]["id"]
+
+    def _page(self, filters: Sequence[Mapping[str, Any]], **params: Any) -> Mapping[str, Any]:
+        query = {"filters": {"conjunction": "and", "items": filters}, "ordering": ["tasks:id"]}
+        params |= {"project": self.project_id, "query": json.dumps(query)}
+        body: Mapping[str, Any] = self._server.request("GET", "api/tasks/", params=params)
+        return body
+
+    def _count(self, filters: Sequence[Mapping[str, Any]]) -> int:
+        return int(self._page(filters, include="id", page_size=1)["total"])
+
+    def _check_count(self, what: str, sent: int, kept: int | None) -> None:
+        if kept != sent:
+            raise LabelStudioError(
+                f"Label Studio at {self._server.url} kept {kept} of {sent} {what}: "
+                "check that the label config has not changed, and try again"
+            )
+
+
+def _chunks(sent: Sequence[dict[str, Any]]) -> Iterator[Sequence[dict[str, Any]]]:
+    return (sent[i : i + IMPORT_CHUNK] for i in range(0, len(sent), IMPORT_CHUNK))

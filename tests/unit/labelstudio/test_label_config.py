@@ -1,0 +1,103 @@
+"""Label configs: the one that we write, and those that we can or cannot use."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backend.base.errors import LabelConfigError
+from backend.base.labeling import LabelConfig
+from backend.labelstudio.label_config import (
+    is_our_label_config,
+    label_config_xml,
+    parse_label_config,
+)
+
+IMAGE = '<Image name="image" value="$image"/>'
+CHOICE = '<Choice value="cat"/><Choice value="dog"/>'
+CHOICES = f'<Choices name="label" toName="image" choice="single-radio">{CHOICE}</Choices>'
+
+
+def config(*tags: str) -> str:
+    return f"<View>{''.join(tags)}</View>"
+
+
+def test_a_label_config_gives_names_key_and_choices() -> None:
+    xml = config('<Image name="pic" value="$photo"/>', CHOICES.replace('"image"', '"pic"'))
+    assert parse_label_config(xml) == LabelConfig("label", "pic", "photo", ("cat", "dog"))
+
+
+def test_choices_without_a_kind_are_single_choice_as_in_label_studio() -> None:
+    xml = config(IMAGE, CHOICES.replace(' choice="single-radio"', ""))
+    assert parse_label_config(xml).choices == ("cat", "dog")
+
+
+def test_a_choice_goes_by_its_alias_as_in_annotations() -> None:
+    xml = config(IMAGE, CHOICES.replace('value="cat"', 'value="Cat (any)" alias="cat"'))
+    assert parse_label_config(xml).choices == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    ("xml", "complaint"),
+    [
+        ("", "not XML"),
+        ("<View", "not XML"),
+        ("<View/>", "0 Image and 0 Choices"),
+        (config(IMAGE, IMAGE, CHOICES), "2 Image and 1 Choices"),
+        (config(IMAGE, CHOICES, CHOICES), "1 Image and 2 Choices"),
+        (config(IMAGE, CHOICES.replace("single-radio", "multiple")), "single-radio"),
+        (config(IMAGE, CHOICES.replace('toName="image"', 'toName="text"')), "toName"),
+        (config(IMAGE.replace("$image", "image"), CHOICES), "value"),
+        (config(IMAGE, CHOICES.replace(CHOICE, "")), "at least two"),
+        (config(IMAGE, CHOICES.replace('value="cat"', "")), "at least two"),
+    ],
+)
+def test_a_label_config_that_we_cannot_use_is_refused_with_the_reason(
+    xml: str, complaint: str
+) -> None:
+    with pytest.raises(LabelConfigError, match=complaint):
+        parse_label_config(xml)
+
+
+# What XML 1.0 can carry in an attribute without changing it.
+class_names = st.text(
+    st.characters(exclude_categories=("Cs", "Cc", "Cn", "Co")), min_size=1, max_size=20
+)
+
+
+@given(st.lists(class_names, min_size=2, max_size=15, unique=True))
+def test_our_label_config_carries_any_class_names(names: list[str]) -> None:
+    assert parse_label_config(label_config_xml(names)) == LabelConfig(
+        "label", "image", "image", tuple(names)
+    )
+
+
+def test_the_first_ten_choices_have_the_hotkeys_1_to_9_and_0() -> None:
+    xml = label_config_xml([f"class {i}" for i in range(12)])
+    assert '<Choice value="class 0" hotkey="1"/>' in xml
+    assert '<Choice value="class 9" hotkey="0"/>' in xml
+    assert '<Choice value="class 10"/>' in xml
+
+
+def test_the_hint_comes_from_the_task_and_changes_nothing_else() -> None:
+    plain, hinting = (label_config_xml(["cat", "dog"], has_hint=h) for h in (False, True))
+    assert "$hint" not in plain
+    assert hinting.count('<Header value="$hint"') == 1
+    assert parse_label_config(hinting) == parse_label_config(plain)
+
+
+def test_many_choices_are_laid_out_in_columns() -> None:
+    assert "columns" not in label_config_xml([f"class {i}" for i in range(20)])
+    many = label_config_xml([f"class {i}" for i in range(21)])
+    assert "columns: 160px" in many
+    assert len(parse_label_config(many).choices) == 21
+
+
+def test_our_label_config_is_recognised_until_it_is_edited() -> None:
+    for count in (2, 30):
+        for has_hint in (False, True):
+            xml = label_config_xml([f"a < {i}" for i in range(count)], has_hint=has_hint)
+            assert is_our_label_config(xml.strip())  # Label Studio strips it
+            assert not is_our_label_config(xml.replace("400px", "300px"))
+    assert not is_our_label_config(config(IMAGE, CHOICES))

@@ -1,0 +1,28 @@
+"""Predictions as Label Studio takes them."""
+
+from __future__ import annotations
+
+import pytest
+
+from backend.base.errors import LabelConfigError
+from backend.base.labeling import LabelConfig
+from backend.labelstudio.rows import prediction_result
+
+CONFIG = LabelConfig("label", "image", "image", ("cat", "dog"))
+
+
+def test_a_prediction_names_the_tags_of_the_label_config() -> None:
+    assert prediction_result(CONFIG, "cat", 0.5) == [
+        {
+            "from_name": "label",
+            "to_name": "image",
+            "type": "choices",
+            "value": {"choices": ["cat"]},
+            "score": 0.5,
+        }
+    ]
+
+
+def test_a_prediction_of_a_class_outside_the_label_config_is_refused() -> None:
+    with pytest.raises(LabelConfigError, match="'frog'"):
+        prediction_result(CONFIG, "frog")
