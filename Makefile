@@ -35,9 +35,9 @@ restore:  ## such a file into an empty compose stack: make restore FROM=backups/
 	@test -n "$(FROM)" || { echo "say which: make restore FROM=backups/….tar"; exit 1; }
 	@$(PYTHON) -m scripts.backup --restore "$(FROM)"
 
-# Two at a time, file by file in this order: much of the time the first ones wait for their services.
+# More processes than cores, in this order: much of the time the first files wait for their services.
 test: install  ## all tests, with real services
-	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term
+	.venv/bin/python -m pytest -n 4 --dist loadgroup --no-loadscope-reorder --cov --cov-report=term
 
 browser: install  ## the tests in a real browser alone; pictures of what was seen: var/browser/
 	.venv/bin/python -m pytest tests/browser -v

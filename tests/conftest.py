@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,8 @@ from pathlib import Path
 import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError as NoConnection
+
+from tests.patience import PATIENCE_S, wait_for
 
 # Read when torch is loaded, which is later. Tests train on a few small images, where a second
 # thread costs more than it brings as soon as anything else runs beside them.
@@ -41,23 +42,23 @@ class RedisServer:
             [REDIS_EXECUTABLE, "--port", "0", "--unixsocket", self.folder / "redis.sock",
              "--dir", self.folder, "--save", "", "--logfile", self.folder / "redis.log"]
         )  # fmt: skip
-        for _ in range(200):
-            try:
-                self._send("PING")
-            except NoConnection:
-                time.sleep(0.05)
-            else:
-                return
-        pytest.fail((self.folder / "redis.log").read_text())
+        wait_for(self._answers, "Redis", every_s=0.05, show=(self.folder / "redis.log").read_text)
 
     def stop(self) -> None:
         if self.process is not None:
             self.process.terminate()
-            self.process.wait(10)
+            self.process.wait(PATIENCE_S)
             self.process = None
 
     def flush(self) -> None:
         self._send("FLUSHALL")
+
+    def _answers(self) -> bool:
+        try:
+            self._send("PING")
+        except NoConnection:
+            return False
+        return True
 
     def _send(self, command: str) -> None:
         with Redis.from_url(self.url) as connection:
@@ -79,3 +80,13 @@ def redis_server(_redis: RedisServer) -> RedisServer:
     _redis.start()
     _redis.flush()
     return _redis
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep a file's tests on one of the processes that share the work, and all browser tests: they
+    share a stack, whose first training takes two minutes.
+    """
+    for item in items:
+        path = item.path.relative_to(item.config.rootpath)
+        group = path.parent if path.parent.name == "browser" else path
+        item.add_marker(pytest.mark.xdist_group(str(group)))

@@ -14,12 +14,13 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from scripts.research.bench_dashboard import CHROMIUM
 from tests.integration.conftest import ROOT, Stack, pytest_runtest_makereport, running_stack
 from tests.integration.people import PASSWORD, invite_link
+from tests.patience import PATIENCE_S
 
 __all__ = ["pytest_runtest_makereport"]
 
 PICTURES = ROOT / "var/browser"
 LAPTOP = {"width": 1366, "height": 768}
-PATIENCE_MS = 60_000
+PATIENCE_MS = 1000 * PATIENCE_S
 
 NewPage = Callable[..., Page]
 

@@ -13,7 +13,8 @@ from backend.labelstudio.label_config import HOTKEYS
 from backend.labelstudio.project import LabelStudioProject
 from tests.browser.conftest import LAPTOP, NewPage, login_of_the_lead, sign_up
 from tests.integration.conftest import Stack
-from tests.integration.people import Person, pool_of, wait_for
+from tests.integration.people import Person, pool_of
+from tests.patience import wait_for
 
 WIDE = {"width": 1400, "height": 900}
 TASK = ".lsf-current-task__task-id"
@@ -155,7 +156,6 @@ def test_a_batch_by_hotkeys_is_seen_to_be_learned_and_a_roll_back_to_change_the_
     next_images = lead.locator("#next img")
     wait_for(
         lambda: asked & set(next_images.evaluate_all("all => all.map(img => img.alt)")),
-        30,
         "images of the new batch",
     )
     expect(lead.locator("#people")).to_contain_text("joan@example.org")
@@ -163,7 +163,7 @@ def test_a_batch_by_hotkeys_is_seen_to_be_learned_and_a_roll_back_to_change_the_
     lead.on("dialog", lambda dialog: dialog.accept())
     lead.get_by_role("button", name=f"Roll back: {first}").click()
     expect(lead.locator("#now .lead")).to_contain_text(f"{first} in service")
-    wait_for(lambda: project.model_version() == first, 60, "Label Studio's order")
+    wait_for(lambda: project.model_version() == first, "Label Studio's order")
     order = scores_of(team, first)
     assert order != scores_of(team, second)
     joan.goto(team.info["project_url"])

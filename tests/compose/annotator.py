@@ -13,8 +13,7 @@ from backend.base.labeling import LabelConfig
 from backend.labelstudio.label_config import parse_label_config
 from tests.compose.conftest import Team
 from tests.integration.people import Person, log_in
-
-PATIENCE_S = 180
+from tests.patience import PATIENCE_S
 
 
 class Annotator(Person):

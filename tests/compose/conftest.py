@@ -19,7 +19,7 @@ import pytest
 from scripts.docker import DockerError, compose_command, docker
 from scripts.env_file import IMAGE, read_env
 from scripts.research.bench_backend import free_ports
-from tests.integration.people import wait_for
+from tests.patience import PATIENCE_S, wait_for
 
 ROOT = Path(__file__).parents[2]
 OURS = ("backend", "dashboard", "trainer-cpu", "ranker", "clock")
@@ -110,13 +110,12 @@ class Team:
         for service in services:
             wait_for(
                 lambda: self.inspect(service)["State"]["Health"]["Status"] == "healthy",  # noqa: B023
-                180,
                 f"{service} healthy",
             )
 
     def status(self, project_id: int = 1) -> dict[str, Any]:
         """What GET /status says about a project, as asked from outside."""
-        answer = httpx.get(f"{self.dashboard_url}/status", auth=self.lead, timeout=30)
+        answer = httpx.get(f"{self.dashboard_url}/status", auth=self.lead, timeout=PATIENCE_S)
         projects = answer.raise_for_status().json()["projects"]
         return dict(next(p for p in projects if p["project_id"] == project_id))
 

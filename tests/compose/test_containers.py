@@ -15,7 +15,7 @@ from scripts.docker import compose_command, docker
 from scripts.env_file import MAKERS
 from tests.compose.conftest import SERVICES, Team
 from tests.compose_rules import SECRETS_OF
-from tests.integration.people import wait_for
+from tests.patience import PATIENCE_S, wait_for
 
 # Commands that change something, or tell of more than our keys.
 REFUSED = (
@@ -103,16 +103,14 @@ def press(team: Team, button: str, **form: str) -> httpx.Response:
         f"{team.dashboard_url}/dashboard/{button}",
         data={"project": "1", **form},
         auth=team.lead,
-        timeout=60,
+        timeout=PATIENCE_S,
     )
 
 
 def test_the_published_buttons_train_and_roll_back_through_the_backend(team: Team) -> None:
-    wait_for(lambda: team.status()["version"], 240, "the first version", every_s=1)
+    wait_for(lambda: team.status()["version"], "the first version", every_s=1)
     assert press(team, "train").status_code == 303
-    wait_for(
-        lambda: (s := team.status())["round"] == 2 and not s["jobs"], 240, "round 2", every_s=1
-    )
+    wait_for(lambda: (s := team.status())["round"] == 2 and not s["jobs"], "round 2", every_s=1)
     newest = team.status()["version"]
     assert press(team, "promote", version="r0001").status_code == 303
     assert team.status()["version"] == "r0001"

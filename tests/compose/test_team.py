@@ -31,7 +31,8 @@ from scripts.env_file import IMAGE, MAKERS
 from tests.compose.annotator import Annotator
 from tests.compose.conftest import OURS, REPORT, SERVICES, SMALL, Team, clone
 from tests.compose_rules import breaches
-from tests.integration.people import Person, invite_link, sign_up, wait_for
+from tests.integration.people import Person, invite_link, sign_up
+from tests.patience import wait_for
 
 EMAILS = ("ada@example.org", "grace@example.org")
 BATCH = int(SMALL["BATCH_SIZE"])
@@ -89,7 +90,7 @@ def wait_for_round(team: Team, number: int) -> dict[str, Any]:
         is_done = status["round"] >= number and status["version"]
         return status if is_done and not status["jobs"] else None
 
-    return wait_for(is_there, 240, f"round {number}", every_s=1)
+    return wait_for(is_there, f"round {number}", every_s=1)
 
 
 # What is there after `up -d`
@@ -236,7 +237,7 @@ def test_every_service_can_be_restarted_while_people_label(
                 there = count_answers(people)
                 team.compose("restart", "-t", "5", service)
                 team.wait_until_healthy(service)
-                wait_for(lambda: count_answers(people) > there, 240, f"an answer after {service}")  # noqa: B023
+                wait_for(lambda: count_answers(people) > there, f"an answer after {service}")  # noqa: B023
         finally:
             is_over.set()  # the people stop, whatever failed
         for done in working:
@@ -246,7 +247,6 @@ def test_every_service_can_be_restarted_while_people_label(
     wait_for_round(team, before + 1)
     rested = wait_for(
         lambda: (s := team.status())["new_annotations"] < BATCH and not s["jobs"] and s,
-        240,
         "everything trained",
         every_s=1,
     )
@@ -268,10 +268,8 @@ def test_any_order_of_starting_comes_up(team: Team) -> None:
 def test_two_projects_train_at_once_and_none_twice(team: Team) -> None:
     team.compose("run", "--rm", "-T", "-e", "PROJECT_TITLE=Second project", "setup")
     team.compose("up", "-d", "--no-recreate", "--scale", "trainer-cpu=2")
-    wait_for(lambda: team.status(2)["workers"]["train"] == 2, 60, "two trainers")
-    wait_for(
-        lambda: team.status(2)["version"] and not team.status(2)["jobs"], 240, "its first version"
-    )
+    wait_for(lambda: team.status(2)["workers"]["train"] == 2, "two trainers")
+    wait_for(lambda: team.status(2)["version"] and not team.status(2)["jobs"], "its first version")
     rounds = {project: team.status(project)["round"] for project in (1, 2)}
     for _ in range(2):  # the second time both train already, and must go round once more
         for project in (1, 2):
@@ -282,7 +280,6 @@ def test_two_projects_train_at_once_and_none_twice(team: Team) -> None:
     for project, before in rounds.items():
         wait_for(
             lambda: (s := team.status(project))["round"] >= before + 2 and not s["jobs"],  # noqa: B023
-            240,
             f"two more rounds of project {project}",
             every_s=1,
         )

@@ -21,6 +21,7 @@ from dotenv import dotenv_values
 from backend.base.settings import Settings
 from scripts import up
 from scripts.research.bench_backend import free_ports
+from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
 PORTS = ("LABEL_STUDIO_PORT", "BACKEND_PORT", "REDIS_PORT")
@@ -77,7 +78,7 @@ class Stack:
             cwd=ROOT,
             capture_output=True,
             text=True,
-            timeout=600,
+            timeout=3 * PATIENCE_S,
             check=False,
         )
 

@@ -1,10 +1,9 @@
-"""A person at Label Studio's API, and patience: what the integration tests do to a stack."""
+"""Annotators at Label Studio's API: they sign up, label, and press its buttons."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol, Self, TypeVar
+from collections.abc import Mapping
+from typing import Any, Protocol, Self
 
 import httpx
 
@@ -13,8 +12,7 @@ from backend.images.pool import Pool, open_pool
 from backend.labelstudio.rows import prediction_result
 from backend.store import registry
 from tests.integration.conftest import Stack
-
-T = TypeVar("T")
+from tests.patience import PATIENCE_S, wait_for
 
 
 def pool_of(stack: Stack) -> Pool:
@@ -25,15 +23,6 @@ def pool_of(stack: Stack) -> Pool:
     )
     assert record is not None
     return open_pool(record.pool, settings.data_dir, seed=record.seed)
-
-
-def wait_for(what: Callable[[], T | None], timeout_s: float, why: str, every_s: float = 0.25) -> T:
-    """The first true answer of `what`; the test fails after `timeout_s` seconds."""
-    give_up = time.monotonic() + timeout_s
-    while not (found := what()):
-        assert time.monotonic() < give_up, f"{why}: not within {timeout_s:.0f} s"
-        time.sleep(every_s)
-    return found
 
 
 class Place(Protocol):
@@ -50,20 +39,20 @@ PASSWORD = "a-long-password"
 def invite_link(url: str, api_key: str) -> str:
     """What the team lead sends around."""
     headers = {"Authorization": f"Token {api_key}"}
-    answer = httpx.get(f"{url}/api/invite", headers=headers, timeout=60).raise_for_status()
+    answer = httpx.get(f"{url}/api/invite", headers=headers, timeout=PATIENCE_S).raise_for_status()
     return str(answer.json()["invite_url"])
 
 
 def sign_up(url: str, path: str, email: str) -> httpx.Response:
     """Fill the sign-up form in; 302 means that it was taken."""
-    with httpx.Client(base_url=url, timeout=60) as browser:
+    with httpx.Client(base_url=url, timeout=PATIENCE_S) as browser:
         browser.get(path)
         return _send_form(browser, path, email)
 
 
 def log_in(url: str, email: str) -> tuple[int, str]:
     """The id and the access token of somebody who signed up."""
-    with httpx.Client(base_url=url, timeout=60) as browser:
+    with httpx.Client(base_url=url, timeout=PATIENCE_S) as browser:
         browser.get("/user/login/")
         _send_form(browser, "/user/login/", email)
         token = browser.get("/api/current-user/token").raise_for_status().json()["token"]
@@ -89,9 +78,9 @@ class Person:
         self.http = httpx.Client(
             base_url=info["label_studio_url"],
             headers={"Authorization": f"Token {info['api_key']}"},
-            timeout=60,
+            timeout=PATIENCE_S,
         )
-        self._backend = httpx.Client(base_url=info["backend_url"], timeout=60)
+        self._backend = httpx.Client(base_url=info["backend_url"], timeout=PATIENCE_S)
 
     def __enter__(self) -> Self:
         return self
@@ -132,7 +121,7 @@ class Person:
         """The training that waits or runs."""
         return next((j for j in self.status()["jobs"] if j["job"] == "retrain"), None)
 
-    def wait_for_rest(self, round_: int, timeout_s: float = 240) -> dict[str, Any]:
+    def wait_for_rest(self, round_: int) -> dict[str, Any]:
         """Wait until a round is done, no job is left and no training is due; the status comes."""
 
         def rested() -> dict[str, Any] | None:
@@ -141,4 +130,4 @@ class Person:
             is_due = status["new_annotations"] >= status["retrain_after"]
             return status if is_done and not is_due else None
 
-        return wait_for(rested, timeout_s, f"round {round_} done and no job left")
+        return wait_for(rested, f"round {round_} done and no job left")

@@ -16,7 +16,8 @@ from backend.base.labeling import LabelConfig
 from backend.images.pool import Pool, true_labels
 from backend.labelstudio.project import LabelStudioProject
 from tests.integration.conftest import Stack, running_stack
-from tests.integration.people import Person, pool_of, wait_for
+from tests.integration.people import Person, pool_of
+from tests.patience import PATIENCE_S, wait_for
 
 BATCH = 40
 
@@ -57,7 +58,7 @@ def confidence_served(circle: Stack, person: Person, pool: Pool) -> dict[str, fl
             "project": f"{person.project_id}.1",
             "label_config": config,
         },
-        timeout=60,
+        timeout=PATIENCE_S,
     ).raise_for_status()
     results = answer.json()["results"]
     assert {r["model_version"] for r in results} == {person.status()["version"]}
@@ -80,13 +81,13 @@ def test_three_rounds_ask_the_least_confident_in_order_and_learn(
     )
     config: LabelConfig = project.label_config()
     before = person.wait_for_rest(1)
-    wait_for(partial(has_order_of, project, "r0001"), 30, "the order of r0001")
+    wait_for(partial(has_order_of, project, "r0001"), "the order of r0001")
 
     for number in (1, 2, 3):
         version = f"r{number:04d}"
         served = confidence_served(circle, person, pool)
 
-        wait_for(lambda: project.counts().open == 2 * BATCH, 60, "the batch of the new version")
+        wait_for(lambda: project.counts().open == 2 * BATCH, "the batch of the new version")
         # /next serves what is open in ascending order of today's confidence.
         scores = []
         for _ in range(BATCH):
@@ -102,7 +103,7 @@ def test_three_rounds_ask_the_least_confident_in_order_and_learn(
         after = person.wait_for_rest(number + 1)
         assert after["version"] == f"r{number + 1:04d}"
         assert after["trained_on_labels"] == 20 + number * BATCH
-        wait_for(partial(has_order_of, project, after["version"]), 30, "the new order")
+        wait_for(partial(has_order_of, project, after["version"]), "the new order")
 
         # What this version asked is the top of an independent ranking over what was served.
         tasks = person.get("/api/tasks", project=person.project_id, page_size=500, fields="all")

@@ -22,7 +22,8 @@ from tests.integration.conftest import Stack, running_stack
 from tests.integration.earlier_release.rebuild import Rebuilt, rebuild, with_rebuilt_person
 from tests.integration.earlier_release.record import is_open, label_of, read_tasks
 from tests.integration.earlier_release.recording import Recording
-from tests.integration.people import Person, pool_of, wait_for
+from tests.integration.people import Person, pool_of
+from tests.patience import wait_for
 
 Task = dict[str, Any]
 RECONCILE_EVERY_S = 5
@@ -76,7 +77,7 @@ def upgraded() -> Iterator[Upgraded]:
 def lead(upgraded: Upgraded) -> Iterator[Person]:
     with Person(upgraded.stack) as someone:
         # Tasks and answers are read from Label Studio again.
-        wait_for(lambda: someone.status()["annotations"] is not None, 240, "the first reading")
+        wait_for(lambda: someone.status()["annotations"] is not None, "the first reading")
         yield someone
 
 
@@ -108,12 +109,12 @@ def rest(person: Person) -> dict[str, Any]:
         return None if status["jobs"] else status
 
     def rested() -> dict[str, Any] | None:
-        first = wait_for(idle, 240, "no job left")
+        first = wait_for(idle, "no job left")
         time.sleep(2 * RECONCILE_EVERY_S)
-        then = wait_for(idle, 240, "no job left")
+        then = wait_for(idle, "no job left")
         return then if all(first[fact] == then[fact] for fact in facts) else None
 
-    return wait_for(rested, 240, "nothing left to do")
+    return wait_for(rested, "nothing left to do")
 
 
 def open_order(tasks: list[Task], version: str) -> list[tuple[float, str]]:
@@ -247,7 +248,6 @@ def test_what_is_reviewed_from_now_on_becomes_ground_truth_in_the_reviewers_name
     new = (image_id, truth[image_id], upgraded.user_id("grace@example.org"))
     wait_for(
         lambda: truths(read_tasks(lead, lead.project_id)) == sorted([*before, new]),
-        60,
         "one more ground truth, and no other",
     )
 
@@ -262,7 +262,7 @@ def test_a_few_more_answers_make_a_head_that_is_numbered_on(
     known = upgraded.names()
     body = upgraded.recording.status["version"].partition("h")[0]
     label_open_tasks(ada, 3, truth)
-    new = wait_for(lambda: [n for n in upgraded.names() if n not in known], 60, "a head")
+    new = wait_for(lambda: [n for n in upgraded.names() if n not in known], "a head")
     number = max(int(n.partition("h")[2]) for n in known if n.startswith(f"{body}h"))
     assert new[0] == f"{body}h{number + 1:02d}"
     after = rest(lead)

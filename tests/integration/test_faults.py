@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,7 +17,8 @@ from backend.base.labeling import LabelConfig
 from backend.images.pool import true_labels
 from backend.labelstudio.project import LabelStudioProject
 from tests.integration.conftest import ROOT, Stack
-from tests.integration.people import Person, pool_of, wait_for
+from tests.integration.people import Person, pool_of
+from tests.patience import PATIENCE_S, wait_for
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def answer(person: Person, project: LabelStudioProject, truth: dict[str, str]) -
 
     def answer_open_tasks(count: int) -> None:
         config = project.label_config()
-        wait_for(lambda: project.counts().open >= count, 60, f"{count} open tasks")
+        wait_for(lambda: project.counts().open >= count, f"{count} open tasks")
         for task in [task for task in project.tasks() if task.is_open][:count]:
             person.submit(task.task_id, truth[task.image_id], config)
 
@@ -71,7 +71,7 @@ def force_training_and_catch_it(person: Person) -> None:
         job: dict[str, Any] = person.training() or {}
         return job.get("phase") == "training"
 
-    wait_for(is_training, 60, "a training under way")
+    wait_for(is_training, "a training under way")
 
 
 def test_ten_annotations_in_a_burst_lead_to_at_most_two_trainings(
@@ -88,12 +88,12 @@ def test_the_queue_is_topped_up_while_people_label(
     project: LabelStudioProject, answer: Answer
 ) -> None:
     answer(3)
-    wait_for(lambda: project.counts().open >= 10, 30, "the queue to be topped up")
+    wait_for(lambda: project.counts().open >= 10, "the queue to be topped up")
     ids = [task.image_id for task in project.tasks()]
     assert len(ids) == len(set(ids))
 
 
-def test_a_webhook_lost_on_purpose_is_made_good_by_the_clock_within_two_ticks(
+def test_a_webhook_lost_on_purpose_is_made_good_by_the_clock(
     stack: Stack, person: Person, answer: Answer
 ) -> None:
     [hook] = person.get("/api/webhooks/", project=person.project_id)
@@ -104,10 +104,8 @@ def test_a_webhook_lost_on_purpose_is_made_good_by_the_clock_within_two_ticks(
     try:
         before = person.status()["new_annotations"]
         answer(2)
-        tick_s = stack.settings.reconcile_every_s
         wait_for(
             lambda: person.status()["new_annotations"] >= before + 2,
-            2 * tick_s + 3,
             "two lost annotations counted",
         )
     finally:
@@ -127,28 +125,25 @@ def test_a_training_whose_worker_is_killed_runs_again_once_without_help(
     victims = [worker, *(worker.children(recursive=True) if with_child else [])]
     for victim in victims:
         victim.send_signal(signal.SIGKILL)
-    killed_at = time.monotonic()
     after = wait_for(
         lambda: (s := person.status())["round"] > before["round"] and s,
-        240,
         "a new version after the kill",
     )
     assert after["round"] == before["round"] + 1
-    wait_for(lambda: not person.training(), 120, "no training left")
+    wait_for(lambda: not person.training(), "no training left")
     assert person.status()["round"] == before["round"] + 1  # once
-    assert time.monotonic() - killed_at < 240
 
 
 def test_a_task_open_in_ones_hands_can_be_submitted_after_a_refresh(
     person: Person, project: LabelStudioProject, config: LabelConfig
 ) -> None:
     status = person.status()
-    wait_for(lambda: project.model_version() == status["version"], 60, "the current order")
+    wait_for(lambda: project.model_version() == status["version"], "the current order")
     task = person.next_task()
     [shown] = [p for p in task["predictions"] if p["model_version"] == status["version"]]
     person.start_training()
     newer = person.wait_for_rest(status["round"] + 1)
-    wait_for(lambda: project.model_version() == newer["version"], 60, "the new order")
+    wait_for(lambda: project.model_version() == newer["version"], "the new order")
     assert person.submit(task["id"], config.choices[0], config, shown["id"])
 
 
@@ -161,8 +156,8 @@ def test_an_annotator_never_waits_for_a_dead_backend(
     for process in (master, *master.children()):
         process.kill()
     answer(2)
-    wait_for(lambda: _answers(person), 60, "the backend to be back")
-    wait_for(lambda: person.status()["annotations"] >= before + 2, 30, "the clock to have counted")
+    wait_for(lambda: _answers(person), "the backend to be back")
+    wait_for(lambda: person.status()["annotations"] >= before + 2, "the clock to have counted")
 
 
 def test_set_up_and_sync_twice_leave_exactly_one_of_everything(
@@ -182,7 +177,7 @@ def test_set_up_and_sync_twice_leave_exactly_one_of_everything(
         subprocess.Popen(command, env=stack.environment, cwd=ROOT, stdout=subprocess.DEVNULL)
         for _ in range(2)
     ]
-    assert [process.wait(120) for process in at_once] == [0, 0]
+    assert [process.wait(PATIENCE_S) for process in at_once] == [0, 0]
     ids = [task.image_id for task in project.tasks()]
     assert len(ids) == before + 14
     assert len(ids) == len(set(ids))
@@ -195,7 +190,7 @@ def test_a_sync_killed_half_way_and_run_again_makes_no_duplicate(
     command = [sys.executable, "-m", "scripts.sync", "--count", "30"]
     dying = subprocess.Popen(command, env=stack.environment, cwd=ROOT)
     # Killed as soon as its tasks begin to be there, whether it knows or not.
-    wait_for(lambda: {t.task_id for t in project.tasks()} - before, 60, "tasks of the dying push")
+    wait_for(lambda: {t.task_id for t in project.tasks()} - before, "tasks of the dying push")
     dying.kill()
     dying.wait()
     again = stack.run("scripts.sync", "--count", "5")
@@ -208,11 +203,11 @@ def test_rolling_back_changes_what_is_served_and_label_studios_order(
     stack: Stack, person: Person, project: LabelStudioProject
 ) -> None:
     newest = person.status()["version"]
-    wait_for(lambda: project.model_version() == newest, 60, "the newest order")
+    wait_for(lambda: project.model_version() == newest, "the newest order")
     rolled_back = stack.run("scripts.models", "promote", "r0001")
     assert rolled_back.returncode == 0, rolled_back.stderr
     assert person.status()["version"] == "r0001"
-    wait_for(lambda: project.model_version() == "r0001", 60, "the order of r0001")
+    wait_for(lambda: project.model_version() == "r0001", "the order of r0001")
     listed = stack.run("scripts.models", "list").stdout
     assert [line.split()[0] for line in listed.splitlines() if "in service" in line] == ["r0001"]
 

@@ -11,7 +11,8 @@ from backend.store import pool_scores, registry
 from backend.store.version_meta import Meta, body_of
 from backend.workers import jobs
 from tests.integration.conftest import Stack
-from tests.integration.people import Person, pool_of, wait_for
+from tests.integration.people import Person, pool_of
+from tests.patience import wait_for
 
 
 def test_a_few_answers_make_a_head_and_its_order_without_a_training(
@@ -24,7 +25,7 @@ def test_a_few_answers_make_a_head_and_its_order_without_a_training(
     root = registry.project_root(stack.settings.model_dir, project.project_id)
     with Person(stack) as person:
         before = person.wait_for_rest(1)
-        wait_for(lambda: project.counts().open >= 3, 60, "open tasks")
+        wait_for(lambda: project.counts().open >= 3, "open tasks")
         config = project.label_config()
         for task in project.open_tasks()[:3]:
             person.submit(task.task_id, truth[task.image_id], config)
@@ -39,11 +40,11 @@ def test_a_few_answers_make_a_head_and_its_order_without_a_training(
             heads = [meta for meta in registry.versions(root)[0] if meta.is_head]
             return next((meta for meta in heads if meta.labels == n_labels), None)
 
-        made = wait_for(head, 60, "a head that knows the answers")
+        made = wait_for(head, "a head that knows the answers")
         assert made.body == body_of(before["version"])
         # Three more answers of sixty change little: no gate has a reason to refuse that.
         assert made.refused is None
-        wait_for(lambda: project.model_version() == made.version, 30, "the order of the head")
+        wait_for(lambda: project.model_version() == made.version, "the order of the head")
         assert person.status()["round"] == before["round"]
 
         kept = pool_scores.load_pool_probs(root, made.version)

@@ -18,10 +18,10 @@ from backend.images.pool import true_labels
 from backend.labelstudio.project import LabelStudioProject
 from backend.store import registry
 from tests.integration.conftest import Stack, running_stack
-from tests.integration.people import Person, invite_link, log_in, pool_of, sign_up, wait_for
+from tests.integration.people import Person, invite_link, log_in, pool_of, sign_up
+from tests.patience import PATIENCE_S, wait_for
 
 SEEDS, BATCH = 100, 16
-PATIENCE_S = 120
 
 
 class Turn(NamedTuple):
@@ -103,7 +103,7 @@ def test_three_people_label_two_rounds_at_once_with_second_opinions_and_nothing_
         shift = [threads.submit(someone.label, 12, config) for someone in people]
         for done in shift:
             done.result()
-        wait_for(lambda: ada.training(), 60, "a training")
+        wait_for(lambda: ada.training(), "a training")
         # Mallory leaves; the two others go on while it trains, and until it asks them again.
         shift = [threads.submit(someone.label, 18, config) for someone in (ada, grace)]
         for done in shift:

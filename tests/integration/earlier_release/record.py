@@ -39,8 +39,8 @@ from tests.integration.people import (
     invite_link,
     log_in,
     sign_up,
-    wait_for,
 )
+from tests.patience import wait_for
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,6 @@ SETTINGS = {
 EMAILS = ("ada@example.org", "grace@example.org")
 URLS = {"label_studio_url": "http://127.0.0.1:8080", "backend_url": "http://127.0.0.1:9090"}
 WORKERS = ("clock", "ranker", "trainer")
-PATIENCE_S = 240
 LAST_ROUND = 6
 PUSHED, REVIEWED, NEW = 4, 2, 3
 # With WEIGHTS=none this release reads folds.json and never writes it. Its own code does so here,
@@ -71,11 +70,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 import torch
-from backend.rounds import labels
-from backend.network import resnet
-from backend.labelstudio.client import LabelingProject, match_classes
-from backend.rounds.loop import open_loop
-from backend.base.settings import load_settings
+from backend import labels, resnet
+from backend.labelstudio import LabelingProject, match_classes
+from backend.loop import open_loop
+from backend.settings import load_settings
 
 settings, project_id = load_settings(), int(sys.argv[1])
 key = settings.label_studio_api_key.get_secret_value()
@@ -183,7 +181,7 @@ class Story:
             )
             return status if is_rested else None
 
-        status = wait_for(rested, PATIENCE_S, f"round {round_} and rest", every_s=1)
+        status = wait_for(rested, f"round {round_} and rest", every_s=1)
         log.info("%s: %s annotations", status["version"], status["annotations"])
         return status
 
@@ -229,9 +227,9 @@ class Story:
         with self.stack.without("label-studio"):
             self.run("scripts.models", "promote", "r0001")
             errors = f"tightloop:p{self.project_id}:errors"
-            wait_for(lambda: self.redis().llen(errors), 60, "an error")
+            wait_for(lambda: self.redis().llen(errors), "an error")
         url = self.stack.info["label_studio_url"]
-        wait_for(lambda: is_there(f"{url}/health"), 120, "Label Studio")
+        wait_for(lambda: is_there(f"{url}/health"), "Label Studio")
         self.rest(0)
         self.run("scripts.models", "promote", newest)
         self.rest(0)
@@ -244,9 +242,7 @@ class Story:
         for task in asked[:REVIEWED]:
             self.crew[-1].answer(task, truth(task), 4.0)
 
-        wait_for(
-            lambda: len(self.read_review()["collected"]) == REVIEWED, 60, "the review collected"
-        )
+        wait_for(lambda: len(self.read_review()["collected"]) == REVIEWED, "the review collected")
         image_id = asked[REVIEWED - 1]["data"]["image_id"]
         [taken_back] = [
             annotation["id"]

@@ -1,0 +1,29 @@
+"""How long tests wait: one generous number, since a test that passes never needs all of it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+# PATIENCE=2 doubles every wait, for a machine that is slower still.
+PATIENCE_S = 240.0 * float(os.environ.get("PATIENCE", "1"))
+
+
+def wait_for(
+    what: Callable[[], T | None],
+    why: str,
+    *,
+    every_s: float = 0.25,
+    show: Callable[[], str] = str,
+) -> T:
+    """Return the first true answer of `what`; after PATIENCE_S fail with what `show` returns."""
+    give_up = time.monotonic() + PATIENCE_S
+    while not (found := what()):
+        if time.monotonic() >= give_up:
+            raise AssertionError(f"gave up waiting for {why}\n{show()}")
+        time.sleep(every_s)
+    return found
