@@ -1,9 +1,9 @@
-"""How each person does: answers, agreement, quality, and how the model's guesses are taken.
+"""Report on each annotator: annotations, agreement, quality, and how often guesses are accepted.
 
     python -m scripts.research.annotators
     python -m scripts.research.annotators --csv > people.csv
 
-The table leaves out what --json and --csv hold beside it.
+--json and --csv hold figures that the table leaves out.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from dataclasses import asdict, fields
 from unicodedata import east_asian_width
 
 from backend.base.command_line import CommandParser, run
-from backend.base.errors import TightloopError
 from backend.base.settings import OverlapName, load_settings
 from backend.measures.interval import interval_of
 from backend.rounds.labels import annotator_figures, read_labels
@@ -26,33 +25,29 @@ from scripts.chosen_project import add_project_option, open_chosen
 from scripts.progress import progress_bar
 
 HEADER = (
-    "annotator", "answers", "skipped", "agreement", "quality", "95% interval", "guess taken",
-    "guess right", "seconds",
+    "annotator", "annotations", "skipped", "agreement", "quality", "95% interval",
+    "guesses accepted", "guesses right", "seconds",
 )  # fmt: skip
 MIN_GUESSES = 20
 NEARLY_ALL = 0.95
 
 
 def main() -> int:
-    """Print the report; 1 where it cannot be had."""
+    """Print the report."""
     parser = CommandParser(description=__doc__)
     add_project_option(parser)
     formats = parser.add_mutually_exclusive_group()
     formats.add_argument("--json", action="store_true", help="all figures, as JSON")
     formats.add_argument("--csv", action="store_true", help="all figures, as CSV")
     arguments = parser.parse_args()
-    try:
-        settings = load_settings()
-        with progress_bar() as progress:
-            project, loop = open_chosen(settings, arguments.project, progress)
-            progress("reading annotations", 0, 0)
-            read_everything_changed(project, loop.store)
-            annotations = loop.store.annotations()
-            reading = read_labels(loop, annotations)
-            rows = annotator_figures(annotations, reading, loop.names, project.annotator_names())
-    except TightloopError as error:
-        print(error, file=sys.stderr)
-        return 1
+    settings = load_settings()
+    with progress_bar() as progress:
+        project, loop = open_chosen(settings, arguments.project, progress)
+        progress("reading annotations", 0, 0)
+        read_everything_changed(project, loop.store)
+        annotations = loop.store.annotations()
+        reading = read_labels(loop, annotations)
+        rows = annotator_figures(annotations, reading, loop.names, project.annotator_names())
     if arguments.json:
         print(json.dumps([asdict(row) for row in rows], indent=2))
     elif arguments.csv:
@@ -65,7 +60,7 @@ def main() -> int:
 
 
 def table(rows: Sequence[AnnotatorFigures]) -> list[str]:
-    """A line per person below a header; none for nobody."""
+    """Return a header and a line per annotator, or nothing if there are none."""
     if not rows:
         return []
     lines = [HEADER, *map(_cells, rows)]
@@ -74,37 +69,36 @@ def table(rows: Sequence[AnnotatorFigures]) -> list[str]:
 
 
 def remarks(rows: Sequence[AnnotatorFigures], overlap: OverlapName) -> list[str]:
-    """What a team lead may want to do about it."""
+    """Return what a team lead may want to act on."""
     if not any(row.answers for row in rows):
-        return ["Nobody has answered yet."]
+        return ["No annotations yet."]
     found = []
-    if careless := [row.name for row in rows if _clicks_through(row)]:
+    if careless := [row.name for row in rows if _accepts_everything(row)]:
         found.append(
-            f"Nearly every guess of the model, right or wrong, is taken over by "
-            f"{', '.join(careless)}: go through some of these images together."
+            f"Accepting nearly every guess of the model, right or wrong: {', '.join(careless)}. "
+            "Go through some of these images together."
         )
     if alone := [r.name for r in rows if r.answers and r.quality is None and r.agreement is None]:
         remedy = (
-            "set OVERLAP=auto to have some of them asked again"
+            "set OVERLAP=auto to have others label some of them"
             if overlap == "1"
-            else f"OVERLAP={overlap} has them asked again once somebody else labels, too"
+            else f"with OVERLAP={overlap} others get them as soon as they label"
         )
         found.append(
-            f"Nobody else has answered the images of {', '.join(alone)}, so that the quality is "
-            f"unknown: {remedy}."
+            "Quality is unknown if nobody else labeled the same images: "
+            f"{', '.join(alone)} ({remedy})."
         )
     return found
 
 
-def _clicks_through(row: AnnotatorFigures) -> bool:
-    # Whoever looks corrects wrong guesses, so takes over about as many as are right. Suspicious is
-    # more than 95 % of at least 20, where even the upper end of the 95 % interval of how many were
-    # right is below that. Answers that nobody else gave count as right, so this errs to be kind.
-    shown = row.guesses_shown
-    if row.guesses_taken is None or row.guesses_right is None or shown < MIN_GUESSES:
+def _accepts_everything(row: AnnotatorFigures) -> bool:
+    # A careful annotator corrects wrong guesses, so accepts about as many as are right. Suspicious
+    # is accepting more than 95 % of at least 20, if even the upper end of the 95 % interval of how
+    # many were right is below that.
+    if row.guesses_taken is None or row.guesses_right is None or row.guesses_shown < MIN_GUESSES:
         return False
-    _, most = interval_of(row.guesses_right, shown)
-    return row.guesses_taken > max(NEARLY_ALL, most)
+    _, high = interval_of(row.guesses_right, row.guesses_shown)
+    return row.guesses_taken > max(NEARLY_ALL, high)
 
 
 def _cells(row: AnnotatorFigures) -> tuple[str, ...]:
@@ -131,14 +125,14 @@ def _percent(share: float | None) -> str:
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    """Names begin at the left, figures end at the right."""
+    """Align names left and figures right."""
     blanks = [" " * (width - _columns(cell)) for cell, width in zip(cells, widths, strict=True)]
     figures = [blank + cell for blank, cell in zip(blanks[1:], cells[1:], strict=True)]
     return "  ".join([cells[0] + blanks[0], *figures])
 
 
 def _columns(text: str) -> int:
-    """How wide a terminal shows it: Chinese, Japanese and Korean letters take two columns."""
+    """Return a text's width on a terminal, where Chinese, Japanese and Korean letters are wide."""
     return sum(2 if east_asian_width(letter) in "WF" else 1 for letter in text)
 
 

@@ -36,14 +36,6 @@ from backend.network import resnet
 from backend.network.inference import load_model, predict_probs
 from backend.store import registry
 from scripts.research.bench_attack import honest_webhook, measure_attacks
-from scripts.research.bench_backend import (
-    CLASSES,
-    POOL_IMAGES,
-    PROJECT,
-    USER,
-    Backend,
-    running_backend,
-)
 from scripts.research.bench_circle import circle_figures
 from scripts.research.bench_dashboard import (
     PAGES,
@@ -52,9 +44,17 @@ from scripts.research.bench_dashboard import (
     open_pages,
     share_of_a_core,
 )
-from scripts.research.bench_figure import Figure, say
 from scripts.research.bench_model import measure_model
 from scripts.research.bench_refit import OPEN, SIZES, measure_refits
+from scripts.research.figure import Figure, say
+from scripts.research.temporary_backend import (
+    CLASSES,
+    POOL_IMAGES,
+    PROJECT,
+    USER,
+    Backend,
+    running_backend,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 WEBHOOKS_PER_S = 50

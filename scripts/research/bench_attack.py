@@ -17,8 +17,8 @@ import httpx
 import numpy as np
 
 from backend.labelstudio.incoming import SECRET_HEADER
-from scripts.research.bench_backend import PROJECT, ROOT, USER, Backend
 from scripts.research.idle_connections import KINDS
+from scripts.research.temporary_backend import PROJECT, ROOT, USER, Backend
 
 CONNECTIONS = 500
 SECONDS = 60.0

@@ -1,125 +1,84 @@
-"""How far confidence is off, before and after its temperature, and what that does to the choice.
+"""Measure how far confidence is off, before and after calibration, and what that changes.
 
     python -m scripts.research.bench_calibration --labels 100 500 --seeds 3
 
-The temperature is fitted to the validation split, as in the loop; the errors are those on the test
-split, which it has not seen. The choice is the 100 least confident of 5,000 images of the pool.
+The temperature is fitted on the validation split, as in the loop; the calibration errors are those
+on the test split. "Same choice" is how many of the 100 least confident of 5,000 pool images stay
+the same.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import mean
 
 import numpy as np
-import torch
 
 from backend.base.command_line import CommandParser, run
-from backend.base.errors import TightloopError
-from backend.base.progress import Progress
 from backend.base.settings import load_settings
-from backend.images.pool import Pool, open_pool
 from backend.measures.calibration import expected_calibration_error, fit_temperature, rescale
-from backend.network.device import find_device
-from backend.network.inference import Images, load_model, predict_probs
-from backend.network.resnet import State
 from backend.network.training import Recipe
-from backend.store.weights import find_weights
-from scripts.progress import progress_bar
-from scripts.research.bench_recipe import train_on
+from scripts.research.experiment import Experiment, open_experiment
 
 CANDIDATES, BATCH = 5000, 100
 
 
 @dataclass(frozen=True)
-class Found:
-    """One training."""
+class Effect:
+    """What calibration does to one training."""
 
     temperature: float
-    before: float
+    before: float  # expected calibration error
     after: float
     same: float  # share of the choice that stays
 
 
 def main() -> int:
-    """Print a row per number of labels; 1 where something is in the way."""
+    """Print a row per number of labels."""
     parser = CommandParser(description=__doc__)
     parser.add_argument("--labels", type=int, nargs="+", default=[100, 200, 500, 1000])
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
-    try:
-        settings = load_settings()
-        device = find_device(settings.device)
-        with progress_bar() as progress:
-            pool = open_pool(
-                settings.pool,
-                settings.data_dir,
-                seed=settings.seed,
-                max_pixels=settings.max_image_pixels,
-                progress=progress,
-            )
-            weights = find_weights(settings.weights, settings.data_dir, progress=progress)
-        recipe = Recipe(image_size=settings.image_size)
-        print("| labels | temperature | error before | after | same choice |")
-        for n_labels in arguments.labels:
-            with progress_bar() as progress:
-                found = [
-                    measure(pool, weights.state, recipe, n_labels, seed, device, progress)
-                    for seed in range(arguments.seeds)
-                ]
-            print(
-                f"| {n_labels} | {_range([f.temperature for f in found], 2)} "
-                f"| {_range([f.before for f in found], 3)} | {_range([f.after for f in found], 3)} "
-                f"| {mean(f.same for f in found):.0%} |",
-                flush=True,
-            )
-    except TightloopError as error:
-        print(error, file=sys.stderr)
-        return 1
+    settings = load_settings()
+    experiment = open_experiment(settings, seed=settings.seed)
+    recipe = Recipe(image_size=settings.image_size)
+    print("| labels | temperature | error before | after | same choice |")
+    for n_labels in arguments.labels:
+        effects = [measure(experiment, recipe, n_labels, seed) for seed in range(arguments.seeds)]
+        print(
+            f"| {n_labels} | {_range((e.temperature for e in effects), 2)} "
+            f"| {_range((e.before for e in effects), 3)} | {_range((e.after for e in effects), 3)} "
+            f"| {mean(e.same for e in effects):.0%} |",
+            flush=True,
+        )
     return 0
 
 
-def measure(
-    pool: Pool,
-    start: State | None,
-    recipe: Recipe,
-    n_labels: int,
-    seed: int,
-    device: torch.device,
-    progress: Progress,
-) -> Found:
-    """Train once, fit the temperature, and look at images that neither has seen."""
-    state = train_on(pool, start, recipe, n_labels, seed, device, progress)
-    model = load_model(state, len(pool.classes), device)
-
-    def score(images: Images) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-        return predict_probs(
-            model,
-            images,
-            image_size=recipe.image_size,
-            device=device,
-            on_batch=lambda done, total: progress("scoring", done, total),
-        )
-
-    temperature = fit_temperature(score(pool.validation.images), pool.validation.labels)
-    raw = score(pool.test.images)
-    candidates = score(pool.images[:CANDIDATES])
-    chosen, chosen_raw = (
+def measure(experiment: Experiment, recipe: Recipe, n_labels: int, seed: int) -> Effect:
+    """Train once, fit the temperature, and apply it to images that neither has seen."""
+    pool = experiment.pool
+    state = experiment.train_balanced(n_labels, recipe, seed)
+    validation, test, candidates = (
+        experiment.predict(state, images, recipe.image_size).probs
+        for images in (pool.validation.images, pool.test.images, pool.images[:CANDIDATES])
+    )
+    temperature = fit_temperature(validation, pool.validation.labels)
+    chosen, chosen_before = (
         set(np.argsort(probs.max(axis=1), kind="stable")[:BATCH])
         for probs in (rescale(candidates, temperature), candidates)
     )
-    return Found(
+    return Effect(
         temperature,
-        expected_calibration_error(raw, pool.test.labels),
-        expected_calibration_error(rescale(raw, temperature), pool.test.labels),
-        len(chosen & chosen_raw) / BATCH,
+        expected_calibration_error(test, pool.test.labels),
+        expected_calibration_error(rescale(test, temperature), pool.test.labels),
+        len(chosen & chosen_before) / BATCH,
     )
 
 
-def _range(values: Sequence[float], digits: int) -> str:
-    return f"{mean(values):.{digits}f} ({min(values):.{digits}f} - {max(values):.{digits}f})"
+def _range(values: Iterable[float], digits: int) -> str:
+    found = list(values)
+    return f"{mean(found):.{digits}f} ({min(found):.{digits}f} - {max(found):.{digits}f})"
 
 
 if __name__ == "__main__":

@@ -17,10 +17,10 @@ from backend.base.errors import LabelStudioError
 from backend.labelstudio.project import LabelStudioProject
 from backend.labelstudio.rows import prediction_result
 from backend.store import pool_scores, registry
-from scripts.research.bench_backend import tree_mb
-from scripts.research.bench_figure import Figure, say
 from scripts.research.bench_refit import OPEN
-from scripts.research.own_stack import own_stack
+from scripts.research.figure import Figure, say
+from scripts.research.temporary_backend import tree_mb
+from scripts.research.temporary_stack import temporary_stack
 
 SEEDS = 1980
 LAST_LABELS = 20
@@ -41,7 +41,7 @@ def circle_figures() -> list[Figure]:
         "RETRAIN_WAIT": "3600",
         "LOG_FORMAT": "text",
     }
-    with own_stack("bench", **settings) as (var, stack):
+    with temporary_stack("bench", **settings) as (var, stack):
         return _measure_circle(stack, var / "log/ranker.log")
 
 

@@ -34,7 +34,7 @@ from backend.labelstudio.incoming import SECRET_HEADER
 from backend.store import registry
 from backend.web.backend_client import CONTROL_HEADER
 from scripts.research.hostile_bodies import hostile_bodies
-from scripts.research.own_stack import own_stack
+from scripts.research.temporary_stack import temporary_stack
 
 ROOT = Path(__file__).resolve().parents[2]
 OPENAPI = ROOT / "docs/openapi.yaml"
@@ -105,7 +105,7 @@ def main() -> int:
     parser = CommandParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=REQUESTS)
     arguments = parser.parse_args()
-    with own_stack("fuzz", CONTROL_SECRET=CONTROL_SECRET) as (var, stack):
+    with temporary_stack("fuzz", CONTROL_SECRET=CONTROL_SECRET) as (var, stack):
         report = fuzz(_target(stack, var), arguments.requests)
         for path in (var / "log").glob("*.log"):
             n_traces = path.read_text(errors="replace").count("Traceback (most recent call last)")

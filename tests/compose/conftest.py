@@ -18,7 +18,7 @@ import pytest
 
 from scripts.docker import DockerError, compose_command, docker
 from scripts.env_file import IMAGE, read_env
-from scripts.research.bench_backend import free_ports
+from scripts.research.temporary_backend import free_ports
 from tests.patience import PATIENCE_S, wait_for
 
 ROOT = Path(__file__).parents[2]

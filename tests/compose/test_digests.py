@@ -14,7 +14,7 @@ import pytest
 
 from scripts.docker import compose_command, docker
 from scripts.env_file import read_env
-from scripts.research.bench_backend import free_ports
+from scripts.research.temporary_backend import free_ports
 from tests.compose.conftest import ROOT, Team, clone
 
 CONFIG = """\

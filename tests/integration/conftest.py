@@ -20,7 +20,7 @@ from dotenv import dotenv_values
 
 from backend.base.settings import Settings
 from scripts import up
-from scripts.research.bench_backend import free_ports
+from scripts.research.temporary_backend import free_ports
 from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]

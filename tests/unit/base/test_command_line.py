@@ -28,8 +28,8 @@ ROOT = Path(__file__).parents[3]
 COMMANDS = [
     "backend.workers.processes",
     *(
-        f"scripts.{path.stem}"
-        for path in sorted((ROOT / "scripts").glob("*.py"))
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in sorted((ROOT / "scripts").rglob("*.py"))
         if "\ndef main(" in path.read_text()
     ),
 ]

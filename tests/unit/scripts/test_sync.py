@@ -11,17 +11,17 @@ import pytest
 
 from backend.rounds.loop import Loop
 from scripts import sync
-from scripts.research import simulate
 from scripts.research.oracle import OracleProject
-from tests.unit.scripts.research.test_simulate import plan, run
+from scripts.research.simulation import make_loop, pool_of
+from tests.unit.scripts.research.test_simulation import plan, run
 
 COUNT = 3
 
 
 @pytest.fixture
 def loop(tmp_path: Path) -> Loop:
-    pool, _ = simulate.pool_of(plan(), tmp_path)
-    return simulate._loop(run(tmp_path, tmp_path, "margin"), pool, OracleProject(pool.classes))
+    pool, _ = pool_of(plan(), tmp_path)
+    return make_loop(run(tmp_path, tmp_path, "margin"), pool, OracleProject(pool.classes))
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ import pytest
 from backend.labelstudio.incoming import SECRET_HEADER
 from backend.labelstudio.label_config import label_config_xml
 from backend.web.server import REQUEST_DEADLINE_S
-from scripts.research.bench_backend import CLASSES, PROJECT, USER, Backend, running_backend
 from scripts.research.idle_connections import KINDS
+from scripts.research.temporary_backend import CLASSES, PROJECT, USER, Backend, running_backend
 
 ROOT = Path(__file__).parents[3]
 WEBHOOK = json.dumps({"action": "ANNOTATION_CREATED", "project": {"id": PROJECT}})

@@ -1,4 +1,4 @@
-"""The report on people: figures in, a table for a team lead out."""
+"""The report on annotators: its table, its remarks and its formats."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from backend.base.command_line import run
 from backend.base.labeling import NewTask
 from backend.images.pool import Pool, open_pool
 from backend.store import registry
@@ -31,20 +32,20 @@ BO = AnnotatorFigures(2, "Bo", 0, 7, None, None, None, None, 0, None, None, None
 YAMADA = replace(ADA, annotator=3, name="山田", answers=8, quality_high=0.92, median_seconds=71.0)
 
 
-def test_the_table_has_aligned_columns_whatever_the_names_and_a_dash_for_what_is_unknown() -> None:
+def test_columns_are_aligned_for_any_names_and_unknown_figures_are_dashes() -> None:
     assert table([ADA, YAMADA, BO]) == [
-        "annotator     answers  skipped  agreement  quality  95% interval  guess taken  guess right"
-        "  seconds",
-        "Ada Lovelace    1,234        5        95%      90%   88% to 100%          50%          65%"
-        "      4.2",
-        "山田                8        5        95%      90%   88% to  92%          50%          65%"
-        "     71.0",
-        "Bo                  0        7          -        -             -            -            -"
-        "        -",
+        "annotator     annotations  skipped  agreement  quality  95% interval  guesses accepted"
+        "  guesses right  seconds",
+        "Ada Lovelace        1,234        5        95%      90%   88% to 100%               50%"
+        "            65%      4.2",
+        "山田                    8        5        95%      90%   88% to  92%               50%"
+        "            65%     71.0",
+        "Bo                      0        7          -        -             -                 -"
+        "              -        -",
     ]
 
 
-# Of 20 guesses 12 right: the interval of what is right ends at 78 %. Of 100, 96: at 98.4 %.
+# With 12 of 20 guesses right the interval ends at 78 %; with 96 of 100, at 98.4 %.
 @pytest.mark.parametrize(
     ("shown", "taken", "right", "is_suspected"),
     [
@@ -57,7 +58,7 @@ def test_the_table_has_aligned_columns_whatever_the_names_and_a_dash_for_what_is
         (100, 1.0, 1.0, False),
     ],
 )
-def test_clicking_through_is_nearly_all_guesses_taken_and_surely_fewer_right(
+def test_accepting_nearly_all_guesses_is_suspicious_if_surely_fewer_are_right(
     shown: int, taken: float, right: float, is_suspected: bool
 ) -> None:
     own = replace(ADA, guesses_shown=shown, guesses_taken=taken, guesses_right=right)
@@ -67,19 +68,19 @@ def test_clicking_through_is_nearly_all_guesses_taken_and_surely_fewer_right(
     )
 
 
-def test_only_those_whose_images_nobody_else_answered_are_told_so() -> None:
+def test_a_remark_names_those_whose_images_nobody_else_labeled() -> None:
     alone = replace(ADA, annotator=4, name="Cy", quality=None, agreement=None)
     without_model = replace(ADA, annotator=5, name="Di", quality=None)
     rows = [ADA, BO, alone, without_model]
     [line] = remarks(rows, "1")
-    assert line.startswith("Nobody else has answered the images of Cy, so")
+    assert line.startswith("Quality is unknown if nobody else labeled the same images: Cy (")
     assert "set OVERLAP=auto" in line
     [line] = remarks(rows, "auto")
     assert "set OVERLAP" not in line
 
 
-def test_people_who_only_skipped_have_not_answered() -> None:
-    assert remarks([BO], "auto") == ["Nobody has answered yet."]
+def test_a_skip_is_no_annotation() -> None:
+    assert remarks([BO], "auto") == ["No annotations yet."]
     assert table([]) == []
 
 
@@ -95,9 +96,9 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Pool:
 
 @pytest.fixture
 def project(pool: Pool) -> Staffed:
-    """Two seeds, and four images of which the first two were asked with a guess, "0".
+    """Two seed labels, and four images of which the first two were queried with a guess, "0".
 
-    Ada says 0, 1, 2 and Bo 0, 1, nothing and (skipped).
+    Ada labels three of them 0, 1 and 2; Bo labels two 0 and 1, and skips one.
     """
     project = Staffed(pool.classes)
     guess = {"asked_probs": [0.91, *[0.01] * 9]}
@@ -126,7 +127,7 @@ def command(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> Callable[..., tuple[int, str, str]]:
-    """Run the command as from a shell; its code, its output and its errors."""
+    """Run the command as from a shell; return its exit code, output and errors."""
     registry.write_record(registry.project_root(tmp_path, PROJECT), record(PROJECT))
     own = {"MODEL_DIR": tmp_path, "DATA_DIR": pool.folder.parents[1], "LABEL_STUDIO_API_KEY": "k"}
     for name, value in own.items():
@@ -136,12 +137,14 @@ def command(
 
     def run_it(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["annotators", *arguments])
-        return annotators.main(), *capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            run(annotators.main)
+        return int(end.value.code or 0), *capsys.readouterr()
 
     return run_it
 
 
-def test_the_report_has_a_row_per_person_who_did_something_and_none_for_the_data_set(
+def test_the_report_has_a_row_per_active_annotator_and_none_for_the_data_set(
     command: Callable[..., tuple[int, str, str]],
 ) -> None:
     code, output, _ = command()
@@ -163,15 +166,15 @@ def test_json_and_csv_hold_every_figure(command: Callable[..., tuple[int, str, s
         assert as_csv[name] == {key: "" if v is None else str(v) for key, v in row.items()}
 
 
-def test_before_the_first_answer_the_report_says_so_alone(
+def test_before_the_first_annotation_the_report_says_only_that(
     command: Callable[..., tuple[int, str, str]], project: Staffed
 ) -> None:
     project.answers = {task_id: project.answers[task_id] for task_id in (1, 2)}
-    assert command() == (0, "Nobody has answered yet.\n", "")
+    assert command() == (0, "No annotations yet.\n", "")
     assert command("--json")[1] == "[]\n"
 
 
-def test_what_is_in_the_way_is_said_in_a_sentence(
+def test_a_failure_is_one_sentence(
     command: Callable[..., tuple[int, str, str]],
 ) -> None:
     code, output, error = command("--project", "8")

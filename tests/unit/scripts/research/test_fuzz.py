@@ -14,8 +14,8 @@ from flask import Flask
 
 from backend.base.settings import load_settings
 from backend.web.serving import create_app
-from scripts.research.bench_backend import CLASSES, PROJECT, USER, Backend, running_backend
 from scripts.research.fuzz import OPENAPI, Report, Target, fuzz
+from scripts.research.temporary_backend import CLASSES, PROJECT, USER, Backend, running_backend
 
 REQUESTS = 700
 METHODS = {"get", "post", "put", "patch", "delete"}

@@ -12,14 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from scripts.research.bench_backend import free_ports
+from scripts.research.temporary_backend import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 PORTS = ("LABEL_STUDIO_PORT", "BACKEND_PORT", "REDIS_PORT")
 
 
 @contextmanager
-def own_stack(name: str, **settings: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+def temporary_stack(name: str, **settings: str) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Run a stack in var/<name> on free ports; its folder, and what its stack.json says."""
     var = ROOT / "var" / name
     shutil.rmtree(var, ignore_errors=True)

@@ -1,0 +1,165 @@
+"""One run of a simulation: the loop's own rounds, with an oracle or a simulated crowd labeling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from backend.base.labeling import NewTask
+from backend.images.pool import Pool, open_pool, seed_labels, true_labels
+from backend.network.training import Recipe
+from backend.rounds import batches, rounds
+from backend.rounds.loop import Loop
+from backend.store import registry
+from scripts.research.crowd import Crowd, real_annotations
+from scripts.research.learning_curves import Row
+from scripts.research.oracle import OracleProject
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all runs of a simulation share; plan.json in its folder holds these fields."""
+
+    pool: str
+    weights: str
+    image_size: int
+    train: Literal["head", "full"]
+    seed_labels: int
+    rounds: int
+    batch: int
+    pool_fraction: float
+    duplicates: int
+    annotators: str  # a CSV of real annotations; "": the oracle labels
+    people: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """One strategy with one seed."""
+
+    plan: Plan
+    arm: str  # a strategy, and behind a plus the overlap: "margin+auto"
+    repeat: int
+    folder: Path
+    data_dir: Path
+    device: str
+    threads: int
+
+
+def simulate(run: Run, on_round: Callable[[], object] = lambda: None) -> list[Row]:
+    """Run all rounds, and return what each version was worth."""
+    torch.set_num_threads(run.threads)
+    plan = run.plan
+    pool, truth = pool_of(plan, run.data_dir)
+    project = OracleProject(pool.classes)
+    loop = make_loop(run, pool, project)
+    crowd = None
+    if plan.annotators:
+        rng = np.random.default_rng([run.repeat, 3])
+        crowd = Crowd(real_annotations(plan.annotators, pool), pool.classes, plan.people, rng)
+    if plan.seed_labels:
+        seeds = seed_labels(pool, plan.seed_labels, run.repeat, truth)
+        project.import_tasks([NewTask(i, {}, label=label) for i, label in seeds.items()])
+    while len(project.labels()) < 2:  # a model cannot learn from one class
+        batches.top_up(loop)
+        _annotate_open_tasks(project, truth, crowd)
+    rows: list[Row] = []
+    budget = plan.seed_labels + plan.rounds * plan.batch
+    while not rows or rows[-1].labels < budget:
+        rounds.train_round(loop, is_forced=False, progress=lambda *_: None)
+        rows.append(_row(run, loop.root, project, len(rows) + 1))
+        on_round()
+        if not _annotate_open_tasks(project, truth, crowd):
+            break  # the pool is exhausted
+    return rows
+
+
+def _annotate_open_tasks(
+    project: OracleProject, truth: Mapping[str, str], crowd: Crowd | None
+) -> int:
+    """Annotate all open tasks with the truth or by the crowd, and return how many there were."""
+    if crowd is None:
+        return project.answer_open_tasks(truth)
+    open_tasks = project.open_tasks()
+    for task in open_tasks:
+        annotator = crowd.pick({a.annotator for a in project.answers.get(task.task_id, ())})
+        shown = project.predictions[task.task_id].get(project.version)
+        guess = shown.label if shown else None
+        label = crowd.annotate(annotator, task.image_id, guess)
+        accepted_guess = label == guess and annotator == crowd.guess_accepter
+        project.answer(task.task_id, label, annotator=annotator, accepted_guess=accepted_guess)
+    return len(open_tasks)
+
+
+def _row(run: Run, root: Path, project: OracleProject, number: int) -> Row:
+    current = registry.current(root)
+    assert current is not None, "a round was trained"
+    return Row(
+        strategy=run.arm,
+        repeat=run.repeat,
+        round=number,
+        labels=project.counts().annotations,
+        test_accuracy=(current.test or current.validation).accuracy,
+        validation_accuracy=current.validation.accuracy,
+        validation_images=current.validation.images,
+        calibration_error=(current.calibration and current.calibration.test_error_after) or 0.0,
+        version=current.version,
+    )
+
+
+def make_loop(run: Run, pool: Pool, project: OracleProject) -> Loop:
+    """Return the loop as the processes of a stack would open it."""
+    strategy, _, overlap = run.arm.partition("+")
+    return Loop(
+        root=run.folder / "models",
+        project=project,
+        pool=pool,
+        weights=run.plan.weights,
+        data_dir=run.data_dir,
+        recipe=Recipe(image_size=run.plan.image_size),
+        train=run.plan.train,
+        strategy=strategy,  # type: ignore[arg-type]  # checked by the command
+        overlap=overlap or "1",  # type: ignore[arg-type]
+        # With N annotations of each image, as many annotations are N times fewer images.
+        batch_size=max(1, run.plan.batch // (int(overlap) if overlap.isdigit() else 1)),
+        rounds=0,
+        keep_versions=0,
+        is_blind=False,
+        task_lock_s=0,
+        seed=run.repeat,
+        device=torch.device(run.device),
+    )
+
+
+@cache
+def pool_of(plan: Plan, data_dir: Path) -> tuple[Pool, dict[str, str]]:
+    """Return the pool that a plan asks about, and the true label of each of its images.
+
+    With duplicates the pool keeps its size: it has fewer images, each as often as the plan says.
+    """
+    whole = open_pool(plan.pool, data_dir, seed=0, rescan=False)
+    truth = true_labels(whole)
+    if plan.duplicates == 1 and plan.pool_fraction == 1:
+        return whole, truth
+    n_images = len(whole.image_ids)
+    n_distinct = max(1, max(1, round(n_images * plan.pool_fraction)) // plan.duplicates)
+    distinct = np.sort(np.random.default_rng(0).permutation(n_images)[:n_distinct])
+    original = {  # by the name of the copy; a first copy keeps its image's name
+        f"{whole.image_ids[row]}~{copy}" if copy else whole.image_ids[row]: row
+        for copy in range(plan.duplicates)
+        for row in distinct
+    }
+    rows = list(original.values())
+    pool = replace(
+        whole,
+        image_ids=tuple(original),
+        images=whole.images[rows],
+        paths=tuple(whole.paths[row] for row in rows) if whole.paths else (),
+    )
+    return pool, {name: truth[whole.image_ids[row]] for name, row in original.items()}
