@@ -17,7 +17,7 @@ from backend.base.errors import ModelFolderError, TightloopError
 from backend.base.settings import Settings, load_settings
 from backend.queue.training_queue import TrainingQueue
 from backend.store import pruning, registry
-from backend.web.controls import promote
+from backend.web.controls import LocalControls
 
 
 def main() -> int:
@@ -78,7 +78,7 @@ def _list(settings: Settings, project_id: int, *, as_json: bool) -> None:
 
 def _promote(settings: Settings, project_id: int, version: str) -> None:
     queue = TrainingQueue(settings.redis_url.get_secret_value())
-    meta = promote(settings, queue, project_id, version)
+    meta = LocalControls(settings, queue).promote(project_id, version)
     print(
         f"{meta.version} is in service ({meta.validation.accuracy:.1%} on validation); "
         "the ranker now gives Label Studio's open tasks its order"

@@ -1,1 +1,1 @@
-"""What answers over HTTP: the ML backend, the dashboard, the status and the metrics."""
+"""Everything that answers over HTTP: ML backend, dashboard, status and metrics."""

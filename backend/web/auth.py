@@ -1,184 +1,139 @@
-"""Decide who may do what over HTTP, and answer everything else with a sentence.
+"""Decide who may do what over HTTP.
 
-Reading is free on loopback unless a password was chosen; changing things needs one always, and
-obeys no other site's page.
+Reading is free on loopback unless a password was chosen. Changing anything always needs one, and
+must not come from another site's page.
 """
 
 from __future__ import annotations
 
 import hmac
-import logging
 import re
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, NoReturn
-from urllib.parse import urlsplit
 
-from flask import Flask, Response, jsonify, request
+from flask import request
 from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import FixedWindowRateLimiter
 from pydantic import SecretStr
 from werkzeug.datastructures import Authorization, Headers
-from werkzeug.exceptions import Forbidden, HTTPException, NotFound, TooManyRequests, Unauthorized
+from werkzeug.exceptions import Forbidden, NotFound, TooManyRequests, Unauthorized
 
-from backend.base.errors import (
-    BackendError,
-    ModelFolderError,
-    NoModelError,
-    QueueError,
-    TightloopError,
-)
 from backend.base.settings import LOOPBACK_HOSTS, Settings
 from backend.labelstudio.incoming import SECRET_HEADER
 from backend.web.backend_client import CONTROL_HEADER
 
-log = logging.getLogger(__name__)
-
-UNAVAILABLE = (QueueError, ModelFolderError, NoModelError, BackendError)
 MAX_BODY_BYTES = 5 * 1024**2
 # "Retrieve Predictions" sends all selected tasks, images included.
 MAX_PREDICT_BYTES = 512 * 1024**2
 WRONG_PASSWORDS = RateLimitItemPerMinute(10)  # from one address
-# What proxies and content networks add to the requests that they pass on.
+# Headers that proxies and content delivery networks add to the requests they forward.
 PROXY_HEADER = re.compile(
     r"via|forwarded|x-forwarded.*|x-original.*|x-envoy.*|x-proxy.*|x-real-ip|.*client-ip"
     r"|.*connecting-ip|cf-.*|cdn-loop",
     re.IGNORECASE,
 )
 
-View = Callable[..., Any]
+Check = Callable[[], None]
+View = Callable[[], Any]
 
 
-class Door:
-    """Checks the passwords of one server. Counts wrong ones by address, in memory."""
+def guarded(view: View, *checks: Check) -> View:
+    """Run checks, each of which may refuse the request, before a view."""
+
+    @wraps(view)
+    def checked() -> Any:
+        for check in checks:
+            check()
+        return view()
+
+    return checked
+
+
+class Auth:
+    """The credentials that one server accepts. Counts wrong ones by address, in memory."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._limiter = FixedWindowRateLimiter(MemoryStorage())
 
-    def needs_backend_password(self, view: View) -> View:
+    def check_backend(self) -> None:
         """Let only Label Studio in."""
+        if not self._has_backend_credentials(request.headers):
+            self._refuse("send BACKEND_USER and BACKEND_PASSWORD with basic auth")
 
-        def check() -> None:
-            if not self._has_backend_password(request.headers):
-                self._refuse("send BACKEND_USER and BACKEND_PASSWORD with basic auth")
+    def check_webhook(self) -> None:
+        """Let only Label Studio in. Its Start Training sends the backend's password instead."""
+        if not (
+            self._has_webhook_secret(request.headers)
+            or self._has_backend_credentials(request.headers)
+        ):
+            self._refuse(f"send the webhook secret in the header {SECRET_HEADER}")
 
-        return _checked(check, view)
-
-    def needs_webhook_secret(self, view: View) -> View:
-        """Let only Label Studio in; its Start Training shows the backend's password instead."""
-
-        def check() -> None:
-            if not (
-                self._has_webhook_secret(request.headers)
-                or self._has_backend_password(request.headers)
-            ):
-                self._refuse(f"send the webhook secret in the header {SECRET_HEADER}")
-
-        return _checked(check, view)
-
-    def needs_reader(self, view: View) -> View:
+    def check_reader(self) -> None:
         """Let anyone in who may see how the loop is doing."""
+        if not self._is_free():
+            self._check_dashboard_login()
 
-        def check() -> None:
-            if not (self._is_free() or self._has_dashboard_password(request.headers)):
-                self._refuse("set DASHBOARD_PASSWORD, and send it with basic auth")
+    def check_operator(self) -> None:
+        """Let anyone in who may change things, unless another site's page sent the request."""
+        _refuse_other_sites()
+        self._check_dashboard_login()
 
-        return _checked(check, view)
-
-    def needs_operator(self, view: View) -> View:
-        """Let anyone in who may change things, from our own page or no page at all."""
-
-        def check() -> None:
-            _refuse_other_sites()
-            if not self._has_dashboard_password(request.headers):
-                self._refuse("set DASHBOARD_PASSWORD, and send it with basic auth")
-
-        return _checked(check, view)
-
-    def needs_control_secret(self, view: View) -> View:
-        """Let only our dashboard in another process in; closed if there is no secret."""
+    def check_control_secret(self) -> None:
+        """Let only our dashboard in another process in, and nobody if there is no secret."""
         secret = self._settings.control_secret.get_secret_value()
-
-        def check() -> None:
-            if not secret:
-                raise NotFound(
-                    "no dashboard in another process may ask this: set CONTROL_SECRET for it"
-                )
-            if not is_equal(request.headers.get(CONTROL_HEADER, ""), secret):
-                self._refuse(f"send CONTROL_SECRET in the header {CONTROL_HEADER}")
-
-        return _checked(check, view)
+        if not secret:
+            raise NotFound("controls are closed: set CONTROL_SECRET to publish the dashboard")
+        if not _is_equal(request.headers.get(CONTROL_HEADER, ""), secret):
+            self._refuse(f"send CONTROL_SECRET in the header {CONTROL_HEADER}")
 
     def body_limit(self, path: str, headers: Headers) -> int:
-        """Return how many bytes of body are read: none from a stranger, who may send no end."""
-        if self._has_backend_password(headers):
+        """Return how many bytes of a request's body to read: none from a stranger."""
+        if self._has_backend_credentials(headers):
             return MAX_PREDICT_BYTES if path == "/predict" else MAX_BODY_BYTES
-        is_known = self._has_webhook_secret(headers) or self._has_dashboard_password(headers)
+        is_known = self._has_webhook_secret(headers) or self._has_dashboard_login(headers)
         return MAX_BODY_BYTES if is_known else 0
 
-    def _has_backend_password(self, headers: Headers) -> bool:
-        settings = self._settings
-        return _has_login(headers, settings.backend_user, settings.backend_password)
+    def _check_dashboard_login(self) -> None:
+        if not self._has_dashboard_login(request.headers):
+            self._refuse("set DASHBOARD_PASSWORD, and send it with basic auth")
 
-    def _has_dashboard_password(self, headers: Headers) -> bool:
-        settings = self._settings
-        return _has_login(headers, settings.dashboard_user, settings.dashboard_password)
+    def _has_backend_credentials(self, headers: Headers) -> bool:
+        return _has_login(headers, self._settings.backend_user, self._settings.backend_password)
+
+    def _has_dashboard_login(self, headers: Headers) -> bool:
+        return _has_login(headers, self._settings.dashboard_user, self._settings.dashboard_password)
 
     def _has_webhook_secret(self, headers: Headers) -> bool:
         secret = self._settings.webhook_secret.get_secret_value()
-        return bool(secret) and is_equal(headers.get(SECRET_HEADER, ""), secret)
+        return bool(secret) and _is_equal(headers.get(SECRET_HEADER, ""), secret)
 
     def _is_free(self) -> bool:
         settings = self._settings
         has_password = bool(settings.dashboard_password.get_secret_value())
         if not settings.is_loopback_only or (has_password and not settings.dashboard_open):
             return False
-        # Neither another site's name that leads here (DNS rebinding) nor a proxy may read for free.
+        # Neither a proxy nor a foreign host name that resolves to us (DNS rebinding) reads freely.
         is_forwarded = any(PROXY_HEADER.fullmatch(name) for name, _ in request.headers)
-        return not is_forwarded and _host_of(f"//{request.host}") in LOOPBACK_HOSTS
+        host = re.sub(r":\d+$", "", request.host.lower()).strip("[]")
+        return not is_forwarded and host in LOOPBACK_HOSTS
 
     def _refuse(self, hint: str) -> NoReturn:
         """Answer 401, or 429 to an address that keeps sending wrong passwords."""
-        given = ("Authorization", SECRET_HEADER, CONTROL_HEADER)
-        is_guess = any(name in request.headers for name in given)
+        credentials = ("Authorization", SECRET_HEADER, CONTROL_HEADER)
+        is_guess = any(name in request.headers for name in credentials)
         if is_guess and not self._limiter.hit(WRONG_PASSWORDS, request.remote_addr or ""):
             raise TooManyRequests("too many wrong passwords from this address: wait a minute")
         raise Unauthorized(hint)
 
 
-def is_equal(given: str, expected: str) -> bool:
-    """Whether two secrets are the same, in a time that tells nothing."""
+def _is_equal(given: str, expected: str) -> bool:
+    """Compare two secrets in constant time."""
     return hmac.compare_digest(
         given.encode(errors="surrogatepass"), expected.encode(errors="surrogatepass")
     )
-
-
-def answer_errors(app: Flask) -> None:
-    """Answer every error as JSON that says what to do, and never with a trace."""
-
-    @app.errorhandler(TightloopError)
-    def on_known_error(error: TightloopError) -> tuple[Response, int]:
-        return jsonify(error=str(error)), status_of(error)
-
-    @app.errorhandler(HTTPException)
-    def on_http_error(error: HTTPException) -> Response:
-        answer = jsonify(error=error.description)
-        answer.status_code = error.code or 500
-        if answer.status_code == 401:
-            answer.headers["WWW-Authenticate"] = 'Basic realm="Tightloop"'
-        return answer
-
-    @app.errorhandler(Exception)
-    def on_unknown_error(error: Exception) -> tuple[Response, int]:
-        log.exception("%s %s", request.method, request.path)
-        return jsonify(error=f"unexpected {type(error).__name__}: see the backend's log"), 500
-
-
-def status_of(error: TightloopError) -> int:
-    """The HTTP status for an error of ours."""
-    return 503 if isinstance(error, UNAVAILABLE) else 400
 
 
 def _has_login(headers: Headers, user: str, password: SecretStr) -> bool:
@@ -188,13 +143,13 @@ def _has_login(headers: Headers, user: str, password: SecretStr) -> bool:
         auth is not None
         and auth.type == "basic"
         and bool(expected)
-        and is_equal(auth.username or "", user)
-        and is_equal(auth.password or "", expected)
+        and _is_equal(auth.username or "", user)
+        and _is_equal(auth.password or "", expected)
     )
 
 
 def _refuse_other_sites() -> None:
-    """Every current browser says where a POST comes from; what says nothing is no browser."""
+    """Every current browser says where a POST comes from. If nothing says so, it is no browser."""
     site = request.headers.get("Sec-Fetch-Site")
     origin = request.headers.get("Origin")
     is_ours = (
@@ -203,20 +158,4 @@ def _refuse_other_sites() -> None:
         else origin is None or origin in (f"http://{request.host}", f"https://{request.host}")
     )
     if not is_ours:
-        raise Forbidden("only the dashboard's own page changes things: open it, and try again")
-
-
-def _host_of(url: str) -> str | None:
-    try:
-        return urlsplit(url).hostname
-    except ValueError:
-        return None
-
-
-def _checked(check: Callable[[], None], view: View) -> View:
-    @wraps(view)
-    def guarded(*args: Any, **kwargs: Any) -> Any:
-        check()
-        return view(*args, **kwargs)
-
-    return guarded
+        raise Forbidden("only the dashboard's own page may change things: open it and try again")

@@ -1,10 +1,9 @@
-"""Controls: what people change by hand, whatever door they come through."""
+"""Change things by hand: put a version in service, start a training."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Protocol
 
 from backend.base.settings import Settings
 from backend.queue.training_queue import TrainingQueue
@@ -12,33 +11,33 @@ from backend.store import registry
 from backend.store.version_meta import Meta
 
 
-@dataclass(frozen=True)
-class Buttons:
+class Controls(Protocol):
     """What the dashboard's buttons do: change things here, or ask the backend to."""
 
-    promote: Callable[[int, str], object]  # project, version
-    train_now: Callable[[int], object]  # project
+    def promote(self, project_id: int, version: str) -> object:
+        """Put a version in service."""
+
+    def train_now(self, project_id: int) -> None:
+        """Start a training."""
 
 
-def own_buttons(settings: Settings, queue: TrainingQueue) -> Buttons:
-    """Buttons of a process that may write to the model folder and to Redis."""
-    return Buttons(
-        promote=lambda project_id, version: promote(settings, queue, project_id, version),
-        train_now=lambda project_id: train_now(queue, project_id),
-    )
+class LocalControls:
+    """The controls in a process that may write to the model folder and to Redis."""
 
+    def __init__(self, settings: Settings, queue: TrainingQueue) -> None:
+        self._model_dir = settings.model_dir
+        self._queue = queue
 
-def promote(settings: Settings, queue: TrainingQueue, project_id: int, version: str) -> Meta:
-    """Put a version in service, and have the open tasks ordered by it; NoModelError where there is
-    none of that name.
-    """
-    root = registry.project_root(settings.model_dir, project_id)
-    with registry.hold(root, "promote"):  # a head may be about to be
-        meta = registry.promote(root, version)
-    queue.look(project_id)  # the ranker orders the open tasks by it
-    return meta
+    def promote(self, project_id: int, version: str) -> Meta:
+        """Put a version in service and have the open tasks reordered by it; NoModelError if it
+        does not exist.
+        """
+        root = registry.project_root(self._model_dir, project_id)
+        with registry.hold(root, "promote"):  # a new head may be promoted at the same time
+            meta = registry.promote(root, version)
+        self._queue.look(project_id)  # the ranker then reorders the open tasks
+        return meta
 
-
-def train_now(queue: TrainingQueue, project_id: int) -> None:
-    """Ask for a training, be the labels new or not; one that runs goes round again."""
-    queue.ask_for_training(project_id, time.time())
+    def train_now(self, project_id: int) -> None:
+        """Request a training even if no label is new; one that is running is repeated."""
+        self._queue.ask_for_training(project_id, time.time())

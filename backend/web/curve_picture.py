@@ -6,6 +6,7 @@ import io
 import threading
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -15,9 +16,9 @@ from matplotlib.ticker import PercentFormatter
 from backend.measures.forecast import CurvePoint, Forecast
 
 POINTS_DRAWN = 150
-NAMED_VERSIONS = 12  # more names than these would cover each other
+NAMED_VERSIONS = 12  # the names of more versions would overlap
 WIDE_IN, NARROW_IN = (8.6, 3.7), (4.0, 3.4)
-# Each reaches a contrast of 4.5 against its background.
+# Each color reaches a contrast of 4.5 against its background.
 LIGHT = {
     "ink": "#1f2328",
     "grid": "#d8dee4",
@@ -32,80 +33,80 @@ DARK = {
     "other": "#9aa4af",
     "bad": "#ff8f85",
 }
-DRAWING = threading.Lock()  # matplotlib's caches know one thread
+DRAWING = threading.Lock()  # matplotlib is not thread-safe
 
 
 @lru_cache(maxsize=64)
 def draw_curve(
     curve: tuple[CurvePoint, ...], outlook: Forecast | None, *, is_dark: bool, is_narrow: bool
 ) -> bytes:
-    """The SVG, its text as text and its background transparent; `curve` in the order of making.
+    """Return an SVG with a transparent background and its text as text; `curve` is oldest first.
 
-    A long curve is thinned to POINTS_DRAWN points at most, the newest among them.
+    A long curve is thinned to POINTS_DRAWN points, including the newest.
     """
     step = -(-len(curve) // POINTS_DRAWN) or 1
     points = curve[::-step][::-1]
     full = [p for p in curve if not p.is_head and p.refused is None]
     colors = DARK if is_dark else LIGHT
-    with DRAWING, mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "tightloop"}):
+    with DRAWING, mpl.rc_context(_style(colors)):
         figure = Figure(figsize=NARROW_IN if is_narrow else WIDE_IN, layout="constrained")
-        axes = figure.add_subplot()
-        _dress(axes, colors)
+        axes = figure.add_subplot(xlabel="labels", ylabel="accuracy on validation images")
+        axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
+        axes.xaxis.set_major_formatter(lambda labels, _: f"{labels:,.0f}")
         _draw_versions(axes, points, colors)
         if outlook is not None and full:
             _draw_outlook(axes, full[-1], outlook, colors)
         _name_versions(axes, points, colors)
         if points:
-            axes.legend(loc="lower right", frameon=False, labelcolor=colors["ink"], fontsize=9)
+            axes.legend(loc="lower right")
         content = io.BytesIO()
         figure.savefig(content, format="svg", transparent=True, metadata={"Date": None})
     return content.getvalue()
 
 
-def _dress(axes: Axes, colors: Mapping[str, str]) -> None:
-    axes.set_xlabel("labels", color=colors["ink"])
-    axes.set_ylabel("right on validation images", color=colors["ink"])
-    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
-    axes.xaxis.set_major_formatter(lambda labels, _: f"{labels:,.0f}")
-    axes.grid(color=colors["grid"], linewidth=0.8)
-    axes.tick_params(colors=colors["ink"], labelsize=9)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(colors["other"])
+def _style(colors: Mapping[str, str]) -> Any:
+    return {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "tightloop",
+        "text.color": colors["ink"],
+        "axes.labelcolor": colors["ink"],
+        "axes.edgecolor": colors["other"],
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.color": colors["grid"],
+        "xtick.color": colors["ink"],
+        "ytick.color": colors["ink"],
+        "xtick.labelsize": 9,
+        "ytick.labelsize": 9,
+        "legend.frameon": False,
+        "legend.fontsize": 9,
+    }
 
 
 def _draw_versions(axes: Axes, points: Sequence[CurvePoint], colors: Mapping[str, str]) -> None:
-    full = [p for p in points if not p.is_head and p.refused is None]
+    full = sorted(
+        (p for p in points if not p.is_head and p.refused is None), key=lambda p: p.labels
+    )
+    if full:
+        x = [p.labels for p in full]
+        bounds = [p.low for p in full], [p.high for p in full]
+        color = colors["line"]
+        axes.fill_between(x, *bounds, color=color, alpha=0.15, lw=0, label="95 % interval")
+        axes.vlines(x, *bounds, color=color, alpha=0.35)  # a single version has no area
+        axes.plot(x, [p.accuracy for p in full], "o-", color=color, label="version")
     heads = [p for p in points if p.is_head and p.refused is None]
     refused = [p for p in points if p.refused is not None]
-    if full:
-        by_labels = sorted(full, key=lambda p: p.labels)
-        x = [p.labels for p in by_labels]
-        bounds = [p.low for p in by_labels], [p.high for p in by_labels]
-        axes.fill_between(
-            x, *bounds, color=colors["line"], alpha=0.15, linewidth=0, label="95 % interval"
-        )
-        axes.vlines(
-            x, *bounds, color=colors["line"], alpha=0.35
-        )  # of a single version all there is
-        axes.plot(x, [p.accuracy for p in by_labels], "o-", color=colors["line"], label="version")
-    for kind, mark, color, name in (
-        (heads, ".", colors["other"], "head"),
-        (refused, "x", colors["bad"], "refused"),
+    current = [p for p in points if p.is_current]
+    ring = {"color": colors["ink"], "markersize": 13, "markerfacecolor": "none"}
+    for kind, marker, style, name in (
+        (heads, ".", {"color": colors["other"]}, "head"),
+        (refused, "x", {"color": colors["bad"]}, "refused"),
+        (current, "o", ring, "in service"),
     ):
         if kind:
             x, y = [p.labels for p in kind], [p.accuracy for p in kind]
-            axes.plot(x, y, mark, color=color, label=name, linestyle="none")
-    for point in points:
-        if point.is_current:
-            axes.plot(
-                *(point.labels, point.accuracy, "o"),
-                markersize=13,
-                markerfacecolor="none",
-                markeredgecolor=colors["ink"],
-                linestyle="none",
-                label="in service",
-            )
+            axes.plot(x, y, marker, label=name, linestyle="none", **style)
 
 
 def _draw_outlook(
@@ -116,25 +117,18 @@ def _draw_outlook(
         [now.accuracy, now.accuracy + gain] for gain in (outlook.gain, outlook.low, outlook.high)
     )
     axes.plot(x, expected, "--", color=colors["other"], label="90 % forecast")
-    axes.fill_between(
-        x,
-        low,
-        high,
-        color=colors["other"],
-        alpha=0.2,
-        linewidth=0,
-    )
+    axes.fill_between(x, low, high, color=colors["other"], alpha=0.2, lw=0)
 
 
 def _name_versions(axes: Axes, points: Sequence[CurvePoint], colors: Mapping[str, str]) -> None:
     full = [p for p in points if not p.is_head]
     labels = [p.labels for p in full]
     gap = (max(labels) - min(labels)) / NAMED_VERSIONS if full else 0
-    next_to: int | None = None
+    last_named: int | None = None
     for point in reversed(full):
-        if next_to is not None and abs(next_to - point.labels) <= gap:
+        if last_named is not None and abs(last_named - point.labels) <= gap:
             continue
-        next_to = point.labels
+        last_named = point.labels
         axes.annotate(
             point.version,
             (point.labels, point.accuracy),

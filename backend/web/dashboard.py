@@ -1,17 +1,12 @@
 """Serve the dashboard: a page that people keep open, two buttons, GET /status and /metrics.
 
-The page asks for itself again every two seconds, so it is rendered at most once a second, however
-many people look.
+The page fetches itself every two seconds.
 """
 
 from __future__ import annotations
 
 import hashlib
-import threading
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 from flask import Blueprint, Flask, Response, jsonify, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
@@ -20,22 +15,18 @@ from backend.base.errors import TightloopError
 from backend.base.progress import unit
 from backend.base.settings import Settings
 from backend.queue.training_queue import TrainingQueue
-from backend.web.auth import Door, answer_errors, status_of
-from backend.web.backend_client import BackendClient, Login
-from backend.web.control_routes import (
-    asked_project,
-    pressed_project,
-    refuse_unknown,
-    status_of_refusal,
-)
-from backend.web.controls import Buttons
+from backend.web.auth import Auth, guarded
+from backend.web.backend_client import BackendClient
+from backend.web.controls import Controls
 from backend.web.curve_picture import draw_curve
 from backend.web.dashboard_view import JOBS, SERVICES, curve_key, find_project, view_of
+from backend.web.error_answers import register_error_answers, status_of, status_of_refusal
 from backend.web.metrics import CONTENT_TYPE
+from backend.web.page_cache import Page, PageCache
+from backend.web.project_parameter import check_known, requested_project, required_project
 from backend.web.status import whole_status
 
-PAGE_LIFETIME_S = 1.0
-# The page runs nothing but its own script, and no other page may frame its buttons.
+# The page runs only its own script, and no other page may frame its buttons.
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -44,92 +35,61 @@ SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",
 }
-# An image of its own: matplotlib writes styles into its SVG, which the page must not have.
+# The curve is a separate image because matplotlib writes styles into it, which the page forbids.
 PICTURE_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
-@dataclass(frozen=True)
-class Page:
-    """The dashboard of one project, rendered, and its HTTP status."""
+class Dashboard:
+    """The views for people and their programs."""
 
-    html: str
-    status: int
+    def __init__(
+        self,
+        settings: Settings,
+        queue: TrainingQueue,
+        auth: Auth,
+        controls: Controls,
+        read_metrics: Callable[[], bytes],
+    ) -> None:
+        self._settings = settings
+        self._queue = queue
+        self._auth = auth
+        self._controls = controls
+        self._read_metrics = read_metrics
+        self._pages = PageCache(self._render)
 
+    def blueprint(self) -> Blueprint:
+        """Return the routes and who may use them."""
+        routes = Blueprint(
+            "dashboard", __name__, static_folder="static", template_folder="templates"
+        )
+        routes.after_request(_add_security_headers)
+        read, change = self._auth.check_reader, self._auth.check_operator
+        routes.get("/dashboard")(guarded(self.show, read))
+        routes.get("/dashboard/curve.svg")(guarded(self.curve, read))
+        routes.get("/status")(guarded(self.status, read))
+        routes.get("/metrics")(guarded(self.metrics, read))
+        routes.post("/dashboard/promote")(guarded(self.promote, change))
+        routes.post("/dashboard/train")(guarded(self.train, change))
+        return routes
 
-class Pages:
-    """Pages by project, each rendered once in PAGE_LIFETIME_S at most; while that takes long, the
-    others get the last one and hold no thread that a webhook needs.
-    """
-
-    def __init__(self, render: Callable[[int | None], Page]) -> None:
-        self._render = render
-        self._kept: dict[int | None, tuple[float, Page]] = {}
-        self._rendering = threading.Lock()
-
-    def of(self, project_id: int | None) -> Page:
-        """The page of a project that is known, or of the newest."""
-        kept = self._fresh(project_id)
-        if kept is not None:
-            return kept
-        last = self._kept.get(project_id)
-        if not self._rendering.acquire(blocking=last is None):
-            assert last is not None
-            return last[1]
+    def show(self) -> AnyResponse:
+        """Show the page of the requested project, or of the newest."""
+        project_id = requested_project()
         try:
-            page = self._fresh(project_id)  # somebody may have rendered it meanwhile
-            if page is None:
-                page = self._render(project_id)
-                self._kept[project_id] = time.monotonic(), page
-            return page
-        finally:
-            self._rendering.release()
-
-    def forget(self) -> None:
-        """Render anew: somebody has just changed something."""
-        with self._rendering:
-            self._kept.clear()
-
-    def _fresh(self, project_id: int | None) -> Page | None:
-        rendered_at, page = self._kept.get(project_id, (0.0, None))
-        return page if time.monotonic() - rendered_at <= PAGE_LIFETIME_S else None
-
-
-def make_dashboard(
-    settings: Settings,
-    door: Door,
-    queue: TrainingQueue,
-    metrics_page: Callable[[], bytes],
-    buttons: Buttons,
-) -> Blueprint:
-    """The routes for people and their programs; `metrics_page` is what Prometheus gets."""
-    routes = Blueprint("dashboard", __name__, static_folder="static", template_folder="templates")
-    pages = Pages(lambda project_id: _render(settings, queue, project_id))
-
-    @routes.after_request
-    def secure(answer: Response) -> Response:
-        for name, value in SECURITY_HEADERS.items():
-            answer.headers.setdefault(name, value)
-        return answer
-
-    @routes.get("/dashboard")
-    @door.needs_reader
-    def show() -> AnyResponse:
-        asked = asked_project()
-        try:
-            refuse_unknown(settings, asked)
+            if project_id is not None:
+                check_known(self._settings.model_dir, project_id)
         except TightloopError:
-            asked = None  # nobody can tell; the page says what is wrong
-        page = pages.of(asked)
+            project_id = None  # the page says what is wrong
+        page = self._pages.page(project_id)
         answer = Response(page.html, page.status, content_type="text/html; charset=utf-8")
         answer.headers["Cache-Control"] = "no-cache"
         answer.set_etag(hashlib.sha256(page.html.encode()).hexdigest())
         return answer.make_conditional(request)
 
-    @routes.get("/dashboard/curve.svg")
-    @door.needs_reader
-    def curve() -> Response:
-        project = find_project(whole_status(settings, queue), asked_project())
-        is_as_asked = request.args.get("v") == curve_key(project)
+    def curve(self) -> Response:
+        """Draw the learning curve. Browsers keep it if its address names what it shows."""
+        project = find_project(whole_status(self._settings, self._queue), requested_project())
+        is_as_requested = request.args.get("v") == curve_key(project)
         drawn = draw_curve(
             project.learning_curve,
             project.outlook,
@@ -137,105 +97,81 @@ def make_dashboard(
             is_narrow="narrow" in request.args,
         )
         answer = Response(drawn, content_type="image/svg+xml")
-        # Its address changes with what it shows, unless a version came since the page was made.
-        answer.headers["Cache-Control"] = "private, max-age=3600" if is_as_asked else "no-store"
+        # A version may have been added since the page was rendered.
+        answer.headers["Cache-Control"] = "private, max-age=3600" if is_as_requested else "no-store"
         answer.headers["Content-Security-Policy"] = PICTURE_POLICY
         return answer
 
-    @routes.post("/dashboard/promote")
-    @door.needs_operator
-    def put_in_service() -> AnyResponse:
+    def status(self) -> Response:
+        """Return the status of everything as JSON."""
+        return jsonify(whole_status(self._settings, self._queue).as_json())
+
+    def metrics(self) -> Response:
+        """Return the metrics as Prometheus reads them."""
+        return Response(self._read_metrics(), content_type=CONTENT_TYPE)
+
+    def promote(self) -> AnyResponse:
+        """Put a version in service and show the page again."""
         version = request.form.get("version", "")
-        return act(lambda project_id: buttons.promote(project_id, version))
+        return self._change(lambda project_id: self._controls.promote(project_id, version))
 
-    @routes.post("/dashboard/train")
-    @door.needs_operator
-    def start_training() -> AnyResponse:
-        return act(buttons.train_now)
+    def train(self) -> AnyResponse:
+        """Start a training and show the page again."""
+        return self._change(self._controls.train_now)
 
-    def act(change: Callable[[int], object]) -> AnyResponse:
-        """Change something and show the page again, with what was in the way if something was."""
-        project_id = pressed_project(settings)
+    def _change(self, change: Callable[[int], object]) -> AnyResponse:
+        project_id = required_project(self._settings.model_dir)
         try:
             change(project_id)
         except TightloopError as error:
-            page = _render(settings, queue, project_id, str(error))
+            page = self._render(project_id, refusal=str(error))
             return Response(page.html, status_of_refusal(error))
-        pages.forget()
+        self._pages.clear()
         return redirect(url_for("dashboard.show", project=project_id), 303)
 
-    @routes.get("/status")
-    @door.needs_reader
-    def status() -> Response:
-        return jsonify(whole_status(settings, queue).as_json())
+    def _render(self, project_id: int | None, refusal: str = "") -> Page:
+        """Render the page. `refusal` says why a button did nothing.
 
-    @routes.get("/metrics")
-    @door.needs_reader
-    def metrics() -> Response:
-        return Response(metrics_page(), content_type=CONTENT_TYPE)
-
-    return routes
+        If Redis or the model folder is unavailable, the page says so and what to do.
+        """
+        try:
+            status = whole_status(self._settings, self._queue)
+            has_any = status.projects or status.unreadable
+            view = view_of(self._settings, status, project_id) if has_any else {}
+            view["refusal"], http_status = refusal, 200
+        except TightloopError as error:
+            view, http_status = {"problem": str(error)}, status_of(error)
+        # Name the project, since another may become the newest.
+        shown_id = view["project"].project_id if "project" in view else project_id
+        html = render_template(
+            "dashboard.html",
+            address=url_for("dashboard.show", project=shown_id),
+            service_names=SERVICES,
+            job_names=JOBS,
+            unit=unit,
+            **view,
+        )
+        return Page(html, http_status)
 
 
 def create_app(settings: Settings) -> Flask:
-    """The dashboard alone, without the ML backend's routes: what a team's server publishes.
+    """Make the dashboard without the ML backend's routes, to be published to a network.
 
-    It reads the model folder and Redis; whatever changes them is asked of the backend.
+    It only reads the model folder and Redis, and asks the backend to change anything.
     """
     settings.require("dashboard_password", "control_secret")
     queue = TrainingQueue(settings.redis_url.get_secret_value())
     backend = BackendClient(settings)
-    buttons = Buttons(
-        promote=lambda project_id, version: backend.promote(project_id, version, _person()),
-        train_now=lambda project_id: backend.train_now(project_id, _person()),
-    )
+    dashboard = Dashboard(settings, queue, Auth(settings), backend, backend.metrics)
     app = Flask(__name__, static_folder=None)
-    app.register_blueprint(
-        make_dashboard(settings, Door(settings), queue, backend.metrics, buttons)
-    )
-
-    @app.get("/")
-    def home() -> AnyResponse:
-        return redirect(url_for("dashboard.show"))
-
-    @app.get("/health")
-    def health() -> Response:
-        return jsonify(status="UP")
-
-    answer_errors(app)
+    app.register_blueprint(dashboard.blueprint())
+    app.add_url_rule("/", "home", lambda: redirect(url_for("dashboard.show")))
+    app.add_url_rule("/health", "health", lambda: jsonify(status="UP"))
+    register_error_answers(app)
     return app
 
 
-def _person() -> Login:
-    """Return the login of the person who pressed a button, for the backend to check again."""
-    auth = request.authorization
-    return (auth.username or "", auth.password or "") if auth else ("", "")
-
-
-def _render(
-    settings: Settings, queue: TrainingQueue, project_id: int | None, refused: str = ""
-) -> Page:
-    """The page; where Redis or the model folder is away, it says that and what to do. `refused` is
-    why a press was in vain.
-    """
-    try:
-        status = whole_status(settings, queue)
-        has_any = status.projects or status.unreadable
-        view = vars(view_of(settings, status, project_id)) if has_any else {}
-    except TightloopError as error:
-        return Page(_fill(project_id, problem=str(error)), status_of(error))
-    return Page(_fill(project_id, **view, refused=refused), 200)
-
-
-def _fill(project_id: int | None, **view: Any) -> str:
-    # Of a page that has a project, that one: another may become the newest.
-    pinned = view["project"].project_id if "project" in view else project_id
-    address = url_for("dashboard.show", project=pinned)
-    return render_template(
-        "dashboard.html",
-        address=address,
-        service_names=SERVICES,
-        job_names=JOBS,
-        unit=unit,
-        **view,
-    )
+def _add_security_headers(answer: Response) -> Response:
+    for name, value in SECURITY_HEADERS.items():
+        answer.headers.setdefault(name, value)
+    return answer

@@ -1,6 +1,6 @@
 """Tell Prometheus what is already known about all projects and this process.
 
-Projects are read at every scrape, from the model folder and Redis; Label Studio is never asked.
+Projects are read at every scrape, from the model folder and Redis. Label Studio is never asked.
 Unknown values are left out.
 """
 
@@ -36,39 +36,43 @@ WEBHOOK_BUCKETS_S = (
 )  # fmt: skip
 SERVICES = ("redis", "model_folder")
 JOB_NAMES = ("retrain", "rank", *get_args(RankStep))
-# Name -> what it tells, and its labels.
+# Name -> description, and labels.
 GAUGES = {
     "up": (
-        "1 where the service could be read just now, 0 where not: projects are then missing here, "
-        "and GET /status says why.",
+        "1 if the service could be read just now, else 0: projects are then missing here, and "
+        "GET /status says why.",
         ("service",),
     ),
-    "workers": ("RQ workers that listen to a queue, of all projects.", ("queue",)),
-    "round": ("Number of the newest round: one training of the whole network each.", ("project",)),
+    "workers": ("RQ workers that listen to a queue, for all projects.", ("queue",)),
+    "round": ("Number of the newest round: each trains the whole network once.", ("project",)),
     "trained_labels": ("Labels that the version in service was trained on.", ("project",)),
     "accuracy_ratio": (
-        "Share of held-out images on which the version in service is right, 0 to 1.",
+        "Share of held-out images that the version in service classifies correctly, 0 to 1.",
         ("project", "split"),
     ),
-    "versions": ("Sound model versions on disk, the refused ones among them.", ("project",)),
+    "versions": ("Sound model versions on disk, including refused ones.", ("project",)),
     "refused_versions": (
-        "Model versions on disk that were not put in service by themselves: worse than the last.",
+        "Model versions on disk that were not promoted automatically: worse than the last.",
         ("project",),
     ),
     "training_phase_seconds": (
         "Seconds that each phase of the newest training of the whole network took.",
         ("project", "phase"),
     ),
-    "annotations": ("Answers in Label Studio, skipped ones not counted.", ("project",)),
-    "skipped_annotations": ("Answers by which somebody declined to label.", ("project",)),
-    "open_tasks": ("Images that wait in Label Studio for their first answer.", ("project",)),
-    "asked_again_tasks": ("Answered images that wait for another person's answer.", ("project",)),
+    "annotations": ("Annotations in Label Studio, without skipped ones.", ("project",)),
+    "skipped_annotations": ("Annotations in which a person skipped the image.", ("project",)),
+    "open_tasks": ("Images in Label Studio that wait for their first annotation.", ("project",)),
+    "asked_again_tasks": (
+        "Annotated images that wait for another person's annotation.",
+        ("project",),
+    ),
     "new_annotations": (
-        "Answers made, changed or deleted that no finished training has read.",
+        "Annotations made, changed or deleted that no finished training has read.",
         ("project",),
     ),
     "annotations_until_training": (
-        "New answers still missing until a training is due; it also is after RETRAIN_WAIT seconds.",
+        "New annotations still needed until a training is due; one is also due after RETRAIN_WAIT "
+        "seconds.",
         ("project",),
     ),
     "jobs": (
@@ -76,7 +80,7 @@ GAUGES = {
         ("project", "job", "status"),
     ),
     "kept_errors": (
-        "Errors among the project's newest, of which ten are kept, by the job that met them.",
+        "The project's newest errors, ten at most, by the job that met them.",
         ("project", "where"),
     ),
 }
@@ -84,16 +88,18 @@ GAUGES = {
 Sample = tuple[str, tuple[str, ...], float | None]
 
 
-class Metrics:
-    """What one app counts, beside the projects' state."""
+class Metrics(Collector):
+    """What one process counts, and the state of every project, read at each scrape."""
 
     def __init__(self, settings: Settings, queue: TrainingQueue) -> None:
-        # The text format knows no moments of creation: each would be a metric of its own.
+        self._settings = settings
+        self._queue = queue
+        # The text format has no creation times: each would be a metric of its own.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         self._webhook_seconds = Histogram(
             "tightloop_webhook_duration_seconds",
-            "Seconds from a webhook's arrival to its answer, whatever that was.",
+            "Seconds from a webhook's arrival to its answer, whatever the answer was.",
             buckets=WEBHOOK_BUCKETS_S,
             registry=self._registry,
         )
@@ -106,7 +112,7 @@ class Metrics:
         )
         self._predictions = Counter(
             "tightloop_predictions_total",
-            "Images that /predict answered with a prediction.",
+            "Images for which /predict returned a prediction.",
             registry=self._registry,
         )
         self._unpredicted = Counter(
@@ -114,36 +120,29 @@ class Metrics:
             "Images that /predict could not read; the log names their tasks.",
             registry=self._registry,
         )
-        self._registry.register(_Projects(settings, queue))
+        self._registry.register(self)
 
-    def note_webhook(self, seconds: float, status: int, outcome: str) -> None:
-        """Count a webhook; `outcome` is what became of one that was taken."""
+    def record_webhook(self, seconds: float, status: int, outcome: str) -> None:
+        """Count a webhook. `outcome` says what happened to one that was accepted."""
         if status >= 400:
             outcome = "refused" if status < 500 else "failed"
         self._webhook_seconds.observe(seconds)
         self._webhooks.labels(outcome, str(status)).inc()
 
-    def note_predictions(self, predicted: int, unpredicted: int) -> None:
+    def record_predictions(self, predicted: int, unpredicted: int) -> None:
         """Count the images of one /predict."""
         self._predictions.inc(predicted)
         self._unpredicted.inc(unpredicted)
 
     def page(self) -> bytes:
-        """Everything, as Prometheus reads it."""
+        """Return everything in Prometheus' text format."""
         return generate_latest(self._registry)
 
-
-class _Projects(Collector):
-    """All projects, read anew for every scrape."""
-
-    def __init__(self, settings: Settings, queue: TrainingQueue) -> None:
-        self._settings = settings
-        self._queue = queue
-
     def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Yield the gauges of all projects, as they are now."""
         families = {
-            name: GaugeMetricFamily(f"tightloop_{name}", tells, labels=labels)
-            for name, (tells, labels) in GAUGES.items()
+            name: GaugeMetricFamily(f"tightloop_{name}", description, labels=labels)
+            for name, (description, labels) in GAUGES.items()
         }
         for name, labels, value in self._samples():
             if value is not None:
@@ -151,20 +150,20 @@ class _Projects(Collector):
         return (family for family in families.values() if family.samples)
 
     def _samples(self) -> Iterator[Sample]:
-        away: set[str] = set()
+        down: set[str] = set()
         ids: list[int] = []
-        with _noting(away):
+        with _recording_failures(down):
             ids = registry.known_projects(self._settings.model_dir)
-        with _noting(away):
+        with _recording_failures(down):
             for queue, n_workers in self._queue.worker_counts().items():
                 yield "workers", (queue,), n_workers
         for project_id in ids:
-            if "redis" in away:  # every further try would wait for its time limit
+            if "redis" in down:  # every further try would wait for its timeout
                 break
-            with _noting(away):
+            with _recording_failures(down):
                 yield from _of_project(project_status(self._settings, self._queue, project_id))
         for service in SERVICES:
-            yield "up", (service,), service not in away
+            yield "up", (service,), service not in down
 
 
 def _of_project(status: ProjectStatus) -> Iterator[Sample]:
@@ -198,10 +197,10 @@ def _of_project(status: ProjectStatus) -> Iterator[Sample]:
 
 
 @contextmanager
-def _noting(away: set[str]) -> Iterator[None]:
+def _recording_failures(down: set[str]) -> Iterator[None]:
     try:
         yield
     except QueueError:
-        away.add("redis")
+        down.add("redis")
     except ModelFolderError:
-        away.add("model_folder")
+        down.add("model_folder")

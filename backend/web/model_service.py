@@ -1,4 +1,4 @@
-"""The version in service of each project: class probabilities for the tasks of a /predict."""
+"""Compute class probabilities for tasks with each project's version in service."""
 
 from __future__ import annotations
 
@@ -27,57 +27,56 @@ from backend.store.version_meta import Meta
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass
 class InService:
     """The version in service of one project, in memory."""
 
-    root: Path
     meta: Meta
     row_of: Mapping[str, int]  # pool image id -> row of `probs`
     probs: Probs
+    model: nn.Module | None = None  # loaded when it is first needed
 
 
 class ModelService:
-    """Answers with the version in service; a newly promoted one is loaded at the next request."""
+    """Holds the version in service of every project, and loads a new one at the next request."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._device = find_device(settings.device)
         self._lock = threading.Lock()
         self._in_service: dict[int, InService] = {}
-        self._models: dict[int, tuple[str, nn.Module]] = {}  # loaded when first needed
 
     def root(self, project_id: int) -> Path:
-        """The project's folder of versions."""
+        """Return the project's folder of versions."""
         return registry.project_root(self.settings.model_dir, project_id)
 
     def in_service(self, project_id: int) -> InService:
-        """The version in service; NoModelError before the first one."""
+        """Return the version in service; NoModelError before the first one."""
         root = self.root(project_id)
         meta = registry.current(root)
         if meta is None:
-            raise NoModelError("no model yet: it comes by itself once the first images are labeled")
+            raise NoModelError("no model yet: training starts once the first images are labeled")
         with self._lock:
-            held = self._in_service.get(project_id)
-            if held is None or held.meta != meta:
+            served = self._in_service.get(project_id)
+            if served is None or served.meta != meta:
                 image_ids, probs = pool_scores.load_pool_probs(root, meta.version) or (
                     (),
                     np.empty((0, len(meta.classes)), np.float32),
                 )
-                held = InService(root, meta, {i: row for row, i in enumerate(image_ids)}, probs)
-                self._in_service[project_id] = held
+                served = InService(meta, {i: row for row, i in enumerate(image_ids)}, probs)
+                self._in_service[project_id] = served
                 log.info("project %d: serving %s", project_id, meta.version)
-        return held
+        return served
 
     def probs(self, project_id: int, tasks: Sequence[Mapping[str, Any]], image_key: str) -> Probs:
-        """Class probabilities, a row per task; a row of NaN where the task's image cannot be read.
+        """Return class probabilities, a row per task: NaN if the task's image cannot be read.
 
         Images of the pool were scored when the version was made. Others are fetched and run through
         the model.
         """
         served = self.in_service(project_id)
         probs = np.full((len(tasks), len(served.meta.classes)), np.nan, np.float32)
-        images: dict[int, Images] = {}  # each at the model's own small size as soon as it is read
+        images: dict[int, Images] = {}  # resized as soon as they are read, to save memory
         size = served.meta.image_size
         for number, task in enumerate(tasks):
             data = task.get("data") or {}
@@ -110,10 +109,8 @@ class ModelService:
 
     def _model(self, project_id: int, served: InService) -> nn.Module:
         with self._lock:
-            version, model = self._models.get(project_id, ("", None))
-            if model is None or version != served.meta.version:
-                arrays = registry.load_state(served.root, served.meta.version)
+            if served.model is None:
+                arrays = registry.load_state(self.root(project_id), served.meta.version)
                 state = {name: torch.from_numpy(array) for name, array in arrays.items()}
-                model = load_model(state, len(served.meta.classes), self._device)
-                self._models[project_id] = (served.meta.version, model)
-        return model
+                served.model = load_model(state, len(served.meta.classes), self._device)
+        return served.model

@@ -1,7 +1,7 @@
 """Serve an application over HTTP so that slow or idle connections cost no thread.
 
-Uvicorn reads requests without threads, a thread answers one only once it is complete, and sends
-nothing itself. Of strangers no body is read at all.
+Uvicorn reads requests without threads; a thread takes a request only once it is complete, and
+leaves the sending to Uvicorn. The bodies of strangers are not read at all.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from werkzeug.datastructures import Headers
 
 from backend.base.settings import Settings
-from backend.web.auth import Door
+from backend.web.auth import Auth
 
 THREADS = 8
-# Of /predict, which takes seconds of all cores: others must not wait behind it.
+# /predict takes seconds of all cores, so nothing else may wait behind it.
 PREDICT_THREADS = 2
 REQUEST_DEADLINE_S = 10.0
-KEEP_ALIVE_S = 5  # an open dashboard asks every two seconds
+KEEP_ALIVE_S = 5  # an open dashboard sends a request every two seconds
 GRACE_S = 5
 
 FRAMING_HEADERS = (b"content-length", b"transfer-encoding")
@@ -35,7 +35,7 @@ FRAMING_HEADERS = (b"content-length", b"transfer-encoding")
 BodyLimit = Callable[[str, Headers], int]
 
 
-class Front:
+class BufferedApp:
     """An ASGI application that hands complete requests to the threads of a WSGI application."""
 
     def __init__(self, app: Any, body_limit: BodyLimit) -> None:
@@ -50,19 +50,16 @@ class Front:
         )
         limit = self._body_limit(scope["path"], headers)
         body = await _read(receive, limit, headers)
-        if body is None:
-            # The application refuses it, or says that it is too large.
-            length, body = limit + 1, b""
-        else:
-            length = len(body)
+        # Without a body, the application refuses the request or says that it is too large.
+        length = limit + 1 if body is None else len(body)
         kept = [header for header in scope["headers"] if header[0] not in FRAMING_HEADERS]
-        told: Any = {**scope, "headers": [*kept, (b"content-length", str(length).encode())]}
+        complete: Any = {**scope, "headers": [*kept, (b"content-length", str(length).encode())]}
         threads = self._predict_threads if scope["path"] == "/predict" else self._threads
-        await threads(told, _complete(body), send)
+        await threads(complete, _receiver(body or b""), send)
 
 
 class DeadlineProtocol(H11Protocol):
-    """Uvicorn's HTTP/1.1, but a connection that brings no whole request head is closed in time."""
+    """Uvicorn's HTTP/1.1, but closes a connection that sends no complete request head in time."""
 
     def connection_made(self, transport: Any) -> None:
         """Start the first deadline."""
@@ -70,20 +67,20 @@ class DeadlineProtocol(H11Protocol):
         self._expect_request()
 
     def on_response_complete(self) -> None:
-        """Start the next one; what is left of a body stays unread until then."""
+        """Start the next deadline. The rest of an unread body stays unread until then."""
         super().on_response_complete()
         if self.conn.their_state is h11.SEND_BODY:
-            # Closed at once, or all at the same time, many senders would only come back together.
+            # If all were closed at the same moment, all would reconnect at the same moment.
             self.flow.pause_reading()
             self._unset_keepalive_if_required()
         self._expect_request()
 
     def _expect_request(self) -> None:
-        # Spread, so that many that came at once do not come back at once.
+        # Random, so that many connections made at once are not closed at once.
         deadline_s = random.uniform(REQUEST_DEADLINE_S, 2 * REQUEST_DEADLINE_S)
-        self.loop.call_later(deadline_s, self._close_if_none_came, self.cycle)
+        self.loop.call_later(deadline_s, self._close_if_idle, self.cycle)
 
-    def _close_if_none_came(self, last_cycle: Any) -> None:
+    def _close_if_idle(self, last_cycle: Any) -> None:
         is_answering = last_cycle is not None and not last_cycle.response_complete
         if self.cycle is last_cycle and not is_answering:
             self.transport.close()
@@ -91,14 +88,14 @@ class DeadlineProtocol(H11Protocol):
 
 def serve(app: Any, settings: Settings) -> None:
     """Serve `app` until SIGTERM or Ctrl-C."""
-    # What was loaded stays: looking through it again and again would stop all for half a second.
+    # Exempt what is loaded from garbage collection, which would pause requests for half a second.
     gc.collect()
     gc.freeze()
-    with suppress(ValueError, OSError):  # as many connections as the system allows
+    with suppress(ValueError, OSError):  # allow as many connections as the system does
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     uvicorn.run(
-        Front(app, Door(settings).body_limit),
+        BufferedApp(app, Auth(settings).body_limit),
         host=settings.backend_host,
         port=settings.backend_port,
         http=DeadlineProtocol,
@@ -107,16 +104,16 @@ def serve(app: Any, settings: Settings) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # nobody else's word for who is asking
+        proxy_headers=False,  # a client could otherwise claim any address
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=GRACE_S,
     )
 
 
 async def _read(receive: Any, limit: int, headers: Headers) -> bytes | None:
-    """Return the whole body, or None if it is larger than `limit` or breaks off."""
-    is_of_unknown_length = "Transfer-Encoding" in headers
-    if int(headers.get("Content-Length", 0)) > limit or (is_of_unknown_length and not limit):
+    """Return the whole body, or None if it exceeds `limit` or is cut off."""
+    has_unknown_length = "Transfer-Encoding" in headers
+    if int(headers.get("Content-Length", 0)) > limit or (has_unknown_length and not limit):
         return None
     body = BytesIO()
     while body.tell() <= limit:
@@ -129,8 +126,8 @@ async def _read(receive: Any, limit: int, headers: Headers) -> bytes | None:
     return None
 
 
-def _complete(body: bytes) -> Any:
-    """Return what an application receives of a body that is all there."""
+def _receiver(body: bytes) -> Any:
+    """Return the function from which an application receives a complete body."""
 
     async def receive() -> dict[str, Any]:
         return {"type": "http.request", "body": body, "more_body": False}

@@ -94,7 +94,7 @@ def test_what_a_person_has_in_hand_stays_while_the_page_changes(
     page = dashboard(new_page(), team)
     button = page.get_by_role("button", name="Train now")
     button.focus()
-    answers = page.locator("#now dl div", has_text=re.compile("^answers")).locator("dd")
+    answers = page.locator("#now dl div", has_text=re.compile("^annotations")).locator("dd")
     before = int(answers.inner_text().replace(",", ""))
     truth = true_labels(pool_of(team))
     info = team.info

@@ -1,12 +1,12 @@
-// Keeps the dashboard's page true: asks for the page itself every two seconds, and puts in the
-// sections that changed. What a person has in hand (focus, opened details) stays.
+// Keeps the dashboard up to date: fetches the page itself every two seconds and replaces the
+// sections that changed. Focus, opened details and scroll positions are kept.
 "use strict";
 
-const EVERY_MS = 2000;
-const PATIENCE_MS = 8000;
+const REFRESH_MS = 2000;
+const TIMEOUT_MS = 8000;
 const connection = document.getElementById("connection");
 const freshness = document.getElementById("freshness");
-const shown = new Map();  // as the server sent them: times are rewritten below
+const shown = new Map();  // as the server sent them, before localTimes
 
 function sections(page) {
   return new Map([...page.querySelectorAll("header, main > section")].map((part) => [part.id, part]));
@@ -21,25 +21,25 @@ function localTimes(part) {
   }
 }
 
-function putIn(fresh) {
+function update(fresh) {
   const main = document.getElementById("main");
   const wanted = sections(fresh);
-  const there = sections(document);
+  const current = sections(document);
   const focused = document.activeElement?.id;
-  for (const [id, part] of there) {
+  for (const [id, part] of current) {
     if (!wanted.has(id)) {
       part.remove();
     }
   }
   for (const [id, part] of wanted) {
     const html = part.outerHTML;
-    if (there.has(id) && shown.get(id) === html) {
+    if (current.has(id) && shown.get(id) === html) {
       continue;
     }
     shown.set(id, html);
     localTimes(part);
-    const before = there.get(id);
-    const refused = before?.querySelector("#refused");  // why a press was in vain is told once
+    const before = current.get(id);
+    const refused = before?.querySelector("#refused");  // the server sends it only once
     if (refused) {
       part.prepend(refused);
     }
@@ -73,10 +73,10 @@ async function refresh() {
   try {
     const answer = await fetch(document.body.dataset.address, {
       cache: "no-cache",
-      signal: AbortSignal.timeout(PATIENCE_MS),
+      signal: AbortSignal.timeout(TIMEOUT_MS),
     });
     if (answer.headers.get("content-type")?.startsWith("text/html")) {
-      putIn(new DOMParser().parseFromString(await answer.text(), "text/html"));
+      update(new DOMParser().parseFromString(await answer.text(), "text/html"));
       freshness.textContent = `as of ${new Date().toLocaleTimeString()}`;
       warn("");
     } else {
@@ -86,10 +86,10 @@ async function refresh() {
     warn(
       connection.textContent ||
         `The server has not answered since ${new Date().toLocaleTimeString()}. This page shows ` +
-          "what was known then, and goes on by itself once the server is back.",
+          "the last known state and will update once the server is back.",
     );
   }
-  setTimeout(refresh, EVERY_MS);
+  setTimeout(refresh, REFRESH_MS);
 }
 
 document.addEventListener("submit", (event) => {
@@ -103,4 +103,4 @@ for (const [id, part] of sections(document)) {
   shown.set(id, part.outerHTML);
   localTimes(part);
 }
-setTimeout(refresh, EVERY_MS);
+setTimeout(refresh, REFRESH_MS);

@@ -220,7 +220,7 @@ def root(config: Settings) -> Path:
 
 @pytest.fixture
 def client(config: Settings, monkeypatch: pytest.MonkeyPatch) -> FlaskClient:
-    monkeypatch.setattr("backend.web.dashboard.PAGE_LIFETIME_S", 0.0)
+    monkeypatch.setattr("backend.web.page_cache.PAGE_LIFETIME_S", 0.0)
     return create_app(config).test_client()
 
 

@@ -18,7 +18,7 @@ from backend.queue.own_jobs import QUEUES
 from backend.queue.training_queue import Hints, TrainingQueue
 from backend.store import registry
 from backend.web import dashboard, serving
-from backend.web.auth import Door
+from backend.web.auth import Auth
 from tests.conftest import RedisServer
 from tests.unit.store.test_registry import meta, record
 from tests.unit.store.test_registry import save as save_version
@@ -61,7 +61,7 @@ def free(settings: Settings) -> FlaskClient:
 
 @pytest.fixture
 def guarded(settings: Settings) -> FlaskClient:
-    """With a password that somebody chose."""
+    """With a password that a person chose."""
     return client_of(settings, dashboard_open=False)
 
 
@@ -221,17 +221,17 @@ def test_a_stranger_sends_no_body_and_those_who_are_known_send_what_they_need(
         token = base64.b64encode(f"{user}:{password}".encode()).decode()
         return Headers({"Authorization": f"Basic {token}"})
 
-    door = Door(settings)
+    auth = Auth(settings)
     label_studio = login("tightloop", "backend-pass")
-    assert door.body_limit("/predict", Headers()) == 0
-    assert door.body_limit("/predict", login("tightloop", "wrong")) == 0
-    assert door.body_limit("/webhook", Headers({SECRET_HEADER: "wrong"})) == 0
-    assert door.body_limit("/predict", label_studio) == 512 * 1024**2
-    assert door.body_limit("/setup", label_studio) == 5 * 1024**2
-    assert door.body_limit("/webhook", Headers({SECRET_HEADER: "hook-secret"})) == 5 * 1024**2
-    assert door.body_limit("/dashboard/train", login(*LEAD)) == 5 * 1024**2
+    assert auth.body_limit("/predict", Headers()) == 0
+    assert auth.body_limit("/predict", login("tightloop", "wrong")) == 0
+    assert auth.body_limit("/webhook", Headers({SECRET_HEADER: "wrong"})) == 0
+    assert auth.body_limit("/predict", label_studio) == 512 * 1024**2
+    assert auth.body_limit("/setup", label_studio) == 5 * 1024**2
+    assert auth.body_limit("/webhook", Headers({SECRET_HEADER: "hook-secret"})) == 5 * 1024**2
+    assert auth.body_limit("/dashboard/train", login(*LEAD)) == 5 * 1024**2
 
 
 def test_an_empty_webhook_secret_is_nobodys(settings: Settings) -> None:
-    door = Door(settings.model_copy(update={"webhook_secret": SecretStr("")}))
-    assert door.body_limit("/webhook", Headers({SECRET_HEADER: ""})) == 0
+    auth = Auth(settings.model_copy(update={"webhook_secret": SecretStr("")}))
+    assert auth.body_limit("/webhook", Headers({SECRET_HEADER: ""})) == 0

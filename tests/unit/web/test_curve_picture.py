@@ -39,7 +39,7 @@ def draw(*, is_dark: bool = False, is_narrow: bool = False) -> bytes:
 
 def test_every_full_version_is_named_and_every_mark_is_explained() -> None:
     shown = texts(draw())
-    assert {"r0001", "r0002", "r0003", "labels", "right on validation images"} <= shown
+    assert {"r0001", "r0002", "r0003", "labels", "accuracy on validation images"} <= shown
     assert {
         "95 % interval", "version", "head", "refused", "in service", "90 % forecast",
     } <= shown  # fmt: skip

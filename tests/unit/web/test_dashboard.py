@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,7 +24,7 @@ from backend.store.annotator_figures import AnnotatorFigures
 from backend.store.open_image import OpenImage
 from backend.store.project_db import writing
 from backend.store.project_store import ProjectStore
-from backend.web.dashboard import SECURITY_HEADERS, Page, Pages
+from backend.web.dashboard import SECURITY_HEADERS
 from backend.web.serving import create_app
 from tests.conftest import RedisServer
 from tests.unit.store.test_registry import meta, record
@@ -72,7 +70,7 @@ def queue(redis_server: RedisServer) -> TrainingQueue:
 
 @pytest.fixture
 def client(config: Settings, monkeypatch: pytest.MonkeyPatch) -> FlaskClient:
-    monkeypatch.setattr("backend.web.dashboard.PAGE_LIFETIME_S", 0.0)
+    monkeypatch.setattr("backend.web.page_cache.PAGE_LIFETIME_S", 0.0)
     return create_app(config).test_client()
 
 
@@ -110,7 +108,7 @@ def test_a_new_project_says_what_comes_by_itself(client: FlaskClient) -> None:
     html = page(client)
     assert "no model yet" in section(html, "now")
     assert "No version yet" in section(html, "curve")
-    assert "Nobody" in section(html, "people")
+    assert "No annotations have been used" in section(html, "people")
     assert 'href="http://127.0.0.1:8080/projects/7/data"' in html
 
 
@@ -213,7 +211,7 @@ def test_a_running_training_shows_its_bar(
     client: FlaskClient, queue: TrainingQueue, redis_server: RedisServer
 ) -> None:
     queue.enqueue_retrain(PROJECT)
-    assert "waits for its turn" in section(page(client), "jobs")
+    assert "<b>Training</b> (queued)" in section(page(client), "jobs")
     connection = Redis.from_url(redis_server.url)
     worker = SimpleWorker(["train"], connection=connection, serializer="json")
     worker.register_birth()  # type: ignore[no-untyped-call]
@@ -232,14 +230,14 @@ def test_a_job_of_the_ranker_is_shown_by_its_step_once_it_has_begun(
     client: FlaskClient, queue: TrainingQueue, redis_server: RedisServer
 ) -> None:
     queue.enqueue_rank(PROJECT)
-    assert "<b>Looking what is due</b> waits for its turn" in section(page(client), "jobs")
+    assert "<b>Checking what is due</b> (queued)" in section(page(client), "jobs")
     job = Job.fetch("rank-p7", connection=Redis.from_url(redis_server.url), serializer="json")
     job.set_status("started")  # type: ignore[arg-type]
-    for step, name in (("read", "Reading answers"), ("top_up", "Asking images")):
+    for step, name in (("read", "Reading annotations"), ("top_up", "Adding tasks")):
         queue.report_step(job, step)
         assert f"<b>{name}</b>" in section(page(client), "jobs")
     queue.report_progress(job, "scoring images", 3, 4)
-    assert "<b>Asking images</b>: scoring images, 3 of 4" in section(page(client), "jobs")
+    assert "<b>Adding tasks</b>: scoring images, 3 of 4" in section(page(client), "jobs")
 
 
 def test_what_comes_from_outside_is_shown_and_not_run(
@@ -294,7 +292,7 @@ def test_a_page_that_did_not_change_is_not_sent_again(client: FlaskClient, root:
 def test_who_asks_within_a_second_gets_the_page_as_it_was_and_no_work_is_done(
     config: Settings, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backend.web.dashboard.PAGE_LIFETIME_S", 3600.0)
+    monkeypatch.setattr("backend.web.page_cache.PAGE_LIFETIME_S", 3600.0)
     client = create_app(config).test_client()
     before = page(client)
     save(root, 1)
@@ -452,30 +450,6 @@ def test_a_page_asks_again_for_the_project_that_it_shows_also_after_a_press_that
     assert 'data-address="/dashboard?project=7"' in refused.text
 
 
-def test_while_one_rendering_takes_long_others_get_the_last_page_and_wait_for_nothing() -> None:
-    begun, go_on = threading.Event(), threading.Event()
-    made: list[int] = []
-
-    def render(_: int | None) -> Page:
-        made.append(len(made))
-        if len(made) > 1:
-            begun.set()
-            assert go_on.wait(10)
-        return Page(f"page {len(made)}", 200)
-
-    pages = Pages(render)
-    assert pages.of(7).html == "page 1"
-    pages._kept[7] = (0.0, pages._kept[7][1])  # long ago
-    with ThreadPoolExecutor() as threads:
-        slow = threads.submit(pages.of, 7)
-        assert begun.wait(10)
-        assert {pages.of(7).html for _ in range(5)} == {"page 1"}
-        go_on.set()
-        assert slow.result().html == "page 2"
-    assert pages.of(7).html == "page 2"
-    assert len(made) == 2
-
-
 def test_a_picture_is_kept_only_under_the_address_of_what_it_shows(
     client: FlaskClient, root: Path
 ) -> None:
@@ -511,7 +485,7 @@ def test_figures_of_people_in_a_foreign_shape_of_an_earlier_release_are_left_out
     (root / "annotators.json").write_text(rows)
     store.record_error("training", "the disk is full: free space")  # makes the database
     html = page(client)
-    assert "Nobody" in section(html, "people")
+    assert "No annotations have been used" in section(html, "people")
     assert "the disk is full: free space" in section(html, "errors")
 
 

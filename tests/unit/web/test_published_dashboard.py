@@ -122,7 +122,7 @@ def published(settings: Settings, team_redis: ComposeRedis, backend_url: str) ->
 
 @pytest.fixture
 def client(published: Settings, monkeypatch: pytest.MonkeyPatch) -> FlaskClient:
-    monkeypatch.setattr("backend.web.dashboard.PAGE_LIFETIME_S", 0.0)
+    monkeypatch.setattr("backend.web.page_cache.PAGE_LIFETIME_S", 0.0)
     return dashboard.create_app(published).test_client()
 
 

@@ -29,7 +29,8 @@ from backend.rounds.decide import decide
 from backend.rounds.observe import observe, policy_of
 from backend.store import pool_scores, registry
 from backend.web.model_service import ModelService
-from backend.web.serving import ResNetBackend, create_app
+from backend.web.resnet_backend import ResNetBackend
+from backend.web.serving import create_app
 from tests.conftest import RedisServer
 from tests.unit.store.test_registry import meta
 
@@ -427,7 +428,7 @@ def test_an_unexpected_error_shows_neither_traceback_nor_text(
     def stumble(*_: object) -> None:
         raise RuntimeError("hunter2")
 
-    monkeypatch.setattr("backend.web.serving.read_webhook", stumble)
+    monkeypatch.setattr("backend.web.serving.read_event", stumble)
     answer = client.post("/webhook", json=event(), headers=SECRET)
     assert answer.status_code == 500
     assert "hunter2" not in answer.text

@@ -133,10 +133,10 @@ def test_a_running_training_shows_how_far_it_is(
 ) -> None:
     connection = Redis.from_url(redis_server.url)
     queue.enqueue_retrain(PROJECT)
-    assert "no trainer is there" in say(settings, queue)
+    assert "no trainer is running" in say(settings, queue)
     worker = SimpleWorker(["train"], connection=connection, serializer="json")
     worker.register_birth()  # type: ignore[no-untyped-call]
-    assert "waits for its turn" in say(settings, queue)
+    assert "training is queued." in say(settings, queue)
     job = Job.fetch("retrain-p7", connection=connection, serializer="json")
     job.set_status("started")  # type: ignore[arg-type]
     queue.report_progress(job, "training", 0, 80)
@@ -166,7 +166,7 @@ def test_second_opinions_that_wait_do_not_keep_it_from_being_finished_but_are_to
 ) -> None:
     save(settings, 2)
     keep_reading(root, annotations=4, again=3)
-    assert say(settings, queue).endswith("; finished; 3 images wait for a second opinion.")
+    assert say(settings, queue).endswith("; finished; 3 images await a second opinion.")
     assert project_status(settings, queue, PROJECT).asked_again == 3
 
 

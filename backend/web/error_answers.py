@@ -1,0 +1,54 @@
+"""Answer every error as JSON that says what to do, never with a traceback."""
+
+from __future__ import annotations
+
+import logging
+
+from flask import Flask, Response, jsonify, request
+from werkzeug.exceptions import HTTPException
+
+from backend.base.errors import (
+    BackendError,
+    ModelFolderError,
+    NoModelError,
+    QueueError,
+    TightloopError,
+)
+
+log = logging.getLogger(__name__)
+
+UNAVAILABLE = (QueueError, ModelFolderError, NoModelError, BackendError)
+
+
+def register_error_answers(app: Flask) -> None:
+    """Let an application answer its errors this way."""
+    app.register_error_handler(TightloopError, _answer_known_error)
+    app.register_error_handler(HTTPException, _answer_http_error)
+    app.register_error_handler(Exception, _answer_unexpected_error)
+
+
+def status_of(error: TightloopError) -> int:
+    """Return the HTTP status for an error of ours."""
+    return 503 if isinstance(error, UNAVAILABLE) else 400
+
+
+def status_of_refusal(error: TightloopError) -> int:
+    """Return the HTTP status if a button failed; a version that does not exist is 404."""
+    return 404 if isinstance(error, NoModelError) else status_of(error)
+
+
+def _answer_known_error(error: TightloopError) -> tuple[Response, int]:
+    return jsonify(error=str(error)), status_of(error)
+
+
+def _answer_http_error(error: HTTPException) -> Response:
+    answer = jsonify(error=error.description)
+    answer.status_code = error.code or 500
+    if answer.status_code == 401:
+        answer.headers["WWW-Authenticate"] = 'Basic realm="Tightloop"'
+    return answer
+
+
+def _answer_unexpected_error(error: Exception) -> tuple[Response, int]:
+    log.exception("%s %s", request.method, request.path)
+    return jsonify(error=f"unexpected {type(error).__name__}: see the backend's log"), 500
