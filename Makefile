@@ -60,7 +60,7 @@ compose-test: docker-answers .venv/.installed  ## the tests of the compose stack
 	.venv/bin/python -m pytest tests/compose -v --timeout 900
 
 docker-answers:
-	@$(PYTHON) -c 'from scripts.docker import docker; docker("version")'
+	@$(PYTHON) -c 'from scripts.compose.docker import docker; docker("version")'
 
 check: .venv/.installed  ## ruff, mypy, and the floors of the architecture
 	.venv/bin/ruff check .

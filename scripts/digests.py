@@ -1,9 +1,9 @@
-"""Pin the images that docker-compose.yml takes from registries, so that every start runs the same.
+"""Pin the third-party images of docker-compose.yml, so that every start runs the same ones.
 
     python3 -m scripts.digests
 
-Asks the registry what each image's tag means now, downloads it, and writes name:tag@sha256:… into
-.env. Run it again to move the pins to what the tags mean by then. Needs the standard library alone.
+Asks the registry which image each tag means now, downloads it, and writes name:tag@sha256:… into
+.env. Run it again to move the pins to newer images. Needs only the standard library.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ import sys
 from dataclasses import dataclass
 
 from backend.base.command_line import CommandParser, run
-from scripts.docker import DockerError, compose_command, docker
-from scripts.env_file import COMPOSE_FILE, ENV, read_env, write_values
+from scripts.compose.docker import DockerError, compose_command, docker
+from scripts.compose.env import ENV, read_env, write_values
+from scripts.compose.preflight import COMPOSE_FILE
 
-# An image as docker-compose.yml names it: the variable that may change it, and what it is without.
+# An image as docker-compose.yml names it: the variable that overrides it, and the default.
 IMAGE = re.compile(r"\$\{(\w+_IMAGE):-([^}]+)\}")
 DIGEST = re.compile(r"^Digest: (sha256:[0-9a-f]{64})$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Image:
-    """One image: its variable of .env, and what is in use now."""
+    """One image: its variable in .env, and the name that is used now."""
 
     variable: str
     default: str
@@ -44,14 +45,10 @@ class Image:
 
 
 def main() -> int:
-    """Pin every image that a registry gives; 1 if one is missing."""
+    """Pin every image that its registry still has; return 1 if one is missing."""
     CommandParser(description=__doc__).parse_args()
-    try:
-        docker("version", "--format", "{{.Server.Version}}")
-        images = find_images()
-    except (DockerError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 1
+    docker("version", "--format", "{{.Server.Version}}")
+    images = find_images()
     pins: dict[str, str] = {}
     for image in images:
         try:
@@ -62,43 +59,44 @@ def main() -> int:
         print(image.describe(pin))
         if image.tag != image.default:
             print(f"  docker-compose.yml names {image.default}: to follow it, delete the line")
-    return write_pins(images, pins)
+    write_pins(images, pins)
+    return 0 if len(pins) == len(images) else 1
 
 
 def find_images() -> list[Image]:
-    """Return the images of docker-compose.yml, as .env has them now."""
-    here = read_env(ENV)
+    """Return the images of docker-compose.yml, as .env overrides them."""
+    env = read_env(ENV)
     found = dict(IMAGE.findall(COMPOSE_FILE.read_text()))
-    return [Image(name, default, here.get(name) or default) for name, default in found.items()]
+    return [Image(name, default, env.get(name) or default) for name, default in found.items()]
 
 
 def find_pin(tag: str) -> str:
-    """Download what a tag means now, and return it with its digest; DockerError if it cannot be."""
+    """Download the image that a tag means now, and return the tag with its digest.
+
+    DockerError if the registry does not have it.
+    """
     if ":" not in tag.rpartition("/")[2]:
         raise DockerError("it names no tag: write name:tag")
     found = DIGEST.search(docker("pull", tag))
     if found is None:
-        raise DockerError(f"`docker pull {tag}` told no digest")
+        raise DockerError(f"`docker pull {tag}` printed no digest")
     return f"{tag}@{found[1]}"
 
 
-def write_pins(images: list[Image], pins: dict[str, str]) -> int:
-    """Write what is new into .env, and say what to do next."""
+def write_pins(images: list[Image], pins: dict[str, str]) -> None:
+    """Write new pins into .env, and print what to do next."""
     new = {i.variable: pin for i in images if (pin := pins.get(i.variable, i.now)) != i.now}
     if new:
         try:
             write_values(ENV, new)
-            print(
-                f"{ENV}: wrote {', '.join(new)}; next: {' '.join(compose_command())} up -d --build"
-            )
         except OSError as error:
-            print(f"{ENV} cannot be written: {error.strerror}", file=sys.stderr)
-            return 1
-    elif not pins:
-        print(f"no registry answered: {ENV} is unchanged", file=sys.stderr)
-    else:
+            raise DockerError(f"{ENV} cannot be written: {error.strerror}") from None
+        command = " ".join(compose_command())
+        print(f"{ENV}: wrote {', '.join(new)}; next: {command} up -d --build")
+    elif pins:
         print(f"{ENV}: nothing to change")
-    return 0 if len(pins) == len(images) else 1
+    else:
+        print(f"no registry answered: {ENV} is unchanged", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,47 +1,47 @@
-"""Model versions: list them, put one in service (a roll-back is promoting an older one).
+"""List model versions, or promote one; to roll back, promote an older one.
 
     python -m scripts.models list
     python -m scripts.models promote r0003
 
-The newest KEEP_VERSIONS full versions keep their weights, and so does what was in service lately;
-of older ones the figures stay. After a promotion the open tasks in Label Studio follow.
+The newest KEEP_VERSIONS full versions keep their weights, and so do versions that were in service
+recently; older ones keep only their figures. After a promotion the ranker reorders the open tasks
+in Label Studio.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 
 from backend.base.command_line import CommandParser, run
-from backend.base.errors import ModelFolderError, TightloopError
+from backend.base.errors import ModelFolderError
 from backend.base.settings import Settings, load_settings
 from backend.queue.training_queue import TrainingQueue
 from backend.store import pruning, registry
 from backend.web.controls import LocalControls
+from scripts.console.options import add_project_option
 
 
 def main() -> int:
-    """Run one of the commands; 1 where something is in the way."""
+    """Run one of the two commands."""
     parser = CommandParser(description=__doc__)
-    parser.add_argument(
-        "--project", type=int, help="Label Studio's project id, if there are several"
-    )
+    add_project_option(parser)
     commands = parser.add_subparsers(dest="command", required=True)
     listing = commands.add_parser("list", help="all versions, oldest first", description=__doc__)
-    listing.add_argument("--json", action="store_true", help="the whole metadata")
+    listing.add_argument("--json", action="store_true", help="print all metadata as JSON")
     promotion = commands.add_parser("promote", help="put a version in service", description=__doc__)
-    promotion.add_argument("version", help="its name, r0003 say")
+    promotion.add_argument("version", help="the version's name, for example r0003")
     arguments = parser.parse_args()
-    try:
-        settings = load_settings()
-        project_id = registry.pick_project(settings.model_dir, arguments.project)
-        if arguments.command == "list":
-            _list(settings, project_id, as_json=arguments.json)
-        else:
-            _promote(settings, project_id, arguments.version)
-    except TightloopError as error:
-        print(error, file=sys.stderr)
-        return 1
+    settings = load_settings()
+    project_id = registry.pick_project(settings.model_dir, arguments.project)
+    if arguments.command == "list":
+        _list(settings, project_id, as_json=arguments.json)
+    else:
+        queue = TrainingQueue(settings.redis_url.get_secret_value())
+        meta = LocalControls(settings, queue).promote(project_id, arguments.version)
+        print(
+            f"{meta.version} is in service ({meta.validation.accuracy:.1%} on validation); "
+            "the ranker now reorders Label Studio's open tasks"
+        )
     return 0
 
 
@@ -51,12 +51,12 @@ def _list(settings: Settings, project_id: int, *, as_json: bool) -> None:
     unknown: ModelFolderError | None = None
     try:
         current = registry.current(root)
-    except ModelFolderError as error:  # a list of versions is what mending it needs
+    except ModelFolderError as error:  # to repair this, one needs the list
         current, unknown = None, error
     if as_json:
         print(json.dumps([meta.model_dump(mode="json") for meta in sound], indent=2))
         return
-    print("version  labels  validation    test  made at")
+    print("version  labels  validation    test  created at")
     for meta in sound:
         test = f"{meta.test.accuracy:.1%}" if meta.test else "-"
         note = "in service" if current and meta.version == current.version else meta.refused or ""
@@ -69,20 +69,11 @@ def _list(settings: Settings, project_id: int, *, as_json: bool) -> None:
     for name, reason in broken.items():
         print(f"{name:7}  skipped: {reason}")
     if not sound and not broken:
-        print("no version yet: the first comes by itself once images are labeled")
+        print("no version yet: the first one is trained once images are labeled")
     if unknown is not None:
         raise unknown
     if notice := pruning.notice(root, sound, settings.keep_versions):
         print(f"note: {notice}")
-
-
-def _promote(settings: Settings, project_id: int, version: str) -> None:
-    queue = TrainingQueue(settings.redis_url.get_secret_value())
-    meta = LocalControls(settings, queue).promote(project_id, version)
-    print(
-        f"{meta.version} is in service ({meta.validation.accuracy:.1%} on validation); "
-        "the ranker now gives Label Studio's open tasks its order"
-    )
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python -m scripts.pack_models > models.tar
 
-Databases are copied by SQLite, since a plain copy of one that is being written may be damaged. What
-can be made again is left out: embeddings, and drafts of files that are being written.
+SQLite copies the databases, since a plain copy of one that is being written may be damaged. What
+can be regenerated is left out: embeddings, and drafts of files that are being written.
 """
 
 from __future__ import annotations
@@ -16,42 +16,46 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from backend.base.command_line import CommandParser, run
-from backend.base.errors import TightloopError
+from backend.base.errors import ModelFolderError, StoreError
 from backend.base.settings import load_settings
 from backend.store.project_db import FILE, copy
 
 
 def main() -> int:
-    """Pack it; 1 if that fails."""
+    """Pack the model folder."""
     CommandParser(description=__doc__).parse_args()
     try:
         with tarfile.open(fileobj=sys.stdout.buffer, mode="w|") as tar:
             pack(load_settings().model_dir, tar)
-    except (TightloopError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 1
+    except OSError as error:
+        raise ModelFolderError(f"the model folder cannot be packed: {error}") from error
     return 0
 
 
 def pack(folder: Path, tar: tarfile.TarFile) -> None:
-    """Add everything below the model folder that cannot be made again."""
+    """Add everything below the model folder that cannot be regenerated.
+
+    A damaged database is added as it is, and named on standard error.
+    """
     for path in sorted(_below(folder)):
         place = path.relative_to(folder)
         if is_left_out(place):
             continue
-        if path.name == FILE and path.is_file():
-            with tempfile.TemporaryDirectory() as draft:
-                made = copy(path.parent, Path(draft))
-                tar.add(made, str(place))
-        else:
+        with tempfile.TemporaryDirectory() as draft:
+            source = path
+            if path.name == FILE and path.is_file():
+                try:
+                    source = copy(path.parent, Path(draft))
+                except StoreError as error:
+                    print(f"packed as it is: {error}", file=sys.stderr)
             try:
-                tar.add(path, str(place), recursive=False)
-            except FileNotFoundError:  # a draft that got its name, or weights that were pruned
+                tar.add(source, str(place), recursive=False)
+            except FileNotFoundError:  # a draft was renamed, or weights were pruned
                 continue
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    """Yield everything below a folder; of a folder that goes meanwhile, nothing."""
+    """Yield everything below a folder, except what is in a folder that disappears meanwhile."""
 
     def refuse(error: OSError) -> None:
         if not isinstance(error, FileNotFoundError):
@@ -62,7 +66,7 @@ def _below(folder: Path) -> Iterator[Path]:
 
 
 def is_left_out(place: Path) -> bool:
-    """Whether a path below the model folder can be made again, or belongs to a database's copy."""
+    """Return whether a path below the model folder can be regenerated, or is part of a database."""
     is_draft = any(".draft-" in part for part in place.parts)
     is_beside_database = place.name in (f"{FILE}-wal", f"{FILE}-shm")
     return is_draft or is_beside_database or place.parts[1:2] == ("embeddings",)

@@ -1,23 +1,20 @@
-"""List the labels that are most likely wrong, worst first, and have them reviewed.
+"""List the labels that are most likely wrong, worst first, and send them to review.
 
     python -m scripts.review --count 50
     python -m scripts.review --count 50 --push
 
-With --push they become tasks of a Label Studio project of their own, where somebody with an eye
-for it labels them without a hint. Those answers become ground truth, and the next training learns
-them. Images that are in a review task already are not pushed again.
+--push creates tasks in a separate Label Studio project, in which an experienced annotator labels
+the images without a hint. Those labels become ground truth, and the next training uses them. An
+image that is in a review task already is not pushed again.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
 from backend.base.command_line import CommandParser, run
-from backend.base.errors import TightloopError
 from backend.base.settings import load_settings
 from backend.labelstudio.client import label_now_url
 from backend.people.label_errors import LikelyError
@@ -29,40 +26,36 @@ from backend.rounds.reviews import (
     push_reviews,
 )
 from backend.store import registry
-from scripts.chosen_project import add_project_option, open_chosen
-from scripts.progress import progress_bar
+from scripts.console.options import add_project_option, open_chosen, positive
+from scripts.console.progress_bars import progress_bar
 
 
 def main() -> int:
-    """List, and push where asked to; 1 where something is in the way."""
+    """List likely label errors, and push them if asked to."""
     parser = CommandParser(description=__doc__)
-    parser.add_argument("--count", type=_positive, default=50, help="labels to list (default 50)")
-    parser.add_argument("--push", action="store_true", help="make review tasks of them")
-    parser.add_argument("--json", action="store_true", help="the same for programs")
+    parser.add_argument("--count", type=positive, default=50, help="labels to list (default: 50)")
+    parser.add_argument("--push", action="store_true", help="create review tasks for them")
+    parser.add_argument("--json", action="store_true", help="print the same as JSON")
     add_project_option(parser)
     arguments = parser.parse_args()
-    try:
-        settings = load_settings()
-        with progress_bar() as progress:
-            project, loop = open_chosen(settings, arguments.project, progress)
-            progress("reading annotations", 0, 0)
-            reviews = find_reviews(settings, loop.root)
-            # Else what was answered a moment ago would be listed again.
-            collected = collect_reviews(loop.root, project, reviews) if reviews else 0
-            errors = find_label_errors(loop, progress)
-        there = {task.image_id for task in reviews.tasks()} if arguments.push and reviews else set()
-        n_found = len(errors)
-        errors = [error for error in errors if error.image_id not in there][: arguments.count]
-        pushed, url = 0, None
-        if arguments.push and errors:
-            with registry.hold(loop.root, "review"):
-                reviews = open_reviews(settings, loop.root, project)
-                pushed = push_reviews(loop, reviews, errors)
-        if reviews:
-            url = label_now_url(settings.browser_url, reviews.project_id)
-    except TightloopError as error:
-        print(error, file=sys.stderr)
-        return 1
+    settings = load_settings()
+    with progress_bar() as progress:
+        project, loop = open_chosen(settings, arguments.project, progress)
+        progress("reading annotations", 0, 0)
+        reviews = find_reviews(settings, loop.root)
+        # Otherwise labels that were reviewed a moment ago would be listed again.
+        collected = collect_reviews(loop.root, project, reviews) if reviews else 0
+        errors = find_label_errors(loop, progress)
+    known = {task.image_id for task in reviews.tasks()} if arguments.push and reviews else set()
+    n_found = len(errors)
+    errors = [error for error in errors if error.image_id not in known][: arguments.count]
+    pushed, url = 0, None
+    if arguments.push and errors:
+        with registry.hold(loop.root, "review"):
+            reviews = open_reviews(settings, loop.root, project)
+            pushed = push_reviews(loop, reviews, errors)
+    if reviews:
+        url = label_now_url(settings.browser_url, reviews.project_id)
     if arguments.json:
         found = [asdict(error) for error in errors]
         report = {"errors": found, "collected": collected, "pushed": pushed, "review_url": url}
@@ -71,7 +64,7 @@ def main() -> int:
     if collected:
         print(f"{collected} reviewed labels became ground truth")
     if n_found and not errors:
-        print(f"all {n_found} contradicted labels are in the review: {url} -> Label All Tasks")
+        print(f"all {n_found} doubtful labels are in review already: {url} -> Label All Tasks")
         return 0
     print(_table(errors))
     if pushed:
@@ -81,7 +74,7 @@ def main() -> int:
 
 def _table(errors: Sequence[LikelyError]) -> str:
     if not errors:
-        return "nothing to review: no label of people's is contradicted"
+        return "nothing to review: the model contradicts no label"
     head = ("quality", "label", "perhaps", "image", "why")
     rows = [(f"{e.quality:.2f}", e.label, e.suggested, e.image_id, e.reason) for e in errors]
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
@@ -89,13 +82,6 @@ def _table(errors: Sequence[LikelyError]) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in (head, *rows)
     )
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return number
 
 
 if __name__ == "__main__":

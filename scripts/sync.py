@@ -3,52 +3,45 @@
     python -m scripts.sync --count 50
     python -m scripts.sync --count 50 --strategy margin --dry-run
 
-Needed only for more than the ranker asks by itself. Images that are in a task already are never
-asked again, however often this runs.
+Only needed to ask more than the ranker asks by itself. An image that is in a task already is never
+asked again.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from typing import Any
 
 from backend.base.command_line import CommandParser, run
-from backend.base.errors import TightloopError
 from backend.base.settings import load_settings
 from backend.base.strategy_names import STRATEGIES
 from backend.rounds import batches
 from backend.rounds.observe import read_everything_changed
 from backend.store import registry
-from scripts.chosen_project import add_project_option, open_chosen
-from scripts.progress import progress_bar
+from scripts.console.options import add_project_option, open_chosen, positive
+from scripts.console.progress_bars import progress_bar
 
 
 def main() -> int:
-    """Push one batch; 1 where something is in the way."""
+    """Push one batch, and print what it holds."""
     parser = CommandParser(description=__doc__)
-    parser.add_argument("--count", type=_positive, default=20, help="images to ask (default 20)")
+    parser.add_argument("--count", type=positive, default=20, help="images to ask (default: 20)")
     parser.add_argument("--strategy", choices=STRATEGIES, help="instead of the setting STRATEGY")
-    parser.add_argument("--dry-run", action="store_true", help="only say what would be asked")
-    parser.add_argument("--json", action="store_true", help="the images and why, for programs")
+    parser.add_argument("--dry-run", action="store_true", help="only print what would be asked")
+    parser.add_argument("--json", action="store_true", help="print the images and why, as JSON")
     add_project_option(parser)
     arguments = parser.parse_args()
-    try:
-        settings = load_settings()
-        with progress_bar() as progress:
-            _, loop = open_chosen(settings, arguments.project, progress, rescan=True)
-            with registry.hold(loop.root, "push"):
-                read_everything_changed(loop.project, loop.store)
-                batch = batches.choose_batch(
-                    loop, arguments.count, arguments.strategy or loop.strategy, progress
-                )
-                if not arguments.dry_run:
-                    progress("asking", 0, 0)
-                    batches.push(loop, batch)
-    except TightloopError as error:
-        print(error, file=sys.stderr)
-        return 1
+    settings = load_settings()
+    with progress_bar() as progress:
+        _, loop = open_chosen(settings, arguments.project, progress, rescan=True)
+        with registry.hold(loop.root, "push"):
+            read_everything_changed(loop.project, loop.store)
+            batch = batches.choose_batch(
+                loop, arguments.count, arguments.strategy or loop.strategy, progress
+            )
+            if not arguments.dry_run:
+                progress("asking", 0, 0)
+                batches.push(loop, batch)
     if arguments.json:
         print(json.dumps(_report(batch, is_dry_run=arguments.dry_run), indent=2))
         return 0
@@ -78,16 +71,9 @@ def _summary(batch: batches.Batch, count: int, *, is_dry_run: bool) -> str:
         return "nothing to ask: every image of the pool is in a task already"
     verb = "would ask" if is_dry_run else "asked"
     by = f"{batch.strategy}, {batch.version.version}" if batch.version else "random, no model yet"
-    short = f"; the pool held only {asked}" if asked < count else ""
+    short = f"; only {asked} were left in the pool" if asked < count else ""
     low, high = batch.confidences.min(), batch.confidences.max()
     return f"{verb} {asked} images ({by}), confidence {low:.3f} to {high:.3f}{short}"
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return number
 
 
 if __name__ == "__main__":

@@ -229,6 +229,17 @@ class Settings(BaseSettings):
         "it; `make up` does not need it.",
     )
 
+    @classmethod
+    def load(cls, **overrides: Any) -> Self:
+        """Read the environment and `.env`.
+
+        SettingsError names each bad variable, its value, and what is allowed.
+        """
+        try:
+            return cls(**overrides)
+        except ValidationError as error:
+            raise SettingsError("\n".join(_explain(dict(e)) for e in error.errors())) from None
+
     @field_validator("label_studio_url", "label_studio_host", "backend_url")
     @classmethod
     def _is_an_origin(cls, url: str) -> str:
@@ -283,14 +294,8 @@ class Settings(BaseSettings):
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """Read the environment and `.env`.
-
-    SettingsError names each bad variable, its value, and what is allowed.
-    """
-    try:
-        return Settings(**overrides)
-    except ValidationError as error:
-        raise SettingsError("\n".join(_explain(dict(e)) for e in error.errors())) from None
+    """Return the settings of this process; see `Settings.load`."""
+    return Settings.load(**overrides)
 
 
 def _explain(error: Mapping[str, Any]) -> str:

@@ -21,8 +21,8 @@ from backend.measures.interval import interval_of
 from backend.rounds.labels import annotator_figures, read_labels
 from backend.rounds.observe import read_everything_changed
 from backend.store.annotator_figures import AnnotatorFigures
-from scripts.chosen_project import add_project_option, open_chosen
-from scripts.progress import progress_bar
+from scripts.console.options import add_project_option, open_chosen
+from scripts.console.progress_bars import progress_bar
 
 HEADER = (
     "annotator", "annotations", "skipped", "agreement", "quality", "95% interval",

@@ -14,7 +14,7 @@ from backend.network import resnet
 from backend.network.head import fit_head
 from backend.network.training import Recipe
 from backend.people.consensus import ClassAnnotation
-from scripts.progress import progress_bar
+from scripts.console.progress_bars import progress_bar
 from scripts.research.crowd import Crowd
 from scripts.research.experiment import Experiment, Rows
 

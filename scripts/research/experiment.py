@@ -17,7 +17,7 @@ from backend.network.inference import Images, Outputs, load_model, predict
 from backend.network.resnet import State
 from backend.network.training import Recipe, train
 from backend.store.weights import PretrainedWeights, find_weights
-from scripts.progress import progress_bar
+from scripts.console.progress_bars import progress_bar
 
 Rows = NDArray[np.int64]  # (images,), positions in the pool
 

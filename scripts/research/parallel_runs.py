@@ -11,7 +11,7 @@ from itertools import count
 
 from threadpoolctl import threadpool_limits
 
-from scripts.progress import progress_bar
+from scripts.console.progress_bars import progress_bar
 from scripts.research.learning_curves import Row, read_rows, write_rows
 from scripts.research.simulation import Run, simulate
 

@@ -27,7 +27,7 @@ from backend.base.settings import OverlapName, Settings, load_settings
 from backend.base.strategy_names import STRATEGIES
 from backend.network.device import find_device
 from backend.rounds.versions import has_pretrained_body, pretrained_body
-from scripts.progress import progress_bar
+from scripts.console.progress_bars import progress_bar
 from scripts.research.crowd import real_annotations
 from scripts.research.experiment import open_experiment
 from scripts.research.learning_curve_table import draw, summarize

@@ -16,8 +16,9 @@ from typing import Any
 import httpx
 import pytest
 
-from scripts.docker import DockerError, compose_command, docker
-from scripts.env_file import IMAGE, read_env
+from scripts.compose.docker import DockerError, compose_command, docker
+from scripts.compose.env import read_env
+from scripts.compose.preflight import IMAGE
 from scripts.research.temporary_backend import free_ports
 from tests.patience import PATIENCE_S, wait_for
 

@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from scripts.docker import compose_command, docker
-from scripts.env_file import MAKERS
+from scripts.compose.docker import compose_command, docker
+from scripts.compose.env import MAKERS
 from tests.compose.conftest import SERVICES, Team
 from tests.compose_rules import SECRETS_OF
 from tests.patience import PATIENCE_S, wait_for

@@ -12,8 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from scripts.docker import compose_command, docker
-from scripts.env_file import read_env
+from scripts.compose.docker import compose_command, docker
+from scripts.compose.env import read_env
 from scripts.research.temporary_backend import free_ports
 from tests.compose.conftest import ROOT, Team, clone
 

@@ -25,9 +25,10 @@ import pytest
 import yaml
 
 from backend.images.pool import open_pool, true_labels
-from scripts.backup import LABEL_STUDIO_FILES as MEDIA
-from scripts.docker import compose_command, docker
-from scripts.env_file import IMAGE, MAKERS
+from scripts.compose.backup import LABEL_STUDIO_FILES as MEDIA
+from scripts.compose.docker import compose_command, docker
+from scripts.compose.env import MAKERS
+from scripts.compose.preflight import IMAGE
 from tests.compose.annotator import Annotator
 from tests.compose.conftest import OURS, REPORT, SERVICES, SMALL, Team, clone
 from tests.compose_rules import breaches

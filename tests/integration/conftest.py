@@ -19,7 +19,8 @@ import pytest
 from dotenv import dotenv_values
 
 from backend.base.settings import Settings
-from scripts import up
+from scripts.local.folder import StackFolder
+from scripts.local.processes import processes
 from scripts.research.temporary_backend import free_ports
 from tests.patience import PATIENCE_S
 
@@ -96,15 +97,16 @@ class Stack:
     @contextmanager
     def without(self, program: str) -> Iterator[None]:
         """One of its programs is stopped meanwhile."""
-        socket_url = f"unix://{(self.folder / 'run').resolve() / 'supervisord.sock'}"
+        socket_url = f"unix://{StackFolder(self.folder).sockets / 'supervisord.sock'}"
+        name = program if program in ("postgres", "redis") else f"app:{program}"
         control = [sys.executable, "-m", "supervisor.supervisorctl", "-s", socket_url]
-        subprocess.run([*control, "stop", program], check=True, capture_output=True)
+        subprocess.run([*control, "stop", name], check=True, capture_output=True)
         yield
-        subprocess.run([*control, "start", program], check=True, capture_output=True)
+        subprocess.run([*control, "start", name], check=True, capture_output=True)
 
     def processes(self) -> list[psutil.Process]:
         """All that run, those that a killed parent left behind too."""
-        return up.processes(self.folder)
+        return processes(StackFolder(self.folder))
 
     def logs(self) -> str:
         """The last lines of every log."""

@@ -29,7 +29,7 @@ from backend.labelstudio.project_setup import FIRST_TAB, ORDER_TAB, ProjectSetup
 from backend.labelstudio.rows import prediction_result
 from backend.labelstudio.task_images import load_task_image
 from backend.store import registry
-from scripts.setup_project import open_project, set_up
+from scripts.setup.steps import SetupSteps, set_up
 from tests.integration.conftest import Stack
 from tests.integration.people import invite_link, log_in, sign_up
 
@@ -818,10 +818,11 @@ def test_a_new_project_is_made_with_somebodys_own_label_config_or_not_at_all(
     refused = own.replace("</View>", f"</View>{UNKNOWN_IMAGE}", 1)
     for wrong in (own.replace("$image", "$picture"), refused):
         with pytest.raises(TightloopError):
-            open_project(settings, wrong)
+            SetupSteps(settings).open(wrong)
     assert find_project(*door, titles=[title]) is None
-    project, is_new, _ = open_project(settings, own)
-    assert is_new
+    steps = SetupSteps(settings)
+    assert steps.open(own)
+    project = steps.project
     assert project.label_config_xml() == own.strip()
     api.delete(f"/api/projects/{project.project_id}/").raise_for_status()
 

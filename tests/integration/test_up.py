@@ -133,6 +133,7 @@ def test_up_resumes_with_everything_there_and_ctrl_c_stops_all_of_it(stopped_sta
         env={**stopped_stack.environment, "DETACH": "0"},
         cwd=ROOT,
         stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,  # set-up's progress
         text=True,
     ) as up:
         assert up.stdout

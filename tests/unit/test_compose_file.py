@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from backend.base.settings import Settings
-from scripts.env_file import IMAGE
-from scripts.up import MEMORY_EFFICIENT_PREDICTIONS
+from scripts.compose.preflight import IMAGE
+from scripts.local.settings import MEMORY_EFFICIENT_PREDICTIONS
 from tests.compose_rules import SECRETS_OF, breaches, default_secrets, misplaced_secrets
 
 ROOT = Path(__file__).parents[2]

@@ -10,27 +10,26 @@ from __future__ import annotations
 
 import os
 
-from scripts import up
-
-NAMES = ("postgres", "redis", "label-studio")
+from scripts.local import programs, supervisor
+from scripts.local.folder import StackFolder
+from scripts.local.settings import StackSettings, make_environment
 
 
 def main() -> None:
-    """Return when all of them are ready."""
+    """Return when PostgreSQL, Redis and Label Studio are ready; the backend stays stopped."""
     os.umask(0o077)
-    settings = up._load_settings()
-    var = settings.var_dir.resolve()
-    (var / "log").mkdir(parents=True, exist_ok=True)
-    run = up._run_folder(var)
-    environment = up._environment(settings, var, run)
-    services = [p for p in up._programs(settings, var, environment)[0] if p.name in NAMES]
-    up._prepare_postgres(var / "postgres", run / "postgres")
-    up._write_redis_config(settings, var / "redis", environment)
-    up._start_supervisord(var, run, environment, services)
-    supervisor = up._supervisor(var)
+    settings = StackSettings.load()
+    folder = StackFolder(settings.var_dir.resolve())
+    (folder.path / "log").mkdir(parents=True, exist_ok=True)
+    folder.make_sockets_folder()
+    environment = make_environment(settings, folder)
+    services = programs.services(settings, folder, environment)
+    supervisor.start(folder, environment, services)
+    rpc = supervisor.connect(folder)
     for program in services:
-        supervisor.startProcess(program.name, False)
-        up._wait_until_ready(supervisor, program, var)
+        if program.name != "backend":
+            rpc.startProcess(f"{program.group}:{program.name}", False)
+            supervisor.wait_until_ready(rpc, program, folder)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from backend.base.progress import Progress, ProgressLines, seconds_left
-from scripts.progress import progress_bar
+from scripts.console.progress_bars import progress_bar
 
 
 class Clock:
@@ -136,7 +136,7 @@ def test_a_terminal_shows_a_bar_for_what_takes_long(monkeypatch: pytest.MonkeyPa
 
 def test_the_same_phase_with_other_images_is_another_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", terminal := Terminal())
-    monkeypatch.setattr("scripts.progress.LONG_S", 0)
+    monkeypatch.setattr("scripts.console.progress_bars.LONG_S", 0)
     with progress_bar() as progress:
         for n_images in (48_000, 200):
             progress("embedding", 0, n_images)

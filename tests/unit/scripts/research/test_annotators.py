@@ -16,7 +16,7 @@ from backend.base.labeling import NewTask
 from backend.images.pool import Pool, open_pool
 from backend.store import registry
 from backend.store.annotator_figures import AnnotatorFigures
-from scripts import chosen_project
+from scripts.console import options
 from scripts.research import annotators
 from scripts.research.annotators import remarks, table
 from scripts.research.oracle import OracleProject
@@ -133,7 +133,7 @@ def command(
     for name, value in own.items():
         monkeypatch.setenv(name, str(value))
     monkeypatch.chdir(tmp_path)  # no .env
-    monkeypatch.setattr(chosen_project, "LabelStudioProject", lambda *_: project)
+    monkeypatch.setattr(options, "LabelStudioProject", lambda *_: project)
 
     def run_it(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["annotators", *arguments])

