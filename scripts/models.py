@@ -16,7 +16,9 @@ from backend.base.command_line import CommandParser, run
 from backend.base.errors import ModelFolderError
 from backend.base.settings import Settings, load_settings
 from backend.queue.training_queue import TrainingQueue
-from backend.store import pruning, registry
+from backend.store import pruning
+from backend.store.project_record import pick_project, project_root
+from backend.store.registry import Registry
 from backend.web.controls import LocalControls
 from scripts.console.options import add_project_option
 
@@ -32,7 +34,7 @@ def main() -> int:
     promotion.add_argument("version", help="the version's name, for example r0003")
     arguments = parser.parse_args()
     settings = load_settings()
-    project_id = registry.pick_project(settings.model_dir, arguments.project)
+    project_id = pick_project(settings.model_dir, arguments.project)
     if arguments.command == "list":
         _list(settings, project_id, as_json=arguments.json)
     else:
@@ -46,11 +48,11 @@ def main() -> int:
 
 
 def _list(settings: Settings, project_id: int, *, as_json: bool) -> None:
-    root = registry.project_root(settings.model_dir, project_id)
-    sound, broken = registry.versions(root)
+    root = project_root(settings.model_dir, project_id)
+    sound, broken = Registry(root).versions()
     unknown: ModelFolderError | None = None
     try:
-        current = registry.current(root)
+        current = Registry(root).current()
     except ModelFolderError as error:  # to repair this, one needs the list
         current, unknown = None, error
     if as_json:

@@ -25,7 +25,7 @@ from backend.rounds.reviews import (
     open_reviews,
     push_reviews,
 )
-from backend.store import registry
+from backend.store.locks import lock
 from scripts.console.options import add_project_option, open_chosen, positive
 from scripts.console.progress_bars import progress_bar
 
@@ -51,7 +51,7 @@ def main() -> int:
     errors = [error for error in errors if error.image_id not in known][: arguments.count]
     pushed, url = 0, None
     if arguments.push and errors:
-        with registry.hold(loop.root, "review"):
+        with lock(loop.root, "review"):
             reviews = open_reviews(settings, loop.root, project)
             pushed = push_reviews(loop, reviews, errors)
     if reviews:

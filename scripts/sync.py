@@ -17,7 +17,7 @@ from backend.base.settings import load_settings
 from backend.base.strategy_names import STRATEGIES
 from backend.rounds import batches
 from backend.rounds.observe import read_everything_changed
-from backend.store import registry
+from backend.store.locks import lock
 from scripts.console.options import add_project_option, open_chosen, positive
 from scripts.console.progress_bars import progress_bar
 
@@ -34,7 +34,7 @@ def main() -> int:
     settings = load_settings()
     with progress_bar() as progress:
         _, loop = open_chosen(settings, arguments.project, progress, rescan=True)
-        with registry.hold(loop.root, "push"):
+        with lock(loop.root, "push"):
             read_everything_changed(loop.project, loop.store)
             batch = batches.choose_batch(
                 loop, arguments.count, arguments.strategy or loop.strategy, progress

@@ -38,7 +38,7 @@ from backend.rounds.ordering import (
     switch,
 )
 from backend.rounds.versions import has_pretrained_body, pool_probs
-from backend.store import registry
+from backend.store.locks import lock
 from backend.store.version_meta import Meta
 
 log = logging.getLogger(__name__)
@@ -62,8 +62,8 @@ def top_up(
     the number of new tasks.
     """
     # A round is done when it has asked its own batch.
-    rounds_done = registry.last_round(loop.root) - is_new_version
-    with registry.hold(loop.root, "push"):
+    rounds_done = loop.registry.last_round() - is_new_version
+    with lock(loop.root, "push"):
         read_everything_changed(loop.project, loop.store)
         found: dict[str, float] = {}
         pushed = 0
@@ -97,7 +97,7 @@ def choose_batch(
     _delete_duplicate_tasks(loop, tasks)
     asked = {task.image_id for task in tasks}
     rows = _rows_not_in(loop, asked)
-    version = registry.current(loop.root)
+    version = loop.registry.current()
     resolved = resolve(strategy, n_asked=len(asked), n_classes=len(loop.pool.classes))
     candidates = find_candidates(loop, version, resolved, rows, asked, progress)
     rng = np.random.default_rng([loop.seed, len(asked)])
@@ -191,7 +191,7 @@ def _n_servable(waiting: Sequence[Task], annotations: Mapping[int, Sequence[Anno
 
 def _ask_doubtful_again(loop: Loop, progress: Progress) -> int:
     """Open answered tasks to others if that is worth more than new images; return how many."""
-    version = registry.current(loop.root)
+    version = loop.registry.current()
     tasks = loop.store.tasks()
     waiting = [task for task in tasks if task.awaits_second_opinion]
     annotations = loop.store.annotations()

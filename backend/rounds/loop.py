@@ -21,8 +21,9 @@ from backend.base.strategy_names import StrategyName
 from backend.images.pool import Pool, open_pool
 from backend.network.device import find_device
 from backend.network.training import Recipe
-from backend.store import registry
+from backend.store.project_record import project_root, read_record
 from backend.store.project_store import ProjectStore
+from backend.store.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,11 @@ class Loop:
         return match_classes(self.project.label_config().choices, self.pool.classes)
 
     @property
+    def registry(self) -> Registry:
+        """The model versions of the project."""
+        return Registry(self.root)
+
+    @property
     def own_embeddings(self) -> Path:
         """Where those of the bodies that were trained here are kept."""
         return self.root / "embeddings"
@@ -89,8 +95,8 @@ def open_loop(
     """Everything the rounds of a project need, with what its set-up chose; without `rescan` the
     pool as the last training found it.
     """
-    root = registry.project_root(settings.model_dir, project_id)
-    record = registry.read_record(root)
+    root = project_root(settings.model_dir, project_id)
+    record = read_record(root)
     if record is None:
         raise SettingsError(
             f"project {project_id} is not set up in {settings.model_dir}: "

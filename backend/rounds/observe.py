@@ -16,8 +16,8 @@ from backend.base.settings import Settings
 from backend.labelstudio.project import CLOCK_SKEW
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds.decide import Policy, State
-from backend.store import registry
 from backend.store.project_store import ProjectStore
+from backend.store.registry import Registry
 
 TASKS_PER_TRANSACTION = 500
 
@@ -40,7 +40,7 @@ def observe(root: Path, queue: TrainingQueue, project_id: int) -> State:
     facts = store.facts()
     hints = queue.hints(project_id)
     n_new, first_new_at = count_new(store, queue, project_id)
-    current = registry.current(root)
+    current = Registry(root).current()
     return State(
         n_new=n_new,
         first_new_at=first_new_at,
@@ -52,7 +52,7 @@ def observe(root: Path, queue: TrainingQueue, project_id: int) -> State:
         trained_at=facts.trained_at,
         head_revision=facts.head_revision,
         head_fitted_at=facts.head_fitted_at,
-        rounds_done=registry.last_round(root),
+        rounds_done=Registry(root).last_round(),
         in_service=current.version if current else "",
         ordered_by=facts.ordered_by,
         looked_for_again=facts.looked_for_again,

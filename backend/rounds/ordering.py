@@ -18,7 +18,7 @@ from backend.labelstudio.project import OUR_DESCRIPTION
 from backend.rounds.candidates import find_candidates
 from backend.rounds.learning_curve import NO_MODEL, in_service
 from backend.rounds.loop import Loop
-from backend.store import registry
+from backend.store.locks import lock
 from backend.store.open_image import OPEN_IMAGES_KEPT, OpenImage
 from backend.store.version_meta import VERSION_NAME, Meta
 
@@ -35,16 +35,16 @@ def refresh_predictions(loop: Loop, progress: Progress = lambda *_: None) -> int
 
     Tasks that have it already are left alone, so that a call that died half-way can be repeated.
     """
-    with registry.hold(loop.root, "push"):
+    with lock(loop.root, "push"):
         refreshed = order_open_tasks(loop, progress)
-        version = registry.current(loop.root)
+        version = loop.registry.current()
         loop.project.set_description(description(version))
         return refreshed
 
 
 def order_open_tasks(loop: Loop, progress: Progress = lambda *_: None) -> int:
     """Do the same but for the description; hold the push lock around it."""
-    version = registry.current(loop.root)
+    version = loop.registry.current()
     if version is None:
         return 0
     row_of = {image_id: row for row, image_id in enumerate(loop.pool.image_ids)}
@@ -172,7 +172,7 @@ def _delete_old_predictions(loop: Loop, now: datetime) -> None:
 
     A submit names the prediction that it was shown, and a task lock lives `task_lock_s`.
     """
-    history = registry.promotions(loop.root)
+    history = loop.registry.promotions()
     keep = {p.version for p in history[:2]}
     still_open = now - timedelta(seconds=loop.task_lock_s)
     # A version was superseded when the one after it (before it in the list) was promoted.

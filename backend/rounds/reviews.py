@@ -19,7 +19,7 @@ from backend.people.label_errors import LikelyError, likely_errors
 from backend.rounds.labels import read_labels
 from backend.rounds.loop import Loop
 from backend.rounds.observe import read_everything_changed
-from backend.store import registry
+from backend.store.locks import lock
 from backend.store.project_store import ProjectStore
 
 log = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ def collect_reviews(root: Path, project: LabelingProject, reviews: LabelingProje
     """
     n_new = 0
     store = ProjectStore(root)
-    with registry.hold(root, "review"):
+    with lock(root, "review"):
         collected = store.reviewed()
         choices = project.label_config().choices
         for image_id, answer in _last_answers(reviews).items():

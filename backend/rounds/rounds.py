@@ -16,7 +16,8 @@ from backend.rounds.loop import Loop
 from backend.rounds.observe import read_everything_changed
 from backend.rounds.ordering import refresh_predictions
 from backend.rounds.versions import fit_head_version, train_version
-from backend.store import registry
+from backend.store.locks import lock
+from backend.store.registry import Registry
 from backend.store.version_meta import Meta
 
 log = logging.getLogger(__name__)
@@ -29,10 +30,10 @@ def train_round(loop: Loop, *, is_forced: bool, progress: Progress) -> Meta | No
     version and nobody asked for a training. With TRAIN=head only the first version is a full one.
     Raises TooFewLabelsError while there is nothing to train on.
     """
-    current = registry.current(loop.root)
+    current = loop.registry.current()
     body = current.body if current is not None and loop.train == "head" else None
     meta = None
-    with registry.hold(loop.root, "head") if body else nullcontext():
+    with lock(loop.root, "head") if body else nullcontext():
         progress("reading annotations", 0, 0)
         began = time.time()
         read_everything_changed(loop.project, loop.store)
@@ -57,7 +58,7 @@ def train_round(loop: Loop, *, is_forced: bool, progress: Progress) -> Meta | No
     )
     if error is not None:
         raise error
-    if meta is not None and (ahead := outlook(registry.versions(loop.root)[0])) is not None:
+    if meta is not None and (ahead := outlook(loop.registry.versions()[0])) is not None:
         log.info("%s", outlook_sentence(ahead))
     progress("re-ordering open tasks", 0, 0)
     refresh_predictions(loop, progress)
@@ -71,11 +72,11 @@ def refit_head(loop: Loop, progress: Progress = lambda *_: None) -> Meta | None:
     Returns None before the first version, if no label is new, and if a training was faster.
     Raises TooFewLabelsError as a training does.
     """
-    current = registry.current(loop.root)
+    current = loop.registry.current()
     if current is None:
         return None
     meta, error = None, None
-    with registry.hold(loop.root, "head"):
+    with lock(loop.root, "head"):
         revision = loop.store.facts().revision
         labels = read_labels(loop, loop.store.annotations()).labels
         if not _is_learned(loop.root, labels.fingerprint, current.body):
@@ -93,6 +94,6 @@ def refit_head(loop: Loop, progress: Progress = lambda *_: None) -> Meta | None:
 
 def _is_learned(root: Path, fingerprint: str, body: str | None) -> bool:
     """Whether the last full version, or the last one on `body`, was made of these very labels."""
-    sound, _ = registry.versions(root)
+    sound, _ = Registry(root).versions()
     made = [meta for meta in sound if (meta.body == body if body else not meta.is_head)]
     return bool(made) and made[-1].labels_fingerprint == fingerprint

@@ -37,9 +37,11 @@ from backend.network.inference import Images, Outputs, load_model, predict
 from backend.network.resnet_layout import HEAD_TENSORS
 from backend.network.training import train
 from backend.rounds.loop import LabeledImages, Loop, timed
-from backend.store import pool_scores, pruning, registry, tensor_file
+from backend.store import pool_scores, pruning, tensor_file
+from backend.store.locks import lock
 from backend.store.pool_scores import PoolEmbeddings
-from backend.store.version_meta import Calibration, Meta, body_of
+from backend.store.version_meta import Calibration, Meta, body_of, round_of
+from backend.store.version_weights import State, body_key
 from backend.store.weights import find_weights
 
 log = logging.getLogger(__name__)
@@ -52,7 +54,7 @@ class Candidate:
     """A model that may become a version; probabilities are as it gives them, not yet calibrated."""
 
     version: str
-    state: registry.State
+    state: State
     body_key: str
     validation: Probs
     test: Probs
@@ -65,7 +67,7 @@ def train_version(
 ) -> Meta:
     """A full version: fine-tuned, or with TRAIN=head the pre-trained body with a fitted head."""
     _check(loop, labels)
-    version = f"r{registry.last_round(loop.root) + 1:04d}"
+    version = f"r{loop.registry.last_round() + 1:04d}"
     seconds: dict[str, float] = {}
     if loop.train == "head":
         candidate = _on_pretrained(loop, labels, version, progress, seconds)
@@ -85,7 +87,7 @@ def fit_head_version(
     fit heads, and the later one must know more.
     """
     _check(loop, labels)
-    current = registry.current(loop.root)
+    current = loop.registry.current()
     if current is None:
         raise NoModelError("no version yet that a head could be fitted on")
     seconds: dict[str, float] = {}
@@ -93,7 +95,7 @@ def fit_head_version(
         key, embeddings = embeddings_of(loop, current, progress)
     with timed(seconds, "training"):
         head = _fit(loop, labels, embeddings, _start(loop, current))
-    version = registry.next_head(loop.root, current.body)
+    version = loop.registry.next_head(current.body)
     return _keep(loop, labels, names, _with_head(version, {}, key, head, embeddings), seconds)
 
 
@@ -117,8 +119,8 @@ def embeddings_of(loop: Loop, meta: Meta, progress: Progress) -> tuple[str, Pool
     kept = _kept_embeddings(loop, meta.body_key, meta.image_size) if meta.body_key else None
     if kept is not None:
         return meta.body_key, kept
-    state = registry.load_state(loop.root, meta.body)
-    key = registry.body_key(state)
+    state = loop.registry.load_state(meta.body)
+    key = body_key(state)
     kept = _kept_embeddings(loop, key, meta.image_size)
     if kept is None:
         kept = _embed(loop, _tensors(state), meta.image_size, progress)
@@ -128,7 +130,7 @@ def embeddings_of(loop: Loop, meta: Meta, progress: Progress) -> tuple[str, Pool
     return key, kept
 
 
-def pretrained_body(loop: Loop, progress: Progress) -> tuple[registry.State, PoolEmbeddings]:
+def pretrained_body(loop: Loop, progress: Progress) -> tuple[State, PoolEmbeddings]:
     """The pre-trained weights as a whole network, and its embeddings, which all projects share."""
     tensors, state, key = _pretrained(loop, progress)
     size = loop.recipe.image_size
@@ -154,12 +156,12 @@ def has_pretrained_body(loop: Loop) -> bool:
     return loop.weights != "none"
 
 
-def _pretrained(loop: Loop, progress: Progress) -> tuple[Mapping[str, Tensor], registry.State, str]:
+def _pretrained(loop: Loop, progress: Progress) -> tuple[Mapping[str, Tensor], State, str]:
     """The pre-trained weights with a head of this pool's classes, as arrays too, and their key."""
     start = find_weights(loop.weights, loop.data_dir, progress=progress).state
     tensors = resnet.build(len(loop.pool.classes), start, seed=loop.seed).state_dict()
     state = {name: tensor.numpy() for name, tensor in tensors.items()}
-    return tensors, state, registry.body_key(state)
+    return tensors, state, body_key(state)
 
 
 def _check(loop: Loop, labels: LabeledImages) -> None:
@@ -195,7 +197,7 @@ def _fine_tuned(
         )
     size = loop.recipe.image_size
     state = {name: tensor.numpy() for name, tensor in tensors.items()}
-    key = registry.body_key(state)
+    key = body_key(state)
     with timed(seconds, "evaluating"):
         validation = _score(
             loop, tensors, size, loop.pool.validation.images, "validating", progress
@@ -221,11 +223,11 @@ def _on_pretrained(
         state, embeddings = pretrained_body(loop, progress)
     with timed(seconds, "training"):
         head = _fit(loop, labels, embeddings, None)
-    return _with_head(version, state, registry.body_key(state), head, embeddings)
+    return _with_head(version, state, body_key(state), head, embeddings)
 
 
 def _with_head(
-    version: str, body: registry.State, key: str, head: Head, embeddings: PoolEmbeddings
+    version: str, body: State, key: str, head: Head, embeddings: PoolEmbeddings
 ) -> Candidate:
     return Candidate(
         version,
@@ -240,7 +242,7 @@ def _with_head(
 def _start(loop: Loop, current: Meta) -> Head | None:
     """The last layer in service, which is only where the fit begins."""
     try:
-        state = registry.load_own_state(loop.root, current.version)
+        state = loop.registry.load_own_state(current.version)
     except BrokenVersionError as error:
         log.warning("fitting a head from nothing: %s", error)
         return None
@@ -277,7 +279,7 @@ def _keep(
     held_out = rescale(candidate.validation, temperature)
     tested = rescale(candidate.test, temperature)
     validation = evaluate(held_out, truth)
-    current = registry.current(loop.root)
+    current = loop.registry.current()
     verdict = _judge(loop, version, current, held_out)
     probs, embeddings = None, None
     if verdict.refused is None:
@@ -285,8 +287,8 @@ def _keep(
             raw, embeddings = candidate.score_pool()
             probs = rescale(raw, temperature)
     # A head may have been promoted during a training, and a training during a head's fit.
-    with registry.hold(loop.root, "promote"):
-        now = registry.current(loop.root)
+    with lock(loop.root, "promote"):
+        now = loop.registry.current()
         is_head = body_of(version) != version
         if is_head and (now is None or now.body != body_of(version)):
             log.info("%s came too late: another body is in service", version)
@@ -295,12 +297,11 @@ def _keep(
             current = now
             verdict = _judge(loop, version, now, held_out)
         per_class = Counter(map(int, labels.classes))
-        meta = registry.save(
-            loop.root,
+        meta = loop.registry.save(
             candidate.state,
             Meta(
                 version=version,
-                round=registry.round_of(version),
+                round=round_of(version),
                 created_at=datetime.now(UTC).isoformat(timespec="seconds"),
                 parent=current.version if current else None,
                 classes=tuple(names),
@@ -344,7 +345,7 @@ def _keep(
                     loop.pool.image_ids,
                     embeddings,
                 )
-            registry.promote(loop.root, version)
+            loop.registry.promote(version)
         _prune(loop)
     log.info(
         "%s: %d labels, %.1f %%%s",
@@ -376,7 +377,7 @@ def _judge(loop: Loop, version: str, current: Meta | None, probs: Probs) -> Verd
     """
     references = [] if current is None else [current]
     if current is not None and body_of(version) == current.body != current.version:
-        references.append(registry.read_meta(loop.root, current.body))
+        references.append(loop.registry.read_meta(current.body))
     labels = loop.pool.validation.labels
     right = {meta.version: _kept_or_recalled(loop, meta) == labels for meta in references}
     verdict = judge(probs.argmax(axis=1) == labels, right)
@@ -431,7 +432,7 @@ def _embed(
 
 def _recall(loop: Loop, meta: Meta, images: Images, phase: str, progress: Progress) -> Probs:
     """What a version that is on disk makes of images; NoModelError where that is no numbers."""
-    state = _tensors(registry.load_state(loop.root, meta.version))
+    state = _tensors(loop.registry.load_state(meta.version))
     probs = _score(loop, state, meta.image_size, images, phase, progress).probs
     if not np.isfinite(probs).all():
         raise pool_scores.nan_error(meta.version)
@@ -455,5 +456,5 @@ def _score(
     )
 
 
-def _tensors(state: registry.State) -> dict[str, Tensor]:
+def _tensors(state: State) -> dict[str, Tensor]:
     return {name: torch.from_numpy(array) for name, array in state.items()}

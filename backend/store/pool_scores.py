@@ -20,7 +20,8 @@ from pydantic import TypeAdapter
 
 from backend.base.arrays import Embeddings, Labels, Probs
 from backend.base.errors import NoModelError
-from backend.store.registry import folder_errors, read_meta
+from backend.store.files import folder_errors
+from backend.store.registry import Registry
 from backend.store.tensor_file import find_not_finite, read_tensors, write_tensors
 
 log = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ def load_pool_probs(root: Path, version: str) -> tuple[tuple[str, ...], Probs] |
     if (kept := _read(path)) is None:
         return None
     metadata, arrays = kept
-    n_classes = len(read_meta(root, version).classes)
+    n_classes = len(Registry(root).read_meta(version).classes)
     try:
         image_ids = _IMAGE_IDS.validate_json(metadata.get("image_ids", ""))
         probs = _probs(arrays, (len(image_ids), n_classes))
@@ -91,7 +92,7 @@ def load_validation(root: Path, version: str) -> tuple[Labels, Probs] | None:
     path = _validation_path(root, version)
     if (kept := _read(path)) is None:
         return None
-    n_classes = len(read_meta(root, version).classes)
+    n_classes = len(Registry(root).read_meta(version).classes)
     try:
         labels = _array(kept[1], "labels", "i", 1)
         probs = _probs(kept[1], (len(labels), n_classes))

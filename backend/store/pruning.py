@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Literal
 
 from backend.base.errors import BrokenVersionError
-from backend.store import registry
+from backend.store.files import folder_errors
 from backend.store.project_store import ProjectStore
-from backend.store.registry import Promotion, folder_errors
+from backend.store.registry import Promotion, Registry
 from backend.store.version_meta import Meta, body_of
 
 log = logging.getLogger(__name__)
@@ -74,8 +74,8 @@ def prune(
     """
     _prune_heads(root)
     _prune_embeddings(root)
-    sound, _ = registry.versions(root)
-    promotions = registry.promotions(root)
+    sound, _ = Registry(root).versions()
+    promotions = Registry(root).promotions()
     going = choose_pruned(sound, promotions, keep_versions, ())
     if not going:
         # Whoever kept all, and lets weights go again later, is told again.
@@ -86,7 +86,7 @@ def prune(
     elif step == "prune":
         going = choose_pruned(sound, promotions, keep_versions, find_named())
         for version in going:
-            registry.mark_pruned(root, version, now)
+            Registry(root).mark_pruned(version, now)
         if going:
             log.info("pruned the weights of %s: KEEP_VERSIONS=%d", ", ".join(going), keep_versions)
     _delete_weights(root)
@@ -98,7 +98,7 @@ def notice(root: Path, sound: Sequence[Meta], keep_versions: int) -> str:
     announced_at = read_announcement(root)
     if announced_at is None or _has_pruned(sound, announced_at):
         return ""
-    going = choose_pruned(sound, registry.promotions(root), keep_versions, ())
+    going = choose_pruned(sound, Registry(root).promotions(), keep_versions, ())
     return _sentence(sound, going, announced_at) if going else ""
 
 
@@ -133,7 +133,7 @@ def _sentence(sound: Sequence[Meta], going: Sequence[str], announced_at: datetim
 
 def _delete_weights(root: Path) -> None:
     """Delete weights, scores and their drafts of all pruned versions, heads among them."""
-    pruned = [m.version for m in registry.versions(root)[0] if m.pruned_at is not None]
+    pruned = [m.version for m in Registry(root).versions()[0] if m.pruned_at is not None]
     with folder_errors(root):
         for path in (path for version in pruned for path in (root / version).iterdir()):
             if path.suffix == ".safetensors" or ".draft-" in path.name:
@@ -144,10 +144,10 @@ def _prune_heads(root: Path) -> None:
     """Delete heads, of which one comes with every few labels, but for the newest and those that
     were in service last.
     """
-    heads = [name for name in registry.version_names(root) if body_of(name) != name]
+    heads = [name for name in Registry(root).version_names() if body_of(name) != name]
     # By time: after a roll-back the newest head is one of an older body.
     heads.sort(key=lambda name: _made_at(root / name))
-    keep = {*heads[-HEADS_KEPT:], *(p.version for p in registry.promotions(root)[:2])}
+    keep = {*heads[-HEADS_KEPT:], *(p.version for p in Registry(root).promotions()[:2])}
     with folder_errors(root):
         for name in set(heads) - keep:
             shutil.rmtree(root / name, ignore_errors=True)
@@ -161,13 +161,13 @@ def _made_at(folder: Path) -> float:
 
 def _prune_embeddings(root: Path) -> None:
     """Delete all embeddings but those of the last two bodies; they can be made again."""
-    history = [p.version for p in registry.promotions(root)]
+    history = [p.version for p in Registry(root).promotions()]
     bodies = list(dict.fromkeys(map(body_of, history)))[:BODIES_KEPT]
     keep = set()
     for version in history:
         if body_of(version) in bodies:
             with suppress(BrokenVersionError):
-                keep.add(registry.read_meta(root, version).body_key)
+                keep.add(Registry(root).read_meta(version).body_key)
     long_ago = time.time() - DRAFT_LIFETIME_S
     with folder_errors(root):
         for path in (root / "embeddings").glob("*"):

@@ -42,8 +42,19 @@ Moment = Annotated[str, AfterValidator(_check_moment)]  # ISO 8601
 
 
 def body_of(version: str) -> str:
-    """The version whose body a version has: r0007 for r0007h02 and for r0007."""
+    """Return the version whose body a version has: r0007 for r0007h02 and for r0007."""
     return version.partition("h")[0]
+
+
+def version_order(version: str) -> tuple[int, int]:
+    """Return round and number of the head, 0 for a body: sorts versions as they were made."""
+    found = VERSION_NAME.fullmatch(version)
+    return (int(found["round"]), int(found["head"] or 0)) if found else (0, 0)
+
+
+def round_of(version: str) -> int:
+    """Return the round that made a version's body."""
+    return version_order(version)[0]
 
 
 class Calibration(BaseModel):

@@ -7,7 +7,9 @@ from typing import Protocol
 
 from backend.base.settings import Settings
 from backend.queue.training_queue import TrainingQueue
-from backend.store import registry
+from backend.store.locks import lock
+from backend.store.project_record import project_root
+from backend.store.registry import Registry
 from backend.store.version_meta import Meta
 
 
@@ -32,9 +34,9 @@ class LocalControls:
         """Put a version in service and have the open tasks reordered by it; NoModelError if it
         does not exist.
         """
-        root = registry.project_root(self._model_dir, project_id)
-        with registry.hold(root, "promote"):  # a new head may be promoted at the same time
-            meta = registry.promote(root, version)
+        root = project_root(self._model_dir, project_id)
+        with lock(root, "promote"):  # a new head may be promoted at the same time
+            meta = Registry(root).promote(version)
         self._queue.look(project_id)  # the ranker then reorders the open tasks
         return meta
 

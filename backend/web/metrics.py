@@ -25,7 +25,7 @@ from backend.base.errors import ModelFolderError, QueueError
 from backend.base.settings import Settings
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds.decide import RankStep
-from backend.store import registry
+from backend.store.project_record import known_projects
 from backend.web.status import project_status
 from backend.web.status_model import ProjectStatus
 
@@ -153,7 +153,7 @@ class Metrics(Collector):
         down: set[str] = set()
         ids: list[int] = []
         with _recording_failures(down):
-            ids = registry.known_projects(self._settings.model_dir)
+            ids = known_projects(self._settings.model_dir)
         with _recording_failures(down):
             for queue, n_workers in self._queue.worker_counts().items():
                 yield "workers", (queue,), n_workers

@@ -21,7 +21,9 @@ from backend.labelstudio.task_images import load_task_image
 from backend.measures.calibration import rescale
 from backend.network.device import find_device
 from backend.network.inference import Images, load_model, predict_probs, to_array
-from backend.store import pool_scores, registry
+from backend.store import pool_scores
+from backend.store.project_record import project_root
+from backend.store.registry import Registry
 from backend.store.version_meta import Meta
 
 log = logging.getLogger(__name__)
@@ -48,12 +50,12 @@ class ModelService:
 
     def root(self, project_id: int) -> Path:
         """Return the project's folder of versions."""
-        return registry.project_root(self.settings.model_dir, project_id)
+        return project_root(self.settings.model_dir, project_id)
 
     def in_service(self, project_id: int) -> InService:
         """Return the version in service; NoModelError before the first one."""
         root = self.root(project_id)
-        meta = registry.current(root)
+        meta = Registry(root).current()
         if meta is None:
             raise NoModelError("no model yet: training starts once the first images are labeled")
         with self._lock:
@@ -110,7 +112,7 @@ class ModelService:
     def _model(self, project_id: int, served: InService) -> nn.Module:
         with self._lock:
             if served.model is None:
-                arrays = registry.load_state(self.root(project_id), served.meta.version)
+                arrays = Registry(self.root(project_id)).load_state(served.meta.version)
                 state = {name: torch.from_numpy(array) for name, array in arrays.items()}
                 served.model = load_model(state, len(served.meta.classes), self._device)
         return served.model

@@ -7,7 +7,7 @@ from pathlib import Path
 from flask import request
 from werkzeug.exceptions import BadRequest, NotFound
 
-from backend.store import registry
+from backend.store.project_record import known_projects
 
 
 def requested_project() -> int | None:
@@ -31,5 +31,5 @@ def required_project(model_dir: Path) -> int:
 
 def check_known(model_dir: Path, project_id: int) -> None:
     """Raise NotFound for a project that set-up has not recorded."""
-    if project_id not in registry.known_projects(model_dir):
+    if project_id not in known_projects(model_dir):
         raise NotFound(f"project {project_id} is not set up here")

@@ -15,7 +15,8 @@ from backend.base.labeling import match_classes
 from backend.base.settings import Settings, load_settings
 from backend.labelstudio.label_config import parse_label_config
 from backend.queue.training_queue import TrainingQueue
-from backend.store import registry
+from backend.store.project_record import known_projects, read_record
+from backend.store.registry import Registry
 from backend.web.auth import MAX_BODY_BYTES, MAX_PREDICT_BYTES, Auth, guarded
 from backend.web.control_routes import ControlRoutes
 from backend.web.controls import LocalControls
@@ -76,13 +77,13 @@ class MLBackend:
         payload = read_payload(SetupPayload, _body(MAX_BODY_BYTES))
         project_id = project_number(payload.project)
         root = self._service.root(project_id)
-        record = registry.read_record(root)
+        record = read_record(root)
         if record is None:
             raise SettingsError(
                 f"project {project_id} is not set up here: run `python -m scripts.setup_project`"
             )
         match_classes(parse_label_config(payload.label_config).choices, record.classes)
-        current = registry.current(root)
+        current = Registry(root).current()
         return jsonify(model_version=current.version if current else "")
 
     def predict(self) -> Response:
@@ -100,8 +101,8 @@ class MLBackend:
         project: str | int | None = request.args.get("project")
         if project is None and request.content_length:
             project = read_payload(VersionsPayload, _body(MAX_BODY_BYTES)).project
-        ids = [project_number(project)] if project else registry.known_projects(self._model_dir)
-        sound = [meta for i in ids for meta in registry.versions(self._service.root(i))[0]]
+        ids = [project_number(project)] if project else known_projects(self._model_dir)
+        sound = [meta for i in ids for meta in Registry(self._service.root(i)).versions()[0]]
         return jsonify(versions=[meta.version for meta in sound])
 
     def webhook(self) -> Response:
@@ -109,7 +110,7 @@ class MLBackend:
         event = read_event(_body(MAX_BODY_BYTES))
         if event.kind == "ignored":
             return _ignored("this event changes no label")
-        if event.project_id not in registry.known_projects(self._model_dir):
+        if event.project_id not in known_projects(self._model_dir):
             return _ignored("this project is not set up here")
         if event.kind == "start_training":
             self._controls.train_now(event.project_id)

@@ -20,9 +20,11 @@ from backend.queue.services import find_services
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds.learning_curve import NO_MODEL, in_service, learning_curve, outlook
 from backend.rounds.observe import count_new
-from backend.store import pool_scores, pruning, registry
+from backend.store import pool_scores, pruning
 from backend.store.open_image import OpenImage
+from backend.store.project_record import known_projects, project_root, read_record
 from backend.store.project_store import Facts, ProjectStore
+from backend.store.registry import Registry
 from backend.store.version_meta import Meta
 from backend.web.status_model import Confusion, JobStatus, ProjectStatus, Status
 
@@ -35,7 +37,7 @@ Fields = dict[str, Any]  # of ProjectStatus, which checks their types
 def whole_status(settings: Settings, queue: TrainingQueue) -> Status:
     """Return everything that GET /status answers: services, and every project that is set up."""
     projects, unreadable = [], {}
-    for project_id in registry.known_projects(settings.model_dir):
+    for project_id in known_projects(settings.model_dir):
         try:
             projects.append(project_status(settings, queue, project_id))
         except ModelFolderError as error:  # one project's damaged file must not hide the others
@@ -49,8 +51,8 @@ def whole_status(settings: Settings, queue: TrainingQueue) -> Status:
 
 def project_status(settings: Settings, queue: TrainingQueue, project_id: int) -> ProjectStatus:
     """Return where one project is; ModelFolderError if one of its files is damaged."""
-    root = registry.project_root(settings.model_dir, project_id)
-    sound, broken = registry.versions(root)
+    root = project_root(settings.model_dir, project_id)
+    sound, broken = Registry(root).versions()
     store = ProjectStore(root)
     facts = store.facts()
     versions = _version_fields(root, sound)
@@ -75,7 +77,7 @@ def next_images(settings: Settings, queue: TrainingQueue, project_id: int) -> li
 
     With BLIND the model's guesses are left out.
     """
-    store = ProjectStore(registry.project_root(settings.model_dir, project_id))
+    store = ProjectStore(project_root(settings.model_dir, project_id))
     answered = queue.answered_since(project_id, store.facts().open_read_at - CLOCK_SKEW_S)
     hidden: dict[str, Any] = {"guesses": ()} if settings.blind else {}
     return [
@@ -94,7 +96,7 @@ def sentence(status: ProjectStatus) -> str:
 
 
 def _setup_fields(settings: Settings, root: Path, project_id: int, sound: Sequence[Meta]) -> Fields:
-    record = registry.read_record(root)
+    record = read_record(root)
     notices = [record.pool_notice, record.weights_notice] if record else []
     notices.append(pruning.notice(root, sound, settings.keep_versions))
     return {
@@ -113,9 +115,9 @@ def _setup_fields(settings: Settings, root: Path, project_id: int, sound: Sequen
 
 def _version_fields(root: Path, sound: Sequence[Meta]) -> Fields:
     """Return what is known of the sound versions, given oldest first."""
-    current = registry.current(root)
+    current = Registry(root).current()
     return {
-        "round": registry.last_round(root),
+        "round": Registry(root).last_round(),
         "version": current.version if current else None,
         "validation": current.validation if current else None,
         "test": current.test if current else None,

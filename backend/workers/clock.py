@@ -21,8 +21,8 @@ from backend.labelstudio.project import LabelStudioProject
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds.decide import Policy, decide
 from backend.rounds.observe import observe, policy_of, read_changes, read_everything_changed
-from backend.store import registry
 from backend.store.project_db import Connection, connect
+from backend.store.project_record import known_projects, project_root
 from backend.store.project_store import ProjectStore
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class Clock:
                 self._next_backend = now + BACKEND_EVERY_S
                 self._queue.note_health("backend", self._problem_of_backend(), now, BACKEND_EVERY_S)
             problems: list[str] = []
-            for project_id in registry.known_projects(self._settings.model_dir):
+            for project_id in known_projects(self._settings.model_dir):
                 try:
                     self._tick_project(project_id, now)
                 except (LabelStudioError, ModelFolderError) as error:  # the others may be fine
@@ -131,7 +131,7 @@ class Clock:
 
     def _look(self, watch: Watch, now: float) -> float:
         """Enqueue what is due; return when to look again."""
-        root = registry.project_root(self._settings.model_dir, watch.project_id)
+        root = project_root(self._settings.model_dir, watch.project_id)
         state = observe(root, self._queue, watch.project_id)
         store = ProjectStore(root)
         if state.train_asked_at > store.facts().train_asked_at:
@@ -171,7 +171,7 @@ class Clock:
 
     def reconcile(self, watch: Watch, now: float) -> None:
         """Make good what webhooks, jobs or a lost Redis left undone."""
-        store = ProjectStore(registry.project_root(self._settings.model_dir, watch.project_id))
+        store = ProjectStore(project_root(self._settings.model_dir, watch.project_id))
         since, n_known = store.facts().read_at, store.new_answers()[0]
         if now - store.facts().full_read_at >= FULL_READ_EVERY_S:
             read_changes(watch.project, store, is_full=True, now=now)
@@ -187,7 +187,7 @@ class Clock:
                 store.record(ordered_by=ordered_by)
 
     def _watch(self, project_id: int) -> Watch:
-        root = registry.project_root(self._settings.model_dir, project_id)
+        root = project_root(self._settings.model_dir, project_id)
         watch = Watch(project_id, self._project(project_id), connect(root))
         is_training_asked, errors = self._queue.take_earlier(project_id)
         for error in reversed(errors):

@@ -24,7 +24,8 @@ from backend.rounds import batches, ordering, reviews, rounds
 from backend.rounds.decide import Policy, RankStep, State, Step, decide
 from backend.rounds.loop import Loop, open_loop
 from backend.rounds.observe import observe, policy_of, read_changes
-from backend.store import registry
+from backend.store.locks import lock
+from backend.store.project_record import project_root
 from backend.store.project_store import ProjectStore
 from backend.workers.cores import share_cores
 
@@ -52,7 +53,7 @@ class Work:
         self.queue = queue
         self.project_id = project_id
         self.policy: Policy = policy_of(settings)
-        self.root: Path = registry.project_root(settings.model_dir, project_id)
+        self.root: Path = project_root(settings.model_dir, project_id)
         self.store = ProjectStore(self.root)
 
     @cached_property
@@ -90,7 +91,7 @@ def retrain(project_id: int) -> None:
     work = _open(project_id)
     # A training whose worker was killed may still be running: there is never a second one beside
     # it.
-    with _errors_for_people(work, "retrain"), registry.hold(work.root, "train"):
+    with _errors_for_people(work, "retrain"), lock(work.root, "train"):
         share_cores(work.queue.worker_counts()["train"])
         while decide(state := work.observe(), work.policy, time.time()).train:
             try:

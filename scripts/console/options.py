@@ -8,7 +8,7 @@ from backend.base.progress import Progress
 from backend.base.settings import Settings
 from backend.labelstudio.project import LabelStudioProject
 from backend.rounds.loop import Loop, open_loop
-from backend.store import registry
+from backend.store.project_record import pick_project
 
 
 def add_project_option(parser: ArgumentParser) -> None:
@@ -31,7 +31,7 @@ def open_chosen(
 ) -> tuple[LabelStudioProject, Loop]:
     """Return the project and its loop; `rescan` looks for new files in the pool."""
     settings.require("label_studio_api_key")
-    project_id = registry.pick_project(settings.model_dir, chosen)
+    project_id = pick_project(settings.model_dir, chosen)
     project = LabelStudioProject(
         settings.label_studio_url, settings.label_studio_api_key.get_secret_value(), project_id
     )

@@ -34,7 +34,8 @@ from backend.labelstudio.incoming import SECRET_HEADER
 from backend.labelstudio.label_config import label_config_xml
 from backend.network import resnet
 from backend.network.inference import load_model, predict_probs
-from backend.store import registry
+from backend.store.project_record import project_root
+from backend.store.registry import Registry
 from scripts.research.bench_attack import honest_webhook, measure_attacks
 from scripts.research.bench_circle import circle_figures
 from scripts.research.bench_dashboard import (
@@ -133,8 +134,8 @@ def backend_figures(settings: Settings) -> list[Figure]:
         tempfile.TemporaryDirectory(prefix="tightloop-") as folder,
         running_backend(Path(folder)) as b,
     ):
-        root = registry.project_root(Path(folder), PROJECT)
-        fill_project(root, registry.read_meta(root, "r0001"))
+        root = project_root(Path(folder), PROJECT)
+        fill_project(root, Registry(root).read_meta("r0001"))
         n_bytes, first_view_s = first_view(b.url)
         at_rest = b.memory_mb()
         paced = _webhooks(b, pause_s=CONNECTIONS / WEBHOOKS_PER_S, seconds=20)

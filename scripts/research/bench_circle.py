@@ -16,7 +16,9 @@ import httpx
 from backend.base.errors import LabelStudioError
 from backend.labelstudio.project import LabelStudioProject
 from backend.labelstudio.rows import prediction_result
-from backend.store import pool_scores, registry
+from backend.store import pool_scores
+from backend.store.project_record import project_root
+from backend.store.registry import Registry
 from scripts.research.bench_refit import OPEN
 from scripts.research.figure import Figure, say
 from scripts.research.temporary_backend import tree_mb
@@ -49,7 +51,7 @@ def _measure_circle(stack: Mapping[str, Any], ranker_log: Path) -> list[Figure]:
     project_id = stack["project_id"]
     project = LabelStudioProject(stack["label_studio_url"], stack["api_key"], project_id)
     config = project.label_config()
-    root = registry.project_root(Path(stack["model_dir"]), project_id)
+    root = project_root(Path(stack["model_dir"]), project_id)
     say("waiting for the first version")
     while project.model_version() != "r0001":
         time.sleep(1)
@@ -76,7 +78,7 @@ def _measure_circle(stack: Mapping[str, Any], ranker_log: Path) -> list[Figure]:
         answer(number)
         orders.append(_wait_for_order(ranker_log, n_before, answered_at))
     n_open = min(order.n_open for order in orders)
-    heads = [registry.read_meta(root, order.version) for order in orders]
+    heads = [Registry(root).read_meta(order.version) for order in orders]
     kept = pool_scores.load_pool_probs(root, heads[-1].version)
     for number in range(HEADS, LAST_LABELS):
         answer(number)
@@ -87,13 +89,13 @@ def _measure_circle(stack: Mapping[str, Any], ranker_log: Path) -> list[Figure]:
     while project.model_version() != "r0002":
         if time.perf_counter() - began > TRAINING_PATIENCE_S:
             raise LabelStudioError("no second version came: see var/bench/log/trainer.log")
-        current = registry.current(root)
+        current = Registry(root).current()
         if served_s is None and current is not None and current.version == "r0002":
             served_s = time.perf_counter() - began
         peak_mb = max(peak_mb, tree_mb(stack["pids"]["trainer"]))
         time.sleep(0.2)
     total_s = time.perf_counter() - began
-    meta = registry.read_meta(root, "r0002")
+    meta = Registry(root).read_meta("r0002")
     parts = ", ".join(f"{phase} {s:.1f}" for phase, s in meta.seconds.items())
     return [
         Figure(

@@ -16,9 +16,9 @@ import httpx
 import psutil
 
 from backend.network.resnet_layout import HEAD_TENSORS
-from backend.store import registry
 from backend.store.open_image import OpenImage
 from backend.store.project_store import ProjectStore
+from backend.store.registry import Registry
 from backend.store.version_meta import Meta
 
 PAGES = 20
@@ -30,11 +30,11 @@ CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 
 def fill_project(root: Path, first: Meta) -> None:
     """A project that has been at work for a while: versions, and open images with pictures."""
-    state = registry.load_state(root, first.version)
+    state = Registry(root).load_state(first.version)
     last_layer = {name: state[name] for name in HEAD_TENSORS}
     for number in range(1, VERSIONS + 1):
         version = {"version": f"{first.version}h{number:02d}", "labels": 100 + 20 * number}
-        registry.save(root, last_layer, first.model_copy(update=version))
+        Registry(root).save(last_layer, first.model_copy(update=version))
     images = [
         OpenImage(
             image_id=f"i{number}",

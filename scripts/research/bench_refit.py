@@ -35,11 +35,13 @@ from backend.queue.training_queue import Hints, TrainingQueue
 from backend.rounds import rounds
 from backend.rounds.loop import Loop
 from backend.rounds.observe import observe, read_changes
-from backend.store import pool_scores, project_db, registry
+from backend.store import pool_scores, project_db
 from backend.store.pool_scores import PoolEmbeddings
+from backend.store.project_record import ProjectRecord, project_root, write_record
 from backend.store.project_store import ProjectStore
-from backend.store.registry import ProjectRecord
+from backend.store.registry import Registry
 from backend.store.version_meta import Meta
+from backend.store.version_weights import body_key
 from scripts.research.counting_project import CountingProject, make_annotation
 
 P = ParamSpec("P")
@@ -151,7 +153,7 @@ def _make_project(folder: Path, n_answers: int, n_images: int) -> tuple[Loop, Co
     images, classes = _random_images(rng, centres, n_images)
     validation, validation_classes = _random_images(rng, centres, VALIDATION)
     test, test_classes = _random_images(rng, centres, TEST)
-    root = registry.project_root(folder, PROJECT)
+    root = project_root(folder, PROJECT)
     pool = _pool(folder, n_images, validation_classes, test_classes)
     _save_first(root, pool, PoolEmbeddings(images, validation, test), rng)
     project = _labeled_project(pool, classes, n_answers, rng)
@@ -213,7 +215,7 @@ def _save_first(
 ) -> None:
     tensors = resnet.build(len(CLASSES), None, seed=0).state_dict()
     state = {name: tensor.numpy() for name, tensor in tensors.items()}
-    key = registry.body_key(state)
+    key = body_key(state)
     record = ProjectRecord(
         project_id=PROJECT,
         title="bench",
@@ -224,7 +226,7 @@ def _save_first(
         seed=0,
         classes=CLASSES,
     )
-    registry.write_record(root, record)
+    write_record(root, record)
     guesses, held_out = (
         rng.dirichlet(np.ones(len(CLASSES)), count).astype(np.float32)
         for count in (len(pool.image_ids), VALIDATION)
@@ -251,11 +253,11 @@ def _save_first(
         device="cpu",
         body_key=key,
     )
-    registry.save(root, state, meta)
+    Registry(root).save(state, meta)
     pool_scores.save_validation_probs(root, FIRST, pool.validation.labels, held_out)
     pool_scores.save_pool_probs(root, FIRST, pool.image_ids, guesses)
     pool_scores.save_embeddings(root / "embeddings", key, IMAGE_SIZE, pool.image_ids, embeddings)
-    registry.promote(root, FIRST)
+    Registry(root).promote(FIRST)
 
 
 def _labeled_project(

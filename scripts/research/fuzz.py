@@ -31,7 +31,7 @@ from schemathesis.core.result import Ok
 
 from backend.base.command_line import CommandParser, run
 from backend.labelstudio.incoming import SECRET_HEADER
-from backend.store import registry
+from backend.store.project_record import project_root, read_record
 from backend.web.backend_client import CONTROL_HEADER
 from scripts.research.hostile_bodies import hostile_bodies
 from scripts.research.temporary_stack import temporary_stack
@@ -229,8 +229,8 @@ def _send_honest_webhooks(target: Target, report: Report, over: threading.Event)
 
 def _target(stack: Mapping[str, Any], var: Path) -> Target:
     kept = dotenv_values(var / "stack.env")
-    root = registry.project_root(Path(stack["model_dir"]), stack["project_id"])
-    record = registry.read_record(root)
+    root = project_root(Path(stack["model_dir"]), stack["project_id"])
+    record = read_record(root)
     return Target(
         url=stack["backend_url"],
         project_id=stack["project_id"],

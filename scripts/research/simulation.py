@@ -16,7 +16,7 @@ from backend.images.pool import Pool, open_pool, seed_labels, true_labels
 from backend.network.training import Recipe
 from backend.rounds import batches, rounds
 from backend.rounds.loop import Loop
-from backend.store import registry
+from backend.store.registry import Registry
 from scripts.research.crowd import Crowd, real_annotations
 from scripts.research.learning_curves import Row
 from scripts.research.oracle import OracleProject
@@ -98,7 +98,7 @@ def _annotate_open_tasks(
 
 
 def _row(run: Run, root: Path, project: OracleProject, number: int) -> Row:
-    current = registry.current(root)
+    current = Registry(root).current()
     assert current is not None, "a round was trained"
     return Row(
         strategy=run.arm,

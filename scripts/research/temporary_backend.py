@@ -23,7 +23,9 @@ from backend.base.settings import load_settings
 from backend.measures.evaluation import Evaluation
 from backend.network import resnet
 from backend.queue.training_queue import TrainingQueue
-from backend.store import pool_scores, registry
+from backend.store import pool_scores
+from backend.store.project_record import ProjectRecord, project_root, write_record
+from backend.store.registry import Registry
 from backend.store.version_meta import Meta
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,10 +62,10 @@ class Backend:
 @contextmanager
 def running_backend(folder: Path, **settings: str) -> Iterator[Backend]:
     """Server and Redis as `make up` runs them; `folder` must have a short path, for a socket."""
-    root = registry.project_root(folder, PROJECT)
-    registry.write_record(
+    root = project_root(folder, PROJECT)
+    write_record(
         root,
-        registry.ProjectRecord(
+        ProjectRecord(
             project_id=PROJECT,
             title="bench",
             label_studio_url="http://127.0.0.1:9",
@@ -128,8 +130,7 @@ def _wait_until_it_answers(backend: Backend) -> None:
 def _save_version(root: Path) -> None:
     state = resnet.build(len(CLASSES), None, seed=0).state_dict()
     unmeasured = Evaluation(accuracy=0.1, log_loss=2.3, images=1)
-    registry.save(
-        root,
+    Registry(root).save(
         {name: tensor.numpy() for name, tensor in state.items()},
         Meta(
             version="r0001",
@@ -156,7 +157,7 @@ def _save_version(root: Path) -> None:
     rng = np.random.default_rng(0)
     probs = rng.dirichlet(np.ones(len(CLASSES)), POOL_IMAGES).astype(np.float32)
     pool_scores.save_pool_probs(root, "r0001", [f"i{n}" for n in range(POOL_IMAGES)], probs)
-    registry.promote(root, "r0001")
+    Registry(root).promote("r0001")
 
 
 def tree_mb(pid: int) -> float:

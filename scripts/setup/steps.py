@@ -18,9 +18,16 @@ from backend.labelstudio.project_setup import ProjectSetup
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds import batches, ordering
 from backend.rounds.loop import open_loop
-from backend.store import registry
+from backend.store.locks import lock
+from backend.store.project_record import (
+    ProjectRecord,
+    known_projects,
+    project_root,
+    read_record,
+    write_record,
+)
 from backend.store.project_store import ProjectStore
-from backend.store.registry import ProjectRecord
+from backend.store.registry import Registry
 from backend.store.weights import find_weights
 from scripts.console.progress_bars import progress_bar
 from scripts.setup.label_config import check_label_config, replace_label_config, show_or_hide_hints
@@ -50,7 +57,7 @@ def set_up(settings: Settings, *, label_config: str | None = None) -> int:
     settings.require("label_studio_api_key", "webhook_secret", "backend_password")
     steps = SetupSteps(settings)
     # Without the lock two set-ups at once would create two projects.
-    with registry.hold(settings.model_dir, "push", WAIT_FOR_ANOTHER_S):
+    with lock(settings.model_dir, "push", WAIT_FOR_ANOTHER_S):
         is_changed = steps.open(label_config)
         project = steps.project
         changes = [
@@ -100,7 +107,7 @@ class SetupSteps:
             )
             self._read_record(project_id)  # raises if its folder belongs to another Label Studio
         self.project = project = ProjectSetup(*self.door, project_id)
-        self.root = registry.project_root(settings.model_dir, project_id)
+        self.root = project_root(settings.model_dir, project_id)
         is_changed = label_config is not None and replace_label_config(project, label_config)
         match_classes(project.label_config().choices, self.pool.classes)
         self.record = ProjectRecord(
@@ -112,7 +119,7 @@ class SetupSteps:
             **chosen,
         )
         if self.record != earlier:
-            registry.write_record(self.root, self.record)
+            write_record(self.root, self.record)
         print(
             f'project   "{self.record.title}" (id {project_id}) {"created" if is_new else "found"}'
         )
@@ -121,7 +128,7 @@ class SetupSteps:
     def import_seed_labels(self) -> bool:
         """Import SEED_LABELS images with the data set's labels, unless a task shows them."""
         # The ranker knows the project by now, and must not ask these images meanwhile.
-        with registry.hold(self.root, "push"):
+        with lock(self.root, "push"):
             labels = seed_labels(self.pool, self.settings.seed_labels, self.record.seed)
             known = self.project.image_ids() if labels else set()
             choices = match_classes(self.project.label_config().choices, self.pool.classes)
@@ -149,7 +156,7 @@ class SetupSteps:
 
         They are random, or typical ones if the strategy looks for those.
         """
-        if registry.last_round(self.root):
+        if Registry(self.root).last_round():
             return False  # from then on the ranker asks
         with progress_bar() as progress:
             project_id = self.project.project_id
@@ -176,13 +183,13 @@ class SetupSteps:
         has_instructed = self.project.instruct(
             without if self.settings.blind else with_guess, earlier={with_guess, without}
         )
-        version = registry.current(self.root)
+        version = Registry(self.root).current()
         has_described = self.project.set_description(ordering.description(version))
         return has_instructed or has_described
 
     def start_first_training(self) -> bool:
         """Request the first training, unless there was one or nothing is labeled yet."""
-        if registry.last_round(self.root) or not self.project.counts().annotations:
+        if Registry(self.root).last_round() or not self.project.counts().annotations:
             return False
         store = ProjectStore(self.root)
         is_new = not store.facts().train_asked_at
@@ -202,16 +209,16 @@ class SetupSteps:
     def _recorded_id(self) -> int | None:
         """Return the latest recorded project with this title."""
         folder = self.settings.model_dir
-        for project_id in reversed(registry.known_projects(folder)):
-            record = registry.read_record(registry.project_root(folder, project_id))
+        for project_id in reversed(known_projects(folder)):
+            record = read_record(project_root(folder, project_id))
             if record is not None and record.title in self._titles():
                 return project_id
         return None
 
     def _read_record(self, project_id: int) -> ProjectRecord | None:
         """Read what an earlier set-up recorded; ModelFolderError if for another Label Studio."""
-        root = registry.project_root(self.settings.model_dir, project_id)
-        record = registry.read_record(root)
+        root = project_root(self.settings.model_dir, project_id)
+        record = read_record(root)
         if record is None:
             return None
         if record.project_created_at != ProjectSetup(*self.door, project_id).created_at():

@@ -10,7 +10,7 @@ import httpx
 from backend.base.labeling import LabelConfig
 from backend.images.pool import Pool, open_pool
 from backend.labelstudio.rows import prediction_result
-from backend.store import registry
+from backend.store.project_record import project_root, read_record
 from tests.integration.conftest import Stack
 from tests.patience import PATIENCE_S, wait_for
 
@@ -18,9 +18,7 @@ from tests.patience import PATIENCE_S, wait_for
 def pool_of(stack: Stack) -> Pool:
     """The pool of a stack's project."""
     settings = stack.settings
-    record = registry.read_record(
-        registry.project_root(settings.model_dir, stack.info["project_id"])
-    )
+    record = read_record(project_root(settings.model_dir, stack.info["project_id"]))
     assert record is not None
     return open_pool(record.pool, settings.data_dir, seed=record.seed)
 

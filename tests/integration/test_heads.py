@@ -7,7 +7,9 @@ import pytest
 
 from backend.images.pool import true_labels
 from backend.labelstudio.project import LabelStudioProject
-from backend.store import pool_scores, registry
+from backend.store import pool_scores
+from backend.store.project_record import project_root
+from backend.store.registry import Registry
 from backend.store.version_meta import Meta, body_of
 from backend.workers import jobs
 from tests.integration.conftest import Stack
@@ -22,7 +24,7 @@ def test_a_few_answers_make_a_head_and_its_order_without_a_training(
     truth = true_labels(pool)
     info = stack.info
     project = LabelStudioProject(info["label_studio_url"], info["api_key"], info["project_id"])
-    root = registry.project_root(stack.settings.model_dir, project.project_id)
+    root = project_root(stack.settings.model_dir, project.project_id)
     with Person(stack) as person:
         before = person.wait_for_rest(1)
         wait_for(lambda: project.counts().open >= 3, "open tasks")
@@ -37,7 +39,7 @@ def test_a_few_answers_make_a_head_and_its_order_without_a_training(
 
         def head() -> Meta | None:
             jobs.rank(project.project_id)
-            heads = [meta for meta in registry.versions(root)[0] if meta.is_head]
+            heads = [meta for meta in Registry(root).versions()[0] if meta.is_head]
             return next((meta for meta in heads if meta.labels == n_labels), None)
 
         made = wait_for(head, "a head that knows the answers")

@@ -28,7 +28,13 @@ from backend.labelstudio.project import LabelStudioProject
 from backend.labelstudio.project_setup import FIRST_TAB, ORDER_TAB, ProjectSetup
 from backend.labelstudio.rows import prediction_result
 from backend.labelstudio.task_images import load_task_image
-from backend.store import registry
+from backend.store.project_record import (
+    ProjectRecord,
+    known_projects,
+    project_root,
+    read_record,
+    write_record,
+)
 from scripts.setup.steps import SetupSteps, set_up
 from tests.integration.conftest import Stack
 from tests.integration.people import invite_link, log_in, sign_up
@@ -686,11 +692,11 @@ def test_a_project_is_found_by_its_id_then_by_its_exact_title(
 
 def test_setting_up_again_changes_nothing(stack: Stack, api: httpx.Client) -> None:
     def state() -> Sequence[Any]:
-        [project_id] = registry.known_projects(stack.settings.model_dir)
+        [project_id] = known_projects(stack.settings.model_dir)
         project = ProjectSetup(str(api.base_url).rstrip("/"), _token(stack), project_id)
         return (
             project_id,
-            registry.read_record(registry.project_root(stack.settings.model_dir, project_id)),
+            read_record(project_root(stack.settings.model_dir, project_id)),
             [hook["id"] for hook in webhooks(api, project)],
             [backend["id"] for backend in backends(api, project)],
             [p["title"] for p in api.get("/api/projects/").json()["results"]],
@@ -708,8 +714,8 @@ def test_a_folder_of_another_label_studios_project_is_left_alone(
     stack: Stack, tmp_path: Any, project: ProjectSetup
 ) -> None:
     settings = _settings(stack, model_dir=tmp_path, project_title=TITLE)
-    root = registry.project_root(tmp_path, project.project_id)
-    record = registry.ProjectRecord(
+    root = project_root(tmp_path, project.project_id)
+    record = ProjectRecord(
         project_id=project.project_id,
         title=TITLE,
         label_studio_url="http://elsewhere",
@@ -719,10 +725,10 @@ def test_a_folder_of_another_label_studios_project_is_left_alone(
         seed=0,
         classes=("cat", "dog"),
     )
-    registry.write_record(root, record)
+    write_record(root, record)
     with pytest.raises(ModelFolderError, match="move it away"):
         set_up(settings)
-    assert registry.read_record(root) == record
+    assert read_record(root) == record
 
 
 def test_a_project_whose_classes_are_not_the_pools_is_left_alone(
@@ -731,7 +737,7 @@ def test_a_project_whose_classes_are_not_the_pools_is_left_alone(
     settings = _settings(stack, model_dir=tmp_path, project_title=TITLE, pool="digits")
     with pytest.raises(LabelConfigError, match=r"\(cat, dog\) do not match .*\(0, 1, 2"):
         set_up(settings)
-    assert registry.known_projects(tmp_path) == []
+    assert known_projects(tmp_path) == []
     assert project.tasks() == []
     assert webhooks(api, project) == backends(api, project) == []
 
@@ -742,8 +748,8 @@ def test_what_auto_once_chose_sticks_with_its_notice(
     title = "Auto under test (digits)"
     classes = [str(digit) for digit in range(10)]
     project_id = create_project(*door, title=title, label_config=label_config_xml(classes))
-    root = registry.project_root(tmp_path, project_id)
-    record = registry.ProjectRecord(
+    root = project_root(tmp_path, project_id)
+    record = ProjectRecord(
         project_id=project_id,
         title=title,
         label_studio_url=door[0],
@@ -754,7 +760,7 @@ def test_what_auto_once_chose_sticks_with_its_notice(
         classes=tuple(classes),
         pool_notice="no network",
     )
-    registry.write_record(root, record)
+    write_record(root, record)
     settings = _settings(
         stack, model_dir=tmp_path, project_title=title, pool="auto", weights="auto", seed_labels=0
     )
@@ -762,7 +768,7 @@ def test_what_auto_once_chose_sticks_with_its_notice(
         settings = settings.model_copy(update={"backend_url": backend.url, "backend_user": USER})
         backend.password = settings.backend_password.get_secret_value()
         assert set_up(settings) == project_id
-    kept = registry.read_record(root)
+    kept = read_record(root)
     api.delete(f"/api/projects/{project_id}/").raise_for_status()
     assert kept == record
 

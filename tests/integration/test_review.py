@@ -22,9 +22,8 @@ from backend.labelstudio.project import LabelStudioProject
 from backend.labelstudio.project_setup import ProjectSetup
 from backend.labelstudio.rows import prediction_result
 from backend.queue.training_queue import TrainingQueue
-from backend.store import registry
+from backend.store.project_record import ProjectRecord, project_root, write_record
 from backend.store.project_store import ProjectStore
-from backend.store.registry import ProjectRecord
 from backend.workers import jobs
 from scripts import review
 from tests.integration.conftest import Stack
@@ -89,8 +88,8 @@ def settings(
 ) -> Iterator[Settings]:
     """A model folder that knows this project alone."""
     own = stack.settings.model_copy(update={"model_dir": tmp_path})
-    root = registry.project_root(tmp_path, project.project_id)
-    registry.write_record(
+    root = project_root(tmp_path, project.project_id)
+    write_record(
         root,
         ProjectRecord(
             project_id=project.project_id,
@@ -147,7 +146,7 @@ def answer(
 
 
 def review_project(settings: Settings, project: LabelStudioProject) -> LabelStudioProject:
-    root = registry.project_root(settings.model_dir, project.project_id)
+    root = project_root(settings.model_dir, project.project_id)
     made = ProjectStore(root).facts().review_project
     assert made is not None
     return LabelStudioProject(

@@ -16,7 +16,8 @@ import pytest
 from backend.base.labeling import LabelConfig
 from backend.images.pool import true_labels
 from backend.labelstudio.project import LabelStudioProject
-from backend.store import registry
+from backend.store.project_record import project_root
+from backend.store.registry import Registry
 from tests.integration.conftest import Stack, running_stack
 from tests.integration.people import Person, invite_link, log_in, pool_of, sign_up
 from tests.patience import PATIENCE_S, wait_for
@@ -114,8 +115,8 @@ def test_three_people_label_two_rounds_at_once_with_second_opinions_and_nothing_
     given = [a for of_task in annotations.values() for a in of_task if a.annotator is not None]
     assert Counter(a.annotator for a in given) == {p.user_id: len(p.turns) for p in people}
     assert status["annotations"] == SEEDS + len(given)
-    version = registry.read_meta(
-        registry.project_root(crew.settings.model_dir, project.project_id), status["version"]
+    version = Registry(project_root(crew.settings.model_dir, project.project_id)).read_meta(
+        status["version"]
     )
     assert version.labels == SEEDS + len({a.image_id for a in given})
     assert "came without a webhook" not in (crew.folder / "log/clock.log").read_text()

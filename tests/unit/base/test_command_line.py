@@ -20,7 +20,7 @@ import pytest
 
 from backend.base.command_line import run
 from backend.base.settings import Settings
-from backend.store import registry
+from backend.store.project_record import project_root, write_record
 from scripts import setup_project
 from tests.unit.store.test_registry import record
 
@@ -257,7 +257,7 @@ def test_the_json_of_set_up_is_alone_on_standard_output(
 def test_status_without_a_redis_is_one_sentence_and_one(
     typed: Callable[..., tuple[Any, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    registry.write_record(registry.project_root(tmp_path, 7), record(7))
+    write_record(project_root(tmp_path, 7), record(7))
     monkeypatch.setenv("MODEL_DIR", str(tmp_path))
     monkeypatch.setenv("REDIS_URL", "redis://:hunter2@127.0.0.1:9/0")
     code, printed, errors = typed("scripts.status")

@@ -216,7 +216,7 @@ def measured(program: str, *arguments: str) -> float:
 
 PREDICT = """
 import base64, threading
-from backend.store import registry
+from backend.store.project_record import project_root
 from backend.web.serving import create_app
 from backend.base.settings import load_settings
 from tests.unit.web.test_serving import PROJECT, png, predict, put_in_service, task
@@ -225,7 +225,7 @@ app = create_app(load_settings(
     _env_file=None, model_dir=sys.argv[1], redis_url="redis://127.0.0.1:1/0",
     label_studio_url="http://127.0.0.1:9", label_studio_api_key="ls-token",
     backend_password="backend-pass", webhook_secret="hook-secret"))
-put_in_service(registry.project_root(Path(sys.argv[1]), PROJECT))
+put_in_service(project_root(Path(sys.argv[1]), PROJECT))
 image = "data:image/png;base64," + base64.b64encode(bomb(sys.argv[2])).decode()
 predict(app.test_client(), task(1, image=png((9, 9, 9))))  # loads the model
 

@@ -18,7 +18,6 @@ from backend.network import resnet
 from backend.rounds import batches, versions
 from backend.rounds.labels import LabelReading, annotator_figures, read_labels
 from backend.rounds.loop import Loop
-from backend.store import registry
 from backend.store.annotator_figures import AnnotatorFigures
 from scripts.research.oracle import OracleProject
 from tests.unit.rounds import test_rounds
@@ -351,7 +350,7 @@ def test_an_asked_image_keeps_the_probabilities_it_was_asked_with_whatever_is_in
     told = {t.image_id: t.data["asked_probs"] for t in project.by_task.values() if not t.label}
     project.answer_open_tasks(true_labels(loop.pool))
     second = train(loop)
-    assert registry.current(loop.root) == second
+    assert loop.registry.current() == second
     probs = read_labels(loop, project.annotations(), quiet).probs
     is_open = {task.image_id for task in project.open_tasks()}
     assert probs.keys() == told.keys() | is_open

@@ -24,8 +24,8 @@ from backend.rounds.observe import (
     read_changes,
     read_everything_changed,
 )
-from backend.store import registry
 from backend.store.project_store import ProjectStore
+from backend.store.registry import Registry
 from scripts.research.oracle import OracleProject
 from tests.conftest import RedisServer
 from tests.unit.store.test_registry import meta
@@ -102,7 +102,7 @@ def test_every_fact_of_a_project_is_observed(
 ) -> None:
     for number in (1, 2):
         save_version(tmp_path, meta(number))
-    registry.promote(tmp_path, "r0001")
+    Registry(tmp_path).promote("r0001")
     read(store, answers(2), NOON - 50)
     opened = TaskReading(Task(9, "9", is_open=True, awaits_second_opinion=False), "2026", (), None)
     read(store, [opened], NOON - 40)
@@ -324,7 +324,7 @@ def step(
 ) -> Callable[[float], str | None]:
     """What seconds-long work is due with a version in service."""
     save_version(tmp_path, meta(1))
-    registry.promote(tmp_path, "r0001")
+    Registry(tmp_path).promote("r0001")
     store.record(ordered_by="r0001")
     return lambda now: decide(look(), POLICY, now).rank
 

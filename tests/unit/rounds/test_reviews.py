@@ -26,7 +26,7 @@ from backend.rounds import reviews as reviews_module
 from backend.rounds.decide import decide
 from backend.rounds.loop import Loop
 from backend.rounds.reviews import collect_reviews, find_label_errors, push_reviews, review_title
-from backend.store import registry
+from backend.store.project_record import project_root, write_record
 from backend.store.project_store import ProjectStore
 from backend.workers import jobs
 from backend.workers.clock import Clock
@@ -53,7 +53,7 @@ def project() -> OracleProject:
 def loop(tmp_path: Path, project: OracleProject) -> Loop:
     nothing = LabeledSplit(np.zeros((0, 2, 2, 3), np.uint8), np.zeros(0, np.int64))
     return Loop(
-        root=registry.project_root(tmp_path, PROJECT),
+        root=project_root(tmp_path, PROJECT),
         project=project,
         pool=Pool(
             name="digits",
@@ -269,7 +269,7 @@ def test_a_damaged_record_of_the_review_says_what_to_do(loop: Loop, settings: Se
 @pytest.fixture
 def settings(tmp_path: Path, redis_server: RedisServer) -> Settings:
     own = load_settings(_env_file=None, model_dir=tmp_path, redis_url=redis_server.url)
-    registry.write_record(registry.project_root(tmp_path, PROJECT), record(PROJECT))
+    write_record(project_root(tmp_path, PROJECT), record(PROJECT))
     return own
 
 
@@ -281,7 +281,7 @@ def queue(redis_server: RedisServer) -> TrainingQueue:
 @pytest.fixture
 def store(settings: Settings, project: OracleProject) -> ProjectStore:
     """A project that was just read and in which nothing is left to ask: no other step is due."""
-    own = ProjectStore(registry.project_root(settings.model_dir, PROJECT))
+    own = ProjectStore(project_root(settings.model_dir, PROJECT))
     observe.read_changes(project, own)
     own.record(exhausted_at=time.time() + 3600)
     return own
@@ -315,7 +315,7 @@ def test_the_clock_has_reviews_collected_where_there_is_a_review_project(
     clock = Clock(settings, queue)
     monkeypatch.setattr(clock, "_project", lambda _: project)
     ranks = Queue("rank", connection=Redis.from_url(redis_server.url))
-    root = registry.project_root(settings.model_dir, PROJECT)
+    root = project_root(settings.model_dir, PROJECT)
     noon = time.time()
     clock.tick(noon)
     assert ranks.job_ids == []

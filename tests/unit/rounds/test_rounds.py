@@ -28,8 +28,11 @@ from backend.network.head import Head, fit_head
 from backend.network.training import Recipe
 from backend.rounds import batches, observe, ordering, rounds, versions
 from backend.rounds.loop import Loop
-from backend.store import pool_scores, pruning, registry
+from backend.store import pool_scores, pruning
+from backend.store.locks import lock
 from backend.store.open_image import OPEN_IMAGES_KEPT, OpenImage
+from backend.store.project_record import project_root
+from backend.store.registry import Promotions
 from backend.store.version_meta import Meta
 from scripts.research.oracle import OracleProject
 from tests.unit.store.test_registry import meta
@@ -62,7 +65,7 @@ def project(pool: Pool) -> OracleProject:
 @pytest.fixture
 def loop(tmp_path: Path, pool: Pool, project: OracleProject) -> Loop:
     return Loop(
-        root=registry.project_root(tmp_path, 1),
+        root=project_root(tmp_path, 1),
         project=project,
         pool=pool,
         weights="none",
@@ -249,7 +252,7 @@ def test_one_class_alone_is_no_training_and_says_so(loop: Loop, project: OracleP
     project.import_tasks([NewTask(i, {}, label=loop.pool.classes[1]) for i in ones])
     with pytest.raises(TooFewLabelsError, match="5 labels of 1 class"):
         rounds.train_round(loop, is_forced=True, progress=quiet)
-    assert registry.versions(loop.root) == ([], {})
+    assert loop.registry.versions() == ([], {})
     # They were read: the clock has nothing to make good.
     assert loop.store.counts().annotations == 5
     assert loop.store.new_answers() == (0, None)
@@ -278,10 +281,10 @@ def test_predictions_two_versions_back_go_once_no_open_tab_can_name_them(
         train(loop, is_forced=True)
         # Each was promoted an hour after the one before it, the last one now.
         path = loop.root / "current"
-        promotions = registry.promotions(loop.root)
+        promotions = loop.registry.promotions()
         at = datetime.now(UTC) - timedelta(hours=2 - number)
         aged = [promotions[0].model_copy(update={"promoted_at": at}), *promotions[1:]]
-        path.write_text(registry._Current(promotions=aged).model_dump_json())
+        path.write_text(Promotions(promotions=aged).model_dump_json())
     assert project.model_versions() == ["r0002", "r0003"]
 
 
@@ -311,7 +314,7 @@ def test_rolling_back_gives_open_tasks_the_older_versions_order_and_the_descript
     seed(loop, project)
     train(loop)
     train(loop, is_forced=True)
-    registry.promote(loop.root, "r0001")
+    loop.registry.promote("r0001")
     assert project.description.startswith("Tightloop, round 2: r0002 in service")
     ordering.refresh_predictions(loop)
     assert project.model_version() == "r0001"
@@ -337,10 +340,10 @@ def test_two_hundred_labels_flipped_by_one_person_are_refused_and_promoted_by_ha
     assert n_lost == round(lost * before.validation.images)
     assert poisoned.refused is not None
     assert f"significantly worse than {before.version}" in poisoned.refused
-    current = registry.current(loop.root)
+    current = loop.registry.current()
     assert current is not None
     assert (current.version, project.model_version()) == (before.version, before.version)
-    assert registry.promote(loop.root, poisoned.version).version == poisoned.version
+    assert loop.registry.promote(poisoned.version).version == poisoned.version
 
 
 def test_a_version_made_before_its_answers_were_kept_is_compared_all_the_same(
@@ -468,8 +471,8 @@ def test_a_head_is_a_version_of_its_body_with_its_own_figures_and_no_round(
     assert head.gate.against == "r0001"
     assert head.calibration is not None
     assert head.sha256 != body.sha256
-    assert registry.last_round(loop.root) == 1
-    whole, own = (registry.load_state(loop.root, v) for v in ("r0001", "r0001h01"))
+    assert loop.registry.last_round() == 1
+    whole, own = (loop.registry.load_state(v) for v in ("r0001", "r0001h01"))
     changed = {name for name in whole if not np.array_equal(whole[name], own[name])}
     assert changed == {"fc.weight", "fc.bias"}
     assert (loop.root / "r0001h01/model.safetensors").stat().st_size < 30_000
@@ -483,7 +486,7 @@ def test_a_head_gives_the_pool_what_its_whole_network_would(
     ask_and_answer(loop, project)
     head = refit(loop)
     if head.refused:
-        registry.promote(loop.root, head.version)
+        loop.registry.promote(head.version)
     from_embeddings = versions.pool_probs(loop, head, quiet)
     (loop.root / head.version / "pool.safetensors").unlink(missing_ok=True)
     np.testing.assert_allclose(versions.pool_probs(loop, head, quiet), from_embeddings, atol=0.02)
@@ -557,7 +560,7 @@ def test_the_next_full_version_supersedes_the_heads_and_is_compared_with_the_las
     assert (full.version, full.parent) == ("r0002", "r0001h01")
     assert full.gate is not None
     assert full.gate.against == "r0001h01"
-    registry.promote(loop.root, "r0002")
+    loop.registry.promote("r0002")
     ask_and_answer(loop, project)
     assert refit(loop).version == "r0002h01"
 
@@ -578,16 +581,16 @@ def test_a_head_that_comes_after_another_body_is_in_service_is_dropped(
     seed(loop, project)
     train(loop)
     second = train(loop, is_forced=True)
-    registry.promote(loop.root, "r0001")
+    loop.registry.promote("r0001")
     ask_and_answer(loop, project)
 
     def slow_fit(*arguments: Any) -> Head:
-        registry.promote(loop.root, second.version)
+        loop.registry.promote(second.version)
         return fit_head(*arguments)
 
     monkeypatch.setattr(versions, "fit_head", slow_fit)
     assert read_and_refit(loop) is None
-    current = registry.current(loop.root)
+    current = loop.registry.current()
     assert current is not None
     assert current.version == second.version
     assert not (loop.root / "r0001h01").exists()
@@ -618,8 +621,8 @@ def test_small_steps_down_do_not_get_past_the_gate_one_after_the_other(loop: Loo
     for version, n_wrong in (("r0001", 0), ("r0001h01", 5)):
         save_version(loop.root, meta(version=version, classes=loop.pool.classes))
         pool_scores.save_validation_probs(loop.root, version, labels, wrong_on(n_wrong))
-        registry.promote(loop.root, version)
-    current = registry.current(loop.root)
+        loop.registry.promote(version)
+    current = loop.registry.current()
     # Five regressions are chance (p = 0.031), ten are not (p = 0.001).
     verdict = versions._judge(loop, "r0001h02", current, wrong_on(10))
     assert verdict.refused is not None
@@ -635,7 +638,7 @@ def test_a_version_from_before_embeddings_were_kept_gets_heads_and_embeds_once(
     seed(loop, project)
     train(loop)
     meta_file = loop.root / "r0001/meta.json"
-    old = registry.read_meta(loop.root, "r0001").model_copy(update={"body_key": ""})
+    old = loop.registry.read_meta("r0001").model_copy(update={"body_key": ""})
     meta_file.write_text(old.model_dump_json())
     for path in (loop.root / "embeddings").glob("*"):
         path.unlink()
@@ -671,7 +674,7 @@ def test_heads_long_superseded_are_deleted_and_embeddings_of_old_bodies_too(
         batches.top_up(replace(loop, batch_size=1))
         project.answer(project.open_tasks()[0].task_id, truth[project.open_tasks()[0].image_id])
         refit(loop)
-    names = {meta.version for meta in registry.versions(loop.root)[0]}
+    names = {meta.version for meta in loop.registry.versions()[0]}
     assert "r0001" in names
     assert f"r0001h{pruning.HEADS_KEPT + 4:02d}" in names
     assert pruning.HEADS_KEPT <= len(names - {"r0001"}) <= pruning.HEADS_KEPT + 2
@@ -705,7 +708,7 @@ def test_old_weights_go_after_a_training_and_label_studio_away_only_puts_that_of
     assert (loop.root / "r0001/model.safetensors").exists()
     assert "pruning old versions waits for the next one" in caplog.text
     assert train(own, is_forced=True).version == "r0004"
-    sound, broken = registry.versions(loop.root)
+    sound, broken = loop.registry.versions()
     assert [found.version for found in sound if found.pruned_at] == ["r0001", "r0002"]
     assert broken == {}
 
@@ -720,7 +723,7 @@ def test_an_existing_folder_is_told_and_keeps_all_for_a_day(
     train(own)
     assert "2 of 3 full versions lose their weights after" in caplog.text
     assert pruning.read_announcement(loop.root) is not None
-    assert not any(found.pruned_at for found in registry.versions(loop.root)[0])
+    assert not any(found.pruned_at for found in loop.registry.versions()[0])
 
 
 def test_lost_embeddings_are_made_again(loop: Loop, project: OracleProject) -> None:
@@ -745,7 +748,7 @@ def test_with_heads_alone_the_body_stays_as_it_began(loop: Loop, project: Oracle
     assert second.labels == 50
     assert rounds.train_round(only_heads, is_forced=False, progress=quiet) is None
     assert first.body_key == second.body_key
-    whole, own = (registry.load_state(loop.root, m.version) for m in (first, second))
+    whole, own = (loop.registry.load_state(m.version) for m in (first, second))
     assert np.array_equal(whole["layer4.1.conv2.weight"], own["layer4.1.conv2.weight"])
 
 
@@ -850,7 +853,7 @@ def test_a_candidate_whose_probabilities_are_no_numbers_is_not_kept_and_named(
     monkeypatch.setattr(versions, "fit_head", lambda *_: nothing)
     with pytest.raises(TrainingError, match="r0001h01 hold NaN"):
         read_and_refit(loop)
-    assert registry.last_round(loop.root) == 1
+    assert loop.registry.last_round() == 1
     assert not (loop.root / "r0001h01").exists()
 
 
@@ -872,7 +875,7 @@ def test_weights_that_diverged_behind_sound_probabilities_are_not_kept(
     monkeypatch.setattr(versions, "_fine_tuned", diverged)
     with pytest.raises(TrainingError, match=r"layer4\.0\.conv1\.weight of r0001 holds NaN"):
         train(loop)
-    assert registry.versions(loop.root) == ([], {})
+    assert loop.registry.versions() == ([], {})
     monkeypatch.undo()
     assert train(loop).version == "r0001"  # nothing stands in the way of the next try
 
@@ -1007,7 +1010,7 @@ def test_a_task_that_can_never_be_served_again_takes_no_place(
 
 def ask_more(loop: Loop, count: int) -> None:
     """Ask more than is due, as scripts.sync does."""
-    with registry.hold(loop.root, "push"):
+    with lock(loop.root, "push"):
         observe.read_everything_changed(loop.project, loop.store)
         batches.push(loop, batches.choose_batch(loop, count, "least_confidence"))
 

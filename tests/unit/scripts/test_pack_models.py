@@ -16,9 +16,11 @@ from typing import Any
 import pytest
 
 from backend.base.labeling import Asked
-from backend.store import registry
+from backend.store.locks import lock
 from backend.store.project_db import connect, reading, writing
+from backend.store.project_record import project_root, write_record
 from backend.store.project_store import ProjectStore
+from backend.store.registry import Registry
 from scripts.pack_models import pack
 from tests.unit.store.test_registry import meta, record, save
 
@@ -29,12 +31,12 @@ ROOT = Path(__file__).parents[3]
 def models(tmp_path: Path) -> Path:
     """Two projects, one not trained yet, with a cache, drafts and locks."""
     folder = tmp_path / "models"
-    root = registry.project_root(folder, 7)
+    root = project_root(folder, 7)
     for number in (7, 12):
-        registry.write_record(registry.project_root(folder, number), record(number))
+        write_record(project_root(folder, number), record(number))
     save(root, meta(1))
     save(root, meta(1, version="r0001h01"))
-    registry.promote(root, "r0001h01")
+    Registry(root).promote("r0001h01")
     drafts = (
         ".current.draft-99", "r0001/pool.safetensors.draft-99", ".draft-r0002-99/model.safetensors",
     )  # fmt: skip
@@ -42,7 +44,7 @@ def models(tmp_path: Path) -> Path:
         path = root / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"x")
-    with registry.hold(root, "train"):
+    with lock(root, "train"):
         pass
     (root / "earlier-release").mkdir()
     (root / "earlier-release/seen.json").write_text("{}")
@@ -82,7 +84,7 @@ def pack_by_command(models: Path, archive: Path) -> None:
 def test_models_are_packed_while_a_process_is_in_the_middle_of_a_transaction(
     models: Path, tmp_path: Path, pack_it: Callable[[Path, Path], None]
 ) -> None:
-    root, archive = registry.project_root(models, 7), tmp_path / "models.tar"
+    root, archive = project_root(models, 7), tmp_path / "models.tar"
     with closing(connect(root)):  # as the clock does; commits stay in the -wal file
         store = ProjectStore(root)
         store.record_asked([Asked("img-1", 1, "margin", "r0001", 0.5, (0.5, 0.5))])
@@ -99,7 +101,7 @@ def test_models_are_packed_while_a_process_is_in_the_middle_of_a_transaction(
             pack_it(models, archive)
     assert unpack(archive, tmp_path / "restored") == PACKED
 
-    restored = registry.project_root(tmp_path / "restored", 7)
+    restored = project_root(tmp_path / "restored", 7)
     assert not (restored / "embeddings").exists()
     assert not list(restored.rglob("*draft*"))
     with closing(sqlite3.connect(restored / "project.db")) as db:
@@ -109,17 +111,17 @@ def test_models_are_packed_while_a_process_is_in_the_middle_of_a_transaction(
         assert kept is not None
         query = "SELECT image_id, round, strategy, version, confidence FROM own_asked"
         assert kept.execute(query).fetchall() == [("img-1", 1, "margin", "r0001", 0.5)]
-    current = registry.current(restored)
+    current = Registry(restored).current()
     assert current is not None
     assert current.version == "r0001h01"
-    assert [found.version for found in registry.versions(restored)[0]] == ["r0001", "r0001h01"]
-    assert registry.versions(restored)[1] == {}
+    assert [found.version for found in Registry(restored).versions()[0]] == ["r0001", "r0001h01"]
+    assert Registry(restored).versions()[1] == {}
     # The transaction was committed here only after the archive was made.
     assert ProjectStore(root).reviewed()["img-1"] == "dog"
 
 
 def test_packing_changes_nothing(models: Path, tmp_path: Path) -> None:
-    root = registry.project_root(models, 7)
+    root = project_root(models, 7)
     with closing(connect(root)):
         ProjectStore(root).record_reviewed("img-1", "cat")
         before = {path: path.read_bytes() for path in models.rglob("*") if path.is_file()}
@@ -130,10 +132,10 @@ def test_packing_changes_nothing(models: Path, tmp_path: Path) -> None:
 
 
 def test_a_restored_database_can_be_written_to(models: Path, tmp_path: Path) -> None:
-    ProjectStore(registry.project_root(models, 7)).record_reviewed("img-1", "cat")
+    ProjectStore(project_root(models, 7)).record_reviewed("img-1", "cat")
     pack_here(models, tmp_path / "models.tar")
     unpack(tmp_path / "models.tar", tmp_path / "restored")
-    store = ProjectStore(registry.project_root(tmp_path / "restored", 7))
+    store = ProjectStore(project_root(tmp_path / "restored", 7))
     store.record_reviewed("img-2", "dog")
     assert store.reviewed() == {"img-1": "cat", "img-2": "dog"}
 
@@ -159,7 +161,7 @@ def test_a_folder_that_disappears_while_it_is_packed_is_left_out(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: str
 ) -> None:
     """An old head is deleted, or a draft is renamed."""
-    folder, scandir = registry.project_root(models, 7) / gone, os.scandir
+    folder, scandir = project_root(models, 7) / gone, os.scandir
 
     def scan_late(path: Any) -> Any:
         if not isinstance(path, int) and Path(path) == folder:

@@ -20,7 +20,9 @@ from backend.labelstudio.label_config import label_config_xml
 from backend.measures.evaluation import Evaluation
 from backend.measures.gate import Gate
 from backend.network import resnet
-from backend.store import registry
+from backend.store.project_record import project_root
+from backend.store.registry import Registry
+from backend.store.version_weights import State
 from backend.web.serving import create_app
 from tests.conftest import RedisServer
 from tests.unit.store.test_model_folder import (
@@ -41,7 +43,7 @@ GATE = {"against": "r0001", "p_value": 0.5, "fell": 3, "rose": 2, "note": ""}  #
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """A project with r0001, r0002, which is in service, and a head on that."""
-    root = registry.project_root(tmp_path, PROJECT)
+    root = project_root(tmp_path, PROJECT)
     fill(root)
     return root
 
@@ -60,14 +62,14 @@ def client(root: Path, redis_server: RedisServer) -> FlaskClient:
 
 def check_left_out(root: Path, version: str, reason: str) -> None:
     """It is named, not in service, and not put there."""
-    sound, broken = registry.versions(root)
+    sound, broken = Registry(root).versions()
     assert version not in [m.version for m in sound]
     assert reason in broken[version]
-    current = registry.current(root)
+    current = Registry(root).current()
     assert current is not None
     assert current.version == "r0001"
     with pytest.raises(BrokenVersionError, match=re.escape(reason)):
-        registry.promote(root, version)
+        Registry(root).promote(version)
 
 
 @pytest.mark.parametrize(
@@ -129,14 +131,14 @@ def test_metadata_as_the_first_releases_wrote_it_is_sound(root: Path) -> None:
     for name in ("gate", "calibration", "body_key", "pruned_at"):  # came later
         del kept[name]
     path.write_text(json.dumps(kept))
-    assert [m.version for m in registry.versions(root)[0]] == ["r0001", "r0002", "r0002h01"]
+    assert [m.version for m in Registry(root).versions()[0]] == ["r0001", "r0002", "r0002h01"]
 
 
 def test_the_gate_of_a_version_keeps_the_names_under_which_it_was_first_written(
     root: Path,
 ) -> None:
     change_meta(root / "r0002", gate=GATE)
-    found = registry.read_meta(root, "r0002")
+    found = Registry(root).read_meta("r0002")
     assert found.gate == Gate("r0001", 0.5, regressions=3, improvements=2)
     assert json.loads(found.model_dump_json())["gate"] == GATE
 
@@ -154,7 +156,7 @@ def test_metadata_that_could_not_be_read_again_is_not_made(changes: dict[str, An
         meta(1, **changes)
 
 
-def without(state: registry.State, *names: str) -> registry.State:
+def without(state: State, *names: str) -> State:
     return {name: array for name, array in state.items() if name not in names}
 
 
@@ -173,7 +175,7 @@ def without(state: registry.State, *names: str) -> registry.State:
     ],
 )
 def test_foreign_weights_with_a_matching_sha256_are_named_and_not_served(
-    root: Path, change: Callable[[registry.State], registry.State], reason: str
+    root: Path, change: Callable[[State], State], reason: str
 ) -> None:
     change_weights(root, "r0002", change(state_of(meta(2))))
     check_left_out(root, "r0002", reason)
@@ -188,10 +190,10 @@ def test_foreign_weights_with_a_matching_sha256_are_named_and_not_served(
     ],
 )
 def test_a_head_that_is_none_or_of_another_body_is_named_and_not_served(
-    root: Path, change: Callable[[registry.State], registry.State], reason: str
+    root: Path, change: Callable[[State], State], reason: str
 ) -> None:
-    registry.promote(root, "r0001")
-    registry.promote(root, "r0002h01")
+    Registry(root).promote("r0001")
+    Registry(root).promote("r0002h01")
     change_weights(root, "r0002h01", change(state_of(meta(2, version="r0002h01"))))
     check_left_out(root, "r0002h01", reason)
 
@@ -208,12 +210,12 @@ def test_a_mended_version_is_in_service_again(root: Path) -> None:
     os.utime(path, (1, 1))
     check_left_out(root, "r0002", "sha256")
     path.write_bytes(sound)
-    current = registry.current(root)
+    current = Registry(root).current()
     assert current is not None
     assert current.version == "r0002"
 
 
-def full_size(seed: int) -> registry.State:
+def full_size(seed: int) -> State:
     return {k: v.numpy() for k, v in resnet.build(2, None, seed=seed).state_dict().items()}
 
 
@@ -228,8 +230,8 @@ def test_an_image_is_answered_by_the_version_before_one_whose_weights_are_damage
     client: FlaskClient, root: Path
 ) -> None:
     for number in (3, 4):
-        registry.save(root, full_size(number), meta(number))
-        registry.promote(root, f"r000{number}")
+        Registry(root).save(full_size(number), meta(number))
+        Registry(root).promote(f"r000{number}")
     path = root / "r0004/model.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
     [answer] = ask(client).get_json()["results"]
@@ -250,8 +252,8 @@ def test_a_version_whose_answers_are_nan_is_named_and_gives_none(
 ) -> None:
     state = full_size(3)
     state["fc.weight"] = np.full_like(state["fc.weight"], 3e38)  # finite, but no sum of them is
-    registry.save(root, state, meta(3))
-    registry.promote(root, "r0003")
+    Registry(root).save(state, meta(3))
+    Registry(root).promote("r0003")
     answer = ask(client)
     assert answer.status_code == 503
     assert "the probabilities of r0003 hold NaN" in answer.get_json()["error"]

@@ -18,10 +18,11 @@ from backend.base.labeling import Annotation, NewTask, Task, TaskReading
 from backend.base.settings import load_settings
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds.observe import observe, read_everything_changed
-from backend.store import earlier_release, registry
+from backend.store import earlier_release
 from backend.store.annotator_figures import AnnotatorFigures
 from backend.store.open_image import OpenImage
 from backend.store.project_db import FILE
+from backend.store.project_record import project_root, write_record
 from backend.store.project_store import ProjectStore
 from backend.workers.clock import Clock
 from scripts.research.oracle import OracleProject
@@ -58,8 +59,8 @@ READ: dict[str, Callable[[ProjectStore], object]] = {
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    own = registry.project_root(tmp_path, PROJECT)
-    registry.write_record(own, record(PROJECT))
+    own = project_root(tmp_path, PROJECT)
+    write_record(own, record(PROJECT))
     for name, content in FILES.items():
         (own / name).write_text(content)
     return own

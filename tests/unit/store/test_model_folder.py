@@ -28,10 +28,13 @@ from backend.base.labeling import Annotation, Asked, Task, TaskReading
 from backend.base.settings import Settings, load_settings
 from backend.labelstudio.label_config import label_config_xml
 from backend.labelstudio.project import CLOCK_SKEW
-from backend.store import pool_scores, pruning, registry
+from backend.store import pool_scores, pruning
 from backend.store.annotator_figures import AnnotatorFigures
 from backend.store.open_image import OpenImage
+from backend.store.project_record import project_root, read_record, write_record
 from backend.store.project_store import ProjectStore
+from backend.store.registry import Registry
+from backend.store.version_weights import State
 from backend.web.serving import create_app
 from tests.conftest import RedisServer
 from tests.unit.store.test_registry import meta, record, save, state_of
@@ -77,13 +80,13 @@ SHOWN = OpenImage(
 
 def fill(root: Path) -> None:
     """Write a project with every file: r0001, r0002 with a head, and r0002 in service."""
-    registry.write_record(root, record(int(root.name[1:])))
+    write_record(root, record(int(root.name[1:])))
     for version in (meta(1), meta(2), meta(2, version="r0002h01")):
         save(root, version)
         pool_scores.save_pool_probs(root, version.version, ("a", "b"), PROBS)
         pool_scores.save_validation_probs(root, version.version, np.array([0, 1]), PROBS)
     for name in ("r0001", "r0002"):
-        registry.promote(root, name, NOON)
+        Registry(root).promote(name, NOON)
     fill_store(root)
 
 
@@ -152,26 +155,29 @@ def put(root: Path, file: str, content: bytes | None) -> None:
 def read_all(root: Path) -> None:
     """Read all that is ever read of a project; what is refused is refused by an error of ours."""
     readers: list[Callable[[], object]] = [
-        lambda: registry.read_record(root),
+        lambda: read_record(root),
         lambda: pruning.read_announcement(root),
-        lambda: registry.promotions(root),
-        lambda: registry.current(root),
-        lambda: registry.promote(root, "r0002"),
-        lambda: registry.promote(root, "r0002h01"),
+        lambda: Registry(root).promotions(),
+        lambda: Registry(root).current(),
+        lambda: Registry(root).promote("r0002"),
+        lambda: Registry(root).promote("r0002h01"),
     ]
     for version in ("r0001", "r0002", "r0002h01"):
         for read in (
-            registry.read_meta,
-            registry.load_state,
-            registry.load_own_state,
+            Registry(root).read_meta,
+            Registry(root).load_state,
+            Registry(root).load_own_state,
+        ):
+            readers.append(lambda read=read, version=version: read(version))  # type: ignore[misc]
+        for read_scores in (
             pool_scores.load_pool_probs,
             pool_scores.load_validation,
         ):
-            readers.append(lambda read=read, version=version: read(root, version))  # type: ignore[misc]
+            readers.append(lambda read=read_scores, version=version: read(root, version))  # type: ignore[misc]
     for reader in readers:
         with suppress(TightloopError):
             reader()
-    registry.versions(root)
+    Registry(root).versions()
     for method in STORE_READERS:
         with suppress(TightloopError):
             method(ProjectStore(root))
@@ -208,14 +214,14 @@ def config(tmp_path: Path, redis_server: RedisServer) -> Settings:
         webhook_secret="hook-secret",
         dashboard_open=True,
     )
-    fill(registry.project_root(own.model_dir, PROJECT))
-    fill(registry.project_root(own.model_dir, OTHER))
+    fill(project_root(own.model_dir, PROJECT))
+    fill(project_root(own.model_dir, OTHER))
     return own
 
 
 @pytest.fixture
 def root(config: Settings) -> Path:
-    return registry.project_root(config.model_dir, PROJECT)
+    return project_root(config.model_dir, PROJECT)
 
 
 @pytest.fixture
@@ -231,7 +237,7 @@ def predict(client: FlaskClient) -> Any:
     return client.post("/predict", auth=AUTH, json=body)
 
 
-def filled(state: registry.State, value: float, *names: str) -> registry.State:
+def filled(state: State, value: float, *names: str) -> State:
     return state | {name: np.full_like(state[name], value) for name in names}
 
 
@@ -248,7 +254,7 @@ def change_meta(folder: Path, **changes: Any) -> None:
     path.write_text(json.dumps(kept))
 
 
-def change_weights(root: Path, version: str, state: registry.State) -> None:
+def change_weights(root: Path, version: str, state: State) -> None:
     """Put other weights in place, and their sha256 into meta.json."""
     path = root / version / "model.safetensors"
     safetensors.numpy.save_file(state, path)
@@ -425,5 +431,5 @@ def test_the_scripts_name_a_damaged_current_and_list_what_may_take_its_place(
     assert "r0002 in service" in told.stdout  # the other project
     assert f"{root}/current is damaged" in told.stderr
     with pytest.raises(ModelFolderError, match="current is damaged"):
-        registry.current(root)
+        Registry(root).current()
     assert run_script(config, "scripts.models", "--project=7", "promote", "r0002").returncode == 0

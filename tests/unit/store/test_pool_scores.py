@@ -12,7 +12,8 @@ import pytest
 import safetensors.numpy
 
 from backend.base.errors import NoModelError
-from backend.store import pool_scores, registry
+from backend.store import pool_scores
+from backend.store.project_record import project_root
 from tests.unit.store.test_registry import meta, save
 
 PROBS = np.array([[0.1, 0.9], [0.6, 0.4]], np.float32)
@@ -23,7 +24,7 @@ IDS = {"image_ids": '["a", "b"]'}
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """A project with one version, of cats and dogs."""
-    root = registry.project_root(tmp_path, 7)
+    root = project_root(tmp_path, 7)
     save(root, meta())
     return root
 

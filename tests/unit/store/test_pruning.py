@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from backend.base.errors import LabelStudioError, NoModelError, StoreError
-from backend.store import pool_scores, pruning, registry
+from backend.store import pool_scores, pruning
 from backend.store.project_db import writing
-from backend.store.registry import Promotion
+from backend.store.project_record import project_root, write_record
+from backend.store.registry import Promotion, Registry
 from backend.store.version_meta import Meta
 from scripts import models
 from tests.unit.store.test_registry import meta, record, save
@@ -28,7 +29,7 @@ PROBS = np.array([[0.2, 0.8], [0.6, 0.4]], np.float32)
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    return registry.project_root(tmp_path, 7)
+    return project_root(tmp_path, 7)
 
 
 def add(root: Path, name: str) -> None:
@@ -36,7 +37,7 @@ def add(root: Path, name: str) -> None:
     save(root, meta(int(name[1:5]), version=name))
     pool_scores.save_pool_probs(root, name, ("a", "b"), PROBS)
     pool_scores.save_validation_probs(root, name, np.array([0, 1]), PROBS)
-    registry.promote(root, name, NOON - timedelta(days=2))
+    Registry(root).promote(name, NOON - timedelta(days=2))
 
 
 def fill(root: Path, *names: str) -> None:
@@ -64,11 +65,11 @@ def prune(
 
 def pruned(root: Path) -> list[str]:
     """Names of pruned versions, after a look that no version is broken and all others are whole."""
-    sound, broken = registry.versions(root)
+    sound, broken = Registry(root).versions()
     assert broken == {}
     for found in sound:
         if found.pruned_at is None:
-            registry.load_state(root, found.version)
+            Registry(root).load_state(found.version)
     return [found.version for found in sound if found.pruned_at is not None]
 
 
@@ -158,7 +159,7 @@ def test_a_pruned_version_and_its_heads_keep_their_metadata_alone(root: Path) ->
     for name in ("r0001", "r0001h01", "r0002"):
         assert files(root / name) == {"meta.json"}
     assert files(root / "r0003") == files(root / "r0004") == whole
-    found = registry.read_meta(root, "r0001h01")
+    found = Registry(root).read_meta("r0001h01")
     assert (found.pruned_at, found.labels, found.validation.accuracy) == (NOON, 10, 0.5)
 
 
@@ -172,19 +173,19 @@ def test_a_head_in_service_keeps_its_old_body(root: Path) -> None:
     fill(root, *SIX, "r0001h01")
     prune(root, 1)
     assert pruned(root) == ["r0002", "r0003", "r0004", "r0005"]
-    current = registry.current(root)
+    current = Registry(root).current()
     assert current is not None
     assert current.version == "r0001h01"
 
 
 def test_after_a_roll_back_both_sides_of_it_stay(root: Path) -> None:
     fill(root, *SIX)
-    registry.promote(root, "r0002", NOON)
+    Registry(root).promote("r0002", NOON)
     add(root, "r0007")
     prune(root, 1)
     # In service r0007, before it r0002; r0006 was in service before that.
     assert pruned(root) == ["r0001", "r0003", "r0004", "r0005", "r0006"]
-    assert registry.promote(root, "r0002").version == "r0002"
+    assert Registry(root).promote("r0002").version == "r0002"
 
 
 def test_what_predictions_in_label_studio_name_stays_with_the_body_that_it_stands_on(
@@ -205,8 +206,8 @@ def test_numbers_of_pruned_versions_and_of_their_heads_are_not_given_again(
     prune(root, keep_versions)
     for name in ("r0003", "r0004"):
         shutil.rmtree(root / name)
-    assert registry.last_round(root) == 2
-    assert registry.next_head(root, "r0001") == "r0001h02"
+    assert Registry(root).last_round() == 2
+    assert Registry(root).next_head("r0001") == "r0001h02"
 
 
 def test_a_pruned_version_is_not_promoted_and_the_sentence_says_why(root: Path) -> None:
@@ -214,24 +215,24 @@ def test_a_pruned_version_is_not_promoted_and_the_sentence_says_why(root: Path) 
     prune(root)
     for name in ("r0001", "r0001h01"):
         with pytest.raises(NoModelError) as caught:
-            registry.promote(root, name)
+            Registry(root).promote(name)
         assert str(caught.value) == (
             f"the weights of {name} were pruned on 2026-01-01: choose another version; a higher "
             "KEEP_VERSIONS keeps more of them (0: all)"
         )
-    current = registry.current(root)
+    current = Registry(root).current()
     assert current is not None
     assert current.version == "r0003"
 
 
 def test_a_damaged_version_in_service_falls_back_past_pruned_ones(root: Path) -> None:
     fill(root, "r0001", "r0002", "r0003")
-    registry.mark_pruned(root, "r0002", NOON)
+    Registry(root).mark_pruned("r0002", NOON)
     (root / "r0003/model.safetensors").write_bytes(b"damaged")
-    current = registry.current(root)
+    current = Registry(root).current()
     assert current is not None
     assert current.version == "r0001"
-    assert list(registry.versions(root)[1]) == ["r0003"]
+    assert list(Registry(root).versions()[1]) == ["r0003"]
 
 
 # A crash, and a reader beside it
@@ -260,7 +261,7 @@ def test_a_crash_leaves_versions_whole_or_pruned_and_the_rest_goes_with_the_next
 
     with monkeypatch.context() as patch:
         # Two marks, then three files of each of three versions.
-        patch.setattr(registry, "mark_pruned", then_die(registry.mark_pruned))
+        patch.setattr(Registry, "mark_pruned", then_die(Registry.mark_pruned))
         patch.setattr(Path, "unlink", then_die(Path.unlink))
         with pytest.raises(_Killed):
             prune(root)
@@ -275,16 +276,16 @@ def test_whoever_reads_a_version_while_it_is_pruned_does_not_find_it_broken(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(root, "r0001", "r0001h01", "r0002", "r0003")
-    check = registry._check_weights
+    check = Registry._check_weights
 
     def check_late(*arguments: object) -> None:
-        monkeypatch.setattr(registry, "_check_weights", check)
+        monkeypatch.setattr(Registry, "_check_weights", check)
         prune(root)
         check(*arguments)  # type: ignore[arg-type]
 
     for name in ("r0001", "r0001h01"):
-        monkeypatch.setattr(registry, "_check_weights", check_late)
-        assert registry.read_meta(root, name).pruned_at == NOON
+        monkeypatch.setattr(Registry, "_check_weights", check_late)
+        assert Registry(root).read_meta(name).pruned_at == NOON
 
 
 # What is said before
@@ -328,7 +329,7 @@ def test_whoever_kept_all_after_the_announcement_is_told_again(root: Path) -> No
 
 def test_the_notice_stands_until_the_weights_are_gone_or_all_are_kept(root: Path) -> None:
     def notice(keep_versions: int = 3) -> str:
-        return pruning.notice(root, registry.versions(root)[0], keep_versions)
+        return pruning.notice(root, Registry(root).versions()[0], keep_versions)
 
     fill(root, "r0001", "r0002", "r0003", "r0004")
     assert notice() == ""  # not announced yet
@@ -389,7 +390,7 @@ def test_the_list_says_which_versions_are_pruned_and_what_will_go(
     monkeypatch.chdir(root.parent)
     monkeypatch.setenv("MODEL_DIR", str(root.parent))
     monkeypatch.setenv("KEEP_VERSIONS", "2")
-    registry.write_record(root, record(7))
+    write_record(root, record(7))
     fill(root, "r0001", "r0002", "r0003")
     pruning.write_announcement(root, A_DAY_AGO)
     assert listed()[-1] == (
@@ -410,18 +411,18 @@ def test_the_name_of_a_head_that_was_deleted_is_not_given_again(root: Path) -> N
     save(root, meta())
     for number in range(1, pruning.HEADS_KEPT + 3):
         save(root, meta(version=f"r0001h{number:02d}"))
-        registry.promote(root, f"r0001h{number:02d}")
+        Registry(root).promote(f"r0001h{number:02d}")
     prune(root)
     assert not (root / "r0001h01").exists()
     for head in root.glob("r0001h*"):
         shutil.rmtree(head)
-    assert registry.next_head(root, "r0001") == f"r0001h{pruning.HEADS_KEPT + 3:02d}"
+    assert Registry(root).next_head("r0001") == f"r0001h{pruning.HEADS_KEPT + 3:02d}"
 
 
 def test_embeddings_of_the_last_two_bodies_are_kept_and_a_young_draft_too(root: Path) -> None:
     for number in (1, 2, 3):
         save(root, meta(number, body_key=f"{number:016d}"))
-        registry.promote(root, f"r000{number}")
+        Registry(root).promote(f"r000{number}")
     folder = root / "embeddings"
     folder.mkdir()
     names = [f"{n:016d}-32px-x.safetensors" for n in (1, 2, 3)]

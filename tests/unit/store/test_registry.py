@@ -26,10 +26,19 @@ from backend.base.errors import (
 from backend.base.labeling import Annotation, Task, TaskReading
 from backend.measures.evaluation import Evaluation
 from backend.network.resnet_layout import HEAD_TENSORS, resnet18
-from backend.store import registry
+from backend.store.locks import lock
+from backend.store.project_record import (
+    ProjectRecord,
+    known_projects,
+    pick_project,
+    project_root,
+    read_record,
+    write_record,
+)
 from backend.store.project_store import ProjectStore
-from backend.store.registry import ProjectRecord
+from backend.store.registry import Registry
 from backend.store.version_meta import Meta
+from backend.store.version_weights import State, body_key
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -59,11 +68,11 @@ def meta(number: int = 1, **changes: object) -> Meta:
     return Meta.model_validate(fields | changes)
 
 
-def state_of(meta: Meta) -> registry.State:
+def state_of(meta: Meta) -> State:
     """Weights of the shapes of a version's, of a network so narrow that it takes 30 kB, not 45 MB:
     all zeros, but for a last layer that counts from 0.
     """
-    state: registry.State = {
+    state: State = {
         name: np.zeros(shape, np.int64 if dtype == "I64" else np.float32)
         for name, (dtype, shape) in resnet18(len(meta.classes), width=1).items()
     }
@@ -73,12 +82,12 @@ def state_of(meta: Meta) -> registry.State:
 
 
 def save(root: Path, meta: Meta) -> Meta:
-    return registry.save(root, state_of(meta), meta)
+    return Registry(root).save(state_of(meta), meta)
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    return registry.project_root(tmp_path, 7)
+    return project_root(tmp_path, 7)
 
 
 def record(project_id: int = 7) -> ProjectRecord:
@@ -96,8 +105,8 @@ def record(project_id: int = 7) -> ProjectRecord:
 
 def test_a_saved_version_comes_back_as_it_was(root: Path) -> None:
     saved = save(root, meta())
-    assert registry.read_meta(root, "r0001") == saved
-    weight = registry.load_state(root, "r0001")["fc.weight"]
+    assert Registry(root).read_meta("r0001") == saved
+    weight = Registry(root).load_state("r0001")["fc.weight"]
     assert weight.tolist() == [[0, 1, 2, 3, 4, 5, 6, 7], [8, 9, 10, 11, 12, 13, 14, 15]]
     assert len(saved.sha256) == 64
 
@@ -110,27 +119,27 @@ def test_a_version_is_never_overwritten(root: Path) -> None:
 
 def test_saving_does_not_promote(root: Path) -> None:
     save(root, meta())
-    assert registry.current(root) is None
+    assert Registry(root).current() is None
 
 
 def test_promoting_an_older_version_rolls_back(root: Path) -> None:
     for number in (1, 2):
         save(root, meta(number))
-        registry.promote(root, f"r000{number}", NOON + timedelta(hours=number))
-    registry.promote(root, "r0001", NOON + timedelta(hours=3))
-    current = registry.current(root)
+        Registry(root).promote(f"r000{number}", NOON + timedelta(hours=number))
+    Registry(root).promote("r0001", NOON + timedelta(hours=3))
+    current = Registry(root).current()
     assert current is not None
     assert current.version == "r0001"
-    assert [p.version for p in registry.promotions(root)] == ["r0001", "r0002", "r0001"]
-    assert registry.last_round(root) == 2
+    assert [p.version for p in Registry(root).promotions()] == ["r0001", "r0002", "r0001"]
+    assert Registry(root).last_round() == 2
 
 
 def test_promoting_what_is_not_there_names_what_is(root: Path) -> None:
     save(root, meta())
     with pytest.raises(NoModelError, match="there are r0001"):
-        registry.promote(root, "r0009")
+        Registry(root).promote("r0009")
     with pytest.raises(NoModelError):
-        registry.promote(root, "../p7/r0001")
+        Registry(root).promote("../p7/r0001")
 
 
 @pytest.mark.parametrize(
@@ -151,15 +160,15 @@ def test_promoting_what_is_not_there_names_what_is(root: Path) -> None:
 def test_a_broken_version_is_skipped_and_named(root: Path, damage: object, reason: str) -> None:
     for number in (1, 2):
         save(root, meta(number))
-        registry.promote(root, f"r000{number}")
+        Registry(root).promote(f"r000{number}")
     damage(root / "r0002")  # type: ignore[operator]
-    sound, broken = registry.versions(root)
+    sound, broken = Registry(root).versions()
     assert [m.version for m in sound] == ["r0001"]
     assert reason in broken["r0002"]
-    current = registry.current(root)
+    current = Registry(root).current()
     assert current is not None
     assert current.version == "r0001"  # the one before it serves on
-    assert registry.last_round(root) == 2  # its number is not given out again
+    assert Registry(root).last_round() == 2  # its number is not given out again
 
 
 def test_flipped_bits_in_the_weights_are_found(root: Path) -> None:
@@ -169,9 +178,9 @@ def test_flipped_bits_in_the_weights_are_found(root: Path) -> None:
     content[-1] ^= 1
     path.write_bytes(content)
     with pytest.raises(BrokenVersionError, match="sha256"):
-        registry.load_state(root, "r0001")
+        Registry(root).load_state("r0001")
     with pytest.raises(BrokenVersionError, match="sha256"):
-        registry.promote(root, "r0001")
+        Registry(root).promote("r0001")
 
 
 def test_other_files_in_the_folder_are_no_versions(root: Path) -> None:
@@ -179,14 +188,14 @@ def test_other_files_in_the_folder_are_no_versions(root: Path) -> None:
     (root / "notes").mkdir()
     (root / "r0002").write_text("a file, not a folder")
     (root / ".draft-r0002-1").mkdir()
-    assert [m.version for m in registry.versions(root)[0]] == ["r0001"]
+    assert [m.version for m in Registry(root).versions()[0]] == ["r0001"]
 
 
 def test_a_killed_save_leaves_no_version_and_its_rest_is_cleared_away(root: Path) -> None:
     leftover = root / ".draft-r0001-99"
     leftover.mkdir(parents=True)
     (leftover / "model.safetensors").write_bytes(b"half")
-    assert registry.versions(root) == ([], {})
+    assert Registry(root).versions() == ([], {})
     save(root, meta())
     assert not leftover.exists()
 
@@ -200,50 +209,50 @@ def test_a_full_disk_is_one_clear_error_and_leaves_nothing_half(
     monkeypatch.setattr(os, "fsync", no_space)
     with pytest.raises(ModelFolderError, match="No space left on device"):
         save(root, meta())
-    assert registry.versions(root) == ([], {})
+    assert Registry(root).versions() == ([], {})
 
 
 def test_a_damaged_current_says_how_to_mend_it_and_promoting_does(root: Path) -> None:
     save(root, meta())
     (root / "current").write_text("r0001")
     with pytest.raises(ModelFolderError, match=r"scripts\.models promote"):
-        registry.current(root)
-    registry.promote(root, "r0001")
-    assert registry.current(root) is not None
+        Registry(root).current()
+    Registry(root).promote("r0001")
+    assert Registry(root).current() is not None
 
 
 def test_the_record_of_a_project_comes_back_and_names_its_folder(tmp_path: Path) -> None:
-    root = registry.project_root(tmp_path, 7)
-    assert registry.read_record(root) is None
-    registry.write_record(root, record())
-    assert registry.read_record(root) == record()
+    root = project_root(tmp_path, 7)
+    assert read_record(root) is None
+    write_record(root, record())
+    assert read_record(root) == record()
     (tmp_path / "p8").mkdir()  # not set up
-    assert registry.known_projects(tmp_path) == [7]
+    assert known_projects(tmp_path) == [7]
 
 
 def test_a_damaged_record_says_what_to_do(root: Path) -> None:
-    registry.write_record(root, record())
+    write_record(root, record())
     (root / "project.json").write_text(json.dumps({"project_id": 7}))
     with pytest.raises(ModelFolderError, match="setup_project"):
-        registry.read_record(root)
+        read_record(root)
 
 
 def test_the_only_project_need_not_be_named_but_one_of_several_must(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="setup_project"):
-        registry.pick_project(tmp_path, None)
-    registry.write_record(tmp_path / "p7", record(7))
-    assert registry.pick_project(tmp_path, None) == 7
-    registry.write_record(tmp_path / "p9", record(9))
-    assert registry.pick_project(tmp_path, 9) == 9
+        pick_project(tmp_path, None)
+    write_record(tmp_path / "p7", record(7))
+    assert pick_project(tmp_path, None) == 7
+    write_record(tmp_path / "p9", record(9))
+    assert pick_project(tmp_path, 9) == 9
     with pytest.raises(SettingsError, match="7, 9"):
-        registry.pick_project(tmp_path, None)
+        pick_project(tmp_path, None)
     with pytest.raises(SettingsError, match="7, 9"):
-        registry.pick_project(tmp_path, 8)
+        pick_project(tmp_path, 8)
 
 
 def test_a_missing_model_folder_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(ModelFolderError, match="MODEL_DIR"):
-        registry.known_projects(tmp_path / "gone")
+        known_projects(tmp_path / "gone")
 
 
 DAMAGED = r"project\.db is damaged .*: restore a backup, or move it away"
@@ -302,7 +311,7 @@ def test_learned_annotations_come_back_and_without_them_all_count_as_new(root: P
 
 
 def _hold_until_killed(root: Path, is_held: object) -> None:
-    with registry.hold(root, "train"):
+    with lock(root, "train"):
         is_held.set()  # type: ignore[attr-defined]
         time.sleep(60)
 
@@ -315,29 +324,29 @@ def test_a_lock_is_held_by_one_process_and_given_back_when_that_is_killed(root: 
     assert is_held.wait(30)
     with (
         pytest.raises(ModelFolderError, match="held by another process"),
-        registry.hold(root, "train", wait_s=0.3),
+        lock(root, "train", wait_s=0.3),
     ):
         pytest.fail("two hold the lock")
-    with registry.hold(root, "push", wait_s=0.3):
+    with lock(root, "push", wait_s=0.3):
         pass  # another lock
     process.kill()
     process.join()
-    with registry.hold(root, "train", wait_s=5):
+    with lock(root, "train", wait_s=5):
         pass
 
 
 def test_a_reader_never_sees_half_a_promotion(root: Path) -> None:
     for number in (1, 2):
         save(root, meta(number))
-    registry.promote(root, "r0001")
+    Registry(root).promote("r0001")
     program = (
-        "import sys; from pathlib import Path; from backend import registry\n"
-        "for i in range(300): registry.promote(Path(sys.argv[1]), f'r000{1 + i % 2}')"
+        "import sys; from pathlib import Path; from backend.store.registry import Registry\n"
+        "for i in range(300): Registry(Path(sys.argv[1])).promote(f'r000{1 + i % 2}')"
     )
     with subprocess.Popen([sys.executable, "-c", program, str(root)]) as writer:
         seen = set()
         while writer.poll() is None:
-            current = registry.current(root)
+            current = Registry(root).current()
             assert current is not None
             seen.add(current.version)
     assert writer.returncode == 0
@@ -347,9 +356,9 @@ def test_a_reader_never_sees_half_a_promotion(root: Path) -> None:
 def test_a_removed_folder_of_the_version_in_service_falls_back(root: Path) -> None:
     for number in (1, 2):
         save(root, meta(number))
-        registry.promote(root, f"r000{number}")
+        Registry(root).promote(f"r000{number}")
     shutil.rmtree(root / "r0002")
-    current = registry.current(root)
+    current = Registry(root).current()
     assert current is not None
     assert current.version == "r0001"
 
@@ -357,10 +366,10 @@ def test_a_removed_folder_of_the_version_in_service_falls_back(root: Path) -> No
 def test_heads_come_between_their_body_and_the_next_one(root: Path) -> None:
     for number, name in ((2, "r0002"), (1, "r0001h10"), (1, "r0001h02"), (1, "r0001")):
         save(root, meta(number, version=name))
-    names = [found.version for found in registry.versions(root)[0]]
+    names = [found.version for found in Registry(root).versions()[0]]
     assert names == ["r0001", "r0001h02", "r0001h10", "r0002"]
-    assert registry.last_round(root) == 2
-    assert [registry.next_head(root, body) for body in ("r0001", "r0002")] == [
+    assert Registry(root).last_round() == 2
+    assert [Registry(root).next_head(body) for body in ("r0001", "r0002")] == [
         "r0001h11",
         "r0002h01",
     ]
@@ -368,13 +377,13 @@ def test_heads_come_between_their_body_and_the_next_one(root: Path) -> None:
 
 def test_a_head_comes_with_its_body_and_can_be_promoted(root: Path) -> None:
     body = state_of(meta()) | {"conv1.weight": np.ones((1, 3, 7, 7), np.float32)}
-    registry.save(root, body, meta())
+    Registry(root).save(body, meta())
     head = meta(version="r0001h01")
-    registry.save(root, state_of(head) | {"fc.weight": np.full((2, 8), 7, np.float32)}, head)
-    state = registry.load_state(root, "r0001h01")
+    Registry(root).save(state_of(head) | {"fc.weight": np.full((2, 8), 7, np.float32)}, head)
+    state = Registry(root).load_state("r0001h01")
     assert state["fc.weight"].tolist() == [[7] * 8] * 2
     assert (state["conv1.weight"] == 1).all()
-    assert registry.promote(root, "r0001h01").body == "r0001"
+    assert Registry(root).promote("r0001h01").body == "r0001"
 
 
 def test_a_head_whose_body_is_broken_is_not_promoted(root: Path) -> None:
@@ -382,26 +391,26 @@ def test_a_head_whose_body_is_broken_is_not_promoted(root: Path) -> None:
     save(root, meta(version="r0001h01"))
     (root / "r0001/model.safetensors").write_bytes(b"damaged")
     with pytest.raises(BrokenVersionError, match="r0001/"):
-        registry.promote(root, "r0001h01")
+        Registry(root).promote("r0001h01")
 
 
 def test_a_head_without_its_body_is_broken_and_not_in_service(root: Path) -> None:
     for version in ("r0001", "r0002", "r0002h01"):
         save(root, meta(int(version[4]), version=version))
-        registry.promote(root, version)
+        Registry(root).promote(version)
     shutil.rmtree(root / "r0002")
-    current = registry.current(root)
+    current = Registry(root).current()
     assert current is not None
     assert current.version == "r0001"
-    assert "r0002 has no model.safetensors" in registry.versions(root)[1]["r0002h01"]
+    assert "r0002 has no model.safetensors" in Registry(root).versions()[1]["r0002h01"]
 
 
 def test_the_fingerprint_of_a_body_does_not_see_its_head() -> None:
     body = state_of(meta()) | {"conv1.weight": np.ones((2, 2), np.float32)}
     other_head = body | {"fc.weight": np.zeros((2, 2), np.float32)}
     other_body = body | {"conv1.weight": np.zeros((2, 2), np.float32)}
-    assert registry.body_key(body) == registry.body_key(other_head)
-    assert registry.body_key(body) != registry.body_key(other_body)
+    assert body_key(body) == body_key(other_head)
+    assert body_key(body) != body_key(other_body)
 
 
 def test_answers_come_back_and_unreadable_ones_count_as_none(root: Path) -> None:

@@ -16,7 +16,8 @@ from backend.base.settings import Settings, load_settings
 from backend.labelstudio.incoming import SECRET_HEADER
 from backend.queue.own_jobs import QUEUES
 from backend.queue.training_queue import Hints, TrainingQueue
-from backend.store import registry
+from backend.store.project_record import project_root, write_record
+from backend.store.registry import Registry
 from backend.web import dashboard, serving
 from backend.web.auth import Auth
 from tests.conftest import RedisServer
@@ -32,11 +33,11 @@ CHANGE = ("/dashboard/train", "/dashboard/promote")
 @pytest.fixture
 def settings(tmp_path: Path, redis_server: RedisServer) -> Settings:
     """As `make up` has it: reading is free on loopback, changing takes a password."""
-    root = registry.project_root(tmp_path, PROJECT)
-    registry.write_record(root, record(PROJECT))
+    root = project_root(tmp_path, PROJECT)
+    write_record(root, record(PROJECT))
     for number in (1, 2):
         save_version(root, meta(number))
-    registry.promote(root, "r0002")
+    Registry(root).promote("r0002")
     return load_settings(
         _env_file=None,
         model_dir=tmp_path,
@@ -133,7 +134,7 @@ def test_changing_takes_the_password_everywhere(
     connection = Redis.from_url(redis_server.url)
     assert not [job for name in QUEUES for job in Queue(name, connection=connection).job_ids]
     assert TrainingQueue(redis_server.url).hints(PROJECT) == Hints()
-    current = registry.current(registry.project_root(settings.model_dir, PROJECT))
+    current = Registry(project_root(settings.model_dir, PROJECT)).current()
     assert current is not None
     assert current.version == "r0002"
     assert free.get(path).status_code == 405

@@ -11,7 +11,8 @@ from rq import Queue
 
 from backend.base.settings import Settings, load_settings
 from backend.queue.training_queue import Hints, TrainingQueue
-from backend.store import registry
+from backend.store.project_record import project_root, write_record
+from backend.store.registry import Registry
 from backend.web import serving
 from backend.web.backend_client import CONTROL_HEADER
 from tests.conftest import RedisServer
@@ -24,11 +25,11 @@ SECRET = "control-secret"
 
 @pytest.fixture
 def settings(redis_server: RedisServer, tmp_path: Path) -> Settings:
-    root = registry.project_root(tmp_path / "models", PROJECT)
-    registry.write_record(root, record(PROJECT))
+    root = project_root(tmp_path / "models", PROJECT)
+    write_record(root, record(PROJECT))
     for number in (1, 2):
         save(root, meta(number))
-    registry.promote(root, "r0002")
+    Registry(root).promote("r0002")
     return load_settings(
         _env_file=None,
         model_dir=tmp_path / "models",
@@ -43,7 +44,7 @@ def settings(redis_server: RedisServer, tmp_path: Path) -> Settings:
 
 
 def in_service(settings: Settings) -> str:
-    current = registry.current(registry.project_root(settings.model_dir, PROJECT))
+    current = Registry(project_root(settings.model_dir, PROJECT)).current()
     assert current is not None
     return current.version
 

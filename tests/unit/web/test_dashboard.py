@@ -19,11 +19,13 @@ from backend.base.settings import Settings, load_settings
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds.decide import decide
 from backend.rounds.observe import observe, policy_of
-from backend.store import pool_scores, registry
+from backend.store import pool_scores
 from backend.store.annotator_figures import AnnotatorFigures
 from backend.store.open_image import OpenImage
 from backend.store.project_db import writing
+from backend.store.project_record import project_root, write_record
 from backend.store.project_store import ProjectStore
+from backend.store.registry import Registry
 from backend.web.dashboard import SECURITY_HEADERS
 from backend.web.serving import create_app
 from tests.conftest import RedisServer
@@ -49,13 +51,13 @@ def config(tmp_path: Path, redis_server: RedisServer) -> Settings:
         dashboard_password="dash-pass",
         dashboard_open=True,
     )
-    registry.write_record(registry.project_root(own.model_dir, PROJECT), record(PROJECT))
+    write_record(project_root(own.model_dir, PROJECT), record(PROJECT))
     return own
 
 
 @pytest.fixture
 def root(config: Settings) -> Path:
-    return registry.project_root(config.model_dir, PROJECT)
+    return project_root(config.model_dir, PROJECT)
 
 
 @pytest.fixture
@@ -83,7 +85,7 @@ def page(client: FlaskClient, path: str = "/dashboard", status: int = 200) -> st
 def save(root: Path, number: int, **changes: Any) -> None:
     saved = save_version(root, meta(number, **changes))
     if saved.refused is None:
-        registry.promote(root, saved.version)
+        Registry(root).promote(saved.version)
 
 
 def keep_open(store: ProjectStore, *labels: str) -> None:
@@ -160,7 +162,7 @@ def test_an_older_version_is_rolled_back_to_a_newer_one_put_in_service(
 ) -> None:
     for number in (1, 2, 3):
         save(root, number)
-    registry.promote(root, "r0002")
+    Registry(root).promote("r0002")
     html = section(page(client), "versions")
     assert 'aria-label="Roll back: r0001"' in html
     assert 'aria-label="Put in service: r0003"' in html
@@ -170,7 +172,7 @@ def test_an_older_version_is_rolled_back_to_a_newer_one_put_in_service(
 def test_a_pruned_version_is_listed_without_a_button(client: FlaskClient, root: Path) -> None:
     for number in (1, 2, 3):
         save(root, number)
-    registry.mark_pruned(root, "r0001", datetime(2026, 1, 1, 12, tzinfo=UTC))
+    Registry(root).mark_pruned("r0001", datetime(2026, 1, 1, 12, tzinfo=UTC))
     html = section(page(client), "versions")
     assert re.search(r'<th scope="row">r0001</th>\s*<td>pruned</td>', html)
     assert "promote-r0001" not in html
@@ -201,7 +203,7 @@ def test_many_classes_are_a_list_of_confusions_and_no_wall_of_numbers(
     truth = np.arange(40)
     says = np.eye(40, dtype=np.float32)[np.roll(truth, -1)]
     pool_scores.save_validation_probs(root, "r0001", truth, says)
-    registry.promote(root, "r0001")
+    Registry(root).promote("r0001")
     html = section(page(client), "classes")
     assert 'class="matrix"' not in html
     assert html.count("taken for") == 12
@@ -243,11 +245,11 @@ def test_a_job_of_the_ranker_is_shown_by_its_step_once_it_has_begun(
 def test_what_comes_from_outside_is_shown_and_not_run(
     client: FlaskClient, root: Path, store: ProjectStore, queue: TrainingQueue
 ) -> None:
-    registry.write_record(root, record(PROJECT).model_copy(update={"title": EVIL}))
+    write_record(root, record(PROJECT).model_copy(update={"title": EVIL}))
     names = (EVIL, '" onload="x')
     save_version(root, meta(1, classes=names, labels_per_class=dict.fromkeys(names, 3)))
     pool_scores.save_validation_probs(root, "r0001", np.array([0]), np.array([[0, 1]], np.float32))
-    registry.promote(root, "r0001")
+    Registry(root).promote("r0001")
     save(root, 2, refused=EVIL)
     keep_open(store, EVIL)
     person = AnnotatorFigures(1, EVIL, 1, 0, None, None, None, None, 0, None, None, None)
@@ -316,7 +318,7 @@ def test_the_button_rolls_back_and_asks_for_the_order(
     form = {"project": PROJECT, "version": "r0001"}
     answer = client.post("/dashboard/promote", data=form, auth=LEAD)
     assert (answer.status_code, answer.location) == (303, "/dashboard?project=7")
-    current = registry.current(root)
+    current = Registry(root).current()
     assert current is not None
     assert current.version == "r0001"
     assert Queue("rank", connection=Redis.from_url(redis_server.url)).job_ids == ["rank-p7"]
@@ -349,7 +351,7 @@ def test_a_version_that_is_not_there_is_named_on_the_page_and_nothing_changes(
     assert answer.status_code == 404
     assert "there are r0001" in section(answer.text, "problem")
     assert EVIL not in answer.text
-    current = registry.current(root)
+    current = Registry(root).current()
     assert current is not None
     assert current.version == "r0001"
 
@@ -369,7 +371,7 @@ def test_of_several_projects_the_newest_is_shown_and_the_others_are_linked(
     client: FlaskClient, config: Settings
 ) -> None:
     other = record(12).model_copy(update={"title": "Birds"})
-    registry.write_record(registry.project_root(config.model_dir, 12), other)
+    write_record(project_root(config.model_dir, 12), other)
     html = page(client)
     assert "<h1>Birds</h1>" in html
     assert 'href="/dashboard?project=7"' in html
@@ -466,8 +468,8 @@ def test_a_damaged_project_costs_its_own_page_alone(
     client: FlaskClient, config: Settings, root: Path
 ) -> None:
     save(root, 1)
-    other = registry.project_root(config.model_dir, 12)
-    registry.write_record(other, record(12))
+    other = project_root(config.model_dir, 12)
+    write_record(other, record(12))
     (other / "current").write_text("{")
     html = page(client, "/dashboard?project=7")
     assert "r0001 in service" in html
@@ -493,8 +495,8 @@ def test_figures_of_people_in_a_foreign_shape_of_an_earlier_release_are_left_out
 def test_figures_of_people_in_a_foreign_shape_cost_their_own_page_alone(
     client: FlaskClient, config: Settings, root: Path, figures: str
 ) -> None:
-    other = registry.project_root(config.model_dir, 12)
-    registry.write_record(other, record(12))
+    other = project_root(config.model_dir, 12)
+    write_record(other, record(12))
     with writing(root) as db:
         db.execute("INSERT INTO own_annotator VALUES (0, ?)", (figures,))
     problem = section(page(client, "/dashboard?project=7", 503), "problem")
@@ -517,7 +519,7 @@ def test_validation_images_of_other_classes_make_no_confusion(
     save_version(root, meta(1))
     says = np.array([[0.9, 0.1]], np.float32)
     pool_scores.save_validation_probs(root, "r0001", np.array([5]), says)
-    registry.promote(root, "r0001")
+    Registry(root).promote("r0001")
     assert "taken for" not in section(page(client), "classes")
 
 

@@ -19,8 +19,9 @@ from backend.base.settings import Settings, load_settings
 from backend.labelstudio.incoming import SECRET_HEADER
 from backend.measures.evaluation import Evaluation
 from backend.queue.training_queue import TrainingQueue
-from backend.store import registry
+from backend.store.project_record import project_root, write_record
 from backend.store.project_store import ProjectStore
+from backend.store.registry import Registry
 from backend.web.metrics import GAUGES
 from backend.web.serving import create_app
 from tests.conftest import RedisServer
@@ -49,13 +50,13 @@ def config(tmp_path: Path, redis_server: RedisServer) -> Settings:
         dashboard_password="dash-pass",
         retrain_after=5,
     )
-    registry.write_record(registry.project_root(own.model_dir, PROJECT), record(PROJECT))
+    write_record(project_root(own.model_dir, PROJECT), record(PROJECT))
     return own
 
 
 @pytest.fixture
 def root(config: Settings) -> Path:
-    return registry.project_root(config.model_dir, PROJECT)
+    return project_root(config.model_dir, PROJECT)
 
 
 @pytest.fixture
@@ -100,7 +101,7 @@ def work(root: Path, queue: TrainingQueue, redis_server: RedisServer) -> None:
         meta(2, version="r0002h01", refused="worse", seconds={"training": 0.1}),
     ):
         save_version(root, version)
-    registry.promote(root, "r0002")
+    Registry(root).promote("r0002")
     keep_reading(root, annotations=61, skipped=4, n_open=18, again=3, new=2)
     queue.enqueue_retrain(PROJECT)
     queue.enqueue_rank(PROJECT)
@@ -181,8 +182,8 @@ def test_more_new_annotations_than_needed_leave_none_to_wait_for(
 
 
 def test_each_project_has_its_own_label(client: FlaskClient, config: Settings) -> None:
-    other = registry.project_root(config.model_dir, 8)
-    registry.write_record(other, record(8))
+    other = project_root(config.model_dir, 8)
+    write_record(other, record(8))
     save_version(other, meta(3))
     assert samples(client)["round"] == {("7",): 0, ("8",): 3}
 
@@ -258,7 +259,7 @@ def test_without_redis_it_tells_what_the_process_knows(
 def test_a_project_that_cannot_be_read_hides_no_other(
     client: FlaskClient, config: Settings, root: Path, name: str
 ) -> None:
-    registry.write_record(registry.project_root(config.model_dir, 8), record(8))
+    write_record(project_root(config.model_dir, 8), record(8))
     (root / name).write_text("{" * 5000)
     found = samples(client)
     assert found["up"] == {("redis",): 1, ("model_folder",): 0}

@@ -30,9 +30,10 @@ from backend.base.settings import Settings, load_settings
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds.decide import decide
 from backend.rounds.observe import observe, policy_of
-from backend.store import registry
 from backend.store.open_image import OpenImage
+from backend.store.project_record import project_root, write_record
 from backend.store.project_store import ProjectStore
+from backend.store.registry import Registry
 from backend.web import dashboard, serving
 from tests.compose_redis import ComposeRedis, running_redis
 from tests.conftest import REDIS_EXECUTABLE
@@ -76,11 +77,11 @@ def models() -> Iterator[Path]:
 @pytest.fixture
 def settings(team_redis: ComposeRedis, models: Path) -> Settings:
     """What the backend's container has."""
-    root = registry.project_root(models, PROJECT)
-    registry.write_record(root, record(PROJECT))
+    root = project_root(models, PROJECT)
+    write_record(root, record(PROJECT))
     for number in (1, 2):
         save(root, meta(number))
-    registry.promote(root, "r0002")
+    Registry(root).promote("r0002")
     return load_settings(
         _env_file=None,
         model_dir=models,
@@ -136,7 +137,7 @@ def press(client: FlaskClient, button: str, **form: Any) -> Any:
 
 
 def in_service(settings: Settings) -> str:
-    current = registry.current(registry.project_root(settings.model_dir, PROJECT))
+    current = Registry(project_root(settings.model_dir, PROJECT)).current()
     assert current is not None
     return current.version
 
@@ -228,7 +229,7 @@ def test_the_whole_page_is_read_without_writing_anything(
         )
         for name, label in (("a", "frog"), ("b", "bird"))
     ]
-    root = registry.project_root(settings.model_dir, PROJECT)
+    root = project_root(settings.model_dir, PROJECT)
     keep_reading(root, annotations=61, n_open=18, new=2)
     store = ProjectStore(root)
     store.record_open_images(time.time(), open_images)
@@ -297,7 +298,7 @@ def test_before_the_database_is_made_nothing_is_known_yet_and_no_file_is_made(
 def test_what_a_killed_clock_left_behind_is_read_and_stays_even_where_it_could_be_changed(
     client: FlaskClient, settings: Settings
 ) -> None:
-    root = registry.project_root(settings.model_dir, PROJECT)
+    root = project_root(settings.model_dir, PROJECT)
     with running_clock(root) as keep_error:
         keep_error("the disk is full: free space")
         left = {path.name: path.read_bytes() for path in root.glob("project.db*")}
@@ -313,7 +314,7 @@ def test_what_a_killed_clock_left_behind_is_read_and_stays_even_where_it_could_b
 def test_without_the_clock_it_shows_what_was_left(
     client: FlaskClient, settings: Settings, team_redis: ComposeRedis
 ) -> None:
-    ProjectStore(registry.project_root(settings.model_dir, PROJECT)).record_error(
+    ProjectStore(project_root(settings.model_dir, PROJECT)).record_error(
         "training", "the disk is full: free space"
     )
     client.get("/dashboard", auth=LEAD)  # loads what is not loaded yet
@@ -334,7 +335,7 @@ def test_without_the_clock_it_shows_what_was_left(
 def test_a_press_puts_a_version_in_service_through_the_backend(
     client: FlaskClient, settings: Settings, queue: TrainingQueue, team_redis: ComposeRedis
 ) -> None:
-    root = registry.project_root(settings.model_dir, PROJECT)
+    root = project_root(settings.model_dir, PROJECT)
     keep_reading(root, n_open=20, at=time.time())
     ProjectStore(root).record(ordered_by="r0002")
     answer = press(client, "promote", version="r0001")
@@ -350,7 +351,7 @@ def test_a_press_starts_a_training_through_the_backend(
 ) -> None:
     assert press(client, "train").status_code == 303
     assert jobs(team_redis) == ["rank-p7"]
-    state = observe(registry.project_root(settings.model_dir, PROJECT), queue, PROJECT)
+    state = observe(project_root(settings.model_dir, PROJECT), queue, PROJECT)
     assert state.is_training_asked
     assert decide(state, policy_of(settings), time.time()).train == "retrain"
 
@@ -386,7 +387,7 @@ def refusal(page: str) -> str:
 def test_damaged_files_are_told_as_the_backend_tells_them(
     client: FlaskClient, settings: Settings
 ) -> None:
-    root = registry.project_root(settings.model_dir, PROJECT)
+    root = project_root(settings.model_dir, PROJECT)
     (root / "r0001" / "model.safetensors").write_bytes(b"damaged")
     own = press(serving.create_app(settings).test_client(), "promote", version="r0001")
     asked = press(client, "promote", version="r0001")

@@ -27,7 +27,9 @@ from backend.network.inference import load_model, predict_probs
 from backend.queue.training_queue import Hints, TrainingQueue
 from backend.rounds.decide import decide
 from backend.rounds.observe import observe, policy_of
-from backend.store import pool_scores, registry
+from backend.store import pool_scores
+from backend.store.project_record import ProjectRecord, project_root, write_record
+from backend.store.registry import Registry
 from backend.web.model_service import ModelService
 from backend.web.resnet_backend import ResNetBackend
 from backend.web.serving import create_app
@@ -54,10 +56,10 @@ def config(tmp_path: Path, redis_server: RedisServer) -> Settings:
         webhook_secret="hook-secret",
         retrain_after=2,
     )
-    root = registry.project_root(own.model_dir, PROJECT)
-    registry.write_record(
+    root = project_root(own.model_dir, PROJECT)
+    write_record(
         root,
-        registry.ProjectRecord(
+        ProjectRecord(
             project_id=PROJECT,
             title="Tightloop",
             label_studio_url=own.label_studio_url,
@@ -73,7 +75,7 @@ def config(tmp_path: Path, redis_server: RedisServer) -> Settings:
 
 @pytest.fixture
 def root(config: Settings) -> Path:
-    return registry.project_root(config.model_dir, PROJECT)
+    return project_root(config.model_dir, PROJECT)
 
 
 @pytest.fixture
@@ -83,9 +85,9 @@ def client(config: Settings) -> FlaskClient:
 
 def put_in_service(root: Path, number: int = 1) -> None:
     state = {k: v.numpy() for k, v in resnet.build(3, None, seed=number).state_dict().items()}
-    saved = registry.save(root, state, meta(number, classes=CLASSES, image_size=32))
+    saved = Registry(root).save(state, meta(number, classes=CLASSES, image_size=32))
     pool_scores.save_pool_probs(root, saved.version, ("img-a", "img-b"), POOL_PROBS)
-    registry.promote(root, saved.version)
+    Registry(root).promote(saved.version)
 
 
 def png(color: tuple[int, int, int], size: tuple[int, int] = (20, 30)) -> str:
@@ -164,7 +166,7 @@ def test_a_newly_promoted_version_is_served_from_the_next_request_on(
         other = task(2, image=png((1, 2, 3)))
         answers = predict(client, task(1, image_id="img-a"), other)
         assert {answer["model_version"] for answer in answers} == {f"r000{number}"}
-    registry.promote(root, "r0001")
+    Registry(root).promote("r0001")
     assert predict(client, task(1, image_id="img-a"))[0]["model_version"] == "r0001"
 
 

@@ -20,11 +20,13 @@ from backend.measures.evaluation import Evaluation
 from backend.measures.forecast import Forecast
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds.learning_curve import outlook_sentence
-from backend.store import pool_scores, pruning, registry
+from backend.store import pool_scores, pruning
 from backend.store.annotator_figures import AnnotatorFigures
 from backend.store.open_image import OpenImage
 from backend.store.project_db import writing
+from backend.store.project_record import project_root, write_record
 from backend.store.project_store import ProjectStore
+from backend.store.registry import Registry
 from backend.web.status import next_images, project_status, sentence, whole_status
 from backend.web.status_model import Confusion
 from tests.conftest import RedisServer
@@ -40,7 +42,7 @@ DOCUMENTED = (Path(__file__).parents[3] / "docs/status.md").read_text()
 @pytest.fixture
 def settings(tmp_path: Path, redis_server: RedisServer) -> Settings:
     own = load_settings(_env_file=None, model_dir=tmp_path, redis_url=redis_server.url, rounds=1)
-    registry.write_record(registry.project_root(tmp_path, PROJECT), record(PROJECT))
+    write_record(project_root(tmp_path, PROJECT), record(PROJECT))
     return own
 
 
@@ -51,7 +53,7 @@ def queue(redis_server: RedisServer) -> TrainingQueue:
 
 @pytest.fixture
 def root(settings: Settings) -> Path:
-    return registry.project_root(settings.model_dir, PROJECT)
+    return project_root(settings.model_dir, PROJECT)
 
 
 @pytest.fixture
@@ -100,10 +102,10 @@ def keep_reading(
 
 
 def save(settings: Settings, number: int, **changes: Any) -> None:
-    root = registry.project_root(settings.model_dir, PROJECT)
+    root = project_root(settings.model_dir, PROJECT)
     saved = save_version(root, meta(number, **changes))
     if saved.refused is None:
-        registry.promote(root, saved.version)
+        Registry(root).promote(saved.version)
 
 
 def say(settings: Settings, queue: TrainingQueue) -> str:
@@ -182,7 +184,7 @@ def test_an_exhausted_pool_is_finished_too(
 def test_refused_and_broken_versions_are_named(settings: Settings, queue: TrainingQueue) -> None:
     save(settings, 1)
     save(settings, 2, refused="plainly worse")
-    (registry.project_root(settings.model_dir, PROJECT) / "r0003").mkdir()
+    (project_root(settings.model_dir, PROJECT) / "r0003").mkdir()
     status = project_status(settings, queue, PROJECT)
     assert status.version == "r0001"
     assert status.refused == {"r0002": "plainly worse"}
@@ -272,7 +274,7 @@ def test_pruned_versions_stay_on_the_learning_curve_and_in_the_forecast(
         labels = 100 * number
         save(settings, number, **learned(labels, 0.8 - 2 * labels**-0.5))
     before = project_status(settings, queue, PROJECT)
-    root = registry.project_root(settings.model_dir, PROJECT)
+    root = project_root(settings.model_dir, PROJECT)
     noon = datetime(2026, 1, 2, 12, tzinfo=UTC)
     pruning.prune(root, 2, lambda: (), noon - timedelta(days=1), noon)
     assert not (root / "r0004/model.safetensors").exists()
@@ -291,7 +293,7 @@ def test_what_pruning_announced_is_a_notice(settings: Settings, queue: TrainingQ
     for number in (1, 2, 3):
         save(settings, number)
     assert project_status(few, queue, PROJECT).notices == ()
-    root = registry.project_root(settings.model_dir, PROJECT)
+    root = project_root(settings.model_dir, PROJECT)
     pruning.write_announcement(root, datetime(2026, 1, 1, 12, tzinfo=UTC))
     assert project_status(few, queue, PROJECT).notices == (
         "1 of 3 full versions loses its weights after 2026-01-02 12:00 UTC; "
@@ -318,12 +320,12 @@ def test_the_confusion_counts_what_is_taken_for_what(
     settings: Settings, queue: TrainingQueue
 ) -> None:
     assert project_status(settings, queue, PROJECT).confusion is None
-    root = registry.project_root(settings.model_dir, PROJECT)
+    root = project_root(settings.model_dir, PROJECT)
     save_version(root, meta(1))
     truth = np.array([0, 0, 0, 1])  # three cats, of which one is taken for a dog, and a dog
     says = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.1, 0.9]], np.float32)
     pool_scores.save_validation_probs(root, "r0001", truth, says)
-    registry.promote(root, "r0001")
+    Registry(root).promote("r0001")
     status = project_status(settings, queue, PROJECT)
     assert status.confusion == Confusion(classes=("cat", "dog"), counts=((2, 1), (0, 1)))
     assert status.labels_per_class == {"cat": 4, "dog": 6}
@@ -414,7 +416,7 @@ def test_the_next_step_of_a_job_has_no_phase_before_its_own_first_report(
 def test_figures_of_a_person_that_cannot_be_read_are_named_with_what_to_do(
     settings: Settings, queue: TrainingQueue, root: Path, figures: str
 ) -> None:
-    registry.write_record(registry.project_root(settings.model_dir, 8), record(8))
+    write_record(project_root(settings.model_dir, 8), record(8))
     with writing(root) as db:
         db.execute("INSERT INTO own_annotator VALUES (0, ?)", (figures,))
     status = whole_status(settings, queue)
@@ -489,7 +491,7 @@ def test_every_field_of_the_status_is_explained_and_nothing_else_is(
     for number in range(2, 5):
         save(settings, number, **learned(100 * number, 0.4 + 0.01 * number))
     pool_scores.save_validation_probs(
-        registry.project_root(settings.model_dir, PROJECT),
+        project_root(settings.model_dir, PROJECT),
         "r0004",
         np.array([0]),
         np.array([[0.9, 0.1]], np.float32),

@@ -19,8 +19,9 @@ from backend.base.settings import Settings, load_settings
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds.decide import decide
 from backend.rounds.observe import observe, policy_of
-from backend.store import registry
+from backend.store.project_record import project_root, write_record
 from backend.store.project_store import ProjectStore
+from backend.store.registry import Registry
 from backend.workers.clock import FULL_READ_EVERY_S, Clock
 from scripts.research.oracle import OracleProject
 from tests.conftest import RedisServer
@@ -37,13 +38,13 @@ def settings(tmp_path: Path, redis_server: RedisServer) -> Settings:
         _env_file=None, model_dir=tmp_path, redis_url=redis_server.url, retrain_after=3,
         batch_size=5,
     )  # fmt: skip
-    registry.write_record(registry.project_root(tmp_path, PROJECT), record(PROJECT))
+    write_record(project_root(tmp_path, PROJECT), record(PROJECT))
     return own
 
 
 @pytest.fixture
 def root(settings: Settings) -> Path:
-    return registry.project_root(settings.model_dir, PROJECT)
+    return project_root(settings.model_dir, PROJECT)
 
 
 @pytest.fixture
@@ -266,7 +267,7 @@ def test_a_new_answer_is_given_to_a_head_unless_only_full_trainings_are_wanted(
     train: str, step: str | None,
 ) -> None:  # fmt: skip
     save_version(root, meta(1))
-    registry.promote(root, "r0001")
+    Registry(root).promote("r0001")
     store.record(ordered_by="r0001")
     project.import_predictions({1: Prediction("cat", 0.5, 0.5, "r0001")})
     project.switch_model_version("r0001")
@@ -390,7 +391,7 @@ def test_the_clock_keeps_whether_the_backend_answers(
 def ordered(root: Path, project: OracleProject) -> None:
     """A version is in service, and Label Studio orders by it; it knows another one as well."""
     save_version(root, meta(1))
-    registry.promote(root, "r0001")
+    Registry(root).promote("r0001")
     for version in ("r0001", "r0000"):
         project.import_predictions({1: Prediction("cat", 0.5, 0.5, version)})
     project.switch_model_version("r0001")
@@ -430,7 +431,7 @@ def test_one_projects_good_answer_does_not_hide_anothers_bad_one(
         raise LabelStudioError("Label Studio has no project 3: run set-up")
 
     monkeypatch.setattr(gone, "read_tasks", away)
-    registry.write_record(registry.project_root(settings.model_dir, 3), record(3))
+    write_record(project_root(settings.model_dir, 3), record(3))
     monkeypatch.setattr(clock, "_project", {3: gone, PROJECT: project}.__getitem__)
     clock.tick(NOON)  # ours is read after it
     assert queue.health()["label_studio"]["problem"] == "Label Studio has no project 3: run set-up"
@@ -440,8 +441,8 @@ def test_a_damaged_file_of_one_project_does_not_keep_the_clock_from_the_others(
     clock: Clock, settings: Settings, queue: TrainingQueue, trains: Queue,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
-    damaged = registry.project_root(settings.model_dir, 3)  # before ours
-    registry.write_record(damaged, record(3))
+    damaged = project_root(settings.model_dir, 3)  # before ours
+    write_record(damaged, record(3))
     (damaged / "current").write_text("[" * 100_000)
     queue.ask_for_training(PROJECT, NOON)
     clock.tick(NOON)

@@ -27,8 +27,10 @@ from backend.rounds import rounds
 from backend.rounds.decide import RETRY_AFTER_S, decide
 from backend.rounds.loop import Loop
 from backend.rounds.observe import observe, policy_of
-from backend.store import registry
+from backend.store.locks import lock
+from backend.store.project_record import project_root, write_record
 from backend.store.project_store import ProjectStore
+from backend.store.registry import Registry
 from backend.workers import jobs
 from scripts.research.oracle import OracleProject
 from tests.conftest import RedisServer
@@ -47,7 +49,7 @@ def settings(tmp_path: Path, redis_server: RedisServer) -> Settings:
         retrain_after=3,
         retrain_wait_s=3600,
     )
-    registry.write_record(registry.project_root(tmp_path, PROJECT), record(PROJECT))
+    write_record(project_root(tmp_path, PROJECT), record(PROJECT))
     return own
 
 
@@ -59,7 +61,7 @@ def queue(redis_server: RedisServer) -> TrainingQueue:
 @pytest.fixture
 def store(settings: Settings) -> ProjectStore:
     """A project that was read a while ago."""
-    own = ProjectStore(registry.project_root(settings.model_dir, PROJECT))
+    own = ProjectStore(project_root(settings.model_dir, PROJECT))
     own.record(read_at=time.time() - 100)
     return own
 
@@ -75,7 +77,7 @@ def answer(queue: TrainingQueue) -> Callable[[int], None]:
 
 @pytest.fixture
 def n_new(settings: Settings, queue: TrainingQueue) -> Callable[[], int]:
-    root = registry.project_root(settings.model_dir, PROJECT)
+    root = project_root(settings.model_dir, PROJECT)
     return lambda: observe(root, queue, PROJECT).n_new
 
 
@@ -255,7 +257,7 @@ def test_a_head_knows_the_answers_it_read_and_is_tried_again_after_an_error(
     project.answer(1, "a")
     project.answer(2, "b")
     save_version(work.root, meta(1))
-    registry.promote(work.root, "r0001")
+    Registry(work.root).promote("r0001")
     store.record(read_at=0.0, ordered_by="r0001", exhausted_at=time.time())
 
     def refit_head(*_: Any) -> None:
@@ -328,10 +330,10 @@ def test_a_second_training_waits_for_one_that_outlived_its_worker(
     answer: Callable[[int], None],
     train: Callable[[Callable[[int], None]], int],
 ) -> None:
-    root = registry.project_root(settings.model_dir, PROJECT)
+    root = project_root(settings.model_dir, PROJECT)
     answer(3)
     trained: list[int] = []
-    with registry.hold(root, "train"):
+    with lock(root, "train"):
         second = threading.Thread(target=lambda: trained.append(train(lambda _: None)))
         second.start()
         time.sleep(0.5)

@@ -14,8 +14,8 @@ import pytest
 from backend.base.command_line import run
 from backend.base.labeling import NewTask
 from backend.images.pool import Pool, open_pool
-from backend.store import registry
 from backend.store.annotator_figures import AnnotatorFigures
+from backend.store.project_record import project_root, write_record
 from scripts.console import options
 from scripts.research import annotators
 from scripts.research.annotators import remarks, table
@@ -128,7 +128,7 @@ def command(
     capsys: pytest.CaptureFixture[str],
 ) -> Callable[..., tuple[int, str, str]]:
     """Run the command as from a shell; return its exit code, output and errors."""
-    registry.write_record(registry.project_root(tmp_path, PROJECT), record(PROJECT))
+    write_record(project_root(tmp_path, PROJECT), record(PROJECT))
     own = {"MODEL_DIR": tmp_path, "DATA_DIR": pool.folder.parents[1], "LABEL_STUDIO_API_KEY": "k"}
     for name, value in own.items():
         monkeypatch.setenv(name, str(value))

@@ -16,7 +16,7 @@ from backend.labelstudio.project_setup import ProjectSetup
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds.decide import decide
 from backend.rounds.observe import observe, policy_of
-from backend.store import registry
+from backend.store.project_record import project_root
 from scripts.setup.steps import SetupSteps
 from tests.conftest import RedisServer
 from tests.unit.store.test_registry import meta, save
@@ -42,14 +42,14 @@ def settings(tmp_path: Path, redis_server: RedisServer) -> Settings:
 def start(settings: Settings, annotations: int) -> bool:
     steps = SetupSteps(settings)
     steps.project = cast(ProjectSetup, Project(annotations))
-    steps.root = registry.project_root(settings.model_dir, 7)
+    steps.root = project_root(settings.model_dir, 7)
     return steps.start_first_training()
 
 
 def test_the_first_training_is_requested_once_and_survives_a_lost_redis(
     settings: Settings, redis_server: RedisServer
 ) -> None:
-    root = registry.project_root(settings.model_dir, 7)
+    root = project_root(settings.model_dir, 7)
     assert start(settings, 20)
     assert Queue("train", connection=Redis.from_url(redis_server.url)).job_ids == ["retrain-p7"]
     redis_server.flush()
@@ -63,7 +63,7 @@ def test_the_first_training_is_requested_once_and_survives_a_lost_redis(
 def test_without_labels_or_after_a_first_version_set_up_requests_no_training(
     settings: Settings, redis_server: RedisServer
 ) -> None:
-    root = registry.project_root(settings.model_dir, 7)
+    root = project_root(settings.model_dir, 7)
     assert not start(settings, 0)
     assert not root.exists()
     save(root, meta(1))
