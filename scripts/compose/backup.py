@@ -8,7 +8,9 @@ import sys
 import tarfile
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
+from typing import IO
 
 from scripts.compose.docker import DockerError, compose
 from scripts.compose.env import ENV, MAKERS, read_env, write_missing
@@ -30,19 +32,15 @@ def back_up(folder: Path) -> Path:
     file = folder / f"tightloop-{time.strftime('%Y-%m-%dT%H%M%S')}.tar"
     with tempfile.TemporaryDirectory(dir=folder) as draft:
         parts = Path(draft)
-        # Versions come before the database, so that the database never names a version that the
-        # backup lacks. The clock of the restored stack reorders the tasks by the current one.
-        _print_step("packing the model versions")
-        with (parts / MODELS).open("wb") as out:
-            compose("exec", "-T", "backend", "python", "-m", "scripts.pack_models", stdout=out)
-        _print_step("dumping the database")
-        with (parts / DATABASE).open("wb") as out:
-            compose("exec", "-T", "postgres", "pg_dump", "-Fc", *POSTGRES, stdout=out)
-        _print_step("packing Label Studio's files")
+        # The versions come first. If one is promoted before the database is dumped, the backup
+        # lacks it, and after a restore the clock reorders the tasks by the version that is there.
+        pack_models = ("python", "-m", "scripts.pack_models")
+        _save(parts / MODELS, "packing the model versions", "backend", *pack_models)
+        dump = ("pg_dump", "-Fc", *POSTGRES)
+        _save(parts / DATABASE, "dumping the database", "postgres", *dump)
         # tar exits with 1 if a file changed meanwhile: an upload that is not in the dump yet.
-        pack = f"tar -c -C {LABEL_STUDIO_FILES} . || [ $? -eq 1 ]"
-        with (parts / MEDIA).open("wb") as out:
-            compose("exec", "-T", "label-studio", "sh", "-c", pack, stdout=out)
+        pack_files = ("sh", "-c", f"tar -c -C {LABEL_STUDIO_FILES} . || [ $? -eq 1 ]")
+        _save(parts / MEDIA, "packing Label Studio's files", "label-studio", *pack_files)
         (parts / ENV).write_bytes(ENV.read_bytes())
         (parts / MANIFEST).write_text(json.dumps(_manifest(), indent=2))
         with tarfile.open(parts / "all", "w") as tar:
@@ -52,10 +50,21 @@ def back_up(folder: Path) -> Path:
     return file
 
 
+def _save(part: Path, step: str, service: str, *command: str) -> None:
+    """Run a command in a service's container, and write what it prints to a file."""
+    _print_step(step)
+    with part.open("wb") as out:
+        compose("exec", "-T", service, *command, stdout=out)
+
+
 def restore(file: Path) -> None:
     """Fill an empty stack and leave it stopped; DockerError, and no change, if it is not empty."""
     is_new_env = not ENV.exists()
-    with tempfile.TemporaryDirectory(dir=file.parent) as folder, tarfile.open(file) as tar:
+    with (
+        tempfile.TemporaryDirectory(dir=file.parent) as folder,
+        tarfile.open(file) as tar,
+        ExitStack() as undo,
+    ):
         parts = Path(folder)
         for name in PARTS:
             try:
@@ -65,23 +74,27 @@ def restore(file: Path) -> None:
                     f"{file} is not a backup of Tightloop: it holds no {name}"
                 ) from None
         _adopt_env(parts / ENV)  # compose needs it even to list what runs
-        try:
-            _check_can_be_filled(_version_in(parts / MANIFEST))
-        except BaseException:
-            if is_new_env:
-                ENV.unlink()
-            raise
-        try:
-            _print_step("unpacking the model versions and Label Studio's files")
-            _unpack(parts / MODELS, "backend", "/models")
-            _unpack(parts / MEDIA, "label-studio", LABEL_STUDIO_FILES)
-            _print_step("restoring the database")
-            with (parts / DATABASE).open("rb") as dump:
-                compose("exec", "-T", "postgres", "pg_restore", "--no-owner", "--exit-on-error",
-                        "--single-transaction", *POSTGRES, stdin=dump)  # fmt: skip
-        except BaseException:
-            compose("down", "-v")  # empty it again, so that the next try can begin
-            raise
+        if is_new_env:
+            undo.callback(ENV.unlink)
+        if compose("ps", "--services", "--filter", "status=running"):
+            raise DockerError("this stack is running: restore into one that was never started")
+        _print_step("building the image, unless it exists")
+        compose("build", "backend")
+        _check_not_older(_version_in(parts / MANIFEST))
+        undo.callback(compose, "stop", "postgres")
+        compose("up", "-d", "postgres")
+        _check_empty()
+
+        undo.pop_all()
+        undo.callback(compose, "down", "-v")  # empty it again, so that the next try can begin
+        _print_step("unpacking the model versions and Label Studio's files")
+        _unpack(parts / MODELS, "backend", "/models")
+        _unpack(parts / MEDIA, "label-studio", LABEL_STUDIO_FILES)
+        _print_step("restoring the database")
+        with (parts / DATABASE).open("rb") as dump:
+            compose("exec", "-T", "postgres", "pg_restore", "--no-owner", "--exit-on-error",
+                    "--single-transaction", *POSTGRES, stdin=dump)  # fmt: skip
+        undo.pop_all()
         compose("stop", "postgres")
 
 
@@ -105,25 +118,9 @@ def _version_in(manifest: Path) -> str:
         raise DockerError(f"the backup's {manifest.name} is damaged: use another backup") from None
 
 
-def _check_can_be_filled(version: str) -> None:
-    """Start PostgreSQL; DockerError unless the stack is stopped, empty and new enough."""
-    if compose("ps", "--services", "--filter", "status=running"):
-        raise DockerError("this stack is running: restore into one that was never started")
-    _print_step("building the image, unless it exists")
-    compose("build", "backend")
-    _check_not_older(version)
-    compose("up", "-d", "postgres")
-    try:
-        _check_empty()
-    except BaseException:
-        compose("stop", "postgres")
-        raise
-
-
 def _check_not_older(version: str) -> None:
     """DockerError if Label Studio is older here: it can only upgrade a database."""
-    here = compose("run", "--rm", "--no-deps", "-T", "--entrypoint", "python", "label-studio",
-                   "-c", LABEL_STUDIO_VERSION)  # fmt: skip
+    here = _run_in("label-studio", "python", "-c", LABEL_STUDIO_VERSION)
     if _numbers(here) < _numbers(version):
         raise DockerError(
             f"the backup is from Label Studio {version}, but this stack has {here}: set "
@@ -167,18 +164,23 @@ def _check_empty() -> None:
             if time.monotonic() > give_up:
                 raise
             time.sleep(1)
-    if tables != "0" or _files("backend", "/models") or _files("label-studio", LABEL_STUDIO_FILES):
+    files = [
+        _run_in("backend", "ls", "-A", "/models"),
+        _run_in("label-studio", "ls", "-A", LABEL_STUDIO_FILES),
+    ]
+    if tables != "0" or any(files):
         raise DockerError(
             "this stack holds labels or models already: back them up (`make backup`), then delete "
             "them (`docker compose down -v`)"
         )
 
 
-def _files(service: str, folder: str) -> str:
-    return compose("run", "--rm", "--no-deps", "-T", "--entrypoint", "ls", service, "-A", folder)
-
-
 def _unpack(part: Path, service: str, folder: str) -> None:
     with part.open("rb") as tar:
-        compose("run", "--rm", "--no-deps", "-T", "--entrypoint", "tar", service,
-                "-x", "-C", folder, stdin=tar)  # fmt: skip
+        _run_in(service, "tar", "-x", "-C", folder, stdin=tar)
+
+
+def _run_in(service: str, command: str, *arguments: str, stdin: IO[bytes] | None = None) -> str:
+    """Run a command in a new container of a service, and return what it prints."""
+    return compose("run", "--rm", "--no-deps", "-T", "--entrypoint", command, service, *arguments,
+                   stdin=stdin)  # fmt: skip

@@ -178,6 +178,14 @@ def test_the_image_is_built_on_the_same_python_with_and_without_compose(
     assert f"ARG PYTHON_IMAGE={python.removeprefix('${PYTHON_IMAGE:-')[:-1]}\n" in dockerfile
 
 
+def test_every_module_that_a_container_runs_exists(compose: dict[str, Any]) -> None:
+    """The backend has no command in docker-compose.yml: it runs that of the Dockerfile."""
+    text = (ROOT / "backend" / "Dockerfile").read_text() + json.dumps(compose)
+    modules = set(re.findall(r'"-m", "([\w.]+)"', text)) - {"compileall"}
+    assert {"backend.workers.processes", "scripts.health", "scripts.setup_project"} <= modules
+    assert all((ROOT / f"{module.replace('.', '/')}.py").exists() for module in modules)
+
+
 def test_both_trainers_differ_in_their_device_alone(compose: dict[str, Any]) -> None:
     cpu, gpu = (compose["services"][f"trainer-{kind}"] for kind in ("cpu", "gpu"))
     assert cpu["environment"].pop("DEVICE") == "cpu"
