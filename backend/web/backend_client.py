@@ -1,4 +1,4 @@
-"""Reach the backend from a published dashboard, which runs in a process of its own."""
+"""Reach the backend from a published dashboard, which runs in another process."""
 
 from __future__ import annotations
 
@@ -50,28 +50,28 @@ class BackendClient:
     def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
         try:
             # Without trust_env=False, httpx would send this through the environment's proxy.
-            answer = httpx.request(method, f"{self._url}{path}", trust_env=False, **options)
+            response = httpx.request(method, f"{self._url}{path}", trust_env=False, **options)
         except httpx.HTTPError as error:
             raise BackendError(
                 f"the backend at {self._url} does not answer ({type(error).__name__}): check that "
                 "it runs and has the same DASHBOARD_PASSWORD and CONTROL_SECRET"
             ) from None
-        if not answer.is_success:
-            raise self._error(answer)
-        return answer
+        if not response.is_success:
+            raise self._error(response)
+        return response
 
-    def _error(self, answer: httpx.Response) -> TightloopError:
-        """Turn the backend's answer back into the error that it reports."""
-        if answer.status_code == 401:
+    def _error(self, response: httpx.Response) -> TightloopError:
+        """Turn the backend's response back into the error that it reports."""
+        if response.status_code == 401:
             return BackendError(
                 f"the backend at {self._url} refuses the dashboard's own secrets: check that both "
                 "have the same CONTROL_SECRET, DASHBOARD_USER and DASHBOARD_PASSWORD"
             )
         try:
-            message = str(answer.json()["error"])
+            message = str(response.json()["error"])
         except (ValueError, KeyError, TypeError):
             message = (
-                f"the backend answered HTTP {answer.status_code} without a reason: see its log"
+                f"the backend answered HTTP {response.status_code} without a reason: see its log"
             )
         kinds = {400: TightloopError, 404: NoModelError}
-        return kinds.get(answer.status_code, BackendError)(message)
+        return kinds.get(response.status_code, BackendError)(message)

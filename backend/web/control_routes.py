@@ -13,14 +13,14 @@ from backend.base.errors import TightloopError
 from backend.base.settings import Settings
 from backend.web.auth import Auth, guarded
 from backend.web.controls import LocalControls
-from backend.web.error_answers import status_of_refusal
+from backend.web.error_responses import status_of_refusal
 from backend.web.project_parameter import required_project
 
 MAX_FORM_BYTES = 10_000
 
 
 class ControlRoutes:
-    """The views. They answer every refusal with a sentence for the page."""
+    """The views. Every refusal is one sentence, for the dashboard to show."""
 
     def __init__(self, settings: Settings, auth: Auth, controls: LocalControls) -> None:
         self._model_dir = settings.model_dir

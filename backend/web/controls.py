@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Protocol
 
 from backend.base.settings import Settings
 from backend.queue.training_queue import TrainingQueue
@@ -11,16 +10,6 @@ from backend.store.locks import lock
 from backend.store.project_record import project_root
 from backend.store.registry import Registry
 from backend.store.version_meta import Meta
-
-
-class Controls(Protocol):
-    """What the dashboard's buttons do: change things here, or ask the backend to."""
-
-    def promote(self, project_id: int, version: str) -> object:
-        """Put a version in service."""
-
-    def train_now(self, project_id: int) -> None:
-        """Start a training."""
 
 
 class LocalControls:

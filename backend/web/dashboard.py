@@ -17,10 +17,10 @@ from backend.base.settings import Settings
 from backend.queue.training_queue import TrainingQueue
 from backend.web.auth import Auth, guarded
 from backend.web.backend_client import BackendClient
-from backend.web.controls import Controls
+from backend.web.controls import LocalControls
 from backend.web.curve_picture import draw_curve
 from backend.web.dashboard_view import JOBS, SERVICES, curve_key, find_project, view_of
-from backend.web.error_answers import register_error_answers, status_of, status_of_refusal
+from backend.web.error_responses import register_error_handlers, status_of, status_of_refusal
 from backend.web.metrics import CONTENT_TYPE
 from backend.web.page_cache import Page, PageCache
 from backend.web.project_parameter import check_known, requested_project, required_project
@@ -47,7 +47,7 @@ class Dashboard:
         settings: Settings,
         queue: TrainingQueue,
         auth: Auth,
-        controls: Controls,
+        controls: LocalControls | BackendClient,
         read_metrics: Callable[[], bytes],
     ) -> None:
         self._settings = settings
@@ -81,10 +81,10 @@ class Dashboard:
         except TightloopError:
             project_id = None  # the page says what is wrong
         page = self._pages.page(project_id)
-        answer = Response(page.html, page.status, content_type="text/html; charset=utf-8")
-        answer.headers["Cache-Control"] = "no-cache"
-        answer.set_etag(hashlib.sha256(page.html.encode()).hexdigest())
-        return answer.make_conditional(request)
+        response = Response(page.html, page.status, content_type="text/html; charset=utf-8")
+        response.headers["Cache-Control"] = "no-cache"
+        response.set_etag(hashlib.sha256(page.html.encode()).hexdigest())
+        return response.make_conditional(request)
 
     def curve(self) -> Response:
         """Draw the learning curve. Browsers keep it if its address names what it shows."""
@@ -96,11 +96,13 @@ class Dashboard:
             is_dark="dark" in request.args,
             is_narrow="narrow" in request.args,
         )
-        answer = Response(drawn, content_type="image/svg+xml")
+        response = Response(drawn, content_type="image/svg+xml")
         # A version may have been added since the page was rendered.
-        answer.headers["Cache-Control"] = "private, max-age=3600" if is_as_requested else "no-store"
-        answer.headers["Content-Security-Policy"] = PICTURE_POLICY
-        return answer
+        response.headers["Cache-Control"] = (
+            "private, max-age=3600" if is_as_requested else "no-store"
+        )
+        response.headers["Content-Security-Policy"] = PICTURE_POLICY
+        return response
 
     def status(self) -> Response:
         """Return the status of everything as JSON."""
@@ -167,11 +169,11 @@ def create_app(settings: Settings) -> Flask:
     app.register_blueprint(dashboard.blueprint())
     app.add_url_rule("/", "home", lambda: redirect(url_for("dashboard.show")))
     app.add_url_rule("/health", "health", lambda: jsonify(status="UP"))
-    register_error_answers(app)
+    register_error_handlers(app)
     return app
 
 
-def _add_security_headers(answer: Response) -> Response:
+def _add_security_headers(response: Response) -> Response:
     for name, value in SECURITY_HEADERS.items():
-        answer.headers.setdefault(name, value)
-    return answer
+        response.headers.setdefault(name, value)
+    return response

@@ -99,7 +99,7 @@ class Metrics(Collector):
         self._registry = CollectorRegistry()
         self._webhook_seconds = Histogram(
             "tightloop_webhook_duration_seconds",
-            "Seconds from a webhook's arrival to its answer, whatever the answer was.",
+            "Seconds from a webhook's arrival to its response, whatever the response was.",
             buckets=WEBHOOK_BUCKETS_S,
             registry=self._registry,
         )

@@ -21,7 +21,7 @@ from backend.web.auth import MAX_BODY_BYTES, MAX_PREDICT_BYTES, Auth, guarded
 from backend.web.control_routes import ControlRoutes
 from backend.web.controls import LocalControls
 from backend.web.dashboard import Dashboard
-from backend.web.error_answers import register_error_answers
+from backend.web.error_responses import register_error_handlers
 from backend.web.metrics import Metrics
 from backend.web.model_service import ModelService
 from backend.web.payloads import (
@@ -118,12 +118,12 @@ class MLBackend:
             self._queue.hint(event.project_id, time.time(), event.annotated)
         return jsonify(status="counted")
 
-    def _record_webhook(self, answer: Response) -> Response:
+    def _record_webhook(self, response: Response) -> Response:
         if request.path == "/webhook":
             seconds = time.perf_counter() - g.started_at
             outcome = g.get("outcome", "counted")
-            self._metrics.record_webhook(seconds, answer.status_code, outcome)
-        return answer
+            self._metrics.record_webhook(seconds, response.status_code, outcome)
+        return response
 
 
 def create_app(settings: Settings | None = None) -> Flask:
@@ -141,7 +141,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         ControlRoutes(settings, auth, controls),
     ):
         app.register_blueprint(views.blueprint())
-    register_error_answers(app)
+    register_error_handlers(app)
     return app
 
 

@@ -138,7 +138,7 @@ class ProjectStatus(StatusPart):
 
 
 class Status(StatusPart):
-    """The answer of GET /status."""
+    """The response of GET /status."""
 
     services: tuple[Service, ...] = Field(
         description="`trainer`, `ranker`, `label_studio`, `backend` and `clock`"

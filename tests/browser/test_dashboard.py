@@ -1,4 +1,4 @@
-"""The dashboard in a real browser: for every eye, by keyboard, and while its server is away."""
+"""The dashboard in a real browser: accessible, usable by keyboard, and robust."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def dashboard(page: Page, stack: Stack) -> Page:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [WIDE, NARROW], ids=["wide", "narrow"])
-def test_axe_finds_nothing_serious_and_nothing_sticks_out(
+def test_axe_finds_nothing_serious_and_nothing_overflows(
     team: Stack, new_page: NewPage, size: dict[str, int], scheme: str
 ) -> None:
     page = dashboard(new_page(viewport=size, color_scheme=scheme), team)
@@ -42,7 +42,7 @@ def test_axe_finds_nothing_serious_and_nothing_sticks_out(
     assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
 
 
-def test_dark_and_narrow_eyes_get_a_picture_of_their_own(team: Stack, new_page: NewPage) -> None:
+def test_dark_and_narrow_screens_each_get_their_own_picture(team: Stack, new_page: NewPage) -> None:
     def picture(page: Page) -> str:
         return str(dashboard(page, team).locator("#curve img").evaluate("img => img.currentSrc"))
 
@@ -54,10 +54,12 @@ def test_dark_and_narrow_eyes_get_a_picture_of_their_own(team: Stack, new_page: 
     assert len(seen) == 4
 
 
-def test_the_first_view_is_light_and_comes_from_here_alone(team: Stack, new_page: NewPage) -> None:
+def test_the_first_view_is_small_and_comes_from_our_server_only(
+    team: Stack, new_page: NewPage
+) -> None:
     page = new_page()
     sizes: dict[str, int] = {}
-    page.on("response", lambda answer: sizes.update({answer.url: len(answer.body())}))
+    page.on("response", lambda response: sizes.update({response.url: len(response.body())}))
     problems: list[str] = []
     page.on("console", lambda message: problems.append(message.text))
     page.on("pageerror", lambda error: problems.append(str(error)))
@@ -88,14 +90,12 @@ def test_the_keyboard_alone_skips_to_the_content_and_starts_a_training(
         lead.wait_for_rest(lead.status()["round"])
 
 
-def test_what_a_person_has_in_hand_stays_while_the_page_changes(
-    team: Stack, new_page: NewPage
-) -> None:
+def test_focus_stays_while_the_page_changes(team: Stack, new_page: NewPage) -> None:
     page = dashboard(new_page(), team)
     button = page.get_by_role("button", name="Train now")
     button.focus()
-    answers = page.locator("#now dl div", has_text=re.compile("^annotations")).locator("dd")
-    before = int(answers.inner_text().replace(",", ""))
+    annotations = page.locator("#now dl div", has_text=re.compile("^annotations")).locator("dd")
+    before = int(annotations.inner_text().replace(",", ""))
     truth = true_labels(pool_of(team))
     info = team.info
     project = LabelStudioProject(info["label_studio_url"], info["api_key"], info["project_id"])
@@ -103,13 +103,15 @@ def test_what_a_person_has_in_hand_stays_while_the_page_changes(
     with Person(team) as someone:
         task = someone.next_task()
         someone.submit(task["id"], truth[task["data"]["image_id"]], config)
-    expect(answers).to_have_text(f"{before + 1:,}")
+    expect(annotations).to_have_text(f"{before + 1:,}")
     expect(button).to_be_focused()
     shown = page.locator("#next img").evaluate_all("all => all.map(img => img.alt)")
     assert f"Image {task['data']['image_id']}" not in shown
 
 
-def test_a_press_that_fails_says_why_and_the_page_goes_on(team: Stack, new_page: NewPage) -> None:
+def test_a_button_that_fails_says_why_and_the_page_keeps_refreshing(
+    team: Stack, new_page: NewPage
+) -> None:
     page = dashboard(new_page(**login_of_the_lead(team)), team)
     page.on("dialog", lambda dialog: dialog.accept())
     # As if the version had been deleted while the page was open.
@@ -118,15 +120,15 @@ def test_a_press_that_fails_says_why_and_the_page_goes_on(team: Stack, new_page:
     button.click()
     refused = page.get_by_role("alert").filter(has_text="no version")
     expect(refused).to_be_visible()
-    expect(page.locator("#freshness")).to_contain_text("as of")  # it asks for itself, and gets it
+    expect(page.locator("#freshness")).to_contain_text("as of")  # the page refreshes itself
     expect(page.locator("#connection")).to_be_empty()
     expect(refused).to_be_visible()  # long enough to be read
 
 
-def says_that_nobody_answers(page: Page) -> Locator:
+def expect_connection_alert(page: Page) -> Locator:
     alert = page.get_by_role("alert").filter(has_text="has not answered since")
     expect(alert).to_be_visible()
-    expect(page.locator("#now .lead")).to_contain_text("in service")  # what was known stays
+    expect(page.locator("#now .lead")).to_contain_text("in service")  # the last known state stays
     return alert
 
 
@@ -135,7 +137,7 @@ def test_the_page_says_when_its_server_is_gone_and_recovers_by_itself(
 ) -> None:
     page = dashboard(new_page(), team)
     with team.without("backend"):
-        alert = says_that_nobody_answers(page)
+        alert = expect_connection_alert(page)
     expect(alert).to_have_count(0)
     expect(page.locator("#now .lead")).to_contain_text("in service")
 
@@ -147,13 +149,13 @@ def test_the_page_says_when_its_server_hangs_and_recovers_by_itself(
     server = psutil.Process(team.info["pids"]["backend"])
     server.suspend()
     try:
-        alert = says_that_nobody_answers(page)
+        alert = expect_connection_alert(page)
     finally:
         server.resume()
     expect(alert).to_have_count(0)
 
 
-def test_without_script_the_page_shows_everything_and_comes_again(
+def test_without_javascript_the_page_shows_everything_and_reloads(
     team: Stack, new_page: NewPage
 ) -> None:
     page = dashboard(new_page(java_script_enabled=False), team)

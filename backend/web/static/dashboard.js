@@ -71,16 +71,16 @@ function warn(text) {
 
 async function refresh() {
   try {
-    const answer = await fetch(document.body.dataset.address, {
+    const response = await fetch(document.body.dataset.address, {
       cache: "no-cache",
       signal: AbortSignal.timeout(TIMEOUT_MS),
     });
-    if (answer.headers.get("content-type")?.startsWith("text/html")) {
-      update(new DOMParser().parseFromString(await answer.text(), "text/html"));
+    if (response.headers.get("content-type")?.startsWith("text/html")) {
+      update(new DOMParser().parseFromString(await response.text(), "text/html"));
       freshness.textContent = `as of ${new Date().toLocaleTimeString()}`;
       warn("");
     } else {
-      warn((await answer.json()).error);
+      warn((await response.json()).error);
     }
   } catch {
     warn(

@@ -1,4 +1,4 @@
-"""Who may read, who may change things, and what other sites' pages cannot do."""
+"""Who may read, who may change things, and what other sites cannot do."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CHANGE = ("/dashboard/train", "/dashboard/promote")
 
 @pytest.fixture
 def settings(tmp_path: Path, redis_server: RedisServer) -> Settings:
-    """As `make up` has it: reading is free on loopback, changing takes a password."""
+    """Return settings as `make up` makes them: only changing things takes a password."""
     root = project_root(tmp_path, PROJECT)
     write_record(root, record(PROJECT))
     for number in (1, 2):
@@ -62,13 +62,15 @@ def free(settings: Settings) -> FlaskClient:
 
 @pytest.fixture
 def guarded(settings: Settings) -> FlaskClient:
-    """With a password that a person chose."""
+    """Return a client of a server whose password a person chose."""
     return client_of(settings, dashboard_open=False)
 
 
 def train(client: FlaskClient, **headers: str) -> int:
-    answer = client.post("/dashboard/train", data={"project": PROJECT}, auth=LEAD, headers=headers)
-    return answer.status_code
+    response = client.post(
+        "/dashboard/train", data={"project": PROJECT}, auth=LEAD, headers=headers
+    )
+    return response.status_code
 
 
 @pytest.mark.parametrize("path", READ)
@@ -84,9 +86,7 @@ def test_reading_is_free_on_loopback_unless_a_password_was_chosen(
 
 
 @pytest.mark.parametrize("path", READ)
-def test_what_is_free_here_is_not_free_under_another_sites_name(
-    free: FlaskClient, path: str
-) -> None:
+def test_reading_under_another_host_name_takes_the_password(free: FlaskClient, path: str) -> None:
     assert free.get(path, headers={"Host": "evil.example"}).status_code == 401
     assert free.get(path, headers={"Host": "localhost:9090"}).status_code == 200
     assert free.get(path, headers={"Host": "[::1]:9090"}).status_code == 200
@@ -109,14 +109,14 @@ def test_what_is_free_here_is_not_free_under_another_sites_name(
         "CDN-Loop",
     ],
 )
-def test_what_a_proxy_passes_on_is_not_free(free: FlaskClient, header: str) -> None:
+def test_reading_through_a_proxy_takes_the_password(free: FlaskClient, header: str) -> None:
     assert free.get("/status", headers={header: "for=203.0.113.9"}).status_code == 401
     passed_on = free.get("/status", headers={header: "for=203.0.113.9"}, auth=LEAD)
     assert passed_on.status_code == 200
 
 
 @pytest.mark.parametrize("path", READ)
-def test_from_other_machines_reading_takes_the_password_even_where_it_is_open_here(
+def test_reading_from_other_machines_takes_the_password_even_if_the_dashboard_is_open(
     settings: Settings, path: str
 ) -> None:
     client = client_of(settings, backend_host="0.0.0.0")
@@ -125,12 +125,12 @@ def test_from_other_machines_reading_takes_the_password_even_where_it_is_open_he
 
 
 @pytest.mark.parametrize("path", CHANGE)
-def test_changing_takes_the_password_everywhere(
+def test_changing_anything_always_takes_the_password(
     free: FlaskClient, settings: Settings, redis_server: RedisServer, path: str
 ) -> None:
     for auth in (None, ("tightloop", "wrong"), ("tightloop", "backend-pass")):
-        answer = free.post(path, data={"project": PROJECT, "version": "r0001"}, auth=auth)
-        assert answer.status_code == 401
+        response = free.post(path, data={"project": PROJECT, "version": "r0001"}, auth=auth)
+        assert response.status_code == 401
     connection = Redis.from_url(redis_server.url)
     assert not [job for name in QUEUES for job in Queue(name, connection=connection).job_ids]
     assert TrainingQueue(redis_server.url).hints(PROJECT) == Hints()
@@ -143,8 +143,8 @@ def test_changing_takes_the_password_everywhere(
 def test_without_any_password_nothing_can_be_changed(settings: Settings) -> None:
     client = client_of(settings, dashboard_password=SecretStr(""))
     for auth in (None, ("tightloop", "")):
-        answer = client.post("/dashboard/train", data={"project": PROJECT}, auth=auth)
-        assert answer.status_code == 401
+        response = client.post("/dashboard/train", data={"project": PROJECT}, auth=auth)
+        assert response.status_code == 401
 
 
 def test_a_page_of_another_site_cannot_use_the_browsers_password(
@@ -155,8 +155,8 @@ def test_a_page_of_another_site_cannot_use_the_browsers_password(
     assert train(free, Origin="http://evil.example") == 403
     assert train(free, Origin="null") == 403
     assert train(free, Origin="http://[") == 403
-    assert train(free, Origin="http://localhost:8080") == 403  # Label Studio's own pages neither
-    # A browser that names both is believed the one that no page can set.
+    assert train(free, Origin="http://localhost:8080") == 403  # nor can Label Studio's own pages
+    # If a browser sends both, the header that no page can set decides.
     assert train(free, **{"Sec-Fetch-Site": "cross-site", "Origin": "http://localhost"}) == 403
     assert TrainingQueue(redis_server.url).hints(PROJECT) == Hints()
 
@@ -186,14 +186,14 @@ def test_the_published_dashboard_has_none_of_the_ml_backends_routes(
     for path in READ:
         assert client.get(path).status_code == 401
     assert client.get("/dashboard", auth=LEAD).status_code == 200
-    # Nothing listens at BACKEND_URL here: its metrics cannot be had, and no secret is told.
-    answer = client.get("/metrics", auth=LEAD)
-    assert answer.status_code == 503
-    assert "DASHBOARD_PASSWORD" in answer.text
-    assert "dash-pass" not in answer.text
+    # Nothing listens at BACKEND_URL, so there are no metrics; the error holds no secret.
+    response = client.get("/metrics", auth=LEAD)
+    assert response.status_code == 503
+    assert "DASHBOARD_PASSWORD" in response.text
+    assert "dash-pass" not in response.text
 
 
-def test_an_address_that_guesses_passwords_is_told_to_wait_and_the_right_one_is_let_in(
+def test_an_address_that_guesses_passwords_must_wait_unless_it_sends_the_right_one(
     guarded: FlaskClient,
 ) -> None:
     def guess(path: str = "/status", password: str = "wrong") -> int:
@@ -204,18 +204,18 @@ def test_an_address_that_guesses_passwords_is_told_to_wait_and_the_right_one_is_
     assert guess("/versions") == 429
     assert guess(password="dash-pass") == 200
     webhook = {"action": "TASKS_CREATED"}
-    answer = guarded.post("/webhook", json=webhook, headers={SECRET_HEADER: "hook-secret"})
-    assert answer.status_code == 200
+    response = guarded.post("/webhook", json=webhook, headers={SECRET_HEADER: "hook-secret"})
+    assert response.status_code == 200
     other = {"REMOTE_ADDR": "10.0.0.7"}
     assert guarded.get("/status", auth=("x", "y"), environ_overrides=other).status_code == 401
 
 
-def test_asking_without_a_password_is_no_guess(guarded: FlaskClient) -> None:
-    """A browser asks once without it, for every page."""
+def test_a_request_without_a_password_is_not_a_guess(guarded: FlaskClient) -> None:
+    """A browser requests every page once without it."""
     assert {guarded.get("/status").status_code for _ in range(30)} == {401}
 
 
-def test_a_stranger_sends_no_body_and_those_who_are_known_send_what_they_need(
+def test_a_strangers_body_is_not_read_and_each_known_sender_has_a_limit(
     settings: Settings,
 ) -> None:
     def login(user: str, password: str) -> Headers:
@@ -233,6 +233,6 @@ def test_a_stranger_sends_no_body_and_those_who_are_known_send_what_they_need(
     assert auth.body_limit("/dashboard/train", login(*LEAD)) == 5 * 1024**2
 
 
-def test_an_empty_webhook_secret_is_nobodys(settings: Settings) -> None:
+def test_an_empty_webhook_secret_is_never_accepted(settings: Settings) -> None:
     auth = Auth(settings.model_copy(update={"webhook_secret": SecretStr("")}))
     assert auth.body_limit("/webhook", Headers({SECRET_HEADER: ""})) == 0

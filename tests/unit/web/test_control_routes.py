@@ -1,4 +1,4 @@
-"""The backend's routes for the buttons of a dashboard in another process: who may press."""
+"""Who may use the backend's routes for the buttons of a published dashboard."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def in_service(settings: Settings) -> str:
 
 
 def is_untouched(redis_server: RedisServer) -> bool:
-    """Whether nothing waits, and nobody has asked for anything."""
+    """Return whether nothing is queued or requested."""
     connection = Redis.from_url(redis_server.url)
     waiting = [i for name in ("train", "rank") for i in Queue(name, connection=connection).job_ids]
     return not waiting and TrainingQueue(redis_server.url).hints(PROJECT) == Hints()
@@ -69,7 +69,7 @@ def is_untouched(redis_server: RedisServer) -> bool:
         (SECRET, ("tightloop", "backend-pass"), 401),
     ],
 )
-def test_the_backend_wants_both_the_secret_and_a_persons_login(
+def test_controls_need_both_the_secret_and_a_persons_login(
     settings: Settings,
     redis_server: RedisServer,
     path: str,
@@ -80,24 +80,24 @@ def test_the_backend_wants_both_the_secret_and_a_persons_login(
     backend = serving.create_app(settings).test_client()
     form = {"project": PROJECT, "version": "r0001"}
     headers = {} if secret is None else {CONTROL_HEADER: secret}
-    answer = backend.post(path, data=form, auth=login, headers=headers)
-    assert answer.status_code == status
-    assert answer.get_json()["error"]
+    response = backend.post(path, data=form, auth=login, headers=headers)
+    assert response.status_code == status
+    assert response.get_json()["error"]
     assert in_service(settings) == "r0002"
     assert is_untouched(redis_server)
 
 
 @pytest.mark.parametrize("path", ["/controls/promote", "/controls/train"])
-def test_where_no_secret_was_made_nobody_gets_in(
+def test_without_a_secret_the_controls_are_closed(
     settings: Settings, redis_server: RedisServer, path: str
 ) -> None:
     closed = settings.model_copy(update={"control_secret": SecretStr("")})
     backend = serving.create_app(closed).test_client()
     for headers in ({}, {CONTROL_HEADER: ""}, {CONTROL_HEADER: SECRET}):
         form = {"project": PROJECT, "version": "r0001"}
-        answer = backend.post(path, data=form, auth=LEAD, headers=headers)
-        assert answer.status_code == 404
-        assert "CONTROL_SECRET" in answer.get_json()["error"]
+        response = backend.post(path, data=form, auth=LEAD, headers=headers)
+        assert response.status_code == 404
+        assert "CONTROL_SECRET" in response.get_json()["error"]
     assert is_untouched(redis_server)
 
 
@@ -111,18 +111,22 @@ def test_where_no_secret_was_made_nobody_gets_in(
         ({"project": "7", "version": "x" * 20_000}, 413),
     ],
 )
-def test_what_is_no_press_is_refused_with_a_sentence(
+def test_a_bad_form_is_refused_with_a_sentence(
     settings: Settings, redis_server: RedisServer, form: dict[str, str], status: int
 ) -> None:
     backend = serving.create_app(settings).test_client()
-    answer = backend.post("/controls/train", data=form, auth=LEAD, headers={CONTROL_HEADER: SECRET})
-    assert answer.status_code == status
-    assert answer.get_json()["error"]
+    response = backend.post(
+        "/controls/train", data=form, auth=LEAD, headers={CONTROL_HEADER: SECRET}
+    )
+    assert response.status_code == status
+    assert response.get_json()["error"]
     assert is_untouched(redis_server)
 
 
-def test_another_sites_page_cannot_press_even_with_the_secret(settings: Settings) -> None:
+def test_another_sites_page_cannot_use_the_controls_even_with_the_secret(
+    settings: Settings,
+) -> None:
     headers = {CONTROL_HEADER: SECRET, "Origin": "http://evil.example"}
     backend = serving.create_app(settings).test_client()
-    answer = backend.post("/controls/train", data={"project": 7}, auth=LEAD, headers=headers)
-    assert answer.status_code == 403
+    response = backend.post("/controls/train", data={"project": 7}, auth=LEAD, headers=headers)
+    assert response.status_code == 403

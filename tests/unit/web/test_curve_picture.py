@@ -1,4 +1,4 @@
-"""The learning curve's SVG: what must be read in it, and that it is drawn once."""
+"""The SVG of the learning curve names what it shows, and is drawn once."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_every_full_version_is_named_and_every_mark_is_explained() -> None:
     assert "r0003h01" not in shown
 
 
-def test_a_long_curve_names_at_most_twelve_versions_the_newest_among_them() -> None:
+def test_a_long_curve_names_at_most_twelve_versions_including_the_newest() -> None:
     many = tuple(replace(CURVE[0], version=f"r{n:04d}", labels=10 * n) for n in range(1, 101))
     shown = texts(draw_curve(many, None, is_dark=False, is_narrow=False))
     names = {text for text in shown if text.startswith("r0")}
@@ -54,15 +54,15 @@ def test_a_long_curve_names_at_most_twelve_versions_the_newest_among_them() -> N
     assert "r0100" in names
 
 
-def test_the_forecast_begins_at_the_last_full_version_though_a_thousand_heads_came_since() -> None:
+def test_the_forecast_starts_at_the_last_full_version_even_after_a_thousand_heads() -> None:
     heads = tuple(replace(HEAD, version=f"r0003h{n:02d}", accuracy=0.1) for n in range(1002))
-    assert not {*(*CURVE, *heads)[::-7]} & {*CURVE}  # of 1,005 points every seventh is drawn
+    assert not {*(*CURVE, *heads)[::-7]} & {*CURVE}  # every seventh of 1,005 points is drawn
     shown = texts(draw_curve((*CURVE, *heads), OUTLOOK, is_dark=False, is_narrow=False))
     assert "90 % forecast" in shown
     assert "90 % forecast" not in texts(draw_curve(heads, OUTLOOK, is_dark=False, is_narrow=False))
 
 
-def test_one_version_and_no_version_can_be_drawn() -> None:
+def test_a_curve_of_one_version_or_none_can_be_drawn() -> None:
     for points in (CURVE[:1], ()):
         assert draw_curve(points, None, is_dark=False, is_narrow=False).startswith(b"<?xml")
 
@@ -78,14 +78,14 @@ def test_dark_and_narrow_pictures_differ_and_the_same_one_is_drawn_once() -> Non
 
 
 def luminance(color: str) -> float:
-    """WCAG 2.2, relative luminance."""
+    """Return the relative luminance (WCAG 2.2)."""
     channels = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 @pytest.mark.parametrize(("colors", "card"), [(LIGHT, "#ffffff"), (DARK, "#161b22")])
-def test_what_is_read_reaches_aa_contrast_on_the_pages_cards(
+def test_everything_to_be_read_has_aa_contrast_on_the_pages_cards(
     colors: dict[str, str], card: str
 ) -> None:
     for name in ("ink", "line", "other", "bad"):

@@ -1,4 +1,4 @@
-"""The dashboard's page without a browser: what stands in it, and what its buttons do."""
+"""The dashboard without a browser: what the page shows, and what its buttons do."""
 
 from __future__ import annotations
 
@@ -77,9 +77,9 @@ def client(config: Settings, monkeypatch: pytest.MonkeyPatch) -> FlaskClient:
 
 
 def page(client: FlaskClient, path: str = "/dashboard", status: int = 200) -> str:
-    answer = client.get(path)
-    assert answer.status_code == status, answer.text
-    return answer.text
+    response = client.get(path)
+    assert response.status_code == status, response.text
+    return response.text
 
 
 def save(root: Path, number: int, **changes: Any) -> None:
@@ -106,7 +106,7 @@ def section(html: str, name: str) -> str:
     return html.split(f'<section id="{name}"')[1].split("</section>")[0]
 
 
-def test_a_new_project_says_what_comes_by_itself(client: FlaskClient) -> None:
+def test_a_new_project_says_what_happens_automatically(client: FlaskClient) -> None:
     html = page(client)
     assert "no model yet" in section(html, "now")
     assert "No version yet" in section(html, "curve")
@@ -115,13 +115,11 @@ def test_a_new_project_says_what_comes_by_itself(client: FlaskClient) -> None:
 
 
 def figures(client: FlaskClient) -> list[str]:
-    """Labels learned, answers, skipped, open, waiting for a second opinion, new of how many."""
+    """Return labels, annotations, skipped, open, awaiting a second opinion, new of how many."""
     return re.findall(r"<dd>(.*?)</dd>", section(page(client), "now"))
 
 
-def test_what_label_studio_holds_is_unknown_until_it_was_read(
-    client: FlaskClient, root: Path
-) -> None:
+def test_counts_are_unknown_until_label_studio_was_read(client: FlaskClient, root: Path) -> None:
     assert figures(client) == ["0", "?", "?", "?", "?", "0 of 20"]
     keep_reading(root, annotations=1061, skipped=4, n_open=18, again=3, new=2)
     assert figures(client) == ["0", "1,061", "4", "18", "3", "2 of 20"]
@@ -133,7 +131,7 @@ def test_without_a_project_the_page_says_how_to_make_one(config: Settings) -> No
     assert "scripts.setup_project" in page(create_app(empty).test_client())
 
 
-def test_the_page_tells_what_the_status_tells(
+def test_the_page_shows_what_the_status_says(
     client: FlaskClient, root: Path, store: ProjectStore
 ) -> None:
     truth = np.array([0, 0, 0, 1])
@@ -157,7 +155,7 @@ def test_the_page_tells_what_the_status_tells(
     assert "the disk is full: free space" in section(html, "errors")
 
 
-def test_an_older_version_is_rolled_back_to_a_newer_one_put_in_service(
+def test_the_button_says_roll_back_for_an_older_version_and_put_in_service_for_a_newer_one(
     client: FlaskClient, root: Path
 ) -> None:
     for number in (1, 2, 3):
@@ -177,15 +175,17 @@ def test_a_pruned_version_is_listed_without_a_button(client: FlaskClient, root: 
     assert re.search(r'<th scope="row">r0001</th>\s*<td>pruned</td>', html)
     assert "promote-r0001" not in html
     assert "promote-r0002" in html
-    answer = client.post(
+    response = client.post(
         "/dashboard/promote", data={"project": PROJECT, "version": "r0001"}, auth=LEAD,
         headers={"Sec-Fetch-Site": "same-origin"},
     )  # fmt: skip
-    assert answer.status_code == 404
-    assert "the weights of r0001 were pruned on 2026-01-01" in answer.text
+    assert response.status_code == 404
+    assert "the weights of r0001 were pruned on 2026-01-01" in response.text
 
 
-def test_heads_stand_apart_but_for_the_one_in_service(client: FlaskClient, root: Path) -> None:
+def test_heads_have_their_own_table_except_the_one_in_service(
+    client: FlaskClient, root: Path
+) -> None:
     save(root, 1)
     for head in ("r0001h01", "r0001h02"):
         save(root, 1, version=head)
@@ -195,7 +195,7 @@ def test_heads_stand_apart_but_for_the_one_in_service(client: FlaskClient, root:
     assert "r0001h01" in others
 
 
-def test_many_classes_are_a_list_of_confusions_and_no_wall_of_numbers(
+def test_many_classes_are_shown_as_a_list_of_confusions_instead_of_a_matrix(
     client: FlaskClient, root: Path
 ) -> None:
     names = tuple(f"class {n}" for n in range(40))
@@ -209,7 +209,7 @@ def test_many_classes_are_a_list_of_confusions_and_no_wall_of_numbers(
     assert html.count("taken for") == 12
 
 
-def test_a_running_training_shows_its_bar(
+def test_a_running_training_shows_a_progress_bar(
     client: FlaskClient, queue: TrainingQueue, redis_server: RedisServer
 ) -> None:
     queue.enqueue_retrain(PROJECT)
@@ -228,7 +228,7 @@ def test_a_running_training_shows_its_bar(
     assert '<progress max="80" value="20"' in html
 
 
-def test_a_job_of_the_ranker_is_shown_by_its_step_once_it_has_begun(
+def test_a_ranker_job_is_shown_by_its_step_once_it_has_started(
     client: FlaskClient, queue: TrainingQueue, redis_server: RedisServer
 ) -> None:
     queue.enqueue_rank(PROJECT)
@@ -242,7 +242,7 @@ def test_a_job_of_the_ranker_is_shown_by_its_step_once_it_has_begun(
     assert "<b>Adding tasks</b>: scoring images, 3 of 4" in section(page(client), "jobs")
 
 
-def test_what_comes_from_outside_is_shown_and_not_run(
+def test_text_from_outside_is_shown_but_never_run(
     client: FlaskClient, root: Path, store: ProjectStore, queue: TrainingQueue
 ) -> None:
     write_record(root, record(PROJECT).model_copy(update={"title": EVIL}))
@@ -265,23 +265,23 @@ def test_what_comes_from_outside_is_shown_and_not_run(
     assert EVIL.encode() not in client.get("/dashboard/curve.svg").data
 
 
-def test_the_page_may_run_its_own_script_alone_and_nobody_may_frame_it(
+def test_the_page_may_run_only_its_own_script_and_may_not_be_framed(
     client: FlaskClient,
 ) -> None:
-    answer = client.get("/dashboard")
+    response = client.get("/dashboard")
     for name, value in SECURITY_HEADERS.items():
-        assert answer.headers[name] == value
-    policy = answer.headers["Content-Security-Policy"].split("; ")
+        assert response.headers[name] == value
+    policy = response.headers["Content-Security-Policy"].split("; ")
     assert {"default-src 'none'", "script-src 'self'", "frame-ancestors 'none'"} <= set(policy)
-    assert "<style" not in answer.text
-    assert "style=" not in answer.text
-    assert answer.text.count("<script") == 1
+    assert "<style" not in response.text
+    assert "style=" not in response.text
+    assert response.text.count("<script") == 1
     picture = client.get("/dashboard/curve.svg").headers["Content-Security-Policy"]
     assert "script-src" not in picture
     assert "default-src 'none'" in picture
 
 
-def test_a_page_that_did_not_change_is_not_sent_again(client: FlaskClient, root: Path) -> None:
+def test_an_unchanged_page_is_not_sent_again(client: FlaskClient, root: Path) -> None:
     save(root, 1)
     first = client.get("/dashboard")
     again = client.get("/dashboard", headers={"If-None-Match": first.headers["ETag"]})
@@ -291,7 +291,7 @@ def test_a_page_that_did_not_change_is_not_sent_again(client: FlaskClient, root:
     assert changed.status_code == 200
 
 
-def test_who_asks_within_a_second_gets_the_page_as_it_was_and_no_work_is_done(
+def test_a_request_within_a_second_gets_the_same_page_unless_a_button_was_pressed(
     config: Settings, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("backend.web.page_cache.PAGE_LIFETIME_S", 3600.0)
@@ -300,10 +300,10 @@ def test_who_asks_within_a_second_gets_the_page_as_it_was_and_no_work_is_done(
     save(root, 1)
     assert page(client) == before
     assert client.post("/dashboard/train", data={"project": 7}, auth=LEAD).status_code == 303
-    assert "r0001" in page(client)  # whoever changed something sees it
+    assert "r0001" in page(client)  # the change is visible at once
 
 
-def test_the_button_rolls_back_and_asks_for_the_order(
+def test_the_button_rolls_back_and_has_the_open_tasks_reordered(
     client: FlaskClient,
     config: Settings,
     root: Path,
@@ -316,8 +316,8 @@ def test_the_button_rolls_back_and_asks_for_the_order(
     keep_reading(root, n_open=20, at=time.time())
     store.record(ordered_by="r0002")
     form = {"project": PROJECT, "version": "r0001"}
-    answer = client.post("/dashboard/promote", data=form, auth=LEAD)
-    assert (answer.status_code, answer.location) == (303, "/dashboard?project=7")
+    response = client.post("/dashboard/promote", data=form, auth=LEAD)
+    assert (response.status_code, response.location) == (303, "/dashboard?project=7")
     current = Registry(root).current()
     assert current is not None
     assert current.version == "r0001"
@@ -326,7 +326,7 @@ def test_the_button_rolls_back_and_asks_for_the_order(
     assert (due.rank, due.train) == ("refresh", None)
 
 
-def test_the_button_starts_a_training_of_labels_that_are_not_new(
+def test_the_button_starts_a_training_even_if_no_label_is_new(
     client: FlaskClient,
     config: Settings,
     root: Path,
@@ -342,15 +342,15 @@ def test_the_button_starts_a_training_of_labels_that_are_not_new(
 
 
 @pytest.mark.parametrize("version", ["r0009", "", "../../etc", EVIL])
-def test_a_version_that_is_not_there_is_named_on_the_page_and_nothing_changes(
+def test_promoting_a_version_that_does_not_exist_says_so_and_changes_nothing(
     client: FlaskClient, root: Path, version: str
 ) -> None:
     save(root, 1)
     form = {"project": PROJECT, "version": version}
-    answer = client.post("/dashboard/promote", data=form, auth=LEAD)
-    assert answer.status_code == 404
-    assert "there are r0001" in section(answer.text, "problem")
-    assert EVIL not in answer.text
+    response = client.post("/dashboard/promote", data=form, auth=LEAD)
+    assert response.status_code == 404
+    assert "there are r0001" in section(response.text, "problem")
+    assert EVIL not in response.text
     current = Registry(root).current()
     assert current is not None
     assert current.version == "r0001"
@@ -359,7 +359,7 @@ def test_a_version_that_is_not_there_is_named_on_the_page_and_nothing_changes(
 @pytest.mark.parametrize(
     ("project", "status"), [("", 400), ("x", 400), ("-1", 400), ("8", 404), ("9" * 19, 400)]
 )
-def test_a_project_that_is_not_there_is_refused(
+def test_a_project_that_does_not_exist_is_refused(
     client: FlaskClient, project: str, status: int
 ) -> None:
     assert client.get(f"/dashboard?project={project}").status_code == status
@@ -367,7 +367,7 @@ def test_a_project_that_is_not_there_is_refused(
     assert client.post("/dashboard/train", data=form, auth=LEAD).status_code == status
 
 
-def test_of_several_projects_the_newest_is_shown_and_the_others_are_linked(
+def test_the_newest_of_several_projects_is_shown_and_the_others_are_linked(
     client: FlaskClient, config: Settings
 ) -> None:
     other = record(12).model_copy(update={"title": "Birds"})
@@ -378,16 +378,16 @@ def test_of_several_projects_the_newest_is_shown_and_the_others_are_linked(
     assert "<h1>T</h1>" in page(client, "/dashboard?project=7")
 
 
-def test_without_redis_the_page_says_so_and_comes_back_by_itself(
+def test_without_redis_the_page_says_so_and_recovers_automatically(
     client: FlaskClient, redis_server: RedisServer, root: Path
 ) -> None:
     save(root, 1)
     redis_server.stop()
     html = page(client, status=503)
     assert "REDIS_URL" in section(html, "problem")
-    answer = client.post("/dashboard/train", data={"project": 7}, auth=LEAD)
-    assert answer.status_code == 503
-    assert "REDIS_URL" in section(answer.text, "problem")
+    response = client.post("/dashboard/train", data={"project": 7}, auth=LEAD)
+    assert response.status_code == 503
+    assert "REDIS_URL" in section(response.text, "problem")
     redis_server.start()
     assert "r0001 in service" in page(client)
 
@@ -405,7 +405,7 @@ def test_without_a_password_the_buttons_say_what_is_missing(config: Settings) ->
     assert 'id="train-now" disabled' in html
 
 
-def test_people_who_label_blind_see_no_guess_here_either(
+def test_with_blind_labeling_the_page_shows_no_guess_either(
     config: Settings, root: Path, store: ProjectStore
 ) -> None:
     save(root, 1)
@@ -416,8 +416,8 @@ def test_people_who_label_blind_see_no_guess_here_either(
     assert "label blind" in html
 
 
-def test_the_first_view_is_light(client: FlaskClient, root: Path, store: ProjectStore) -> None:
-    """Page, styles, script and picture of a hundred versions and a full list of open images."""
+def test_the_first_view_is_small(client: FlaskClient, root: Path, store: ProjectStore) -> None:
+    """Measured with a hundred versions and a full list of open images."""
     for number in range(1, 101):
         save(root, number, labels=10 * number)
     store.record_open_images(
@@ -436,13 +436,13 @@ def test_the_first_view_is_light(client: FlaskClient, root: Path, store: Project
     paths = ("/dashboard", "/static/dashboard.css", "/static/dashboard.js", "/dashboard/curve.svg")
     n_bytes = 0
     for path in paths:
-        with client.get(path) as answer:
-            assert answer.status_code == 200
-            n_bytes += len(answer.data)
+        with client.get(path) as response:
+            assert response.status_code == 200
+            n_bytes += len(response.data)
     assert n_bytes <= 300_000
 
 
-def test_a_page_asks_again_for_the_project_that_it_shows_also_after_a_press_that_failed(
+def test_a_page_refreshes_the_project_it_shows_even_after_a_button_failed(
     client: FlaskClient, root: Path
 ) -> None:
     save(root, 1)
@@ -452,7 +452,7 @@ def test_a_page_asks_again_for_the_project_that_it_shows_also_after_a_press_that
     assert 'data-address="/dashboard?project=7"' in refused.text
 
 
-def test_a_picture_is_kept_only_under_the_address_of_what_it_shows(
+def test_a_picture_is_cached_only_under_the_address_of_what_it_shows(
     client: FlaskClient, root: Path
 ) -> None:
     save(root, 1)
@@ -464,7 +464,7 @@ def test_a_picture_is_kept_only_under_the_address_of_what_it_shows(
     assert client.get(path).headers["Cache-Control"] == "no-store"
 
 
-def test_a_damaged_project_costs_its_own_page_alone(
+def test_a_damaged_project_breaks_only_its_own_page(
     client: FlaskClient, config: Settings, root: Path
 ) -> None:
     save(root, 1)
@@ -475,24 +475,24 @@ def test_a_damaged_project_costs_its_own_page_alone(
     assert "r0001 in service" in html
     assert "current is damaged" in section(html, "problem")
     assert "is damaged" in page(client, "/dashboard?project=12", 503)
-    answer = client.get("/status").get_json()
-    assert [p["project_id"] for p in answer["projects"]] == [7]
-    assert list(answer["unreadable"]) == ["12"]
+    response = client.get("/status").get_json()
+    assert [p["project_id"] for p in response["projects"]] == [7]
+    assert list(response["unreadable"]) == ["12"]
 
 
 @pytest.mark.parametrize("rows", ["[1]", '[{"name": "Ada"}]', '["Ada"]'])
-def test_figures_of_people_in_a_foreign_shape_of_an_earlier_release_are_left_out(
+def test_annotator_figures_of_an_earlier_release_in_a_wrong_shape_are_left_out(
     client: FlaskClient, root: Path, store: ProjectStore, rows: str
 ) -> None:
     (root / "annotators.json").write_text(rows)
-    store.record_error("training", "the disk is full: free space")  # makes the database
+    store.record_error("training", "the disk is full: free space")  # creates the database
     html = page(client)
     assert "No annotations have been used" in section(html, "people")
     assert "the disk is full: free space" in section(html, "errors")
 
 
 @pytest.mark.parametrize("figures", ["1", '{"name": "Ada"}', '"Ada"'])
-def test_figures_of_people_in_a_foreign_shape_cost_their_own_page_alone(
+def test_annotator_figures_in_a_wrong_shape_break_only_their_own_page(
     client: FlaskClient, config: Settings, root: Path, figures: str
 ) -> None:
     other = project_root(config.model_dir, 12)
@@ -504,7 +504,7 @@ def test_figures_of_people_in_a_foreign_shape_cost_their_own_page_alone(
     assert "no model yet" in section(page(client, "/dashboard?project=12"), "now")
 
 
-def test_what_is_unknown_of_a_person_is_shown_as_unknown(
+def test_unknown_figures_of_an_annotator_are_shown_as_unknown(
     client: FlaskClient, store: ProjectStore
 ) -> None:
     person = AnnotatorFigures(1, "Ada", 1, 0, None, None, None, None, 0, None, None, None)
@@ -513,7 +513,7 @@ def test_what_is_unknown_of_a_person_is_shown_as_unknown(
     assert cells == ["1", "0", *["\N{EN DASH}"] * 5]
 
 
-def test_validation_images_of_other_classes_make_no_confusion(
+def test_validation_images_of_other_classes_are_not_counted_as_confusion(
     client: FlaskClient, root: Path
 ) -> None:
     save_version(root, meta(1))
@@ -523,7 +523,7 @@ def test_validation_images_of_other_classes_make_no_confusion(
     assert "taken for" not in section(page(client), "classes")
 
 
-def test_any_number_of_foreign_projects_is_refused_and_not_kept(
+def test_unknown_projects_are_refused_however_many_are_requested(
     config: Settings, client: FlaskClient
 ) -> None:
     empty = config.model_copy(update={"model_dir": config.model_dir / "empty"})
@@ -534,7 +534,7 @@ def test_any_number_of_foreign_projects_is_refused_and_not_kept(
         assert client.get(f"/dashboard?project={number}").status_code == 404
 
 
-def test_where_no_project_can_be_read_the_page_says_so_and_not_that_there_is_none(
+def test_if_no_project_can_be_read_the_page_says_so_rather_than_that_there_is_none(
     client: FlaskClient, root: Path
 ) -> None:
     (root / "current").write_text("{")

@@ -1,4 +1,4 @@
-"""What Prometheus reads, checked by its own parser, and the board that is drawn from it."""
+"""The metrics, checked by Prometheus' own parser, and the Grafana board that uses them."""
 
 from __future__ import annotations
 
@@ -70,14 +70,14 @@ def client(config: Settings) -> FlaskClient:
 
 
 def page(client: FlaskClient) -> str:
-    answer = client.get("/metrics", auth=("tightloop", "dash-pass"))
-    assert answer.status_code == 200, answer.text
-    assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
-    return answer.text
+    response = client.get("/metrics", auth=("tightloop", "dash-pass"))
+    assert response.status_code == 200, response.text
+    assert response.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+    return response.text
 
 
 def samples(client: FlaskClient) -> dict[str, dict[tuple[str, ...], float]]:
-    """Name without prefix -> label values, the project's first, -> value."""
+    """Return values by name without prefix, then by label values, the project's first."""
     found: dict[str, dict[tuple[str, ...], float]] = {}
     for family in text_string_to_metric_families(page(client)):
         for sample in family.samples:
@@ -91,7 +91,7 @@ def samples(client: FlaskClient) -> dict[str, dict[tuple[str, ...], float]]:
 
 
 def work(root: Path, queue: TrainingQueue, redis_server: RedisServer) -> None:
-    """Everything that a project can tell."""
+    """Give a project a value for every gauge."""
     measured = Evaluation(accuracy=0.75, log_loss=0.7, images=20)
     test = Evaluation(accuracy=0.625, log_loss=0.8, images=40)
     seconds = {"training": 12.5, "scoring the pool": 4.0}
@@ -114,14 +114,14 @@ def work(root: Path, queue: TrainingQueue, redis_server: RedisServer) -> None:
         ProjectStore(root).record_error(where, "dash-pass must not be seen")
 
 
-def test_every_fact_of_a_project_is_told_with_its_value(
+def test_every_gauge_of_a_project_has_its_value(
     client: FlaskClient, root: Path, queue: TrainingQueue, redis_server: RedisServer
 ) -> None:
     work(root, queue, redis_server)
     found = samples(client)
-    told = {name: found[name] for name in GAUGES}
-    jobs = told.pop("jobs")
-    assert told == {
+    gauges = {name: found[name] for name in GAUGES}
+    jobs = gauges.pop("jobs")
+    assert gauges == {
         "up": {("redis",): 1, ("model_folder",): 1},
         "workers": {("train",): 1, ("rank",): 0},
         "round": {("7",): 2},
@@ -144,7 +144,7 @@ def test_every_fact_of_a_project_is_told_with_its_value(
     assert jobs["7", "refit", "queued"] == 0
 
 
-def test_a_job_of_the_ranker_is_told_by_the_step_that_it_has_begun(
+def test_a_ranker_job_is_named_by_the_step_that_it_has_started(
     client: FlaskClient, queue: TrainingQueue, redis_server: RedisServer
 ) -> None:
     queue.enqueue_rank(PROJECT)
@@ -158,7 +158,7 @@ def test_a_job_of_the_ranker_is_told_by_the_step_that_it_has_begun(
         assert jobs["7", "rank", "started"] == 0
 
 
-def test_what_is_unknown_is_left_out_and_asking_makes_no_file(
+def test_unknown_values_are_left_out_and_reading_creates_no_file(
     client: FlaskClient, config: Settings, root: Path
 ) -> None:
     before = files(config.model_dir)
@@ -174,9 +174,7 @@ def test_what_is_unknown_is_left_out_and_asking_makes_no_file(
     assert GAUGES.keys() - found.keys() == unknown
 
 
-def test_more_new_annotations_than_needed_leave_none_to_wait_for(
-    client: FlaskClient, root: Path
-) -> None:
+def test_annotations_until_training_is_never_negative(client: FlaskClient, root: Path) -> None:
     keep_reading(root, annotations=9, new=9)
     assert samples(client)["annotations_until_training"] == {("7",): 0}
 
@@ -188,7 +186,7 @@ def test_each_project_has_its_own_label(client: FlaskClient, config: Settings) -
     assert samples(client)["round"] == {("7",): 0, ("8",): 3}
 
 
-def test_webhooks_are_counted_by_what_became_of_them(
+def test_webhooks_are_counted_by_outcome_and_status(
     client: FlaskClient, redis_server: RedisServer
 ) -> None:
     for payload in (event(), event(), event("PROJECT_UPDATED"), event(project=8)):
@@ -210,7 +208,7 @@ def test_webhooks_are_counted_by_what_became_of_them(
     assert found["webhook_duration_seconds_count"] == {(): 7}
 
 
-def test_webhook_seconds_fall_into_buckets_from_a_millisecond_to_a_second(
+def test_webhook_durations_have_buckets_from_a_millisecond_to_a_second(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     moments = iter([10.0, 10.004, 20.0, 20.4, 30.0, 32.0])
@@ -225,7 +223,7 @@ def test_webhook_seconds_fall_into_buckets_from_a_millisecond_to_a_second(
     assert found["webhook_duration_seconds_sum"][()] == pytest.approx(2.404)
 
 
-def test_predictions_and_images_that_cannot_be_read_are_counted_apart(
+def test_predictions_and_unreadable_images_are_counted_separately(
     client: FlaskClient, root: Path
 ) -> None:
     put_in_service(root)
@@ -236,14 +234,14 @@ def test_predictions_and_images_that_cannot_be_read_are_counted_apart(
     assert found["unpredicted_images_total"] == {(): 2}
 
 
-def test_two_apps_count_for_themselves(client: FlaskClient, config: Settings) -> None:
+def test_two_apps_count_separately(client: FlaskClient, config: Settings) -> None:
     other = create_app(config).test_client()
     client.post("/webhook", json=event(), headers=HOOK)
     assert samples(client)["webhook_duration_seconds_count"] == {(): 1}
     assert samples(other)["webhook_duration_seconds_count"] == {(): 0}
 
 
-def test_without_redis_it_tells_what_the_process_knows(
+def test_without_redis_the_process_still_reports_its_own_counts(
     client: FlaskClient, redis_server: RedisServer
 ) -> None:
     client.post("/webhook", json=event(), headers=HOOK)
@@ -256,7 +254,7 @@ def test_without_redis_it_tells_what_the_process_knows(
 
 
 @pytest.mark.parametrize("name", ["project.json", "project.db"])
-def test_a_project_that_cannot_be_read_hides_no_other(
+def test_a_project_that_cannot_be_read_does_not_hide_others(
     client: FlaskClient, config: Settings, root: Path, name: str
 ) -> None:
     write_record(project_root(config.model_dir, 8), record(8))
@@ -266,7 +264,7 @@ def test_a_project_that_cannot_be_read_hides_no_other(
     assert found["round"] == {("8",): 0}
 
 
-def test_an_unreachable_model_folder_is_told(client: FlaskClient, config: Settings) -> None:
+def test_an_unreachable_model_folder_is_reported(client: FlaskClient, config: Settings) -> None:
     config.model_dir.rename(config.model_dir.with_name("unmounted"))
     assert samples(client)["up"] == {("redis",): 1, ("model_folder",): 0}
 
@@ -278,7 +276,7 @@ def test_quotes_and_newlines_in_a_label_are_escaped(client: FlaskClient, root: P
     assert r'where="say \"no\"\nC:\\new"' in page(client)
 
 
-def test_no_secret_is_in_it(
+def test_the_metrics_hold_no_secret(
     client: FlaskClient, root: Path, queue: TrainingQueue, redis_server: RedisServer
 ) -> None:
     work(root, queue, redis_server)
@@ -287,7 +285,7 @@ def test_no_secret_is_in_it(
     assert not [secret for secret in (*SECRETS, redis_server.url) if secret in text]
 
 
-def test_every_metric_is_named_and_explained_as_prometheus_asks(
+def test_every_metric_has_a_name_and_a_description_as_prometheus_requires(
     client: FlaskClient, root: Path, queue: TrainingQueue, redis_server: RedisServer
 ) -> None:
     work(root, queue, redis_server)
@@ -302,7 +300,7 @@ def test_every_metric_is_named_and_explained_as_prometheus_asks(
         assert (family.type == "counter") == any(s.name.endswith("_total") for s in family.samples)
 
 
-def test_it_is_for_whom_status_is_for(config: Settings) -> None:
+def test_metrics_and_status_are_open_to_the_same_readers(config: Settings) -> None:
     outside = {"backend_host": "0.0.0.0"}
     password = config.dashboard_password
     none = type(password)("")
@@ -322,16 +320,16 @@ def test_it_is_for_whom_status_is_for(config: Settings) -> None:
             let_in = set()
             for who, credentials in basic.items():
                 headers = {"Authorization": f"Basic {credentials}"} if credentials else {}
-                answer = client.get(path, headers=headers)
-                assert answer.status_code in (200, 401)
-                if answer.status_code == 200:
+                response = client.get(path, headers=headers)
+                assert response.status_code in (200, 401)
+                if response.status_code == 200:
                     let_in.add(who)
                 else:
-                    assert "tightloop_" not in answer.text
+                    assert "tightloop_" not in response.text
             assert let_in == may, (path, changes)
 
 
-def test_the_board_uses_metrics_and_labels_that_are_there(
+def test_the_board_uses_only_metrics_and_labels_that_exist(
     client: FlaskClient, root: Path, queue: TrainingQueue, redis_server: RedisServer
 ) -> None:
     work(root, queue, redis_server)
@@ -356,7 +354,7 @@ def test_the_board_uses_metrics_and_labels_that_are_there(
 
 def test_the_board_can_be_imported_into_any_grafana() -> None:
     assert BOARD["schemaVersion"] >= 36
-    assert BOARD["id"] is None  # Grafana gives its own
+    assert BOARD["id"] is None  # Grafana assigns its own
     assert BOARD["title"]
     [source] = [v for v in BOARD["templating"]["list"] if v["type"] == "datasource"]
     assert (source["name"], source["query"]) == ("datasource", "prometheus")

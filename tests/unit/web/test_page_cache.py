@@ -37,7 +37,7 @@ def expire(pages: PageCache) -> None:
         pages._pages[project_id] = replace(page, rendered_at=page.rendered_at - 7200)
 
 
-def test_while_one_rendering_takes_long_others_get_the_last_page_and_wait_for_nothing() -> None:
+def test_during_a_slow_rendering_other_requests_get_the_last_page_without_waiting() -> None:
     renderer = Renderer(slow_from=2)
     pages = PageCache(renderer.render)
     assert pages.page(7).html == "page 1"
@@ -52,7 +52,7 @@ def test_while_one_rendering_takes_long_others_get_the_last_page_and_wait_for_no
     assert renderer.n_rendered == 2
 
 
-def test_those_who_come_before_the_first_page_share_one_rendering() -> None:
+def test_requests_before_the_first_page_share_one_rendering() -> None:
     renderer = Renderer(slow_from=1)
     pages = PageCache(renderer.render)
     with ThreadPoolExecutor(5) as threads:
@@ -72,7 +72,7 @@ def test_after_a_change_every_page_is_rendered_again() -> None:
     assert (pages.page(7).html, pages.page(8).html) == ("page 3", "page 4")
 
 
-def test_a_rendering_that_fails_is_tried_again_by_the_next_request() -> None:
+def test_the_next_request_renders_again_if_a_rendering_failed() -> None:
     pages = PageCache(Renderer(slow_from=9).render)
     pages._render = lambda _: 1 / 0  # type: ignore[assignment, return-value]
     with pytest.raises(ZeroDivisionError):

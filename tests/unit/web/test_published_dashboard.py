@@ -130,10 +130,10 @@ def client(published: Settings, monkeypatch: pytest.MonkeyPatch) -> FlaskClient:
 def press(client: FlaskClient, button: str, **form: Any) -> Any:
     """Press a button as the page does."""
     form = {"project": PROJECT, **form}
-    answer = client.post(f"/dashboard/{button}", data=form, auth=LEAD)
-    shown = answer.text + str(answer.headers)
+    response = client.post(f"/dashboard/{button}", data=form, auth=LEAD)
+    shown = response.text + str(response.headers)
     assert not [secret for secret in SECRETS if secret in shown]
-    return answer
+    return response
 
 
 def in_service(settings: Settings) -> str:
@@ -143,13 +143,12 @@ def in_service(settings: Settings) -> str:
 
 
 def jobs(team_redis: ComposeRedis) -> list[str]:
-    """Names of what waits."""
+    """Return the names of the queued jobs."""
     connection = Redis.from_url(team_redis.url)
     return [job for name in ("train", "rank") for job in Queue(name, connection=connection).job_ids]
 
 
-# In a process of its own: what has a database open, and what it has not written back yet, is seen
-# by others.
+# Runs in another process: others see who has a database open and what is not written back yet.
 CLOCK = """
 import sys
 from pathlib import Path
@@ -166,8 +165,8 @@ for message in sys.stdin:
 
 @contextmanager
 def running_clock(root: Path) -> Iterator[Callable[[str], None]]:
-    """Have another process hold the project's database open; call what comes to have it keep an
-    error.
+    """Let another process hold the project's database open; yield a function that makes it record
+    an error.
     """
     with subprocess.Popen(
         [sys.executable, "-c", CLOCK, str(root)],
@@ -178,22 +177,23 @@ def running_clock(root: Path) -> Iterator[Callable[[str], None]]:
     ) as clock:
         assert clock.stdin is not None
         assert clock.stdout is not None
-        told, said = clock.stdin, clock.stdout
+        stdin, stdout = clock.stdin, clock.stdout
 
         def keep_error(message: str) -> None:
-            told.write(f"{message}\n")
-            told.flush()
-            assert said.readline() == "kept\n"
+            stdin.write(f"{message}\n")
+            stdin.flush()
+            assert stdout.readline() == "kept\n"
 
-        assert said.readline() == "open\n"
+        assert stdout.readline() == "open\n"
         yield keep_error
-        told.close()
+        stdin.close()
 
 
 @contextmanager
 def mounted_read_only(folder: Path, team_redis: ComposeRedis) -> Iterator[None]:
-    """Let nobody change anything in a folder, nor us, as the dashboard's container has the models.
-    Root may write anywhere, so it becomes somebody else meanwhile.
+    """Make a folder read-only even for us, as the models are in the dashboard's container.
+
+    Root may write anywhere, so it runs as another user meanwhile.
     """
     is_root = os.geteuid() == 0
     modes = {path: path.stat().st_mode & 0o777 for path in (folder, *folder.rglob("*"))}
@@ -212,10 +212,10 @@ def mounted_read_only(folder: Path, team_redis: ComposeRedis) -> Iterator[None]:
             path.chmod(mode)
 
 
-# What it reads
+# Reading
 
 
-def test_the_whole_page_is_read_without_writing_anything(
+def test_the_whole_page_is_shown_without_writing_anything(
     client: FlaskClient, settings: Settings, queue: TrainingQueue, team_redis: ComposeRedis
 ) -> None:
     connection = Redis.from_url(team_redis.url)
@@ -241,7 +241,7 @@ def test_the_whole_page_is_read_without_writing_anything(
     job.set_status("started")  # type: ignore[arg-type]
     queue.report_progress(job, "training", 20, 80)
     with running_clock(root) as keep_error:
-        client.get("/dashboard", auth=LEAD)  # loads what is not loaded yet
+        client.get("/dashboard", auth=LEAD)  # loads modules and fonts
         client.get("/dashboard/curve.svg", auth=LEAD)
         keep_error("the disk is full: free space")
         before = {key: connection.dump(key) for key in connection.keys()}  # noqa: SIM118
@@ -258,11 +258,11 @@ def test_the_whole_page_is_read_without_writing_anything(
     assert names == {"project.json", "current", "project.db", "project.db-wal", "project.db-shm"}
 
     assert page.status_code == 200
-    for told in ("training, 20 of 80", "the disk is full", "bird 60%", "it does not answer"):
-        assert told in page.text
-    assert "frog 60%" not in page.text  # somebody answered it
+    for text in ("training, 20 of 80", "the disk is full", "bird 60%", "it does not answer"):
+        assert text in page.text
+    assert "frog 60%" not in page.text  # it has been annotated since
     [project] = status.get_json()["projects"]
-    assert project["workers"] == {"train": 1, "rank": 1}  # not the one that was killed
+    assert project["workers"] == {"train": 1, "rank": 1}  # without the killed one
     assert (project["annotations"], project["open_tasks"]) == (61, 18)
     assert project["new_annotations"] == 3
     assert curve.status_code == 200
@@ -270,7 +270,7 @@ def test_the_whole_page_is_read_without_writing_anything(
     assert 'tightloop_open_tasks{project="7"} 18.0' in metrics.text
 
 
-def test_before_the_database_is_made_nothing_is_known_yet_and_no_file_is_made(
+def test_before_the_database_exists_nothing_is_known_and_reading_creates_no_file(
     client: FlaskClient, settings: Settings, team_redis: ComposeRedis
 ) -> None:
     def ask() -> list[Any]:
@@ -278,12 +278,12 @@ def test_before_the_database_is_made_nothing_is_known_yet_and_no_file_is_made(
         return [client.get(path, auth=LEAD) for path in paths]
 
     kept = files(settings.model_dir)
-    ask()  # it could write, and loads what is not loaded yet
+    ask()  # here it could write; also loads modules and fonts
     assert files(settings.model_dir) == kept
     with mounted_read_only(settings.model_dir, team_redis):
         page, status, curve, metrics = ask()
     assert files(settings.model_dir) == kept
-    assert {answer.status_code for answer in (page, status, curve, metrics)} == {200}
+    assert {response.status_code for response in (page, status, curve, metrics)} == {200}
     assert "<dt>open tasks</dt><dd>?</dd>" in page.text
     assert "No image is open yet" in page.text
     [project] = status.get_json()["projects"]
@@ -295,30 +295,30 @@ def test_before_the_database_is_made_nothing_is_known_yet_and_no_file_is_made(
     assert "tightloop_open_tasks" not in metrics.text
 
 
-def test_what_a_killed_clock_left_behind_is_read_and_stays_even_where_it_could_be_changed(
+def test_the_database_of_a_killed_clock_is_read_and_left_as_it_is_even_if_writable(
     client: FlaskClient, settings: Settings
 ) -> None:
     root = project_root(settings.model_dir, PROJECT)
     with running_clock(root) as keep_error:
         keep_error("the disk is full: free space")
         left = {path.name: path.read_bytes() for path in root.glob("project.db*")}
-    for name, content in left.items():  # it has tidied up as it ended: a killed one would not have
+    for name, content in left.items():  # undo what the clock cleaned up when it ended
         (root / name).write_bytes(content)
     kept = files(settings.model_dir)
     assert "the disk is full" in client.get("/dashboard", auth=LEAD).text
-    shared = str(root / "project.db-shm")  # says who reads
+    shared = str(root / "project.db-shm")  # records the readers
     assert files(settings.model_dir) | {shared: 0} == kept | {shared: 0}
     assert (root / "project.db-wal").read_bytes() == left["project.db-wal"] != b""
 
 
-def test_without_the_clock_it_shows_what_was_left(
+def test_without_the_clock_the_page_shows_the_last_known_state(
     client: FlaskClient, settings: Settings, team_redis: ComposeRedis
 ) -> None:
     ProjectStore(project_root(settings.model_dir, PROJECT)).record_error(
         "training", "the disk is full: free space"
     )
-    client.get("/dashboard", auth=LEAD)  # loads what is not loaded yet
-    for path in settings.model_dir.rglob("project.db-*"):  # that it could make
+    client.get("/dashboard", auth=LEAD)  # loads modules and fonts
+    for path in settings.model_dir.rglob("project.db-*"):  # which it could create
         path.unlink()
     kept = files(settings.model_dir)
     with mounted_read_only(settings.model_dir, team_redis):
@@ -329,24 +329,24 @@ def test_without_the_clock_it_shows_what_was_left(
     assert [error["message"] for error in project["errors"]] == ["the disk is full: free space"]
 
 
-# What its buttons do
+# Buttons
 
 
-def test_a_press_puts_a_version_in_service_through_the_backend(
+def test_the_button_puts_a_version_in_service_through_the_backend(
     client: FlaskClient, settings: Settings, queue: TrainingQueue, team_redis: ComposeRedis
 ) -> None:
     root = project_root(settings.model_dir, PROJECT)
     keep_reading(root, n_open=20, at=time.time())
     ProjectStore(root).record(ordered_by="r0002")
-    answer = press(client, "promote", version="r0001")
-    assert (answer.status_code, answer.location) == (303, "/dashboard?project=7")
+    response = press(client, "promote", version="r0001")
+    assert (response.status_code, response.location) == (303, "/dashboard?project=7")
     assert in_service(settings) == "r0001"
     assert jobs(team_redis) == ["rank-p7"]
     assert decide(observe(root, queue, PROJECT), policy_of(settings), time.time()).rank == "refresh"
     assert "r0001 in service" in client.get("/dashboard", auth=LEAD).text
 
 
-def test_a_press_starts_a_training_through_the_backend(
+def test_the_button_starts_a_training_through_the_backend(
     client: FlaskClient, settings: Settings, queue: TrainingQueue, team_redis: ComposeRedis
 ) -> None:
     assert press(client, "train").status_code == 303
@@ -368,7 +368,7 @@ def test_a_press_starts_a_training_through_the_backend(
         ("train", {"project": ""}),
     ],
 )
-def test_a_press_in_vain_says_here_what_the_backends_own_page_says(
+def test_a_button_that_fails_gives_the_same_reason_as_the_backends_own_page(
     client: FlaskClient, settings: Settings, team_redis: ComposeRedis, button: str, form: Any
 ) -> None:
     own = press(serving.create_app(settings).test_client(), button, **form)
@@ -380,11 +380,11 @@ def test_a_press_in_vain_says_here_what_the_backends_own_page_says(
 
 
 def refusal(page: str) -> str:
-    """What the page says was in the way; of an answer that is no page all."""
+    """Return the refusal that a page shows, or the whole response if it is not a page."""
     return page.split('id="refused"')[1].split("</p>")[0] if 'id="refused"' in page else page
 
 
-def test_damaged_files_are_told_as_the_backend_tells_them(
+def test_damaged_files_are_reported_as_the_backend_reports_them(
     client: FlaskClient, settings: Settings
 ) -> None:
     root = project_root(settings.model_dir, PROJECT)
@@ -395,23 +395,23 @@ def test_damaged_files_are_told_as_the_backend_tells_them(
     assert asked.status_code == 503
 
 
-def test_without_the_backend_a_press_says_so_and_changes_nothing(
+def test_without_the_backend_a_button_says_so_and_changes_nothing(
     published: Settings, settings: Settings
 ) -> None:
     away = published.model_copy(update={"backend_url": "http://127.0.0.1:9"})
-    answer = press(dashboard.create_app(away).test_client(), "promote", version="r0001")
-    assert answer.status_code == 503
-    assert "http://127.0.0.1:9 does not answer" in refusal(answer.text)
+    response = press(dashboard.create_app(away).test_client(), "promote", version="r0001")
+    assert response.status_code == 503
+    assert "http://127.0.0.1:9 does not answer" in refusal(response.text)
     assert in_service(settings) == "r0002"
 
 
-def test_another_secret_than_the_backends_is_said_and_changes_nothing(
+def test_a_secret_other_than_the_backends_is_reported_and_changes_nothing(
     published: Settings, team_redis: ComposeRedis
 ) -> None:
     other = published.model_copy(update={"control_secret": SecretStr("another")})
-    answer = press(dashboard.create_app(other).test_client(), "train")
-    assert answer.status_code == 503
-    assert "the same CONTROL_SECRET" in refusal(answer.text)
+    response = press(dashboard.create_app(other).test_client(), "train")
+    assert response.status_code == 503
+    assert "the same CONTROL_SECRET" in refusal(response.text)
     assert not jobs(team_redis)
 
 

@@ -41,12 +41,12 @@ def headers(backend: Backend) -> dict[str, str]:
 
 
 def webhook(image_id: str) -> str:
-    """What Label Studio tells of an answer to an image."""
+    """Return the webhook that Label Studio sends for an annotation of an image."""
     return json.dumps({**json.loads(WEBHOOK), "task": {"data": {"image_id": image_id}}})
 
 
 def send_webhook(backend: Backend, image_id: str) -> int:
-    """Send one as Label Studio does, on a connection of its own; its status comes back."""
+    """Send a webhook as Label Studio does, on its own connection, and return the status."""
     connection = http.client.HTTPConnection("127.0.0.1", backend.port, timeout=60)
     connection.request("POST", "/webhook", webhook(image_id), headers(backend))
     status = connection.getresponse().status
@@ -80,7 +80,7 @@ def test_500_idle_connections_lose_no_webhook(kind: str, backend: Backend) -> No
 
 
 def wait_for_connections(port: int) -> None:
-    """Until so many are open that eight threads could not hold them, whatever is closed again."""
+    """Wait until far more connections are open than eight threads could hold."""
     give_up = time.monotonic() + 120
     while True:
         lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
@@ -92,12 +92,12 @@ def wait_for_connections(port: int) -> None:
         time.sleep(0.2)
 
 
-def test_forty_slow_predicts_hold_no_thread_that_a_webhook_needs() -> None:
-    """Each wants an image of a Label Studio that takes the connection and says nothing."""
+def test_forty_slow_predicts_occupy_no_thread_that_a_webhook_needs() -> None:
+    """Each fetches an image from a Label Studio that accepts connections but never statuses."""
     tasks = [{"id": 1, "data": {"image": "/data/upload/1/x.png"}}]
     project = f"{PROJECT}.1"
     body = {"tasks": tasks, "project": project, "label_config": label_config_xml(CLASSES)}
-    answered: list[int] = []
+    statuses: list[int] = []
     with (
         socket.create_server(("127.0.0.1", 0)) as silent,
         tempfile.TemporaryDirectory(prefix="tightloop-") as folder,
@@ -108,34 +108,34 @@ def test_forty_slow_predicts_hold_no_thread_that_a_webhook_needs() -> None:
 
         def predict() -> None:
             login = (USER, backend.password)
-            answer = httpx.post(f"{backend.url}/predict", json=body, auth=login, timeout=300)
-            answered.append(answer.status_code)
+            response = httpx.post(f"{backend.url}/predict", json=body, auth=login, timeout=300)
+            statuses.append(response.status_code)
 
         predicts = [threading.Thread(target=predict) for _ in range(40)]
         for thread in predicts:
             thread.start()
-        asked, _ = silent.accept()  # the first has asked for its image
+        asked, _ = silent.accept()  # the first has requested its image
         assert send_webhook(backend, "a") == 200
-        assert len(answered) < 20  # it did not wait behind them
+        assert len(statuses) < 20  # it did not wait behind them
         asked.close()
         silent.close()  # the others are refused at once
         for thread in predicts:
             thread.join()
-    assert answered == [200] * len(predicts)
+    assert statuses == [200] * len(predicts)
 
 
 @pytest.mark.parametrize(
     "framing", ["Content-Length: 400000000", "Transfer-Encoding: chunked"], ids=str.split
 )
-def test_a_stranger_s_body_is_not_read(framing: str, backend: Backend) -> None:
+def test_a_strangers_body_is_not_read(framing: str, backend: Backend) -> None:
     request = f"POST /predict HTTP/1.1\r\nHost: x\r\n{framing}\r\n\r\n".encode()
     with connect(backend, request) as stranger:
-        answer = read_to_the_end(stranger)
-    assert answer.startswith(b"HTTP/1.1 401 ")
+        response = read_to_the_end(stranger)
+    assert response.startswith(b"HTTP/1.1 401 ")
 
 
-@pytest.mark.parametrize("chunked", [False, True], ids=["told", "chunked"])
-def test_a_body_over_the_limit_is_413_whether_its_length_was_told_or_not(
+@pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
+def test_a_body_over_the_limit_is_413_with_or_without_a_content_length(
     chunked: bool, backend: Backend
 ) -> None:
     def endless() -> Iterator[bytes]:
@@ -144,32 +144,32 @@ def test_a_body_over_the_limit_is_413_whether_its_length_was_told_or_not(
 
     content = endless() if chunked else b"x" * 6 * 1024**2
     try:
-        answer = httpx.post(
+        response = httpx.post(
             f"{backend.url}/webhook", content=content, headers=headers(backend), timeout=60
         )
-    except httpx.WriteError:  # it was told while it still sent
+    except httpx.WriteError:  # the server refused while the client was still sending
         return
-    assert answer.status_code == 413
-    assert "exceeds" in answer.json()["error"]
+    assert response.status_code == 413
+    assert "exceeds" in response.json()["error"]
 
 
 def test_a_chunked_webhook_is_counted(backend: Backend) -> None:
     parts = (WEBHOOK[i : i + 10].encode() for i in range(0, len(WEBHOOK), 10))
-    answer = httpx.post(
+    response = httpx.post(
         f"{backend.url}/webhook", content=parts, headers=headers(backend), timeout=60
     )
-    assert answer.json()["status"] == "counted"
+    assert response.json()["status"] == "counted"
 
 
-def test_a_connection_that_asks_nothing_is_closed(backend: Backend) -> None:
+def test_a_connection_without_a_complete_request_is_closed(backend: Backend) -> None:
     with connect(backend, b"GET /health HTTP/1.1\r\nX-Slow: ") as idle:
         idle.settimeout(REQUEST_DEADLINE_S + 60)
         assert idle.recv(1) == b""
 
 
-def test_nobody_names_another_address_than_its_own(backend: Backend) -> None:
-    """Ten wrong passwords are allowed to an address, whatever a header says of it."""
-    answers = [
+def test_a_header_cannot_change_the_address_that_is_counted(backend: Backend) -> None:
+    """An address may send ten wrong passwords, whatever its headers claim."""
+    statuses = [
         httpx.get(
             f"{backend.url}/versions",
             auth=(USER, "wrong"),
@@ -178,12 +178,12 @@ def test_nobody_names_another_address_than_its_own(backend: Backend) -> None:
         ).status_code
         for number in range(12)
     ]
-    assert answers[:10] == [401] * 10
-    assert answers[-1] == 429
+    assert statuses[:10] == [401] * 10
+    assert statuses[-1] == 429
 
 
 def read_to_the_end(connection: socket.socket) -> bytes:
-    answer = b""
+    response = b""
     while part := connection.recv(65536):
-        answer += part
-    return answer
+        response += part
+    return response

@@ -1,4 +1,4 @@
-"""The ML backend over HTTP: predictions, doors, the webhook, and what bad input gets."""
+"""The ML backend over HTTP: predictions, access, the webhook, and bad input."""
 
 from __future__ import annotations
 
@@ -101,14 +101,14 @@ def task(number: int, **data: str) -> dict[str, Any]:
 
 
 def predict(client: FlaskClient, *tasks: dict[str, Any]) -> list[Any]:
-    answer = client.post(
+    response = client.post(
         "/predict",
         auth=AUTH,
         json={"tasks": tasks, "project": f"{PROJECT}.1795346887", "label_config": CONFIG,
               "params": {"login": None, "password": None, "context": None}},
     )  # fmt: skip
-    assert answer.status_code == 200, answer.text
-    results: list[Any] = answer.get_json()["results"]
+    assert response.status_code == 200, response.text
+    results: list[Any] = response.get_json()["results"]
     return results
 
 
@@ -123,7 +123,7 @@ def event(
     }
 
 
-def test_pool_images_are_answered_by_id_in_the_configs_spelling_low_score_first(
+def test_pool_images_are_predicted_by_id_in_the_configs_spelling_with_their_confidence(
     client: FlaskClient, root: Path
 ) -> None:
     put_in_service(root)
@@ -136,26 +136,36 @@ def test_pool_images_are_answered_by_id_in_the_configs_spelling_low_score_first(
     assert unsure["score"] == pytest.approx(0.4)
 
 
-def test_other_images_are_answered_by_the_model_itself(client: FlaskClient, root: Path) -> None:
+def test_other_images_are_run_through_the_model(client: FlaskClient, root: Path) -> None:
     put_in_service(root)
-    [answer] = predict(client, task(1, image=png((250, 0, 0), (32, 32))))
+    [prediction] = predict(client, task(1, image=png((250, 0, 0), (32, 32))))
     red = np.full((1, 32, 32, 3), (250, 0, 0), dtype=np.uint8)
     model = load_model(resnet.build(3, None, seed=1).state_dict(), 3, "cpu")
     expected = predict_probs(model, red, image_size=32, device="cpu")
-    assert answer["score"] == pytest.approx(float(expected.max()), abs=0.02)
+    assert prediction["score"] == pytest.approx(float(expected.max()), abs=0.02)
 
 
-def test_one_bad_image_costs_its_own_prediction_never_the_batch(
-    client: FlaskClient, root: Path
-) -> None:
+def test_one_bad_image_loses_only_its_own_prediction(client: FlaskClient, root: Path) -> None:
     put_in_service(root)
     bad = task(2, image="data:image/png;base64,AAAA")
     elsewhere = task(3, image="http://169.254.169.254/latest/meta-data")
-    answers = predict(
+    predictions = predict(
         client, task(1, image_id="img-a"), bad, elsewhere, task(4), task(5, image=png((0, 9, 0)))
     )
-    assert [bool(answer["result"]) for answer in answers] == [True, False, False, False, True]
-    assert [answer["score"] is None for answer in answers] == [False, True, True, True, False]
+    assert [bool(prediction["result"]) for prediction in predictions] == [
+        True,
+        False,
+        False,
+        False,
+        True,
+    ]
+    assert [prediction["score"] is None for prediction in predictions] == [
+        False,
+        True,
+        True,
+        True,
+        False,
+    ]
 
 
 def test_a_newly_promoted_version_is_served_from_the_next_request_on(
@@ -164,8 +174,8 @@ def test_a_newly_promoted_version_is_served_from_the_next_request_on(
     for number in (1, 2):
         put_in_service(root, number)
         other = task(2, image=png((1, 2, 3)))
-        answers = predict(client, task(1, image_id="img-a"), other)
-        assert {answer["model_version"] for answer in answers} == {f"r000{number}"}
+        predictions = predict(client, task(1, image_id="img-a"), other)
+        assert {prediction["model_version"] for prediction in predictions} == {f"r000{number}"}
     Registry(root).promote("r0001")
     assert predict(client, task(1, image_id="img-a"))[0]["model_version"] == "r0001"
 
@@ -175,14 +185,14 @@ def test_prediction_works_right_after_a_restart_without_setup(config: Settings, 
     assert predict(create_app(config).test_client(), task(1, image_id="img-a"))
 
 
-def test_no_model_yet_is_said_and_is_no_crash(client: FlaskClient) -> None:
-    answer = client.post(
+def test_without_a_model_predict_says_so(client: FlaskClient) -> None:
+    response = client.post(
         "/predict",
         auth=AUTH,
         json={"tasks": [task(1)], "project": "7.1", "label_config": CONFIG},
     )
-    assert answer.status_code == 503
-    assert "no model yet" in answer.get_json()["error"]
+    assert response.status_code == 503
+    assert "no model yet" in response.get_json()["error"]
 
 
 def test_classes_that_do_not_match_are_refused_with_both_lists(
@@ -190,17 +200,17 @@ def test_classes_that_do_not_match_are_refused_with_both_lists(
 ) -> None:
     put_in_service(root)
     for path, key in (("/setup", "schema"), ("/predict", "label_config")):
-        answer = client.post(
+        response = client.post(
             path,
             auth=AUTH,
             json={"project": "7.1", key: label_config_xml(("cat", "horse")), "tasks": [task(1)]},
         )
-        assert answer.status_code == 400
-        assert "horse" in answer.get_json()["error"]
-        assert "frog" in answer.get_json()["error"]
+        assert response.status_code == 400
+        assert "horse" in response.get_json()["error"]
+        assert "frog" in response.get_json()["error"]
 
 
-def test_setup_answers_the_version_in_service(client: FlaskClient, root: Path) -> None:
+def test_setup_returns_the_version_in_service(client: FlaskClient, root: Path) -> None:
     body = {
         "project": "7.1795346887",
         "schema": CONFIG,
@@ -216,8 +226,8 @@ def test_setup_answers_the_version_in_service(client: FlaskClient, root: Path) -
 def test_versions_are_listed_by_get_and_post(client: FlaskClient, root: Path, method: str) -> None:
     put_in_service(root, 1)
     put_in_service(root, 2)
-    answer = getattr(client, method)("/versions", auth=AUTH)
-    assert answer.get_json() == {"versions": ["r0001", "r0002"]}
+    response = getattr(client, method)("/versions", auth=AUTH)
+    assert response.get_json() == {"versions": ["r0001", "r0002"]}
 
 
 @pytest.mark.parametrize(
@@ -228,9 +238,11 @@ def test_versions_are_listed_by_get_and_post(client: FlaskClient, root: Path, me
 def test_the_ml_backends_routes_need_its_password(
     client: FlaskClient, method: str, path: str, auth: tuple[str, str] | None
 ) -> None:
-    answer = getattr(client, method)(path, auth=auth, **({"json": {}} if method == "post" else {}))
-    assert answer.status_code == 401
-    assert answer.headers["WWW-Authenticate"].startswith("Basic")
+    response = getattr(client, method)(
+        path, auth=auth, **({"json": {}} if method == "post" else {})
+    )
+    assert response.status_code == 401
+    assert response.headers["WWW-Authenticate"].startswith("Basic")
 
 
 @pytest.mark.parametrize("path", ["/health", "/"])
@@ -257,26 +269,26 @@ def test_a_webhook_without_the_secret_is_refused_and_changes_nothing(
     assert queue.answered_since(PROJECT, 0.0) == {}
 
 
-def test_webhooks_name_what_was_answered_and_have_the_project_looked_at_once(
+def test_webhooks_name_what_was_annotated_and_have_the_project_looked_at_once(
     client: FlaskClient, config: Settings, redis_server: RedisServer
 ) -> None:
     queue = TrainingQueue(config.redis_url.get_secret_value())
     for image_id, action in (("a", "ANNOTATION_CREATED"), ("b", "ANNOTATION_UPDATED")):
-        told = client.post("/webhook", json=event(action, image_id=image_id), headers=SECRET)
-        assert told.get_json() == {"status": "counted"}
+        response = client.post("/webhook", json=event(action, image_id=image_id), headers=SECRET)
+        assert response.get_json() == {"status": "counted"}
     assert queue.answered_since(PROJECT, 0.0).keys() == {"a", "b"}
     connection = Redis.from_url(redis_server.url)
     assert Queue("rank", connection=connection).job_ids == ["rank-p7"]
-    # What is due is not for the webhook to say: it knows no more than that something happened.
+    # A webhook only says that something happened, not what is due.
     assert Queue("train", connection=connection).job_ids == []
 
 
-def test_two_million_annotations_in_one_webhook_count_as_nothing(
+def test_two_million_annotations_in_one_webhook_make_nothing_due(
     client: FlaskClient, config: Settings, root: Path
 ) -> None:
     queue = TrainingQueue(config.redis_url.get_secret_value())
-    told = {**event("ANNOTATIONS_CREATED"), "annotation": [0] * 2_000_000}
-    body = json.dumps(told, separators=(",", ":"))
+    payload = {**event("ANNOTATIONS_CREATED"), "annotation": [0] * 2_000_000}
+    body = json.dumps(payload, separators=(",", ":"))
     assert client.post("/webhook", data=body, headers=SECRET).status_code == 200
     assert queue.answered_since(PROJECT, 0.0) == {}
     state = observe(root, queue, PROJECT)
@@ -284,12 +296,12 @@ def test_two_million_annotations_in_one_webhook_count_as_nothing(
     assert decide(state, policy_of(config), time.time() + 3600).train is None
 
 
-def test_of_all_images_that_one_webhook_names_a_thousand_are_kept(
+def test_at_most_a_thousand_images_of_one_webhook_are_kept(
     client: FlaskClient, config: Settings
 ) -> None:
     tasks = [{"id": n, "data": {"image_id": f"img-{n}"}} for n in range(50_000)]
-    told = {**event("ANNOTATIONS_CREATED"), "annotation": [0], "task": tasks}
-    assert client.post("/webhook", json=told, headers=SECRET).status_code == 200
+    payload = {**event("ANNOTATIONS_CREATED"), "annotation": [0], "task": tasks}
+    assert client.post("/webhook", json=payload, headers=SECRET).status_code == 200
     queue = TrainingQueue(config.redis_url.get_secret_value())
     assert queue.answered_since(PROJECT, 0.0).keys() == {f"img-{n}" for n in range(1_000)}
 
@@ -304,8 +316,8 @@ def test_a_webhook_reads_and_writes_no_database(client: FlaskClient, root: Path)
 def test_start_training_comes_with_basic_auth_and_is_due_at_once(
     client: FlaskClient, config: Settings, root: Path
 ) -> None:
-    answer = client.post("/webhook", json=event("START_TRAINING"), auth=AUTH)
-    assert answer.status_code == 200
+    response = client.post("/webhook", json=event("START_TRAINING"), auth=AUTH)
+    assert response.status_code == 200
     queue = TrainingQueue(config.redis_url.get_secret_value())
     state = observe(root, queue, PROJECT)
     assert decide(state, policy_of(config), time.time()).train == "retrain"
@@ -315,8 +327,8 @@ def test_start_training_comes_with_basic_auth_and_is_due_at_once(
 def test_events_that_do_not_concern_us_are_ignored_with_200(
     client: FlaskClient, payload: dict[str, Any]
 ) -> None:
-    answer = client.post("/webhook", json=payload, headers=SECRET)
-    assert (answer.status_code, answer.get_json()["status"]) == (200, "ignored")
+    response = client.post("/webhook", json=payload, headers=SECRET)
+    assert (response.status_code, response.get_json()["status"]) == (200, "ignored")
 
 
 @pytest.mark.parametrize(
@@ -326,9 +338,9 @@ def test_events_that_do_not_concern_us_are_ignored_with_200(
 def test_a_webhook_that_cannot_be_read_is_refused_without_a_traceback(
     client: FlaskClient, body: bytes, status: int
 ) -> None:
-    answer = client.post("/webhook", data=body, headers=SECRET, content_type="application/json")
-    assert answer.status_code == status
-    assert "Traceback" not in answer.text
+    response = client.post("/webhook", data=body, headers=SECRET, content_type="application/json")
+    assert response.status_code == status
+    assert "Traceback" not in response.text
 
 
 json_values = st.recursive(
@@ -349,11 +361,11 @@ json_values = st.recursive(
         json_values,
     ),
 )
-def test_no_webhook_payload_makes_the_backend_stumble(
+def test_no_webhook_payload_crashes_the_backend(
     client: FlaskClient, action: str, rest: dict[str, Any]
 ) -> None:
-    answer = client.post("/webhook", data=json.dumps({**rest, "action": action}), headers=SECRET)
-    assert answer.status_code in (200, 400)
+    response = client.post("/webhook", data=json.dumps({**rest, "action": action}), headers=SECRET)
+    assert response.status_code in (200, 400)
 
 
 BAD: dict[str, tuple[str, bytes, str]] = {
@@ -385,7 +397,7 @@ BAD: dict[str, tuple[str, bytes, str]] = {
     "an unknown entity": (
         "/setup", b'{"project": "7.1", "schema": "<View>&e;</View>"}', "is not XML"
     ),
-    "an entity of its own": (
+    "an entity that it defines itself": (
         "/setup",
         b'{"project": "7.1", "schema": "<!DOCTYPE v [<!ENTITY e \\"x\\">]><View>&e;</View>"}',
         "is not XML",
@@ -397,14 +409,14 @@ BAD: dict[str, tuple[str, bytes, str]] = {
 
 
 @pytest.mark.parametrize("what", BAD)
-def test_a_body_that_makes_no_sense_is_400_with_a_sentence(
+def test_a_malformed_body_is_400_with_a_sentence(
     what: str, client: FlaskClient, root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     put_in_service(root)
     path, body, sentence = BAD[what]
-    answer = client.post(path, data=body, auth=AUTH, headers=SECRET)
-    assert answer.status_code == 400, answer.text
-    assert sentence in answer.get_json()["error"]
+    response = client.post(path, data=body, auth=AUTH, headers=SECRET)
+    assert response.status_code == 400, response.text
+    assert sentence in response.get_json()["error"]
     assert "Traceback" not in caplog.text
 
 
@@ -412,32 +424,32 @@ def test_an_unreachable_redis_answers_503_and_says_nothing_secret(
     client: FlaskClient, redis_server: RedisServer
 ) -> None:
     redis_server.stop()
-    answer = client.post("/webhook", json=event(), headers=SECRET)
-    assert answer.status_code == 503
-    assert "REDIS_URL" in answer.get_json()["error"]
+    response = client.post("/webhook", json=event(), headers=SECRET)
+    assert response.status_code == 503
+    assert "REDIS_URL" in response.get_json()["error"]
 
 
 def test_an_unreachable_model_folder_answers_503(client: FlaskClient, config: Settings) -> None:
     config.model_dir.rename(config.model_dir.with_name("unmounted"))
-    answer = client.post("/webhook", json=event(), headers=SECRET)
-    assert answer.status_code == 503
-    assert "MODEL_DIR" in answer.get_json()["error"]
+    response = client.post("/webhook", json=event(), headers=SECRET)
+    assert response.status_code == 503
+    assert "MODEL_DIR" in response.get_json()["error"]
 
 
 def test_an_unexpected_error_shows_neither_traceback_nor_text(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stumble(*_: object) -> None:
+    def crash(*_: object) -> None:
         raise RuntimeError("hunter2")
 
-    monkeypatch.setattr("backend.web.serving.read_event", stumble)
-    answer = client.post("/webhook", json=event(), headers=SECRET)
-    assert answer.status_code == 500
-    assert "hunter2" not in answer.text
-    assert "Traceback" not in answer.text
+    monkeypatch.setattr("backend.web.serving.read_event", crash)
+    response = client.post("/webhook", json=event(), headers=SECRET)
+    assert response.status_code == 500
+    assert "hunter2" not in response.text
+    assert "Traceback" not in response.text
 
 
-def test_status_is_free_on_loopback_and_tells_where_the_project_is(
+def test_status_is_free_on_loopback_and_says_where_the_project_is(
     client: FlaskClient, root: Path
 ) -> None:
     put_in_service(root)

@@ -1,4 +1,4 @@
-"""Where a project is, in one sentence, from what is known already."""
+"""The status of a project and its summary in one sentence."""
 
 from __future__ import annotations
 
@@ -71,34 +71,36 @@ def keep_reading(
     new: int = 0,
     at: float = NOON,
 ) -> None:
-    """Keep what a reading of Label Studio found: tasks with one answer each, of which `again` also
-    wait for another person's, and open ones. The last training has learned all answers but `new`.
+    """Record a reading of Label Studio: tasks with one annotation each, of which `again` also await
+    a second opinion, and open tasks. The last training has learned all annotations but `new`.
     """
     store, moment = ProjectStore(root), "2026-01-01T12:00:00Z"
     labels = [*["cat"] * annotations, *[None] * skipped]
-    answers = [
+    annotated = [
         Annotation(n, n, f"img-{n}", 1, label, was_skipped=label is None, updated_at=moment)
         for n, label in enumerate(labels)
     ]
-    answered = [
+    done = [
         TaskReading(
             Task(n, f"img-{n}", is_open=False, awaits_second_opinion=n < again),
             moment,
-            (said,),
+            (annotation,),
             None,
         )
-        for n, said in enumerate(answers)
+        for n, annotation in enumerate(annotated)
     ]
     waiting = [
         TaskReading(
             Task(n, f"img-{n}", is_open=True, awaits_second_opinion=False), moment, (), None
         )
-        for n in range(len(answers), len(answers) + n_open)
+        for n in range(len(annotated), len(annotated) + n_open)
     ]
-    store.record_tasks([*answered, *waiting], at)
+    store.record_tasks([*done, *waiting], at)
     store.record_reading(at, is_full=True)
-    learned = answers[: len(answers) - new]
-    store.record_learned({said.annotation_id: said.digest for said in learned}, at)
+    learned = annotated[: len(annotated) - new]
+    store.record_learned(
+        {annotation.annotation_id: annotation.digest for annotation in learned}, at
+    )
 
 
 def save(settings: Settings, number: int, **changes: Any) -> None:
@@ -121,7 +123,7 @@ def test_before_the_first_version_it_says_so(
     )
 
 
-def test_the_version_in_service_comes_with_what_it_is_worth(
+def test_the_sentence_names_the_version_in_service_and_its_accuracy(
     settings: Settings, queue: TrainingQueue
 ) -> None:
     save(settings, 1)
@@ -147,23 +149,23 @@ def test_a_running_training_shows_how_far_it_is(
     assert "training 25%, about 30 s left" in say(settings, queue)
 
 
-def test_after_the_last_round_and_the_last_answer_it_is_finished(
+def test_a_project_is_finished_after_the_last_round_and_the_last_annotation(
     settings: Settings, queue: TrainingQueue, root: Path
 ) -> None:
     save(settings, 1)
     keep_reading(root)
-    assert "finished" not in say(settings, queue)  # the final training is to come
+    assert "finished" not in say(settings, queue)  # the final training is still due
     save(settings, 2)
     assert say(settings, queue).endswith("; finished.")
     keep_reading(root, annotations=1, new=1)
     assert "finished" not in say(settings, queue)
     keep_reading(root, annotations=1)
     assert say(settings, queue).endswith("; finished.")
-    queue.hint(PROJECT, NOON + 1, ["img-0"])  # a webhook, and nobody has read what it told of
+    queue.hint(PROJECT, NOON + 1, ["img-0"])  # Label Studio has not been read since this webhook
     assert "finished" not in say(settings, queue)
 
 
-def test_second_opinions_that_wait_do_not_keep_it_from_being_finished_but_are_told(
+def test_a_finished_project_may_still_await_second_opinions_and_says_so(
     settings: Settings, queue: TrainingQueue, root: Path
 ) -> None:
     save(settings, 2)
@@ -172,7 +174,7 @@ def test_second_opinions_that_wait_do_not_keep_it_from_being_finished_but_are_to
     assert project_status(settings, queue, PROJECT).asked_again == 3
 
 
-def test_an_exhausted_pool_is_finished_too(
+def test_a_project_with_an_exhausted_pool_is_finished(
     settings: Settings, queue: TrainingQueue, root: Path, store: ProjectStore
 ) -> None:
     save(settings, 1)
@@ -191,24 +193,24 @@ def test_refused_and_broken_versions_are_named(settings: Settings, queue: Traini
     assert "no meta.json" in status.broken_versions["r0003"]
 
 
-def test_the_newest_whole_training_says_how_long_it_took_heads_do_not(
+def test_training_seconds_are_those_of_the_newest_full_training(
     settings: Settings, queue: TrainingQueue
 ) -> None:
     assert project_status(settings, queue, PROJECT).training_seconds == {}
     save(settings, 1, seconds={"training": 9.0})
     save(settings, 2, seconds={"training": 7.0, "scoring the pool": 3.0}, refused="worse")
     save(settings, 2, version="r0002h01", seconds={"training": 0.2})
-    told = project_status(settings, queue, PROJECT).training_seconds
-    assert told == {"training": 7.0, "scoring the pool": 3.0}
+    reported = project_status(settings, queue, PROJECT).training_seconds
+    assert reported == {"training": 7.0, "scoring the pool": 3.0}
 
 
-def test_how_each_person_did_is_told_as_the_last_round_left_it(
+def test_annotator_figures_are_those_of_the_last_round(
     settings: Settings, queue: TrainingQueue, store: ProjectStore
 ) -> None:
     assert project_status(settings, queue, PROJECT).annotators == ()
     store.record_annotators([ADA])
-    [told] = project_status(settings, queue, PROJECT).annotators
-    assert told == ADA
+    [reported] = project_status(settings, queue, PROJECT).annotators
+    assert reported == ADA
 
 
 def learned(labels: int, accuracy: float) -> dict[str, Any]:
@@ -218,7 +220,7 @@ def learned(labels: int, accuracy: float) -> dict[str, Any]:
     }
 
 
-def test_what_more_labels_should_gain_is_said_with_its_interval_and_its_record(
+def test_the_outlook_has_an_interval_and_a_track_record(
     settings: Settings, queue: TrainingQueue
 ) -> None:
     for number in range(1, 7):
@@ -236,7 +238,7 @@ def test_what_more_labels_should_gain_is_said_with_its_interval_and_its_record(
     assert "3 of 3 earlier forecasts held" in text
 
 
-def test_an_outlook_is_worked_out_once_for_whoever_asks_again(
+def test_an_outlook_is_computed_once_and_cached(
     settings: Settings, queue: TrainingQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(1, 5):
@@ -249,7 +251,7 @@ def test_an_outlook_is_worked_out_once_for_whoever_asks_again(
         project_status(settings, queue, PROJECT)
 
 
-def test_the_outlook_waits_for_three_versions_and_passes_over_refused_ones_and_heads(
+def test_the_outlook_needs_three_versions_and_ignores_refused_ones_and_heads(
     settings: Settings, queue: TrainingQueue
 ) -> None:
     def found() -> Forecast | None:
@@ -288,7 +290,7 @@ def test_pruned_versions_stay_on_the_learning_curve_and_in_the_forecast(
     assert after.outlook.past.forecasts == 3
 
 
-def test_what_pruning_announced_is_a_notice(settings: Settings, queue: TrainingQueue) -> None:
+def test_announced_pruning_is_a_notice(settings: Settings, queue: TrainingQueue) -> None:
     few = settings.model_copy(update={"keep_versions": 1})
     for number in (1, 2, 3):
         save(settings, number)
@@ -316,13 +318,13 @@ def test_the_learning_curve_has_a_point_per_version_with_its_interval(
     assert (points[0].low, points[0].high) == pytest.approx((0.2993, 0.7007), abs=1e-4)
 
 
-def test_the_confusion_counts_what_is_taken_for_what(
+def test_the_confusion_counts_predicted_classes_per_true_class(
     settings: Settings, queue: TrainingQueue
 ) -> None:
     assert project_status(settings, queue, PROJECT).confusion is None
     root = project_root(settings.model_dir, PROJECT)
     save_version(root, meta(1))
-    truth = np.array([0, 0, 0, 1])  # three cats, of which one is taken for a dog, and a dog
+    truth = np.array([0, 0, 0, 1])  # three cats, one of them taken for a dog, and a dog
     says = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.1, 0.9]], np.float32)
     pool_scores.save_validation_probs(root, "r0001", truth, says)
     Registry(root).promote("r0001")
@@ -345,16 +347,16 @@ def keep_open(store: ProjectStore, *image_ids: str) -> None:
     store.record_open_images(NOON, images)
 
 
-def test_what_was_answered_since_the_last_order_is_asked_no_more(
+def test_images_annotated_since_the_last_order_are_not_next(
     settings: Settings, queue: TrainingQueue, store: ProjectStore
 ) -> None:
     assert next_images(settings, queue, PROJECT) == []
     queue.hint(PROJECT, NOON - 3600, ["c"])  # then opened again
     keep_open(store, "a", "b", "c")
     queue.hint(PROJECT, NOON + 1, ["a"])
-    told = project_status(settings, queue, PROJECT).model_dump()["next_images"]
-    assert [image["image_id"] for image in told] == ["b", "c"]
-    assert told[0] == {
+    reported = project_status(settings, queue, PROJECT).model_dump()["next_images"]
+    assert [image["image_id"] for image in reported] == ["b", "c"]
+    assert reported[0] == {
         "image_id": "b",
         "confidence": 0.1,
         "guesses": (("cat", 0.6), ("dog", 0.4)),
@@ -362,7 +364,7 @@ def test_what_was_answered_since_the_last_order_is_asked_no_more(
     }
 
 
-def test_people_who_label_blind_find_no_guess_in_the_status(
+def test_with_blind_labeling_the_status_holds_no_guess(
     settings: Settings, queue: TrainingQueue, store: ProjectStore
 ) -> None:
     keep_open(store, "a")
@@ -371,33 +373,33 @@ def test_people_who_label_blind_find_no_guess_in_the_status(
     assert image.guesses == ()
 
 
-def test_a_job_has_no_phase_before_its_first_report_and_one_that_is_told_after_it(
+def test_a_job_has_a_phase_only_after_its_first_report(
     settings: Settings, queue: TrainingQueue, redis_server: RedisServer
 ) -> None:
     queue.enqueue_retrain(PROJECT)
     waits = {"job": "retrain", "queue": "train", "status": "queued", "seconds_left": None}
-    [told] = project_status(settings, queue, PROJECT).model_dump(mode="json")["jobs"]
-    assert told == waits
+    [reported] = project_status(settings, queue, PROJECT).model_dump(mode="json")["jobs"]
+    assert reported == waits
     job = Job.fetch("retrain-p7", connection=Redis.from_url(redis_server.url), serializer="json")
     queue.report_progress(job, "reading annotations", 0, 0)
-    [told] = project_status(settings, queue, PROJECT).model_dump(mode="json")["jobs"]
-    assert told == waits | {"phase": "reading annotations", "done": 0, "total": 0}
+    [reported] = project_status(settings, queue, PROJECT).model_dump(mode="json")["jobs"]
+    assert reported == waits | {"phase": "reading annotations", "done": 0, "total": 0}
 
 
-def test_a_job_of_the_ranker_is_told_by_the_step_that_it_has_begun(
+def test_a_ranker_job_is_named_by_the_step_that_it_has_started(
     settings: Settings, queue: TrainingQueue, redis_server: RedisServer
 ) -> None:
     queue.hint(PROJECT, NOON, ["a"])
     waits = {"job": "rank", "queue": "rank", "status": "queued", "seconds_left": None}
-    [told] = project_status(settings, queue, PROJECT).model_dump(mode="json")["jobs"]
-    assert told == waits
+    [reported] = project_status(settings, queue, PROJECT).model_dump(mode="json")["jobs"]
+    assert reported == waits
     job = Job.fetch("rank-p7", connection=Redis.from_url(redis_server.url), serializer="json")
     for step in ("read", "top_up"):
         queue.report_step(job, step)
         queue.report_progress(job, "reading annotations", 3, 4)
-        [told] = project_status(settings, queue, PROJECT).model_dump(mode="json")["jobs"]
+        [reported] = project_status(settings, queue, PROJECT).model_dump(mode="json")["jobs"]
         phase = {"phase": "reading annotations", "done": 3, "total": 4}
-        assert told | {"seconds_left": None} == waits | phase | {"job": step}
+        assert reported | {"seconds_left": None} == waits | phase | {"job": step}
 
 
 def test_the_next_step_of_a_job_has_no_phase_before_its_own_first_report(
@@ -408,12 +410,12 @@ def test_the_next_step_of_a_job_has_no_phase_before_its_own_first_report(
     queue.report_step(job, "read")
     queue.report_progress(job, "reading annotations", 3, 4)
     queue.report_step(job, "refit")
-    [told] = project_status(settings, queue, PROJECT).jobs
-    assert (told.job, told.phase, told.done) == ("refit", None, None)
+    [reported] = project_status(settings, queue, PROJECT).jobs
+    assert (reported.job, reported.phase, reported.done) == ("refit", None, None)
 
 
 @pytest.mark.parametrize("figures", ['{"name": "Ada"}', "1", '"Ada"', "{"])
-def test_figures_of_a_person_that_cannot_be_read_are_named_with_what_to_do(
+def test_annotator_figures_that_cannot_be_read_are_reported_with_what_to_do(
     settings: Settings, queue: TrainingQueue, root: Path, figures: str
 ) -> None:
     write_record(project_root(settings.model_dir, 8), record(8))
@@ -426,7 +428,7 @@ def test_figures_of_a_person_that_cannot_be_read_are_named_with_what_to_do(
     assert "project.db is damaged (a row cannot be read): restore a backup" in problem
 
 
-def test_figures_of_a_person_that_an_earlier_release_left_unreadable_are_left_out(
+def test_unreadable_annotator_figures_of_an_earlier_release_are_left_out(
     settings: Settings, queue: TrainingQueue, root: Path, store: ProjectStore
 ) -> None:
     (root / "annotators.json").write_text('[{"name": "Ada"}]')
@@ -438,11 +440,11 @@ def test_figures_of_a_person_that_an_earlier_release_left_unreadable_are_left_ou
 
 
 def files(folder: Path) -> dict[str, int]:
-    """Everything below a folder, with the moment of its last change."""
+    """Return everything below a folder with the time of its last change."""
     return {str(path): path.stat().st_mtime_ns for path in (folder, *folder.rglob("*"))}
 
 
-def test_before_the_database_is_made_nothing_is_known_yet_and_asking_makes_no_file(
+def test_before_the_database_exists_nothing_is_known_and_reading_creates_no_file(
     settings: Settings, queue: TrainingQueue, root: Path
 ) -> None:
     before = files(settings.model_dir)
@@ -459,7 +461,7 @@ def test_before_the_database_is_made_nothing_is_known_yet_and_asking_makes_no_fi
     assert [path.name for path in root.iterdir()] == ["project.json"]
 
 
-def test_what_a_webhook_told_is_known_before_label_studio_was_read(
+def test_images_named_by_a_webhook_count_before_label_studio_was_read(
     settings: Settings, queue: TrainingQueue
 ) -> None:
     queue.hint(PROJECT, NOON, ["a", "b"])
@@ -467,13 +469,13 @@ def test_what_a_webhook_told_is_known_before_label_studio_was_read(
     assert (status.new_annotations, status.open_tasks) == (2, None)
 
 
-def test_counts_are_not_known_before_the_first_reading_has_ended(
+def test_counts_are_unknown_before_the_first_reading_has_ended(
     settings: Settings, queue: TrainingQueue, root: Path, store: ProjectStore
 ) -> None:
     task = TaskReading(
         Task(1, "img-1", is_open=True, awaits_second_opinion=False), "2026", (), None
     )
-    store.record_tasks([task], NOON)  # of many
+    store.record_tasks([task], NOON)  # one of many
     assert project_status(settings, queue, PROJECT).open_tasks is None
     keep_reading(root, annotations=2, skipped=1, n_open=5, again=1)
     status = project_status(settings, queue, PROJECT)
@@ -481,10 +483,10 @@ def test_counts_are_not_known_before_the_first_reading_has_ended(
     assert counts == (2, 1, 5, 1)
 
 
-def test_every_field_of_the_status_is_explained_and_nothing_else_is(
+def test_every_field_of_the_status_is_documented_and_nothing_else_is(
     settings: Settings, queue: TrainingQueue, store: ProjectStore
 ) -> None:
-    """The tables of docs/status.md, a field a row, against what is answered."""
+    """Compare the tables of docs/status.md with what GET /status returns."""
     save(settings, 1)
     keep_open(store, "a")
     store.record_annotators([ADA, replace(ADA, annotator=2)])
@@ -500,7 +502,7 @@ def test_every_field_of_the_status_is_explained_and_nothing_else_is(
     store.record_error("training", "the disk is full: free space")
     status = whole_status(settings, queue).as_json()
     [project] = status["projects"]
-    answered = {
+    returned = {
         "services": set(status["services"][0]),
         "projects": set(project),
         "validation": set(project["validation"]),
@@ -519,5 +521,5 @@ def test_every_field_of_the_status_is_explained_and_nothing_else_is(
             documented[line.split("`")[1]] = section = set()
         elif line.startswith("| `"):
             section.update(line.split("|")[1].replace("`", "").replace(",", " ").split())
-    assert documented == answered
+    assert documented == returned
     json.dumps(status)

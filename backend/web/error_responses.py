@@ -20,11 +20,11 @@ log = logging.getLogger(__name__)
 UNAVAILABLE = (QueueError, ModelFolderError, NoModelError, BackendError)
 
 
-def register_error_answers(app: Flask) -> None:
-    """Let an application answer its errors this way."""
-    app.register_error_handler(TightloopError, _answer_known_error)
-    app.register_error_handler(HTTPException, _answer_http_error)
-    app.register_error_handler(Exception, _answer_unexpected_error)
+def register_error_handlers(app: Flask) -> None:
+    """Make an application answer its errors this way."""
+    app.register_error_handler(TightloopError, _known_error)
+    app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(Exception, _unexpected_error)
 
 
 def status_of(error: TightloopError) -> int:
@@ -37,18 +37,18 @@ def status_of_refusal(error: TightloopError) -> int:
     return 404 if isinstance(error, NoModelError) else status_of(error)
 
 
-def _answer_known_error(error: TightloopError) -> tuple[Response, int]:
+def _known_error(error: TightloopError) -> tuple[Response, int]:
     return jsonify(error=str(error)), status_of(error)
 
 
-def _answer_http_error(error: HTTPException) -> Response:
-    answer = jsonify(error=error.description)
-    answer.status_code = error.code or 500
-    if answer.status_code == 401:
-        answer.headers["WWW-Authenticate"] = 'Basic realm="Tightloop"'
-    return answer
+def _http_error(error: HTTPException) -> Response:
+    response = jsonify(error=error.description)
+    response.status_code = error.code or 500
+    if response.status_code == 401:
+        response.headers["WWW-Authenticate"] = 'Basic realm="Tightloop"'
+    return response
 
 
-def _answer_unexpected_error(error: Exception) -> tuple[Response, int]:
+def _unexpected_error(error: Exception) -> tuple[Response, int]:
     log.exception("%s %s", request.method, request.path)
     return jsonify(error=f"unexpected {type(error).__name__}: see the backend's log"), 500
