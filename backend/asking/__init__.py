@@ -1,3 +1,1 @@
-"""Which images to ask next: acquisition scores, query strategies, diversity. Arrays in, image ids
-out.
-"""
+"""Choose which images to ask next: acquisition scores, query strategies and diversity."""

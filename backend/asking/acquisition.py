@@ -1,7 +1,6 @@
-"""Acquisition scores: class probabilities in, one informativeness score per image out.
+"""Score how informative images are, from class probabilities.
 
-Every score lies in 0..1 and higher means ask sooner, so that 1 - score can be shown as a
-confidence.
+Every score lies in 0..1, and higher means ask sooner, so 1 - score can be shown as a confidence.
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ from backend.base.strategy_names import ResolvedName
 
 
 def least_confidence(probs: Probs) -> Scores:
-    """How little probability the favourite class has (Lewis & Gale, 1994); at most 1 - 1/n."""
+    """Return what the top class lacks to probability 1 (Lewis & Gale, 1994); at most 1 - 1/n."""
     return _unit(1.0 - probs.max(axis=1))
 
 
 def margin(probs: Probs) -> Scores:
-    """How close the runner-up class comes to the favourite (Scheffer et al., 2001)."""
+    """Return how close the second class comes to the top class (Scheffer et al., 2001)."""
     if probs.shape[1] < 2:
         return np.zeros(len(probs), np.float32)
     second, first = np.partition(probs, -2, axis=1)[:, -2:].T
@@ -29,10 +28,10 @@ def margin(probs: Probs) -> Scores:
 
 
 def entropy(probs: Probs) -> Scores:
-    """Shannon entropy over its largest value, log(classes) (Settles, 2009, section 3.1)."""
+    """Return Shannon entropy over its maximum, log(classes) (Settles, 2009, section 3.1)."""
     if probs.shape[1] < 2:
         return np.zeros(len(probs), np.float32)
-    # The limit of p log p at 0 is 0; the clip only keeps the logarithm finite there.
+    # p log p approaches 0 at 0; the clip keeps the logarithm finite there.
     nats = -(probs * np.log(np.clip(probs, np.finfo(np.float32).tiny, None))).sum(axis=1)
     return _unit(nats / np.log(probs.shape[1]))
 
@@ -45,5 +44,5 @@ ACQUISITIONS: dict[ResolvedName, Callable[[Probs], Scores]] = {
 
 
 def _unit(scores: NDArray[np.floating]) -> Scores:
-    """Cut off what rounding pushed out of 0..1."""
+    """Clip scores that rounding pushed out of 0..1."""
     return np.clip(scores, 0.0, 1.0).astype(np.float32)

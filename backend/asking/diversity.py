@@ -1,8 +1,8 @@
-"""Diversity: embeddings (and uncertainties) in; a set of images to ask, in order, out.
+"""Choose a diverse set of images to ask, from their embeddings.
 
 Each function returns positions of rows of `embeddings`, the images that may be asked: `count` (at
-least one) of them, or all where there are fewer, first to be asked first. `asked` are the
-embeddings of images that have been asked already.
+least one) of them, or all if there are fewer, in the order to ask them. `asked` are the embeddings
+of images that have been asked already.
 """
 
 from __future__ import annotations
@@ -10,37 +10,40 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.cluster import AgglomerativeClustering, KMeans, MiniBatchKMeans
+from sklearn.neighbors import NearestNeighbors
 
 from backend.base.arrays import Embeddings, Probs, Scores
 
 Positions = NDArray[np.int64]
-Directions = NDArray[np.float32]  # centred embeddings of length 1
+Directions = NDArray[np.float32]  # centered embeddings of length 1
 
-# Distances between directions, 0..2. Of 20,000 CIFAR-10 images no two were nearer than 0.18, and
-# one in twenty had a neighbour within 0.48.
+# Distances between directions, 0..2. Among 20,000 CIFAR-10 images, no two were closer than 0.18,
+# and one in twenty had a neighbor within 0.48.
 COPY = 0.1
 ALIKE = 0.5
 
 CLUSTERS_MAX = 500
-NEIGHBOURS = 20
+NEIGHBORS = 20
 CLUSTER_MIN = 5  # smaller clusters are outliers
 CANDIDATES_PER_IMAGE = 10
 CANDIDATES_MAX = 4000
-BLOCK = 1000  # rows compared at a time, so that memory stays small
+BLOCK = 1000  # rows compared at a time, to limit memory
 
 
 def typiclust(
     embeddings: Embeddings, asked: Embeddings, count: int, rng: np.random.Generator
 ) -> Positions:
-    """The most typical image of each of the largest clusters in which nothing was asked yet.
+    """Choose the most typical image of each of the largest clusters without asked images.
 
-    TypiClust (Hacohen et al., 2022): as many clusters as images will have been asked; typical is
-    what has the nearest neighbours. Needs no labels, and is at its best while there are few.
+    TypiClust (Hacohen et al., 2022): there are as many clusters as images will have been asked, and
+    an image is typical if its neighbors are close. Needs no labels, and is best with few of them.
     """
-    every = np.concatenate([embeddings, asked])
-    directions = _directions(every, embeddings)
-    n_clusters = min(len(asked) + count, CLUSTERS_MAX, len(every))
-    clusters = _clusters(directions, n_clusters, rng)
+    directions = np.concatenate(_directions(embeddings, asked))
+    n_clusters = min(len(asked) + count, CLUSTERS_MAX, len(directions))
+    found = MiniBatchKMeans(
+        n_clusters, batch_size=4096, max_iter=10, n_init=1, random_state=int(rng.integers(2**31))
+    ).fit(directions)
+    clusters = found.labels_.astype(np.int64)
     own, theirs = clusters[: len(embeddings)], clusters[len(embeddings) :]
     n_asked = np.bincount(theirs, minlength=n_clusters)
     size = np.bincount(clusters, minlength=n_clusters)
@@ -48,7 +51,7 @@ def typiclust(
     chosen: list[int] = []
     alive = np.flatnonzero(np.bincount(own, minlength=n_clusters))
     while len(chosen) < min(count, len(embeddings)):
-        # Least asked first, then the largest; outliers last.
+        # The least asked cluster first, then the largest; outliers last.
         order = np.lexsort((-size[alive], n_asked[alive], size[alive] < CLUSTER_MIN))
         cluster = int(alive[order[0]])
         if cluster not in queues:
@@ -63,19 +66,18 @@ def typiclust(
 
 
 def k_center(embeddings: Embeddings, asked: Embeddings, count: int) -> Positions:
-    """Again and again the image that is farthest from all that were asked or chosen.
+    """Choose, one by one, the image that is farthest from all that were asked or chosen.
 
-    The greedy core-set of Sener & Savarese (2018). Covers the pool, its outliers included.
+    The greedy core-set of Sener & Savarese (2018), which covers the pool including its outliers.
     """
-    directions = _directions(np.concatenate([embeddings, asked]), embeddings)
-    own, theirs = directions[: len(embeddings)], directions[len(embeddings) :]
+    own, theirs = _directions(embeddings, asked)
     square = (own**2).sum(axis=1)
     distance = np.full(len(own), np.inf, np.float32)
     for first in range(0, len(theirs), BLOCK):
         distance = np.minimum(distance, _distances(own, theirs[first : first + BLOCK]).min(axis=1))
     chosen: list[int] = []
     for _ in range(min(count, len(own))):
-        # With nothing asked all are as far; the most central one begins.
+        # If nothing was asked, start with the most central image.
         best = int(distance.argmax()) if np.isfinite(distance).any() else _most_central(embeddings)
         chosen.append(best)
         apart = np.maximum(square + square[best] - 2 * (own @ own[best]), 0)
@@ -85,11 +87,11 @@ def k_center(embeddings: Embeddings, asked: Embeddings, count: int) -> Positions
 
 
 def badge(probs: Probs, embeddings: Embeddings, count: int, rng: np.random.Generator) -> Positions:
-    """k-means++ over the gradients that the model's own guesses would give its last layer.
+    """Choose by k-means++ over the last layer's gradients for the model's own predictions.
 
-    BADGE (Ash et al., 2020): a gradient is long where the model is unsure, and images that would
-    teach the same have the same direction. It is the outer product of (probabilities - guess) and
-    embedding, so that distances need the two factors alone.
+    BADGE (Ash et al., 2020): the gradient is long if the model is unsure, and images that would
+    teach the same have the same direction. It is the outer product of (probabilities - prediction)
+    and embedding, so distances are computed from the two factors.
     """
     errors = probs.copy()
     errors[np.arange(len(errors)), probs.argmax(axis=1)] -= 1
@@ -113,23 +115,24 @@ def uncertain_clusters(
     count: int,
     rng: np.random.Generator,
 ) -> Positions:
-    """The most uncertain image of each of `count` clusters of the most uncertain ones.
+    """Choose the most uncertain image of each of `count` clusters of the most uncertain images.
 
-    After Zhdanov (2019), "Diverse mini-batch active learning", with ten candidates an image. Copies
-    of an image that was asked, or of a more uncertain one, come last: their label is known by then.
-    Where all are asked, they come most uncertain first.
+    After Zhdanov (2019), "Diverse mini-batch active learning", with ten candidates per image.
+    Copies of an asked or a more uncertain image come last, since their label will be known. If all
+    images are asked, the most uncertain come first.
     """
     if count >= len(embeddings):
         return np.argsort(-uncertainty, kind="stable")
-    directions = _directions(np.concatenate([embeddings, asked]), embeddings)
-    own, theirs = directions[: len(embeddings)], directions[len(embeddings) :]
+    own, theirs = _directions(embeddings, asked)
     by_uncertainty = np.argsort(-uncertainty, kind="stable")
     wanted = max(min(CANDIDATES_PER_IMAGE * count, CANDIDATES_MAX), count)
     candidates = _without_copies(own, theirs, by_uncertainty, wanted)
     chosen = candidates
     if len(candidates) > count:
-        found = KMeans(count, n_init=1, max_iter=30, random_state=_seed(rng)).fit(own[candidates])
-        # Candidates come most uncertain first, and so does the first of each cluster.
+        found = KMeans(count, n_init=1, max_iter=30, random_state=int(rng.integers(2**31))).fit(
+            own[candidates]
+        )
+        # Candidates are sorted, so the first of each cluster is its most uncertain one.
         _, firsts = np.unique(found.labels_, return_index=True)
         chosen = candidates[np.sort(firsts)]
     rest = by_uncertainty[~np.isin(by_uncertainty, chosen)]
@@ -139,17 +142,17 @@ def uncertain_clusters(
 
 
 def interleave(embeddings: Embeddings, order: Positions) -> Positions:
-    """The same images, those that look alike as far apart as may be, else in `order`.
+    """Reorder images so that those that look alike are far apart, but otherwise keep `order`.
 
-    One of each group of images that look alike, then a second of each, and so on; of thousands, a
-    block after the other.
+    One image of each group of similar images comes first, then a second of each, and so on.
+    Thousands of images are reordered block by block.
     """
     if len(order) < 3:
         return order
     if len(order) > BLOCK:
         blocks = (order[first : first + BLOCK] for first in range(0, len(order), BLOCK))
         return np.concatenate([interleave(embeddings, block) for block in blocks])
-    directions = _directions(embeddings[order], embeddings[order])
+    directions, _ = _directions(embeddings[order], embeddings[:0])
     groups = AgglomerativeClustering(
         n_clusters=None, distance_threshold=ALIKE, linkage="average"
     ).fit_predict(directions)
@@ -160,40 +163,30 @@ def interleave(embeddings: Embeddings, order: Positions) -> Positions:
     return order[np.argsort(turn, kind="stable")]
 
 
-def _directions(embeddings: Embeddings, centred_on: Embeddings) -> Directions:
-    centre = centred_on.mean(axis=0, dtype=np.float32)
-    centred = embeddings.astype(np.float32) - centre
-    length = np.linalg.norm(centred, axis=1, keepdims=True)
-    # What rounding leaves of identical embeddings is no direction.
-    return np.where(length > 1e-4, centred / np.maximum(length, 1e-4), np.float32(0))
-
-
-def _clusters(
-    directions: Directions, n_clusters: int, rng: np.random.Generator
-) -> NDArray[np.int64]:
-    found = MiniBatchKMeans(
-        n_clusters, batch_size=4096, max_iter=10, n_init=1, random_state=_seed(rng)
-    ).fit(directions)
-    return found.labels_.astype(np.int64)
+def _directions(embeddings: Embeddings, asked: Embeddings) -> tuple[Directions, Directions]:
+    """Center both on the mean of `embeddings`, and scale each row to length 1."""
+    center = embeddings.mean(axis=0, dtype=np.float32)
+    centered = np.concatenate([embeddings, asked]).astype(np.float32) - center
+    length = np.linalg.norm(centered, axis=1, keepdims=True)
+    # Rounding leaves a tiny difference between identical embeddings, which is not a direction.
+    directions = np.where(length > 1e-4, centered / np.maximum(length, 1e-4), np.float32(0))
+    return directions[: len(embeddings)], directions[len(embeddings) :]
 
 
 def _typicality(directions: Directions) -> Scores:
-    """One over the mean distance to the nearest neighbours, of the members of one cluster."""
-    n_neighbours = min(NEIGHBOURS, len(directions) - 1)
-    if n_neighbours == 0:
+    """Return one over the mean distance to the nearest neighbors, for the members of a cluster."""
+    n_neighbors = min(NEIGHBORS, len(directions) - 1)
+    if n_neighbors == 0:
         return np.zeros(1, np.float32)
-    total = np.empty(len(directions), np.float32)
-    for first in range(0, len(directions), BLOCK):
-        block = slice(first, first + BLOCK)
-        near = np.partition(_distances(directions[block], directions), n_neighbours, axis=1)
-        total[block] = near[:, : n_neighbours + 1].sum(axis=1)
-    return np.float32(1) / (total / np.float32(n_neighbours) + np.float32(1e-5))
+    nearest = NearestNeighbors(n_neighbors=n_neighbors, algorithm="brute").fit(directions)
+    distances, _ = nearest.kneighbors()  # an image is not its own neighbor
+    return np.float32(1) / (distances.mean(axis=1) + np.float32(1e-5))
 
 
 def _without_copies(
     own: Directions, theirs: Directions, order: Positions, wanted: int
 ) -> Positions:
-    """The first `wanted` of `order` that are no copy of one before them, or of `theirs`."""
+    """Return the first `wanted` of `order` that copy no image before them or of `theirs`."""
     kept = np.empty(0, np.int64)
     for first in range(0, len(order), BLOCK):
         block = order[first : first + BLOCK]
@@ -221,12 +214,8 @@ def _most_central(embeddings: Embeddings) -> int:
 
 
 def _draw(distance: NDArray[np.floating], chosen: list[int], rng: np.random.Generator) -> int:
-    """A position, as likely as its distance is large; any not yet chosen where all are zero."""
+    """Draw a position with probability proportional to its distance, or evenly if all are zero."""
     total = distance.sum(dtype=np.float64)
     if total > 0:
         return int(rng.choice(len(distance), p=distance.astype(np.float64) / total))
     return int(rng.choice(np.setdiff1d(np.arange(len(distance)), chosen)))
-
-
-def _seed(rng: np.random.Generator) -> int:
-    return int(rng.integers(2**31))

@@ -1,4 +1,4 @@
-"""Choose which images to ask next, and in which order."""
+"""Choose which images to ask next, and in which order, by a query strategy."""
 
 from __future__ import annotations
 
@@ -20,88 +20,87 @@ from backend.base.arrays import Embeddings, Probs, Scores
 from backend.base.errors import NoModelError
 from backend.base.strategy_names import ResolvedName, StrategyName
 
-# Until so many images of each class were asked, on average, `auto` asks typical ones. Measured.
+# Until this many images per class have been asked, `auto` asks typical ones. Measured.
 TYPICAL_PER_CLASS = 20
+
+# Strategies that choose a set take probabilities, embeddings, those asked, a count, and chance.
+SetStrategy = Callable[[Probs, Embeddings, Embeddings, int, np.random.Generator], Positions]
+SETS: dict[ResolvedName, SetStrategy] = {
+    "typiclust": lambda _, embeddings, asked, count, rng: typiclust(embeddings, asked, count, rng),
+    "k_center": lambda _, embeddings, asked, count, __: k_center(embeddings, asked, count),
+    "badge": lambda probs, embeddings, _, count, rng: badge(probs, embeddings, count, rng),
+    "uncertain_clusters": lambda probs, embeddings, asked, count, rng: uncertain_clusters(
+        margin(probs), embeddings, asked, count, rng
+    ),
+}
+NEED_NO_MODEL: frozenset[ResolvedName] = frozenset({"typiclust", "k_center", "random"})
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Images that may be asked, and what is known of them: a row each."""
+    """Images that may be asked, and what is known about them, a row each."""
 
     image_ids: Sequence[str]
-    probs: Probs | None  # None while there is no model
-    embeddings: Embeddings | None = None  # None where the strategy needs none, or there are none
-    asked: Embeddings | None = None  # of images that have been asked already
+    probs: Probs | None  # None if there is no model
+    embeddings: Embeddings | None = None  # None if the strategy needs none, or there are none
+    asked: Embeddings | None = None  # of the images that have been asked already
 
 
 @dataclass(frozen=True)
 class Query:
-    """Images to ask, most informative first, each with the confidence that orders it (low = ask
-    first), and the strategy that chose them.
-    """
+    """Images to ask, most informative first."""
 
     image_ids: tuple[str, ...]
-    confidences: Scores
-    strategy: ResolvedName
+    confidences: Scores  # they order the images: low = ask first
+    strategy: ResolvedName  # the one that chose them
 
 
 def select(
     strategy: ResolvedName, candidates: Candidates, count: int, rng: np.random.Generator
 ) -> Query:
-    """Choose `count` of the candidates, or all where there are fewer.
+    """Choose `count` of the candidates, or all if there are fewer.
 
-    A strategy that lacks what it needs, the model's probabilities or any embeddings, chooses at
-    random. Equal scores are taken in the order of the candidates, so that a choice can be repeated.
+    A strategy without the probabilities or embeddings that it needs chooses at random. Ties follow
+    the order of the candidates, so a choice can be repeated.
     """
-    if not _can_choose(strategy, candidates):
-        strategy = "random"
-    if strategy in SETS:
-        order = _order(strategy, candidates, count, rng)
-        confidences = _places(len(order))
-    else:
-        scores = confidence(strategy, len(candidates.image_ids), candidates.probs, rng)
-        order = np.argsort(scores, kind="stable")[:count]
-        confidences = scores[order]
+    strategy, order, confidences = _choose(strategy, candidates, count, rng)
     return Query(tuple(candidates.image_ids[i] for i in order), confidences, strategy)
 
 
 def rank(strategy: ResolvedName, candidates: Candidates, rng: np.random.Generator) -> Scores:
-    """The confidence that orders each of the candidates, when all of them are asked."""
+    """Return the confidence that orders each of the candidates, if all of them are asked."""
     n_images = len(candidates.image_ids)
-    if not _can_choose(strategy, candidates):
-        strategy = "random"
-    if strategy not in SETS:
-        return confidence(strategy, n_images, candidates.probs, rng)
+    _, order, ordered = _choose(strategy, candidates, n_images, rng)
     confidences = np.empty(n_images, np.float32)
-    confidences[_order(strategy, candidates, n_images, rng)] = _places(n_images)
+    confidences[order] = ordered
     return confidences
 
 
 def confidence(
     strategy: ResolvedName, n_images: int, probs: Probs | None, rng: np.random.Generator
 ) -> Scores:
-    """One value in 0..1 per image, low = ask first: what Label Studio orders open tasks by.
+    """Return the confidence of each image by itself, 0..1; low = ask first.
 
-    1 - acquisition score where the strategy scores images one by one; for `random`, which has an
-    order but no scores, the image's place in that order over the number of images. A strategy that
-    chooses sets has no score for an image by itself: its margin stands in.
+    It is 1 - acquisition score. `random` has an order but no scores, so an image's place in it, as
+    a share of all images, is its confidence. A strategy that chooses sets cannot score an image by
+    itself, so its margin is used. Raises NoModelError without usable probabilities.
     """
     if strategy == "random":
         return (rng.permutation(n_images) / max(n_images, 1)).astype(np.float32)
     if probs is None:
         raise NoModelError(
-            f"strategy {strategy} needs a model version and there is none yet: "
+            f"strategy {strategy} needs a model version, but there is none yet: "
             "label the first batch, set SEED_LABELS, or use STRATEGY=random"
         )
     if not np.isfinite(probs).all():
         raise NoModelError(
-            "the model's probabilities hold NaN: roll back with scripts.models promote"
+            "the model's probabilities contain NaN: roll back with scripts.models promote"
         )
     return np.float32(1.0) - ACQUISITIONS.get(strategy, margin)(probs)
 
 
 def resolve(strategy: StrategyName, *, n_asked: int, n_classes: int) -> ResolvedName:
-    """What `auto` does now: typical images first, then uncertain ones of many kinds."""
+    """Return the strategy that `auto` stands for now: first typical images, then uncertain ones."""
     if strategy != "auto":
         return strategy
     is_early = n_asked < TYPICAL_PER_CLASS * n_classes
@@ -109,70 +108,30 @@ def resolve(strategy: StrategyName, *, n_asked: int, n_classes: int) -> Resolved
 
 
 def needs_embeddings(strategy: ResolvedName) -> bool:
-    """Whether a resolved strategy chooses by more than probabilities."""
+    """Return whether a strategy chooses by more than probabilities."""
     return strategy in SETS
 
 
 def needs_model(strategy: ResolvedName) -> bool:
-    """Whether a resolved strategy can do nothing without probabilities."""
-    return strategy not in NEED_NO_MODEL and strategy != "random"
+    """Return whether a strategy needs probabilities."""
+    return strategy not in NEED_NO_MODEL
 
 
-def _can_choose(strategy: ResolvedName, candidates: Candidates) -> bool:
-    if strategy in NEED_NO_MODEL:
-        return candidates.embeddings is not None
-    if strategy == "random":
-        return True
-    has_embeddings = candidates.embeddings is not None or strategy not in SETS
-    return candidates.probs is not None and has_embeddings
-
-
-def _order(
+def _choose(
     strategy: ResolvedName, candidates: Candidates, count: int, rng: np.random.Generator
-) -> Positions:
-    embeddings = candidates.embeddings
-    assert embeddings is not None, "_can_choose"
-    if count == 0 or len(embeddings) == 0:
-        return np.empty(0, np.int64)
-    return interleave(embeddings, SETS[strategy](candidates, count, rng))
-
-
-def _places(n_images: int) -> Scores:
-    return (np.arange(n_images) / max(n_images, 1)).astype(np.float32)
-
-
-def _asked(candidates: Candidates) -> Embeddings:
-    assert candidates.embeddings is not None
-    return candidates.embeddings[:0] if candidates.asked is None else candidates.asked
-
-
-def _typiclust(c: Candidates, count: int, rng: np.random.Generator) -> Positions:
-    assert c.embeddings is not None
-    return typiclust(c.embeddings, _asked(c), count, rng)
-
-
-def _k_center(c: Candidates, count: int, _: np.random.Generator) -> Positions:
-    assert c.embeddings is not None
-    return k_center(c.embeddings, _asked(c), count)
-
-
-def _badge(c: Candidates, count: int, rng: np.random.Generator) -> Positions:
-    assert c.embeddings is not None
-    assert c.probs is not None
-    return badge(c.probs, c.embeddings, count, rng)
-
-
-def _uncertain_clusters(c: Candidates, count: int, rng: np.random.Generator) -> Positions:
-    assert c.embeddings is not None
-    assert c.probs is not None
-    return uncertain_clusters(margin(c.probs), c.embeddings, _asked(c), count, rng)
-
-
-# Strategies that choose a set, whose order is all they have.
-SETS: dict[ResolvedName, Callable[[Candidates, int, np.random.Generator], Positions]] = {
-    "typiclust": _typiclust,
-    "k_center": _k_center,
-    "badge": _badge,
-    "uncertain_clusters": _uncertain_clusters,
-}
-NEED_NO_MODEL: frozenset[ResolvedName] = frozenset({"typiclust", "k_center"})
+) -> tuple[ResolvedName, Positions, Scores]:
+    """Return the strategy that was possible, the positions of its choice, and their confidences."""
+    n_images, probs, embeddings = len(candidates.image_ids), candidates.probs, candidates.embeddings
+    lacks_model = probs is None and needs_model(strategy)
+    if lacks_model or (embeddings is None and needs_embeddings(strategy)):
+        strategy = "random"
+    if embeddings is None or strategy not in SETS:
+        scores = confidence(strategy, n_images, probs, rng)
+        order = np.argsort(scores, kind="stable")[:count]
+        return strategy, order, scores[order]
+    order = np.empty(0, np.int64)
+    if count and n_images:
+        known = np.empty((n_images, 0), np.float32) if probs is None else probs
+        asked = embeddings[:0] if candidates.asked is None else candidates.asked
+        order = interleave(embeddings, SETS[strategy](known, embeddings, asked, count, rng))
+    return strategy, order, (np.arange(len(order)) / max(len(order), 1)).astype(np.float32)

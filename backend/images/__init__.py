@@ -1,1 +1,1 @@
-"""The pool: where its images come from, their decoded pixels, and their splits."""
+"""Provide the pool of images: its sources, the cache of decoded pixels, and the splits."""

@@ -1,9 +1,7 @@
-"""The pool: the name of a source in; the images we may ask about and two held-out splits out."""
+"""Open the pool: the images that may be asked about, and two held-out splits."""
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,28 +12,22 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from backend.base.errors import ImageError, PoolError
+from backend.base.errors import PoolError
 from backend.base.progress import Progress
 from backend.base.settings import MAX_IMAGE_PIXELS
-from backend.images.pixels import open_image, read_rgb
-from backend.images.pool_folder import cache_folder
-from backend.images.pool_sources import (
-    Cifar10UnavailableError,
-    balanced,
-    cache_cifar10,
-    cache_digits,
-)
+from backend.images.cifar10 import Cifar10UnavailableError, cache_cifar10
+from backend.images.class_folder import cache_folder
+from backend.images.data_uri import original_uri, png_uri
+from backend.images.digits import cache_digits
+from backend.images.splits import draw_balanced
 
 VALIDATION_MAX = 2000
-# What travels in a task as it is; larger originals travel as a smaller JPEG.
-TASK_IMAGE_MAX_BYTES = 1_000_000
-TASK_IMAGE_MAX_PX = 1024
 THUMBNAIL_MAX_PX = 64
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class LabeledSplit:
-    """Images that are held out, with the data set's own labels."""
+    """Held-out images with the data set's own labels."""
 
     images: NDArray[np.uint8]  # (images, height, width, 3)
     labels: NDArray[np.int64]  # (images,), positions in the classes
@@ -43,7 +35,7 @@ class LabeledSplit:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Pool:
-    """All images we may ask about. It holds no label of them: see true_labels."""
+    """All images that may be asked about, without their labels (see true_labels)."""
 
     name: str  # "cifar10", "digits" or the folder's absolute path
     classes: tuple[str, ...]
@@ -51,31 +43,31 @@ class Pool:
     images: NDArray[np.uint8]  # (images, height, width, 3), memory-mapped; rows match image_ids
     validation: LabeledSplit
     test: LabeledSplit
-    may_flip: bool  # a mirrored image keeps its class
-    notice: str  # what must be said loudly, or ""
+    may_flip: bool  # whether a mirrored image keeps its class
+    notice: str  # what people must be told, or ""
     folder: Path  # the cache
-    paths: tuple[str, ...] = ()  # of the originals below a pool folder; rows match image_ids
+    paths: tuple[str, ...] = ()  # of the originals in a pool folder; rows match image_ids
     max_pixels: int = MAX_IMAGE_PIXELS  # of an original
 
     def positions(self, image_ids: Sequence[str]) -> NDArray[np.int64]:
-        """The rows of these images."""
+        """Return the rows of these images. Raises PoolError for an unknown id."""
         try:
             return np.array([self._rows[i] for i in image_ids], dtype=np.int64)
         except KeyError as error:
             raise PoolError(f"no image {error} in the pool {self.name}") from None
 
     def data_uri(self, image_id: str) -> str:
-        """What a task carries: the original where there is one, else a PNG of the array."""
+        """Return the image for a task: the original if there is one, or a PNG of the array."""
         row = int(self.positions([image_id])[0])
         if self.paths:
-            return _task_image(Path(self.name, self.paths[row]), self.max_pixels)
-        return _png(Image.fromarray(self.images[row]))
+            return original_uri(Path(self.name, self.paths[row]), self.max_pixels)
+        return png_uri(Image.fromarray(self.images[row]))
 
     def thumbnail(self, image_id: str) -> str:
-        """A small picture of what the model sees, as a data: URI."""
+        """Return a small picture of what the model sees, as a data: URI."""
         picture = Image.fromarray(self.images[int(self.positions([image_id])[0])])
         picture.thumbnail((THUMBNAIL_MAX_PX, THUMBNAIL_MAX_PX))
-        return _png(picture)
+        return png_uri(picture)
 
     @cached_property
     def _rows(self) -> dict[str, int]:
@@ -91,25 +83,25 @@ def open_pool(
     max_pixels: int = MAX_IMAGE_PIXELS,
     progress: Progress = lambda *_: None,
 ) -> Pool:
-    """Open auto, cifar10, digits or a folder by its path; decoded into data_dir the first time.
+    """Open auto, cifar10, digits or a folder by its path; the first time, decode it into data_dir.
 
-    A folder's images of more than `max_pixels` are left out. Without `rescan` nobody looks whether
-    a folder has changed since.
+    Images of a folder with more than `max_pixels` are left out. Without `rescan`, a folder is not
+    checked for changes. Raises PoolError.
     """
     try:
-        found, cache, notice = _find(name, data_dir, rescan, max_pixels, progress)
+        found, cache, notice = _cache_source(name, data_dir, rescan, max_pixels, progress)
     except OSError as error:
         raise PoolError(
-            f"POOL={name}: {error}; see that DATA_DIR={data_dir} can be written and has space left"
+            f"POOL={name}: {error}; check that DATA_DIR={data_dir} is writable and has space left"
         ) from error
     try:
-        return replace(_open_cache(found, cache, notice, seed), max_pixels=max_pixels)
+        return replace(_read_cache(found, cache, notice, seed), max_pixels=max_pixels)
     except (OSError, ValueError, KeyError, EOFError) as error:
         raise PoolError(f"the cache {cache} is damaged ({error!r}): delete it") from error
 
 
 def true_labels(pool: Pool) -> dict[str, str]:
-    """The data set's class of every image: for seed labels, simulations, tests; not training."""
+    """Return the data set's class of every image: for seed labels, simulations and tests only."""
     try:
         image_ids = json.loads((pool.folder / "index.json").read_text())["image_ids"]
         labels = np.load(pool.folder / "train_labels.npy")
@@ -122,23 +114,23 @@ def true_labels(pool: Pool) -> dict[str, str]:
 def seed_labels(
     pool: Pool, count: int, seed: int, truth: Mapping[str, str] | None = None
 ) -> dict[str, str]:
-    """`count` images with their true labels (looked up if not given), the classes as even as their
-    sizes allow.
+    """Draw `count` images with their true labels, balanced over the classes.
+
+    `truth` is looked up if not given.
     """
     if count > len(pool.image_ids):
         raise PoolError(f"SEED_LABELS={count}: the pool has only {len(pool.image_ids)} images")
     classes = true_labels(pool) if truth is None else truth
     labels = np.array([pool.classes.index(label) for label in classes.values()])
-    rows = balanced(pool.image_ids, labels, count, f"seed-labels-{seed}")
+    rows = draw_balanced(pool.image_ids, labels, count, f"seed-labels-{seed}")
     return {pool.image_ids[row]: classes[pool.image_ids[row]] for row in rows}
 
 
-def _find(
+def _cache_source(
     name: str, data_dir: Path, rescan: bool, max_pixels: int, progress: Progress
 ) -> tuple[str, Path, str]:
-    """(the name to record, the cache, the notice) of what POOL asks for."""
-    if name == "digits":
-        return name, cache_digits(data_dir), ""
+    """Cache the source that POOL names; return the name to record, the cache, and the notice."""
+    notice = ""
     if name in ("auto", "cifar10"):
         try:
             return "cifar10", cache_cifar10(data_dir, progress), ""
@@ -148,27 +140,28 @@ def _find(
                     f"{error}: set POOL=digits or POOL=<folder>, "
                     f"or put cifar-10-python.tar.gz into DATA_DIR={data_dir}"
                 ) from error
-            notice = f"{error}: using scikit-learn's handwritten digits in its place"
-            return "digits", cache_digits(data_dir), notice
+            notice = f"{error}: using scikit-learn's handwritten digits instead"
+    if notice or name == "digits":
+        return "digits", cache_digits(data_dir), notice
     try:
         folder = Path(name).expanduser().resolve()
-    except RuntimeError as error:  # a link in a circle, or nobody's home
+    except RuntimeError as error:  # a symbolic link loop, or the home of an unknown user
         raise PoolError(f"POOL={name}: {error}") from None
     if not folder.is_dir():
         raise PoolError(
             f"POOL={name}: no such folder; allowed are auto, cifar10, digits or a folder's path"
         )
     cache = cache_folder(folder, data_dir, progress, max_pixels=max_pixels, rescan=rescan)
-    return str(folder), cache, ""
+    return str(folder), cache, notice
 
 
-def _open_cache(name: str, cache: Path, notice: str, seed: int) -> Pool:
+def _read_cache(name: str, cache: Path, notice: str, seed: int) -> Pool:
     meta = json.loads((cache / "meta.json").read_text())
     index = json.loads((cache / "index.json").read_text())
     labels = np.load(cache / "train_labels.npy")
-    # Copy on write: the file stays as it is, and torch does not warn of read-only arrays.
+    # Copy on write: the file never changes, and torch does not warn about read-only arrays.
     images = np.load(cache / "train.npy", mmap_mode="c")
-    held_out = balanced(
+    held_out = draw_balanced(
         index["image_ids"],
         labels,
         min(VALIDATION_MAX, len(labels) // 10),
@@ -176,7 +169,7 @@ def _open_cache(name: str, cache: Path, notice: str, seed: int) -> Pool:
         max_share=0.5,
     )
     validation = LabeledSplit(images[held_out], labels[held_out])
-    # The last images move into the places of the held-out ones: what is left is one mapped block.
+    # Move the last images to the rows of the held-out ones, so the rest stays one mapped block.
     n_images = len(labels) - len(held_out)
     rows = np.arange(len(labels))
     rows[held_out[held_out < n_images]] = np.setdiff1d(rows[n_images:], held_out)
@@ -196,30 +189,3 @@ def _open_cache(name: str, cache: Path, notice: str, seed: int) -> Pool:
         folder=cache,
         paths=tuple(index["paths"][row] for row in rows[:n_images] if index["paths"]),
     )
-
-
-def _task_image(path: Path, max_pixels: int) -> str:
-    try:
-        with open_image(path, max_pixels) as image:
-            is_light = path.stat().st_size <= TASK_IMAGE_MAX_BYTES
-            is_small = max(image.size) <= TASK_IMAGE_MAX_PX
-            if is_light and is_small and image.format in ("JPEG", "PNG"):
-                return _data_uri(Image.MIME[image.format], path.read_bytes())
-            times = max(image.size) / TASK_IMAGE_MAX_PX
-            rgb = read_rgb(image, (times, times))
-    except (ImageError, OSError) as error:
-        raise PoolError(f"cannot read the image {str(path)!r} ({error}): put it back") from error
-    rgb.thumbnail((TASK_IMAGE_MAX_PX, TASK_IMAGE_MAX_PX))
-    jpeg = io.BytesIO()
-    rgb.save(jpeg, "JPEG", quality=90)
-    return _data_uri("image/jpeg", jpeg.getvalue())
-
-
-def _png(picture: Image.Image) -> str:
-    content = io.BytesIO()
-    picture.save(content, "PNG")
-    return _data_uri("image/png", content.getvalue())
-
-
-def _data_uri(mime: str, content: bytes) -> str:
-    return f"data:{mime};base64,{base64.b64encode(content).decode()}"

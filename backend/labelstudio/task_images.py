@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.base.errors import ImageError
-from backend.images.pixels import open_image, read_rgb
+from backend.images.decode import open_image, read_rgb
 from backend.labelstudio.client import authorization
 
 MAX_BYTES = 20 * 1024**2

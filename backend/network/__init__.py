@@ -1,1 +1,1 @@
-"""The ResNet-18: its layout, training, inference, and a new last layer on fixed embeddings."""
+"""Train a ResNet-18, predict with it, and fit a new last layer to its embeddings."""

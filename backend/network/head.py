@@ -1,4 +1,4 @@
-"""The head: embeddings of labeled images in, a linear classifier over them out."""
+"""Fit the last layer of the network, a linear classifier of embeddings."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from sklearn.linear_model import LogisticRegression
 from backend.base.arrays import Embeddings, Labels, Probs, Scores
 from backend.base.errors import TooFewLabelsError
 
-# How much a label weighs against small weights, where embeddings are scaled to a mean square
-# length of 1. Measured on CIFAR-10: 1 to 3 is best on a fine-tuned body, 3 to 10 on a pre-trained
-# one; each is within half a point of the other.
+# The weight of the labels against the penalty on large weights, for embeddings scaled to a mean
+# square length of 1. Measured on CIFAR-10: 1 to 3 is best on a fine-tuned body, 3 to 10 on a
+# pre-trained one, and the difference is less than half a point.
 INVERSE_PENALTY = 3.0
 TOLERANCE = 1e-4
 MAX_STEPS = 200
@@ -28,7 +28,7 @@ class Head:
     bias: NDArray[np.float32]  # (classes,)
 
     def probs(self, embeddings: Embeddings) -> Probs:
-        """Class probabilities, a row per embedding."""
+        """Return class probabilities, a row per embedding."""
         logits = embeddings.astype(np.float32) @ self.weight.T + self.bias
         return softmax(logits, axis=1)
 
@@ -40,19 +40,19 @@ def fit_head(
     start: Head | None = None,
     weights: Scores | None = None,
 ) -> Head:
-    """Multinomial logistic regression, which has one best answer; `start` only gets there sooner.
+    """Fit a multinomial logistic regression.
 
-    `weights` say how much each label counts; only their ratios matter.
-    A class without a label gets, for a typical image, the probability of one more image among those
-    seen (Laplace's rule of succession). TooFewLabelsError with fewer than two classes.
+    It has a single optimum, so `start` only saves time. `weights` say how much each label counts;
+    only their ratios matter. A class without labels gets the probability of one more image among
+    those seen (Laplace's rule of succession). Raises TooFewLabelsError with fewer than two classes.
     """
     seen = np.unique(labels)
     if len(seen) < 2:
         raise TooFewLabelsError(
-            f"{len(labels)} labels of {len(seen)} class(es): a head is fitted when at least two "
-            "classes are labeled"
+            f"{len(labels)} labels of {len(seen)} class(es): a head needs labels of at least two "
+            "classes"
         )
-    # In these units the penalty means the same for every body, and the solver needs fewer steps.
+    # In these units, the penalty is the same for every body and the solver needs fewer steps.
     centre = embeddings.mean(axis=0, dtype=np.float32)
     centred = embeddings.astype(np.float32) - centre
     scale = float(np.sqrt((centred**2).sum(axis=1).mean())) or 1.0
@@ -65,8 +65,8 @@ def fit_head(
         model.intercept_ = start.bias + start.weight @ centre
     model.fit(centred / scale, labels, None if weights is None else weights / weights.mean())
     if len(seen) == 2:  # one row for the second class against the first
-        coef, intercept = np.vstack([-model.coef_, model.coef_]) / 2, np.array([-0.5, 0.5])
-        intercept = intercept * model.intercept_
+        coef = np.vstack([-model.coef_, model.coef_]) / 2
+        intercept = np.array([-0.5, 0.5]) * model.intercept_
     else:
         coef, intercept = model.coef_, model.intercept_
     weight = np.zeros((n_classes, embeddings.shape[1]), np.float32)

@@ -1,4 +1,4 @@
-"""Inference: trained weights and uint8 images in, class probabilities and embeddings out."""
+"""Predict class probabilities and embeddings of uint8 images."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 def load_model(
     state: Mapping[str, Tensor], n_classes: int, device: torch.device | str
 ) -> nn.Module:
-    """A ResNet-18 holding `state`, ready to predict; BrokenVersionError where the two differ."""
-    with torch.device("meta"):  # nothing is drawn only to be overwritten
+    """Load `state` into a ResNet-18. Raises BrokenVersionError if it does not fit."""
+    with torch.device("meta"):  # draw no random weights only to overwrite them
         model = resnet18(num_classes=n_classes)
     try:
         model.load_state_dict(state, assign=True)
@@ -36,7 +36,7 @@ def load_model(
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a model makes of images: a row each."""
+    """A model's outputs, a row per image."""
 
     probs: Probs
     embeddings: Embeddings
@@ -52,8 +52,9 @@ def predict(
     batch_size: int = 256,
     on_batch: Callable[[int, int], None] | None = None,
 ) -> Outputs:
-    """Class probabilities and embeddings of images of any one size; `on_batch(done, total)` counts
-    images.
+    """Return class probabilities and embeddings of images that all have the same size.
+
+    `on_batch(done, total)` is called after each batch with numbers of images.
     """
     device = torch.device(device)
     normalize = normalizer(device)
@@ -72,7 +73,7 @@ def predict(
     if not probs:
         classes, width = head.get_parameter("weight").shape
         return Outputs(np.empty((0, classes), np.float32), np.empty((0, width), np.float16))
-    # The only wait for the device.
+    # Only here does the CPU wait for the device.
     return Outputs(torch.cat(probs).cpu().numpy(), torch.cat(embeddings).cpu().numpy())
 
 
@@ -85,7 +86,7 @@ def predict_probs(
     batch_size: int = 256,
     on_batch: Callable[[int, int], None] | None = None,
 ) -> Probs:
-    """The probabilities alone."""
+    """Return class probabilities only; see predict."""
     return predict(
         model,
         images,
@@ -97,7 +98,7 @@ def predict_probs(
 
 
 def to_array(images: Sequence[NDArray[np.uint8]], image_size: int) -> Images:
-    """Images (height, width, 3) of different sizes, each squashed to a square, as one array."""
+    """Squash images (height, width, 3) of different sizes to squares, in one array."""
     square = np.empty((len(images), image_size, image_size, 3), np.uint8)
     for row, image in zip(square, images, strict=True):
         tensor = resize_bytes(on_device(image[None], torch.device("cpu")), image_size)
@@ -106,7 +107,7 @@ def to_array(images: Sequence[NDArray[np.uint8]], image_size: int) -> Images:
 
 
 def on_device(images: Images, device: torch.device) -> Tensor:
-    """A copy on `device`, still uint8, as (images, 3, height, width), channels last in memory."""
+    """Copy images to `device`, as uint8 (images, 3, height, width) with channels last in memory."""
     batch = torch.from_numpy(np.array(images))  # a copy: a memory-mapped pool is read-only
     if device.type == "cuda":
         batch = batch.pin_memory()
@@ -114,14 +115,14 @@ def on_device(images: Images, device: torch.device) -> Tensor:
 
 
 def normalizer(device: torch.device) -> Callable[[Tensor], Tensor]:
-    """What turns uint8 on `device` into the floats that ImageNet's weights were trained on."""
+    """Return a function that normalizes uint8 on `device` as torchvision's weights expect it."""
     mean = torch.tensor(IMAGENET_MEAN, device=device).mul(255).view(1, 3, 1, 1)
     std = torch.tensor(IMAGENET_STD, device=device).mul(255).view(1, 3, 1, 1)
     return lambda images: images.float().sub_(mean).div_(std)
 
 
 def resize(images: Tensor, image_size: int) -> Tensor:
-    """Float images (n, 3, height, width), squashed to squares."""
+    """Squash float images (n, 3, height, width) to squares."""
     size = (image_size, image_size)
     if images.shape[2:] == size:
         return images
@@ -130,5 +131,5 @@ def resize(images: Tensor, image_size: int) -> Tensor:
 
 
 def resize_bytes(images: Tensor, image_size: int) -> Tensor:
-    """The same for uint8 images, on any device."""
+    """Squash uint8 images (n, 3, height, width) to squares, on any device."""
     return resize(images.float(), image_size).round_().byte()

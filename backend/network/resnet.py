@@ -1,4 +1,4 @@
-"""torchvision's ResNet-18: pre-trained weights in, the network with our head out."""
+"""Build torchvision's ResNet-18 from pre-trained weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ State = dict[str, Tensor]  # a state_dict
 
 
 def build(n_classes: int, start: Mapping[str, Tensor] | None, *, seed: int) -> nn.Module:
-    """ResNet-18 with every tensor of `start` that fits by name and shape; `seed` makes the rest."""
+    """Build a ResNet-18 with the tensors of `start` that fit; `seed` draws all others."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed CUDA as well
         model = resnet18(num_classes=n_classes)
@@ -25,6 +25,6 @@ def build(n_classes: int, start: Mapping[str, Tensor] | None, *, seed: int) -> n
 
 @cache
 def shapes(n_classes: int = 1000) -> dict[str, torch.Size]:
-    """The name and shape of every tensor of a ResNet-18, without making one."""
+    """Return the name and shape of every tensor of a ResNet-18 without building one."""
     with torch.device("meta"):
         return {k: v.shape for k, v in resnet18(num_classes=n_classes).state_dict().items()}

@@ -1,4 +1,4 @@
-"""Tell without torch whether tensors are those of a ResNet-18."""
+"""Check without torch whether tensors are those of a ResNet-18."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ COUNTER = "num_batches_tracked"
 
 
 class TensorType(NamedTuple):
-    """A tensor as the header of a safetensors file describes it."""
+    """A tensor's type as in the header of a safetensors file."""
 
     dtype: str  # F32, I64, ...
     shape: tuple[int, ...]
 
 
 def resnet18(n_classes: int, width: int = 64) -> dict[str, TensorType]:
-    """Every tensor of torchvision's ResNet-18; `width` is that of its first stage."""
+    """Return the type of every tensor of torchvision's ResNet-18.
+
+    `width` is the number of channels of its first stage.
+    """
     shapes: dict[str, tuple[int, ...]] = {}
 
     def add(conv: str, norm: str, n_out: int, n_in: int, kernel: int) -> None:
@@ -48,24 +51,22 @@ def resnet18(n_classes: int, width: int = 64) -> dict[str, TensorType]:
 
 
 def find_fault(tensors: Mapping[str, TensorType], n_classes: int) -> str:
-    """Say what keeps tensors from being a ResNet-18 of `n_classes` classes; "" if nothing does.
+    """Say why tensors are not a ResNet-18 of `n_classes` classes; "" if they are.
 
-    Any width is fine here: torch refuses to load one that is not torchvision's.
+    Any width is accepted here: torch refuses to load one that is not torchvision's.
     """
     first = tensors.get("conv1.weight")
     if first is None:
         return "conv1.weight is missing"
-    width = first.shape[0] if first.shape else 0
-    return _find_difference(tensors, resnet18(n_classes, width))
+    return _find_difference(tensors, resnet18(n_classes, next(iter(first.shape), 0)))
 
 
 def find_head_fault(tensors: Mapping[str, TensorType], n_classes: int) -> str:
-    """The same of a last layer alone."""
+    """Say why tensors are not a last layer of `n_classes` classes; "" if they are."""
     weight, bias = HEAD_TENSORS
-    found = tensors[weight].shape if weight in tensors else ()
-    width = found[-1] if found else 0
+    width = tensors[weight].shape[-1:] if weight in tensors else ()
     expected = {
-        weight: TensorType("F32", (n_classes, width)),
+        weight: TensorType("F32", (n_classes, *(width or (0,)))),
         bias: TensorType("F32", (n_classes,)),
     }
     return _find_difference(tensors, expected)

@@ -1,4 +1,4 @@
-"""Train a ResNet-18: labeled uint8 images in, its weights out."""
+"""Train a ResNet-18 on labeled uint8 images."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from backend.network.inference import Images, normalizer, on_device, resize_byte
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model is trained; the defaults were measured on CIFAR-10 with 200 to 5,000 labels."""
+    """How a model is trained. The defaults were measured on CIFAR-10 with 200 to 5,000 labels."""
 
     image_size: int = 64
     batch_size: int = 64
     min_steps: int = 60
     epochs: int = 10
-    lr: float = 0.02  # at its peak
-    warm_up: float = 0.2  # of all steps
+    lr: float = 0.02  # peak learning rate
+    warm_up: float = 0.2  # share of all steps
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    shift: float = 0.125  # of height and width: how far a crop moves at most
-    tint: float = 0.3  # how far brightness (in deviations), contrast and saturation go at most
+    max_translate: float = 0.125  # how far an image moves at most, as a share of its sides
+    color_jitter: float = 0.3  # largest change of brightness (in deviations), contrast, saturation
 
     def steps(self, n_images: int) -> int:
-        """As many as `epochs` take, but never fewer than `min_steps`."""
+        """Return the number of steps: those of `epochs`, but at least `min_steps`."""
         return max(self.min_steps, math.ceil(self.epochs * n_images / self.batch_size))
 
     def lr_at(self, step: int, steps: int) -> float:
-        """Learning rate of step 0 <= `step` < `steps`: up in a line, down in half a cosine."""
+        """Return the learning rate of step 0 <= `step` < `steps`: linear warm-up, cosine decay."""
         done = (step + 0.5) / steps
         if done < self.warm_up:
             return self.lr * done / self.warm_up
@@ -58,10 +58,12 @@ def train(
     device: torch.device | str,
     on_step: Callable[[int, int], None] | None = None,
 ) -> resnet.State:
-    """Fine-tune `start`; the same seed on the same device gives the same weights, bit for bit.
+    """Fine-tune `start`, and return the trained weights on the CPU.
 
-    `weights` say how much each label counts; only their ratios matter.
-    `on_step(step, steps)` comes after each step; on a GPU as soon as the step is enqueued.
+    The same seed on the same device gives the same weights, bit for bit. `weights` say how much
+    each label counts; only their ratios matter. `on_step(step, steps)` is called after each step,
+    on a GPU as soon as the step is enqueued. Raises TooFewLabelsError, or TrainingError if the
+    training diverges.
     """
     _check_labels(labels)
     device = torch.device(device)
@@ -86,14 +88,14 @@ def train(
                 on_step(step + 1, steps)
     if not loss.isfinite():
         raise TrainingError(
-            "the training went wrong, its loss is no number any more: "
-            "check that the weights it started from (WEIGHTS) are sound"
+            "training diverged: the loss is NaN or infinite; "
+            "check the weights that it started from (WEIGHTS)"
         )
     return {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """SGD with Nesterov's momentum."""
+    """Return SGD with Nesterov momentum."""
     return torch.optim.SGD(
         model.parameters(),
         lr=recipe.lr,
@@ -111,7 +113,7 @@ def take_step(
     targets: Tensor,
     weights: Tensor,
 ) -> Tensor:
-    """One update; returns the loss, still on its device: reading it would wait for the step."""
+    """Update the model once; return the loss on its device, since reading it waits for the step."""
     with torch.autocast(batch.device.type, torch.bfloat16):
         logits = model(batch)
     loss = (F.cross_entropy(logits.float(), targets, reduction="none") * weights).mean()
@@ -131,9 +133,9 @@ def batches(
     seed: int,
     device: torch.device,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """A training's batches, augmented and normalized, all full: epochs run on into each other.
+    """Yield the batches of a training: augmented images, classes, and weights of mean 1.
 
-    Images, classes, and weights whose mean over all images is 1.
+    All batches are full: one may hold the end of an epoch and the start of the next.
     """
     stored = on_device(images, device)
     if max(stored.shape[2:]) > recipe.image_size:
@@ -141,18 +143,16 @@ def batches(
     targets = torch.from_numpy(np.array(labels)).to(device)
     shares = np.ones(len(labels), np.float32) if weights is None else weights / weights.mean()
     shares_on_device = torch.from_numpy(shares).to(device)
-    # All chance is drawn here, on the CPU, so that no step waits for it.
+    # Draw all random numbers now, on the CPU, so that no step waits for them.
     rng = torch.Generator().manual_seed(seed)
     order = _draw_order(len(images), recipe, rng)
-    views = _draw_views(order, stored.shape[2:], recipe.shift, may_flip, rng)
-    tints = _draw_tints(order, recipe.tint, rng)
+    views = _draw_views(order, stored.shape[2:], recipe.max_translate, may_flip, rng)
+    jitters = _draw_jitters(order, recipe.color_jitter, rng)
     normalize = normalizer(device)
-    plan = (drawn.to(device) for drawn in (order, views, tints))
-    for chosen, view, tint in zip(*plan, strict=True):
-        # Tinted while they are small: as both are linear, the order makes no difference.
-        tinted = _tint(normalize(stored[chosen]), tint)
-        looks = _look(tinted, view, recipe.image_size)
-        yield looks, targets[chosen], shares_on_device[chosen]
+    plan = (drawn.to(device) for drawn in (order, views, jitters))
+    for chosen, view, jitter in zip(*plan, strict=True):
+        augmented = _augment(normalize(stored[chosen]), view, jitter, recipe.image_size)
+        yield augmented, targets[chosen], shares_on_device[chosen]
 
 
 def _check_labels(labels: Labels) -> None:
@@ -164,7 +164,7 @@ def _check_labels(labels: Labels) -> None:
 
 
 def _draw_order(n_images: int, recipe: Recipe, rng: torch.Generator) -> Tensor:
-    """(steps, batch) positions: shuffled epochs, one after the other."""
+    """Draw shuffled epochs, one after the other, as (steps, batch) positions."""
     batch_size, steps = min(recipe.batch_size, n_images), recipe.steps(n_images)
     epochs = math.ceil(steps * batch_size / n_images)
     shuffled = torch.cat([torch.randperm(n_images, generator=rng) for _ in range(epochs)])
@@ -172,38 +172,35 @@ def _draw_order(n_images: int, recipe: Recipe, rng: torch.Generator) -> Tensor:
 
 
 def _draw_views(
-    order: Tensor, size: torch.Size, shift: float, may_flip: bool, rng: torch.Generator
+    order: Tensor, size: torch.Size, max_translate: float, may_flip: bool, rng: torch.Generator
 ) -> Tensor:
-    """(steps, batch, 2, 3): for each image the affine map of a flip and a shift by whole pixels."""
+    """Draw flips and translations by whole pixels, as (steps, batch, 2, 3) affine maps."""
     views = torch.zeros(*order.shape, 2, 3)
     views[..., 0, 0] = torch.randint(2, order.shape, generator=rng) * 2 - 1 if may_flip else 1
     views[..., 1, 1] = 1
     for axis, pixels in enumerate(reversed(size)):  # x, then y
-        most = round(shift * pixels)
+        most = round(max_translate * pixels)
         moved = torch.randint(-most, most + 1, order.shape, generator=rng)
         views[..., axis, 2] = moved * 2 / pixels  # the image is 2 wide: -1..1
     return views
 
 
-def _draw_tints(order: Tensor, most: float, rng: torch.Generator) -> Tensor:
-    """(steps, batch, 3): brightness (0 = as it is), contrast and saturation (1 = as it is)."""
+def _draw_jitters(order: Tensor, most: float, rng: torch.Generator) -> Tensor:
+    """Draw (steps, batch, 3) brightness (0 = none), contrast and saturation (1 = unchanged)."""
     moved = (torch.rand(*order.shape, 3, generator=rng) * 2 - 1) * most
     return moved + torch.tensor([0.0, 1.0, 1.0])
 
 
-def _tint(images: Tensor, tints: Tensor) -> Tensor:
-    """Change the colours of normalized images (Howard 2013, arXiv:1312.5402), each in its own way.
+def _augment(images: Tensor, views: Tensor, jitters: Tensor, image_size: int) -> Tensor:
+    """Change the colors of normalized images, then flip, translate and resize them.
 
-    Saturation is the distance from the mean of an image's three channels, pixel by pixel; contrast
-    that from ImageNet's mean colour.
+    Saturation scales the distance from the mean of a pixel's three channels, and contrast that from
+    ImageNet's mean color (Howard 2013, arXiv:1312.5402). Mirrored pixels fill the edges.
     """
-    brightness, contrast, saturation = tints.T[..., None, None, None]
+    brightness, contrast, saturation = jitters.T[..., None, None, None]
     grey = images.mean(dim=1, keepdim=True)
-    return grey.lerp(images, saturation).mul_(contrast).add_(brightness)
-
-
-def _look(images: Tensor, views: Tensor, image_size: int) -> Tensor:
-    """Flip, shift and resize float images in one go; mirrored pixels come in at the edges."""
+    # While the images are small: both steps are linear, so their order makes no difference.
+    jittered = grey.lerp(images, saturation).mul_(contrast).add_(brightness)
     grid = F.affine_grid(views, [len(images), 3, image_size, image_size], align_corners=False)
-    looks = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
-    return looks.contiguous(memory_format=torch.channels_last)
+    resized = F.grid_sample(jittered, grid, padding_mode="reflection", align_corners=False)
+    return resized.contiguous(memory_format=torch.channels_last)

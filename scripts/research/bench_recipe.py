@@ -36,7 +36,7 @@ def main() -> int:
     parser = CommandParser(description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[32, 48, 64, 96], help="in pixels")
     parser.add_argument("--lrs", type=float, nargs="+", default=[Recipe().lr])
-    parser.add_argument("--tints", type=float, nargs="+", default=[Recipe().tint])
+    parser.add_argument("--tints", type=float, nargs="+", default=[Recipe().color_jitter])
     parser.add_argument("--labels", type=int, nargs="+", default=[200, 500, 1000])
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
@@ -51,7 +51,7 @@ def main() -> int:
     print(_row("px", "lr", "tint", *counts, "scored per core-s"))
     for values in product(arguments.sizes, arguments.lrs, arguments.tints):
         image_size, lr, tint = values
-        recipe = Recipe(image_size=image_size, lr=lr, tint=tint)
+        recipe = Recipe(image_size=image_size, lr=lr, color_jitter=tint)
         cells = [
             [measure(experiment, recipe, n, seed) for seed in range(arguments.seeds)]
             for n in arguments.labels

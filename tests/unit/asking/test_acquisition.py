@@ -1,4 +1,4 @@
-"""Acquisition scores against numbers that can be checked by hand, and over any probabilities."""
+"""Test acquisition scores by hand-made numbers and by properties over any probabilities."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def any_probs(draw: st.DrawFn) -> Probs:
     return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-def test_least_confidence_is_what_the_favourite_lacks() -> None:
+def test_least_confidence_is_what_the_top_class_lacks() -> None:
     assert least_confidence(probs(CERTAIN, TORN, UNDECIDED)) == pytest.approx([0.0, 0.5, 0.75])
 
 
-def test_margin_is_one_minus_the_lead_of_the_favourite() -> None:
+def test_margin_is_one_minus_the_lead_of_the_top_class() -> None:
     assert margin(probs(CERTAIN, TORN, UNDECIDED)) == pytest.approx([0.0, 0.9, 1.0])
 
 
@@ -44,7 +44,7 @@ def test_entropy_is_a_share_of_the_largest_possible() -> None:
 
 @pytest.mark.parametrize("name", ACQUISITIONS)
 @given(rows=any_probs())
-def test_every_score_is_finite_and_in_zero_to_one(name: ResolvedName, rows: Probs) -> None:
+def test_every_score_is_between_zero_and_one(name: ResolvedName, rows: Probs) -> None:
     scores = ACQUISITIONS[name](rows)
     assert scores.dtype == np.float32
     assert scores.shape == (len(rows),)

@@ -1,4 +1,4 @@
-"""Which images are asked, in which order, and when a round is due."""
+"""Test which images each strategy asks, and in which order."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-def test_select_returns_image_ids_least_confident_first_and_not_positions() -> None:
+def test_select_returns_image_ids_least_confident_first() -> None:
     query = select("least_confidence", KNOWN, 3, rng())
     assert query.image_ids == ("b", "d", "c")
     assert query.confidences == pytest.approx([0.5, 0.5, 0.6])
 
 
-def test_equal_scores_are_taken_in_the_order_of_the_ids() -> None:
+def test_ties_follow_the_order_of_the_ids() -> None:
     assert select("margin", KNOWN, 1, rng()).image_ids == ("b",)
 
 
@@ -53,23 +53,23 @@ def test_every_strategy_gives_distinct_ids_and_confidences_in_ascending_order(
 
 
 @pytest.mark.parametrize("strategy", RESOLVED)
-def test_asking_more_than_there_is_gives_all(strategy: ResolvedName) -> None:
+def test_asking_for_more_than_all_gives_all(strategy: ResolvedName) -> None:
     assert sorted(select(strategy, KNOWN, 99, rng()).image_ids) == sorted(IDS)
 
 
 @pytest.mark.parametrize("strategy", RESOLVED)
-def test_asking_nothing_gives_nothing(strategy: ResolvedName) -> None:
+def test_asking_for_none_gives_none(strategy: ResolvedName) -> None:
     assert select(strategy, KNOWN, 0, rng()).image_ids == ()
 
 
 @pytest.mark.parametrize("strategy", RESOLVED)
-def test_an_exhausted_pool_gives_nothing(strategy: ResolvedName) -> None:
+def test_an_exhausted_pool_gives_none(strategy: ResolvedName) -> None:
     empty = Candidates((), PROBS[:0], EMBEDDINGS[:0], EMBEDDINGS)
     assert select(strategy, empty, 5, rng()).image_ids == ()
 
 
 @pytest.mark.parametrize("strategy", RESOLVED)
-def test_identical_images_are_asked_each_once(strategy: ResolvedName) -> None:
+def test_identical_images_are_each_asked_once(strategy: ResolvedName) -> None:
     same = Candidates(IDS, np.full((4, 2), 0.5, np.float32), np.ones((4, 2), np.float16), None)
     assert sorted(select(strategy, same, 3, rng()).image_ids)[0] in IDS
     assert len(set(select(strategy, same, 3, rng()).image_ids)) == 3
@@ -83,7 +83,7 @@ def test_a_choice_can_be_repeated(strategy: ResolvedName) -> None:
 
 
 @pytest.mark.parametrize("strategy", RESOLVED)
-def test_the_order_of_open_tasks_is_that_in_which_all_would_be_asked(
+def test_open_tasks_are_ordered_as_if_all_were_selected(
     strategy: ResolvedName,
 ) -> None:
     ranked = rank(strategy, KNOWN, rng())
@@ -91,7 +91,7 @@ def test_the_order_of_open_tasks_is_that_in_which_all_would_be_asked(
     assert tuple(by_rank) == select(strategy, KNOWN, 4, rng()).image_ids
 
 
-def test_every_name_of_a_strategy_can_be_selected_and_nothing_else_has_one() -> None:
+def test_every_strategy_name_can_be_selected_and_no_other() -> None:
     for name in STRATEGIES:
         assert load_settings(_env_file=None, strategy=name).strategy == name
         resolved = resolve(name, n_asked=0, n_classes=2)
@@ -100,7 +100,7 @@ def test_every_name_of_a_strategy_can_be_selected_and_nothing_else_has_one() -> 
     assert {*STRATEGIES, "uncertain_clusters"} == {"auto", *choosers}
 
 
-def test_auto_asks_typical_images_until_twenty_of_each_class_were_asked() -> None:
+def test_auto_asks_typical_images_until_twenty_per_class_were_asked() -> None:
     assert resolve("auto", n_asked=199, n_classes=10) == "typiclust"
     assert resolve("auto", n_asked=200, n_classes=10) == "uncertain_clusters"
     assert resolve("margin", n_asked=0, n_classes=10) == "margin"
@@ -118,12 +118,12 @@ def test_random_needs_no_model_and_repeats_with_its_seed() -> None:
     assert len(draws) > 5
 
 
-def test_random_confidence_is_the_place_in_the_order() -> None:
+def test_the_confidence_of_random_is_the_place_in_its_order() -> None:
     assert sorted(confidence("random", 4, None, rng())) == pytest.approx([0, 0.25, 0.5, 0.75])
 
 
 @pytest.mark.parametrize("strategy", [name for name in RESOLVED if name != "random"])
-def test_without_what_it_needs_a_strategy_chooses_at_random_and_says_so(
+def test_a_strategy_without_what_it_needs_chooses_at_random_and_says_so(
     strategy: ResolvedName,
 ) -> None:
     query = select(strategy, NO_MODEL, 2, rng())
@@ -131,12 +131,12 @@ def test_without_what_it_needs_a_strategy_chooses_at_random_and_says_so(
     assert query.image_ids == select("random", NO_MODEL, 2, rng()).image_ids
 
 
-def test_uncertainty_without_a_model_says_what_to_do() -> None:
+def test_scoring_without_a_model_is_an_error_that_says_what_to_do() -> None:
     with pytest.raises(NoModelError, match="SEED_LABELS"):
         confidence("margin", 2, None, rng())
 
 
-def test_probabilities_with_nan_are_refused() -> None:
+def test_probabilities_with_nan_are_an_error() -> None:
     broken = PROBS.copy()
     broken[2, 0] = np.nan
     with pytest.raises(NoModelError, match="NaN"):

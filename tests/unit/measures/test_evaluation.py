@@ -1,4 +1,4 @@
-"""What predictions are worth, on a handful of images that can be checked by hand."""
+"""Test accuracy and log loss on a few images that can be checked by hand."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def test_accuracy_and_log_loss_can_be_checked_by_hand() -> None:
     assert found.images == 3
 
 
-def test_a_class_held_impossible_costs_much_but_not_infinitely_much() -> None:
+def test_an_impossible_class_costs_much_but_not_infinitely_much() -> None:
     assert 10 < evaluate(np.array([[1.0, 0.0]], np.float32), np.array([1])).log_loss < 20
 
 
-def test_nothing_held_out_is_said_and_not_counted_as_zero() -> None:
+def test_no_held_out_images_are_an_error_and_not_an_accuracy_of_zero() -> None:
     with pytest.raises(TooFewLabelsError, match="no held-out image"):
         evaluate(np.empty((0, 3), np.float32), np.empty(0, np.int64))

@@ -1,4 +1,4 @@
-"""The gate on hand-made images: McNemar's exact test, and the verdict that follows from it."""
+"""Test McNemar's exact test on hand-made results, and the verdicts that follow from it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from backend.measures.gate import SIGNIFICANCE, Right, Verdict, compare, judge
 
 
 def right(text: str) -> Right:
-    """One letter per image: + is right."""
+    """Read one character per image; + is right."""
     return np.array([letter == "+" for letter in text])
 
 
@@ -25,7 +25,7 @@ def test_the_p_value_is_the_chance_of_at_least_as_many_regressions() -> None:
     assert found.p_value == pytest.approx(6 / 32)
 
 
-def test_five_regressions_alone_may_be_chance_and_six_are_not() -> None:
+def test_six_regressions_are_significant_and_five_are_not() -> None:
     def p_value(count: int) -> float:
         return compare(right("-" * count), right("+" * count), "r0001").p_value
 
@@ -38,7 +38,7 @@ def test_a_better_version_and_an_equal_one_are_never_worse() -> None:
     assert compare(right("+-+-"), right("+-+-"), "r0001").p_value == 1.0
 
 
-def test_equal_versions_are_refused_no_more_often_than_said() -> None:
+def test_equal_versions_are_refused_no_more_often_than_the_significance() -> None:
     rng = np.random.default_rng(0)
     refused = [
         compare(rng.random(400) < 0.7, rng.random(400) < 0.7, "r0001").p_value < SIGNIFICANCE
@@ -47,7 +47,7 @@ def test_equal_versions_are_refused_no_more_often_than_said() -> None:
     assert 0 < np.mean(refused) < SIGNIFICANCE + 3 * np.sqrt(SIGNIFICANCE / 1000)
 
 
-# The verdict: of 100 images a version has `wrong` first ones wrong
+# Verdicts on 100 images, of which a version gets the first `wrong` ones wrong
 
 
 def of_hundred(wrong: int) -> Right:
@@ -55,12 +55,12 @@ def of_hundred(wrong: int) -> Right:
 
 
 def decided(verdict: Verdict) -> tuple[str, int, int]:
-    """The comparison that decided: against which version, how many regressions, improvements."""
+    """Return the deciding comparison: against which version, regressions, improvements."""
     assert verdict.gate is not None
     return verdict.gate.against, verdict.gate.regressions, verdict.gate.improvements
 
 
-def test_a_candidate_with_six_regressions_is_refused_and_told_why() -> None:
+def test_a_candidate_with_six_regressions_is_refused_with_a_reason() -> None:
     verdict = judge(of_hundred(6), {"r0001": of_hundred(0)})
     assert decided(verdict) == ("r0001", 6, 0)
     assert verdict.refused == (
@@ -69,12 +69,12 @@ def test_a_candidate_with_six_regressions_is_refused_and_told_why() -> None:
     )
 
 
-def test_a_candidate_with_five_regressions_is_kept_with_its_comparison() -> None:
+def test_a_candidate_with_five_regressions_passes_with_its_comparison() -> None:
     verdict = judge(of_hundred(5), {"r0001": of_hundred(0)})
     assert (decided(verdict), verdict.refused) == (("r0001", 5, 0), None)
 
 
-def test_a_first_version_has_nothing_to_be_compared_with() -> None:
+def test_a_first_version_has_nothing_to_compare_with() -> None:
     assert judge(of_hundred(100), {}) == Verdict(None, None)
 
 
@@ -85,7 +85,7 @@ def test_the_second_small_step_down_is_refused_by_the_first_reference() -> None:
     assert verdict.refused is not None
 
 
-def test_where_nothing_is_refused_the_comparison_with_the_version_in_service_is_kept() -> None:
+def test_without_a_refusal_the_comparison_with_the_version_in_service_is_reported() -> None:
     references = {"r0001h01": of_hundred(2), "r0001": of_hundred(0)}
     assert decided(judge(of_hundred(3), references)) == ("r0001h01", 1, 0)
 

@@ -1,4 +1,4 @@
-"""The device: DEVICE in, torch's device out."""
+"""Test which device each value of DEVICE gives."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from backend.base.errors import DeviceError
 from backend.network.device import find_device
 
 
-def test_auto_is_a_gpu_where_there_is_one_and_else_the_cpu() -> None:
+def test_auto_is_a_gpu_if_there_is_one_and_the_cpu_otherwise() -> None:
     assert find_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def test_cpu_is_the_cpu_wherever_it_runs() -> None:
+def test_cpu_is_always_the_cpu() -> None:
     assert find_device("cpu").type == "cpu"
 
 
@@ -24,7 +24,7 @@ def test_cuda_is_the_gpu() -> None:
     assert find_device("cuda").type == "cuda"
 
 
-def test_a_gpu_that_is_asked_for_and_not_there_is_an_error_that_says_what_to_do(
+def test_cuda_without_a_gpu_is_an_error_that_says_what_to_do(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

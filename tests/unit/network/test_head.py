@@ -1,4 +1,4 @@
-"""The head: what logistic regression must do whatever the embeddings."""
+"""Test the head on clouds of embeddings."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def test_probabilities_are_the_softmax_of_embedding_times_weight_plus_bias() -> 
 
 @pytest.mark.parametrize("n_classes", [2, 3, 8])
 @pytest.mark.parametrize("shift", [0.0, 100.0])
-def test_it_learns_any_number_of_classes_wherever_they_lie(n_classes: int, shift: float) -> None:
+def test_it_learns_any_number_of_classes_anywhere(n_classes: int, shift: float) -> None:
     embeddings, labels = clouds(n_classes, 20, shift)
     probs = fit_head(embeddings, labels, n_classes).probs(embeddings)
     assert (probs.argmax(axis=1) == labels).mean() > 0.98
     np.testing.assert_allclose(probs.sum(axis=1), 1, atol=1e-5)
 
 
-def test_where_it_starts_does_not_change_where_it_ends() -> None:
+def test_the_start_does_not_change_the_result() -> None:
     embeddings, labels = clouds(4, 30)
     before = fit_head(embeddings[::2], labels[::2], 4)
     cold = fit_head(embeddings, labels, 4).probs(embeddings)
@@ -52,7 +52,7 @@ def test_embeddings_of_another_scale_give_the_same_probabilities() -> None:
 
 
 @pytest.mark.parametrize("seen", [2, 3])
-def test_a_class_without_a_label_gets_about_one_image_of_those_seen(seen: int) -> None:
+def test_a_class_without_labels_gets_the_probability_of_about_one_image(seen: int) -> None:
     embeddings, labels = clouds(seen, 33)
     probs = fit_head(embeddings, labels, 5).probs(embeddings)
     assert probs.shape[1] == 5
@@ -60,7 +60,7 @@ def test_a_class_without_a_label_gets_about_one_image_of_those_seen(seen: int) -
     assert np.median(probs[:, seen:]) == pytest.approx(1 / (33 * seen + 1), rel=0.5)
 
 
-def test_one_class_alone_is_too_few() -> None:
+def test_a_single_class_is_too_few() -> None:
     with pytest.raises(TooFewLabelsError, match="1 class"):
         fit_head(np.ones((5, 8), np.float16), np.zeros(5, np.int64), 3)
 

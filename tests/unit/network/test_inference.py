@@ -1,4 +1,4 @@
-"""Inference: any number of images of any size in, rows that sum to one out."""
+"""Test predictions for images of any number and size."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def noise(*shape: int) -> inference.Images:
 
 
 @pytest.mark.parametrize("shape", [(0, 32, 32), (1, 32, 32), (5, 32, 32), (3, 20, 50), (2, 70, 90)])
-def test_any_images_give_rows_that_sum_to_one(
+def test_rows_sum_to_one_for_any_images(
     model: nn.Module, device: str, shape: tuple[int, int, int]
 ) -> None:
     probs = inference.predict_probs(model, noise(*shape), image_size=32, device=device)
@@ -39,7 +39,7 @@ def test_any_images_give_rows_that_sum_to_one(
     np.testing.assert_allclose(probs.sum(axis=1), 1, atol=1e-6)
 
 
-def test_the_batch_size_does_not_change_what_is_predicted(model: nn.Module, device: str) -> None:
+def test_the_batch_size_does_not_change_the_predictions(model: nn.Module, device: str) -> None:
     images = noise(7, 32, 32)
     whole = inference.predict_probs(model, images, image_size=32, device=device)
     parts = inference.predict_probs(model, images, image_size=32, device=device, batch_size=3)
@@ -70,7 +70,7 @@ def test_a_read_only_memory_mapped_pool_is_scored_without_a_warning(
     np.testing.assert_array_equal(probs, expected)
 
 
-def test_a_model_of_other_classes_or_with_a_tensor_missing_is_named() -> None:
+def test_other_classes_or_a_missing_tensor_are_named() -> None:
     state = resnet.build(5, None, seed=0).state_dict()
     with pytest.raises(BrokenVersionError, match="ResNet-18 of 4 classes"):
         inference.load_model(state, 4, "cpu")
@@ -79,7 +79,7 @@ def test_a_model_of_other_classes_or_with_a_tensor_missing_is_named() -> None:
         inference.load_model(state, 5, "cpu")
 
 
-def test_white_becomes_what_imagenet_models_know_as_white() -> None:
+def test_white_is_normalized_as_imagenet_models_expect() -> None:
     white = torch.full((1, 3, 1, 1), 255, dtype=torch.uint8)
     normal = inference.normalizer(torch.device("cpu"))(white).flatten()
     torch.testing.assert_close(normal, torch.tensor([2.2489, 2.4286, 2.6400]), atol=1e-4, rtol=0)
@@ -105,7 +105,7 @@ def test_a_shrunk_image_averages_its_pixels_instead_of_skipping_some() -> None:
     assert set(shrunk.flatten().tolist()) == {240 // 8}
 
 
-def test_a_single_image_is_seen_as_it_is_in_the_pool(model: nn.Module, device: str) -> None:
+def test_a_single_image_is_predicted_as_in_the_pool(model: nn.Module, device: str) -> None:
     pool = noise(3, 48, 24)
     squares = inference.to_array(list(pool), 32)
     np.testing.assert_allclose(

@@ -1,4 +1,4 @@
-"""ResNet-18: what it takes over, and where the rest comes from."""
+"""Test which tensors a ResNet-18 takes from pre-trained weights, and which the seed draws."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_building_leaves_the_global_random_numbers_alone() -> None:
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_everything_but_a_head_of_another_class_count_is_taken_over() -> None:
+def test_all_tensors_but_a_head_of_another_class_count_are_taken() -> None:
     start = resnet.build(200, None, seed=1).half().state_dict()
     model = resnet.build(10, start | {"foreign": torch.zeros(1)}, seed=2).state_dict()
     assert model["fc.weight"].shape == (10, 512)

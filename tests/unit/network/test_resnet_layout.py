@@ -1,4 +1,4 @@
-"""The layout of a ResNet-18, told without torch: torchvision's own, and nothing else."""
+"""Test that only the layout of torchvision's ResNet-18 is accepted, without torch."""
 
 from __future__ import annotations
 
@@ -39,19 +39,21 @@ def test_the_layout_is_that_of_torchvisions_network() -> None:
         ),
     ],
 )
-def test_what_is_no_resnet18_is_named(changes: dict[str, TensorType | None], fault: str) -> None:
+def test_the_tensor_that_does_not_fit_is_named(
+    changes: dict[str, TensorType | None], fault: str
+) -> None:
     tensors = {n: t for n, t in (resnet18(4) | changes).items() if t is not None}
     assert find_fault(tensors, 4) == fault
 
 
-def test_a_network_of_other_classes_is_named() -> None:
+def test_another_number_of_classes_is_named() -> None:
     assert find_fault(resnet18(4), 5) == "fc.weight is F32 [4, 512], not F32 [5, 512]"
     head = {name: resnet18(4)[name] for name in HEAD_TENSORS}
     assert find_head_fault(head, 4) == ""
     assert find_head_fault(head, 5) == "fc.weight is F32 [4, 512], not F32 [5, 512]"
 
 
-def test_a_head_is_its_two_tensors_and_nothing_else() -> None:
+def test_a_head_has_exactly_two_tensors() -> None:
     assert "does not belong" in find_head_fault(resnet18(4), 4)
     assert find_head_fault({}, 4) == "fc.weight is missing"
     assert find_head_fault({"fc.weight": TensorType("F32", ())}, 4) == (

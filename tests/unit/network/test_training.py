@@ -1,4 +1,4 @@
-"""Training on images of one colour each, where it is plain what must be learned."""
+"""Test training on images of one color each, where it is obvious what must be learned."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def device(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def colours(n: int, size: int = 16, seed: int = 0) -> tuple[Images, Labels]:
-    """Red, green and blue images in turn, with some noise; their classes are 0, 1 and 2."""
+def colors(n: int, size: int = 16, seed: int = 0) -> tuple[Images, Labels]:
+    """Alternate red, green and blue images with some noise; their classes are 0, 1 and 2."""
     rng = np.random.default_rng(seed)
     labels = np.arange(n) % 3
     images = rng.integers(0, 60, (n, size, size, 3), dtype=np.uint8)
@@ -40,7 +40,7 @@ def colours(n: int, size: int = 16, seed: int = 0) -> tuple[Images, Labels]:
 def train_quickly(
     seed: int = 0, device: str = "cpu", recipe: Recipe = QUICK, start: resnet.State | None = None
 ) -> resnet.State:
-    images, labels = colours(12)
+    images, labels = colors(12)
     return training.train(
         images,
         labels,
@@ -55,7 +55,7 @@ def train_quickly(
 
 def test_the_same_seed_on_the_same_device_gives_the_same_weights(device: str) -> None:
     first = train_quickly(device=device)
-    torch.manual_seed(99)  # somebody else's random numbers
+    torch.manual_seed(99)  # other code draws random numbers
     again = train_quickly(device=device)
     assert all(torch.equal(first[name], again[name]) for name in first)
     other = train_quickly(seed=1, device=device)
@@ -70,8 +70,8 @@ def test_training_leaves_the_global_random_numbers_alone() -> None:
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_colours_are_learned(device: str) -> None:
-    images, labels = colours(24)
+def test_colors_are_learned(device: str) -> None:
+    images, labels = colors(24)
     state = training.train(
         images,
         labels,
@@ -83,7 +83,7 @@ def test_colours_are_learned(device: str) -> None:
         device=device,
     )
     model = inference.load_model(state, 3, device)
-    unseen, truth = colours(30, seed=1)
+    unseen, truth = colors(30, seed=1)
     probs = inference.predict_probs(model, unseen, image_size=32, device=device)
     assert evaluate(probs, truth).accuracy == 1.0
 
@@ -94,7 +94,7 @@ def test_training_starts_from_the_given_weights() -> None:
     assert torch.equal(trained["layer3.0.conv1.weight"], start["layer3.0.conv1.weight"])
 
 
-def test_the_weights_can_be_saved_and_served(tmp_path: Path, device: str) -> None:
+def test_trained_weights_can_be_saved_and_loaded(tmp_path: Path, device: str) -> None:
     state = train_quickly(device=device)
     assert {tensor.device.type for tensor in state.values()} == {"cpu"}
     safetensors.torch.save_file(state, tmp_path / "model.safetensors")
@@ -104,7 +104,7 @@ def test_the_weights_can_be_saved_and_served(tmp_path: Path, device: str) -> Non
 
 @pytest.mark.parametrize("n", [0, 1, 5])
 def test_fewer_than_two_classes_are_too_few(n: int) -> None:
-    images, labels = colours(n)
+    images, labels = colors(n)
     with pytest.raises(TooFewLabelsError, match=f"{n} labeled images of {min(n, 1)} class"):
         training.train(
             images,
@@ -118,7 +118,7 @@ def test_fewer_than_two_classes_are_too_few(n: int) -> None:
         )
 
 
-def test_weights_that_are_no_numbers_are_named_instead_of_saved() -> None:
+def test_training_from_nan_weights_is_an_error_that_names_the_setting() -> None:
     start = resnet.build(3, None, seed=0).state_dict()
     start["conv1.weight"].fill_(torch.nan)
     with pytest.raises(TrainingError, match="WEIGHTS"):
@@ -126,7 +126,7 @@ def test_weights_that_are_no_numbers_are_named_instead_of_saved() -> None:
 
 
 def test_every_step_is_reported() -> None:
-    images, labels = colours(12)
+    images, labels = colors(12)
     told = []
     training.train(
         images,
@@ -142,7 +142,7 @@ def test_every_step_is_reported() -> None:
     assert told == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_few_labels_still_get_enough_steps_and_many_get_their_epochs() -> None:
+def test_few_labels_get_the_minimum_of_steps_and_many_get_all_epochs() -> None:
     recipe = Recipe(batch_size=50, min_steps=60, epochs=10)
     assert recipe.steps(200) == 60
     assert recipe.steps(1000) == 200
@@ -162,16 +162,16 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_to_almost_nothing() -> No
 def look_through(
     images: Images, recipe: Recipe, *, may_flip: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """All batches of a training, and the position of the image behind each row."""
+    """Return all batches of a training, and the position of each row's image."""
     positions = np.arange(len(images))
     feed = training.batches(images, positions, recipe=recipe, may_flip=may_flip, seed=0, device=CPU)
     seen, chosen, _ = zip(*feed, strict=True)
     return torch.stack(seen), torch.stack(chosen)
 
 
-def test_batches_are_full_and_no_image_is_seen_more_often_than_another() -> None:
+def test_batches_are_full_and_every_image_is_seen_equally_often() -> None:
     recipe = Recipe(image_size=8, batch_size=4, min_steps=5, epochs=1)
-    _, chosen = look_through(colours(10, size=8)[0], recipe)
+    _, chosen = look_through(colors(10, size=8)[0], recipe)
     assert chosen.shape == (5, 4)
     assert chosen.flatten().bincount().tolist() == [2] * 10
 
@@ -179,7 +179,7 @@ def test_batches_are_full_and_no_image_is_seen_more_often_than_another() -> None
 @pytest.mark.parametrize("size", [16, 32, 80])
 def test_without_augmentation_training_sees_what_inference_sees(size: int) -> None:
     images = np.random.default_rng(0).integers(0, 256, (6, size, size + 4, 3), dtype=np.uint8)
-    recipe = Recipe(image_size=32, batch_size=6, min_steps=1, shift=0, tint=0)
+    recipe = Recipe(image_size=32, batch_size=6, min_steps=1, max_translate=0, color_jitter=0)
     seen, chosen = look_through(images, recipe)
     ready = inference.normalizer(CPU)(inference.on_device(images, CPU))
     expected = inference.resize(ready, 32)[chosen[0]]
@@ -187,32 +187,34 @@ def test_without_augmentation_training_sees_what_inference_sees(size: int) -> No
     torch.testing.assert_close(seen[0], expected, atol=0.5 / 255 / 0.22, rtol=0)
 
 
-def test_images_are_mirrored_only_where_that_keeps_their_class() -> None:
+def test_images_are_mirrored_only_if_that_keeps_their_class() -> None:
     images = np.zeros((8, 16, 16, 3), np.uint8)
     images[:, :, :8] = 255  # bright on the left
-    recipe = Recipe(image_size=16, batch_size=8, min_steps=4, shift=0)
+    recipe = Recipe(image_size=16, batch_size=8, min_steps=4, max_translate=0)
     for may_flip, sides in ((False, {True}), (True, {True, False})):
         seen, _ = look_through(images, recipe, may_flip=may_flip)
         is_bright_left = seen[..., :8].mean((2, 3, 4)) > seen[..., 8:].mean((2, 3, 4))
         assert set(is_bright_left.flatten().tolist()) == sides
 
 
-def test_crops_move_by_whole_pixels_and_no_further_than_the_recipe_says() -> None:
+def test_images_move_by_whole_pixels_and_no_further_than_the_recipe_says() -> None:
     images = np.zeros((16, 16, 16, 3), np.uint8)
     images[:, 8, 8] = 255
-    recipe = Recipe(image_size=16, batch_size=16, min_steps=20, shift=0.125, tint=0)
+    recipe = Recipe(image_size=16, batch_size=16, min_steps=20, max_translate=0.125, color_jitter=0)
     seen, _ = look_through(images, recipe)
     _, rows, columns = (seen[:, :, 0] > 1).flatten(0, 1).nonzero(as_tuple=True)
     assert set(rows.tolist()) == set(columns.tolist()) == {6, 7, 8, 9, 10}
     assert len(rows) == 16 * 20  # one bright pixel each, not smeared over several
 
 
-def test_each_image_has_colours_of_its_own_within_what_the_recipe_says() -> None:
+def test_each_image_gets_its_own_colors_within_the_recipes_limits() -> None:
     images = np.zeros((16, 8, 8, 3), np.uint8)
     images[:] = 124, 116, 104  # ImageNet's mean: all but brightness leaves it alone
     images[:, :, 4:, 0] = 224  # the right half is redder by (100, 0, 0), which is also lighter
-    recipe = Recipe(image_size=8, batch_size=16, min_steps=20, shift=0, tint=0.5)
-    (plain, _), (seen, _) = (look_through(images, replace(recipe, tint=t)) for t in (0, 0.5))
+    recipe = Recipe(image_size=8, batch_size=16, min_steps=20, max_translate=0, color_jitter=0.5)
+    (plain, _), (seen, _) = (
+        look_through(images, replace(recipe, color_jitter=t)) for t in (0, 0.5)
+    )
     left, right = seen[..., 1], seen[..., 6]  # (steps, batch, channel, row)
     assert torch.equal(seen[..., :4], left[..., None].expand(-1, -1, -1, -1, 4))  # whole images
     redder = (plain[..., 6] - plain[..., 1])[0, 0, 0, 0]

@@ -137,7 +137,7 @@ def test_a_gpu_trainer_without_a_gpu_says_so_and_stops(environment: dict[str, st
     assert stopped.returncode == 1
     [event] = map(json.loads, stopped.stderr.splitlines())
     assert event["level"] == "ERROR"
-    assert event["message"].startswith("DEVICE=cuda, and no GPU can be used here")
+    assert event["message"].startswith("DEVICE=cuda, but no GPU is usable")
 
 
 @pytest.mark.parametrize("process", ["backend", "dashboard", "trainer", "ranker", "clock"])

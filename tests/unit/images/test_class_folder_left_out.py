@@ -1,4 +1,4 @@
-"""Folders that somebody made, with all that lies in them besides images."""
+"""Test what is left out of a class folder, and that it is named with its reason."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import pytest
 from PIL import Image
 
 from backend.base.errors import PoolError
-from backend.images import pool_folder
+from backend.images import class_folder
+from backend.images.digest import digest
 from backend.images.pool import Pool, open_pool, true_labels
-from backend.images.pool_sources import image_id
 from backend.labelstudio.label_config import label_config_xml, parse_label_config
-from tests.unit.images.test_pool import make_folder, save_image
+from tests.unit.images.image_folders import make_folder, save_image
 
 CAFE = os.fsdecode(b"caf\xe9")  # Latin-1
 
@@ -61,7 +61,7 @@ def assert_is_named(
         ("no\uffffne", r"train/no\uffffne", "control character"),
     ],
 )
-def test_a_class_whose_name_label_studio_cannot_hold_is_named_and_left_out(
+def test_a_class_name_that_label_studio_cannot_hold_is_named_and_left_out(
     folder: Path, caplog: pytest.LogCaptureFixture, name: str, shown: str, why: str
 ) -> None:
     save_image(folder / "train" / name / "0.png")
@@ -69,7 +69,7 @@ def test_a_class_whose_name_label_studio_cannot_hold_is_named_and_left_out(
     assert_is_named(caplog, pool, f"train/{name}", shown, why)
 
 
-def test_names_of_every_language_stay(folder: Path) -> None:
+def test_class_names_in_any_language_are_kept(folder: Path) -> None:
     names = ("猫", "می‌خواهم", "café & co", 'a"b', "👩‍🌾", "it's")
     for name in names:
         save_image(folder / "train" / name / "0.png")
@@ -79,14 +79,14 @@ def test_names_of_every_language_stay(folder: Path) -> None:
     assert set(parse_label_config(label_config_xml(pool.classes)).choices) == set(pool.classes)
 
 
-def test_an_image_whose_name_is_not_utf8_stays(folder: Path) -> None:
+def test_an_image_whose_name_is_not_utf8_is_kept(folder: Path) -> None:
     save_image(folder / "train/cat" / f"{CAFE}.png")
     pool = opened(folder)
     assert Counter(true_labels(pool).values()) == {"cat": 4, "dog": 3}
     assert all(pool.data_uri(i).startswith("data:image/png") for i in pool.image_ids)
     (folder / "train/cat" / f"{CAFE}.png").unlink()
     with pytest.raises(PoolError, match="cannot read the image") as caught:
-        pool.data_uri(image_id(f"train/cat/{CAFE}.png"))
+        pool.data_uri(digest(f"train/cat/{CAFE}.png"))
     assert str(caught.value).isprintable()
 
 
@@ -99,14 +99,14 @@ def test_an_image_whose_name_is_not_utf8_stays(folder: Path) -> None:
         ("test/dog/gone.jpg", "nowhere.jpg", "No such file"),
     ],
 )
-def test_a_link_in_a_circle_or_to_nothing_is_named_and_left_out(
+def test_a_looping_or_dangling_link_is_named_and_left_out(
     folder: Path, caplog: pytest.LogCaptureFixture, path: str, target: str, why: str
 ) -> None:
     (folder / path).symlink_to(target)
     assert_is_named(caplog, opened(folder), path, path, why)
 
 
-def test_what_is_called_an_image_and_is_no_file_is_named_and_left_out(
+def test_an_image_name_that_is_not_a_file_is_named_and_left_out(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     os.mkfifo(folder / "train/cat/pipe.jpg")
@@ -116,14 +116,14 @@ def test_what_is_called_an_image_and_is_no_file_is_named_and_left_out(
     assert caplog.text.count("(not a file)") == 2
 
 
-def test_a_class_that_links_to_its_own_parent_ends(folder: Path) -> None:
+def test_a_class_that_links_to_its_own_parent_does_not_loop(folder: Path) -> None:
     (folder / "train/up").symlink_to("..")
     assert opened(folder).classes == ("cat", "dog")
 
 
 @pytest.fixture
 def as_nobody() -> Iterator[Path]:
-    """A folder of nobody's, the user; root could read everything."""
+    """A folder of the user nobody, since root can read everything."""
     with tempfile.TemporaryDirectory() as made:
         own = Path(made)
         if os.geteuid() != 0:
@@ -137,7 +137,7 @@ def as_nobody() -> Iterator[Path]:
             os.seteuid(0)
 
 
-def test_a_class_that_may_not_be_read_is_named_and_left_out(
+def test_an_unreadable_class_is_named_and_left_out(
     as_nobody: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = make_folder(as_nobody / "images", 3)
@@ -147,7 +147,7 @@ def test_a_class_that_may_not_be_read_is_named_and_left_out(
     (folder / "train/secret").chmod(0o700)
 
 
-def test_an_image_that_may_not_be_read_is_named_and_left_out(
+def test_an_unreadable_image_is_named_and_left_out(
     as_nobody: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = make_folder(as_nobody / "images", 3)
@@ -158,7 +158,7 @@ def test_an_image_that_may_not_be_read_is_named_and_left_out(
     )
 
 
-def test_a_split_that_may_not_be_read_is_named_in_place_of_data_dir(as_nobody: Path) -> None:
+def test_an_unreadable_split_is_named_instead_of_data_dir(as_nobody: Path) -> None:
     folder = make_folder(as_nobody / "images", 3)
     (folder / "train").chmod(0)
     with pytest.raises(PoolError, match="its folder train cannot be read") as caught:
@@ -167,31 +167,31 @@ def test_a_split_that_may_not_be_read_is_named_in_place_of_data_dir(as_nobody: P
     (folder / "train").chmod(0o700)
 
 
-def test_a_pool_that_is_a_link_in_a_circle_is_told_so(tmp_path: Path) -> None:
+def test_a_pool_that_is_a_link_loop_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(PoolError, match=r"POOL=.*loop"):
         open_pool(str(tmp_path / "loop"), tmp_path, seed=0)
 
 
-def test_an_image_that_vanishes_after_the_look_is_named_and_left_out(
+def test_an_image_deleted_after_the_scan_is_named_and_left_out(
     folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    entries_of = pool_folder._entries
+    entries_of = class_folder._entries
 
-    def delete_what_was_found(at: Path | os.DirEntry[str]) -> list[os.DirEntry[str]]:
+    def delete_found_image(at: Path | os.DirEntry[str]) -> list[os.DirEntry[str]]:
         found = entries_of(at)
         if Path(at).name == "cat":
             (folder / "train/cat/vanishing.png").unlink(missing_ok=True)
         return found
 
     save_image(folder / "train/cat/vanishing.png")
-    monkeypatch.setattr(pool_folder, "_entries", delete_what_was_found)
+    monkeypatch.setattr(class_folder, "_entries", delete_found_image)
     pool = opened(folder)
     path = "train/cat/vanishing.png"
     assert_is_named(caplog, pool, path, path, "No such file")
 
 
-def test_a_class_that_holds_nothing_readable_says_what_was_left_out(tmp_path: Path) -> None:
+def test_too_few_readable_classes_name_what_was_left_out(tmp_path: Path) -> None:
     save_image(tmp_path / "images/train/cat/0.png")
     save_image(tmp_path / "images/train" / CAFE / "0.png")
     with pytest.raises(PoolError, match=r"images: \['cat'\]; left out: 'train/caf.udce9' \(.*UTF"):
@@ -201,14 +201,14 @@ def test_a_class_that_holds_nothing_readable_says_what_was_left_out(tmp_path: Pa
 # MAX_IMAGE_PIXELS
 
 
-def test_images_beyond_the_limit_are_named_and_a_raised_limit_takes_them_in(
+def test_images_over_the_limit_are_named_and_a_higher_limit_includes_them(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     Image.new("1", (2000, 1000)).save(folder / "train/cat/large.png")
     pool = opened(folder, 1_999_999)
     why = "2,000 x 1,000 pixels, more than 1,999,999 (see MAX_IMAGE_PIXELS)"
     assert_is_named(caplog, pool, "train/cat/large.png", "train/cat/large.png", why)
-    assert pool.images.shape[1:] == (8, 8, 3)  # as if it were not there
+    assert pool.images.shape[1:] == (8, 8, 3)  # the large image does not count
 
     with_large = opened(folder, 2_000_000)
 
@@ -216,7 +216,7 @@ def test_images_beyond_the_limit_are_named_and_a_raised_limit_takes_them_in(
     assert left_out(with_large) == []
 
 
-def test_an_original_that_grew_beyond_the_limit_is_not_pushed(folder: Path) -> None:
+def test_an_original_that_grew_over_the_limit_is_not_pushed(folder: Path) -> None:
     pool = opened(folder, 1_000_000)
     for path in folder.glob("train/*/*.png"):
         Image.new("1", (2000, 1000)).save(path)

@@ -1,7 +1,8 @@
-"""Read an image file of any size as upright RGB, in little memory.
+"""Decode an image file of any size as upright RGB, in little memory.
 
-A file of a few kilobytes may hold 50 million pixels. A large image is therefore decoded alone, kept
-in its own mode (a byte a pixel for black and white), and shrunk and converted tile by tile.
+A file of a few kilobytes may hold 50 million pixels. Large images are therefore decoded one at a
+time, kept in their own mode (one byte per pixel for black and white), and shrunk and converted tile
+by tile.
 """
 
 from __future__ import annotations
@@ -18,19 +19,20 @@ from PIL import ExifTags, Image, ImageOps
 
 from backend.base.errors import ImageError
 
-# Larger ones are decoded one at a time. A photo of 12 megapixels is not: a JPEG is read at a
-# fraction of its size.
+# Larger images are decoded one at a time. Photos of 12 megapixels are not affected, because a JPEG
+# is decoded at a fraction of its size.
 LARGE_PX = 4_000_000
 TILE_PX = 1024
-# How many times the wanted size is left for the final, finer resizing: by a JPEG's own scaling, and
-# by averaging blocks. Pillow's documentation of reducing_gap: from 3 on hardly any difference.
+# How many times larger than wanted an image stays for the final, finer resizing: after a JPEG's own
+# scaling, and after averaging blocks. From 3 on there is hardly any difference (reducing_gap in
+# Pillow's documentation).
 DRAFT_GAP = 2
 REDUCING_GAP = 3
-# Where a decoder itself holds several copies of the image, fewer pixels must do.
+# These decoders hold several copies of the image, so fewer pixels are allowed.
 COPIES = {"WEBP": 2}
 
-# Blocks of this size malloc maps alone and gives back at once. Of Pillow's own, 16 MB, each thread
-# would keep a whole image's worth for itself.
+# malloc returns blocks of this size to the system at once. With Pillow's own blocks of 16 MB, every
+# thread would keep the memory of a whole image.
 BLOCK_BYTES = 64 * 1024**2
 
 _one_at_a_time = threading.Lock()
@@ -40,11 +42,11 @@ _one_at_a_time = threading.Lock()
 def open_image(
     file: Path | BinaryIO, max_pixels: int, formats: tuple[str, ...] | None = None
 ) -> Iterator[Image.Image]:
-    """Open an image without decoding it; ImageError if it has too many pixels.
+    """Open an image without decoding it. Raises ImageError if it has too many pixels.
 
-    Whatever Pillow raises on a damaged file, here or inside the block, becomes an ImageError.
+    Anything that Pillow raises on a damaged file, here or inside the block, becomes an ImageError.
     """
-    # Between a half of its own limit and the whole Pillow warns: a stray line in the log.
+    # Pillow warns from half of its own limit on, which would only clutter the log.
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     try:
         with Image.open(file, formats=formats) as image:
@@ -70,11 +72,10 @@ def open_image(
 
 
 def read_rgb(image: Image.Image, shrink: tuple[float, float]) -> Image.Image:
-    """Decode an image as a browser shows it: turned by its EXIF orientation, white where
-    transparent.
+    """Decode an image as a browser shows it: upright by its EXIF, and transparent pixels white.
 
-    `shrink` says how many times smaller the caller will make its width and its height: a large
-    image comes back smaller already, with pixels enough left for that. It is closed.
+    `shrink` says how many times smaller the caller will make its width and height. A large image
+    comes back smaller already, but with enough pixels for that. The image is closed.
     """
     (across, down), (width, height) = shrink, image.size
     n_pixels = width * height
@@ -82,7 +83,7 @@ def read_rgb(image: Image.Image, shrink: tuple[float, float]) -> Image.Image:
     if drafted := image.draft("RGB", wanted):  # a large JPEG is decoded at a fraction
         scale = round(width / drafted[1][2])
         across, down = across / scale, down / scale
-        if not image.info.get("progressive"):  # whose decoder holds the whole all the same
+        if not image.info.get("progressive"):  # that decoder holds the whole image anyway
             n_pixels = image.width * image.height
     with _one_at_a_time if n_pixels > LARGE_PX else nullcontext():
         try:
@@ -92,16 +93,16 @@ def read_rgb(image: Image.Image, shrink: tuple[float, float]) -> Image.Image:
             small = _reduced(image, factor)
             orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
         finally:
-            image.close()  # gives its memory back before the next one's turn
+            image.close()  # frees its memory before the next image is decoded
     small.getexif()[ExifTags.Base.Orientation] = orientation
     return ImageOps.exif_transpose(small)
 
 
 def _reduced(image: Image.Image, factor: tuple[int, int]) -> Image.Image:
-    """RGB of 1/factor the size: the same as converting the whole image and reducing that."""
+    """Return RGB of 1/factor the size, the same as if the whole image were converted first."""
     across, down = factor
     small = Image.new("RGB", (-(-image.width // across), -(-image.height // down)))
-    # Whole blocks to each tile.
+    # Each tile holds whole blocks.
     width, height = max(1, TILE_PX // across) * across, max(1, TILE_PX // down) * down
     for top in range(0, image.height, height):
         for left in range(0, image.width, width):

@@ -1,4 +1,4 @@
-"""Images of every kind, read in tiles as when read whole; and what memory reading them takes."""
+"""Test that images of every kind decode alike in tiles and as a whole, and in how much memory."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import pytest
 from PIL import ExifTags, Image, ImageOps
 
 from backend.base.errors import ImageError
-from backend.images import pixels
-from backend.images.pixels import open_image, read_rgb
+from backend.images import decode
+from backend.images.decode import open_image, read_rgb
 
 REPO = Path(__file__).parents[3]
 SIDE = 7070  # 49,984,900 pixels
@@ -39,7 +39,7 @@ def read(content: bytes, shrink: tuple[float, float], max_pixels: int = LIMIT) -
 
 
 def whole(content: bytes) -> Image.Image:
-    """How an image was read before: all of it converted at once."""
+    """Decode an image simply, all at once."""
     image: Image.Image
     with Image.open(io.BytesIO(content)) as image:
         ImageOps.exif_transpose(image, in_place=True)
@@ -88,32 +88,32 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("factor", [(1, 1), (2, 2), (3, 5), (40, 1)])
-def test_an_image_read_in_tiles_is_the_one_read_whole_and_reduced(
+def test_an_image_read_in_tiles_equals_the_whole_image_reduced(
     kind: str, factor: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pixels, "TILE_PX", 10)
-    shrink = pixels.REDUCING_GAP * factor[0], pixels.REDUCING_GAP * factor[1]
+    monkeypatch.setattr(decode, "TILE_PX", 10)
+    shrink = decode.REDUCING_GAP * factor[0], decode.REDUCING_GAP * factor[1]
     expected = whole(KINDS[kind]).reduce(factor)
     assert same(read(KINDS[kind], shrink), expected)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_an_image_in_tiles_is_turned_as_its_camera_was_held(
+def test_an_image_read_in_tiles_is_turned_upright(
     kind: str, orientation: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pixels, "TILE_PX", 10)
+    monkeypatch.setattr(decode, "TILE_PX", 10)
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
-    # Whole blocks each way: the left over of a block would be at another side once turned.
+    # Whole blocks only: the rest of a block would move to another side when turned.
     file = encoded(noise(36, 24), kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {}))
-    small = read(file, (2 * pixels.REDUCING_GAP, 2 * pixels.REDUCING_GAP))
+    small = read(file, (2 * decode.REDUCING_GAP, 2 * decode.REDUCING_GAP))
     assert same(small, whole(file).reduce(2))
     assert small.size == ((18, 12) if orientation < 5 else (12, 18))
 
 
 @pytest.mark.parametrize("progressive", [True, False])
-def test_a_large_jpeg_keeps_its_shape_and_twice_the_pixels_that_are_wanted(
+def test_a_large_jpeg_keeps_its_shape_and_twice_the_wanted_pixels(
     progressive: bool,
 ) -> None:
     halves = Image.new("RGB", (3000, 2000), "red")
@@ -130,21 +130,21 @@ def test_the_largest_jpeg_is_reduced_alike_in_both_directions() -> None:
     assert huge.size == (563, 282)
 
 
-def test_too_many_pixels_are_told_without_decoding_any() -> None:
+def test_too_many_pixels_are_an_error_before_decoding() -> None:
     file = encoded(Image.new("1", (300, 200)))
     assert read(file, (1, 1), 60_000).size == (300, 200)
     with pytest.raises(ImageError, match=r"300 x 200 pixels, more than 59,999 \(see MAX_IMAGE_PIX"):
         read(file, (1, 1), 59_999)
 
 
-def test_a_webp_counts_double_since_its_decoder_keeps_copies() -> None:
+def test_a_webp_counts_double_because_its_decoder_keeps_copies() -> None:
     file = encoded(Image.new("RGB", (300, 200)), "WEBP")
     assert read(file, (1, 1), 120_000).size == (300, 200)
     with pytest.raises(ImageError, match="more than 59,999"):
         read(file, (1, 1), 119_999)
 
 
-def test_what_pillow_only_warns_of_is_no_line_in_the_log(
+def test_pillows_warning_about_large_images_is_not_logged(
     recwarn: pytest.WarningsRecorder,
 ) -> None:
     file = encoded(Image.new("1", (9500, 9500)))  # Pillow warns from 89,478,485 pixels on
@@ -153,7 +153,7 @@ def test_what_pillow_only_warns_of_is_no_line_in_the_log(
     assert not recwarn.list
 
 
-def test_a_large_image_waits_until_the_one_before_it_is_done_and_a_small_one_does_not() -> None:
+def test_a_large_image_waits_for_the_one_before_it_but_a_small_one_does_not() -> None:
     large, small = encoded(Image.new("1", (2001, 2000))), encoded(Image.new("1", (2000, 2000)))
     done = threading.Event()
 
@@ -162,7 +162,7 @@ def test_a_large_image_waits_until_the_one_before_it_is_done_and_a_small_one_doe
         done.set()
 
     waiting = threading.Thread(target=read_large)
-    with pixels._one_at_a_time:
+    with decode._one_at_a_time:
         waiting.start()
         assert read(small, (9, 9)).size == (667, 667)
         assert not done.wait(0.5)
@@ -170,14 +170,14 @@ def test_a_large_image_waits_until_the_one_before_it_is_done_and_a_small_one_doe
     assert done.is_set()
 
 
-def test_a_damaged_large_image_does_not_keep_the_others_waiting() -> None:
+def test_a_damaged_large_image_does_not_block_the_next_ones() -> None:
     content = encoded(Image.effect_noise((2500, 2500), 50))
     for _ in range(2):
         with pytest.raises(ImageError, match="damaged"):
             read(content[: len(content) // 2], (9, 9))
 
 
-# What it takes
+# Memory
 
 
 MEASURED = """
@@ -205,7 +205,7 @@ def bomb(mode, kind="PNG", side=7070, **options):
 
 
 def measured(program: str, *arguments: str) -> float:
-    """What the program printed last: the rise of its memory in MB."""
+    """Run a program; return the last number that it prints, the rise of its memory in MB."""
     done = subprocess.run(
         [sys.executable, "-c", MEASURED + program, *arguments],
         cwd=REPO, capture_output=True, text=True,
@@ -271,7 +271,7 @@ print(rise())
 
 
 @pytest.mark.parametrize(("side", "n_images", "limit_mb"), [(13_000, 2, 100), (SIDE, 9, 450)])
-def test_a_pool_of_images_at_the_limit_decodes_one_at_a_time_and_none_beyond_it(
+def test_a_pool_decodes_images_at_the_limit_one_at_a_time_and_none_over_it(
     tmp_path: Path, side: int, n_images: int, limit_mb: float
 ) -> None:
     taken = measured(POOL, str(tmp_path / "images"), str(side), str(n_images))
@@ -279,7 +279,7 @@ def test_a_pool_of_images_at_the_limit_decodes_one_at_a_time_and_none_beyond_it(
 
 
 READ = """
-from backend.images.pixels import open_image, read_rgb
+from backend.images.decode import open_image, read_rgb
 
 content = bomb(sys.argv[1], sys.argv[2], **eval(sys.argv[3]))
 begin()
@@ -301,7 +301,7 @@ print(rise())
         ("RGB", "WEBP", {"method": 0, "side": 5000}, 450),
     ],
 )
-def test_no_format_takes_much_more_than_another(
+def test_no_format_takes_much_more_memory_than_another(
     mode: str, kind: str, options: dict[str, Any], limit_mb: float
 ) -> None:
     assert measured(READ, mode, kind, repr(options)) < limit_mb

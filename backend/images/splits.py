@@ -1,0 +1,29 @@
+"""Draw class-balanced splits of labeled images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from backend.base.arrays import Labels
+from backend.images.digest import digest
+
+
+def draw_balanced(
+    image_ids: Sequence[str], labels: Labels, count: int, salt: str, *, max_share: float = 1.0
+) -> Labels:
+    """Return the positions of `count` images, spread over the classes as evenly as possible.
+
+    At most `max_share` of each class is drawn. The order of hashed ids decides: the draw is the
+    same on every machine, and images that are added later hardly change it.
+    """
+    draws = [digest(f"{salt}:{i}") for i in image_ids]
+    shuffled = np.array(sorted(range(len(draws)), key=draws.__getitem__), dtype=np.int64)
+    rank = np.zeros(len(shuffled), dtype=np.int64)  # among the images of the same class
+    is_free = np.zeros(len(shuffled), dtype=bool)
+    for label in np.unique(labels):
+        same = np.flatnonzero(labels[shuffled] == label)
+        rank[same] = np.arange(len(same))
+        is_free[same] = rank[same] < int(max_share * len(same))
+    return shuffled[is_free][np.argsort(rank[is_free], kind="stable")[:count]]
