@@ -87,10 +87,7 @@ def write_pins(images: list[Image], pins: dict[str, str]) -> None:
     """Write new pins into .env, and print what to do next."""
     new = {i.variable: pin for i in images if (pin := pins.get(i.variable, i.now)) != i.now}
     if new:
-        try:
-            write_values(ENV, new)
-        except OSError as error:
-            raise DockerError(f"{ENV} cannot be written: {error.strerror}") from None
+        write_values(ENV, new)
         command = " ".join(compose_command())
         print(f"{ENV}: wrote {', '.join(new)}; next: {command} up -d --build")
     elif pins:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 
 from backend.base.command_line import CommandParser, run
-from scripts.compose.docker import DockerError, compose_command
+from scripts.compose.docker import compose_command
 from scripts.compose.env import ENV, read_env, write_missing
 from scripts.compose.preflight import find_notes, find_problems
 
@@ -18,10 +18,7 @@ from scripts.compose.preflight import find_notes, find_problems
 def main() -> int:
     """Write .env, then report every problem."""
     CommandParser(description=__doc__).parse_args()
-    try:
-        made = write_missing(ENV)
-    except OSError as error:
-        raise DockerError(f"{ENV} cannot be written: {error.strerror}") from None
+    made = write_missing(ENV)
     print(f"{ENV}: created {', '.join(made)}" if made else f"{ENV}: all secrets exist already")
     env = read_env(ENV)
     for note in find_notes(env):

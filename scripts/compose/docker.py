@@ -11,6 +11,10 @@ from typing import IO
 
 from backend.base.errors import TightloopError
 
+DOCKER_IS_DOWN = re.compile(
+    "Cannot connect to the Docker daemon|docker.(daemon.socket|sock)|fetching server API version"
+)
+
 
 class DockerError(TightloopError):
     """Docker is not installed or refused; the message says what to do."""
@@ -49,7 +53,7 @@ def _run(*command: str, stdin: IO[bytes] | None = None, stdout: IO[bytes] | None
         raise DockerError(f"{command[0]} is not installed") from None
     errors = done.stderr.decode(errors="replace").strip()
     if done.returncode != 0:
-        if re.search("Cannot connect to the Docker daemon|docker.(daemon.socket|sock)", errors):
+        if DOCKER_IS_DOWN.search(errors):
             errors = "cannot reach Docker: start it, and check that you may use it (group docker)"
         raise DockerError(f"`{' '.join(command[:4])}` failed: {errors[-500:]}")
     if stdout is not None and errors:

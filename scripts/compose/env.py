@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from backend.base.errors import SettingsError
 from scripts.compose.docker import DockerError, docker
 
 ENV = Path(".env")
@@ -50,7 +51,10 @@ def write_missing(path: Path) -> list[str]:
 
 
 def write_values(path: Path, values: Mapping[str, str]) -> None:
-    """Set values, each in the last line that names it or in a new one; change no other line."""
+    """Set values, each in the last line that names it or in a new one; change no other line.
+
+    SettingsError if the file cannot be written.
+    """
     lines = path.read_text().splitlines() if path.exists() else []
     left = dict(values)
     for number in reversed(range(len(lines))):
@@ -59,10 +63,13 @@ def write_values(path: Path, values: Mapping[str, str]) -> None:
             lines[number] = f"{found[1]}={left.pop(found[1])}"
     lines += [f"{name}={value}" for name, value in left.items()]
     draft = path.with_name(f"{path.name}.draft")
-    draft.unlink(missing_ok=True)
-    draft.touch(mode=0o600)
-    draft.write_text("\n".join(lines) + "\n")
-    draft.replace(path)
+    try:
+        draft.unlink(missing_ok=True)
+        draft.touch(mode=0o600)
+        draft.write_text("\n".join(lines) + "\n")
+        draft.replace(path)
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def read_env(path: Path) -> dict[str, str]:
