@@ -37,13 +37,25 @@ FELL_BACK_SHORT = " (digits)"
 WAIT_FOR_ANOTHER_S = 600.0
 SEED_HINT = "labeled by the data set: no guess"
 INSTRUCTIONS = """\
+Press <b>Label All Tasks</b>: it opens the images that the model is least sure of first, and \
+reserves each for you while you have it open. Clicking a row of the table, or a link to a task, \
+does neither.<br><br>
+Every choice shows its key. <b>Ctrl+Enter</b> submits.<br><br>
+{guess}If you cannot tell what an image shows, skip it: that is better than a wrong label.
+"""
+GUESS = """\
+The choice that is already selected is the model's guess, on an image that it finds hard. Look \
+first, then submit it or choose another. Pressing the key of the guess deselects it.<br><br>
+"""
+# Projects that still have these texts get the new ones.
+FORMER_INSTRUCTIONS = """\
 Press <b>Label All Tasks</b>: it brings the images that the model is least sure of first, and \
 keeps each for you while you have it open. A click on a row of the table, or a link to a task, \
 does neither.<br><br>
 Every choice shows its key. <b>Ctrl+Enter</b> submits.<br><br>
 {guess}Skip what you cannot tell: that is better than a wrong answer.
 """
-GUESS = """\
+FORMER_GUESS = """\
 What is chosen already is the model's guess, on images that it finds hard. Look first; then \
 submit it, or choose another. Its own key would take it away.<br><br>
 """
@@ -179,9 +191,13 @@ class SetupSteps:
 
     def explain(self) -> bool:
         """Write the instructions for annotators and the project's description."""
-        with_guess, without = INSTRUCTIONS.format(guess=GUESS), INSTRUCTIONS.format(guess="")
+        ours = {
+            text.format(guess=part)
+            for text, guess in ((INSTRUCTIONS, GUESS), (FORMER_INSTRUCTIONS, FORMER_GUESS))
+            for part in (guess, "")
+        }
         has_instructed = self.project.instruct(
-            without if self.settings.blind else with_guess, earlier={with_guess, without}
+            INSTRUCTIONS.format(guess="" if self.settings.blind else GUESS), earlier=ours
         )
         version = Registry(self.root).current()
         has_described = self.project.set_description(ordering.description(version))
