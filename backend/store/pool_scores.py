@@ -1,6 +1,6 @@
-"""Keep what versions make of a pool's images: probabilities by version, embeddings by body.
+"""Cache probabilities by version and embeddings by body for all images of a pool.
 
-All of it can be made again, so a damaged file is named in the log and counts as not kept.
+All of it can be computed again, so a damaged file is logged and treated as missing.
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from pydantic import TypeAdapter
 
 from backend.base.arrays import Embeddings, Labels, Probs
 from backend.base.errors import NoModelError
-from backend.store.files import folder_errors
+from backend.store.files import cached_until_changed, folder_errors
 from backend.store.registry import Registry
 from backend.store.tensor_file import find_not_finite, read_tensors, write_tensors
 
@@ -32,7 +32,7 @@ _IMAGE_IDS = TypeAdapter(tuple[str, ...])
 
 @dataclass(frozen=True)
 class PoolEmbeddings:
-    """What one body makes of all images of a pool, (images, width) each."""
+    """One body's embeddings of all images of a pool, (images, width) for each split."""
 
     pool: Embeddings
     validation: Embeddings
@@ -40,9 +40,7 @@ class PoolEmbeddings:
 
 
 def save_pool_probs(root: Path, version: str, image_ids: Sequence[str], probs: Probs) -> None:
-    """Keep what a version thinks of the pool, so that asking or showing an image of it needs no
-    model.
-    """
+    """Save a version's probabilities for the pool, so that no model is needed to look them up."""
     with folder_errors(root):
         write_tensors(
             _pool_path(root, version), {"probs": probs}, {"image_ids": json.dumps(image_ids)}
@@ -50,29 +48,25 @@ def save_pool_probs(root: Path, version: str, image_ids: Sequence[str], probs: P
 
 
 def load_pool_probs(root: Path, version: str) -> tuple[tuple[str, ...], Probs] | None:
-    """Load what save_pool_probs wrote, or None: image ids, and a row of `Probs` each.
+    """Load what save_pool_probs wrote, or None: image ids, and a row of `Probs` for each.
 
-    NoModelError if they hold NaN: scoring the pool again would give the same.
+    NoModelError if they hold NaN, because scoring the pool again would give the same.
     """
     path = _pool_path(root, version)
-    if (kept := _read(path)) is None:
-        return None
-    metadata, arrays = kept
-    n_classes = len(Registry(root).read_meta(version).classes)
-    try:
+    with _damage_logged(path):
+        metadata, arrays = read_tensors(path)
         image_ids = _IMAGE_IDS.validate_json(metadata.get("image_ids", ""))
+        n_classes = len(Registry(root).read_meta(version).classes)
         probs = _probs(arrays, (len(image_ids), n_classes))
         if not np.isfinite(probs).all():
             raise nan_error(version)
         _check_rows(probs)
-    except ValueError as error:
-        _log_damaged(path, error)
-        return None
-    return image_ids, probs
+        return image_ids, probs
+    return None
 
 
 def nan_error(version: str) -> NoModelError:
-    """What to say of a version whose probabilities are no numbers."""
+    """Return the error for a version whose probabilities are NaN."""
     return NoModelError(
         f"the probabilities of {version} hold NaN: put another version in service with "
         "`python -m scripts.models promote <version>`"
@@ -80,33 +74,28 @@ def nan_error(version: str) -> NoModelError:
 
 
 def save_validation_probs(root: Path, version: str, labels: Labels, probs: Probs) -> None:
-    """Keep what a version thinks of the validation split, for the comparison with the next one."""
+    """Save a version's probabilities for the validation split, to compare the next one with."""
     with folder_errors(root):
         write_tensors(_validation_path(root, version), {"probs": probs, "labels": labels})
 
 
 def load_validation(root: Path, version: str) -> tuple[Labels, Probs] | None:
-    """Load what save_validation_probs wrote, or None: the data set's labels, and a row of `Probs`
-    each.
-    """
+    """Load what save_validation_probs wrote, or None: labels, and a row of `Probs` for each."""
     path = _validation_path(root, version)
-    if (kept := _read(path)) is None:
-        return None
-    n_classes = len(Registry(root).read_meta(version).classes)
-    try:
-        labels = _array(kept[1], "labels", "i", 1)
-        probs = _probs(kept[1], (len(labels), n_classes))
+    with _damage_logged(path):
+        _, arrays = read_tensors(path)
+        labels = _array(arrays, "labels", "i", 1)
+        n_classes = len(Registry(root).read_meta(version).classes)
+        probs = _probs(arrays, (len(labels), n_classes))
         _check_rows(probs)
         if labels.size and not 0 <= labels.min() <= labels.max() < n_classes:
             raise ValueError(f"labels are not all in 0..{n_classes - 1}")
-    except ValueError as error:
-        _log_damaged(path, error)
-        return None
-    return labels, probs
+        return labels, probs
+    return None
 
 
 def load_validation_probs(root: Path, version: str, labels: Labels) -> Probs | None:
-    """The probabilities alone; None if not kept, or kept for other images."""
+    """Load the probabilities that save_validation_probs wrote for these labels, or None."""
     kept = load_validation(root, version)
     return kept[1] if kept is not None and np.array_equal(kept[0], labels) else None
 
@@ -114,7 +103,7 @@ def load_validation_probs(root: Path, version: str, labels: Labels) -> Probs | N
 def save_embeddings(
     folder: Path, body_key: str, image_size: int, image_ids: Sequence[str], kept: PoolEmbeddings
 ) -> None:
-    """Keep what a body makes of a pool's images, so that its heads need no forward pass."""
+    """Save a body's embeddings of a pool, so that its heads need no forward pass."""
     path = _embeddings_path(folder, body_key, image_size, image_ids)
     with folder_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -124,50 +113,38 @@ def save_embeddings(
 def load_embeddings(
     folder: Path, body_key: str, image_size: int, image_ids: Sequence[str]
 ) -> PoolEmbeddings | None:
-    """Load what save_embeddings wrote; None if not kept, or kept for another pool."""
+    """Load what save_embeddings wrote for the same body, size and pool, or None."""
     path = _embeddings_path(folder, body_key, image_size, image_ids)
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return _load_embeddings(path, len(image_ids), found.st_mtime_ns, found.st_size)
+    with _damage_logged(path):
+        return _read_embeddings(path, len(image_ids))
+    return None
 
 
 # A head and the order that follows it read the same file of 100 MB.
-@lru_cache(maxsize=1)
-def _load_embeddings(
-    path: Path, n_images: int, _mtime_ns: int, _size: int
-) -> PoolEmbeddings | None:
-    if (kept := _read(path)) is None:
-        return None
-    try:
-        splits = [_array(kept[1], split.name, "f", 2) for split in fields(PoolEmbeddings)]
-        if len({rows.shape[1] for rows in splits}) > 1 or len(splits[0]) != n_images:
-            raise ValueError("the embeddings are of another pool or of several widths")
-        if name := find_not_finite(kept[1]):
-            raise ValueError(f"{name} holds NaN or infinite numbers")
-    except ValueError as error:
-        _log_damaged(path, error)
-        return None
+@cached_until_changed(1)
+def _read_embeddings(path: Path, n_images: int) -> PoolEmbeddings:
+    _, arrays = read_tensors(path)
+    splits = [_array(arrays, split.name, "f", 2) for split in fields(PoolEmbeddings)]
+    if len({rows.shape[1] for rows in splits}) > 1 or len(splits[0]) != n_images:
+        raise ValueError("the embeddings are of another pool or of several widths")
+    if name := find_not_finite(arrays):
+        raise ValueError(f"{name} holds NaN or infinite numbers")
     return PoolEmbeddings(*splits)
 
 
-def _read(path: Path) -> tuple[dict[str, str], dict[str, NDArray[Any]]] | None:
+@contextmanager
+def _damage_logged(path: Path) -> Iterator[None]:
+    """Suppress the error of a file that is missing or damaged; log the damage."""
     try:
-        return read_tensors(path)
+        yield
     except FileNotFoundError:
-        return None
+        pass
     except (OSError, ValueError) as error:
-        _log_damaged(path, error)
-        return None
-
-
-def _log_damaged(path: Path, error: Exception) -> None:
-    log.warning("%s is damaged and left out: %.300s", path, error)
+        log.warning("%s is damaged and left out: %.300s", path, error)
 
 
 def _array(arrays: Mapping[str, NDArray[Any]], name: str, kind: str, n_axes: int) -> NDArray[Any]:
-    """One of the arrays, if its numbers are of that kind ("f" or "i") and it has so many axes."""
+    """Return an array by name; ValueError unless it has that kind ("f" or "i") and n_axes."""
     array = arrays.get(name)
     if array is None:
         raise ValueError(f"{name} is missing")
@@ -186,7 +163,7 @@ def _probs(arrays: Mapping[str, NDArray[Any]], shape: tuple[int, int]) -> Probs:
 def _check_rows(probs: Probs) -> None:
     in_range = (probs >= -ROUNDING) & (probs <= 1 + ROUNDING)  # False for NaN
     if not in_range.all() or not np.allclose(probs.sum(axis=1), 1, rtol=0, atol=ROUNDING):
-        raise ValueError("probs holds rows that are no probabilities")
+        raise ValueError("probs holds rows that are not probabilities")
 
 
 def _pool_path(root: Path, version: str) -> Path:
@@ -200,8 +177,5 @@ def _validation_path(root: Path, version: str) -> Path:
 def _embeddings_path(
     folder: Path, body_key: str, image_size: int, image_ids: Sequence[str]
 ) -> Path:
-    return folder / f"{body_key}-{image_size}px-{_fingerprint(image_ids)}.safetensors"
-
-
-def _fingerprint(image_ids: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(image_ids).encode()).hexdigest()[:16]
+    fingerprint = hashlib.sha256("\n".join(image_ids).encode()).hexdigest()[:16]
+    return folder / f"{body_key}-{image_size}px-{fingerprint}.safetensors"

@@ -1,13 +1,14 @@
-"""Open a project's database: its schema, its migrations, and who may write.
+"""Open a project's database, and create or migrate it first if necessary.
 
-Two kinds of tables: `mirror_*` copy Label Studio and may be emptied at any time; `own_*` hold what
-cannot be read again. Reading while another process writes needs SQLite's WAL, which works on local
-disks only. On a read-only mount it can be opened while another process has it open for writing,
-which the clock does for as long as it runs, or if no process has it open at all.
+Tables named `mirror_*` copy Label Studio and may be emptied or dropped at any time; tables named
+`own_*` hold what cannot be read again. Reading while another process writes needs SQLite's WAL,
+which works only on local disks. On a read-only mount the database can be opened while another
+process has it open for writing, as the clock does while it runs, or if no process has it open.
 """
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -18,11 +19,12 @@ from backend.base.errors import StoreError
 from backend.store import earlier_release
 
 FILE = "project.db"
+N_MIRROR_TABLES = 3
 Connection = sqlite3.Connection
 BUSY_TIMEOUT_S = 30.0
 
-# One script for each schema version; `user_version` says how many have run. Never change one that
-# was released: add another.
+# One script for each schema version; `user_version` says how many have run. Never change a released
+# script: add another.
 MIGRATIONS = (
     """
     CREATE TABLE mirror_task (
@@ -91,24 +93,27 @@ MIGRATIONS = (
 
 
 @contextmanager
-def reading(root: Path) -> Iterator[sqlite3.Connection | None]:
-    """Open a project's database for reading; None if nothing was written yet.
+def reading(root: Path) -> Iterator[Connection]:
+    """Open a project's database for reading; an empty one in memory if nothing was written yet.
 
     StoreError if it cannot be opened: on a read-only mount while no process writes to it.
     """
     path = root / FILE
     with _store_errors(path):
         if not path.exists():
-            yield None
+            with _open_empty() as db:
+                yield db
             return
-        with closing(_connect_for_reading(path)) as db:
+        with closing(_connect_for_reading(path)) as db, _open_empty() as empty:
             _check_version(db, path)
-            yield db if _version(db) else None
+            if _version(db) and _lacks_mirror_tables(db):
+                connect(root).close()
+            yield db if _version(db) else empty
 
 
 @contextmanager
-def writing(root: Path) -> Iterator[sqlite3.Connection]:
-    """Open a project's database for one transaction, made and migrated if need be."""
+def writing(root: Path) -> Iterator[Connection]:
+    """Open a project's database for one transaction; create or migrate it if necessary."""
     with closing(connect(root)) as db, _store_errors(root / FILE):
         db.execute("BEGIN IMMEDIATE")
         try:
@@ -119,7 +124,7 @@ def writing(root: Path) -> Iterator[sqlite3.Connection]:
         db.execute("COMMIT")
 
 
-def connect(root: Path) -> sqlite3.Connection:
+def connect(root: Path) -> Connection:
     """Open a project's database for writing; the caller closes it.
 
     A connection must not cross a fork.
@@ -130,7 +135,7 @@ def connect(root: Path) -> sqlite3.Connection:
         db = _connect(path.absolute().as_uri())
         try:
             _check_version(db, path)
-            if _version(db) < len(MIGRATIONS):
+            if _version(db) < len(MIGRATIONS) or _lacks_mirror_tables(db):
                 _migrate(db, root)
         except BaseException:
             db.close()
@@ -142,16 +147,16 @@ def copy(root: Path, folder: Path) -> Path:
     """Copy a project's database into a folder while it is in use; return the copy's path."""
     made = folder / FILE
     with reading(root) as db, closing(sqlite3.connect(made)) as target:
-        if db is not None:
+        if _version(db):
             db.backup(target)
     return made
 
 
-def _connect(uri: str) -> sqlite3.Connection:
+def _connect(uri: str) -> Connection:
     db = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None)
     try:
-        db.execute("PRAGMA synchronous = NORMAL")  # a power cut may undo the last second, no more
-        _version(db)  # reads the file, so that one that cannot be read is found out here
+        db.execute("PRAGMA synchronous = NORMAL")  # a power cut may undo only the last second
+        _version(db)  # reads the file, so that an unreadable one fails here
         return db
     except BaseException:
         db.close()
@@ -165,21 +170,21 @@ def _connect_for_reading(path: Path) -> Connection:
     except sqlite3.OperationalError:
         if path.with_name(f"{path.name}-wal").exists():
             raise
-    # No process has it open, and this one may not make the log that opening it needs. Without a
-    # writer the file does not change, so it can be read without.
+    # No process has it open, and this one may not create the log that opening it needs. Without a
+    # writer the file does not change, so it can be read without a log.
     return _connect(f"{uri}&immutable=1")
 
 
-def _migrate(db: sqlite3.Connection, root: Path) -> None:
+def _migrate(db: Connection, root: Path) -> None:
     _switch_to_wal(db)
     db.execute("BEGIN IMMEDIATE")  # another process may be migrating it
     try:
         is_new = not _version(db)
-        for script in MIGRATIONS[_version(db) :]:
-            for statement in filter(str.strip, script.split(";\n")):
-                db.execute(statement)
+        _run_migrations(db)
         if is_new:
             earlier_release.take_over(db, root)
+        elif _lacks_mirror_tables(db):
+            _create_mirror_tables(db)
         db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
     except BaseException:
         db.execute("ROLLBACK")
@@ -188,8 +193,40 @@ def _migrate(db: sqlite3.Connection, root: Path) -> None:
     earlier_release.move_files(root)
 
 
-def _switch_to_wal(db: sqlite3.Connection) -> None:
-    # SQLite itself does not wait here for another process that makes the same database.
+def _run_migrations(db: Connection) -> None:
+    for script in MIGRATIONS[_version(db) :]:
+        for statement in _statements(script):
+            db.execute(statement)
+
+
+def _lacks_mirror_tables(db: Connection) -> bool:
+    query = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name GLOB 'mirror_*'"
+    return bool(db.execute(query).fetchone()[0] < N_MIRROR_TABLES)
+
+
+def _create_mirror_tables(db: Connection) -> None:
+    """Create the mirror tables that were dropped, so that Label Studio is read again in full."""
+    existing = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
+    for statement in (s for script in MIGRATIONS for s in _statements(script)):
+        created = re.match(r"\s*CREATE (?:TABLE|INDEX) (mirror_\w+)", statement)
+        if created and created[1] not in existing:
+            db.execute(statement)
+    db.execute("DELETE FROM own_fact WHERE name IN ('read_at', 'full_read_at')")
+
+
+def _statements(script: str) -> list[str]:
+    return list(filter(str.strip, script.split(";\n")))
+
+
+@contextmanager
+def _open_empty() -> Iterator[Connection]:
+    with closing(sqlite3.connect(":memory:")) as db:
+        _run_migrations(db)
+        yield db
+
+
+def _switch_to_wal(db: Connection) -> None:
+    # SQLite itself does not wait here for another process that creates the same database.
     give_up = time.monotonic() + BUSY_TIMEOUT_S
     while True:
         try:
@@ -201,7 +238,7 @@ def _switch_to_wal(db: sqlite3.Connection) -> None:
             time.sleep(0.05)
 
 
-def _check_version(db: sqlite3.Connection, path: Path) -> None:
+def _check_version(db: Connection, path: Path) -> None:
     if _version(db) > len(MIGRATIONS):
         raise StoreError(
             f"{path} was made by a newer release of Tightloop: update, or restore a backup of this "
@@ -209,7 +246,7 @@ def _check_version(db: sqlite3.Connection, path: Path) -> None:
         )
 
 
-def _version(db: sqlite3.Connection) -> int:
+def _version(db: Connection) -> int:
     return int(db.execute("PRAGMA user_version").fetchone()[0])
 
 
@@ -219,9 +256,9 @@ def _store_errors(path: Path) -> Iterator[None]:
         yield
     except sqlite3.DatabaseError as error:
         if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
-            raise  # ours to mend, not a person's
+            raise  # a bug of ours; people cannot repair it
         raise StoreError(_explain(path, error)) from error
-    except ValueError as error:  # a row that is not JSON, or not what it should say
+    except ValueError as error:  # a row that is not JSON or has bad fields
         raise StoreError(_explain_damage(path, "a row cannot be read")) from error
     except OSError as error:
         raise StoreError(f"{path} cannot be used ({error.strerror}): check MODEL_DIR") from error

@@ -74,7 +74,7 @@ class ProjectStore:
     def facts(self) -> Facts:
         """Return all single facts."""
         with reading(self._root) as db:
-            return Facts() if db is None else _facts(db)
+            return _facts(db)
 
     def record(self, **facts: Any) -> None:
         """Keep facts by their name in `Facts`."""
@@ -123,39 +123,39 @@ class ProjectStore:
     def n_tasks(self) -> int:
         """Count all tasks, as last read."""
         with reading(self._root) as db:
-            return 0 if db is None else mirror.count_tasks(db)
+            return mirror.count_tasks(db)
 
     def n_open(self) -> int:
         """Count the tasks that nobody has answered, as last read."""
         with reading(self._root) as db:
-            return 0 if db is None else mirror.count_open(db)
+            return mirror.count_open(db)
 
     def counts(self) -> ProjectCounts:
         """Count tasks and answers as last read."""
         with reading(self._root) as db:
-            return ProjectCounts(0, 0, 0, 0) if db is None else mirror.count(db)
+            return mirror.count(db)
 
     def tasks(self) -> list[Task]:
         """Return all tasks as last read, oldest first."""
         with reading(self._root) as db:
-            return [] if db is None else mirror.read_tasks(db)
+            return mirror.read_tasks(db)
 
     def annotations(self) -> dict[int, list[Annotation]]:
         """Return all annotations as last read, by task."""
         with reading(self._root) as db:
-            return {} if db is None else mirror.read_annotations(db)
+            return mirror.read_annotations(db)
 
     def new_answers(self) -> tuple[int, float | None]:
         """Count answers that the last training has not learned, changed and deleted ones among
         them, and say when the first of them was noticed.
         """
         with reading(self._root) as db:
-            return (0, None) if db is None else mirror.count_new(db)
+            return mirror.count_new(db)
 
     def new_images(self) -> set[str]:
         """Return the images that those answers are about."""
         with reading(self._root) as db:
-            return set() if db is None else mirror.read_new_images(db)
+            return mirror.read_new_images(db)
 
     def record_learned(self, answers: Mapping[int, str], now: float, **facts: Any) -> None:
         """Keep what a training has learned: annotation id -> answer; and what it found out."""
@@ -175,8 +175,6 @@ class ProjectStore:
     def asked_probs(self, n_classes: int) -> dict[str, Row]:
         """Return what the version that asked an image thought of it, by answered or open image."""
         with reading(self._root) as db:
-            if db is None:
-                return {}
             rows = db.execute(
                 "SELECT image_id, probs FROM own_asked WHERE length(probs) = ? "
                 "AND image_id IN (SELECT image_id FROM mirror_task)",
@@ -187,8 +185,6 @@ class ProjectStore:
     def fold_probs(self, n_classes: int) -> dict[str, Row]:
         """Return out-of-sample probabilities of images that were asked without a model."""
         with reading(self._root) as db:
-            if db is None:
-                return {}
             query = "SELECT image_id, probs FROM own_fold WHERE length(probs) = ?"
             rows = db.execute(query, (4 * n_classes,))
             return _read_probs(rows, n_classes)
@@ -212,8 +208,7 @@ class ProjectStore:
     def reviewed(self) -> dict[str, str]:
         """Return the labels that reviews made ground truth, by image."""
         with reading(self._root) as db:
-            rows = [] if db is None else db.execute("SELECT image_id, label FROM own_reviewed")
-            return dict(iter(rows))
+            return dict(iter(db.execute("SELECT image_id, label FROM own_reviewed")))
 
     def record_reviewed(self, image_id: str, label: str) -> None:
         """Keep that a review made a label ground truth."""
@@ -233,8 +228,6 @@ class ProjectStore:
     def open_images(self) -> list[OpenImage]:
         """Return the open images as last ordered."""
         with reading(self._root) as db:
-            if db is None:
-                return []
             rows = db.execute("SELECT image FROM mirror_open ORDER BY place")
             return [OpenImage.model_validate_json(image) for (image,) in rows]
 
@@ -248,8 +241,6 @@ class ProjectStore:
     def annotators(self) -> list[AnnotatorFigures]:
         """Return how each person does, as last recorded."""
         with reading(self._root) as db:
-            if db is None:
-                return []
             rows = db.execute("SELECT figures FROM own_annotator ORDER BY place")
             return [_FIGURES.validate_json(figures) for (figures,) in rows]
 
@@ -267,8 +258,6 @@ class ProjectStore:
     def errors(self) -> list[dict[str, str]]:
         """Return the last errors, newest first."""
         with reading(self._root) as db:
-            if db is None:
-                return []
             query = 'SELECT at, "where", message FROM own_error ORDER BY rowid DESC'
             return [
                 {"at": at, "where": where, "message": message}

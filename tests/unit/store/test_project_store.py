@@ -75,7 +75,6 @@ def learn(store: ProjectStore, at: float = NOON) -> None:
 
 def rows_of(root: Path, query: str) -> list[Any]:
     with reading(root) as db:
-        assert db is not None
         return db.execute(query).fetchall()
 
 
@@ -704,7 +703,6 @@ def test_counting_what_is_new_reads_no_more_than_what_is_new(
     learn(store)
     asked: list[str] = []
     with reading(root) as db:
-        assert db is not None
         db.set_trace_callback(asked.append)
         mirror.count_new(db)
         mirror.read_new_images(db)
@@ -865,3 +863,32 @@ def test_a_copy_of_a_database_in_use_holds_what_was_written_last(
         made = copy(root, tmp_path)
     assert made == tmp_path / FILE
     assert ProjectStore(tmp_path).reviewed() == {"img-1": "cat", "img-2": "dog"}
+
+
+def drop_mirror_tables(root: Path) -> None:
+    with closing(sqlite3.connect(root / FILE)) as db:
+        for table in ("mirror_task", "mirror_annotation", "mirror_open"):
+            db.execute(f"DROP TABLE {table}")
+
+
+@pytest.mark.parametrize("use", ["read", "write"])
+def test_dropped_mirror_tables_are_created_again_and_all_tasks_are_due_to_be_read(
+    store: ProjectStore, root: Path, use: str
+) -> None:
+    rows = [task(1, said(1, task_id=1))]
+    store.record_tasks(rows, NOON)
+    store.record_reading(NOON, is_full=True)
+    store.record_reviewed("img", "cat")
+    revision = store.facts().revision
+    drop_mirror_tables(root)
+    if use == "read":
+        assert store.counts() == ProjectCounts(0, 0, 0, 0)
+    store.record_tasks(rows, NOON + 1)
+    assert store.n_tasks() == 1
+    facts = store.facts()
+    assert (facts.read_at, facts.full_read_at) == (0, 0)
+    assert facts.revision > revision
+    assert store.reviewed() == {"img": "cat"}
+    with reading(root) as db:
+        names = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
+    assert {"mirror_task_open", "mirror_annotation_new"} <= names
