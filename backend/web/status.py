@@ -52,10 +52,11 @@ def whole_status(settings: Settings, queue: TrainingQueue) -> Status:
 def project_status(settings: Settings, queue: TrainingQueue, project_id: int) -> ProjectStatus:
     """Return where one project is; ModelFolderError if one of its files is damaged."""
     root = project_root(settings.model_dir, project_id)
-    sound, broken = Registry(root).versions()
+    registry = Registry(root)
+    sound, broken = registry.versions()
     store = ProjectStore(root)
     facts = store.facts()
-    versions = _version_fields(root, sound)
+    versions = _version_fields(registry, sound)
     labeling = _labeling_fields(store, facts, queue, project_id)
     is_last_round = bool(settings.rounds) and versions["round"] > settings.rounds
     is_all_labeled = labeling["open_tasks"] == 0 and not labeling["new_annotations"]
@@ -113,17 +114,19 @@ def _setup_fields(settings: Settings, root: Path, project_id: int, sound: Sequen
     }
 
 
-def _version_fields(root: Path, sound: Sequence[Meta]) -> Fields:
+def _version_fields(registry: Registry, sound: Sequence[Meta]) -> Fields:
     """Return what is known of the sound versions, given oldest first."""
-    current = Registry(root).current()
+    current = registry.current()
     return {
-        "round": Registry(root).last_round(),
+        "round": registry.last_round(),
         "version": current.version if current else None,
         "validation": current.validation if current else None,
         "test": current.test if current else None,
         "trained_on_labels": current.labels if current else 0,
         "labels_per_class": current.labels_per_class if current else {},
-        "confusion": _confusion(root, current.version, current.classes) if current else None,
+        "confusion": _confusion(registry.root, current.version, current.classes)
+        if current
+        else None,
         "outlook": outlook(sound),
         "versions": len(sound),
         "learning_curve": learning_curve(sound, current.version if current else None),

@@ -110,7 +110,7 @@ def test_a_new_project_says_what_happens_automatically(client: FlaskClient) -> N
     html = page(client)
     assert "no model yet" in section(html, "now")
     assert "No version yet" in section(html, "curve")
-    assert "No annotations have been used" in section(html, "people")
+    assert "No annotator has contributed" in section(html, "people")
     assert 'href="http://127.0.0.1:8080/projects/7/data"' in html
 
 
@@ -487,7 +487,7 @@ def test_annotator_figures_of_an_earlier_release_in_a_wrong_shape_are_left_out(
     (root / "annotators.json").write_text(rows)
     store.record_error("training", "the disk is full: free space")  # creates the database
     html = page(client)
-    assert "No annotations have been used" in section(html, "people")
+    assert "No annotator has contributed" in section(html, "people")
     assert "the disk is full: free space" in section(html, "errors")
 
 
