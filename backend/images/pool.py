@@ -44,7 +44,7 @@ class Pool:
     validation: LabeledSplit
     test: LabeledSplit
     may_flip: bool  # whether a mirrored image keeps its class
-    notice: str  # what people must be told, or ""
+    notice: str  # a warning to show to people, or ""
     folder: Path  # the cache
     paths: tuple[str, ...] = ()  # of the originals in a pool folder; rows match image_ids
     max_pixels: int = MAX_IMAGE_PIXELS  # of an original

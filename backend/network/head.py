@@ -53,17 +53,17 @@ def fit_head(
             "classes"
         )
     # In these units, the penalty is the same for every body and the solver needs fewer steps.
-    centre = embeddings.mean(axis=0, dtype=np.float32)
-    centred = embeddings.astype(np.float32) - centre
-    scale = float(np.sqrt((centred**2).sum(axis=1).mean())) or 1.0
+    center = embeddings.mean(axis=0, dtype=np.float32)
+    centered = embeddings.astype(np.float32) - center
+    scale = float(np.sqrt((centered**2).sum(axis=1).mean())) or 1.0
     model = LogisticRegression(
         C=INVERSE_PENALTY, tol=TOLERANCE, max_iter=MAX_STEPS, warm_start=True
     )
     if start is not None and len(seen) == n_classes > 2:
         model.classes_ = seen
         model.coef_ = start.weight * scale
-        model.intercept_ = start.bias + start.weight @ centre
-    model.fit(centred / scale, labels, None if weights is None else weights / weights.mean())
+        model.intercept_ = start.bias + start.weight @ center
+    model.fit(centered / scale, labels, None if weights is None else weights / weights.mean())
     if len(seen) == 2:  # one row for the second class against the first
         coef = np.vstack([-model.coef_, model.coef_]) / 2
         intercept = np.array([-0.5, 0.5]) * model.intercept_
@@ -71,7 +71,7 @@ def fit_head(
         coef, intercept = model.coef_, model.intercept_
     weight = np.zeros((n_classes, embeddings.shape[1]), np.float32)
     weight[seen] = coef / scale
-    typical = logsumexp(centred / scale @ coef.T + intercept, axis=1).mean()
+    typical = logsumexp(centered / scale @ coef.T + intercept, axis=1).mean()
     bias = np.full(n_classes, typical - np.log(len(labels) + 1), np.float32)
-    bias[seen] = intercept - weight[seen] @ centre
+    bias[seen] = intercept - weight[seen] @ center
     return Head(weight, bias)

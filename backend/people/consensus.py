@@ -51,7 +51,7 @@ class Consensus:
 
 
 def find_consensus(annotations: Iterable[ClassAnnotation], probs: Mapping[str, Row]) -> Consensus:
-    """Find one label for each annotated image, always one that somebody chose.
+    """Find one label for each annotated image, always one that an annotator chose.
 
     Uses CROWDLAB (Goh et al. 2022, arXiv:2210.06812) for images in `probs`, which holds the
     (classes,) probabilities of a model that was not trained on them, and the majority for all

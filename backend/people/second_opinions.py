@@ -15,7 +15,7 @@ from backend.base.arrays import Probs
 from backend.base.labeling import DELETED, Annotation
 from backend.people.consensus import ClassAnnotation, Row, active_lab
 
-RECENT_ANNOTATIONS = 200  # whoever made one of these is expected to make more
+RECENT_ANNOTATIONS = 200  # people who made one of these are expected to make more
 MAX_ANNOTATORS = 5
 MAX_SHARE = 0.5  # of a batch: people who have annotated all reopened images need new ones
 

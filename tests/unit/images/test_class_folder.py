@@ -109,15 +109,15 @@ def test_broken_images_are_left_out_and_named(
 
 
 def test_decoding_a_folder_reports_progress(folder: Path, tmp_path: Path) -> None:
-    told: list[tuple[str, int, int]] = []
-    open_pool(str(folder), tmp_path, seed=0, progress=lambda *now: told.append(now))
-    ends = {phase: (done, total) for phase, done, total in told}
+    calls: list[tuple[str, int, int]] = []
+    open_pool(str(folder), tmp_path, seed=0, progress=lambda *now: calls.append(now))
+    ends = {phase: (done, total) for phase, done, total in calls}
     assert ends == {
         "measuring images": (42, 42),
         "decoding train images": (40, 40),
         "decoding test images": (2, 2),
     }
-    assert len(told) == 84
+    assert len(calls) == 84
 
 
 def test_a_folder_without_test_images_has_an_empty_test_split(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from backend.measures.interval import interval_of
 
 
 def test_the_interval_of_half_of_twenty_is_thirty_to_seventy_percent() -> None:
-    # centre (10 + 1.96²/2) / (20 + 1.96²) = 0.5; half width 1.96 * sqrt(5 + 0.9604) / 23.8416
+    # center (10 + 1.96²/2) / (20 + 1.96²) = 0.5; half width 1.96 * sqrt(5 + 0.9604) / 23.8416
     assert interval_of(0.5, 20) == pytest.approx((0.2993, 0.7007), abs=1e-4)
 
 

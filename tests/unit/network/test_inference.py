@@ -48,16 +48,16 @@ def test_the_batch_size_does_not_change_the_predictions(model: nn.Module, device
 
 
 def test_progress_counts_images(model: nn.Module, device: str) -> None:
-    told = []
+    calls = []
     inference.predict_probs(
         model,
         noise(7, 32, 32),
         image_size=32,
         device=device,
         batch_size=3,
-        on_batch=lambda done, total: told.append((done, total)),
+        on_batch=lambda done, total: calls.append((done, total)),
     )
-    assert told == [(3, 7), (6, 7), (7, 7)]
+    assert calls == [(3, 7), (6, 7), (7, 7)]
 
 
 def test_a_read_only_memory_mapped_pool_is_scored_without_a_warning(

@@ -127,7 +127,7 @@ def test_training_from_nan_weights_is_an_error_that_names_the_setting() -> None:
 
 def test_every_step_is_reported() -> None:
     images, labels = colors(12)
-    told = []
+    calls = []
     training.train(
         images,
         labels,
@@ -137,9 +137,9 @@ def test_every_step_is_reported() -> None:
         may_flip=True,
         seed=0,
         device="cpu",
-        on_step=lambda step, steps: told.append((step, steps)),
+        on_step=lambda step, steps: calls.append((step, steps)),
     )
-    assert told == [(1, 3), (2, 3), (3, 3)]
+    assert calls == [(1, 3), (2, 3), (3, 3)]
 
 
 def test_few_labels_get_the_minimum_of_steps_and_many_get_all_epochs() -> None:

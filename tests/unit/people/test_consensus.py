@@ -85,7 +85,7 @@ def test_each_image_has_its_own_label_and_no_annotations_give_none() -> None:
     assert labels_of([]) == {}
 
 
-def test_the_label_is_always_one_that_somebody_chose_however_sure_the_model_is() -> None:
+def test_the_label_is_always_one_that_an_annotator_chose_however_sure_the_model_is() -> None:
     annotations, probs, _ = crowd(30, {1: 0.9, 2: 0.9})
     annotations.append(annotate("odd", 1, CAT))
     assert labels_of(annotations, {**probs, "odd": row(0.0, 0.0, 1.0)})["odd"] == CAT
