@@ -1,3 +1,1 @@
-"""What every room stands on: settings, errors, logs, progress, and the types of arrays and of
-labeling.
-"""
+"""Provide what every room needs: settings, errors, logs, progress, and shared data types."""

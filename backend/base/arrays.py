@@ -1,4 +1,4 @@
-"""The arrays that travel through the core, each shape named once."""
+"""Name the arrays that travel through the core, with their shapes."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from numpy.typing import NDArray
 
 Probs = NDArray[np.float32]  # (images, classes), each row sums to 1
 Scores = NDArray[np.float32]  # (images,)
-Labels = NDArray[np.int64]  # (images,), positions of classes
+Labels = NDArray[np.int64]  # (images,), class positions
 Embeddings = NDArray[np.float16] | NDArray[np.float32]  # (images, width): penultimate activations

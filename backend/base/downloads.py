@@ -1,4 +1,4 @@
-"""Downloads: a URL in, its file out, whole or not at all."""
+"""Download files, completely or not at all."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ MB = 1_000_000
 def download(
     url: str, file: Path, what: str, progress: Progress, *, timeout_s: float, sha256: str = ""
 ) -> None:
-    """Fetch `what`; OSError or HTTPException where it cannot be had, or has another hash.
+    """Download `url` to `file`; OSError or HTTPException if that fails or the hash is wrong.
 
-    `sha256` are the first digits of its hash, `timeout_s` how long its host may be silent.
+    `what` names the file in progress lines, `sha256` is the beginning of its hash, and `timeout_s`
+    is how long the host may be silent.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_name(f"{file.name}.{os.getpid()}.partial")
@@ -29,7 +30,7 @@ def download(
                 out.write(chunk)
                 progress(f"downloading {what}", out.tell() // MB, n_bytes // MB)
             if out.tell() < n_bytes:
-                raise OSError(f"broke off after {out.tell():,} of {n_bytes:,} bytes")
+                raise OSError(f"connection lost after {out.tell():,} of {n_bytes:,} bytes")
             out.seek(0)
             found = hashlib.file_digest(out, "sha256").hexdigest()
         if not found.startswith(sha256):

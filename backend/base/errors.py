@@ -1,28 +1,28 @@
-"""What can go wrong, as a tree. Every message says what is wrong and what to do about it.
+"""Name what can go wrong, as a tree. Every message says what is wrong and what to do about it.
 
 TightloopError
 ├── SettingsError            a setting is missing or has a bad value
-├── DeviceError              the GPU that was asked for is not there
-├── PoolError                the images cannot be had, or too few are left
-├── WeightsError             the pre-trained weights cannot be had
-├── ImageError               one image cannot be read; costs its own prediction only
-├── LabelConfigError         the project's label config does not fit
-├── LabelStudioError         Label Studio cannot be reached, or refused
+├── DeviceError              DEVICE=cuda, but no GPU was found
+├── PoolError                the images cannot be read or downloaded, or are too few
+├── WeightsError             the pre-trained weights cannot be read or downloaded
+├── ImageError               one image cannot be read, so it gets no prediction
+├── LabelConfigError         the project's label config does not match the pool or the model
+├── LabelStudioError         Label Studio cannot be reached, or refused a request
 ├── ModelFolderError         the model folder cannot be read or written
-│   ├── BrokenVersionError   one version folder is corrupt, half-written or foreign
+│   ├── BrokenVersionError   one version folder is corrupt, incomplete or foreign
 │   └── StoreError           a project's database cannot be read or written
 ├── QueueError               Redis cannot be reached
-├── BackendError             the dashboard cannot reach the backend, or is refused by it
-├── NoModelError             something needs a model version and there is none yet
-├── TooFewLabelsError        not enough labels or classes to train on
-└── TrainingError            the training went wrong: its loss is no number
+├── BackendError             the dashboard cannot reach the backend, or was refused
+├── NoModelError             no usable model version exists yet
+├── TooFewLabelsError        there are too few labels or classes to train on
+└── TrainingError            training diverged: the loss is NaN
 """
 
 from __future__ import annotations
 
 
 class TightloopError(Exception):
-    """Base of all errors that a door may show to people: the message holds no secret."""
+    """Base of all errors that may be shown to people: no message contains a secret."""
 
 
 class SettingsError(TightloopError):
@@ -30,15 +30,15 @@ class SettingsError(TightloopError):
 
 
 class DeviceError(TightloopError):
-    """The GPU that was asked for is not there."""
+    """DEVICE=cuda, but no GPU was found."""
 
 
 class PoolError(TightloopError):
-    """The images cannot be had, or too few are left."""
+    """The images cannot be read or downloaded, or are too few."""
 
 
 class WeightsError(TightloopError):
-    """The pre-trained weights cannot be had."""
+    """The pre-trained weights cannot be read or downloaded."""
 
 
 class ImageError(TightloopError):
@@ -46,7 +46,7 @@ class ImageError(TightloopError):
 
 
 class LabelConfigError(TightloopError):
-    """The project's label config does not fit the pool or the model."""
+    """The project's label config does not match the pool or the model."""
 
 
 class LabelStudioError(TightloopError):
@@ -58,7 +58,7 @@ class ModelFolderError(TightloopError):
 
 
 class BrokenVersionError(ModelFolderError):
-    """One version folder is corrupt, half-written or foreign."""
+    """One version folder is corrupt, incomplete or foreign."""
 
 
 class StoreError(ModelFolderError):
@@ -70,16 +70,16 @@ class QueueError(TightloopError):
 
 
 class BackendError(TightloopError):
-    """The dashboard cannot reach the backend, or is refused by it."""
+    """The dashboard cannot reach the backend, or was refused."""
 
 
 class NoModelError(TightloopError):
-    """Something needs a model version and there is none yet."""
+    """No usable model version exists yet."""
 
 
 class TooFewLabelsError(TightloopError):
-    """Not enough labels or classes to train on."""
+    """There are too few labels or classes to train on."""
 
 
 class TrainingError(TightloopError):
-    """The training went wrong: its loss is no number."""
+    """Training diverged: the loss is NaN."""

@@ -1,7 +1,7 @@
-"""Logging: one line per event, to standard error, the same in every process.
+"""Log one line per event to standard error, in the same way in every process.
 
-What a request brings can get into a message: no message is longer than MESSAGE_MAX_CHARS, and none
-can look like a second event.
+Messages may contain text from requests, so none is longer than MESSAGE_MAX_CHARS, and none can look
+like a second event.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from typing import Any
 from pythonjsonlogger.json import JsonFormatter
 
 MESSAGE_MAX_CHARS = 2000
-TAIL_CHARS = 400  # the end of a trace that RQ writes into a message says what went wrong
+TAIL_CHARS = 400  # kept from the end: RQ logs tracebacks as messages, and their end names the error
 UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class TextFormatter(logging.Formatter):
-    """Lines for people; those of one event after its first are indented."""
+    """Write lines for people; further lines of the same event are indented."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The event, its message cut; a trace stays whole."""
+        """Format an event; its message is cut to length, a traceback is not."""
         text = UNPRINTABLE.sub(_escaped, super().format(_cut(record)))
         return text.replace("\n", "\n    ")
 
 
 class ObjectFormatter(JsonFormatter):
-    """An object a line, for machines; JSON itself escapes what it must."""
+    """Write one JSON object per line, for machines."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The event, its message cut; a trace stays whole."""
+        """Format an event; its message is cut to length, a traceback is not."""
         return super().format(_cut(record))
 
 
@@ -45,12 +45,12 @@ JSON = {
 
 
 def start_logging(log_format: str) -> None:
-    """Log from INFO on, as `text` or as `json`, one object a line."""
+    """Log INFO and above, as `text` or as `json`."""
     logging.config.dictConfig(logging_config(log_format))
 
 
 def logging_config(log_format: str) -> dict[str, Any]:
-    """The same for whoever sets logging up by itself, in the form of logging.config.dictConfig."""
+    """Return the same settings for `logging.config.dictConfig`, for servers that call it."""
     return {
         "version": 1,
         "disable_existing_loggers": False,
@@ -58,13 +58,13 @@ def logging_config(log_format: str) -> dict[str, Any]:
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "chosen"}},
         "root": {"level": "INFO", "handlers": ["stderr"]},
         "loggers": {
-            "httpx": {"level": "WARNING"},  # not every request that we make
+            "httpx": {"level": "WARNING"},  # it logs every request at INFO
         },
     }
 
 
 def _cut(record: logging.LogRecord) -> logging.LogRecord:
-    """The record with a message of bounded length."""
+    """Return the record with a message of bounded length."""
     message = record.getMessage()
     n_more = len(message) - MESSAGE_MAX_CHARS
     if n_more <= 0:

@@ -1,1 +1,1 @@
-"""The loop: observe, decide, train a round, ask the next batch, re-order the open tasks."""
+"""Run the loop: observe, decide, train a round, re-order the open tasks, ask the next batch."""

@@ -1,7 +1,7 @@
-"""Decide what is due for a project: the one rule, as a pure function of plain data.
+"""Decide what is due for a project: the only rule, as a pure function of plain data.
 
-A webhook, a tick of the clock, a button or the end of a job only says "look at this project";
-the job or the clock then gathers a `State` (backend/rounds/observe.py) and asks `decide`.
+A webhook, a tick of the clock, a button or the end of a job only says "look at this project". The
+job or the clock then gathers a `State` (backend/rounds/observe.py) and calls `decide`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from backend.base.settings import OverlapName, TrainName
 RankStep = Literal["read", "refresh", "top_up", "refit", "collect_reviews"]
 Step = Literal["retrain"] | RankStep
 
-READ_EVERY_S = 2.0  # of one project, whatever its webhooks say
-# Label Studio stores predictions for every open task with each head, and keeps those that a browser
-# may still name.
+READ_EVERY_S = 2.0  # at most, however many webhooks arrive
+# Every head adds a prediction to each open task, and Label Studio keeps those that an open browser
+# tab may still refer to.
 REFIT_EVERY_S = 5.0
 REVIEWS_EVERY_S = 60.0
 EXHAUSTED_AGAIN_S = 60.0
@@ -34,7 +34,7 @@ RETRY_AFTER_S: Mapping[str, float] = {
 
 @dataclass(frozen=True)
 class Policy:
-    """The settings that decide."""
+    """The settings that matter for the decision."""
 
     train: TrainName = "both"
     overlap: OverlapName = "auto"
@@ -46,52 +46,50 @@ class Policy:
 
 @dataclass(frozen=True)
 class State:
-    """All that decides what is due for one project. Moments are seconds since the epoch, 0 = never.
+    """Everything that the decision depends on. Times are seconds since the epoch, 0 = never.
 
-    Answers are `new` until a training has learned them, changed and deleted ones among them.
+    Annotations are new until a training has learned them, and also when they change or are deleted.
     """
 
     # What people did
-    n_new: int = 0  # new answers, as last read, and images that webhooks have named since
+    n_new: int = 0  # new annotations as last read, and images that webhooks have named since
     first_new_at: float | None = None  # when the first of them was noticed
-    hinted_at: float = 0.0  # when a webhook last told of a change
+    hinted_at: float = 0.0  # when a webhook last reported a change
     train_asked_at: float = 0.0  # when a person last asked for a training
     # What was read
     read_at: float = 0.0
-    revision: int = 0  # rises whenever an answer is found to have changed
-    n_open: int = 0  # tasks that nobody has answered
+    revision: int = 0  # rises whenever a reading finds a changed annotation
+    n_open: int = 0  # tasks that no one has annotated
     # What was learned and done
-    trained_at: float = 0.0  # when the last finished training began to read
-    head_revision: int = 0  # the revision that the last head or training knows
+    trained_at: float = 0.0  # when the last finished training began
+    head_revision: int = 0  # the revision that the last head or training has learned
     head_fitted_at: float = 0.0
     rounds_done: int = 0
-    in_service: str = ""  # the version
-    ordered_by: str = ""  # the version that the open tasks were last ordered by
-    looked_for_again: int = 0  # the revision at which answered images were last asked again
-    exhausted_at: float = 0.0  # when no image was left to ask; 0 since one was asked
+    in_service: str = ""  # version name
+    ordered_by: str = ""  # the version by which the open tasks were last ordered
+    reopened_at_revision: int = 0  # at which OVERLAP=2 or 3 last reopened tasks
+    exhausted_at: float = 0.0  # when a batch was due and no image was left; 0 after the next image
     has_review: bool = False
     reviews_read_at: float = 0.0
-    failed_at: Mapping[str, float] = field(
-        default_factory=dict
-    )  # by step, unless it went well since
+    failed_at: Mapping[str, float] = field(default_factory=dict)  # by step, until it succeeds
 
     @property
     def is_training_asked(self) -> bool:
-        """Whether a person asked for a training that no finished one has answered."""
+        """Whether a person asked for a training and none has finished since."""
         return self.train_asked_at > self.trained_at
 
 
 @dataclass(frozen=True)
 class Decision:
-    """At most one step for each queue, and when to look again if nobody says so before."""
+    """At most one step per queue, and when to look again if nothing happens earlier."""
 
     train: Literal["retrain"] | None
     rank: RankStep | None
-    look_at: float  # infinity if only a change can make anything due
+    look_at: float  # infinity if nothing becomes due without a change
 
 
 def decide(state: State, policy: Policy, now: float) -> Decision:
-    """Say what is due at `now` (seconds since the epoch)."""
+    """Decide what is due at `now` (seconds since the epoch)."""
     train_at = _train_at(state, policy)
     steps = list(_rank_steps(state, policy))
     rank = next((step for step, at in steps if at <= now), None)
@@ -106,22 +104,24 @@ def decide(state: State, policy: Policy, now: float) -> Decision:
 def batch_is_due(
     n_open: int, batch_size: int, rounds_done: int, rounds: int, *, is_new_version: bool = False
 ) -> bool:
-    """Whether to ask the next batch: people may soon run out of tasks, and rounds are left.
+    """Return whether to ask the next batch: people may run out of tasks, and rounds are left.
 
-    A new version asks its own batch as long as that leaves at most two batches open, so that its
-    choice comes before what is left of the last one. `rounds` 0 = no end.
+    A new version asks its own batch if at most two batches are then open, so that its choices come
+    before the rest of the last batch. `rounds` 0 = no end.
     """
     has_room = n_open < batch_size or (is_new_version and n_open == batch_size)
     return has_room and not (rounds and rounds_done >= rounds)
 
 
 def _train_at(state: State, policy: Policy) -> float:
-    """When a training is due: at once when a person asked for one or enough answers are new, else a
-    while after the first new one.
+    """Return when a training is due.
+
+    That is at once if a person asked for it or enough annotations are new, and otherwise a while
+    after the first new one.
     """
     retry_at = _retry_at(state, "retrain")
     if state.is_training_asked:
-        # Asking again after a failure is a reason to try again at once.
+        # A request after a failure is retried at once.
         return 0.0 if state.train_asked_at > state.failed_at.get("retrain", 0.0) else retry_at
     if state.n_new >= policy.retrain_after:
         return retry_at
@@ -131,12 +131,12 @@ def _train_at(state: State, policy: Policy) -> float:
 
 
 def _rank_steps(state: State, policy: Policy) -> Iterator[tuple[RankStep, float]]:
-    """Yield what seconds-long work is due and when, the most pressing first."""
+    """Yield each step of the ranker with the time at which it is due, most urgent first."""
     ask_at = _ask_at(state, policy)
     steps: tuple[tuple[RankStep, float], ...] = (
         ("read", _read_at(state)),
         ("refresh", 0.0 if state.in_service not in ("", state.ordered_by) else math.inf),
-        ("top_up", math.inf if state.n_open else ask_at),  # nobody can label
+        ("top_up", math.inf if state.n_open else ask_at),  # no one can label
         ("refit", _refit_at(state, policy)),
         ("top_up", ask_at),
         ("collect_reviews", _reviews_at(state)),
@@ -153,8 +153,8 @@ def _read_at(state: State) -> float:
 
 def _ask_at(state: State, policy: Policy) -> float:
     if not state.read_at:
-        return math.inf  # nobody knows what is open
-    if policy.overlap in ("2", "3") and state.revision > state.looked_for_again:
+        return math.inf  # the number of open tasks is unknown
+    if policy.overlap in ("2", "3") and state.revision > state.reopened_at_revision:
         return 0.0
     if not batch_is_due(state.n_open, policy.batch_size, state.rounds_done, policy.rounds):
         return math.inf

@@ -1,18 +1,16 @@
-"""Follow a project's accuracy from version to version, and say what more labels should bring."""
+"""Show accuracy from version to version, and forecast what more labels will bring."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
 
-from backend.measures.evaluation import Evaluation
 from backend.measures.forecast import CurvePoint, Forecast, forecast
 from backend.measures.interval import interval_of
 from backend.store.version_meta import Meta
 
-NO_MODEL = "no model yet"
 MORE_LABELS = 100
-OUTLOOK_POINTS = 30  # older ones tell little, and their record would take seconds
+OUTLOOK_POINTS = 30  # earlier ones add little, and checking forecasts for them would take seconds
 
 
 def learning_curve(sound: Sequence[Meta], current: str | None = None) -> tuple[CurvePoint, ...]:
@@ -23,7 +21,7 @@ def learning_curve(sound: Sequence[Meta], current: str | None = None) -> tuple[C
 def outlook(sound: Sequence[Meta]) -> Forecast | None:
     """Forecast the gain of MORE_LABELS more labels; None with fewer than three full versions.
 
-    Accuracies are on the validation split, as the newest version met it.
+    Only versions with the newest version's validation split are used.
     """
     comparable = [
         meta
@@ -36,7 +34,7 @@ def outlook(sound: Sequence[Meta]) -> Forecast | None:
 
 
 def outlook_sentence(outlook: Forecast) -> str:
-    """The outlook as people read it."""
+    """Write a forecast as one sentence."""
     more = outlook.more_labels
     gain, low, high = (100 * share for share in (outlook.gain, outlook.low, outlook.high))
     past = outlook.past
@@ -49,15 +47,7 @@ def outlook_sentence(outlook: Forecast) -> str:
     return f"{more} more labels: {gain:+.1f} points ({low:.1f} to {high:.1f}){record}"
 
 
-def in_service(version: str, validation: Evaluation, labels: int) -> str:
-    """Say which version serves, and what it is worth."""
-    return (
-        f"{version} in service, {validation.accuracy:.1%} right on "
-        f"{validation.images:,} validation images, trained on {labels:,} labels"
-    )
-
-
-# Tens of milliseconds, and the dashboard asks every second.
+# A forecast takes tens of milliseconds, and the dashboard asks every second.
 @lru_cache(maxsize=32)
 def _outlook(curve: tuple[CurvePoint, ...]) -> Forecast | None:
     return forecast(curve, MORE_LABELS)

@@ -1,4 +1,4 @@
-"""The loop's surroundings: one project, and all that its rounds need."""
+"""Gather what the rounds of one project need."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from backend.store.registry import Registry
 
 @dataclass(frozen=True)
 class Loop:
-    """One project, and all that its rounds need."""
+    """One project, and everything that its rounds need."""
 
-    root: Path  # its folder of model versions
+    root: Path  # the project's folder of model versions
     project: LabelingProject
     pool: Pool
     weights: str  # which pre-trained weights every training starts from
-    data_dir: Path  # where those, and their embeddings, are cached
+    data_dir: Path  # caches these weights and their embeddings
     recipe: Recipe
     train: TrainName
     strategy: StrategyName
@@ -49,7 +49,7 @@ class Loop:
 
     @cached_property
     def store(self) -> ProjectStore:
-        """What is known of the project besides weights."""
+        """The project's database."""
         return ProjectStore(self.root)
 
     @cached_property
@@ -63,25 +63,30 @@ class Loop:
         return Registry(self.root)
 
     @property
+    def has_pretrained_body(self) -> bool:
+        """Whether embeddings exist before the first training."""
+        return self.weights != "none"
+
+    @property
     def own_embeddings(self) -> Path:
-        """Where those of the bodies that were trained here are kept."""
+        """The folder for embeddings of bodies that were trained in this project."""
         return self.root / "embeddings"
 
     @property
     def shared_embeddings(self) -> Path:
-        """Where those of pre-trained weights are kept, for all projects."""
+        """The folder for embeddings of pre-trained weights, shared by all projects."""
         return self.data_dir / "embeddings"
 
 
 @dataclass(frozen=True)
 class LabeledImages:
-    """What people said, ready to train on: rows of the pool with their classes."""
+    """Labels, ready to train on."""
 
     image_ids: tuple[str, ...]
     classes: np.ndarray[Any, np.dtype[np.int64]]  # (images,), positions in the pool's classes
-    weights: np.ndarray[Any, np.dtype[np.float32]]  # (images,), how much each counts
-    left_out: dict[str, int]
-    fingerprint: str
+    weights: np.ndarray[Any, np.dtype[np.float32]]  # (images,), how much each label counts
+    left_out: dict[str, int]  # unusable annotations by reason
+    fingerprint: str  # changes whenever images, classes or weights do
 
 
 def open_loop(
@@ -92,8 +97,9 @@ def open_loop(
     rescan: bool = True,
     progress: Progress = lambda *_: None,
 ) -> Loop:
-    """Everything the rounds of a project need, with what its set-up chose; without `rescan` the
-    pool as the last training found it.
+    """Gather what a project's rounds need, with the pool and weights that its set-up chose.
+
+    Without `rescan` the pool is the one that the last training found.
     """
     root = project_root(settings.model_dir, project_id)
     record = read_record(root)
@@ -131,7 +137,7 @@ def open_loop(
 
 @contextmanager
 def timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
-    """Note how long the block took."""
+    """Record how long the block took."""
     begin = perf_counter()
     yield
     seconds[phase] = round(perf_counter() - begin, 3)

@@ -1,6 +1,6 @@
-"""Observe a project: gather what decides from its folder, its database and the hints in Redis.
+"""Observe a project: gather its state from its folder, its database and the hints in Redis.
 
-Label Studio is read by `read_changes` alone; gathering a state asks it nothing.
+Only `read_changes` and `read_everything_changed` read Label Studio.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TASKS_PER_TRANSACTION = 500
 
 
 def policy_of(settings: Settings) -> Policy:
-    """Return the settings that decide."""
+    """Select the settings that `decide` needs."""
     return Policy(
         train=settings.train,
         overlap=settings.overlap,
@@ -35,7 +35,7 @@ def policy_of(settings: Settings) -> Policy:
 
 
 def observe(root: Path, queue: TrainingQueue, project_id: int) -> State:
-    """Gather all that decides what is due for a project."""
+    """Gather the state that `decide` needs."""
     store = ProjectStore(root)
     facts = store.facts()
     hints = queue.hints(project_id)
@@ -55,7 +55,7 @@ def observe(root: Path, queue: TrainingQueue, project_id: int) -> State:
         rounds_done=Registry(root).last_round(),
         in_service=current.version if current else "",
         ordered_by=facts.ordered_by,
-        looked_for_again=facts.looked_for_again,
+        reopened_at_revision=facts.looked_for_again,
         exhausted_at=facts.exhausted_at,
         has_review=facts.review_project is not None,
         reviews_read_at=facts.reviews_read_at,
@@ -66,13 +66,13 @@ def observe(root: Path, queue: TrainingQueue, project_id: int) -> State:
 def count_new(
     store: ProjectStore, queue: TrainingQueue, project_id: int
 ) -> tuple[int, float | None]:
-    """Count answers that no training has learned, and say when the first of them was noticed.
+    """Count annotations that no training has learned, and say when the first was noticed.
 
-    These are the new ones as last read, and images that webhooks have named since: each once, since
-    a reading may have found an answer before its webhook came.
+    Counts those found by the last reading, and images that webhooks have named since. An image that
+    the reading has found is not counted again for its webhook.
     """
     read_at = store.facts().read_at
-    # What an earlier release had learned looks deleted until the first reading.
+    # Until the first reading, everything that an earlier release has learned looks deleted.
     n_read, first_at = store.new_answers() if read_at else (0, None)
     named = queue.answered_since(project_id, read_at)
     known = store.new_images() if named else set()
@@ -88,10 +88,10 @@ def read_changes(
     is_full: bool = False,
     now: float | None = None,
 ) -> None:
-    """Bring the copy of the project's tasks and annotations up to date.
+    """Update the copy of the project's tasks and annotations.
 
-    Only what changed since the last reading is asked for, or everything if `is_full` or nothing
-    was read before. `now` is in seconds since the epoch, the present by default.
+    Reads only what changed since the last reading, or everything if `is_full` is set or nothing was
+    read before. `now` is in seconds since the epoch; by default the current time.
     """
     began = time.time() if now is None else now
     read_at = store.facts().read_at
@@ -107,9 +107,7 @@ def read_changes(
 def read_everything_changed(
     project: LabelingProject, store: ProjectStore, *, now: float | None = None
 ) -> None:
-    """Do the same, and find deleted tasks as well, which no reading of changes shows: if the number
-    of tasks differs, all are read.
-    """
+    """Update the copy, and also notice deleted tasks: if the number of tasks differs, read all."""
     read_changes(project, store, now=now)
     if project.n_tasks() != store.n_tasks():
         read_changes(project, store, is_full=True, now=now)

@@ -1,4 +1,4 @@
-"""Order the open tasks by the version in service, and keep what people see of them."""
+"""Order the open tasks by the predictions of the version in service."""
 
 from __future__ import annotations
 
@@ -14,36 +14,35 @@ from numpy.typing import NDArray
 from backend.asking.query import rank, resolve
 from backend.base.labeling import Prediction, Task
 from backend.base.progress import Progress
-from backend.labelstudio.project import OUR_DESCRIPTION
-from backend.rounds.candidates import find_candidates
-from backend.rounds.learning_curve import NO_MODEL, in_service
+from backend.people.consensus import Row
+from backend.rounds.description import describe_project
 from backend.rounds.loop import Loop
+from backend.rounds.open_images import record_open_images, show_open
+from backend.rounds.scoring import find_candidates
 from backend.store.locks import lock
-from backend.store.open_image import OPEN_IMAGES_KEPT, OpenImage
-from backend.store.version_meta import VERSION_NAME, Meta
+from backend.store.open_image import OPEN_IMAGES_KEPT
+from backend.store.version_meta import VERSION_NAME
 
 log = logging.getLogger(__name__)
 
-GUESSES_SHOWN = 3
-
-Row = NDArray[np.float32]  # (classes,)
-
 
 def refresh_predictions(loop: Loop, progress: Progress = lambda *_: None) -> int:
-    """Give every open task the prediction of the version in service, then switch the order to it,
-    and the project's description.
+    """Order the open tasks by the version in service, and describe that version in the project.
 
-    Tasks that have it already are left alone, so that a call that died half-way can be repeated.
+    Returns the number of new predictions.
     """
     with lock(loop.root, "push"):
         refreshed = order_open_tasks(loop, progress)
-        version = loop.registry.current()
-        loop.project.set_description(description(version))
+        loop.project.set_description(describe_project(loop.registry.current()))
         return refreshed
 
 
 def order_open_tasks(loop: Loop, progress: Progress = lambda *_: None) -> int:
-    """Do the same but for the description; hold the push lock around it."""
+    """Import the predictions of the version in service, then switch Label Studio's order to it.
+
+    Hold the push lock. Tasks that already have such a prediction are skipped, so that an
+    interrupted call can be repeated. Returns the number of new predictions.
+    """
     version = loop.registry.current()
     if version is None:
         return 0
@@ -51,7 +50,7 @@ def order_open_tasks(loop: Loop, progress: Progress = lambda *_: None) -> int:
     began = time.time()
     tasks = [task for task in loop.project.open_tasks() if task.image_id in row_of]
     if not tasks:
-        # Label Studio refuses a version without predictions: the next push switches to it.
+        # Label Studio refuses a version without predictions; the next push will switch to it.
         loop.store.record_open_images(began, [])
         loop.store.record_success("refresh", ordered_by=version.version)
         return 0
@@ -64,7 +63,7 @@ def order_open_tasks(loop: Loop, progress: Progress = lambda *_: None) -> int:
     confidences = rank(strategy, candidates, rng)
     probs = candidates.probs
     assert probs is not None, "there is a version"
-    _ask_again_first(loop, tasks, confidences, probs)
+    _put_second_opinions_first(loop, tasks, confidences, probs)
     refreshed = loop.project.import_predictions(
         {
             task.task_id: make_prediction(probs[i], confidences[i], loop.names, version.version)
@@ -75,27 +74,24 @@ def order_open_tasks(loop: Loop, progress: Progress = lambda *_: None) -> int:
     switch(loop, version.version)
     log.info("%d open tasks re-ordered by %s", len(tasks), version.version)
     first = np.argsort(confidences, kind="stable")[:OPEN_IMAGES_KEPT]
-    record_open_images(
-        loop,
-        began,
-        [
-            show_open(
-                loop,
-                tasks[i].image_id,
-                probs[i],
-                confidences[i],
-                is_again=tasks[i].awaits_second_opinion,
-            )
-            for i in first
-        ],
-    )
+    shown = [
+        show_open(
+            loop,
+            tasks[i].image_id,
+            probs[i],
+            confidences[i],
+            awaits_second_opinion=tasks[i].awaits_second_opinion,
+        )
+        for i in first
+    ]
+    record_open_images(loop, began, shown)
     loop.store.record_success("refresh", ordered_by=version.version)
     _delete_old_predictions(loop, datetime.now(UTC))
     return refreshed
 
 
 def switch(loop: Loop, version: str) -> None:
-    """Have Label Studio order its tasks by a version's predictions, of which there must be some."""
+    """Order Label Studio's tasks by a version, which must have predictions."""
     if loop.project.model_version() != version:
         loop.project.switch_model_version(version)
 
@@ -103,7 +99,7 @@ def switch(loop: Loop, version: str) -> None:
 def make_prediction(
     probs: Row, confidence: np.float32, names: Sequence[str], version: str
 ) -> Prediction:
-    """Return what a version says about one image."""
+    """Return a version's prediction for one image."""
     favourite = int(probs.argmax())
     return Prediction(
         label=names[favourite],
@@ -113,48 +109,13 @@ def make_prediction(
     )
 
 
-def show_open(
-    loop: Loop,
-    image_id: str,
-    probs: Row | None,
-    confidence: np.float32,
-    *,
-    is_again: bool = False,
-) -> OpenImage:
-    """Return an open image as people may see it."""
-    guesses: list[tuple[str, float]] = []
-    if probs is not None:
-        likeliest = np.argsort(-probs, kind="stable")[:GUESSES_SHOWN]
-        guesses = [(loop.names[row], float(probs[row])) for row in likeliest]
-    return OpenImage(
-        image_id=image_id,
-        confidence=float(confidence),
-        guesses=tuple(guesses),
-        is_again=is_again,
-        picture=loop.pool.thumbnail(image_id),
-    )
-
-
-def record_open_images(loop: Loop, read_at: float, images: Sequence[OpenImage]) -> None:
-    """Keep what is open in the order of asking, for people to see without asking Label Studio."""
-    newest = {image.image_id: image for image in images}.values()
-    loop.store.record_open_images(read_at, sorted(newest, key=lambda i: i.confidence))
-
-
-def description(version: Meta | None) -> str:
-    """Say which version is in service, for people who look at the project in Label Studio."""
-    round_, model = 0, NO_MODEL
-    if version is not None:
-        round_ = version.round
-        model = in_service(version.version, version.validation, version.labels)
-    return f"{OUR_DESCRIPTION} {round_}: {model}. Press Label All Tasks."
-
-
-def _ask_again_first(
+def _put_second_opinions_first(
     loop: Loop, tasks: Sequence[Task], confidences: NDArray[np.float32], probs: NDArray[np.float32]
 ) -> None:
-    """Put images that wait for a second opinion first, since another measure has chosen them; and
-    hide from the second person what the version in service learned from the first.
+    """Put images that await a second opinion first, with probabilities from before the first one.
+
+    The version in service has learned the first annotation, and must not repeat it to the second
+    annotator.
     """
     again = [i for i, task in enumerate(tasks) if task.awaits_second_opinion]
     if not again:
@@ -167,15 +128,15 @@ def _ask_again_first(
 
 
 def _delete_old_predictions(loop: Loop, now: datetime) -> None:
-    """Delete predictions of versions at least two back, once no open browser tab can still name
-    them.
+    """Delete predictions of versions at least two back, once no open task can refer to them.
 
-    A submit names the prediction that it was shown, and a task lock lives `task_lock_s`.
+    An annotation refers to the prediction that was shown with it, and a task stays locked for
+    `task_lock_s`.
     """
     history = loop.registry.promotions()
     keep = {p.version for p in history[:2]}
     still_open = now - timedelta(seconds=loop.task_lock_s)
-    # A version was superseded when the one after it (before it in the list) was promoted.
+    # The newest comes first: a version was superseded when the one before it was promoted.
     keep |= {old.version for new, old in pairwise(history) if new.promoted_at > still_open}
     for version in loop.project.model_versions():
         if VERSION_NAME.fullmatch(version) and version not in keep:

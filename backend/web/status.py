@@ -18,7 +18,8 @@ from backend.base.settings import Settings
 from backend.labelstudio.client import label_now_url
 from backend.queue.services import find_services
 from backend.queue.training_queue import TrainingQueue
-from backend.rounds.learning_curve import NO_MODEL, in_service, learning_curve, outlook
+from backend.rounds.description import NO_MODEL, describe_version
+from backend.rounds.learning_curve import learning_curve, outlook
 from backend.rounds.observe import count_new
 from backend.store import pool_scores, pruning
 from backend.store.open_image import OpenImage
@@ -92,7 +93,7 @@ def sentence(status: ProjectStatus) -> str:
     """Say in one sentence where the project is."""
     model = NO_MODEL
     if status.version is not None and status.validation is not None:
-        model = in_service(status.version, status.validation, status.trained_on_labels)
+        model = describe_version(status.version, status.validation, status.trained_on_labels)
     return f"{status.title}, round {status.round}: {model}; {_activity(status)}."
 
 

@@ -18,7 +18,8 @@ from unicodedata import east_asian_width
 from backend.base.command_line import CommandParser, run
 from backend.base.settings import OverlapName, load_settings
 from backend.measures.interval import interval_of
-from backend.rounds.labels import annotator_figures, read_labels
+from backend.rounds.annotators import annotator_figures
+from backend.rounds.labels import read_labels
 from backend.rounds.observe import read_everything_changed
 from backend.store.annotator_figures import AnnotatorFigures
 from scripts.console.options import add_project_option, open_chosen

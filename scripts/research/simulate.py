@@ -26,7 +26,7 @@ from backend.base.errors import SettingsError
 from backend.base.settings import OverlapName, Settings, load_settings
 from backend.base.strategy_names import STRATEGIES
 from backend.network.device import find_device
-from backend.rounds.versions import has_pretrained_body, pretrained_body
+from backend.rounds.scoring import pretrained_body
 from scripts.console.progress_bars import progress_bar
 from scripts.research.crowd import real_annotations
 from scripts.research.experiment import open_experiment
@@ -130,7 +130,7 @@ def _prepare(run: Run) -> None:
     """Embed the pool once, for all runs."""
     pool, _ = pool_of(run.plan, run.data_dir)
     loop = make_loop(run, pool, OracleProject(pool.classes))
-    if has_pretrained_body(loop):
+    if loop.has_pretrained_body:
         with progress_bar() as progress:
             pretrained_body(loop, progress)
 

@@ -16,7 +16,8 @@ from backend.labelstudio.label_config import label_config_xml
 from backend.labelstudio.project import IMPORT_CHUNK
 from backend.labelstudio.project_setup import ProjectSetup
 from backend.queue.training_queue import TrainingQueue
-from backend.rounds import batches, ordering
+from backend.rounds import batches
+from backend.rounds.description import describe_project
 from backend.rounds.loop import open_loop
 from backend.store.locks import lock
 from backend.store.project_record import (
@@ -200,7 +201,7 @@ class SetupSteps:
             INSTRUCTIONS.format(guess="" if self.settings.blind else GUESS), earlier=ours
         )
         version = Registry(self.root).current()
-        has_described = self.project.set_description(ordering.description(version))
+        has_described = self.project.set_description(describe_project(version))
         return has_instructed or has_described
 
     def start_first_training(self) -> bool:

@@ -164,19 +164,19 @@ CASES = (
          {"n_open": 0, "failed_at": {"top_up": -3}}, look_in=7),
     *(
         Case(f"with OVERLAP={overlap} answered images are looked at after every change",
-             {"revision": 8, "looked_for_again": 7, "head_revision": 8}, rank="top_up",
+             {"revision": 8, "reopened_at_revision": 7, "head_revision": 8}, rank="top_up",
              policy={"overlap": overlap})
         for overlap in ("2", "3")
     ),
     Case("with OVERLAP=2 they are looked at once after a change",
-         {"revision": 8, "looked_for_again": 8, "head_revision": 8}, policy={"overlap": "2"}),
+         {"revision": 8, "reopened_at_revision": 8, "head_revision": 8}, policy={"overlap": "2"}),
     Case("with OVERLAP=2 they are looked at also when pool and rounds are at their end",
-         {"revision": 8, "looked_for_again": 7, "head_revision": 8, "n_open": 0,
+         {"revision": 8, "reopened_at_revision": 7, "head_revision": 8, "n_open": 0,
           "exhausted_at": -1, "rounds_done": 3},
          rank="top_up", policy={"overlap": "2", "rounds": 3}),
     *(
         Case(f"with OVERLAP={overlap} a change alone asks nothing again",
-             {"revision": 8, "looked_for_again": 0, "head_revision": 8},
+             {"revision": 8, "reopened_at_revision": 0, "head_revision": 8},
              policy={"overlap": overlap})
         for overlap in ("auto", "1")
     ),
@@ -293,7 +293,7 @@ states = st.builds(
     rounds_done=number,
     in_service=versions,
     ordered_by=versions,
-    looked_for_again=number,
+    reopened_at_revision=number,
     exhausted_at=ago_or_never,
     has_review=st.booleans(),
     reviews_read_at=ago_or_never,

@@ -15,8 +15,9 @@ import torch
 from backend.base.labeling import Annotation, Asked, Task, TaskReading
 from backend.images.pool import Pool, true_labels
 from backend.network import resnet
-from backend.rounds import batches, versions
-from backend.rounds.labels import LabelReading, annotator_figures, read_labels
+from backend.rounds import batches, scoring
+from backend.rounds.annotators import annotator_figures
+from backend.rounds.labels import LabelReading, read_labels
 from backend.rounds.loop import Loop
 from backend.store.annotator_figures import AnnotatorFigures
 from scripts.research.oracle import OracleProject
@@ -346,7 +347,7 @@ def test_an_asked_image_keeps_the_probabilities_it_was_asked_with_whatever_is_in
 ) -> None:
     seed(loop, project)
     first = train(loop)
-    then = versions.pool_probs(loop, first, quiet)
+    then = scoring.pool_probs(loop, first, quiet)
     told = {t.image_id: t.data["asked_probs"] for t in project.by_task.values() if not t.label}
     project.answer_open_tasks(true_labels(loop.pool))
     second = train(loop)
@@ -354,7 +355,7 @@ def test_an_asked_image_keeps_the_probabilities_it_was_asked_with_whatever_is_in
     probs = read_labels(loop, project.annotations(), quiet).probs
     is_open = {task.image_id for task in project.open_tasks()}
     assert probs.keys() == told.keys() | is_open
-    now = versions.pool_probs(loop, second, quiet)
+    now = scoring.pool_probs(loop, second, quiet)
     for image_id, in_task in told.items():
         [row] = loop.pool.positions([image_id])
         np.testing.assert_array_equal(probs[image_id], then[row])

@@ -133,7 +133,7 @@ def test_every_fact_of_a_project_is_observed(
         rounds_done=2,
         in_service="r0001",
         ordered_by="r0002",
-        looked_for_again=15,
+        reopened_at_revision=15,
         exhausted_at=NOON - 16,
         has_review=True,
         reviews_read_at=NOON - 17,

@@ -222,7 +222,7 @@ def test_an_image_whose_task_is_gone_does_not_keep_the_others(
     project.delete_tasks([1])
     assert collect(loop, project, reviews) == 1
     assert truths(project) == {"img-2": [("dog", SENIOR)]}
-    assert "img-1 was reviewed, and its task is gone" in caplog.text
+    assert "img-1 was reviewed, but its task was deleted" in caplog.text
 
 
 def test_a_review_with_a_class_that_is_no_more_does_not_keep_the_others(
@@ -232,7 +232,7 @@ def test_a_review_with_a_class_that_is_no_more_does_not_keep_the_others(
     reviews.answer(2, "dog", annotator=SENIOR)
     assert collect(loop, project, reviews) == 1
     assert truths(project) == {"img-2": [("dog", SENIOR)]}
-    assert "img-1 was reviewed as wolf, which is no class any more" in caplog.text
+    assert "img-1 was reviewed as wolf, which is not a class any more" in caplog.text
 
 
 def test_a_call_that_died_half_way_is_made_good_without_a_second_ground_truth(

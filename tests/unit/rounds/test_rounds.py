@@ -26,7 +26,16 @@ from backend.measures.gate import Gate
 from backend.network import resnet
 from backend.network.head import Head, fit_head
 from backend.network.training import Recipe
-from backend.rounds import batches, observe, ordering, rounds, versions
+from backend.rounds import (
+    batches,
+    description,
+    observe,
+    ordering,
+    promotion,
+    rounds,
+    scoring,
+    training,
+)
 from backend.rounds.loop import Loop
 from backend.store import pool_scores, pruning
 from backend.store.locks import lock
@@ -298,11 +307,11 @@ def test_predictions_of_fast_rounds_stay_for_the_task_lock_time(
 
 
 def test_the_description_says_what_is_in_service_and_where_to_press() -> None:
-    assert ordering.description(None) == (
+    assert description.describe_project(None) == (
         "Tightloop, round 0: no model yet. Press Label All Tasks."
     )
     evaluation = Evaluation(accuracy=0.712, log_loss=0.9, images=2000)
-    assert ordering.description(meta(7, labels=640, validation=evaluation)) == (
+    assert description.describe_project(meta(7, labels=640, validation=evaluation)) == (
         "Tightloop, round 7: r0007 in service, 71.2% right on 2,000 validation images, trained on "
         "640 labels. Press Label All Tasks."
     )
@@ -390,7 +399,7 @@ def test_what_is_asked_and_shown_is_calibrated_and_its_error_is_kept(
     kept = pool_scores.load_pool_probs(loop.root, meta.version)
     assert kept is not None
     (loop.root / meta.version / "pool.safetensors").unlink()
-    np.testing.assert_allclose(versions.pool_probs(loop, meta, quiet), kept[1], atol=1e-6)
+    np.testing.assert_allclose(scoring.pool_probs(loop, meta, quiet), kept[1], atol=1e-6)
     labels = loop.pool.validation.labels
     held_out = pool_scores.load_validation_probs(loop.root, meta.version, labels)
     assert held_out is not None
@@ -487,9 +496,9 @@ def test_a_head_gives_the_pool_what_its_whole_network_would(
     head = refit(loop)
     if head.refused:
         loop.registry.promote(head.version)
-    from_embeddings = versions.pool_probs(loop, head, quiet)
+    from_embeddings = scoring.pool_probs(loop, head, quiet)
     (loop.root / head.version / "pool.safetensors").unlink(missing_ok=True)
-    np.testing.assert_allclose(versions.pool_probs(loop, head, quiet), from_embeddings, atol=0.02)
+    np.testing.assert_allclose(scoring.pool_probs(loop, head, quiet), from_embeddings, atol=0.02)
 
 
 def test_a_head_orders_the_open_tasks_at_once(loop: Loop, project: OracleProject) -> None:
@@ -500,7 +509,7 @@ def test_a_head_orders_the_open_tasks_at_once(loop: Loop, project: OracleProject
     head = refit(loop)
     assert head.refused is None
     assert project.model_version() == "r0001h01"
-    probs = versions.pool_probs(loop, head, quiet)
+    probs = scoring.pool_probs(loop, head, quiet)
     for task in project.open_tasks():
         own = probs[loop.pool.positions([task.image_id])[0]].max()
         shown = project.predictions[task.task_id]["r0001h01"].score
@@ -588,7 +597,7 @@ def test_a_head_that_comes_after_another_body_is_in_service_is_dropped(
         loop.registry.promote(second.version)
         return fit_head(*arguments)
 
-    monkeypatch.setattr(versions, "fit_head", slow_fit)
+    monkeypatch.setattr(training, "fit_head", slow_fit)
     assert read_and_refit(loop) is None
     current = loop.registry.current()
     assert current is not None
@@ -624,12 +633,12 @@ def test_small_steps_down_do_not_get_past_the_gate_one_after_the_other(loop: Loo
         loop.registry.promote(version)
     current = loop.registry.current()
     # Five regressions are chance (p = 0.031), ten are not (p = 0.001).
-    verdict = versions._judge(loop, "r0001h02", current, wrong_on(10))
+    verdict = promotion._judge(loop, "r0001h02", current, wrong_on(10))
     assert verdict.refused is not None
     assert verdict.refused.startswith("significantly worse than r0001 on validation")
     assert verdict.gate is not None
     assert (verdict.gate.against, verdict.gate.regressions) == ("r0001", 10)
-    assert versions._judge(loop, "r0002", current, wrong_on(10)).refused is None
+    assert promotion._judge(loop, "r0002", current, wrong_on(10)).refused is None
 
 
 def test_a_version_from_before_embeddings_were_kept_gets_heads_and_embeds_once(
@@ -706,7 +715,7 @@ def test_old_weights_go_after_a_training_and_label_studio_away_only_puts_that_of
     seed(own, project)
     assert train(own).version == "r0003"
     assert (loop.root / "r0001/model.safetensors").exists()
-    assert "pruning old versions waits for the next one" in caplog.text
+    assert "postponed pruning old versions" in caplog.text
     assert train(own, is_forced=True).version == "r0004"
     sound, broken = loop.registry.versions()
     assert [found.version for found in sound if found.pruned_at] == ["r0001", "r0002"]
@@ -836,7 +845,7 @@ def test_probabilities_with_nan_are_named_with_their_version(
 ) -> None:
     seed(loop, project)
     meta = train(loop)
-    probs = versions.pool_probs(loop, meta, quiet).copy()
+    probs = scoring.pool_probs(loop, meta, quiet).copy()
     probs[3, 2] = np.nan
     pool_scores.save_pool_probs(loop.root, meta.version, loop.pool.image_ids, probs)
     with pytest.raises(NoModelError, match="r0001 hold NaN"):
@@ -850,7 +859,7 @@ def test_a_candidate_whose_probabilities_are_no_numbers_is_not_kept_and_named(
     train(loop)
     ask_and_answer(loop, project)
     nothing = Head(np.full((10, 512), np.nan, np.float32), np.zeros(10, np.float32))
-    monkeypatch.setattr(versions, "fit_head", lambda *_: nothing)
+    monkeypatch.setattr(training, "fit_head", lambda *_: nothing)
     with pytest.raises(TrainingError, match="r0001h01 hold NaN"):
         read_and_refit(loop)
     assert loop.registry.last_round() == 1
@@ -864,15 +873,15 @@ def test_weights_that_diverged_behind_sound_probabilities_are_not_kept(
     loop: Loop, project: OracleProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seed(loop, project)
-    fine_tuned = versions._fine_tuned
+    fine_tuned = training._fine_tune
 
-    def diverged(*arguments: Any) -> versions.Candidate:
+    def diverged(*arguments: Any) -> training.Candidate:
         made = fine_tuned(*arguments)
         weights = made.state["layer4.0.conv1.weight"].copy()
         weights[0, 0, 0, 0] = np.nan  # no image of this size reaches it
         return replace(made, state={**made.state, "layer4.0.conv1.weight": weights})
 
-    monkeypatch.setattr(versions, "_fine_tuned", diverged)
+    monkeypatch.setattr(training, "_fine_tune", diverged)
     with pytest.raises(TrainingError, match=r"layer4\.0\.conv1\.weight of r0001 holds NaN"):
         train(loop)
     assert loop.registry.versions() == ([], {})
@@ -918,7 +927,7 @@ def test_an_image_is_asked_again_with_what_was_thought_of_it_before_the_first_an
     truth = true_labels(loop.pool)
     seed(loop, project)
     first = train(loop)
-    thought = dict(zip(loop.pool.image_ids, versions.pool_probs(loop, first, quiet), strict=True))
+    thought = dict(zip(loop.pool.image_ids, scoring.pool_probs(loop, first, quiet), strict=True))
     answer_as(project, 1, truth)
     newer = train(loop)
     again = [task for task in project.open_tasks() if task.awaits_second_opinion]
@@ -1092,14 +1101,14 @@ def test_damaged_scores_and_embeddings_are_made_again(
 ) -> None:
     seed(loop, project)
     meta = train(loop)
-    probs = versions.pool_probs(loop, meta, quiet)
-    key, kept = versions.embeddings_of(loop, meta, quiet)
+    probs = scoring.pool_probs(loop, meta, quiet)
+    key, kept = scoring.embeddings_of(loop, meta, quiet)
     [path] = (loop.root / "embeddings").iterdir()
     narrow = {name: rows[:, :7] for name, rows in vars(kept).items()}
     content = b"" if is_empty else safetensors.numpy.save(narrow)
     for damaged in (loop.root / "r0001/pool.safetensors", path):
         damaged.write_bytes(content)
-    np.testing.assert_allclose(versions.pool_probs(loop, meta, quiet), probs, atol=0.01)
-    again, made = versions.embeddings_of(loop, meta, quiet)
+    np.testing.assert_allclose(scoring.pool_probs(loop, meta, quiet), probs, atol=0.01)
+    again, made = scoring.embeddings_of(loop, meta, quiet)
     assert (again, made.pool.shape) == (key, kept.pool.shape)
     assert path.stat().st_size > 1000 * len(loop.pool.image_ids)

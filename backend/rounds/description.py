@@ -1,0 +1,26 @@
+"""Describe in one sentence which version is in service, for people."""
+
+from __future__ import annotations
+
+from backend.labelstudio.project import OUR_DESCRIPTION
+from backend.measures.evaluation import Evaluation
+from backend.store.version_meta import Meta
+
+NO_MODEL = "no model yet"
+
+
+def describe_version(version: str, validation: Evaluation, labels: int) -> str:
+    """Name the version in service, its accuracy, and how many labels it was trained on."""
+    return (
+        f"{version} in service, {validation.accuracy:.1%} right on "
+        f"{validation.images:,} validation images, trained on {labels:,} labels"
+    )
+
+
+def describe_project(version: Meta | None) -> str:
+    """Return the project's description in Label Studio."""
+    round_, model = 0, NO_MODEL
+    if version is not None:
+        round_ = version.round
+        model = describe_version(version.version, version.validation, version.labels)
+    return f"{OUR_DESCRIPTION} {round_}: {model}. Press Label All Tasks."

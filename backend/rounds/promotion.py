@@ -1,0 +1,170 @@
+"""Save a candidate as a version, and promote it unless it is worse than the version in service."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from datetime import UTC, datetime
+
+import numpy as np
+import torch
+
+from backend.base.arrays import Probs
+from backend.base.errors import LabelStudioError, ModelFolderError, TrainingError
+from backend.measures.calibration import expected_calibration_error, fit_temperature, rescale
+from backend.measures.evaluation import evaluate
+from backend.measures.gate import Verdict, judge
+from backend.rounds.loop import LabeledImages, Loop, timed
+from backend.rounds.scoring import predicted_classes
+from backend.rounds.training import Candidate
+from backend.store import pool_scores, pruning, tensor_file
+from backend.store.locks import lock
+from backend.store.pool_scores import PoolEmbeddings
+from backend.store.version_meta import Calibration, Meta, body_of, round_of
+
+log = logging.getLogger(__name__)
+
+
+def keep(loop: Loop, labels: LabeledImages, candidate: Candidate) -> Meta | None:
+    """Save a candidate, and promote it unless the gate refuses it.
+
+    Discards a head, and returns None, if another body was promoted while the head was fitted.
+    """
+    _check_finite(candidate)
+    temperature = fit_temperature(candidate.validation, loop.pool.validation.labels)
+    validation = rescale(candidate.validation, temperature)
+    body = body_of(candidate.version)
+    scores: tuple[Probs, PoolEmbeddings | None] | None = None
+    while True:
+        current = loop.registry.current()
+        if body != candidate.version and (current is None or current.body != body):
+            promoted = current.version if current else "no version"
+            log.info("discarded %s: %s was promoted during the fit", candidate.version, promoted)
+            return None
+        verdict = _judge(loop, candidate.version, current, validation)
+        if verdict.refused is None and scores is None:
+            # This takes minutes, so others may promote meanwhile.
+            with timed(candidate.seconds, "scoring the pool"):
+                raw, embeddings = candidate.score_pool()
+                scores = rescale(raw, temperature), embeddings
+        with lock(loop.root, "promote"):
+            if loop.registry.current() != current:
+                continue  # judge against the version that has just been promoted
+            meta = _meta(loop, labels, candidate, temperature, current, verdict)
+            meta = loop.registry.save(candidate.state, meta)
+            _save_scores(loop, meta, validation, None if meta.refused else scores)
+            if meta.refused is None:
+                loop.registry.promote(meta.version)
+            _prune(loop)
+        refusal = f", not promoted: {meta.refused}" if meta.refused else ""
+        accuracy = 100 * meta.validation.accuracy
+        log.info("%s: %d labels, %.1f %%%s", meta.version, meta.labels, accuracy, refusal)
+        return meta
+
+
+def _check_finite(candidate: Candidate) -> None:
+    version = candidate.version
+    if not (np.isfinite(candidate.validation).all() and np.isfinite(candidate.test).all()):
+        raise TrainingError(
+            f"the probabilities of {version} hold NaN, so it was not kept: check the weights that "
+            "WEIGHTS names, then press Start Training"
+        )
+    # Weights that no image of this size reaches may be NaN although probabilities are sound.
+    if name := tensor_file.find_not_finite(candidate.state):
+        raise TrainingError(
+            f"training diverged: {name} of {version} holds NaN, so it was not kept: set a larger "
+            "IMAGE_SIZE, or press Start Training"
+        )
+
+
+def _judge(loop: Loop, version: str, current: Meta | None, probs: Probs) -> Verdict:
+    """Compare a candidate's validation probabilities with those of the version in service.
+
+    A head is also compared with the full version of its body: many small losses add up.
+    """
+    references = [] if current is None else [current]
+    if current is not None and body_of(version) == current.body != current.version:
+        references.append(loop.registry.read_meta(current.body))
+    labels = loop.pool.validation.labels
+    right = {meta.version: predicted_classes(loop, meta) == labels for meta in references}
+    verdict = judge(probs.argmax(axis=1) == labels, right)
+    if verdict.gate is not None and verdict.gate.note:
+        log.warning("%s", verdict.gate.note)
+    return verdict
+
+
+def _meta(
+    loop: Loop,
+    labels: LabeledImages,
+    candidate: Candidate,
+    temperature: float,
+    parent: Meta | None,
+    verdict: Verdict,
+) -> Meta:
+    version = candidate.version
+    validated, tested = loop.pool.validation.labels, loop.pool.test.labels
+    validation = rescale(candidate.validation, temperature)
+    test = rescale(candidate.test, temperature)
+    is_head = body_of(version) != version
+    per_class = Counter(map(int, labels.classes))
+    return Meta(
+        version=version,
+        round=round_of(version),
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        parent=parent.version if parent else None,
+        classes=loop.names,
+        image_size=parent.image_size if is_head and parent else loop.recipe.image_size,
+        pool=loop.pool.name,
+        weights=loop.weights,
+        strategy=loop.strategy,
+        labels=len(labels.image_ids),
+        labels_per_class={name: per_class[i] for i, name in enumerate(loop.names)},
+        labels_fingerprint=labels.fingerprint,
+        left_out=labels.left_out,
+        validation=evaluate(validation, validated),
+        test=evaluate(test, tested) if len(test) else None,
+        refused=verdict.refused,
+        gate=verdict.gate,
+        calibration=Calibration(
+            temperature=temperature,
+            error_before=expected_calibration_error(candidate.validation, validated),
+            error_after=expected_calibration_error(validation, validated),
+            test_error_after=expected_calibration_error(test, tested) if len(test) else None,
+        ),
+        seconds=candidate.seconds,
+        torch=torch.__version__,
+        device=str(loop.device),
+        body_key=candidate.body_key,
+    )
+
+
+def _save_scores(
+    loop: Loop,
+    meta: Meta,
+    validation: Probs,
+    scores: tuple[Probs, PoolEmbeddings | None] | None,
+) -> None:
+    """Cache a version's scores before it is promoted: readers of `current` expect them there."""
+    root, image_ids = loop.root, loop.pool.image_ids
+    pool_scores.save_validation_probs(root, meta.version, loop.pool.validation.labels, validation)
+    if scores is None:
+        return
+    probs, embeddings = scores
+    pool_scores.save_pool_probs(root, meta.version, image_ids, probs)
+    if embeddings is not None:
+        pool_scores.save_embeddings(
+            loop.own_embeddings, meta.body_key, meta.image_size, image_ids, embeddings
+        )
+
+
+def _prune(loop: Loop) -> None:
+    """Delete the weights of long superseded versions; an error postpones that to the next round."""
+    root = loop.root
+    announced_at = pruning.read_announcement(root)
+    named = loop.project.model_versions
+    try:
+        found = pruning.prune(root, loop.keep_versions, named, announced_at, datetime.now(UTC))
+        if found != announced_at:
+            pruning.write_announcement(root, found)
+    except (LabelStudioError, ModelFolderError) as error:
+        log.warning("postponed pruning old versions: %s", error)

@@ -1,0 +1,151 @@
+"""Train a candidate for the next model version.
+
+A full candidate is a fine-tuned network. A head is a new last layer on the body of the version in
+service: it costs only a logistic regression over that body's cached embeddings.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from backend.base.arrays import Probs
+from backend.base.errors import BrokenVersionError, NoModelError, PoolError, TooFewLabelsError
+from backend.base.progress import Progress
+from backend.network.head import Head, fit_head
+from backend.network.resnet_layout import HEAD_TENSORS
+from backend.network.training import train
+from backend.rounds.loop import LabeledImages, Loop, timed
+from backend.rounds.scoring import embeddings_of, pretrained_body, score
+from backend.store.pool_scores import PoolEmbeddings
+from backend.store.version_weights import State, body_key
+from backend.store.weights import find_weights
+
+log = logging.getLogger(__name__)
+
+HEAD_WEIGHT, HEAD_BIAS = HEAD_TENSORS
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model that may become a version. Its probabilities are not calibrated yet."""
+
+    version: str
+    state: State
+    body_key: str
+    validation: Probs
+    test: Probs
+    # Takes minutes for a new body. Returns embeddings only if they are new.
+    score_pool: Callable[[], tuple[Probs, PoolEmbeddings | None]]
+    seconds: dict[str, float]  # how long each phase took
+
+
+def train_candidate(loop: Loop, labels: LabeledImages, progress: Progress) -> Candidate:
+    """Train the whole network, or with TRAIN=head a head on the pre-trained weights."""
+    _check(loop, labels)
+    version = f"r{loop.registry.last_round() + 1:04d}"
+    if loop.train != "head":
+        return _fine_tune(loop, labels, version, progress)
+    seconds: dict[str, float] = {}
+    with timed(seconds, "reading embeddings"):
+        state, embeddings = pretrained_body(loop, progress)
+    with timed(seconds, "training"):
+        head = _fit(loop, labels, embeddings, None)
+    return _with_head(version, state, body_key(state), head, embeddings, seconds)
+
+
+def train_head(loop: Loop, labels: LabeledImages, progress: Progress) -> Candidate:
+    """Fit a head on the body in service.
+
+    Hold the head lock from reading the labels until the candidate is kept: with TRAIN=head both
+    trainer and ranker fit heads, and the later head must know more.
+    """
+    _check(loop, labels)
+    current = loop.registry.current()
+    if current is None:
+        raise NoModelError("no version yet that a head could be fitted on")
+    seconds: dict[str, float] = {}
+    with timed(seconds, "reading embeddings"):
+        key, embeddings = embeddings_of(loop, current, progress)
+    with timed(seconds, "training"):
+        head = _fit(loop, labels, embeddings, _start(loop, current.version))
+    version = loop.registry.next_head(current.body)
+    return _with_head(version, {}, key, head, embeddings, seconds)
+
+
+def _check(loop: Loop, labels: LabeledImages) -> None:
+    n_classes = len(np.unique(labels.classes))
+    if n_classes < 2:
+        raise TooFewLabelsError(
+            f"{len(labels.image_ids)} labels of {n_classes} class(es): training starts "
+            "when at least two classes are labeled"
+        )
+    if not len(loop.pool.validation.labels):
+        raise PoolError("the pool is too small for a validation split: add images")
+
+
+def _fine_tune(loop: Loop, labels: LabeledImages, version: str, progress: Progress) -> Candidate:
+    seconds: dict[str, float] = {}
+    with timed(seconds, "training"):
+        tensors = train(
+            loop.pool.images[loop.pool.positions(labels.image_ids)],
+            labels.classes,
+            weights=labels.weights,
+            n_classes=len(loop.pool.classes),
+            start=find_weights(loop.weights, loop.data_dir, progress=progress).state,
+            recipe=loop.recipe,
+            may_flip=loop.pool.may_flip,
+            seed=loop.seed,
+            device=loop.device,
+            on_step=lambda done, total: progress("training", done, total),
+        )
+    size = loop.recipe.image_size
+    state = {name: tensor.numpy() for name, tensor in tensors.items()}
+    with timed(seconds, "evaluating"):
+        validation = score(loop, state, size, loop.pool.validation.images, "validating", progress)
+        test = score(loop, state, size, loop.pool.test.images, "testing", progress)
+
+    def score_pool() -> tuple[Probs, PoolEmbeddings]:
+        pool = score(loop, state, size, loop.pool.images, "scoring the pool", progress)
+        embeddings = PoolEmbeddings(pool.embeddings, validation.embeddings, test.embeddings)
+        return pool.probs, embeddings
+
+    key = body_key(state)
+    return Candidate(version, state, key, validation.probs, test.probs, score_pool, seconds)
+
+
+def _fit(loop: Loop, labels: LabeledImages, embeddings: PoolEmbeddings, start: Head | None) -> Head:
+    rows = embeddings.pool[loop.pool.positions(labels.image_ids)]
+    return fit_head(rows, labels.classes, len(loop.pool.classes), start, labels.weights)
+
+
+def _start(loop: Loop, version: str) -> Head | None:
+    """Return a version's last layer, from which the fit only converges sooner."""
+    try:
+        state = loop.registry.load_own_state(version)
+    except BrokenVersionError as error:
+        log.warning("fitting a head from scratch: %s", error)
+        return None
+    return Head(state[HEAD_WEIGHT], state[HEAD_BIAS])
+
+
+def _with_head(
+    version: str,
+    body: State,
+    key: str,
+    head: Head,
+    embeddings: PoolEmbeddings,
+    seconds: dict[str, float],
+) -> Candidate:
+    return Candidate(
+        version,
+        body | {HEAD_WEIGHT: head.weight, HEAD_BIAS: head.bias},
+        key,
+        head.probs(embeddings.validation),
+        head.probs(embeddings.test),
+        lambda: (head.probs(embeddings.pool), None),
+        seconds,
+    )
