@@ -219,7 +219,7 @@ import base64, threading
 from backend.store.project_record import project_root
 from backend.web.serving import create_app
 from backend.base.settings import load_settings
-from tests.unit.web.test_serving import PROJECT, png, predict, put_in_service, task
+from tests.unit.web.conftest import PROJECT, png, predict, put_in_service, task
 
 app = create_app(load_settings(
     _env_file=None, model_dir=sys.argv[1], redis_url="redis://127.0.0.1:1/0",

@@ -35,7 +35,7 @@ from tests.unit.store.test_model_folder import (
     filled,
 )
 from tests.unit.store.test_registry import meta, state_of
-from tests.unit.web.test_serving import png, task
+from tests.unit.web.conftest import png, task
 
 GATE = {"against": "r0001", "p_value": 0.5, "fell": 3, "rose": 2, "note": ""}  # as it is written
 

@@ -27,7 +27,7 @@ from backend.web.serving import create_app
 from tests.conftest import RedisServer
 from tests.unit.store.test_registry import meta, record
 from tests.unit.store.test_registry import save as save_version
-from tests.unit.web.test_serving import PROJECT, event, png, predict, put_in_service, task
+from tests.unit.web.conftest import PROJECT, event, png, predict, put_in_service, task
 from tests.unit.web.test_status import files, keep_reading
 
 BOARD = json.loads((Path(__file__).parents[3] / "docs/grafana.json").read_text())

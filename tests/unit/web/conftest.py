@@ -1,0 +1,110 @@
+"""A backend with one project, and what Label Studio sends to it."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flask.testing import FlaskClient
+from PIL import Image
+
+from backend.base.settings import Settings, load_settings
+from backend.labelstudio.incoming import SECRET_HEADER
+from backend.labelstudio.label_config import label_config_xml
+from backend.network import resnet
+from backend.store import pool_scores
+from backend.store.project_record import ProjectRecord, project_root, write_record
+from backend.store.registry import Registry
+from backend.web.serving import create_app
+from tests.conftest import RedisServer
+from tests.unit.store.test_registry import meta
+
+CLASSES = ("cat", "dog", "frog")
+CONFIG = label_config_xml(("Frog", "Cat", "Dog"))  # another order and case than the model's
+PROJECT = 7
+AUTH = ("tightloop", "backend-pass")
+SECRET = {SECRET_HEADER: "hook-secret"}
+POOL_PROBS = np.array([[0.2, 0.7, 0.1], [0.4, 0.3, 0.3]], dtype=np.float32)
+
+
+@pytest.fixture
+def config(tmp_path: Path, redis_server: RedisServer) -> Settings:
+    own = load_settings(
+        _env_file=None,
+        model_dir=tmp_path / "models",
+        redis_url=redis_server.url,
+        label_studio_url="http://127.0.0.1:9",
+        label_studio_api_key="ls-token",
+        backend_password="backend-pass",
+        webhook_secret="hook-secret",
+        retrain_after=2,
+    )
+    root = project_root(own.model_dir, PROJECT)
+    write_record(
+        root,
+        ProjectRecord(
+            project_id=PROJECT,
+            title="Tightloop",
+            label_studio_url=own.label_studio_url,
+            project_created_at="2026",
+            pool="digits",
+            weights="none",
+            seed=0,
+            classes=CLASSES,
+        ),
+    )
+    return own
+
+
+@pytest.fixture
+def root(config: Settings) -> Path:
+    return project_root(config.model_dir, PROJECT)
+
+
+@pytest.fixture
+def client(config: Settings) -> FlaskClient:
+    return create_app(config).test_client()
+
+
+def put_in_service(root: Path, number: int = 1) -> None:
+    state = {k: v.numpy() for k, v in resnet.build(3, None, seed=number).state_dict().items()}
+    saved = Registry(root).save(state, meta(number, classes=CLASSES, image_size=32))
+    pool_scores.save_pool_probs(root, saved.version, ("img-a", "img-b"), POOL_PROBS)
+    Registry(root).promote(saved.version)
+
+
+def png(color: tuple[int, int, int], size: tuple[int, int] = (20, 30)) -> str:
+    content = io.BytesIO()
+    Image.new("RGB", size, color).save(content, "PNG")
+    return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
+
+
+def task(number: int, **data: str) -> dict[str, Any]:
+    return {"id": number, "project": PROJECT, "data": data}
+
+
+def predict(client: FlaskClient, *tasks: dict[str, Any]) -> list[Any]:
+    response = client.post(
+        "/predict",
+        auth=AUTH,
+        json={"tasks": tasks, "project": f"{PROJECT}.1795346887", "label_config": CONFIG,
+              "params": {"login": None, "password": None, "context": None}},
+    )  # fmt: skip
+    assert response.status_code == 200, response.text
+    results: list[Any] = response.get_json()["results"]
+    return results
+
+
+def event(
+    action: str = "ANNOTATION_CREATED", project: int = PROJECT, image_id: str = ""
+) -> dict[str, Any]:
+    return {
+        "action": action,
+        "annotation": {"id": 1},
+        "project": {"id": project},
+        "task": {"id": 1, "data": {"image_id": image_id}},
+    }

@@ -1,0 +1,76 @@
+"""Predictions by the version in service: pool images by id, others by the model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flask.testing import FlaskClient
+
+from backend.network import resnet
+from backend.network.inference import load_model, predict_probs
+from backend.store.registry import Registry
+from tests.unit.web.conftest import (
+    png,
+    predict,
+    put_in_service,
+    task,
+)
+
+
+def test_pool_images_are_predicted_by_id_in_the_configs_spelling_with_their_confidence(
+    client: FlaskClient, root: Path
+) -> None:
+    put_in_service(root)
+    sure, unsure = predict(client, task(1, image_id="img-a"), task(2, image_id="img-b"))
+    [region] = sure["result"]
+    assert region["value"] == {"choices": ["Dog"]}
+    assert (region["from_name"], region["to_name"], region["type"]) == ("label", "image", "choices")
+    assert region["score"] == pytest.approx(0.7)
+    assert (sure["score"], sure["model_version"]) == (pytest.approx(0.7), "r0001")
+    assert unsure["score"] == pytest.approx(0.4)
+
+
+def test_other_images_are_run_through_the_model(client: FlaskClient, root: Path) -> None:
+    put_in_service(root)
+    [prediction] = predict(client, task(1, image=png((250, 0, 0), (32, 32))))
+    red = np.full((1, 32, 32, 3), (250, 0, 0), dtype=np.uint8)
+    model = load_model(resnet.build(3, None, seed=1).state_dict(), 3, "cpu")
+    expected = predict_probs(model, red, image_size=32, device="cpu")
+    assert prediction["score"] == pytest.approx(float(expected.max()), abs=0.02)
+
+
+def test_one_bad_image_loses_only_its_own_prediction(client: FlaskClient, root: Path) -> None:
+    put_in_service(root)
+    bad = task(2, image="data:image/png;base64,AAAA")
+    elsewhere = task(3, image="http://169.254.169.254/latest/meta-data")
+    predictions = predict(
+        client, task(1, image_id="img-a"), bad, elsewhere, task(4), task(5, image=png((0, 9, 0)))
+    )
+    assert [bool(prediction["result"]) for prediction in predictions] == [
+        True,
+        False,
+        False,
+        False,
+        True,
+    ]
+    assert [prediction["score"] is None for prediction in predictions] == [
+        False,
+        True,
+        True,
+        True,
+        False,
+    ]
+
+
+def test_a_newly_promoted_version_is_served_from_the_next_request_on(
+    client: FlaskClient, root: Path
+) -> None:
+    for number in (1, 2):
+        put_in_service(root, number)
+        other = task(2, image=png((1, 2, 3)))
+        predictions = predict(client, task(1, image_id="img-a"), other)
+        assert {prediction["model_version"] for prediction in predictions} == {f"r000{number}"}
+    Registry(root).promote("r0001")
+    assert predict(client, task(1, image_id="img-a"))[0]["model_version"] == "r0001"
