@@ -1,1 +1,1 @@
-"""Label Studio, and the only room that knows its JSON: projects, tasks, annotations, webhooks."""
+"""Talk to Label Studio; no other room knows its JSON."""

@@ -15,8 +15,8 @@ SEED = "seed"  # the strategy of a task that came with the data set's label
 
 
 def write_asked(image: str, asked: Asked, hint: str | None) -> dict[str, Any]:
-    """Return the data of a task that asks `image`; without a hint it holds no number that would
-    give the model's guess away.
+    """Return the data of a task that asks for a label; without a hint, leave out the numbers that
+    would reveal the model's guess.
     """
     data: dict[str, Any] = {
         IMAGE: image,
@@ -45,22 +45,22 @@ def write_seed(image: str, image_id: str, hint: str | None) -> dict[str, Any]:
 
 
 def write_review(image: str, image_id: str, label: str, reason: str) -> dict[str, Any]:
-    """Return the data of a task that has a doubtful label reviewed."""
+    """Return the data of a task that asks for a review of a doubtful label."""
     return {IMAGE: image, "image_id": image_id, "review_label": label, "review_reason": reason}
 
 
 def read_image_id(data: object) -> str:
-    """Return the id of the image that a task asks; "" if the task is not ours."""
+    """Return the id of the task's image; "" if the task is not ours."""
     return str(_fields(data).get("image_id") or "")
 
 
 def is_seed(data: object) -> bool:
-    """Whether a task came with the data set's label."""
+    """Tell whether a task came with the data set's label."""
     return _fields(data).get("asked_by") == SEED
 
 
 def read_asked(data: object) -> Asked | None:
-    """Return how a task says that it was asked, or None: people may have written anything there."""
+    """Return how a task was asked, or None if its data does not say: people may edit it."""
     fields = _fields(data)
     image_id = read_image_id(data)
     probs = _read_probs(fields.get("asked_probs"))

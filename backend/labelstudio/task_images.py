@@ -1,7 +1,7 @@
 """Load the image of a task: from a data URI, or from the configured Label Studio.
 
-What a task holds is not to be trusted: no other host is asked, nor anything of Label Studio's but
-its images, no file is opened, and what comes back is bounded in bytes, pixels and seconds.
+A task's data is not trusted: only images are requested, from no other host, no file is opened, and
+the response is limited in bytes, pixels and seconds.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ MAX_BYTES = 20 * 1024**2
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 TIMEOUT = httpx.Timeout(10.0, connect=5.0)
 DEFAULT_PORTS = {"http": 80, "https": 443}
-# Where Label Studio 1.23 serves images: uploads; local file storage (?d=…); cloud storage
-# (?fileuri=…). Below its address are also its API and /logout, which a GET with our token reaches.
+# The paths of images in Label Studio 1.23: uploads; local file storage (?d=…); cloud storage
+# (?fileuri=…). Its API and /logout are on the same host, and a GET with our token would reach them.
 IMAGE_PATHS = re.compile(r"/data/upload/.*[^/]|/data/local-files/|/tasks/[0-9]+/(resolve|presign)/")
 SHOWN_CHARS = 100
 
@@ -40,10 +40,10 @@ def load_task_image(
     max_pixels: int,
     give_up_after_s: float = 30.0,
 ) -> NDArray[np.uint8]:
-    """A task's image as (height, width, 3), upright; ImageError if it cannot or may not be read.
+    """Return a task's image, upright, as (height, width, 3); ImageError if it cannot be read or
+    its address is not allowed.
 
-    A large one comes smaller than it is, with pixels enough to be squashed to a square of
-    `image_size`.
+    A large image is scaled down, but not below `image_size` on either side.
     """
     if value[:5].lower() == "data:":
         content = _from_data_uri(value)
@@ -69,9 +69,9 @@ def _from_data_uri(value: str) -> bytes:
 
 
 def _checked_url(value: str, label_studio_url: str) -> str:
-    """The URL to ask, on Label Studio's origin; never made of the task's own idea of a host."""
+    """Return the URL to request, always on the origin of `label_studio_url`."""
     own = urlsplit(label_studio_url)
-    # Browsers and libraries read these differently: a tab vanishes, a backslash becomes a slash.
+    # URL parsers disagree about these: some drop a tab, some turn a backslash into a slash.
     if re.search(r"[\x00-\x20\x7f\\\ud800-\udfff]", value):
         raise ImageError("the image's address holds blanks, control characters or backslashes")
     try:
@@ -85,7 +85,7 @@ def _checked_url(value: str, label_studio_url: str) -> str:
             "the image is neither a data: URI nor at LABEL_STUDIO_URL: other places are never "
             f"asked ({_shown(value)})"
         )
-    # Decoded once and encoded again: what is asked is what was checked.
+    # Decode once and encode again, so that the requested path is the one that was checked.
     path = unquote(asked.path)
     is_image = IMAGE_PATHS.fullmatch(path.removeprefix(own.path))
     if not is_image or not _is_plain(asked.path) or "#" in value:
@@ -98,7 +98,7 @@ def _checked_url(value: str, label_studio_url: str) -> str:
 
 
 def _is_plain(path: str) -> bool:
-    """Whether no server or proxy could take the path for another one."""
+    """Tell whether every server and proxy must read the path in the same way."""
     names = [unquote(name) for name in path.split("/")[1:]]
     *folders, last = names
     return not any(
@@ -108,7 +108,7 @@ def _is_plain(path: str) -> bool:
 
 
 def _shown(text: str) -> str:
-    """An address of any length and content, short and printable."""
+    """Shorten an address and make it printable."""
     cut = f"… ({len(text):,} characters)" if len(text) > SHOWN_CHARS else ""
     return repr(text[:SHOWN_CHARS])[1:-1] + cut
 

@@ -1,1 +1,1 @@
-"""Jobs, hints and signs of life in Redis; the only room that enqueues."""
+"""Keep jobs, hints and signs of life in Redis; no other room enqueues."""

@@ -1,7 +1,8 @@
-"""Take the jobs that we enqueue and no others, since anyone may have written to Redis.
+"""Accept only jobs that we enqueued, because anyone who can reach Redis may write there.
 
 RQ imports and calls whatever a job's hash names: a function, callbacks, webhooks to any address.
-So nothing of a job is looked at before its raw hash was found to be one of ours.
+So a job's raw hash is checked before RQ reads anything of it, and any other job is dropped with a
+log line. That includes jobs that an earlier release enqueued and whose function has moved since.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import logging
 import zlib
 from collections.abc import Mapping
-from typing import Self, cast
+from typing import Any, Literal, Self, cast
 
 from pydantic_core import from_json
 from redis import Redis
@@ -20,14 +21,16 @@ from rq.serializers import Serializer
 
 log = logging.getLogger(__name__)
 
+JobName = Literal["retrain", "rank"]
+
 MODULE = "backend.workers.jobs"
-# Name of the function -> its queue, and the seconds after which it is given up.
-JOBS = {
+# Name of the function -> its queue, and the seconds after which RQ ends it.
+JOBS: Mapping[str, tuple[str, int]] = {
     "retrain": ("train", 12 * 3600),
     "rank": ("rank", 1800),
 }
 QUEUES = ("train", "rank")
-# What RQ writes for a job that has retries, a time-out and meta, and nothing else.
+# The fields that RQ writes for a job with retries, a timeout and meta.
 BOOKKEEPING = frozenset(
     {
         "created_at",
@@ -48,7 +51,7 @@ BOOKKEEPING = frozenset(
         "worker_name",
     }
 )
-# RQ writes these also for jobs that have none, then empty.
+# RQ also writes these, empty, for a job without them.
 ALWAYS_EMPTY = frozenset(
     {"success_callback_name", "failure_callback_name", "stopped_callback_name", "group_id"}
 )
@@ -57,18 +60,18 @@ MAX_DATA_BYTES = 1024
 
 
 class OwnJob(Job):
-    """A job that RQ reads only if we have enqueued it; any other is dropped with a log line."""
+    """A job that RQ reads only if we enqueued it; any other is dropped with a log line."""
 
     @classmethod
     def fetch(
         cls, id: str, connection: Redis | None = None, serializer: Serializer | str | None = None
     ) -> Self:
-        """Read a job as RQ does; one that is not ours is deleted, and NoSuchJobError raised."""
+        """Read a job as RQ does; delete one that is not ours and raise NoSuchJobError."""
         try:
             return cast(Self, super().fetch(id, connection, serializer))
         except (NoSuchJobError, RedisError):
             raise
-        except Exception as error:  # RQ's own parsing raises anything on what it did not write
+        except Exception as error:  # RQ may raise anything when it parses what it did not write
             reason = str(error) if isinstance(error, ForeignJobError) else "its fields are damaged"
             log.error("dropped job %r from Redis, which we did not enqueue: %s", id, reason)
             if connection is not None:
@@ -76,23 +79,23 @@ class OwnJob(Job):
             raise NoSuchJobError(f"job {id!r} is not ours") from None
 
     def restore(self, raw_data: Mapping[bytes, bytes]) -> None:
-        """Fill in what Redis holds; ForeignJobError before anything of it was looked at."""
+        """Read the job's hash; raise ForeignJobError before RQ interprets one that is not ours."""
         if problem := _find_foreign(self.id, raw_data):
             raise ForeignJobError(problem)
         super().restore(raw_data)
 
 
 class ForeignJobError(Exception):
-    """Redis holds a job that we have not enqueued."""
+    """Redis holds a job that we did not enqueue."""
 
 
 def job_id(name: str, project_id: int) -> str:
-    """The id of a project's job: at most one of each kind waits or runs."""
+    """Return the id of a project's job, so that at most one of each name waits or runs."""
     return f"{name}-p{project_id}"
 
 
 def _find_foreign(id_: str, raw: Mapping[bytes, bytes]) -> str:
-    """Say what in a job's hash is not of our making; "" if nothing is."""
+    """Say what in a job's hash we did not write, or return ""."""
     for key, value in raw.items():
         name = key.decode(errors="replace")
         if name not in BOOKKEEPING and not (name in ALWAYS_EMPTY and not value):
@@ -100,7 +103,8 @@ def _find_foreign(id_: str, raw: Mapping[bytes, bytes]) -> str:
         if len(value) > MAX_FIELD_BYTES:
             return f"its field {name!r} holds {len(value):,} bytes"
     try:
-        call = from_json(_decompressed(raw.get(b"data", b"")))
+        # Decompress no more than a job of ours can hold.
+        call = from_json(zlib.decompressobj().decompress(raw.get(b"data", b""), MAX_DATA_BYTES))
     except (ValueError, zlib.error):
         return "its call cannot be read"
     match call:
@@ -111,17 +115,23 @@ def _find_foreign(id_: str, raw: Mapping[bytes, bytes]) -> str:
             is_ours = type(project_id) is int and id_ == job_id(name, project_id)
             if is_ours and raw.get(b"origin") == JOBS[name][0].encode():
                 return ""
-    return "it passes other arguments than we do, or stands in another queue"
-
-
-def _decompressed(data: bytes) -> bytes:
-    """The bytes, but never many more than a job of ours has."""
-    return zlib.decompressobj().decompress(data, MAX_DATA_BYTES)
+    return "its arguments or its queue are not ours"
 
 
 def _delete(connection: Redis, id_: str) -> None:
-    """Delete it, so that it does not stand in the way of ours; the dashboard may only read."""
+    """Delete all that a job left in Redis, so that the next with its id has no past."""
+    own = id_.encode()
     try:
-        connection.delete(f"{Job.redis_job_namespace_prefix}{id_}")
-    except NoPermissionError:
+        runs: dict[str, Any] = {q: connection.zrange(f"rq:wip:{q}", 0, -1) for q in QUEUES}
+        with connection.pipeline() as pipe:
+            pipe.delete(f"rq:job:{id_}", f"rq:executions:{id_}")
+            for name in QUEUES:
+                pipe.lrem(f"rq:queue:{name}", 0, id_)
+                pipe.zrem(f"rq:scheduled:{name}", id_)
+                pipe.zrem(f"rq:failed:{name}", id_)
+                for run in runs[name]:  # b"<job's id>:<run's id>"
+                    if run.rpartition(b":")[0] == own:
+                        pipe.zrem(f"rq:wip:{name}", run)
+            pipe.execute()
+    except NoPermissionError:  # the published dashboard may only read
         log.info("job %r is left to the worker, which drops it", id_)

@@ -1,4 +1,4 @@
-"""Say which services are up, and what to do about the others, from Redis and the clock's checks."""
+"""Tell which services are up and what to do about the others, from Redis and the clock's checks."""
 
 from __future__ import annotations
 
@@ -7,20 +7,24 @@ from datetime import UTC, datetime
 
 from backend.queue.training_queue import TrainingQueue
 
-# The clock may wait for a slow Label Studio; what it said before that is not news any more.
+# The clock may be waiting for a slow Label Studio. After this long, what it found is out of date.
 SILENCE_S = 60.0
 CHECKED_BY_CLOCK = ("label_studio", "backend")
+# Name of the service -> its queue, and what to say if no worker listens to it.
 WORKERS = {
     "trainer": (
         "train",
-        "no trainer is there, so trainings wait: it is starting, or its log says why",
+        "No trainer is running, so nothing is trained. If this persists, check the trainer log.",
     ),
     "ranker": (
         "rank",
-        "no ranker is there, so no new images are asked: it is starting, or its log says why",
+        "No ranker is running, so no new images are asked. If this persists, check the ranker log.",
     ),
 }
-NO_CLOCK = "the clock is silent, so a lost webhook stays lost: it is starting, or its log says why"
+NO_CLOCK = (
+    "The clock is not running, so changes whose webhook was lost go unnoticed. If this persists, "
+    "check the clock log."
+)
 
 
 @dataclass(frozen=True)
@@ -36,27 +40,24 @@ class Service:
 
 
 def find_services(queue: TrainingQueue, now: float) -> list[Service]:
-    """Every service but Redis, which answers here or raises QueueError; `now` is in seconds."""
-    ticked_at = queue.ticked_at()
-    ticks = now - ticked_at < SILENCE_S
-    clock = Service("clock", ticks, "" if ticks else NO_CLOCK, _moment(ticked_at))
+    """Return all services but Redis, which answers here or raises QueueError; `now` in seconds."""
     n_workers = queue.worker_counts()
     found = []
     for name, (queue_name, problem) in WORKERS.items():
         is_up = n_workers[queue_name] > 0
-        found.append(Service(name, is_up, "" if is_up else problem, _moment(now)))
+        found.append(Service(name, is_up, "" if is_up else problem, _iso(now)))
     health = queue.health()
     for name in CHECKED_BY_CLOCK:
-        seen = health.get(name)
-        if seen is None or now - seen["checked_at"] > SILENCE_S + seen["every_s"]:
-            found.append(Service(name, None, "", _moment(seen["checked_at"]) if seen else None))
+        seen = health.get(name, {"checked_at": 0.0, "every_s": 0.0, "problem": ""})
+        checked_at, problem = seen["checked_at"], seen["problem"]
+        if now - checked_at > SILENCE_S + seen["every_s"]:
+            found.append(Service(name, None, "", _iso(checked_at)))
         else:
-            problem = seen["problem"]
-            found.append(Service(name, not problem, problem, _moment(seen["checked_at"])))
-    return [*found, clock]
+            found.append(Service(name, not problem, problem, _iso(checked_at)))
+    ticked_at = queue.ticked_at()
+    ticks = now - ticked_at < SILENCE_S
+    return [*found, Service("clock", ticks, "" if ticks else NO_CLOCK, _iso(ticked_at))]
 
 
-def _moment(seconds: float) -> str | None:
-    if not seconds:
-        return None
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+def _iso(seconds: float) -> str | None:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds") if seconds else None

@@ -26,7 +26,7 @@ class LocalControls:
         root = project_root(self._model_dir, project_id)
         with lock(root, "promote"):  # a new head may be promoted at the same time
             meta = Registry(root).promote(version)
-        self._queue.look(project_id)  # the ranker then reorders the open tasks
+        self._queue.request_look(project_id)  # the ranker then reorders the open tasks
         return meta
 
     def train_now(self, project_id: int) -> None:

@@ -80,7 +80,7 @@ def next_images(settings: Settings, queue: TrainingQueue, project_id: int) -> li
     With BLIND the model's guesses are left out.
     """
     store = ProjectStore(project_root(settings.model_dir, project_id))
-    answered = queue.answered_since(project_id, store.facts().open_read_at - CLOCK_SKEW_S)
+    answered = queue.annotated_since(project_id, store.facts().open_read_at - CLOCK_SKEW_S)
     hidden: dict[str, Any] = {"guesses": ()} if settings.blind else {}
     return [
         image.model_copy(update=hidden)

@@ -1,1 +1,1 @@
-"""What RQ calls by name, the clock, and how each process starts."""
+"""Start our processes: the jobs that RQ calls by name, the clock, and each command."""

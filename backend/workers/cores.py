@@ -1,4 +1,4 @@
-"""Share the machine's cores among those who compute, and leave one to people and services."""
+"""Share the machine's cores among processes that compute, and leave one to everything else."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from threadpoolctl import threadpool_limits
 
 
 def share_cores(n_sharing: int = 1) -> None:
-    """Let this process compute on its share of all cores but one, of `n_sharing` that do.
+    """Limit this process to its share of all cores but one, among `n_sharing` processes.
 
-    Threads meet after every layer, and all wait for the one whose core is taken: beside another
-    busy process two threads on two cores were five times slower than one, and two such trainings
-    more than twenty times.
+    Threads synchronize after every layer, and all wait for the one whose core is busy: beside
+    another busy process, two threads on two cores were five times slower than one thread, and two
+    such trainings more than twenty times.
     """
     n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     share = ((n_cores or 1) - 1) // max(1, n_sharing)

@@ -1,8 +1,8 @@
-"""Our processes: a name in; that process out, running until SIGTERM or Ctrl-C.
+"""Start one of our processes, which runs until SIGTERM or Ctrl-C.
 
     python -m backend.workers.processes trainer
 
-Each loads only what it needs: clock and dashboard load no torch.
+Each imports only what it needs: clock and dashboard do not import torch.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import gc
 import logging
 import os
 import signal
-import sys
 import threading
 
 from redis import Redis
@@ -29,17 +28,17 @@ log = logging.getLogger(__name__)
 
 
 def run_backend(settings: Settings) -> None:
-    """The Label Studio ML backend over HTTP."""
+    """Serve the Label Studio ML backend over HTTP."""
     from backend.web.server import serve
     from backend.web.serving import create_app
     from backend.workers.cores import share_cores
 
-    share_cores()  # so that webhooks are answered during a /predict
+    share_cores()  # leaves one that answers webhooks during a /predict
     serve(create_app(settings), settings)
 
 
 def run_dashboard(settings: Settings) -> None:
-    """The dashboard alone, for a network where the ML backend's routes shall not be."""
+    """Serve the dashboard alone, for a network that must not reach the ML backend's routes."""
     from backend.web.dashboard import create_app
     from backend.web.server import serve
 
@@ -47,22 +46,22 @@ def run_dashboard(settings: Settings) -> None:
 
 
 def run_trainer(settings: Settings) -> None:
-    """The worker that retrains; it stops at once where DEVICE=cuda finds no GPU."""
+    """Run the worker that retrains; stop at once if DEVICE=cuda finds no GPU."""
     from backend.network.device import find_device
 
-    # Asks the driver's library instead of CUDA, which must not be touched before a fork.
+    # Ask the driver's library: CUDA must not be initialized before a fork.
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
     log.info("this trainer trains on %s", find_device(settings.device))
     _work(settings, "train")
 
 
 def run_ranker(settings: Settings) -> None:
-    """The worker for what takes seconds and must not wait behind a training."""
+    """Run the worker for what takes seconds and must not wait for a training."""
     _work(settings, "rank")
 
 
 def run_clock(settings: Settings) -> None:
-    """The clock, until a signal stops it."""
+    """Run the clock until a signal stops it."""
     from backend.workers import clock
 
     stop = threading.Event()
@@ -81,14 +80,11 @@ PROCESSES = {
 
 
 def main() -> int:
-    """Run one of PROCESSES; 1 where its settings, or the machine, do not allow it."""
+    """Run one of PROCESSES; return 1 if it cannot run on this machine."""
     parser = CommandParser(description=__doc__)
     parser.add_argument("process", choices=PROCESSES)
     arguments = parser.parse_args()
-    try:
-        settings = load_settings()
-    except TightloopError as error:
-        sys.exit(str(error))
+    settings = load_settings()
     start_logging(settings.log_format)
     try:
         PROCESSES[arguments.process](settings)
@@ -99,28 +95,29 @@ def main() -> int:
 
 
 def _work(settings: Settings, queue: str) -> None:
-    """RQ's worker, which forks for every job."""
-    # Loads torch once, before the fork, and not in every job; CUDA is first touched in the child.
+    """Run RQ's worker, which forks for every job."""
+    # Import torch once, before the fork, and not in every job. CUDA is initialized in the child.
+    from backend.workers import jobs  # noqa: F401
 
-    # Else every job's garbage collection goes through all of torch: 0.3 s at a time.
+    # Otherwise every garbage collection of a job walks through all of torch, for 0.3 s.
     gc.collect()
     gc.freeze()
     try:
         Worker(
             [queue],
             connection=Redis.from_url(settings.redis_url.get_secret_value()),
-            serializer=JSONSerializer,  # pickle runs code while it is read
+            serializer=JSONSerializer,  # reading a pickle runs code
             job_class=OwnJob,
-            # So that a killed worker, and soon after its job, is missed.
+            # To notice soon that a worker was killed, and to give its job to another.
             worker_ttl=30,
             job_monitoring_interval=5,
             maintenance_interval=15,
         ).work()
     except RedisError as error:
-        # At its start alone: later it waits by itself until Redis is back.
+        # Only at the start: later the worker itself waits until Redis is back.
         raise QueueError(f"Redis cannot be used ({type(error).__name__}): see REDIS_URL") from None
     finally:
-        gc.unfreeze()  # else triton says at the end, and not in JSON, that its objects leaked
+        gc.unfreeze()  # otherwise triton reports leaked objects at exit, and not as JSON
 
 
 if __name__ == "__main__":

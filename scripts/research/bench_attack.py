@@ -92,7 +92,7 @@ def send_webhooks(backend: Backend, seconds: float = SECONDS) -> Webhooks:
         thread.start()
     for thread in threads:
         thread.join()
-    kept = backend.queue.answered_since(PROJECT, sent_at)
+    kept = backend.queue.annotated_since(PROJECT, sent_at)
     found.lost += len(answered.keys() - kept.keys())
     found.seconds = [took_s for image_id, took_s in answered.items() if image_id in kept]
     return found

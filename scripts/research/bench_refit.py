@@ -100,7 +100,7 @@ class _NoHints(TrainingQueue):
     def hints(self, project_id: int) -> Hints:  # noqa: ARG002
         return Hints()
 
-    def answered_since(self, project_id: int, moment: float) -> dict[str, float]:  # noqa: ARG002
+    def annotated_since(self, project_id: int, moment: float) -> dict[str, float]:  # noqa: ARG002
         return {}
 
 

@@ -213,7 +213,7 @@ class SetupSteps:
         if is_new:
             store.record(train_asked_at=time.time())
         queue = TrainingQueue(self.settings.redis_url.get_secret_value())
-        is_enqueued = queue.enqueue_retrain(self.project.project_id)
+        is_enqueued = queue.enqueue("retrain", self.project.project_id)
         print(f"training  {'enqueued' if is_enqueued else 'is waiting or running already'}")
         return is_new
 

@@ -131,7 +131,7 @@ def collect(settings: Settings, project: LabelStudioProject) -> Callable[[], Non
     queue = TrainingQueue(settings.redis_url.get_secret_value())
 
     def run() -> None:
-        jobs.ACT["collect_reviews"](jobs.Work(settings, queue, project.project_id))
+        jobs.STEPS["collect_reviews"](jobs.Work(settings, queue, project.project_id))
 
     return run
 

@@ -19,7 +19,7 @@ from rq import Callback, Queue, Repeat, Retry, Webhook
 from rq.exceptions import NoSuchJobError
 from rq.job import Job
 
-from backend.queue.own_jobs import JOBS, OwnJob
+from backend.queue.own_jobs import JOBS, JobName, OwnJob
 from backend.queue.training_queue import TrainingQueue
 from tests.conftest import RedisServer
 
@@ -47,8 +47,10 @@ def fetch(connection: Redis, job_id: str = RETRAIN) -> Job:
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_a_job_of_ours_is_taken(name: str, redis_server: RedisServer, connection: Redis) -> None:
-    assert getattr(TrainingQueue(redis_server.url), f"enqueue_{name}")(PROJECT)
+def test_a_job_of_ours_is_taken(
+    name: JobName, redis_server: RedisServer, connection: Redis
+) -> None:
+    assert TrainingQueue(redis_server.url).enqueue(name, PROJECT)
     job = fetch(connection, f"{name}-p{PROJECT}")
     assert job.func_name == f"backend.workers.jobs.{name}"
     assert list(job.args) == [PROJECT]
@@ -58,7 +60,7 @@ def test_a_job_of_ours_is_still_taken_after_a_run_progress_and_a_failure(
     redis_server: RedisServer, connection: Redis
 ) -> None:
     ours = TrainingQueue(redis_server.url)
-    ours.enqueue_retrain(PROJECT)
+    ours.enqueue("retrain", PROJECT)
     job = fetch(connection)
     ours.report_step(job, "retrain")
     job.meta["progress"] = {"phase": "training", "done": 1, "total": 2, "since": 0.0}
@@ -159,18 +161,18 @@ def test_a_job_of_ours_that_somebody_has_changed_is_dropped_and_makes_room(
     what: str, redis_server: RedisServer, connection: Redis
 ) -> None:
     queue = TrainingQueue(redis_server.url)
-    queue.enqueue_retrain(PROJECT)
+    queue.enqueue("retrain", PROJECT)
     connection.hset(f"rq:job:{RETRAIN}", mapping=FIELDS[what])
     with pytest.raises(NoSuchJobError):
         fetch(connection)
-    assert queue.enqueue_retrain(PROJECT)
+    assert queue.enqueue("retrain", PROJECT)
     assert fetch(connection).func_name == FUNCTION
 
 
 def test_a_redis_that_goes_away_drops_no_job(
     redis_server: RedisServer, connection: Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
-    TrainingQueue(redis_server.url).enqueue_retrain(PROJECT)
+    TrainingQueue(redis_server.url).enqueue("retrain", PROJECT)
     redis_server.stop()
     with pytest.raises(NoConnection):
         fetch(connection)
@@ -183,7 +185,7 @@ def test_an_abandoned_job_runs_no_callback_in_the_clock(
 ) -> None:
     """RQ calls an abandoned job's failure callback in whatever process finds it."""
     queue = TrainingQueue(redis_server.url)
-    queue.enqueue_retrain(PROJECT)
+    queue.enqueue("retrain", PROJECT)
     trace = tmp_path / "callback-ran"
     changed: dict[Any, Any] = {
         "status": "started",
@@ -191,7 +193,7 @@ def test_an_abandoned_job_runs_no_callback_in_the_clock(
     }
     connection.hset(f"rq:job:{RETRAIN}", mapping={**changed, "description": str(trace)})
     connection.zadd("rq:wip:train", {f"{RETRAIN}:run": 1})
-    queue.put_abandoned_back()
+    queue.requeue_abandoned()
     assert not trace.exists()
     assert not connection.exists(f"rq:job:{RETRAIN}")
 

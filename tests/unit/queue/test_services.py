@@ -22,7 +22,7 @@ def found(queue: TrainingQueue, now: float = NOON) -> dict[str, Service]:
     return {service.name: service for service in find_services(queue, now)}
 
 
-def test_nothing_has_started_yet_every_absence_says_what_to_do(queue: TrainingQueue) -> None:
+def test_a_service_that_is_not_running_says_what_to_do(queue: TrainingQueue) -> None:
     services = found(queue)
     assert {name: s.is_up for name, s in services.items()} == {
         "trainer": False, "ranker": False, "label_studio": None, "backend": None, "clock": False,
@@ -30,22 +30,24 @@ def test_nothing_has_started_yet_every_absence_says_what_to_do(queue: TrainingQu
     assert all("log" in s.problem for s in services.values() if s.is_up is False)
 
 
-def test_workers_and_a_ticking_clock_are_up(
+def test_living_workers_and_a_ticking_clock_are_up(
     queue: TrainingQueue, redis_server: RedisServer
 ) -> None:
     for name in ("train", "rank"):
         worker = SimpleWorker([name], connection=Redis.from_url(redis_server.url))
         worker.register_birth()  # type: ignore[no-untyped-call]
-    queue.note_tick(NOON - 59)
+    queue.record_tick(NOON - 59)
     up = {name for name, service in found(queue).items() if service.is_up}
     assert up == {"trainer", "ranker", "clock"}
     assert found(queue)["clock"].seen_at == "2023-11-14T22:12:21+00:00"
     assert found(queue, NOON + 2)["clock"].is_up is False
 
 
-def test_what_the_clock_found_out_is_told_until_it_is_too_old(queue: TrainingQueue) -> None:
-    queue.note_health("label_studio", "Label Studio cannot be reached: check that it runs", NOON, 5)
-    queue.note_health("backend", "", NOON, 10)
+def test_what_the_clock_found_is_shown_until_it_is_too_old(queue: TrainingQueue) -> None:
+    queue.record_health(
+        "label_studio", "Label Studio cannot be reached: check that it runs", NOON, 5
+    )
+    queue.record_health("backend", "", NOON, 10)
     services = found(queue, NOON + 64)
     assert services["label_studio"].is_up is False
     assert services["label_studio"].problem.endswith("check that it runs")

@@ -38,7 +38,7 @@ def connection(redis_server: RedisServer) -> Redis:
 
 def test_nothing_is_said_before_anything_happened(queue: TrainingQueue) -> None:
     assert queue.hints(PROJECT) == Hints()
-    assert queue.answered_since(PROJECT, 0.0) == {}
+    assert queue.annotated_since(PROJECT, 0.0) == {}
 
 
 def test_a_hint_tells_when_it_came_and_what_was_answered(
@@ -48,8 +48,8 @@ def test_a_hint_tells_when_it_came_and_what_was_answered(
     queue.hint(PROJECT, NOON + 5, ["b"])
     queue.hint(PROJECT, NOON + 9)  # an answer was deleted: nobody says which
     assert queue.hints(PROJECT).hinted_at == NOON + 9
-    assert queue.answered_since(PROJECT, NOON) == {"a": NOON, "b": NOON + 5}
-    assert queue.answered_since(PROJECT, NOON + 1) == {"b": NOON + 5}
+    assert queue.annotated_since(PROJECT, NOON) == {"a": NOON, "b": NOON + 5}
+    assert queue.annotated_since(PROJECT, NOON + 1) == {"b": NOON + 5}
     assert Queue("rank", connection=connection).job_ids == ["rank-p7"]
 
 
@@ -66,12 +66,12 @@ def test_what_one_webhook_and_all_together_can_store_is_bounded(
 ) -> None:
     million = [f"image {n}" for n in range(1_000_000)]
     queue.hint(PROJECT, NOON, ["x" * (IMAGE_ID_LENGTH + 1), *million])
-    assert len(queue.answered_since(PROJECT, NOON)) == IMAGES_PER_HINT
-    assert all(len(i) <= IMAGE_ID_LENGTH for i in queue.answered_since(PROJECT, NOON))
+    assert len(queue.annotated_since(PROJECT, NOON)) == IMAGES_PER_HINT
+    assert all(len(i) <= IMAGE_ID_LENGTH for i in queue.annotated_since(PROJECT, NOON))
     for n in range(1, IMAGES_KEPT // IMAGES_PER_HINT + 3):
         some = million[n * IMAGES_PER_HINT : (n + 1) * IMAGES_PER_HINT]
         queue.hint(PROJECT, NOON + n, some)
-    kept = queue.answered_since(PROJECT, NOON)
+    kept = queue.annotated_since(PROJECT, NOON)
     assert len(kept) == IMAGES_KEPT
     assert "image 12000" in kept  # the newest stay
     assert {key.decode() for key in connection.scan_iter("tightloop:*")} == {
@@ -82,14 +82,14 @@ def test_what_one_webhook_and_all_together_can_store_is_bounded(
 def test_simultaneous_hints_are_all_kept(queue: TrainingQueue) -> None:
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(lambda n: queue.hint(PROJECT, NOON, [f"image {n}"]), range(200)))
-    assert len(queue.answered_since(PROJECT, NOON)) == 200
+    assert len(queue.annotated_since(PROJECT, NOON)) == 200
 
 
 def test_whoever_says_look_is_noticed(queue: TrainingQueue, connection: Redis) -> None:
-    queue.say_look(PROJECT)  # as a job does that has ended, and must not enqueue itself
+    queue.notify_clock(PROJECT)  # as a job does that has ended, and must not enqueue itself
     assert queue.hints(PROJECT).looks == 1
     assert Queue("rank", connection=connection).job_ids == []
-    queue.look(PROJECT)
+    queue.request_look(PROJECT)
     assert queue.hints(PROJECT).looks == 2
     assert Queue("rank", connection=connection).job_ids == ["rank-p7"]
 
@@ -97,16 +97,16 @@ def test_whoever_says_look_is_noticed(queue: TrainingQueue, connection: Redis) -
 def test_projects_do_not_mix(queue: TrainingQueue) -> None:
     queue.hint(1, NOON, ["a"])
     assert queue.hints(2) == Hints()
-    assert queue.answered_since(2, 0.0) == {}
-    assert queue.enqueue_retrain(1)
-    assert queue.enqueue_retrain(2)
+    assert queue.annotated_since(2, 0.0) == {}
+    assert queue.enqueue("retrain", 1)
+    assert queue.enqueue("retrain", 2)
 
 
 def test_a_job_is_enqueued_once_while_it_waits_by_name_and_as_json(
     queue: TrainingQueue, connection: Redis
 ) -> None:
-    assert queue.enqueue_retrain(PROJECT)
-    assert not queue.enqueue_retrain(PROJECT)
+    assert queue.enqueue("retrain", PROJECT)
+    assert not queue.enqueue("retrain", PROJECT)
     assert Queue("train", connection=connection).job_ids == ["retrain-p7"]
     job = Job.fetch("retrain-p7", connection=connection, serializer="json")
     assert (job.func_name, job.args) == ("backend.workers.jobs.retrain", [7])
@@ -114,8 +114,8 @@ def test_a_job_is_enqueued_once_while_it_waits_by_name_and_as_json(
 
 
 def test_ranking_never_waits_behind_a_training(queue: TrainingQueue, connection: Redis) -> None:
-    queue.enqueue_retrain(PROJECT)
-    queue.enqueue_rank(PROJECT)
+    queue.enqueue("retrain", PROJECT)
+    queue.enqueue("rank", PROJECT)
     assert Queue("train", connection=connection).job_ids == ["retrain-p7"]
     assert Queue("rank", connection=connection).job_ids == ["rank-p7"]
 
@@ -124,16 +124,16 @@ def test_a_finished_job_may_be_enqueued_again_at_once(
     queue: TrainingQueue, connection: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("backend.workers.jobs.rank", lambda _: None)
-    queue.enqueue_rank(PROJECT)
+    queue.enqueue("rank", PROJECT)
     ranks = Queue("rank", connection=connection, serializer="json")
     SimpleWorker([ranks], connection=connection, serializer="json").work(burst=True)
-    assert queue.enqueue_rank(PROJECT)
+    assert queue.enqueue("rank", PROJECT)
 
 
 def test_a_job_whose_worker_died_goes_back_into_its_queue_and_ends_well(
     queue: TrainingQueue, connection: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    queue.enqueue_retrain(PROJECT)
+    queue.enqueue("retrain", PROJECT)
     trains = Queue("train", connection=connection, serializer="json")
     worker = SimpleWorker([trains], connection=connection, serializer="json")
     worker.register_birth()  # type: ignore[no-untyped-call]
@@ -148,7 +148,7 @@ def test_a_job_whose_worker_died_goes_back_into_its_queue_and_ends_well(
     [entry] = connection.zrange(registry.key, 0, -1)
     connection.zadd(registry.key, {entry: time.time() - 3600})  # type: ignore[type-var]
     connection.delete(*connection.scan_iter("rq:execution:*"))
-    queue.put_abandoned_back()
+    queue.requeue_abandoned()
     assert trains.job_ids == ["retrain-p7"]
 
     # Run again, it ends well, and leaves nothing in the way of the next.
@@ -160,27 +160,27 @@ def test_a_job_whose_worker_died_goes_back_into_its_queue_and_ends_well(
     monkeypatch.setattr("backend.workers.jobs.retrain", retrain)
     SimpleWorker([trains], connection=connection, serializer="json").work(burst=True)
     assert queue.jobs(PROJECT) == []
-    assert queue.enqueue_retrain(PROJECT)
+    assert queue.enqueue("retrain", PROJECT)
 
 
 def test_a_training_that_keeps_dying_waits_unless_somebody_forces_the_next_try(
     queue: TrainingQueue, connection: Redis
 ) -> None:
-    queue.enqueue_retrain(PROJECT)
+    queue.enqueue("retrain", PROJECT)
     trains = Queue("train", connection=connection, serializer="json")
     job = Job.fetch("retrain-p7", connection=connection, serializer="json")
     trains.remove(job)
     job.set_status(JobStatus.FAILED)
     trains.failed_job_registry.add(job, ttl=120)
-    assert not queue.enqueue_retrain(PROJECT)
-    assert queue.enqueue_retrain(PROJECT, is_forced=True)
+    assert not queue.enqueue("retrain", PROJECT)
+    assert queue.enqueue("retrain", PROJECT, is_forced=True)
     assert trains.job_ids == ["retrain-p7"]
 
 
 def test_a_running_jobs_progress_shows_phase_share_and_time_left(
     queue: TrainingQueue, connection: Redis
 ) -> None:
-    queue.enqueue_retrain(PROJECT)
+    queue.enqueue("retrain", PROJECT)
     job = Job.fetch("retrain-p7", connection=connection, serializer="json")
     queue.report_progress(job, "training", 0, 100)
     job.meta["progress"]["since"] -= 10  # ten seconds ago
@@ -195,10 +195,10 @@ def test_old_answers_are_forgotten_when_new_ones_come_and_never_by_being_read(
 ) -> None:
     queue.hint(PROJECT, NOON, ["a"])
     queue.hint(PROJECT, NOON + 1, ["b"])
-    assert queue.answered_since(PROJECT, NOON + HINTS_KEPT_S + 9) == {}
-    assert queue.answered_since(PROJECT, NOON).keys() == {"a", "b"}
+    assert queue.annotated_since(PROJECT, NOON + HINTS_KEPT_S + 9) == {}
+    assert queue.annotated_since(PROJECT, NOON).keys() == {"a", "b"}
     queue.hint(PROJECT, NOON + 1 + HINTS_KEPT_S, ["c"])
-    assert queue.answered_since(PROJECT, NOON).keys() == {"c"}
+    assert queue.annotated_since(PROJECT, NOON).keys() == {"c"}
 
 
 def test_a_worker_that_was_killed_counts_no_more_once_its_sign_of_life_is_gone(
@@ -221,7 +221,7 @@ def test_a_worker_that_was_killed_counts_no_more_once_its_sign_of_life_is_gone(
 def test_a_jobs_step_is_shown_by_its_name_and_begins_without_the_last_ones_progress(
     queue: TrainingQueue, connection: Redis
 ) -> None:
-    queue.enqueue_rank(PROJECT)
+    queue.enqueue("rank", PROJECT)
     assert [job["job"] for job in queue.jobs(PROJECT)] == ["rank"]
     job = Job.fetch("rank-p7", connection=connection, serializer="json")
     queue.report_step(job, "refit")
@@ -240,5 +240,5 @@ def test_a_redis_that_is_gone_is_one_clear_error_without_the_password(
         queue.hint(PROJECT, NOON)
     closed = TrainingQueue("redis://:hunter2@127.0.0.1:9/0")
     with pytest.raises(QueueError) as caught:
-        closed.enqueue_retrain(PROJECT)
+        closed.enqueue("retrain", PROJECT)
     assert "hunter2" not in str(caught.value)

@@ -212,7 +212,7 @@ def test_many_classes_are_shown_as_a_list_of_confusions_instead_of_a_matrix(
 def test_a_running_training_shows_a_progress_bar(
     client: FlaskClient, queue: TrainingQueue, redis_server: RedisServer
 ) -> None:
-    queue.enqueue_retrain(PROJECT)
+    queue.enqueue("retrain", PROJECT)
     assert "<b>Training</b> (queued)" in section(page(client), "jobs")
     connection = Redis.from_url(redis_server.url)
     worker = SimpleWorker(["train"], connection=connection, serializer="json")
@@ -231,7 +231,7 @@ def test_a_running_training_shows_a_progress_bar(
 def test_a_ranker_job_is_shown_by_its_step_once_it_has_started(
     client: FlaskClient, queue: TrainingQueue, redis_server: RedisServer
 ) -> None:
-    queue.enqueue_rank(PROJECT)
+    queue.enqueue("rank", PROJECT)
     assert "<b>Checking what is due</b> (queued)" in section(page(client), "jobs")
     job = Job.fetch("rank-p7", connection=Redis.from_url(redis_server.url), serializer="json")
     job.set_status("started")  # type: ignore[arg-type]
@@ -255,7 +255,7 @@ def test_text_from_outside_is_shown_but_never_run(
     person = AnnotatorFigures(1, EVIL, 1, 0, None, None, None, None, 0, None, None, None)
     store.record_annotators([person])
     store.record_error("training", EVIL)
-    queue.note_health("label_studio", EVIL, time.time(), 60)
+    queue.record_health("label_studio", EVIL, time.time(), 60)
     store.record(waiting_for=EVIL)
     html = page(client)
     assert EVIL not in html

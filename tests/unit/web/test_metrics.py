@@ -103,8 +103,8 @@ def work(root: Path, queue: TrainingQueue, redis_server: RedisServer) -> None:
         save_version(root, version)
     Registry(root).promote("r0002")
     keep_reading(root, annotations=61, skipped=4, n_open=18, again=3, new=2)
-    queue.enqueue_retrain(PROJECT)
-    queue.enqueue_rank(PROJECT)
+    queue.enqueue("retrain", PROJECT)
+    queue.enqueue("rank", PROJECT)
     connection = Redis.from_url(redis_server.url)
     worker = SimpleWorker(["train"], connection=connection, serializer="json")
     worker.register_birth()  # type: ignore[no-untyped-call]
@@ -147,7 +147,7 @@ def test_every_gauge_of_a_project_has_its_value(
 def test_a_ranker_job_is_named_by_the_step_that_it_has_started(
     client: FlaskClient, queue: TrainingQueue, redis_server: RedisServer
 ) -> None:
-    queue.enqueue_rank(PROJECT)
+    queue.enqueue("rank", PROJECT)
     connection = Redis.from_url(redis_server.url)
     job = Job.fetch("rank-p7", connection=connection, serializer="json")
     job.set_status("started")  # type: ignore[arg-type]

@@ -234,9 +234,9 @@ def test_the_whole_page_is_shown_without_writing_anything(
     store = ProjectStore(root)
     store.record_open_images(time.time(), open_images)
     queue.hint(PROJECT, time.time() + 1, ["a"])
-    queue.note_health("label_studio", "it does not answer: start it", time.time(), 60)
-    queue.note_tick(time.time())
-    queue.enqueue_retrain(PROJECT)
+    queue.record_health("label_studio", "it does not answer: start it", time.time(), 60)
+    queue.record_tick(time.time())
+    queue.enqueue("retrain", PROJECT)
     job = Job.fetch("retrain-p7", connection=connection, serializer="json")
     job.set_status("started")  # type: ignore[arg-type]
     queue.report_progress(job, "training", 20, 80)

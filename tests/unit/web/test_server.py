@@ -74,7 +74,7 @@ def test_500_idle_connections_lose_no_webhook(kind: str, backend: Backend) -> No
     finally:
         idle.terminate()
         idle.wait(60)
-    arrived = backend.queue.answered_since(PROJECT, 0.0)
+    arrived = backend.queue.annotated_since(PROJECT, 0.0)
     assert {f"{kind} {n}" for n in range(55)} <= arrived.keys()
     assert "Traceback" not in backend.log.read_text()
 

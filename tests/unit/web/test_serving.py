@@ -120,7 +120,7 @@ def test_a_webhook_without_the_secret_is_refused_and_changes_nothing(
     assert client.post("/webhook", json=event(), headers=headers).status_code == 401
     queue = TrainingQueue(config.redis_url.get_secret_value())
     assert queue.hints(PROJECT) == Hints()
-    assert queue.answered_since(PROJECT, 0.0) == {}
+    assert queue.annotated_since(PROJECT, 0.0) == {}
 
 
 def test_webhooks_name_what_was_annotated_and_have_the_project_looked_at_once(
@@ -130,7 +130,7 @@ def test_webhooks_name_what_was_annotated_and_have_the_project_looked_at_once(
     for image_id, action in (("a", "ANNOTATION_CREATED"), ("b", "ANNOTATION_UPDATED")):
         response = client.post("/webhook", json=event(action, image_id=image_id), headers=SECRET)
         assert response.get_json() == {"status": "counted"}
-    assert queue.answered_since(PROJECT, 0.0).keys() == {"a", "b"}
+    assert queue.annotated_since(PROJECT, 0.0).keys() == {"a", "b"}
     connection = Redis.from_url(redis_server.url)
     assert Queue("rank", connection=connection).job_ids == ["rank-p7"]
     # A webhook only says that something happened, not what is due.
@@ -144,7 +144,7 @@ def test_two_million_annotations_in_one_webhook_make_nothing_due(
     payload = {**event("ANNOTATIONS_CREATED"), "annotation": [0] * 2_000_000}
     body = json.dumps(payload, separators=(",", ":"))
     assert client.post("/webhook", data=body, headers=SECRET).status_code == 200
-    assert queue.answered_since(PROJECT, 0.0) == {}
+    assert queue.annotated_since(PROJECT, 0.0) == {}
     state = observe(root, queue, PROJECT)
     assert state.n_new == 0
     assert decide(state, policy_of(config), time.time() + 3600).train is None
@@ -157,7 +157,7 @@ def test_at_most_a_thousand_images_of_one_webhook_are_kept(
     payload = {**event("ANNOTATIONS_CREATED"), "annotation": [0], "task": tasks}
     assert client.post("/webhook", json=payload, headers=SECRET).status_code == 200
     queue = TrainingQueue(config.redis_url.get_secret_value())
-    assert queue.answered_since(PROJECT, 0.0).keys() == {f"img-{n}" for n in range(1_000)}
+    assert queue.annotated_since(PROJECT, 0.0).keys() == {f"img-{n}" for n in range(1_000)}
 
 
 def test_a_webhook_reads_and_writes_no_database(client: FlaskClient, root: Path) -> None:

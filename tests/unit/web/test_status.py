@@ -136,7 +136,7 @@ def test_a_running_training_shows_how_far_it_is(
     settings: Settings, queue: TrainingQueue, redis_server: RedisServer
 ) -> None:
     connection = Redis.from_url(redis_server.url)
-    queue.enqueue_retrain(PROJECT)
+    queue.enqueue("retrain", PROJECT)
     assert "no trainer is running" in say(settings, queue)
     worker = SimpleWorker(["train"], connection=connection, serializer="json")
     worker.register_birth()  # type: ignore[no-untyped-call]
@@ -376,7 +376,7 @@ def test_with_blind_labeling_the_status_holds_no_guess(
 def test_a_job_has_a_phase_only_after_its_first_report(
     settings: Settings, queue: TrainingQueue, redis_server: RedisServer
 ) -> None:
-    queue.enqueue_retrain(PROJECT)
+    queue.enqueue("retrain", PROJECT)
     waits = {"job": "retrain", "queue": "train", "status": "queued", "seconds_left": None}
     [reported] = project_status(settings, queue, PROJECT).model_dump(mode="json")["jobs"]
     assert reported == waits
@@ -405,7 +405,7 @@ def test_a_ranker_job_is_named_by_the_step_that_it_has_started(
 def test_the_next_step_of_a_job_has_no_phase_before_its_own_first_report(
     settings: Settings, queue: TrainingQueue, redis_server: RedisServer
 ) -> None:
-    queue.enqueue_rank(PROJECT)
+    queue.enqueue("rank", PROJECT)
     job = Job.fetch("rank-p7", connection=Redis.from_url(redis_server.url), serializer="json")
     queue.report_step(job, "read")
     queue.report_progress(job, "reading annotations", 3, 4)
@@ -498,7 +498,7 @@ def test_every_field_of_the_status_is_documented_and_nothing_else_is(
         np.array([0]),
         np.array([[0.9, 0.1]], np.float32),
     )
-    queue.enqueue_retrain(PROJECT)
+    queue.enqueue("retrain", PROJECT)
     store.record_error("training", "the disk is full: free space")
     status = whole_status(settings, queue).as_json()
     [project] = status["projects"]

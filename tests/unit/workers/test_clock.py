@@ -223,7 +223,7 @@ def test_what_is_due_is_enqueued_again_with_the_next_tick_if_its_job_was_lost(
 def test_a_person_who_asks_gets_a_training_that_had_died_again_and_again(
     clock: Clock, queue: TrainingQueue, trains: Queue
 ) -> None:
-    queue.enqueue_retrain(PROJECT)
+    queue.enqueue("retrain", PROJECT)
     job = Job.fetch("retrain-p7", connection=trains.connection, serializer="json")
     trains.remove(job)
     job.set_status(JobStatus.FAILED)
@@ -322,6 +322,24 @@ def test_the_ticks_go_on_while_label_studio_is_away(
         queue.hint(PROJECT, NOON + 61, ["img-0", "img-1", "img-2"])
         clock.tick(NOON + 61)
     assert trains.job_ids == ["retrain-p7"]
+
+
+def test_a_label_studio_that_is_away_and_comes_back_is_one_log_line_each(
+    clock: Clock, project: OracleProject, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    def is_away(*_: object) -> None:
+        raise LabelStudioError("Label Studio cannot be reached")
+
+    with monkeypatch.context() as away, caplog.at_level("INFO", "backend.workers.clock"):
+        away.setattr(project, "read_tasks", is_away)
+        for second in range(150):  # it is read every minute
+            clock.tick(NOON + second)
+        assert caplog.messages == ["Label Studio cannot be reached"]
+        away.undo()
+        for second in range(150, 200):
+            clock.tick(NOON + second)
+    assert caplog.messages == ["Label Studio cannot be reached", "all services answer again"]
 
 
 def test_a_redis_that_comes_back_is_used_again(

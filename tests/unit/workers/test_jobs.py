@@ -289,8 +289,8 @@ def test_a_failed_step_does_not_keep_the_ranker_from_the_others(
         done.append("collect_reviews")
         store.record_success("collect_reviews", reviews_read_at=time.time())
 
-    acts = {**jobs.ACT, "top_up": is_away, "collect_reviews": collect}
-    monkeypatch.setattr(jobs, "ACT", acts)
+    acts = {**jobs.STEPS, "top_up": is_away, "collect_reviews": collect}
+    monkeypatch.setattr(jobs, "STEPS", acts)
     store.start_reviews(9)
     jobs.rank(PROJECT)
     assert done == ["collect_reviews"]

@@ -156,3 +156,30 @@ def test_a_bad_setting_stops_a_process_with_one_line(
     assert stopped.returncode == 1
     assert stopped.stderr.startswith("BATCH_SIZE='many': ")
     assert len(stopped.stderr.splitlines()) == 1
+
+
+def test_a_worker_imports_torch_once_and_not_in_every_job(environment: dict[str, str]) -> None:
+    script = """
+import sys
+from backend.base.settings import load_settings
+from backend.workers import processes
+
+class ForklessWorker:
+    def __init__(self, *_, **__):
+        print("torch" in sys.modules)
+
+    def work(self):
+        pass
+
+processes.Worker = ForklessWorker
+processes.run_ranker(load_settings())
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ran.stdout == "True\n"
