@@ -40,7 +40,7 @@ class StackFolder:
         self.write("stack.json", json.dumps(self.read() | changes, indent=2))
 
     def write(self, name: str, text: str) -> None:
-        """Replace a file at once, with mode 0600."""
+        """Replace a file atomically, with mode 0600."""
         path = self.path / name
         draft = path.with_name(f".{path.name}.{os.getpid()}")
         draft.touch(mode=0o600)
@@ -79,7 +79,7 @@ class StackFolder:
 
     @contextmanager
     def start_lock(self) -> Iterator[None]:
-        """Let only one `make up` start this stack; raise StackError if another one is at it."""
+        """Let only one `make up` start this stack; StackError if another one is running."""
         with (self.path / "up.lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -7,7 +7,6 @@ from contextlib import suppress
 
 import psutil
 
-from scripts.local import supervisor
 from scripts.local.folder import StackError, StackFolder
 from scripts.local.settings import MARK
 
@@ -44,11 +43,12 @@ def stop(folder: StackFolder) -> None:
     print("\nstopping everything", flush=True)
     handlers = {number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS}
     folder.update(pids={})
-    rpc = supervisor.connect(folder)
-    with suppress(OSError, psutil.Error):  # supervisord was killed, or cannot stop a program
-        supervisord = psutil.Process(rpc.getPID())
-        rpc.shutdown()
-        supervisord.wait(STOP_S)
+    # supervisord may have been killed, or be unable to stop a program.
+    with suppress(OSError, ValueError, psutil.Error):
+        supervisord = psutil.Process(int((folder.sockets / "supervisord.pid").read_text()))
+        if _belongs(supervisord, folder):
+            supervisord.terminate()
+            supervisord.wait(STOP_S)
     for end in (psutil.Process.terminate, psutil.Process.kill):
         left = processes(folder)
         for process in left:

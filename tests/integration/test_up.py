@@ -1,4 +1,4 @@
-"""The stack on one machine: what `make up` and `make down` promise."""
+"""`make up` and `make down` keep their promises on a real stack."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_bad_setting_is_named_before_anything_starts(tmp_path: Path) -> None:
     assert not stack.folder.exists()
 
 
-def test_stack_json_says_where_everything_is_to_its_owner_alone(stack: Stack) -> None:
+def test_stack_json_says_where_everything_is_and_only_its_owner_can_read_it(stack: Stack) -> None:
     for name in ("stack.json", "stack.env", "redis/redis.conf"):
         assert stat.S_IMODE((stack.folder / name).stat().st_mode) == 0o600
     info = stack.info
@@ -86,7 +86,7 @@ def test_stack_json_says_where_everything_is_to_its_owner_alone(stack: Stack) ->
     assert httpx.get(url, headers=token).json()["title"] == stack.settings.project_title
 
 
-def test_no_secret_stands_in_the_process_list_or_in_a_log(stack: Stack) -> None:
+def test_no_secret_is_in_the_process_list_or_in_a_log(stack: Stack) -> None:
     info = stack.info
     secrets = {info["password"], info["api_key"], info["webhook_secret"]}
     secrets |= {stack.environment["BACKEND_PASSWORD"], stack.environment["REDIS_PASSWORD"]}
@@ -117,7 +117,7 @@ def test_a_killed_backend_is_named_and_started_again(stack: Stack) -> None:
     assert "backend died and was started again" in (stack.folder / "log/watch.log").read_text()
 
 
-def test_down_leaves_no_process_even_where_supervisord_was_killed(stack: Stack) -> None:
+def test_down_leaves_no_process_even_if_supervisord_was_killed(stack: Stack) -> None:
     psutil.Process(stack.info["pids"]["supervisord"]).kill()
     assert stack.processes()
     stack.down()
@@ -126,7 +126,7 @@ def test_down_leaves_no_process_even_where_supervisord_was_killed(stack: Stack) 
     stack.down()
 
 
-def test_up_resumes_with_everything_there_and_ctrl_c_stops_all_of_it(stopped_stack: Stack) -> None:
+def test_up_resumes_with_everything_and_ctrl_c_stops_all_of_it(stopped_stack: Stack) -> None:
     before = stopped_stack.info
     with subprocess.Popen(
         [sys.executable, "-m", "scripts.up"],
@@ -146,7 +146,7 @@ def test_up_resumes_with_everything_there_and_ctrl_c_stops_all_of_it(stopped_sta
     assert not stopped_stack.processes()
 
 
-def test_where_the_set_up_fails_it_says_why_and_stops_everything(stopped_stack: Stack) -> None:
+def test_if_set_up_fails_up_says_why_and_stops_everything(stopped_stack: Stack) -> None:
     bad = replace(
         stopped_stack, settings_given={**stopped_stack.settings_given, "POOL": "no/such/folder"}
     )

@@ -1,4 +1,4 @@
-"""`make digests` without Docker: what it writes into .env, and what it says."""
+"""`make digests` without Docker: what it writes into .env, and what it prints."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HERE = "# ours\nPOOL=digits\n\nREDIS_PASSWORD='a # b'\n"
 
 
 class Registry:
-    """Docker as it answers `docker pull`: each tag means what is in here, and no other is known."""
+    """A stand-in for `docker pull`, which knows only these tags."""
 
     def __init__(self, digest: str = OLD) -> None:
         self.tags = dict.fromkeys(DEFAULTS.values(), digest)
@@ -39,7 +39,7 @@ class Registry:
 
 @pytest.fixture(autouse=True)
 def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
-    """A clone with settings of its own, and a registry that answers."""
+    """A clone with some settings, and a registry that answers."""
     shutil.copy(ROOT / "docker-compose.yml", tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["digests"])

@@ -1,4 +1,4 @@
-"""Asking more images by hand, on the digits and with an oracle in Label Studio's place."""
+"""scripts.sync asks more images, with the digits and an oracle instead of Label Studio."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def loop(tmp_path: Path) -> Loop:
 def command(
     loop: Loop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[str, str]]:
-    """Ask COUNT images; what is printed."""
+    """Ask COUNT images; return what is printed."""
     monkeypatch.setattr(sync, "open_chosen", lambda *_, **__: (loop.project, loop))
 
     def ask(*arguments: str) -> tuple[str, str]:
@@ -41,7 +41,7 @@ def command(
 
 
 @pytest.mark.parametrize("arguments", [(), ("--dry-run",)])
-def test_json_names_the_images_that_were_asked_or_would_be(
+def test_json_names_the_images_that_are_or_would_be_asked(
     arguments: tuple[str, ...], command: Callable[..., tuple[str, str]], loop: Loop
 ) -> None:
     is_dry_run = bool(arguments)
@@ -67,7 +67,7 @@ def test_what_would_be_asked_is_what_is_asked_next(
     assert before["images"] == after["images"]
 
 
-def test_people_get_one_sentence(command: Callable[..., tuple[str, str]]) -> None:
+def test_without_json_it_prints_one_sentence(command: Callable[..., tuple[str, str]]) -> None:
     printed, _ = command()
     assert printed.startswith("asked 3 images (random, no model yet), confidence ")
     assert len(printed.splitlines()) == 1

@@ -10,17 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from scripts.local import stack, supervisor
+from scripts.local import stack
 from scripts.local.processes import processes
 from scripts.local.settings import MARK, StackSettings
 from scripts.local.stack import LocalStack
-
-
-class DeadSupervisord:
-    """supervisord after it was killed."""
-
-    def getPID(self) -> int:
-        raise ConnectionRefusedError
 
 
 @pytest.fixture
@@ -41,7 +34,6 @@ def one_process_instead_of_all(monkeypatch: pytest.MonkeyPatch) -> Iterator[None
 
     monkeypatch.setattr(LocalStack, "_start", start)
     monkeypatch.setattr(stack, "check_ports", lambda _: None)
-    monkeypatch.setattr(supervisor, "connect", lambda _: DeadSupervisord())
     yield
     for process in started:
         process.kill()
