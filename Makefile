@@ -6,7 +6,7 @@ COMPILE = .venv/bin/uv pip compile --universal --python-version 3.11 --generate-
 export UV_HTTP_TIMEOUT ?= 300
 
 .DEFAULT_GOAL := help
-.PHONY: help install up down status secrets digests backup restore test browser chromium registry compose-test docker-answers check format status-page fuzz bench lock
+.PHONY: help install up down status secrets digests backup restore test browser chromium registry compose-test docker-answers check format pages fuzz bench lock
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,8 +72,8 @@ format: .venv/.installed  ## format the code with ruff
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 
-status-page: .venv/.installed  ## write the tables of docs/status.md
-	.venv/bin/python -m scripts.status_page
+pages: .venv/.installed  ## write the tables of docs/status.md and docs/settings.md from the code
+	.venv/bin/python -m scripts.pages
 
 fuzz: install  ## send 10,000 hostile requests to a temporary stack; takes a few minutes
 	.venv/bin/python -m scripts.research.fuzz

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import product
+from math import inf
 from xml.etree.ElementTree import ParseError
 from xml.sax.saxutils import quoteattr
 
@@ -17,10 +19,17 @@ ONE_COLUMN = 20  # choices; with more, annotators would have to scroll
 HINT = '\n    <Header value="$hint" style="margin: 8px 0; font-size: 14px; line-height: 20px"/>'
 
 
-def label_config_xml(classes: Sequence[str], *, has_hint: bool = False) -> str:
+def label_config_xml(
+    classes: Sequence[str],
+    *,
+    has_hint: bool = False,
+    smoothing: bool = True,
+    columns_above: float = ONE_COLUMN,
+) -> str:
     """Return a label config: the image 400 px wide, and beside it the choices with hotkeys 1-9, 0.
 
-    With `has_hint`, the task's text about the model's guess is shown below the image.
+    With `has_hint`, the task's text about the model's guess is shown below the image. Earlier
+    releases drew the image without `smoothing` and had no columns.
     """
     choices = "\n".join(
         f"      <Choice value={quoteattr(name)}"
@@ -29,13 +38,15 @@ def label_config_xml(classes: Sequence[str], *, has_hint: bool = False) -> str:
         for i, name in enumerate(classes)
     )
     style, columns = "", ""
-    if len(classes) > ONE_COLUMN:
+    smooth = str(smoothing).lower()
+    if len(classes) > columns_above:
         style = "\n  <Style>.lsf-choice { break-inside: avoid; overflow-wrap: anywhere }</Style>"
         columns = "; columns: 160px; column-fill: auto; max-height: 600px"
-    # Without a size, a 32 px image is enlarged until it pushes the choices off the screen.
+    # Without a size, a 32 px image is enlarged until it pushes the choices off the screen. Without
+    # smoothing, it becomes a mosaic that hides what it shows (Harmon & Julesz, Science, 1973).
     return f"""<View style="display: flex; gap: 32px; align-items: flex-start">{style}
   <View style="flex: 0 0 400px">
-    <Image name="image" value="$image" smoothing="false" width="400px" maxWidth="400px" \
+    <Image name="image" value="$image" smoothing="{smooth}" width="400px" maxWidth="400px" \
 maxHeight="400px" zoom="false" zoomControl="false" rotateControl="false"/>{HINT if has_hint else ""}
   </View>
   <View style="flex: 1{columns}">
@@ -48,9 +59,16 @@ maxHeight="400px" zoom="false" zoomControl="false" rotateControl="false"/>{HINT 
 
 
 def is_our_label_config(xml: str) -> bool:
-    """Tell whether `label_config_xml` wrote this label config and nobody has edited it."""
+    """Tell whether this or an earlier release wrote this label config and nobody has edited it."""
     choices = parse_label_config(xml).choices
-    ours = (label_config_xml(choices, has_hint=has_hint) for has_hint in (False, True))
+    ours = (
+        label_config_xml(
+            choices, has_hint=has_hint, smoothing=smoothing, columns_above=columns_above
+        )
+        for has_hint, smoothing, columns_above in product(
+            (False, True), (True, False), (ONE_COLUMN, inf)
+        )
+    )
     return xml.strip() in {text.strip() for text in ours}
 
 

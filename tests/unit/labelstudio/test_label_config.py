@@ -101,3 +101,46 @@ def test_our_label_config_is_recognised_until_it_is_edited() -> None:
             assert is_our_label_config(xml.strip())  # Label Studio strips it
             assert not is_our_label_config(xml.replace("400px", "300px"))
     assert not is_our_label_config(config(IMAGE, CHOICES))
+
+
+WITHOUT_SMOOTHING = """\
+<View style="display: flex; gap: 32px; align-items: flex-start">
+  <View style="flex: 0 0 400px">
+    <Image name="image" value="$image" smoothing="false" width="400px" maxWidth="400px" \
+maxHeight="400px" zoom="false" zoomControl="false" rotateControl="false"/>HINT
+  </View>
+  <View style="flex: 1">
+    <Choices name="label" toName="image" choice="single-radio" required="true" showInline="false">
+      <Choice value="cat" hotkey="1"/>
+      <Choice value="dog" hotkey="2"/>
+    </Choices>
+  </View>
+</View>
+"""
+HINT = """
+    <Header value="$hint" style="margin: 8px 0; font-size: 14px; line-height: 20px"/>"""
+
+
+def test_small_images_are_smoothed() -> None:
+    assert ' smoothing="true" width="400px"' in label_config_xml(["cat", "dog"])
+
+
+@pytest.mark.parametrize("hint", ["", HINT])
+def test_a_label_config_of_an_earlier_release_is_ours_until_somebody_edits_it(hint: str) -> None:
+    xml = WITHOUT_SMOOTHING.replace("HINT", hint)
+    assert is_our_label_config(xml)
+    assert not is_our_label_config(xml.replace("gap: 32px", "gap: 8px"))
+    assert not is_our_label_config(xml.replace('zoom="false"', 'zoom="true"'))
+
+
+def test_a_label_config_from_before_there_were_columns_is_ours() -> None:
+    choices = "\n".join(
+        f'      <Choice value="{i}"' + (f' hotkey="{(i + 1) % 10}"' if i < 10 else "") + "/>"
+        for i in range(30)
+    )
+    start, middle, end = WITHOUT_SMOOTHING.replace("HINT", "").partition(
+        """      <Choice value="cat" hotkey="1"/>
+      <Choice value="dog" hotkey="2"/>"""
+    )
+    assert middle
+    assert is_our_label_config(start + choices + end)

@@ -1,0 +1,142 @@
+"""Write the tables of docs/status.md and docs/settings.md from the code.
+
+    python -m scripts.pages
+
+The text around the tables stays as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, get_args
+
+from pydantic import SecretStr, TypeAdapter
+from pydantic.fields import FieldInfo
+
+from backend.base.command_line import ROOT, CommandParser, run
+from backend.base.errors import TightloopError
+from backend.base.settings import Settings
+from backend.web.status_model import Status
+
+STATUS_PAGE = ROOT / "docs/status.md"
+SETTINGS_PAGE = ROOT / "docs/settings.md"
+HEADING = re.compile(r"## `(\w+)`")
+REFERENCE = re.compile(r'"#/\$defs/(\w+)"')
+SETTING_ROW = re.compile(r"^\| `([A-Z_]+)` \|.*$", re.MULTILINE)
+LIMITS = ("ge", "gt", "le", "min_length", "max_length", "multiple_of")
+
+
+Schema = dict[str, Any]  # JSON schema of an object, with "properties"
+
+
+class IncompletePageError(TightloopError):
+    """A page has no place for a table or a row."""
+
+
+def main() -> int:
+    """Rewrite both pages."""
+    CommandParser(description=__doc__).parse_args()
+    status = with_status_tables(STATUS_PAGE.read_text(encoding="utf-8"))
+    settings = with_setting_rows(SETTINGS_PAGE.read_text(encoding="utf-8"))
+    STATUS_PAGE.write_text(status, encoding="utf-8")
+    SETTINGS_PAGE.write_text(settings, encoding="utf-8")
+    return 0
+
+
+def with_status_tables(page: str) -> str:
+    """Return the page with the table under each heading rewritten.
+
+    IncompletePageError names an object without a heading. One heading is enough for two fields that
+    hold the same kind of object.
+    """
+    objects = status_objects()
+    explained = [objects[name] for name in HEADING.findall(page) if name in objects]
+    for name, schema in objects.items():
+        if schema not in explained:
+            raise IncompletePageError(f"docs/status.md has no heading ## `{name}`: write one")
+    sections = re.split(r"^(?=## )", page, flags=re.MULTILINE)
+    return "".join(_with_table(section, objects) for section in sections).rstrip() + "\n"
+
+
+def status_objects() -> dict[str, Schema]:
+    """Return the schemas of all objects in the status, by the name of the field that holds them."""
+    status = TypeAdapter(Status).json_schema(mode="serialization")
+    objects, waiting = {}, [status]
+    for schema in waiting:
+        for name, field in schema["properties"].items():
+            if held := REFERENCE.search(json.dumps(field)):
+                objects[name] = status["$defs"][held[1]]
+                waiting.append(objects[name])
+    return objects
+
+
+def settings_by_variable() -> dict[str, FieldInfo]:
+    """Return every setting by the name of its environment variable."""
+    return {field.alias or name.upper(): field for name, field in Settings.model_fields.items()}
+
+
+def with_setting_rows(page: str) -> str:
+    """Return the page with the row of each setting rewritten; rows of other variables stay.
+
+    IncompletePageError names a setting that has no row.
+    """
+    settings = settings_by_variable()
+    for missing in settings.keys() - set(SETTING_ROW.findall(page)):
+        raise IncompletePageError(f"docs/settings.md has no row | `{missing}` |: add one")
+
+    def rewritten(row: re.Match[str]) -> str:
+        return _setting_row(row[1], settings[row[1]]) if row[1] in settings else row[0]
+
+    return SETTING_ROW.sub(rewritten, page)
+
+
+def _with_table(section: str, objects: dict[str, Schema]) -> str:
+    heading = HEADING.match(section)
+    if heading is None or heading[1] not in objects:
+        return section
+    prose = "\n".join(line for line in section.splitlines() if not line.startswith("|")).rstrip()
+    rows = [
+        f"| `{name}` | {field['description']}{': see below' if name in objects else ''} |"
+        for name, field in objects[heading[1]]["properties"].items()
+    ]
+    return "\n".join([prose, "", "| field | tells |", "|---|---|", *rows, "", ""])
+
+
+def _setting_row(variable: str, field: FieldInfo) -> str:
+    default = field.default
+    plain = default.get_secret_value() if isinstance(default, SecretStr) else default
+    shown = str(plain).lower() if isinstance(plain, bool) else plain
+    if isinstance(plain, float):
+        shown = f"{plain:g}"
+    default_cell = "none" if shown in ("", None) else f"`{shown}`"
+    return f"| `{variable}` | {default_cell} | {_allowed(field)} | {field.description} |"
+
+
+def _allowed(field: FieldInfo) -> str:
+    """Say which values a setting takes, as far as its type knows."""
+    if field.annotation is bool:
+        return "`true`, `false`"
+    names = [name for name in get_args(field.annotation) if not isinstance(name, type)]
+    if names:
+        return ", ".join(f"`{name}`" for name in names)
+    limits: dict[str, Any] = {}
+    for limit in field.metadata:
+        limits |= {name: getattr(limit, name) for name in LIMITS if hasattr(limit, name)}
+    low, high = (
+        limits.get("ge", limits.get("min_length")),
+        limits.get("le", limits.get("max_length")),
+    )
+    unit = " characters" if "min_length" in limits else ""
+    if "gt" in limits:
+        return f"more than {limits['gt']:g}"
+    if low is None:
+        return ""
+    if high is None:
+        return f"at least {low:g}"
+    factor = f", a multiple of {limits['multiple_of']}" if "multiple_of" in limits else ""
+    return f"{low:,} to {high:,}{unit}{factor}"
+
+
+if __name__ == "__main__":
+    run(main)
