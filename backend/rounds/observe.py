@@ -73,7 +73,7 @@ def count_new(
     """
     read_at = store.facts().read_at
     # Until the first reading, everything that an earlier release has learned looks deleted.
-    n_read, first_at = store.new_answers() if read_at else (0, None)
+    n_read, first_at = store.new_annotations() if read_at else (0, None)
     named = queue.annotated_since(project_id, read_at)
     known = store.new_images() if named else set()
     unread = {image_id: at for image_id, at in named.items() if image_id not in known}

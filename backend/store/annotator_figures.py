@@ -1,4 +1,4 @@
-"""Tell how one person does."""
+"""Define the figures of one annotator."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from backend.store.version_meta import Probability
 
 @dataclass(frozen=True)
 class AnnotatorFigures:
-    """How one person does; shares in 0..1, None if nothing is known."""
+    """The figures of one annotator; shares in 0..1, None if unknown."""
 
     annotator: int = field(metadata={"description": "the person's id in Label Studio"})
     name: str = field(metadata={"description": "the person's name in Label Studio"})

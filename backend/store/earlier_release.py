@@ -1,4 +1,4 @@
-"""Take over what earlier releases kept of a project in JSON files.
+"""Import the JSON files in which earlier releases kept a project.
 
 Model versions and their metadata stay as they are. Annotations are read from Label Studio again.
 """
@@ -43,9 +43,7 @@ class _OpenImages(BaseModel):
 
 
 def take_over(db: sqlite3.Connection, root: Path) -> None:
-    """Write into a new database what the JSON files beside it say; a damaged one is named in the
-    log and left out.
-    """
+    """Import the JSON files beside a new database; log and skip damaged ones."""
     for name, write in (
         ("seen", _write_seen),
         ("folds", _write_folds),
@@ -63,7 +61,7 @@ def take_over(db: sqlite3.Connection, root: Path) -> None:
 
 
 def move_files(root: Path) -> None:
-    """Move the files out of the way once they were taken over."""
+    """Move the files away after they were imported."""
     for name in FILES:
         if (path := root / f"{name}.json").exists():
             (root / MOVED_TO).mkdir(exist_ok=True)
@@ -72,7 +70,7 @@ def move_files(root: Path) -> None:
 
 
 def _write_seen(db: sqlite3.Connection, content: bytes) -> None:
-    # Their answers come with the first reading of Label Studio.
+    # The annotations themselves come with the first reading of Label Studio.
     rows = _SEEN.validate_json(content).items()
     db.executemany(
         "INSERT INTO mirror_annotation VALUES "

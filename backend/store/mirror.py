@@ -1,6 +1,6 @@
-"""Keep a copy of a project's tasks and annotations, and tell what changed since it was learned.
+"""Mirror a project's tasks and annotations, and find those that changed since the last training.
 
-Readings may overlap: of a task the one that Label Studio dates later is kept.
+Readings may overlap: of two readings of a task, the later by Label Studio's clock wins.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _WRITE_ANNOTATION = """
 
 
 def write_tasks(db: sqlite3.Connection, tasks: Iterable[TaskReading], now: float) -> bool:
-    """Keep tasks as read just now; return whether any answer differs from what was kept."""
+    """Record tasks as just read; return whether any annotation changed."""
     is_changed = False
     for found in tasks:
         task = found.task
@@ -60,7 +60,7 @@ def write_tasks(db: sqlite3.Connection, tasks: Iterable[TaskReading], now: float
 
 
 def delete_tasks_unseen_since(db: sqlite3.Connection, moment: float) -> bool:
-    """Delete tasks that no reading has found since; return whether any answer went with them."""
+    """Delete tasks not read since then; return whether any annotation was deleted with them."""
     rows = db.execute("SELECT task_id FROM mirror_task WHERE read_at < ?", (moment,))
     return delete_tasks(db, [task_id for (task_id,) in rows.fetchall()], moment)
 
@@ -81,13 +81,13 @@ def count_tasks(db: sqlite3.Connection) -> int:
 
 
 def count_open(db: sqlite3.Connection) -> int:
-    """Count the tasks that nobody has answered."""
+    """Count the tasks that no one has annotated."""
     row = db.execute("SELECT count(*) FROM mirror_task WHERE is_open").fetchone()
     return int(row[0])
 
 
 def count(db: sqlite3.Connection) -> ProjectCounts:
-    """Count tasks and answers."""
+    """Count tasks and annotations."""
     tasks, n_open, again = db.execute(
         "SELECT count(*), coalesce(sum(is_open), 0), coalesce(sum(is_again), 0) FROM mirror_task"
     ).fetchone()
@@ -131,8 +131,8 @@ def read_annotations(db: sqlite3.Connection) -> dict[int, list[Annotation]]:
 
 
 def count_new(db: sqlite3.Connection) -> tuple[int, float | None]:
-    """Count answers that differ from what was learned, and say when the first was noticed."""
-    # The same words as in the index, or SQLite would read the whole table.
+    """Count annotations that differ from what was learned; return when the first was noticed."""
+    # Must match the index's condition, or SQLite would scan the whole table.
     n_new, first_at = db.execute(
         "SELECT count(*), min(changed_at) FROM mirror_annotation WHERE answer IS NOT learned"
     ).fetchone()
@@ -140,17 +140,18 @@ def count_new(db: sqlite3.Connection) -> tuple[int, float | None]:
 
 
 def read_new_images(db: sqlite3.Connection) -> set[str]:
-    """Return the images with answers that differ from what was learned."""
+    """Return the images with annotations that differ from what was learned."""
     query = "SELECT DISTINCT image_id FROM mirror_annotation WHERE answer IS NOT learned"
     return {image_id for (image_id,) in db.execute(query)}
 
 
-def write_learned(db: sqlite3.Connection, answers: Mapping[int, str], now: float) -> None:
-    """Keep what was learned: annotation id -> answer. One that was deleted meanwhile stays as new,
-    since a deletion is a change as well.
+def write_learned(db: sqlite3.Connection, digests: Mapping[int, str], now: float) -> None:
+    """Record what was learned: annotation id -> digest.
+
+    An annotation deleted since counts as new, because a deletion is a change as well.
     """
     db.execute("CREATE TEMP TABLE learned (annotation_id INTEGER PRIMARY KEY, answer TEXT)")
-    db.executemany("INSERT INTO learned VALUES (?, ?)", answers.items())
+    db.executemany("INSERT INTO learned VALUES (?, ?)", digests.items())
     db.execute(
         "UPDATE mirror_annotation SET learned = (SELECT l.answer FROM learned l "
         "WHERE l.annotation_id = mirror_annotation.annotation_id)"
@@ -168,7 +169,7 @@ def write_learned(db: sqlite3.Connection, answers: Mapping[int, str], now: float
 def _write_annotations(
     db: sqlite3.Connection, task_id: int, annotations: Sequence[Annotation], now: float
 ) -> bool:
-    """Keep a task's annotations in place of those that were kept; whether any answer differs."""
+    """Replace a task's annotations; return whether any digest changed."""
     query = "SELECT annotation_id, answer FROM mirror_annotation WHERE task_id = ?"
     before = {i: answer for i, answer in db.execute(query, (task_id,)) if answer is not None}
     after = {a.annotation_id: a.digest for a in annotations}

@@ -1,4 +1,4 @@
-"""Show an image that waits for an answer outside Label Studio."""
+"""Describe images that await annotation, to show them outside Label Studio."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ OPEN_IMAGES_KEPT = 48
 
 
 class AskedImage(BaseModel):
-    """An image that waits for an answer."""
+    """An image that awaits annotation."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -24,6 +24,6 @@ class AskedImage(BaseModel):
 
 
 class OpenImage(AskedImage):
-    """The same with its picture, as people may see it outside Label Studio."""
+    """An image that awaits annotation, with its picture."""
 
     picture: str = Field(pattern="^data:")

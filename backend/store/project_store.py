@@ -1,7 +1,7 @@
-"""Keep what is known of a project besides its weights, in one SQLite file.
+"""Store everything about a project except its weights, in one SQLite file.
 
-What copies Label Studio may be emptied at any time and is read again. What was asked and how, what
-was reviewed and what went wrong cannot be read anywhere else.
+The copy of Label Studio may be deleted at any time and is read again. What was asked and how, what
+was reviewed and what went wrong are recorded nowhere else.
 """
 
 from __future__ import annotations
@@ -39,31 +39,31 @@ class Facts(BaseModel):
     # What was read of Label Studio
     read_at: Moment = 0.0  # when the last reading of changed tasks began
     full_read_at: Moment = 0.0  # when the last reading of all tasks began
-    revision: int = 0  # rises whenever an answer is found to have changed
+    revision: int = 0  # rises whenever an annotation is found to have changed
     # What was learned and done
     train_asked_at: Moment = 0.0  # when a person last asked for a training
     trained_at: Moment = 0.0  # when the last finished training began to read
     head_revision: int = 0  # the revision that the last head or training knows
     head_fitted_at: Moment = 0.0
     ordered_by: str = ""  # the version whose predictions order the open tasks
-    looked_for_again: int = 0  # the revision at which answered images were last asked again
+    looked_for_again: int = 0  # the revision at which second opinions were last looked for
     exhausted_at: Moment = 0.0  # when a batch was due and no image was left to ask
     waiting_for: str | None = None  # why there cannot be a training yet
-    failed_at: dict[str, Moment] = {}  # when a step last failed, unless it has ended well since
+    failed_at: dict[str, Moment] = {}  # when a step last failed, unless it has succeeded since
     # What people see
     open_read_at: Moment = 0.0  # when the open images were last ordered
     # Reviews
     review_project: int | None = None
     reviews_read_at: Moment = 0.0
     # Old versions
-    pruning_announced_at: Moment = 0.0  # when it was said which weights will go
+    pruning_announced_at: Moment = 0.0  # when it was announced which weights will be deleted
 
 
 class ProjectStore:
     """The database in a project's folder.
 
-    Every method opens it for itself, so that no connection crosses a fork. StoreError if it cannot
-    be read or written. Before anything was written, everything is empty.
+    Every method opens its own connection, so that none crosses a fork. StoreError if the file
+    cannot be read or written. Before the first write everything is empty.
     """
 
     def __init__(self, root: Path) -> None:
@@ -77,17 +77,17 @@ class ProjectStore:
             return _facts(db)
 
     def record(self, **facts: Any) -> None:
-        """Keep facts by their name in `Facts`."""
+        """Record facts by their names in `Facts`."""
         with writing(self._root) as db:
             _record(db, facts)
 
     def record_failure(self, step: str, at: float) -> None:
-        """Keep when a step failed, so that its next try waits."""
+        """Record when a step failed, so that the next attempt waits."""
         with writing(self._root) as db:
             _record(db, {"failed_at": {**_facts(db).failed_at, step: at}})
 
     def record_success(self, step: str, **facts: Any) -> None:
-        """Keep that a step has ended well, and what it found out."""
+        """Record that a step succeeded, and its results."""
         with writing(self._root) as db:
             failed_at = {k: at for k, at in _facts(db).failed_at.items() if k != step}
             _record(db, {**facts, "failed_at": failed_at})
@@ -95,7 +95,7 @@ class ProjectStore:
     # The copy of Label Studio
 
     def record_tasks(self, tasks: Sequence[TaskReading], now: float) -> None:
-        """Keep tasks with their annotations as read just now, and how they were asked."""
+        """Record tasks with their annotations as just read, and how they were asked."""
         with writing(self._root) as db:
             is_changed = mirror.write_tasks(db, tasks, now)
             for task in tasks:
@@ -104,8 +104,8 @@ class ProjectStore:
             _raise_revision(db, is_changed)
 
     def record_reading(self, began: float, *, is_full: bool) -> None:
-        """Keep that all changes until `began` are recorded. After a reading of all tasks, those
-        that it did not find are deleted.
+        """Record that all changes until `began` are read; after a full reading, delete all tasks
+        that it did not find.
         """
         with writing(self._root) as db:
             before = _facts(db)
@@ -126,12 +126,12 @@ class ProjectStore:
             return mirror.count_tasks(db)
 
     def n_open(self) -> int:
-        """Count the tasks that nobody has answered, as last read."""
+        """Count the tasks that no one has annotated, as last read."""
         with reading(self._root) as db:
             return mirror.count_open(db)
 
     def counts(self) -> ProjectCounts:
-        """Count tasks and answers as last read."""
+        """Count tasks and annotations as last read."""
         with reading(self._root) as db:
             return mirror.count(db)
 
@@ -145,35 +145,35 @@ class ProjectStore:
         with reading(self._root) as db:
             return mirror.read_annotations(db)
 
-    def new_answers(self) -> tuple[int, float | None]:
-        """Count answers that the last training has not learned, changed and deleted ones among
-        them, and say when the first of them was noticed.
+    def new_annotations(self) -> tuple[int, float | None]:
+        """Count annotations that were added, changed or deleted since the last training, and
+        return when the first change was noticed.
         """
         with reading(self._root) as db:
             return mirror.count_new(db)
 
     def new_images(self) -> set[str]:
-        """Return the images that those answers are about."""
+        """Return the images of those annotations."""
         with reading(self._root) as db:
             return mirror.read_new_images(db)
 
-    def record_learned(self, answers: Mapping[int, str], now: float, **facts: Any) -> None:
-        """Keep what a training has learned: annotation id -> answer; and what it found out."""
+    def record_learned(self, digests: Mapping[int, str], now: float, **facts: Any) -> None:
+        """Record what a training learned, annotation id -> digest, and its results."""
         with writing(self._root) as db:
-            mirror.write_learned(db, answers, now)
+            mirror.write_learned(db, digests, now)
             failed_at = {k: at for k, at in _facts(db).failed_at.items() if k != "retrain"}
             _record(db, {**facts, "failed_at": failed_at})
 
     # What was asked and how
 
     def record_asked(self, asked: Iterable[Asked]) -> None:
-        """Keep how images are asked; asking one again replaces what was kept."""
+        """Record how images are asked; asking an image again replaces its record."""
         with writing(self._root) as db:
             for of_image in asked:
                 _write_asked(db, of_image, "OR REPLACE")
 
     def asked_probs(self, n_classes: int) -> dict[str, Row]:
-        """Return what the version that asked an image thought of it, by answered or open image."""
+        """Return by image the probabilities of the version that asked it, if it is still a task."""
         with reading(self._root) as db:
             rows = db.execute(
                 "SELECT image_id, probs FROM own_asked WHERE length(probs) = ? "
@@ -190,7 +190,7 @@ class ProjectStore:
             return _read_probs(rows, n_classes)
 
     def record_fold_probs(self, image_ids: Sequence[str], probs: Sequence[Row]) -> None:
-        """Keep such probabilities, a row per image, in place of all that were kept."""
+        """Replace all out-of-sample probabilities; one row per image."""
         rows = [row.astype(np.float32).tobytes() for row in probs]
         with writing(self._root) as db:
             db.execute("DELETE FROM own_fold")
@@ -200,7 +200,7 @@ class ProjectStore:
     # Reviews
 
     def start_reviews(self, project_id: int) -> None:
-        """Keep in which project labels are reviewed; nothing of another one counts any more."""
+        """Record in which project labels are reviewed, and delete reviews of any other one."""
         with writing(self._root) as db:
             db.execute("DELETE FROM own_reviewed")
             _record(db, {"review_project": project_id})
@@ -211,14 +211,14 @@ class ProjectStore:
             return dict(iter(db.execute("SELECT image_id, label FROM own_reviewed")))
 
     def record_reviewed(self, image_id: str, label: str) -> None:
-        """Keep that a review made a label ground truth."""
+        """Record that a review made a label ground truth."""
         with writing(self._root) as db:
             db.execute("INSERT OR REPLACE INTO own_reviewed VALUES (?, ?)", (image_id, label))
 
     # What people see
 
     def record_open_images(self, read_at: float, images: Sequence[OpenImage]) -> None:
-        """Keep the open images in the order of asking, the first OPEN_IMAGES_KEPT of them."""
+        """Record the first OPEN_IMAGES_KEPT open images, in the order of asking."""
         rows = enumerate(image.model_dump_json() for image in images[:OPEN_IMAGES_KEPT])
         with writing(self._root) as db:
             db.execute("DELETE FROM mirror_open")
@@ -232,20 +232,20 @@ class ProjectStore:
             return [OpenImage.model_validate_json(image) for (image,) in rows]
 
     def record_annotators(self, people: Sequence[AnnotatorFigures]) -> None:
-        """Keep how each person does."""
+        """Record the figures of all annotators."""
         rows = enumerate(json.dumps(asdict(figures)) for figures in people)
         with writing(self._root) as db:
             db.execute("DELETE FROM own_annotator")
             db.executemany("INSERT INTO own_annotator VALUES (?, ?)", rows)
 
     def annotators(self) -> list[AnnotatorFigures]:
-        """Return how each person does, as last recorded."""
+        """Return the figures of all annotators, as last recorded."""
         with reading(self._root) as db:
             rows = db.execute("SELECT figures FROM own_annotator ORDER BY place")
             return [_FIGURES.validate_json(figures) for (figures,) in rows]
 
     def record_error(self, where: str, message: str, at: datetime | None = None) -> None:
-        """Keep an error for people to see."""
+        """Record an error to show to people."""
         moment = (at or datetime.now(UTC)).isoformat(timespec="seconds")
         with writing(self._root) as db:
             db.execute("INSERT INTO own_error VALUES (?, ?, ?)", (moment, where, message))
@@ -266,7 +266,7 @@ class ProjectStore:
 
 
 def _read_probs(rows: Iterable[tuple[str, bytes]], n_classes: int) -> dict[str, Row]:
-    """Return probabilities by image; damaged ones, which are no numbers, are left out."""
+    """Return probabilities by image, without damaged rows, which hold NaN."""
     kept = list(rows)
     probs = np.frombuffer(b"".join(blob for _, blob in kept), np.float32).reshape(-1, n_classes)
     is_sound = np.isfinite(probs).all(axis=1)

@@ -1,7 +1,7 @@
-"""Delete what is long superseded from a project's folder, and say a day before which weights go.
+"""Delete superseded files from a project's folder, and announce a day before which weights go.
 
 A version is marked as pruned before its files are deleted, so a crash leaves it whole or pruned;
-what it leaves behind goes with the next pruning.
+the next pruning deletes what a crash left behind.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from backend.store.version_meta import Meta, body_of
 
 log = logging.getLogger(__name__)
 
-HEADS_KEPT = 10  # beside those in service lately
-BODIES_KEPT = 2  # of those that were in service last
+HEADS_KEPT = 10  # besides those recently in service
+BODIES_KEPT = 2  # the last in service
 DRAFT_LIFETIME_S = 3600.0
-NOTICE = timedelta(days=1)  # between saying what will go and its going
+NOTICE = timedelta(days=1)  # between the announcement and the deletion
 
 
 def choose_pruned(
@@ -35,10 +35,10 @@ def choose_pruned(
     keep_versions: int,
     named: Collection[str],
 ) -> list[str]:
-    """Return the full versions whose weights may go, oldest first, each with its heads.
+    """Return the full versions to prune, oldest first; their heads go with them.
 
-    `metas` are the sound versions, `promotions` come newest first, `named` are the versions that
-    predictions in Label Studio name. keep_versions=0 keeps all.
+    `metas` are the sound versions, `promotions` come newest first, `named` are the versions named
+    by predictions in Label Studio. keep_versions=0 keeps all.
     """
     if not keep_versions:
         return []
@@ -53,7 +53,7 @@ def choose_pruned(
 
 
 def next_step(announced_at: datetime | None, now: datetime) -> Literal["announce", "wait", "prune"]:
-    """Decide what to do about versions that should go: people have a day to keep them."""
+    """Decide what to do about versions to prune: people have a day to keep them."""
     if announced_at is None:
         return "announce"
     return "wait" if now < announced_at + NOTICE else "prune"
@@ -66,11 +66,11 @@ def prune(
     announced_at: datetime | None,
     now: datetime,
 ) -> datetime | None:
-    """Delete old heads, old embeddings, and the weights of old full versions once that was
-    announced; return when it was, for the caller to keep.
+    """Delete old heads and embeddings, and the weights of old full versions once announced.
 
-    Hold the promote lock. `find_named` asks Label Studio which versions its predictions name, only
-    if weights would go now.
+    Return when the deletion was announced, for the caller to record. Hold the promote lock.
+    `find_named` asks Label Studio which versions its predictions name; it is called only if
+    weights are due to be deleted.
     """
     _prune_heads(root)
     _prune_embeddings(root)
@@ -78,7 +78,7 @@ def prune(
     promotions = Registry(root).promotions()
     going = choose_pruned(sound, promotions, keep_versions, ())
     if not going:
-        # Whoever kept all, and lets weights go again later, is told again.
+        # Setting KEEP_VERSIONS=0 ends the announcement: a later deletion is announced again.
         announced_at = announced_at if keep_versions and _has_pruned(sound, announced_at) else None
     elif (step := next_step(announced_at, now)) == "announce":
         announced_at = now
@@ -94,7 +94,7 @@ def prune(
 
 
 def notice(root: Path, sound: Sequence[Meta], keep_versions: int) -> str:
-    """Say which weights will go and when, from their announcement until they are gone; or ""."""
+    """Say which weights will be deleted and when; "" unless a deletion is announced."""
     announced_at = read_announcement(root)
     if announced_at is None or _has_pruned(sound, announced_at):
         return ""
@@ -103,19 +103,19 @@ def notice(root: Path, sound: Sequence[Meta], keep_versions: int) -> str:
 
 
 def read_announcement(root: Path) -> datetime | None:
-    """Return when it was said which weights will go; None if it was not."""
+    """Return when a deletion of weights was announced, or None."""
     at = ProjectStore(root).facts().pruning_announced_at
     return datetime.fromtimestamp(at, UTC) if at else None
 
 
 def write_announcement(root: Path, announced_at: datetime | None) -> None:
-    """Keep when it was said which weights will go; None forgets it."""
+    """Record when a deletion of weights was announced; None clears it."""
     at = announced_at.timestamp() if announced_at else 0.0
     ProjectStore(root).record(pruning_announced_at=at)
 
 
 def _has_pruned(sound: Sequence[Meta], announced_at: datetime | None) -> bool:
-    """Whether weights went since that was announced."""
+    """Return whether weights were deleted since the announcement."""
     return announced_at is not None and any(
         meta.pruned_at is not None and meta.pruned_at >= announced_at for meta in sound
     )
@@ -132,7 +132,7 @@ def _sentence(sound: Sequence[Meta], going: Sequence[str], announced_at: datetim
 
 
 def _delete_weights(root: Path) -> None:
-    """Delete weights, scores and their drafts of all pruned versions, heads among them."""
+    """Delete the weights, scores and drafts of all pruned versions, including heads."""
     pruned = [m.version for m in Registry(root).versions()[0] if m.pruned_at is not None]
     with folder_errors(root):
         for path in (path for version in pruned for path in (root / version).iterdir()):
@@ -141,8 +141,9 @@ def _delete_weights(root: Path) -> None:
 
 
 def _prune_heads(root: Path) -> None:
-    """Delete heads, of which one comes with every few labels, but for the newest and those that
-    were in service last.
+    """Delete all heads except the newest and those last in service.
+
+    Every few labels make a new head.
     """
     heads = [name for name in Registry(root).version_names() if body_of(name) != name]
     # By time: after a roll-back the newest head is one of an older body.
@@ -154,13 +155,13 @@ def _prune_heads(root: Path) -> None:
 
 
 def _made_at(folder: Path) -> float:
-    """Of its metadata, because deleting weights changes the time of the folder."""
+    """Return the time of the metadata, because deleting weights changes that of the folder."""
     meta = folder / "meta.json"
     return (meta if meta.exists() else folder).stat().st_mtime
 
 
 def _prune_embeddings(root: Path) -> None:
-    """Delete all embeddings but those of the last two bodies; they can be made again."""
+    """Delete all embeddings except those of the last two bodies; they can be computed again."""
     history = [p.version for p in Registry(root).promotions()]
     bodies = list(dict.fromkeys(map(body_of, history)))[:BODIES_KEPT]
     keep = set()
@@ -171,6 +172,6 @@ def _prune_embeddings(root: Path) -> None:
     long_ago = time.time() - DRAFT_LIFETIME_S
     with folder_errors(root):
         for path in (root / "embeddings").glob("*"):
-            is_draft = path.suffix != ".safetensors"  # of a process that writes it, or was killed
+            is_draft = path.suffix != ".safetensors"  # being written, or left by a killed process
             if path.stat().st_mtime < long_ago if is_draft else path.name[:16] not in keep:
                 path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Safetensors files as numpy arrays: write them whole, and say what is wrong with one."""
+"""Read and write safetensors files as numpy arrays, and check them."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from numpy.typing import NDArray
 
 from backend.network.resnet_layout import TensorType
 
-DTYPES = ("F16", "F32", "F64", "I64")  # those we write; numpy does not know some others
+DTYPES = ("F16", "F32", "F64", "I64")  # those we write; numpy lacks some of the others
 
 
 def write_tensors(
     path: Path, tensors: Mapping[str, NDArray[Any]], metadata: dict[str, str] | None = None
 ) -> None:
-    """Write a file whole or not at all; OSError if that fails."""
+    """Write a file atomically; OSError if that fails."""
     draft = path.with_suffix(f".draft-{os.getpid()}")
     whole = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     try:
         safetensors.numpy.save_file(whole, draft, metadata)
-    except safetensors.SafetensorError as error:  # the disk is full, say
+    except safetensors.SafetensorError as error:  # for example, the disk is full
         raise OSError(str(error)) from error
     draft.replace(path)
 
 
 def read_header(path: Path) -> dict[str, TensorType]:
-    """Return what tensors a file holds, without reading them.
+    """Return the types of a file's tensors without reading the tensors.
 
-    Like the other readers it raises ValueError that says what is wrong with the content, and
-    OSError if the file cannot be read.
+    Like the other readers it raises ValueError if the content is bad, and OSError if the file
+    cannot be read.
     """
     try:
         with safetensors.safe_open(path, framework="numpy") as file:

@@ -1,4 +1,4 @@
-"""Describe a version in meta.json: its fields, and the values that each may have."""
+"""Define the fields of a version's meta.json and their valid values."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _check_moment(text: str) -> str:
 
 Count = Annotated[int, Field(ge=0, le=10**9)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-# Rounding may leave a probability a hair outside 0..1.
+# Rounding may leave a probability slightly outside 0..1.
 Probability = Annotated[float, Field(ge=-0.001, le=1.001)]
 ProjectId = Annotated[int, Field(gt=0, lt=10**18)]
 Classes = Annotated[tuple[str, ...], Field(min_length=2), AfterValidator(_check_classes)]
@@ -58,7 +58,7 @@ def round_of(version: str) -> int:
 
 
 class Calibration(BaseModel):
-    """What its probabilities were divided by, and how far confidence is off accuracy."""
+    """How far confidence is from accuracy, before and after temperature scaling."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -69,10 +69,10 @@ class Calibration(BaseModel):
 
 
 class Meta(BaseModel):
-    """The readable side of a version: meta.json."""
+    """The metadata of a version, as in meta.json."""
 
-    # Dataclasses of the core are checked here and not where they are made; in Python their fields
-    # go by name, in meta.json by alias.
+    # Dataclasses of the core are validated here, not where they are created. Their fields go by
+    # name in Python and by alias in meta.json.
     model_config = ConfigDict(
         frozen=True,
         revalidate_instances="always",
@@ -96,14 +96,14 @@ class Meta(BaseModel):
     left_out: dict[str, Count]
     validation: Evaluation
     test: Evaluation | None
-    refused: str | None  # why it was not promoted by itself
-    gate: Annotated[Gate, AfterValidator(_check_gate)] | None = None  # of a first version: None
+    refused: str | None  # why it was not promoted automatically
+    gate: Annotated[Gate, AfterValidator(_check_gate)] | None = None  # None for a first version
     calibration: Calibration | None = None
     seconds: dict[str, Amount]
     torch: str
     device: str
     sha256: str = ""  # of model.safetensors; filled in by `save`
-    # Part of a file's name, so nothing that leads elsewhere.
+    # Part of a file name, so it must not contain a path.
     body_key: str = Field(
         "", pattern="^[0-9a-f]*$"
     )  # which embeddings are its own; "" in versions made before these were kept
@@ -112,7 +112,7 @@ class Meta(BaseModel):
 
     @property
     def body(self) -> str:
-        """The version whose body it has: its own name, unless it is a head."""
+        """The version whose body it has: itself, unless it is a head."""
         return body_of(self.version)
 
     @property
@@ -122,5 +122,5 @@ class Meta(BaseModel):
 
     @property
     def temperature(self) -> float:
-        """What its log-probabilities are divided by."""
+        """The divisor of its log-probabilities."""
         return self.calibration.temperature if self.calibration else 1.0

@@ -1,4 +1,4 @@
-"""Pre-trained weights: the setting WEIGHTS in, a checked ResNet-18 state_dict (or none) out."""
+"""Find, download and check the pre-trained weights that the setting WEIGHTS names."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ SILENCE_S = 30.0  # after which a download is given up
 
 @dataclass(frozen=True)
 class PretrainedWeights:
-    """What trainings start from."""
+    """The weights that trainings start from."""
 
-    name: str  # what a version records: "imagenet", "none" or the path
+    name: str  # as recorded in a version: "imagenet", "none" or the path
     state: resnet.State | None
     notice: str  # "" or one loud line
 
@@ -42,7 +42,10 @@ def find_weights(
     give_up_after_s: float = 5.0,
     progress: Progress = lambda *_: None,
 ) -> PretrainedWeights:
-    """`auto`, `imagenet`, `none` or the path of a state_dict (.safetensors or torch's format)."""
+    """Return the weights that `name` means: `auto`, `imagenet`, `none` or the path of a state_dict.
+
+    The file may be in safetensors or torch format. WeightsError if the weights cannot be had.
+    """
     if name == "none":
         return PretrainedWeights("none", None, "")
     if name == "imagenet":
@@ -94,7 +97,7 @@ def _check_answers(url: str, give_up_after_s: float) -> None:
         except (OSError, HTTPException) as error:
             errors.put(error)
 
-    # A thread, because urlopen's own timeout holds for each address anew and not for the look-up.
+    # A thread, because urlopen's timeout applies to each address separately, not to the look-up.
     Thread(target=ask, daemon=True).start()
     try:
         error = errors.get(timeout=give_up_after_s)
@@ -117,7 +120,7 @@ def _read(path: Path, what_then: str = "") -> resnet.State:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:
-        # Junk makes torch raise anything, with the advice to unpickle code: neither is passed on.
+        # Junk makes torch raise any error, with advice to unpickle code: neither is passed on.
         raise WeightsError(
             f"{path} cannot be read as weights: delete it if it is damaged or half a download"
             f"{what_then}; of a pickled model save its state_dict()"
@@ -130,7 +133,7 @@ def _read(path: Path, what_then: str = "") -> resnet.State:
 
 
 def _find_fault(state: Any) -> str:
-    """What keeps `state` from being a ResNet-18's, whatever its head; "" if nothing does."""
+    """Say why `state` is not a ResNet-18's, whatever its head; "" if it is."""
     if not isinstance(state, dict) or not all(
         isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
     ):
@@ -138,7 +141,7 @@ def _find_fault(state: Any) -> str:
     shapes = {k: v for k, v in resnet.shapes().items() if not k.startswith("fc.")}
     for name, shape in shapes.items():
         if name not in state:
-            if name.endswith("num_batches_tracked"):  # unused, and not in old files
+            if name.endswith("num_batches_tracked"):  # unused, and missing from old files
                 continue
             return f"{name} is missing"
         if state[name].shape != shape:
@@ -150,7 +153,7 @@ def _find_fault(state: Any) -> str:
 
 
 def _find_bad_numbers(name: str, tensor: Tensor) -> str:
-    """What keeps training from starting at a tensor, by its numbers; "" if nothing does."""
+    """Say why training cannot start from a tensor's numbers; "" if it can."""
     is_counter = name.endswith("num_batches_tracked")
     if tensor.layout != torch.strided or tensor.is_meta or tensor.is_complex():
         return f"{name!r:.80} is no plain tensor of real numbers"

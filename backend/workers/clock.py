@@ -147,12 +147,12 @@ class Clock:
 
     def _read_project(self, watch: Watch, now: float) -> None:
         store = watch.store
-        since, n_known = store.facts().read_at, store.new_answers()[0]
+        since, n_known = store.facts().read_at, store.new_annotations()[0]
         if now - store.facts().full_read_at >= FULL_READ_EVERY_S:
             read_changes(watch.project, store, is_full=True, now=now)
         else:
             read_everything_changed(watch.project, store, now=now)
-        watch.found = Found(now, since, store.new_answers()[0] - n_known)
+        watch.found = Found(now, since, store.new_annotations()[0] - n_known)
         counts, was_ordered_by = store.counts(), store.facts().ordered_by
         # Without open tasks there is nothing to order. Until we have ordered them once, their order
         # is not recorded, whatever Label Studio says.

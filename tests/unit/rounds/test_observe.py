@@ -186,7 +186,7 @@ def test_a_retrain_is_due_with_the_third_answered_image(
     assert not is_due(look())
     queue.hint(PROJECT, NOON, ["c"])
     assert is_due(look())
-    assert store.new_answers() == (0, None)  # before anything was read
+    assert store.new_annotations() == (0, None)  # before anything was read
 
 
 def test_a_single_answer_is_due_a_minute_after_it_was_told_of(
@@ -436,7 +436,7 @@ def test_a_deleted_task_is_found_by_the_number_of_tasks_alone(
     read_everything_changed(project, empty, now=NOON + 180)
     assert [moment is None for moment in project.asked_after] == [True, False, False, False, True]
     assert [task.task_id for task in empty.tasks()] == [2, 3]
-    assert empty.new_answers() == (1, NOON + 180)
+    assert empty.new_annotations() == (1, NOON + 180)
 
 
 def test_without_a_moment_given_a_reading_begins_now(

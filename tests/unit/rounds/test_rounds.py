@@ -264,7 +264,7 @@ def test_one_class_alone_is_no_training_and_says_so(loop: Loop, project: OracleP
     assert loop.registry.versions() == ([], {})
     # They were read: the clock has nothing to make good.
     assert loop.store.counts().annotations == 5
-    assert loop.store.new_answers() == (0, None)
+    assert loop.store.new_annotations() == (0, None)
 
 
 def test_open_tasks_get_the_new_versions_order_and_keep_the_last_ones_predictions(

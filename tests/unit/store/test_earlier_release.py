@@ -49,7 +49,7 @@ FILES = {
     "review.json": '{"project_id": 9, "collected": {"img-2": "dog"}}',
 }
 READ: dict[str, Callable[[ProjectStore], object]] = {
-    "seen.json": ProjectStore.new_answers,
+    "seen.json": ProjectStore.new_annotations,
     "folds.json": lambda store: set(store.fold_probs(2)),
     "annotators.json": ProjectStore.annotators,
     "open.json": lambda store: (store.open_images(), store.facts().open_read_at),
@@ -126,7 +126,7 @@ def test_what_the_last_training_learned_is_not_new_once_label_studio_was_read(
     store: ProjectStore, project: OracleProject
 ) -> None:
     read_everything_changed(project, store)
-    assert store.new_answers() == (0, None)
+    assert store.new_annotations() == (0, None)
     assert sum(len(of_task) for of_task in store.annotations().values()) == 4
 
 
@@ -137,7 +137,7 @@ def test_what_changed_during_the_update_is_new(store: ProjectStore, project: Ora
     [unchanged] = project.answers[3]
     project.answers[5] = [replace(project.answers[5][0], annotation_id=99)]
     read_everything_changed(project, store)
-    assert store.new_answers()[0] == 3  # an edit, a deletion, and a new answer
+    assert store.new_annotations()[0] == 3  # an edit, a deletion, and a new answer
     assert store.annotations()[3] == [unchanged]
 
 
@@ -296,7 +296,7 @@ def test_answers_that_nobody_had_learned_are_found_by_the_first_reading(
     assert connection.ping()
     project.answer(5, "cat")
     tick(clock, NOON)
-    assert store.new_answers()[0] == 1
+    assert store.new_annotations()[0] == 1
 
 
 def test_while_label_studio_is_away_nothing_that_was_learned_counts_as_new(

@@ -199,7 +199,7 @@ def read_people(store: ProjectStore) -> None:
 
 STORE_READERS: tuple[Callable[[ProjectStore], object], ...] = (
     read_moment, read_probs, read_people, ProjectStore.reviewed, ProjectStore.n_open,
-    ProjectStore.counts, ProjectStore.tasks, ProjectStore.annotations, ProjectStore.new_answers,
+    ProjectStore.counts, ProjectStore.tasks, ProjectStore.annotations, ProjectStore.new_annotations,
     ProjectStore.open_images, ProjectStore.errors,
 )  # fmt: skip
 

@@ -85,7 +85,7 @@ READERS: dict[str, tuple[Callable[[ProjectStore], object], object]] = {
     "counts": (ProjectStore.counts, ProjectCounts(0, 0, 0, 0)),
     "tasks": (ProjectStore.tasks, []),
     "annotations": (ProjectStore.annotations, {}),
-    "new_answers": (ProjectStore.new_answers, (0, None)),
+    "new_annotations": (ProjectStore.new_annotations, (0, None)),
     "new_images": (ProjectStore.new_images, set()),
     "asked_probs": (lambda store: store.asked_probs(2), {}),
     "fold_probs": (lambda store: store.fold_probs(2), {}),
@@ -499,7 +499,10 @@ def test_a_full_reading_deletes_what_it_did_not_find_and_counts_it_as_a_change(
     store.record_reading(NOON + 9, is_full=True)
     assert [found.task_id for found in store.tasks()] == [1]
     assert store.annotations() == {1: [said(5)]}
-    assert store.new_answers() == (1, NOON + 9)  # the answer to task 2; nobody had answered task 3
+    assert store.new_annotations() == (
+        1,
+        NOON + 9,
+    )  # that of task 2; task 3 had none
     assert store.facts().revision == revision + 1
     assert (store.facts().read_at, store.facts().full_read_at) == (NOON + 9, NOON + 9)
 
@@ -530,7 +533,7 @@ def test_tasks_that_were_deleted_in_label_studio_are_forgotten_with_their_answer
     assert store.facts().revision == revision
     store.forget_tasks([1], NOON + 2)
     assert store.annotations() == {}
-    assert store.new_answers() == (1, NOON + 2)
+    assert store.new_annotations() == (1, NOON + 2)
     assert store.facts().revision == revision + 1
 
 
@@ -586,7 +589,7 @@ def all_read(store: ProjectStore) -> dict[str, object]:
     found = {name: read(store) for name, (read, _) in READERS.items() if name != "facts"}
     return {
         **found,
-        "new_answers": store.new_answers()[0],
+        "new_annotations": store.new_annotations()[0],
         "asked_probs": numbers(store.asked_probs(2)),
         "fold_probs": numbers(store.fold_probs(2)),
     }
@@ -603,11 +606,11 @@ def numbers(probs: Mapping[str, Row]) -> dict[str, list[float]]:
 def test_answers_are_new_until_they_are_learned(store: ProjectStore) -> None:
     store.record_tasks([task(1, said(5))], NOON)
     store.record_tasks([task(2, said(6, task_id=2))], NOON + 10)
-    assert store.new_answers() == (2, NOON)
+    assert store.new_annotations() == (2, NOON)
     learn(store)
-    assert store.new_answers() == (0, None)
+    assert store.new_annotations() == (0, None)
     store.record_tasks([task(1, said(5)), task(2, said(6, task_id=2))], NOON + 20)
-    assert store.new_answers() == (0, None)
+    assert store.new_annotations() == (0, None)
 
 
 CHANGES: dict[str, TaskReading] = {
@@ -626,11 +629,11 @@ def test_a_change_of_what_was_learned_is_new(change: str, store: ProjectStore) -
     store.record_tasks([task(1, said(5))], NOON)
     learn(store)
     store.record_tasks([CHANGES[change]], NOON + 1)
-    assert store.new_answers() == (1, NOON + 1)
+    assert store.new_annotations() == (1, NOON + 1)
     store.record_tasks([CHANGES[change]], NOON + 2)  # read once more
-    assert store.new_answers() == (1, NOON + 1)
+    assert store.new_annotations() == (1, NOON + 1)
     learn(store)
-    assert store.new_answers() == (0, None)
+    assert store.new_annotations() == (0, None)
 
 
 def test_a_change_that_is_taken_back_is_not_new(store: ProjectStore) -> None:
@@ -638,9 +641,9 @@ def test_a_change_that_is_taken_back_is_not_new(store: ProjectStore) -> None:
         store.record_tasks([task(1, answer)], NOON)
         learn(store)
         store.record_tasks([task(1, said(5, "dog"))], NOON + 1)
-        assert store.new_answers()[0] == 1
+        assert store.new_annotations()[0] == 1
         store.record_tasks([task(1, answer)], NOON + 2)
-        assert store.new_answers() == (0, None)
+        assert store.new_annotations() == (0, None)
 
 
 def test_an_answer_that_was_deleted_before_any_training_leaves_nothing(
@@ -648,7 +651,7 @@ def test_an_answer_that_was_deleted_before_any_training_leaves_nothing(
 ) -> None:
     store.record_tasks([task(1, said(5))], NOON)
     store.record_tasks([task(1)], NOON + 1)
-    assert store.new_answers() == (0, None)
+    assert store.new_annotations() == (0, None)
     assert rows_of(root, "SELECT * FROM mirror_annotation") == []
 
 
@@ -670,11 +673,11 @@ def test_what_changes_during_a_training_stays_new(store: ProjectStore, root: Pat
         [task(2, said(2, "dog", task_id=2)), task(3), task(4, said(4, task_id=4))], NOON + 5
     )
     store.record_learned(began_with, NOON + 9)
-    assert store.new_answers()[0] == 3  # the edit, the deletion, and the answer to task 4
+    assert store.new_annotations()[0] == 3  # the edit, the deletion, and the answer to task 4
     query = "SELECT annotation_id FROM mirror_annotation WHERE answer IS NOT learned"
     assert {annotation_id for (annotation_id,) in rows_of(root, query)} == {2, 3, 4}
     learn(store)
-    assert store.new_answers() == (0, None)
+    assert store.new_annotations() == (0, None)
 
 
 def test_a_deletion_during_a_training_stays_new_whether_it_was_learned_before_or_not(
@@ -685,8 +688,8 @@ def test_a_deletion_during_a_training_stays_new_whether_it_was_learned_before_or
         store.record_tasks([task(1, said(5))], moment)
         store.record_tasks([task(1)], moment + 1)  # while a training learns it
         store.record_learned({5: "cat"}, moment + 2)
-        assert store.new_answers()[0] == 1
-        assert store.new_answers()[1] in (moment + 1, moment + 2)
+        assert store.new_annotations()[0] == 1
+        assert store.new_annotations()[1] in (moment + 1, moment + 2)
 
 
 def test_a_training_keeps_what_it_found_out_and_that_it_did_not_fail(store: ProjectStore) -> None:
@@ -715,7 +718,7 @@ def test_counting_what_is_new_reads_no_more_than_what_is_new(
     ]  # fmt: skip
 
 
-def test_images_with_new_answers_are_named_once_deleted_ones_among_them(
+def test_images_with_new_annotations_are_named_once_deleted_ones_among_them(
     store: ProjectStore,
 ) -> None:
     store.record_tasks(

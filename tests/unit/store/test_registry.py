@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -20,25 +16,16 @@ from backend.base.errors import (
     BrokenVersionError,
     ModelFolderError,
     NoModelError,
-    SettingsError,
-    StoreError,
 )
-from backend.base.labeling import Annotation, Task, TaskReading
 from backend.measures.evaluation import Evaluation
 from backend.network.resnet_layout import HEAD_TENSORS, resnet18
-from backend.store.locks import lock
 from backend.store.project_record import (
     ProjectRecord,
-    known_projects,
-    pick_project,
     project_root,
-    read_record,
-    write_record,
 )
-from backend.store.project_store import ProjectStore
 from backend.store.registry import Registry
 from backend.store.version_meta import Meta
-from backend.store.version_weights import State, body_key
+from backend.store.version_weights import State
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -221,120 +208,6 @@ def test_a_damaged_current_says_how_to_mend_it_and_promoting_does(root: Path) ->
     assert Registry(root).current() is not None
 
 
-def test_the_record_of_a_project_comes_back_and_names_its_folder(tmp_path: Path) -> None:
-    root = project_root(tmp_path, 7)
-    assert read_record(root) is None
-    write_record(root, record())
-    assert read_record(root) == record()
-    (tmp_path / "p8").mkdir()  # not set up
-    assert known_projects(tmp_path) == [7]
-
-
-def test_a_damaged_record_says_what_to_do(root: Path) -> None:
-    write_record(root, record())
-    (root / "project.json").write_text(json.dumps({"project_id": 7}))
-    with pytest.raises(ModelFolderError, match="setup_project"):
-        read_record(root)
-
-
-def test_the_only_project_need_not_be_named_but_one_of_several_must(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="setup_project"):
-        pick_project(tmp_path, None)
-    write_record(tmp_path / "p7", record(7))
-    assert pick_project(tmp_path, None) == 7
-    write_record(tmp_path / "p9", record(9))
-    assert pick_project(tmp_path, 9) == 9
-    with pytest.raises(SettingsError, match="7, 9"):
-        pick_project(tmp_path, None)
-    with pytest.raises(SettingsError, match="7, 9"):
-        pick_project(tmp_path, 8)
-
-
-def test_a_missing_model_folder_is_one_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(ModelFolderError, match="MODEL_DIR"):
-        known_projects(tmp_path / "gone")
-
-
-DAMAGED = r"project\.db is damaged .*: restore a backup, or move it away"
-
-
-def damage(root: Path, content: str) -> None:
-    """Put something else in the database's place."""
-    for rest in root.glob("project.db*"):
-        rest.unlink()
-    (root / "project.db").write_text(content)
-
-
-def move_away(root: Path) -> None:
-    """Do with a damaged database what its error says."""
-    (root / "project.db").rename(root / "damaged.db")
-
-
-def readings(rows: Mapping[int, Sequence[Annotation]]) -> list[TaskReading]:
-    """Tasks with these annotations, as Label Studio would tell them."""
-    return [
-        TaskReading(
-            Task(i, "img", not given, awaits_second_opinion=False), "2026-01-01", tuple(given), None
-        )
-        for i, given in rows.items()
-    ]
-
-
-def answer(annotation_id: int, label: str) -> Annotation:
-    return Annotation(annotation_id, 5, "img", 2, label, was_skipped=False, updated_at="2026-01-01")
-
-
-def test_changes_are_made_changed_and_deleted_annotations(root: Path) -> None:
-    before = {1: "cat", 2: "dog", 3: "cat"}
-    now = {1: "cat", 2: "cat", 4: "dog"}
-    store = ProjectStore(root)
-    store.record_tasks(readings({5: [answer(i, label) for i, label in now.items()]}), 10.0)
-    store.record_learned(before, 11.0)
-    assert store.new_answers() == (3, 10.0)
-    store.record_learned(now, 12.0)
-    assert store.new_answers() == (0, None)
-
-
-def test_learned_annotations_come_back_and_without_them_all_count_as_new(root: Path) -> None:
-    rows = readings({5: [answer(5, "cat")]})
-    ProjectStore(root).record_tasks(rows, 10.0)
-    assert ProjectStore(root).new_answers() == (1, 10.0)
-    ProjectStore(root).record_learned({5: "cat"}, 11.0)
-    assert ProjectStore(root).new_answers() == (0, None)
-    damage(root, "{half")
-    with pytest.raises(StoreError, match=DAMAGED):
-        ProjectStore(root).new_answers()
-    move_away(root)
-    assert ProjectStore(root).new_answers() == (0, None)  # nothing is read yet
-    ProjectStore(root).record_tasks(rows, 12.0)
-    assert ProjectStore(root).new_answers() == (1, 12.0)
-
-
-def _hold_until_killed(root: Path, is_held: object) -> None:
-    with lock(root, "train"):
-        is_held.set()  # type: ignore[attr-defined]
-        time.sleep(60)
-
-
-def test_a_lock_is_held_by_one_process_and_given_back_when_that_is_killed(root: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    is_held = context.Event()
-    process = context.Process(target=_hold_until_killed, args=(root, is_held))
-    process.start()
-    assert is_held.wait(30)
-    with (
-        pytest.raises(ModelFolderError, match="held by another process"),
-        lock(root, "train", wait_s=0.3),
-    ):
-        pytest.fail("two hold the lock")
-    with lock(root, "push", wait_s=0.3):
-        pass  # another lock
-    process.kill()
-    process.join()
-    with lock(root, "train", wait_s=5):
-        pass
-
-
 def test_a_reader_never_sees_half_a_promotion(root: Path) -> None:
     for number in (1, 2):
         save(root, meta(number))
@@ -403,29 +276,3 @@ def test_a_head_without_its_body_is_broken_and_not_in_service(root: Path) -> Non
     assert current is not None
     assert current.version == "r0001"
     assert "r0002 has no model.safetensors" in Registry(root).versions()[1]["r0002h01"]
-
-
-def test_the_fingerprint_of_a_body_does_not_see_its_head() -> None:
-    body = state_of(meta()) | {"conv1.weight": np.ones((2, 2), np.float32)}
-    other_head = body | {"fc.weight": np.zeros((2, 2), np.float32)}
-    other_body = body | {"conv1.weight": np.zeros((2, 2), np.float32)}
-    assert body_key(body) == body_key(other_head)
-    assert body_key(body) != body_key(other_body)
-
-
-def test_answers_come_back_and_unreadable_ones_count_as_none(root: Path) -> None:
-    row, noon = answer(1, "cat"), NOON.timestamp()
-    ProjectStore(root).record_tasks(readings({5: [row], 6: []}), noon)
-    ProjectStore(root).record_reading(noon, is_full=True)
-    store = ProjectStore(root)
-    assert store.facts().read_at == noon
-    assert store.annotations() == {5: [row]}
-    assert [task.task_id for task in store.tasks()] == [5, 6]
-    for content in ("[]", '{"tasks": 3}'):
-        damage(root, content)
-        with pytest.raises(StoreError, match=DAMAGED):
-            store.annotations()
-    move_away(root)
-    assert (store.annotations(), store.facts().read_at) == ({}, 0)  # all are read again
-    damage(root, "")
-    assert (store.annotations(), store.facts().read_at) == ({}, 0)
