@@ -31,7 +31,12 @@ from backend.store.project_store import ProjectStore
 from backend.store.registry import Registry
 from backend.store.weights import find_weights
 from scripts.console.progress_bars import progress_bar
-from scripts.setup.label_config import check_label_config, replace_label_config, show_or_hide_hints
+from scripts.setup.label_config import (
+    check_label_config,
+    replace_label_config,
+    show_or_hide_hints,
+    update_review_label_config,
+)
 
 FELL_BACK = " (digits: CIFAR-10 could not be had)"
 FELL_BACK_SHORT = " (digits)"
@@ -77,6 +82,7 @@ def set_up(settings: Settings, *, label_config: str | None = None) -> int:
             is_changed,
             project.configure(is_blind=settings.blind),
             show_or_hide_hints(settings, project),
+            update_review_label_config(settings, steps.root),
             steps.import_seed_labels(),
             steps.push_first_batch(),
             steps.connect(),

@@ -786,8 +786,18 @@ def test_hints_come_and_go_with_their_setting_and_never_with_blind(
     set_up(_settings(stack, hints=True))
     assert '<Header value="$hint"' in _config_xml(stack)
     set_up(_settings(stack, hints=True, blind=True))
-    assert "HINTS is left out: with BLIND people see no guess" in capsys.readouterr().out
+    assert "so HINTS=true has no effect" in capsys.readouterr().out
     assert _config_xml(stack) == before
+    set_up(_settings(stack))
+    assert _config_xml(stack) == before
+
+
+def test_a_label_config_of_an_earlier_release_is_brought_up_to_date(stack: Stack) -> None:
+    before = _config_xml(stack)
+    earlier = before.replace('smoothing="true"', 'smoothing="false"')
+    assert earlier != before
+    url, project_id = stack.settings.label_studio_url, stack.info["project_id"]
+    ProjectSetup(url, _token(stack), project_id).change_label_config(earlier)
     set_up(_settings(stack))
     assert _config_xml(stack) == before
 
@@ -799,7 +809,7 @@ def test_somebodys_own_label_config_is_taken_and_then_left_alone(
     own = before.replace("flex: 1", "flex: 2")
     set_up(_settings(stack), label_config=own)
     set_up(_settings(stack, hints=True))
-    assert 'put <Header value="$hint"/> into it' in capsys.readouterr().out
+    assert 'add <Header value="$hint"/> to it' in capsys.readouterr().out
     assert _config_xml(stack) == own
 
     first = parse_label_config(own).choices[0]
