@@ -18,8 +18,8 @@ from backend.network import resnet
 from backend.network.inference import Images, Outputs, load_model, predict
 from backend.network.resnet_layout import HEAD_TENSORS
 from backend.rounds.loop import Loop
-from backend.store import pool_scores
-from backend.store.pool_scores import PoolEmbeddings
+from backend.store import pool_embeddings, version_probs
+from backend.store.pool_embeddings import PoolEmbeddings
 from backend.store.version_meta import Meta
 from backend.store.version_weights import State, body_key
 from backend.store.weights import find_weights
@@ -54,19 +54,19 @@ def pool_probs(loop: Loop, meta: Meta, progress: Progress) -> Probs:
 
     NoModelError names the version if its probabilities are not finite.
     """
-    kept = pool_scores.load_pool_probs(loop.root, meta.version)
+    kept = version_probs.load_pool_probs(loop.root, meta.version)
     if kept is not None and kept[0] == loop.pool.image_ids:
         return kept[1]
     raw = _predict_probs(loop, meta, loop.pool.images, "scoring the pool", progress)
     probs = rescale(raw, meta.temperature)
-    pool_scores.save_pool_probs(loop.root, meta.version, loop.pool.image_ids, probs)
+    version_probs.save_pool_probs(loop.root, meta.version, loop.pool.image_ids, probs)
     return probs
 
 
 def predicted_classes(loop: Loop, meta: Meta) -> Labels:
     """Return the class that a version predicts for each validation image."""
     validation = loop.pool.validation
-    probs = pool_scores.load_validation_probs(loop.root, meta.version, validation.labels)
+    probs = version_probs.load_validation_probs(loop.root, meta.version, validation.labels)
     if probs is None:  # it was trained with another split, or before probabilities were kept
         phase = "validating the version in service"
         probs = _predict_probs(loop, meta, validation.images, phase, lambda *_: None)
@@ -143,7 +143,7 @@ def _load_or_embed(
             "check the weights that WEIGHTS names"
         )
     made = PoolEmbeddings(*embeddings)
-    pool_scores.save_embeddings(folder, key, image_size, loop.pool.image_ids, made)
+    pool_embeddings.save_embeddings(folder, key, image_size, loop.pool.image_ids, made)
     return made
 
 
@@ -153,7 +153,7 @@ def _load(loop: Loop, key: str, image_size: int) -> PoolEmbeddings | None:
     width = resnet.shapes()[HEAD_TENSORS[0]][1]
     lengths = (len(pool.image_ids), len(pool.validation.labels), len(pool.test.labels))
     for folder in (loop.own_embeddings, loop.shared_embeddings):
-        kept = pool_scores.load_embeddings(folder, key, image_size, pool.image_ids)
+        kept = pool_embeddings.load_embeddings(folder, key, image_size, pool.image_ids)
         if kept and [rows.shape for rows in vars(kept).values()] == [(n, width) for n in lengths]:
             return kept
     return None
@@ -164,5 +164,5 @@ def _predict_probs(loop: Loop, meta: Meta, images: Images, phase: str, progress:
     state = loop.registry.load_state(meta.version)
     probs = score(loop, state, meta.image_size, images, phase, progress).probs
     if not np.isfinite(probs).all():
-        raise pool_scores.nan_error(meta.version)
+        raise version_probs.nan_error(meta.version)
     return probs

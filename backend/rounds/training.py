@@ -20,7 +20,7 @@ from backend.network.resnet_layout import HEAD_TENSORS
 from backend.network.training import train
 from backend.rounds.loop import LabeledImages, Loop, timed
 from backend.rounds.scoring import embeddings_of, pretrained_body, score
-from backend.store.pool_scores import PoolEmbeddings
+from backend.store.pool_embeddings import PoolEmbeddings
 from backend.store.version_weights import State, body_key
 from backend.store.weights import find_weights
 

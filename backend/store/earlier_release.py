@@ -25,7 +25,6 @@ log = logging.getLogger(__name__)
 
 FILES = ("answers", "seen", "open", "annotators", "folds", "review")
 MOVED_TO = "earlier-release"
-EPOCH = datetime.fromtimestamp(0, UTC)
 
 _SEEN = TypeAdapter(dict[Annotated[int, Field(gt=0, lt=2**63)], str])  # as SQLite holds them
 _FOLDS = TypeAdapter(dict[str, list[Probability]])
@@ -38,7 +37,10 @@ class _Review(BaseModel):
 
 
 class _OpenImages(BaseModel):
-    read_at: Annotated[AwareDatetime, Field(ge=EPOCH, lt=datetime(9999, 1, 1, tzinfo=UTC))]
+    read_at: Annotated[
+        AwareDatetime,
+        Field(ge=datetime(1970, 1, 1, tzinfo=UTC), lt=datetime(9999, 1, 1, tzinfo=UTC)),
+    ]
     images: tuple[OpenImage, ...]
 
 
@@ -52,12 +54,11 @@ def take_over(db: sqlite3.Connection, root: Path) -> None:
         ("review", _write_review),
     ):
         path = root / f"{name}.json"
-        if not path.exists():
-            continue
-        try:
-            write(db, path.read_bytes())
-        except (OSError, ValidationError) as error:
-            log.warning("%s is not taken over: %s", path, type(error).__name__)
+        if path.exists():
+            try:
+                write(db, path.read_bytes())
+            except (OSError, ValidationError) as error:
+                log.warning("%s is not imported: %s", path, type(error).__name__)
 
 
 def move_files(root: Path) -> None:
@@ -96,15 +97,14 @@ def _write_open(db: sqlite3.Connection, content: bytes) -> None:
     kept = _OpenImages.model_validate_json(content)
     rows = enumerate(image.model_dump_json() for image in kept.images)
     db.executemany("INSERT INTO mirror_open VALUES (?, ?)", rows)
-    _write_facts(db, open_read_at=kept.read_at.timestamp())
+    _write_fact(db, "open_read_at", kept.read_at.timestamp())
 
 
 def _write_review(db: sqlite3.Connection, content: bytes) -> None:
     review = _Review.model_validate_json(content)
     db.executemany("INSERT INTO own_reviewed VALUES (?, ?)", review.collected.items())
-    _write_facts(db, review_project=review.project_id)
+    _write_fact(db, "review_project", review.project_id)
 
 
-def _write_facts(db: sqlite3.Connection, **facts: Any) -> None:
-    rows = [(name, json.dumps(value)) for name, value in facts.items()]
-    db.executemany("INSERT INTO own_fact VALUES (?, ?)", rows)
+def _write_fact(db: sqlite3.Connection, name: str, value: Any) -> None:
+    db.execute("INSERT INTO own_fact VALUES (?, ?)", (name, json.dumps(value)))

@@ -23,6 +23,7 @@ def lock(
 ) -> Iterator[None]:
     """Hold one of the project's locks; the operating system releases it if the process dies.
 
+    See backend/workers/jobs.py for what happens when a worker dies.
     Waits as long as it takes, or `wait_s` seconds and then raises ModelFolderError.
     """
     path = root / f"{name}.lock"

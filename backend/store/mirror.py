@@ -8,15 +8,20 @@ from __future__ import annotations
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from backend.base.labeling import Annotation, ProjectCounts, Task, TaskReading
+from backend.store.project_db import select
 
 _WRITE_TASK = """
     INSERT INTO mirror_task VALUES (?, ?, ?, ?, ?, ?)
     ON CONFLICT (task_id) DO UPDATE SET
         image_id = excluded.image_id, is_open = excluded.is_open, is_again = excluded.is_again,
         updated_at = excluded.updated_at, read_at = max(read_at, excluded.read_at)
+    WHERE excluded.updated_at >= updated_at
+    RETURNING task_id
 """
+_RECORD_READ = "UPDATE mirror_task SET read_at = max(read_at, ?) WHERE task_id = ?"
 _WRITE_ANNOTATION = """
     INSERT INTO mirror_annotation VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, ?)
     ON CONFLICT (annotation_id) DO UPDATE SET
@@ -30,32 +35,99 @@ _WRITE_ANNOTATION = """
 """
 
 
+class Mirror:
+    """Read the copy of Label Studio, as last read, in the database of a project's folder."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def n_tasks(self) -> int:
+        """Count all tasks."""
+        return int(select(self._root, "SELECT count(*) FROM mirror_task")[0][0])
+
+    def n_open(self) -> int:
+        """Count the tasks that no one has annotated."""
+        return int(select(self._root, "SELECT count(*) FROM mirror_task WHERE is_open")[0][0])
+
+    def counts(self) -> ProjectCounts:
+        """Count tasks and annotations."""
+        [counts] = select(
+            self._root,
+            "SELECT tasks, annotations, skipped, open, again FROM "
+            "(SELECT count(*) AS tasks, coalesce(sum(is_open), 0) AS open, "
+            "coalesce(sum(is_again), 0) AS again FROM mirror_task), "
+            "(SELECT coalesce(sum(NOT was_skipped), 0) AS annotations, "
+            "coalesce(sum(was_skipped), 0) AS skipped "
+            "FROM mirror_annotation WHERE answer IS NOT NULL)",
+        )
+        return ProjectCounts(*counts)
+
+    def tasks(self) -> list[Task]:
+        """Return all tasks, oldest first."""
+        query = "SELECT task_id, image_id, is_open, is_again FROM mirror_task ORDER BY 1"
+        return [
+            Task(task_id, image_id, bool(is_open), bool(is_again))
+            for task_id, image_id, is_open, is_again in select(self._root, query)
+        ]
+
+    def annotations(self) -> dict[int, list[Annotation]]:
+        """Return all annotations by task, oldest first."""
+        rows = select(
+            self._root,
+            "SELECT annotation_id, task_id, image_id, annotator, label, was_skipped, updated_at, "
+            "is_ground_truth, took_guess, seconds FROM mirror_annotation "
+            "WHERE answer IS NOT NULL ORDER BY task_id, annotation_id",
+        )
+        found: dict[int, list[Annotation]] = defaultdict(list)
+        for id_, task_id, image_id, annotator, label, skipped, at, truth, took, seconds in rows:
+            found[task_id].append(
+                Annotation(
+                    annotation_id=id_,
+                    task_id=task_id,
+                    image_id=image_id,
+                    annotator=annotator,
+                    label=label,
+                    was_skipped=bool(skipped),
+                    updated_at=at,
+                    is_ground_truth=bool(truth),
+                    accepted_guess=bool(took),
+                    seconds=seconds,
+                )
+            )
+        return dict(found)
+
+    def new_annotations(self) -> tuple[int, float | None]:
+        """Count annotations that were added, changed or deleted since the last training, and
+        return when the first change was noticed.
+        """
+        # Must match the index's condition, or SQLite would scan the whole table.
+        query = "count(*), min(changed_at) FROM mirror_annotation WHERE answer IS NOT learned"
+        [(n_new, first_at)] = select(self._root, f"SELECT {query}")
+        return n_new, first_at
+
+    def new_images(self) -> set[str]:
+        """Return the images of those annotations."""
+        query = "SELECT DISTINCT image_id FROM mirror_annotation WHERE answer IS NOT learned"
+        return {image_id for (image_id,) in select(self._root, query)}
+
+
 def write_tasks(db: sqlite3.Connection, tasks: Iterable[TaskReading], now: float) -> bool:
     """Record tasks as just read; return whether any annotation changed."""
     is_changed = False
     for found in tasks:
         task = found.task
-        row = db.execute(
-            "SELECT updated_at FROM mirror_task WHERE task_id = ?", (task.task_id,)
-        ).fetchone()
-        if row is not None and row[0] > found.updated_at:  # another process read it later
-            db.execute(
-                "UPDATE mirror_task SET read_at = max(read_at, ?) WHERE task_id = ?",
-                (now, task.task_id),
-            )
-            continue
-        db.execute(
-            _WRITE_TASK,
-            (
-                task.task_id,
-                task.image_id,
-                task.is_open,
-                task.awaits_second_opinion,
-                found.updated_at,
-                now,
-            ),
+        values = (
+            task.task_id,
+            task.image_id,
+            task.is_open,
+            task.awaits_second_opinion,
+            found.updated_at,
+            now,
         )
-        is_changed |= _write_annotations(db, task.task_id, found.annotations, now)
+        if db.execute(_WRITE_TASK, values).fetchone():
+            is_changed |= _write_annotations(db, task.task_id, found.annotations, now)
+        else:  # another process read it later
+            db.execute(_RECORD_READ, (now, task.task_id))
     return is_changed
 
 
@@ -72,77 +144,6 @@ def delete_tasks(db: sqlite3.Connection, task_ids: Sequence[int], now: float) ->
         db.execute("DELETE FROM mirror_task WHERE task_id = ?", (task_id,))
         is_changed |= _write_annotations(db, task_id, (), now)
     return is_changed
-
-
-def count_tasks(db: sqlite3.Connection) -> int:
-    """Count all tasks."""
-    row = db.execute("SELECT count(*) FROM mirror_task").fetchone()
-    return int(row[0])
-
-
-def count_open(db: sqlite3.Connection) -> int:
-    """Count the tasks that no one has annotated."""
-    row = db.execute("SELECT count(*) FROM mirror_task WHERE is_open").fetchone()
-    return int(row[0])
-
-
-def count(db: sqlite3.Connection) -> ProjectCounts:
-    """Count tasks and annotations."""
-    tasks, n_open, again = db.execute(
-        "SELECT count(*), coalesce(sum(is_open), 0), coalesce(sum(is_again), 0) FROM mirror_task"
-    ).fetchone()
-    annotations, skipped = db.execute(
-        "SELECT coalesce(sum(NOT was_skipped), 0), coalesce(sum(was_skipped), 0) "
-        "FROM mirror_annotation WHERE answer IS NOT NULL"
-    ).fetchone()
-    return ProjectCounts(tasks, annotations, skipped, n_open, again)
-
-
-def read_tasks(db: sqlite3.Connection) -> list[Task]:
-    """Return all tasks, oldest first."""
-    rows = db.execute("SELECT task_id, image_id, is_open, is_again FROM mirror_task ORDER BY 1")
-    return [Task(i, image_id, bool(is_open), bool(again)) for i, image_id, is_open, again in rows]
-
-
-def read_annotations(db: sqlite3.Connection) -> dict[int, list[Annotation]]:
-    """Return all annotations by task, oldest first."""
-    rows = db.execute(
-        "SELECT annotation_id, task_id, image_id, annotator, label, was_skipped, updated_at, "
-        "is_ground_truth, took_guess, seconds FROM mirror_annotation "
-        "WHERE answer IS NOT NULL ORDER BY task_id, annotation_id"
-    )
-    found: dict[int, list[Annotation]] = defaultdict(list)
-    for id_, task_id, image_id, annotator, label, skipped, at, truth, took, seconds in rows:
-        found[task_id].append(
-            Annotation(
-                annotation_id=id_,
-                task_id=task_id,
-                image_id=image_id,
-                annotator=annotator,
-                label=label,
-                was_skipped=bool(skipped),
-                updated_at=at,
-                is_ground_truth=bool(truth),
-                accepted_guess=bool(took),
-                seconds=seconds,
-            )
-        )
-    return dict(found)
-
-
-def count_new(db: sqlite3.Connection) -> tuple[int, float | None]:
-    """Count annotations that differ from what was learned; return when the first was noticed."""
-    # Must match the index's condition, or SQLite would scan the whole table.
-    n_new, first_at = db.execute(
-        "SELECT count(*), min(changed_at) FROM mirror_annotation WHERE answer IS NOT learned"
-    ).fetchone()
-    return n_new, first_at
-
-
-def read_new_images(db: sqlite3.Connection) -> set[str]:
-    """Return the images with annotations that differ from what was learned."""
-    query = "SELECT DISTINCT image_id FROM mirror_annotation WHERE answer IS NOT learned"
-    return {image_id for (image_id,) in db.execute(query)}
 
 
 def write_learned(db: sqlite3.Connection, digests: Mapping[int, str], now: float) -> None:

@@ -14,13 +14,13 @@ class AskedImage(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    image_id: str = Field(description="which image")
-    confidence: Probability = Field(description="low is asked first")
+    image_id: str = Field(description="the id of the image")
+    confidence: Probability = Field(description="the lowest is asked first")
     guesses: tuple[tuple[str, Probability], ...] = Field(
         description="the three likeliest labels, each with its probability; empty without a model "
         "and with `BLIND=true`"
     )
-    is_again: bool = Field(description="it has an answer, and another person is also asked")
+    is_again: bool = Field(description="it is annotated, and another annotator is asked as well")
 
 
 class OpenImage(AskedImage):

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 from backend.base.errors import StoreError
 from backend.store import earlier_release
@@ -23,42 +24,10 @@ N_MIRROR_TABLES = 3
 Connection = sqlite3.Connection
 BUSY_TIMEOUT_S = 30.0
 
-# One script for each schema version; `user_version` says how many have run. Never change a released
-# script: add another.
+# One script for each version of the own tables' schema; `user_version` says how many have run.
+# Never change a released script: add another.
 MIGRATIONS = (
     """
-    CREATE TABLE mirror_task (
-        task_id INTEGER PRIMARY KEY,
-        image_id TEXT NOT NULL,
-        is_open INTEGER NOT NULL,
-        is_again INTEGER NOT NULL,
-        updated_at TEXT NOT NULL,   -- by Label Studio's clock, ISO 8601
-        read_at REAL NOT NULL       -- by ours, seconds since the epoch
-    ) STRICT;
-    CREATE INDEX mirror_task_image ON mirror_task (image_id);
-    CREATE INDEX mirror_task_open ON mirror_task (task_id) WHERE is_open;
-    CREATE TABLE mirror_annotation (
-        annotation_id INTEGER PRIMARY KEY,
-        task_id INTEGER NOT NULL,
-        image_id TEXT NOT NULL,
-        annotator INTEGER,          -- NULL = the data set
-        label TEXT,
-        was_skipped INTEGER NOT NULL,
-        updated_at TEXT NOT NULL,
-        is_ground_truth INTEGER NOT NULL,
-        took_guess INTEGER NOT NULL,
-        seconds REAL,
-        answer TEXT,                -- NULL = deleted since it was learned
-        learned TEXT,               -- the answer that the last training learned; NULL = none
-        changed_at REAL NOT NULL    -- when the answer was first seen to differ
-    ) STRICT;
-    CREATE INDEX mirror_annotation_task ON mirror_annotation (task_id);
-    CREATE INDEX mirror_annotation_new ON mirror_annotation (changed_at)
-        WHERE answer IS NOT learned;
-    CREATE TABLE mirror_open (      -- the open images as last ordered, for people to see
-        place INTEGER PRIMARY KEY,
-        image TEXT NOT NULL         -- OpenImage as JSON
-    ) STRICT;
     CREATE TABLE own_asked (
         image_id TEXT PRIMARY KEY,
         round INTEGER NOT NULL,
@@ -90,6 +59,53 @@ MIGRATIONS = (
     ) WITHOUT ROWID, STRICT;
     """,
 )
+MIRROR_TABLES = """
+    CREATE TABLE IF NOT EXISTS mirror_task (
+        task_id INTEGER PRIMARY KEY,
+        image_id TEXT NOT NULL,
+        is_open INTEGER NOT NULL,
+        is_again INTEGER NOT NULL,
+        updated_at TEXT NOT NULL,   -- by Label Studio's clock, ISO 8601
+        read_at REAL NOT NULL       -- by ours, seconds since the epoch
+    ) STRICT;
+    CREATE INDEX IF NOT EXISTS mirror_task_image ON mirror_task (image_id);
+    CREATE INDEX IF NOT EXISTS mirror_task_open ON mirror_task (task_id) WHERE is_open;
+    CREATE TABLE IF NOT EXISTS mirror_annotation (
+        annotation_id INTEGER PRIMARY KEY,
+        task_id INTEGER NOT NULL,
+        image_id TEXT NOT NULL,
+        annotator INTEGER,          -- NULL = the data set
+        label TEXT,
+        was_skipped INTEGER NOT NULL,
+        updated_at TEXT NOT NULL,
+        is_ground_truth INTEGER NOT NULL,
+        took_guess INTEGER NOT NULL,
+        seconds REAL,
+        answer TEXT,                -- NULL = deleted since it was learned
+        learned TEXT,               -- the answer that the last training learned; NULL = none
+        changed_at REAL NOT NULL    -- when the answer was first seen to differ
+    ) STRICT;
+    CREATE INDEX IF NOT EXISTS mirror_annotation_task ON mirror_annotation (task_id);
+    CREATE INDEX IF NOT EXISTS mirror_annotation_new ON mirror_annotation (changed_at)
+        WHERE answer IS NOT learned;
+    CREATE TABLE IF NOT EXISTS mirror_open ( -- the open images as last ordered, for people to see
+        place INTEGER PRIMARY KEY,
+        image TEXT NOT NULL         -- OpenImage as JSON
+    ) STRICT;
+"""
+
+# What to do about an error, by SQLite's message
+ADVICE = {
+    "unable to open|readonly": (
+        "cannot be opened ({}): if this process may only read, it must wait for the clock; else "
+        "check MODEL_DIR and its permissions"
+    ),
+    "malformed|not a database|a row cannot": (
+        "is damaged ({}): restore a backup, or move it away; it is then rebuilt from Label Studio, "
+        "without the reviews"
+    ),
+    "": "cannot be used ({}): check MODEL_DIR, its permissions and the free space",
+}
 
 
 @contextmanager
@@ -98,30 +114,24 @@ def reading(root: Path) -> Iterator[Connection]:
 
     StoreError if it cannot be opened: on a read-only mount while no process writes to it.
     """
-    path = root / FILE
-    with _store_errors(path):
-        if not path.exists():
-            with _open_empty() as db:
-                yield db
-            return
-        with closing(_connect_for_reading(path)) as db, _open_empty() as empty:
-            _check_version(db, path)
-            if _version(db) and _lacks_mirror_tables(db):
-                connect(root).close()
-            yield db if _version(db) else empty
+    with _store_errors(root / FILE), closing(_open_for_reading(root / FILE)) as db:
+        if _version(db) and _lacks_mirror_tables(db):
+            connect(root).close()
+        yield db
 
 
 @contextmanager
 def writing(root: Path) -> Iterator[Connection]:
     """Open a project's database for one transaction; create or migrate it if necessary."""
-    with closing(connect(root)) as db, _store_errors(root / FILE):
+    with closing(connect(root)) as db, _store_errors(root / FILE), db:
         db.execute("BEGIN IMMEDIATE")
-        try:
-            yield db
-        except BaseException:
-            db.execute("ROLLBACK")
-            raise
-        db.execute("COMMIT")
+        yield db
+
+
+def select(root: Path, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
+    """Return all rows of one query."""
+    with reading(root) as db:
+        return db.execute(query, parameters).fetchall()
 
 
 def connect(root: Path) -> Connection:
@@ -132,15 +142,7 @@ def connect(root: Path) -> Connection:
     path = root / FILE
     with _store_errors(path):
         root.mkdir(parents=True, exist_ok=True)
-        db = _connect(path.absolute().as_uri())
-        try:
-            _check_version(db, path)
-            if _version(db) < len(MIGRATIONS) or _lacks_mirror_tables(db):
-                _migrate(db, root)
-        except BaseException:
-            db.close()
-            raise
-        return db
+        return _connect(path, "mode=rwc")
 
 
 def copy(root: Path, folder: Path) -> Path:
@@ -152,77 +154,72 @@ def copy(root: Path, folder: Path) -> Path:
     return made
 
 
-def _connect(uri: str) -> Connection:
+def _connect(path: Path, mode: str) -> Connection:
+    uri = f"{path.absolute().as_uri()}?{mode}"
     db = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None)
     try:
         db.execute("PRAGMA synchronous = NORMAL")  # a power cut may undo only the last second
-        _version(db)  # reads the file, so that an unreadable one fails here
-        return db
+        if _version(db) > len(MIGRATIONS):
+            raise StoreError(
+                f"{path} was made by a newer release of Tightloop: update, or restore a backup of "
+                "this release"
+            )
+        is_outdated = _version(db) < len(MIGRATIONS) or _lacks_mirror_tables(db)
+        if mode == "mode=rwc" and is_outdated:
+            _migrate(db, path.parent)
     except BaseException:
         db.close()
         raise
+    return db
+
+
+def _open_for_reading(path: Path) -> Connection:
+    if path.exists():
+        db = _connect_for_reading(path)
+        if _version(db):
+            return db
+        db.close()
+    empty = sqlite3.connect(":memory:")
+    _create_tables(empty)
+    return empty
 
 
 def _connect_for_reading(path: Path) -> Connection:
-    uri = f"{path.absolute().as_uri()}?mode=ro"
     try:
-        return _connect(uri)
+        return _connect(path, "mode=ro")
     except sqlite3.OperationalError:
         if path.with_name(f"{path.name}-wal").exists():
             raise
     # No process has it open, and this one may not create the log that opening it needs. Without a
     # writer the file does not change, so it can be read without a log.
-    return _connect(f"{uri}&immutable=1")
+    return _connect(path, "mode=ro&immutable=1")
 
 
 def _migrate(db: Connection, root: Path) -> None:
     _switch_to_wal(db)
-    db.execute("BEGIN IMMEDIATE")  # another process may be migrating it
-    try:
+    with db:
+        db.execute("BEGIN IMMEDIATE")  # another process may be migrating it
         is_new = not _version(db)
-        _run_migrations(db)
+        _create_tables(db)
         if is_new:
             earlier_release.take_over(db, root)
-        elif _lacks_mirror_tables(db):
-            _create_mirror_tables(db)
         db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
-    except BaseException:
-        db.execute("ROLLBACK")
-        raise
-    db.execute("COMMIT")
     earlier_release.move_files(root)
 
 
-def _run_migrations(db: Connection) -> None:
-    for script in MIGRATIONS[_version(db) :]:
-        for statement in _statements(script):
+def _create_tables(db: Connection) -> None:
+    """Create the tables that are missing; if mirror tables were, Label Studio is read in full."""
+    lacked_mirror_tables = _lacks_mirror_tables(db)
+    for script in (*MIGRATIONS[_version(db) :], MIRROR_TABLES):
+        for statement in script.split(";\n"):
             db.execute(statement)
+    if lacked_mirror_tables:
+        db.execute("DELETE FROM own_fact WHERE name IN ('read_at', 'full_read_at')")
 
 
 def _lacks_mirror_tables(db: Connection) -> bool:
     query = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name GLOB 'mirror_*'"
     return bool(db.execute(query).fetchone()[0] < N_MIRROR_TABLES)
-
-
-def _create_mirror_tables(db: Connection) -> None:
-    """Create the mirror tables that were dropped, so that Label Studio is read again in full."""
-    existing = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
-    for statement in (s for script in MIGRATIONS for s in _statements(script)):
-        created = re.match(r"\s*CREATE (?:TABLE|INDEX) (mirror_\w+)", statement)
-        if created and created[1] not in existing:
-            db.execute(statement)
-    db.execute("DELETE FROM own_fact WHERE name IN ('read_at', 'full_read_at')")
-
-
-def _statements(script: str) -> list[str]:
-    return list(filter(str.strip, script.split(";\n")))
-
-
-@contextmanager
-def _open_empty() -> Iterator[Connection]:
-    with closing(sqlite3.connect(":memory:")) as db:
-        _run_migrations(db)
-        yield db
 
 
 def _switch_to_wal(db: Connection) -> None:
@@ -238,46 +235,22 @@ def _switch_to_wal(db: Connection) -> None:
             time.sleep(0.05)
 
 
-def _check_version(db: Connection, path: Path) -> None:
-    if _version(db) > len(MIGRATIONS):
-        raise StoreError(
-            f"{path} was made by a newer release of Tightloop: update, or restore a backup of this "
-            "release"
-        )
-
-
 def _version(db: Connection) -> int:
     return int(db.execute("PRAGMA user_version").fetchone()[0])
 
 
 @contextmanager
 def _store_errors(path: Path) -> Iterator[None]:
+    """Raise a StoreError in place of an error that people can repair."""
     try:
         yield
-    except sqlite3.DatabaseError as error:
-        if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
-            raise  # a bug of ours; people cannot repair it
-        raise StoreError(_explain(path, error)) from error
-    except ValueError as error:  # a row that is not JSON or has bad fields
-        raise StoreError(_explain_damage(path, "a row cannot be read")) from error
-    except OSError as error:
-        raise StoreError(f"{path} cannot be used ({error.strerror}): check MODEL_DIR") from error
-
-
-def _explain(path: Path, error: sqlite3.DatabaseError) -> str:
-    reason = str(error)
-    if "unable to open" in reason or "readonly" in reason:
-        return (
-            f"{path} cannot be opened ({reason}): if this process may only read, it must wait for "
-            "the clock; else check MODEL_DIR and its permissions"
+    except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
+        raise  # a bug of ours
+    except (sqlite3.DatabaseError, OSError, ValueError) as error:
+        reason = (
+            "a row cannot be read"  # it is not JSON or has bad fields
+            if isinstance(error, ValueError)
+            else str(getattr(error, "strerror", None) or error)
         )
-    if "malformed" in reason or "not a database" in reason:
-        return _explain_damage(path, reason)
-    return f"{path} cannot be used ({reason}): check the free space and MODEL_DIR's permissions"
-
-
-def _explain_damage(path: Path, reason: str) -> str:
-    return (
-        f"{path} is damaged ({reason}): restore a backup, or move it away; it is then made again "
-        "from Label Studio, without what was reviewed"
-    )
+        advice = next(text for pattern, text in ADVICE.items() if re.search(pattern, reason))
+        raise StoreError(f"{path} {advice.format(reason)}") from error

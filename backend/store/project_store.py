@@ -11,18 +11,18 @@ import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from pydantic_core import from_json
 
-from backend.base.labeling import Annotation, Asked, ProjectCounts, Task, TaskReading
+from backend.base.labeling import Asked, TaskReading
 from backend.store import mirror
 from backend.store.annotator_figures import AnnotatorFigures
+from backend.store.mirror import Mirror
 from backend.store.open_image import OPEN_IMAGES_KEPT, OpenImage
-from backend.store.project_db import reading, writing
+from backend.store.project_db import reading, select, writing
 
 ERRORS_KEPT = 10
 _FIGURES = TypeAdapter(AnnotatorFigures)
@@ -59,15 +59,12 @@ class Facts(BaseModel):
     pruning_announced_at: Moment = 0.0  # when it was announced which weights will be deleted
 
 
-class ProjectStore:
-    """The database in a project's folder.
+class ProjectStore(Mirror):
+    """The database in a project's folder: the copy of Label Studio, and what is recorded here.
 
     Every method opens its own connection, so that none crosses a fork. StoreError if the file
     cannot be read or written. Before the first write everything is empty.
     """
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
 
     # Facts
 
@@ -98,9 +95,7 @@ class ProjectStore:
         """Record tasks with their annotations as just read, and how they were asked."""
         with writing(self._root) as db:
             is_changed = mirror.write_tasks(db, tasks, now)
-            for task in tasks:
-                if task.asked is not None:
-                    _write_asked(db, task.asked, "OR IGNORE")
+            _write_asked(db, filter(None, (task.asked for task in tasks)), "OR IGNORE")
             _raise_revision(db, is_changed)
 
     def record_reading(self, began: float, *, is_full: bool) -> None:
@@ -120,43 +115,6 @@ class ProjectStore:
         with writing(self._root) as db:
             _raise_revision(db, mirror.delete_tasks(db, task_ids, now))
 
-    def n_tasks(self) -> int:
-        """Count all tasks, as last read."""
-        with reading(self._root) as db:
-            return mirror.count_tasks(db)
-
-    def n_open(self) -> int:
-        """Count the tasks that no one has annotated, as last read."""
-        with reading(self._root) as db:
-            return mirror.count_open(db)
-
-    def counts(self) -> ProjectCounts:
-        """Count tasks and annotations as last read."""
-        with reading(self._root) as db:
-            return mirror.count(db)
-
-    def tasks(self) -> list[Task]:
-        """Return all tasks as last read, oldest first."""
-        with reading(self._root) as db:
-            return mirror.read_tasks(db)
-
-    def annotations(self) -> dict[int, list[Annotation]]:
-        """Return all annotations as last read, by task."""
-        with reading(self._root) as db:
-            return mirror.read_annotations(db)
-
-    def new_annotations(self) -> tuple[int, float | None]:
-        """Count annotations that were added, changed or deleted since the last training, and
-        return when the first change was noticed.
-        """
-        with reading(self._root) as db:
-            return mirror.count_new(db)
-
-    def new_images(self) -> set[str]:
-        """Return the images of those annotations."""
-        with reading(self._root) as db:
-            return mirror.read_new_images(db)
-
     def record_learned(self, digests: Mapping[int, str], now: float, **facts: Any) -> None:
         """Record what a training learned, annotation id -> digest, and its results."""
         with writing(self._root) as db:
@@ -169,33 +127,25 @@ class ProjectStore:
     def record_asked(self, asked: Iterable[Asked]) -> None:
         """Record how images are asked; asking an image again replaces its record."""
         with writing(self._root) as db:
-            for of_image in asked:
-                _write_asked(db, of_image, "OR REPLACE")
+            _write_asked(db, asked, "OR REPLACE")
 
     def asked_probs(self, n_classes: int) -> dict[str, Row]:
         """Return by image the probabilities of the version that asked it, if it is still a task."""
-        with reading(self._root) as db:
-            rows = db.execute(
-                "SELECT image_id, probs FROM own_asked WHERE length(probs) = ? "
-                "AND image_id IN (SELECT image_id FROM mirror_task)",
-                (4 * n_classes,),
-            )
-            return _read_probs(rows, n_classes)
+        query = (
+            "SELECT image_id, probs FROM own_asked WHERE length(probs) = ? "
+            "AND image_id IN (SELECT image_id FROM mirror_task)"
+        )
+        return _read_probs(select(self._root, query, 4 * n_classes), n_classes)
 
     def fold_probs(self, n_classes: int) -> dict[str, Row]:
         """Return out-of-sample probabilities of images that were asked without a model."""
-        with reading(self._root) as db:
-            query = "SELECT image_id, probs FROM own_fold WHERE length(probs) = ?"
-            rows = db.execute(query, (4 * n_classes,))
-            return _read_probs(rows, n_classes)
+        query = "SELECT image_id, probs FROM own_fold WHERE length(probs) = ?"
+        return _read_probs(select(self._root, query, 4 * n_classes), n_classes)
 
     def record_fold_probs(self, image_ids: Sequence[str], probs: Sequence[Row]) -> None:
         """Replace all out-of-sample probabilities; one row per image."""
-        rows = [row.astype(np.float32).tobytes() for row in probs]
-        with writing(self._root) as db:
-            db.execute("DELETE FROM own_fold")
-            pairs = zip(image_ids, rows, strict=True)
-            db.executemany("INSERT INTO own_fold VALUES (?, ?)", pairs)
+        blobs = [row.astype(np.float32).tobytes() for row in probs]
+        self._replace_rows("own_fold", zip(image_ids, blobs, strict=True))
 
     # Reviews
 
@@ -207,8 +157,7 @@ class ProjectStore:
 
     def reviewed(self) -> dict[str, str]:
         """Return the labels that reviews made ground truth, by image."""
-        with reading(self._root) as db:
-            return dict(iter(db.execute("SELECT image_id, label FROM own_reviewed")))
+        return dict(select(self._root, "SELECT image_id, label FROM own_reviewed"))
 
     def record_reviewed(self, image_id: str, label: str) -> None:
         """Record that a review made a label ground truth."""
@@ -220,10 +169,7 @@ class ProjectStore:
     def record_open_images(self, read_at: float, images: Sequence[OpenImage]) -> None:
         """Record the first OPEN_IMAGES_KEPT open images, in the order of asking."""
         rows = enumerate(image.model_dump_json() for image in images[:OPEN_IMAGES_KEPT])
-        with writing(self._root) as db:
-            db.execute("DELETE FROM mirror_open")
-            db.executemany("INSERT INTO mirror_open VALUES (?, ?)", rows)
-            _record(db, {"open_read_at": read_at})
+        self._replace_rows("mirror_open", rows, open_read_at=read_at)
 
     def open_images(self) -> list[OpenImage]:
         """Return the open images as last ordered."""
@@ -234,9 +180,7 @@ class ProjectStore:
     def record_annotators(self, people: Sequence[AnnotatorFigures]) -> None:
         """Record the figures of all annotators."""
         rows = enumerate(json.dumps(asdict(figures)) for figures in people)
-        with writing(self._root) as db:
-            db.execute("DELETE FROM own_annotator")
-            db.executemany("INSERT INTO own_annotator VALUES (?, ?)", rows)
+        self._replace_rows("own_annotator", rows)
 
     def annotators(self) -> list[AnnotatorFigures]:
         """Return the figures of all annotators, as last recorded."""
@@ -257,20 +201,24 @@ class ProjectStore:
 
     def errors(self) -> list[dict[str, str]]:
         """Return the last errors, newest first."""
-        with reading(self._root) as db:
-            query = 'SELECT at, "where", message FROM own_error ORDER BY rowid DESC'
-            return [
-                {"at": at, "where": where, "message": message}
-                for at, where, message in db.execute(query)
-            ]
+        query = 'SELECT at, "where", message FROM own_error ORDER BY rowid DESC'
+        return [
+            {"at": at, "where": where, "message": message}
+            for at, where, message in select(self._root, query)
+        ]
+
+    def _replace_rows(self, table: str, rows: Iterable[tuple[Any, Any]], **facts: Any) -> None:
+        with writing(self._root) as db:
+            db.execute(f"DELETE FROM {table}")
+            db.executemany(f"INSERT INTO {table} VALUES (?, ?)", rows)
+            _record(db, facts)
 
 
-def _read_probs(rows: Iterable[tuple[str, bytes]], n_classes: int) -> dict[str, Row]:
+def _read_probs(rows: Sequence[tuple[str, bytes]], n_classes: int) -> dict[str, Row]:
     """Return probabilities by image, without damaged rows, which hold NaN."""
-    kept = list(rows)
-    probs = np.frombuffer(b"".join(blob for _, blob in kept), np.float32).reshape(-1, n_classes)
+    probs = np.frombuffer(b"".join(blob for _, blob in rows), np.float32).reshape(-1, n_classes)
     is_sound = np.isfinite(probs).all(axis=1)
-    return {kept[row][0]: probs[row] for row in np.flatnonzero(is_sound)}
+    return {rows[row][0]: probs[row] for row in np.flatnonzero(is_sound)}
 
 
 def _facts(db: sqlite3.Connection) -> Facts:
@@ -291,15 +239,16 @@ def _raise_revision(db: sqlite3.Connection, is_changed: bool) -> None:
         _record(db, {"revision": _facts(db).revision + 1})
 
 
-def _write_asked(db: sqlite3.Connection, asked: Asked, otherwise: str) -> None:
-    db.execute(
-        f"INSERT {otherwise} INTO own_asked VALUES (?, ?, ?, ?, ?, ?)",
+def _write_asked(db: sqlite3.Connection, asked: Iterable[Asked], otherwise: str) -> None:
+    rows = (
         (
-            asked.image_id,
-            asked.round,
-            asked.strategy,
-            asked.version,
-            asked.confidence,
-            np.array(asked.probs, np.float32).tobytes(),
-        ),
+            image.image_id,
+            image.round,
+            image.strategy,
+            image.version,
+            image.confidence,
+            np.array(image.probs, np.float32).tobytes(),
+        )
+        for image in asked
     )
+    db.executemany(f"INSERT {otherwise} INTO own_asked VALUES (?, ?, ?, ?, ?, ?)", rows)

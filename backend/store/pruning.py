@@ -10,12 +10,10 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
-from backend.base.errors import BrokenVersionError
 from backend.store.files import folder_errors
 from backend.store.project_store import ProjectStore
 from backend.store.registry import Promotion, Registry
@@ -40,10 +38,8 @@ def choose_pruned(
     `metas` are the sound versions, `promotions` come newest first, `named` are the versions named
     by predictions in Label Studio. keep_versions=0 keeps all.
     """
-    if not keep_versions:
-        return []
     full = sorted((meta for meta in metas if not meta.is_head), key=lambda meta: meta.round)
-    newest = {meta.version for meta in full[-keep_versions:]}
+    newest = {meta.version for meta in full[-keep_versions:]}  # [-0:] is all of them
     usable = {meta.version for meta in metas if meta.pruned_at is None}
     in_service = next((p.version for p in promotions if p.version in usable), "")
     bodies = dict.fromkeys(body_of(p.version) for p in promotions)
@@ -73,9 +69,9 @@ def prune(
     weights are due to be deleted.
     """
     _prune_heads(root)
-    _prune_embeddings(root)
     sound, _ = Registry(root).versions()
     promotions = Registry(root).promotions()
+    _prune_embeddings(root, sound, promotions)
     going = choose_pruned(sound, promotions, keep_versions, ())
     if not going:
         # Setting KEEP_VERSIONS=0 ends the announcement: a later deletion is announced again.
@@ -123,11 +119,10 @@ def _has_pruned(sound: Sequence[Meta], announced_at: datetime | None) -> bool:
 
 def _sentence(sound: Sequence[Meta], going: Sequence[str], announced_at: datetime) -> str:
     n_full = sum(not meta.is_head and meta.pruned_at is None for meta in sound)
-    lose = "loses its" if len(going) == 1 else "lose their"
     at = (announced_at + NOTICE).astimezone(UTC)
     return (
-        f"{len(going)} of {n_full} full versions {lose} weights after {at:%Y-%m-%d %H:%M} UTC; "
-        "set KEEP_VERSIONS=0 to keep all"
+        f"the weights of {len(going)} of {n_full} full versions will be deleted after "
+        f"{at:%Y-%m-%d %H:%M} UTC; set KEEP_VERSIONS=0 to keep all"
     )
 
 
@@ -160,15 +155,10 @@ def _made_at(folder: Path) -> float:
     return (meta if meta.exists() else folder).stat().st_mtime
 
 
-def _prune_embeddings(root: Path) -> None:
+def _prune_embeddings(root: Path, sound: Sequence[Meta], promotions: Sequence[Promotion]) -> None:
     """Delete all embeddings except those of the last two bodies; they can be computed again."""
-    history = [p.version for p in Registry(root).promotions()]
-    bodies = list(dict.fromkeys(map(body_of, history)))[:BODIES_KEPT]
-    keep = set()
-    for version in history:
-        if body_of(version) in bodies:
-            with suppress(BrokenVersionError):
-                keep.add(Registry(root).read_meta(version).body_key)
+    bodies = list(dict.fromkeys(body_of(p.version) for p in promotions))[:BODIES_KEPT]
+    keep = {meta.body_key for meta in sound if meta.body in bodies}
     long_ago = time.time() - DRAFT_LIFETIME_S
     with folder_errors(root):
         for path in (root / "embeddings").glob("*"):

@@ -4,10 +4,10 @@
         project.json      see project_record.py
         project.db        see project_store.py
         current           the version in service, and those before it
-        r0007/            model.safetensors, meta.json and the version's scores (pool_scores.py);
+        r0007/            model.safetensors, meta.json and the probabilities (version_probs.py);
                           of a pruned version meta.json alone
         r0007h02/         the second head on the body of r0007: the same, of its last layer alone
-        embeddings/       of pool, validation and test, by body; a cache (pool_scores.py)
+        embeddings/       of pool, validation and test, by body; a cache (pool_embeddings.py)
         *.lock            see locks.py
 
 Pydantic reads all JSON, because it refuses text that is nested too deep or not Unicode.
@@ -19,7 +19,8 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -161,7 +162,9 @@ class Registry:
                 f"the weights of {version} were pruned on {meta.pruned_at:%Y-%m-%d}: choose "
                 "another version; a higher KEEP_VERSIONS keeps more of them (0: all)"
             )
-        return version_weights.read_weights(self._weights(version), meta.sha256)
+        weights = self._weights(version)
+        with _broken_version_errors(weights):
+            return version_weights.read_weights(weights, meta.sha256)
 
     def promotions(self) -> list[Promotion]:
         """Return which versions were put in service, newest first; empty before the first."""
@@ -204,23 +207,12 @@ class Registry:
         return self.root / version / version_weights.FILE
 
     def _read_meta_file(self, version: str) -> Meta:
-        try:
-            meta = _parse_meta(self.root / version / "meta.json")
-        except FileNotFoundError:
-            raise BrokenVersionError(
-                f"{version} has no meta.json: half-written, or not ours"
-            ) from None
-        except ValidationError as error:
-            raise BrokenVersionError(
-                f"{version}/meta.json is damaged ({_describe(error)})"
-            ) from None
-        except OSError as error:
-            raise BrokenVersionError(
-                f"{version}/meta.json cannot be read: {error.strerror}"
-            ) from None
+        path = self.root / version / "meta.json"
+        with _broken_version_errors(path):
+            meta = _parse_meta(path)
         if meta.version != version:
             raise BrokenVersionError(
-                f"{version}/meta.json speaks of {meta.version}: a foreign folder"
+                f"{version}/meta.json belongs to {meta.version}: the folder was renamed or copied"
             )
         if meta.is_head:
             # One mark, the body's, prunes it with all its heads at once.
@@ -231,24 +223,16 @@ class Registry:
 
     def _check_weights(self, meta: Meta) -> None:
         """Raise BrokenVersionError unless the headers of a version and its body are sound."""
-        for name in (meta.version, meta.body):
-            if not self._weights(name).is_file():
-                raise BrokenVersionError(
-                    f"{name} has no model.safetensors: half-written, or not ours"
-                )
         if meta.is_head:
             self.read_meta(meta.body)
-        weights = self._weights(meta.version)
-        try:
+        weights, body = self._weights(meta.version), self._weights(meta.body)
+        with _broken_version_errors(weights):
             fault = version_weights.find_header_fault(weights, len(meta.classes), meta.is_head)
-            if not fault and meta.is_head:
-                read_width = version_weights.read_width
-                if read_width(weights) != read_width(self._weights(meta.body)):
-                    fault = f"is not a last layer of {meta.body}"
-        except OSError as error:
-            fault = f"cannot be read: {error.strerror or error}"
+            read_width = version_weights.read_width
+            if not fault and meta.is_head and read_width(weights) != read_width(body):
+                fault = f"is not a last layer of {meta.body}"
         if fault:
-            raise BrokenVersionError(f"{meta.version}/model.safetensors {fault}")
+            raise BrokenVersionError(f"{meta.version}/{weights.name} {fault}")
 
     def _find_current(self) -> tuple[Meta | None, dict[str, str]]:
         """Return the version in service, and why versions promoted after it are passed over."""
@@ -256,25 +240,40 @@ class Registry:
         for promotion in self.promotions():
             try:
                 meta = self.read_meta(promotion.version)
-                if meta.pruned_at is not None:
-                    continue  # superseded long ago
-                self._check_numbers(meta)
+                if meta.pruned_at is None:  # otherwise it was superseded long ago
+                    self._check_numbers(meta)
+                    return meta, passed_over
             except BrokenVersionError as error:
                 passed_over[promotion.version] = str(error)
                 _log_passed_over(self.root.name, str(error))
-                continue
-            return meta, passed_over
         return None, passed_over
 
     def _check_numbers(self, meta: Meta) -> None:
         """Raise BrokenVersionError unless the weights of a version and its body are sound."""
         for part in (meta, self.read_meta(meta.body)) if meta.is_head else (meta,):
-            try:
-                fault = version_weights.find_fault(self._weights(part.version), part.sha256)
-            except OSError as error:
-                fault = f"{meta.version} cannot be read: {error.strerror}"
+            weights = self._weights(part.version)
+            with _broken_version_errors(weights):
+                fault = version_weights.find_fault(weights, part.sha256)
             if fault:
                 raise BrokenVersionError(fault)
+
+
+@contextmanager
+def _broken_version_errors(path: Path) -> Iterator[None]:
+    """Raise a BrokenVersionError in place of an error in reading one of a version's files."""
+    version = path.parent.name
+    try:
+        yield
+    except FileNotFoundError:
+        raise BrokenVersionError(
+            f"{version} has no {path.name}: it is half-written or not a version of Tightloop"
+        ) from None
+    except OSError as error:
+        raise BrokenVersionError(
+            f"{version}/{path.name} cannot be read: {error.strerror or error}"
+        ) from None
+    except ValidationError as error:
+        raise BrokenVersionError(f"{version}/{path.name} is damaged ({_describe(error)})") from None
 
 
 # A status lists all versions every few seconds, and their files hardly ever change.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from backend.network.resnet_layout import TensorType
+
+log = logging.getLogger(__name__)
 
 DTYPES = ("F16", "F32", "F64", "I64")  # those we write; numpy lacks some of the others
 
@@ -57,6 +61,29 @@ def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:
 def find_not_finite(arrays: Mapping[str, NDArray[Any]]) -> str:
     """Name an array that holds NaN or infinite numbers; "" if none does."""
     return next((name for name, array in arrays.items() if not np.isfinite(array).all()), "")
+
+
+@contextmanager
+def damage_logged(path: Path) -> Iterator[None]:
+    """Suppress the error of a file that is missing or damaged; log the damage."""
+    try:
+        yield
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        log.warning("%s is damaged and left out: %.300s", path, error)
+
+
+def find_array(
+    arrays: Mapping[str, NDArray[Any]], name: str, kind: str, n_axes: int
+) -> NDArray[Any]:
+    """Return an array by name; ValueError unless it has that kind ("f" or "i") and n_axes."""
+    array = arrays.get(name)
+    if array is None:
+        raise ValueError(f"{name} is missing")
+    if array.dtype.kind != kind or array.ndim != n_axes:
+        raise ValueError(f"{name} is {array.dtype} {list(array.shape)}")
+    return array
 
 
 def _types(file: Any) -> dict[str, TensorType]:

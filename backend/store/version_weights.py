@@ -50,24 +50,28 @@ def read_width(path: Path) -> int:
 
 @cached_until_changed(256)
 def find_fault(path: Path, expected_sha256: str) -> str:
-    """Say what `read_weights` finds wrong with a file; "" if nothing."""
+    """Say what `read_weights` finds wrong with a file's content; "" if nothing.
+
+    An OSError is not caught, and so not cached: it may be over in a moment.
+    """
     try:
         read_weights(path, expected_sha256)
     except BrokenVersionError as error:
-        if isinstance(error.__context__, OSError):
-            raise  # not cached: it may be over in a moment
         return str(error)
     return ""
 
 
 def read_weights(path: Path, expected_sha256: str) -> State:
-    """Read a version's own weights; BrokenVersionError unless they match and are finite."""
+    """Read a version's own weights; BrokenVersionError unless they match and are finite.
+
+    OSError if the file cannot be read.
+    """
     name = f"{path.parent.name}/{path.name}"
     try:
         if sha256(path) != expected_sha256:
             raise BrokenVersionError(f"{name} differs from its sha256")
         _, state = tensor_file.read_tensors(path)
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise BrokenVersionError(f"{name} cannot be read: {error}") from None
     if tensor := tensor_file.find_not_finite(state):
         raise BrokenVersionError(f"{name} is damaged: {tensor} holds NaN or infinite numbers")

@@ -6,7 +6,6 @@ import re
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from queue import Empty, Queue
 from threading import Thread
 from typing import Any
 from urllib.request import Request, urlopen
@@ -20,6 +19,7 @@ from backend.base.downloads import download
 from backend.base.errors import WeightsError
 from backend.base.progress import Progress
 from backend.network import resnet
+from backend.network.resnet_layout import COUNTER
 
 IMAGENET_URL: str = ResNet18_Weights.IMAGENET1K_V1.url
 SILENCE_S = 30.0  # after which a download is given up
@@ -44,22 +44,20 @@ def find_weights(
 ) -> PretrainedWeights:
     """Return the weights that `name` means: `auto`, `imagenet`, `none` or the path of a state_dict.
 
-    The file may be in safetensors or torch format. WeightsError if the weights cannot be had.
+    The file may be in safetensors or torch format. WeightsError if it cannot be read or downloaded.
     """
-    if name == "none":
-        return PretrainedWeights("none", None, "")
-    if name == "imagenet":
-        state = _download(url, data_dir / "weights", give_up_after_s, progress)
-        return PretrainedWeights("imagenet", state, "")
-    if name == "auto":
+    if name not in ("auto", "imagenet", "none"):
+        return PretrainedWeights(name, _read(Path(name)), "")
+    notice = ""
+    if name != "none":
         try:
-            return find_weights(
-                "imagenet", data_dir, url=url, give_up_after_s=give_up_after_s, progress=progress
-            )
+            state = _download(url, data_dir / "weights", give_up_after_s, progress)
+            return PretrainedWeights("imagenet", state, "")
         except WeightsError as error:
+            if name == "imagenet":
+                raise
             notice = f"training starts from NO pre-trained weights and needs more labels: {error}"
-            return PretrainedWeights("none", None, notice)
-    return PretrainedWeights(name, _read(Path(name)), "")
+    return PretrainedWeights("none", None, notice)
 
 
 def _download(url: str, folder: Path, give_up_after_s: float, progress: Progress) -> resnet.State:
@@ -79,39 +77,38 @@ def _download(url: str, folder: Path, give_up_after_s: float, progress: Progress
             )
         except (OSError, HTTPException) as error:
             raise WeightsError(
-                f"torchvision's ImageNet weights cannot be had from {url} ({error}): set "
+                f"torchvision's ImageNet weights cannot be downloaded from {url} ({error}): set "
                 "WEIGHTS=none, or WEIGHTS to the path of a ResNet-18 state_dict, or put that "
                 f"file into {folder}"
             ) from None
-    return _read(cached, ", and it is downloaded again")
+    return _read(cached, " to download it again")
 
 
 def _check_answers(url: str, give_up_after_s: float) -> None:
     """Raise unless `url` answers in time."""
-    errors: Queue[Exception | None] = Queue()
+    errors: list[Exception] = []
 
-    def ask() -> None:
+    def request() -> None:
         try:
             urlopen(Request(url, method="HEAD")).close()
-            errors.put(None)
         except (OSError, HTTPException) as error:
-            errors.put(error)
+            errors.append(error)
 
     # A thread, because urlopen's timeout applies to each address separately, not to the look-up.
-    Thread(target=ask, daemon=True).start()
-    try:
-        error = errors.get(timeout=give_up_after_s)
-    except Empty:
-        raise TimeoutError(f"no answer in {give_up_after_s:g} s") from None
-    if error is not None:
-        raise error
+    thread = Thread(target=request, daemon=True)
+    thread.start()
+    thread.join(give_up_after_s)
+    if thread.is_alive():
+        raise TimeoutError(f"no answer in {give_up_after_s:g} s")
+    if errors:
+        raise errors[0]
 
 
-def _read(path: Path, what_then: str = "") -> resnet.State:
-    """Read and check a state_dict; `what_then` is what happens once a damaged file is deleted."""
+def _read(path: Path, after_deletion: str = "") -> resnet.State:
+    """Read and check a state_dict; `after_deletion` says what deleting a damaged file leads to."""
     if not path.is_file():
         raise WeightsError(
-            f"WEIGHTS={path} is no file: set auto, imagenet, none "
+            f"WEIGHTS={path} does not exist or is not a file: set auto, imagenet, none "
             "or the path of a ResNet-18 state_dict"
         )
     try:
@@ -122,12 +119,11 @@ def _read(path: Path, what_then: str = "") -> resnet.State:
     except Exception:
         # Junk makes torch raise any error, with advice to unpickle code: neither is passed on.
         raise WeightsError(
-            f"{path} cannot be read as weights: delete it if it is damaged or half a download"
-            f"{what_then}; of a pickled model save its state_dict()"
+            f"{path} cannot be read as weights: if it is damaged or half a download, delete it"
+            f"{after_deletion}; if it holds a pickled model, save its state_dict() instead"
         ) from None
-    fault = _find_fault(state)
-    if fault:
-        advice = f": delete it{what_then}" if what_then else ""
+    if fault := _find_fault(state):
+        advice = f": delete it{after_deletion}" if after_deletion else ""
         raise WeightsError(f"{path} is not a ResNet-18 state_dict: {fault}{advice}")
     return dict(state)
 
@@ -140,25 +136,25 @@ def _find_fault(state: Any) -> str:
         return "it does not map names to tensors"
     shapes = {k: v for k, v in resnet.shapes().items() if not k.startswith("fc.")}
     for name, shape in shapes.items():
-        if name not in state:
-            if name.endswith("num_batches_tracked"):  # unused, and missing from old files
-                continue
+        # Counters are unused, and missing from old files.
+        if name not in state and not name.endswith(COUNTER):
             return f"{name} is missing"
-        if state[name].shape != shape:
+        if name in state and state[name].shape != shape:
             return f"{name} is {tuple(state[name].shape)}, not {tuple(shape)}"
-    foreign = [name for name in state if name not in shapes and not name.startswith("fc.")]
-    if foreign:
-        return f"{foreign[0]:.80} does not belong to it"
-    return next((fault for name in state if (fault := _find_bad_numbers(name, state[name]))), "")
+    for name, tensor in state.items():
+        if name not in shapes and not name.startswith("fc."):
+            return f"{name:.80} does not belong to it"
+        if fault := _find_bad_numbers(tensor, is_counter=name.endswith(COUNTER)):
+            return f"{name!r:.80} {fault}"
+    return ""
 
 
-def _find_bad_numbers(name: str, tensor: Tensor) -> str:
+def _find_bad_numbers(tensor: Tensor, *, is_counter: bool) -> str:
     """Say why training cannot start from a tensor's numbers; "" if it can."""
-    is_counter = name.endswith("num_batches_tracked")
     if tensor.layout != torch.strided or tensor.is_meta or tensor.is_complex():
-        return f"{name!r:.80} is no plain tensor of real numbers"
+        return "is not an ordinary tensor of real numbers"
     if not is_counter and not tensor.is_floating_point():
-        return f"{name!r:.80} is {tensor.dtype}, no floating-point numbers"
+        return f"holds {tensor.dtype}, not floating-point numbers"
     if not is_counter and not tensor.float().isfinite().all():
-        return f"{name!r:.80} holds NaN or infinite numbers"
+        return "holds NaN or infinite numbers"
     return ""

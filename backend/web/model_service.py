@@ -21,7 +21,7 @@ from backend.labelstudio.task_images import load_task_image
 from backend.measures.calibration import rescale
 from backend.network.device import find_device
 from backend.network.inference import Images, load_model, predict_probs, to_array
-from backend.store import pool_scores
+from backend.store import version_probs
 from backend.store.project_record import project_root
 from backend.store.registry import Registry
 from backend.store.version_meta import Meta
@@ -61,7 +61,7 @@ class ModelService:
         with self._lock:
             served = self._in_service.get(project_id)
             if served is None or served.meta != meta:
-                image_ids, probs = pool_scores.load_pool_probs(root, meta.version) or (
+                image_ids, probs = version_probs.load_pool_probs(root, meta.version) or (
                     (),
                     np.empty((0, len(meta.classes)), np.float32),
                 )
@@ -96,7 +96,7 @@ class ModelService:
                 model, np.concatenate([*images.values()]), image_size=size, device=self._device
             )
             if not np.isfinite(raw).all():
-                raise pool_scores.nan_error(served.meta.version)
+                raise version_probs.nan_error(served.meta.version)
             probs[list(images)] = rescale(raw, served.meta.temperature)
         return probs
 

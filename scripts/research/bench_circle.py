@@ -16,7 +16,7 @@ import httpx
 from backend.base.errors import LabelStudioError
 from backend.labelstudio.project import LabelStudioProject
 from backend.labelstudio.rows import prediction_result
-from backend.store import pool_scores
+from backend.store import version_probs
 from backend.store.project_record import project_root
 from backend.store.registry import Registry
 from scripts.research.bench_refit import OPEN
@@ -79,7 +79,7 @@ def _measure_circle(stack: Mapping[str, Any], ranker_log: Path) -> list[Figure]:
         orders.append(_wait_for_order(ranker_log, n_before, answered_at))
     n_open = min(order.n_open for order in orders)
     heads = [Registry(root).read_meta(order.version) for order in orders]
-    kept = pool_scores.load_pool_probs(root, heads[-1].version)
+    kept = version_probs.load_pool_probs(root, heads[-1].version)
     for number in range(HEADS, LAST_LABELS):
         answer(number)
     began = time.perf_counter()

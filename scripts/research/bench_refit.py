@@ -35,8 +35,8 @@ from backend.queue.training_queue import Hints, TrainingQueue
 from backend.rounds import rounds
 from backend.rounds.loop import Loop
 from backend.rounds.observe import observe, read_changes
-from backend.store import pool_scores, project_db
-from backend.store.pool_scores import PoolEmbeddings
+from backend.store import pool_embeddings, project_db, version_probs
+from backend.store.pool_embeddings import PoolEmbeddings
 from backend.store.project_record import ProjectRecord, project_root, write_record
 from backend.store.project_store import ProjectStore
 from backend.store.registry import Registry
@@ -254,9 +254,11 @@ def _save_first(
         body_key=key,
     )
     Registry(root).save(state, meta)
-    pool_scores.save_validation_probs(root, FIRST, pool.validation.labels, held_out)
-    pool_scores.save_pool_probs(root, FIRST, pool.image_ids, guesses)
-    pool_scores.save_embeddings(root / "embeddings", key, IMAGE_SIZE, pool.image_ids, embeddings)
+    version_probs.save_validation_probs(root, FIRST, pool.validation.labels, held_out)
+    version_probs.save_pool_probs(root, FIRST, pool.image_ids, guesses)
+    pool_embeddings.save_embeddings(
+        root / "embeddings", key, IMAGE_SIZE, pool.image_ids, embeddings
+    )
     Registry(root).promote(FIRST)
 
 

@@ -23,7 +23,7 @@ from backend.base.settings import load_settings
 from backend.measures.evaluation import Evaluation
 from backend.network import resnet
 from backend.queue.training_queue import TrainingQueue
-from backend.store import pool_scores
+from backend.store import version_probs
 from backend.store.project_record import ProjectRecord, project_root, write_record
 from backend.store.registry import Registry
 from backend.store.version_meta import Meta
@@ -156,7 +156,7 @@ def _save_version(root: Path) -> None:
     )
     rng = np.random.default_rng(0)
     probs = rng.dirichlet(np.ones(len(CLASSES)), POOL_IMAGES).astype(np.float32)
-    pool_scores.save_pool_probs(root, "r0001", [f"i{n}" for n in range(POOL_IMAGES)], probs)
+    version_probs.save_pool_probs(root, "r0001", [f"i{n}" for n in range(POOL_IMAGES)], probs)
     Registry(root).promote("r0001")
 
 

@@ -37,7 +37,7 @@ from backend.rounds import (
     training,
 )
 from backend.rounds.loop import Loop
-from backend.store import pool_scores, pruning
+from backend.store import pruning, version_probs
 from backend.store.locks import lock
 from backend.store.open_image import OPEN_IMAGES_KEPT, OpenImage
 from backend.store.project_record import project_root
@@ -121,7 +121,7 @@ def test_a_round_asks_exactly_what_its_new_version_is_least_sure_of(
 ) -> None:
     seed(loop, project)
     meta = train(loop)
-    kept = pool_scores.load_pool_probs(loop.root, meta.version)
+    kept = version_probs.load_pool_probs(loop.root, meta.version)
     assert kept is not None
     image_ids, probs = kept
     seeds = {task.image_id for task in project.by_task.values() if task.label is not None}
@@ -396,12 +396,12 @@ def test_what_is_asked_and_shown_is_calibrated_and_its_error_is_kept(
     meta = train(loop)
     assert meta.calibration is not None
     assert meta.calibration.temperature == meta.temperature != 1.0
-    kept = pool_scores.load_pool_probs(loop.root, meta.version)
+    kept = version_probs.load_pool_probs(loop.root, meta.version)
     assert kept is not None
     (loop.root / meta.version / "pool.safetensors").unlink()
     np.testing.assert_allclose(scoring.pool_probs(loop, meta, quiet), kept[1], atol=1e-6)
     labels = loop.pool.validation.labels
-    held_out = pool_scores.load_validation_probs(loop.root, meta.version, labels)
+    held_out = version_probs.load_validation_probs(loop.root, meta.version, labels)
     assert held_out is not None
     error = expected_calibration_error(held_out, labels)
     assert error == pytest.approx(meta.calibration.error_after)
@@ -629,7 +629,7 @@ def test_small_steps_down_do_not_get_past_the_gate_one_after_the_other(loop: Loo
 
     for version, n_wrong in (("r0001", 0), ("r0001h01", 5)):
         save_version(loop.root, meta(version=version, classes=loop.pool.classes))
-        pool_scores.save_validation_probs(loop.root, version, labels, wrong_on(n_wrong))
+        version_probs.save_validation_probs(loop.root, version, labels, wrong_on(n_wrong))
         loop.registry.promote(version)
     current = loop.registry.current()
     # Five regressions are chance (p = 0.031), ten are not (p = 0.001).
@@ -730,7 +730,7 @@ def test_an_existing_folder_is_told_and_keeps_all_for_a_day(
         save_version(loop.root, meta(number, refused="worse"))
     seed(own, project)
     train(own)
-    assert "2 of 3 full versions lose their weights after" in caplog.text
+    assert "the weights of 2 of 3 full versions will be deleted after" in caplog.text
     assert pruning.read_announcement(loop.root) is not None
     assert not any(found.pruned_at for found in loop.registry.versions()[0])
 
@@ -847,7 +847,7 @@ def test_probabilities_with_nan_are_named_with_their_version(
     meta = train(loop)
     probs = scoring.pool_probs(loop, meta, quiet).copy()
     probs[3, 2] = np.nan
-    pool_scores.save_pool_probs(loop.root, meta.version, loop.pool.image_ids, probs)
+    version_probs.save_pool_probs(loop.root, meta.version, loop.pool.image_ids, probs)
     with pytest.raises(NoModelError, match="r0001 hold NaN"):
         batches.choose_batch(loop, 5, "margin")
 

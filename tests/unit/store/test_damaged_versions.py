@@ -114,7 +114,7 @@ def check_left_out(root: Path, version: str, reason: str) -> None:
         ({"round": "two"}, "round"),
         ({"parent": "../../r0001"}, "parent"),
         ({"body_key": "../../../etc/x"}, "body_key"),
-        ({"version": "r0001"}, "a foreign folder"),
+        ({"version": "r0001"}, "belongs to r0001"),
         ({"sha256": ""}, "differs from its sha256"),
     ],
 )  # fmt: skip

@@ -185,7 +185,7 @@ def test_a_damaged_file_is_named_in_the_log_and_left_out_and_the_others_are_not(
     with caplog.at_level(logging.WARNING):
         make_database(store)
     assert [record.getMessage().partition(": ")[0] for record in caplog.records] == [
-        f"{root / name} is not taken over"
+        f"{root / name} is not imported"
     ]
     make_database(untouched)
     assert READ[name](store) == READ[name](untouched)

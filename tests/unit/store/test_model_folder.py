@@ -28,7 +28,7 @@ from backend.base.labeling import Annotation, Asked, Task, TaskReading
 from backend.base.settings import Settings, load_settings
 from backend.labelstudio.label_config import label_config_xml
 from backend.labelstudio.project import CLOCK_SKEW
-from backend.store import pool_scores, pruning
+from backend.store import pruning, version_probs
 from backend.store.annotator_figures import AnnotatorFigures
 from backend.store.open_image import OpenImage
 from backend.store.project_record import project_root, read_record, write_record
@@ -83,8 +83,8 @@ def fill(root: Path) -> None:
     write_record(root, record(int(root.name[1:])))
     for version in (meta(1), meta(2), meta(2, version="r0002h01")):
         save(root, version)
-        pool_scores.save_pool_probs(root, version.version, ("a", "b"), PROBS)
-        pool_scores.save_validation_probs(root, version.version, np.array([0, 1]), PROBS)
+        version_probs.save_pool_probs(root, version.version, ("a", "b"), PROBS)
+        version_probs.save_validation_probs(root, version.version, np.array([0, 1]), PROBS)
     for name in ("r0001", "r0002"):
         Registry(root).promote(name, NOON)
     fill_store(root)
@@ -170,8 +170,8 @@ def read_all(root: Path) -> None:
         ):
             readers.append(lambda read=read, version=version: read(version))  # type: ignore[misc]
         for read_scores in (
-            pool_scores.load_pool_probs,
-            pool_scores.load_validation,
+            version_probs.load_pool_probs,
+            version_probs.load_validation,
         ):
             readers.append(lambda read=read_scores, version=version: read(root, version))  # type: ignore[misc]
     for reader in readers:

@@ -21,7 +21,7 @@ import pytest
 from backend.base.errors import StoreError
 from backend.base.labeling import Annotation, Asked, NewTask, ProjectCounts, Task, TaskReading
 from backend.rounds.observe import read_everything_changed
-from backend.store import mirror
+from backend.store import project_db
 from backend.store.annotator_figures import AnnotatorFigures
 from backend.store.open_image import OPEN_IMAGES_KEPT, OpenImage
 from backend.store.project_db import FILE, MIGRATIONS, connect, copy, reading, writing
@@ -113,7 +113,7 @@ WRITERS: dict[str, Callable[[ProjectStore], object]] = {
 
 
 def test_every_method_of_the_store_is_among_those_tested_here() -> None:
-    methods = {name for name in vars(ProjectStore) if not name.startswith("_")}
+    methods = {name for name in dir(ProjectStore) if not name.startswith("_")}
     assert methods == {*READERS, *WRITERS}
 
 
@@ -700,18 +700,25 @@ def test_a_training_keeps_what_it_found_out_and_that_it_did_not_fail(store: Proj
 
 
 def test_counting_what_is_new_reads_no_more_than_what_is_new(
-    store: ProjectStore, root: Path
+    store: ProjectStore, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.record_tasks([task(n, said(n, task_id=n)) for n in range(1, 300)], NOON)
     learn(store)
-    asked: list[str] = []
+    queries: list[str] = []
+
+    @contextmanager
+    def traced(root: Path) -> Iterator[sqlite3.Connection]:
+        with reading(root) as db:
+            db.set_trace_callback(queries.append)
+            yield db
+
+    with monkeypatch.context() as patch:
+        patch.setattr(project_db, "reading", traced)
+        store.new_annotations()
+        store.new_images()
+        store.n_open()
     with reading(root) as db:
-        db.set_trace_callback(asked.append)
-        mirror.count_new(db)
-        mirror.read_new_images(db)
-        mirror.count_open(db)
-        db.set_trace_callback(None)
-        plans = [db.execute(f"EXPLAIN QUERY PLAN {query}").fetchall() for query in asked]
+        plans = [db.execute(f"EXPLAIN QUERY PLAN {query}").fetchall() for query in queries]
     scans = [step for plan in plans for (*_, step) in plan if "SCAN" in step]
     assert [step.split(" INDEX ")[-1] for step in scans] == [
         "mirror_annotation_new", "mirror_annotation_new", "mirror_task_open",

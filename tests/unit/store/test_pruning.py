@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from backend.base.errors import LabelStudioError, NoModelError, StoreError
-from backend.store import pool_scores, pruning
+from backend.store import pruning, version_probs
 from backend.store.project_db import writing
 from backend.store.project_record import project_root, write_record
 from backend.store.registry import Promotion, Registry
@@ -35,8 +35,8 @@ def root(tmp_path: Path) -> Path:
 def add(root: Path, name: str) -> None:
     """Save a version with its scores, and put it in service."""
     save(root, meta(int(name[1:5]), version=name))
-    pool_scores.save_pool_probs(root, name, ("a", "b"), PROBS)
-    pool_scores.save_validation_probs(root, name, np.array([0, 1]), PROBS)
+    version_probs.save_pool_probs(root, name, ("a", "b"), PROBS)
+    version_probs.save_validation_probs(root, name, np.array([0, 1]), PROBS)
     Registry(root).promote(name, NOON - timedelta(days=2))
 
 
@@ -300,7 +300,7 @@ def test_the_first_pruning_is_announced_once_and_comes_a_day_later(
     assert announced_at == NOON
     [said] = caplog.messages
     assert said == (
-        "4 of 6 full versions lose their weights after 2026-01-02 12:00 UTC; "
+        "the weights of 4 of 6 full versions will be deleted after 2026-01-02 12:00 UTC; "
         "set KEEP_VERSIONS=0 to keep all"
     )
     later = NOON + timedelta(hours=23)
@@ -335,7 +335,7 @@ def test_the_notice_stands_until_the_weights_are_gone_or_all_are_kept(root: Path
     assert notice() == ""  # not announced yet
     pruning.write_announcement(root, prune(root, 3, announced_at=None))
     assert notice() == (
-        "1 of 4 full versions loses its weights after 2026-01-02 12:00 UTC; "
+        "the weights of 1 of 4 full versions will be deleted after 2026-01-02 12:00 UTC; "
         "set KEEP_VERSIONS=0 to keep all"
     )
     assert notice(0) == ""
@@ -394,7 +394,7 @@ def test_the_list_says_which_versions_are_pruned_and_what_will_go(
     fill(root, "r0001", "r0002", "r0003")
     pruning.write_announcement(root, A_DAY_AGO)
     assert listed()[-1] == (
-        "note: 1 of 3 full versions loses its weights after 2026-01-01 12:00 UTC; "
+        "note: the weights of 1 of 3 full versions will be deleted after 2026-01-01 12:00 UTC; "
         "set KEEP_VERSIONS=0 to keep all"
     )
     prune(root)

@@ -140,7 +140,7 @@ def test_promoting_what_is_not_there_names_what_is(root: Path) -> None:
             lambda v: (v / "meta.json").write_text(
                 (v / "meta.json").read_text().replace('"r0002"', '"r0003"')
             ),
-            "foreign",
+            "belongs to",
         ),
     ],
 )
@@ -275,4 +275,4 @@ def test_a_head_without_its_body_is_broken_and_not_in_service(root: Path) -> Non
     current = Registry(root).current()
     assert current is not None
     assert current.version == "r0001"
-    assert "r0002 has no model.safetensors" in Registry(root).versions()[1]["r0002h01"]
+    assert "r0002 has no meta.json" in Registry(root).versions()[1]["r0002h01"]

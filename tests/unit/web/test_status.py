@@ -20,7 +20,7 @@ from backend.measures.evaluation import Evaluation
 from backend.measures.forecast import Forecast
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds.learning_curve import outlook_sentence
-from backend.store import pool_scores, pruning
+from backend.store import pruning, version_probs
 from backend.store.annotator_figures import AnnotatorFigures
 from backend.store.open_image import OpenImage
 from backend.store.project_db import writing
@@ -298,7 +298,7 @@ def test_announced_pruning_is_a_notice(settings: Settings, queue: TrainingQueue)
     root = project_root(settings.model_dir, PROJECT)
     pruning.write_announcement(root, datetime(2026, 1, 1, 12, tzinfo=UTC))
     assert project_status(few, queue, PROJECT).notices == (
-        "1 of 3 full versions loses its weights after 2026-01-02 12:00 UTC; "
+        "the weights of 1 of 3 full versions will be deleted after 2026-01-02 12:00 UTC; "
         "set KEEP_VERSIONS=0 to keep all",
     )
     assert project_status(settings, queue, PROJECT).notices == ()
@@ -326,7 +326,7 @@ def test_the_confusion_counts_predicted_classes_per_true_class(
     save_version(root, meta(1))
     truth = np.array([0, 0, 0, 1])  # three cats, one of them taken for a dog, and a dog
     says = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.1, 0.9]], np.float32)
-    pool_scores.save_validation_probs(root, "r0001", truth, says)
+    version_probs.save_validation_probs(root, "r0001", truth, says)
     Registry(root).promote("r0001")
     status = project_status(settings, queue, PROJECT)
     assert status.confusion == Confusion(classes=("cat", "dog"), counts=((2, 1), (0, 1)))
@@ -492,7 +492,7 @@ def test_every_field_of_the_status_is_documented_and_nothing_else_is(
     store.record_annotators([ADA, replace(ADA, annotator=2)])
     for number in range(2, 5):
         save(settings, number, **learned(100 * number, 0.4 + 0.01 * number))
-    pool_scores.save_validation_probs(
+    version_probs.save_validation_probs(
         project_root(settings.model_dir, PROJECT),
         "r0004",
         np.array([0]),

@@ -12,7 +12,7 @@ import pytest
 import safetensors.numpy
 
 from backend.base.errors import NoModelError
-from backend.store import pool_scores
+from backend.store import version_probs
 from backend.store.project_record import project_root
 from tests.unit.store.test_registry import meta, save
 
@@ -61,27 +61,13 @@ NO_SAFETENSORS = {
 
 
 def test_the_pools_probabilities_come_back_with_their_ids(root: Path) -> None:
-    assert pool_scores.load_pool_probs(root, "r0001") is None
+    assert version_probs.load_pool_probs(root, "r0001") is None
     probs = np.array([[0.1, 0.9], [0.6, 0.4]], dtype=np.float32)
-    pool_scores.save_pool_probs(root, "r0001", ("a", "b"), probs)
-    kept = pool_scores.load_pool_probs(root, "r0001")
+    version_probs.save_pool_probs(root, "r0001", ("a", "b"), probs)
+    kept = version_probs.load_pool_probs(root, "r0001")
     assert kept is not None
     assert kept[0] == ("a", "b")
     assert (kept[1] == probs).all()
-
-
-def test_embeddings_come_back_for_their_body_size_and_pool_alone(tmp_path: Path) -> None:
-    rows = [np.full((n, 2), n, np.float16) for n in (3, 2, 1)]
-    pool_scores.save_embeddings(
-        tmp_path, "k", 32, ("a", "b", "c"), pool_scores.PoolEmbeddings(*rows)
-    )
-    kept = pool_scores.load_embeddings(tmp_path, "k", 32, ("a", "b", "c"))
-    assert kept is not None
-    assert [kept.pool.tolist(), kept.validation.tolist(), kept.test.tolist()] == [
-        row.tolist() for row in rows
-    ]
-    for key, size, ids in (("j", 32, "abc"), ("k", 64, "abc"), ("k", 32, "acb")):
-        assert pool_scores.load_embeddings(tmp_path, key, size, tuple(ids)) is None
 
 
 @pytest.mark.parametrize("content", NO_SAFETENSORS.values(), ids=NO_SAFETENSORS)
@@ -90,15 +76,15 @@ def test_files_that_hold_no_scores_count_as_not_kept_and_are_named(
 ) -> None:
     for name in ("pool", "validation"):
         (root / f"r0001/{name}.safetensors").write_bytes(content)
-    assert pool_scores.load_pool_probs(root, "r0001") is None
-    assert pool_scores.load_validation(root, "r0001") is None
+    assert version_probs.load_pool_probs(root, "r0001") is None
+    assert version_probs.load_validation(root, "r0001") is None
     assert "r0001/pool.safetensors is damaged" in caplog.text
     assert "r0001/validation.safetensors is damaged" in caplog.text
 
 
 def test_a_folder_in_the_place_of_scores_counts_as_not_kept(root: Path) -> None:
     (root / "r0001/pool.safetensors").mkdir()
-    assert pool_scores.load_pool_probs(root, "r0001") is None
+    assert version_probs.load_pool_probs(root, "r0001") is None
 
 
 @pytest.mark.parametrize(
@@ -122,21 +108,21 @@ def test_pool_probabilities_that_are_none_count_as_not_kept(
     root: Path, probs: np.ndarray[Any, Any], metadata: dict[str, str] | None
 ) -> None:
     (root / "r0001/pool.safetensors").write_bytes(file_of({"probs": probs}, metadata))
-    assert pool_scores.load_pool_probs(root, "r0001") is None
+    assert version_probs.load_pool_probs(root, "r0001") is None
 
 
 def test_pool_probabilities_under_another_name_count_as_not_kept(root: Path) -> None:
     (root / "r0001/pool.safetensors").write_bytes(file_of({"scores": PROBS}, IDS))
-    assert pool_scores.load_pool_probs(root, "r0001") is None
+    assert version_probs.load_pool_probs(root, "r0001") is None
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf])
 def test_a_version_that_made_nan_of_the_pool_is_named(root: Path, number: float) -> None:
     bad = PROBS.copy()
     bad[1, 0] = number
-    pool_scores.save_pool_probs(root, "r0001", ("a", "b"), bad)
+    version_probs.save_pool_probs(root, "r0001", ("a", "b"), bad)
     with pytest.raises(NoModelError, match=r"r0001 hold NaN.*scripts\.models promote"):
-        pool_scores.load_pool_probs(root, "r0001")
+        version_probs.load_pool_probs(root, "r0001")
 
 
 @pytest.mark.parametrize(
@@ -155,30 +141,8 @@ def test_a_version_that_made_nan_of_the_pool_is_named(root: Path, number: float)
 def test_damaged_validation_probabilities_count_as_not_kept(
     root: Path, tensors: dict[str, Any]
 ) -> None:
-    pool_scores.save_validation_probs(root, "r0001", LABELS, PROBS)
-    kept = pool_scores.load_validation_probs(root, "r0001", LABELS)
+    version_probs.save_validation_probs(root, "r0001", LABELS, PROBS)
+    kept = version_probs.load_validation_probs(root, "r0001", LABELS)
     assert kept is not None
     (root / "r0001/validation.safetensors").write_bytes(file_of(tensors))
-    assert pool_scores.load_validation_probs(root, "r0001", LABELS) is None
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        pytest.param({"pool": np.zeros((1, 4), np.float16)}, id="another pool"),
-        pytest.param({"test": np.zeros((1, 5), np.float16)}, id="several widths"),
-        pytest.param({"pool": np.full((2, 4), np.nan, np.float16)}, id="NaN"),
-        pytest.param({"validation": np.zeros(4, np.float16)}, id="one axis"),
-        pytest.param({"validation": np.zeros((1, 4), np.int64)}, id="whole numbers"),
-    ],
-)
-def test_damaged_embeddings_count_as_not_kept(tmp_path: Path, changes: dict[str, Any]) -> None:
-    rows = {name: np.zeros((2, 4), np.float16) for name in ("pool", "validation", "test")}
-    key = (tmp_path, "k", 32, ("a", "b"))
-    pool_scores.save_embeddings(*key, pool_scores.PoolEmbeddings(**rows))
-    assert pool_scores.load_embeddings(*key) is not None
-    [path] = tmp_path.iterdir()
-    path.write_bytes(file_of(rows | changes))
-    assert pool_scores.load_embeddings(*key) is None
-    path.write_bytes(file_of({"pool": rows["pool"]}))
-    assert pool_scores.load_embeddings(*key) is None
+    assert version_probs.load_validation_probs(root, "r0001", LABELS) is None
