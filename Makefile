@@ -37,7 +37,7 @@ restore:  ## for docker compose: fill an empty stack: make restore FROM=backups/
 
 # More processes than cores, in this order: much of the time the first files wait for their services.
 test: install  ## run all tests, with real services
-	.venv/bin/python -m pytest -n 4 --dist loadgroup --no-loadscope-reorder --cov --cov-report=term
+	.venv/bin/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --cov --cov-report=term
 
 browser: install  ## run only the browser tests; they save screenshots in var/browser/
 	.venv/bin/python -m pytest tests/browser -v

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError as NoConnection
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 from tests.patience import PATIENCE_S, wait_for
 
@@ -82,11 +84,13 @@ def redis_server(_redis: RedisServer) -> RedisServer:
     return _redis
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a file's tests on one of the processes that share the work, and all browser tests: they
-    share a stack, whose first training takes two minutes.
-    """
-    for item in items:
-        path = item.path.relative_to(item.config.rootpath)
-        group = path.parent if path.parent.name == "browser" else path
-        item.add_marker(pytest.mark.xdist_group(str(group)))
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
+    """Run a file's tests in one process, and all browser tests in one, since they share a stack."""
+
+    def process_of(nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "tests/browser" if file.startswith("tests/browser/") else file
+
+    scheduler = LoadFileScheduling(config, log)
+    scheduler._split_scope = process_of
+    return scheduler
