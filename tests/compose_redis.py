@@ -1,11 +1,10 @@
-"""Redis as docker-compose.yml configures it, with the dashboard's own user, for the tests."""
+"""Run Redis as docker-compose.yml configures it, with the dashboard's own user."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,30 +14,32 @@ import yaml
 from redis import Redis
 from redis.exceptions import ConnectionError as NoConnection
 
+from tests.patience import wait_for
+
 COMPOSE_FILE = Path(__file__).parents[1] / "docker-compose.yml"
 PASSWORD, DASHBOARD_PASSWORD = "redis-pass", "reader-pass"
 
 
 @dataclass(frozen=True)
 class ComposeRedis:
-    """A running one."""
+    """A running Redis and the addresses of its two users."""
 
     socket: Path
 
     @property
     def url(self) -> str:
-        """For our processes."""
+        """The address for our processes."""
         return f"unix://:{PASSWORD}@{self.socket}?db=0"
 
     @property
     def dashboard_url(self) -> str:
-        """For the published dashboard."""
+        """The address for the published dashboard."""
         return f"unix://dashboard:{DASHBOARD_PASSWORD}@{self.socket}?db=0"
 
 
 @contextmanager
 def running_redis(executable: Path) -> Iterator[ComposeRedis]:
-    """Start a Redis with the service's own configuration; end it and its folder afterwards."""
+    """Start Redis with the service's configuration; afterwards stop it and delete its folder."""
     folder = Path(tempfile.mkdtemp(prefix="tightloop-team-"))  # short: socket paths have a limit
     redis = ComposeRedis(folder / "redis.sock")
     options = ("--port", "0", "--unixsocket", redis.socket, "--logfile", folder / "redis.log")
@@ -47,7 +48,8 @@ def running_redis(executable: Path) -> Iterator[ComposeRedis]:
         process.stdin.write(_configuration(folder).encode())
         process.stdin.close()
         try:
-            _wait_until_it_answers(redis)
+            log = folder / "redis.log"
+            wait_for(lambda: _is_up(redis), "Redis", every_s=0.05, show=log.read_text)
             yield redis
         finally:
             process.terminate()
@@ -55,7 +57,7 @@ def running_redis(executable: Path) -> Iterator[ComposeRedis]:
 
 
 def _configuration(folder: Path) -> str:
-    """What the service's command gives Redis over standard input."""
+    """Return what the service's command sends to Redis on standard input."""
     service = yaml.safe_load(COMPOSE_FILE.read_text())["services"]["redis"]
     text = str(service["command"][-1]).split("<<END\n")[1].split("END")[0]
     values = {
@@ -69,11 +71,9 @@ def _configuration(folder: Path) -> str:
     return text
 
 
-def _wait_until_it_answers(redis: ComposeRedis) -> None:
-    for _ in range(200):
-        try:
-            Redis.from_url(redis.url).ping()
-            return
-        except NoConnection:
-            time.sleep(0.05)
-    raise AssertionError((redis.socket.parent / "redis.log").read_text())
+def _is_up(redis: ComposeRedis) -> bool:
+    try:
+        Redis.from_url(redis.url).ping()
+    except NoConnection:
+        return False
+    return True

@@ -1,4 +1,4 @@
-"""What every compose file of ours must keep: a rendered file in, one sentence per breach out."""
+"""Check a compose file against our security rules and name every breach."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 PUBLISHED = ("label-studio", "dashboard")
-# Without `user:` a container runs as what its image says: these are images that do not say root.
+# Without `user:` a container runs as the user that its image names. These images name no root.
 NOT_ROOT = re.compile(r"tightloop|heartexlabs/label-studio")
 SECRET = re.compile(r"PASSWORD|SECRET|TOKEN|API_KEY|REDISCLI_AUTH|REDIS_URL")
 ONE_SHOT = ("setup",)
 WORKER_SECRETS = frozenset({"LABEL_STUDIO_API_KEY", "REDIS_PASSWORD"})
-# What each service needs of .env, and nothing else may be found in it.
+# The secrets of .env that each service needs; it must not get any other.
 SECRETS_OF = {
     "label-studio": frozenset(
         {"LABEL_STUDIO_PASSWORD", "LABEL_STUDIO_API_KEY", "POSTGRES_PASSWORD"}
@@ -32,18 +32,18 @@ SECRETS_OF = {
 
 
 def breaches(rendered: Mapping[str, Any]) -> Iterator[str]:
-    """Whatever a team would regret, of `docker compose config` or of the file itself."""
+    """Yield a sentence per rule that a file, or `docker compose config`, breaks."""
     for name, service in rendered["services"].items():
-        # What runs where .env does not say otherwise.
+        # The image that runs if .env names no other.
         image = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", str(service["image"]))
         if service.get("ports") and name not in PUBLISHED:
             yield f"{name} publishes a port"
-        if any(map(_is_for_everybody, service.get("ports") or ())):
-            yield f"{name} is published to everybody"
+        if any(map(_is_on_every_network, service.get("ports") or ())):
+            yield f"{name} is published to every network"
         if name not in ONE_SHOT and not _has_healthcheck(service):
             yield f"{name} has no health check"
         if ":" not in image or image.endswith(":latest"):
-            yield f"{name} runs {image}, which may be another one tomorrow"
+            yield f"{name} runs {image}, which may be a different image tomorrow"
         user = str(service.get("user", ""))
         if user in ("root", "0") or not (user or NOT_ROOT.match(image)):
             yield f"{name} runs as root"
@@ -56,7 +56,7 @@ def breaches(rendered: Mapping[str, Any]) -> Iterator[str]:
 
 
 def default_secrets(raw: Mapping[str, Any]) -> Iterator[str]:
-    """Secrets of the file itself that are not asked for by `${NAME:?…}`."""
+    """Name the secrets in the file that do not require a value with `${NAME:?…}`."""
     for name, service in raw["services"].items():
         for variable, value in (service.get("environment") or {}).items():
             is_secret = SECRET.search(variable) and value not in ("", "true", "false")
@@ -65,7 +65,7 @@ def default_secrets(raw: Mapping[str, Any]) -> Iterator[str]:
 
 
 def misplaced_secrets(raw: Mapping[str, Any]) -> Iterator[str]:
-    """Secrets of .env that a service of the file itself gets and does not need."""
+    """Name the secrets of .env that a service in the file gets but does not need."""
     for name, service in raw["services"].items():
         environment = service.get("environment") or {}
         passed_on = {variable for variable, value in environment.items() if value is None}
@@ -76,7 +76,7 @@ def misplaced_secrets(raw: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name} gets all of {service['env_file']}"
 
 
-def _is_for_everybody(port: str | Mapping[str, Any]) -> bool:
+def _is_on_every_network(port: str | Mapping[str, Any]) -> bool:
     if isinstance(port, Mapping):  # as `docker compose config` renders it
         return port.get("host_ip") in (None, "", "0.0.0.0")
     return port.startswith("0.0.0.0:") or port.count(":") < 2

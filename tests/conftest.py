@@ -1,4 +1,4 @@
-"""What unit and integration tests share: a real Redis."""
+"""Give unit and integration tests a real Redis, and group tests that share a stack."""
 
 from __future__ import annotations
 
@@ -19,16 +19,19 @@ from xdist.scheduler import LoadFileScheduling
 
 from tests.patience import PATIENCE_S, wait_for
 
-# Read when torch is loaded, which is later. Tests train on a few small images, where a second
-# thread costs more than it brings as soon as anything else runs beside them.
+# Set before torch is imported, which reads it. Tests train on a few small images: a second thread
+# only slows them down if anything else runs at the same time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Each of these folders has one stack; starting another takes a minute or two.
+SHARED_STACKS = ("tests/browser", "tests/integration/labelstudio")
 
 REDIS_EXECUTABLE = Path(sys.executable).parent / "redis-server"
 
 
 @dataclass
 class RedisServer:
-    """The embedded Redis on a unix socket; a test may stop it and start it again."""
+    """The embedded Redis on a unix socket; a test may stop and restart it."""
 
     folder: Path
     process: subprocess.Popen[bytes] | None = None
@@ -44,7 +47,7 @@ class RedisServer:
             [REDIS_EXECUTABLE, "--port", "0", "--unixsocket", self.folder / "redis.sock",
              "--dir", self.folder, "--save", "", "--logfile", self.folder / "redis.log"]
         )  # fmt: skip
-        wait_for(self._answers, "Redis", every_s=0.05, show=(self.folder / "redis.log").read_text)
+        wait_for(self._is_up, "Redis", every_s=0.05, show=(self.folder / "redis.log").read_text)
 
     def stop(self) -> None:
         if self.process is not None:
@@ -55,7 +58,7 @@ class RedisServer:
     def flush(self) -> None:
         self._send("FLUSHALL")
 
-    def _answers(self) -> bool:
+    def _is_up(self) -> bool:
         try:
             self._send("PING")
         except NoConnection:
@@ -78,18 +81,21 @@ def _redis() -> Iterator[RedisServer]:
 
 @pytest.fixture
 def redis_server(_redis: RedisServer) -> RedisServer:
-    """A running Redis with nothing in it; `redis_server.url` is what REDIS_URL takes."""
+    """An empty running Redis; `redis_server.url` is a value for REDIS_URL."""
     _redis.start()
     _redis.flush()
     return _redis
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
-    """Run a file's tests in one process, and all browser tests in one, since they share a stack."""
+    """Run all tests that share a stack in one process: those of a file, or of a folder in
+    SHARED_STACKS.
+    """
 
     def process_of(nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return "tests/browser" if file.startswith("tests/browser/") else file
+        folder = file.rpartition("/")[0]
+        return folder if folder in SHARED_STACKS else file
 
     scheduler = LoadFileScheduling(config, log)
     scheduler._split_scope = process_of

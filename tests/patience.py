@@ -1,4 +1,4 @@
-"""How long tests wait: one generous number, since a test that passes never needs all of it."""
+"""How long tests wait: one generous number, which a passing test never uses up."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# PATIENCE=2 doubles every wait, for a machine that is slower still.
+# PATIENCE=2 doubles every wait, for a slower machine.
 PATIENCE_S = 240.0 * float(os.environ.get("PATIENCE", "1"))
 
 
@@ -20,7 +20,7 @@ def wait_for(
     every_s: float = 0.25,
     show: Callable[[], str] = str,
 ) -> T:
-    """Return the first true answer of `what`; after PATIENCE_S fail with what `show` returns."""
+    """Call `what` until its result is true and return that; after PATIENCE_S fail with `show()`."""
     give_up = time.monotonic() + PATIENCE_S
     while not (found := what()):
         if time.monotonic() >= give_up:

@@ -1,4 +1,4 @@
-"""A real browser on a real stack: pages as people open them, and a picture of each at the end."""
+"""Open pages in a real browser on a real stack, and keep a picture of each at the end."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NewPage = Callable[..., Page]
 
 @pytest.fixture(scope="session")
 def team() -> Iterator[Stack]:
-    """A stack whose batches are small enough to be labeled by hand, with trainings to be seen."""
+    """A stack with batches small enough to label by hand and trainings long enough to watch."""
     with running_stack(
         PROJECT_TITLE="Seen in a browser",
         SEED_LABELS="100",
@@ -42,7 +42,7 @@ def team() -> Iterator[Stack]:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """The system's Chromium; where there is none these tests are skipped, and fail in CI."""
+    """The system's Chromium; without one these tests are skipped, or fail in CI."""
     path = next(filter(None, map(shutil.which, CHROMIUM)), None)
     if path is None:
         reason = "no Chromium here: `make chromium` installs it"
@@ -52,13 +52,15 @@ def browser() -> Iterator[Browser]:
     expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
         launched = playwright.chromium.launch(executable_path=path, args=options)
-        yield launched
-        launched.close()
+        try:
+            yield launched
+        finally:
+            launched.close()
 
 
 @pytest.fixture
 def new_page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[NewPage]:
-    """Make pages, each with cookies of its own; what they show at the end is kept in PICTURES."""
+    """Return a function that opens pages, each with its own cookies; keep a picture of each."""
     pages: list[Page] = []
 
     def make(**options: object) -> Page:
@@ -81,7 +83,7 @@ def _keep_picture(page: Page, name: str) -> None:
 
 
 def login_of_the_lead(stack: Stack) -> dict[str, dict[str, str]]:
-    """What a browser needs to change things on the dashboard."""
+    """Return the browser options for logging in to the dashboard."""
     info = stack.info
     return {
         "http_credentials": {
@@ -92,7 +94,7 @@ def login_of_the_lead(stack: Stack) -> dict[str, dict[str, str]]:
 
 
 def sign_up(page: Page, stack: Stack, email: str) -> None:
-    """Follow the invite link and make an account; one is logged in then."""
+    """Follow the invite link and create an account, which also logs in."""
     url, token = stack.info["label_studio_url"], stack.info["api_key"]
     page.goto(urljoin(url, invite_link(url, token)))
     page.fill("input[name=email]", email)

@@ -100,9 +100,9 @@ def test_focus_stays_while_the_page_changes(team: Stack, new_page: NewPage) -> N
     info = team.info
     project = LabelStudioProject(info["label_studio_url"], info["api_key"], info["project_id"])
     config = project.label_config()
-    with Person(team) as someone:
-        task = someone.next_task()
-        someone.submit(task["id"], truth[task["data"]["image_id"]], config)
+    with Person(team) as annotator:
+        task = annotator.next_task()
+        annotator.submit(task["id"], truth[task["data"]["image_id"]], config)
     expect(annotations).to_have_text(f"{before + 1:,}")
     expect(button).to_be_focused()
     shown = page.locator("#next img").evaluate_all("all => all.map(img => img.alt)")

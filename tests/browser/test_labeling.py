@@ -1,4 +1,4 @@
-"""People who label in a real browser, and the lead who watches: one round, from invite to order."""
+"""Annotators label one round in a real browser while the lead watches the dashboard."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def project(team: Stack) -> LabelStudioProject:
 
 @pytest.fixture(scope="module")
 def keys(team: Stack, project: LabelStudioProject) -> Mapping[str, str]:
-    """The hotkey of the right answer, by image."""
+    """The hotkey of each image's true label."""
     choices = project.label_config().choices
     key_of = dict(zip(choices, HOTKEYS, strict=True))
     return {image_id: key_of[label] for image_id, label in true_labels(pool_of(team)).items()}
@@ -56,16 +56,16 @@ def shown_task(page: Page) -> int:
 
 
 def image_of(page: Page, stack: Stack, task_id: int) -> str:
-    answer = page.request.get(f"{stack.info['label_studio_url']}/api/tasks/{task_id}/")
-    return str(answer.json()["data"]["image_id"])
+    response = page.request.get(f"{stack.info['label_studio_url']}/api/tasks/{task_id}/")
+    return str(response.json()["data"]["image_id"])
 
 
 def submit_by_keys(page: Page, stack: Stack, keys: Mapping[str, str]) -> int:
-    """Answer the task that is shown, and wait for the next; the number of the first comes back."""
+    """Label the task that is shown, wait for the next one, and return the id of the first."""
     task_id = shown_task(page)
     key = keys[image_of(page, stack, task_id)]
     choice = page.locator(".lsf-choice", has_text=f"[{key}]")
-    if not choice.locator("input").is_checked():  # its key would take the guess away
+    if not choice.locator("input").is_checked():  # its key would deselect the guess
         page.keyboard.press(key)
         expect(choice.locator("input")).to_be_checked()
     with page.expect_response(
@@ -78,7 +78,7 @@ def submit_by_keys(page: Page, stack: Stack, keys: Mapping[str, str]) -> int:
 
 
 def asked_by(stack: Stack, version: str) -> set[str]:
-    """The images that a version has asked."""
+    """Return the images that a version has asked."""
     with Person(stack) as someone:
         tasks = someone.get("/api/tasks", project=someone.project_id, page_size=500, fields="all")
     data = [task["data"] for task in tasks["tasks"]]
@@ -86,7 +86,7 @@ def asked_by(stack: Stack, version: str) -> set[str]:
 
 
 def scores_of(stack: Stack, version: str) -> list[float]:
-    """How sure a version is of the open images, least sure first."""
+    """Return a version's confidence in the open images, lowest first."""
     with Person(stack) as someone:
         tasks = someone.get("/api/tasks", project=someone.project_id, page_size=500, fields="all")
     return sorted(
@@ -103,7 +103,7 @@ def is_in_view(locator: Locator) -> bool:
 
 
 @pytest.mark.usefixtures("first")
-def test_image_choices_hint_and_button_fit_a_laptop_and_two_people_get_two_images(
+def test_the_labeling_page_fits_a_laptop_and_two_annotators_get_different_images(
     team: Stack, new_page: NewPage
 ) -> None:
     ada, grace = new_page(), new_page()
@@ -120,7 +120,7 @@ def test_image_choices_hint_and_button_fit_a_laptop_and_two_people_get_two_image
         assert is_in_view(hint.first)
 
 
-def test_a_batch_by_hotkeys_is_seen_to_be_learned_and_a_roll_back_to_change_the_order(
+def test_the_dashboard_shows_the_training_after_a_batch_and_a_rollback_changes_the_order(
     team: Stack,
     new_page: NewPage,
     project: LabelStudioProject,
@@ -138,14 +138,14 @@ def test_a_batch_by_hotkeys_is_seen_to_be_learned_and_a_roll_back_to_change_the_
     label_all(joan, team)
     with Person(team) as someone:
         missing = team.settings.retrain_after - someone.status()["new_annotations"]
-    answered = {submit_by_keys(joan, team, keys) for _ in range(missing)}
-    assert len(answered) == missing
+    labeled = {submit_by_keys(joan, team, keys) for _ in range(missing)}
+    assert len(labeled) == missing
 
-    # The lead sees it begin, and how far it is …
+    # The lead sees the training begin and its progress …
     training = lead.locator("#jobs .job", has_text="Training")
     expect(training.locator("progress")).to_be_visible()
     expect(training).to_contain_text(re.compile(r"\d+ of [\d,]+ (steps|images)"))
-    # … and what came of it: a version, a point on the curve, other images.
+    # … and its result: a version, a point on the curve, other images.
     second = f"r{int(first[1:]) + 1:04d}"
     expect(lead.locator("#versions tbody tr").first).to_contain_text(second)
     assert curve.evaluate("img => img.currentSrc") != before

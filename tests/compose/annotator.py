@@ -1,4 +1,4 @@
-"""An annotator who joined by the invite link and labels over the published port alone."""
+"""An annotator who joined by the invite link and labels through the published port only."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from tests.patience import PATIENCE_S
 
 
 class Annotator(Person):
-    """Somebody with an account of their own; `answers` are the annotations that were accepted."""
+    """An annotator with an account; `accepted` holds the ids of accepted annotations by task."""
 
     def __init__(self, team: Team, email: str, truth: dict[str, str]) -> None:
         self.team = team
         self.truth = truth
-        self.answers: dict[int, int] = {}  # task -> annotation
+        self.accepted: dict[int, int] = {}
         self.user_id, token = log_in(team.url, email)
         super().__init__(SimpleNamespace(info={**team.info, "api_key": token}))
         project = self.get(f"/api/projects/{self.project_id}")
         self.config: LabelConfig = parse_label_config(project["label_config"])
 
     def status(self) -> dict[str, Any]:
-        """The backend cannot be reached from outside: asked inside."""
+        """Get the status inside the stack: the backend cannot be reached from outside."""
         return self.team.status(self.project_id)
 
     def label(self, count: int) -> None:
-        """Answer so many tasks; waits while none is open or Label Studio is away."""
-        until = len(self.answers) + count
-        self.label_until(lambda: len(self.answers) == until)
+        """Label a number of tasks; wait while none is open or Label Studio is down."""
+        until = len(self.accepted) + count
+        self.label_until(lambda: len(self.accepted) == until)
 
     def label_until(self, is_enough: Callable[[], bool]) -> None:
-        """Go on answering until it is enough."""
+        """Label until `is_enough` returns true."""
         give_up = time.monotonic() + PATIENCE_S
         while not is_enough():
             assert time.monotonic() < give_up, "no task was open for a long time"
@@ -47,11 +47,11 @@ class Annotator(Person):
             except httpx.HTTPError:  # no task is open, or the server restarts
                 time.sleep(0.5)
                 continue
-            self.answers[task["id"]] = self._submit_once(task, give_up)
+            self.accepted[task["id"]] = self._submit_once(task, give_up)
             give_up = time.monotonic() + PATIENCE_S
 
     def _submit_once(self, task: dict[str, Any], give_up: float) -> int:
-        """Submit; after an interruption look first whether it was kept, as a person would."""
+        """Submit; after an interruption check first if it was saved, as a person would."""
         label = self.truth[task["data"]["image_id"]]
         while True:
             try:

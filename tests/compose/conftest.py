@@ -1,4 +1,4 @@
-"""A compose stack for the tests: a clone in a folder of its own, and what a lead types there."""
+"""Run compose stacks in clones of this repository, with the commands that a team lead types."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ SMALL = {
     "IMAGE_SIZE": "32",
     "SEED_LABELS": "60",
     "TRAIN": "full",  # trainings are counted
-    "OVERLAP": "1",  # and answers
+    "OVERLAP": "1",  # and annotations
     "BATCH_SIZE": "10",
     "RETRAIN_AFTER": "10",
     "RECONCILE_EVERY": "5",
     "LABEL_STUDIO_TASK_LOCK_TTL": "60",
     "LOG_FORMAT": "json",
 }
-REPORT: dict[str, str] = {}  # what the run measured
+REPORT: dict[str, str] = {}  # measurements that are printed at the end
 
 
 @dataclass(frozen=True)
 class Team:
-    """A clone of this working tree, whose stack bears the folder's name."""
+    """A clone of this working tree, whose stack has the folder's name."""
 
     folder: Path
     environment: Mapping[str, str] = field(default_factory=dict)  # beside PATH and HOME
 
     @property
     def env(self) -> dict[str, str]:
-        """What stands in its .env."""
+        """The variables in its .env."""
         return read_env(self.folder / ".env")
 
     @property
@@ -60,22 +60,22 @@ class Team:
 
     @property
     def dashboard_url(self) -> str:
-        """The dashboard, as seen from this machine."""
+        """The dashboard's address on this machine."""
         return f"http://127.0.0.1:{self.env['DASHBOARD_PORT']}"
 
     @property
     def lead(self) -> tuple[str, str]:
-        """What the dashboard asks for."""
+        """The dashboard's user name and password."""
         return "tightloop", self.env["DASHBOARD_PASSWORD"]
 
     @property
     def info(self) -> dict[str, Any]:
-        """Where the first user labels; nothing else of the stack can be reached."""
+        """Address and token of the first user; only Label Studio can be reached."""
         token = self.env["LABEL_STUDIO_API_KEY"]
         return {"label_studio_url": self.url, "api_key": token, "project_id": 1, "backend_url": ""}
 
     def run(self, *command: str, **changes: str) -> subprocess.CompletedProcess[str]:
-        """Type a command in this clone."""
+        """Run a command in this clone."""
         kept = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "DOCKER_CONFIG")}
         return subprocess.run(
             command,
@@ -87,27 +87,27 @@ class Team:
         )
 
     def make(self, *arguments: str) -> str:
-        """What `make …` prints; the test fails where it fails."""
+        """Run `make …` and return its output; fail the test if it fails."""
         done = self.run("make", *arguments)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
     def compose(self, *arguments: str) -> str:
-        """What `docker compose …` prints; the test fails where it fails."""
+        """Run `docker compose …` and return its output; fail the test if it fails."""
         done = self.run(*compose_command(), *arguments)
         assert done.returncode == 0, f"{done.stdout}{done.stderr}\n{self.logs()}"
         return done.stdout
 
     def container(self, service: str) -> str:
-        """The id of a service's container; of the first where it has several."""
+        """Return the id of a service's container, or of the first if it has several."""
         return self.compose("ps", "-q", service).split()[0]
 
     def inspect(self, service: str) -> dict[str, Any]:
-        """What Docker knows of that container."""
+        """Return what Docker knows of a service's container."""
         return dict(json.loads(docker("inspect", self.container(service)))[0])
 
     def wait_until_healthy(self, *services: str) -> None:
-        """Until every one of their health checks is content."""
+        """Wait until every health check of these services passes."""
         for service in services:
             wait_for(
                 lambda: self.inspect(service)["State"]["Health"]["Status"] == "healthy",  # noqa: B023
@@ -115,13 +115,13 @@ class Team:
             )
 
     def status(self, project_id: int = 1) -> dict[str, Any]:
-        """What GET /status says about a project, as asked from outside."""
-        answer = httpx.get(f"{self.dashboard_url}/status", auth=self.lead, timeout=PATIENCE_S)
-        projects = answer.raise_for_status().json()["projects"]
+        """Return what GET /status reports on a project, requested from outside the stack."""
+        response = httpx.get(f"{self.dashboard_url}/status", auth=self.lead, timeout=PATIENCE_S)
+        projects = response.raise_for_status().json()["projects"]
         return dict(next(p for p in projects if p["project_id"] == project_id))
 
     def left(self) -> list[str]:
-        """Containers, volumes and networks that bear its name."""
+        """Return the containers, volumes and networks that this stack left behind."""
         ours = f"label=com.docker.compose.project={self.folder.name}"
         found = [
             docker(*kind, "--filter", ours)
@@ -130,12 +130,12 @@ class Team:
         return " ".join(found).split()
 
     def logs(self) -> str:
-        """The last lines of every service."""
+        """Return the last log lines of every service."""
         return self.run(*compose_command(), "logs", "--no-color", "--tail", "15").stdout
 
 
 def clone(parent: Path) -> Team:
-    """The files that git knows or would add, in a new folder."""
+    """Copy the files that git tracks or would add into a new folder."""
     folder = Path(tempfile.mkdtemp(prefix="tightloop-test-", dir=parent))
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard", "-z"],
@@ -151,7 +151,7 @@ def clone(parent: Path) -> Team:
 
 @pytest.fixture(scope="session")
 def place() -> Iterator[Path]:
-    """Where clones are made; the tests fail here where there is no Docker."""
+    """The folder for clones; without Docker the tests fail here."""
     try:
         engine = docker("version", "--format", "{{.Server.Version}}")
         REPORT["Docker"] = f"{engine}, {docker_compose_version()}"
@@ -171,7 +171,7 @@ def team(place: Path) -> Iterator[Team]:
     lead.make("secrets")
     began = time.monotonic()
     lead.compose("build")
-    REPORT["first build"] = f"{time.monotonic() - began:.0f} s (seconds where it is cached)"
+    REPORT["first build"] = f"{time.monotonic() - began:.0f} s (seconds if it is cached)"
     began = time.monotonic()
     try:
         lead.compose("up", "-d")
@@ -186,7 +186,7 @@ def team(place: Path) -> Iterator[Team]:
 
 
 def docker_compose_version() -> str:
-    """Which compose these tests speak to."""
+    """Return the version of Docker Compose."""
     done = subprocess.run(
         [*compose_command(), "version"], capture_output=True, text=True, check=True
     )
@@ -194,7 +194,7 @@ def docker_compose_version() -> str:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say what was measured."""
+    """Print the measurements."""
     if REPORT:
         terminalreporter.section("the compose stack")
     for name, value in REPORT.items():

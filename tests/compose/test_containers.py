@@ -1,6 +1,6 @@
-"""What somebody finds who broke into a container: its secrets, and what the dashboard's can reach.
+"""What an intruder could do in a container: which secrets it holds, what the dashboard's can reach.
 
-The stack is that of test_team.py, before anybody labels.
+The stack is that of test_team.py, before anyone labels.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.compose.conftest import SERVICES, Team
 from tests.compose_rules import SECRETS_OF
 from tests.patience import PATIENCE_S, wait_for
 
-# Commands that change something, or tell of more than our keys.
+# Commands that change something or reveal more than our keys.
 REFUSED = (
     "SET tightloop:clock 0",
     "DEL tightloop:clock",
@@ -63,7 +63,7 @@ for host, port in (("redis", 6379), ("backend", 9090), ("label-studio", 8080), (
 
 
 def container_of(team: Team, service: str) -> dict[str, Any]:
-    """What Docker knows of a service's container, also of one that has ended."""
+    """Return what Docker knows of a service's container, even if that has exited."""
     labels = {"project": team.folder.name, "service": service}
     filters = [f"--filter=label=com.docker.compose.{k}={v}" for k, v in labels.items()]
     [found] = json.loads(docker("inspect", docker("ps", "-aq", *filters)))
@@ -71,14 +71,14 @@ def container_of(team: Team, service: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("service", [*SERVICES, "setup"])
-def test_a_container_holds_the_secrets_that_it_needs_and_no_other(team: Team, service: str) -> None:
+def test_a_container_holds_only_the_secrets_that_it_needs(team: Team, service: str) -> None:
     values = {name: team.env[name] for name in MAKERS if name != "COMPOSE_PROFILES"}
     held = json.dumps(container_of(team, service)["Config"])
     assert {name for name, value in values.items() if value in held} == SECRETS_OF[service]
 
 
 def run_in_dashboard(team: Team, code: str, stdin: str = "") -> str:
-    """What such Python prints in the dashboard's container."""
+    """Run Python code in the dashboard's container and return its output."""
     container = team.container("dashboard")
     done = team.run("sh", "-c", 'printf %s "$IN" | docker exec -i "$ID" python -c "$CODE"',
                     IN=stdin, ID=container, CODE=code)  # fmt: skip
@@ -86,19 +86,19 @@ def run_in_dashboard(team: Team, code: str, stdin: str = "") -> str:
     return done.stdout
 
 
-def test_the_dashboards_container_changes_nothing_in_redis_and_no_model(team: Team) -> None:
-    team.wait_until_healthy("clock")  # by then its sign of life can be read
+def test_the_dashboards_container_cannot_change_redis_or_the_models(team: Team) -> None:
+    team.wait_until_healthy("clock")  # then the time of its last tick can be read
     assert run_in_dashboard(team, ASK_REDIS, json.dumps(REFUSED)) == ""
     tried = team.run(*compose_command(), "exec", "-T", "dashboard", "touch", "/models/made-here")
     assert "Read-only file system" in tried.stdout + tried.stderr
 
 
-def test_the_dashboards_container_reaches_the_backend_and_redis_alone(team: Team) -> None:
+def test_the_dashboards_container_reaches_only_the_backend_and_redis(team: Team) -> None:
     assert run_in_dashboard(team, CONNECT).split() == ["redis", "backend"]
 
 
 def press(team: Team, button: str, **form: str) -> httpx.Response:
-    """Press a button of the published page."""
+    """Press a button of the published dashboard."""
     return httpx.post(
         f"{team.dashboard_url}/dashboard/{button}",
         data={"project": "1", **form},
@@ -122,7 +122,7 @@ def test_the_published_buttons_train_and_roll_back_through_the_backend(team: Tea
     assert team.env["CONTROL_SECRET"] not in refused.text + str(refused.headers)
 
 
-def test_the_backend_takes_no_press_without_the_dashboards_secret(team: Team) -> None:
+def test_the_backend_refuses_a_button_without_the_dashboards_secret(team: Team) -> None:
     ask = (
         "import os, httpx; print(httpx.post(os.environ['BACKEND_URL'] + '/controls/train', "
         "data={'project': 1}, auth=('tightloop', os.environ['DASHBOARD_PASSWORD'])).status_code)"

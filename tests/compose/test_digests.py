@@ -1,10 +1,9 @@
-"""`make digests` against a real registry on loopback: pinned, built and started from there."""
+"""Pin images with `make digests` against a real registry on loopback; build and start them."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +15,14 @@ from scripts.compose.docker import compose_command, docker
 from scripts.compose.env import read_env
 from scripts.research.temporary_backend import free_ports
 from tests.compose.conftest import ROOT, Team, clone
+from tests.patience import PATIENCE_S, wait_for
 
 CONFIG = """\
 version: 0.1
 storage: {{ filesystem: {{ rootdirectory: {folder} }} }}
 http: {{ addr: 127.0.0.1:{port} }}
 """
-# What each variable names there, and the image of this machine that it is made from.
+# The tag that each variable names there, and the local image that is pushed as this tag.
 IMAGES = {
     "LABEL_STUDIO_IMAGE": ("label-studio:1", "redis:7-alpine"),  # only pulled: any will do
     "POSTGRES_IMAGE": ("postgres:17", "redis:7-alpine"),
@@ -39,22 +39,30 @@ class Registry:
     process: subprocess.Popen[bytes]
 
     def push(self, image: str, tag: str) -> None:
-        """Have a tag there mean an image of this machine."""
+        """Push a local image under a tag."""
         docker("tag", image, f"{self.address}/{tag}")
         docker("push", f"{self.address}/{tag}")
 
     def digest(self, tag: str) -> str:
-        """What it says itself that a tag means."""
+        """Ask the registry for the digest of a tag."""
         name, _, version = tag.partition(":")
         kind = "application/vnd.docker.distribution.manifest.v2+json"
         url = f"http://{self.address}/v2/{name}/manifests/{version}"
-        answer = httpx.head(url, headers={"Accept": kind}).raise_for_status()
-        return answer.headers["Docker-Content-Digest"]
+        response = httpx.head(url, headers={"Accept": kind}).raise_for_status()
+        return response.headers["Docker-Content-Digest"]
 
     def stop(self) -> None:
-        """End it."""
+        """Stop the registry; stopping it twice does no harm."""
         self.process.terminate()
-        self.process.wait(20)
+        self.process.wait(PATIENCE_S)
+
+    def is_up(self) -> bool:
+        """Check if it accepts requests."""
+        try:
+            httpx.get(f"http://{self.address}/v2/").raise_for_status()
+        except httpx.TransportError:
+            return False
+        return True
 
 
 @pytest.fixture
@@ -62,25 +70,21 @@ def registry(place: Path, tmp_path: Path) -> Iterator[Registry]:  # noqa: ARG001
     unpacked = ROOT / "var" / "registry" / "docker-registry"
     executable = shutil.which("docker-registry") or (str(unpacked) if unpacked.exists() else None)
     if executable is None:
-        pytest.fail("docker-registry is not here: run `make registry`", pytrace=False)
+        pytest.fail("docker-registry is missing: run `make registry`", pytrace=False)
     [port] = free_ports(1)
     config = tmp_path / "registry.yml"
     config.write_text(CONFIG.format(folder=tmp_path / "images", port=port))
     with (tmp_path / "registry.log").open("wb") as log:
         process = subprocess.Popen([executable, "serve", config], stdout=log, stderr=log)
     running = Registry(f"127.0.0.1:{port}", process)
-    give_up = time.monotonic() + 30
-    while True:
-        try:
-            httpx.get(f"http://{running.address}/v2/").raise_for_status()
-            break
-        except httpx.TransportError:
-            assert time.monotonic() < give_up, (tmp_path / "registry.log").read_text()
-            time.sleep(0.1)
-    for tag, image in IMAGES.values():
-        running.push(image, tag)
-    yield running
-    running.stop()
+    try:
+        log_file = tmp_path / "registry.log"
+        wait_for(running.is_up, "the registry", show=log_file.read_text)
+        for tag, image in IMAGES.values():
+            running.push(image, tag)
+        yield running
+    finally:
+        running.stop()
     for kind in ("{{.Repository}}:{{.Tag}}", "{{.Repository}}@{{.Digest}}"):
         named = docker("images", "--digests", "--format", kind).splitlines()
         for name in {name for name in named if name.startswith(running.address)}:
@@ -90,7 +94,7 @@ def registry(place: Path, tmp_path: Path) -> Iterator[Registry]:  # noqa: ARG001
 
 @pytest.fixture
 def team(place: Path, registry: Registry) -> Iterator[Team]:
-    """A clone whose images come from that registry."""
+    """A clone that takes its images from this registry."""
     lead = clone(place)
     lead.run("make", "secrets")
     with (lead.folder / ".env").open("a") as env:
@@ -101,7 +105,7 @@ def team(place: Path, registry: Registry) -> Iterator[Team]:
     assert lead.left() == []
 
 
-def test_images_are_pinned_to_what_the_registry_has_and_run_as_pinned(
+def test_images_are_pinned_to_the_registrys_digests_and_run_as_pinned(
     team: Team, registry: Registry
 ) -> None:
     env = team.folder / ".env"
@@ -121,11 +125,11 @@ def test_images_are_pinned_to_what_the_registry_has_and_run_as_pinned(
     team.compose("up", "-d", "redis")
     team.wait_until_healthy("redis")
     assert team.inspect("redis")["Config"]["Image"] == pins["REDIS_IMAGE"]
-    # Built on what was pinned: the same Python as the default's, so that its layers are there.
+    # The pinned Python image equals the default one, so the layers on it are cached.
     team.compose("build", "backend")
 
 
-def test_a_tag_that_moved_moves_its_pin_and_without_the_registry_nothing_changes(
+def test_a_moved_tag_moves_its_pin_and_without_the_registry_nothing_changes(
     team: Team, registry: Registry
 ) -> None:
     team.make("digests")

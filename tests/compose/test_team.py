@@ -1,6 +1,6 @@
-"""The compose stack as a team uses it: joined by invitation, labeled together, restarted, moved.
+"""A team uses the compose stack: they join by invitation, label together, restart and move it.
 
-The tests share one stack and come in the order of its life: the last one ends it.
+The tests share one stack and run in this order; one of the last removes it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ BATCH = int(SMALL["BATCH_SIZE"])
 
 @pytest.fixture(scope="session")
 def truth(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What the annotators know of the digits."""
+    """The true labels of the digits."""
     return true_labels(open_pool("digits", tmp_path_factory.mktemp("digits"), seed=0))
 
 
@@ -58,19 +58,19 @@ def people(team: Team, truth: dict[str, str]) -> Iterator[list[Annotator]]:
 
 
 def label_together(people: list[Annotator], count: int) -> None:
-    """Each answers so many tasks, at the same time."""
+    """Let every annotator label a number of tasks, all at the same time."""
     with ThreadPoolExecutor() as pool:
         for done in [pool.submit(someone.label, count) for someone in people]:
             done.result()
 
 
-def count_answers(people: list[Annotator]) -> int:
-    """How many were accepted so far."""
-    return sum(len(someone.answers) for someone in people)
+def count_accepted(people: list[Annotator]) -> int:
+    """Return how many annotations were accepted so far."""
+    return sum(len(someone.accepted) for someone in people)
 
 
-def check_answers(team: Team, people: list[Annotator]) -> None:
-    """Every accepted answer is there, no task was answered twice, no image is asked twice."""
+def check_annotations(team: Team, people: list[Annotator]) -> None:
+    """Check that no accepted annotation is lost and no task is labeled or image asked twice."""
     with Person(team) as lead:
         tasks = lead.get("/api/tasks/", project=1, page_size=1000, fields="all")["tasks"]
     by_people = {
@@ -78,13 +78,13 @@ def check_answers(team: Team, people: list[Annotator]) -> None:
         for task in tasks
         if task["data"]["asked_by"] != "seed" and task["annotations"]
     }
-    accepted = {task: answer for someone in people for task, answer in someone.answers.items()}
-    assert by_people == {task: [answer] for task, answer in accepted.items()}
+    accepted = {task: [kept] for someone in people for task, kept in someone.accepted.items()}
+    assert by_people == accepted
     assert max(Counter(task["data"]["image_id"] for task in tasks).values()) == 1
 
 
 def wait_for_round(team: Team, number: int) -> dict[str, Any]:
-    """Until a version of this round is in service and no training is left."""
+    """Wait until a version of this round is in service and no training is left."""
 
     def is_there() -> dict[str, Any] | None:
         status = team.status()
@@ -94,15 +94,15 @@ def wait_for_round(team: Team, number: int) -> dict[str, Any]:
     return wait_for(is_there, f"round {number}", every_s=1)
 
 
-# What is there after `up -d`
+# After `up -d`
 
 
-def test_the_file_as_compose_renders_it_keeps_every_rule(team: Team) -> None:
+def test_the_rendered_compose_file_keeps_every_rule(team: Team) -> None:
     rendered = yaml.safe_load(team.compose("config"))
     assert list(breaches(rendered)) == []
 
 
-def test_label_studio_and_the_dashboard_alone_are_published_and_only_on_loopback(
+def test_only_label_studio_and_the_dashboard_are_published_and_only_on_loopback(
     team: Team,
 ) -> None:
     published = {
@@ -119,7 +119,9 @@ def test_label_studio_and_the_dashboard_alone_are_published_and_only_on_loopback
     }
 
 
-def test_the_dashboard_is_for_who_knows_its_password_and_is_no_ml_backend(team: Team) -> None:
+def test_the_dashboard_needs_its_password_and_has_none_of_the_ml_backends_routes(
+    team: Team,
+) -> None:
     assert httpx.get(f"{team.dashboard_url}/dashboard").status_code == 401
     page = httpx.get(f"{team.dashboard_url}/dashboard", auth=team.lead)
     assert page.status_code == 200
@@ -127,20 +129,20 @@ def test_the_dashboard_is_for_who_knows_its_password_and_is_no_ml_backend(team: 
     backend = ("tightloop", team.env["BACKEND_PASSWORD"])
     for path in ("/predict", "/setup", "/webhook", "/versions"):
         assert httpx.post(f"{team.dashboard_url}{path}", auth=backend, json={}).status_code == 404
-    told = httpx.get(f"{team.dashboard_url}/metrics", auth=team.lead)
-    assert "tightloop_webhook_duration_seconds_count" in told.text  # which the backend counts
+    metrics = httpx.get(f"{team.dashboard_url}/metrics", auth=team.lead)
+    assert "tightloop_webhook_duration_seconds_count" in metrics.text  # counted by the backend
 
 
-def test_set_up_says_where_people_find_label_studio_from_outside(team: Team) -> None:
-    said = team.compose("logs", "--no-color", "setup")
-    link = re.search(r"(http\S+)/projects/1/data", said)
-    assert link is not None, said
+def test_set_up_prints_the_address_of_label_studio_outside_the_stack(team: Team) -> None:
+    printed = team.compose("logs", "--no-color", "setup")
+    link = re.search(r"(http\S+)/projects/1/data", printed)
+    assert link is not None, printed
     assert link[1] == f"http://localhost:{team.env['LABEL_STUDIO_PORT']}"
     assert httpx.get(f"{link[1]}/user/login/").is_success
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_a_container_is_nobodys_root_and_cannot_become_it(team: Team, service: str) -> None:
+def test_a_container_does_not_run_as_root_and_cannot_become_it(team: Team, service: str) -> None:
     assert team.compose("exec", "-T", service, "id", "-u").strip() != "0"
     host = team.inspect(service)["HostConfig"]
     assert host["CapDrop"] == ["ALL"]
@@ -156,7 +158,7 @@ def test_the_root_file_system_cannot_be_written(team: Team, service: str) -> Non
     assert "Read-only file system" in tried.stdout + tried.stderr
 
 
-def test_no_secret_stands_in_the_image_or_in_a_list_of_processes(team: Team) -> None:
+def test_no_secret_appears_in_the_image_or_in_a_list_of_processes(team: Team) -> None:
     secrets = [value for name, value in team.env.items() if name in MAKERS and len(value) > 3]
     shown = docker("history", "--no-trunc", IMAGE) + docker("image", "inspect", IMAGE)
     everything = "env; cat $(find /app -type f ! -name '*.pyc')"
@@ -168,7 +170,7 @@ def test_no_secret_stands_in_the_image_or_in_a_list_of_processes(team: Team) -> 
     assert not [secret for secret in secrets if secret in shown]
 
 
-def test_redis_wants_its_password_and_loses_nothing_quietly(team: Team) -> None:
+def test_redis_needs_its_password_and_never_drops_data_silently(team: Team) -> None:
     def redis(*command: str) -> str:
         return team.compose("exec", "-T", "redis", "redis-cli", *command)
 
@@ -181,7 +183,7 @@ def test_redis_wants_its_password_and_loses_nothing_quietly(team: Team) -> None:
 
 
 @pytest.mark.parametrize("service", ["backend", "clock", "redis", "postgres"])
-def test_what_needs_no_internet_has_no_way_out(team: Team, service: str) -> None:
+def test_services_that_need_no_internet_cannot_reach_it(team: Team, service: str) -> None:
     networks = team.inspect(service)["NetworkSettings"]["Networks"]
     assert f"{team.folder.name}_inside" in networks
     assert all(
@@ -193,22 +195,22 @@ def test_starting_again_changes_nothing(team: Team) -> None:
     before = {service: team.container(service) for service in SERVICES}
     team.compose("up", "-d")
     assert {service: team.container(service) for service in SERVICES} == before
-    said = team.compose("logs", "--no-color", "setup")
-    assert said.rstrip().endswith("everything was there already: nothing changed")
+    printed = team.compose("logs", "--no-color", "setup")
+    assert printed.rstrip().endswith("everything was there already: nothing changed")
 
 
-def test_our_logs_are_one_json_object_a_line(team: Team) -> None:
+def test_our_logs_have_one_json_object_per_line(team: Team) -> None:
     for service in OURS:
-        told = team.run("docker", "logs", team.container(service))
-        lines = (told.stdout + told.stderr).splitlines()
+        logs = team.run("docker", "logs", team.container(service))
+        lines = (logs.stdout + logs.stderr).splitlines()
         assert lines
-        assert all(json.loads(line)["level"] for line in lines), told.stdout + told.stderr
+        assert all(json.loads(line)["level"] for line in lines), logs.stdout + logs.stderr
 
 
-# People
+# Annotators
 
 
-def test_nobody_signs_up_without_the_link(team: Team) -> None:
+def test_signing_up_needs_the_invite_link(team: Team) -> None:
     refused = sign_up(team.url, "/user/signup/", "mallory@example.org")
     assert refused.status_code != 302
     with pytest.raises(httpx.HTTPStatusError, match="401"):
@@ -222,48 +224,48 @@ def test_two_annotators_label_two_rounds_together(team: Team, people: list[Annot
         number += 1
         after = wait_for_round(team, number)
     assert after["trained_on_labels"] == int(SMALL["SEED_LABELS"]) + 2 * BATCH
-    check_answers(team, people)
+    check_annotations(team, people)
 
 
-def test_every_service_can_be_restarted_while_people_label(
+def test_every_service_can_be_restarted_while_annotators_label(
     team: Team, people: list[Annotator]
 ) -> None:
-    before, answered = team.status()["round"], count_answers(people)
+    before, n_accepted = team.status()["round"], count_accepted(people)
     is_over = threading.Event()
     with ThreadPoolExecutor() as pool:
-        # Ten answers start a training, so one or the other restart falls into one.
+        # Ten annotations start a training, so some restarts happen during one.
         working = [pool.submit(someone.label_until, is_over.is_set) for someone in people]
         try:
             for service in SERVICES:
-                there = count_answers(people)
+                so_far = count_accepted(people)
                 team.compose("restart", "-t", "5", service)
                 team.wait_until_healthy(service)
-                wait_for(lambda: count_answers(people) > there, f"an answer after {service}")  # noqa: B023
+                wait_for(lambda: count_accepted(people) > so_far, f"an annotation after {service}")  # noqa: B023
         finally:
-            is_over.set()  # the people stop, whatever failed
+            is_over.set()  # the annotators stop, also after a failure
         for done in working:
             done.result()
-    assert count_answers(people) >= answered + len(SERVICES)
-    check_answers(team, people)
+    assert count_accepted(people) >= n_accepted + len(SERVICES)
+    check_annotations(team, people)
     wait_for_round(team, before + 1)
     rested = wait_for(
         lambda: (s := team.status())["new_annotations"] < BATCH and not s["jobs"] and s,
         "everything trained",
         every_s=1,
     )
-    assert rested["annotations"] == int(SMALL["SEED_LABELS"]) + count_answers(people)
+    assert rested["annotations"] == int(SMALL["SEED_LABELS"]) + count_accepted(people)
 
 
-def test_any_order_of_starting_comes_up(team: Team) -> None:
+def test_the_services_become_healthy_in_any_starting_order(team: Team) -> None:
     containers = {service: team.container(service) for service in SERVICES}
     team.compose("stop", "-t", "5")
     began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    for service in reversed(SERVICES):  # ours before what they speak to
+    for service in reversed(SERVICES):  # ours before the services that they need
         docker("start", containers[service])
         time.sleep(2)
     team.wait_until_healthy(*SERVICES)
-    told = [team.run("docker", "logs", "--since", began, containers[s]) for s in OURS]
-    assert "Traceback" not in "".join(done.stdout + done.stderr for done in told)
+    logs = [team.run("docker", "logs", "--since", began, containers[s]) for s in OURS]
+    assert "Traceback" not in "".join(done.stdout + done.stderr for done in logs)
 
 
 def test_two_projects_train_at_once_and_none_twice(team: Team) -> None:
@@ -272,7 +274,7 @@ def test_two_projects_train_at_once_and_none_twice(team: Team) -> None:
     wait_for(lambda: team.status(2)["workers"]["train"] == 2, "two trainers")
     wait_for(lambda: team.status(2)["version"] and not team.status(2)["jobs"], "its first version")
     rounds = {project: team.status(project)["round"] for project in (1, 2)}
-    for _ in range(2):  # the second time both train already, and must go round once more
+    for _ in range(2):  # the second time both are training already and must train once more
         for project in (1, 2):
             with Person(team) as lead:
                 lead.project_id = project
@@ -292,7 +294,7 @@ def test_two_projects_train_at_once_and_none_twice(team: Team) -> None:
 
 
 def trainings(team: Team, project: int) -> list[tuple[float, float]]:
-    """From when to when each version was made, to the second."""
+    """Return when the training of each version began and ended, to the second."""
     command = ("python", "-m", "scripts.models", "--project", str(project), "list", "--json")
     versions = json.loads(team.compose("exec", "-T", "ranker", *command))
     ends = [datetime.fromisoformat(meta["created_at"]).timestamp() for meta in versions]
@@ -300,10 +302,10 @@ def trainings(team: Team, project: int) -> list[tuple[float, float]]:
     return [(end - seconds, end) for end, seconds in zip(ends, made_in, strict=True)]
 
 
-# Its life
+# Rebuilding, stopping, backing up and restoring
 
 
-def test_a_change_of_our_code_is_built_in_seconds(team: Team) -> None:
+def test_a_change_of_our_code_rebuilds_only_the_last_layers(team: Team) -> None:
     with (team.folder / "backend" / "rounds.py").open("a") as file:
         file.write("\n# changed\n")
 
@@ -318,25 +320,27 @@ def test_a_change_of_our_code_is_built_in_seconds(team: Team) -> None:
     assert after[:-3] == before[:-3]  # the last three are our code, our scripts and their bytecode
 
 
-def test_down_and_up_again_goes_on_where_it_was(team: Team, people: list[Annotator]) -> None:
+def test_after_down_and_up_the_same_version_is_in_service(
+    team: Team, people: list[Annotator]
+) -> None:
     before = team.status()
     team.compose("down")
     began = time.monotonic()
     team.compose("up", "-d")
-    REPORT["`up -d` of a stack that was there"] = f"{time.monotonic() - began:.0f} s"
+    REPORT["`up -d` of an existing stack"] = f"{time.monotonic() - began:.0f} s"
     after = wait_for_round(team, before["round"])
     assert (after["version"], after["trained_on_labels"]) == (
         before["version"],
         before["trained_on_labels"],
     )
     label_together(people, 2)
-    check_answers(team, people)
+    check_annotations(team, people)
 
 
 def test_a_restored_stack_serves_the_same_version_and_the_same_labels(
     team: Team, people: list[Annotator], place: Path, truth: dict[str, str]
 ) -> None:
-    assert count_answers(people)
+    assert count_accepted(people)
     media = f"{MEDIA}/media/upload"
     team.compose(
         "exec", "-T", "label-studio", "sh", "-c", f"mkdir -p {media}; echo 1 > {media}/kept"
@@ -362,11 +366,11 @@ def test_a_restored_stack_serves_the_same_version_and_the_same_labels(
             moved.compose("exec", "-T", "label-studio", "cat", f"{MEDIA}/media/upload/kept")
             == "1\n"
         )
-        said = moved.compose("logs", "--no-color", "setup")
-        assert "nothing changed" in said
-        with Annotator(moved, EMAILS[0], truth) as someone:  # with her old password
+        printed = moved.compose("logs", "--no-color", "setup")
+        assert "nothing changed" in printed
+        with Annotator(moved, EMAILS[0], truth) as someone:  # with the same password
             someone.label(1)
-        # A second time would overwrite what is there now.
+        # Restoring again would overwrite the present data.
         refused = moved.run("make", "restore", f"FROM={file}")
         assert "this stack runs" in refused.stderr
         assert all_labels(moved).items() >= labels.items()
@@ -380,7 +384,7 @@ def test_a_restored_stack_serves_the_same_version_and_the_same_labels(
     assert moved.left() == []
 
 
-def test_a_backup_that_breaks_off_leaves_an_empty_stack_for_the_next_try(
+def test_a_restore_that_fails_leaves_an_empty_stack_for_the_next_attempt(
     fresh: Team, tmp_path: Path
 ) -> None:
     manifest = json.dumps({"label_studio": "1.0"})
@@ -402,7 +406,7 @@ def test_a_backup_that_breaks_off_leaves_an_empty_stack_for_the_next_try(
 
 
 def all_labels(team: Team) -> dict[str, list[Any]]:
-    """Every image's answers."""
+    """Return the labels in every image's annotations."""
     with Person(team) as lead:
         tasks = lead.get("/api/tasks/", project=1, page_size=1000, fields="all")["tasks"]
     return {
@@ -412,21 +416,19 @@ def all_labels(team: Team) -> dict[str, list[Any]]:
     }
 
 
-# What stops it
+# What set-up and restore refuse
 
 
 @pytest.fixture
 def fresh(place: Path) -> Iterator[Team]:
-    """A clone in which nothing was done yet."""
+    """A new clone."""
     lead = clone(place)
     yield lead
     lead.run(*compose_command(), "down", "-v")
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_a_missing_secret_is_named_with_what_it_is_and_how_it_is_made(
-    fresh: Team, name: str
-) -> None:
+def test_a_missing_secret_is_named_with_the_command_that_creates_it(fresh: Team, name: str) -> None:
     fresh.run("make", "secrets")
     env = fresh.folder / ".env"
     env.write_text(re.sub(rf"^{name}=.*\n", "", env.read_text(), flags=re.MULTILINE))
@@ -440,8 +442,8 @@ def test_a_missing_secret_is_named_with_what_it_is_and_how_it_is_made(
 def test_a_gpu_profile_without_an_nvidia_runtime_is_one_clear_sentence(fresh: Team) -> None:
     can_give = "nvidia" in docker("info", "--format", "{{json .Runtimes}}")
     checked = fresh.run("make", "secrets", COMPOSE_PROFILES="gpu")
-    told = "in the way: COMPOSE_PROFILES=gpu, and Docker cannot give a GPU" in checked.stderr
-    assert told is not can_give
+    is_refused = "in the way: COMPOSE_PROFILES=gpu, and Docker cannot give a GPU" in checked.stderr
+    assert is_refused is not can_give
 
 
 def test_a_taken_port_is_one_clear_sentence(fresh: Team) -> None:
@@ -453,7 +455,7 @@ def test_a_taken_port_is_one_clear_sentence(fresh: Team) -> None:
     assert f"in the way: 127.0.0.1:{port} cannot be used (Address already in use)" in refused.stderr
 
 
-def test_a_backup_for_other_secrets_is_refused_and_nothing_started(
+def test_a_backup_with_other_secrets_is_refused_and_nothing_is_started(
     fresh: Team, tmp_path: Path
 ) -> None:
     fresh.run("make", "secrets")
@@ -469,7 +471,7 @@ def test_a_backup_for_other_secrets_is_refused_and_nothing_started(
     assert fresh.left() == []
 
 
-def test_something_else_than_a_backup_is_refused(fresh: Team) -> None:
+def test_a_file_that_is_no_backup_is_refused(fresh: Team) -> None:
     (fresh.folder / "photos.tar").write_text("no archive")
     refused = fresh.run("make", "restore", "FROM=photos.tar")
     assert refused.returncode != 0

@@ -1,4 +1,4 @@
-"""The whole stack for the tests: scripts/up.py in a folder of its own, on free ports."""
+"""Start whole stacks for the tests: scripts/up.py in a temporary folder, on free ports."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SMALL = {
     "SEED": "0",
     "SEED_LABELS": "60",
     "BLIND": "false",
-    "TRAIN": "full",  # heads come where a test asks for one: they would re-order what others count
+    "TRAIN": "full",  # heads would reorder the tasks that tests count
     "STRATEGY": "least_confidence",
     "OVERLAP": "1",
     "BATCH_SIZE": "10",
@@ -48,19 +48,19 @@ SMALL = {
 
 @dataclass(frozen=True)
 class Stack:
-    """A stack of its own in `folder`, with what a person would do to it."""
+    """A stack in `folder`, and what a person does with it."""
 
     folder: Path  # its VAR_DIR
     settings_given: Mapping[str, str]
 
     @property
     def info(self) -> dict[str, Any]:
-        """stack.json as it is now: pids change when a program is restarted."""
+        """Read stack.json again: pids change when a program is restarted."""
         return dict(json.loads((self.folder / "stack.json").read_text()))
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a command needs to belong to this stack, secrets included."""
+        """The environment of this stack's commands, secrets included."""
         kept = dotenv_values(self.folder / "stack.env")
         return {**os.environ, **self.settings_given, **{k: v for k, v in kept.items() if v}}
 
@@ -72,7 +72,7 @@ class Stack:
         return Settings.model_validate({k: v for k, v in given.items() if v is not None})
 
     def run(self, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """`python -m module arguments` as a person beside this stack would run it."""
+        """Run `python -m module arguments` in this stack's environment."""
         return subprocess.run(
             [sys.executable, "-m", module, *arguments],
             env=self.environment,
@@ -84,7 +84,7 @@ class Stack:
         )
 
     def up(self) -> str:
-        """What it prints; the test fails with that and the logs where it cannot start."""
+        """Start it and return the output; if it cannot start, fail with that and the logs."""
         started = self.run("scripts.up")
         if started.returncode != 0:
             pytest.fail(f"{started.stdout}{started.stderr}{self.logs()}", pytrace=False)
@@ -96,20 +96,22 @@ class Stack:
 
     @contextmanager
     def without(self, program: str) -> Iterator[None]:
-        """One of its programs is stopped meanwhile."""
+        """Stop one of its programs, and start it again afterwards."""
         socket_url = f"unix://{StackFolder(self.folder).sockets / 'supervisord.sock'}"
         name = program if program in ("postgres", "redis") else f"app:{program}"
         control = [sys.executable, "-m", "supervisor.supervisorctl", "-s", socket_url]
         subprocess.run([*control, "stop", name], check=True, capture_output=True)
-        yield
-        subprocess.run([*control, "start", name], check=True, capture_output=True)
+        try:
+            yield
+        finally:
+            subprocess.run([*control, "start", name], check=True, capture_output=True)
 
     def processes(self) -> list[psutil.Process]:
-        """All that run, those that a killed parent left behind too."""
+        """All running processes, including those whose parent was killed."""
         return processes(StackFolder(self.folder))
 
     def logs(self) -> str:
-        """The last lines of every log."""
+        """Return the last lines of every log."""
         tails = [
             f"\n--- {path.name}\n" + "\n".join(path.read_text(errors="replace").splitlines()[-20:])
             for path in sorted(self.folder.glob("log/*.log"))
@@ -118,7 +120,7 @@ class Stack:
 
 
 def new_stack(folder: Path, **changes: str) -> Stack:
-    """A stack that is not started yet; `changes` are settings that differ from SMALL."""
+    """Return a stack that is not started yet; `changes` are settings that differ from SMALL."""
     ports = dict(zip(PORTS, map(str, free_ports(len(PORTS))), strict=True))
     var = folder / "var"
     place = {
@@ -132,7 +134,7 @@ def new_stack(folder: Path, **changes: str) -> Stack:
 
 
 def small_pool(folder: Path, n_train: int = 300, n_test: int = 60) -> str:
-    """Some images per class of TEST_POOL as a folder of links; the digits where it is not set."""
+    """Link some images per class of TEST_POOL into a folder; return the digits if it is not set."""
     source = os.environ.get("TEST_POOL")
     if not source:
         return "digits"
@@ -150,11 +152,12 @@ def small_pool(folder: Path, n_train: int = 300, n_test: int = 60) -> str:
 def running_stack(
     prepare: Callable[[Stack], object] = lambda _: None, /, **changes: str
 ) -> Iterator[Stack]:
-    """A stack for a test that needs other settings; its first start takes a minute. `prepare` may
-    fill its folder before that.
+    """Run a stack with other settings; starting it takes a minute. `prepare` may fill its folder
+    before that.
 
-    Its folder is not pytest's: every pytest that starts closes those to root's PostgreSQL, another
-    user. Deep and with a blank and a percent sign, it is as awkward as people's are.
+    The folder is not in pytest's: each starting pytest closes those to other users, and a stack run
+    by root has PostgreSQL run as another user. A long path with spaces and a percent sign tests
+    that such folders work.
     """
     place = Path(tempfile.mkdtemp(prefix="tightloop-test-"))
     folder = place / ("100 % deep " + "and deeper " * 10)
@@ -166,12 +169,12 @@ def running_stack(
         yield stack
     finally:
         stack.down()
-    shutil.rmtree(place)  # kept where a test failed inside
+    shutil.rmtree(place)  # kept if a test failed inside
 
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
-    """The stack that tests share, set up and running."""
+    """The running stack that tests share."""
     with running_stack() as running:
         yield running
     assert not running.processes()
@@ -179,7 +182,7 @@ def stack() -> Iterator[Stack]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Function) -> Generator[None, Any, Any]:
-    """Show the logs of its stack under a test that failed."""
+    """Show the logs of the stack below a failed test."""
     report = yield
     for stack in item.funcargs.values():
         if report.failed and isinstance(stack, Stack):

@@ -1,4 +1,4 @@
-"""Annotators at Label Studio's API: they sign up, label, and press its buttons."""
+"""Annotators who use Label Studio's API: they sign up, label and press its buttons."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.patience import PATIENCE_S, wait_for
 
 
 def pool_of(stack: Stack) -> Pool:
-    """The pool of a stack's project."""
+    """Open the pool of a stack's project."""
     settings = stack.settings
     record = read_record(project_root(settings.model_dir, stack.info["project_id"]))
     assert record is not None
@@ -24,7 +24,7 @@ def pool_of(stack: Stack) -> Pool:
 
 
 class Place(Protocol):
-    """Where a person labels."""
+    """A stack in which a person labels."""
 
     @property
     def info(self) -> Mapping[str, Any]:
@@ -35,21 +35,23 @@ PASSWORD = "a-long-password"
 
 
 def invite_link(url: str, api_key: str) -> str:
-    """What the team lead sends around."""
+    """Return the path of the link that a team lead sends to annotators."""
     headers = {"Authorization": f"Token {api_key}"}
-    answer = httpx.get(f"{url}/api/invite", headers=headers, timeout=PATIENCE_S).raise_for_status()
-    return str(answer.json()["invite_url"])
+    response = httpx.get(
+        f"{url}/api/invite", headers=headers, timeout=PATIENCE_S
+    ).raise_for_status()
+    return str(response.json()["invite_url"])
 
 
 def sign_up(url: str, path: str, email: str) -> httpx.Response:
-    """Fill the sign-up form in; 302 means that it was taken."""
+    """Fill in the sign-up form; status 302 means that it was accepted."""
     with httpx.Client(base_url=url, timeout=PATIENCE_S) as browser:
         browser.get(path)
         return _send_form(browser, path, email)
 
 
 def log_in(url: str, email: str) -> tuple[int, str]:
-    """The id and the access token of somebody who signed up."""
+    """Log in with an account; return its user id and access token."""
     with httpx.Client(base_url=url, timeout=PATIENCE_S) as browser:
         browser.get("/user/login/")
         _send_form(browser, "/user/login/", email)
@@ -68,7 +70,7 @@ def _send_form(browser: httpx.Client, path: str, email: str) -> httpx.Response:
 
 
 class Person:
-    """The admin, or anybody else with a token, labeling one project."""
+    """A person with a token, such as the admin, who labels one project."""
 
     def __init__(self, place: Place) -> None:
         info = place.info
@@ -88,21 +90,23 @@ class Person:
         self._backend.close()
 
     def get(self, path: str, **params: Any) -> Any:
-        """The JSON of a GET."""
+        """Return the JSON of a GET request."""
         return self.http.get(path, params=params).raise_for_status().json()
 
     def next_task(self) -> dict[str, Any]:
-        """The task that Label Studio serves next; it is locked for this person from now on."""
+        """Return the task that Label Studio serves next, and lock it for this person."""
         task: dict[str, Any] = self.get(f"/api/projects/{self.project_id}/next")
         return task
 
     def submit(
         self, task_id: int, label: str, config: LabelConfig, parent_prediction: int | None = None
     ) -> int:
-        """Submit an annotation; its id comes back."""
+        """Submit an annotation and return its id."""
         body = {"result": prediction_result(config, label), "parent_prediction": parent_prediction}
-        answer = self.http.post(f"/api/tasks/{task_id}/annotations/", json=body).raise_for_status()
-        return int(answer.json()["id"])
+        response = self.http.post(
+            f"/api/tasks/{task_id}/annotations/", json=body
+        ).raise_for_status()
+        return int(response.json()["id"])
 
     def start_training(self) -> None:
         """Press the ML backend's button "Start Training"."""
@@ -110,17 +114,17 @@ class Person:
         self.http.post(f"/api/ml/{backend['id']}/train").raise_for_status()
 
     def status(self) -> dict[str, Any]:
-        """What GET /status says about the project."""
+        """Return what GET /status reports on the project."""
         projects = self._backend.get("/status").raise_for_status().json()["projects"]
         status: dict[str, Any] = next(p for p in projects if p["project_id"] == self.project_id)
         return status
 
     def training(self) -> dict[str, Any] | None:
-        """The training that waits or runs."""
+        """Return the queued or running training, if there is one."""
         return next((j for j in self.status()["jobs"] if j["job"] == "retrain"), None)
 
     def wait_for_rest(self, round_: int) -> dict[str, Any]:
-        """Wait until a round is done, no job is left and no training is due; the status comes."""
+        """Wait until a round is done, no job is left and no training is due; return the status."""
 
         def rested() -> dict[str, Any] | None:
             status = self.status()

@@ -1,6 +1,4 @@
-"""The circle on real services: predict, ask, label, retrain, ask again; three rounds with an
-oracle.
-"""
+"""Three rounds on real services with an oracle: predict, ask, label, retrain."""
 
 from __future__ import annotations
 
@@ -24,7 +22,7 @@ BATCH = 40
 
 @pytest.fixture(scope="module")
 def circle() -> Iterator[Stack]:
-    """A stack whose rounds are large enough to be learned from."""
+    """A stack with batches large enough for each round to improve the model."""
     with running_stack(
         SEED_LABELS="20",
         BATCH_SIZE=str(BATCH),
@@ -47,10 +45,10 @@ def pool(circle: Stack) -> Pool:
 
 
 def confidence_served(circle: Stack, person: Person, pool: Pool) -> dict[str, float]:
-    """What /predict says about every image of the pool: the probability of its favourite class."""
+    """Return the top class probability that /predict gives for each pool image."""
     settings = circle.settings
     config = person.get(f"/api/projects/{person.project_id}")["label_config"]
-    answer = httpx.post(
+    response = httpx.post(
         f"{circle.info['backend_url']}/predict",
         auth=(settings.backend_user, settings.backend_password.get_secret_value()),
         json={
@@ -60,7 +58,7 @@ def confidence_served(circle: Stack, person: Person, pool: Pool) -> dict[str, fl
         },
         timeout=PATIENCE_S,
     ).raise_for_status()
-    results = answer.json()["results"]
+    results = response.json()["results"]
     assert {r["model_version"] for r in results} == {person.status()["version"]}
     return {
         i: float(np.float32(r["result"][0]["score"]))
@@ -68,11 +66,11 @@ def confidence_served(circle: Stack, person: Person, pool: Pool) -> dict[str, fl
     }
 
 
-def has_order_of(project: LabelStudioProject, version: str) -> bool:
+def orders_tasks_by(project: LabelStudioProject, version: str) -> bool:
     return project.model_version() == version
 
 
-def test_three_rounds_ask_the_least_confident_in_order_and_learn(
+def test_three_rounds_ask_the_least_confident_images_in_order_and_improve_the_model(
     circle: Stack, person: Person, pool: Pool
 ) -> None:
     truth = true_labels(pool)
@@ -81,14 +79,14 @@ def test_three_rounds_ask_the_least_confident_in_order_and_learn(
     )
     config: LabelConfig = project.label_config()
     before = person.wait_for_rest(1)
-    wait_for(partial(has_order_of, project, "r0001"), "the order of r0001")
+    wait_for(partial(orders_tasks_by, project, "r0001"), "the order of r0001")
 
     for number in (1, 2, 3):
         version = f"r{number:04d}"
         served = confidence_served(circle, person, pool)
 
         wait_for(lambda: project.counts().open == 2 * BATCH, "the batch of the new version")
-        # /next serves what is open in ascending order of today's confidence.
+        # /next serves open tasks in ascending order of the current confidence.
         scores = []
         for _ in range(BATCH):
             task = person.next_task()
@@ -99,13 +97,13 @@ def test_three_rounds_ask_the_least_confident_in_order_and_learn(
             person.submit(task["id"], truth[image_id], config, prediction["id"])
         assert scores == sorted(scores)
 
-        # The forty answers make one new version, which is served from then on.
+        # The forty annotations make one new version, which is served from then on.
         after = person.wait_for_rest(number + 1)
         assert after["version"] == f"r{number + 1:04d}"
         assert after["trained_on_labels"] == 20 + number * BATCH
-        wait_for(partial(has_order_of, project, after["version"]), "the new order")
+        wait_for(partial(orders_tasks_by, project, after["version"]), "the new order")
 
-        # What this version asked is the top of an independent ranking over what was served.
+        # This version asked the top images of a ranking made here from the served predictions.
         tasks = person.get("/api/tasks", project=person.project_id, page_size=500, fields="all")
         asked_by = {t["data"]["image_id"]: t["data"].get("asked_version") for t in tasks["tasks"]}
         asked = [i for i, asked_version in asked_by.items() if asked_version == version]

@@ -1,7 +1,6 @@
-"""This release goes on with what an earlier one left behind.
+"""Upgrade a project from an earlier release and keep using it.
 
-The tests share one stack and come in the order of its life: first it is as it was, then people
-label.
+The tests share one stack and run in this order: first it is unchanged, then people label.
 """
 
 from __future__ import annotations
@@ -31,14 +30,14 @@ RECONCILE_EVERY_S = 5
 
 @dataclass(frozen=True)
 class Upgraded:
-    """A running stack, what was recorded of it, and under which ids that is there now."""
+    """A running stack, its recording, and the ids that the recorded rows have now."""
 
     stack: Stack
     recording: Recording
     made: Rebuilt
 
     def person(self, email: str) -> Person:
-        """One of the people of then."""
+        """Return one of the recorded people."""
         token = self.made.tokens[self.user_id(email)]
         return Person(SimpleNamespace(info={**self.stack.info, "api_key": token}))
 
@@ -52,13 +51,13 @@ class Upgraded:
         return self.made.projects[self.recording.review["id"]]
 
     def versions(self) -> list[str]:
-        """What `models list` prints below its heading, a line per version."""
+        """Return the lines of `models list` below its heading, one per version."""
         listed = self.stack.run("scripts.models", "list")
         assert listed.returncode == 0, listed.stderr
         return listed.stdout.splitlines()[1:]
 
     def names(self) -> list[str]:
-        """The names of the versions, oldest first."""
+        """Return the names of the versions, oldest first."""
         return [line.split()[0] for line in self.versions()]
 
 
@@ -76,7 +75,7 @@ def upgraded() -> Iterator[Upgraded]:
 @pytest.fixture(scope="module")
 def lead(upgraded: Upgraded) -> Iterator[Person]:
     with Person(upgraded.stack) as someone:
-        # Tasks and answers are read from Label Studio again.
+        # Tasks and annotations are read from Label Studio again.
         wait_for(lambda: someone.status()["annotations"] is not None, "the first reading")
         yield someone
 
@@ -99,8 +98,8 @@ def truth(upgraded: Upgraded) -> dict[str, str]:
 
 
 def rest(person: Person) -> dict[str, Any]:
-    """Wait until the clock has looked twice, the workers have done what it asked for, and nothing
-    came of it.
+    """Wait until the clock has looked twice, the workers are idle and nothing changes; return the
+    status.
     """
     facts = ("versions", "version", "annotations", "new_annotations", "open_tasks")
 
@@ -118,7 +117,7 @@ def rest(person: Person) -> dict[str, Any]:
 
 
 def open_order(tasks: list[Task], version: str) -> list[tuple[float, str]]:
-    """What waits for an answer, least confident first, by the predictions of a version."""
+    """Return the open images, least confident first, by the predictions of a version."""
     return sorted(
         (prediction["score"], task["data"]["image_id"])
         for task in tasks
@@ -128,8 +127,8 @@ def open_order(tasks: list[Task], version: str) -> list[tuple[float, str]]:
     )
 
 
-def waiting_for_another(tasks: list[Task]) -> list[str]:
-    """The images that a second person is asked about, and nobody has answered twice yet."""
+def awaiting_second_opinion(tasks: list[Task]) -> list[str]:
+    """Return the images that have an annotation and wait for another annotator's."""
     return [
         task["data"]["image_id"]
         for task in tasks
@@ -138,7 +137,7 @@ def waiting_for_another(tasks: list[Task]) -> list[str]:
 
 
 def truths(tasks: list[Task]) -> list[tuple[str, str | None, int]]:
-    """Image, label and person of all ground truths."""
+    """Return image, label and annotator of every ground truth."""
     return sorted(
         (task["data"]["image_id"], label_of(a), a["completed_by"])
         for task in tasks
@@ -147,7 +146,7 @@ def truths(tasks: list[Task]) -> list[tuple[str, str | None, int]]:
     )
 
 
-def answer(person: Person, task: Task, label: str) -> None:
+def annotate(person: Person, task: Task, label: str) -> None:
     config = parse_label_config(person.get(f"/api/projects/{task['project']}/")["label_config"])
     person.submit(task["id"], label, config)
 
@@ -156,13 +155,13 @@ def label_open_tasks(person: Person, count: int, truth: dict[str, str]) -> None:
     tasks = [task for task in read_tasks(person, person.project_id) if is_open(task)][:count]
     assert len(tasks) == count
     for task in tasks:
-        answer(person, task, truth[task["data"]["image_id"]])
+        annotate(person, task, truth[task["data"]["image_id"]])
 
 
-# As it was
+# Unchanged after the upgrade
 
 
-def test_the_versions_and_the_one_in_service_are_the_same(upgraded: Upgraded) -> None:
+def test_the_versions_and_the_one_in_service_are_unchanged(upgraded: Upgraded) -> None:
     assert upgraded.versions() == upgraded.recording.text("models.txt").splitlines()[1:]
 
 
@@ -175,14 +174,14 @@ def test_the_versions_and_the_one_in_service_are_the_same(upgraded: Upgraded) ->
         "left_out", "is_finished", "waiting_for", "errors", "notices", "pool", "weights",
     ],
 )  # fmt: skip
-def test_the_status_says_the_same(upgraded: Upgraded, lead: Person, fact: str) -> None:
-    told = lead.status()[fact]
-    if fact == "learning_curve":  # a field has come since
-        assert [point.pop("is_pruned") for point in told] == [False] * len(told)
-    assert told == upgraded.recording.status[fact]
+def test_the_status_is_unchanged(upgraded: Upgraded, lead: Person, fact: str) -> None:
+    reported = lead.status()[fact]
+    if fact == "learning_curve":  # this field is newer than the recording
+        assert [point.pop("is_pruned") for point in reported] == [False] * len(reported)
+    assert reported == upgraded.recording.status[fact]
 
 
-def test_each_persons_figures_are_the_same(upgraded: Upgraded, lead: Person) -> None:
+def test_the_figures_of_each_annotator_are_unchanged(upgraded: Upgraded, lead: Person) -> None:
     recorded = upgraded.recording.status["annotators"]
     assert len(recorded) == 3
     assert lead.status()["annotators"] == [
@@ -190,7 +189,7 @@ def test_each_persons_figures_are_the_same(upgraded: Upgraded, lead: Person) -> 
     ]
 
 
-def test_until_somebody_labels_nothing_is_trained_asked_or_ordered_again(
+def test_nothing_is_trained_asked_or_reordered_before_anyone_labels(
     upgraded: Upgraded, lead: Person
 ) -> None:
     recorded = upgraded.recording
@@ -206,13 +205,13 @@ def test_until_somebody_labels_nothing_is_trained_asked_or_ordered_again(
     assert [t["data"] for t in tasks] == [t["data"] for t in recorded.tasks]
     assert [len(t["annotations"]) for t in tasks] == [len(t["annotations"]) for t in recorded.tasks]
     assert open_order(tasks, version) == open_order(recorded.tasks, version)
-    assert waiting_for_another(tasks) == waiting_for_another(recorded.tasks) != []
+    assert awaiting_second_opinion(tasks) == awaiting_second_opinion(recorded.tasks) != []
 
 
-# The review goes on
+# Reviewing after the upgrade
 
 
-def test_what_was_reviewed_then_is_not_collected_again_though_somebody_took_it_back(
+def test_reviews_of_the_earlier_release_are_not_collected_again_even_if_one_was_undone(
     upgraded: Upgraded, lead: Person
 ) -> None:
     recorded = upgraded.recording
@@ -226,7 +225,9 @@ def test_what_was_reviewed_then_is_not_collected_again_though_somebody_took_it_b
     )
 
 
-def test_the_review_project_of_then_is_still_the_one(upgraded: Upgraded, lead: Person) -> None:
+def test_the_review_project_of_the_earlier_release_is_still_used(
+    upgraded: Upgraded, lead: Person
+) -> None:
     printed = upgraded.stack.run("scripts.review", "--push", "--count", "1")
     assert printed.returncode == 0, printed.stderr
     assert f"/projects/{upgraded.review_id}/data" in printed.stdout
@@ -238,13 +239,13 @@ def test_the_review_project_of_then_is_still_the_one(upgraded: Upgraded, lead: P
     assert {p["id"] for p in projects} == {*upgraded.made.projects.values()}
 
 
-def test_what_is_reviewed_from_now_on_becomes_ground_truth_in_the_reviewers_name(
+def test_a_new_review_becomes_ground_truth_in_the_reviewers_name(
     upgraded: Upgraded, lead: Person, grace: Person, truth: dict[str, str]
 ) -> None:
     before = truths(read_tasks(lead, lead.project_id))
     task = next(t for t in read_tasks(lead, upgraded.review_id) if is_open(t))
     image_id = task["data"]["image_id"]
-    answer(grace, task, truth[image_id])
+    annotate(grace, task, truth[image_id])
     new = (image_id, truth[image_id], upgraded.user_id("grace@example.org"))
     wait_for(
         lambda: truths(read_tasks(lead, lead.project_id)) == sorted([*before, new]),
@@ -252,10 +253,10 @@ def test_what_is_reviewed_from_now_on_becomes_ground_truth_in_the_reviewers_name
     )
 
 
-# And so does the labeling
+# Labeling after the upgrade
 
 
-def test_a_few_more_answers_make_a_head_that_is_numbered_on(
+def test_three_new_annotations_make_a_head_with_the_next_number(
     upgraded: Upgraded, lead: Person, ada: Person, truth: dict[str, str]
 ) -> None:
     before = rest(lead)
@@ -270,7 +271,7 @@ def test_a_few_more_answers_make_a_head_that_is_numbered_on(
     assert after["new_annotations"] == before["new_annotations"] + 3
 
 
-def test_ten_new_annotations_make_the_next_version_of_everything_that_was_ever_labeled(
+def test_ten_new_annotations_make_a_version_trained_on_old_and_new_labels(
     upgraded: Upgraded, lead: Person, ada: Person, truth: dict[str, str]
 ) -> None:
     before, n_new = upgraded.recording.status, lead.status()["new_annotations"]
@@ -295,7 +296,7 @@ def test_ten_new_annotations_make_the_next_version_of_everything_that_was_ever_l
     assert after["open_tasks"] >= int(upgraded.recording.settings["BATCH_SIZE"])
 
 
-def test_each_person_has_their_answers_of_then_and_those_of_now(
+def test_each_annotators_count_includes_old_and_new_annotations(
     upgraded: Upgraded, lead: Person
 ) -> None:
     given = Counter(

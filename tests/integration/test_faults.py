@@ -1,4 +1,4 @@
-"""What goes wrong in a real stack and is made good: bursts, lost webhooks, killed workers."""
+"""A real stack recovers from bursts, lost webhooks and killed processes."""
 
 from __future__ import annotations
 
@@ -44,27 +44,27 @@ def truth(stack: Stack) -> dict[str, str]:
     return true_labels(pool_of(stack))
 
 
-Answer = Callable[[int], None]
+AnnotateTasks = Callable[[int], None]
 
 
 @pytest.fixture
-def answer(person: Person, project: LabelStudioProject, truth: dict[str, str]) -> Answer:
-    """Answer so many open tasks, rightly."""
+def annotate(person: Person, project: LabelStudioProject, truth: dict[str, str]) -> AnnotateTasks:
+    """Return a function that labels a number of open tasks correctly."""
 
-    def answer_open_tasks(count: int) -> None:
+    def annotate_open_tasks(count: int) -> None:
         config = project.label_config()
         wait_for(lambda: project.counts().open >= count, f"{count} open tasks")
         for task in [task for task in project.tasks() if task.is_open][:count]:
             person.submit(task.task_id, truth[task.image_id], config)
 
-    return answer_open_tasks
+    return annotate_open_tasks
 
 
 def trainer(stack: Stack) -> psutil.Process:
     return psutil.Process(stack.info["pids"]["trainer"])
 
 
-def force_training_and_catch_it(person: Person) -> None:
+def start_training_and_wait_until_it_trains(person: Person) -> None:
     person.start_training()
 
     def is_training() -> bool:
@@ -75,26 +75,26 @@ def force_training_and_catch_it(person: Person) -> None:
 
 
 def test_ten_annotations_in_a_burst_lead_to_at_most_two_trainings(
-    person: Person, project: LabelStudioProject, answer: Answer
+    person: Person, project: LabelStudioProject, annotate: AnnotateTasks
 ) -> None:
     before = person.status()["round"]
-    answer(10)
+    annotate(10)
     after = person.wait_for_rest(before + 1)
     assert after["round"] - before in (1, 2)
     assert after["annotations"] == project.counts().annotations
 
 
 def test_the_queue_is_topped_up_while_people_label(
-    project: LabelStudioProject, answer: Answer
+    project: LabelStudioProject, annotate: AnnotateTasks
 ) -> None:
-    answer(3)
+    annotate(3)
     wait_for(lambda: project.counts().open >= 10, "the queue to be topped up")
     ids = [task.image_id for task in project.tasks()]
     assert len(ids) == len(set(ids))
 
 
-def test_a_webhook_lost_on_purpose_is_made_good_by_the_clock(
-    stack: Stack, person: Person, answer: Answer
+def test_the_clock_counts_annotations_whose_webhook_was_lost(
+    stack: Stack, person: Person, annotate: AnnotateTasks
 ) -> None:
     [hook] = person.get("/api/webhooks/", project=person.project_id)
     person.http.patch(
@@ -103,7 +103,7 @@ def test_a_webhook_lost_on_purpose_is_made_good_by_the_clock(
     ).raise_for_status()
     try:
         before = person.status()["new_annotations"]
-        answer(2)
+        annotate(2)
         wait_for(
             lambda: person.status()["new_annotations"] >= before + 2,
             "two lost annotations counted",
@@ -116,11 +116,11 @@ def test_a_webhook_lost_on_purpose_is_made_good_by_the_clock(
 
 
 @pytest.mark.parametrize("with_child", [False, True], ids=["trainer alone", "trainer and child"])
-def test_a_training_whose_worker_is_killed_runs_again_once_without_help(
+def test_a_training_whose_worker_is_killed_restarts_once_automatically(
     stack: Stack, person: Person, with_child: bool
 ) -> None:
     before = person.status()
-    force_training_and_catch_it(person)
+    start_training_and_wait_until_it_trains(person)
     worker = trainer(stack)
     victims = [worker, *(worker.children(recursive=True) if with_child else [])]
     for victim in victims:
@@ -134,7 +134,7 @@ def test_a_training_whose_worker_is_killed_runs_again_once_without_help(
     assert person.status()["round"] == before["round"] + 1  # once
 
 
-def test_a_task_open_in_ones_hands_can_be_submitted_after_a_refresh(
+def test_a_task_that_an_annotator_has_open_can_be_submitted_after_a_reorder(
     person: Person, project: LabelStudioProject, config: LabelConfig
 ) -> None:
     status = person.status()
@@ -148,15 +148,15 @@ def test_a_task_open_in_ones_hands_can_be_submitted_after_a_refresh(
 
 
 def test_an_annotator_never_waits_for_a_dead_backend(
-    stack: Stack, person: Person, answer: Answer
+    stack: Stack, person: Person, annotate: AnnotateTasks
 ) -> None:
     before = person.status()["annotations"]
     master = psutil.Process(stack.info["pids"]["backend"])
-    # Its worker would go on answering for a moment without it.
+    # Its worker process would serve requests for a moment without it.
     for process in (master, *master.children()):
         process.kill()
-    answer(2)
-    wait_for(lambda: _answers(person), "the backend to be back")
+    annotate(2)
+    wait_for(lambda: _is_up(person), "the backend to be back")
     wait_for(lambda: person.status()["annotations"] >= before + 2, "the clock to have counted")
 
 
@@ -173,33 +173,43 @@ def test_set_up_and_sync_twice_leave_exactly_one_of_everything(
 
     before = len(project.tasks())
     command = [sys.executable, "-m", "scripts.sync", "--count", "7"]
-    at_once = [
-        subprocess.Popen(command, env=stack.environment, cwd=ROOT, stdout=subprocess.DEVNULL)
-        for _ in range(2)
-    ]
-    assert [process.wait(PATIENCE_S) for process in at_once] == [0, 0]
+    at_once: list[subprocess.Popen[bytes]] = []
+    try:
+        for _ in range(2):
+            at_once.append(
+                subprocess.Popen(
+                    command, env=stack.environment, cwd=ROOT, stdout=subprocess.DEVNULL
+                )
+            )
+        assert [process.wait(PATIENCE_S) for process in at_once] == [0, 0]
+    finally:
+        for process in at_once:
+            process.kill()
+            process.wait()
     ids = [task.image_id for task in project.tasks()]
     assert len(ids) == before + 14
     assert len(ids) == len(set(ids))
 
 
-def test_a_sync_killed_half_way_and_run_again_makes_no_duplicate(
+def test_a_sync_that_was_killed_halfway_and_rerun_makes_no_duplicate(
     stack: Stack, project: LabelStudioProject
 ) -> None:
     before = {task.task_id for task in project.tasks()}
     command = [sys.executable, "-m", "scripts.sync", "--count", "30"]
     dying = subprocess.Popen(command, env=stack.environment, cwd=ROOT)
-    # Killed as soon as its tasks begin to be there, whether it knows or not.
-    wait_for(lambda: {t.task_id for t in project.tasks()} - before, "tasks of the dying push")
-    dying.kill()
-    dying.wait()
+    try:
+        # Kill it as soon as its first tasks exist, whether it knows of them or not.
+        wait_for(lambda: {t.task_id for t in project.tasks()} - before, "tasks of the dying push")
+    finally:
+        dying.kill()
+        dying.wait()
     again = stack.run("scripts.sync", "--count", "5")
     assert again.returncode == 0, again.stderr
     ids = [task.image_id for task in project.tasks()]
     assert len(ids) == len(set(ids))
 
 
-def test_rolling_back_changes_what_is_served_and_label_studios_order(
+def test_rolling_back_changes_the_served_version_and_label_studios_order(
     stack: Stack, person: Person, project: LabelStudioProject
 ) -> None:
     newest = person.status()["version"]
@@ -228,7 +238,7 @@ def test_a_wrong_command_says_what_is_wrong_and_fails(
     assert "Traceback" not in failed.stderr
 
 
-def _answers(person: Person) -> bool:
+def _is_up(person: Person) -> bool:
     try:
         person.status()
     except httpx.HTTPError:

@@ -1,4 +1,4 @@
-"""Between two trainings: a few answers make a head, and a head makes a new order."""
+"""Between two trainings, a few annotations make a head, and the head reorders the tasks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.integration.people import Person, pool_of
 from tests.patience import wait_for
 
 
-def test_a_few_answers_make_a_head_and_its_order_without_a_training(
+def test_a_few_annotations_make_a_head_and_reorder_the_tasks_without_a_training(
     stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool = pool_of(stack)
@@ -32,8 +32,8 @@ def test_a_few_answers_make_a_head_and_its_order_without_a_training(
         for task in project.open_tasks()[:3]:
             person.submit(task.task_id, truth[task.image_id], config)
         n_labels = project.counts().annotations
-        # The stack's own ranker fits no heads, so this test does the ranker's job. What is due
-        # later, such as a reading right after another one, is due when it looks again.
+        # The stack's ranker fits no heads, so this test does the ranker's job. A step that is not
+        # due yet, such as a second reading of the tasks, runs on a later call.
         both = stack.settings.model_copy(update={"train": "both"})
         monkeypatch.setattr(jobs, "load_settings", lambda: both)
 
@@ -42,9 +42,9 @@ def test_a_few_answers_make_a_head_and_its_order_without_a_training(
             heads = [meta for meta in Registry(root).versions()[0] if meta.is_head]
             return next((meta for meta in heads if meta.labels == n_labels), None)
 
-        made = wait_for(head, "a head that knows the answers")
+        made = wait_for(head, "a head fitted to the new annotations")
         assert made.body == body_of(before["version"])
-        # Three more answers of sixty change little: no gate has a reason to refuse that.
+        # Three annotations added to sixty change little: the gate has no reason to refuse the head.
         assert made.refused is None
         wait_for(lambda: project.model_version() == made.version, "the order of the head")
         assert person.status()["round"] == before["round"]

@@ -1,4 +1,4 @@
-"""The review of doubtful labels against a real Label Studio, in projects of its own."""
+"""Review likely label errors in a real Label Studio, in projects made for these tests."""
 
 from __future__ import annotations
 
@@ -27,30 +27,31 @@ from backend.store.project_store import ProjectStore
 from backend.workers import jobs
 from scripts import review
 from tests.integration.conftest import Stack
+from tests.integration.labelstudio.receiver import SECRET, Receiver, backends, receiving, webhooks
 from tests.integration.people import pool_of
-from tests.integration.test_labelstudio import SECRET, Receiver, backends, receiving, webhooks
+from tests.patience import PATIENCE_S
 
 TITLE = "A project under test whose title is long, 48 now"
 
 
 @pytest.fixture(scope="module")
-def door(stack: Stack) -> tuple[str, str]:
+def credentials(stack: Stack) -> tuple[str, str]:
     """Label Studio's address and a token."""
     settings = stack.settings
     return settings.label_studio_url, settings.label_studio_api_key.get_secret_value()
 
 
 @pytest.fixture(scope="module")
-def api(door: tuple[str, str]) -> Iterator[httpx.Client]:
-    """What people do."""
-    headers = {"Authorization": f"Token {door[1]}"}
-    with httpx.Client(base_url=door[0], headers=headers, timeout=60) as client:
+def api(credentials: tuple[str, str]) -> Iterator[httpx.Client]:
+    """A client with an administrator's token."""
+    headers = {"Authorization": f"Token {credentials[1]}"}
+    with httpx.Client(base_url=credentials[0], headers=headers, timeout=PATIENCE_S) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
 def senior(api: httpx.Client) -> int:
-    """Another person than the one whose token all the programs use."""
+    """The id of a user other than the one whose token the programs use."""
     name = f"senior-{uuid4()}"
     body = {"email": f"{name}@example.org", "username": name}
     return int(api.post("/api/users/", json=body).raise_for_status().json()["id"])
@@ -62,12 +63,13 @@ def pool(stack: Stack) -> Pool:
 
 
 @pytest.fixture
-def project(door: tuple[str, str], api: httpx.Client, pool: Pool) -> Iterator[ProjectSetup]:
-    """One person gave three images the first class. The model takes the second image for that, too,
-    the first one rather for another class and the third surely.
+def project(credentials: tuple[str, str], api: httpx.Client, pool: Pool) -> Iterator[ProjectSetup]:
+    """One annotator gave three images the first class. The model predicts that class for the second
+    image, and another class for the first image and, more confidently, for the third.
     """
     own = ProjectSetup(
-        *door, create_project(*door, title=TITLE, label_config=label_config_xml(pool.classes))
+        *credentials,
+        create_project(*credentials, title=TITLE, label_config=label_config_xml(pool.classes)),
     )
     others = [0.0] * (len(pool.classes) - 2)
     own.import_tasks(
@@ -77,7 +79,7 @@ def project(door: tuple[str, str], api: httpx.Client, pool: Pool) -> Iterator[Pr
         ]
     )
     for task in own.tasks():
-        answer(api, own, task.task_id, pool.classes[0])
+        annotate(api, own, task.task_id, pool.classes[0])
     yield own
     api.delete(f"/api/projects/{own.project_id}/").raise_for_status()
 
@@ -86,7 +88,7 @@ def project(door: tuple[str, str], api: httpx.Client, pool: Pool) -> Iterator[Pr
 def settings(
     stack: Stack, tmp_path: Path, project: LabelStudioProject, pool: Pool, api: httpx.Client
 ) -> Iterator[Settings]:
-    """A model folder that knows this project alone."""
+    """Settings with a model folder that holds only this project."""
     own = stack.settings.model_copy(update={"model_dir": tmp_path})
     root = project_root(tmp_path, project.project_id)
     write_record(
@@ -112,7 +114,7 @@ def settings(
 def run_review(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., str]:
-    """`python -m scripts.review arguments`; what it prints."""
+    """Return a function that runs `python -m scripts.review` and returns what it prints."""
     monkeypatch.setattr(review, "load_settings", lambda: settings)
 
     def run(*arguments: str) -> str:
@@ -127,7 +129,7 @@ def run_review(
 
 @pytest.fixture
 def collect(settings: Settings, project: LabelStudioProject) -> Callable[[], None]:
-    """Collect reviews as the ranker does."""
+    """Return a function that collects reviews as the ranker does."""
     queue = TrainingQueue(settings.redis_url.get_secret_value())
 
     def run() -> None:
@@ -136,10 +138,10 @@ def collect(settings: Settings, project: LabelStudioProject) -> Callable[[], Non
     return run
 
 
-def answer(
+def annotate(
     api: httpx.Client, project: LabelStudioProject, task_id: int, label: str, **fields: Any
 ) -> int:
-    """Submit an annotation; its id."""
+    """Submit an annotation and return its id."""
     body = {"result": prediction_result(project.label_config(), label), **fields}
     made = api.post(f"/api/tasks/{task_id}/annotations/", json=body).raise_for_status()
     return int(made.json()["id"])
@@ -157,7 +159,7 @@ def review_project(settings: Settings, project: LabelStudioProject) -> LabelStud
 
 
 def truths(project: LabelStudioProject, image_id: str) -> list[tuple[str | None, int | None]]:
-    """Label and person of an image's ground truths."""
+    """Return label and annotator of an image's ground truths."""
     return [
         (a.label, a.annotator)
         for of_task in project.annotations().values()
@@ -166,7 +168,7 @@ def truths(project: LabelStudioProject, image_id: str) -> list[tuple[str | None,
     ]
 
 
-def test_the_annotations_of_one_image_are_found_by_its_id_however_that_is_written(
+def test_the_annotations_of_an_image_are_found_by_its_id_even_with_special_characters(
     project: LabelStudioProject, api: httpx.Client
 ) -> None:
     awkward = ["123", 'a/b c\'s "é" 100%.jpg', "null"]
@@ -174,13 +176,13 @@ def test_the_annotations_of_one_image_are_found_by_its_id_however_that_is_writte
     by_image = {task.image_id: task.task_id for task in project.tasks()}
     assert [project.annotations_of(i) for i in awkward] == [{by_image[i]: []} for i in awkward]
     label = project.label_config().choices[1]
-    answer(api, project, by_image["123"], label)
+    annotate(api, project, by_image["123"], label)
     [[found]] = project.annotations_of("123").values()
     assert (found.image_id, found.label) == ("123", label)
     assert project.annotations_of("12") == {}
 
 
-def test_the_listing_says_worst_first_what_is_contradicted_and_by_whom(
+def test_the_list_starts_with_the_worst_label_and_says_who_contradicts_it(
     run_review: Callable[..., str], pool: Pool
 ) -> None:
     report = json.loads(run_review("--json"))
@@ -199,7 +201,7 @@ def test_the_listing_says_worst_first_what_is_contradicted_and_by_whom(
     assert reason in run_review("--count", "1")
 
 
-def test_pushed_twice_each_image_is_one_task_of_a_project_that_tells_nobody_and_hints_nothing(
+def test_each_image_is_pushed_once_to_a_project_without_webhooks_and_predictions(
     run_review: Callable[..., str],
     settings: Settings,
     project: LabelStudioProject,
@@ -227,26 +229,26 @@ def test_pushed_twice_each_image_is_one_task_of_a_project_that_tells_nobody_and_
     assert asked["predictions"] == []
 
 
-def test_a_vanished_review_project_is_made_anew(
+def test_a_deleted_review_project_is_created_again(
     run_review: Callable[..., str],
     collect: Callable[[], None],
     settings: Settings,
     project: LabelStudioProject,
     api: httpx.Client,
-    door: tuple[str, str],
+    credentials: tuple[str, str],
 ) -> None:
     run_review("--push")
-    vanished = review_project(settings, project).project_id
-    api.delete(f"/api/projects/{vanished}/").raise_for_status()
+    deleted = review_project(settings, project).project_id
+    api.delete(f"/api/projects/{deleted}/").raise_for_status()
     collect()
-    assert find_project(*door, titles=[], project_id=vanished) is None
+    assert find_project(*credentials, titles=[], project_id=deleted) is None
     assert "pushed 2 for review" in run_review("--push")
     made = review_project(settings, project)
-    assert made.project_id != vanished
+    assert made.project_id != deleted
     assert len(made.tasks()) == 2
 
 
-def test_a_senior_persons_answer_becomes_ground_truth_in_their_name_and_their_last_word_counts(
+def test_a_review_becomes_ground_truth_in_the_reviewers_name_and_so_does_its_correction(
     run_review: Callable[..., str],
     collect: Callable[[], None],
     settings: Settings,
@@ -258,25 +260,27 @@ def test_a_senior_persons_answer_becomes_ground_truth_in_their_name_and_their_la
     run_review("--push")
     made = review_project(settings, project)
     [task, untouched] = made.tasks()
-    given = answer(api, made, task.task_id, pool.classes[1], completed_by=senior)
+    given = annotate(api, made, task.task_id, pool.classes[1], completed_by=senior)
     with receiving() as receiver:
         project.connect_webhook(f"{receiver.url}/webhook", SECRET)
         collect()
         collect()
-        assert told(receiver) == [WebhookEvent("annotations", project.project_id, (task.image_id,))]
+        assert events(receiver) == [
+            WebhookEvent("annotations", project.project_id, (task.image_id,))
+        ]
     assert truths(project, task.image_id) == [(pool.classes[1], senior)]
     assert truths(project, untouched.image_id) == []
 
-    mind = prediction_result(made.label_config(), pool.classes[2])
-    api.patch(f"/api/annotations/{given}/", json={"result": mind}).raise_for_status()
-    # The listing takes note by itself: the ranker need not have run.
+    correction = prediction_result(made.label_config(), pool.classes[2])
+    api.patch(f"/api/annotations/{given}/", json={"result": correction}).raise_for_status()
+    # The listing itself collects reviews: the ranker need not have run.
     report = json.loads(run_review("--json"))
     assert report["collected"] == 1
     assert [error["image_id"] for error in report["errors"]] == [untouched.image_id]
     assert truths(project, task.image_id) == [(pool.classes[2], senior)]
 
 
-def test_reviewing_settles_a_task_whose_second_opinion_nobody_gave_yet(
+def test_a_review_settles_a_task_that_awaits_a_second_opinion(
     run_review: Callable[..., str],
     collect: Callable[[], None],
     settings: Settings,
@@ -290,10 +294,10 @@ def test_reviewing_settles_a_task_whose_second_opinion_nobody_gave_yet(
     [task] = made.tasks()
     [waiting] = project.annotations_of(task.image_id)
     project.reopen(waiting, 2)
-    answer(api, made, task.task_id, pool.classes[1], completed_by=senior)
+    annotate(api, made, task.task_id, pool.classes[1], completed_by=senior)
     collect()
     assert waiting not in {t.task_id for t in project.open_tasks()}
 
 
-def told(receiver: Receiver) -> list[WebhookEvent]:
+def events(receiver: Receiver) -> list[WebhookEvent]:
     return [read_webhook(payload) for _, payload in receiver.events]

@@ -1,4 +1,4 @@
-"""Three people at once, who come and go, through two rounds with second opinions."""
+"""Three annotators label two rounds at the same time, with second opinions."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ SEEDS, BATCH = 100, 16
 
 
 class Turn(NamedTuple):
-    """One task in one person's hands."""
+    """A task from the moment when an annotator opens it until they submit."""
 
     task_id: int
-    taken_at: float
+    opened_at: float
     submitted_at: float
 
 
 class Colleague(Person):
-    """Somebody who joined by the invite link; `knows` is what they answer."""
+    """An annotator who joined by the invite link; `labels` is what they choose for each image."""
 
-    def __init__(self, stack: Stack, link: str, email: str, knows: dict[str, str]) -> None:
+    def __init__(self, stack: Stack, link: str, email: str, labels: dict[str, str]) -> None:
         url = stack.info["label_studio_url"]
         assert sign_up(url, link, email).status_code == 302
         self.user_id, token = log_in(url, email)
         self.email = email
-        self.knows = knows
+        self.labels = labels
         self.turns: list[Turn] = []
         super().__init__(SimpleNamespace(info={**stack.info, "api_key": token}))
 
     def label(self, count: int, config: LabelConfig) -> None:
-        """Answer so many tasks, as they are served."""
+        """Label a number of tasks in the order served."""
         give_up = time.monotonic() + PATIENCE_S
         until = len(self.turns) + count
         while len(self.turns) < until:
@@ -56,9 +56,9 @@ class Colleague(Person):
             except httpx.HTTPStatusError:  # none is open at this moment
                 time.sleep(0.5)
                 continue
-            taken_at = time.monotonic()
-            self.submit(task["id"], self.knows[task["data"]["image_id"]], config)
-            self.turns.append(Turn(task["id"], taken_at, time.monotonic()))
+            opened_at = time.monotonic()
+            self.submit(task["id"], self.labels[task["data"]["image_id"]], config)
+            self.turns.append(Turn(task["id"], opened_at, time.monotonic()))
 
 
 @pytest.fixture(scope="module")
@@ -81,33 +81,33 @@ def project(crew: Stack) -> LabelStudioProject:
 
 @pytest.fixture(scope="module")
 def people(crew: Stack, project: LabelStudioProject) -> Iterator[list[Colleague]]:
-    """Ada and Grace know the truth; Mallory says what is next to it."""
+    """Ada and Grace choose the true label; Mallory chooses the class after it."""
     truth = true_labels(pool_of(crew))
     choices = project.label_config().choices
-    next_to_it = dict(zip(choices, choices[1:] + choices[:1], strict=True))
-    mistaken = {image_id: next_to_it[label] for image_id, label in truth.items()}
+    next_class = dict(zip(choices, choices[1:] + choices[:1], strict=True))
+    mistaken = {image_id: next_class[label] for image_id, label in truth.items()}
     link = invite_link(crew.info["label_studio_url"], crew.info["api_key"])
-    known = {"ada@example.org": truth, "grace@example.org": truth, "mallory@example.org": mistaken}
-    three = [Colleague(crew, link, email, knows) for email, knows in known.items()]
+    chosen = {"ada@example.org": truth, "grace@example.org": truth, "mallory@example.org": mistaken}
+    three = [Colleague(crew, link, email, labels) for email, labels in chosen.items()]
     yield three
-    for someone in three:
-        someone.__exit__()
+    for annotator in three:
+        annotator.__exit__()
 
 
-def test_three_people_label_two_rounds_at_once_with_second_opinions_and_nothing_is_lost(
+def test_three_annotators_label_two_rounds_at_once_and_no_annotation_is_lost(
     crew: Stack, project: LabelStudioProject, people: list[Colleague]
 ) -> None:
     config = project.label_config()
     ada, grace, mallory = people
     ada.wait_for_rest(1)
     with ThreadPoolExecutor() as threads:
-        shift = [threads.submit(someone.label, 12, config) for someone in people]
-        for done in shift:
+        labeling = [threads.submit(someone.label, 12, config) for someone in people]
+        for done in labeling:
             done.result()
         wait_for(lambda: ada.training(), "a training")
-        # Mallory leaves; the two others go on while it trains, and until it asks them again.
-        shift = [threads.submit(someone.label, 18, config) for someone in (ada, grace)]
-        for done in shift:
+        # Mallory leaves; the two others go on during the training and label the new batch.
+        labeling = [threads.submit(someone.label, 18, config) for someone in (ada, grace)]
+        for done in labeling:
             done.result()
     status = ada.wait_for_rest(3)
 
@@ -121,22 +121,22 @@ def test_three_people_label_two_rounds_at_once_with_second_opinions_and_nothing_
     assert version.labels == SEEDS + len({a.image_id for a in given})
     assert "came without a webhook" not in (crew.folder / "log/clock.log").read_text()
 
-    # Nobody had in hand what somebody else had, and nobody answered an image twice.
-    hands: dict[int, list[tuple[Turn, Colleague]]] = defaultdict(list)
+    # No task was open at two annotators at once, and no annotator labeled an image twice.
+    turns_of: dict[int, list[tuple[Turn, Colleague]]] = defaultdict(list)
     for person in people:
         for turn in person.turns:
-            hands[turn.task_id].append((turn, person))
-    for turns in hands.values():
+            turns_of[turn.task_id].append((turn, person))
+    for turns in turns_of.values():
         assert len({person.email for _, person in turns}) == len(turns)
         for (one, _), (other, _) in combinations(turns, 2):
-            assert one.submitted_at <= other.taken_at or other.submitted_at <= one.taken_at
+            assert one.submitted_at <= other.opened_at or other.submitted_at <= one.opened_at
 
-    # Some of what Mallory said, others were asked, too.
-    again = {task_id for task_id, turns in hands.items() if len(turns) > 1}
+    # Others were also asked about some of Mallory's images.
+    again = {task_id for task_id, turns in turns_of.items() if len(turns) > 1}
     assert again & {turn.task_id for turn in mallory.turns}
 
 
-def test_the_people_report_and_the_status_say_what_each_person_did(
+def test_the_report_and_the_status_count_each_annotators_annotations(
     crew: Stack, people: list[Colleague]
 ) -> None:
     printed = crew.run("scripts.research.annotators")
@@ -147,4 +147,6 @@ def test_the_people_report_and_the_status_say_what_each_person_did(
     assert {who: row["answers"] for who, row in reported.items()} == {
         person.user_id: len(person.turns) for person in people
     }
-    assert reported[people[2].user_id]["agreement"] < 1  # with whoever was asked, too
+    assert (
+        reported[people[2].user_id]["agreement"] < 1
+    )  # with the others who labeled the same images

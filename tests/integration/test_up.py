@@ -1,4 +1,4 @@
-"""`make up` and `make down` keep their promises on a real stack."""
+"""`make up` and `make down` on a real stack."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import socket
 import stat
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import psutil
 import pytest
 
 from tests.integration.conftest import PORTS, ROOT, Stack, new_stack
+from tests.patience import PATIENCE_S, wait_for
 
 STACK_KEYS = {
     "label_studio_url", "username", "password", "api_key", "project_id", "project_url",
@@ -34,13 +34,6 @@ def stopped_stack(stack: Stack) -> Iterator[Stack]:
     stack.up()
 
 
-def wait_until(is_true: Callable[[], bool], patience_s: float) -> None:
-    deadline = time.monotonic() + patience_s
-    while not is_true():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.2)
-
-
 def is_healthy(stack: Stack) -> bool:
     try:
         return httpx.get(f"{stack.info['backend_url']}/health", timeout=2).is_success
@@ -49,7 +42,7 @@ def is_healthy(stack: Stack) -> bool:
 
 
 @pytest.mark.parametrize("variable", PORTS)
-def test_a_taken_port_is_named_before_anything_starts(tmp_path: Path, variable: str) -> None:
+def test_a_port_in_use_is_named_before_anything_starts(tmp_path: Path, variable: str) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -73,7 +66,7 @@ def test_a_bad_setting_is_named_before_anything_starts(tmp_path: Path) -> None:
     assert not stack.folder.exists()
 
 
-def test_stack_json_says_where_everything_is_and_only_its_owner_can_read_it(stack: Stack) -> None:
+def test_stack_json_lists_every_address_and_only_its_owner_can_read_it(stack: Stack) -> None:
     for name in ("stack.json", "stack.env", "redis/redis.conf"):
         assert stat.S_IMODE((stack.folder / name).stat().st_mode) == 0o600
     info = stack.info
@@ -86,7 +79,7 @@ def test_stack_json_says_where_everything_is_and_only_its_owner_can_read_it(stac
     assert httpx.get(url, headers=token).json()["title"] == stack.settings.project_title
 
 
-def test_no_secret_is_in_the_process_list_or_in_a_log(stack: Stack) -> None:
+def test_no_secret_appears_in_the_process_list_or_in_a_log(stack: Stack) -> None:
     info = stack.info
     secrets = {info["password"], info["api_key"], info["webhook_secret"]}
     secrets |= {stack.environment["BACKEND_PASSWORD"], stack.environment["REDIS_PASSWORD"]}
@@ -96,7 +89,7 @@ def test_no_secret_is_in_the_process_list_or_in_a_log(stack: Stack) -> None:
     assert not [text for text in shown if any(secret in text for secret in secrets)]
 
 
-def test_a_second_up_says_so_and_changes_nothing(stack: Stack) -> None:
+def test_a_second_up_says_that_it_is_running_and_changes_nothing(stack: Stack) -> None:
     before = stack.info
     printed = stack.up()
     assert "already running" in printed
@@ -107,13 +100,13 @@ def test_a_second_up_says_so_and_changes_nothing(stack: Stack) -> None:
     assert stack.info == before
 
 
-def test_a_killed_backend_is_named_and_started_again(stack: Stack) -> None:
+def test_a_killed_backend_is_reported_and_restarted(stack: Stack) -> None:
     killed = stack.info["pids"]["backend"]
     backend = psutil.Process(killed)
     for process in (backend, *backend.children(recursive=True)):
         process.kill()
-    wait_until(lambda: stack.info["pids"]["backend"] != killed, 20)
-    wait_until(lambda: is_healthy(stack), 120)
+    wait_for(lambda: stack.info["pids"]["backend"] != killed, "another backend", show=stack.logs)
+    wait_for(lambda: is_healthy(stack), "the backend's health", show=stack.logs)
     assert "backend died and was started again" in (stack.folder / "log/watch.log").read_text()
 
 
@@ -126,7 +119,7 @@ def test_down_leaves_no_process_even_if_supervisord_was_killed(stack: Stack) -> 
     stack.down()
 
 
-def test_up_resumes_with_everything_and_ctrl_c_stops_all_of_it(stopped_stack: Stack) -> None:
+def test_up_resumes_the_project_and_ctrl_c_stops_everything(stopped_stack: Stack) -> None:
     before = stopped_stack.info
     with subprocess.Popen(
         [sys.executable, "-m", "scripts.up"],
@@ -136,17 +129,23 @@ def test_up_resumes_with_everything_and_ctrl_c_stops_all_of_it(stopped_stack: St
         stderr=subprocess.STDOUT,  # set-up's progress
         text=True,
     ) as up:
-        assert up.stdout
-        printed = "".join(iter(up.stdout.readline, f"  Password   {before['password']}\n"))
-        assert before["project_url"] in printed
-        assert "nothing changed" in printed
-        assert stopped_stack.processes()
-        up.send_signal(signal.SIGINT)
-        assert up.wait(120) == 0
+        try:
+            assert up.stdout
+            printed = ""
+            while (line := up.stdout.readline()) != f"  Password   {before['password']}\n":
+                assert line, printed  # it ended early
+                printed += line
+            assert before["project_url"] in printed
+            assert "nothing changed" in printed
+            assert stopped_stack.processes()
+            up.send_signal(signal.SIGINT)
+            assert up.wait(PATIENCE_S) == 0
+        finally:
+            up.kill()
     assert not stopped_stack.processes()
 
 
-def test_if_set_up_fails_up_says_why_and_stops_everything(stopped_stack: Stack) -> None:
+def test_up_says_why_set_up_failed_and_stops_everything(stopped_stack: Stack) -> None:
     bad = replace(
         stopped_stack, settings_given={**stopped_stack.settings_given, "POOL": "no/such/folder"}
     )

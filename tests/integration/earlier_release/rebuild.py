@@ -1,8 +1,7 @@
-"""Rebuild what an earlier release kept, so that a stack starts on it: in Label Studio, in Redis and
-in the model folder.
+"""Restore a recording of an earlier release to Label Studio, Redis and the model folder of a stack.
 
-Label Studio gives ids of its own, so the files are told those. Weights were not recorded: zeros
-stand for them.
+Label Studio assigns new ids, which replace the recorded ones in the files. Weights were not
+recorded: they are zeros.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ Ids = dict[int, int]  # recorded -> rebuilt
 
 @dataclass
 class Rebuilt:
-    """Which ids Label Studio gave, and the tokens of the people."""
+    """The ids that Label Studio assigned, and everyone's access token."""
 
     projects: Ids = field(default_factory=dict)
     users: Ids = field(default_factory=dict)
@@ -50,7 +49,7 @@ class Rebuilt:
 
 
 def rebuild(stack: Stack, recording: Recording) -> Rebuilt:
-    """Fill the folder of a stack that was never started with what is recorded."""
+    """Restore the recording to a stack that was never started."""
     with _services(stack) as info:
         made = Rebuilt()
         with Person(SimpleNamespace(info=info)) as admin:
@@ -66,18 +65,20 @@ def rebuild(stack: Stack, recording: Recording) -> Rebuilt:
 
 @contextmanager
 def _services(stack: Stack) -> Iterator[dict[str, Any]]:
-    """PostgreSQL, Redis and Label Studio, without any process of ours; where they are."""
+    """Run PostgreSQL, Redis and Label Studio without any process of ours; yield their addresses."""
     started = stack.run("tests.integration.earlier_release.services")
     assert started.returncode == 0, started.stdout + started.stderr + stack.logs()
     environment = stack.environment
-    yield {
-        "label_studio_url": environment["LABEL_STUDIO_URL"],
-        "api_key": environment["LABEL_STUDIO_API_KEY"],
-        "redis_url": environment["REDIS_URL"],
-        "backend_url": environment["BACKEND_URL"],
-        "project_id": 0,
-    }
-    stack.down()
+    try:
+        yield {
+            "label_studio_url": environment["LABEL_STUDIO_URL"],
+            "api_key": environment["LABEL_STUDIO_API_KEY"],
+            "redis_url": environment["REDIS_URL"],
+            "backend_url": environment["BACKEND_URL"],
+            "project_id": 0,
+        }
+    finally:
+        stack.down()
 
 
 def _make_users(
@@ -106,7 +107,7 @@ def _make_projects(admin: Person, recording: Recording, made: Rebuilt) -> None:
 
 
 def _make_tasks(admin: Person, recording: Recording, made: Rebuilt) -> None:
-    """All tasks in the order of their ids; seeds with the label that they came with."""
+    """Import all tasks in the order of their ids; seeds come with their label."""
     both = [(project["id"], task) for project, tasks in _tasks(recording) for task in tasks]
     both.sort(key=lambda pair: int(pair[1]["id"]))
     for recorded_id, pairs in groupby(both, key=itemgetter(0)):
@@ -137,7 +138,7 @@ def _make_tasks(admin: Person, recording: Recording, made: Rebuilt) -> None:
 
 
 def _annotate(info: Mapping[str, Any], recording: Recording, made: Rebuilt) -> None:
-    """Everything that people answered, in their names and in the order of the ids."""
+    """Submit all annotations in their annotators' names and in the order of their ids."""
     given = [
         (task["id"], annotation)
         for _, tasks in _tasks(recording)
@@ -162,8 +163,8 @@ def _annotate(info: Mapping[str, Any], recording: Recording, made: Rebuilt) -> N
 
 
 def _finish_projects(admin: Person, recording: Recording, made: Rebuilt) -> None:
-    """Which tasks another person is asked, too, and which version orders them; then all is as it
-    was.
+    """Reopen tasks for second opinions and set the version that orders them; then all tasks must be
+    as recorded.
     """
     project_id = made.projects[recording.project["id"]]
     there = {task["id"]: task for task in read_project_tasks(admin, project_id)}
@@ -188,7 +189,7 @@ def _finish_projects(admin: Person, recording: Recording, made: Rebuilt) -> None
 
 
 def _timeless(task: Mapping[str, Any], made: Rebuilt | None = None) -> dict[str, Any]:
-    """A task without the times that Label Studio sets, and with the ids that it gave."""
+    """Return a task without the times that Label Studio sets, and with the ids that it assigned."""
     times = ("created_at", "updated_at")
     rows = [{k: v for k, v in row.items() if k not in times} for row in task["annotations"]]
     if made is not None:
@@ -221,7 +222,7 @@ def _fill_redis(url: str, recording: Recording, made: Rebuilt) -> None:
 
 
 def _fill_model_folder(stack: Stack, recording: Recording, made: Rebuilt) -> None:
-    """The recorded files with the rebuilt ids, and weights of zeros."""
+    """Copy the recorded files with the new ids, and add weights of zeros."""
     _, project_id = _project_ids(recording, made)
     root = stack.folder / "models" / f"p{project_id}"
     shutil.copytree(recording.model_files, root)
@@ -236,7 +237,7 @@ def _fill_model_folder(stack: Stack, recording: Recording, made: Rebuilt) -> Non
     for name, change in changes.items():
         _rewrite(root / name, json.loads((root / name).read_text()) | change)
     seen = json.loads((root / "seen.json").read_text())
-    _rewrite(root / "seen.json", {made.annotations[int(i)]: said for i, said in seen.items()})
+    _rewrite(root / "seen.json", {made.annotations[int(i)]: digest for i, digest in seen.items()})
     answers = json.loads((root / "answers.json").read_text())
     _rewrite(
         root / "answers.json",
@@ -254,7 +255,7 @@ def _fill_model_folder(stack: Stack, recording: Recording, made: Rebuilt) -> Non
 
 
 def with_rebuilt_person(row: Mapping[str, Any], made: Rebuilt) -> dict[str, Any]:
-    """A person's figures under the id that they have now."""
+    """Return an annotator's figures under their new id."""
     return {**row, "annotator": made.users[row["annotator"]]}
 
 
@@ -271,7 +272,7 @@ def _kept_annotation(row: Mapping[str, Any], made: Rebuilt) -> dict[str, Any]:
 
 
 def _write_zeros(root: Path) -> None:
-    """Weights for every version, in the order in which they were made; all of a kind are links."""
+    """Write weights for all versions, oldest first; those of a kind are hard links to one file."""
     key = ""
     first: dict[bool, tuple[Path, str]] = {}
     for path in sorted(root.glob("r*/meta.json")):
@@ -300,7 +301,7 @@ def _tasks(recording: Recording) -> Sequence[tuple[dict[str, Any], list[dict[str
 
 
 def _imported(task: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The annotation that a task came with."""
+    """Return the annotation that a task was imported with, if any."""
     return list(task["annotations"][:1]) if task["data"].get("asked_by") == "seed" else []
 
 

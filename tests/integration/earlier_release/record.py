@@ -1,15 +1,15 @@
-"""Record what the release at commit 3e066a8 keeps of a project: its files, its keys in Redis, and
-what Label Studio holds.
+"""Record a project of the release at commit 3e066a8: its files, its keys in Redis, and its data in
+Label Studio.
 
     git worktree add ../earlier 3e066a8
     cp -r tests/integration/earlier_release ../earlier/tests/integration/
     cd ../earlier && make install
     .venv/bin/python -m tests.integration.earlier_release.record OUT
 
-It runs in a checkout of that commit alone, and takes five minutes: three people label the digits, a
-version is rolled back, a review is pushed and partly answered. Then it stops the workers, and
-writes everything but weights and secrets to OUT. Addresses of this machine become the default ones.
-Each run records other ids, times and answers.
+It runs only in a checkout of that commit, and takes five minutes: three people label the digits, a
+version is rolled back, a review is pushed and half done. Then it stops the workers and writes
+everything but weights and secrets to OUT. Addresses of this machine become the default ones.
+Each run records other ids, times and annotations.
 """
 
 from __future__ import annotations
@@ -100,13 +100,13 @@ PREDICTION_FIELDS = ("model_version", "score", "result")
 
 @dataclass
 class Annotator:
-    """One of the people; `answer` is what they do."""
+    """A person who labels."""
 
     person: Person
     user_id: int
 
-    def answer(self, task: Mapping[str, Any], label: str | None, lead_time_s: float) -> int:
-        """Submit a label, or skip with None; a guess of the model that fits is taken."""
+    def annotate(self, task: Mapping[str, Any], label: str | None, lead_time_s: float) -> int:
+        """Submit a label, or skip with None; the model's guess is accepted if it matches."""
         version = self.person.get(f"/api/projects/{task['project']}/")["model_version"]
         shown = [p for p in task["predictions"] if p["model_version"] == version]
         guess = shown[0]["result"][0]["value"]["choices"][0] if shown else None
@@ -132,7 +132,7 @@ class Annotator:
 
 @dataclass
 class Story:
-    """What happens to the project, step by step."""
+    """The steps that the recorded project goes through."""
 
     stack: Stack
     crew: Sequence[Annotator]
@@ -164,7 +164,7 @@ class Story:
         return read_tasks(self.lead, project_id or self.project_id)
 
     def rest(self, round_: int) -> dict[str, Any]:
-        """Wait until nothing is left to do for the workers; the status comes."""
+        """Wait until the workers have nothing left to do; return the status."""
 
         def rested() -> dict[str, Any] | None:
             status = self.lead.status()
@@ -185,34 +185,34 @@ class Story:
         log.info("%s: %s annotations", status["version"], status["annotations"])
         return status
 
-    def label(self, n_answers: int) -> None:
-        """Answer so many tasks in turn. Those that wait for another person come first, and the last
-        of those is left.
+    def label(self, n_tasks: int) -> None:
+        """Label a number of tasks in turn, first those that await a second opinion, except the last
+        of those.
         """
-        waiting = [task for task in self.tasks() if is_again(task)][:-1]
-        for task in [*waiting, *filter(is_open, self.tasks())][:n_answers]:
+        waiting = [task for task in self.tasks() if awaits_second_opinion(task)][:-1]
+        for task in [*waiting, *filter(is_open, self.tasks())][:n_tasks]:
             turn = next(self.turns)
-            said = {a["completed_by"] for a in task["annotations"]}
-            free = [someone for someone in self.crew if someone.user_id not in said]
+            labeled_by = {a["completed_by"] for a in task["annotations"]}
+            free = [someone for someone in self.crew if someone.user_id not in labeled_by]
             someone = free[turn % len(free)]
             label = truth(task)
-            if turn % 5 == 0:  # each of three people errs now and then
+            if turn % 5 == 0:  # each of the three is wrong now and then
                 label = str((int(label) + 1) % 10)
-            someone.answer(task, None if turn % 11 == 0 else label, 1.5 + turn % 7)
+            someone.annotate(task, None if turn % 11 == 0 else label, 1.5 + turn % 7)
 
     def label_until(self, round_: int) -> None:
-        """Label five at a time, so that heads come between, and ten for each round."""
+        """Label five tasks at a time, so that heads come in between, and ten for each round."""
         while (status := self.rest(0))["round"] < round_:
             self.label(min(5, status["retrain_after"] - status["new_annotations"]))
 
     def write_folds(self) -> None:
-        """Have this release write what it thinks of images that were asked without a model."""
+        """Let this release write its predictions for images that were asked without a model."""
         weights = self.stack.folder / "folds.pth"
         command = [sys.executable, "-c", WRITE_FOLDS, str(self.project_id), str(weights)]
         subprocess.run(command, env=self.stack.environment, cwd=ROOT, check=True)
 
     def star(self) -> None:
-        """Make one right answer of a person's ground truth."""
+        """Make one correct annotation ground truth."""
         right = [
             annotation
             for task in self.tasks()
@@ -222,25 +222,25 @@ class Story:
         self._set_ground_truth(right[2]["id"], True)
 
     def roll_back_while_label_studio_is_away(self) -> None:
-        """An error that people see, and a version that was promoted twice."""
+        """Cause an error that people see, and promote a version a second time."""
         newest = self.lead.status()["version"]
         with self.stack.without("label-studio"):
             self.run("scripts.models", "promote", "r0001")
             errors = f"tightloop:p{self.project_id}:errors"
             wait_for(lambda: self.redis().llen(errors), "an error")
         url = self.stack.info["label_studio_url"]
-        wait_for(lambda: is_there(f"{url}/health"), "Label Studio")
+        wait_for(lambda: is_up(f"{url}/health"), "Label Studio")
         self.rest(0)
         self.run("scripts.models", "promote", newest)
         self.rest(0)
 
     def review(self) -> None:
-        """Push a review, answer part of it, and take one ground truth back that came of it."""
+        """Push a review, do part of it, and undo one of the resulting ground truths."""
         self.run("scripts.review", "--push", "--count", str(PUSHED))
         asked = self.tasks(self.review_id)
         assert len(asked) == PUSHED, f"{len(asked)} labels are contradicted"
         for task in asked[:REVIEWED]:
-            self.crew[-1].answer(task, truth(task), 4.0)
+            self.crew[-1].annotate(task, truth(task), 4.0)
 
         wait_for(lambda: len(self.read_review()["collected"]) == REVIEWED, "the review collected")
         image_id = asked[REVIEWED - 1]["data"]["image_id"]
@@ -263,7 +263,7 @@ class Story:
 
 
 def main() -> None:
-    """Tell the story, and write what is kept of it."""
+    """Run the story and record the project."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     out = Path(sys.argv[1])
@@ -285,7 +285,7 @@ def main() -> None:
 
 
 def join(stack: Stack) -> list[Annotator]:
-    """The admin, and those who come by the invite link."""
+    """Return the admin and the people who join by the invite link."""
     info = stack.info
     url = info["label_studio_url"]
     admin = Person(stack)
@@ -300,7 +300,7 @@ def join(stack: Stack) -> list[Annotator]:
 
 @contextmanager
 def without_workers(stack: Stack) -> Iterator[None]:
-    """Stop all that would change anything meanwhile."""
+    """Stop all processes that would change the project meanwhile."""
     with ExitStack() as stopped:
         for name in WORKERS:
             stopped.enter_context(stack.without(name))
@@ -308,7 +308,7 @@ def without_workers(stack: Stack) -> Iterator[None]:
 
 
 def save(story: Story, out: Path) -> None:
-    """Write what is kept, in files that people can read."""
+    """Write the recording in readable files."""
     texts = read_kept(story)
     check_is_whole(story, texts)
     info, port = story.stack.info, story.stack.settings.label_studio_port
@@ -324,7 +324,7 @@ def save(story: Story, out: Path) -> None:
 
 
 def read_kept(story: Story) -> dict[str, str]:
-    """All that is recorded, by the name of its file."""
+    """Return the texts to record by file name."""
     folder, lead = f"p{story.project_id}", story.lead
     files = [*story.root.glob("*.json"), *story.root.glob("r*/meta.json"), story.root / "current"]
     users = [
@@ -354,13 +354,13 @@ def read_kept(story: Story) -> dict[str, str]:
 
 
 def read_project(person: Person, project_id: int) -> dict[str, Any]:
-    """A project's settings, without its tasks."""
+    """Return a project's settings, without its tasks."""
     found = person.get(f"/api/projects/{project_id}/")
     return {name: found[name] for name in PROJECT_FIELDS}
 
 
 def read_project_tasks(person: Person, project_id: int) -> list[dict[str, Any]]:
-    """A project's tasks with all that was answered and predicted, oldest first."""
+    """Return a project's tasks with annotations and predictions, oldest first."""
     return [
         {
             **{name: task[name] for name in TASK_FIELDS},
@@ -378,13 +378,13 @@ def read_project_tasks(person: Person, project_id: int) -> list[dict[str, Any]]:
 
 
 def read_tasks(person: Person, project_id: int) -> list[dict[str, Any]]:
-    """A project's tasks as Label Studio tells them, oldest first."""
+    """Return a project's tasks as Label Studio lists them, oldest first."""
     found = person.get("/api/tasks/", project=project_id, page_size=1000, fields="all")
     return sorted(found["tasks"], key=lambda task: int(task["id"]))
 
 
 def read_redis(connection: Any) -> dict[str, dict[str, Any]]:
-    """Our own keys, with their type and what they hold."""
+    """Return our own keys with their types and values."""
     read: dict[str, Callable[[str], Any]] = {
         "string": connection.get,
         "hash": connection.hgetall,
@@ -413,11 +413,13 @@ def check_is_whole(story: Story, texts: Mapping[str, str]) -> None:
     seen = json.loads(texts[f"{folder}/seen.json"])
     kept = json.loads(texts[f"{folder}/answers.json"])["tasks"]
     assert len(given) == sum(map(len, kept.values())), "answers.json lacks some"
-    assert status["new_annotations"] == NEW == len(given) - len(seen), "others than those are new"
+    assert status["new_annotations"] == NEW == len(given) - len(seen), (
+        "wrong number of new annotations"
+    )
     assert any(a["was_cancelled"] for a in given), "nobody skipped"
     assert sum(len(people) > 1 for people in by_image.values()) >= 3, "too few second opinions"
-    assert any(map(is_again, tasks)), "no image waits for a second person"
-    assert sum(a["ground_truth"] for a in given) == REVIEWED, "the star and one of the review"
+    assert any(map(awaits_second_opinion, tasks)), "no image waits for a second person"
+    assert sum(a["ground_truth"] for a in given) == REVIEWED, "not one star and one review"
     assert any(point["is_head"] and point["is_current"] for point in status["learning_curve"])
     assert status["errors"], "no error is kept"
 
@@ -434,27 +436,27 @@ def check_is_public(story: Story, name: str, text: str) -> None:
 
 
 def is_open(task: Mapping[str, Any]) -> bool:
-    """Whether nobody has answered or skipped it."""
+    """Check that a task is neither annotated nor skipped."""
     return not task["annotations"]
 
 
-def is_again(task: Mapping[str, Any]) -> bool:
-    """Whether it has an answer, and another person is asked."""
+def awaits_second_opinion(task: Mapping[str, Any]) -> bool:
+    """Check that a task has an annotation and waits for another annotator's."""
     return bool(task["total_annotations"]) and not task["is_labeled"]
 
 
 def label_of(annotation: Mapping[str, Any]) -> str | None:
-    """What an annotation says; None for a skipped one."""
+    """Return the label of an annotation; None if it was skipped."""
     return annotation["result"][0]["value"]["choices"][0] if annotation["result"] else None
 
 
 def truth(task: Mapping[str, Any]) -> str:
-    """The digit that its image shows."""
+    """Return the digit that the image of a task shows."""
     return str(load_digits().target[int(task["data"]["image_id"].removeprefix("digits-"))])
 
 
-def is_there(url: str) -> bool:
-    """Whether a service is there."""
+def is_up(url: str) -> bool:
+    """Check that a service is up."""
     try:
         return httpx.get(url, timeout=5).is_success
     except httpx.HTTPError:
@@ -462,7 +464,7 @@ def is_there(url: str) -> bool:
 
 
 def rows_of_json(rows: Sequence[Any] | Mapping[str, Any]) -> str:
-    """JSON with a row a line: short, and a change of one shows as one."""
+    """Return JSON with one row per line: short, and easy to compare."""
     if isinstance(rows, Mapping):
         inner = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in rows.items()]
         return "{\n" + ",\n".join(inner) + "\n}"

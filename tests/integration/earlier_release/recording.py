@@ -1,4 +1,4 @@
-"""Read what an earlier release kept, as `record` wrote it."""
+"""Read the recording of an earlier release that `record` wrote."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ class Recording:
     folder: Path = FOLDER
 
     def text(self, name: str) -> str:
-        """A file as it is."""
+        """Return the text of a file."""
         return (self.folder / name).read_text()
 
     def json(self, name: str) -> Any:
-        """A file's JSON."""
+        """Return the JSON of a file."""
         return json.loads(self.text(name))
 
     @cached_property
     def settings(self) -> dict[str, str]:
-        """What its stack was set to."""
+        """The settings of its stack."""
         return dict(self.json("made.json")["settings"])
 
     @cached_property
@@ -37,7 +37,7 @@ class Recording:
 
     @cached_property
     def review(self) -> dict[str, Any]:
-        """The same of the project where its labels are reviewed."""
+        """The settings of the review project."""
         return dict(self.json("label_studio/review.json"))
 
     @cached_property
@@ -47,7 +47,7 @@ class Recording:
 
     @cached_property
     def review_tasks(self) -> list[dict[str, Any]]:
-        """Those of the review."""
+        """The review project's tasks, oldest first."""
         return list(self.json("label_studio/review_tasks.json"))
 
     @cached_property
@@ -57,10 +57,10 @@ class Recording:
 
     @cached_property
     def status(self) -> dict[str, Any]:
-        """What GET /status said of the project."""
+        """What GET /status reported on the project."""
         return dict(self.json("status.json"))
 
     @property
     def model_files(self) -> Path:
-        """What lay in the project's folder of model versions, but for weights."""
+        """The project's model folder without weights."""
         return self.folder / f"p{self.project['id']}"

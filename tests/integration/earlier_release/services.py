@@ -1,9 +1,8 @@
-"""Start what a stack on one machine rests on, and none of our processes: those would find no
-project, and make one.
+"""Start PostgreSQL, Redis and Label Studio without our processes, which would create a project.
 
     python -m tests.integration.earlier_release.services   # `python -m scripts.up down` stops it
 
-A process of its own, as `scripts.up` is one: its settings come from the environment.
+It is a separate process because its settings come from the environment, as in `scripts.up`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Our commands as a shell and a person meet them: their help, their exit codes, their ends."""
+"""Run our commands as from a shell: help, exit codes, interruption."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from backend.base.command_line import run
 from backend.base.settings import Settings
 from backend.store.project_record import project_root, write_record
 from scripts import setup_project
+from tests.patience import PATIENCE_S
 from tests.unit.store.test_registry import record
 
 ROOT = Path(__file__).parents[3]
@@ -40,7 +42,7 @@ EXAMPLE = re.compile(r"^    python3? -m (\S+)(.*)", re.MULTILINE)
 def typed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[Any, str, str]]:
-    """Run a command as from a shell; its exit code, its output and its errors."""
+    """Return a function that runs a command and returns its exit code, output and errors."""
 
     def run_it(module: str, *arguments: str) -> tuple[Any, str, str]:
         path = str(ROOT / f"{module.replace('.', '/')}.py")
@@ -53,7 +55,7 @@ def typed(
 
 
 @pytest.mark.parametrize("module", COMMANDS)
-def test_help_says_what_it_does_with_an_example_and_the_exit_codes(
+def test_help_has_an_example_and_the_exit_codes(
     module: str, typed: Callable[..., tuple[Any, str, str]]
 ) -> None:
     code, printed, errors = typed(module, "--help")
@@ -64,7 +66,7 @@ def test_help_says_what_it_does_with_an_example_and_the_exit_codes(
 
 
 @pytest.mark.parametrize("module", COMMANDS)
-def test_every_example_is_a_command_line_that_is_understood(
+def test_every_example_in_a_help_can_be_parsed(
     module: str, typed: Callable[..., tuple[Any, str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, printed, _ = typed(module, "--help")
@@ -81,7 +83,7 @@ def test_every_example_is_a_command_line_that_is_understood(
 
 
 @pytest.mark.parametrize("module", COMMANDS)
-def test_an_unknown_option_is_two_and_no_traceback(
+def test_an_unknown_option_exits_with_two_and_no_traceback(
     module: str, typed: Callable[..., tuple[Any, str, str]]
 ) -> None:
     code, printed, errors = typed(module, "--no-such-option")
@@ -101,7 +103,7 @@ def test_a_subcommand_has_its_own_help(
     assert "\nexit codes:\n" in printed
 
 
-def test_the_local_stack_offers_up_and_down_only(
+def test_an_unknown_subcommand_of_the_local_stack_is_refused(
     typed: Callable[..., tuple[Any, str, str]],
 ) -> None:
     code, _, errors = typed("scripts.up", "start")
@@ -110,12 +112,12 @@ def test_the_local_stack_offers_up_and_down_only(
 
 
 @pytest.mark.parametrize("module", COMMANDS)
-def test_every_command_ends_in_the_same_way(module: str) -> None:
+def test_every_command_file_ends_with_the_same_lines(module: str) -> None:
     code = (ROOT / f"{module.replace('.', '/')}.py").read_text()
     assert code.endswith('\n\nif __name__ == "__main__":\n    run(main)\n')
 
 
-# As in a shell: what is printed is written when the buffer is full, or at the end.
+# As in a shell, output is buffered until the buffer is full or the program ends.
 BUFFERED = {**os.environ, "PYTHONUNBUFFERED": ""}
 PROGRAM = """
 import sys, time
@@ -128,64 +130,72 @@ run(main)
 """
 
 
-def hear_ctrl_c() -> None:
-    """What a shell starts in the background, these tests perhaps, ignores Ctrl-C, and so would its
-    children.
-    """
+def heed_ctrl_c() -> None:
+    """Heed Ctrl-C even if a shell runs these tests in the background, which ignores it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def start(then: str, *, flush: bool = True) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM.format(flush=flush, then=then)],
+@contextmanager
+def running(command: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+    """Start a command, and kill it afterwards if it still runs."""
+    with subprocess.Popen(
+        command,
         cwd=ROOT,
-        env=BUFFERED,
+        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=hear_ctrl_c,
-    )
+        preexec_fn=heed_ctrl_c,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def start(then: str, *, flush: bool = True) -> AbstractContextManager[subprocess.Popen[str]]:
+    return running([sys.executable, "-c", PROGRAM.format(flush=flush, then=then)], BUFFERED)
 
 
 @pytest.mark.parametrize(
     ("then", "code"), [("return 0", 0), ("return 1", 1), ("sys.exit(2)", 2), ("return 130", 130)]
 )
-def test_a_command_ends_with_what_its_main_says(then: str, code: int) -> None:
+def test_the_exit_code_is_what_main_returns(then: str, code: int) -> None:
     with start(then) as ended:
         assert ended.communicate() == ("began\n", "")
     assert ended.returncode == code
 
 
-def test_a_known_error_is_its_message_on_stderr_and_one() -> None:
+def test_a_known_error_prints_its_message_on_stderr_and_exits_with_one() -> None:
     with start("raise NoModelError('no model yet: label the first batch')") as ended:
         assert ended.communicate() == ("began\n", "no model yet: label the first batch\n")
     assert ended.returncode == 1
 
 
-def test_ctrl_c_is_130_and_no_traceback() -> None:
-    with start("time.sleep(60)") as asleep:
+def test_ctrl_c_exits_with_130_and_no_traceback() -> None:
+    with start("time.sleep(600)") as asleep:
         assert asleep.stdout is not None
         assert asleep.stdout.readline() == "began\n"
         asleep.send_signal(signal.SIGINT)
-        assert asleep.communicate(timeout=10) == ("", "")
+        assert asleep.communicate(timeout=PATIENCE_S) == ("", "")
     assert asleep.returncode == 130
 
 
 @pytest.mark.parametrize("flush", [True, False])
 @pytest.mark.parametrize("then", ["print('x' * 10**6)\n    return 0", "sys.exit(0)", "return 0"])
-def test_nobody_who_reads_on_is_no_traceback(then: str, flush: bool) -> None:
+def test_a_closed_output_causes_no_traceback(then: str, flush: bool) -> None:
     with start(f"time.sleep(0.5)\n    {then}", flush=flush) as unread:
         assert unread.stdout is not None
         assert unread.stderr is not None
         unread.stdout.close()
         assert unread.stderr.read() == ""
-        unread.wait(10)
+        unread.wait(PATIENCE_S)
 
 
 @pytest.mark.parametrize(
     "module", ["scripts.env_file", "scripts.status", "backend.workers.processes"]
 )
-def test_help_into_a_closed_pipe_is_quiet(module: str) -> None:
+def test_help_into_a_closed_pipe_prints_no_error(module: str) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(
@@ -198,10 +208,10 @@ def test_help_into_a_closed_pipe_is_quiet(module: str) -> None:
     )
     os.close(writing)
     assert done.stderr == b""
-    assert done.returncode == 141  # as the shell counts SIGPIPE
+    assert done.returncode == 141  # the shell's exit code for SIGPIPE
 
 
-def test_ctrl_c_during_a_real_command_is_130_and_no_traceback(tmp_path: Path) -> None:
+def test_ctrl_c_during_a_real_command_exits_with_130_and_no_traceback(tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-m",
@@ -212,31 +222,23 @@ def test_ctrl_c_during_a_real_command_is_130_and_no_traceback(tmp_path: Path) ->
         str(tmp_path),
     ]
     own = {"POOL": "digits", "WEIGHTS": "none", "DATA_DIR": str(tmp_path)}
-    with subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env={**os.environ, **own, "PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=hear_ctrl_c,
-    ) as running:
-        assert running.stdout is not None
-        while not running.stdout.readline().startswith("auto, "):
-            assert running.poll() is None
+    with running(command, {**os.environ, **own, "PYTHONUNBUFFERED": "1"}) as simulation:
+        assert simulation.stdout is not None
+        while not simulation.stdout.readline().startswith("auto, "):
+            assert simulation.poll() is None
         time.sleep(0.2)
-        running.send_signal(signal.SIGINT)
-        _, errors = running.communicate(timeout=30)
-    assert running.returncode == 130
+        simulation.send_signal(signal.SIGINT)
+        _, errors = simulation.communicate(timeout=PATIENCE_S)
+    assert simulation.returncode == 130
     assert "Traceback" not in errors
 
 
 @pytest.mark.parametrize("module", ["scripts.env_file", "scripts.backup"])
-def test_a_servers_own_commands_need_the_standard_library_alone(module: str) -> None:
+def test_commands_that_run_on_a_server_need_only_the_standard_library(module: str) -> None:
     subprocess.run([sys.executable, "-S", "-m", module, "--help"], cwd=ROOT, check=True)
 
 
-def test_the_json_of_set_up_is_alone_on_standard_output(
+def test_set_up_with_json_prints_only_json_on_standard_output(
     monkeypatch: pytest.MonkeyPatch, typed: Callable[..., tuple[Any, str, str]]
 ) -> None:
     def set_up(_: Settings, **__: object) -> int:
@@ -254,7 +256,7 @@ def test_the_json_of_set_up_is_alone_on_standard_output(
     assert typed("scripts.setup_project") == (0, "pool      digits\n", "")
 
 
-def test_status_without_a_redis_is_one_sentence_and_one(
+def test_status_without_redis_prints_one_sentence_and_exits_with_one(
     typed: Callable[..., tuple[Any, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_record(project_root(tmp_path, 7), record(7))

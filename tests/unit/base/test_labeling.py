@@ -27,14 +27,18 @@ def test_classes_that_do_not_match_are_refused_naming_both_lists(
 
 
 def test_skipped_and_empty_annotations_differ() -> None:
-    def answer(number: int, label: str | None, *, was_skipped: bool = False) -> Annotation:
+    def annotation(number: int, label: str | None, *, was_skipped: bool = False) -> Annotation:
         return Annotation(number, 1, "i", 1, label, was_skipped, "2026-01-01T00:00:00Z")
 
-    answers = [answer(7, "cat"), answer(8, None), answer(9, None, was_skipped=True)]
-    assert {a.annotation_id: a.digest for a in answers} == {7: "cat", 8: "(empty)", 9: "(skipped)"}
+    annotations = [annotation(7, "cat"), annotation(8, None), annotation(9, None, was_skipped=True)]
+    assert {a.annotation_id: a.digest for a in annotations} == {
+        7: "cat",
+        8: "(empty)",
+        9: "(skipped)",
+    }
 
 
 def test_making_an_annotation_ground_truth_is_a_change() -> None:
-    answer = Annotation(7, 1, "i", 1, "cat", was_skipped=False, updated_at="2026-01-01T00:00:00Z")
-    starred = replace(answer, is_ground_truth=True)
-    assert answer.digest != starred.digest
+    plain = Annotation(7, 1, "i", 1, "cat", was_skipped=False, updated_at="2026-01-01T00:00:00Z")
+    starred = replace(plain, is_ground_truth=True)
+    assert plain.digest != starred.digest

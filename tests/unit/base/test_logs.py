@@ -30,7 +30,7 @@ def logged(log_format: str) -> list[str]:
     return done.stderr.splitlines()
 
 
-def test_json_is_one_object_per_event_with_its_traceback_inside() -> None:
+def test_json_has_one_object_per_event_with_its_traceback_inside() -> None:
     event, failure = map(json.loads, logged("json"))
     assert event.pop("timestamp")
     assert event == {
@@ -53,16 +53,16 @@ import logging
 from backend.base.logs import start_logging
 start_logging({log_format!r})
 log = logging.getLogger("backend.web.serving")
-log.warning("no prediction: %s", {said!r})
+log.warning("no prediction: %s", {text!r})
 try:
-    raise ValueError({said!r})
+    raise ValueError({text!r})
 except ValueError:
     log.exception("it failed")
 """
 
 
-def said(log_format: str, text: str) -> list[str]:
-    program = FORGER.format(log_format=log_format, said=text)
+def log_lines(log_format: str, text: str) -> list[str]:
+    program = FORGER.format(log_format=log_format, text=text)
     done = subprocess.run(
         [sys.executable, "-"], input=program, capture_output=True, text=True, check=True
     )
@@ -70,10 +70,10 @@ def said(log_format: str, text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
-def test_an_address_of_100_kb_makes_a_line_of_2_kb_and_its_trace_stays_whole(
+def test_a_message_of_100_kb_is_cut_to_2_kb_but_its_traceback_is_complete(
     log_format: str,
 ) -> None:
-    warning, *failure = said(log_format, "/data/" + 100_000 * "x" + "/end")
+    warning, *failure = log_lines(log_format, "/data/" + 100_000 * "x" + "/end")
     assert 2000 < len(warning) < 2200
     assert "no prediction: /data/xxx" in warning
     assert "xxx/end" in warning
@@ -85,7 +85,7 @@ def test_an_address_of_100_kb_makes_a_line_of_2_kb_and_its_trace_stays_whole(
 @pytest.mark.parametrize("ending", ["\n", "\r", "\r\n", "\x85", "\u2028", "\x0c", "\x1b[2K\r"])
 def test_a_message_cannot_forge_a_second_event(ending: str) -> None:
     forged = "2026-11-25 12:00:00,000 INFO r0009 promoted"
-    lines = said("text", f"a.png{ending}{forged}")
+    lines = log_lines("text", f"a.png{ending}{forged}")
     events = [line for line in lines if line.startswith("20")]
     assert not [line for line in lines if line.startswith(forged)]
     assert len(events) == 2
@@ -93,6 +93,6 @@ def test_a_message_cannot_forge_a_second_event(ending: str) -> None:
     assert not any(mark in line for line in lines for mark in "\x1b\r\x85\u2028\x0c")
 
 
-def test_an_event_in_json_is_one_line_whatever_it_holds() -> None:
-    lines = said("json", "a.png\n\u2028\x85\r{}")
+def test_an_event_in_json_is_one_line_even_if_its_message_has_line_breaks() -> None:
+    lines = log_lines("json", "a.png\n\u2028\x85\r{}")
     assert len([json.loads(line) for line in lines]) == 2

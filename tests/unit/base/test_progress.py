@@ -1,10 +1,10 @@
-"""Progress: what a log holds of a phase, on a clock that is moved by hand, and a terminal."""
+"""Progress in a log and on a terminal, with a clock that the tests set."""
 
 from __future__ import annotations
 
 import io
 import sys
-import time
+from functools import partial
 
 import pytest
 
@@ -21,7 +21,7 @@ class Clock:
 
 
 class Log:
-    """What was told, and when."""
+    """The lines that were logged, each with its time."""
 
     def __init__(self) -> None:
         self.clock = Clock()
@@ -31,14 +31,14 @@ class Log:
         )
 
     def work(self, phase: str, total: int, seconds: int, *, until: int | None = None) -> None:
-        """Report every second, `total` of them in `seconds`."""
+        """Report progress every second: `total` items in `seconds`."""
         began = self.clock.now
         for second in range((until or seconds) + 1):
             self.clock.now = began + second
             self.progress(phase, total * second // seconds, total)
 
 
-def test_a_long_phase_is_a_line_in_ten_seconds_and_one_at_its_end() -> None:
+def test_a_long_phase_logs_a_line_every_ten_seconds_and_one_at_its_end() -> None:
     log = Log()
     log.work("scoring the pool", 48_000, 40)
     assert log.lines == [
@@ -49,7 +49,7 @@ def test_a_long_phase_is_a_line_in_ten_seconds_and_one_at_its_end() -> None:
     ]
 
 
-def test_a_short_phase_says_nothing() -> None:
+def test_a_short_phase_logs_nothing() -> None:
     log = Log()
     log.work("scoring the pool", 48_000, 2)
     log.work("validating", 2_000, 1)
@@ -57,7 +57,7 @@ def test_a_short_phase_says_nothing() -> None:
     assert log.lines == []
 
 
-def test_a_phase_that_nobody_can_count_is_told_when_the_next_one_begins() -> None:
+def test_a_phase_without_a_count_is_logged_when_the_next_one_begins() -> None:
     log = Log()
     log.progress("reading annotations", 0, 0)
     log.clock.now = 5
@@ -65,7 +65,7 @@ def test_a_phase_that_nobody_can_count_is_told_when_the_next_one_begins() -> Non
     assert log.lines == [(5, "reading annotations: 5 s")]
 
 
-def test_the_same_phase_with_other_images_begins_anew() -> None:
+def test_the_same_phase_with_other_images_is_logged_separately() -> None:
     log = Log()
     log.work("embedding", 1_000, 3)
     log.work("embedding", 200, 4)
@@ -75,7 +75,7 @@ def test_the_same_phase_with_other_images_begins_anew() -> None:
     ]
 
 
-def test_the_pace_of_one_phase_is_not_that_of_the_next() -> None:
+def test_the_time_left_ignores_the_pace_of_earlier_phases() -> None:
     log = Log()
     log.work("validating", 2_000, 100)
     log.work("scoring the pool", 48_000, 40, until=10)
@@ -101,9 +101,7 @@ def test_a_line_names_what_its_phase_counts(phase: str, counted: str) -> None:
 @pytest.mark.parametrize(
     ("done", "total", "left_s"), [(0, 100, None), (25, 100, 30.0), (100, 100, 0.0), (0, 0, None)]
 )
-def test_what_is_left_goes_on_at_the_pace_so_far(
-    done: int, total: int, left_s: float | None
-) -> None:
+def test_the_time_left_assumes_the_pace_so_far(done: int, total: int, left_s: float | None) -> None:
     assert seconds_left(done, total, 10.0) == left_s
 
 
@@ -112,21 +110,33 @@ class Terminal(io.StringIO):
         return True
 
 
-def score(progress: Progress) -> None:
-    """2,500 images in 2.2 seconds, and one more tenth of a second of validating."""
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of bars and lines alike."""
+    clock = Clock()
+    monkeypatch.setattr("tqdm.std.time", clock)
+    lines = partial(ProgressLines, clock=clock)
+    monkeypatch.setattr("scripts.console.progress_bars.ProgressLines", lines)
+    return clock
+
+
+def score(progress: Progress, clock: Clock) -> None:
+    """Score 2,500 images in 2.2 seconds, and validate for a tenth of a second."""
     progress("reading annotations", 0, 0)
     progress("scoring the pool", 0, 2_500)
-    time.sleep(2.2)
+    clock.now += 2.2
     progress("scoring the pool", 2_500, 2_500)
     progress("validating", 0, 10)
-    time.sleep(0.1)
+    clock.now += 0.1
     progress("validating", 10, 10)
 
 
-def test_a_terminal_shows_a_bar_for_what_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_shows_a_bar_for_a_long_phase(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "stderr", terminal := Terminal())
     with progress_bar() as progress:
-        score(progress)
+        score(progress, clock)
     shown = terminal.getvalue()
     assert "reading annotations …" in shown
     assert "scoring the pool: 100%" in shown
@@ -134,7 +144,7 @@ def test_a_terminal_shows_a_bar_for_what_takes_long(monkeypatch: pytest.MonkeyPa
     assert "validating" not in shown
 
 
-def test_the_same_phase_with_other_images_is_another_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_phase_with_other_images_gets_another_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", terminal := Terminal())
     monkeypatch.setattr("scripts.console.progress_bars.LONG_S", 0)
     with progress_bar() as progress:
@@ -145,19 +155,21 @@ def test_the_same_phase_with_other_images_is_another_bar(monkeypatch: pytest.Mon
     assert "200/200" in terminal.getvalue()
 
 
-def test_a_file_gets_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_gets_plain_lines(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     with progress_bar() as progress:
-        score(progress)
+        score(progress, clock)
     printed = capsys.readouterr()
     assert printed.err == "scoring the pool: 2,500 images, 2 s\n"
     assert printed.out == ""
 
 
-def test_a_phase_that_failed_does_not_look_finished(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_phase_is_not_reported_as_finished(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
     def fail() -> None:
         with progress_bar() as progress:
             progress("scoring the pool", 0, 2_500)
-            time.sleep(2.2)
+            clock.now += 2.2
             raise OSError("the disk is full")
 
     with pytest.raises(OSError, match="full"):

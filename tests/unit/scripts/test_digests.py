@@ -39,7 +39,7 @@ class Registry:
 
 @pytest.fixture(autouse=True)
 def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
-    """A clone with some settings, and a registry that answers."""
+    """A clone with some settings, and a working registry."""
     shutil.copy(ROOT / "docker-compose.yml", tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["digests"])
@@ -89,19 +89,19 @@ def test_a_tag_that_means_something_new_moves_its_pin_alone(
     assert f"POSTGRES_IMAGE: moved to postgres:17@{NEW} (was {OLD})" in printed
 
 
-def test_without_a_registry_nothing_changes_and_that_is_said(
+def test_without_a_registry_nothing_changes_and_a_message_says_so(
     registry: Registry, capsys: pytest.CaptureFixture[str]
 ) -> None:
     registry.tags.clear()
     assert digests.main() == 1
     assert env.ENV.read_text() == HERE
-    told = capsys.readouterr()
-    assert "REDIS_IMAGE: stays redis:7-alpine: `docker pull redis:7-alpine` failed" in told.err
-    assert "no registry answered: .env is unchanged" in told.err
-    assert not told.out
+    printed = capsys.readouterr()
+    assert "REDIS_IMAGE: stays redis:7-alpine: `docker pull redis:7-alpine` failed" in printed.err
+    assert "no registry answered: .env is unchanged" in printed.err
+    assert not printed.out
 
 
-def test_an_image_that_no_registry_gives_stays_and_the_others_are_pinned(
+def test_an_image_that_no_registry_has_stays_and_the_others_are_pinned(
     registry: Registry, capsys: pytest.CaptureFixture[str]
 ) -> None:
     del registry.tags["redis:7-alpine"]
@@ -112,7 +112,7 @@ def test_an_image_that_no_registry_gives_stays_and_the_others_are_pinned(
     assert "REDIS_IMAGE: stays redis:7-alpine" in capsys.readouterr().err
 
 
-def test_an_image_of_somebodys_own_choice_is_pinned_as_that(
+def test_a_custom_image_is_pinned_under_its_own_name(
     registry: Registry, capsys: pytest.CaptureFixture[str]
 ) -> None:
     registry.tags["localhost:5000/redis:6"] = NEW
@@ -131,7 +131,7 @@ def test_an_image_without_a_tag_stays(image: str, capsys: pytest.CaptureFixture[
     assert f"REDIS_IMAGE: stays {image}: it names no tag" in capsys.readouterr().err
 
 
-def test_of_two_lines_the_one_that_counts_is_changed() -> None:
+def test_of_two_lines_for_a_variable_the_effective_one_is_changed() -> None:
     env.ENV.write_text("REDIS_IMAGE=redis:6\nREDIS_IMAGE=redis:7-alpine\n")
     digests.main()
     lines = env.ENV.read_text().splitlines()

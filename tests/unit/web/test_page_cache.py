@@ -1,4 +1,4 @@
-"""A page is rendered at most once a second, and a slow rendering blocks nobody else."""
+"""A page is rendered at most once a second, and a slow rendering blocks no other request."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from backend.web.page_cache import Page, PageCache
+from tests.patience import PATIENCE_S
 
 
 class Renderer:
@@ -23,7 +24,7 @@ class Renderer:
         self.n_rendered += 1
         if self.n_rendered >= self._slow_from:
             self.begun.set()
-            assert self.go_on.wait(60)
+            assert self.go_on.wait(PATIENCE_S)
         return Page(f"page {self.n_rendered}", 200)
 
 
@@ -44,7 +45,7 @@ def test_during_a_slow_rendering_other_requests_get_the_last_page_without_waitin
     expire(pages)
     with ThreadPoolExecutor() as threads:
         slow = threads.submit(pages.page, 7)
-        assert renderer.begun.wait(60)
+        assert renderer.begun.wait(PATIENCE_S)
         assert {pages.page(7).html for _ in range(5)} == {"page 1"}
         renderer.go_on.set()
         assert slow.result().html == "page 2"
@@ -57,7 +58,7 @@ def test_requests_before_the_first_page_share_one_rendering() -> None:
     pages = PageCache(renderer.render)
     with ThreadPoolExecutor(5) as threads:
         waiting = [threads.submit(pages.page, None) for _ in range(5)]
-        assert renderer.begun.wait(60)
+        assert renderer.begun.wait(PATIENCE_S)
         renderer.go_on.set()
         assert {future.result().html for future in waiting} == {"page 1"}
     assert renderer.n_rendered == 1

@@ -37,6 +37,7 @@ from backend.store.registry import Registry
 from backend.web import dashboard, serving
 from tests.compose_redis import ComposeRedis, running_redis
 from tests.conftest import REDIS_EXECUTABLE
+from tests.patience import PATIENCE_S
 from tests.unit.store.test_registry import meta, record, save
 from tests.unit.web.test_status import files, keep_reading
 
@@ -184,9 +185,13 @@ def running_clock(root: Path) -> Iterator[Callable[[str], None]]:
             stdin.flush()
             assert stdout.readline() == "kept\n"
 
-        assert stdout.readline() == "open\n"
-        yield keep_error
-        stdin.close()
+        try:
+            assert stdout.readline() == "open\n"
+            yield keep_error
+            stdin.close()
+            clock.wait(PATIENCE_S)
+        finally:
+            clock.kill()
 
 
 @contextmanager

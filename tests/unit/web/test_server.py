@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from backend.labelstudio.label_config import label_config_xml
 from backend.web.server import REQUEST_DEADLINE_S
 from scripts.research.idle_connections import KINDS
 from scripts.research.temporary_backend import CLASSES, PROJECT, USER, Backend, running_backend
+from tests.patience import PATIENCE_S, wait_for
 
 ROOT = Path(__file__).parents[3]
 WEBHOOK = json.dumps({"action": "ANNOTATION_CREATED", "project": {"id": PROJECT}})
@@ -47,7 +47,7 @@ def webhook(image_id: str) -> str:
 
 def send_webhook(backend: Backend, image_id: str) -> int:
     """Send a webhook as Label Studio does, on its own connection, and return the status."""
-    connection = http.client.HTTPConnection("127.0.0.1", backend.port, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", backend.port, timeout=PATIENCE_S)
     connection.request("POST", "/webhook", webhook(image_id), headers(backend))
     status = connection.getresponse().status
     connection.close()
@@ -56,7 +56,7 @@ def send_webhook(backend: Backend, image_id: str) -> int:
 
 def connect(backend: Backend, request: bytes) -> socket.socket:
     """Send bytes and leave the connection open."""
-    connection = socket.create_connection(("127.0.0.1", backend.port), timeout=60)
+    connection = socket.create_connection(("127.0.0.1", backend.port), timeout=PATIENCE_S)
     connection.sendall(request)
     return connection
 
@@ -64,16 +64,16 @@ def connect(backend: Backend, request: bytes) -> socket.socket:
 @pytest.mark.parametrize("kind", KINDS)
 def test_500_idle_connections_lose_no_webhook(kind: str, backend: Backend) -> None:
     command = [sys.executable, "-m", "scripts.research.idle_connections", backend.url, kind]
-    options = ["--count", str(CONNECTIONS), "--seconds", "300"]
+    options = ["--count", str(CONNECTIONS), "--seconds", str(int(2 * PATIENCE_S))]
     idle = subprocess.Popen([*command, *options], cwd=ROOT, stdout=subprocess.DEVNULL)
     try:
         wait_for_connections(backend.port)
         assert [send_webhook(backend, f"{kind} {n}") for n in range(55)] == [200] * 55
-        assert httpx.get(f"{backend.url}/dashboard", timeout=60).status_code == 200
+        assert httpx.get(f"{backend.url}/dashboard", timeout=PATIENCE_S).status_code == 200
         assert idle.poll() is None
     finally:
         idle.terminate()
-        idle.wait(60)
+        idle.wait(PATIENCE_S)
     arrived = backend.queue.annotated_since(PROJECT, 0.0)
     assert {f"{kind} {n}" for n in range(55)} <= arrived.keys()
     assert "Traceback" not in backend.log.read_text()
@@ -81,15 +81,13 @@ def test_500_idle_connections_lose_no_webhook(kind: str, backend: Backend) -> No
 
 def wait_for_connections(port: int) -> None:
     """Wait until far more connections are open than eight threads could hold."""
-    give_up = time.monotonic() + 120
-    while True:
+
+    def n_open() -> int:
         lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
         rows = [line.split() for line in lines]
-        n_open = sum(row[1].endswith(f":{port:04X}") and row[3] == "01" for row in rows)
-        if n_open >= CONNECTIONS // 2:
-            return
-        assert time.monotonic() < give_up, f"{n_open} connections"
-        time.sleep(0.2)
+        return sum(row[1].endswith(f":{port:04X}") and row[3] == "01" for row in rows)
+
+    wait_for(lambda: n_open() >= CONNECTIONS // 2, "connections", show=lambda: f"{n_open()} open")
 
 
 def test_forty_slow_predicts_occupy_no_thread_that_a_webhook_needs() -> None:
@@ -108,12 +106,15 @@ def test_forty_slow_predicts_occupy_no_thread_that_a_webhook_needs() -> None:
 
         def predict() -> None:
             login = (USER, backend.password)
-            response = httpx.post(f"{backend.url}/predict", json=body, auth=login, timeout=300)
+            response = httpx.post(
+                f"{backend.url}/predict", json=body, auth=login, timeout=PATIENCE_S
+            )
             statuses.append(response.status_code)
 
         predicts = [threading.Thread(target=predict) for _ in range(40)]
         for thread in predicts:
             thread.start()
+        silent.settimeout(PATIENCE_S)
         asked, _ = silent.accept()  # the first has requested its image
         assert send_webhook(backend, "a") == 200
         assert len(statuses) < 20  # it did not wait behind them
@@ -145,7 +146,7 @@ def test_a_body_over_the_limit_is_413_with_or_without_a_content_length(
     content = endless() if chunked else b"x" * 6 * 1024**2
     try:
         response = httpx.post(
-            f"{backend.url}/webhook", content=content, headers=headers(backend), timeout=60
+            f"{backend.url}/webhook", content=content, headers=headers(backend), timeout=PATIENCE_S
         )
     except httpx.WriteError:  # the server refused while the client was still sending
         return
@@ -156,14 +157,14 @@ def test_a_body_over_the_limit_is_413_with_or_without_a_content_length(
 def test_a_chunked_webhook_is_counted(backend: Backend) -> None:
     parts = (WEBHOOK[i : i + 10].encode() for i in range(0, len(WEBHOOK), 10))
     response = httpx.post(
-        f"{backend.url}/webhook", content=parts, headers=headers(backend), timeout=60
+        f"{backend.url}/webhook", content=parts, headers=headers(backend), timeout=PATIENCE_S
     )
     assert response.json()["status"] == "counted"
 
 
 def test_a_connection_without_a_complete_request_is_closed(backend: Backend) -> None:
     with connect(backend, b"GET /health HTTP/1.1\r\nX-Slow: ") as idle:
-        idle.settimeout(REQUEST_DEADLINE_S + 60)
+        idle.settimeout(REQUEST_DEADLINE_S + PATIENCE_S)
         assert idle.recv(1) == b""
 
 
@@ -174,7 +175,7 @@ def test_a_header_cannot_change_the_address_that_is_counted(backend: Backend) ->
             f"{backend.url}/versions",
             auth=(USER, "wrong"),
             headers={"X-Forwarded-For": f"10.0.0.{number}"},
-            timeout=60,
+            timeout=PATIENCE_S,
         ).status_code
         for number in range(12)
     ]

@@ -222,7 +222,7 @@ def test_no_webhook_payload_crashes_the_backend(
     assert response.status_code in (200, 400)
 
 
-def test_an_unreachable_redis_answers_503_and_says_nothing_secret(
+def test_an_unreachable_redis_gives_503_and_reveals_no_secret(
     client: FlaskClient, redis_server: RedisServer
 ) -> None:
     redis_server.stop()
@@ -231,7 +231,7 @@ def test_an_unreachable_redis_answers_503_and_says_nothing_secret(
     assert "REDIS_URL" in response.get_json()["error"]
 
 
-def test_an_unreachable_model_folder_answers_503(client: FlaskClient, config: Settings) -> None:
+def test_an_unreachable_model_folder_gives_503(client: FlaskClient, config: Settings) -> None:
     config.model_dir.rename(config.model_dir.with_name("unmounted"))
     response = client.post("/webhook", json=event(), headers=SECRET)
     assert response.status_code == 503

@@ -1,4 +1,4 @@
-"""Ctrl-C during `make up`, at moments that a test with a real stack cannot hit."""
+"""Press Ctrl-C during `make up` at moments that a test with a real stack cannot hit."""
 
 from __future__ import annotations
 

@@ -1,0 +1,195 @@
+"""Run set-up again, on foreign projects and with custom label configs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+import pytest
+
+from backend.base.errors import LabelConfigError, ModelFolderError, TightloopError
+from backend.base.settings import Settings
+from backend.labelstudio.client import create_project, find_project
+from backend.labelstudio.label_config import label_config_xml, parse_label_config
+from backend.labelstudio.project_setup import ProjectSetup
+from backend.store.project_record import (
+    ProjectRecord,
+    known_projects,
+    project_root,
+    read_record,
+    write_record,
+)
+from scripts.setup.steps import SetupSteps, set_up
+from tests.integration.conftest import Stack
+from tests.integration.labelstudio.conftest import TITLE
+from tests.integration.labelstudio.receiver import USER, backends, receiving, webhooks
+
+UNKNOWN_IMAGE = '<Labels name="x" toName="nothing"><Label value="y"/></Labels>'
+
+
+def test_setting_up_again_changes_nothing(stack: Stack, api: httpx.Client) -> None:
+    def state() -> Sequence[Any]:
+        [project_id] = known_projects(stack.settings.model_dir)
+        project = ProjectSetup(str(api.base_url).rstrip("/"), _token(stack), project_id)
+        return (
+            project_id,
+            read_record(project_root(stack.settings.model_dir, project_id)),
+            [hook["id"] for hook in webhooks(api, project)],
+            [backend["id"] for backend in backends(api, project)],
+            [p["title"] for p in api.get("/api/projects/").json()["results"]],
+        )
+
+    before = state()
+    again = stack.run("scripts.setup_project")
+    assert again.returncode == 0, again.stderr
+    assert "nothing changed" in again.stdout
+    assert state() == before
+    assert len(before[2]) == len(before[3]) == 1
+
+
+def test_the_model_folder_of_another_label_studio_is_left_unchanged(
+    stack: Stack, tmp_path: Any, project: ProjectSetup
+) -> None:
+    settings = _settings(stack, model_dir=tmp_path, project_title=TITLE)
+    root = project_root(tmp_path, project.project_id)
+    record = ProjectRecord(
+        project_id=project.project_id,
+        title=TITLE,
+        label_studio_url="http://elsewhere",
+        project_created_at="2001-01-01T00:00:00Z",
+        pool="digits",
+        weights="none",
+        seed=0,
+        classes=("cat", "dog"),
+    )
+    write_record(root, record)
+    with pytest.raises(ModelFolderError, match="move it away"):
+        set_up(settings)
+    assert read_record(root) == record
+
+
+def test_a_project_whose_classes_do_not_match_the_pool_is_left_unchanged(
+    stack: Stack, tmp_path: Any, project: ProjectSetup, api: httpx.Client
+) -> None:
+    settings = _settings(stack, model_dir=tmp_path, project_title=TITLE, pool="digits")
+    with pytest.raises(LabelConfigError, match=r"\(cat, dog\) do not match .*\(0, 1, 2"):
+        set_up(settings)
+    assert known_projects(tmp_path) == []
+    assert project.tasks() == []
+    assert webhooks(api, project) == backends(api, project) == []
+
+
+def test_the_choice_of_auto_is_kept_with_its_notice(
+    stack: Stack, tmp_path: Any, credentials: tuple[str, str], api: httpx.Client
+) -> None:
+    title = "Auto under test (digits)"
+    classes = [str(digit) for digit in range(10)]
+    project_id = create_project(*credentials, title=title, label_config=label_config_xml(classes))
+    root = project_root(tmp_path, project_id)
+    record = ProjectRecord(
+        project_id=project_id,
+        title=title,
+        label_studio_url=credentials[0],
+        project_created_at=ProjectSetup(*credentials, project_id).created_at(),
+        pool="digits",
+        weights="none",
+        seed=0,
+        classes=tuple(classes),
+        pool_notice="no network",
+    )
+    write_record(root, record)
+    settings = _settings(
+        stack, model_dir=tmp_path, project_title=title, pool="auto", weights="auto", seed_labels=0
+    )
+    with receiving() as backend:  # the stack's own backend uses another model folder
+        settings = settings.model_copy(update={"backend_url": backend.url, "backend_user": USER})
+        backend.password = settings.backend_password.get_secret_value()
+        assert set_up(settings) == project_id
+    kept = read_record(root)
+    api.delete(f"/api/projects/{project_id}/").raise_for_status()
+    assert kept == record
+
+
+def _config_xml(stack: Stack) -> str:
+    project_id = stack.info["project_id"]
+    url = stack.settings.label_studio_url
+    return ProjectSetup(url, _token(stack), project_id).label_config_xml()
+
+
+def test_hints_follow_their_setting_and_are_left_out_with_blind(
+    stack: Stack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = _config_xml(stack)
+    set_up(_settings(stack, hints=True))
+    assert '<Header value="$hint"' in _config_xml(stack)
+    set_up(_settings(stack, hints=True, blind=True))
+    assert "so HINTS=true has no effect" in capsys.readouterr().out
+    assert _config_xml(stack) == before
+    set_up(_settings(stack))
+    assert _config_xml(stack) == before
+
+
+def test_a_label_config_of_an_earlier_release_is_brought_up_to_date(stack: Stack) -> None:
+    before = _config_xml(stack)
+    earlier = before.replace('smoothing="true"', 'smoothing="false"')
+    assert earlier != before
+    url, project_id = stack.settings.label_studio_url, stack.info["project_id"]
+    ProjectSetup(url, _token(stack), project_id).change_label_config(earlier)
+    set_up(_settings(stack))
+    assert _config_xml(stack) == before
+
+
+def test_a_custom_label_config_is_used_and_then_left_unchanged(
+    stack: Stack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = _config_xml(stack)
+    own = before.replace("flex: 1", "flex: 2")
+    set_up(_settings(stack), label_config=own)
+    set_up(_settings(stack, hints=True))
+    assert 'add <Header value="$hint"/> to it' in capsys.readouterr().out
+    assert _config_xml(stack) == own
+
+    first = parse_label_config(own).choices[0]
+    for wrong, complaint in (
+        (own.replace('name="label"', 'name="kind"'), 'must have name="label"'),
+        (own.replace(f'"{first}"', f'" {first}"'), "must spell its choices"),
+        (own.replace("</View>", f"</View>{UNKNOWN_IMAGE}", 1), "nothing"),
+    ):
+        with pytest.raises(TightloopError, match=complaint):
+            set_up(_settings(stack), label_config=wrong)
+        assert _config_xml(stack) == own
+    set_up(_settings(stack), label_config=before)
+    assert _config_xml(stack) == before
+
+
+def test_a_new_project_is_created_only_with_a_valid_custom_label_config(
+    stack: Stack, tmp_path: Any, credentials: tuple[str, str], api: httpx.Client
+) -> None:
+    title = "Own label config under test"
+    settings = _settings(stack, model_dir=tmp_path, project_title=title, pool="digits")
+    own = label_config_xml([str(digit) for digit in range(10)]).replace("400px", "300px")
+    refused = own.replace("</View>", f"</View>{UNKNOWN_IMAGE}", 1)
+    for wrong in (own.replace("$image", "$picture"), refused):
+        with pytest.raises(TightloopError):
+            SetupSteps(settings).open(wrong)
+    assert find_project(*credentials, titles=[title]) is None
+    steps = SetupSteps(settings)
+    assert steps.open(own)
+    project = steps.project
+    assert project.label_config_xml() == own.strip()
+    api.delete(f"/api/projects/{project.project_id}/").raise_for_status()
+
+
+def test_set_up_names_a_label_config_file_that_does_not_exist(stack: Stack) -> None:
+    failed = stack.run("scripts.setup_project", "--label-config", "missing.xml")
+    assert failed.returncode == 1
+    assert "missing.xml cannot be read" in failed.stderr
+
+
+def _settings(stack: Stack, **changes: Any) -> Settings:
+    return stack.settings.model_copy(update=changes)
+
+
+def _token(stack: Stack) -> str:
+    return stack.settings.label_studio_api_key.get_secret_value()
