@@ -6,6 +6,8 @@ import os
 import resource
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,9 +15,8 @@ import pytest
 from backend.base.errors import PoolError
 from backend.images.digest import digest
 from backend.images.pool import Pool, open_pool, true_labels
-from tests.unit.images.image_folders import (
-    save_image,
-)
+from tests.patience import PATIENCE_S
+from tests.unit.images.image_folders import save_image
 
 
 def test_changed_files_are_decoded_again_and_the_outdated_cache_is_deleted(
@@ -50,20 +51,25 @@ print(*open_pool(sys.argv[1], Path(sys.argv[2]), seed=0).image_ids)
 """
 
 
-def start_child(folder: Path, data_dir: Path, fate: str = "") -> subprocess.Popen[str]:
-    return subprocess.Popen(
+@contextmanager
+def child(folder: Path, data_dir: Path, fate: str = "") -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(
         [sys.executable, "-c", CHILD, str(folder), str(data_dir), fate],
         cwd=Path(__file__).parents[3],
         stdout=subprocess.PIPE,
         text=True,
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()  # does nothing once the process has ended
 
 
 def test_a_killed_process_leaves_no_draft_that_disturbs_the_next_one(
     folder: Path, tmp_path: Path
 ) -> None:
-    killed = start_child(folder, tmp_path, "killed")
-    killed.communicate(timeout=60)
+    with child(folder, tmp_path, "killed") as killed:
+        killed.communicate(timeout=PATIENCE_S)
     assert killed.returncode == -9
     assert list(tmp_path.glob("pools/*.draft/train.npy"))
 
@@ -74,8 +80,8 @@ def test_a_killed_process_leaves_no_draft_that_disturbs_the_next_one(
 
 
 def test_two_processes_that_open_at_once_get_the_same_pool(folder: Path, tmp_path: Path) -> None:
-    children = [start_child(folder, tmp_path) for _ in range(2)]
-    printed = [child.communicate(timeout=60)[0] for child in children]
+    with child(folder, tmp_path) as first, child(folder, tmp_path) as second:
+        printed = [process.communicate(timeout=PATIENCE_S)[0] for process in (first, second)]
 
     assert printed[0].split() == printed[1].split()
     assert printed[0].split() == list(open_pool(str(folder), tmp_path, seed=0).image_ids)

@@ -1,4 +1,4 @@
-"""Errors of Label Studio, as messages that say what to do."""
+"""Turn errors of Label Studio into messages that say what to do."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TOKEN = "0123456789abcdef0123456789abcdef01234567"
 
 
 @contextmanager
-def answering(status: int, body: bytes) -> Iterator[str]:
+def serving(status: int, body: bytes) -> Iterator[str]:
     """Serve this response to every request, with a session cookie as Label Studio does."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -38,9 +38,11 @@ def answering(status: int, body: bytes) -> Iterator[str]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def message_of(url: str, api_key: str = TOKEN) -> str:
@@ -50,7 +52,7 @@ def message_of(url: str, api_key: str = TOKEN) -> str:
 
 
 def test_a_refused_token_names_the_setting_and_neither_token_nor_cookie() -> None:
-    with answering(401, json.dumps({"detail": "Invalid token."}).encode()) as url:
+    with serving(401, json.dumps({"detail": "Invalid token."}).encode()) as url:
         message = message_of(url)
     assert "LABEL_STUDIO_API_KEY" in message
     assert "Invalid token." in message
@@ -59,24 +61,24 @@ def test_a_refused_token_names_the_setting_and_neither_token_nor_cookie() -> Non
 
 
 def test_other_refusals_quote_label_studios_reason() -> None:
-    with answering(404, json.dumps({"detail": "No Project matches"}).encode()) as url:
+    with serving(404, json.dumps({"detail": "No Project matches"}).encode()) as url:
         assert message_of(url) == f"Label Studio at {url} answered 404: No Project matches"
 
 
-def test_a_refused_private_address_names_the_setting_of_label_studio() -> None:
+def test_a_refused_private_address_names_label_studios_setting() -> None:
     reason = "URL resolves to a reserved network address (block: 127.0.0.0/8)"
-    with answering(403, json.dumps({"detail": reason}).encode()) as url:
+    with serving(403, json.dumps({"detail": reason}).encode()) as url:
         assert "LABEL_STUDIO_USE_DEFAULT_BANNED_SUBNETS=false" in message_of(url)
 
 
 @pytest.mark.parametrize("status", [200, 302, 500])
-def test_another_server_on_that_port_is_recognised(status: int) -> None:
-    with answering(status, b"<html>hello</html>") as url:
+def test_another_server_at_that_address_is_recognised(status: int) -> None:
+    with serving(status, b"<html>hello</html>") as url:
         assert message_of(url) == f"{url} does not answer like Label Studio: check LABEL_STUDIO_URL"
 
 
 def test_a_server_that_is_down_is_named_with_its_address() -> None:
-    with answering(200, b"{}") as url:
+    with serving(200, b"{}") as url:
         pass
     message = message_of(url)
     assert url in message
@@ -103,7 +105,7 @@ def test_an_expired_personal_token_names_the_setting() -> None:
     assert expired not in message
 
 
-def test_the_link_for_annotators_leads_to_the_button_that_keeps_order_and_locks() -> None:
+def test_the_link_for_annotators_opens_the_data_manager() -> None:
     assert label_now_url("https://label.example.org", 7) == (
         "https://label.example.org/projects/7/data"
     )

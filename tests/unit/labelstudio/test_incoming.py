@@ -1,4 +1,4 @@
-"""Webhooks, and the project of a request to the ML backend: any JSON may come."""
+"""Parse webhooks and requests to the ML backend: any JSON may arrive."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Label configs: the one that we write, and those that we can or cannot use."""
+"""Write our label config, and accept or refuse those of others."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_choices_without_a_kind_are_single_choice_as_in_label_studio() -> None:
     assert parse_label_config(xml).choices == ("cat", "dog")
 
 
-def test_a_choice_goes_by_its_alias_as_in_annotations() -> None:
+def test_a_choice_is_known_by_its_alias_as_in_annotations() -> None:
     xml = config(IMAGE, CHOICES.replace('value="cat"', 'value="Cat (any)" alias="cat"'))
     assert parse_label_config(xml).choices == ("cat", "dog")
 
@@ -53,9 +53,7 @@ def test_a_choice_goes_by_its_alias_as_in_annotations() -> None:
         (config(IMAGE, CHOICES.replace('value="cat"', "")), "at least two"),
     ],
 )
-def test_a_label_config_that_we_cannot_use_is_refused_with_the_reason(
-    xml: str, complaint: str
-) -> None:
+def test_an_unusable_label_config_is_refused_with_the_reason(xml: str, complaint: str) -> None:
     with pytest.raises(LabelConfigError, match=complaint):
         parse_label_config(xml)
 
@@ -67,7 +65,7 @@ class_names = st.text(
 
 
 @given(st.lists(class_names, min_size=2, max_size=15, unique=True))
-def test_our_label_config_carries_any_class_names(names: list[str]) -> None:
+def test_our_label_config_holds_any_class_names(names: list[str]) -> None:
     assert parse_label_config(label_config_xml(names)) == LabelConfig(
         "label", "image", "image", tuple(names)
     )
@@ -80,7 +78,7 @@ def test_the_first_ten_choices_have_the_hotkeys_1_to_9_and_0() -> None:
     assert '<Choice value="class 10"/>' in xml
 
 
-def test_the_hint_comes_from_the_task_and_changes_nothing_else() -> None:
+def test_the_hint_is_read_from_the_task_and_changes_nothing_else() -> None:
     plain, hinting = (label_config_xml(["cat", "dog"], has_hint=h) for h in (False, True))
     assert "$hint" not in plain
     assert hinting.count('<Header value="$hint"') == 1
@@ -126,14 +124,14 @@ def test_small_images_are_smoothed() -> None:
 
 
 @pytest.mark.parametrize("hint", ["", HINT])
-def test_a_label_config_of_an_earlier_release_is_ours_until_somebody_edits_it(hint: str) -> None:
+def test_a_label_config_of_an_earlier_release_is_ours_until_it_is_edited(hint: str) -> None:
     xml = WITHOUT_SMOOTHING.replace("HINT", hint)
     assert is_our_label_config(xml)
     assert not is_our_label_config(xml.replace("gap: 32px", "gap: 8px"))
     assert not is_our_label_config(xml.replace('zoom="false"', 'zoom="true"'))
 
 
-def test_a_label_config_from_before_there_were_columns_is_ours() -> None:
+def test_a_label_config_of_a_release_without_columns_is_ours() -> None:
     choices = "\n".join(
         f'      <Choice value="{i}"' + (f' hotkey="{(i + 1) % 10}"' if i < 10 else "") + "/>"
         for i in range(30)

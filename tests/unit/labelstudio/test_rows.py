@@ -1,4 +1,4 @@
-"""Predictions as Label Studio takes them."""
+"""Build predictions in Label Studio's format."""
 
 from __future__ import annotations
 

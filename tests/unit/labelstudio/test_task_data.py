@@ -1,4 +1,4 @@
-"""The data of our tasks: what is written comes back, and what people changed there does no harm."""
+"""Read back the data of our tasks, even if people changed it in Label Studio."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ASKED = Asked("img-1", 3, "margin", "r0003", 0.5, (0.25, 0.75))
 FIRST = Asked("img-1", 0, "random", "", 0.5)  # before there was a model
 
 
-def test_a_task_says_how_it_was_asked_with_the_numbers_that_spoke_for_it() -> None:
+def test_a_task_holds_how_it_was_asked_and_its_acquisition_scores() -> None:
     assert write_asked("data:,", ASKED, "r0003 guessed: dog 75 %") == {
         "image": "data:,",
         "image_id": "img-1",
@@ -41,7 +41,7 @@ def test_a_task_says_how_it_was_asked_with_the_numbers_that_spoke_for_it() -> No
     }
 
 
-def test_a_task_that_was_asked_without_a_model_holds_no_numbers() -> None:
+def test_a_task_queried_without_a_model_holds_no_scores() -> None:
     assert write_asked("data:,", FIRST, "no guess") == {
         "image": "data:,",
         "image_id": "img-1",
@@ -52,7 +52,7 @@ def test_a_task_that_was_asked_without_a_model_holds_no_numbers() -> None:
     }
 
 
-def test_without_a_hint_nothing_readable_gives_the_guess_away() -> None:
+def test_without_a_hint_no_readable_field_reveals_the_prediction() -> None:
     data = write_asked("data:,", ASKED, None)
     assert set(data) == {
         "image", "image_id", "asked_round", "asked_by", "asked_version", "asked_probs",
@@ -61,7 +61,7 @@ def test_without_a_hint_nothing_readable_gives_the_guess_away() -> None:
 
 @pytest.mark.parametrize("hint", ["a hint", None])
 @pytest.mark.parametrize("asked", [ASKED, FIRST], ids=["by a version", "without a model"])
-def test_how_a_task_was_asked_comes_back_through_json_but_for_its_confidence(
+def test_how_a_task_was_asked_survives_json_except_its_confidence(
     asked: Asked, hint: str | None
 ) -> None:
     data = json.loads(json.dumps(write_asked("data:,", asked, hint)))
@@ -70,7 +70,7 @@ def test_how_a_task_was_asked_comes_back_through_json_but_for_its_confidence(
     assert not is_seed(data)
 
 
-def test_rounding_the_probabilities_of_a_thousand_classes_costs_none_of_them() -> None:
+def test_rounding_keeps_the_probabilities_of_a_thousand_classes() -> None:
     asked = replace(ASKED, probs=(1 - 999 * 0.000_016, *[0.000_016] * 999))
     found = read_asked(write_asked("data:,", asked, None))
     assert found is not None
@@ -78,7 +78,7 @@ def test_rounding_the_probabilities_of_a_thousand_classes_costs_none_of_them() -
 
 
 @pytest.mark.parametrize("hint", ["a hint", None])
-def test_a_seed_says_that_it_is_one_and_was_asked_by_nobody(hint: str | None) -> None:
+def test_a_seed_task_is_marked_as_seed_and_not_as_asked(hint: str | None) -> None:
     data = write_seed("data:,", "img-1", hint)
     assert is_seed(data)
     assert read_image_id(data) == "img-1"
@@ -86,7 +86,7 @@ def test_a_seed_says_that_it_is_one_and_was_asked_by_nobody(hint: str | None) ->
     assert ("hint" in data, data.get("hint")) == (hint is not None, hint)
 
 
-def test_a_review_names_the_doubtful_label_and_why_and_was_asked_by_nobody() -> None:
+def test_a_review_task_names_the_doubtful_label_and_the_reason_and_is_not_marked_as_asked() -> None:
     data = write_review("data:,", "img-1", "cat", "2 of 3 chose dog")
     assert data == {
         "image": "data:,",
@@ -102,13 +102,13 @@ def test_a_review_names_the_doubtful_label_and_why_and_was_asked_by_nobody() -> 
     "data",
     [None, 5, "img-1", [], {}, {"image_id": ""}, {"image_id": None, "asked_by": "margin"}],
 )
-def test_a_task_that_is_not_ours_has_no_image_of_the_pool(data: object) -> None:
+def test_a_foreign_task_has_no_pool_image(data: object) -> None:
     assert read_image_id(data) == ""
     assert read_asked(data) is None
     assert not is_seed(data)
 
 
-def test_a_task_without_any_word_on_how_it_was_asked_was_not_asked_by_us() -> None:
+def test_a_task_without_query_data_was_not_asked_by_us() -> None:
     assert read_asked({"image": "data:,", "image_id": "img-1"}) is None
 
 
@@ -130,23 +130,23 @@ def test_a_task_without_any_word_on_how_it_was_asked_was_not_asked_by_us() -> No
         [10**400, 0],
     ],
 )
-def test_probabilities_that_are_none_are_left_out_and_the_rest_stays(probs: object) -> None:
+def test_invalid_probabilities_are_left_out_and_the_rest_is_kept(probs: object) -> None:
     data = {**write_asked("data:,", ASKED, None), "asked_probs": probs}
     assert read_asked(data) == replace(ASKED, confidence=None, probs=())
 
 
-def test_probabilities_alone_say_that_a_task_was_asked() -> None:
+def test_probabilities_alone_mark_a_task_as_asked() -> None:
     found = read_asked({"image_id": "img-1", "asked_probs": [0, 1]})
     assert found == Asked("img-1", 0, "", "", None, (0.0, 1.0))
 
 
 @pytest.mark.parametrize("round_", [None, "3", 3.0, True, [3], -1, 10**30])
-def test_a_round_that_is_none_counts_as_the_first(round_: object) -> None:
+def test_an_invalid_round_counts_as_the_first(round_: object) -> None:
     found = read_asked({**write_asked("data:,", ASKED, None), "asked_round": round_})
     assert found == replace(ASKED, confidence=None, round=0)
 
 
-# What Label Studio can keep: JSON with whole characters.
+# Label Studio can store any JSON without lone surrogates.
 json_values = st.recursive(
     st.none()
     | st.booleans()
@@ -165,7 +165,7 @@ KEYS = ("image", "image_id", "asked_by", "asked_round", "asked_version", "asked_
     changes=st.dictionaries(st.sampled_from(KEYS), json_values),
     missing=st.sets(st.sampled_from(KEYS)),
 )
-def test_whatever_people_make_of_a_tasks_data_can_be_recorded(
+def test_any_task_data_in_label_studio_can_be_recorded(
     changes: dict[str, Any], missing: set[str], tmp_path: Path
 ) -> None:
     data = {**write_asked("data:,", ASKED, None), **changes}

@@ -1,4 +1,4 @@
-"""Images of tasks, from data URIs and from a real HTTP server in Label Studio's place."""
+"""Load images of tasks from data URIs and from an HTTP server that stands in for Label Studio."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from PIL import Image
 
 from backend.base.errors import ImageError
 from backend.labelstudio.task_images import MAX_BYTES, load_task_image
+from tests.patience import PATIENCE_S
 
 TOKEN = "0123456789abcdef0123456789abcdef01234567"
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -51,19 +52,19 @@ def load(value: str, url: str = "http://127.0.0.1:1", give_up_after_s: float = 3
     )
 
 
-Answer = Callable[[BaseHTTPRequestHandler], None]
+Response = Callable[[BaseHTTPRequestHandler], None]
 
 
 class Server:
-    """Label Studio's place: answers by path, and keeps what it was asked with."""
+    """Stand in for Label Studio: respond by path and record the requests."""
 
     def __init__(self, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
-        self.answers: dict[str, Answer] = {}
-        self.asked: list[tuple[str, str | None]] = []  # path and Authorization
+        self.responses: dict[str, Response] = {}
+        self.requests: list[tuple[str, str | None]] = []  # path and Authorization
 
     def serve(self, path: str, content: bytes) -> str:
-        self.answers[path] = lambda handler: send(handler, content)
+        self.responses[path] = lambda handler: send(handler, content)
         return self.url + path
 
 
@@ -78,13 +79,13 @@ def send(handler: BaseHTTPRequestHandler, content: bytes, length: int | None = N
 def serving() -> Iterator[Server]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            server.asked.append((self.path, self.headers["Authorization"]))
+            server.requests.append((self.path, self.headers["Authorization"]))
             try:
-                server.answers[self.path.partition("?")[0]](self)
+                server.responses[self.path.partition("?")[0]](self)
             except KeyError:
                 self.send_error(404)
             except OSError:
-                pass  # who asked has hung up
+                pass  # the client has hung up
 
         def log_message(self, *args: Any) -> None:
             pass
@@ -93,9 +94,11 @@ def serving() -> Iterator[Server]:
         server = Server(httpd.server_port)
         thread = threading.Thread(target=httpd.serve_forever, args=(0.01,))
         thread.start()
-        yield server
-        httpd.shutdown()
-        thread.join()
+        try:
+            yield server
+        finally:
+            httpd.shutdown()
+            thread.join()
 
 
 @pytest.fixture
@@ -113,13 +116,13 @@ def elsewhere() -> Iterator[Server]:
 # Data URIs
 
 
-def test_a_data_uri_gives_its_pixels() -> None:
+def test_a_data_uri_is_decoded_to_its_pixels() -> None:
     pixels = load(data_uri(encoded(red_and_blue())))
     assert pixels.dtype == np.uint8
     assert pixels.tolist() == [[list(RED), list(BLUE)]]
 
 
-def test_an_image_is_turned_as_its_camera_was_held() -> None:
+def test_an_image_is_turned_upright_by_its_exif() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by a quarter, clockwise
     pixels = load(data_uri(encoded(red_and_blue(), exif=exif)))
@@ -127,7 +130,7 @@ def test_an_image_is_turned_as_its_camera_was_held() -> None:
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16"])
-def test_every_kind_of_pixel_comes_as_rgb(mode: str) -> None:
+def test_every_pixel_format_is_converted_to_rgb(mode: str) -> None:
     image = Image.new(mode, (4, 3))
     pixels = load(data_uri(encoded(image, "TIFF"), "image/tiff"))
     assert pixels.shape == (3, 4, 3)
@@ -167,7 +170,7 @@ def test_an_image_of_more_than_50_megapixels_is_refused_undecoded(side: int) -> 
         load(data_uri(bomb))
 
 
-def test_a_large_image_comes_with_pixels_enough_for_the_models_size() -> None:
+def test_a_large_image_is_reduced_but_keeps_enough_pixels_for_the_model() -> None:
     halves = Image.new("1", (6000, 1000))
     halves.paste(1, (3000, 0, 6000, 1000))
     pixels = load(data_uri(encoded(halves)))
@@ -181,20 +184,20 @@ def test_a_large_image_comes_with_pixels_enough_for_the_models_size() -> None:
 
 
 @pytest.mark.parametrize("is_relative", [True, False])
-def test_an_image_of_label_studio_is_fetched_with_the_token(
+def test_an_image_in_label_studio_is_fetched_with_the_token(
     label_studio: Server, is_relative: bool
 ) -> None:
     url = label_studio.serve("/data/upload/1/a.png", encoded(red_and_blue()))
     value = url.removeprefix(label_studio.url) if is_relative else url
     assert load(f"{value}?d=1", label_studio.url).shape == (1, 2, 3)
-    assert label_studio.asked == [("/data/upload/1/a.png?d=1", f"Token {TOKEN}")]
+    assert label_studio.requests == [("/data/upload/1/a.png?d=1", f"Token {TOKEN}")]
 
 
-def test_another_host_is_never_asked(label_studio: Server, elsewhere: Server) -> None:
+def test_another_host_is_never_contacted(label_studio: Server, elsewhere: Server) -> None:
     url = elsewhere.serve("/data/upload/1/a.png", encoded(red_and_blue()))
     with pytest.raises(ImageError, match="other places are never asked"):
         load(url, label_studio.url)
-    assert elsewhere.asked == []
+    assert elsewhere.requests == []
 
 
 def test_a_redirect_is_not_followed(label_studio: Server, elsewhere: Server) -> None:
@@ -206,10 +209,10 @@ def test_a_redirect_is_not_followed(label_studio: Server, elsewhere: Server) -> 
         handler.send_header("Content-Length", "0")
         handler.end_headers()
 
-    label_studio.answers["/data/upload/1/a.png"] = redirect
+    label_studio.responses["/data/upload/1/a.png"] = redirect
     with pytest.raises(ImageError, match="answered 302"):
         load("/data/upload/1/a.png", label_studio.url)
-    assert elsewhere.asked == []
+    assert elsewhere.requests == []
 
 
 @pytest.mark.parametrize(
@@ -226,16 +229,16 @@ def test_a_redirect_is_not_followed(label_studio: Server, elsewhere: Server) -> 
     ],
 )
 @pytest.mark.parametrize("is_relative", [True, False])
-def test_every_form_in_which_label_studio_serves_images_is_asked(
+def test_every_kind_of_label_studio_image_address_is_fetched(
     label_studio: Server, value: str, asked: str | None, is_relative: bool
 ) -> None:
     asked = asked or value
     label_studio.serve(asked.partition("?")[0], encoded(red_and_blue()))
     load(value if is_relative else label_studio.url + value, label_studio.url)
-    assert label_studio.asked == [(asked, f"Token {TOKEN}")]
+    assert label_studio.requests == [(asked, f"Token {TOKEN}")]
 
 
-def test_label_studio_may_lie_below_a_path_of_its_host(label_studio: Server) -> None:
+def test_label_studio_may_be_served_below_a_path(label_studio: Server) -> None:
     url = label_studio.serve("/label/data/upload/1/a.png", encoded(red_and_blue()))
     load(url, f"{label_studio.url}/label")
     load("/label/data/upload/1/a.png", f"{label_studio.url}/label")
@@ -243,7 +246,7 @@ def test_label_studio_may_lie_below_a_path_of_its_host(label_studio: Server) -> 
         load("/label/logout", f"{label_studio.url}/label")
     with pytest.raises(ImageError, match="none at which Label Studio serves images"):
         load("/labeldata/upload/1/a.png", f"{label_studio.url}/label")
-    assert len(label_studio.asked) == 2
+    assert len(label_studio.requests) == 2
 
 
 @pytest.mark.parametrize(
@@ -299,12 +302,12 @@ def test_label_studio_may_lie_below_a_path_of_its_host(label_studio: Server) -> 
     ],
 )
 @pytest.mark.parametrize("is_relative", [True, False])
-def test_nothing_of_label_studios_but_images_is_asked_with_our_token(
+def test_the_token_is_sent_only_to_label_studios_image_addresses(
     label_studio: Server, path: str, is_relative: bool
 ) -> None:
     with pytest.raises(ImageError, match=r"none at which|other places|control characters"):
         load(path if is_relative else label_studio.url + path, label_studio.url)
-    assert label_studio.asked == []
+    assert label_studio.requests == []
 
 
 @pytest.mark.parametrize(
@@ -317,7 +320,9 @@ def test_nothing_of_label_studios_but_images_is_asked_with_our_token(
         "data:" + 100_000 * "a",
     ],
 )
-def test_an_address_of_100_kb_makes_a_short_complaint(label_studio: Server, value: str) -> None:
+def test_an_address_of_100_kb_is_refused_in_a_short_message(
+    label_studio: Server, value: str
+) -> None:
     with pytest.raises(ImageError) as caught:
         load(value, label_studio.url)
     assert len(str(caught.value)) < 1000
@@ -351,14 +356,12 @@ def test_an_address_of_100_kb_makes_a_short_complaint(label_studio: Server, valu
         "/data/upload/1/a.png\t",
     ],
 )
-def test_an_address_that_is_not_plainly_label_studios_is_refused(
-    label_studio: Server, value: str
-) -> None:
+def test_an_ambiguous_address_is_refused(label_studio: Server, value: str) -> None:
     label_studio.serve("/data/upload/1/a.png", encoded(red_and_blue()))
     host = label_studio.url.removeprefix("http://")
     with pytest.raises(ImageError):
         load(value.format(host=host) if "{host}" in value else value, label_studio.url)
-    assert label_studio.asked == []
+    assert label_studio.requests == []
 
 
 def test_a_missing_image_is_an_image_error(label_studio: Server) -> None:
@@ -366,39 +369,42 @@ def test_a_missing_image_is_an_image_error(label_studio: Server) -> None:
         load("/data/upload/1/gone.png", label_studio.url)
 
 
-def test_an_image_of_more_than_20_mb_is_given_up_on_the_way(label_studio: Server) -> None:
+def test_a_download_of_more_than_20_mb_is_aborted(label_studio: Server) -> None:
     url = label_studio.serve("/data/upload/1/big.png", bytes(2 * MAX_BYTES))
     with pytest.raises(ImageError, match=re.escape(f"{url} holds more than 20,971,520 bytes")):
         load(url, label_studio.url)
 
 
-def test_an_image_that_only_drips_in_is_given_up_in_time(label_studio: Server) -> None:
+def test_an_image_that_arrives_too_slowly_is_given_up(label_studio: Server) -> None:
+    n_bytes, n_sent = int(PATIENCE_S / 0.05), 0
+
     def drip(handler: BaseHTTPRequestHandler) -> None:
         handler.protocol_version = "HTTP/1.1"
         handler.send_response(200)
         handler.send_header("Transfer-Encoding", "chunked")
         handler.end_headers()
-        for _ in range(100):
+        nonlocal n_sent
+        for _ in range(n_bytes):
+            n_sent += 1
             handler.wfile.write(b"1\r\nx\r\n")
             time.sleep(0.05)
 
-    label_studio.answers["/data/upload/1/slow.png"] = drip
-    began = time.monotonic()
+    label_studio.responses["/data/upload/1/slow.png"] = drip
     with pytest.raises(ImageError, match="took more than"):
         load("/data/upload/1/slow.png", label_studio.url, give_up_after_s=0.2)
-    assert time.monotonic() - began < 4  # of the 5 s that it drips
+    assert n_sent < n_bytes
 
 
-def test_an_answer_that_breaks_off_is_an_image_error(label_studio: Server) -> None:
+def test_a_response_that_breaks_off_is_an_image_error(label_studio: Server) -> None:
     content = encoded(red_and_blue())
-    label_studio.answers["/data/upload/1/cut.png"] = lambda h: send(
+    label_studio.responses["/data/upload/1/cut.png"] = lambda h: send(
         h, content[:20], length=len(content)
     )
     with pytest.raises(ImageError, match="cannot be fetched"):
         load("/data/upload/1/cut.png", label_studio.url)
 
 
-def test_what_is_no_image_is_an_image_error(label_studio: Server) -> None:
+def test_a_file_that_is_not_an_image_is_an_image_error(label_studio: Server) -> None:
     url = label_studio.serve("/data/upload/1/page.html", b"<html>please log in</html>")
     with pytest.raises(ImageError, match="damaged or of an unknown format"):
         load(url, label_studio.url)

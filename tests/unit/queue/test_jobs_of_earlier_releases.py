@@ -1,4 +1,4 @@
-"""Jobs that an earlier release left in Redis under a module that has moved: none blocks its id."""
+"""Replace jobs that an earlier release left in Redis under a module that has moved."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_the_next_look_replaces_a_job_of_an_earlier_release(
     new = OwnJob.fetch(id_, connection, "json")
     assert new.func_name == f"backend.workers.jobs.{name}"
     assert new.get_status() == JobStatus.QUEUED
-    # Nothing of the old one is left that would end, repeat or fail the new one.
+    # Nothing is left of the old job that could end, repeat or fail the new one.
     left = {key.decode() for key in connection.scan_iter("rq:*")}
     assert f"rq:executions:{id_}" not in left
     assert not left & {f"rq:{kind}:{old_queue.name}" for kind in ("wip", "scheduled", "failed")}

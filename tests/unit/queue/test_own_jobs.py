@@ -1,12 +1,9 @@
-"""Jobs that somebody else wrote into Redis, on a real Redis with our real worker."""
+"""Refuse jobs that others wrote into Redis, with a real Redis and our real worker."""
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
-import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,8 +19,9 @@ from rq.job import Job
 from backend.queue.own_jobs import JOBS, JobName, OwnJob
 from backend.queue.training_queue import TrainingQueue
 from tests.conftest import RedisServer
+from tests.patience import wait_for
+from tests.unit.workers.test_processes import running
 
-ROOT = Path(__file__).parents[3]
 PROJECT = 7
 RETRAIN = f"retrain-p{PROJECT}"
 FUNCTION = "backend.workers.jobs.retrain"
@@ -38,7 +36,7 @@ def connection(redis_server: RedisServer) -> Iterator[Redis]:
 
 @pytest.fixture
 def foreign(connection: Redis) -> Queue:
-    """The trainer's queue in the hands of somebody who can write to Redis."""
+    """Return the trainer's queue as an attacker with write access to Redis sees it."""
     return Queue("train", connection=connection, serializer="json")
 
 
@@ -47,7 +45,7 @@ def fetch(connection: Redis, job_id: str = RETRAIN) -> Job:
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_a_job_of_ours_is_taken(
+def test_our_own_job_is_accepted(
     name: JobName, redis_server: RedisServer, connection: Redis
 ) -> None:
     assert TrainingQueue(redis_server.url).enqueue(name, PROJECT)
@@ -56,7 +54,7 @@ def test_a_job_of_ours_is_taken(
     assert list(job.args) == [PROJECT]
 
 
-def test_a_job_of_ours_is_still_taken_after_a_run_progress_and_a_failure(
+def test_our_own_job_is_still_accepted_after_a_run_progress_and_a_failure(
     redis_server: RedisServer, connection: Redis
 ) -> None:
     ours = TrainingQueue(redis_server.url)
@@ -103,7 +101,7 @@ FOREIGN: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("what", FOREIGN)
-def test_a_job_with_anything_of_its_own_is_dropped_with_a_log_line(
+def test_a_job_that_differs_from_ours_is_dropped_with_a_log_line(
     what: str, foreign: Queue, connection: Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     arguments, options = FOREIGN[what]
@@ -115,7 +113,7 @@ def test_a_job_with_anything_of_its_own_is_dropped_with_a_log_line(
 
 
 @pytest.mark.parametrize("name", ["refit", "top_up", "refresh", "collect_reviews"])
-def test_a_job_that_an_earlier_release_left_behind_is_dropped_with_a_log_line(
+def test_a_job_of_an_earlier_release_is_dropped_with_a_log_line(
     name: str, connection: Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     ranks = Queue("rank", connection=connection, serializer="json")
@@ -128,7 +126,7 @@ def test_a_job_that_an_earlier_release_left_behind_is_dropped_with_a_log_line(
     assert f"dropped job '{name}-p{PROJECT}' from Redis" in caplog.text
 
 
-def test_a_job_that_waits_for_another_is_dropped(foreign: Queue, connection: Redis) -> None:
+def test_a_job_that_depends_on_another_is_dropped(foreign: Queue, connection: Redis) -> None:
     before = foreign.enqueue(FUNCTION, 1, job_id="retrain-p1")
     foreign.enqueue(FUNCTION, PROJECT, job_id=RETRAIN, depends_on=before)
     with pytest.raises(NoSuchJobError):
@@ -148,16 +146,16 @@ FIELDS: dict[str, dict[Any, Any]] = {
     "a group": {"group_id": "g"},
     "a rate limit": {"rate_limit_key": "k", "rate_limit_concurrency": 1},
     "a field that RQ may learn one day": {"run_as": "root"},
-    "a name that is no text": {b"\xff\xfe": "x"},
+    "a name that is not text": {b"\xff\xfe": "x"},
     "much in a field": {"description": "x" * 100_000},
     "a status that RQ does not know": {"status": "owned"},
-    "a time-out that is no number": {"timeout": "soon"},
-    "a moment that is none": {"created_at": "yesterday"},
+    "a time-out that is not a number": {"timeout": "soon"},
+    "an invalid time": {"created_at": "yesterday"},
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("what", FIELDS)
-def test_a_job_of_ours_that_somebody_has_changed_is_dropped_and_makes_room(
+def test_a_tampered_job_is_dropped_and_can_be_enqueued_again(
     what: str, redis_server: RedisServer, connection: Redis
 ) -> None:
     queue = TrainingQueue(redis_server.url)
@@ -169,7 +167,7 @@ def test_a_job_of_ours_that_somebody_has_changed_is_dropped_and_makes_room(
     assert fetch(connection).func_name == FUNCTION
 
 
-def test_a_redis_that_goes_away_drops_no_job(
+def test_losing_redis_drops_no_job(
     redis_server: RedisServer, connection: Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     TrainingQueue(redis_server.url).enqueue("retrain", PROJECT)
@@ -183,7 +181,7 @@ def test_a_redis_that_goes_away_drops_no_job(
 def test_an_abandoned_job_runs_no_callback_in_the_clock(
     redis_server: RedisServer, connection: Redis, tmp_path: Path
 ) -> None:
-    """RQ calls an abandoned job's failure callback in whatever process finds it."""
+    """RQ calls an abandoned job's failure callback in the process that finds it."""
     queue = TrainingQueue(redis_server.url)
     queue.enqueue("retrain", PROJECT)
     trace = tmp_path / "callback-ran"
@@ -202,7 +200,7 @@ def leave_trace(job: Job, *_: Any) -> None:
     Path(job.description or "").touch()
 
 
-def test_the_trainer_runs_nothing_that_somebody_wrote_into_redis(
+def test_the_trainer_runs_no_foreign_job_from_redis(
     redis_server: RedisServer, connection: Redis, tmp_path: Path
 ) -> None:
     trace, log = tmp_path / "owned", tmp_path / "log"
@@ -221,18 +219,13 @@ def test_the_trainer_runs_nothing_that_somebody_wrote_into_redis(
         connection.hset(f"rq:job:{job_id}", mapping={**call, "status": "queued"})
         connection.rpush("rq:queue:train", job_id)
     connection.sadd("rq:queues", "rq:queue:train")
-    command = [sys.executable, "-m", "backend.workers.processes", "trainer"]
-    with log.open("wb") as out:
-        worker = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=out, stderr=out)
-    try:
-        give_up = time.monotonic() + 120
-        while connection.exists(*(f"rq:job:{job_id}" for job_id in ids)):
+    with running("trainer", environment, log) as worker:
+
+        def all_are_gone() -> bool:
             assert worker.poll() is None, log.read_text()
-            assert time.monotonic() < give_up, log.read_text()
-            time.sleep(0.1)
+            return not connection.exists(*(f"rq:job:{job_id}" for job_id in ids))
+
+        wait_for(all_are_gone, "the trainer to drop the jobs", show=log.read_text)
         assert worker.poll() is None, log.read_text()
-    finally:
-        worker.terminate()
-        worker.wait(30)
     assert not trace.exists()
     assert all(f"dropped job {job_id!r}" in log.read_text() for job_id in ids)

@@ -25,7 +25,7 @@ def redis(request: pytest.FixtureRequest) -> Iterator[ComposeRedis]:
         yield server
 
 
-def test_the_dashboards_user_of_redis_may_read_our_keys_and_do_nothing_else(
+def test_the_dashboards_redis_user_may_read_our_keys_and_do_nothing_else(
     redis: ComposeRedis,
 ) -> None:
     ours = Redis.from_url(redis.url)
@@ -52,20 +52,20 @@ def test_the_dashboards_user_of_redis_may_read_our_keys_and_do_nothing_else(
 
 
 def is_allowed(connection: Redis, *command: str) -> bool:
-    """Whether Redis lets this user give such a command, whatever it then makes of the arguments."""
+    """Tell whether Redis lets this user run a command, even if its arguments are wrong."""
     try:
         connection.execute_command(*command)  # type: ignore[no-untyped-call]
     except RedisError as error:
         if re.search("no permission|command not allowed", str(error)):
             return False
-        # A subcommand may need more arguments than its command, and is looked at first.
+        # Redis checks a subcommand first, which may need more arguments than its command.
         return "wrong number of arguments" not in str(error) or is_allowed(
             connection, *command, "rq:queue:train"
         )
     return True
 
 
-def test_with_another_password_its_user_is_refused(redis: ComposeRedis) -> None:
+def test_the_dashboards_redis_user_is_refused_with_a_wrong_password(redis: ComposeRedis) -> None:
     for login in ("dashboard:wrong", "dashboard:redis-pass", ":reader-pass", ":"):
         with pytest.raises(RedisError):
             Redis.from_url(f"unix://{login}@{redis.socket}").get("tightloop:clock")

@@ -1,4 +1,4 @@
-"""Which services are up, from a real Redis; time is an argument."""
+"""Find the services that are up, with a real Redis; time is an argument."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_living_workers_and_a_ticking_clock_are_up(
     assert found(queue, NOON + 2)["clock"].is_up is False
 
 
-def test_what_the_clock_found_is_shown_until_it_is_too_old(queue: TrainingQueue) -> None:
+def test_a_health_check_is_shown_until_it_is_too_old(queue: TrainingQueue) -> None:
     queue.record_health(
         "label_studio", "Label Studio cannot be reached: check that it runs", NOON, 5
     )

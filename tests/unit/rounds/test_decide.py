@@ -1,4 +1,4 @@
-"""What is due for a project, as a table: a state and a moment in, steps and the next look out."""
+"""Decide what is due for a project: a table of states, steps and the time of the next look."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ AT_REST = State(
 
 @dataclass(frozen=True)
 class Case:
-    """Seconds of a state are told from NOON, so that -10 is ten seconds ago; so is `look_in`."""
+    """Times in `state` and `look_in` are in seconds from NOON: -10 is ten seconds ago."""
 
     claim: str
     state: Mapping[str, Any]
@@ -48,7 +48,7 @@ class Case:
 
 
 def moments(**state: Any) -> dict[str, Any]:
-    """Change what is told from NOON into seconds since the epoch."""
+    """Convert seconds from NOON to seconds since the epoch."""
     return {
         name: {step: NOON + ago for step, ago in value.items()}
         if name == "failed_at"
@@ -64,35 +64,35 @@ def at_rest(**changes: Any) -> State:
 
 
 def never_read(**changes: Any) -> dict[str, Any]:
-    """What is changed in AT_REST for a project that was only just set up."""
+    """Return the changes to AT_REST for a project that was just set up."""
     return {"read_at": -NOON, "n_open": 0, "in_service": "", "ordered_by": "", **changes}
 
 
 CASES = (
     Case("nothing is due at rest", {}),
     # A training
-    Case("the third of three new answers is trained at once",
+    Case("the third of three new annotations is trained at once",
          {"n_new": 3, "first_new_at": 0}, train="retrain"),
-    Case("two of three new answers wait for the third, or until the first is a minute old",
+    Case("two of three new annotations wait for the third, or until the first is a minute old",
          {"n_new": 2, "first_new_at": -10}, look_in=50),
-    Case("a first new answer waits a minute",
+    Case("a first new annotation waits a minute",
          {"n_new": 1, "first_new_at": 0}, look_in=60),
     Case("half a second before its minute is over it still waits",
          {"n_new": 1, "first_new_at": -59.5}, look_in=0.5),
-    Case("a first new answer is trained when its minute is over",
+    Case("a first new annotation is trained when its minute is over",
          {"n_new": 1, "first_new_at": -60}, train="retrain"),
-    Case("19 of 20 new answers wait",
+    Case("19 of 20 new annotations wait",
          {"n_new": 19, "first_new_at": -59}, look_in=1, policy={"retrain_after": 20}),
-    Case("20 of 20 new answers do not",
+    Case("20 of 20 new annotations do not",
          {"n_new": 20, "first_new_at": 0}, train="retrain", policy={"retrain_after": 20}),
-    Case("without a new answer no training comes, however long ago the first one was",
+    Case("without a new annotation no training is due, however long ago the first one was",
          {"n_new": 0, "first_new_at": -9999}),
-    Case("with RETRAIN_WAIT=0 the first new answer is trained at once",
+    Case("with RETRAIN_WAIT=0 the first new annotation is trained at once",
          {"n_new": 1, "first_new_at": 0}, train="retrain", policy={"retrain_wait_s": 0.0}),
     # A person asks for one
     Case("a person who asks for a training gets it at once, with nothing new",
          {"train_asked_at": 0}, train="retrain"),
-    Case("a training that began after a person asked has answered them",
+    Case("a training that began after a person asked serves the request",
          {"train_asked_at": -10, "trained_at": -9}),
     Case("so has one that began at that very moment",
          {"train_asked_at": -10, "trained_at": -10}),
@@ -101,7 +101,7 @@ CASES = (
     Case("a person who asks before anything was read gets a training, which reads",
          never_read(train_asked_at=-1), train="retrain", rank="read"),
     # After a failure
-    Case("after a failure enough new answers wait a minute",
+    Case("after a failure enough new annotations wait a minute",
          {"n_new": 3, "first_new_at": -70, "failed_at": {"retrain": -59}}, look_in=1),
     Case("a minute after a failure they are tried again",
          {"n_new": 3, "first_new_at": -70, "failed_at": {"retrain": -60}}, train="retrain"),
@@ -111,20 +111,20 @@ CASES = (
          {"train_asked_at": -90, "failed_at": {"retrain": -60}}, train="retrain"),
     Case("a person who asks again after a failure waits for nothing",
          {"train_asked_at": -10, "failed_at": {"retrain": -20}}, train="retrain"),
-    Case("a first new answer waits for its own minute if that is the later one",
+    Case("a first new annotation waits for its own minute if that is the later one",
          {"n_new": 1, "first_new_at": -10, "failed_at": {"retrain": -30}}, look_in=50),
-    Case("a first new answer waits for the failure's minute if that is the later one",
+    Case("a first new annotation waits for the failure's minute if that is the later one",
          {"n_new": 1, "first_new_at": -30, "failed_at": {"retrain": -10}}, look_in=50),
     # Reading
     Case("a project that was never read is read first",
          never_read(), rank="read"),
     Case("it is read even before what else is due",
          never_read(in_service="r0001", revision=1, has_review=True), rank="read"),
-    Case("while it cannot be read nobody asks images, since nobody knows what is open",
+    Case("while it cannot be read no images are asked, since the open tasks are unknown",
          never_read(failed_at={"read": -1}), look_in=9),
-    Case("nor asks any again, whatever OVERLAP",
+    Case("nor are second opinions asked, whatever OVERLAP is",
          never_read(failed_at={"read": -1}, revision=1), look_in=9, policy={"overlap": "2"}),
-    Case("a change that a webhook told of is read",
+    Case("a change that a webhook announced is read",
          {"hinted_at": -1}, rank="read"),
     Case("one that came at the very moment when a reading began is read again",
          {"hinted_at": -10, "read_at": -10}, rank="read"),
@@ -163,7 +163,7 @@ CASES = (
     Case("asking that failed is tried again after ten seconds",
          {"n_open": 0, "failed_at": {"top_up": -3}}, look_in=7),
     *(
-        Case(f"with OVERLAP={overlap} answered images are looked at after every change",
+        Case(f"with OVERLAP={overlap} annotated images are looked at after every change",
              {"revision": 8, "reopened_at_revision": 7, "head_revision": 8}, rank="top_up",
              policy={"overlap": overlap})
         for overlap in ("2", "3")
@@ -181,7 +181,7 @@ CASES = (
         for overlap in ("auto", "1")
     ),
     # A head
-    Case("a changed answer is given to a head",
+    Case("a changed annotation makes a head due",
          {"revision": 8, "head_revision": 7, "head_fitted_at": -5}, rank="refit"),
     Case("a head is fitted at most every five seconds",
          {"revision": 8, "head_revision": 7, "head_fitted_at": -2}, look_in=3),
@@ -269,7 +269,7 @@ def test_a_new_version_asks_its_batch_if_that_leaves_at_most_two_open() -> None:
     assert not batch_is_due(21, 20, 1, 0, is_new_version=True)
 
 
-def test_every_step_says_how_long_it_waits_after_a_failure() -> None:
+def test_every_step_has_a_retry_delay() -> None:
     assert set(RETRY_AFTER_S) == {"retrain", *get_args(RankStep)}
 
 
@@ -316,7 +316,7 @@ def steps(decision: Decision) -> tuple[str | None, str | None]:
 
 @settings(max_examples=1000, deadline=None)
 @given(state=states, policy=policies)
-def test_no_step_is_tried_again_before_its_time_unless_a_person_asks_again(
+def test_no_step_is_retried_early_unless_start_training_is_pressed_again(
     state: State, policy: Policy
 ) -> None:
     for step in filter(None, steps(decide(state, policy, NOON))):
@@ -327,14 +327,14 @@ def test_no_step_is_tried_again_before_its_time_unless_a_person_asks_again(
 
 @settings(max_examples=1000, deadline=None)
 @given(state=states, policy=policies, share=st.floats(0, 1, exclude_max=True))
-def test_whoever_looks_again_when_told_misses_nothing_and_finds_something_due(
+def test_nothing_becomes_due_before_look_at_and_something_is_due_then(
     state: State, policy: Policy, share: float
 ) -> None:
     decision = decide(state, policy, NOON)
     assert decision.look_at > NOON
-    is_told = decision.look_at < math.inf
-    before = NOON + share * ((decision.look_at if is_told else NOON + 1e6) - NOON)
+    is_look_due = decision.look_at < math.inf
+    before = NOON + share * ((decision.look_at if is_look_due else NOON + 1e6) - NOON)
     if before < decision.look_at:  # rounding may make it the same
         assert steps(decide(state, policy, before)) == steps(decision)
-    if is_told:
+    if is_look_due:
         assert any(steps(decide(state, policy, decision.look_at)))

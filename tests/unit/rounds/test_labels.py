@@ -30,7 +30,7 @@ NAMES = ("Cat", "Dog", "Frog")  # the project's spellings
 PEOPLE = {1: "Ada", 2: "Bo", 3: "Cy"}
 SURELY_CAT = (0.9, 0.08, 0.02)
 PERHAPS_DOG = (0.3, 0.6, 0.1)
-BOTH = ((1, "Cat"), (2, "Dog"))  # two people who disagree
+BOTH = ((1, "Cat"), (2, "Dog"))  # two annotators who disagree
 
 
 @pytest.fixture
@@ -48,10 +48,10 @@ def animals(loop: Loop, pool: Pool) -> Loop:
     )
 
 
-def say(
+def annotation(
     image_id: str, label: str | None, by: int | None = 1, at: int = 1, **changes: Any
 ) -> Annotation:
-    """What somebody said to an image, `at` so many seconds."""
+    """Return an annotation by annotator `by` that was updated at second `at`."""
     return Annotation(
         annotation_id=0,
         task_id=ord(image_id),
@@ -65,7 +65,7 @@ def say(
 
 
 def ask(loop: Loop, image_ids: Iterable[str], probs: tuple[float, ...]) -> None:
-    """Have images asked by a version that thinks so of them."""
+    """Record images as asked by a version with these probabilities."""
     asked = [Asked(i, round=1, strategy="margin", version="r0001", probs=probs) for i in image_ids]
     loop.store.record_asked(asked)
     tasks = [
@@ -97,23 +97,23 @@ def figures(loop: Loop, *given: Annotation) -> dict[str, AnnotatorFigures]:
 
 
 def labels_of(reading: LabelReading) -> dict[str, tuple[str, float]]:
-    """Label of each image, and how likely it is right."""
+    """Return the label and its quality by image."""
     labels, quality = reading.labels, map(float, reading.consensus.quality)
     rows = zip(labels.image_ids, labels.classes, quality, strict=True)
     return {image_id: (NAMES[label], round(share, 4)) for image_id, label, share in rows}
 
 
-# What is learned from
+# The labels to learn from
 
 
-def test_what_cannot_be_used_is_left_out_and_counted_by_reason(animals: Loop) -> None:
+def test_unusable_annotations_are_left_out_and_counted_by_reason(animals: Loop) -> None:
     reading = read(
         animals,
-        say("a", "Cat"),
-        say("b", None, was_skipped=True),
-        *[say(i, None) for i in "cd"],
-        *[say(i, "unicorn") for i in "cde"],
-        *[say(i, "Dog") for i in "wxyz"],
+        annotation("a", "Cat"),
+        annotation("b", None, was_skipped=True),
+        *[annotation(i, None) for i in "cd"],
+        *[annotation(i, "unicorn") for i in "cde"],
+        *[annotation(i, "Dog") for i in "wxyz"],
     )
     assert reading.labels.left_out == {
         "skipped": 1, "empty": 2, "unknown class": 3, "not of the pool": 4,
@@ -121,52 +121,54 @@ def test_what_cannot_be_used_is_left_out_and_counted_by_reason(animals: Loop) ->
     assert labels_of(reading) == {"a": ("Cat", 1.0)}
 
 
-def test_without_a_models_opinion_the_majority_is_the_label_and_as_likely_as_its_share(
+def test_without_model_probabilities_the_majority_is_the_label_and_its_share_the_quality(
     animals: Loop,
 ) -> None:
     reading = read(
         animals,
-        *[say("a", label, by) for by, label in ((1, "Cat"), (2, "Dog"), (3, "Dog"))],
-        say("b", "Frog", 2),
+        *[annotation("a", label, by) for by, label in ((1, "Cat"), (2, "Dog"), (3, "Dog"))],
+        annotation("b", "Frog", 2),
     )
     assert reading.probs == {}
     assert labels_of(reading) == {"a": ("Dog", 0.6667), "b": ("Frog", 1.0)}
 
 
-def test_probabilities_of_another_number_of_classes_are_as_good_as_none(animals: Loop) -> None:
+def test_probabilities_of_another_number_of_classes_are_ignored(animals: Loop) -> None:
     ask(animals, "a", (0.3, 0.7))
     ask(animals, "b", (0.1, 0.2, 0.3, 0.4))
     ask(animals, "c", PERHAPS_DOG)
-    reading = read(animals, say("a", "Cat"), say("b", "Dog"), say("c", "Dog"))
+    reading = read(animals, annotation("a", "Cat"), annotation("b", "Dog"), annotation("c", "Dog"))
     assert reading.probs.keys() == {"c"}
     assert labels_of(reading) == {"a": ("Cat", 1.0), "b": ("Dog", 1.0), "c": ("Dog", 0.6)}
 
 
-def test_an_answer_that_nobody_else_gave_is_as_likely_as_the_model_thought(
+def test_the_quality_of_a_single_annotation_is_the_models_probability(
     animals: Loop,
 ) -> None:
     ask(animals, "ab", SURELY_CAT)
-    reading = read(animals, say("a", "Cat", 1), say("b", "Dog", 2))
+    reading = read(animals, annotation("a", "Cat", 1), annotation("b", "Dog", 2))
     assert labels_of(reading) == {"a": ("Cat", 0.9), "b": ("Dog", 0.08)}
     assert reading.consensus.annotators == {1: None, 2: None}
 
 
-def test_answers_of_one_person_alone_are_the_labels_and_tell_nothing_of_the_person(
+def test_the_annotations_of_a_single_annotator_are_the_labels_and_do_not_rate_the_annotator(
     animals: Loop,
 ) -> None:
     ask(animals, "bc", PERHAPS_DOG)
-    given = [say("a", "Cat"), say("b", "Dog"), say("c", "Frog")]
+    given = [annotation("a", "Cat"), annotation("b", "Dog"), annotation("c", "Frog")]
     reading = read(animals, *given)
     assert labels_of(reading) == {"a": ("Cat", 1.0), "b": ("Dog", 0.6), "c": ("Frog", 0.1)}
     ada = figures(animals, *given)["Ada"]
     assert (ada.answers, ada.agreement, ada.quality, ada.quality_low) == (3, None, None, None)
 
 
-def test_a_contested_label_weighs_less_once_twenty_images_have_several_answers(loop: Loop) -> None:
+def test_a_contested_label_weighs_less_once_twenty_images_have_several_annotations(
+    loop: Loop,
+) -> None:
     contested, *others = loop.pool.image_ids[:20]
     ask(loop, others, tuple(0.91 if label == "1" else 0.01 for label in loop.pool.classes))
     ask(loop, [contested], tuple(0.1 for _ in loop.pool.classes))
-    one, two = (replace(say("a", "1", by), image_id=contested) for by in (1, 2))
+    one, two = (replace(annotation("a", "1", by), image_id=contested) for by in (1, 2))
     given = [one, two, replace(one, label="2", annotator=3)]
     weights = []
     for n_others in (18, 19):
@@ -179,140 +181,142 @@ def test_a_contested_label_weighs_less_once_twenty_images_have_several_answers(l
 
 
 @pytest.mark.parametrize("never", NAMES)
-def test_a_class_that_nobody_ever_chose_is_no_label(animals: Loop, never: str) -> None:
+def test_a_class_that_no_annotator_chose_is_never_a_label(animals: Loop, never: str) -> None:
     probs = [0.05, 0.05, 0.05]
     probs[NAMES.index(never)] = 0.9  # not even if the model is sure of it
     ask(animals, "abc", tuple(probs))
     one, other = (name for name in NAMES if name != never)
     both = [(1, one, "ab"), (2, one, "a"), (2, other, "c"), (3, other, "c")]
-    given = [say(i, name, by) for by, name, ids in both for i in ids]
+    given = [annotation(i, name, by) for by, name, ids in both for i in ids]
     assert {i: label for i, (label, _) in labels_of(read(animals, *given)).items()} == {
         "a": one, "b": one, "c": other,
     }  # fmt: skip
 
 
-def test_one_class_alone_that_all_agree_on_is_the_label(animals: Loop) -> None:
+def test_a_single_class_that_all_annotators_chose_is_the_label(animals: Loop) -> None:
     ask(animals, "abc", SURELY_CAT)
-    given = [say(i, "Dog", by) for i in "abc" for by in (1, 2)]
+    given = [annotation(i, "Dog", by) for i in "abc" for by in (1, 2)]
     found = labels_of(read(animals, *given))
     assert {label for label, _ in found.values()} == {"Dog"}
 
 
-def test_an_edited_answer_changes_the_label_and_the_fingerprint(animals: Loop) -> None:
-    others = [say("b", "Dog"), say("c", "Frog")]
-    before = read(animals, say("a", "Cat", at=1), *others)
-    same = read(animals, say("a", "Cat", at=9), *others)
-    edited = read(animals, say("a", "Dog", at=9), *others)
+def test_an_edited_annotation_changes_the_label_and_the_fingerprint(animals: Loop) -> None:
+    others = [annotation("b", "Dog"), annotation("c", "Frog")]
+    before = read(animals, annotation("a", "Cat", at=1), *others)
+    same = read(animals, annotation("a", "Cat", at=9), *others)
+    edited = read(animals, annotation("a", "Dog", at=9), *others)
     assert labels_of(edited)["a"] == ("Dog", 1.0)
     assert before.labels.fingerprint == same.labels.fingerprint != edited.labels.fingerprint
 
 
 @pytest.mark.parametrize("is_swapped", [False, True])
-def test_two_answers_of_one_person_are_one_the_later(animals: Loop, is_swapped: bool) -> None:
-    rows = [say("a", "Cat", at=1), say("a", "Dog", at=2)]
+def test_the_later_of_two_annotations_by_one_annotator_counts(
+    animals: Loop, is_swapped: bool
+) -> None:
+    rows = [annotation("a", "Cat", at=1), annotation("a", "Dog", at=2)]
     reading = read(animals, *(rows[::-1] if is_swapped else rows))
     assert labels_of(reading) == {"a": ("Dog", 1.0)}
-    assert figures(animals, *rows)["Ada"].agreement is None  # nobody else answered
+    assert figures(animals, *rows)["Ada"].agreement is None  # no other annotator
 
 
-def test_of_ground_truths_that_contradict_each_other_the_later_wins_and_the_image_is_counted(
+def test_the_later_of_contradictory_ground_truths_wins_and_the_image_is_counted(
     animals: Loop,
 ) -> None:
     reading = read(
         animals,
-        say("a", "Frog", 2, at=2, is_ground_truth=True),
-        say("a", "Cat", 1, at=1, is_ground_truth=True),
-        *[say("a", "Dog", by, at=3) for by in (3, 4, 5)],
-        *[say("b", "Cat", by, at=1, is_ground_truth=True) for by in (1, 2)],
+        annotation("a", "Frog", 2, at=2, is_ground_truth=True),
+        annotation("a", "Cat", 1, at=1, is_ground_truth=True),
+        *[annotation("a", "Dog", by, at=3) for by in (3, 4, 5)],
+        *[annotation("b", "Cat", by, at=1, is_ground_truth=True) for by in (1, 2)],
     )
     assert labels_of(reading) == {"a": ("Frog", 1.0), "b": ("Cat", 1.0)}
     assert reading.labels.left_out == {"contradicted ground truth": 1}
 
 
-def test_one_image_may_be_answered_by_fifty_people(animals: Loop) -> None:
-    answers = [say("a", "Cat" if by <= 30 else "Dog", by, at=by) for by in range(1, 51)]
-    assert labels_of(read(animals, *answers)) == {"a": ("Cat", 0.6)}
+def test_one_image_may_have_fifty_annotations(animals: Loop) -> None:
+    given = [annotation("a", "Cat" if by <= 30 else "Dog", by, at=by) for by in range(1, 51)]
+    assert labels_of(read(animals, *given)) == {"a": ("Cat", 0.6)}
     ask(animals, "a", PERHAPS_DOG)
-    reading = read(animals, *answers)
+    reading = read(animals, *given)
     assert list(reading.labels.classes) == [0]
-    assert reading.consensus.quality.tolist() == pytest.approx([0.3])  # the model's opinion
-    rows = annotator_figures(by_task(tuple(answers)), reading, NAMES, PEOPLE)
+    assert reading.consensus.quality.tolist() == pytest.approx([0.3])  # the model's probability
+    rows = annotator_figures(by_task(tuple(given)), reading, NAMES, PEOPLE)
     assert sorted(row.agreement or 0 for row in rows) == [0.0] * 20 + [1.0] * 30
-    assert all(row.quality is None for row in rows)  # one image tells nothing about people
+    assert all(row.quality is None for row in rows)  # one image rates no annotator
 
 
-def test_people_may_disagree_about_every_image_where_the_model_believes_neither(
+def test_the_label_is_one_of_the_annotations_even_if_the_model_believes_neither(
     animals: Loop,
 ) -> None:
     neither = (0.0, 0.0, 1.0)
     ask(animals, animals.pool.image_ids, neither)
-    given = [say(i, n, by) for i in animals.pool.image_ids for by, n in BOTH]
+    given = [annotation(i, n, by) for i in animals.pool.image_ids for by, n in BOTH]
     assert {label for label, _ in labels_of(read(animals, *given)).values()} <= {"Cat", "Dog"}
 
 
-def test_the_same_answers_are_read_the_same_every_time(animals: Loop) -> None:
+def test_the_same_annotations_always_give_the_same_consensus(animals: Loop) -> None:
     tied, *others = animals.pool.image_ids
     ask(animals, tied, (0.4, 0.4, 0.2))
     ask(animals, others, (0.1, 0.1, 0.8))
-    given = [say(tied, name, by) for by, name in BOTH]
+    given = [annotation(tied, name, by) for by, name in BOTH]
     for image_id in others:
-        given += [say(image_id, "Frog", by) for by in (1, 2)]
+        given += [annotation(image_id, "Frog", by) for by in (1, 2)]
     found = {tuple(read(animals, *given).consensus.annotators.items()) for _ in range(10)}
     assert len(found) == 1
     assert None not in dict(*found).values()
 
 
-def test_nothing_answered_is_no_label_and_nobody(animals: Loop) -> None:
+def test_no_annotations_give_no_labels_and_no_annotator_figures(animals: Loop) -> None:
     reading = read(animals)
     assert (reading.labels.image_ids, reading.labels.left_out) == ((), {})
     assert annotator_figures({1: []}, reading, NAMES, PEOPLE) == []
 
 
-# How each person does
+# Annotator figures
 
 
-def test_a_persons_figures_count_what_the_person_did(animals: Loop) -> None:
+def test_an_annotators_figures_count_that_annotators_work(animals: Loop) -> None:
     ask(animals, "cdhi", SURELY_CAT)
     rows = figures(
         animals,
-        # The label is Dog, then Cat, then Frog.
-        say("a", "Cat", 1, seconds=2.0),
-        say("a", "Dog", 2),
-        say("a", "Dog", 3),
-        say("b", "Cat", 1, seconds=9.0),
-        say("b", "Cat", 2),
-        say("c", "Frog", 1),
-        say("d", "Cat", 1, seconds=4.0, accepted_guess=True),
-        say("h", "Cat", 1),
-        say("e", "unicorn", 1, seconds=100.0),
-        say("e", "Cat", 2),
-        say("f", None, 1, seconds=100.0, was_skipped=True),
-        say("g", "Cat", None),
-        say("i", "Dog", 1, is_ground_truth=True),
-        say("i", "Cat", 2),
+        # The labels of a, b and c are Dog, Cat and Frog.
+        annotation("a", "Cat", 1, seconds=2.0),
+        annotation("a", "Dog", 2),
+        annotation("a", "Dog", 3),
+        annotation("b", "Cat", 1, seconds=9.0),
+        annotation("b", "Cat", 2),
+        annotation("c", "Frog", 1),
+        annotation("d", "Cat", 1, seconds=4.0, accepted_guess=True),
+        annotation("h", "Cat", 1),
+        annotation("e", "unicorn", 1, seconds=100.0),
+        annotation("e", "Cat", 2),
+        annotation("f", None, 1, seconds=100.0, was_skipped=True),
+        annotation("g", "Cat", None),
+        annotation("i", "Dog", 1, is_ground_truth=True),
+        annotation("i", "Cat", 2),
     )
     assert rows.keys() == {"Ada", "Bo", "Cy"}
     ada, bo = rows["Ada"], rows["Bo"]
     assert (ada.answers, ada.skipped, ada.median_seconds) == (6, 1, 4.0)
-    assert ada.agreement == 1 / 2  # of a and b, which others answered, too; i is as Ada settled it
+    assert ada.agreement == 1 / 2  # a and b have other annotations; i is Ada's own ground truth
     assert (ada.guesses_taken, ada.guesses_right) == (1 / 3, 2 / 3)
-    # Bo was shown a guess with i alone, as Ada was.
+    # Like Ada, Bo was shown a prediction only with i.
     assert (bo.answers, bo.agreement, bo.guesses_taken, bo.median_seconds) == (4, 2 / 3, 0.0, None)
     assert (rows["Cy"].guesses_shown, rows["Cy"].guesses_taken) == (0, None)
 
 
-def test_a_guess_over_other_classes_is_neither_right_nor_wrong(animals: Loop) -> None:
+def test_a_prediction_over_other_classes_is_neither_right_nor_wrong(animals: Loop) -> None:
     ask(animals, "a", (0.9, 0.1))
-    rows = figures(animals, say("a", "Cat"))
+    rows = figures(animals, annotation("a", "Cat"))
     assert rows["Ada"].guesses_right is None
 
 
-def test_the_least_reliable_come_first_and_the_unknown_last(animals: Loop) -> None:
+def test_the_least_reliable_annotators_come_first_and_unrated_ones_last(animals: Loop) -> None:
     shared = "abcdefghijklmnopqrst"
     ask(animals, shared, SURELY_CAT)
-    careless = [say(i, "Frog", 1) for i in shared]
-    careful = [say(i, "Cat", by) for i in shared for by in (2, 4)]
-    rows = figures(animals, say("u", "Dog", 3), *careful, *careless)
+    careless = [annotation(i, "Frog", 1) for i in shared]
+    careful = [annotation(i, "Cat", by) for i in shared for by in (2, 4)]
+    rows = figures(animals, annotation("u", "Dog", 3), *careful, *careless)
     order = list(rows)
     assert (order[0], order[-1]) == ("Ada", "Cy")
     qualities = [row.quality for row in rows.values()]
@@ -322,11 +326,11 @@ def test_the_least_reliable_come_first_and_the_unknown_last(animals: Loop) -> No
     assert rows["Ada"].quality < 0.5
 
 
-def test_the_interval_of_eight_right_in_ten_is_wilsons_however_much_nobody_else_answered(
+def test_the_quality_interval_counts_only_images_with_several_annotations(
     animals: Loop,
 ) -> None:
-    shared = [say(i, "Cat", by) for i in "abcdefghij" for by in (1, 2)]
-    given = (*shared, *(say(i, "Cat") for i in "klmnopqrst"))
+    shared = [annotation(i, "Cat", by) for i in "abcdefghij" for by in (1, 2)]
+    given = (*shared, *(annotation(i, "Cat") for i in "klmnopqrst"))
     reading = read(animals, *given)
     known = replace(reading, consensus=replace(reading.consensus, annotators={1: 0.8}))
     ada = annotator_figures(by_task(given), known, NAMES, PEOPLE)[0]
@@ -334,29 +338,29 @@ def test_the_interval_of_eight_right_in_ten_is_wilsons_however_much_nobody_else_
     assert (ada.quality_low, ada.quality_high) == pytest.approx((0.490, 0.943), abs=0.001)
 
 
-def test_somebody_who_left_label_studio_is_still_reported(animals: Loop) -> None:
-    rows = figures(animals, say("a", "Cat", 8), say("b", "Cat", 1))
+def test_an_annotator_who_left_label_studio_is_still_reported(animals: Loop) -> None:
+    rows = figures(animals, annotation("a", "Cat", 8), annotation("b", "Cat", 1))
     assert rows.keys() == {"Ada", "person 8 (not in Label Studio any more)"}
 
 
-# Probabilities of models that never saw the answer
+# Out-of-sample probabilities
 
 
-def test_an_asked_image_keeps_the_probabilities_it_was_asked_with_whatever_is_in_service(
+def test_an_image_keeps_the_probabilities_it_was_asked_with_when_other_versions_are_promoted(
     loop: Loop, project: OracleProject
 ) -> None:
     seed(loop, project)
     first = train(loop)
     then = scoring.pool_probs(loop, first, quiet)
-    told = {t.image_id: t.data["asked_probs"] for t in project.by_task.values() if not t.label}
+    in_tasks = {t.image_id: t.data["asked_probs"] for t in project.by_task.values() if not t.label}
     project.answer_open_tasks(true_labels(loop.pool))
     second = train(loop)
     assert loop.registry.current() == second
     probs = read_labels(loop, project.annotations(), quiet).probs
     is_open = {task.image_id for task in project.open_tasks()}
-    assert probs.keys() == told.keys() | is_open
+    assert probs.keys() == in_tasks.keys() | is_open
     now = scoring.pool_probs(loop, second, quiet)
-    for image_id, in_task in told.items():
+    for image_id, in_task in in_tasks.items():
         [row] = loop.pool.positions([image_id])
         np.testing.assert_array_equal(probs[image_id], then[row])
         np.testing.assert_allclose(in_task, then[row], atol=1e-5)
@@ -380,23 +384,23 @@ def probs_of(loop: Loop) -> dict[str, list[float]]:
     return {image_id: row.tolist() for image_id, row in found.items()}
 
 
-def test_an_image_asked_blindly_gets_probabilities_that_its_own_label_does_not_touch(
+def test_an_image_queried_without_a_model_gets_out_of_sample_probabilities(
     blind: Loop, project: OracleProject
 ) -> None:
     before = probs_of(blind)
     assert before.keys() == {t.image_id for t in project.by_task.values() if not t.label}
-    task_id, said = next(
+    task_id, given = next(
         (i, a[0]) for i, a in project.answers.items() if a[0].annotator is not None
     )
-    project.change(task_id, next(c for c in blind.pool.classes if c != said.label))
+    project.change(task_id, next(c for c in blind.pool.classes if c != given.label))
     blind.store.record_fold_probs([], [])
     after = probs_of(blind)
-    assert after[said.image_id] == before[said.image_id]
-    # The label is known to the models of the other four fifths.
+    assert after[given.image_id] == before[given.image_id]
+    # The models of the other four folds know the label.
     assert sum(after[i] != before[i] for i in before) >= 40 / 2
 
 
-def test_what_an_image_was_asked_with_goes_before_what_the_folds_think(
+def test_probabilities_an_image_was_asked_with_take_precedence_over_fold_probabilities(
     blind: Loop, project: OracleProject
 ) -> None:
     [task_id, *_] = (i for i, a in project.answers.items() if a[0].annotator is not None)
@@ -406,7 +410,7 @@ def test_what_an_image_was_asked_with_goes_before_what_the_folds_think(
     assert probs_of(blind)[image_id] == pytest.approx(sure)
 
 
-def test_probabilities_of_blindly_asked_images_are_kept_and_read_without_a_model(
+def test_fold_probabilities_are_recorded_and_read_without_a_model(
     blind: Loop, project: OracleProject
 ) -> None:
     annotations = project.annotations()
@@ -418,7 +422,7 @@ def test_probabilities_of_blindly_asked_images_are_kept_and_read_without_a_model
     assert probs_of(blind) == found
 
 
-def test_without_pretrained_weights_blindly_asked_images_have_no_probabilities(
+def test_without_pretrained_weights_images_queried_without_a_model_have_no_probabilities(
     blind: Loop,
 ) -> None:
     assert probs_of(replace(blind, weights="none")) == {}
@@ -433,8 +437,10 @@ def test_too_few_classes_for_the_folds_give_no_probabilities(
     assert probs_of(blind) == {}
 
 
-def test_kept_probabilities_of_another_number_of_classes_are_not_used(animals: Loop) -> None:
+def test_recorded_fold_probabilities_of_another_number_of_classes_are_ignored(
+    animals: Loop,
+) -> None:
     animals.store.record_fold_probs(["a"], [np.array([0.4, 0.6], np.float32)])
     ask(animals, "b", PERHAPS_DOG)
-    reading = read(animals, say("a", "Cat"), say("b", "Dog"))
+    reading = read(animals, annotation("a", "Cat"), annotation("b", "Dog"))
     assert reading.probs.keys() == {"b"}

@@ -1,4 +1,4 @@
-"""Observing a project: what webhooks say, what was read and what was learned make one state."""
+"""Observe a project: combine webhooks, readings and learned annotations into one state."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def queue(redis_server: RedisServer) -> TrainingQueue:
 
 @pytest.fixture
 def store(tmp_path: Path) -> ProjectStore:
-    """A project that was read a minute ago, with nothing left to ask."""
+    """Return the store of a project that was read a minute ago and has nothing left to ask."""
     own = ProjectStore(tmp_path)
     own.record(read_at=NOON - 60, exhausted_at=NOON + 9999)
     return own
@@ -58,8 +58,8 @@ def is_due(state: State, now: float = NOON) -> bool:
     return decide(state, POLICY, now).train is not None
 
 
-def answers(count: int) -> list[TaskReading]:
-    """So many answered tasks as Label Studio tells of them, of the images "1", "2", ..."""
+def annotated(count: int) -> list[TaskReading]:
+    """Return annotated tasks as read from Label Studio, of the images "1", "2", ..."""
     return [
         TaskReading(
             Task(number, str(number), is_open=False, awaits_second_opinion=False),
@@ -76,20 +76,20 @@ def read(store: ProjectStore, tasks: list[TaskReading], now: float) -> None:
     store.record_reading(now, is_full=False)
 
 
-def all_answers(store: ProjectStore) -> dict[int, str]:
+def digests(store: ProjectStore) -> dict[int, str]:
     return {a.annotation_id: a.digest for of in store.annotations().values() for a in of}
 
 
 def learn(store: ProjectStore, began: float) -> None:
-    """Learn all that was read, by a training that began at that moment."""
+    """Learn all annotations in a training that began at that moment."""
     revision = store.facts().revision
-    store.record_learned(all_answers(store), began, trained_at=began, head_revision=revision)
+    store.record_learned(digests(store), began, trained_at=began, head_revision=revision)
 
 
 # What is observed
 
 
-def test_a_project_that_nobody_has_touched_is_observed_as_nothing_and_stays_untouched(
+def test_an_untouched_project_has_an_empty_state_and_stays_untouched(
     queue: TrainingQueue, tmp_path: Path
 ) -> None:
     root = tmp_path / "p7"
@@ -103,7 +103,7 @@ def test_every_fact_of_a_project_is_observed(
     for number in (1, 2):
         save_version(tmp_path, meta(number))
     Registry(tmp_path).promote("r0001")
-    read(store, answers(2), NOON - 50)
+    read(store, annotated(2), NOON - 50)
     opened = TaskReading(Task(9, "9", is_open=True, awaits_second_opinion=False), "2026", (), None)
     read(store, [opened], NOON - 40)
     store.start_reviews(8)
@@ -141,7 +141,7 @@ def test_every_fact_of_a_project_is_observed(
     )
 
 
-def test_of_two_presses_the_later_one_counts_wherever_it_is_kept(
+def test_the_later_of_two_presses_counts_whether_stored_in_redis_or_the_database(
     store: ProjectStore, queue: TrainingQueue, look: Callable[[], State]
 ) -> None:
     queue.ask_for_training(PROJECT, NOON)
@@ -161,7 +161,7 @@ def test_another_projects_hints_change_nothing(
     assert look() == before
 
 
-def test_every_setting_that_decides_is_heeded() -> None:
+def test_every_setting_of_the_policy_is_taken_from_the_settings() -> None:
     settings = load_settings(
         _env_file=None,
         train="full",
@@ -177,19 +177,19 @@ def test_every_setting_that_decides_is_heeded() -> None:
 # When a training is due
 
 
-def test_a_retrain_is_due_with_the_third_answered_image(
+def test_a_retrain_is_due_with_the_third_annotated_image(
     store: ProjectStore, queue: TrainingQueue, look: Callable[[], State]
 ) -> None:
     assert not is_due(look())
     queue.hint(PROJECT, NOON, ["a", "b"])
-    queue.hint(PROJECT, NOON, ["b"])  # once more
+    queue.hint(PROJECT, NOON, ["b"])  # again
     assert not is_due(look())
     queue.hint(PROJECT, NOON, ["c"])
     assert is_due(look())
     assert store.new_annotations() == (0, None)  # before anything was read
 
 
-def test_a_single_answer_is_due_a_minute_after_it_was_told_of(
+def test_a_training_on_a_single_annotation_is_due_a_minute_after_its_webhook(
     queue: TrainingQueue, look: Callable[[], State]
 ) -> None:
     queue.hint(PROJECT, NOON, ["a"])
@@ -198,7 +198,7 @@ def test_a_single_answer_is_due_a_minute_after_it_was_told_of(
     assert is_due(look(), NOON + 60)
 
 
-def test_start_training_is_due_at_once_and_ten_presses_are_answered_by_one_round(
+def test_start_training_is_due_immediately_and_one_round_serves_ten_presses(
     store: ProjectStore, queue: TrainingQueue, look: Callable[[], State]
 ) -> None:
     for press in range(10):
@@ -217,12 +217,12 @@ def test_a_press_during_a_round_asks_for_another(
     assert is_due(look(), NOON + 30)
 
 
-def test_answers_during_a_round_wait_since_they_were_noticed(
+def test_annotations_during_a_round_wait_from_when_they_were_read(
     store: ProjectStore, look: Callable[[], State]
 ) -> None:
-    read(store, answers(3), NOON)
-    learned = all_answers(store)
-    read(store, answers(4), NOON + 30)
+    read(store, annotated(3), NOON)
+    learned = digests(store)
+    read(store, annotated(4), NOON + 30)
     store.record_learned(learned, NOON + 40, trained_at=NOON + 10)
     state = look()
     assert (state.n_new, state.first_new_at) == (1, NOON + 30)
@@ -230,16 +230,16 @@ def test_answers_during_a_round_wait_since_they_were_noticed(
     assert is_due(state, NOON + 90)
 
 
-def test_a_round_that_read_everything_leaves_nothing_waiting(
+def test_a_round_that_read_everything_leaves_nothing_new(
     store: ProjectStore, queue: TrainingQueue, look: Callable[[], State]
 ) -> None:
     queue.hint(PROJECT, NOON, ["1", "2", "3"])
-    read(store, answers(3), NOON + 1)
+    read(store, annotated(3), NOON + 1)
     learn(store, NOON + 1)
     assert (look().n_new, look().first_new_at) == (0, None)
 
 
-def test_after_an_error_a_retrain_waits_unless_a_person_asks_for_it(
+def test_after_an_error_a_retrain_waits_unless_start_training_is_pressed(
     store: ProjectStore, queue: TrainingQueue, look: Callable[[], State]
 ) -> None:
     queue.hint(PROJECT, NOON - 1, ["a", "b", "c"])
@@ -250,47 +250,47 @@ def test_after_an_error_a_retrain_waits_unless_a_person_asks_for_it(
     assert is_due(look(), NOON + 1)
 
 
-def test_a_reading_adds_only_what_no_webhook_told(
+def test_a_reading_adds_only_annotations_without_a_webhook(
     store: ProjectStore, queue: TrainingQueue, look: Callable[[], State]
 ) -> None:
     queue.hint(PROJECT, NOON, ["1", "2"])
     assert (look().n_new, look().first_new_at) == (2, NOON)
     for _ in range(2):
-        read(store, answers(5), NOON + 1)
+        read(store, annotated(5), NOON + 1)
         assert (look().n_new, look().first_new_at) == (5, NOON + 1)
 
 
-def test_an_answer_that_was_read_before_its_webhook_came_counts_once(
+def test_an_annotation_read_before_its_webhook_arrived_counts_once(
     store: ProjectStore, queue: TrainingQueue, look: Callable[[], State]
 ) -> None:
-    read(store, answers(2), NOON)
+    read(store, annotated(2), NOON)
     queue.hint(PROJECT, NOON + 1, ["1", "2"])
     assert (look().n_new, look().first_new_at) == (2, NOON)
     queue.hint(PROJECT, NOON + 2, ["3"])
     assert look().n_new == 3
     learn(store, NOON)
-    assert look().n_new == 3  # nobody knows whether these three are other answers
-    read(store, answers(2), NOON + 9)
+    assert look().n_new == 3  # these three may be other annotations
+    read(store, annotated(2), NOON + 9)
     assert look().n_new == 0
 
 
-def test_a_lost_redis_is_rebuilt_by_a_reading(
+def test_a_reading_restores_new_annotations_after_redis_was_lost(
     store: ProjectStore,
     queue: TrainingQueue,
     look: Callable[[], State],
     redis_server: RedisServer,
 ) -> None:
-    read(store, answers(3), NOON)
+    read(store, annotated(3), NOON)
     learn(store, NOON)
     queue.hint(PROJECT, NOON + 1, ["4", "5", "6"])
     redis_server.flush()
     assert look().n_new == 0
-    read(store, answers(6), NOON + 2)
+    read(store, annotated(6), NOON + 2)
     assert look().n_new == 3
     assert is_due(look(), NOON + 2)
 
 
-def test_simultaneous_answers_are_all_counted(
+def test_simultaneous_annotations_are_all_counted(
     store: ProjectStore, queue: TrainingQueue, look: Callable[[], State]
 ) -> None:
     assert store.facts().read_at
@@ -299,19 +299,19 @@ def test_simultaneous_answers_are_all_counted(
     assert look().n_new == 200
 
 
-def test_a_round_that_ends_while_answers_come_in_loses_none(
+def test_a_round_that_ends_while_annotations_arrive_loses_none(
     store: ProjectStore, queue: TrainingQueue, look: Callable[[], State]
 ) -> None:
     for number in range(20):
         began = NOON + 10 * number
         queue.hint(PROJECT, began - 1, [f"before {number}"])
         with ThreadPoolExecutor(4) as threads:
-            told = [
+            hints = [
                 threads.submit(queue.hint, PROJECT, began + 1, [f"{number}-{n}"]) for n in range(6)
             ]
             store.record_reading(began, is_full=False)
             learn(store, began)
-            [hint.result() for hint in told]
+            [hint.result() for hint in hints]
         assert (look().n_new, look().first_new_at) == (6, began + 1)
 
 
@@ -322,51 +322,51 @@ def test_a_round_that_ends_while_answers_come_in_loses_none(
 def step(
     store: ProjectStore, look: Callable[[], State], tmp_path: Path
 ) -> Callable[[float], str | None]:
-    """What seconds-long work is due with a version in service."""
+    """Return the rank step that is due with a version in service."""
     save_version(tmp_path, meta(1))
     Registry(tmp_path).promote("r0001")
     store.record(ordered_by="r0001")
     return lambda now: decide(look(), POLICY, now).rank
 
 
-def test_a_head_is_due_with_every_new_answer_but_at_most_every_five_seconds(
+def test_a_head_is_due_with_every_new_annotation_but_at_most_every_five_seconds(
     store: ProjectStore, step: Callable[[float], str | None]
 ) -> None:
     assert step(NOON) is None
-    read(store, answers(1), NOON)
+    read(store, annotated(1), NOON)
     assert step(NOON) == "refit"
     store.record_success("refit", head_revision=1, head_fitted_at=NOON)
-    assert step(NOON + 99) is None  # it knows the answer
-    read(store, answers(2), NOON + 1)
+    assert step(NOON + 99) is None  # it has learned the annotation
+    read(store, annotated(2), NOON + 1)
     assert step(NOON + 4.5) is None
     assert step(NOON + 5) == "refit"
 
 
-def test_answers_that_a_training_has_read_need_no_head(
+def test_annotations_that_a_training_has_read_need_no_head(
     store: ProjectStore, step: Callable[[float], str | None]
 ) -> None:
-    read(store, answers(3), NOON)
+    read(store, annotated(3), NOON)
     learn(store, NOON)
     assert step(NOON) is None
-    read(store, answers(4), NOON + 1)
+    read(store, annotated(4), NOON + 1)
     assert step(NOON + 1) == "refit"
 
 
-def test_answers_during_a_training_are_given_to_a_head_of_the_new_body(
+def test_annotations_during_a_training_make_a_head_of_the_new_body_due(
     store: ProjectStore, step: Callable[[float], str | None]
 ) -> None:
-    read(store, answers(3), NOON)
-    learned, revision = all_answers(store), store.facts().revision
-    read(store, answers(4), NOON + 1)
+    read(store, annotated(3), NOON)
+    learned, revision = digests(store), store.facts().revision
+    read(store, annotated(4), NOON + 1)
     store.record_success("refit", head_revision=2, head_fitted_at=NOON)  # of the old body
     store.record_learned(learned, NOON + 9, trained_at=NOON, head_revision=revision)
     assert step(NOON + 9) == "refit"
 
 
-def test_a_head_leaves_the_training_as_due_as_it_was(
+def test_fitting_a_head_does_not_postpone_the_training(
     store: ProjectStore, look: Callable[[], State]
 ) -> None:
-    read(store, answers(3), NOON)
+    read(store, annotated(3), NOON)
     store.record_success("refit", head_revision=1, head_fitted_at=NOON)
     assert is_due(look())
 
@@ -376,7 +376,7 @@ def test_a_head_leaves_the_training_as_due_as_it_was(
 
 @dataclass
 class RecordingProject(OracleProject):
-    """A project that keeps what it was asked, and tells of `changed` tasks if asked for changes."""
+    """Record each request; return the `changed` tasks if asked for changes."""
 
     asked_after: list[datetime | None] = field(default_factory=list)
     changed: set[int] = field(default_factory=set)
@@ -400,7 +400,7 @@ def empty(tmp_path: Path) -> ProjectStore:
     return ProjectStore(tmp_path / "empty")
 
 
-def test_the_first_reading_is_of_everything_and_later_ones_are_of_what_changed_since(
+def test_the_first_reading_is_full_and_later_ones_read_only_changes(
     project: RecordingProject, empty: ProjectStore
 ) -> None:
     read_changes(project, empty, now=NOON)
@@ -414,16 +414,14 @@ def test_the_first_reading_is_of_everything_and_later_ones_are_of_what_changed_s
     assert (empty.facts().read_at, empty.facts().full_read_at) == (NOON + 60, NOON)
 
 
-def test_everything_is_read_if_that_is_asked_for(
-    project: RecordingProject, empty: ProjectStore
-) -> None:
+def test_a_full_reading_can_be_requested(project: RecordingProject, empty: ProjectStore) -> None:
     read_changes(project, empty, now=NOON)
     read_changes(project, empty, is_full=True, now=NOON + 60)
     assert project.asked_after == [None, None]
     assert empty.facts().full_read_at == NOON + 60
 
 
-def test_a_deleted_task_is_found_by_the_number_of_tasks_alone(
+def test_a_deleted_task_is_found_by_the_number_of_tasks(
     project: RecordingProject, empty: ProjectStore
 ) -> None:
     project.answer(1, "cat")
@@ -439,15 +437,13 @@ def test_a_deleted_task_is_found_by_the_number_of_tasks_alone(
     assert empty.new_annotations() == (1, NOON + 180)
 
 
-def test_without_a_moment_given_a_reading_begins_now(
-    project: RecordingProject, empty: ProjectStore
-) -> None:
+def test_a_reading_begins_now_by_default(project: RecordingProject, empty: ProjectStore) -> None:
     before = time.time()
     read_changes(project, empty)
     assert before <= empty.facts().read_at <= time.time()
 
 
-def test_what_webhooks_tell_of_during_a_reading_is_read_again(
+def test_annotations_announced_during_a_reading_are_read_again(
     project: RecordingProject, empty: ProjectStore, queue: TrainingQueue, tmp_path: Path
 ) -> None:
     read_changes(project, empty, now=NOON)  # which took a while
@@ -457,12 +453,12 @@ def test_what_webhooks_tell_of_during_a_reading_is_read_again(
     read_changes(project, empty, now=NOON + 2)
     state = observe(tmp_path / "empty", queue, PROJECT)
     assert decide(state, POLICY, NOON + 9).rank != "read"
-    assert state.n_new == 0  # nobody has answered, whatever the webhook said
+    assert state.n_new == 0  # nothing was annotated, despite the webhook
 
 
 @dataclass
 class BreaksOff(OracleProject):
-    """Label Studio goes away in the middle of a reading, the first time."""
+    """Fail in the middle of the first reading."""
 
     n_readings: int = 0
 
@@ -474,7 +470,7 @@ class BreaksOff(OracleProject):
             yield found
 
 
-def test_a_reading_that_breaks_off_keeps_what_it_got_and_begins_again(
+def test_an_interrupted_reading_keeps_its_tasks_and_starts_over(
     empty: ProjectStore,
 ) -> None:
     project = BreaksOff(("cat", "dog"))
@@ -489,7 +485,7 @@ def test_a_reading_that_breaks_off_keeps_what_it_got_and_begins_again(
     assert empty.facts().read_at == NOON + 9
 
 
-def test_how_tasks_were_asked_is_kept_with_them(empty: ProjectStore) -> None:
+def test_how_tasks_were_asked_is_recorded_with_them(empty: ProjectStore) -> None:
     data: dict[str, Any] = {"asked_by": "margin", "asked_round": 1, "asked_probs": [0.25, 0.75]}
     project = OracleProject(("cat", "dog"))
     project.import_tasks([NewTask("img-0", data), NewTask("img-1", {})])

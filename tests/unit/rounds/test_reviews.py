@@ -1,5 +1,5 @@
-"""Reviews between two oracles in Label Studio's place: pushed once, collected as ground truth; and
-who looks for them, with a real Redis.
+"""Push reviews once and collect them as ground truth, with two oracles in place of Label Studio
+and a real Redis for the clock and the job.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ IMAGES = ("img-1", "img-2", "img-3")  # task 1, 2, 3 of the project
 
 @pytest.fixture
 def project() -> OracleProject:
-    """Every image was asked by a model that is sure of dogs, and one person said cat."""
+    """Return a project whose model is sure of dogs and whose annotator always chose cat."""
     own = OracleProject(CLASSES)
     own.import_tasks([NewTask(i, {"image_id": i, "asked_probs": [0.1, 0.9]}) for i in IMAGES])
     for task_id in own.by_task:
@@ -84,7 +84,7 @@ def loop(tmp_path: Path, project: OracleProject) -> Loop:
 
 @pytest.fixture
 def reviews(loop: Loop) -> OracleProject:
-    """The review project: an open task for each image, in their order."""
+    """Return the review project with an open task for each image, in their order."""
     own = OracleProject(CLASSES)
     loop.store.start_reviews(REVIEWS)
     assert push_reviews(loop, own, find_label_errors(loop, quiet)) == 3
@@ -96,7 +96,7 @@ def quiet(*_: object) -> None:
 
 
 def truths(project: OracleProject) -> dict[str, list[tuple[str | None, int | None]]]:
-    """Label and person of the ground truths, by image."""
+    """Return label and annotator of the ground truths by image."""
     return {
         of_task[0].image_id: [(a.label, a.annotator) for a in of_task if a.is_ground_truth]
         for of_task in project.answers.values()
@@ -111,7 +111,7 @@ def collect(loop: Loop, project: OracleProject, reviews: OracleProject) -> int:
 # Pushing
 
 
-def test_review_tasks_say_what_is_in_question_and_why_and_hold_no_prediction(
+def test_review_tasks_name_the_label_in_question_and_the_reason_and_hold_no_prediction(
     reviews: OracleProject,
 ) -> None:
     task = reviews.by_task[1]
@@ -123,7 +123,7 @@ def test_review_tasks_say_what_is_in_question_and_why_and_hold_no_prediction(
     assert (task.prediction, task.label) == (None, None)
 
 
-def test_pushing_again_makes_tasks_only_of_images_that_are_in_none(
+def test_pushing_again_creates_tasks_only_for_images_without_one(
     loop: Loop, reviews: OracleProject
 ) -> None:
     errors = find_label_errors(loop, quiet)
@@ -165,7 +165,7 @@ def test_a_review_is_collected_once(
     assert len(project.answers[1]) == 2
 
 
-def test_a_ground_truth_that_says_the_same_is_left_as_it_is(
+def test_an_identical_ground_truth_is_left_as_it_is(
     loop: Loop, project: OracleProject, reviews: OracleProject
 ) -> None:
     project.add_ground_truth(1, "dog", annotator=2)
@@ -174,7 +174,7 @@ def test_a_ground_truth_that_says_the_same_is_left_as_it_is(
     assert truths(project) == {"img-1": [("dog", 2)]}
 
 
-def test_a_changed_review_replaces_what_it_said_before(
+def test_a_changed_review_replaces_its_earlier_ground_truth(
     loop: Loop, project: OracleProject, reviews: OracleProject
 ) -> None:
     reviews.answer(1, "dog", annotator=SENIOR)
@@ -184,7 +184,7 @@ def test_a_changed_review_replaces_what_it_said_before(
     assert truths(project) == {"img-1": [("cat", SENIOR)]}
 
 
-def test_of_two_reviews_the_later_one_counts(
+def test_the_later_of_two_reviews_counts(
     loop: Loop, project: OracleProject, reviews: OracleProject
 ) -> None:
     reviews.answer(1, "dog", annotator=SENIOR)
@@ -204,7 +204,7 @@ def test_skipped_and_empty_reviews_settle_nothing(
     assert truths(project) == {}
 
 
-def test_a_ground_truth_that_people_took_back_stays_so(
+def test_a_ground_truth_that_was_deleted_is_not_restored(
     loop: Loop, project: OracleProject, reviews: OracleProject
 ) -> None:
     reviews.answer(1, "dog", annotator=SENIOR)
@@ -214,7 +214,7 @@ def test_a_ground_truth_that_people_took_back_stays_so(
     assert truths(project) == {}
 
 
-def test_an_image_whose_task_is_gone_does_not_keep_the_others(
+def test_a_review_of_a_deleted_task_does_not_stop_the_others(
     loop: Loop, project: OracleProject, reviews: OracleProject, caplog: pytest.LogCaptureFixture
 ) -> None:
     reviews.answer(1, "dog", annotator=SENIOR)
@@ -225,7 +225,7 @@ def test_an_image_whose_task_is_gone_does_not_keep_the_others(
     assert "img-1 was reviewed, but its task was deleted" in caplog.text
 
 
-def test_a_review_with_a_class_that_is_no_more_does_not_keep_the_others(
+def test_a_review_with_a_removed_class_does_not_stop_the_others(
     loop: Loop, project: OracleProject, reviews: OracleProject, caplog: pytest.LogCaptureFixture
 ) -> None:
     reviews.answer(1, "wolf", annotator=SENIOR)
@@ -235,7 +235,7 @@ def test_a_review_with_a_class_that_is_no_more_does_not_keep_the_others(
     assert "img-1 was reviewed as wolf, which is not a class any more" in caplog.text
 
 
-def test_a_call_that_died_half_way_is_made_good_without_a_second_ground_truth(
+def test_an_interrupted_collection_is_completed_without_duplicate_ground_truths(
     loop: Loop, project: OracleProject, reviews: OracleProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reviews.answer(1, "dog", annotator=SENIOR)
@@ -256,14 +256,14 @@ def test_a_call_that_died_half_way_is_made_good_without_a_second_ground_truth(
     assert len(project.answers[1]) == 2
 
 
-def test_a_damaged_record_of_the_review_says_what_to_do(loop: Loop, settings: Settings) -> None:
+def test_a_damaged_review_record_says_what_to_do(loop: Loop, settings: Settings) -> None:
     loop.root.mkdir(parents=True, exist_ok=True)
     (loop.root / "project.db").write_text("{half")
     with pytest.raises(ModelFolderError, match=r"project\.db is damaged .*, or move it away"):
         reviews_module.find_reviews(settings, loop.root)
 
 
-# Who looks for them
+# The clock and the job
 
 
 @pytest.fixture
@@ -280,7 +280,7 @@ def queue(redis_server: RedisServer) -> TrainingQueue:
 
 @pytest.fixture
 def store(settings: Settings, project: OracleProject) -> ProjectStore:
-    """A project that was just read and in which nothing is left to ask: no other step is due."""
+    """Return the store of a project in which no step but collecting can be due."""
     own = ProjectStore(project_root(settings.model_dir, PROJECT))
     observe.read_changes(project, own)
     own.record(exhausted_at=time.time() + 3600)
@@ -304,7 +304,7 @@ def run_job(
     return lambda: jobs.rank(PROJECT)
 
 
-def test_the_clock_has_reviews_collected_where_there_is_a_review_project(
+def test_the_clock_enqueues_collecting_if_a_review_project_exists(
     settings: Settings,
     queue: TrainingQueue,
     store: ProjectStore,
@@ -330,7 +330,7 @@ def test_the_clock_has_reviews_collected_where_there_is_a_review_project(
     assert decide(state, policy, noon + settings.reconcile_every_s).rank == "collect_reviews"
 
 
-def test_the_job_collects_what_was_reviewed(
+def test_the_job_collects_reviewed_labels(
     store: ProjectStore,
     project: OracleProject,
     reviews: OracleProject,
@@ -342,7 +342,7 @@ def test_the_job_collects_what_was_reviewed(
     assert store.errors() == []
 
 
-def test_the_job_shows_people_why_reviews_cannot_be_collected(
+def test_the_job_records_why_reviews_cannot_be_collected(
     store: ProjectStore,
     reviews: OracleProject,
     run_job: Callable[[], None],
@@ -360,7 +360,7 @@ def test_the_job_shows_people_why_reviews_cannot_be_collected(
     )
 
 
-def test_the_job_rests_where_the_review_project_has_vanished(
+def test_the_job_collects_nothing_if_the_review_project_was_deleted(
     store: ProjectStore,
     project: OracleProject,
     run_job: Callable[[], None],

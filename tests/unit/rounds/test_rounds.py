@@ -1,6 +1,4 @@
-"""The loop over digits with an oracle in Label Studio's place: the same code that runs the real
-one.
-"""
+"""Run the real loop over digits, with an oracle in place of Label Studio."""
 
 from __future__ import annotations
 
@@ -116,7 +114,7 @@ def train(loop: Loop, *, is_forced: bool = False) -> Meta:
     return meta
 
 
-def test_a_round_asks_exactly_what_its_new_version_is_least_sure_of(
+def test_a_round_asks_the_images_its_new_version_is_least_sure_of(
     loop: Loop, project: OracleProject
 ) -> None:
     seed(loop, project)
@@ -130,7 +128,7 @@ def test_a_round_asks_exactly_what_its_new_version_is_least_sure_of(
     assert project.model_version() == "r0001"
 
 
-def test_every_pushed_task_says_how_it_was_asked_and_carries_its_prediction(
+def test_every_pushed_task_holds_how_it_was_asked_and_its_prediction(
     loop: Loop, project: OracleProject
 ) -> None:
     seed(loop, project)
@@ -147,7 +145,7 @@ def test_every_pushed_task_says_how_it_was_asked_and_carries_its_prediction(
     assert task.data["image"].startswith("data:image/png;base64,")
 
 
-def test_the_hint_is_what_the_asking_version_thought_in_the_label_configs_spelling(
+def test_the_hint_is_the_asking_versions_prediction_in_the_label_configs_spelling(
     loop: Loop,
 ) -> None:
     pool = replace(loop.pool, classes=tuple("abcdefghij"))
@@ -159,7 +157,9 @@ def test_the_hint_is_what_the_asking_version_thought_in_the_label_configs_spelli
     assert task.data["hint"] == "r0003 guessed when it asked: B 41 %, D 33 %, F 10 %"
 
 
-def test_blind_leaves_out_what_would_hint_at_the_answer(loop: Loop, project: OracleProject) -> None:
+def test_blind_leaves_out_everything_that_reveals_the_prediction(
+    loop: Loop, project: OracleProject
+) -> None:
     seed(loop, project)
     train(replace(loop, is_blind=True))
     task = next(t for t in project.by_task.values() if t.label is None)
@@ -195,9 +195,7 @@ def test_three_rounds_learn_and_never_ask_an_image_twice(
     assert first.validation.images == last.validation.images
 
 
-def test_hidden_labels_are_out_of_reach_shuffling_them_changes_nothing(
-    loop: Loop, project: OracleProject
-) -> None:
+def test_shuffling_hidden_labels_changes_nothing(loop: Loop, project: OracleProject) -> None:
     seed(loop, project)
     weights = {}
     for name in ("as they are", "shuffled"):
@@ -217,7 +215,7 @@ def test_hidden_labels_are_out_of_reach_shuffling_them_changes_nothing(
     assert weights["as they are"] == weights["shuffled"]
 
 
-def test_the_same_labels_are_not_trained_twice_unless_somebody_asks(
+def test_the_same_labels_are_not_trained_twice_unless_forced(
     loop: Loop, project: OracleProject
 ) -> None:
     seed(loop, project)
@@ -226,7 +224,7 @@ def test_the_same_labels_are_not_trained_twice_unless_somebody_asks(
     assert train(loop, is_forced=True).version == "r0002"
 
 
-def test_an_edited_and_a_deleted_answer_are_trained_again(
+def test_an_edited_or_deleted_annotation_is_trained_again(
     loop: Loop, project: OracleProject
 ) -> None:
     seed(loop, project)
@@ -239,35 +237,33 @@ def test_an_edited_and_a_deleted_answer_are_trained_again(
     assert train(loop).labels == 39
 
 
-def test_what_cannot_be_trained_on_is_left_out_and_counted(
-    loop: Loop, project: OracleProject
-) -> None:
+def test_unusable_annotations_are_left_out_and_counted(loop: Loop, project: OracleProject) -> None:
     seed(loop, project)
     batches.top_up(loop)
     skipped, empty, unknown, foreign = [t.task_id for t in project.tasks() if t.is_open][:4]
     project.answer(skipped, None, was_skipped=True)
     project.answer(empty, None)
     project.answer(unknown, "unicorn")
-    project.by_task[foreign] = replace(project.by_task[foreign], image_id="somebody-elses")
+    project.by_task[foreign] = replace(project.by_task[foreign], image_id="foreign")
     project.answer(foreign, loop.pool.classes[0])
     meta = train(loop)
     assert meta.labels == 40
     assert meta.left_out == {"skipped": 1, "empty": 1, "unknown class": 1, "not of the pool": 1}
 
 
-def test_one_class_alone_is_no_training_and_says_so(loop: Loop, project: OracleProject) -> None:
+def test_a_single_class_is_refused_with_a_message(loop: Loop, project: OracleProject) -> None:
     truth = true_labels(loop.pool)
     ones = [i for i, label in truth.items() if label == loop.pool.classes[1]][:5]
     project.import_tasks([NewTask(i, {}, label=loop.pool.classes[1]) for i in ones])
     with pytest.raises(TooFewLabelsError, match="5 labels of 1 class"):
         rounds.train_round(loop, is_forced=True, progress=quiet)
     assert loop.registry.versions() == ([], {})
-    # They were read: the clock has nothing to make good.
+    # The annotations were read: the clock finds none that it missed.
     assert loop.store.counts().annotations == 5
     assert loop.store.new_annotations() == (0, None)
 
 
-def test_open_tasks_get_the_new_versions_order_and_keep_the_last_ones_predictions(
+def test_open_tasks_get_the_new_versions_order_and_keep_the_previous_predictions(
     loop: Loop, project: OracleProject
 ) -> None:
     truth = true_labels(loop.pool)
@@ -282,7 +278,7 @@ def test_open_tasks_get_the_new_versions_order_and_keep_the_last_ones_prediction
         assert set(project.predictions[task_id]) == {"r0001", "r0002"}
 
 
-def test_predictions_two_versions_back_go_once_no_open_tab_can_name_them(
+def test_predictions_two_versions_back_are_deleted_after_the_task_lock_time(
     loop: Loop, project: OracleProject
 ) -> None:
     seed(loop, project)
@@ -297,7 +293,7 @@ def test_predictions_two_versions_back_go_once_no_open_tab_can_name_them(
     assert project.model_versions() == ["r0002", "r0003"]
 
 
-def test_predictions_of_fast_rounds_stay_for_the_task_lock_time(
+def test_predictions_of_fast_rounds_are_kept_for_the_task_lock_time(
     loop: Loop, project: OracleProject
 ) -> None:
     seed(loop, project)
@@ -306,7 +302,7 @@ def test_predictions_of_fast_rounds_stay_for_the_task_lock_time(
     assert project.model_versions() == ["r0001", "r0002", "r0003"]
 
 
-def test_the_description_says_what_is_in_service_and_where_to_press() -> None:
+def test_the_description_names_the_version_in_service_and_the_button() -> None:
     assert description.describe_project(None) == (
         "Tightloop, round 0: no model yet. Press Label All Tasks."
     )
@@ -317,7 +313,7 @@ def test_the_description_says_what_is_in_service_and_where_to_press() -> None:
     )
 
 
-def test_rolling_back_gives_open_tasks_the_older_versions_order_and_the_description_says_so(
+def test_rolling_back_restores_the_older_versions_order_and_updates_the_description(
     loop: Loop, project: OracleProject
 ) -> None:
     seed(loop, project)
@@ -355,7 +351,7 @@ def test_two_hundred_labels_flipped_by_one_person_are_refused_and_promoted_by_ha
     assert loop.registry.promote(poisoned.version).version == poisoned.version
 
 
-def test_a_version_made_before_its_answers_were_kept_is_compared_all_the_same(
+def test_a_version_without_kept_validation_probabilities_is_still_compared(
     loop: Loop, project: OracleProject
 ) -> None:
     seed(loop, project)
@@ -389,7 +385,7 @@ def test_a_validation_split_too_small_for_the_gate_promotes_and_says_so(
     assert project.model_version() == meta.version
 
 
-def test_what_is_asked_and_shown_is_calibrated_and_its_error_is_kept(
+def test_probabilities_are_calibrated_and_the_calibration_error_is_recorded(
     loop: Loop, project: OracleProject
 ) -> None:
     seed(loop, project)
@@ -407,7 +403,7 @@ def test_what_is_asked_and_shown_is_calibrated_and_its_error_is_kept(
     assert error == pytest.approx(meta.calibration.error_after)
 
 
-def test_after_the_last_round_no_more_are_asked(loop: Loop, project: OracleProject) -> None:
+def test_after_the_last_round_no_more_images_are_asked(loop: Loop, project: OracleProject) -> None:
     truth = true_labels(loop.pool)
     two_rounds = replace(loop, rounds=2)
     seed(loop, project)
@@ -421,7 +417,7 @@ def test_after_the_last_round_no_more_are_asked(loop: Loop, project: OracleProje
     assert batches.top_up(two_rounds) == 0
 
 
-def test_an_exhausted_pool_asks_what_is_left_and_then_nothing(
+def test_an_almost_exhausted_pool_asks_the_remaining_images_and_then_none(
     loop: Loop, project: OracleProject
 ) -> None:
     small = replace(
@@ -435,7 +431,7 @@ def test_an_exhausted_pool_asks_what_is_left_and_then_nothing(
     assert batches.top_up(small) == 0
 
 
-def test_a_task_pushed_by_a_dying_push_is_not_asked_twice_for_long(
+def test_a_task_pushed_twice_by_a_killed_push_is_deduplicated(
     loop: Loop, project: OracleProject
 ) -> None:
     batches.top_up(loop)
@@ -449,14 +445,14 @@ def test_a_task_pushed_by_a_dying_push_is_not_asked_twice_for_long(
 # Heads
 
 
-def ask_and_answer(loop: Loop, project: OracleProject, count: int = 10) -> None:
-    """One more batch, answered."""
+def ask_and_annotate(loop: Loop, project: OracleProject, count: int = 10) -> None:
+    """Ask and annotate one more batch."""
     batches.top_up(replace(loop, batch_size=project.counts().open + count))
     project.answer_open_tasks(true_labels(loop.pool))
 
 
 def read_and_refit(loop: Loop) -> Meta | None:
-    """Fit a head to what people answered, read just before as the ranker does."""
+    """Read the annotations, then fit a head, as the ranker does."""
     observe.read_changes(loop.project, loop.store)
     return rounds.refit_head(loop)
 
@@ -467,12 +463,12 @@ def refit(loop: Loop) -> Meta:
     return meta
 
 
-def test_a_head_is_a_version_of_its_body_with_its_own_figures_and_no_round(
+def test_a_head_is_a_version_of_its_body_with_its_own_metrics_and_no_round(
     loop: Loop, project: OracleProject
 ) -> None:
     seed(loop, project)
     body = train(loop)
-    ask_and_answer(loop, project)
+    ask_and_annotate(loop, project)
     head = refit(loop)
     assert (head.version, head.body, head.round, head.parent) == ("r0001h01", "r0001", 1, "r0001")
     assert head.labels == body.labels + project.counts().annotations - 40
@@ -487,12 +483,12 @@ def test_a_head_is_a_version_of_its_body_with_its_own_figures_and_no_round(
     assert (loop.root / "r0001h01/model.safetensors").stat().st_size < 30_000
 
 
-def test_a_head_gives_the_pool_what_its_whole_network_would(
+def test_a_head_predicts_the_pool_as_its_whole_network_would(
     loop: Loop, project: OracleProject
 ) -> None:
     seed(loop, project)
     train(loop)
-    ask_and_answer(loop, project)
+    ask_and_annotate(loop, project)
     head = refit(loop)
     if head.refused:
         loop.registry.promote(head.version)
@@ -516,24 +512,24 @@ def test_a_head_orders_the_open_tasks_at_once(loop: Loop, project: OracleProject
         assert shown == pytest.approx(own, abs=1e-6)
 
 
-def test_the_same_labels_make_no_second_head_and_no_version_makes_none(
+def test_no_head_is_fitted_without_a_version_or_without_new_labels(
     loop: Loop, project: OracleProject
 ) -> None:
     seed(loop, project)
     assert read_and_refit(loop) is None
     train(loop)
     assert read_and_refit(loop) is None
-    ask_and_answer(loop, project)
+    ask_and_annotate(loop, project)
     assert refit(loop).version == "r0001h01"
     assert read_and_refit(loop) is None
 
 
-def test_a_head_asks_label_studio_only_for_what_changed(
+def test_a_head_reads_only_changed_tasks_from_label_studio(
     loop: Loop, project: OracleProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seed(loop, project)
     train(loop)
-    ask_and_answer(loop, project)
+    ask_and_annotate(loop, project)
     moments: list[datetime | None] = []
     read_all = project.read_tasks
 
@@ -541,8 +537,8 @@ def test_a_head_asks_label_studio_only_for_what_changed(
         moments.append(changed_after)
         assert changed_after is not None
         for found in read_all():
-            answered = [datetime.fromisoformat(row.updated_at) for row in found.annotations]
-            if any(moment > changed_after for moment in answered):
+            updated = [datetime.fromisoformat(row.updated_at) for row in found.annotations]
+            if any(moment > changed_after for moment in updated):
                 yield found
 
     def read_none() -> None:
@@ -556,42 +552,42 @@ def test_a_head_asks_label_studio_only_for_what_changed(
     assert len(moments) == 1
 
 
-def test_the_next_full_version_supersedes_the_heads_and_is_compared_with_the_last(
+def test_the_next_full_version_supersedes_the_heads_and_is_compared_with_the_last_one(
     loop: Loop, project: OracleProject
 ) -> None:
     seed(loop, project)
     train(loop)
-    ask_and_answer(loop, project)
+    ask_and_annotate(loop, project)
     head = refit(loop)
     assert head.refused is None
-    ask_and_answer(loop, project)
+    ask_and_annotate(loop, project)
     full = train(loop)
     assert (full.version, full.parent) == ("r0002", "r0001h01")
     assert full.gate is not None
     assert full.gate.against == "r0001h01"
     loop.registry.promote("r0002")
-    ask_and_answer(loop, project)
+    ask_and_annotate(loop, project)
     assert refit(loop).version == "r0002h01"
 
 
-def test_a_training_learns_labels_that_only_a_head_knows(
+def test_a_training_learns_labels_that_only_a_head_has_learned(
     loop: Loop, project: OracleProject
 ) -> None:
     seed(loop, project)
     train(loop)
-    ask_and_answer(loop, project)
+    ask_and_annotate(loop, project)
     head = refit(loop)
     assert train(loop).labels_fingerprint == head.labels_fingerprint
 
 
-def test_a_head_that_comes_after_another_body_is_in_service_is_dropped(
+def test_a_head_is_discarded_if_another_body_was_promoted_during_its_fit(
     loop: Loop, project: OracleProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seed(loop, project)
     train(loop)
     second = train(loop, is_forced=True)
     loop.registry.promote("r0001")
-    ask_and_answer(loop, project)
+    ask_and_annotate(loop, project)
 
     def slow_fit(*arguments: Any) -> Head:
         loop.registry.promote(second.version)
@@ -605,7 +601,7 @@ def test_a_head_that_comes_after_another_body_is_in_service_is_dropped(
     assert not (loop.root / "r0001h01").exists()
 
 
-def test_a_head_from_poisoned_answers_is_refused_and_the_order_stays(
+def test_a_head_from_poisoned_annotations_is_refused_and_the_order_stays(
     loop: Loop, project: OracleProject
 ) -> None:
     seed(loop, project, 100)
@@ -619,13 +615,13 @@ def test_a_head_from_poisoned_answers_is_refused_and_the_order_stays(
     assert project.model_version() == "r0001"
 
 
-def test_small_steps_down_do_not_get_past_the_gate_one_after_the_other(loop: Loop) -> None:
+def test_the_gate_stops_repeated_small_regressions(loop: Loop) -> None:
     labels = loop.pool.validation.labels
 
     def wrong_on(count: int) -> Probs:
-        answers = labels.copy()
-        answers[:count] = (answers[:count] + 1) % 10
-        return np.eye(10, dtype=np.float32)[answers]
+        predicted = labels.copy()
+        predicted[:count] = (predicted[:count] + 1) % 10
+        return np.eye(10, dtype=np.float32)[predicted]
 
     for version, n_wrong in (("r0001", 0), ("r0001h01", 5)):
         save_version(loop.root, meta(version=version, classes=loop.pool.classes))
@@ -641,7 +637,7 @@ def test_small_steps_down_do_not_get_past_the_gate_one_after_the_other(loop: Loo
     assert promotion._judge(loop, "r0002", current, wrong_on(10)).refused is None
 
 
-def test_a_version_from_before_embeddings_were_kept_gets_heads_and_embeds_once(
+def test_a_version_without_kept_embeddings_embeds_the_pool_once_for_its_heads(
     loop: Loop, project: OracleProject
 ) -> None:
     seed(loop, project)
@@ -651,29 +647,29 @@ def test_a_version_from_before_embeddings_were_kept_gets_heads_and_embeds_once(
     meta_file.write_text(old.model_dump_json())
     for path in (loop.root / "embeddings").glob("*"):
         path.unlink()
-    ask_and_answer(loop, project)
+    ask_and_annotate(loop, project)
     first = refit(loop)
     assert first.body_key
     [kept] = (loop.root / "embeddings").glob("*")
     made_at = kept.stat().st_mtime_ns
-    ask_and_answer(loop, project)
+    ask_and_annotate(loop, project)
     refit(loop)
     assert kept.stat().st_mtime_ns == made_at
 
 
-def test_a_damaged_head_in_service_is_succeeded_by_one_fitted_from_nothing(
+def test_a_damaged_head_in_service_is_replaced_by_one_fitted_from_scratch(
     loop: Loop, project: OracleProject
 ) -> None:
     seed(loop, project)
     train(loop)
-    ask_and_answer(loop, project)
+    ask_and_annotate(loop, project)
     assert refit(loop).refused is None
     (loop.root / "r0001h01/model.safetensors").write_bytes(b"damaged")
-    ask_and_answer(loop, project)
+    ask_and_annotate(loop, project)
     assert refit(loop).version == "r0001h02"
 
 
-def test_heads_long_superseded_are_deleted_and_embeddings_of_old_bodies_too(
+def test_long_superseded_heads_and_embeddings_of_old_bodies_are_deleted(
     loop: Loop, project: OracleProject
 ) -> None:
     seed(loop, project)
@@ -693,7 +689,7 @@ def test_heads_long_superseded_are_deleted_and_embeddings_of_old_bodies_too(
 
 
 class LeavesOnce(OracleProject):
-    """A Label Studio that does not answer the first time when asked which versions it names."""
+    """Fail the first request for the model versions."""
 
     asked = 0
 
@@ -704,7 +700,7 @@ class LeavesOnce(OracleProject):
         return super().model_versions()
 
 
-def test_old_weights_go_after_a_training_and_label_studio_away_only_puts_that_off(
+def test_old_weights_are_deleted_after_a_training_or_later_if_label_studio_is_unreachable(
     loop: Loop, caplog: pytest.LogCaptureFixture
 ) -> None:
     project = LeavesOnce(loop.pool.classes)
@@ -722,7 +718,7 @@ def test_old_weights_go_after_a_training_and_label_studio_away_only_puts_that_of
     assert broken == {}
 
 
-def test_an_existing_folder_is_told_and_keeps_all_for_a_day(
+def test_an_existing_folder_gets_an_announcement_and_keeps_all_versions_for_a_day(
     loop: Loop, project: OracleProject, caplog: pytest.LogCaptureFixture
 ) -> None:
     own = replace(loop, keep_versions=1)
@@ -735,19 +731,19 @@ def test_an_existing_folder_is_told_and_keeps_all_for_a_day(
     assert not any(found.pruned_at for found in loop.registry.versions()[0])
 
 
-def test_lost_embeddings_are_made_again(loop: Loop, project: OracleProject) -> None:
+def test_lost_embeddings_are_computed_again(loop: Loop, project: OracleProject) -> None:
     seed(loop, project)
     train(loop)
     kept = {path: path.read_bytes() for path in (loop.root / "embeddings").glob("*")}
     assert kept
     for path in kept:
         path.unlink()
-    ask_and_answer(loop, project)
+    ask_and_annotate(loop, project)
     assert refit(loop).version == "r0001h01"
     assert {p: p.read_bytes() for p in (loop.root / "embeddings").glob("*")} == kept
 
 
-def test_with_heads_alone_the_body_stays_as_it_began(loop: Loop, project: OracleProject) -> None:
+def test_with_train_head_the_body_is_never_trained(loop: Loop, project: OracleProject) -> None:
     only_heads = replace(loop, train="head")
     seed(only_heads, project)
     first = train(only_heads)
@@ -785,7 +781,7 @@ def test_every_strategy_runs_the_loop_and_the_queue_shows_its_order(
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_neither_the_test_split_nor_a_hidden_label_reaches_a_choice(
+def test_neither_the_test_split_nor_hidden_labels_influence_a_choice(
     loop: Loop, tmp_path: Path, strategy: StrategyName
 ) -> None:
     truth = true_labels(loop.pool)
@@ -822,7 +818,7 @@ def shown(project: OracleProject, task_id: int, meta: Meta) -> Prediction:
     return project.predictions[task_id][meta.version]
 
 
-def test_typical_images_come_first_where_weights_are_there_and_nothing_is_labeled(
+def test_with_pretrained_weights_and_no_labels_typical_images_come_first(
     loop: Loop, project: OracleProject, tmp_path: Path
 ) -> None:
     weights = tmp_path / "pretrained.pth"
@@ -852,12 +848,12 @@ def test_probabilities_with_nan_are_named_with_their_version(
         batches.choose_batch(loop, 5, "margin")
 
 
-def test_a_candidate_whose_probabilities_are_no_numbers_is_not_kept_and_named(
+def test_a_candidate_with_nan_probabilities_is_named_and_not_kept(
     loop: Loop, project: OracleProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seed(loop, project)
     train(loop)
-    ask_and_answer(loop, project)
+    ask_and_annotate(loop, project)
     nothing = Head(np.full((10, 512), np.nan, np.float32), np.zeros(10, np.float32))
     monkeypatch.setattr(training, "fit_head", lambda *_: nothing)
     with pytest.raises(TrainingError, match="r0001h01 hold NaN"):
@@ -869,7 +865,7 @@ def test_a_candidate_whose_probabilities_are_no_numbers_is_not_kept_and_named(
 # Several annotators
 
 
-def test_weights_that_diverged_behind_sound_probabilities_are_not_kept(
+def test_diverged_weights_behind_finite_probabilities_are_not_kept(
     loop: Loop, project: OracleProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seed(loop, project)
@@ -886,11 +882,11 @@ def test_weights_that_diverged_behind_sound_probabilities_are_not_kept(
         train(loop)
     assert loop.registry.versions() == ([], {})
     monkeypatch.undo()
-    assert train(loop).version == "r0001"  # nothing stands in the way of the next try
+    assert train(loop).version == "r0001"  # the next try succeeds
 
 
-def answer_as(project: OracleProject, person: int, labels: Mapping[str, str]) -> int:
-    """Answer what Label Studio would serve this person; how many that were."""
+def annotate_as(project: OracleProject, person: int, labels: Mapping[str, str]) -> int:
+    """Annotate the tasks that Label Studio would serve this annotator; return their number."""
     served = [
         task
         for task in project.open_tasks()
@@ -901,26 +897,26 @@ def answer_as(project: OracleProject, person: int, labels: Mapping[str, str]) ->
     return len(served)
 
 
-def test_with_overlap_2_each_image_is_asked_two_people_and_seeds_are_not(
+def test_with_overlap_2_two_annotators_get_each_image_except_seeds(
     loop: Loop, project: OracleProject
 ) -> None:
     loop = replace(loop, overlap="2")
     truth = true_labels(loop.pool)
     seed(loop, project)
     train(loop)
-    assert answer_as(project, 1, truth) == 10
-    assert answer_as(project, 2, truth) == 0  # finished as far as Label Studio knows
+    assert annotate_as(project, 1, truth) == 10
+    assert annotate_as(project, 2, truth) == 0  # to Label Studio they are finished
     batches.top_up(loop)  # opens the ten again, and asks ten new ones
-    assert answer_as(project, 1, truth) == 10
+    assert annotate_as(project, 1, truth) == 10
     batches.top_up(loop)
-    assert answer_as(project, 2, truth) == 30  # the last batch of ten, too
+    assert annotate_as(project, 2, truth) == 30  # with the last batch of ten
     people = [{a.annotator for a in given} for given in project.answers.values()]
     assert people.count({None}) == 40
     assert people.count({1, 2}) == 20
     assert people.count({2}) == 10
 
 
-def test_an_image_is_asked_again_with_what_was_thought_of_it_before_the_first_answer(
+def test_a_second_opinion_shows_the_prediction_from_before_the_first_annotation(
     loop: Loop, project: OracleProject
 ) -> None:
     loop = replace(loop, overlap="2", train="full")
@@ -928,7 +924,7 @@ def test_an_image_is_asked_again_with_what_was_thought_of_it_before_the_first_an
     seed(loop, project)
     first = train(loop)
     thought = dict(zip(loop.pool.image_ids, scoring.pool_probs(loop, first, quiet), strict=True))
-    answer_as(project, 1, truth)
+    annotate_as(project, 1, truth)
     newer = train(loop)
     again = [task for task in project.open_tasks() if task.awaits_second_opinion]
     assert again
@@ -939,7 +935,7 @@ def test_an_image_is_asked_again_with_what_was_thought_of_it_before_the_first_an
         assert prediction.label == loop.pool.classes[int(np.argmax(thought[task.image_id]))]
 
 
-def test_overlap_auto_asks_again_what_people_and_model_disagree_on_and_as_many_fewer_new_images(
+def test_overlap_auto_replaces_new_images_by_second_opinions_on_disagreements(
     loop: Loop, project: OracleProject
 ) -> None:
     loop = replace(loop, overlap="auto")
@@ -959,66 +955,64 @@ def test_overlap_auto_asks_again_what_people_and_model_disagree_on_and_as_many_f
     assert len(project.by_task) == before + pushed
 
 
-def test_overlap_auto_asks_nothing_again_while_one_person_labels_alone(
+def test_overlap_auto_asks_no_second_opinions_of_a_single_annotator(
     loop: Loop, project: OracleProject
 ) -> None:
     loop = replace(loop, overlap="auto")
     seed(loop, project)
     train(loop)
-    answer_as(project, 1, dict.fromkeys(loop.pool.image_ids, loop.pool.classes[0]))
+    annotate_as(project, 1, dict.fromkeys(loop.pool.image_ids, loop.pool.classes[0]))
     assert batches.top_up(loop) == 10
     assert not [task for task in project.open_tasks() if task.awaits_second_opinion]
 
 
-def test_second_opinions_that_wait_for_somebody_do_not_keep_new_images_from_the_others(
+def test_second_opinions_waiting_for_an_absent_annotator_do_not_hold_back_new_images(
     loop: Loop, project: OracleProject
 ) -> None:
     loop = replace(loop, overlap="2")
     truth = true_labels(loop.pool)
     seed(loop, project)
     train(loop)
-    answer_as(project, 1, truth)
-    project.answer(1, truth[project.by_task[1].image_id], annotator=2)  # who then goes home
+    annotate_as(project, 1, truth)
+    project.answer(1, truth[project.by_task[1].image_id], annotator=2)  # and no others
     for _ in range(4):
         assert batches.top_up(loop) == 10
-        assert answer_as(project, 1, truth) == 10
+        assert annotate_as(project, 1, truth) == 10
 
 
-def test_only_so_many_wait_for_a_second_answer_that_no_refresh_takes_long(
-    loop: Loop, project: OracleProject
-) -> None:
+def test_the_number_of_open_second_opinions_is_bounded(loop: Loop, project: OracleProject) -> None:
     loop = replace(loop, overlap="2")
     truth = true_labels(loop.pool)
     seed(loop, project)
     train(loop)
     for _ in range(4):
-        answer_as(project, 1, truth)
+        annotate_as(project, 1, truth)
         batches.top_up(loop)
     again = [task.task_id for task in project.open_tasks() if task.awaits_second_opinion]
     assert again == sorted(i for i, given in project.answers.items() if given[0].annotator)[:20]
 
 
-def test_a_task_that_can_never_be_served_again_takes_no_place(
+def test_a_task_that_label_studio_cannot_serve_again_takes_no_place(
     loop: Loop, project: OracleProject
 ) -> None:
     loop = replace(loop, overlap="2")
     truth = true_labels(loop.pool)
     seed(loop, project)
     train(loop)
-    answer_as(project, 1, truth)
+    annotate_as(project, 1, truth)
     batches.top_up(loop)
     again = [task for task in project.open_tasks() if task.awaits_second_opinion]
     for task in again:  # through the Data Manager
         project.answer(task.task_id, truth[task.image_id], annotator=1)
     project.asked_again |= {task.task_id for task in again}
     for _ in range(3):
-        answer_as(project, 1, truth)
+        annotate_as(project, 1, truth)
         batches.top_up(loop)
     assert len([task for task in project.open_tasks() if task.awaits_second_opinion]) == 10 + 20
 
 
 def ask_more(loop: Loop, count: int) -> None:
-    """Ask more than is due, as scripts.sync does."""
+    """Ask more images than are due, as scripts.sync does."""
     with lock(loop.root, "push"):
         observe.read_everything_changed(loop.project, loop.store)
         batches.push(loop, batches.choose_batch(loop, count, "least_confidence"))
@@ -1029,7 +1023,7 @@ def kept_open(loop: Loop) -> list[OpenImage]:
     return loop.store.open_images()
 
 
-def test_the_open_images_are_kept_in_the_order_of_asking_with_a_picture_and_three_guesses(
+def test_open_images_are_recorded_in_query_order_with_a_picture_and_three_predictions(
     loop: Loop, project: OracleProject
 ) -> None:
     seed(loop, project)
@@ -1045,7 +1039,7 @@ def test_the_open_images_are_kept_in_the_order_of_asking_with_a_picture_and_thre
         assert image.picture.startswith("data:image/png;base64,")
 
 
-def test_a_first_batch_without_a_model_is_kept_without_guesses(
+def test_a_first_batch_without_a_model_is_recorded_without_predictions(
     loop: Loop, project: OracleProject
 ) -> None:
     batches.top_up(loop)
@@ -1054,7 +1048,7 @@ def test_a_first_batch_without_a_model_is_kept_without_guesses(
     assert {image.guesses for image in images} == {()}
 
 
-def test_another_batch_joins_the_open_images_and_an_answered_one_leaves_with_the_next_order(
+def test_a_new_batch_joins_the_open_images_and_annotated_ones_leave_with_the_next_ordering(
     loop: Loop, project: OracleProject
 ) -> None:
     seed(loop, project)
@@ -1065,22 +1059,20 @@ def test_another_batch_joins_the_open_images_and_an_answered_one_leaves_with_the
     assert len(images) == 15
     assert first < {image.image_id for image in images}
     assert [i.confidence for i in images] == sorted(i.confidence for i in images)
-    answered = next(t for t, task in project.by_task.items() if task.label is None)
-    project.answer(answered, loop.pool.classes[0])
+    annotated = next(t for t, task in project.by_task.items() if task.label is None)
+    project.answer(annotated, loop.pool.classes[0])
     ordering.refresh_predictions(loop)
     left = {image.image_id for image in kept_open(loop)}
-    assert left == {image.image_id for image in images} - {project.by_task[answered].image_id}
+    assert left == {image.image_id for image in images} - {project.by_task[annotated].image_id}
 
 
-def test_no_more_open_images_are_kept_than_people_will_look_at(
-    loop: Loop, project: OracleProject
-) -> None:
+def test_the_number_of_recorded_open_images_is_bounded(loop: Loop, project: OracleProject) -> None:
     seed(loop, project)
     train(replace(loop, batch_size=60))
     assert len(kept_open(loop)) == OPEN_IMAGES_KEPT == 48
 
 
-def test_answered_images_do_not_keep_new_ones_from_being_seen(
+def test_annotated_images_do_not_crowd_out_new_open_images(
     loop: Loop, project: OracleProject
 ) -> None:
     seed(loop, project)
@@ -1096,7 +1088,7 @@ def test_answered_images_do_not_keep_new_ones_from_being_seen(
 
 
 @pytest.mark.parametrize("is_empty", [True, False], ids=["empty", "of another network"])
-def test_damaged_scores_and_embeddings_are_made_again(
+def test_damaged_scores_and_embeddings_are_computed_again(
     loop: Loop, project: OracleProject, is_empty: bool
 ) -> None:
     seed(loop, project)

@@ -1,4 +1,4 @@
-"""Versions whose metadata or weights are damaged: named, never promoted, never served."""
+"""Name versions whose metadata or weights are damaged; never promote or serve them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ GATE = {"against": "r0001", "p_value": 0.5, "fell": 3, "rose": 2, "note": ""}  #
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A project with r0001, r0002, which is in service, and a head on that."""
+    """Return a project with r0001, r0002 in service, and a head of r0002."""
     root = project_root(tmp_path, PROJECT)
     fill(root)
     return root
@@ -61,7 +61,7 @@ def client(root: Path, redis_server: RedisServer) -> FlaskClient:
 
 
 def check_left_out(root: Path, version: str, reason: str) -> None:
-    """It is named, not in service, and not put there."""
+    """Check that a version is named as broken and r0001 is in service."""
     sound, broken = Registry(root).versions()
     assert version not in [m.version for m in sound]
     assert reason in broken[version]
@@ -118,14 +118,14 @@ def check_left_out(root: Path, version: str, reason: str) -> None:
         ({"sha256": ""}, "differs from its sha256"),
     ],
 )  # fmt: skip
-def test_a_version_with_senseless_metadata_is_named_and_not_served(
+def test_a_version_with_invalid_metadata_is_named_and_not_served(
     root: Path, changes: dict[str, Any], reason: str
 ) -> None:
     change_meta(root / "r0002", **changes)
     check_left_out(root, "r0002", reason)
 
 
-def test_metadata_as_the_first_releases_wrote_it_is_sound(root: Path) -> None:
+def test_metadata_of_the_first_releases_is_valid(root: Path) -> None:
     path = root / "r0002/meta.json"
     kept = json.loads(path.read_text())
     for name in ("gate", "calibration", "body_key", "pruned_at"):  # came later
@@ -134,7 +134,7 @@ def test_metadata_as_the_first_releases_wrote_it_is_sound(root: Path) -> None:
     assert [m.version for m in Registry(root).versions()[0]] == ["r0001", "r0002", "r0002h01"]
 
 
-def test_the_gate_of_a_version_keeps_the_names_under_which_it_was_first_written(
+def test_the_gate_in_meta_json_keeps_its_original_field_names(
     root: Path,
 ) -> None:
     change_meta(root / "r0002", gate=GATE)
@@ -151,7 +151,7 @@ def test_the_gate_of_a_version_keeps_the_names_under_which_it_was_first_written(
         {"validation": Evaluation(float("nan"), 0.7, 20)},
     ],
 )
-def test_metadata_that_could_not_be_read_again_is_not_made(changes: dict[str, Any]) -> None:
+def test_unreadable_metadata_cannot_be_created(changes: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         meta(1, **changes)
 
@@ -189,7 +189,7 @@ def test_foreign_weights_with_a_matching_sha256_are_named_and_not_served(
         (lambda s: filled(s, np.nan, "fc.bias"), "fc.bias holds NaN"),
     ],
 )
-def test_a_head_that_is_none_or_of_another_body_is_named_and_not_served(
+def test_an_invalid_head_or_one_of_another_body_is_named_and_not_served(
     root: Path, change: Callable[[State], State], reason: str
 ) -> None:
     Registry(root).promote("r0001")
@@ -198,12 +198,12 @@ def test_a_head_that_is_none_or_of_another_body_is_named_and_not_served(
     check_left_out(root, "r0002h01", reason)
 
 
-def test_a_head_goes_with_its_damaged_body(root: Path) -> None:
+def test_a_head_is_broken_if_its_body_is_damaged(root: Path) -> None:
     change_weights(root, "r0002", filled(state_of(meta(2)), np.nan, "conv1.weight"))
     check_left_out(root, "r0002h01", "r0002/model.safetensors is damaged: conv1.weight holds NaN")
 
 
-def test_a_mended_version_is_in_service_again(root: Path) -> None:
+def test_a_repaired_version_is_in_service_again(root: Path) -> None:
     path = root / "r0002/model.safetensors"
     sound = path.read_bytes()
     path.write_bytes(sound[:-4] + b"\0\0\xc0\x7f")  # NaN
@@ -220,13 +220,13 @@ def full_size(seed: int) -> State:
 
 
 def ask(client: FlaskClient) -> Any:
-    """Predictions for an image that is not of the pool."""
+    """Request a prediction for an image outside the pool."""
     config = label_config_xml(("cat", "dog"))
     body = {"tasks": [task(1, image=png((1, 2, 3)))], "project": "7", "label_config": config}
     return client.post("/predict", auth=AUTH, json=body)
 
 
-def test_an_image_is_answered_by_the_version_before_one_whose_weights_are_damaged(
+def test_predictions_come_from_the_version_before_one_with_damaged_weights(
     client: FlaskClient, root: Path
 ) -> None:
     for number in (3, 4):
@@ -234,26 +234,26 @@ def test_an_image_is_answered_by_the_version_before_one_whose_weights_are_damage
         Registry(root).promote(f"r000{number}")
     path = root / "r0004/model.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
-    [answer] = ask(client).get_json()["results"]
-    assert answer["model_version"] == "r0003"
-    assert 0 < answer["score"] < 1
+    [prediction] = ask(client).get_json()["results"]
+    assert prediction["model_version"] == "r0003"
+    assert 0 < prediction["score"] < 1
 
 
-def test_a_network_of_another_width_is_refused_in_a_sentence_when_it_is_loaded(
+def test_a_network_of_another_width_is_refused_with_one_sentence_on_loading(
     client: FlaskClient,
 ) -> None:
-    answer = ask(client)  # r0002 is one channel wide
-    assert answer.status_code == 503
-    assert "not a ResNet-18 of 2 classes" in answer.get_json()["error"]
+    response = ask(client)  # r0002 is one channel wide
+    assert response.status_code == 503
+    assert "not a ResNet-18 of 2 classes" in response.get_json()["error"]
 
 
-def test_a_version_whose_answers_are_nan_is_named_and_gives_none(
+def test_a_version_whose_probabilities_are_nan_is_named_and_makes_no_prediction(
     client: FlaskClient, root: Path
 ) -> None:
     state = full_size(3)
-    state["fc.weight"] = np.full_like(state["fc.weight"], 3e38)  # finite, but no sum of them is
+    state["fc.weight"] = np.full_like(state["fc.weight"], 3e38)  # finite, but their sum is not
     Registry(root).save(state, meta(3))
     Registry(root).promote("r0003")
-    answer = ask(client)
-    assert answer.status_code == 503
-    assert "the probabilities of r0003 hold NaN" in answer.get_json()["error"]
+    response = ask(client)
+    assert response.status_code == 503
+    assert "the probabilities of r0003 hold NaN" in response.get_json()["error"]

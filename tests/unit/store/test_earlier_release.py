@@ -1,4 +1,4 @@
-"""What releases before 0.2 kept of a project, in JSON files and in Redis, is taken over once."""
+"""Migrate a project's JSON files and Redis keys of releases before 0.2, once."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def store(root: Path) -> ProjectStore:
 
 @pytest.fixture
 def project() -> OracleProject:
-    """The answers that the last training of the earlier release learned."""
+    """Return the annotations that the last training of the earlier release learned."""
     own = OracleProject(("cat", "dog"))
     own.import_tasks([NewTask(f"img-{number}", {}) for number in range(6)])
     own.answer(1, "cat")
@@ -86,16 +86,16 @@ def project() -> OracleProject:
 
 
 def make_database(store: ProjectStore) -> None:
-    """Write for the first time, as the clock does."""
+    """Write to the store for the first time, as the clock does."""
     store.record(read_at=0.0)
 
 
 def names(folder: Path) -> set[str]:
-    """All files but those that SQLite keeps beside a database that was read lately."""
+    """Return all file names except those that SQLite keeps beside an open database."""
     return {path.name for path in folder.iterdir()} - {f"{FILE}-wal", f"{FILE}-shm"}
 
 
-def test_everything_that_files_say_is_taken_over_and_they_are_moved_out_of_the_way(
+def test_files_of_an_earlier_release_are_migrated_completely_and_moved_away(
     store: ProjectStore, root: Path
 ) -> None:
     make_database(store)
@@ -122,7 +122,7 @@ def test_everything_that_files_say_is_taken_over_and_they_are_moved_out_of_the_w
     assert {path.name: path.read_text() for path in (root / "earlier-release").iterdir()} == FILES
 
 
-def test_what_the_last_training_learned_is_not_new_once_label_studio_was_read(
+def test_learned_annotations_are_not_new_after_reading_label_studio(
     store: ProjectStore, project: OracleProject
 ) -> None:
     read_everything_changed(project, store)
@@ -130,25 +130,27 @@ def test_what_the_last_training_learned_is_not_new_once_label_studio_was_read(
     assert sum(len(of_task) for of_task in store.annotations().values()) == 4
 
 
-def test_what_changed_during_the_update_is_new(store: ProjectStore, project: OracleProject) -> None:
+def test_annotations_changed_during_the_update_are_new(
+    store: ProjectStore, project: OracleProject
+) -> None:
     project.change(1, "dog")
     del project.answers[2]
     project.answer(5, "cat")
     [unchanged] = project.answers[3]
     project.answers[5] = [replace(project.answers[5][0], annotation_id=99)]
     read_everything_changed(project, store)
-    assert store.new_annotations()[0] == 3  # an edit, a deletion, and a new answer
+    assert store.new_annotations()[0] == 3  # an edit, a deletion and a new annotation
     assert store.annotations()[3] == [unchanged]
 
 
-def test_before_a_writer_has_taken_them_over_a_reader_leaves_the_files_alone(
+def test_a_reader_leaves_files_alone_that_no_writer_has_migrated(
     store: ProjectStore, root: Path
 ) -> None:
     assert store.reviewed() == {}
     assert names(root) == {"project.json", *FILES}
 
 
-def test_files_that_come_later_are_not_taken_over(store: ProjectStore, root: Path) -> None:
+def test_files_that_appear_later_are_not_migrated(store: ProjectStore, root: Path) -> None:
     make_database(store)
     (root / "review.json").write_text('{"project_id": 10, "collected": {"img-3": "cat"}}')
     make_database(store)
@@ -156,7 +158,9 @@ def test_files_that_come_later_are_not_taken_over(store: ProjectStore, root: Pat
     assert store.facts().review_project == 9
 
 
-def test_a_project_without_such_files_gets_no_folder_for_them(tmp_path: Path) -> None:
+def test_a_project_without_files_of_an_earlier_release_gets_no_folder_for_them(
+    tmp_path: Path,
+) -> None:
     store = ProjectStore(tmp_path)
     make_database(store)
     assert names(tmp_path) == {FILE}
@@ -177,7 +181,7 @@ JUNK = {
 
 @pytest.mark.parametrize("junk", JUNK)
 @pytest.mark.parametrize("name", READ)
-def test_a_damaged_file_is_named_in_the_log_and_left_out_and_the_others_are_not(
+def test_a_damaged_file_is_logged_and_left_out_while_the_others_are_migrated(
     name: str, junk: str, root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (root / name).write_bytes(JUNK[junk])
@@ -198,7 +202,7 @@ def test_a_damaged_file_is_named_in_the_log_and_left_out_and_the_others_are_not(
     assert names(root / "earlier-release") == FILES.keys()
 
 
-def test_taking_over_that_breaks_off_leaves_all_as_it_was_and_is_repeated(
+def test_an_interrupted_migration_changes_nothing_and_is_repeated(
     store: ProjectStore, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write = earlier_release.take_over
@@ -218,12 +222,12 @@ def test_taking_over_that_breaks_off_leaves_all_as_it_was_and_is_repeated(
     assert len(store.fold_probs(2)) == 2
 
 
-# What was in Redis
+# Redis
 
 
 @pytest.fixture
 def connection(redis_server: RedisServer) -> Redis:
-    """Two errors, and a training that somebody asked for at the eighth of nine changes."""
+    """Fill Redis with two errors and a training requested at the eighth of nine changes."""
     own = Redis.from_url(redis_server.url)
     own.hset(
         "tightloop:p7:generation",
@@ -245,7 +249,7 @@ def clock(
     redis_server: RedisServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[[], Clock]:
-    """A clock as it starts after the update."""
+    """Return a function that starts the clock after the update."""
     settings = load_settings(_env_file=None, model_dir=root.parent, redis_url=redis_server.url)
     monkeypatch.setattr(Clock, "_project", lambda *_: project)
     return lambda: Clock(settings, TrainingQueue(redis_server.url))
@@ -257,7 +261,7 @@ def tick(start: Callable[[], Clock], now: float) -> None:
     clock.close()
 
 
-def test_errors_and_a_training_that_was_asked_for_are_taken_over_by_the_clock_once(
+def test_the_clock_migrates_errors_and_a_requested_training_once(
     clock: Callable[[], Clock],
     store: ProjectStore,
     root: Path,
@@ -282,7 +286,7 @@ def test_errors_and_a_training_that_was_asked_for_are_taken_over_by_the_clock_on
 
 
 @pytest.mark.parametrize("forced", [7, 0])
-def test_a_training_that_was_answered_is_not_asked_for_again(
+def test_a_requested_training_that_has_run_is_not_requested_again(
     forced: int, clock: Callable[[], Clock], store: ProjectStore, connection: Redis
 ) -> None:
     connection.hset("tightloop:p7:generation", "forced", forced)
@@ -290,7 +294,7 @@ def test_a_training_that_was_answered_is_not_asked_for_again(
     assert store.facts().train_asked_at == 0
 
 
-def test_answers_that_nobody_had_learned_are_found_by_the_first_reading(
+def test_the_first_reading_finds_annotations_that_were_not_learned(
     clock: Callable[[], Clock], store: ProjectStore, project: OracleProject, connection: Redis
 ) -> None:
     assert connection.ping()
@@ -299,7 +303,7 @@ def test_answers_that_nobody_had_learned_are_found_by_the_first_reading(
     assert store.new_annotations()[0] == 1
 
 
-def test_while_label_studio_is_away_nothing_that_was_learned_counts_as_new(
+def test_learned_annotations_do_not_count_as_new_while_label_studio_is_unreachable(
     clock: Callable[[], Clock],
     root: Path,
     project: OracleProject,
@@ -315,17 +319,20 @@ def test_while_label_studio_is_away_nothing_that_was_learned_counts_as_new(
 
 
 @pytest.mark.parametrize("also", [{}, {"asked_probs": [0.5, 0.5]}], ids=["the first", "the last"])
-def test_annotations_that_an_earlier_release_kept_are_read_again(
+def test_annotations_kept_by_an_earlier_release_are_read_again(
     tmp_path: Path, also: dict[str, Any]
 ) -> None:
     row = Annotation(7, 1, "i", 1, "cat", was_skipped=False, updated_at="2026-01-01T00:00:00Z")
     kept = {"read_at": "2026-01-01T00:00:00Z", "tasks": {"1": [asdict(row) | also]}}
     (tmp_path / "answers.json").write_text(json.dumps(kept))
     store = ProjectStore(tmp_path)
-    store.record(trained_at=1.0)  # the first writing takes over what there is
+    store.record(trained_at=1.0)  # the first write migrates the files
     assert (store.annotations(), store.tasks(), store.facts().read_at) == ({}, [], 0)
-    answered, waiting = (Task(i, "i", is_open=i == 2, awaits_second_opinion=False) for i in (1, 2))
-    readings = [TaskReading(answered, "2026", (row,), None), TaskReading(waiting, "2026", (), None)]
+    annotated, waiting = (Task(i, "i", is_open=i == 2, awaits_second_opinion=False) for i in (1, 2))
+    readings = [
+        TaskReading(annotated, "2026", (row,), None),
+        TaskReading(waiting, "2026", (), None),
+    ]
     store.record_tasks(readings, 2.0)
     assert store.annotations() == {1: [row]}
-    assert store.tasks() == [answered, waiting]
+    assert store.tasks() == [annotated, waiting]

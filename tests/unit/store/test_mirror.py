@@ -1,4 +1,4 @@
-"""The mirror of annotations: what is new, and what happens when the database is damaged."""
+"""Mirror annotations: count new ones, and refuse a damaged database."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ DAMAGED = r"project\.db is damaged .*: restore a backup, or move it away"
 
 
 def damage(root: Path, content: str) -> None:
-    """Put something else in the database's place."""
+    """Replace the database by junk."""
     for rest in root.glob("project.db*"):
         rest.unlink()
     (root / "project.db").write_text(content)
 
 
 def move_away(root: Path) -> None:
-    """Do with a damaged database what its error says."""
+    """Move a damaged database away, as its error advises."""
     (root / "project.db").rename(root / "damaged.db")
 
 
 def readings(rows: Mapping[int, Sequence[Annotation]]) -> list[TaskReading]:
-    """Tasks with these annotations, as Label Studio would tell them."""
+    """Return tasks with these annotations as read from Label Studio."""
     return [
         TaskReading(
             Task(i, "img", not given, awaits_second_opinion=False), "2026-01-01", tuple(given), None
@@ -54,7 +54,7 @@ def annotation(annotation_id: int, label: str) -> Annotation:
     return Annotation(annotation_id, 5, "img", 2, label, was_skipped=False, updated_at="2026-01-01")
 
 
-def test_changes_are_made_changed_and_deleted_annotations(root: Path) -> None:
+def test_created_changed_and_deleted_annotations_count_as_changes(root: Path) -> None:
     before = {1: "cat", 2: "dog", 3: "cat"}
     now = {1: "cat", 2: "cat", 4: "dog"}
     store = ProjectStore(root)
@@ -65,7 +65,7 @@ def test_changes_are_made_changed_and_deleted_annotations(root: Path) -> None:
     assert store.new_annotations() == (0, None)
 
 
-def test_learned_annotations_come_back_and_without_them_all_count_as_new(root: Path) -> None:
+def test_learned_annotations_are_kept_and_without_them_all_count_as_new(root: Path) -> None:
     rows = readings({5: [annotation(5, "cat")]})
     ProjectStore(root).record_tasks(rows, 10.0)
     assert ProjectStore(root).new_annotations() == (1, 10.0)
@@ -80,7 +80,7 @@ def test_learned_annotations_come_back_and_without_them_all_count_as_new(root: P
     assert ProjectStore(root).new_annotations() == (1, 12.0)
 
 
-def test_annotations_come_back_and_unreadable_ones_count_as_none(root: Path) -> None:
+def test_annotations_are_kept_and_unreadable_ones_are_read_again(root: Path) -> None:
     row, noon = annotation(1, "cat"), NOON.timestamp()
     ProjectStore(root).record_tasks(readings({5: [row], 6: []}), noon)
     ProjectStore(root).record_reading(noon, is_full=True)

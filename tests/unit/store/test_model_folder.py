@@ -1,4 +1,4 @@
-"""Damage to any file of the model folder: named, left out, never served, and in nobody's way."""
+"""Damage each file of the model folder: it is named and left out, and the rest works on."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ from backend.store.registry import Registry
 from backend.store.version_weights import State
 from backend.web.serving import create_app
 from tests.conftest import RedisServer
+from tests.patience import PATIENCE_S
 from tests.unit.store.test_registry import meta, record, save, state_of
 
 PROJECT, OTHER = 7, 8
@@ -62,7 +63,7 @@ JUNK = {
     "a lone surrogate": b'{"1": "\\ud800", "\\udfff": ["\\ud800"]}',
     "UTF-16": '{"1": "a"}'.encode("utf-16"),
 }
-# Of releases before 0.2, taken over when the database is made.
+# Files of releases before 0.2, migrated when the database is created.
 EARLIER = (
     "seen.json", "answers.json", "folds.json", "annotators.json", "review.json", "open.json",
 )  # fmt: skip
@@ -109,7 +110,7 @@ def fill_store(root: Path) -> None:
 
 
 def fill_earlier(root: Path) -> None:
-    """Keep the same in files, as releases before 0.2 did, and no database."""
+    """Write the same into files, as releases before 0.2 did, without a database."""
     forget_database(root)
     shutil.rmtree(root / "earlier-release", ignore_errors=True)
     kept: dict[str, Any] = {
@@ -153,7 +154,7 @@ def put(root: Path, file: str, content: bytes | None) -> None:
 
 
 def read_all(root: Path) -> None:
-    """Read all that is ever read of a project; what is refused is refused by an error of ours."""
+    """Read every file of a project; allow only errors of our own."""
     readers: list[Callable[[], object]] = [
         lambda: read_record(root),
         lambda: pruning.read_announcement(root),
@@ -262,7 +263,7 @@ def change_weights(root: Path, version: str, state: State) -> None:
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_a_damaged_file_stops_nobody_and_shows_no_trace(
+def test_a_damaged_file_stops_no_page_or_prediction_and_shows_no_traceback(
     client: FlaskClient, root: Path, file: str
 ) -> None:
     sound = None if file in EARLIER else (root / file).read_bytes()
@@ -272,15 +273,15 @@ def test_a_damaged_file_stops_nobody_and_shows_no_trace(
             os.utime(root / file, (number, number))
         read_all(root)
         for path in ("/status", "/dashboard", f"/dashboard?project={OTHER}", "/metrics"):
-            answer = client.get(path)
+            response = client.get(path)
             allowed = (200, 503) if path == "/dashboard" else (200,)
-            assert answer.status_code in allowed, (name, path, answer.text)
-            assert "Traceback" not in answer.text
+            assert response.status_code in allowed, (name, path, response.text)
+            assert "Traceback" not in response.text
         status = json.loads(client.get("/status").text, parse_constant=no_constant)
         assert OTHER in [project["project_id"] for project in status["projects"]], name
-        answer = predict(client)
-        assert answer.status_code in (200, 503), (name, answer.text)
-        assert "unexpected" not in answer.text, name
+        response = predict(client)
+        assert response.status_code in (200, 503), (name, response.text)
+        assert "unexpected" not in response.text, name
         assert client.get("/versions", auth=AUTH).status_code == 200
         if sound is not None:
             put(root, file, sound)
@@ -294,7 +295,7 @@ json_values = st.recursive(
 
 
 def spoil_cell(path: Path, number: int, content: bytes) -> None:
-    """Write junk of its own type into one of a database's cells."""
+    """Write junk of the same type into one cell of a database."""
     big = int.from_bytes(content[:7], "big")
     junk = {"BLOB": content, "TEXT": content.decode("latin1"), "INTEGER": big, "REAL": big}
     with closing(sqlite3.connect(path)) as db, db:
@@ -320,7 +321,7 @@ def spoil_cell(path: Path, number: int, content: bytes) -> None:
 @example(file="folds.json", content=b'{"a": [NaN, 1e300]}', field=None)
 @example(file="open.json", content=b'{"read_at": "0001-01-01T00:00Z", "images": []}', field=None)
 @example(file="seen.json", content=b'{"99999999999999999999": "cat"}', field=None)
-def test_no_junk_raises_anything_but_errors_of_ours(
+def test_junk_in_any_file_raises_only_our_own_errors(
     root: Path, file: str, content: bytes, field: int | None
 ) -> None:
     if file in EARLIER:
@@ -329,7 +330,7 @@ def test_no_junk_raises_anything_but_errors_of_ours(
     sound = path.read_bytes()
     try:
         if field is not None and file.endswith(".json"):
-            # One field of a sound file alone is junk.
+            # Only one field of a valid file is junk.
             kept = json.loads(sound)
             rows = kept if isinstance(kept, dict) else kept[0]
             rows[sorted(rows)[field % len(rows)]] = json.loads(json.dumps(content.decode("latin1")))
@@ -350,7 +351,7 @@ def test_no_junk_raises_anything_but_errors_of_ours(
 
 @pytest.mark.parametrize("moment", ["1e300", "-1e300", "NaN", "Infinity", "999999999999"])
 @pytest.mark.parametrize("fact", ["read_at", "pruning_announced_at"])
-def test_a_moment_that_no_calendar_has_is_named_as_damage(
+def test_an_impossible_date_is_named_as_damage(
     root: Path, client: FlaskClient, fact: str, moment: str
 ) -> None:
     with closing(sqlite3.connect(root / "project.db")) as db, db:
@@ -363,7 +364,7 @@ def test_a_moment_that_no_calendar_has_is_named_as_damage(
 
 @pytest.mark.parametrize("probs", [[np.nan, 0.5], [0.5, np.inf]])
 @pytest.mark.parametrize("table", ["own_asked", "own_fold"])
-def test_probabilities_that_are_no_numbers_are_left_out(
+def test_probabilities_that_are_not_numbers_are_left_out(
     root: Path, table: str, probs: list[float]
 ) -> None:
     store, blob = ProjectStore(root), np.array(probs, np.float32).tobytes()
@@ -378,8 +379,8 @@ def test_predictions_status_and_dashboard_name_the_version_before_a_damaged_one(
     client: FlaskClient, root: Path
 ) -> None:
     change_weights(root, "r0002", filled(state_of(meta(2)), np.nan, "conv1.weight"))
-    [answer] = predict(client).get_json()["results"]
-    assert (answer["model_version"], answer["score"]) == ("r0001", pytest.approx(0.8))
+    [prediction] = predict(client).get_json()["results"]
+    assert (prediction["model_version"], prediction["score"]) == ("r0001", pytest.approx(0.8))
     [status] = [p for p in client.get("/status").get_json()["projects"] if p["project_id"] == 7]
     assert status["version"] == "r0001"
     assert "conv1.weight holds NaN" in status["broken_versions"]["r0002"]
@@ -395,11 +396,11 @@ def run_script(config: Settings, *arguments: str) -> subprocess.CompletedProcess
     }
     return subprocess.run(
         [sys.executable, "-m", *arguments],
-        env=environment, capture_output=True, text=True, timeout=120, check=False,
+        env=environment, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
     )  # fmt: skip
 
 
-def test_the_scripts_list_sound_versions_beside_a_damaged_one_and_do_not_promote_that(
+def test_the_scripts_list_valid_versions_beside_a_damaged_one_and_refuse_to_promote_it(
     config: Settings, root: Path
 ) -> None:
     change_weights(root, "r0002", filled(state_of(meta(2)), np.nan, "conv1.weight"))
@@ -413,13 +414,13 @@ def test_the_scripts_list_sound_versions_beside_a_damaged_one_and_do_not_promote
     assert (refused.returncode, refused.stderr.strip()) == (
         1, f"{fault} or infinite numbers",
     )  # fmt: skip
-    told = run_script(config, "scripts.status")
-    assert told.returncode == 0
-    assert "r0001 in service" in told.stdout
-    assert "Traceback" not in listed.stderr + refused.stderr + told.stderr
+    status = run_script(config, "scripts.status")
+    assert status.returncode == 0
+    assert "r0001 in service" in status.stdout
+    assert "Traceback" not in listed.stderr + refused.stderr + status.stderr
 
 
-def test_the_scripts_name_a_damaged_current_and_list_what_may_take_its_place(
+def test_the_scripts_name_a_damaged_current_and_list_its_possible_replacements(
     config: Settings, root: Path
 ) -> None:
     (root / "current").write_bytes(JUNK["lists nested 100,000 deep"])
@@ -427,9 +428,9 @@ def test_the_scripts_name_a_damaged_current_and_list_what_may_take_its_place(
     assert listed.returncode == 1
     assert "r0002" in listed.stdout
     assert listed.stderr.startswith(f"{root}/current is damaged: put a version back")
-    told = run_script(config, "scripts.status")
-    assert "r0002 in service" in told.stdout  # the other project
-    assert f"{root}/current is damaged" in told.stderr
+    status = run_script(config, "scripts.status")
+    assert "r0002 in service" in status.stdout  # the other project
+    assert f"{root}/current is damaged" in status.stderr
     with pytest.raises(ModelFolderError, match="current is damaged"):
         Registry(root).current()
     assert run_script(config, "scripts.models", "--project=7", "promote", "r0002").returncode == 0

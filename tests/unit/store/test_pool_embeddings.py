@@ -12,7 +12,7 @@ import safetensors.numpy
 from backend.store import pool_embeddings
 
 
-def test_embeddings_come_back_for_their_body_size_and_pool_alone(tmp_path: Path) -> None:
+def test_embeddings_are_loaded_only_for_their_body_image_size_and_pool(tmp_path: Path) -> None:
     rows = [np.full((n, 2), n, np.float16) for n in (3, 2, 1)]
     pool_embeddings.save_embeddings(
         tmp_path, "k", 32, ("a", "b", "c"), pool_embeddings.PoolEmbeddings(*rows)
@@ -36,7 +36,7 @@ def test_embeddings_come_back_for_their_body_size_and_pool_alone(tmp_path: Path)
         pytest.param({"validation": np.zeros((1, 4), np.int64)}, id="whole numbers"),
     ],
 )
-def test_damaged_embeddings_count_as_not_kept(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_damaged_embeddings_are_treated_as_missing(tmp_path: Path, changes: dict[str, Any]) -> None:
     rows = {name: np.zeros((2, 4), np.float16) for name in ("pool", "validation", "test")}
     key = (tmp_path, "k", 32, ("a", "b"))
     pool_embeddings.save_embeddings(*key, pool_embeddings.PoolEmbeddings(**rows))

@@ -1,4 +1,4 @@
-"""What set-up chose is recorded, and the projects that are set up are found."""
+"""Record the choices of set-up, and find the projects that are set up."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def root(tmp_path: Path) -> Path:
     return project_root(tmp_path, 7)
 
 
-def test_the_record_of_a_project_comes_back_and_names_its_folder(tmp_path: Path) -> None:
+def test_the_record_of_a_project_is_read_back_and_names_its_folder(tmp_path: Path) -> None:
     root = project_root(tmp_path, 7)
     assert read_record(root) is None
     write_record(root, record())

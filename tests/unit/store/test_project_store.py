@@ -1,4 +1,4 @@
-"""A project's database: what was read, learned and asked comes back, whoever writes beside."""
+"""Store what a project read, learned and asked in its database, with several processes."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from backend.store.open_image import OPEN_IMAGES_KEPT, OpenImage
 from backend.store.project_db import FILE, MIGRATIONS, connect, copy, reading, writing
 from backend.store.project_store import Facts, ProjectStore, Row
 from scripts.research.oracle import OracleProject
+from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).parents[3]
 NOON = 1_700_000_000.0
@@ -43,8 +44,8 @@ def store(root: Path) -> ProjectStore:
     return ProjectStore(root)
 
 
-def said(annotation_id: int, label: str | None = "cat", **changes: Any) -> Annotation:
-    """One person's answer, to task 1 unless told otherwise."""
+def annotation(annotation_id: int, label: str | None = "cat", **changes: Any) -> Annotation:
+    """Return an annotation, by default of task 1."""
     fields: dict[str, Any] = {
         "task_id": 1,
         "image_id": f"img-{changes.get('task_id', 1)}",
@@ -62,13 +63,13 @@ def task(
     is_again: bool = False,
     asked: Asked | None = None,
 ) -> TaskReading:
-    """A task as read, open unless it has an annotation."""
+    """Return a task as read: open unless it has an annotation."""
     own = Task(task_id, f"img-{task_id}", is_open=not annotations, awaits_second_opinion=is_again)
     return TaskReading(own, updated_at, annotations, asked)
 
 
 def learn(store: ProjectStore, at: float = NOON) -> None:
-    """Learn all that was read, as a training does."""
+    """Record all annotations as learned, as a training does."""
     every = [a for of_task in store.annotations().values() for a in of_task]
     store.record_learned({a.annotation_id: a.digest for a in every}, at)
 
@@ -112,16 +113,16 @@ WRITERS: dict[str, Callable[[ProjectStore], object]] = {
 }
 
 
-def test_every_method_of_the_store_is_among_those_tested_here() -> None:
+def test_every_public_method_of_the_store_is_tested_here() -> None:
     methods = {name for name in dir(ProjectStore) if not name.startswith("_")}
     assert methods == {*READERS, *WRITERS}
 
 
-# Before anything was written, and when it cannot be
+# Without a database, and with a damaged one
 
 
 @pytest.mark.parametrize("method", READERS)
-def test_before_anything_was_written_everything_is_empty_and_reading_makes_no_file(
+def test_a_store_without_a_database_is_empty_and_reading_creates_no_file(
     method: str, store: ProjectStore, root: Path
 ) -> None:
     read, empty = READERS[method]
@@ -130,7 +131,7 @@ def test_before_anything_was_written_everything_is_empty_and_reading_makes_no_fi
 
 
 @pytest.mark.parametrize("method", READERS)
-def test_a_database_that_another_process_is_only_making_is_empty(
+def test_a_database_that_another_process_is_still_creating_is_empty(
     method: str, store: ProjectStore, root: Path
 ) -> None:
     root.mkdir()
@@ -140,9 +141,7 @@ def test_a_database_that_another_process_is_only_making_is_empty(
 
 
 @pytest.mark.parametrize("method", WRITERS)
-def test_whatever_is_written_first_makes_the_database(
-    method: str, store: ProjectStore, root: Path
-) -> None:
+def test_any_first_write_creates_the_database(method: str, store: ProjectStore, root: Path) -> None:
     WRITERS[method](store)
     assert rows_of(root, "PRAGMA user_version") == [(len(MIGRATIONS),)]
     assert rows_of(root, "PRAGMA journal_mode") == [("wal",)]
@@ -159,7 +158,7 @@ ALL_METHODS = {**{name: read for name, (read, _) in READERS.items()}, **WRITERS}
 
 
 @pytest.mark.parametrize("method", ALL_METHODS)
-def test_a_newer_releases_database_is_refused_and_says_to_update(
+def test_the_database_of_a_newer_release_is_refused_with_advice_to_update(
     method: str, store: ProjectStore, root: Path
 ) -> None:
     store.record(read_at=NOON)
@@ -171,7 +170,7 @@ def test_a_newer_releases_database_is_refused_and_says_to_update(
 
 @pytest.mark.parametrize("junk", [b"x" * 5000, b"SQLite format 3\0" + b"\xff" * 5000])
 @pytest.mark.parametrize("method", ALL_METHODS)
-def test_a_damaged_database_is_named_with_what_to_do(
+def test_a_damaged_database_is_named_with_advice(
     method: str, junk: bytes, store: ProjectStore, root: Path
 ) -> None:
     root.mkdir()
@@ -180,7 +179,7 @@ def test_a_damaged_database_is_named_with_what_to_do(
         ALL_METHODS[method](store)
 
 
-def test_a_page_that_is_damaged_is_named_with_what_to_do(store: ProjectStore, root: Path) -> None:
+def test_a_damaged_page_is_named_as_damage_to_the_database(store: ProjectStore, root: Path) -> None:
     store.record_tasks([task(n) for n in range(2000)], NOON)
     content = bytearray((root / FILE).read_bytes())
     content[8192:] = b"\xa5" * (len(content) - 8192)  # the schema stays
@@ -194,7 +193,7 @@ def test_a_file_in_the_folders_place_is_a_store_error(
     method: str, store: ProjectStore, root: Path
 ) -> None:
     root.write_text("in the way")
-    if method in READERS:  # there is no database there
+    if method in READERS:  # readers find no database
         ALL_METHODS[method](store)
         return
     with pytest.raises(StoreError, match="check MODEL_DIR"):
@@ -211,7 +210,7 @@ def test_a_folder_in_the_databases_place_is_a_store_error(
         ALL_METHODS[method](store)
 
 
-def test_a_fact_that_there_is_not_is_our_own_mistake_and_changes_nothing(
+def test_recording_an_unknown_fact_is_a_type_error_and_changes_nothing(
     store: ProjectStore,
 ) -> None:
     with pytest.raises(TypeError, match="no such fact: readat"):
@@ -219,14 +218,12 @@ def test_a_fact_that_there_is_not_is_our_own_mistake_and_changes_nothing(
     assert store.facts() == Facts()
 
 
-# Who may only read
+# Read-only folders
 
 
 @contextmanager
 def read_only_to_us(folder: Path) -> Iterator[None]:
-    """Let nobody write to a folder, nor us. Root may write anywhere, so it becomes somebody else
-    meanwhile.
-    """
+    """Make a folder read-only. Root can write anywhere, so it becomes another user meanwhile."""
     is_root = os.geteuid() == 0
     paths = [folder, *folder.iterdir()]
     for path in paths:
@@ -245,7 +242,7 @@ def read_only_to_us(folder: Path) -> Iterator[None]:
 
 @pytest.fixture
 def open_root() -> Iterator[Path]:
-    """A folder that other users reach as well; pytest's own are closed to them."""
+    """Return a folder that other users can reach, unlike pytest's own."""
     folder = Path(tempfile.mkdtemp(prefix="tightloop-store-"))
     folder.chmod(0o755)
     yield folder / "p7"
@@ -260,7 +257,7 @@ def test_a_read_only_folder_can_be_read_while_a_writer_has_the_database_open(
     with closing(connect(open_root)) as keeper:
         with read_only_to_us(open_root):
             assert store.facts().read_at == NOON
-        # What the writer adds is seen as well, and is not yet in the file itself.
+        # Readers see the writer's change before it reaches the file itself.
         keeper.execute("UPDATE own_fact SET value = '5.0'")
         with read_only_to_us(open_root):
             assert store.facts().read_at == 5
@@ -268,7 +265,7 @@ def test_a_read_only_folder_can_be_read_while_a_writer_has_the_database_open(
         assert names == {FILE, f"{FILE}-wal", f"{FILE}-shm"}
 
 
-def test_a_read_only_folder_that_nobody_writes_to_is_read_as_it_was_left(open_root: Path) -> None:
+def test_a_read_only_folder_without_a_writer_is_read_and_left_unchanged(open_root: Path) -> None:
     store = ProjectStore(open_root)
     store.record(read_at=NOON)
     assert [path.name for path in open_root.iterdir()] == [FILE]
@@ -277,12 +274,12 @@ def test_a_read_only_folder_that_nobody_writes_to_is_read_as_it_was_left(open_ro
         assert [path.name for path in open_root.iterdir()] == [FILE]
 
 
-def test_a_log_that_may_not_be_opened_in_a_read_only_folder_waits_for_the_clock(
+def test_an_unreadable_write_ahead_log_in_a_read_only_folder_is_a_store_error(
     open_root: Path,
 ) -> None:
     store = ProjectStore(open_root)
     store.record(read_at=NOON)
-    (open_root / f"{FILE}-wal").touch()  # of a writer that is gone, and took the shared memory
+    (open_root / f"{FILE}-wal").touch()  # left by a writer that is gone, without its shared memory
     with (
         read_only_to_us(open_root),
         pytest.raises(StoreError, match=r"only read, it must wait for the clock; else check MODEL"),
@@ -290,7 +287,7 @@ def test_a_log_that_may_not_be_opened_in_a_read_only_folder_waits_for_the_clock(
         store.facts()
 
 
-def test_whoever_may_only_read_cannot_write(open_root: Path) -> None:
+def test_writing_without_permission_is_a_store_error(open_root: Path) -> None:
     store = ProjectStore(open_root)
     store.record(read_at=NOON)
     with (
@@ -302,7 +299,7 @@ def test_whoever_may_only_read_cannot_write(open_root: Path) -> None:
     assert store.facts().read_at == NOON
 
 
-# Several at once
+# Concurrent writers
 
 
 WRITER = """
@@ -321,10 +318,10 @@ for number in range(25):
 """
 
 
-def test_processes_that_write_at_once_from_the_first_moment_on_lose_nothing(root: Path) -> None:
+def test_processes_that_write_simultaneously_from_the_start_lose_nothing(root: Path) -> None:
     names = ("clock", "ranker", "trainer")
     root.mkdir()
-    (root / "seen.json").write_text('{"5": "cat"}')  # each of them finds it, one takes it over
+    (root / "seen.json").write_text('{"5": "cat"}')  # all of them find it, one migrates it
     writers = [
         subprocess.Popen(
             [sys.executable, "-c", WRITER, str(root), name],
@@ -332,15 +329,20 @@ def test_processes_that_write_at_once_from_the_first_moment_on_lose_nothing(root
         )
         for name in names
     ]  # fmt: skip
-    for writer in writers:
-        assert writer.stdout is not None
-        assert writer.stdout.readline() == "ready\n"
-    for writer in writers:
-        assert writer.stdin is not None
-        writer.stdin.write("go\n")
-        writer.stdin.flush()
-    for writer in writers:
-        writer.communicate(timeout=60)
+    try:
+        for writer in writers:
+            assert writer.stdout is not None
+            assert writer.stdout.readline() == "ready\n"
+        for writer in writers:
+            assert writer.stdin is not None
+            writer.stdin.write("go\n")
+            writer.stdin.flush()
+        for writer in writers:
+            writer.communicate(timeout=PATIENCE_S)
+    finally:
+        for writer in writers:
+            writer.kill()  # does nothing once the process has ended
+            writer.wait()
     assert [writer.returncode for writer in writers] == [0, 0, 0]
     store = ProjectStore(root)
     assert len(store.reviewed()) == 3 * 25
@@ -349,7 +351,7 @@ def test_processes_that_write_at_once_from_the_first_moment_on_lose_nothing(root
     assert rows_of(root, "SELECT learned FROM mirror_annotation") == [("cat",)]
 
 
-def test_a_reader_sees_the_old_or_the_new_and_never_half(store: ProjectStore, root: Path) -> None:
+def test_a_reader_never_sees_a_partial_write(store: ProjectStore, root: Path) -> None:
     store.record_reviewed("img-1", "cat")
     with writing(root) as db:
         db.execute("DELETE FROM own_reviewed")
@@ -358,7 +360,7 @@ def test_a_reader_sees_the_old_or_the_new_and_never_half(store: ProjectStore, ro
     assert store.reviewed() == {"img-2": "dog"}
 
 
-def test_a_write_that_breaks_off_leaves_everything_as_it_was(store: ProjectStore) -> None:
+def test_an_interrupted_write_changes_nothing(store: ProjectStore) -> None:
     def breaks_off() -> Iterator[Asked]:
         yield Asked("img-2", 1, "margin", "r0001", 0.5, (0.5, 0.5))
         raise RuntimeError
@@ -370,9 +372,7 @@ def test_a_write_that_breaks_off_leaves_everything_as_it_was(store: ProjectStore
     assert store.asked_probs(2).keys() == {"img-1"}
 
 
-def test_whoever_opens_it_for_reading_cannot_write_by_mistake(
-    store: ProjectStore, root: Path
-) -> None:
+def test_a_connection_opened_for_reading_cannot_write(store: ProjectStore, root: Path) -> None:
     store.record_reviewed("img-1", "cat")
     with pytest.raises(StoreError, match="may only read"):
         rows_of(root, "DELETE FROM own_reviewed")
@@ -382,13 +382,13 @@ def test_whoever_opens_it_for_reading_cannot_write_by_mistake(
 # Facts
 
 
-def test_facts_come_back_and_others_stay(store: ProjectStore) -> None:
+def test_recorded_facts_are_kept_and_others_stay_unchanged(store: ProjectStore) -> None:
     store.record(read_at=NOON, ordered_by="r0007", waiting_for="two classes")
     store.record(read_at=NOON + 1, waiting_for=None)
     assert store.facts() == Facts(read_at=NOON + 1, ordered_by="r0007")
 
 
-def test_a_failure_stays_until_its_own_step_has_ended_well(store: ProjectStore) -> None:
+def test_a_failure_is_kept_until_its_own_step_succeeds(store: ProjectStore) -> None:
     store.record_failure("read", NOON)
     store.record_failure("refit", NOON + 1)
     store.record_failure("read", NOON + 2)
@@ -397,17 +397,17 @@ def test_a_failure_stays_until_its_own_step_has_ended_well(store: ProjectStore) 
     assert store.facts() == Facts(failed_at={"refit": NOON + 1}, ordered_by="r0007")
 
 
-# The copy of Label Studio
+# The mirror of Label Studio
 
 
-def test_tasks_and_annotations_come_back_as_they_were_read_oldest_first(
+def test_tasks_and_annotations_are_returned_as_read_oldest_first(
     store: ProjectStore,
 ) -> None:
     given = (
-        said(11, None, was_skipped=True, annotator=2, task_id=3),
-        said(10, "dog", is_ground_truth=True, accepted_guess=True, seconds=4.5, task_id=3),
+        annotation(11, None, was_skipped=True, annotator=2, task_id=3),
+        annotation(10, "dog", is_ground_truth=True, accepted_guess=True, seconds=4.5, task_id=3),
     )
-    seeded = said(7, "cat", annotator=None, task_id=2)
+    seeded = annotation(7, "cat", annotator=None, task_id=2)
     store.record_tasks([task(3, *given, is_again=True), task(1), task(2, seeded)], NOON)
     assert store.tasks() == [
         Task(1, "img-1", is_open=True, awaits_second_opinion=False),
@@ -417,22 +417,24 @@ def test_tasks_and_annotations_come_back_as_they_were_read_oldest_first(
     assert store.annotations() == {2: [seeded], 3: [given[1], given[0]]}
 
 
-def test_tasks_and_answers_are_counted(store: ProjectStore) -> None:
-    skipped = said(2, None, was_skipped=True, task_id=2)
-    store.record_tasks([task(1, said(1), is_again=True), task(2, skipped), task(3), task(4)], NOON)
+def test_tasks_and_annotations_are_counted(store: ProjectStore) -> None:
+    skipped = annotation(2, None, was_skipped=True, task_id=2)
+    store.record_tasks(
+        [task(1, annotation(1), is_again=True), task(2, skipped), task(3), task(4)], NOON
+    )
     assert store.counts() == ProjectCounts(
         tasks=4, annotations=1, skipped=1, open=2, awaiting_second_opinion=1
     )
     assert store.n_open() == 2
     learn(store)
-    store.record_tasks([task(1), task(2)], NOON + 1)  # both answers were deleted
+    store.record_tasks([task(1), task(2)], NOON + 1)  # both annotations were deleted
     assert store.counts() == ProjectCounts(tasks=4, annotations=0, skipped=0, open=4)
 
 
 def test_a_task_that_is_read_again_replaces_itself(store: ProjectStore) -> None:
     store.record_tasks([task(1)], NOON)
-    store.record_tasks([task(1, said(5))], NOON + 1)
-    changed = said(
+    store.record_tasks([task(1, annotation(5))], NOON + 1)
+    changed = annotation(
         5,
         "dog",
         image_id="img-x",
@@ -464,15 +466,15 @@ def test_of_two_readings_of_a_task_the_one_that_label_studio_dates_later_wins(
     store: ProjectStore, later_first: bool
 ) -> None:
     readings = [
-        task(1, said(5, "cat"), updated_at="2026-01-01T12:00:00.100000Z"),
-        task(1, said(5, "dog"), updated_at="2026-01-01T12:00:00.200000Z"),
+        task(1, annotation(5, "cat"), updated_at="2026-01-01T12:00:00.100000Z"),
+        task(1, annotation(5, "dog"), updated_at="2026-01-01T12:00:00.200000Z"),
     ]
     for number, found in enumerate(reversed(readings) if later_first else readings):
         store.record_tasks([found], NOON + number)
-    assert store.annotations() == {1: [said(5, "dog")]}
+    assert store.annotations() == {1: [annotation(5, "dog")]}
 
 
-def test_a_task_whose_older_reading_came_last_was_there_all_the_same(store: ProjectStore) -> None:
+def test_a_task_whose_older_reading_is_written_last_is_not_deleted(store: ProjectStore) -> None:
     store.record_tasks([task(1, updated_at="2026-01-02T00:00:00Z")], NOON)
     store.record_tasks([task(1, updated_at="2026-01-01T00:00:00Z")], NOON + 20)
     store.record_reading(NOON + 10, is_full=True)
@@ -480,41 +482,39 @@ def test_a_task_whose_older_reading_came_last_was_there_all_the_same(store: Proj
 
 
 @pytest.mark.parametrize("dated", ["2026-01-01T12:00:00Z", "2025-01-01T12:00:00Z"])
-def test_a_full_reading_that_overlaps_one_that_began_earlier_deletes_nothing_that_is_there(
-    store: ProjectStore, dated: str
-) -> None:
+def test_overlapping_full_readings_delete_no_existing_task(store: ProjectStore, dated: str) -> None:
     store.record_tasks([task(1)], NOON + 10)  # by the later one
     store.record_tasks([task(1, updated_at=dated)], NOON)  # by the earlier one, which is slow
     store.record_reading(NOON + 10, is_full=True)
     assert [found.task_id for found in store.tasks()] == [1]
 
 
-def test_a_full_reading_deletes_what_it_did_not_find_and_counts_it_as_a_change(
+def test_a_full_reading_deletes_missing_tasks_and_counts_them_as_changes(
     store: ProjectStore,
 ) -> None:
-    store.record_tasks([task(1, said(5)), task(2, said(6, task_id=2)), task(3)], NOON)
+    store.record_tasks([task(1, annotation(5)), task(2, annotation(6, task_id=2)), task(3)], NOON)
     learn(store)
     revision = store.facts().revision
-    store.record_tasks([task(1, said(5))], NOON + 9)
+    store.record_tasks([task(1, annotation(5))], NOON + 9)
     store.record_reading(NOON + 9, is_full=True)
     assert [found.task_id for found in store.tasks()] == [1]
-    assert store.annotations() == {1: [said(5)]}
+    assert store.annotations() == {1: [annotation(5)]}
     assert store.new_annotations() == (
         1,
         NOON + 9,
-    )  # that of task 2; task 3 had none
+    )  # the annotation of task 2; task 3 had none
     assert store.facts().revision == revision + 1
     assert (store.facts().read_at, store.facts().full_read_at) == (NOON + 9, NOON + 9)
 
 
 def test_a_reading_of_changes_deletes_nothing(store: ProjectStore) -> None:
-    store.record_tasks([task(1, said(5)), task(2)], NOON)
+    store.record_tasks([task(1, annotation(5)), task(2)], NOON)
     store.record_reading(NOON + 9, is_full=False)
     assert len(store.tasks()) == 2
     assert (store.facts().read_at, store.facts().full_read_at) == (NOON + 9, 0)
 
 
-def test_a_reading_that_began_earlier_and_ends_later_takes_no_moment_back(
+def test_a_slower_earlier_reading_does_not_move_read_at_backwards(
     store: ProjectStore,
 ) -> None:
     store.record_reading(NOON + 9, is_full=True)
@@ -522,10 +522,10 @@ def test_a_reading_that_began_earlier_and_ends_later_takes_no_moment_back(
     assert (store.facts().read_at, store.facts().full_read_at) == (NOON + 9, NOON + 9)
 
 
-def test_tasks_that_were_deleted_in_label_studio_are_forgotten_with_their_answers(
+def test_tasks_deleted_in_label_studio_are_removed_with_their_annotations(
     store: ProjectStore,
 ) -> None:
-    store.record_tasks([task(1, said(5)), task(2), task(3)], NOON)
+    store.record_tasks([task(1, annotation(5)), task(2), task(3)], NOON)
     learn(store)
     revision = store.facts().revision
     store.forget_tasks([2, 99], NOON + 1)
@@ -537,26 +537,26 @@ def test_tasks_that_were_deleted_in_label_studio_are_forgotten_with_their_answer
     assert store.facts().revision == revision + 1
 
 
-def test_the_revision_rises_with_every_reading_that_finds_a_changed_answer_and_no_other(
+def test_the_revision_rises_only_when_a_reading_finds_a_changed_annotation(
     store: ProjectStore,
 ) -> None:
     revisions = []
     for found in (
-        task(1),  # an open task: nobody has answered
-        task(1, said(5)),  # answered
-        task(1, said(5)),  # nothing new
-        task(1, said(5, seconds=9.0, annotator=3)),  # no other answer
-        task(1, said(5, "dog")),  # edited
-        task(1, said(5, "dog"), said(6, "dog")),  # a second one
-        task(1, said(6, "dog")),  # deleted
+        task(1),  # open, without annotations
+        task(1, annotation(5)),  # annotated
+        task(1, annotation(5)),  # nothing new
+        task(1, annotation(5, seconds=9.0, annotator=3)),  # the same label
+        task(1, annotation(5, "dog")),  # edited
+        task(1, annotation(5, "dog"), annotation(6, "dog")),  # a second one
+        task(1, annotation(6, "dog")),  # deleted
     ):
         store.record_tasks([found], NOON)
         revisions.append(store.facts().revision)
     assert revisions == [0, 1, 1, 1, 2, 3, 4]
 
 
-def emptied(root: Path) -> None:
-    """Empty all tables that copy Label Studio."""
+def empty_mirror(root: Path) -> None:
+    """Empty all tables that mirror Label Studio."""
     with writing(root) as db:
         names = db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
         for (name,) in names:
@@ -564,7 +564,7 @@ def emptied(root: Path) -> None:
                 db.execute(f"DELETE FROM {name}")
 
 
-def test_what_copies_label_studio_may_be_lost_and_is_read_again(
+def test_lost_mirror_tables_are_filled_again_from_label_studio(
     store: ProjectStore, root: Path
 ) -> None:
     project = OracleProject(("cat", "dog"))
@@ -577,7 +577,7 @@ def test_what_copies_label_studio_may_be_lost_and_is_read_again(
     store.record_fold_probs(["b"], [np.array([0.1, 0.9], np.float32)])
     read_everything_changed(project, store)
     before = all_read(store)
-    emptied(root)
+    empty_mirror(root)
     assert (store.tasks(), store.annotations()) == ([], {})
     assert store.reviewed() == {"a": "cat"}
     read_everything_changed(project, store)
@@ -585,7 +585,7 @@ def test_what_copies_label_studio_may_be_lost_and_is_read_again(
 
 
 def all_read(store: ProjectStore) -> dict[str, object]:
-    """What all methods return, but for the moments of what was read."""
+    """Return the results of all reading methods except times of reading."""
     found = {name: read(store) for name, (read, _) in READERS.items() if name != "facts"}
     return {
         **found,
@@ -596,37 +596,37 @@ def all_read(store: ProjectStore) -> dict[str, object]:
 
 
 def numbers(probs: Mapping[str, Row]) -> dict[str, list[float]]:
-    """Probabilities by image, so that they can be compared."""
+    """Convert probabilities to lists, which can be compared."""
     return {image_id: [float(p) for p in row] for image_id, row in probs.items()}
 
 
-# What is new
+# New annotations
 
 
-def test_answers_are_new_until_they_are_learned(store: ProjectStore) -> None:
-    store.record_tasks([task(1, said(5))], NOON)
-    store.record_tasks([task(2, said(6, task_id=2))], NOON + 10)
+def test_annotations_are_new_until_they_are_learned(store: ProjectStore) -> None:
+    store.record_tasks([task(1, annotation(5))], NOON)
+    store.record_tasks([task(2, annotation(6, task_id=2))], NOON + 10)
     assert store.new_annotations() == (2, NOON)
     learn(store)
     assert store.new_annotations() == (0, None)
-    store.record_tasks([task(1, said(5)), task(2, said(6, task_id=2))], NOON + 20)
+    store.record_tasks([task(1, annotation(5)), task(2, annotation(6, task_id=2))], NOON + 20)
     assert store.new_annotations() == (0, None)
 
 
 CHANGES: dict[str, TaskReading] = {
-    "an edit": task(1, said(5, "dog")),
-    "a skip in its place": task(1, said(5, None, was_skipped=True)),
-    "a ground truth": task(1, said(5, is_ground_truth=True)),
-    "emptied": task(1, said(5, None)),
+    "an edit": task(1, annotation(5, "dog")),
+    "a skip in its place": task(1, annotation(5, None, was_skipped=True)),
+    "a ground truth": task(1, annotation(5, is_ground_truth=True)),
+    "emptied": task(1, annotation(5, None)),
     "a deletion": task(1),
-    "a second answer": task(1, said(5), said(6)),
-    "a skip beside it": task(1, said(5), said(6, None, was_skipped=True)),
+    "a second annotation": task(1, annotation(5), annotation(6)),
+    "a skip beside it": task(1, annotation(5), annotation(6, None, was_skipped=True)),
 }
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_change_of_what_was_learned_is_new(change: str, store: ProjectStore) -> None:
-    store.record_tasks([task(1, said(5))], NOON)
+def test_a_change_to_a_learned_annotation_is_new(change: str, store: ProjectStore) -> None:
+    store.record_tasks([task(1, annotation(5))], NOON)
     learn(store)
     store.record_tasks([CHANGES[change]], NOON + 1)
     assert store.new_annotations() == (1, NOON + 1)
@@ -636,44 +636,49 @@ def test_a_change_of_what_was_learned_is_new(change: str, store: ProjectStore) -
     assert store.new_annotations() == (0, None)
 
 
-def test_a_change_that_is_taken_back_is_not_new(store: ProjectStore) -> None:
-    for answer in (said(5, "cat"), said(5, None, was_skipped=True), said(5, None)):
-        store.record_tasks([task(1, answer)], NOON)
+def test_a_change_that_is_undone_is_not_new(store: ProjectStore) -> None:
+    for learned in (
+        annotation(5, "cat"),
+        annotation(5, None, was_skipped=True),
+        annotation(5, None),
+    ):
+        store.record_tasks([task(1, learned)], NOON)
         learn(store)
-        store.record_tasks([task(1, said(5, "dog"))], NOON + 1)
+        store.record_tasks([task(1, annotation(5, "dog"))], NOON + 1)
         assert store.new_annotations()[0] == 1
-        store.record_tasks([task(1, answer)], NOON + 2)
+        store.record_tasks([task(1, learned)], NOON + 2)
         assert store.new_annotations() == (0, None)
 
 
-def test_an_answer_that_was_deleted_before_any_training_leaves_nothing(
+def test_an_annotation_deleted_before_any_training_leaves_no_row(
     store: ProjectStore, root: Path
 ) -> None:
-    store.record_tasks([task(1, said(5))], NOON)
+    store.record_tasks([task(1, annotation(5))], NOON)
     store.record_tasks([task(1)], NOON + 1)
     assert store.new_annotations() == (0, None)
     assert rows_of(root, "SELECT * FROM mirror_annotation") == []
 
 
-def test_a_learned_answer_whose_deletion_was_learned_leaves_nothing(
+def test_a_learned_annotation_whose_deletion_was_learned_leaves_no_row(
     store: ProjectStore, root: Path
 ) -> None:
-    store.record_tasks([task(1, said(5))], NOON)
+    store.record_tasks([task(1, annotation(5))], NOON)
     learn(store)
     store.record_tasks([task(1)], NOON + 1)
     learn(store)
     assert rows_of(root, "SELECT * FROM mirror_annotation") == []
 
 
-def test_what_changes_during_a_training_stays_new(store: ProjectStore, root: Path) -> None:
-    kept, edited, deleted = (said(n, task_id=n) for n in (1, 2, 3))
+def test_annotations_changed_during_a_training_stay_new(store: ProjectStore, root: Path) -> None:
+    kept, edited, deleted = (annotation(n, task_id=n) for n in (1, 2, 3))
     store.record_tasks([task(1, kept), task(2, edited), task(3, deleted)], NOON)
     began_with = {1: "cat", 2: "cat", 3: "cat"}
     store.record_tasks(
-        [task(2, said(2, "dog", task_id=2)), task(3), task(4, said(4, task_id=4))], NOON + 5
+        [task(2, annotation(2, "dog", task_id=2)), task(3), task(4, annotation(4, task_id=4))],
+        NOON + 5,
     )
     store.record_learned(began_with, NOON + 9)
-    assert store.new_annotations()[0] == 3  # the edit, the deletion, and the answer to task 4
+    assert store.new_annotations()[0] == 3  # the edit, the deletion and the annotation of task 4
     query = "SELECT annotation_id FROM mirror_annotation WHERE answer IS NOT learned"
     assert {annotation_id for (annotation_id,) in rows_of(root, query)} == {2, 3, 4}
     learn(store)
@@ -683,26 +688,26 @@ def test_what_changes_during_a_training_stays_new(store: ProjectStore, root: Pat
 def test_a_deletion_during_a_training_stays_new_whether_it_was_learned_before_or_not(
     store: ProjectStore,
 ) -> None:
-    store.record_tasks([task(1, said(5))], NOON)
+    store.record_tasks([task(1, annotation(5))], NOON)
     for moment in (NOON + 1, NOON + 11):
-        store.record_tasks([task(1, said(5))], moment)
+        store.record_tasks([task(1, annotation(5))], moment)
         store.record_tasks([task(1)], moment + 1)  # while a training learns it
         store.record_learned({5: "cat"}, moment + 2)
         assert store.new_annotations()[0] == 1
         assert store.new_annotations()[1] in (moment + 1, moment + 2)
 
 
-def test_a_training_keeps_what_it_found_out_and_that_it_did_not_fail(store: ProjectStore) -> None:
+def test_a_training_records_its_results_and_clears_its_failure(store: ProjectStore) -> None:
     store.record_failure("retrain", NOON)
     store.record_failure("read", NOON)
     store.record_learned({}, NOON + 1, trained_at=NOON, head_revision=3)
     assert store.facts() == Facts(trained_at=NOON, head_revision=3, failed_at={"read": NOON})
 
 
-def test_counting_what_is_new_reads_no_more_than_what_is_new(
+def test_counting_new_annotations_reads_only_new_ones(
     store: ProjectStore, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store.record_tasks([task(n, said(n, task_id=n)) for n in range(1, 300)], NOON)
+    store.record_tasks([task(n, annotation(n, task_id=n)) for n in range(1, 300)], NOON)
     learn(store)
     queries: list[str] = []
 
@@ -725,27 +730,29 @@ def test_counting_what_is_new_reads_no_more_than_what_is_new(
     ]  # fmt: skip
 
 
-def test_images_with_new_annotations_are_named_once_deleted_ones_among_them(
+def test_images_with_new_or_deleted_annotations_are_listed_once(
     store: ProjectStore,
 ) -> None:
     store.record_tasks(
-        [task(n, said(n, task_id=n), said(10 + n, task_id=n)) for n in range(4)], NOON
+        [task(n, annotation(n, task_id=n), annotation(10 + n, task_id=n)) for n in range(4)], NOON
     )
     assert store.new_images() == {"img-0", "img-1", "img-2", "img-3"}
     learn(store)
     assert store.new_images() == set()
-    store.record_tasks([task(1, said(1, "dog", task_id=1), said(11, task_id=1)), task(2)], NOON)
+    store.record_tasks(
+        [task(1, annotation(1, "dog", task_id=1), annotation(11, task_id=1)), task(2)], NOON
+    )
     assert store.new_images() == {"img-1", "img-2"}
 
 
-# What was asked and how
+# How images were asked
 
 
-def test_what_an_image_was_asked_with_comes_back_to_the_last_bit(store: ProjectStore) -> None:
+def test_the_probabilities_an_image_was_asked_with_are_kept_exactly(store: ProjectStore) -> None:
     probs = np.array([0.1, 0.2, 0.7], np.float32)
     asked = Asked("img-1", 3, "margin", "r0003", 0.5, tuple(map(float, probs)))
     store.record_asked([asked])
-    assert store.asked_probs(3) == {}  # it is in no task
+    assert store.asked_probs(3) == {}  # no task has it
     store.record_tasks([task(1)], NOON)
     [(image_id, row)] = store.asked_probs(3).items()
     assert image_id == "img-1"
@@ -758,22 +765,24 @@ def test_probabilities_of_another_number_of_classes_are_left_out(store: ProjectS
     store.record_asked(
         [
             Asked("img-1", 1, "margin", "r0001", 0.5, (0.5, 0.5)),
-            Asked("img-2", 0, "random", ""),  # asked without a model
+            Asked("img-2", 0, "random", ""),  # queried without a model
         ]
     )
     assert set(store.asked_probs(2)) == {"img-1"}
     assert store.asked_probs(3) == {}
 
 
-def test_an_image_that_is_asked_again_is_kept_as_it_was_asked_last(store: ProjectStore) -> None:
+def test_only_the_latest_query_of_an_image_is_kept(store: ProjectStore) -> None:
     store.record_tasks([task(1)], NOON)
     for probs in ((0.25, 0.75), (0.5, 0.5)):
         store.record_asked([Asked("img-1", 1, "margin", "r0001", 0.5, probs)])
     assert numbers(store.asked_probs(2)) == {"img-1": [0.5, 0.5]}
 
 
-def test_what_a_task_says_is_kept_unless_we_know_better(store: ProjectStore, root: Path) -> None:
-    """A task's data holds rounded numbers, and people may change it."""
+def test_a_tasks_query_data_is_kept_unless_we_recorded_our_own(
+    store: ProjectStore, root: Path
+) -> None:
+    """The data of a task is rounded, and people can change it."""
     ours = Asked("img-1", 3, "margin", "r0003", 0.5, (0.5, 0.5))
     theirs = Asked("img-1", 9, "typed by hand", "r0009", None, (0.25, 0.75))
     other = Asked("img-2", 1, "random", "", None, (0.75, 0.25))
@@ -790,7 +799,7 @@ def test_what_a_task_says_is_kept_unless_we_know_better(store: ProjectStore, roo
     }
 
 
-def test_fold_probabilities_come_back_and_replace_those_before(store: ProjectStore) -> None:
+def test_new_fold_probabilities_replace_the_previous_ones(store: ProjectStore) -> None:
     store.record_fold_probs(["a", "b"], [np.array([0.5, 0.5])] * 2)
     store.record_fold_probs(["b"], [np.array([0.25, 0.75])])
     assert numbers(store.fold_probs(2)) == {"b": [0.25, 0.75]}
@@ -800,7 +809,7 @@ def test_fold_probabilities_come_back_and_replace_those_before(store: ProjectSto
 # Reviews
 
 
-def test_what_was_reviewed_comes_back_and_belongs_to_its_review_project(
+def test_reviewed_labels_are_kept_for_their_review_project(
     store: ProjectStore,
 ) -> None:
     store.start_reviews(9)
@@ -813,7 +822,7 @@ def test_what_was_reviewed_comes_back_and_belongs_to_its_review_project(
     assert store.facts().review_project == 10
 
 
-# What people see
+# The dashboard
 
 
 def shown(number: int) -> OpenImage:
@@ -826,7 +835,7 @@ def shown(number: int) -> OpenImage:
     )
 
 
-def test_the_first_open_images_come_back_in_their_order(store: ProjectStore) -> None:
+def test_the_first_open_images_are_returned_in_order(store: ProjectStore) -> None:
     images = [shown(number) for number in range(OPEN_IMAGES_KEPT + 5)]
     store.record_open_images(NOON, images)
     assert store.open_images() == images[:48]
@@ -835,7 +844,7 @@ def test_the_first_open_images_come_back_in_their_order(store: ProjectStore) -> 
     assert store.open_images() == [shown(3)]
 
 
-def test_how_people_do_comes_back_in_its_order(store: ProjectStore) -> None:
+def test_annotator_figures_are_returned_in_order(store: ProjectStore) -> None:
     ada = AnnotatorFigures(1, "Ada", 12, 3, 0.75, 0.8, 0.55, 0.95, 12, 0.5, 0.25, 4.5)
     bob = AnnotatorFigures(2, "Bob", 0, 0, None, None, None, None, 0, None, None, None)
     store.record_annotators([bob])
@@ -851,7 +860,7 @@ def test_the_last_ten_errors_are_kept_newest_first(store: ProjectStore, root: Pa
     assert rows_of(root, "SELECT count(*) FROM own_error") == [(10,)]
 
 
-def test_an_error_says_where_and_when(store: ProjectStore) -> None:
+def test_an_error_is_recorded_with_step_and_time(store: ProjectStore) -> None:
     store.record_error("training", "the disk is full", datetime(2026, 1, 1, 12, tzinfo=UTC))
     assert store.errors() == [
         {"at": "2026-01-01T12:00:00+00:00", "where": "training", "message": "the disk is full"}
@@ -864,11 +873,11 @@ def test_an_error_says_where_and_when(store: ProjectStore) -> None:
 # Copies
 
 
-def test_a_copy_of_a_database_in_use_holds_what_was_written_last(
+def test_a_copy_of_a_database_in_use_holds_the_last_write(
     store: ProjectStore, root: Path, tmp_path: Path
 ) -> None:
     store.record_reviewed("img-1", "cat")
-    with closing(connect(root)) as keeper:  # so that the last write is beside the file only
+    with closing(connect(root)) as keeper:  # keeps the last write in the log beside the file
         keeper.execute("INSERT INTO own_reviewed VALUES ('img-2', 'dog')")
         made = copy(root, tmp_path)
     assert made == tmp_path / FILE
@@ -885,7 +894,7 @@ def drop_mirror_tables(root: Path) -> None:
 def test_dropped_mirror_tables_are_created_again_and_all_tasks_are_due_to_be_read(
     store: ProjectStore, root: Path, use: str
 ) -> None:
-    rows = [task(1, said(1, task_id=1))]
+    rows = [task(1, annotation(1, task_id=1))]
     store.record_tasks(rows, NOON)
     store.record_reading(NOON, is_full=True)
     store.record_reviewed("img", "cat")

@@ -1,4 +1,4 @@
-"""What pruning deletes, what it keeps, and what is said a day before."""
+"""Choose and prune old versions, a day after the announcement."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def add(root: Path, name: str) -> None:
-    """Save a version with its scores, and put it in service."""
+    """Save a version with its scores and promote it."""
     save(root, meta(int(name[1:5]), version=name))
     version_probs.save_pool_probs(root, name, ("a", "b"), PROBS)
     version_probs.save_validation_probs(root, name, np.array([0, 1]), PROBS)
@@ -45,18 +45,18 @@ def fill(root: Path, *names: str) -> None:
         add(root, name)
 
 
-def nobody() -> Collection[str]:
+def none_named() -> Collection[str]:
     return ()
 
 
 def not_asked() -> Collection[str]:
-    pytest.fail("Label Studio was asked for nothing")
+    pytest.fail("Label Studio was asked needlessly")
 
 
 def prune(
     root: Path,
     keep_versions: int = 2,
-    find_named: Callable[[], Collection[str]] = nobody,
+    find_named: Callable[[], Collection[str]] = none_named,
     announced_at: datetime | None = A_DAY_AGO,
     now: datetime = NOON,
 ) -> datetime | None:
@@ -64,7 +64,7 @@ def prune(
 
 
 def pruned(root: Path) -> list[str]:
-    """Names of pruned versions, after a look that no version is broken and all others are whole."""
+    """Return the pruned versions; check that no version is broken and all others are complete."""
     sound, broken = Registry(root).versions()
     assert broken == {}
     for found in sound:
@@ -91,25 +91,25 @@ SIX = ("r0001", "r0002", "r0003", "r0004", "r0005", "r0006")
         ("r0006 r0005 r0004 r0003 r0002 r0001", 5, "", "r0001"),
         ("r0006 r0005 r0004 r0003 r0002 r0001", 6, "", ""),
         ("r0006 r0005 r0004 r0003 r0002 r0001", 0, "", ""),
-        # The last two that were in service stay beyond the newest one.
+        # The last two versions in service are kept beside the newest one.
         ("r0006 r0005 r0004 r0003 r0002 r0001", 1, "", "r0001 r0002 r0003 r0004"),
         ("r0004 r0002 r0001", 1, "", "r0001 r0003 r0005"),
-        # Nothing was ever put in service.
+        # No version was ever in service.
         ("", 2, "", "r0001 r0002 r0003 r0004"),
-        # Rolled back: what was in service before that stays, too.
+        # Rolled back: the version that was in service before is kept.
         ("r0001 r0004 r0003", 2, "", "r0002 r0003"),
-        # A head in service stands on an old body.
+        # The head in service has an old body.
         ("r0002h01 r0006 r0005", 1, "", "r0001 r0003 r0004 r0005"),
-        # Heads of one body are one body.
+        # Several heads of a body count as one body.
         ("r0003h01 r0003h09 r0003 r0002 r0001", 1, "", "r0001 r0004 r0005"),
-        # What was promoted last is damaged, and so is the one before: the third is in service.
+        # The last two promoted versions are damaged: the third is in service.
         ("r0006h08 r0005h08 r0001", 1, "", "r0002 r0003 r0004"),
-        # Predictions name a version, a head that has no folder any more, and somebody else's model.
+        # Predictions name a version, a head whose folder is deleted, and a foreign model.
         ("r0006 r0005", 2, "r0003", "r0001 r0002 r0004"),
         ("r0006 r0005", 2, "r0001h07 gpt-4", "r0002 r0003 r0004"),
     ],
 )
-def test_what_may_go_is_neither_new_nor_in_service_lately_nor_on_anybodys_screen(
+def test_prunable_versions_are_neither_recent_nor_recently_in_service_nor_named_by_predictions(
     promoted: str, keep_versions: int, named: str, going: str
 ) -> None:
     metas = [meta(int(v[1:5]), version=v) for v in (*SIX, "r0002h01", "r0003h01")]
@@ -118,7 +118,7 @@ def test_what_may_go_is_neither_new_nor_in_service_lately_nor_on_anybodys_screen
     assert chosen == going.split()
 
 
-def test_what_is_pruned_is_not_chosen_again_and_counts_among_the_newest() -> None:
+def test_pruned_versions_are_not_chosen_again_and_count_among_the_newest() -> None:
     def made(version: str) -> Meta:
         return meta(
             int(version[1:]), version=version, pruned_at=NOON if version < "r0003" else None
@@ -139,16 +139,14 @@ def test_what_is_pruned_is_not_chosen_again_and_counts_among_the_newest() -> Non
         (timedelta(days=900), "prune"),
     ],
 )
-def test_people_have_a_day_between_the_announcement_and_the_pruning(
-    waited: timedelta | None, step: str
-) -> None:
+def test_pruning_starts_a_day_after_its_announcement(waited: timedelta | None, step: str) -> None:
     assert pruning.next_step(None if waited is None else NOON - waited, NOON) == step
 
 
 # What is deleted
 
 
-def test_a_pruned_version_and_its_heads_keep_their_metadata_alone(root: Path) -> None:
+def test_a_pruned_version_and_its_heads_keep_only_their_metadata(root: Path) -> None:
     fill(root, "r0001", "r0001h01", "r0002", "r0003", "r0004")
     whole = files(root / "r0004")
     assert whole == {
@@ -163,7 +161,7 @@ def test_a_pruned_version_and_its_heads_keep_their_metadata_alone(root: Path) ->
     assert (found.pruned_at, found.labels, found.validation.accuracy) == (NOON, 10, 0.5)
 
 
-def test_with_0_all_are_kept(root: Path) -> None:
+def test_with_keep_versions_0_all_versions_are_kept(root: Path) -> None:
     fill(root, *SIX)
     assert prune(root, 0, not_asked) is None
     assert pruned(root) == []
@@ -178,7 +176,7 @@ def test_a_head_in_service_keeps_its_old_body(root: Path) -> None:
     assert current.version == "r0001h01"
 
 
-def test_after_a_roll_back_both_sides_of_it_stay(root: Path) -> None:
+def test_after_a_rollback_both_versions_involved_are_kept(root: Path) -> None:
     fill(root, *SIX)
     Registry(root).promote("r0002", NOON)
     add(root, "r0007")
@@ -188,18 +186,18 @@ def test_after_a_roll_back_both_sides_of_it_stay(root: Path) -> None:
     assert Registry(root).promote("r0002").version == "r0002"
 
 
-def test_what_predictions_in_label_studio_name_stays_with_the_body_that_it_stands_on(
+def test_versions_named_by_predictions_are_kept_with_their_bodies(
     root: Path,
 ) -> None:
     fill(root, "r0001", "r0001h01", "r0002", "r0003", "r0004", "r0005")
     prune(root, find_named=lambda: ["r0001h01", "r0003"])
     assert pruned(root) == ["r0002"]
-    prune(root)  # they have been answered
+    prune(root)  # no prediction names them any more
     assert pruned(root) == ["r0001", "r0001h01", "r0002", "r0003"]
 
 
 @pytest.mark.parametrize("keep_versions", [1, 3])
-def test_numbers_of_pruned_versions_and_of_their_heads_are_not_given_again(
+def test_numbers_of_pruned_versions_and_their_heads_are_not_reused(
     root: Path, keep_versions: int
 ) -> None:
     fill(root, "r0001", "r0001h01", "r0002", "r0003", "r0004")
@@ -210,7 +208,7 @@ def test_numbers_of_pruned_versions_and_of_their_heads_are_not_given_again(
     assert Registry(root).next_head("r0001") == "r0001h02"
 
 
-def test_a_pruned_version_is_not_promoted_and_the_sentence_says_why(root: Path) -> None:
+def test_promoting_a_pruned_version_is_refused_with_the_reason(root: Path) -> None:
     fill(root, "r0001", "r0001h01", "r0002", "r0003")
     prune(root)
     for name in ("r0001", "r0001h01"):
@@ -235,15 +233,15 @@ def test_a_damaged_version_in_service_falls_back_past_pruned_ones(root: Path) ->
     assert list(Registry(root).versions()[1]) == ["r0003"]
 
 
-# A crash, and a reader beside it
+# A crash and a concurrent reader
 
 
 class _Killed(BaseException):
-    """The process ends here."""
+    """Simulate the end of the process."""
 
 
 @pytest.mark.parametrize("n_changes", range(10))
-def test_a_crash_leaves_versions_whole_or_pruned_and_the_rest_goes_with_the_next_pruning(
+def test_a_crash_leaves_no_half_pruned_version_and_the_next_pruning_completes_it(
     root: Path, monkeypatch: pytest.MonkeyPatch, n_changes: int
 ) -> None:
     fill(root, "r0001", "r0001h01", "r0002", "r0003", "r0004")
@@ -260,7 +258,7 @@ def test_a_crash_leaves_versions_whole_or_pruned_and_the_rest_goes_with_the_next
         return changed
 
     with monkeypatch.context() as patch:
-        # Two marks, then three files of each of three versions.
+        # Two markers, then three files of each of three versions.
         patch.setattr(Registry, "mark_pruned", then_die(Registry.mark_pruned))
         patch.setattr(Path, "unlink", then_die(Path.unlink))
         with pytest.raises(_Killed):
@@ -272,7 +270,7 @@ def test_a_crash_leaves_versions_whole_or_pruned_and_the_rest_goes_with_the_next
     assert [files(root / name) for name in expected[2]] == [{"meta.json"}] * 3
 
 
-def test_whoever_reads_a_version_while_it_is_pruned_does_not_find_it_broken(
+def test_a_version_read_while_it_is_pruned_is_not_reported_as_broken(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(root, "r0001", "r0001h01", "r0002", "r0003")
@@ -288,7 +286,7 @@ def test_whoever_reads_a_version_while_it_is_pruned_does_not_find_it_broken(
         assert Registry(root).read_meta(name).pruned_at == NOON
 
 
-# What is said before
+# The announcement
 
 
 def test_the_first_pruning_is_announced_once_and_comes_a_day_later(
@@ -298,8 +296,8 @@ def test_the_first_pruning_is_announced_once_and_comes_a_day_later(
     fill(root, *SIX)
     announced_at = prune(root, 2, not_asked, None, NOON)
     assert announced_at == NOON
-    [said] = caplog.messages
-    assert said == (
+    [line] = caplog.messages
+    assert line == (
         "the weights of 4 of 6 full versions will be deleted after 2026-01-02 12:00 UTC; "
         "set KEEP_VERSIONS=0 to keep all"
     )
@@ -307,27 +305,27 @@ def test_the_first_pruning_is_announced_once_and_comes_a_day_later(
     assert prune(root, 2, not_asked, announced_at, later) == NOON
     assert pruned(root) == []
     assert len(caplog.messages) == 1
-    assert prune(root, 2, nobody, announced_at, NOON + timedelta(days=1)) == NOON
+    assert prune(root, 2, none_named, announced_at, NOON + timedelta(days=1)) == NOON
     assert pruned(root) == ["r0001", "r0002", "r0003", "r0004"]
     assert caplog.messages[1:] == [
         "pruned the weights of r0001, r0002, r0003, r0004: KEEP_VERSIONS=2"
     ]
-    add(root, "r0007")  # from now on it goes without saying
-    assert prune(root, 2, nobody, announced_at, NOON + timedelta(days=2)) == NOON
+    add(root, "r0007")  # later prunings are not announced
+    assert prune(root, 2, none_named, announced_at, NOON + timedelta(days=2)) == NOON
     assert pruned(root)[-1] == "r0005"
 
 
-def test_whoever_kept_all_after_the_announcement_is_told_again(root: Path) -> None:
+def test_pruning_is_announced_again_after_all_versions_were_kept(root: Path) -> None:
     fill(root, *SIX)
     assert prune(root, 2, not_asked, None) == NOON
     for kept in (0, 6):
         assert prune(root, kept, not_asked, NOON, NOON + timedelta(hours=1)) is None
     prune(root)
     assert prune(root, 0) is None
-    assert prune(root, 2) == A_DAY_AGO  # nothing goes, and what went was announced
+    assert prune(root, 2) == A_DAY_AGO  # nothing is pruned, and what was pruned was announced
 
 
-def test_the_notice_stands_until_the_weights_are_gone_or_all_are_kept(root: Path) -> None:
+def test_the_notice_is_shown_until_the_weights_are_deleted_or_all_are_kept(root: Path) -> None:
     def notice(keep_versions: int = 3) -> str:
         return pruning.notice(root, Registry(root).versions()[0], keep_versions)
 
@@ -345,7 +343,7 @@ def test_the_notice_stands_until_the_weights_are_gone_or_all_are_kept(root: Path
     assert notice() == ""
 
 
-def test_an_announcement_comes_back_and_can_be_taken_back(root: Path) -> None:
+def test_an_announcement_is_recorded_and_can_be_withdrawn(root: Path) -> None:
     assert pruning.read_announcement(root) is None
     assert not root.exists()
     pruning.write_announcement(root, NOON)
@@ -369,7 +367,7 @@ def test_an_unreadable_announcement_is_an_error_that_says_what_to_do(
         pruning.notice(root, [], 2)
 
 
-def test_where_label_studio_is_away_nothing_goes(root: Path) -> None:
+def test_nothing_is_pruned_while_label_studio_is_unreachable(root: Path) -> None:
     def away() -> Collection[str]:
         raise LabelStudioError("Label Studio cannot be reached")
 
@@ -379,7 +377,7 @@ def test_where_label_studio_is_away_nothing_goes(root: Path) -> None:
     assert pruned(root) == []
 
 
-def test_the_list_says_which_versions_are_pruned_and_what_will_go(
+def test_the_list_shows_pruned_versions_and_those_to_be_pruned(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def listed() -> list[str]:
@@ -407,7 +405,7 @@ def test_the_list_says_which_versions_are_pruned_and_what_will_go(
 # Heads and embeddings
 
 
-def test_the_name_of_a_head_that_was_deleted_is_not_given_again(root: Path) -> None:
+def test_the_name_of_a_deleted_head_is_not_reused(root: Path) -> None:
     save(root, meta())
     for number in range(1, pruning.HEADS_KEPT + 3):
         save(root, meta(version=f"r0001h{number:02d}"))
@@ -419,7 +417,7 @@ def test_the_name_of_a_head_that_was_deleted_is_not_given_again(root: Path) -> N
     assert Registry(root).next_head("r0001") == f"r0001h{pruning.HEADS_KEPT + 3:02d}"
 
 
-def test_embeddings_of_the_last_two_bodies_are_kept_and_a_young_draft_too(root: Path) -> None:
+def test_embeddings_of_the_last_two_bodies_and_a_recent_draft_are_kept(root: Path) -> None:
     for number in (1, 2, 3):
         save(root, meta(number, body_key=f"{number:016d}"))
         Registry(root).promote(f"r000{number}")
@@ -433,7 +431,7 @@ def test_embeddings_of_the_last_two_bodies_are_kept_and_a_young_draft_too(root: 
     assert {path.name for path in folder.iterdir()} == {*names[1:], "young.draft-2"}
 
 
-def test_a_head_that_loses_its_weights_is_no_newer_for_that(root: Path) -> None:
+def test_a_head_that_loses_its_weights_does_not_become_newer(root: Path) -> None:
     heads = [f"r0003h{number:02d}" for number in range(1, pruning.HEADS_KEPT)]
     fill(root, "r0001", "r0001h01", "r0002", "r0003", *heads)
     prune(root)

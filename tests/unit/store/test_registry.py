@@ -1,4 +1,4 @@
-"""Model versions on disk: whole or not at all, and a broken one never in the way."""
+"""Save and promote model versions, and skip broken ones."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def meta(number: int = 1, **changes: object) -> Meta:
 
 
 def state_of(meta: Meta) -> State:
-    """Weights of the shapes of a version's, of a network so narrow that it takes 30 kB, not 45 MB:
-    all zeros, but for a last layer that counts from 0.
+    """Return weights of a network so narrow that it takes 30 kB, not 45 MB: all zeros, except for
+    a last layer that counts from 0.
     """
     state: State = {
         name: np.zeros(shape, np.int64 if dtype == "I64" else np.float32)
@@ -90,7 +90,7 @@ def record(project_id: int = 7) -> ProjectRecord:
     )
 
 
-def test_a_saved_version_comes_back_as_it_was(root: Path) -> None:
+def test_a_saved_version_is_loaded_unchanged(root: Path) -> None:
     saved = save(root, meta())
     assert Registry(root).read_meta("r0001") == saved
     weight = Registry(root).load_state("r0001")["fc.weight"]
@@ -121,7 +121,7 @@ def test_promoting_an_older_version_rolls_back(root: Path) -> None:
     assert Registry(root).last_round() == 2
 
 
-def test_promoting_what_is_not_there_names_what_is(root: Path) -> None:
+def test_promoting_a_missing_version_names_the_existing_ones(root: Path) -> None:
     save(root, meta())
     with pytest.raises(NoModelError, match="there are r0001"):
         Registry(root).promote("r0009")
@@ -154,11 +154,11 @@ def test_a_broken_version_is_skipped_and_named(root: Path, damage: object, reaso
     assert reason in broken["r0002"]
     current = Registry(root).current()
     assert current is not None
-    assert current.version == "r0001"  # the one before it serves on
-    assert Registry(root).last_round() == 2  # its number is not given out again
+    assert current.version == "r0001"  # the previous version serves
+    assert Registry(root).last_round() == 2  # its number is not reused
 
 
-def test_flipped_bits_in_the_weights_are_found(root: Path) -> None:
+def test_flipped_bits_in_the_weights_are_detected(root: Path) -> None:
     save(root, meta())
     path = root / "r0001" / "model.safetensors"
     content = bytearray(path.read_bytes())
@@ -170,7 +170,7 @@ def test_flipped_bits_in_the_weights_are_found(root: Path) -> None:
         Registry(root).promote("r0001")
 
 
-def test_other_files_in_the_folder_are_no_versions(root: Path) -> None:
+def test_other_files_in_the_folder_are_not_versions(root: Path) -> None:
     save(root, meta())
     (root / "notes").mkdir()
     (root / "r0002").write_text("a file, not a folder")
@@ -178,7 +178,7 @@ def test_other_files_in_the_folder_are_no_versions(root: Path) -> None:
     assert [m.version for m in Registry(root).versions()[0]] == ["r0001"]
 
 
-def test_a_killed_save_leaves_no_version_and_its_rest_is_cleared_away(root: Path) -> None:
+def test_a_killed_save_leaves_no_version_and_its_draft_is_deleted(root: Path) -> None:
     leftover = root / ".draft-r0001-99"
     leftover.mkdir(parents=True)
     (leftover / "model.safetensors").write_bytes(b"half")
@@ -187,7 +187,7 @@ def test_a_killed_save_leaves_no_version_and_its_rest_is_cleared_away(root: Path
     assert not leftover.exists()
 
 
-def test_a_full_disk_is_one_clear_error_and_leaves_nothing_half(
+def test_a_full_disk_is_one_clear_error_and_leaves_no_partial_version(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_space(*_: object) -> None:
@@ -199,7 +199,7 @@ def test_a_full_disk_is_one_clear_error_and_leaves_nothing_half(
     assert Registry(root).versions() == ([], {})
 
 
-def test_a_damaged_current_says_how_to_mend_it_and_promoting_does(root: Path) -> None:
+def test_a_damaged_current_says_how_to_repair_it_and_promoting_repairs_it(root: Path) -> None:
     save(root, meta())
     (root / "current").write_text("r0001")
     with pytest.raises(ModelFolderError, match=r"scripts\.models promote"):
@@ -226,7 +226,9 @@ def test_a_reader_never_sees_half_a_promotion(root: Path) -> None:
     assert seen == {"r0001", "r0002"}
 
 
-def test_a_removed_folder_of_the_version_in_service_falls_back(root: Path) -> None:
+def test_without_its_folder_the_version_in_service_falls_back_to_the_previous_one(
+    root: Path,
+) -> None:
     for number in (1, 2):
         save(root, meta(number))
         Registry(root).promote(f"r000{number}")
@@ -236,7 +238,7 @@ def test_a_removed_folder_of_the_version_in_service_falls_back(root: Path) -> No
     assert current.version == "r0001"
 
 
-def test_heads_come_between_their_body_and_the_next_one(root: Path) -> None:
+def test_heads_are_sorted_between_their_body_and_the_next(root: Path) -> None:
     for number, name in ((2, "r0002"), (1, "r0001h10"), (1, "r0001h02"), (1, "r0001")):
         save(root, meta(number, version=name))
     names = [found.version for found in Registry(root).versions()[0]]
@@ -248,7 +250,7 @@ def test_heads_come_between_their_body_and_the_next_one(root: Path) -> None:
     ]
 
 
-def test_a_head_comes_with_its_body_and_can_be_promoted(root: Path) -> None:
+def test_a_head_is_loaded_with_its_body_and_can_be_promoted(root: Path) -> None:
     body = state_of(meta()) | {"conv1.weight": np.ones((1, 3, 7, 7), np.float32)}
     Registry(root).save(body, meta())
     head = meta(version="r0001h01")

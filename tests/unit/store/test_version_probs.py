@@ -1,4 +1,4 @@
-"""What versions make of a pool: whole and of that pool, or not kept."""
+"""Keep a version's scores of a pool, and treat damaged or foreign ones as missing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ IDS = {"image_ids": '["a", "b"]'}
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A project with one version, of cats and dogs."""
+    """Return a project with one version for cats and dogs."""
     root = project_root(tmp_path, 7)
     save(root, meta())
     return root
@@ -34,7 +34,7 @@ def file_of(tensors: dict[str, Any], metadata: dict[str, str] | None = None) -> 
 
 
 def header(text: str | bytes, n_bytes: int = 0) -> bytes:
-    """A file with this for a header, whatever it is, and zeros for data."""
+    """Return a file with any header, and zeros for data."""
     content = text.encode() if isinstance(text, str) else text
     return struct.pack("<Q", len(content)) + content + bytes(n_bytes)
 
@@ -60,7 +60,7 @@ NO_SAFETENSORS = {
 }
 
 
-def test_the_pools_probabilities_come_back_with_their_ids(root: Path) -> None:
+def test_the_pools_probabilities_are_loaded_with_their_ids(root: Path) -> None:
     assert version_probs.load_pool_probs(root, "r0001") is None
     probs = np.array([[0.1, 0.9], [0.6, 0.4]], dtype=np.float32)
     version_probs.save_pool_probs(root, "r0001", ("a", "b"), probs)
@@ -71,7 +71,7 @@ def test_the_pools_probabilities_come_back_with_their_ids(root: Path) -> None:
 
 
 @pytest.mark.parametrize("content", NO_SAFETENSORS.values(), ids=NO_SAFETENSORS)
-def test_files_that_hold_no_scores_count_as_not_kept_and_are_named(
+def test_files_without_scores_are_named_and_treated_as_missing(
     root: Path, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name in ("pool", "validation"):
@@ -82,7 +82,7 @@ def test_files_that_hold_no_scores_count_as_not_kept_and_are_named(
     assert "r0001/validation.safetensors is damaged" in caplog.text
 
 
-def test_a_folder_in_the_place_of_scores_counts_as_not_kept(root: Path) -> None:
+def test_a_folder_in_the_place_of_scores_is_treated_as_missing(root: Path) -> None:
     (root / "r0001/pool.safetensors").mkdir()
     assert version_probs.load_pool_probs(root, "r0001") is None
 
@@ -104,20 +104,20 @@ def test_a_folder_in_the_place_of_scores_counts_as_not_kept(root: Path) -> None:
         pytest.param(PROBS + np.array([-1, 1]), IDS, id="negative probabilities"),
     ],
 )
-def test_pool_probabilities_that_are_none_count_as_not_kept(
+def test_invalid_pool_probabilities_are_treated_as_missing(
     root: Path, probs: np.ndarray[Any, Any], metadata: dict[str, str] | None
 ) -> None:
     (root / "r0001/pool.safetensors").write_bytes(file_of({"probs": probs}, metadata))
     assert version_probs.load_pool_probs(root, "r0001") is None
 
 
-def test_pool_probabilities_under_another_name_count_as_not_kept(root: Path) -> None:
+def test_pool_probabilities_under_another_name_are_treated_as_missing(root: Path) -> None:
     (root / "r0001/pool.safetensors").write_bytes(file_of({"scores": PROBS}, IDS))
     assert version_probs.load_pool_probs(root, "r0001") is None
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf])
-def test_a_version_that_made_nan_of_the_pool_is_named(root: Path, number: float) -> None:
+def test_a_version_with_nan_probabilities_for_the_pool_is_named(root: Path, number: float) -> None:
     bad = PROBS.copy()
     bad[1, 0] = number
     version_probs.save_pool_probs(root, "r0001", ("a", "b"), bad)
@@ -138,7 +138,7 @@ def test_a_version_that_made_nan_of_the_pool_is_named(root: Path, number: float)
         pytest.param({"probs": np.eye(3, dtype=np.float32)[:2], "labels": LABELS}, id="3 classes"),
     ],
 )
-def test_damaged_validation_probabilities_count_as_not_kept(
+def test_damaged_validation_probabilities_are_treated_as_missing(
     root: Path, tensors: dict[str, Any]
 ) -> None:
     version_probs.save_validation_probs(root, "r0001", LABELS, PROBS)

@@ -1,4 +1,4 @@
-"""Weights are told apart by their bodies."""
+"""Fingerprint the bodies of weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from backend.store.version_weights import body_key
 from tests.unit.store.test_registry import meta, state_of
 
 
-def test_the_fingerprint_of_a_body_does_not_see_its_head() -> None:
+def test_the_fingerprint_of_a_body_ignores_its_head() -> None:
     body = state_of(meta()) | {"conv1.weight": np.ones((2, 2), np.float32)}
     other_head = body | {"fc.weight": np.zeros((2, 2), np.float32)}
     other_body = body | {"conv1.weight": np.zeros((2, 2), np.float32)}

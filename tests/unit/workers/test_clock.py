@@ -1,4 +1,4 @@
-"""The clock with a real Redis and an oracle in Label Studio's place; time is an argument."""
+"""Run the clock with a real Redis and an oracle in place of Label Studio; time is an argument."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def queue(redis_server: RedisServer) -> TrainingQueue:
 
 @pytest.fixture
 def project() -> OracleProject:
-    """Nine open tasks, so that no more images are due."""
+    """Return a project with nine open tasks, so that no more images are due."""
     own = OracleProject(("cat", "dog"))
     own.import_tasks([NewTask(f"img-{i}", {}) for i in range(9)])
     return own
@@ -93,12 +93,12 @@ def n_new(root: Path, queue: TrainingQueue) -> int:
 
 
 def learn(store: ProjectStore, now: float) -> None:
-    """As if a training had learned all answers that were read."""
+    """Record all annotations as learned, as a training does."""
     learned = {a.annotation_id: a.digest for of in store.annotations().values() for a in of}
     store.record_learned(learned, now, trained_at=now, head_revision=store.facts().revision)
 
 
-def test_lost_webhooks_are_counted_once_when_label_studio_was_read(
+def test_annotations_of_lost_webhooks_are_counted_once_after_reading_label_studio(
     clock: Clock, root: Path, queue: TrainingQueue, project: OracleProject
 ) -> None:
     project.answer(1, "cat")
@@ -109,7 +109,7 @@ def test_lost_webhooks_are_counted_once_when_label_studio_was_read(
     assert n_new(root, queue) == 2
 
 
-def test_a_webhook_that_was_under_way_is_not_counted_twice(
+def test_an_annotation_read_before_its_webhook_arrived_is_counted_once(
     clock: Clock, root: Path, queue: TrainingQueue, project: OracleProject
 ) -> None:
     project.answer(1, "cat")
@@ -120,22 +120,22 @@ def test_a_webhook_that_was_under_way_is_not_counted_twice(
     assert n_new(root, queue) == 1
 
 
-def test_answers_whose_webhook_never_came_are_told_once_in_the_log(
+def test_annotations_without_a_webhook_are_logged_once(
     clock: Clock, queue: TrainingQueue, project: OracleProject, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("INFO"):
         clock.tick(NOON)
         project.answer(1, "cat")
         project.answer(2, "dog")
-        clock.tick(NOON + 60)  # the webhook of the first is under way
+        clock.tick(NOON + 60)  # the webhook of the first has not arrived yet
         queue.hint(PROJECT, NOON + 60.5, ["img-0"])
         for second in (61, 62, 63, 120, 123):
             clock.tick(NOON + second)
-    told = [message for message in caplog.messages if "without a webhook" in message]
-    assert told == ["project 7: 1 changes came without a webhook"]
+    lines = [message for message in caplog.messages if "without a webhook" in message]
+    assert lines == ["project 7: 1 changes came without a webhook"]
 
 
-def test_what_a_round_has_learned_meanwhile_is_not_missed(
+def test_annotations_that_a_training_learned_do_not_count_as_new(
     clock: Clock, root: Path, store: ProjectStore, queue: TrainingQueue, project: OracleProject
 ) -> None:
     project.answer(1, "cat")
@@ -158,7 +158,7 @@ def test_an_edit_and_a_deletion_without_a_webhook_count_as_changes(
     assert n_new(root, queue) == 2
 
 
-def test_a_deleted_task_is_missed_by_the_number_of_tasks(
+def test_a_deleted_task_is_noticed_by_the_number_of_tasks(
     clock: Clock, root: Path, store: ProjectStore, queue: TrainingQueue, project: OracleProject,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -174,7 +174,7 @@ def test_a_deleted_task_is_missed_by_the_number_of_tasks(
 
     monkeypatch.setattr(project, "read_tasks", read_tasks)
     clock.tick(NOON + 60)
-    assert readings == [readings[0]]  # of changes alone: none is missing
+    assert readings == [readings[0]]  # only changes: no task is missing
     project.delete_tasks([1])
     clock.tick(NOON + 120)
     assert readings[1:] == [readings[1], None]
@@ -182,7 +182,7 @@ def test_a_deleted_task_is_missed_by_the_number_of_tasks(
     assert n_new(root, queue) == 1
 
 
-def test_everything_is_read_again_now_and_then(
+def test_all_tasks_are_read_again_at_intervals(
     clock: Clock, project: OracleProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock.tick(NOON)
@@ -209,18 +209,18 @@ def test_a_retrain_that_is_due_is_enqueued_once(
     assert trains.job_ids == ["retrain-p7"]
 
 
-def test_what_is_due_is_enqueued_again_with_the_next_tick_if_its_job_was_lost(
+def test_the_next_tick_enqueues_a_lost_job_again(
     clock: Clock, queue: TrainingQueue, trains: Queue
 ) -> None:
     clock.tick(NOON)
     queue.ask_for_training(PROJECT, NOON)
     clock.tick(NOON + 1)
     trains.empty()  # type: ignore[no-untyped-call]
-    clock.tick(NOON + 2)  # and nobody says look
+    clock.tick(NOON + 2)  # no look was requested
     assert trains.job_ids == ["retrain-p7"]
 
 
-def test_a_person_who_asks_gets_a_training_that_had_died_again_and_again(
+def test_start_training_retries_a_training_that_kept_dying(
     clock: Clock, queue: TrainingQueue, trains: Queue
 ) -> None:
     queue.enqueue("retrain", PROJECT)
@@ -242,13 +242,13 @@ def test_a_dead_ranker_delays_no_training(
 ) -> None:
     clock.tick(NOON)
     queue.hint(PROJECT, NOON + 1, ["img-0", "img-1", "img-2"])
-    assert ranks.job_ids == ["rank-p7"]  # nobody takes it
+    assert ranks.job_ids == ["rank-p7"]  # no worker takes it
     clock.tick(NOON + 2)
     assert trains.job_ids == ["retrain-p7"]
     assert n_new(root, queue) == 3
 
 
-def test_start_training_outlives_a_lost_redis(
+def test_start_training_survives_a_lost_redis(
     clock: Clock, queue: TrainingQueue, trains: Queue, redis_server: RedisServer
 ) -> None:
     clock.tick(NOON)
@@ -261,7 +261,7 @@ def test_start_training_outlives_a_lost_redis(
 
 
 @pytest.mark.parametrize(("train", "step"), [("both", "refit"), ("head", "refit"), ("full", None)])
-def test_a_new_answer_is_given_to_a_head_unless_only_full_trainings_are_wanted(
+def test_a_new_annotation_makes_a_head_due_unless_train_is_full(
     settings: Settings, queue: TrainingQueue, root: Path, store: ProjectStore,
     project: OracleProject, ranks: Queue, monkeypatch: pytest.MonkeyPatch,
     train: str, step: str | None,
@@ -280,7 +280,7 @@ def test_a_new_answer_is_given_to_a_head_unless_only_full_trainings_are_wanted(
     assert ranks.job_ids == ([f"rank-p{PROJECT}"] if step else [])
 
 
-def test_one_answer_is_trained_a_minute_after_it_came(
+def test_one_annotation_is_trained_a_minute_after_it_arrived(
     clock: Clock, project: OracleProject, trains: Queue
 ) -> None:
     project.answer(1, "cat")
@@ -291,7 +291,7 @@ def test_one_answer_is_trained_a_minute_after_it_came(
     assert trains.job_ids == ["retrain-p7"]
 
 
-def test_a_lost_redis_is_rebuilt_from_what_the_last_round_learned(
+def test_new_annotations_are_found_again_after_redis_was_lost(
     clock: Clock, root: Path, store: ProjectStore, queue: TrainingQueue, project: OracleProject,
     redis_server: RedisServer,
 ) -> None:  # fmt: skip
@@ -306,7 +306,7 @@ def test_a_lost_redis_is_rebuilt_from_what_the_last_round_learned(
     assert n_new(root, queue) == 3
 
 
-def test_the_ticks_go_on_while_label_studio_is_away(
+def test_the_clock_keeps_ticking_while_label_studio_is_unreachable(
     clock: Clock, queue: TrainingQueue, project: OracleProject, trains: Queue,
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
@@ -318,13 +318,13 @@ def test_the_ticks_go_on_while_label_studio_is_away(
         clock.tick(NOON)
         clock.tick(NOON + 60)
         assert caplog.text.count("cannot be reached") == 1
-        # What is due does not depend on it.
+        # Training does not depend on Label Studio.
         queue.hint(PROJECT, NOON + 61, ["img-0", "img-1", "img-2"])
         clock.tick(NOON + 61)
     assert trains.job_ids == ["retrain-p7"]
 
 
-def test_a_label_studio_that_is_away_and_comes_back_is_one_log_line_each(
+def test_losing_label_studio_and_its_return_are_logged_once_each(
     clock: Clock, project: OracleProject, monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
@@ -342,7 +342,7 @@ def test_a_label_studio_that_is_away_and_comes_back_is_one_log_line_each(
     assert caplog.messages == ["Label Studio cannot be reached", "all services answer again"]
 
 
-def test_a_redis_that_comes_back_is_used_again(
+def test_redis_is_used_again_when_it_returns(
     clock: Clock, queue: TrainingQueue, redis_server: RedisServer, trains: Queue
 ) -> None:
     redis_server.stop()
@@ -354,7 +354,7 @@ def test_a_redis_that_comes_back_is_used_again(
     assert trains.job_ids == ["retrain-p7"]
 
 
-def test_the_clock_keeps_whether_label_studio_answered(
+def test_the_clock_records_whether_label_studio_responds(
     clock: Clock, queue: TrainingQueue, project: OracleProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock.tick(NOON)
@@ -375,17 +375,17 @@ def test_the_clock_keeps_whether_label_studio_answered(
 
 
 class Health(BaseHTTPRequestHandler):
-    """A backend that says it is up."""
+    """Stand in for a healthy backend."""
 
     def do_GET(self) -> None:
         self.send_response(200 if self.path == "/health" else 404)
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
-        """Nothing."""
+        """Log nothing."""
 
 
-def test_the_clock_keeps_whether_the_backend_answers(
+def test_the_clock_records_whether_the_backend_responds(
     settings: Settings, queue: TrainingQueue, project: OracleProject,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -393,10 +393,13 @@ def test_the_clock_keeps_whether_the_backend_answers(
         url = f"http://127.0.0.1:{server.server_port}"
         clock = Clock(settings.model_copy(update={"backend_url": url}), queue)
         monkeypatch.setattr(clock, "_project", lambda _: project)
-        answering = threading.Thread(target=server.handle_request)
-        answering.start()
-        clock.tick(NOON)
-        answering.join()
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            clock.tick(NOON)
+        finally:
+            server.shutdown()
+            thread.join()
         assert queue.health()["backend"]["problem"] == ""
     clock.tick(NOON + 5)
     assert queue.health()["backend"]["problem"] == ""  # every ten seconds is enough
@@ -407,7 +410,7 @@ def test_the_clock_keeps_whether_the_backend_answers(
 
 @pytest.fixture
 def ordered(root: Path, project: OracleProject) -> None:
-    """A version is in service, and Label Studio orders by it; it knows another one as well."""
+    """Put r0001 in service and order tasks by it; Label Studio also has predictions of r0000."""
     save_version(root, meta(1))
     Registry(root).promote("r0001")
     for version in ("r0001", "r0000"):
@@ -416,30 +419,30 @@ def ordered(root: Path, project: OracleProject) -> None:
 
 
 @pytest.mark.usefixtures("ordered")
-def test_open_tasks_are_ordered_anew_if_label_studio_orders_by_another_version(
+def test_open_tasks_are_reordered_if_label_studio_orders_by_another_version(
     clock: Clock, store: ProjectStore, project: OracleProject, ranks: Queue
 ) -> None:
     store.record(ordered_by="r0001")
     clock.tick(NOON)
     assert ranks.job_ids == []
-    project.switch_model_version("r0000")  # a person has chosen another one
+    project.switch_model_version("r0000")  # chosen by hand in Label Studio
     clock.tick(NOON + 60)
     assert store.facts().ordered_by == "r0000"
     assert ranks.job_ids == ["rank-p7"]
 
 
 @pytest.mark.usefixtures("ordered")
-def test_open_tasks_are_ordered_anew_if_nobody_has_kept_what_is_open(
+def test_open_tasks_are_reordered_if_the_record_of_open_images_is_lost(
     clock: Clock, settings: Settings, root: Path, queue: TrainingQueue, ranks: Queue
 ) -> None:
-    """After a project's database was lost nobody sees what is open until they were ordered."""
+    """After the database was lost, the dashboard shows no open images until they are reordered."""
     clock.tick(NOON)
     assert ranks.job_ids == ["rank-p7"]
     state = observe(root, queue, PROJECT)
     assert decide(state, policy_of(settings), NOON).rank == "refresh"
 
 
-def test_one_projects_good_answer_does_not_hide_anothers_bad_one(
+def test_one_projects_success_does_not_hide_anothers_error(
     clock: Clock, settings: Settings, queue: TrainingQueue, project: OracleProject,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -451,15 +454,15 @@ def test_one_projects_good_answer_does_not_hide_anothers_bad_one(
     monkeypatch.setattr(gone, "read_tasks", away)
     write_record(project_root(settings.model_dir, 3), record(3))
     monkeypatch.setattr(clock, "_project", {3: gone, PROJECT: project}.__getitem__)
-    clock.tick(NOON)  # ours is read after it
+    clock.tick(NOON)  # project 7 is read after project 3
     assert queue.health()["label_studio"]["problem"] == "Label Studio has no project 3: run set-up"
 
 
-def test_a_damaged_file_of_one_project_does_not_keep_the_clock_from_the_others(
+def test_a_damaged_file_of_one_project_does_not_stop_the_others(
     clock: Clock, settings: Settings, queue: TrainingQueue, trains: Queue,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
-    damaged = project_root(settings.model_dir, 3)  # before ours
+    damaged = project_root(settings.model_dir, 3)  # read before project 7
     write_record(damaged, record(3))
     (damaged / "current").write_text("[" * 100_000)
     queue.ask_for_training(PROJECT, NOON)
@@ -468,7 +471,7 @@ def test_a_damaged_file_of_one_project_does_not_keep_the_clock_from_the_others(
     assert f"{damaged}/current is damaged" in caplog.text
 
 
-def test_what_an_earlier_release_kept_in_redis_is_taken_over_once(
+def test_state_of_an_earlier_release_in_redis_is_migrated_once(
     clock: Clock, store: ProjectStore, trains: Queue, redis_server: RedisServer
 ) -> None:
     connection = Redis.from_url(redis_server.url)
@@ -479,6 +482,6 @@ def test_what_an_earlier_release_kept_in_redis_is_taken_over_once(
         connection.lpush("tightloop:p7:errors", json.dumps(error))
     clock.tick(NOON)
     assert [error["message"] for error in store.errors()] == ["the newer", "the older"]
-    assert trains.job_ids == ["retrain-p7"]  # a person had asked for it
+    assert trains.job_ids == ["retrain-p7"]  # it was requested by hand
     left = {key.decode() for key in connection.scan_iter("tightloop:p7:*")}
     assert left <= {"tightloop:p7:hints"}

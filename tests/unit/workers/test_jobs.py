@@ -1,4 +1,4 @@
-"""The jobs around the loop: rounds until none is due, and errors that people can read."""
+"""Run the jobs: trainings until none is due, and errors shown in plain words."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -34,6 +35,7 @@ from backend.store.registry import Registry
 from backend.workers import jobs
 from scripts.research.oracle import OracleProject
 from tests.conftest import RedisServer
+from tests.patience import PATIENCE_S, wait_for
 from tests.unit.store.test_registry import meta, record
 from tests.unit.store.test_registry import save as save_version
 
@@ -60,15 +62,15 @@ def queue(redis_server: RedisServer) -> TrainingQueue:
 
 @pytest.fixture
 def store(settings: Settings) -> ProjectStore:
-    """A project that was read a while ago."""
+    """Return the store of a project that was read 100 seconds ago."""
     own = ProjectStore(project_root(settings.model_dir, PROJECT))
     own.record(read_at=time.time() - 100)
     return own
 
 
 @pytest.fixture
-def answer(queue: TrainingQueue) -> Callable[[int], None]:
-    """Have webhooks tell of answers to so many other images."""
+def annotate(queue: TrainingQueue) -> Callable[[int], None]:
+    """Return a function that sends webhooks about annotations of that many more images."""
     numbers = itertools.count()
     return lambda count: queue.hint(
         PROJECT, time.time(), [f"img-{next(numbers)}" for _ in range(count)]
@@ -83,7 +85,7 @@ def n_new(settings: Settings, queue: TrainingQueue) -> Callable[[], int]:
 
 @pytest.fixture
 def work(settings: Settings, queue: TrainingQueue, monkeypatch: pytest.MonkeyPatch) -> jobs.Work:
-    """What the jobs work with: an oracle in Label Studio's place, and no loop."""
+    """Give the jobs an oracle in place of Label Studio, and no loop."""
     own = jobs.Work(settings, queue, PROJECT)
     own.project = OracleProject(("a", "b"))
     own.loop = cast(Loop, None)
@@ -96,7 +98,7 @@ def work(settings: Settings, queue: TrainingQueue, monkeypatch: pytest.MonkeyPat
 def train(
     work: jobs.Work, store: ProjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[Callable[[int], None]], int]:
-    """Run the job with a training that only reads and calls back; return how many there were."""
+    """Return a function that runs the job with a stand-in for training and counts the trainings."""
 
     def run(during: Callable[[int], None]) -> int:
         n_trainings = 0
@@ -126,17 +128,17 @@ def train(
 
 
 def test_annotations_that_arrive_during_a_training_lead_to_exactly_one_more(
-    answer: Callable[[int], None],
+    annotate: Callable[[int], None],
     n_new: Callable[[], int],
     train: Callable[[Callable[[int], None]], int],
 ) -> None:
-    def five_people_answer(number: int) -> None:
+    def annotate_five(number: int) -> None:
         if number == 1:
             for _ in range(5):
-                answer(1)
+                annotate(1)
 
-    answer(3)
-    assert train(five_people_answer) == 2
+    annotate(3)
+    assert train(annotate_five) == 2
     assert n_new() == 0
 
 
@@ -144,8 +146,8 @@ def test_annotations_that_arrive_during_a_training_lead_to_exactly_one_more(
     ("n_cores", "n_trainers", "threads"),
     [(1, 1, 1), (2, 1, 1), (4, 1, 3), (4, 0, 3), (5, 2, 2), (5, 9, 1), (64, 1, 8)],
 )
-def test_trainers_leave_a_core_to_people_and_share_the_others(
-    answer: Callable[[int], None],
+def test_trainers_leave_one_core_free_and_share_the_others(
+    annotate: Callable[[int], None],
     train: Callable[[Callable[[int], None]], int],
     redis_server: RedisServer,
     monkeypatch: pytest.MonkeyPatch,
@@ -160,43 +162,43 @@ def test_trainers_leave_a_core_to_people_and_share_the_others(
     before, used = torch.get_num_threads(), []
     torch.set_num_threads(8)  # as OMP_NUM_THREADS may say
     try:
-        answer(3)
+        annotate(3)
         train(lambda _: used.append(torch.get_num_threads()))
     finally:
         torch.set_num_threads(before)
     assert used == [threads]
 
 
-def test_a_few_annotations_during_a_training_wait_for_their_number(
-    answer: Callable[[int], None],
+def test_too_few_annotations_during_a_training_do_not_start_another(
+    annotate: Callable[[int], None],
     n_new: Callable[[], int],
     train: Callable[[Callable[[int], None]], int],
 ) -> None:
-    answer(3)
-    assert train(lambda _: answer(1)) == 1
+    annotate(3)
+    assert train(lambda _: annotate(1)) == 1
     assert n_new() == 1
 
 
-def test_a_job_without_anything_due_trains_nothing(
+def test_a_job_trains_nothing_if_no_training_is_due(
     train: Callable[[Callable[[int], None]], int],
 ) -> None:
     assert train(lambda _: None) == 0
 
 
-def test_too_few_labels_are_said_and_waited_for(
+def test_too_few_labels_are_reported_without_an_error(
     store: ProjectStore,
-    answer: Callable[[int], None],
+    annotate: Callable[[int], None],
     n_new: Callable[[], int],
     train: Callable[[Callable[[int], None]], int],
 ) -> None:
     def one_class(_: int) -> None:
         raise TooFewLabelsError("training starts when at least two classes are labeled")
 
-    answer(3)
+    annotate(3)
     assert train(one_class) == 1
     assert "two classes" in (store.facts().waiting_for or "")
     assert store.errors() == []
-    assert n_new() == 0  # tried again with the next answers
+    assert n_new() == 0  # the next annotations start another try
 
 
 @pytest.mark.parametrize(
@@ -206,11 +208,11 @@ def test_too_few_labels_are_said_and_waited_for(
         (RuntimeError("hunter2"), "unexpected RuntimeError"),
     ],
 )
-def test_an_error_is_shown_to_people_and_tried_again_in_its_time(
+def test_a_failed_training_is_shown_and_retried_after_its_delay(
     settings: Settings,
     queue: TrainingQueue,
     store: ProjectStore,
-    answer: Callable[[int], None],
+    annotate: Callable[[int], None],
     work: jobs.Work,
     monkeypatch: pytest.MonkeyPatch,
     error: Exception,
@@ -220,12 +222,12 @@ def test_an_error_is_shown_to_people_and_tried_again_in_its_time(
         raise error
 
     monkeypatch.setattr(rounds, "train_round", fail)
-    answer(3)
+    annotate(3)
     jobs.retrain(PROJECT)
-    [noted] = store.errors()
-    assert noted["where"] == "training"
-    assert shown in noted["message"]
-    assert "hunter2" not in noted["message"]
+    [shown_error] = store.errors()
+    assert shown_error["where"] == "training"
+    assert shown in shown_error["message"]
+    assert "hunter2" not in shown_error["message"]
     state = observe(work.root, queue, PROJECT)
     assert state.n_new == 3  # nothing is lost
     now, policy = state.failed_at["retrain"], policy_of(settings)
@@ -241,7 +243,7 @@ def test_an_error_is_shown_to_people_and_tried_again_in_its_time(
         (LabelStudioError("cannot be reached"), ["cannot be reached"], True),
     ],
 )
-def test_a_head_knows_the_answers_it_read_and_is_tried_again_after_an_error(
+def test_a_head_is_due_again_only_after_an_error(
     settings: Settings,
     queue: TrainingQueue,
     store: ProjectStore,
@@ -277,7 +279,7 @@ def test_a_head_knows_the_answers_it_read_and_is_tried_again_after_an_error(
     assert state.n_new == 2  # the training has not learned them
 
 
-def test_a_failed_step_does_not_keep_the_ranker_from_the_others(
+def test_a_failed_step_does_not_stop_the_rankers_other_steps(
     store: ProjectStore, work: jobs.Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[str] = []
@@ -295,56 +297,58 @@ def test_a_failed_step_does_not_keep_the_ranker_from_the_others(
     jobs.rank(PROJECT)
     assert done == ["collect_reviews"]
     assert [error["where"] for error in store.errors()] == ["asking images"]
-    assert work.queue.hints(PROJECT).looks == 1  # the clock looks when its time has come
+    assert work.queue.hints(PROJECT).looks == 1  # the clock looks when the retry is due
 
 
 @pytest.mark.usefixtures("store")
-def test_a_damaged_database_ends_the_rankers_look_with_one_line(
+def test_a_damaged_database_ends_a_rank_job_with_one_log_line(
     work: jobs.Work, caplog: pytest.LogCaptureFixture
 ) -> None:
     for path in work.root.glob("project.db*"):
         path.unlink()
     (work.root / "project.db").write_text("no database, but long enough to be read as one" * 9)
     jobs.rank(PROJECT)
-    [told] = [message for message in caplog.messages if "project.db is damaged" in message]
-    assert "restore a backup" in told
+    [line] = [message for message in caplog.messages if "project.db is damaged" in message]
+    assert "restore a backup" in line
 
 
-def test_the_ranker_has_a_training_enqueued_that_is_due(
-    answer: Callable[[int], None],
+def test_the_ranker_enqueues_a_training_that_is_due(
+    annotate: Callable[[int], None],
     store: ProjectStore,
     work: jobs.Work,
     redis_server: RedisServer,
 ) -> None:
     store.record(exhausted_at=time.time())
     work.queue.ask_for_training(PROJECT, time.time())
-    answer(1)
+    annotate(1)
     jobs.rank(PROJECT)
     trains = Queue("train", connection=Redis.from_url(redis_server.url))
     assert trains.job_ids == ["retrain-p7"]
 
 
-def test_a_second_training_waits_for_one_that_outlived_its_worker(
+def test_a_second_training_waits_for_one_whose_worker_is_gone(
     settings: Settings,
     store: ProjectStore,
-    answer: Callable[[int], None],
+    annotate: Callable[[int], None],
     train: Callable[[Callable[[int], None]], int],
 ) -> None:
     root = project_root(settings.model_dir, PROJECT)
-    answer(3)
+    annotate(3)
     trained: list[int] = []
-    with lock(root, "train"):
-        second = threading.Thread(target=lambda: trained.append(train(lambda _: None)))
-        second.start()
-        time.sleep(0.5)
-        assert trained == []
-        # The first one ends, and has read all there is.
-        store.record_reading(time.time(), is_full=False)
-    second.join(10)
+    second = threading.Thread(target=lambda: trained.append(train(lambda _: None)))
+    try:
+        with lock(root, "train"):
+            second.start()
+            time.sleep(0.5)
+            assert trained == []
+            # The first training ends and has read all annotations.
+            store.record_reading(time.time(), is_full=False)
+    finally:
+        second.join(PATIENCE_S)
     assert trained == [0]
 
 
-def test_a_long_phase_is_in_the_workers_log_with_its_project(
+def test_a_long_phase_is_logged_with_its_project(
     queue: TrainingQueue, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
@@ -370,22 +374,26 @@ def _worker(url: str, child_pid: Any) -> None:
     child.join()
 
 
-def test_a_job_ends_once_its_worker_is_gone(redis_server: RedisServer) -> None:
+def test_a_job_ends_when_its_worker_is_killed(redis_server: RedisServer) -> None:
     context = multiprocessing.get_context("spawn")
     child_pid = context.Value("i", 0)
     worker = context.Process(target=_worker, args=(redis_server.url, child_pid))
     worker.start()
-    wait_until(lambda: child_pid.value > 0)
-    job = psutil.Process(child_pid.value)
-    time.sleep(0.3)
-    assert job.is_running()
-    worker.kill()
-    worker.join()
-    wait_until(lambda: not job.is_running() or job.status() == psutil.STATUS_ZOMBIE)
+    try:
+        wait_for(lambda: child_pid.value, "the worker to start its job")
+        job = psutil.Process(child_pid.value)
+        time.sleep(0.3)
+        assert job.is_running()
+        worker.kill()
+        worker.join()
+        wait_for(lambda: has_ended(job), "the job to end")
+    finally:
+        worker.kill()
+        worker.join()
+        with suppress(psutil.NoSuchProcess):
+            if child_pid.value:
+                psutil.Process(child_pid.value).kill()
 
 
-def wait_until(is_so: Callable[[], bool]) -> None:
-    give_up = time.monotonic() + 30
-    while not is_so():
-        assert time.monotonic() < give_up
-        time.sleep(0.05)
+def has_ended(process: psutil.Process) -> bool:
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
