@@ -1,40 +1,40 @@
-"""What the dashboard costs: a running backend in; the first view, and what open pages take, out.
-
-Pages are asked for as a browser does: every two seconds, with what was last seen of them.
-"""
+"""Measure what the dashboard costs: its first view, and pages that stay open."""
 
 from __future__ import annotations
 
 import shutil
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
+from threading import Event
 
 import httpx
-import psutil
 
 from backend.network.resnet_layout import HEAD_TENSORS
 from backend.store.open_image import OpenImage
 from backend.store.project_store import ProjectStore
 from backend.store.registry import Registry
-from backend.store.version_meta import Meta
+from scripts.research.background import in_background
+from scripts.research.random_project import FIRST
 
 PAGES = 20
-EVERY_S = 2.0
+EVERY_S = 2.0  # a page asks, as its script does
 VERSIONS = 30
 OPEN_IMAGES = 40
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 
 
-def fill_project(root: Path, first: Meta) -> None:
-    """A project that has been at work for a while: versions, and open images with pictures."""
-    state = Registry(root).load_state(first.version)
+def fill_project(root: Path) -> None:
+    """Add what a project has after a while: versions, and open images with pictures."""
+    registry = Registry(root)
+    first = registry.read_meta(FIRST)
+    state = registry.load_state(FIRST)
     last_layer = {name: state[name] for name in HEAD_TENSORS}
     for number in range(1, VERSIONS + 1):
-        version = {"version": f"{first.version}h{number:02d}", "labels": 100 + 20 * number}
-        Registry(root).save(last_layer, first.model_copy(update=version))
+        version = {"version": f"{FIRST}h{number:02d}", "labels": 100 + 20 * number}
+        registry.save(last_layer, first.model_copy(update=version))
     images = [
         OpenImage(
             image_id=f"i{number}",
@@ -49,50 +49,33 @@ def fill_project(root: Path, first: Meta) -> None:
 
 
 def first_view(url: str) -> tuple[int, float | None]:
-    """Bytes of the page and all it needs, and seconds until a Chromium, if any, has them."""
+    """Return the bytes of the page with all it needs, and the seconds until Chromium shows it.
+
+    The seconds are None without a Chromium.
+    """
     paths = ("/dashboard", "/static/dashboard.css", "/static/dashboard.js", "/dashboard/curve.svg")
     with httpx.Client(base_url=url) as client:
         n_bytes = sum(len(client.get(path).raise_for_status().content) for path in paths)
     return n_bytes, _seconds_in_chromium(f"{url}/dashboard")
 
 
-def share_of_a_core(pid: int, seconds: float) -> float:
-    """What a process and its children take of one core, over a while."""
-    process = psutil.Process(pid)
-    tree = [process, *process.children(recursive=True)]
-    before, began = _cpu_s(tree), time.perf_counter()
-    time.sleep(seconds)
-    return (_cpu_s(tree) - before) / (time.perf_counter() - began)
-
-
 @contextmanager
 def open_pages(url: str) -> Iterator[None]:
-    """PAGES of them, evenly spread in time."""
-    closed = threading.Event()
-    pages = [
-        threading.Thread(target=_keep_open, args=(url, number * EVERY_S / PAGES, closed))
-        for number in range(PAGES)
-    ]
-    for page in pages:
-        page.start()
-    time.sleep(2 * EVERY_S)  # the first views are over
-    try:
+    """Keep PAGES open, which ask evenly spread in time, with what they have seen last."""
+
+    def keep_open(over: Event, number: int) -> None:
+        seen: dict[str, str] = {}
+        over.wait(number * EVERY_S / PAGES)
+        with httpx.Client(base_url=url, timeout=30) as client:
+            while not over.is_set():
+                response = client.get("/dashboard", headers=seen)
+                if response.status_code == 200:
+                    seen = {"If-None-Match": response.headers["ETag"]}
+                over.wait(EVERY_S)
+
+    with in_background(keep_open, PAGES):
+        time.sleep(2 * EVERY_S)  # the first views are over
         yield
-    finally:
-        closed.set()
-        for page in pages:
-            page.join()
-
-
-def _keep_open(url: str, after_s: float, closed: threading.Event) -> None:
-    seen: dict[str, str] = {}
-    closed.wait(after_s)
-    with httpx.Client(base_url=url, timeout=30) as client:
-        while not closed.is_set():
-            answer = client.get("/dashboard", headers=seen)
-            if answer.status_code == 200:
-                seen = {"If-None-Match": answer.headers["ETag"]}
-            closed.wait(EVERY_S)
 
 
 def _seconds_in_chromium(url: str) -> float | None:
@@ -101,18 +84,13 @@ def _seconds_in_chromium(url: str) -> float | None:
         return None
     from playwright.sync_api import sync_playwright
 
+    script = "performance.getEntriesByType('navigation')[0].loadEventEnd"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        seconds = []
+        seconds: list[float] = []
         for _ in range(5):
-            page = browser.new_page()  # with a cache of its own
-            page.goto(url, wait_until="load")
-            script = "performance.getEntriesByType('navigation')[0].loadEventEnd"
-            seconds.append(page.evaluate(script) / 1000)
-            page.close()
+            with browser.new_page() as page:  # with an empty cache
+                page.goto(url, wait_until="load")
+                seconds.append(page.evaluate(script) / 1000)
         browser.close()
-    return float(sorted(seconds)[2])
-
-
-def _cpu_s(tree: list[psutil.Process]) -> float:
-    return sum(sum(process.cpu_times()[:2]) for process in tree)
+    return median(seconds)

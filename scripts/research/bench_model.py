@@ -1,11 +1,10 @@
-"""The part of `make bench` that is about the model: what feeding it costs, as two ratios."""
+"""Measure what feeding the model costs; a ratio of 1.0 means that it costs nothing."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from dataclasses import replace
 from statistics import median
+from time import perf_counter
 
 import numpy as np
 import torch
@@ -14,39 +13,49 @@ from backend.network import inference, resnet, training
 from backend.network.training import Recipe
 
 N_CLASSES = 10
+BATCH = 256
+WARM_UP = 3  # the first ones build, allocate and choose kernels
 
 
-def measure_model(image_size: int, device: str = "cpu") -> dict[str, float]:
-    """Both ratios, on noise of CIFAR-10's size; 1.0 = feeding the model costs nothing."""
-    recipe = Recipe(image_size=image_size)
-    return {
-        "training": training_ratio(recipe, device),
-        "scoring": scoring_ratio(image_size, device),
-    }
+class PairedTimes:
+    """The seconds of each step of ours, and of a bare step that follows it.
 
-
-def training_ratio(recipe: Recipe, device: str = "cpu", steps: int = 30) -> float:
-    """Steps/s of `training.train` over steps/s on one ready, already augmented batch.
-
-    Each step is followed by a bare one, so that a busy machine slows both: the median of pairs.
+    Pairs, because a busy machine slows both.
     """
-    recipe = replace(recipe, min_steps=steps, epochs=0)
+
+    def __init__(self, device: str, bare_step: Callable[[], object]) -> None:
+        self._is_cuda = torch.device(device).type == "cuda"
+        self._bare_step = bare_step
+        self._laps = [perf_counter()]
+
+    def __call__(self, _done: int, _total: int) -> None:
+        """Take the time of our step, then of a bare one."""
+        self._lap()
+        self._bare_step()
+        self._lap()
+
+    def ratio(self) -> float:
+        """Return our speed over that of the bare steps, as the median of pairs."""
+        ours_s, bare_s = np.diff(self._laps).reshape(-1, 2)[WARM_UP:].T
+        return median(bare_s / ours_s)
+
+    def _lap(self) -> None:
+        if self._is_cuda:
+            torch.cuda.synchronize()
+        self._laps.append(perf_counter())
+
+
+def training_ratio(image_size: int, device: str, steps: int = 30) -> float:
+    """Return the steps/s of `training.train` over those on one ready, already augmented batch."""
+    recipe = Recipe(image_size=image_size, min_steps=steps, epochs=0)
     images, labels = _noise(512), np.arange(512) % N_CLASSES
     feed = training.batches(
         images, labels, recipe=recipe, may_flip=True, seed=0, device=torch.device(device)
     )
-    batch, targets, weights = next(feed)
+    batch = next(feed)
     model = resnet.build(N_CLASSES, None, seed=0).to(memory_format=torch.channels_last)
-    model.to(device)
-    optimizer = training.make_optimizer(model, recipe)
-    lap = _stopwatch(device)
-    ours_s, bare_s = [], []
-
-    def after_step(_step: int, _steps: int) -> None:
-        ours_s.append(lap())
-        training.take_step(model, optimizer, batch, targets, weights)
-        bare_s.append(lap())
-
+    optimizer = training.make_optimizer(model.to(device), recipe)
+    times = PairedTimes(device, lambda: training.take_step(model, optimizer, *batch))
     training.train(
         images,
         labels,
@@ -56,58 +65,29 @@ def training_ratio(recipe: Recipe, device: str = "cpu", steps: int = 30) -> floa
         may_flip=True,
         seed=0,
         device=device,
-        on_step=after_step,
+        on_step=times,
     )
-    return _ratio(bare_s, ours_s)
+    return times.ratio()
 
 
-def scoring_ratio(image_size: int, device: str = "cpu", batches: int = 20) -> float:
-    """Images/s of `predict_probs` over those of the bare forward on one ready batch, in pairs."""
+def scoring_ratio(image_size: int, device: str, batches: int = 20) -> float:
+    """Return the images/s of `predict_probs` over those of the bare forward on a ready batch."""
     state = resnet.build(N_CLASSES, None, seed=0).state_dict()
     model = inference.load_model(state, N_CLASSES, device)
-    batch_size = 256
-    images = _noise(batch_size * batches)
-    on_device = inference.on_device(images[:batch_size], torch.device(device))
+    images = _noise(BATCH * batches)
+    on_device = inference.on_device(images[:BATCH], torch.device(device))
     ready = inference.resize(inference.normalizer(torch.device(device))(on_device), image_size)
-    lap = _stopwatch(device)
-    ours_s, bare_s = [], []
 
-    def after_batch(_done: int, _total: int) -> None:
-        ours_s.append(lap())
+    def forward() -> None:
         with torch.autocast(torch.device(device).type, torch.bfloat16):
             model(ready)
-        bare_s.append(lap())
 
+    times = PairedTimes(device, forward)
     inference.predict_probs(
-        model,
-        images,
-        image_size=image_size,
-        device=device,
-        batch_size=batch_size,
-        on_batch=after_batch,
+        model, images, image_size=image_size, device=device, batch_size=BATCH, on_batch=times
     )
-    return _ratio(bare_s, ours_s)
+    return times.ratio()
 
 
 def _noise(n: int) -> inference.Images:
     return np.random.default_rng(0).integers(0, 256, (n, 32, 32, 3), dtype=np.uint8)
-
-
-def _stopwatch(device: str) -> Callable[[], float]:
-    """A function that returns the seconds since its last call, once the device is done."""
-    before = time.perf_counter()
-
-    def lap() -> float:
-        nonlocal before
-        if torch.device(device).type == "cuda":
-            torch.cuda.synchronize()
-        now = time.perf_counter()
-        seconds, before = now - before, now
-        return seconds
-
-    return lap
-
-
-def _ratio(bare_s: list[float], ours_s: list[float]) -> float:
-    warm = slice(3, None)  # the first ones build, allocate and choose kernels
-    return median(bare / ours for bare, ours in zip(bare_s[warm], ours_s[warm], strict=True))

@@ -1,4 +1,4 @@
-"""Stand for Label Studio in a measurement: send what is asked for, and count it."""
+"""A stand-in for Label Studio that counts what it would send."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ LONG_AGO = timedelta(days=1)
 
 @dataclass
 class CountingProject(OracleProject):
-    """An oracle that reads as Label Studio does, only what is asked for, and counts what it sends.
+    """An oracle that sends only what is asked for, as Label Studio does, and counts it.
 
-    `truth` has a label for each task, `changed_at` all tasks, the last changed one last.
+    `truth` has each task's true label; `changed_at` lists all tasks, the last changed one last.
     """
 
     truth: dict[int, str] = field(default_factory=dict)
@@ -51,18 +51,19 @@ class CountingProject(OracleProject):
             found.append(OpenTask(**vars(reading.task), versions=versions))
         return found
 
-    def add(self, task_id: int, new: NewTask, answers: list[Annotation]) -> None:
+    def add(self, task_id: int, new: NewTask, annotations: list[Annotation], truth: str) -> None:
         """Add a task that was last changed long ago."""
         self.by_task[task_id] = new
-        self.answers[task_id] = answers
+        self.answers[task_id] = annotations
+        self.truth[task_id] = truth
         self.changed_at[task_id] = datetime.now(UTC) - LONG_AGO
-        if not answers:
+        if not annotations:
             self.open_ids.add(task_id)
             self.predictions[task_id] = {}
-        self.n_annotations += len(answers)
+        self.n_annotations += len(annotations)
 
-    def answer_next(self) -> int:
-        """Answer an open task rightly, as a person would; return which."""
+    def annotate_next(self) -> int:
+        """Give an open task its true label, as a person would, and return which task."""
         task_id = min(self.open_ids)
         self.open_ids.remove(task_id)
         self.n_annotations += 1
@@ -73,7 +74,7 @@ class CountingProject(OracleProject):
         return task_id
 
     def age(self, task_id: int) -> None:
-        """Have a task be changed long ago, so that the next reading does not find it again."""
+        """Date a task's change back, so that the next reading does not find it."""
         self._change(task_id, datetime.now(UTC) - LONG_AGO)
 
     def _change(self, task_id: int, moment: datetime) -> None:
@@ -82,11 +83,11 @@ class CountingProject(OracleProject):
 
     def _reading(self, task_id: int) -> TaskReading:
         new = self.by_task[task_id]
-        answers = tuple(self.answers[task_id])
+        annotations = tuple(self.answers[task_id])
         return TaskReading(
-            Task(task_id, new.image_id, is_open=not answers, awaits_second_opinion=False),
+            Task(task_id, new.image_id, is_open=not annotations, awaits_second_opinion=False),
             self.changed_at[task_id].isoformat(),
-            answers,
+            annotations,
             task_data.read_asked(new.data),
         )
 
@@ -105,7 +106,7 @@ class CountingProject(OracleProject):
 
 
 def make_annotation(annotation_id: int, task_id: int, annotator: int, label: str) -> Annotation:
-    """Return a person's answer to the task of that number's image."""
+    """Return an annotation of a task, whose image has the number before the task's."""
     return Annotation(
         annotation_id=annotation_id,
         task_id=task_id,
@@ -119,7 +120,7 @@ def make_annotation(annotation_id: int, task_id: int, annotator: int, label: str
 
 
 def _sent(config: LabelConfig, annotation: Annotation) -> dict[str, Any]:
-    """An annotation as Label Studio sends it."""
+    """Return an annotation as Label Studio sends it."""
     return {
         "id": annotation.annotation_id,
         "result": prediction_result(config, annotation.label or config.choices[0]),

@@ -1,9 +1,12 @@
-"""A row of the benchmark's table, and what is said while it is measured."""
+"""Rows of the benchmark's table."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -15,6 +18,12 @@ class Figure:
     target: str = "measured"
 
 
-def say(what: str) -> None:
-    """Tell people what is being measured."""
+def percentiles(seconds: Sequence[float]) -> str:
+    """Return the median and the 99th percentile in milliseconds."""
+    p50, p99 = np.percentile(seconds or [np.nan], [50, 99]) * 1000
+    return f"p50 {p50:.1f} ms, p99 {p99:.1f} ms"
+
+
+def announce(what: str) -> None:
+    """Tell the user what is measured next."""
     print(what, file=sys.stderr, flush=True)

@@ -19,7 +19,8 @@ from backend.labelstudio.incoming import SECRET_HEADER
 from backend.labelstudio.label_config import label_config_xml
 from backend.web.server import REQUEST_DEADLINE_S
 from scripts.research.idle_connections import KINDS
-from scripts.research.temporary_backend import CLASSES, PROJECT, USER, Backend, running_backend
+from scripts.research.random_project import CLASSES, PROJECT
+from scripts.research.temporary_backend import USER, Backend, running_backend
 from tests.patience import PATIENCE_S, wait_for
 
 ROOT = Path(__file__).parents[3]

@@ -8,16 +8,16 @@ import pytest
 
 from scripts.research.bench_circle import find_order
 
-ANSWERED_AT = datetime(2026, 1, 2, 12, 0, 0).timestamp()  # the log tells local time
+ANNOTATED_AT = datetime(2026, 1, 2, 12, 0, 0).timestamp()  # the log tells local time
 LOG = """\
-2026-01-02 12:00:00,100 INFO Worker 1a: rank: backend.jobs.rank(1) (rank-p1)
+2026-01-02 12:00:00,100 INFO Worker 1a: rank: backend.workers.jobs.rank(1) (rank-p1)
 2026-01-02 12:00:00,700 INFO r0001h03: 1,983 labels, 64.0 %
 2026-01-02 12:00:01,100 INFO 40 open tasks re-ordered by r0001h03
 """
 
 
 def test_the_parts_of_a_heads_order_add_up_to_the_whole() -> None:
-    found = find_order(LOG, ANSWERED_AT)
+    found = find_order(LOG, ANNOTATED_AT)
     assert found is not None
     assert (found.version, found.n_open) == ("r0001h03", 40)
     assert found.begin_s == pytest.approx(0.1)
@@ -27,6 +27,6 @@ def test_the_parts_of_a_heads_order_add_up_to_the_whole() -> None:
 
 
 def test_there_is_no_order_before_the_open_tasks_have_it() -> None:
-    assert find_order(LOG[: LOG.index("40 open")], ANSWERED_AT) is None
+    assert find_order(LOG[: LOG.index("40 open")], ANNOTATED_AT) is None
     refused = LOG.replace("re-ordered by r0001h03", "re-ordered by r0001h02")
-    assert find_order(refused, ANSWERED_AT) is None  # by the head before it
+    assert find_order(refused, ANNOTATED_AT) is None  # by the head before it

@@ -1,0 +1,140 @@
+"""A project with many annotations right after its first training, on random embeddings."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from backend.base.arrays import Embeddings, Labels
+from backend.base.labeling import Annotation, Asked, NewTask
+from backend.images.pool import LabeledSplit, Pool
+from backend.labelstudio import task_data
+from backend.network import resnet
+from backend.network.resnet_layout import HEAD_TENSORS
+from backend.network.training import Recipe
+from backend.rounds.loop import Loop
+from backend.rounds.observe import read_changes
+from backend.store import pool_embeddings, version_probs
+from backend.store.pool_embeddings import PoolEmbeddings
+from backend.store.project_record import project_root
+from scripts.research.counting_project import CountingProject, make_annotation
+from scripts.research.random_project import (
+    CLASSES,
+    FIRST,
+    PROJECT,
+    random_probs,
+    save_random_project,
+)
+
+VALIDATION, TEST = 2_000, 10_000
+CENTERS, SPREAD = 50, 2.5
+IMAGE_SIZE = 64
+ANNOTATORS = 5
+CARELESS = 0.05  # share of annotations that are of any class
+SECOND_OPINION_EVERY = 20  # images
+PICTURE = "data:image/png;base64," + "A" * 3200  # as large as a photo of 32 px
+
+
+def make_annotated_project(
+    folder: Path, n_annotations: int, n_images: int, n_open: int
+) -> tuple[Loop, CountingProject]:
+    """Return a loop that has learned all annotations, and Label Studio's stand-in with its tasks.
+
+    The model has random weights; its embeddings lie around a few centers of each class.
+    """
+    rng = np.random.default_rng(0)
+    centers = rng.normal(size=(CENTERS, resnet.shapes()[HEAD_TENSORS[0]][1])).astype(np.float32)
+    images, classes = _random_images(rng, centers, n_images)
+    validation, validation_classes = _random_images(rng, centers, VALIDATION)
+    test, test_classes = _random_images(rng, centers, TEST)
+    pool = Pool(
+        name="bench",
+        classes=CLASSES,
+        image_ids=tuple(f"i{n}" for n in range(n_images)),
+        images=_pictures(n_images),
+        validation=LabeledSplit(_pictures(VALIDATION), validation_classes),
+        test=LabeledSplit(_pictures(TEST), test_classes),
+        may_flip=True,
+        notice="",
+        folder=folder,
+    )
+    root = project_root(folder, PROJECT)
+    key = save_random_project(root, pool.image_ids, IMAGE_SIZE, rng)
+    held_out = random_probs(rng, VALIDATION)
+    version_probs.save_validation_probs(root, FIRST, validation_classes, held_out)
+    embeddings = PoolEmbeddings(images, validation, test)
+    pool_embeddings.save_embeddings(
+        root / "embeddings", key, IMAGE_SIZE, pool.image_ids, embeddings
+    )
+    project = _annotate(pool, classes, n_annotations, n_open, rng)
+    loop = _make_loop(root, project, pool)
+    read_changes(project, loop.store)
+    learned = {a.annotation_id: a.digest for of_task in project.answers.values() for a in of_task}
+    loop.store.record_learned(
+        learned, time.time(), trained_at=time.time(), head_revision=loop.store.facts().revision
+    )
+    return loop, project
+
+
+def _make_loop(root: Path, project: CountingProject, pool: Pool) -> Loop:
+    return Loop(
+        root=root,
+        project=project,
+        pool=pool,
+        weights="none",
+        data_dir=pool.folder,
+        recipe=Recipe(image_size=IMAGE_SIZE),
+        train="both",
+        strategy="auto",
+        overlap="auto",
+        batch_size=20,
+        rounds=0,
+        keep_versions=0,
+        is_blind=False,
+        task_lock_s=3600,
+        seed=0,
+        device=torch.device("cpu"),
+    )
+
+
+def _random_images(
+    rng: np.random.Generator, centers: Embeddings, count: int
+) -> tuple[Embeddings, Labels]:
+    """Return embeddings of images around the centers, (images, width), and the class of each."""
+    of = rng.integers(CENTERS, size=count)
+    noise = rng.standard_normal((count, centers.shape[1]), np.float32)
+    return (centers[of] + SPREAD * noise).astype(np.float16), of % len(CLASSES)
+
+
+def _pictures(count: int) -> NDArray[np.uint8]:
+    return np.broadcast_to(np.zeros((1, 1, 1, 1), np.uint8), (count, 32, 32, 3))
+
+
+def _annotate(
+    pool: Pool, classes: Labels, n_annotations: int, n_open: int, rng: np.random.Generator
+) -> CountingProject:
+    """Return tasks with so many annotations together, a few of them second ones, and open tasks."""
+    chosen = np.where(
+        rng.random(n_annotations) < CARELESS,
+        rng.integers(len(CLASSES), size=n_annotations),
+        classes[:n_annotations],
+    )
+    project = CountingProject(CLASSES)
+    number = 0
+    for row, probs in enumerate(random_probs(rng, n_annotations + n_open)):
+        annotations: list[Annotation] = []
+        is_second = row % SECOND_OPINION_EVERY == SECOND_OPINION_EVERY - 1
+        for turn in range(min(1 + is_second, n_annotations - number)):
+            number += 1
+            annotator = (row + turn) % ANNOTATORS + 1
+            annotations.append(make_annotation(number, row + 1, annotator, CLASSES[chosen[row]]))
+        if not annotations and len(project.open_ids) == n_open:
+            break
+        asked = Asked(pool.image_ids[row], 1, "margin", FIRST, 0.5, tuple(probs.tolist()))
+        task = NewTask(asked.image_id, task_data.write_asked(PICTURE, asked, None))
+        project.add(row + 1, task, annotations, CLASSES[classes[row]])
+    return project
