@@ -1,1 +1,1 @@
-"""Talk to Label Studio; no other room knows its JSON."""
+"""Communicate with Label Studio; no other package handles its JSON."""

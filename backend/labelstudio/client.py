@@ -1,7 +1,7 @@
 """Send requests to Label Studio and turn its errors into messages that say what to do.
 
-The SDK authenticates: it knows both kinds of access token. Requests are plain JSON, because the
-SDK's models make reading tasks three times as slow.
+The SDK handles authentication with both kinds of access token. Requests use plain JSON, because
+the SDK's models make reading tasks three times slower.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from backend.base.errors import LabelStudioError
 
 UNCERTAINTY_SAMPLING = "Uncertainty sampling"
 OLDEST_FIRST = "Sequential sampling"
-TITLE_LENGTH = 50  # of a project, at most
+TITLE_LENGTH = 50  # the maximum for a project
 TIMEOUT = httpx.Timeout(120.0, connect=5.0)
-# One connection per request: none to close, none that goes stale or is shared with a forked child.
+# Use one connection per request, so none must be closed, goes stale or is shared across a fork.
 LIMITS = httpx.Limits(max_keepalive_connections=0)
 REASON_LENGTH = 300
 
 
 class LabelStudio:
-    """One Label Studio. Methods raise LabelStudioError, which says what to do."""
+    """A Label Studio server. Methods raise LabelStudioError, whose message says what to do."""
 
     def __init__(self, url: str, api_key: str) -> None:
         if not re.fullmatch(r"[!-~]+", api_key):
@@ -38,7 +38,7 @@ class LabelStudio:
             )
         self.url = url
         with _explaining(url):  # raises if the token has expired
-            # The SDK's LabelStudio would load pandas: 95 MB and seconds in each process of ours.
+            # The SDK's LabelStudio would load pandas, costing each process 95 MB and seconds.
             self._sdk = LabelStudioBase(
                 base_url=f"{url}/",
                 api_key=api_key,
@@ -55,9 +55,9 @@ class LabelStudio:
         json: Any | None = None,
         may_be_gone: bool = False,
     ) -> Any:
-        """Return the JSON of the response; None for a 404 if the object `may_be_gone`."""
+        """Return the response's JSON; None for a 404 if the object `may_be_gone`."""
         with _explaining(self.url):
-            # Not public, but all of the SDK's methods use it.
+            # This client is not public, but all of the SDK's methods use it.
             response = self._sdk._client_wrapper.httpx_client.request(
                 path, method=method, params=dict(params or {}), json=json
             )
@@ -69,7 +69,7 @@ class LabelStudio:
         return body
 
     def authorization(self) -> str:
-        """Return the Authorization header; a personal access token is exchanged when due."""
+        """Return the Authorization header; a personal access token is refreshed when necessary."""
         with _explaining(self.url):
             return self._sdk._client_wrapper.get_headers()["Authorization"]
 
@@ -77,7 +77,7 @@ class LabelStudio:
 def find_project(
     url: str, api_key: str, *, titles: Sequence[str], project_id: int | None = None
 ) -> int | None:
-    """Return `project_id` if that project exists, else the oldest with one of these titles."""
+    """Return `project_id` if that project exists, else the oldest project with a given title."""
     server = LabelStudio(url, api_key)
     fields = {"include": "id,title", "page_size": 1000}
     if project_id is not None:
@@ -100,16 +100,16 @@ def create_project(
 
 
 def label_now_url(browser_url: str, project_id: int) -> str:
-    """Return the page with the Label All Tasks button.
+    """Return the URL of the page with the Label All Tasks button.
 
-    No link opens the label stream itself: until that button was pressed once in a browser,
+    No link opens the label stream directly: until that button has been pressed once in a browser,
     `labeling=1` shows everyone the oldest task.
     """
     return f"{browser_url}/projects/{project_id}/data"
 
 
 def authorization(url: str, api_key: str) -> str:
-    """Return the Authorization header for this Label Studio."""
+    """Return the Authorization header for this Label Studio server."""
     return _cached(url, api_key).authorization()
 
 
@@ -120,7 +120,7 @@ def _cached(url: str, api_key: str) -> LabelStudio:
 
 @contextmanager
 def _explaining(url: str) -> Iterator[None]:
-    """Turn errors of the SDK and of httpx, whose text may hold tokens and cookies, into ours."""
+    """Replace errors from the SDK and httpx, whose text may contain tokens and cookies."""
     try:
         yield
     except ApiError as error:
@@ -136,7 +136,7 @@ def _explaining(url: str) -> Iterator[None]:
         ) from None
     except ValueError:  # not JSON
         raise LabelStudioError(
-            f"{url} does not answer like Label Studio: check LABEL_STUDIO_URL"
+            f"{url} does not appear to be a Label Studio server: check LABEL_STUDIO_URL"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""Read what Label Studio sends us: webhooks, and the project that an ML backend request names."""
+"""Read what Label Studio sends: webhooks, and the project ids in ML backend requests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Literal
 from backend.labelstudio import task_data
 
 SECRET_HEADER = "X-Tightloop-Secret"
-# The webhooks that we subscribe to, each with the list of what changed; None = a single change.
+# The webhooks that we subscribe to, each with the key that lists the changes; None = one change.
 CHANGED_LISTS: dict[str, str | None] = {
     "ANNOTATION_CREATED": None,
     "ANNOTATION_UPDATED": None,
@@ -22,11 +22,11 @@ CHANGED_LISTS: dict[str, str | None] = {
 
 @dataclass(frozen=True)
 class WebhookEvent:
-    """What a webhook reports; an ignored one has project 0."""
+    """The content of a webhook; an ignored webhook has project 0."""
 
     kind: Literal["annotations", "start_training", "ignored"]
     project_id: int
-    annotated: tuple[str, ...] = ()  # ids of the images that it says were annotated
+    annotated: tuple[str, ...] = ()  # ids of the images reported as annotated
 
 
 IGNORED = WebhookEvent("ignored", 0)
@@ -54,8 +54,8 @@ def read_webhook(payload: object) -> WebhookEvent:
 
 
 def project_id_of(project: object) -> int:
-    """Return the id in the `project` of a /setup or /predict request, "25.1795346887"; or raise
-    ValueError.
+    """Return the id from the `project` field of a /setup or /predict request, for example 25 from
+    "25.1795346887"; ValueError if it is malformed.
     """
     if not isinstance(project, str) or not re.fullmatch(r"[0-9]{1,18}(\.[0-9]*)?", project):
         raise ValueError('project must look like "25.1795346887"')
@@ -72,7 +72,7 @@ def _read_project(payload: Mapping[Any, Any]) -> int:
 
 
 def _read_image_ids(task: object) -> tuple[str, ...]:
-    """Return the images of the one task or several that a webhook carries, if any."""
+    """Return the image ids of any tasks that a webhook carries."""
     tasks = task if isinstance(task, list) else [task]
     found = [task_data.read_image_id(t.get("data")) for t in tasks if isinstance(t, Mapping)]
     return tuple(filter(None, found))

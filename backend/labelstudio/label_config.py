@@ -1,4 +1,4 @@
-"""Write our label config and read any project's: one Image, and one Choices that labels it."""
+"""Write our label config and read any project's: one Image, and one Choices tag for it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from backend.base.errors import LabelConfigError
 from backend.base.labeling import LabelConfig
 
 HOTKEYS = "1234567890"
-ONE_COLUMN = 20  # choices; with more, annotators would have to scroll
+ONE_COLUMN = 20  # choices; with more in one column, annotators would have to scroll
 HINT = '\n    <Header value="$hint" style="margin: 8px 0; font-size: 14px; line-height: 20px"/>'
 
 
@@ -26,7 +26,7 @@ def label_config_xml(
     smoothing: bool = True,
     columns_above: float = ONE_COLUMN,
 ) -> str:
-    """Return a label config: the image 400 px wide, and beside it the choices with hotkeys 1-9, 0.
+    """Return a label config with the image (400 px wide) beside the choices (hotkeys 1-9, 0).
 
     With `has_hint`, the task's text about the model's guess is shown below the image. Earlier
     releases drew the image without `smoothing` and had no columns.
@@ -59,7 +59,7 @@ maxHeight="400px" zoom="false" zoomControl="false" rotateControl="false"/>{HINT 
 
 
 def is_our_label_config(xml: str) -> bool:
-    """Tell whether this or an earlier release wrote this label config and nobody has edited it."""
+    """Return whether this or an earlier release wrote this label config and no one edited it."""
     choices = parse_label_config(xml).choices
     ours = (
         label_config_xml(
@@ -73,7 +73,7 @@ def is_our_label_config(xml: str) -> bool:
 
 
 def parse_label_config(xml: str) -> LabelConfig:
-    """Read names and choices; LabelConfigError unless it has one Image and one single Choices."""
+    """Read names and choices; LabelConfigError unless it has one Image and one Choices tag."""
     try:
         tags = list(fromstring(xml, forbid_dtd=True).iter())
     except (ParseError, ValueError, LookupError) as error:  # a DTD, an unknown encoding
@@ -82,7 +82,7 @@ def parse_label_config(xml: str) -> LabelConfig:
     controls = [tag for tag in tags if tag.tag.lower() == "choices"]
     if len(images) != 1 or len(controls) != 1:
         raise LabelConfigError(
-            f"the label config has {len(images)} Image and {len(controls)} Choices: "
+            f"the label config has {len(images)} Image and {len(controls)} Choices tags; "
             "it must have exactly one of each"
         )
     image, control = images[0], controls[0]

@@ -25,8 +25,8 @@ from backend.labelstudio.label_config import parse_label_config
 
 IMPORT_CHUNK = 500
 PAGE_SIZE = 500
-OUR_DESCRIPTION = "Tightloop, round"  # how a project description of ours begins
-# To read what changed since a moment, begin this much earlier: clocks differ.
+OUR_DESCRIPTION = "Tightloop, round"  # the beginning of every project description that we write
+# To read what changed since a given time, start this much earlier because clocks differ.
 CLOCK_SKEW = timedelta(seconds=10)
 # The parts of a task, and the names of their counts in the response to an import.
 IMPORT_COUNTS = {
@@ -37,7 +37,7 @@ IMPORT_COUNTS = {
 
 
 def task_filter(column: str, operator: str, kind: str, value: Any) -> dict[str, Any]:
-    """Return a filter of the Data Manager."""
+    """Return a filter for the Data Manager."""
     return {"filter": f"filter:tasks:{column}", "operator": operator, "type": kind, "value": value}
 
 
@@ -50,7 +50,7 @@ UNFINISHED = task_filter("completed_at", "empty", "Datetime", True)
 
 
 class LabelStudioProject:
-    """One project of one Label Studio. Methods raise LabelStudioError, which says what to do."""
+    """A Label Studio project. Methods raise LabelStudioError, whose message says what to do."""
 
     def __init__(self, url: str, api_key: str, project_id: int) -> None:
         self.project_id = project_id
@@ -63,11 +63,11 @@ class LabelStudioProject:
         return str(self._read()["title"])
 
     def created_at(self) -> str:
-        """Return when it was created: tells it from another Label Studio's project of this id."""
+        """Return when the project was created, to detect another server's project of the same id."""
         return str(self._read()["created_at"])
 
     def label_config(self) -> LabelConfig:
-        """Return the label config, read once per object; LabelConfigError if we cannot use it."""
+        """Return the label config, read once per object; LabelConfigError if it is unusable."""
         if self._label_config is None:
             self._label_config = parse_label_config(self.label_config_xml())
         return self._label_config
@@ -77,7 +77,7 @@ class LabelStudioProject:
         return str(self._read()["label_config"])
 
     def set_description(self, text: str) -> bool:
-        """Set the project's description, unless people wrote their own; return if it changed."""
+        """Set the project's description unless a person wrote it; return whether it changed."""
         now = str(self._read()["description"] or "")
         if now == text or (now and not now.startswith(OUR_DESCRIPTION)):
             return False
@@ -119,14 +119,14 @@ class LabelStudioProject:
         return [rows.read_task(task) for task in self._pages(rows.TASK_COLUMNS)]
 
     def image_ids(self) -> set[str]:
-        """Return the images of all tasks, open or not."""
+        """Return the image ids of all tasks, open or not."""
         return {task.image_id for task in self.tasks()} - {""}
 
     def read_tasks(self, changed_after: datetime | None = None) -> Iterator[TaskReading]:
-        """Yield all tasks with their annotations, or only those that changed after a moment.
+        """Yield all tasks with their annotations, or only tasks that changed after a given time.
 
-        New tasks and tasks that lost an annotation count as changed; deleted tasks are not seen.
-        The moment is by Label Studio's clock: begin CLOCK_SKEW before the last reading.
+        New tasks and tasks that lost an annotation count as changed; deleted tasks are not found.
+        The time is by Label Studio's clock, so start CLOCK_SKEW before the last reading.
         """
         filters = []
         if changed_after is not None:
@@ -135,7 +135,7 @@ class LabelStudioProject:
         yield from map(rows.read_task_reading, self._pages(rows.ANNOTATION_COLUMNS, filters))
 
     def open_tasks(self) -> list[OpenTask]:
-        """Return the tasks that wait for a first or a further annotation, oldest first."""
+        """Return the tasks that await a first or further annotation, oldest first."""
         found = [
             OpenTask(**vars(rows.read_task(task)), versions=rows.read_versions(task))
             for task in self._pages(rows.OPEN_TASK_COLUMNS, [UNFINISHED])
@@ -143,8 +143,8 @@ class LabelStudioProject:
         return [task for task in found if task.is_open or task.awaits_second_opinion]
 
     def reopen(self, task_id: int, n_annotators: int) -> None:
-        """Reopen a finished task until `n_annotators` in all have annotated it; ignore one that is
-        gone.
+        """Reopen a finished task until `n_annotators` in total have annotated it; ignore a
+        deleted task.
         """
         changes = {"overlap": n_annotators, "is_labeled": False}
         self._server.request("PATCH", f"api/tasks/{task_id}/", json=changes, may_be_gone=True)
@@ -161,8 +161,8 @@ class LabelStudioProject:
         return len(new_tasks)
 
     def delete_tasks(self, task_ids: Sequence[int]) -> None:
-        """Delete tasks with everything in them; ignore those that are gone."""
-        if not task_ids:  # Label Studio takes an empty list for all tasks
+        """Delete tasks and their contents; ignore tasks that no longer exist."""
+        if not task_ids:  # Label Studio treats an empty list as all tasks
             return
         self._server.request(
             "POST",
@@ -178,15 +178,15 @@ class LabelStudioProject:
         return {task.task.task_id: list(task.annotations) for task in self.read_tasks()}
 
     def annotations_of(self, image_id: str) -> dict[int, list[Annotation]]:
-        """Return the annotations of one image, by the tasks that show it."""
+        """Return the annotations of one image, by task."""
         pages = self._pages(
             rows.ANNOTATION_COLUMNS, [task_filter("data.image_id", "equal", "String", image_id)]
         )
         return {task["id"]: rows.read_annotations(task) for task in pages}
 
     def add_ground_truth(self, task_id: int, label: str, annotator: int | None) -> None:
-        """Annotate a task in an annotator's name, or in ours if that account was deleted, and make
-        this annotation its only ground truth.
+        """Annotate a task in an annotator's name, or as the token's user if that account was
+        deleted, and make this annotation the task's only ground truth.
         """
         body: dict[str, Any] = {
             "result": rows.prediction_result(self.label_config(), label),
@@ -201,8 +201,8 @@ class LabelStudioProject:
     def import_predictions(self, by_task_id: Mapping[int, Prediction]) -> int:
         """Add a prediction to each of these tasks; return their number.
 
-        Not idempotent: leave out tasks whose `versions` already name the version. One task that is
-        gone makes Label Studio refuse the whole chunk: read the tasks again and repeat.
+        Not idempotent: leave out tasks whose `versions` already include the version. A single
+        deleted task makes Label Studio reject the whole chunk: read the tasks again and retry.
         """
         if not by_task_id:
             return 0

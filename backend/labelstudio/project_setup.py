@@ -11,7 +11,7 @@ from backend.labelstudio.incoming import CHANGED_LISTS, SECRET_HEADER
 from backend.labelstudio.project import UNFINISHED, LabelStudioProject
 
 BACKEND_TITLE = "Tightloop"
-FIRST_TAB = "Default"  # Label Studio's title for the tab that it creates if there is none
+FIRST_TAB = "Default"  # Label Studio's title for the tab that it creates if none exists
 ORDER_TAB = "Least confident first (to look at)"
 HINT_COLUMN = "tasks:data.hint"
 ORDER_TAB_COLUMNS = frozenset(
@@ -19,25 +19,25 @@ ORDER_TAB_COLUMNS = frozenset(
         "tasks:data.image",
         "tasks:data.asked_by",
         "tasks:data.asked_round",
-        HINT_COLUMN,  # instead of the predictions, which Label Studio shows of all versions at once
+        HINT_COLUMN,  # instead of predictions: Label Studio shows all versions' at once
         "tasks:predictions_score",
         "tasks:total_annotations",
         "tasks:annotators",
     }
 )
-# Columns to hide, though Label Studio lists them only once a model has asked for an image.
+# Columns to hide, although Label Studio lists them only after a model has asked for an image.
 LATER_COLUMNS = frozenset(
     f"tasks:data.asked_{name}" for name in ("probs", "confidence", "margin", "entropy")
 )
 
 
 class ProjectSetup(LabelStudioProject):
-    """A project with the steps of its set-up: each can be repeated, and returns if it changed
+    """The steps that set up a project. Each step can be repeated and returns whether it changed
     anything.
     """
 
     def configure(self, *, is_blind: bool) -> bool:
-        """Ask the least confident first; show the model's guess unless people label blind."""
+        """Ask the least confident images first; show the model's guess unless labeling is blind."""
         now = self._read()
         wanted = {"sampling": UNCERTAINTY_SAMPLING, "show_collab_predictions": not is_blind}
         changes = {key: value for key, value in wanted.items() if now[key] != value}
@@ -45,7 +45,7 @@ class ProjectSetup(LabelStudioProject):
             return False
         self._change(**changes)
         if self.model_version() != (now["model_version"] or ""):
-            # Label Studio cleared the version, and so the order, when it hid predictions: set it.
+            # When Label Studio hid predictions, it cleared the version and its order: restore it.
             self._change(model_version=now["model_version"])
         return True
 
@@ -58,7 +58,7 @@ class ProjectSetup(LabelStudioProject):
         return True
 
     def instruct(self, html: str, earlier: Collection[str]) -> bool:
-        """Give annotators these instructions; keep any that are not among our `earlier` ones."""
+        """Set the annotators' instructions; replace existing ones only if they are in `earlier`."""
         now = str(self._read()["expert_instruction"] or "")
         if now == html or (now and now not in earlier):
             return False
@@ -66,7 +66,7 @@ class ProjectSetup(LabelStudioProject):
         return True
 
     def add_order_tab(self) -> bool:
-        """Add a tab to the Data Manager that lists the next images in order, unless it exists."""
+        """Add a Data Manager tab that lists the next images in order, unless the tab exists."""
         params = {"project": self.project_id}
         tabs = self._server.request("GET", "api/dm/views/", params=params)
         if any((tab["data"] or {}).get("title") == ORDER_TAB for tab in tabs):
@@ -77,7 +77,7 @@ class ProjectSetup(LabelStudioProject):
             place: [column for column, is_shown in columns.items() if not is_shown[place]]
             for place in ("explore", "labeling")
         }
-        if not tabs:  # people land in the first tab: keep it as Label Studio makes it
+        if not tabs:  # users see the first tab first: keep Label Studio's default there
             self._add_tab(FIRST_TAB, hiddenColumns=hidden)
         unused = sorted((LATER_COLUMNS | {*columns}) - ORDER_TAB_COLUMNS)
         self._add_tab(
@@ -90,9 +90,9 @@ class ProjectSetup(LabelStudioProject):
         return True
 
     def connect_webhook(self, url: str, secret: str) -> bool:
-        """Send changes to `url` with our secret, once; delete our other webhooks.
+        """Create one webhook that sends changes and our secret to `url`; delete our other webhooks.
 
-        Call it before `connect_backend`, so that Label Studio adds no webhook of its own.
+        Call this before `connect_backend`, so that Label Studio does not add its default webhook.
         """
         wanted = {
             "url": url,
@@ -119,14 +119,14 @@ class ProjectSetup(LabelStudioProject):
             "api/ml/",
             "api/ml/{id}",
             is_ours=lambda row: row["url"] == url or row["title"] == BACKEND_TITLE,
-            # Listing makes Label Studio call /setup: a connected backend accepted the password.
+            # Listing makes Label Studio call /setup, so a connected backend accepted the password.
             is_sound=lambda row: (
                 (row["url"], row["basic_auth_user"], row["state"]) == (url, user, "CO")
             ),
             create=lambda: self._create_backend(url, user, password),
         )
         if has_changed and self.model_version() == BACKEND_TITLE:
-            # Label Studio set it, and would now wait for /predict whenever a task is opened.
+            # Label Studio set the version; it would wait for /predict whenever a task is opened.
             self._change(model_version="")
         return has_changed
 
@@ -142,7 +142,7 @@ class ProjectSetup(LabelStudioProject):
         try:
             self._create("api/ml/", fields)
         except LabelStudioError as error:
-            for row in self._list("api/ml/"):  # Label Studio may keep one that it refused
+            for row in self._list("api/ml/"):  # Label Studio may keep a rejected one
                 if row["id"] not in before:
                     self._server.request("DELETE", f"api/ml/{row['id']}")
             raise LabelStudioError(
@@ -159,7 +159,7 @@ class ProjectSetup(LabelStudioProject):
         is_sound: Callable[[Mapping[str, Any]], bool],
         create: Callable[[], None],
     ) -> bool:
-        """Keep or create one sound row, delete our other rows, and return if anything changed."""
+        """Keep or create one valid row, delete our other rows; return whether anything changed."""
         ours = [row for row in self._list(path) if is_ours(row)]
         kept = [row for row in ours if is_sound(row)][:1]
         if len(ours) == len(kept) == 1:

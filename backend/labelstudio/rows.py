@@ -1,4 +1,4 @@
-"""Convert tasks, annotations and predictions between Label Studio's JSON and our plain data."""
+"""Convert tasks, annotations and predictions between Label Studio's JSON and our data classes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def write_task(config: LabelConfig, task: NewTask) -> dict[str, Any]:
     if task.prediction is not None:
         row["predictions"] = [write_prediction(config, task.prediction)]
     if task.label is not None:
-        # By default an imported annotation is ground truth, which Label Studio does not count.
+        # By default, imported annotations are ground truth, which Label Studio does not count.
         result = prediction_result(config, task.label)
         row["annotations"] = [{"result": result, "ground_truth": False}]
     return row
@@ -63,7 +63,7 @@ def write_prediction(config: LabelConfig, prediction: Prediction) -> dict[str, A
 
 
 def read_task(task: Mapping[str, Any]) -> Task:
-    """Read a task of TASK_COLUMNS."""
+    """Read a task requested with TASK_COLUMNS."""
     return Task(
         task_id=task["id"],
         image_id=task_data.read_image_id(task["data"]),
@@ -73,13 +73,13 @@ def read_task(task: Mapping[str, Any]) -> Task:
 
 
 def read_versions(task: Mapping[str, Any]) -> frozenset[str]:
-    """Read the model versions of a task's predictions, of OPEN_TASK_COLUMNS."""
+    """Read the model versions of a task's predictions, requested with OPEN_TASK_COLUMNS."""
     versions = task["predictions_model_versions"] or ""
     return frozenset(name for part in versions.split(",") if (name := part.strip()))
 
 
 def read_task_reading(task: Mapping[str, Any]) -> TaskReading:
-    """Read a task of ANNOTATION_COLUMNS with its annotations, and how it was asked."""
+    """Read a task requested with ANNOTATION_COLUMNS: its annotations and how it was asked."""
     return TaskReading(
         task=read_task(task),
         updated_at=task["updated_at"],
@@ -89,9 +89,9 @@ def read_task_reading(task: Mapping[str, Any]) -> TaskReading:
 
 
 def read_annotations(task: Mapping[str, Any]) -> list[Annotation]:
-    """Read the annotations of a task of ANNOTATION_COLUMNS."""
+    """Read the annotations of a task requested with ANNOTATION_COLUMNS."""
     annotations = task["annotations"]
-    # The first annotation of a seed task came with the task; people made the others.
+    # The first annotation of a seed task was imported with the task; people made the others.
     is_seed = task_data.is_seed(task["data"])
     seed_id = min((a["id"] for a in annotations), default=None) if is_seed else None
     return [
@@ -116,13 +116,13 @@ def _annotator(annotation: Mapping[str, Any], seed_id: int | None) -> int | None
 
 
 def _accepted_guess(result: Any) -> bool:
-    """Tell whether an annotation is the prediction that was shown, unchanged."""
+    """Return whether an annotation is the displayed prediction, unchanged."""
     regions = [r for r in result if isinstance(r, Mapping)] if isinstance(result, list) else []
     return bool(regions) and all(region.get("origin") == "prediction" for region in regions)
 
 
 def _read_label(result: Any) -> str | None:
-    """Return the one choice of an annotation's result, or None: the API accepts any JSON there."""
+    """Return the single choice in an annotation's result, or None; the API accepts any JSON."""
     for region in result if isinstance(result, list) else ():
         match region:
             case {"type": "choices", "value": {"choices": [choice]}}:

@@ -1,4 +1,4 @@
-"""Write and read the data of our tasks in Label Studio: the one place that knows its keys."""
+"""Write and read the data of our tasks in Label Studio; only this module uses its keys."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SEED = "seed"  # the strategy of a task that came with the data set's label
 
 
 def write_asked(image: str, asked: Asked, hint: str | None) -> dict[str, Any]:
-    """Return the data of a task that asks for a label; without a hint, leave out the numbers that
+    """Return the data of a task that asks for a label; without a hint, omit the numbers that
     would reveal the model's guess.
     """
     data: dict[str, Any] = {
@@ -55,12 +55,12 @@ def read_image_id(data: object) -> str:
 
 
 def is_seed(data: object) -> bool:
-    """Tell whether a task came with the data set's label."""
+    """Return whether a task was created with the data set's label."""
     return _fields(data).get("asked_by") == SEED
 
 
 def read_asked(data: object) -> Asked | None:
-    """Return how a task was asked, or None if its data does not say: people may edit it."""
+    """Return how a task was asked, or None if its data, which users may edit, lacks this."""
     fields = _fields(data)
     image_id = read_image_id(data)
     probs = _read_probs(fields.get("asked_probs"))

@@ -1,7 +1,7 @@
-"""Load the image of a task: from a data URI, or from the configured Label Studio.
+"""Load a task's image from a data URI or from the configured Label Studio server.
 
-A task's data is not trusted: only images are requested, from no other host, no file is opened, and
-the response is limited in bytes, pixels and seconds.
+A task's data is not trusted: only images on that server are requested, no file is opened, and the
+response is limited in bytes, pixels and seconds.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def load_task_image(
     max_pixels: int,
     give_up_after_s: float = 30.0,
 ) -> NDArray[np.uint8]:
-    """Return a task's image, upright, as (height, width, 3); ImageError if it cannot be read or
-    its address is not allowed.
+    """Return a task's image, upright, as (height, width, 3); ImageError if the image cannot be
+    read or its address is not allowed.
 
     A large image is scaled down, but not below `image_size` on either side.
     """
@@ -90,15 +90,15 @@ def _checked_url(value: str, label_studio_url: str) -> str:
     is_image = IMAGE_PATHS.fullmatch(path.removeprefix(own.path))
     if not is_image or not _is_plain(asked.path) or "#" in value:
         raise ImageError(
-            "the image's address is none at which Label Studio serves images (/data/upload/…, "
-            f"/data/local-files/?d=…, /tasks/<id>/resolve/?fileuri=…): {_shown(value)}"
+            "Label Studio does not serve images at this address; use /data/upload/…, "
+            f"/data/local-files/?d=… or /tasks/<id>/resolve/?fileuri=…: {_shown(value)}"
         )
     query = f"?{asked.query}" if asked.query else ""
     return f"{own.scheme}://{own.netloc}{quote(path)}{query}"
 
 
 def _is_plain(path: str) -> bool:
-    """Tell whether every server and proxy must read the path in the same way."""
+    """Return whether every server and proxy must interpret the path in the same way."""
     names = [unquote(name) for name in path.split("/")[1:]]
     *folders, last = names
     return not any(

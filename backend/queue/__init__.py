@@ -1,1 +1,1 @@
-"""Keep jobs, hints and signs of life in Redis; no other room enqueues."""
+"""Keep jobs, hints and heartbeats in Redis; no other package enqueues jobs."""

@@ -1,8 +1,8 @@
 """Accept only jobs that we enqueued, because anyone who can reach Redis may write there.
 
 RQ imports and calls whatever a job's hash names: a function, callbacks, webhooks to any address.
-So a job's raw hash is checked before RQ reads anything of it, and any other job is dropped with a
-log line. That includes jobs that an earlier release enqueued and whose function has moved since.
+Therefore a job's raw hash is checked before RQ reads it, and any foreign job is deleted and logged.
+This includes jobs enqueued by an earlier release whose function has since moved.
 """
 
 from __future__ import annotations
@@ -60,13 +60,13 @@ MAX_DATA_BYTES = 1024
 
 
 class OwnJob(Job):
-    """A job that RQ reads only if we enqueued it; any other is dropped with a log line."""
+    """A job that RQ reads only if we enqueued it; any other job is deleted and logged."""
 
     @classmethod
     def fetch(
         cls, id: str, connection: Redis | None = None, serializer: Serializer | str | None = None
     ) -> Self:
-        """Read a job as RQ does; delete one that is not ours and raise NoSuchJobError."""
+        """Read a job as RQ does; delete a foreign job and raise NoSuchJobError."""
         try:
             return cast(Self, super().fetch(id, connection, serializer))
         except (NoSuchJobError, RedisError):
@@ -79,23 +79,23 @@ class OwnJob(Job):
             raise NoSuchJobError(f"job {id!r} is not ours") from None
 
     def restore(self, raw_data: Mapping[bytes, bytes]) -> None:
-        """Read the job's hash; raise ForeignJobError before RQ interprets one that is not ours."""
+        """Read the job's hash; raise ForeignJobError before RQ interprets a foreign job."""
         if problem := _find_foreign(self.id, raw_data):
             raise ForeignJobError(problem)
         super().restore(raw_data)
 
 
 class ForeignJobError(Exception):
-    """Redis holds a job that we did not enqueue."""
+    """Redis contains a job that we did not enqueue."""
 
 
 def job_id(name: str, project_id: int) -> str:
-    """Return the id of a project's job, so that at most one of each name waits or runs."""
+    """Return the id of a project's job, which allows only one waiting or running job per name."""
     return f"{name}-p{project_id}"
 
 
 def _find_foreign(id_: str, raw: Mapping[bytes, bytes]) -> str:
-    """Say what in a job's hash we did not write, or return ""."""
+    """Return what in a job's hash we did not write, or ""."""
     for key, value in raw.items():
         name = key.decode(errors="replace")
         if name not in BOOKKEEPING and not (name in ALWAYS_EMPTY and not value):
@@ -103,7 +103,7 @@ def _find_foreign(id_: str, raw: Mapping[bytes, bytes]) -> str:
         if len(value) > MAX_FIELD_BYTES:
             return f"its field {name!r} holds {len(value):,} bytes"
     try:
-        # Decompress no more than a job of ours can hold.
+        # Decompress no more than our jobs can contain.
         call = from_json(zlib.decompressobj().decompress(raw.get(b"data", b""), MAX_DATA_BYTES))
     except (ValueError, zlib.error):
         return "its call cannot be read"
@@ -119,7 +119,7 @@ def _find_foreign(id_: str, raw: Mapping[bytes, bytes]) -> str:
 
 
 def _delete(connection: Redis, id_: str) -> None:
-    """Delete all that a job left in Redis, so that the next with its id has no past."""
+    """Delete everything that a job left in Redis so that its id can be reused cleanly."""
     own = id_.encode()
     try:
         runs: dict[str, Any] = {q: connection.zrange(f"rq:wip:{q}", 0, -1) for q in QUEUES}

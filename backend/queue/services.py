@@ -1,4 +1,4 @@
-"""Tell which services are up and what to do about the others, from Redis and the clock's checks."""
+"""Report which services are up and how to fix the others, using Redis and the clock's checks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from backend.queue.training_queue import TrainingQueue
 
-# The clock may be waiting for a slow Label Studio. After this long, what it found is out of date.
+# The clock may be waiting for a slow Label Studio. After this long, its findings are out of date.
 SILENCE_S = 60.0
 CHECKED_BY_CLOCK = ("label_studio", "backend")
 # Name of the service -> its queue, and what to say if no worker listens to it.
@@ -29,18 +29,18 @@ NO_CLOCK = (
 
 @dataclass(frozen=True)
 class Service:
-    """One service, as last seen."""
+    """One service and its last known status."""
 
     name: str = field(metadata={"description": "which service"})
     is_up: bool | None = field(
-        metadata={"description": "whether it is up; `null` if that was not checked lately"}
+        metadata={"description": "whether it is up; `null` if it was not checked recently"}
     )
     problem: str = field(metadata={"description": 'what is wrong and what to do, or `""`'})
     seen_at: str | None = field(metadata={"description": "when it was last checked"})
 
 
 def find_services(queue: TrainingQueue, now: float) -> list[Service]:
-    """Return all services but Redis, which answers here or raises QueueError; `now` in seconds."""
+    """Return all services except Redis; QueueError if Redis fails. `now` is in seconds."""
     n_workers = queue.worker_counts()
     found = []
     for name, (queue_name, problem) in WORKERS.items():

@@ -1,7 +1,7 @@
-"""Enqueue jobs, and keep hints and signs of life in Redis: the only module that writes there.
+"""Enqueue jobs, and keep hints and heartbeats in Redis: the only module that writes there.
 
-A hint says that something may have changed in a project. It is never taken as fact: the clock
-reads Label Studio, so that losing Redis loses nothing.
+A hint means that something may have changed in a project. A hint is never treated as fact: the
+clock reads Label Studio, so nothing is lost if Redis is lost.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from backend.queue.own_jobs import JOBS, MODULE, QUEUES, JobName, OwnJob, job_id
 
 T = TypeVar("T")
 
-# For so long, a job that failed for good keeps its id, so that it does not fail every second.
+# How long a permanently failed job keeps its id, so that it does not fail again every second.
 FAILURE_TTL_S = 120
 CLOCK_KEY = "tightloop:clock"
 HEALTH_KEY = "tightloop:health"
@@ -41,11 +41,11 @@ HINTS_KEPT_S = 24 * 3600.0
 
 @dataclass(frozen=True)
 class Hints:
-    """What was last hinted about a project. Times are seconds since the epoch, 0 = never."""
+    """The latest hints about a project. Times are seconds since the epoch, 0 = never."""
 
-    looks: int = 0  # rises with every request to look at the project
+    looks: int = 0  # increases with every request to look at the project
     hinted_at: float = 0.0  # when a webhook last reported a change
-    train_asked_at: float = 0.0  # when a person last asked for a training
+    train_asked_at: float = 0.0  # when a person last requested training
 
 
 @contextmanager
@@ -53,14 +53,14 @@ def _redis_errors() -> Iterator[None]:
     try:
         yield
     except redis.RedisError as error:
-        # Its text may hold the URL with the password.
+        # The error's text may contain the URL with the password.
         raise QueueError(
             f"Redis cannot be used ({type(error).__name__}): check that it runs and REDIS_URL"
         ) from error
 
 
 def _raise_queue_errors(cls: type[T]) -> type[T]:
-    """Have every method of a class raise QueueError instead of RedisError."""
+    """Make every method of a class raise QueueError instead of RedisError."""
     for name, method in vars(cls).copy().items():
         if callable(method):
             setattr(cls, name, _redis_errors()(method))
@@ -69,7 +69,7 @@ def _raise_queue_errors(cls: type[T]) -> type[T]:
 
 @_raise_queue_errors
 class TrainingQueue:
-    """RQ's queues and the projects' hints in one Redis. All methods raise QueueError."""
+    """RQ's queues and the projects' hints in one Redis. All methods may raise QueueError."""
 
     def __init__(self, redis_url: str) -> None:
         self._redis = redis.Redis.from_url(redis_url, socket_connect_timeout=2, socket_timeout=10)
@@ -81,7 +81,7 @@ class TrainingQueue:
     # Hints
 
     def hint(self, project_id: int, now: float, annotated: Iterable[str] = ()) -> None:
-        """Store that a webhook reported a change and these images as annotated; request a look."""
+        """Store a webhook's report of a change and of annotated images; request a look."""
         named = islice((i for i in annotated if len(i) <= IMAGE_ID_LENGTH), IMAGES_PER_HINT)
         annotated_key = _key(project_id, "answered")
         with self._redis.pipeline() as pipe:
@@ -94,7 +94,7 @@ class TrainingQueue:
         self.request_look(project_id)
 
     def ask_for_training(self, project_id: int, now: float) -> None:
-        """Store that a person asked for a training, whatever is new; request a look."""
+        """Store that a person requested training, whether or not labels are new; request a look."""
         self._redis.hset(_key(project_id), "train_asked_at", now)
         self.request_look(project_id)
 
@@ -104,7 +104,7 @@ class TrainingQueue:
         self.enqueue("rank", project_id)
 
     def notify_clock(self, project_id: int) -> None:
-        """Have the clock look at the project at its next tick, for instance when a job ends."""
+        """Have the clock look at the project at its next tick, for example when a job ends."""
         self._redis.hincrby(_key(project_id), "looks", 1)
 
     def hints(self, project_id: int) -> Hints:
@@ -118,31 +118,31 @@ class TrainingQueue:
         )
 
     def annotated_since(self, project_id: int, since: float) -> dict[str, float]:
-        """Return the images that webhooks reported as annotated since then, with the times."""
+        """Return the images that webhooks reported as annotated since `since`, with the times."""
         found: Any = self._redis.zrangebyscore(
             _key(project_id, "answered"), since, "+inf", withscores=True
         )
         return {_text(image_id): at for image_id, at in found}
 
     def take_over_earlier_release(self, project_id: int) -> tuple[bool, list[dict[str, str]]]:
-        """Delete what an earlier release stored here, and return whether a training had been asked
-        for, and errors, newest first.
+        """Delete what an earlier release stored here; return whether training had been requested,
+        and the errors, newest first.
         """
         keys = [_key(project_id, part) for part in ("generation", "errors", "facts")]
         counted = {_text(k): float(v) for k, v in self._redis.hgetall(keys[0]).items()}
         errors = [json.loads(line) for line in self._redis.lrange(keys[1], 0, -1)]
-        if counted:  # it used the same key for images that have been read long ago
+        if counted:  # the earlier release used the same key for images read long ago
             keys.append(_key(project_id, "answered"))
         self._redis.delete(*keys)
         return counted.get("forced", 0) > counted.get("trained", 0), errors
 
-    # Jobs; backend/workers/jobs.py says what happens when one dies
+    # Jobs; backend/workers/jobs.py explains what happens when one dies
 
     def enqueue(self, name: JobName, project_id: int, *, is_forced: bool = False) -> bool:
         """Enqueue a project's job; False if it already waits or runs.
 
-        A job that failed for good also keeps its id, for FAILURE_TTL_S; unless `is_forced`, since a
-        person asked for another try.
+        A permanently failed job also keeps its id for FAILURE_TTL_S, unless `is_forced` because a
+        person requested another attempt.
         """
         existing = self._fetch(name, project_id)
         if existing is not None:
@@ -156,7 +156,7 @@ class TrainingQueue:
                 project_id,
                 job_id=job_id(name, project_id),
                 unique=True,
-                retry=Retry(max=5),  # without retries, RQ gives up a job whose worker died
+                retry=Retry(max=5),  # without retries, RQ abandons a job whose worker died
                 job_timeout=timeout_s,
                 result_ttl=0,
                 failure_ttl=FAILURE_TTL_S,
@@ -166,12 +166,12 @@ class TrainingQueue:
         return True
 
     def requeue_abandoned(self) -> None:
-        """Put jobs whose worker died back into their queue; RQ does so only when asked."""
+        """Return jobs whose worker died to their queue; RQ does this only on request."""
         for queue in self._queues.values():
             queue.started_job_registry.cleanup()
 
     def forget_dead_executions(self, job: Job) -> None:
-        """Forget earlier runs of a job that died with their worker, before this run ends.
+        """Delete records of a job's earlier runs that died with their worker, before this run ends.
 
         RQ 3.0.0 keeps the id of a run for a minute longer than the run itself. A job that ends
         within that minute would fail: "Execution ... not found in Redis".
@@ -183,7 +183,7 @@ class TrainingQueue:
                 self._redis.zrem(runs.key, run_id)
 
     def report_step(self, job: Job, step: str) -> None:
-        """Store which step a running job has begun, for the dashboard."""
+        """Store the step that a running job has begun, for the dashboard."""
         job.meta = {"step": step}
         job.save_meta()  # type: ignore[no-untyped-call]
 
@@ -195,7 +195,7 @@ class TrainingQueue:
         job.meta["progress"] = {"phase": phase, "done": done, "total": total, "since": since}
         job.save_meta()  # type: ignore[no-untyped-call]
 
-    # For the dashboard, whose Redis user may only read: these reads must need no more than it has
+    # For the dashboard, whose Redis user may only read: these methods must only read
 
     def jobs(self, project_id: int) -> list[dict[str, Any]]:
         """Return the project's waiting and running jobs: name, queue, status, phase, progress."""
@@ -223,28 +223,28 @@ class TrainingQueue:
         return {name: self._redis.exists(*keys) if keys else 0 for name, keys in listed.items()}
 
     def worker_seen_at(self, hostname: str) -> float:
-        """Return when a worker on that machine last gave a sign of life; 0 if never."""
-        # RQ's own listing would delete workers that are gone.
+        """Return the time of the last heartbeat from a worker on that machine; 0 if none."""
+        # RQ's own listing would delete workers that no longer exist.
         keys = worker_registration.get_keys(connection=self._redis)
         workers = [self._redis.hmget(key, "hostname", "last_heartbeat") for key in keys]
         seen = [utcparse(_text(at)) for name, at in workers if at and _text(name or "") == hostname]
         return max((time.timestamp() for time in seen), default=0.0)
 
     def record_tick(self, now: float) -> None:
-        """Store the clock's sign of life."""
+        """Store the clock's heartbeat."""
         self._redis.set(CLOCK_KEY, now)
 
     def ticked_at(self) -> float:
-        """Return when the clock last gave a sign of life; 0 if never."""
+        """Return the time of the clock's last heartbeat; 0 if none."""
         return float(self._redis.get(CLOCK_KEY) or 0)
 
     def record_health(self, service: str, problem: str, now: float, every_s: float) -> None:
-        """Store what the clock, which checks a service every so often, found; no problem is ""."""
+        """Store the result of the clock's check of a service; `problem` is "" if it is up."""
         found = {"checked_at": now, "problem": problem, "every_s": every_s}
         self._redis.hset(HEALTH_KEY, service, json.dumps(found))
 
     def health(self) -> dict[str, dict[str, Any]]:
-        """Return what the clock last found about each service."""
+        """Return the result of the clock's last check of each service."""
         raw = self._redis.hgetall(HEALTH_KEY)
         return {_text(service): json.loads(found) for service, found in raw.items()}
 
@@ -260,7 +260,7 @@ def _key(project_id: int, part: str = "hints") -> str:
 
 
 def _text(value: bytes | str) -> str:
-    """Decode what was read: RQ needs a connection that does not."""
+    """Decode a value from Redis; RQ needs a connection that does not decode automatically."""
     return value.decode() if isinstance(value, bytes) else value
 
 

@@ -1,4 +1,4 @@
-"""Define the figures of one annotator."""
+"""Define the statistics kept for each annotator."""
 
 from __future__ import annotations
 
@@ -11,26 +11,28 @@ from backend.store.version_meta import Probability
 
 @dataclass(frozen=True)
 class AnnotatorFigures:
-    """The figures of one annotator; shares in 0..1, None if unknown."""
+    """Statistics of one annotator; shares are in 0..1, None if unknown."""
 
     annotator: int = field(metadata={"description": "the person's id in Label Studio"})
     name: str = field(metadata={"description": "the person's name in Label Studio"})
-    answers: int = field(metadata={"description": "how many annotations"})
-    skipped: int = field(metadata={"description": "how many images were skipped"})
+    answers: int = field(metadata={"description": "number of annotations"})
+    skipped: int = field(metadata={"description": "number of skipped images"})
     agreement: Probability | None = field(
-        metadata={"description": "with the consensus, on images that others also annotated"}
+        metadata={
+            "description": "agreement with the consensus, on images that others also annotated"
+        }
     )
     quality: Probability | None = field(
-        metadata={"description": "how likely an annotation is right"}
+        metadata={"description": "probability that an annotation is correct"}
     )
     quality_low: Probability | None = field(
         metadata={"description": "lower bound of the 95 % interval of `quality`"}
     )
     quality_high: Probability | None = field(
-        metadata={"description": "upper bound of that interval"}
+        metadata={"description": "upper bound of the same interval"}
     )
     guesses_shown: int = field(
-        metadata={"description": "annotations of images that showed a guess of the model"}
+        metadata={"description": "number of annotations made while the model's guess was shown"}
     )
     guesses_taken: Probability | None = field(
         metadata={"description": "share of these guesses that were submitted as shown"}

@@ -1,6 +1,6 @@
-"""Import the JSON files in which earlier releases kept a project.
+"""Import the JSON files in which earlier releases stored a project.
 
-Model versions and their metadata stay as they are. Annotations are read from Label Studio again.
+Model versions and their metadata are left unchanged. Annotations are read from Label Studio again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 FILES = ("answers", "seen", "open", "annotators", "folds", "review")
 MOVED_TO = "earlier-release"
 
-_SEEN = TypeAdapter(dict[Annotated[int, Field(gt=0, lt=2**63)], str])  # as SQLite holds them
+_SEEN = TypeAdapter(dict[Annotated[int, Field(gt=0, lt=2**63)], str])  # SQLite's range
 _FOLDS = TypeAdapter(dict[str, list[Probability]])
 _PEOPLE = TypeAdapter(list[AnnotatorFigures])
 
@@ -45,7 +45,7 @@ class _OpenImages(BaseModel):
 
 
 def take_over(db: sqlite3.Connection, root: Path) -> None:
-    """Import the JSON files beside a new database; log and skip damaged ones."""
+    """Import the JSON files found beside a new database; log and skip damaged files."""
     for name, write in (
         ("seen", _write_seen),
         ("folds", _write_folds),
@@ -62,7 +62,7 @@ def take_over(db: sqlite3.Connection, root: Path) -> None:
 
 
 def move_files(root: Path) -> None:
-    """Move the files away after they were imported."""
+    """Move the imported files to a subfolder."""
     for name in FILES:
         if (path := root / f"{name}.json").exists():
             (root / MOVED_TO).mkdir(exist_ok=True)
@@ -71,7 +71,7 @@ def move_files(root: Path) -> None:
 
 
 def _write_seen(db: sqlite3.Connection, content: bytes) -> None:
-    # The annotations themselves come with the first reading of Label Studio.
+    # The annotations themselves are added when Label Studio is first read.
     rows = _SEEN.validate_json(content).items()
     db.executemany(
         "INSERT INTO mirror_annotation VALUES "

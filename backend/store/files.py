@@ -1,4 +1,4 @@
-"""Write, fingerprint and watch files in the model folder, and explain what goes wrong there."""
+"""Write, fingerprint and cache files in the model folder, and explain errors that occur there."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Ts = TypeVarTuple("Ts")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file atomically: a reader sees the old text or the new one, never half of it."""
+    """Replace a file atomically: a reader sees either the old text or the new text in full."""
     draft = path.with_name(f".{path.name}.draft-{os.getpid()}")
     with folder_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -29,7 +29,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Return the hex digest of a file."""
+    """Return a file's SHA-256 digest in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -37,7 +37,7 @@ def sha256(path: Path) -> str:
 def cached_until_changed(
     maxsize: int,
 ) -> Callable[[Callable[[Path, *Ts], T]], Callable[[Path, *Ts], T]]:
-    """Cache what a function reads of a file until the file's time or size changes.
+    """Cache a function's result for a file until the file's modification time or size changes.
 
     Errors are not cached. OSError if the file cannot be found.
     """

@@ -1,4 +1,4 @@
-"""Lock a project, so that one process at a time trains, promotes or pushes tasks."""
+"""Lock a project so that only one process at a time trains, promotes or pushes tasks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def lock(
     """Hold one of the project's locks; the operating system releases it if the process dies.
 
     See backend/workers/jobs.py for what happens when a worker dies.
-    Waits as long as it takes, or `wait_s` seconds and then raises ModelFolderError.
+    Waits indefinitely, or raises ModelFolderError after `wait_s` seconds.
     """
     path = root / f"{name}.lock"
     give_up = None if wait_s is None else time.monotonic() + wait_s

@@ -1,6 +1,6 @@
-"""Mirror a project's tasks and annotations, and find those that changed since the last training.
+"""Mirror a project's tasks and annotations, and find what changed since the last training run.
 
-Readings may overlap: of two readings of a task, the later by Label Studio's clock wins.
+Readings may overlap: if a task is read twice, the later reading by Label Studio's clock wins.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _WRITE_ANNOTATION = """
 
 
 class Mirror:
-    """Read the copy of Label Studio, as last read, in the database of a project's folder."""
+    """Query the copy of Label Studio's data in the project's database."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -112,7 +112,7 @@ class Mirror:
 
 
 def write_tasks(db: sqlite3.Connection, tasks: Iterable[TaskReading], now: float) -> bool:
-    """Record tasks as just read; return whether any annotation changed."""
+    """Record tasks that were just read; return whether any annotation changed."""
     is_changed = False
     for found in tasks:
         task = found.task
@@ -126,19 +126,19 @@ def write_tasks(db: sqlite3.Connection, tasks: Iterable[TaskReading], now: float
         )
         if db.execute(_WRITE_TASK, values).fetchone():
             is_changed |= _write_annotations(db, task.task_id, found.annotations, now)
-        else:  # another process read it later
+        else:  # another process has read a later state of the task
             db.execute(_RECORD_READ, (now, task.task_id))
     return is_changed
 
 
 def delete_tasks_unseen_since(db: sqlite3.Connection, moment: float) -> bool:
-    """Delete tasks not read since then; return whether any annotation was deleted with them."""
+    """Delete tasks not read since `moment`; return whether this deleted any annotation."""
     rows = db.execute("SELECT task_id FROM mirror_task WHERE read_at < ?", (moment,))
     return delete_tasks(db, [task_id for (task_id,) in rows.fetchall()], moment)
 
 
 def delete_tasks(db: sqlite3.Connection, task_ids: Sequence[int], now: float) -> bool:
-    """Delete tasks with their annotations; return whether there were any annotations."""
+    """Delete tasks with their annotations; return whether any annotation was deleted."""
     is_changed = False
     for task_id in task_ids:
         db.execute("DELETE FROM mirror_task WHERE task_id = ?", (task_id,))
@@ -147,9 +147,9 @@ def delete_tasks(db: sqlite3.Connection, task_ids: Sequence[int], now: float) ->
 
 
 def write_learned(db: sqlite3.Connection, digests: Mapping[int, str], now: float) -> None:
-    """Record what was learned: annotation id -> digest.
+    """Record which annotations were learned: annotation id -> digest.
 
-    An annotation deleted since counts as new, because a deletion is a change as well.
+    An annotation that was deleted in the meantime counts as new, because a deletion is a change.
     """
     db.execute("CREATE TEMP TABLE learned (annotation_id INTEGER PRIMARY KEY, answer TEXT)")
     db.executemany("INSERT INTO learned VALUES (?, ?)", digests.items())

@@ -1,4 +1,4 @@
-"""Describe images that await annotation, to show them outside Label Studio."""
+"""Describe images that await annotation so that they can be shown outside Label Studio."""
 
 from __future__ import annotations
 
@@ -15,12 +15,16 @@ class AskedImage(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     image_id: str = Field(description="the id of the image")
-    confidence: Probability = Field(description="the lowest is asked first")
-    guesses: tuple[tuple[str, Probability], ...] = Field(
-        description="the three likeliest labels, each with its probability; empty without a model "
-        "and with `BLIND=true`"
+    confidence: Probability = Field(
+        description="the model's confidence; the least confident image is asked first"
     )
-    is_again: bool = Field(description="it is annotated, and another annotator is asked as well")
+    guesses: tuple[tuple[str, Probability], ...] = Field(
+        description="the three most likely labels, each with its probability; empty without a "
+        "model or with `BLIND=true`"
+    )
+    is_again: bool = Field(
+        description="whether it is already annotated and awaits another annotator"
+    )
 
 
 class OpenImage(AskedImage):

@@ -1,6 +1,6 @@
-"""Keep a body's embeddings of a pool.
+"""Save and load a body's embeddings of a pool.
 
-They can be computed again, so a damaged file is logged and treated as missing.
+Embeddings can be recomputed, so a damaged file is logged and treated as missing.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class PoolEmbeddings:
 def save_embeddings(
     folder: Path, body_key: str, image_size: int, image_ids: Sequence[str], kept: PoolEmbeddings
 ) -> None:
-    """Save a body's embeddings of a pool, so that its heads need no forward pass."""
+    """Save a body's embeddings of a pool so that its heads can be fitted without a forward pass."""
     path = _embeddings_path(folder, body_key, image_size, image_ids)
     with folder_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -50,7 +50,7 @@ def load_embeddings(
     return None
 
 
-# A head and the order that follows it read the same file of 100 MB.
+# Fitting a head and then ordering the open tasks both read the same 100 MB file.
 @cached_until_changed(1)
 def _read_embeddings(path: Path, n_images: int) -> PoolEmbeddings:
     _, arrays = read_tensors(path)

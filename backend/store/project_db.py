@@ -1,9 +1,9 @@
 """Open a project's database, and create or migrate it first if necessary.
 
-Tables named `mirror_*` copy Label Studio and may be emptied or dropped at any time; tables named
-`own_*` hold what cannot be read again. Reading while another process writes needs SQLite's WAL,
-which works only on local disks. On a read-only mount the database can be opened while another
-process has it open for writing, as the clock does while it runs, or if no process has it open.
+Tables named `mirror_*` copy Label Studio's data and may be emptied or dropped at any time. Tables
+named `own_*` contain data that cannot be read again. Reading while another process writes requires
+SQLite's WAL, which works only on local disks. On a read-only mount, the database can be opened
+while another process has it open for writing (as the clock does), or if no process has it open.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Connection = sqlite3.Connection
 BUSY_TIMEOUT_S = 30.0
 
 # One script for each version of the own tables' schema; `user_version` says how many have run.
-# Never change a released script: add another.
+# Never change a released script; add another instead.
 MIGRATIONS = (
     """
     CREATE TABLE own_asked (
@@ -112,7 +112,7 @@ ADVICE = {
 def reading(root: Path) -> Iterator[Connection]:
     """Open a project's database for reading; an empty one in memory if nothing was written yet.
 
-    StoreError if it cannot be opened: on a read-only mount while no process writes to it.
+    StoreError if it cannot be opened, for example on a read-only mount.
     """
     with _store_errors(root / FILE), closing(_open_for_reading(root / FILE)) as db:
         if _version(db) and _lacks_mirror_tables(db):
@@ -190,8 +190,8 @@ def _connect_for_reading(path: Path) -> Connection:
     except sqlite3.OperationalError:
         if path.with_name(f"{path.name}-wal").exists():
             raise
-    # No process has it open, and this one may not create the log that opening it needs. Without a
-    # writer the file does not change, so it can be read without a log.
+    # No process has the database open, and this one may not create the log that SQLite needs to
+    # open it. Without a writer the file does not change, so it can be read without a log.
     return _connect(path, "mode=ro&immutable=1")
 
 
@@ -208,7 +208,7 @@ def _migrate(db: Connection, root: Path) -> None:
 
 
 def _create_tables(db: Connection) -> None:
-    """Create the tables that are missing; if mirror tables were, Label Studio is read in full."""
+    """Create missing tables; if mirror tables were missing, Label Studio will be read in full."""
     lacked_mirror_tables = _lacks_mirror_tables(db)
     for script in (*MIGRATIONS[_version(db) :], MIRROR_TABLES):
         for statement in script.split(";\n"):
@@ -223,7 +223,7 @@ def _lacks_mirror_tables(db: Connection) -> bool:
 
 
 def _switch_to_wal(db: Connection) -> None:
-    # SQLite itself does not wait here for another process that creates the same database.
+    # SQLite does not wait here while another process creates the same database.
     give_up = time.monotonic() + BUSY_TIMEOUT_S
     while True:
         try:
@@ -241,11 +241,11 @@ def _version(db: Connection) -> int:
 
 @contextmanager
 def _store_errors(path: Path) -> Iterator[None]:
-    """Raise a StoreError in place of an error that people can repair."""
+    """Turn errors that a user can fix into StoreErrors."""
     try:
         yield
     except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
-        raise  # a bug of ours
+        raise  # a bug in this code
     except (sqlite3.DatabaseError, OSError, ValueError) as error:
         reason = (
             "a row cannot be read"  # it is not JSON or has bad fields

@@ -1,4 +1,4 @@
-"""Record what set-up chose for each project, and find the projects that are set up."""
+"""Record what setup chose for each project, and find the projects that are set up."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from backend.store.version_meta import Classes, ProjectId
 
 
 class ProjectRecord(BaseModel):
-    """The choices of a project's set-up; what `auto` chose stays chosen."""
+    """What setup chose for a project; a choice made by `auto` is never made again."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -45,7 +45,7 @@ def known_projects(model_dir: Path) -> list[int]:
 
 
 def pick_project(model_dir: Path, asked: int | None) -> int:
-    """Return the project asked for, or the only one; SettingsError if that leaves a choice."""
+    """Return the requested project or the only one; SettingsError if the choice is ambiguous."""
     known = known_projects(model_dir)
     if asked in known:
         return asked
@@ -57,12 +57,12 @@ def pick_project(model_dir: Path, asked: int | None) -> int:
 
 
 def write_record(root: Path, record: ProjectRecord) -> None:
-    """Write a project's record, in place of any that exists."""
+    """Write a project's record, replacing any existing one."""
     write_text(root / "project.json", record.model_dump_json(indent=2))
 
 
 def read_record(root: Path) -> ProjectRecord | None:
-    """Read a project's record, None before set-up; ModelFolderError if it cannot be read."""
+    """Read a project's record; None before setup, ModelFolderError if it cannot be read."""
     path = root / "project.json"
     with folder_errors(root):
         if not path.exists():

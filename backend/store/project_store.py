@@ -1,7 +1,7 @@
 """Store everything about a project except its weights, in one SQLite file.
 
-The copy of Label Studio may be deleted at any time and is read again. What was asked and how, what
-was reviewed and what went wrong are recorded nowhere else.
+The copy of Label Studio's data may be deleted at any time; it is then read again. Which images were
+asked and how, which labels were reviewed and which errors occurred is recorded nowhere else.
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ class Facts(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    # What was read of Label Studio
+    # What was read from Label Studio
     read_at: Moment = 0.0  # when the last reading of changed tasks began
     full_read_at: Moment = 0.0  # when the last reading of all tasks began
     revision: int = 0  # rises whenever an annotation is found to have changed
     # What was learned and done
-    train_asked_at: Moment = 0.0  # when a person last asked for a training
-    trained_at: Moment = 0.0  # when the last finished training began to read
-    head_revision: int = 0  # the revision that the last head or training knows
+    train_asked_at: Moment = 0.0  # when a person last requested training
+    trained_at: Moment = 0.0  # when the last finished training run began to read
+    head_revision: int = 0  # the revision that the last head or training run learned
     head_fitted_at: Moment = 0.0
     ordered_by: str = ""  # the version whose predictions order the open tasks
     looked_for_again: int = 0  # the revision at which second opinions were last looked for
-    exhausted_at: Moment = 0.0  # when a batch was due and no image was left to ask
-    waiting_for: str | None = None  # why there cannot be a training yet
+    exhausted_at: Moment = 0.0  # when a batch was due but no image was left to ask
+    waiting_for: str | None = None  # why training cannot start yet
     failed_at: dict[str, Moment] = {}  # when a step last failed, unless it has succeeded since
-    # What people see
+    # What the dashboard shows
     open_read_at: Moment = 0.0  # when the open images were last ordered
     # Reviews
     review_project: int | None = None
@@ -60,10 +60,10 @@ class Facts(BaseModel):
 
 
 class ProjectStore(Mirror):
-    """The database in a project's folder: the copy of Label Studio, and what is recorded here.
+    """The database in a project's folder: the copy of Label Studio's data and our own records.
 
-    Every method opens its own connection, so that none crosses a fork. StoreError if the file
-    cannot be read or written. Before the first write everything is empty.
+    Every method opens its own connection, so no connection crosses a fork. StoreError if the file
+    cannot be read or written. Before the first write, every query returns an empty result.
     """
 
     # Facts
@@ -79,12 +79,12 @@ class ProjectStore(Mirror):
             _record(db, facts)
 
     def record_failure(self, step: str, at: float) -> None:
-        """Record when a step failed, so that the next attempt waits."""
+        """Record when a step failed so that the next attempt is delayed."""
         with writing(self._root) as db:
             _record(db, {"failed_at": {**_facts(db).failed_at, step: at}})
 
     def record_success(self, step: str, **facts: Any) -> None:
-        """Record that a step succeeded, and its results."""
+        """Record that a step succeeded, along with its results."""
         with writing(self._root) as db:
             failed_at = {k: at for k, at in _facts(db).failed_at.items() if k != step}
             _record(db, {**facts, "failed_at": failed_at})
@@ -92,14 +92,14 @@ class ProjectStore(Mirror):
     # The copy of Label Studio
 
     def record_tasks(self, tasks: Sequence[TaskReading], now: float) -> None:
-        """Record tasks with their annotations as just read, and how they were asked."""
+        """Record tasks that were just read, with their annotations and how they were asked."""
         with writing(self._root) as db:
             is_changed = mirror.write_tasks(db, tasks, now)
             _write_asked(db, filter(None, (task.asked for task in tasks)), "OR IGNORE")
             _raise_revision(db, is_changed)
 
     def record_reading(self, began: float, *, is_full: bool) -> None:
-        """Record that all changes until `began` are read; after a full reading, delete all tasks
+        """Record that all changes up to `began` were read; after a full reading, delete all tasks
         that it did not find.
         """
         with writing(self._root) as db:
@@ -116,7 +116,7 @@ class ProjectStore(Mirror):
             _raise_revision(db, mirror.delete_tasks(db, task_ids, now))
 
     def record_learned(self, digests: Mapping[int, str], now: float, **facts: Any) -> None:
-        """Record what a training learned, annotation id -> digest, and its results."""
+        """Record what a training run learned, annotation id -> digest, along with its results."""
         with writing(self._root) as db:
             mirror.write_learned(db, digests, now)
             failed_at = {k: at for k, at in _facts(db).failed_at.items() if k != "retrain"}
@@ -130,7 +130,7 @@ class ProjectStore(Mirror):
             _write_asked(db, asked, "OR REPLACE")
 
     def asked_probs(self, n_classes: int) -> dict[str, Row]:
-        """Return by image the probabilities of the version that asked it, if it is still a task."""
+        """Return each image's probabilities from the version that asked it, if its task exists."""
         query = (
             "SELECT image_id, probs FROM own_asked WHERE length(probs) = ? "
             "AND image_id IN (SELECT image_id FROM mirror_task)"
@@ -150,7 +150,7 @@ class ProjectStore(Mirror):
     # Reviews
 
     def start_reviews(self, project_id: int) -> None:
-        """Record in which project labels are reviewed, and delete reviews of any other one."""
+        """Record the project in which labels are reviewed, and delete all earlier reviews."""
         with writing(self._root) as db:
             db.execute("DELETE FROM own_reviewed")
             _record(db, {"review_project": project_id})
@@ -164,7 +164,7 @@ class ProjectStore(Mirror):
         with writing(self._root) as db:
             db.execute("INSERT OR REPLACE INTO own_reviewed VALUES (?, ?)", (image_id, label))
 
-    # What people see
+    # What the dashboard shows
 
     def record_open_images(self, read_at: float, images: Sequence[OpenImage]) -> None:
         """Record the first OPEN_IMAGES_KEPT open images, in the order of asking."""
@@ -172,24 +172,24 @@ class ProjectStore(Mirror):
         self._replace_rows("mirror_open", rows, open_read_at=read_at)
 
     def open_images(self) -> list[OpenImage]:
-        """Return the open images as last ordered."""
+        """Return the open images in their most recent order."""
         with reading(self._root) as db:
             rows = db.execute("SELECT image FROM mirror_open ORDER BY place")
             return [OpenImage.model_validate_json(image) for (image,) in rows]
 
     def record_annotators(self, people: Sequence[AnnotatorFigures]) -> None:
-        """Record the figures of all annotators."""
+        """Record the statistics of all annotators."""
         rows = enumerate(json.dumps(asdict(figures)) for figures in people)
         self._replace_rows("own_annotator", rows)
 
     def annotators(self) -> list[AnnotatorFigures]:
-        """Return the figures of all annotators, as last recorded."""
+        """Return the most recently recorded statistics of all annotators."""
         with reading(self._root) as db:
             rows = db.execute("SELECT figures FROM own_annotator ORDER BY place")
             return [_FIGURES.validate_json(figures) for (figures,) in rows]
 
     def record_error(self, where: str, message: str, at: datetime | None = None) -> None:
-        """Record an error to show to people."""
+        """Record an error to show on the dashboard."""
         moment = (at or datetime.now(UTC)).isoformat(timespec="seconds")
         with writing(self._root) as db:
             db.execute("INSERT INTO own_error VALUES (?, ?, ?)", (moment, where, message))
@@ -215,7 +215,7 @@ class ProjectStore(Mirror):
 
 
 def _read_probs(rows: Sequence[tuple[str, bytes]], n_classes: int) -> dict[str, Row]:
-    """Return probabilities by image, without damaged rows, which hold NaN."""
+    """Return probabilities by image, without damaged rows, which contain NaN."""
     probs = np.frombuffer(b"".join(blob for _, blob in rows), np.float32).reshape(-1, n_classes)
     is_sound = np.isfinite(probs).all(axis=1)
     return {rows[row][0]: probs[row] for row in np.flatnonzero(is_sound)}

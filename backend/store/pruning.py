@@ -1,7 +1,7 @@
-"""Delete superseded files from a project's folder, and announce a day before which weights go.
+"""Delete superseded files from a project's folder, announcing deleted weights a day in advance.
 
-A version is marked as pruned before its files are deleted, so a crash leaves it whole or pruned;
-the next pruning deletes what a crash left behind.
+A version is marked as pruned before its files are deleted, so a crash leaves it whole or pruned.
+The next pruning deletes any files that a crash left behind.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ def choose_pruned(
     keep_versions: int,
     named: Collection[str],
 ) -> list[str]:
-    """Return the full versions to prune, oldest first; their heads go with them.
+    """Return the full versions to prune, oldest first; their heads are pruned with them.
 
-    `metas` are the sound versions, `promotions` come newest first, `named` are the versions named
-    by predictions in Label Studio. keep_versions=0 keeps all.
+    `metas` are the intact versions, `promotions` are newest first, and `named` are the versions
+    that predictions in Label Studio name. keep_versions=0 keeps all versions.
     """
     full = sorted((meta for meta in metas if not meta.is_head), key=lambda meta: meta.round)
-    newest = {meta.version for meta in full[-keep_versions:]}  # [-0:] is all of them
+    newest = {meta.version for meta in full[-keep_versions:]}  # [-0:] selects all of them
     usable = {meta.version for meta in metas if meta.pruned_at is None}
     in_service = next((p.version for p in promotions if p.version in usable), "")
     bodies = dict.fromkeys(body_of(p.version) for p in promotions)
@@ -49,7 +49,7 @@ def choose_pruned(
 
 
 def next_step(announced_at: datetime | None, now: datetime) -> Literal["announce", "wait", "prune"]:
-    """Decide what to do about versions to prune: people have a day to keep them."""
+    """Decide what to do about versions due for pruning: users have a day to keep them."""
     if announced_at is None:
         return "announce"
     return "wait" if now < announced_at + NOTICE else "prune"
@@ -62,11 +62,11 @@ def prune(
     announced_at: datetime | None,
     now: datetime,
 ) -> datetime | None:
-    """Delete old heads and embeddings, and the weights of old full versions once announced.
+    """Delete old heads and embeddings, and old full versions' weights announced for deletion.
 
-    Return when the deletion was announced, for the caller to record. Hold the promote lock.
-    `find_named` asks Label Studio which versions its predictions name; it is called only if
-    weights are due to be deleted.
+    Return when the deletion was announced, for the caller to record. The caller must hold the
+    promote lock. `find_named` asks Label Studio which versions its predictions name; it is called
+    only if weights are due to be deleted.
     """
     _prune_heads(root)
     sound, _ = Registry(root).versions()
@@ -90,7 +90,7 @@ def prune(
 
 
 def notice(root: Path, sound: Sequence[Meta], keep_versions: int) -> str:
-    """Say which weights will be deleted and when; "" unless a deletion is announced."""
+    """Return a notice of which weights will be deleted and when; "" if none was announced."""
     announced_at = read_announcement(root)
     if announced_at is None or _has_pruned(sound, announced_at):
         return ""
@@ -136,12 +136,12 @@ def _delete_weights(root: Path) -> None:
 
 
 def _prune_heads(root: Path) -> None:
-    """Delete all heads except the newest and those last in service.
+    """Delete all heads except the newest and those most recently in service.
 
-    Every few labels make a new head.
+    A new head is made after every few labels.
     """
     heads = [name for name in Registry(root).version_names() if body_of(name) != name]
-    # By time: after a roll-back the newest head is one of an older body.
+    # Sort by time: after a rollback, the newest head may belong to an older body.
     heads.sort(key=lambda name: _made_at(root / name))
     keep = {*heads[-HEADS_KEPT:], *(p.version for p in Registry(root).promotions()[:2])}
     with folder_errors(root):
@@ -150,13 +150,13 @@ def _prune_heads(root: Path) -> None:
 
 
 def _made_at(folder: Path) -> float:
-    """Return the time of the metadata, because deleting weights changes that of the folder."""
+    """Return the metadata file's time, because deleting weights changes the folder's time."""
     meta = folder / "meta.json"
     return (meta if meta.exists() else folder).stat().st_mtime
 
 
 def _prune_embeddings(root: Path, sound: Sequence[Meta], promotions: Sequence[Promotion]) -> None:
-    """Delete all embeddings except those of the last two bodies; they can be computed again."""
+    """Delete all embeddings except the last two bodies'; embeddings can be recomputed."""
     bodies = list(dict.fromkeys(body_of(p.version) for p in promotions))[:BODIES_KEPT]
     keep = {meta.body_key for meta in sound if meta.body in bodies}
     long_ago = time.time() - DRAFT_LIFETIME_S

@@ -3,15 +3,15 @@
     MODEL_DIR/p<project>/
         project.json      see project_record.py
         project.db        see project_store.py
-        current           the version in service, and those before it
+        current           the version in service and its predecessors
         r0007/            model.safetensors, meta.json and the probabilities (version_probs.py);
-                          of a pruned version meta.json alone
-        r0007h02/         the second head on the body of r0007: the same, of its last layer alone
-        embeddings/       of pool, validation and test, by body; a cache (pool_embeddings.py)
+                          a pruned version has only meta.json
+        r0007h02/         the second head on the body of r0007: the same files, last layer only
+        embeddings/       a cache, by body: pool, validation and test (pool_embeddings.py)
         *.lock            see locks.py
 
-Pydantic reads all JSON, because it refuses text that is nested too deep or not Unicode.
-A reader sees the old or the new, never half: everything is written beside its place and renamed.
+Pydantic reads all JSON, because it rejects text that is nested too deeply or is not Unicode.
+Readers never see partial data: every file is written to a temporary path and then renamed.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Registry:
         self.root = root
 
     def version_names(self) -> list[str]:
-        """Return all version folders, sound or not, in the order in which versions were made."""
+        """Return all version folders, including broken ones, in the order they were made."""
         with folder_errors(self.root):
             if not self.root.is_dir():
                 return []
@@ -68,15 +68,15 @@ class Registry:
             return sorted(filter(VERSION_NAME.fullmatch, names), key=version_order)
 
     def versions(self) -> tuple[list[Meta], dict[str, str]]:
-        """Return all sound versions, oldest first, including pruned ones, and why others are
+        """Return all intact versions, oldest first, including pruned ones, and why the others are
         broken.
 
-        Only the weights of the version in service are read, and only once: see `current`.
+        Reads only the weights of the version in service, and those only once: see `current`.
         """
         sound: list[Meta] = []
         broken: dict[str, str] = {}
         passed_over: dict[str, str] = {}
-        with suppress(ModelFolderError):  # a damaged `current` has errors of its own
+        with suppress(ModelFolderError):  # a damaged `current` is reported elsewhere
             passed_over = self._find_current()[1]
         for name in self.version_names():
             try:
@@ -91,20 +91,20 @@ class Registry:
         return sound, broken
 
     def last_round(self) -> int:
-        """Return the highest round that has a folder, sound or not; 0 before the first."""
+        """Return the highest round that has a folder, intact or broken; 0 before the first."""
         return max((version_order(name)[0] for name in self.version_names()), default=0)
 
     def next_head(self, body: str) -> str:
         """Return the name for the next head on a body.
 
-        Names of deleted heads are not used again, because open tasks carry their predictions.
+        Names of deleted heads are not reused, because open tasks still carry their predictions.
         """
         names = {*self.version_names(), *(p.version for p in self.promotions())}
         heads = [version_order(name)[1] for name in names if body_of(name) == body]
         return f"{body}h{max(heads, default=0) + 1:02d}"
 
     def save(self, state: State, meta: Meta) -> Meta:
-        """Write a version, whole or not at all; return the metadata with the weights' sha256."""
+        """Write a version atomically; return its metadata with the weights' sha256."""
         final = self.root / meta.version
         draft = self.root / f".draft-{meta.version}-{os.getpid()}"
         with folder_errors(self.root):
@@ -124,30 +124,30 @@ class Registry:
         return meta
 
     def read_meta(self, version: str) -> Meta:
-        """Return a version's metadata; BrokenVersionError says what is wrong with the folder.
+        """Return a version's metadata; BrokenVersionError explains what is wrong with the folder.
 
-        Checks only the header of the weights: names, types and shapes. A pruned version has none.
+        Checks only the weights' header (names, types and shapes); a pruned version has no weights.
         """
         meta = self._read_meta_file(version)
         if meta.pruned_at is None:
             try:
                 self._check_weights(meta)
             except BrokenVersionError:
-                # Pruning marks a version before it deletes anything: was it marked in between?
+                # Pruning marks a version before deleting its files; it may just have been marked.
                 meta = self._read_meta_file(version)
                 if meta.pruned_at is None:
                     raise
         return meta
 
     def mark_pruned(self, version: str, now: datetime) -> None:
-        """Record in meta.json that the version's weights and scores, and its heads', may go."""
+        """Record in meta.json that the weights and scores of a version and its heads are pruned."""
         meta = self._read_meta_file(version).model_copy(update={"pruned_at": now})
         _write_meta(self.root / version, meta)
 
     def load_state(self, version: str) -> State:
-        """Load a version's weights, those of a head with its body.
+        """Load a version's weights; for a head, include the weights of its body.
 
-        BrokenVersionError unless they match their sha256, are a ResNet-18's and are finite;
+        BrokenVersionError unless they match their sha256, fit a ResNet-18 and are finite;
         NoModelError if they were pruned.
         """
         own = self.load_own_state(version)
@@ -167,7 +167,7 @@ class Registry:
             return version_weights.read_weights(weights, meta.sha256)
 
     def promotions(self) -> list[Promotion]:
-        """Return which versions were put in service, newest first; empty before the first."""
+        """Return all promotions, newest first; empty before the first promotion."""
         path = self.root / "current"
         with folder_errors(self.root):
             if not path.exists():
@@ -181,14 +181,14 @@ class Registry:
                 ) from None
 
     def current(self) -> Meta | None:
-        """Return the version in service: the last promoted one that is sound, or None.
+        """Return the version in service, which is the last intact promoted version, or None.
 
-        Each process reads its weights once, so that damage is found before they are needed.
+        Each process reads its weights once to find damage before they are needed.
         """
         return self._find_current()[0]
 
     def promote(self, version: str, now: datetime | None = None) -> Meta:
-        """Put a version in service from the next request on; an older one to roll back."""
+        """Put a version in service from the next request on; promote an older one to roll back."""
         if not VERSION_NAME.fullmatch(version) or not (self.root / version).is_dir():
             known = ", ".join(self.version_names()) or "none yet"
             raise NoModelError(f"no version {version!r} in {self.root}: there are {known}")
@@ -215,14 +215,14 @@ class Registry:
                 f"{version}/meta.json belongs to {meta.version}: the folder was renamed or copied"
             )
         if meta.is_head:
-            # One mark, the body's, prunes it with all its heads at once.
+            # Marking a body as pruned also prunes all its heads.
             with suppress(BrokenVersionError):
                 body = self._read_meta_file(meta.body)
                 meta = meta.model_copy(update={"pruned_at": meta.pruned_at or body.pruned_at})
         return meta
 
     def _check_weights(self, meta: Meta) -> None:
-        """Raise BrokenVersionError unless the headers of a version and its body are sound."""
+        """Raise BrokenVersionError unless the headers of a version's and its body's weights fit."""
         if meta.is_head:
             self.read_meta(meta.body)
         weights, body = self._weights(meta.version), self._weights(meta.body)
@@ -235,7 +235,7 @@ class Registry:
             raise BrokenVersionError(f"{meta.version}/{weights.name} {fault}")
 
     def _find_current(self) -> tuple[Meta | None, dict[str, str]]:
-        """Return the version in service, and why versions promoted after it are passed over."""
+        """Return the version in service, and why versions promoted later were skipped."""
         passed_over: dict[str, str] = {}
         for promotion in self.promotions():
             try:
@@ -249,7 +249,7 @@ class Registry:
         return None, passed_over
 
     def _check_numbers(self, meta: Meta) -> None:
-        """Raise BrokenVersionError unless the weights of a version and its body are sound."""
+        """Raise BrokenVersionError unless the weights of a version and its body are intact."""
         for part in (meta, self.read_meta(meta.body)) if meta.is_head else (meta,):
             weights = self._weights(part.version)
             with _broken_version_errors(weights):
@@ -260,7 +260,7 @@ class Registry:
 
 @contextmanager
 def _broken_version_errors(path: Path) -> Iterator[None]:
-    """Raise a BrokenVersionError in place of an error in reading one of a version's files."""
+    """Turn errors in reading a version's files into BrokenVersionErrors."""
     version = path.parent.name
     try:
         yield
@@ -276,7 +276,7 @@ def _broken_version_errors(path: Path) -> Iterator[None]:
         raise BrokenVersionError(f"{version}/{path.name} is damaged ({_describe(error)})") from None
 
 
-# A status lists all versions every few seconds, and their files hardly ever change.
+# The status lists all versions every few seconds, and their files rarely change.
 @cached_until_changed(4096)
 def _parse_meta(path: Path) -> Meta:
     return Meta.model_validate_json(path.read_bytes())
@@ -287,7 +287,7 @@ def _write_meta(folder: Path, meta: Meta) -> None:
 
 
 def _describe(error: ValidationError) -> str:
-    """Name the first bad field and say why, without quoting its value."""
+    """Name the first invalid field and the reason, without quoting its value."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     where = ".".join(str(part) for part in first["loc"])
     return f"{where!r:.80}: {first['msg']}" if where else f"not JSON: {first['msg']}"

@@ -18,13 +18,13 @@ from backend.network.resnet_layout import TensorType
 
 log = logging.getLogger(__name__)
 
-DTYPES = ("F16", "F32", "F64", "I64")  # those we write; numpy lacks some of the others
+DTYPES = ("F16", "F32", "F64", "I64")  # the types we write; numpy lacks some of the others
 
 
 def write_tensors(
     path: Path, tensors: Mapping[str, NDArray[Any]], metadata: dict[str, str] | None = None
 ) -> None:
-    """Write a file atomically; OSError if that fails."""
+    """Write tensors to a file atomically; OSError if writing fails."""
     draft = path.with_suffix(f".draft-{os.getpid()}")
     whole = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     try:
@@ -37,8 +37,8 @@ def write_tensors(
 def read_header(path: Path) -> dict[str, TensorType]:
     """Return the types of a file's tensors without reading the tensors.
 
-    Like the other readers it raises ValueError if the content is bad, and OSError if the file
-    cannot be read.
+    Like the other readers, this raises ValueError if the content is invalid and OSError if the
+    file cannot be read.
     """
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
@@ -59,13 +59,13 @@ def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:
 
 
 def find_not_finite(arrays: Mapping[str, NDArray[Any]]) -> str:
-    """Name an array that holds NaN or infinite numbers; "" if none does."""
+    """Return the name of an array that contains NaN or infinite numbers, or ""."""
     return next((name for name, array in arrays.items() if not np.isfinite(array).all()), "")
 
 
 @contextmanager
 def damage_logged(path: Path) -> Iterator[None]:
-    """Suppress the error of a file that is missing or damaged; log the damage."""
+    """Suppress errors from a missing or damaged file; log any damage."""
     try:
         yield
     except FileNotFoundError:
@@ -77,7 +77,7 @@ def damage_logged(path: Path) -> Iterator[None]:
 def find_array(
     arrays: Mapping[str, NDArray[Any]], name: str, kind: str, n_axes: int
 ) -> NDArray[Any]:
-    """Return an array by name; ValueError unless it has that kind ("f" or "i") and n_axes."""
+    """Return an array by name; ValueError unless its kind ("f" or "i") and n_axes match."""
     array = arrays.get(name)
     if array is None:
         raise ValueError(f"{name} is missing")

@@ -42,12 +42,12 @@ Moment = Annotated[str, AfterValidator(_check_moment)]  # ISO 8601
 
 
 def body_of(version: str) -> str:
-    """Return the version whose body a version has: r0007 for r0007h02 and for r0007."""
+    """Return the version that a version's body comes from: r0007 for r0007h02 and for r0007."""
     return version.partition("h")[0]
 
 
 def version_order(version: str) -> tuple[int, int]:
-    """Return round and number of the head, 0 for a body: sorts versions as they were made."""
+    """Return the round and the head's number (0 for a body), a key that sorts by creation."""
     found = VERSION_NAME.fullmatch(version)
     return (int(found["round"]), int(found["head"] or 0)) if found else (0, 0)
 
@@ -58,21 +58,21 @@ def round_of(version: str) -> int:
 
 
 class Calibration(BaseModel):
-    """How far confidence is from accuracy, before and after temperature scaling."""
+    """The gap between confidence and accuracy before and after temperature scaling."""
 
     model_config = ConfigDict(frozen=True)
 
-    temperature: float = Field(ge=0.01, le=100)  # wider than any that is fitted
+    temperature: float = Field(ge=0.01, le=100)  # wider than the fitted range
     error_before: Amount  # expected calibration error on the validation split
     error_after: Amount
     test_error_after: Amount | None  # on images that the temperature was not fitted to
 
 
 class Meta(BaseModel):
-    """The metadata of a version, as in meta.json."""
+    """A version's metadata, as stored in meta.json."""
 
-    # Dataclasses of the core are validated here, not where they are created. Their fields go by
-    # name in Python and by alias in meta.json.
+    # The core's dataclasses are validated here, not where they are created. Their fields have
+    # their own names in Python and aliases in meta.json.
     model_config = ConfigDict(
         frozen=True,
         revalidate_instances="always",
@@ -106,21 +106,21 @@ class Meta(BaseModel):
     # Part of a file name, so it must not contain a path.
     body_key: str = Field(
         "", pattern="^[0-9a-f]*$"
-    )  # which embeddings are its own; "" in versions made before these were kept
-    # When its weights and scores were deleted. A head goes with its body and is read with its mark.
+    )  # identifies its embeddings; "" in versions made before embeddings were saved
+    # When its weights and scores were deleted. A head is pruned with its body and takes its mark.
     pruned_at: AwareDatetime | None = None
 
     @property
     def body(self) -> str:
-        """The version whose body it has: itself, unless it is a head."""
+        """The version that its body comes from: the version itself, unless it is a head."""
         return body_of(self.version)
 
     @property
     def is_head(self) -> bool:
-        """Whether only its last layer is its own."""
+        """Whether this version is a head: a new last layer on another version's body."""
         return self.body != self.version
 
     @property
     def temperature(self) -> float:
-        """The divisor of its log-probabilities."""
+        """The temperature by which its log-probabilities are divided."""
         return self.calibration.temperature if self.calibration else 1.0

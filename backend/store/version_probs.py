@@ -1,6 +1,6 @@
-"""Keep a version's class probabilities for the pool and the validation split beside its weights.
+"""Store a version's class probabilities for the pool and the validation split with its weights.
 
-They can be computed again, so a damaged file is logged and treated as missing.
+Probabilities can be recomputed, so a damaged file is logged and treated as missing.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from backend.store.files import folder_errors
 from backend.store.registry import Registry
 from backend.store.tensor_file import damage_logged, find_array, read_tensors, write_tensors
 
-ROUNDING = 0.01  # how far a row of probabilities may lie from a sum of 1
+ROUNDING = 0.01  # how far the sum of a row of probabilities may deviate from 1
 _IMAGE_IDS = TypeAdapter(tuple[str, ...])
 
 
 def save_pool_probs(root: Path, version: str, image_ids: Sequence[str], probs: Probs) -> None:
-    """Save a version's probabilities for the pool, so that no model is needed to look them up."""
+    """Save a version's probabilities for the pool so that they can be read without a model."""
     with folder_errors(root):
         write_tensors(
             _path(root, version, "pool"), {"probs": probs}, {"image_ids": json.dumps(image_ids)}
@@ -35,7 +35,7 @@ def save_pool_probs(root: Path, version: str, image_ids: Sequence[str], probs: P
 def load_pool_probs(root: Path, version: str) -> tuple[tuple[str, ...], Probs] | None:
     """Load what save_pool_probs wrote, or None: image ids, and a row of `Probs` for each.
 
-    NoModelError if they hold NaN, because scoring the pool again would give the same.
+    NoModelError if they contain NaN, because scoring the pool again would give the same result.
     """
     path = _path(root, version, "pool")
     with damage_logged(path):
@@ -59,7 +59,7 @@ def nan_error(version: str) -> NoModelError:
 
 
 def save_validation_probs(root: Path, version: str, labels: Labels, probs: Probs) -> None:
-    """Save a version's probabilities for the validation split, to compare the next one with."""
+    """Save a version's validation probabilities for comparison with the next version."""
     with folder_errors(root):
         write_tensors(_path(root, version, "validation"), {"probs": probs, "labels": labels})
 

@@ -1,6 +1,6 @@
 """Check and read a version's model.safetensors.
 
-A version's body has all weights of a ResNet-18, a head only those of the last layer.
+A full version has all the weights of a ResNet-18; a head has only the last layer's weights.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def body_key(state: State) -> str:
 
 @cached_until_changed(4096)
 def find_header_fault(path: Path, n_classes: int, is_head: bool) -> str:
-    """Say by its header why a file is not a ResNet-18, or a head; "" if it is."""
+    """Return why a file's header does not fit a ResNet-18, or a head; "" if it does."""
     find_fault = resnet_layout.find_head_fault if is_head else resnet_layout.find_fault
     try:
         fault = find_fault(tensor_file.read_header(path), n_classes)
@@ -44,15 +44,15 @@ def find_header_fault(path: Path, n_classes: int, is_head: bool) -> str:
 
 @cached_until_changed(4096)
 def read_width(path: Path) -> int:
-    """Return how many inputs the last layer has."""
+    """Return the number of inputs to the last layer."""
     return tensor_file.read_header(path)[HEAD_TENSORS[0]].shape[1]
 
 
 @cached_until_changed(256)
 def find_fault(path: Path, expected_sha256: str) -> str:
-    """Say what `read_weights` finds wrong with a file's content; "" if nothing.
+    """Return what `read_weights` finds wrong with a file's content, or "".
 
-    An OSError is not caught, and so not cached: it may be over in a moment.
+    An OSError is not caught, and therefore not cached, because it may be temporary.
     """
     try:
         read_weights(path, expected_sha256)
@@ -62,7 +62,7 @@ def find_fault(path: Path, expected_sha256: str) -> str:
 
 
 def read_weights(path: Path, expected_sha256: str) -> State:
-    """Read a version's own weights; BrokenVersionError unless they match and are finite.
+    """Read a version's own weights; BrokenVersionError unless they match the hash and are finite.
 
     OSError if the file cannot be read.
     """

@@ -1,4 +1,4 @@
-"""Find, download and check the pre-trained weights that the setting WEIGHTS names."""
+"""Find, download and check the pre-trained weights named by the WEIGHTS setting."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from backend.network import resnet
 from backend.network.resnet_layout import COUNTER
 
 IMAGENET_URL: str = ResNet18_Weights.IMAGENET1K_V1.url
-SILENCE_S = 30.0  # after which a download is given up
+SILENCE_S = 30.0  # a download that receives nothing for this long is abandoned
 
 
 @dataclass(frozen=True)
 class PretrainedWeights:
-    """The weights that trainings start from."""
+    """The weights that training starts from."""
 
     name: str  # as recorded in a version: "imagenet", "none" or the path
     state: resnet.State | None
-    notice: str  # "" or one loud line
+    notice: str  # a one-line warning, or ""
 
 
 def find_weights(
@@ -42,7 +42,7 @@ def find_weights(
     give_up_after_s: float = 5.0,
     progress: Progress = lambda *_: None,
 ) -> PretrainedWeights:
-    """Return the weights that `name` means: `auto`, `imagenet`, `none` or the path of a state_dict.
+    """Return the weights for `name`: `auto`, `imagenet`, `none` or the path of a state_dict.
 
     The file may be in safetensors or torch format. WeightsError if it cannot be read or downloaded.
     """
@@ -94,7 +94,7 @@ def _check_answers(url: str, give_up_after_s: float) -> None:
         except (OSError, HTTPException) as error:
             errors.append(error)
 
-    # A thread, because urlopen's timeout applies to each address separately, not to the look-up.
+    # Use a thread, because urlopen's timeout applies to each address separately, not to the lookup.
     thread = Thread(target=request, daemon=True)
     thread.start()
     thread.join(give_up_after_s)
@@ -105,7 +105,7 @@ def _check_answers(url: str, give_up_after_s: float) -> None:
 
 
 def _read(path: Path, after_deletion: str = "") -> resnet.State:
-    """Read and check a state_dict; `after_deletion` says what deleting a damaged file leads to."""
+    """Read and check a state_dict; `after_deletion` describes the effect of deleting the file."""
     if not path.is_file():
         raise WeightsError(
             f"WEIGHTS={path} does not exist or is not a file: set auto, imagenet, none "
@@ -117,7 +117,7 @@ def _read(path: Path, after_deletion: str = "") -> resnet.State:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:
-        # Junk makes torch raise any error, with advice to unpickle code: neither is passed on.
+        # Invalid files can make torch raise any error, with unsafe advice to unpickle: hide both.
         raise WeightsError(
             f"{path} cannot be read as weights: if it is damaged or half a download, delete it"
             f"{after_deletion}; if it holds a pickled model, save its state_dict() instead"
@@ -129,7 +129,7 @@ def _read(path: Path, after_deletion: str = "") -> resnet.State:
 
 
 def _find_fault(state: Any) -> str:
-    """Say why `state` is not a ResNet-18's, whatever its head; "" if it is."""
+    """Return why `state` is not a ResNet-18's, ignoring its head; "" if it is."""
     if not isinstance(state, dict) or not all(
         isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
     ):
@@ -150,7 +150,7 @@ def _find_fault(state: Any) -> str:
 
 
 def _find_bad_numbers(tensor: Tensor, *, is_counter: bool) -> str:
-    """Say why training cannot start from a tensor's numbers; "" if it can."""
+    """Return why training cannot start from a tensor's values; "" if it can."""
     if tensor.layout != torch.strided or tensor.is_meta or tensor.is_complex():
         return "is not an ordinary tensor of real numbers"
     if not is_counter and not tensor.is_floating_point():

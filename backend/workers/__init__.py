@@ -1,1 +1,1 @@
-"""Start our processes: the jobs that RQ calls by name, the clock, and each command."""
+"""Run the long-running processes: the clock, the web servers, and the workers with their jobs."""

@@ -1,7 +1,7 @@
-"""Look at every project once a second, and read Label Studio once a minute: webhooks may be lost.
+"""Check every project once a second, and read Label Studio once a minute in case webhooks are lost.
 
-What is due is decided from databases and Redis alone, so that neither a busy ranker nor an
-unreachable Label Studio delays a training.
+Decisions use only the databases and Redis, so neither a busy ranker nor an unreachable Label Studio
+delays training.
 """
 
 from __future__ import annotations
@@ -30,30 +30,30 @@ TICK_S = 1.0
 ABANDONED_EVERY_S = 10.0
 BACKEND_EVERY_S = 10.0
 BACKEND_TIMEOUT_S = 2.0
-# The number of tasks shows a deleted task at once. This finds what no number shows.
+# The task count reveals a deleted task at once; a full reading finds what no count reveals.
 FULL_READ_EVERY_S = 3600.0
-# Label Studio sends a webhook within the request that it is about, and gives up after a second:
-# the webhook of an annotation that we have read came by then, or never will.
+# Label Studio sends a webhook during the request that causes it, and gives up after a second. The
+# webhook for an annotation that we have read has arrived by then, or never will.
 WEBHOOK_GRACE_S = 2.0
 
 
 @dataclass(frozen=True)
 class Found:
-    """How many new annotations a reading found."""
+    """The number of new annotations that a reading found."""
 
     read_at: float
-    since: float  # when the reading before it began
+    since: float  # when the previous reading began
     n_new: int
 
 
 @dataclass
 class Watch:
-    """What the clock remembers of one project from tick to tick."""
+    """What the clock remembers about one project between ticks."""
 
     project_id: int
     project: LabelStudioProject
     store: ProjectStore
-    # Kept open while the clock runs: otherwise nobody could open it on a read-only mount.
+    # Kept open while the clock runs; otherwise, no process on a read-only mount could open it.
     connection: Connection
     next_reading: float = 0.0
     look_at: float = 0.0
@@ -63,7 +63,7 @@ class Watch:
 
 
 class Clock:
-    """Watches every project that set-up has recorded in the model folder."""
+    """Watches every project that setup has recorded in the model folder."""
 
     def __init__(self, settings: Settings, queue: TrainingQueue) -> None:
         self._settings = settings
@@ -75,7 +75,7 @@ class Clock:
         self._last_error = ""
 
     def tick(self, now: float) -> None:
-        """Check everything once; log a new error and leave the next try to the next tick."""
+        """Check everything once; log a new error and retry at the next tick."""
         try:
             self._queue.record_tick(now)
             if now >= self._next_abandoned:
@@ -135,11 +135,11 @@ class Clock:
         )
 
     def _read(self, watch: Watch, now: float) -> None:
-        """Read what changed in Label Studio, and record for people whether it answered."""
+        """Read what changed in Label Studio, and record for the dashboard whether it responded."""
         watch.problem = ""
         try:
             self._read_project(watch, now)
-        except LabelStudioError as error:  # what is due does not depend on it
+        except LabelStudioError as error:  # other work can still be due
             watch.problem = str(error)
         problems = {watch.problem for watch in self._watches.values()} - {""}
         every_s = self._settings.reconcile_every_s
@@ -154,15 +154,15 @@ class Clock:
             read_everything_changed(watch.project, store, now=now)
         watch.found = Found(now, since, store.new_annotations()[0] - n_known)
         counts, was_ordered_by = store.counts(), store.facts().ordered_by
-        # Without open tasks there is nothing to order. Until we have ordered them once, their order
-        # is not recorded, whatever Label Studio says.
+        # Without open tasks, there is nothing to order. Until we have ordered tasks once, do not
+        # record an order, even if Label Studio reports one.
         if was_ordered_by and (counts.open or counts.awaiting_second_opinion):
             ordered_by = watch.project.model_version()
             if ordered_by != was_ordered_by:
                 store.record(ordered_by=ordered_by)
 
     def _log_lost_webhooks(self, watch: Watch, now: float) -> None:
-        """Log how many of the annotations read a moment ago no webhook has named."""
+        """Log how many recently read annotations no webhook has reported."""
         found = watch.found
         if found is None or now < found.read_at + WEBHOOK_GRACE_S:
             return
@@ -185,10 +185,10 @@ class Clock:
         return now if due.train or due.rank else due.look_at
 
     def _check_backend(self) -> str:
-        """Return what is wrong with the backend and what to do, or ""."""
+        """Return what is wrong with the backend and how to fix it, or ""."""
         url = self._settings.backend_url
         try:
-            # Never through a proxy of the environment: the address is ours.
+            # Never use a proxy from the environment, because the address is internal.
             if httpx.get(f"{url}/health", timeout=BACKEND_TIMEOUT_S, trust_env=False).is_success:
                 return ""
         except httpx.HTTPError:
@@ -209,7 +209,7 @@ class Clock:
 def run(settings: Settings, stop: threading.Event) -> None:
     """Tick until `stop` is set."""
     clock = Clock(settings, TrainingQueue(settings.redis_url.get_secret_value()))
-    log.info("the clock ticks")
+    log.info("the clock is running")
     while not stop.wait(TICK_S):
         clock.tick(time.time())
     clock.close()

@@ -1,24 +1,24 @@
-"""The functions that RQ calls by name with a project's id; and what happens when something dies.
+"""Define the jobs that RQ calls by name with a project's id, and explain how failures are handled.
 
 A job may die at any moment, because each step can be repeated: versions and `current` are renamed
-into place, tasks are keyed by their image, and predictions that exist are not imported again.
+into place, tasks are keyed by their image, and existing predictions are not imported again.
 
-- An error in a step (`_record_errors`): people see it, the job ends well, and `decide` waits before
-  the next try. RQ itself would try again at once.
-- The process of a job is killed, for instance for its memory: RQ runs the job again, five times at
-  most (`TrainingQueue.enqueue`). Then its id is blocked for two minutes, unless a person asks for a
+- A step raises an error (`_record_errors`): the dashboard shows the error, the job ends normally,
+  and `decide` waits before the next attempt. RQ would retry at once.
+- A job's process is killed, for example for using too much memory: RQ reruns the job at most five
+  times (`TrainingQueue.enqueue`). Then its id is blocked for two minutes, unless a person requests
   training.
-- The worker is killed: its process for the job trains on. It ends itself when it next reports
-  progress (`_job_progress`). Until then the project's "train" lock, which the operating system
-  releases with the process, keeps a second training waiting. Meanwhile RQ's lease on the job runs
-  out, and the clock puts the job back into its queue (`TrainingQueue.requeue_abandoned`). The next
-  run first removes what is left of the dead one (`TrainingQueue.forget_dead_executions`).
-- Redis is lost: workers wait until it is back. The clock enqueues what is due with its next tick,
-  and finds in Label Studio what lost hints would have said (backend/workers/clock.py).
-- Label Studio hangs: a request gives up after two minutes (backend/labelstudio/client.py), and the
-  step fails with an error. The clock goes on with what it has read.
-- An update moves or renames a job: what waits in Redis under the old name is dropped with a log
-  line, and the clock enqueues the job again (backend/queue/own_jobs.py).
+- The worker is killed: its job process continues training until it next reports progress, and then
+  exits (`_job_progress`). Until then, the project's "train" lock, which the operating system
+  releases when the process ends, blocks a second training run. Meanwhile, RQ's lease on the job
+  expires, and the clock returns the job to its queue (`TrainingQueue.requeue_abandoned`). The next
+  run first removes what the dead run left behind (`TrainingQueue.forget_dead_executions`).
+- Redis is lost: workers wait until Redis is back. The clock enqueues what is due at its next tick,
+  and finds in Label Studio what the lost hints reported (backend/workers/clock.py).
+- Label Studio hangs: a request times out after two minutes (backend/labelstudio/client.py), and the
+  step fails with an error. The clock continues with what it has already read.
+- An update moves or renames a job: jobs queued in Redis under the old name are deleted and logged,
+  and the clock enqueues the job again (backend/queue/own_jobs.py).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from backend.workers.cores import share_cores
 log = logging.getLogger(__name__)
 
 PROGRESS_EVERY_S = 0.5
-# What people read when a step has failed.
+# How a failed step is described to users.
 STEP_NAMES: Mapping[Step, str] = {
     "retrain": "training",
     "read": "reading annotations",
@@ -64,7 +64,7 @@ RANK_FOR_S = 60.0
 
 
 class Work:
-    """The project that a job works on, opened as far as its steps need it."""
+    """The project that a job works on; each part is opened when a step first needs it."""
 
     def __init__(self, settings: Settings, queue: TrainingQueue, project_id: int) -> None:
         self.settings = settings
@@ -84,16 +84,16 @@ class Work:
 
     @cached_property
     def progress(self) -> Progress:
-        """Report and log what the job does, and end it once its worker is gone."""
+        """Report and log the job's progress, and end the job once its worker is gone."""
         return _job_progress(self.queue, self.project_id)
 
     @cached_property
     def loop(self) -> Loop:
-        """Everything that rounds need, with the pool as the last training found it."""
+        """Everything that rounds need, with the pool as the last training run found it."""
         return self.open_loop(rescan=False)
 
     def open_loop(self, *, rescan: bool) -> Loop:
-        """Open the same; with `rescan`, look for new images in the pool."""
+        """Open everything that rounds need; with `rescan`, look for new images in the pool."""
         return open_loop(
             self.settings, self.project_id, self.project, rescan=rescan, progress=self.progress
         )
@@ -105,7 +105,7 @@ class Work:
 
 
 def retrain(project_id: int) -> None:
-    """Train rounds until none is due: what changes during one is learned by the next."""
+    """Train until no round is due; the next round learns what changes during the current one."""
     work = _open(project_id)
     with _record_errors(work, "retrain"), lock(work.root, "train"):
         share_cores(work.queue.worker_counts()["train"])
@@ -118,7 +118,7 @@ def retrain(project_id: int) -> None:
 
 
 def rank(project_id: int) -> None:
-    """Take the steps that are due and last seconds, one after the other, until none is left."""
+    """Run the due steps that take only seconds, one after another, until none is left."""
     work = _open(project_id)
     share_cores(work.queue.worker_counts()["train"])
     job = get_current_job()
@@ -152,7 +152,7 @@ def _collect_reviews(work: Work) -> None:
     work.store.record_success("collect_reviews", reviews_read_at=time.time())
 
 
-# Each records in the project's database that it was done.
+# Each step records its completion in the project's database.
 STEPS: Mapping[RankStep, Callable[[Work], object]] = {
     "read": _read,
     "refresh": lambda work: ordering.refresh_predictions(work.loop, work.progress),
@@ -172,7 +172,7 @@ def _open(project_id: int) -> Work:
 
 @contextmanager
 def _record_errors(work: Work, step: Step) -> Iterator[None]:
-    """Record an error for people to see, and when it happened, so that the next try waits."""
+    """Record an error for the dashboard, and its time so that the next attempt is delayed."""
     try:
         yield
     except TooFewLabelsError as error:
@@ -190,8 +190,8 @@ def _record_errors(work: Work, step: Step) -> Iterator[None]:
 
 
 def _job_progress(queue: TrainingQueue, project_id: int) -> Progress:
-    """Report and log what the job does, and end it once its worker is gone: RQ gives the job to
-    another worker, and two that finished the same job would disturb each other in Redis.
+    """Report and log the job's progress, and end the job once its worker is gone. RQ gives the job
+    to another worker, and two processes finishing the same job would conflict in Redis.
     """
     job = get_current_job()
     worker = os.getppid()

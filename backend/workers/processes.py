@@ -1,8 +1,8 @@
-"""Start one of our processes, which runs until SIGTERM or Ctrl-C.
+"""Start one of Tightloop's processes, which runs until SIGTERM or Ctrl-C.
 
     python -m backend.workers.processes trainer
 
-Each imports only what it needs: clock and dashboard do not import torch.
+Each process imports only what it needs: the clock and the dashboard do not import torch.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ def run_backend(settings: Settings) -> None:
     from backend.web.serving import create_app
     from backend.workers.cores import share_cores
 
-    share_cores()  # leaves one that answers webhooks during a /predict
+    share_cores()  # leaves a core to answer webhooks during a /predict request
     serve(create_app(settings), settings)
 
 
 def run_dashboard(settings: Settings) -> None:
-    """Serve the dashboard alone, for a network that must not reach the ML backend's routes."""
+    """Serve only the dashboard, for a network that must not reach the ML backend's routes."""
     from backend.web.dashboard import create_app
     from backend.web.server import serve
 
@@ -56,7 +56,7 @@ def run_trainer(settings: Settings) -> None:
 
 
 def run_ranker(settings: Settings) -> None:
-    """Run the worker for what takes seconds and must not wait for a training."""
+    """Run the worker for jobs that take seconds and must not wait for training."""
     _work(settings, "rank")
 
 
@@ -95,11 +95,11 @@ def main() -> int:
 
 
 def _work(settings: Settings, queue: str) -> None:
-    """Run RQ's worker, which forks for every job."""
-    # Import torch once, before the fork, and not in every job. CUDA is initialized in the child.
+    """Run RQ's worker, which forks a child process for each job."""
+    # Import torch once before forking, rather than in every job. CUDA is initialized in the child.
     from backend.workers import jobs  # noqa: F401
 
-    # Otherwise every garbage collection of a job walks through all of torch, for 0.3 s.
+    # Otherwise, each garbage collection in a job traverses all of torch, taking 0.3 s.
     gc.collect()
     gc.freeze()
     try:
@@ -108,13 +108,13 @@ def _work(settings: Settings, queue: str) -> None:
             connection=Redis.from_url(settings.redis_url.get_secret_value()),
             serializer=JSONSerializer,  # reading a pickle runs code
             job_class=OwnJob,
-            # To notice soon that a worker was killed, and to give its job to another.
+            # Detect a killed worker quickly and give its job to another.
             worker_ttl=30,
             job_monitoring_interval=5,
             maintenance_interval=15,
         ).work()
     except RedisError as error:
-        # Only at the start: later the worker itself waits until Redis is back.
+        # This happens only at startup: later, the worker waits automatically until Redis is back.
         raise QueueError(f"Redis cannot be used ({type(error).__name__}): see REDIS_URL") from None
     finally:
         gc.unfreeze()  # otherwise triton reports leaked objects at exit, and not as JSON

@@ -74,7 +74,10 @@ def test_a_refused_private_address_names_label_studios_setting() -> None:
 @pytest.mark.parametrize("status", [200, 302, 500])
 def test_another_server_at_that_address_is_recognised(status: int) -> None:
     with serving(status, b"<html>hello</html>") as url:
-        assert message_of(url) == f"{url} does not answer like Label Studio: check LABEL_STUDIO_URL"
+        assert (
+            message_of(url)
+            == f"{url} does not appear to be a Label Studio server: check LABEL_STUDIO_URL"
+        )
 
 
 def test_a_server_that_is_down_is_named_with_its_address() -> None:
