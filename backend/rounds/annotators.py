@@ -20,7 +20,7 @@ def annotator_figures(
     classes: Sequence[str],
     names: Mapping[int, str],
 ) -> list[AnnotatorFigures]:
-    """Return a row per annotator: the least reliable first, those of unknown quality last.
+    """Return a row per annotator: least reliable first, annotators of unknown quality last.
 
     `names` are the annotators' names by id; `classes` are the label config's choices.
     """
@@ -35,11 +35,11 @@ def annotator_figures(
     rows = []
     for annotator, own in by_annotator.items():
         usable = [a for a in own if a.label in classes and a.image_id in label_of]
-        # A ground truth agrees with the consensus by definition, and is given without a guess.
+        # Ground truth agrees with the consensus by definition, and is given without a guess.
         judged = [a for a in usable if not a.is_ground_truth]
         agrees = [label_of[a.image_id] == a.label for a in judged if n_annotators[a.image_id] > 1]
         guessed = [a for a in judged if a.image_id in guess_of]
-        # An accepted guess may be a later version's than the one that asked.
+        # An accepted guess may come from a later version than the one that asked.
         is_right = [
             label_of[a.image_id] == (a.label if a.accepted_guess else guess_of[a.image_id])
             for a in guessed

@@ -42,11 +42,11 @@ class Batch:
 def top_up(
     loop: Loop, *, is_new_version: bool = False, progress: Progress = lambda *_: None
 ) -> int:
-    """Ask the next batch if one is due, and second opinions as OVERLAP wants them.
+    """Ask the next batch if one is due, and request second opinions according to OVERLAP.
 
     Returns the number of new tasks.
     """
-    # A round ends when it has asked its own batch.
+    # A round ends once its batch has been asked.
     rounds_done = loop.registry.last_round() - is_new_version
     size = loop.batch_size
     with lock(loop.root, "push"):
@@ -68,10 +68,10 @@ def top_up(
 def choose_batch(
     loop: Loop, count: int, strategy: StrategyName, progress: Progress = lambda *_: None
 ) -> Batch:
-    """Choose the `count` most informative images that no task asks yet.
+    """Choose the `count` most informative images that have no task yet.
 
-    Hold the push lock, and read what changed before. Strategies that need a model choose at random
-    before the first version.
+    Hold the push lock, and read the changes first. Before the first version, strategies that need a
+    model choose at random.
     """
     tasks = loop.store.tasks()
     _delete_duplicate_tasks(loop, tasks)
@@ -99,7 +99,7 @@ def push(loop: Loop, batch: Batch) -> int:
     asked = [_asked(batch, row) for row in range(len(batch.image_ids))]
     new_tasks = [_new_task(loop, batch, row, of_image) for row, of_image in enumerate(asked)]
     began = time.time()
-    loop.store.record_asked(asked)  # before the tasks exist, so that no annotation lacks it
+    loop.store.record_asked(asked)  # before the tasks exist: every annotation needs it
     pushed = loop.project.import_tasks(new_tasks)
     read_changes(loop.project, loop.store)
     if batch.version is not None:
@@ -111,7 +111,7 @@ def push(loop: Loop, batch: Batch) -> int:
 
 
 def _asked(batch: Batch, row: int) -> Asked:
-    """Record how an image is asked at this moment."""
+    """Return a record of how an image is being asked."""
     version = batch.version
     return Asked(
         image_id=batch.image_ids[row],
@@ -148,15 +148,15 @@ def _show_batch(loop: Loop, batch: Batch, began: float) -> None:
 
 
 def _delete_duplicate_tasks(loop: Loop, tasks: Sequence[Task]) -> None:
-    """Delete open tasks whose image an earlier task asks already.
+    """Delete open tasks for images that already have an earlier task.
 
-    They exist only if a push was killed while Label Studio was still storing its tasks, and another
-    push read the tasks before these were stored.
+    Duplicates exist only if a push was killed while Label Studio was still storing its tasks, and
+    another push read the tasks before Label Studio had finished.
     """
     first_of: dict[str, int] = {}
     duplicates = []
     for task in sorted(tasks, key=lambda t: (t.is_open, t.task_id)):
-        if not task.image_id:  # a task that people created themselves
+        if not task.image_id:  # a task that a person created by hand
             continue
         if first_of.setdefault(task.image_id, task.task_id) != task.task_id and task.is_open:
             duplicates.append(task.task_id)

@@ -1,7 +1,7 @@
 """Decide what is due for a project: the only rule, as a pure function of plain data.
 
-A webhook, a tick of the clock, a button or the end of a job only says "look at this project". The
-job or the clock then gathers a `State` (backend/rounds/observe.py) and calls `decide`.
+A webhook, a tick of the clock, a button or the end of a job only requests a look at the project.
+The job or the clock then gathers a `State` (backend/rounds/observe.py) and calls `decide`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from backend.base.settings import OverlapName, TrainName
 RankStep = Literal["read", "refresh", "top_up", "refit", "collect_reviews"]
 Step = Literal["retrain"] | RankStep
 
-READ_EVERY_S = 2.0  # at most, however many webhooks arrive
+READ_EVERY_S = 2.0  # at most this often, however many webhooks arrive
 # Every head adds a prediction to each open task, and Label Studio keeps those that an open browser
 # tab may still refer to.
 REFIT_EVERY_S = 5.0
@@ -48,26 +48,26 @@ class Policy:
 class State:
     """Everything that the decision depends on. Times are seconds since the epoch, 0 = never.
 
-    Annotations are new until a training has learned them, and also when they change or are deleted.
+    An annotation is new until a training run has used it, and again when it changes or is deleted.
     """
 
     # What people did
-    n_new: int = 0  # new annotations as last read, and images that webhooks have named since
+    n_new: int = 0  # new annotations as last read, and images named by later webhooks
     first_new_at: float | None = None  # when the first of them was noticed
     hinted_at: float = 0.0  # when a webhook last reported a change
-    train_asked_at: float = 0.0  # when a person last asked for a training
+    train_asked_at: float = 0.0  # when a person last asked for training
     # What was read
     read_at: float = 0.0
-    revision: int = 0  # rises whenever a reading finds a changed annotation
-    n_open: int = 0  # tasks that no one has annotated
+    revision: int = 0  # incremented whenever a reading finds a changed annotation
+    n_open: int = 0  # tasks that nobody has annotated
     # What was learned and done
-    trained_at: float = 0.0  # when the last finished training began
-    head_revision: int = 0  # the revision that the last head or training has learned
+    trained_at: float = 0.0  # when the last completed training run began
+    head_revision: int = 0  # the revision used by the last head or training run
     head_fitted_at: float = 0.0
     rounds_done: int = 0
     in_service: str = ""  # version name
     ordered_by: str = ""  # the version by which the open tasks were last ordered
-    reopened_at_revision: int = 0  # at which OVERLAP=2 or 3 last reopened tasks
+    reopened_at_revision: int = 0  # the revision at which OVERLAP=2 or 3 last reopened tasks
     exhausted_at: float = 0.0  # when a batch was due and no image was left; 0 after the next image
     has_review: bool = False
     reviews_read_at: float = 0.0
@@ -75,7 +75,7 @@ class State:
 
     @property
     def is_training_asked(self) -> bool:
-        """Whether a person asked for a training and none has finished since."""
+        """Whether a person asked for training and no training run has finished since."""
         return self.train_asked_at > self.trained_at
 
 
@@ -104,9 +104,9 @@ def decide(state: State, policy: Policy, now: float) -> Decision:
 def batch_is_due(
     n_open: int, batch_size: int, rounds_done: int, rounds: int, *, is_new_version: bool = False
 ) -> bool:
-    """Return whether to ask the next batch: people may run out of tasks, and rounds are left.
+    """Return whether to ask the next batch: annotators may run out of tasks, and rounds remain.
 
-    A new version asks its own batch if at most two batches are then open, so that its choices come
+    A new version asks its own batch if at most two batches are then open; its choices then come
     before the rest of the last batch. `rounds` 0 = no end.
     """
     has_room = n_open < batch_size or (is_new_version and n_open == batch_size)
@@ -114,10 +114,10 @@ def batch_is_due(
 
 
 def _train_at(state: State, policy: Policy) -> float:
-    """Return when a training is due.
+    """Return when training is due.
 
-    That is at once if a person asked for it or enough annotations are new, and otherwise a while
-    after the first new one.
+    Training is due at once if a person asked for it or there are enough new annotations, and
+    otherwise `retrain_wait_s` after the first new annotation.
     """
     retry_at = _retry_at(state, "retrain")
     if state.is_training_asked:
@@ -131,12 +131,12 @@ def _train_at(state: State, policy: Policy) -> float:
 
 
 def _rank_steps(state: State, policy: Policy) -> Iterator[tuple[RankStep, float]]:
-    """Yield each step of the ranker with the time at which it is due, most urgent first."""
+    """Yield each step of the ranker with its due time, most urgent first."""
     ask_at = _ask_at(state, policy)
     steps: tuple[tuple[RankStep, float], ...] = (
         ("read", _read_at(state)),
         ("refresh", 0.0 if state.in_service not in ("", state.ordered_by) else math.inf),
-        ("top_up", math.inf if state.n_open else ask_at),  # no one can label
+        ("top_up", math.inf if state.n_open else ask_at),  # nobody can label
         ("refit", _refit_at(state, policy)),
         ("top_up", ask_at),
         ("collect_reviews", _reviews_at(state)),

@@ -1,4 +1,4 @@
-"""Describe in one sentence which version is in service, for people."""
+"""Describe the version in service in one human-readable sentence."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ NO_MODEL = "no model yet"
 
 
 def describe_version(version: str, validation: Evaluation, labels: int) -> str:
-    """Name the version in service, its accuracy, and how many labels it was trained on."""
+    """Return the name of the version in service, its accuracy and its number of labels."""
     return (
         f"{version} in service, {validation.accuracy:.1%} right on "
         f"{validation.images:,} validation images, trained on {labels:,} labels"

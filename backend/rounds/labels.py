@@ -22,11 +22,11 @@ FOLDS = 5
 
 @dataclass(frozen=True)
 class LabelReading:
-    """The labels that all annotations give together, and what they were derived from."""
+    """The labels derived from all annotations, and the data that they were derived from."""
 
     annotations: tuple[ClassAnnotation, ...]
-    asked_probs: Mapping[str, Row]  # of the version that asked the image
-    probs: Mapping[str, Row]  # these, and those of other models that never saw the annotations
+    asked_probs: Mapping[str, Row]  # from the version that asked the image
+    probs: Mapping[str, Row]  # with those of other models that never saw the annotations
     consensus: Consensus
     labels: LabeledImages
 
@@ -38,8 +38,8 @@ def read_labels(
 ) -> LabelReading:
     """Find one label per image, and count the annotations that cannot be used.
 
-    Pass `progress` to allow the seconds that it takes to compute probabilities for images that were
-    asked without a model.
+    Pass `progress` to also compute probabilities for images that were asked without a model, which
+    takes seconds.
     """
     usable, left_out = _usable(annotations, loop.names, loop.pool.image_ids)
     asked_probs = loop.store.asked_probs(len(loop.names))
@@ -61,7 +61,7 @@ def read_labels(
 def _usable(
     annotations: Mapping[int, Sequence[Annotation]], names: Sequence[str], image_ids: Iterable[str]
 ) -> tuple[tuple[ClassAnnotation, ...], dict[str, int]]:
-    """Return the annotations to learn from, and how many were left out for which reason."""
+    """Return the usable annotations, and the number of unusable ones by reason."""
     class_of = {name: position for position, name in enumerate(names)}
     in_pool = set(image_ids)
     left_out: Counter[str] = Counter()
@@ -96,9 +96,9 @@ def _fold_probs(
 ) -> dict[str, Row]:
     """Return out-of-sample probabilities for images that were asked without a model.
 
-    Each fifth of the labels is predicted by a head that was fitted on the others, over the
-    embeddings of the pre-trained body: a body trained here has seen the labels. Computed at most
-    once.
+    Each fifth of the labels is predicted by a head that was fitted to the other labels. The heads
+    use embeddings of the pre-trained body, because a body trained here has seen the labels.
+    Computed at most once.
     """
     of_people = {a.image_id for a in annotations if a.annotator is not None}
     queried_without_model = of_people - probs.keys()

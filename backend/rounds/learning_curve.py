@@ -1,4 +1,4 @@
-"""Show accuracy from version to version, and forecast what more labels will bring."""
+"""Show the accuracy of each version, and forecast the gain from more labels."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from backend.measures.interval import interval_of
 from backend.store.version_meta import Meta
 
 MORE_LABELS = 100
-OUTLOOK_POINTS = 30  # earlier ones add little, and checking forecasts for them would take seconds
+OUTLOOK_POINTS = 30  # earlier points add little, and checking their forecasts would take seconds
 
 
 def learning_curve(sound: Sequence[Meta], current: str | None = None) -> tuple[CurvePoint, ...]:
-    """Return a point per version, oldest first; `current` is the name of the one in service."""
+    """Return a point per version, oldest first; `current` names the version in service."""
     return tuple(_point(meta, meta.version == current) for meta in sound)
 
 
 def outlook(sound: Sequence[Meta]) -> Forecast | None:
-    """Forecast the gain of MORE_LABELS more labels; None with fewer than three full versions.
+    """Forecast the gain from MORE_LABELS more labels; None with fewer than three full versions.
 
-    Only versions with the newest version's validation split are used.
+    Uses only versions that have the same validation split as the newest version.
     """
     comparable = [
         meta

@@ -1,4 +1,4 @@
-"""Gather what the rounds of one project need."""
+"""Gather everything that the rounds of one project need."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Loop:
     root: Path  # the project's folder of model versions
     project: LabelingProject
     pool: Pool
-    weights: str  # which pre-trained weights every training starts from
+    weights: str  # the pre-trained weights that every training run starts from
     data_dir: Path  # caches these weights and their embeddings
     recipe: Recipe
     train: TrainName
@@ -41,7 +41,7 @@ class Loop:
     overlap: OverlapName
     batch_size: int
     rounds: int
-    keep_versions: int  # how many full versions keep their weights; 0: all
+    keep_versions: int  # number of full versions that keep their weights; 0 = all
     is_blind: bool
     task_lock_s: int
     seed: int
@@ -97,9 +97,9 @@ def open_loop(
     rescan: bool = True,
     progress: Progress = lambda *_: None,
 ) -> Loop:
-    """Gather what a project's rounds need, with the pool and weights that its set-up chose.
+    """Gather what a project's rounds need, with the pool and weights chosen during set-up.
 
-    Without `rescan` the pool is the one that the last training found.
+    Without `rescan`, the pool is the one found by the last training run.
     """
     root = project_root(settings.model_dir, project_id)
     record = read_record(root)

@@ -66,13 +66,13 @@ def observe(root: Path, queue: TrainingQueue, project_id: int) -> State:
 def count_new(
     store: ProjectStore, queue: TrainingQueue, project_id: int
 ) -> tuple[int, float | None]:
-    """Count annotations that no training has learned, and say when the first was noticed.
+    """Count annotations that no training run has used; also return when the first was noticed.
 
-    Counts those found by the last reading, and images that webhooks have named since. An image that
+    Counts annotations found by the last reading, and images named by later webhooks. An image that
     the reading has found is not counted again for its webhook.
     """
     read_at = store.facts().read_at
-    # Until the first reading, everything that an earlier release has learned looks deleted.
+    # Until the first reading, all annotations used by an earlier release look deleted.
     n_read, first_at = store.new_annotations() if read_at else (0, None)
     named = queue.annotated_since(project_id, read_at)
     known = store.new_images() if named else set()
@@ -88,10 +88,10 @@ def read_changes(
     is_full: bool = False,
     now: float | None = None,
 ) -> None:
-    """Update the copy of the project's tasks and annotations.
+    """Update the local copy of the project's tasks and annotations.
 
-    Reads only what changed since the last reading, or everything if `is_full` is set or nothing was
-    read before. `now` is in seconds since the epoch; by default the current time.
+    Reads only what changed since the last reading, or everything if `is_full` is set or nothing has
+    been read before. `now` is in seconds since the epoch and defaults to the current time.
     """
     began = time.time() if now is None else now
     read_at = store.facts().read_at
@@ -107,7 +107,7 @@ def read_changes(
 def read_everything_changed(
     project: LabelingProject, store: ProjectStore, *, now: float | None = None
 ) -> None:
-    """Update the copy, and also notice deleted tasks: if the number of tasks differs, read all."""
+    """Update the local copy, and read all tasks if the counts differ: some were then deleted."""
     read_changes(project, store, now=now)
     if project.n_tasks() != store.n_tasks():
         read_changes(project, store, is_full=True, now=now)

@@ -38,6 +38,6 @@ def show_open(
 
 
 def record_open_images(loop: Loop, read_at: float, images: Sequence[OpenImage]) -> None:
-    """Record the open images in the order of asking; the last entry of an image wins."""
+    """Record the open images in the order of asking; the last entry for an image wins."""
     newest = {image.image_id: image for image in images}.values()
     loop.store.record_open_images(read_at, sorted(newest, key=lambda i: i.confidence))

@@ -38,9 +38,9 @@ def refresh_predictions(loop: Loop, progress: Progress = lambda *_: None) -> int
 
 
 def order_open_tasks(loop: Loop, progress: Progress = lambda *_: None) -> int:
-    """Import the predictions of the version in service, then switch Label Studio's order to it.
+    """Import predictions of the version in service, then have Label Studio order tasks by them.
 
-    Hold the push lock. Tasks that already have such a prediction are skipped, so that an
+    Hold the push lock. Tasks that already have a prediction of this version are skipped, so an
     interrupted call can be repeated. Returns the number of new predictions.
     """
     version = loop.registry.current()
@@ -112,9 +112,9 @@ def make_prediction(
 def _put_second_opinions_first(
     loop: Loop, tasks: Sequence[Task], confidences: NDArray[np.float32], probs: NDArray[np.float32]
 ) -> None:
-    """Put images that await a second opinion first, with probabilities from before the first one.
+    """Put images that await a second opinion first, with probabilities from before the first.
 
-    The version in service has learned the first annotation, and must not repeat it to the second
+    The version in service was trained on the first annotation, and must not repeat it to the second
     annotator.
     """
     again = [i for i, task in enumerate(tasks) if task.awaits_second_opinion]
@@ -128,7 +128,7 @@ def _put_second_opinions_first(
 
 
 def _delete_old_predictions(loop: Loop, now: datetime) -> None:
-    """Delete predictions of versions at least two back, once no open task can refer to them.
+    """Delete predictions of all but the last two versions, once no open task can refer to them.
 
     An annotation refers to the prediction that was shown with it, and a task stays locked for
     `task_lock_s`.
@@ -136,7 +136,7 @@ def _delete_old_predictions(loop: Loop, now: datetime) -> None:
     history = loop.registry.promotions()
     keep = {p.version for p in history[:2]}
     still_open = now - timedelta(seconds=loop.task_lock_s)
-    # The newest comes first: a version was superseded when the one before it was promoted.
+    # The newest is first: each version was superseded when the preceding entry was promoted.
     keep |= {old.version for new, old in pairwise(history) if new.promoted_at > still_open}
     for version in loop.project.model_versions():
         if VERSION_NAME.fullmatch(version) and version not in keep:

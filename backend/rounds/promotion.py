@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 def keep(loop: Loop, labels: LabeledImages, candidate: Candidate) -> Meta | None:
     """Save a candidate, and promote it unless the gate refuses it.
 
-    Discards a head, and returns None, if another body was promoted while the head was fitted.
+    Discards a head and returns None if another body was promoted while the head was being fitted.
     """
     _check_finite(candidate)
     temperature = fit_temperature(candidate.validation, loop.pool.validation.labels)
@@ -43,7 +43,7 @@ def keep(loop: Loop, labels: LabeledImages, candidate: Candidate) -> Meta | None
             return None
         verdict = _judge(loop, candidate.version, current, validation)
         if verdict.refused is None and scores is None:
-            # This takes minutes, so others may promote meanwhile.
+            # This takes minutes, so another version may be promoted in the meantime.
             with timed(candidate.seconds, "scoring the pool"):
                 raw, embeddings = candidate.score_pool()
                 scores = rescale(raw, temperature), embeddings
@@ -69,7 +69,7 @@ def _check_finite(candidate: Candidate) -> None:
             f"the probabilities of {version} hold NaN, so it was not kept: check the weights that "
             "WEIGHTS names, then press Start Training"
         )
-    # Weights that no image of this size reaches may be NaN although probabilities are sound.
+    # Weights that images of this size never use may be NaN even if all probabilities are finite.
     if name := tensor_file.find_not_finite(candidate.state):
         raise TrainingError(
             f"training diverged: {name} of {version} holds NaN, so it was not kept: set a larger "
@@ -78,9 +78,9 @@ def _check_finite(candidate: Candidate) -> None:
 
 
 def _judge(loop: Loop, version: str, current: Meta | None, probs: Probs) -> Verdict:
-    """Compare a candidate's validation probabilities with those of the version in service.
+    """Compare a candidate with the version in service on the validation images.
 
-    A head is also compared with the full version of its body: many small losses add up.
+    A head is also compared with the full version of its body, because many small losses add up.
     """
     references = [] if current is None else [current]
     if current is not None and body_of(version) == current.body != current.version:
@@ -144,7 +144,7 @@ def _save_scores(
     validation: Probs,
     scores: tuple[Probs, PoolEmbeddings | None] | None,
 ) -> None:
-    """Cache a version's scores before it is promoted: readers of `current` expect them there."""
+    """Cache a version's scores before it is promoted: readers of `current` expect to find them."""
     root, image_ids = loop.root, loop.pool.image_ids
     version_probs.save_validation_probs(root, meta.version, loop.pool.validation.labels, validation)
     if scores is None:
@@ -158,7 +158,7 @@ def _save_scores(
 
 
 def _prune(loop: Loop) -> None:
-    """Delete the weights of long superseded versions; an error postpones that to the next round."""
+    """Delete the weights of old versions; after an error, the next round tries again."""
     root = loop.root
     announced_at = pruning.read_announcement(root)
     named = loop.project.model_versions

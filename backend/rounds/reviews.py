@@ -33,7 +33,7 @@ def find_label_errors(loop: Loop, progress: Progress) -> list[LikelyError]:
 
 
 def find_reviews(settings: Settings, root: Path) -> LabelStudioProject | None:
-    """Find the review project, or None if it was never created or has been deleted."""
+    """Return the review project, or None if it was never created or has been deleted."""
     recorded_id = ProjectStore(root).facts().review_project
     if recorded_id is None:
         return None
@@ -43,7 +43,7 @@ def find_reviews(settings: Settings, root: Path) -> LabelStudioProject | None:
 
 
 def open_reviews(settings: Settings, root: Path, project: LabelStudioProject) -> LabelStudioProject:
-    """Find the review project, or create it; hold the review lock."""
+    """Return the review project, creating it if necessary; hold the review lock."""
     found = find_reviews(settings, root)
     if found is not None:
         return found
@@ -64,9 +64,9 @@ def review_title(title: str) -> str:
 
 
 def push_reviews(loop: Loop, reviews: LabelingProject, errors: Sequence[LikelyError]) -> int:
-    """Create review tasks for images that have none yet; return how many. Hold the review lock.
+    """Create review tasks for images without one; return how many. Hold the review lock.
 
-    They carry no prediction, so that reviewers decide without a guess.
+    The tasks have no prediction: reviewers decide without seeing a guess.
     """
     existing = {task.image_id for task in reviews.tasks()}
     return reviews.import_tasks(
@@ -86,7 +86,8 @@ def push_reviews(loop: Loop, reviews: LabelingProject, errors: Sequence[LikelyEr
 def collect_reviews(root: Path, project: LabelingProject, reviews: LabelingProject) -> int:
     """Turn new and changed review annotations into ground truth, in the reviewers' names.
 
-    Returns how many images got one. If it is interrupted, the next call collects the rest.
+    Returns the number of images that received one. After an interruption, call again to collect the
+    rest.
     """
     n_new = 0
     store = ProjectStore(root)
@@ -95,7 +96,7 @@ def collect_reviews(root: Path, project: LabelingProject, reviews: LabelingProje
         choices = project.label_config().choices
         for image_id, review in _latest_reviews(reviews).items():
             label = review.label or ""
-            # Do not write it again: people may have withdrawn that ground truth since.
+            # Do not write it again: a person may have withdrawn that ground truth since.
             if collected.get(image_id) == label:
                 continue
             if label in choices:
@@ -119,7 +120,7 @@ def _latest_reviews(reviews: LabelingProject) -> dict[str, Annotation]:
 
 
 def _settle(project: LabelingProject, image_id: str, label: str, reviewer: int | None) -> bool:
-    """Write a ground truth unless the image's task was deleted or already has this one."""
+    """Write ground truth unless the image's task was deleted or already has this label."""
     by_task = project.annotations_of(image_id)
     if not by_task:
         log.warning("%s was reviewed, but its task was deleted", image_id)

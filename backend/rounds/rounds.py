@@ -1,4 +1,4 @@
-"""Run the loop: learn from annotations, re-order the open tasks, ask the next images."""
+"""Run the loop: learn from annotations, reorder the open tasks, ask the next images."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ log = logging.getLogger(__name__)
 
 
 def train_round(loop: Loop, *, is_forced: bool, progress: Progress) -> Meta | None:
-    """Train a version from all annotations, then re-order the open tasks and ask the next batch.
+    """Train a version on all annotations, then reorder the open tasks and ask the next batch.
 
-    Returns None if the labels are those of the last version and `is_forced` is not set. With
-    TRAIN=head only the first version is a full one. TooFewLabelsError if training is not possible
-    yet.
+    Returns None if the labels have not changed since the last version and `is_forced` is not set.
+    With TRAIN=head, only the first version is a full version. TooFewLabelsError if training is not
+    possible yet.
     """
     current = loop.registry.current()
     body = current.body if current is not None and loop.train == "head" else None
@@ -44,7 +44,7 @@ def train_round(loop: Loop, *, is_forced: bool, progress: Progress) -> Meta | No
 
 
 def refit_head(loop: Loop, progress: Progress = lambda *_: None) -> Meta | None:
-    """Fit a head to all annotations as last read, and re-order the open tasks by it.
+    """Fit a head to all annotations as last read, and reorder the open tasks by it.
 
     Returns None before the first version, if no label is new, and if a full version was promoted
     during the fit. TooFewLabelsError if a fit is not possible yet.
@@ -67,7 +67,7 @@ def refit_head(loop: Loop, progress: Progress = lambda *_: None) -> Meta | None:
 
 
 def _learn(loop: Loop, body: str | None, *, is_forced: bool, progress: Progress) -> Meta | None:
-    """Read all annotations, and train on them unless the last version knows these labels."""
+    """Read all annotations, and train on them unless the last version used the same labels."""
     progress("reading annotations", 0, 0)
     began = time.time()
     read_everything_changed(loop.project, loop.store)
@@ -83,7 +83,7 @@ def _learn(loop: Loop, body: str | None, *, is_forced: bool, progress: Progress)
             digests,
             time.time(),
             trained_at=began,
-            head_revision=revision,  # heads of an earlier body may have known more
+            head_revision=revision,  # heads of an earlier body may have used more labels
             waiting_for=waiting_for,
         )
 
@@ -99,10 +99,10 @@ def _make_version(
     *,
     is_forced: bool = False,
 ) -> Meta | None:
-    """Train a full version, or a head on `body`, and `record` that, with the labels it lacked.
+    """Train a full version, or a head on `body`, and `record` why that is impossible, or None.
 
-    Returns None without a training if the last full version, or the last one on `body`, was trained
-    on these very labels.
+    Returns None without training if the last full version, or the last version on `body`, was
+    trained on exactly these labels.
     """
     meta, sound = None, loop.registry.versions()[0]
     earlier = [m for m in sound if (m.body == body if body else not m.is_head)]

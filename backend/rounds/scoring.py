@@ -1,4 +1,4 @@
-"""Compute and cache probabilities by model version, and embeddings by body."""
+"""Compute and cache each version's probabilities and each body's embeddings."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def find_candidates(
     asked: Set[str],
     progress: Progress,
 ) -> Candidates:
-    """Return what a query strategy needs to know about the pool's images in `rows`."""
+    """Return what a query strategy needs for the pool's images in `rows`."""
     embeddings = None
     if needs_embeddings(strategy):
         if version is not None:
@@ -67,7 +67,7 @@ def predicted_classes(loop: Loop, meta: Meta) -> Labels:
     """Return the class that a version predicts for each validation image."""
     validation = loop.pool.validation
     probs = version_probs.load_validation_probs(loop.root, meta.version, validation.labels)
-    if probs is None:  # it was trained with another split, or before probabilities were kept
+    if probs is None:  # the version used another split, or predates kept probabilities
         phase = "validating the version in service"
         probs = _predict_probs(loop, meta, validation.images, phase, lambda *_: None)
     return probs.argmax(axis=1)
@@ -83,7 +83,7 @@ def embeddings_of(loop: Loop, meta: Meta, progress: Progress) -> tuple[str, Pool
 
 
 def pretrained_body(loop: Loop, progress: Progress) -> tuple[State, PoolEmbeddings]:
-    """Return the pre-trained weights as a whole network, and their embeddings of all images.
+    """Return a whole network with the pre-trained weights, and its embeddings of all images.
 
     All projects share these embeddings.
     """
@@ -148,7 +148,7 @@ def _load_or_embed(
 
 
 def _load(loop: Loop, key: str, image_size: int) -> PoolEmbeddings | None:
-    """Load the embeddings of a body if they have a row per image, as wide as our network's."""
+    """Load a body's embeddings if they have a row per image and the width of our network."""
     pool = loop.pool
     width = resnet.shapes()[HEAD_TENSORS[0]][1]
     lengths = (len(pool.image_ids), len(pool.validation.labels), len(pool.test.labels))

@@ -1,4 +1,4 @@
-"""Reopen annotated tasks, so that other people annotate them as well."""
+"""Reopen annotated tasks to get annotations from other people as well."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ log = logging.getLogger(__name__)
 def reopen_all(loop: Loop, n_annotators: int) -> None:
     """Reopen tasks that fewer than `n_annotators` people annotated, oldest first.
 
-    At most two batches wait for a second opinion, so that refreshing predictions stays fast.
+    At most two batches await a second opinion at a time, which keeps refreshing predictions fast.
     """
     annotations = loop.store.annotations()
     n_free, tasks = _find_reopenable(loop, annotations, 2 * loop.batch_size)
     if n_free <= 0:
         return
     if loop.has_pretrained_body:
-        # The version in service has learned the first annotation: wait for one that has not.
+        # The version in service learned the first annotation: wait for a model that has not.
         probs = read_labels(loop, annotations).probs
         tasks = [task for task in tasks if task.image_id in probs]
     _reopen(loop, annotated_by_fewer_than(tasks, n_annotators)[:n_free])
@@ -62,7 +62,7 @@ def reopen_doubtful(loop: Loop, progress: Progress) -> int:
 def _find_reopenable(
     loop: Loop, annotations: Mapping[int, Sequence[Annotation]], limit: int
 ) -> tuple[int, list[AnnotatedTask]]:
-    """Return how many tasks may be reopened before `limit` of them wait, and which could be."""
+    """Return how many more tasks may wait before `limit` is reached, and the candidates."""
     waiting = {task.task_id for task in loop.store.tasks() if task.awaits_second_opinion}
     n_servable = sum(not has_duplicate_annotations(annotations.get(i, ())) for i in waiting)
     found = find_annotated(annotations, set(loop.pool.image_ids))
@@ -75,5 +75,5 @@ def _reopen(loop: Loop, tasks: Sequence[AnnotatedTask]) -> None:
     for task in tasks:
         loop.project.reopen(task.task_id, task.n_annotators + 1)
     read_changes(loop.project, loop.store)
-    order_open_tasks(loop)  # annotators get only tasks that the version in service has predicted
+    order_open_tasks(loop)  # Label Studio serves only tasks with a prediction of this version
     log.info("reopened %d images for a second opinion", len(tasks))

@@ -1,7 +1,7 @@
 """Train a candidate for the next model version.
 
 A full candidate is a fine-tuned network. A head is a new last layer on the body of the version in
-service: it costs only a logistic regression over that body's cached embeddings.
+service; fitting it takes only a logistic regression on that body's cached embeddings.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ class Candidate:
     body_key: str
     validation: Probs
     test: Probs
-    # Takes minutes for a new body. Returns embeddings only if they are new.
+    # Takes minutes for a new body. Returns embeddings only if the body is new.
     score_pool: Callable[[], tuple[Probs, PoolEmbeddings | None]]
     seconds: dict[str, float]  # how long each phase took
 
 
 def train_candidate(loop: Loop, labels: LabeledImages, progress: Progress) -> Candidate:
-    """Train the whole network, or with TRAIN=head a head on the pre-trained weights."""
+    """Train the whole network, or with TRAIN=head, fit a head on the pre-trained weights."""
     _check(loop, labels)
     version = f"r{loop.registry.last_round() + 1:04d}"
     if loop.train != "head":
@@ -60,13 +60,13 @@ def train_candidate(loop: Loop, labels: LabeledImages, progress: Progress) -> Ca
 def train_head(loop: Loop, labels: LabeledImages, progress: Progress) -> Candidate:
     """Fit a head on the body in service.
 
-    Hold the head lock from reading the labels until the candidate is kept: with TRAIN=head both
-    trainer and ranker fit heads, and the later head must know more.
+    Hold the head lock from reading the labels until the candidate is kept: with TRAIN=head, both
+    trainer and ranker fit heads, and the later head must use the newer labels.
     """
     _check(loop, labels)
     current = loop.registry.current()
     if current is None:
-        raise NoModelError("no version yet that a head could be fitted on")
+        raise NoModelError("there is no version yet on which a head could be fitted")
     seconds: dict[str, float] = {}
     with timed(seconds, "reading embeddings"):
         key, embeddings = embeddings_of(loop, current, progress)
@@ -123,7 +123,7 @@ def _fit(loop: Loop, labels: LabeledImages, embeddings: PoolEmbeddings, start: H
 
 
 def _start(loop: Loop, version: str) -> Head | None:
-    """Return a version's last layer, from which the fit only converges sooner."""
+    """Return a version's last layer as a starting point, with which the fit converges sooner."""
     try:
         state = loop.registry.load_own_state(version)
     except BrokenVersionError as error:

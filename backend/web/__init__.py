@@ -1,1 +1,1 @@
-"""Everything that answers over HTTP: ML backend, dashboard, status and metrics."""
+"""Serve everything over HTTP: ML backend, dashboard, status and metrics."""

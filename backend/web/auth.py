@@ -1,7 +1,7 @@
 """Decide who may do what over HTTP.
 
-Reading is free on loopback unless a password was chosen. Changing anything always needs one, and
-must not come from another site's page.
+On loopback, reading needs no login unless a password is set. Changing anything always requires a
+password, and the request must not come from another site's page.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from backend.web.backend_client import CONTROL_HEADER
 MAX_BODY_BYTES = 5 * 1024**2
 # "Retrieve Predictions" sends all selected tasks, images included.
 MAX_PREDICT_BYTES = 512 * 1024**2
-WRONG_PASSWORDS = RateLimitItemPerMinute(10)  # from one address
+WRONG_PASSWORDS = RateLimitItemPerMinute(10)  # per address
 # Headers that proxies and content delivery networks add to the requests they forward.
 PROXY_HEADER = re.compile(
     r"via|forwarded|x-forwarded.*|x-original.*|x-envoy.*|x-proxy.*|x-real-ip|.*client-ip"
@@ -72,17 +72,17 @@ class Auth:
             self._refuse(f"send the webhook secret in the header {SECRET_HEADER}")
 
     def check_reader(self) -> None:
-        """Let anyone in who may see how the loop is doing."""
+        """Let in anyone who may see the loop's status."""
         if not self._is_free():
             self._check_dashboard_login()
 
     def check_operator(self) -> None:
-        """Let anyone in who may change things, unless another site's page sent the request."""
+        """Let in anyone who may change things, unless another site's page sent the request."""
         _refuse_other_sites()
         self._check_dashboard_login()
 
     def check_control_secret(self) -> None:
-        """Let only our dashboard in another process in, and nobody if there is no secret."""
+        """Let in only our dashboard in another process, and nobody if no secret is set."""
         secret = self._settings.control_secret.get_secret_value()
         if not secret:
             raise NotFound("controls are closed: set CONTROL_SECRET to publish the dashboard")
@@ -90,7 +90,7 @@ class Auth:
             self._refuse(f"send CONTROL_SECRET in the header {CONTROL_HEADER}")
 
     def body_limit(self, path: str, headers: Headers) -> int:
-        """Return how many bytes of a request's body to read: none from a stranger."""
+        """Return how many bytes of a request's body to read: 0 without valid credentials."""
         if self._has_backend_credentials(headers):
             return MAX_PREDICT_BYTES if path == "/predict" else MAX_BODY_BYTES
         is_known = self._has_webhook_secret(headers) or self._has_dashboard_login(headers)
@@ -115,7 +115,7 @@ class Auth:
         has_password = bool(settings.dashboard_password.get_secret_value())
         if not settings.is_loopback_only or (has_password and not settings.dashboard_open):
             return False
-        # Neither a proxy nor a foreign host name that resolves to us (DNS rebinding) reads freely.
+        # Proxies and foreign host names that resolve to us (DNS rebinding) need a login.
         is_forwarded = any(PROXY_HEADER.fullmatch(name) for name, _ in request.headers)
         host = re.sub(r":\d+$", "", request.host.lower()).strip("[]")
         return not is_forwarded and host in LOOPBACK_HOSTS
@@ -149,7 +149,7 @@ def _has_login(headers: Headers, user: str, password: SecretStr) -> bool:
 
 
 def _refuse_other_sites() -> None:
-    """Every current browser says where a POST comes from. If nothing says so, it is no browser."""
+    """Refuse POSTs from other sites' pages; a request without an origin is not from a browser."""
     site = request.headers.get("Sec-Fetch-Site")
     origin = request.headers.get("Origin")
     is_ours = (

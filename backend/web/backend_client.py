@@ -16,9 +16,9 @@ CONTROL_TIMEOUT_S = 30.0  # Redis alone may take ten seconds
 
 
 class BackendClient:
-    """Asks the backend at BACKEND_URL for its metrics, and to do what the buttons say.
+    """Gets the metrics of the backend at BACKEND_URL, and forwards button presses to it.
 
-    Every method raises BackendError if the backend cannot be reached or does not accept us.
+    Every method raises BackendError if the backend cannot be reached or refuses the credentials.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -29,7 +29,7 @@ class BackendClient:
         self._secret = settings.control_secret.get_secret_value()
 
     def metrics(self) -> bytes:
-        """Return the backend's metrics; only that process sees webhooks and predictions."""
+        """Return the backend's metrics; only the backend process sees webhooks and predictions."""
         return self._request("GET", "/metrics", auth=self._login, timeout=TIMEOUT_S).content
 
     def promote(self, project_id: int, version: str) -> None:
@@ -37,7 +37,7 @@ class BackendClient:
         self._press("promote", {"project": str(project_id), "version": version})
 
     def train_now(self, project_id: int) -> None:
-        """Have a training started on behalf of the person who pressed the button."""
+        """Have training started on behalf of the person who pressed the button."""
         self._press("train", {"project": str(project_id)})
 
     def _press(self, button: str, form: dict[str, str]) -> None:

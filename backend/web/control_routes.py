@@ -20,7 +20,7 @@ MAX_FORM_BYTES = 10_000
 
 
 class ControlRoutes:
-    """The views. Every refusal is one sentence, for the dashboard to show."""
+    """The views. Every refusal is one sentence that the dashboard can show."""
 
     def __init__(self, settings: Settings, auth: Auth, controls: LocalControls) -> None:
         self._model_dir = settings.model_dir
@@ -28,7 +28,7 @@ class ControlRoutes:
         self._controls = controls
 
     def blueprint(self) -> Blueprint:
-        """Return the routes and who may use them."""
+        """Return the routes, each with its access checks."""
         routes = Blueprint("controls", __name__, url_prefix="/controls")
         checks = (self._auth.check_control_secret, self._auth.check_operator)
         routes.post("/promote")(guarded(self.promote, *checks))
@@ -44,7 +44,7 @@ class ControlRoutes:
         return jsonify(status="promoted")
 
     def train(self) -> Response:
-        """Start a training."""
+        """Request training."""
         self._controls.train_now(required_project(self._model_dir))
         return jsonify(status="enqueued")
 

@@ -1,4 +1,4 @@
-"""Change things by hand: put a version in service, start a training."""
+"""Change things by hand: put a version in service, start training."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class LocalControls:
         self._queue = queue
 
     def promote(self, project_id: int, version: str) -> Meta:
-        """Put a version in service and have the open tasks reordered by it; NoModelError if it
-        does not exist.
+        """Put a version in service and have the open tasks reordered by it; NoModelError if the
+        version does not exist.
         """
         root = project_root(self._model_dir, project_id)
         with lock(root, "promote"):  # a new head may be promoted at the same time
@@ -30,5 +30,5 @@ class LocalControls:
         return meta
 
     def train_now(self, project_id: int) -> None:
-        """Request a training even if no label is new; one that is running is repeated."""
+        """Request training even if no label is new; a running one is repeated afterward."""
         self._queue.ask_for_training(project_id, time.time())

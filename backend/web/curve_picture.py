@@ -40,7 +40,7 @@ DRAWING = threading.Lock()  # matplotlib is not thread-safe
 def draw_curve(
     curve: tuple[CurvePoint, ...], outlook: Forecast | None, *, is_dark: bool, is_narrow: bool
 ) -> bytes:
-    """Return an SVG with a transparent background and its text as text; `curve` is oldest first.
+    """Return an SVG with a transparent background and real text; `curve` is oldest first.
 
     A long curve is thinned to POINTS_DRAWN points, including the newest.
     """
@@ -93,7 +93,7 @@ def _draw_versions(axes: Axes, points: Sequence[CurvePoint], colors: Mapping[str
         bounds = [p.low for p in full], [p.high for p in full]
         color = colors["line"]
         axes.fill_between(x, *bounds, color=color, alpha=0.15, lw=0, label="95 % interval")
-        axes.vlines(x, *bounds, color=color, alpha=0.35)  # a single version has no area
+        axes.vlines(x, *bounds, color=color, alpha=0.35)  # a single version spans no area
         axes.plot(x, [p.accuracy for p in full], "o-", color=color, label="version")
     heads = [p for p in points if p.is_head and p.refused is None]
     refused = [p for p in points if p.refused is not None]

@@ -1,6 +1,6 @@
-"""Serve the dashboard: a page that people keep open, two buttons, GET /status and /metrics.
+"""Serve the dashboard: a page with two kinds of buttons, GET /status and /metrics.
 
-The page fetches itself every two seconds.
+An open page refreshes itself every two seconds.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ PICTURE_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
 class Dashboard:
-    """The views for people and their programs."""
+    """The views for people and for their programs."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Dashboard:
         self._pages = PageCache(self._render)
 
     def blueprint(self) -> Blueprint:
-        """Return the routes and who may use them."""
+        """Return the routes, each with its access checks."""
         routes = Blueprint(
             "dashboard", __name__, static_folder="static", template_folder="templates"
         )
@@ -73,13 +73,13 @@ class Dashboard:
         return routes
 
     def show(self) -> AnyResponse:
-        """Show the page of the requested project, or of the newest."""
+        """Show the page of the requested project, or of the newest project."""
         project_id = requested_project()
         try:
             if project_id is not None:
                 check_known(self._settings.model_dir, project_id)
         except TightloopError:
-            project_id = None  # the page says what is wrong
+            project_id = None  # the page shows what is wrong
         page = self._pages.page(project_id)
         response = Response(page.html, page.status, content_type="text/html; charset=utf-8")
         response.headers["Cache-Control"] = "no-cache"
@@ -87,7 +87,7 @@ class Dashboard:
         return response.make_conditional(request)
 
     def curve(self) -> Response:
-        """Draw the learning curve. Browsers keep it if its address names what it shows."""
+        """Draw the learning curve. Browsers may cache it if the key in its address is current."""
         project = find_project(whole_status(self._settings, self._queue), requested_project())
         is_as_requested = request.args.get("v") == curve_key(project)
         drawn = draw_curve(
@@ -109,7 +109,7 @@ class Dashboard:
         return jsonify(whole_status(self._settings, self._queue).as_json())
 
     def metrics(self) -> Response:
-        """Return the metrics as Prometheus reads them."""
+        """Return the metrics in Prometheus' text format."""
         return Response(self._read_metrics(), content_type=CONTENT_TYPE)
 
     def promote(self) -> AnyResponse:
@@ -118,7 +118,7 @@ class Dashboard:
         return self._change(lambda project_id: self._controls.promote(project_id, version))
 
     def train(self) -> AnyResponse:
-        """Start a training and show the page again."""
+        """Request training and show the page again."""
         return self._change(self._controls.train_now)
 
     def _change(self, change: Callable[[int], object]) -> AnyResponse:
@@ -132,9 +132,9 @@ class Dashboard:
         return redirect(url_for("dashboard.show", project=project_id), 303)
 
     def _render(self, project_id: int | None, refusal: str = "") -> Page:
-        """Render the page. `refusal` says why a button did nothing.
+        """Render the page. `refusal` is the reason why a button did nothing.
 
-        If Redis or the model folder is unavailable, the page says so and what to do.
+        If Redis or the model folder is unavailable, the page explains the problem and its remedy.
         """
         try:
             status = whole_status(self._settings, self._queue)
@@ -143,7 +143,7 @@ class Dashboard:
             view["refusal"], http_status = refusal, 200
         except TightloopError as error:
             view, http_status = {"problem": str(error)}, status_of(error)
-        # Name the project, since another may become the newest.
+        # Name the project, since another one may become the newest.
         shown_id = view["project"].project_id if "project" in view else project_id
         html = render_template(
             "dashboard.html",
@@ -159,7 +159,7 @@ class Dashboard:
 def create_app(settings: Settings) -> Flask:
     """Make the dashboard without the ML backend's routes, to be published to a network.
 
-    It only reads the model folder and Redis, and asks the backend to change anything.
+    The dashboard only reads the model folder and Redis; the backend makes all changes.
     """
     settings.require("dashboard_password", "control_secret")
     queue = TrainingQueue(settings.redis_url.get_secret_value())

@@ -1,4 +1,4 @@
-"""Choose and prepare what the dashboard's template shows of the status."""
+"""Select and prepare the parts of the status that the dashboard's template shows."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ SERVICES = {
 
 
 def view_of(settings: Settings, status: Status, project_id: int | None) -> dict[str, Any]:
-    """Return the template's variables for the requested project, or for the newest."""
+    """Return the template's variables for the requested project, or for the newest project."""
     project = find_project(status, project_id)
     versions = _newest_first(project.learning_curve)
-    # New heads come every few labels: of them, only the one in service is among the full versions.
+    # New heads come every few labels: list only the head in service with the full versions.
     first = [(p, verb) for p, verb in versions if p.is_current or not p.is_head][:VERSIONS_SHOWN]
     confusion = project.confusion
     return {
@@ -64,7 +64,7 @@ def view_of(settings: Settings, status: Status, project_id: int | None) -> dict[
 
 
 def find_project(status: Status, project_id: int | None) -> ProjectStatus:
-    """Return the requested project, or the newest that can be read."""
+    """Return the requested project, or the newest readable project."""
     projects = {project.project_id: project for project in status.projects}
     if project_id is None and not projects and status.unreadable:
         raise ModelFolderError("; ".join(status.unreadable.values()))
@@ -78,7 +78,7 @@ def find_project(status: Status, project_id: int | None) -> ProjectStatus:
 
 
 def curve_key(project: ProjectStatus) -> str:
-    """Identify what the picture of the learning curve shows, as part of its address."""
+    """Return a key for the content of the learning curve's picture, as part of its address."""
     shown = repr((project.learning_curve, project.outlook))
     return hashlib.sha256(shown.encode()).hexdigest()[:16]
 

@@ -1,4 +1,4 @@
-"""Answer every error as JSON that says what to do, never with a traceback."""
+"""Answer every error with JSON that explains what to do, never with a traceback."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ UNAVAILABLE = (QueueError, ModelFolderError, NoModelError, BackendError)
 
 
 def register_error_handlers(app: Flask) -> None:
-    """Make an application answer its errors this way."""
+    """Register the handlers that answer an application's errors with JSON."""
     app.register_error_handler(TightloopError, _known_error)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _unexpected_error)
 
 
 def status_of(error: TightloopError) -> int:
-    """Return the HTTP status for an error of ours."""
+    """Return the HTTP status for a TightloopError."""
     return 503 if isinstance(error, UNAVAILABLE) else 400
 
 
 def status_of_refusal(error: TightloopError) -> int:
-    """Return the HTTP status if a button failed; a version that does not exist is 404."""
+    """Return the HTTP status for a failed button press; 404 if the version does not exist."""
     return 404 if isinstance(error, NoModelError) else status_of(error)
 
 

@@ -1,7 +1,7 @@
-"""Tell Prometheus what is already known about all projects and this process.
+"""Export the state of all projects and this process's counters to Prometheus.
 
-Projects are read at every scrape, from the model folder and Redis. Label Studio is never asked.
-Unknown values are left out.
+Projects are read at every scrape from the model folder and Redis, never from Label Studio. Unknown
+values are omitted.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ GAUGES = {
         ("project", "job", "status"),
     ),
     "kept_errors": (
-        "The project's newest errors, ten at most, by the job that met them.",
+        "The project's newest errors, ten at most, by the job in which they occurred.",
         ("project", "where"),
     ),
 }
@@ -89,12 +89,12 @@ Sample = tuple[str, tuple[str, ...], float | None]
 
 
 class Metrics(Collector):
-    """What one process counts, and the state of every project, read at each scrape."""
+    """The counters of one process, and the state of every project, read at each scrape."""
 
     def __init__(self, settings: Settings, queue: TrainingQueue) -> None:
         self._settings = settings
         self._queue = queue
-        # The text format has no creation times: each would be a metric of its own.
+        # The text format has no creation times: each would become a separate metric.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         self._webhook_seconds = Histogram(
@@ -105,7 +105,7 @@ class Metrics(Collector):
         )
         self._webhooks = Counter(
             "tightloop_webhooks_total",
-            "Webhooks by HTTP status and outcome: counted, ignored (does not concern us), "
+            "Webhooks by HTTP status and outcome: counted, ignored (changes no label), "
             "refused (4xx) or failed (5xx).",
             ("outcome", "status"),
             registry=self._registry,
@@ -117,20 +117,20 @@ class Metrics(Collector):
         )
         self._unpredicted = Counter(
             "tightloop_unpredicted_images_total",
-            "Images that /predict could not read; the log names their tasks.",
+            "Images that /predict could not read; their tasks are listed in the log.",
             registry=self._registry,
         )
         self._registry.register(self)
 
     def record_webhook(self, seconds: float, status: int, outcome: str) -> None:
-        """Count a webhook. `outcome` says what happened to one that was accepted."""
+        """Count a webhook. `outcome` applies only to an accepted webhook."""
         if status >= 400:
             outcome = "refused" if status < 500 else "failed"
         self._webhook_seconds.observe(seconds)
         self._webhooks.labels(outcome, str(status)).inc()
 
     def record_predictions(self, predicted: int, unpredicted: int) -> None:
-        """Count the images of one /predict."""
+        """Count the images of one /predict request."""
         self._predictions.inc(predicted)
         self._unpredicted.inc(unpredicted)
 
@@ -158,7 +158,7 @@ class Metrics(Collector):
             for queue, n_workers in self._queue.worker_counts().items():
                 yield "workers", (queue,), n_workers
         for project_id in ids:
-            if "redis" in down:  # every further try would wait for its timeout
+            if "redis" in down:  # every further attempt would wait for its timeout
                 break
             with _recording_failures(down):
                 yield from _of_project(project_status(self._settings, self._queue, project_id))

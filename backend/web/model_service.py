@@ -40,7 +40,7 @@ class InService:
 
 
 class ModelService:
-    """Holds the version in service of every project, and loads a new one at the next request."""
+    """Keeps every project's version in service in memory, and reloads it after a promotion."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -73,7 +73,7 @@ class ModelService:
     def probs(self, project_id: int, tasks: Sequence[Mapping[str, Any]], image_key: str) -> Probs:
         """Return class probabilities, a row per task: NaN if the task's image cannot be read.
 
-        Images of the pool were scored when the version was made. Others are fetched and run through
+        Pool images were scored when the version was made. Other images are fetched and run through
         the model.
         """
         served = self.in_service(project_id)

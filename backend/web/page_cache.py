@@ -1,4 +1,4 @@
-"""Render a page at most once a second, however many people look at it."""
+"""Render a page at most once a second, however many people view it."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Page:
 class PageCache:
     """The newest page of each project.
 
-    While one request renders, others get the last page, so a slow rendering occupies none of the
-    other threads, which webhooks need.
+    While one request renders a page, others get the last one, so a slow rendering blocks no other
+    thread; webhooks need these threads.
     """
 
     def __init__(self, render: Callable[[int | None], Page]) -> None:
@@ -37,7 +37,7 @@ class PageCache:
         self._rendering = threading.Lock()
 
     def page(self, project_id: int | None) -> Page:
-        """Return the page of a known project; None is the newest project."""
+        """Return the page of a known project; None means the newest project."""
         last = self._pages.get(project_id)
         if last is not None:
             if last.is_fresh or not self._rendering.acquire(blocking=False):
@@ -53,6 +53,6 @@ class PageCache:
             self._rendering.release()
 
     def clear(self) -> None:
-        """Render every page again, because something has just been changed."""
+        """Discard all pages, because something has just changed."""
         with self._rendering:
             self._pages.clear()

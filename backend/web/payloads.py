@@ -1,4 +1,4 @@
-"""Check what Label Studio sends to the ML backend, so that the rest of the code can trust it."""
+"""Validate what Label Studio sends to the ML backend, so the rest of the code can trust it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class SetupPayload(Payload):
 
 
 class PredictPayload(Payload):
-    """POST /predict: tasks of one project, as the dicts that label-studio-ml knows."""
+    """POST /predict: tasks of one project, as dicts in label-studio-ml's format."""
 
     tasks: list[Annotated[dict[str, Any], AfterValidator(_check_data)]]
     project: str | int | None = None
@@ -47,7 +47,7 @@ class VersionsPayload(Payload):
 
 
 def read_payload(kind: type[P], content: bytes) -> P:
-    """Parse a body; BadRequest says in one sentence what is wrong with it."""
+    """Parse a body; BadRequest with a one-sentence reason if it is invalid."""
     try:
         return kind.model_validate_json(content)
     except ValidationError as error:
@@ -57,9 +57,9 @@ def read_payload(kind: type[P], content: bytes) -> P:
 
 
 def read_event(content: bytes) -> WebhookEvent:
-    """Parse the body of a webhook; BadRequest says what is wrong with it.
+    """Parse the body of a webhook; BadRequest with the reason if it is invalid.
 
-    JSON that nests too deeply or holds broken Unicode is refused as well.
+    JSON that is nested too deeply or contains broken Unicode is also refused.
     """
     try:
         return read_webhook(from_json(content))
@@ -68,7 +68,7 @@ def read_event(content: bytes) -> WebhookEvent:
 
 
 def project_number(project: object) -> int:
-    """Return the id in what Label Studio calls a project ("7.1795346887"); BadRequest otherwise."""
+    """Return the id in Label Studio's project key ("7.1795346887"); BadRequest without one."""
     try:
         return project_id_of(str(project))
     except ValueError as error:

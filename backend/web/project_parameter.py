@@ -1,4 +1,4 @@
-"""Read which project a request to the dashboard names."""
+"""Read the project parameter of a request to the dashboard."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from backend.store.project_record import known_projects
 
 
 def requested_project() -> int | None:
-    """Return the project that the request names, if any; BadRequest if that is not a number."""
+    """Return the project id in the request, if any; BadRequest if it is not a number."""
     project = request.values.get("project")
     if project is None:
         return None
@@ -21,7 +21,7 @@ def requested_project() -> int | None:
 
 
 def required_project(model_dir: Path) -> int:
-    """Return the project that the request must name; BadRequest or NotFound otherwise."""
+    """Return the required project id; BadRequest if it is missing, NotFound if it is unknown."""
     project_id = requested_project()
     if project_id is None:
         raise BadRequest("name a project")

@@ -1,4 +1,4 @@
-"""The model class that label-studio-ml knows, in the call shapes of 1.0.9 and of 2.x."""
+"""The model class for label-studio-ml, compatible with the signatures of 1.0.9 and 2.x."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def default_service() -> ModelService:
 class ResNetBackend(LabelStudioMLBase):  # type: ignore[misc]  # the library has no types
     """Predicts with the version in service.
 
-    A new object may be made for every request, so it holds nothing: the service holds the model.
+    A new object may be made for every request, so the model is kept in the service.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class ResNetBackend(LabelStudioMLBase):  # type: ignore[misc]  # the library has
         service: ModelService | None = None,
         **kwargs: Any,
     ) -> None:
-        # Without the label config, which the library would parse unguarded and we never ask it for.
+        # Do not pass the label config: the library would parse it unguarded, and we need no copy.
         super().__init__(**kwargs)
         self._project = project_id
         self._label_config = label_config
@@ -53,7 +53,7 @@ class ResNetBackend(LabelStudioMLBase):  # type: ignore[misc]  # the library has
         first).
 
         If a task's image cannot be read, its prediction has neither result nor score. Label Studio
-        then keeps the others, does not ask again, and serves that task last.
+        then keeps the other predictions, does not ask again, and serves that task last.
         """
         project = self._project or (tasks[0].get("project") if tasks else None)
         project_id = project_number(project)
@@ -77,5 +77,5 @@ class ResNetBackend(LabelStudioMLBase):  # type: ignore[misc]  # the library has
         return predictions
 
     def fit(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # noqa: ARG002
-        """Do nothing: the trainer trains, and a webhook wakes it."""
+        """Do nothing: a webhook triggers training in the trainer."""
         return {}

@@ -1,7 +1,7 @@
-"""Serve an application over HTTP so that slow or idle connections cost no thread.
+"""Serve an application over HTTP without letting slow or idle connections occupy threads.
 
-Uvicorn reads requests without threads; a thread takes a request only once it is complete, and
-leaves the sending to Uvicorn. The bodies of strangers are not read at all.
+Uvicorn reads requests without threads. A thread takes a request only once it is complete, and
+leaves sending the response to Uvicorn. Bodies are read only from requests with valid credentials.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class BufferedApp:
         )
         limit = self._body_limit(scope["path"], headers)
         body = await _read(receive, limit, headers)
-        # Without a body, the application refuses the request or says that it is too large.
+        # Without a body, the application refuses the request, possibly because it is too large.
         length = limit + 1 if body is None else len(body)
         kept = [header for header in scope["headers"] if header[0] not in FRAMING_HEADERS]
         complete: Any = {**scope, "headers": [*kept, (b"content-length", str(length).encode())]}
@@ -67,16 +67,16 @@ class DeadlineProtocol(H11Protocol):
         self._expect_request()
 
     def on_response_complete(self) -> None:
-        """Start the next deadline. The rest of an unread body stays unread until then."""
+        """Start the next deadline. Until then, the rest of an unread body stays unread."""
         super().on_response_complete()
         if self.conn.their_state is h11.SEND_BODY:
-            # If all were closed at the same moment, all would reconnect at the same moment.
+            # If all connections closed at the same moment, all clients would reconnect at once.
             self.flow.pause_reading()
             self._unset_keepalive_if_required()
         self._expect_request()
 
     def _expect_request(self) -> None:
-        # Random, so that many connections made at once are not closed at once.
+        # Random: connections that were opened together should not all close together.
         deadline_s = random.uniform(REQUEST_DEADLINE_S, 2 * REQUEST_DEADLINE_S)
         self.loop.call_later(deadline_s, self._close_if_idle, self.cycle)
 
@@ -88,10 +88,10 @@ class DeadlineProtocol(H11Protocol):
 
 def serve(app: Any, settings: Settings) -> None:
     """Serve `app` until SIGTERM or Ctrl-C."""
-    # Exempt what is loaded from garbage collection, which would pause requests for half a second.
+    # Exempt loaded objects from garbage collection, which would pause requests for half a second.
     gc.collect()
     gc.freeze()
-    with suppress(ValueError, OSError):  # allow as many connections as the system does
+    with suppress(ValueError, OSError):  # allow as many connections as the system permits
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     uvicorn.run(

@@ -1,7 +1,7 @@
 """The Label Studio ML backend: predictions, set-up check, webhook, and the dashboard over HTTP.
 
 One process with threads keeps one model per project in memory. It never imports training code; a
-retrain is enqueued by name.
+training job is enqueued by name.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class MLBackend:
         self._service = ModelService(settings)
 
     def blueprint(self) -> Blueprint:
-        """Return the routes and who may use them."""
+        """Return the routes, each with its access checks."""
         routes = Blueprint("ml_backend", __name__)
         routes.before_request(_start_timing)
         routes.after_request(self._record_webhook)
@@ -69,11 +69,11 @@ class MLBackend:
         return routes
 
     def health(self) -> Response:
-        """Say that the process is up, and nothing about the machine."""
+        """Report that the process is up, and nothing about the machine."""
         return jsonify(status="UP")
 
     def setup(self) -> Response:
-        """Check that the project's label config fits, and name the version in service."""
+        """Check the project's label config, and return the name of the version in service."""
         payload = read_payload(SetupPayload, _body(MAX_BODY_BYTES))
         project_id = project_number(payload.project)
         root = self._service.root(project_id)
@@ -97,7 +97,7 @@ class MLBackend:
         return jsonify(results=predictions)
 
     def versions(self) -> Response:
-        """List the model versions of one project, or of all."""
+        """List the model versions of one project, or of all projects."""
         project: str | int | None = request.args.get("project")
         if project is None and request.content_length:
             project = read_payload(VersionsPayload, _body(MAX_BODY_BYTES)).project
@@ -106,7 +106,7 @@ class MLBackend:
         return jsonify(versions=[meta.version for meta in sound])
 
     def webhook(self) -> Response:
-        """Note that a project has changed; an event that does not concern us is ignored."""
+        """Record that a project has changed, or ignore an event that changes no label."""
         event = read_event(_body(MAX_BODY_BYTES))
         if event.kind == "ignored":
             return _ignored("this event changes no label")

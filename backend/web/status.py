@@ -1,6 +1,6 @@
-"""Report where every project is, from what is already known: model folder, database and Redis.
+"""Report the state of every project, from the model folder, the database and Redis.
 
-Label Studio is never asked. The fields are in status_model.py; docs/status.md explains them.
+Label Studio is never queried. status_model.py defines the fields; docs/status.md explains them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Fields = dict[str, Any]  # of ProjectStatus, which checks their types
 
 
 def whole_status(settings: Settings, queue: TrainingQueue) -> Status:
-    """Return everything that GET /status answers: services, and every project that is set up."""
+    """Return the response of GET /status: services, and every project that is set up."""
     projects, unreadable = [], {}
     for project_id in known_projects(settings.model_dir):
         try:
@@ -51,7 +51,7 @@ def whole_status(settings: Settings, queue: TrainingQueue) -> Status:
 
 
 def project_status(settings: Settings, queue: TrainingQueue, project_id: int) -> ProjectStatus:
-    """Return where one project is; ModelFolderError if one of its files is damaged."""
+    """Return the status of one project; ModelFolderError if one of its files is damaged."""
     root = project_root(settings.model_dir, project_id)
     registry = Registry(root)
     sound, broken = registry.versions()
@@ -75,9 +75,9 @@ def project_status(settings: Settings, queue: TrainingQueue, project_id: int) ->
 
 
 def next_images(settings: Settings, queue: TrainingQueue, project_id: int) -> list[OpenImage]:
-    """Return the open images in their order, without those annotated since they were ordered.
+    """Return the open images in order, without images annotated since they were ordered.
 
-    With BLIND the model's guesses are left out.
+    With BLIND, the model's guesses are omitted.
     """
     store = ProjectStore(project_root(settings.model_dir, project_id))
     answered = queue.annotated_since(project_id, store.facts().open_read_at - CLOCK_SKEW_S)
@@ -90,7 +90,7 @@ def next_images(settings: Settings, queue: TrainingQueue, project_id: int) -> li
 
 
 def sentence(status: ProjectStatus) -> str:
-    """Say in one sentence where the project is."""
+    """Return the project's state as one sentence."""
     model = NO_MODEL
     if status.version is not None and status.validation is not None:
         model = describe_version(status.version, status.validation, status.trained_on_labels)
@@ -116,7 +116,7 @@ def _setup_fields(settings: Settings, root: Path, project_id: int, sound: Sequen
 
 
 def _version_fields(registry: Registry, sound: Sequence[Meta]) -> Fields:
-    """Return what is known of the sound versions, given oldest first."""
+    """Return the fields about versions; `sound` is oldest first."""
     current = registry.current()
     return {
         "round": registry.last_round(),
@@ -154,7 +154,7 @@ def _labeling_fields(
 
 @lru_cache(maxsize=32)
 def _confusion(root: Path, version: str, classes: tuple[str, ...]) -> Confusion | None:
-    """Count how a version classifies the validation images; None if that was not kept."""
+    """Count how a version classifies the validation images; None if no predictions were kept."""
     kept = version_probs.load_validation(root, version)
     if kept is None or not len(kept[0]):
         return None

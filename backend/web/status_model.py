@@ -1,7 +1,7 @@
-"""The types of what GET /status returns.
+"""Define the types of the response of GET /status.
 
-Its JSON, the dashboard, the metrics, `scripts.status` and the tables of docs/status.md all come
-from these fields and their descriptions.
+The JSON, the dashboard, the metrics, `scripts.status` and the tables of docs/status.md are all
+generated from these fields and their descriptions.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class JobStatus(StatusPart):
     queue: str = Field(description="`train` for `retrain`, `rank` for the others")
     status: str = Field(description="RQ's status: `queued`, `started`, …")
     phase: str | None = Field(
-        None, exclude_if=_is_none, description="what it is doing; absent before the first report"
+        None, exclude_if=_is_none, description="the current phase; absent before the first report"
     )
     done: int | None = Field(
         None,
@@ -57,7 +57,7 @@ class JobStatus(StatusPart):
     total: int | None = Field(
         None,
         exclude_if=_is_none,
-        description="how many there are in all, 0 if unknown; absent before the first report",
+        description="the total for this phase, 0 if unknown; absent before the first report",
     )
     seconds_left: float | None = Field(description="estimated seconds until this phase ends")
 
@@ -66,22 +66,22 @@ class LastError(StatusPart):
     """A recent error of a job."""
 
     at: str = Field(description="when it happened")
-    where: str = Field(description="in which job")
+    where: str = Field(description="the job in which it happened")
     message: str = Field(description="what is wrong and what to do")
 
 
 class ProjectStatus(StatusPart):
-    """Where one project is: round, versions, labels, queue, jobs, next images."""
+    """The state of one project: round, versions, labels, queue, jobs, next images."""
 
     project_id: int = Field(description="its id in Label Studio")
     title: str | None = Field(description="its title in Label Studio")
-    label_url: str = Field(description="where annotators label")
+    label_url: str = Field(description="the address at which annotators label")
     notices: tuple[str, ...] = Field(
-        description="what everyone should know, for example that the digits replace CIFAR-10, or "
-        "which weights will be deleted"
+        description="important notices, for example that the digits replace CIFAR-10, or which "
+        "weights will be deleted"
     )
-    pool: str | None = Field(description="the pool that set-up chose")
-    weights: str | None = Field(description="the weights that every training starts from")
+    pool: str | None = Field(description="the pool chosen during set-up")
+    weights: str | None = Field(description="the weights that every training run starts from")
     train: str = Field(description="the setting `TRAIN`")
     strategy: str = Field(description="the setting `STRATEGY`")
     round: int = Field(description="the newest round")
@@ -93,12 +93,12 @@ class ProjectStatus(StatusPart):
     validation: Evaluation | None = Field(description="its accuracy on the validation images")
     test: Evaluation | None = Field(description="its accuracy on the test images")
     trained_on_labels: int = Field(description="how many labels it was trained on")
-    labels_per_class: dict[str, int] = Field(description="how many of them each class has")
+    labels_per_class: dict[str, int] = Field(description="how many of these labels each class has")
     confusion: Confusion | None = Field(description="which classes it confuses")
     outlook: Forecast | None = Field(
         description="the expected gain from more labels, from the third full version on"
     )
-    versions: int = Field(description="how many sound versions there are, including pruned ones")
+    versions: int = Field(description="the number of sound versions, including pruned ones")
     learning_curve: tuple[CurvePoint, ...] = Field(
         description="one entry per sound version, oldest first"
     )
@@ -121,14 +121,14 @@ class ProjectStatus(StatusPart):
     next_images: tuple[AskedImage, ...] = Field(
         description="the first images of both kinds, in the order in which they are labeled"
     )
-    new_annotations: int = Field(description="annotations that no training has read yet")
-    retrain_after: int = Field(description="how many of them make a training due")
+    new_annotations: int = Field(description="annotations that no training run has read yet")
+    retrain_after: int = Field(description="how many new annotations make training due")
     waiting_for: str | None = Field(description="why training is not possible yet")
     left_out: dict[str, int] = Field(
         description="annotations that the newest version could not use, by reason"
     )
     annotators: tuple[AnnotatorFigures, ...] = Field(
-        description="figures of each annotator as of the last training, least reliable first"
+        description="figures for each annotator as of the last training run, least reliable first"
     )
     jobs: tuple[JobStatus, ...] = Field(description="jobs that are queued or running")
     workers: dict[str, int] = Field(
@@ -145,9 +145,9 @@ class Status(StatusPart):
     )
     projects: tuple[ProjectStatus, ...] = Field(description="every project that can be read")
     unreadable: dict[str, str] = Field(
-        description="projects with a damaged file, by id, with what to do"
+        description="projects with a damaged file, by id, each with the remedy"
     )
 
     def as_json(self) -> dict[str, Any]:
-        """Return the status as json.dumps takes it."""
+        """Return the status in a form that json.dumps accepts."""
         return self.model_dump(mode="json")

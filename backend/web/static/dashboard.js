@@ -6,7 +6,7 @@ const REFRESH_MS = 2000;
 const TIMEOUT_MS = 8000;
 const connection = document.getElementById("connection");
 const freshness = document.getElementById("freshness");
-const shown = new Map();  // as the server sent them, before localTimes
+const shown = new Map();  // HTML by section id, as the server sent it, before localTimes
 
 function sections(page) {
   return new Map([...page.querySelectorAll("header, main > section")].map((part) => [part.id, part]));
