@@ -63,7 +63,7 @@ class LabelStudioProject:
         return str(self._read()["title"])
 
     def created_at(self) -> str:
-        """Return when the project was created, to detect another server's project of the same id."""
+        """Return when the project was created, to detect another server's project with this id."""
         return str(self._read()["created_at"])
 
     def label_config(self) -> LabelConfig:
