@@ -22,7 +22,7 @@ down: .venv/.installed  ## stop everything; labels, models and settings stay
 status: .venv/.installed  ## show the project, its version, labels, queue and running job
 	@.venv/bin/python -m scripts.status
 
-secrets:  ## for docker compose: create secrets in .env, and report what would stop it
+secrets:  ## for docker compose: create secrets in .env, and report problems
 	@$(PYTHON) -m scripts.env_file
 
 digests:  ## for docker compose: pin third-party images in .env, or move the pins
@@ -42,7 +42,7 @@ test: install  ## run all tests, with real services
 browser: install  ## run only the browser tests; they save screenshots in var/browser/
 	.venv/bin/python -m pytest tests/browser -v
 
-chromium:  ## install Chromium for them with apt, unless there is a browser
+chromium:  ## install Chromium for the browser tests with apt, unless a browser is installed
 	@command -v chromium || command -v chromium-browser || command -v google-chrome || { \
 	  apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-liberation; }
 
@@ -62,7 +62,7 @@ compose-test: docker-answers .venv/.installed  ## run the tests of the compose s
 docker-answers:
 	@$(PYTHON) -c 'from scripts.compose.docker import docker; docker("version")'
 
-check: .venv/.installed  ## run ruff, mypy, and the test of the architecture
+check: .venv/.installed  ## run ruff, mypy, and the architecture test
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy

@@ -26,7 +26,7 @@ def main() -> int:
     )
     parser.add_argument("--restore", type=Path, metavar="FILE", help="restore from this file")
     arguments = parser.parse_args()
-    os.umask(0o077)  # the file holds secrets, images and labels
+    os.umask(0o077)  # the file contains secrets, images and labels
     try:
         if arguments.restore:
             restore(arguments.restore)

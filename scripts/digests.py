@@ -2,8 +2,9 @@
 
     python3 -m scripts.digests
 
-Asks the registry which image each tag means now, downloads it, and writes name:tag@sha256:… into
-.env. Run it again to move the pins to newer images. Needs only the standard library.
+Asks the registry which image each tag currently refers to, downloads it, and writes
+name:tag@sha256:… into .env. Run it again to move the pins to newer images. Needs only the standard
+library.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ class Image:
 
     @property
     def tag(self) -> str:
-        """Its name and tag, without the pin."""
+        """The image's name and tag, without the pin."""
         return self.now.partition("@")[0]
 
     def describe(self, pin: str) -> str:
-        """Say what a pin changes."""
+        """Describe what a pin changes."""
         if pin == self.now:
             return f"{self.variable}: is {pin} already"
         if "@" in self.now:
@@ -45,7 +46,7 @@ class Image:
 
 
 def main() -> int:
-    """Pin every image that its registry still has; return 1 if one is missing."""
+    """Pin every image that its registry still has; return 1 if an image is missing."""
     CommandParser(description=__doc__).parse_args()
     docker("version", "--format", "{{.Server.Version}}")
     images = find_images()
@@ -71,7 +72,7 @@ def find_images() -> list[Image]:
 
 
 def find_pin(tag: str) -> str:
-    """Download the image that a tag means now, and return the tag with its digest.
+    """Download the image that a tag currently refers to; return the tag with its digest.
 
     DockerError if the registry does not have it.
     """

@@ -2,7 +2,8 @@
 
     python -m scripts.health trainer
 
-Prints nothing, or what is wrong. Run it on the machine, or in the container, of that process.
+Prints nothing if the process is healthy, otherwise the problem. Run it on the machine or in the
+container where the process runs.
 """
 
 from __future__ import annotations

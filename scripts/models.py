@@ -53,7 +53,7 @@ def _list(settings: Settings, project_id: int, *, as_json: bool) -> None:
     unknown: ModelFolderError | None = None
     try:
         current = Registry(root).current()
-    except ModelFolderError as error:  # to repair this, one needs the list
+    except ModelFolderError as error:  # the list is needed to repair this
         current, unknown = None, error
     if as_json:
         print(json.dumps([meta.model_dump(mode="json") for meta in sound], indent=2))

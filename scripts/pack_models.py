@@ -35,7 +35,7 @@ def main() -> int:
 def pack(folder: Path, tar: tarfile.TarFile) -> None:
     """Add everything below the model folder that cannot be regenerated.
 
-    A damaged database is added as it is, and named on standard error.
+    A damaged database is added unchanged and reported on standard error.
     """
     for path in sorted(_below(folder)):
         place = path.relative_to(folder)

@@ -2,7 +2,7 @@
 
     python -m scripts.pages
 
-The text around the tables stays as it is.
+The text around the tables is not changed.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def with_status_tables(page: str) -> str:
     """Return the page with the table under each heading rewritten.
 
     IncompletePageError names an object without a heading. One heading is enough for two fields that
-    hold the same kind of object.
+    contain the same kind of object.
     """
     objects = status_objects()
     explained = [objects[name] for name in HEADING.findall(page) if name in objects]
@@ -60,7 +60,7 @@ def with_status_tables(page: str) -> str:
 
 
 def status_objects() -> dict[str, Schema]:
-    """Return the schemas of all objects in the status, by the name of the field that holds them."""
+    """Return the schema of each object in the status, by the name of the field that contains it."""
     status = TypeAdapter(Status).json_schema(mode="serialization")
     objects, waiting = {}, [status]
     for schema in waiting:
@@ -114,7 +114,7 @@ def _setting_row(variable: str, field: FieldInfo) -> str:
 
 
 def _allowed(field: FieldInfo) -> str:
-    """Say which values a setting takes, as far as its type knows."""
+    """Return the values that a setting accepts, as far as its type defines them."""
     if field.annotation is bool:
         return "`true`, `false`"
     names = [name for name in get_args(field.annotation) if not isinstance(name, type)]

@@ -4,8 +4,8 @@
     python -m scripts.review --count 50 --push
 
 --push creates tasks in a separate Label Studio project, in which an experienced annotator labels
-the images without a hint. Those labels become ground truth, and the next training uses them. An
-image that is in a review task already is not pushed again.
+the images without a hint. Those labels become ground truth, and the next training run uses them. An
+image that is already in a review task is not pushed again.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def main() -> int:
         project, loop = open_chosen(settings, arguments.project, progress)
         progress("reading annotations", 0, 0)
         reviews = find_reviews(settings, loop.root)
-        # Otherwise labels that were reviewed a moment ago would be listed again.
+        # Otherwise labels that have just been reviewed would be listed again.
         collected = collect_reviews(loop.root, project, reviews) if reviews else 0
         errors = find_label_errors(loop, progress)
     known = {task.image_id for task in reviews.tasks()} if arguments.push and reviews else set()

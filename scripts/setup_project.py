@@ -1,4 +1,4 @@
-"""Set up the project in Label Studio: tasks, ML backend, webhook, and the first training.
+"""Set up the project in Label Studio: tasks, ML backend, webhook, and the first training run.
 
     python -m scripts.setup_project
     python -m scripts.setup_project --label-config my.xml

@@ -3,7 +3,7 @@
     python -m scripts.status
     python -m scripts.status --json
 
-The backend gives the same JSON at GET /status.
+The backend returns the same JSON at GET /status.
 """
 
 from __future__ import annotations

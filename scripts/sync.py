@@ -3,8 +3,8 @@
     python -m scripts.sync --count 50
     python -m scripts.sync --count 50 --strategy margin --dry-run
 
-Only needed to ask more than the ranker asks by itself. An image that is in a task already is never
-asked again.
+Only needed to ask for more images than the ranker does automatically. An image that is already in a
+task is never asked again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from scripts.console.progress_bars import progress_bar
 
 
 def main() -> int:
-    """Push one batch, and print what it holds."""
+    """Push one batch, and print its images."""
     parser = CommandParser(description=__doc__)
     parser.add_argument("--count", type=positive, default=20, help="images to ask (default: 20)")
     parser.add_argument("--strategy", choices=STRATEGIES, help="instead of the setting STRATEGY")

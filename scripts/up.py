@@ -3,7 +3,7 @@
     python -m scripts.up         # start it and follow it until Ctrl-C (or DETACH=1)
     python -m scripts.up down    # stop it
 
-var/stack.json then holds all addresses, pids and passwords. VAR_DIR changes the folder.
+var/stack.json then contains all addresses, pids and passwords. VAR_DIR changes the folder.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def main() -> int:
         "command", nargs="?", choices=("up", "down"), default="up", help="default: up"
     )
     command = parser.parse_args().command
-    os.umask(0o077)  # the stack's folder holds secrets, images and labels
+    os.umask(0o077)  # the stack's folder contains secrets, images and labels
     for number in SIGNALS:
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
             signal.signal(number, signal.default_int_handler)

@@ -1,1 +1,1 @@
-"""The stack in Docker: its .env file, what may stop it from starting, and its backups."""
+"""The stack in Docker: its .env file, the checks before it starts, and its backups."""

@@ -22,7 +22,7 @@ LABEL_STUDIO_FILES = "/label-studio/data"
 TABLES = "select count(*) from information_schema.tables where table_schema = 'public'"
 READY_WITHIN_S = 120
 LABEL_STUDIO_VERSION = "from importlib.metadata import version; print(version('label-studio'))"
-# The database holds these too: with other values Label Studio would refuse our requests.
+# The database also contains these: with other values Label Studio would refuse our requests.
 ACCOUNT = ("LABEL_STUDIO_API_KEY", "LABEL_STUDIO_PASSWORD")
 
 
@@ -33,7 +33,7 @@ def back_up(folder: Path) -> Path:
     with tempfile.TemporaryDirectory(dir=folder) as draft:
         parts = Path(draft)
         # The versions come first. If one is promoted before the database is dumped, the backup
-        # lacks it, and after a restore the clock reorders the tasks by the version that is there.
+        # lacks it, and after a restore the clock reorders the tasks by the restored version.
         pack_models = ("python", "-m", "scripts.pack_models")
         _save(parts / MODELS, "packing the model versions", "backend", *pack_models)
         dump = ("pg_dump", "-Fc", *POSTGRES)
@@ -99,7 +99,7 @@ def restore(file: Path) -> None:
 
 
 def _print_step(step: str) -> None:
-    """Name a step that may take minutes."""
+    """Announce a step that may take minutes."""
     print(step, file=sys.stderr, flush=True)
 
 
@@ -119,7 +119,7 @@ def _version_in(manifest: Path) -> str:
 
 
 def _check_not_older(version: str) -> None:
-    """DockerError if Label Studio is older here: it can only upgrade a database."""
+    """Raise DockerError if this Label Studio is older: it can only upgrade a database."""
     here = _run_in("label-studio", "python", "-c", LABEL_STUDIO_VERSION)
     if _numbers(here) < _numbers(version):
         raise DockerError(
@@ -134,9 +134,9 @@ def _numbers(version: str) -> list[int]:
 
 
 def _adopt_env(kept: Path) -> None:
-    """Use the backup's .env if there is none here, and add secrets that older releases lacked.
+    """Use the backup's .env if none exists here, and add secrets that older releases lacked.
 
-    DockerError if the one here has other secrets.
+    DockerError if the existing .env has other secrets.
     """
     if not ENV.exists():
         ENV.touch(mode=0o600)

@@ -73,14 +73,14 @@ def write_values(path: Path, values: Mapping[str, str]) -> None:
 
 
 def read_env(path: Path) -> dict[str, str]:
-    """Return the names and values of an env file, without quotes; empty if there is none."""
+    """Return the names and values of an env file, without quotes; empty if it does not exist."""
     lines = path.read_text().splitlines() if path.exists() else []
     found = [match for line in lines if (match := LINE.match(line))]
     return {match[1]: match[2].strip("\"'") for match in found}
 
 
 def choose_profile() -> str:
-    """Return `gpu` if Docker can give one to a container, else `cpu`; "" if Docker is down."""
+    """Return `gpu` if Docker can give a container a GPU, else `cpu`; "" if Docker is down."""
     if not shutil.which("nvidia-smi"):
         return "cpu"
     try:

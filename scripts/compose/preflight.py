@@ -1,4 +1,4 @@
-"""Check what would stop `docker compose up`, or would quietly have no effect."""
+"""Check for settings that would stop `docker compose up`, or would silently have no effect."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from scripts.compose.env import ENV, docker_has_gpus
 EXAMPLE, COMPOSE_FILE = Path(".env.example"), Path("docker-compose.yml")
 IMAGE = "tightloop:0.1.0"
 PORTS = {"LABEL_STUDIO_PORT": "8080", "DASHBOARD_PORT": "9090"}  # published, with their defaults
-# All images, with what building ours needs; then only data.
+# Space for all images and for building ours; then for data only.
 GB_TO_BUILD, GB_TO_RUN = 20, 2
 NOT_OURS = re.compile(r"COMPOSE_\w+|DOCKER_\w+|BUILDKIT_\w+|\w+_PROXY|\w+_proxy|VAR_DIR|DETACH")
 
 
 def find_problems(env: dict[str, str]) -> Iterator[str]:
-    """Yield a sentence for each thing that would stop the stack."""
+    """Yield a sentence for each problem that would stop the stack."""
     known = _known()
     for name in env:
         if name not in known and not NOT_OURS.fullmatch(name):
@@ -42,7 +42,7 @@ def find_problems(env: dict[str, str]) -> Iterator[str]:
 
 
 def find_notes(env: dict[str, str]) -> Iterator[str]:
-    """Yield a sentence for each thing that stops nothing, but may be a mistake."""
+    """Yield a sentence for each setting that stops nothing but may be a mistake."""
     in_compose = COMPOSE_FILE.read_text()
     for name in sorted(set(env) & _known()):
         if not re.search(rf"\$\{{{name}\b|^ +{name}:$", in_compose, re.MULTILINE):

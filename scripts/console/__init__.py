@@ -1,1 +1,1 @@
-"""What several commands show on a terminal, or read from their arguments."""
+"""Terminal output and command-line options that several commands share."""

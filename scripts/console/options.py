@@ -1,4 +1,4 @@
-"""The arguments that several commands share, and the project that they choose."""
+"""The arguments that several commands share, and the project that these arguments select."""
 
 from __future__ import annotations
 

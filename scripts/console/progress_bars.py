@@ -27,7 +27,7 @@ def progress_bar() -> Iterator[Progress]:
 
 
 class _Bars:
-    """A bar for each phase that takes long; only its name if there is nothing to count."""
+    """A bar for each phase that takes long, or only the phase's name if nothing can be counted."""
 
     def __init__(self) -> None:
         self._phase = ""

@@ -25,12 +25,12 @@ class StackError(TightloopError):
 
 @dataclass(frozen=True)
 class StackFolder:
-    """The files of one stack. Everything in them is private to their owner."""
+    """The files of one stack. Only their owner can read them."""
 
     path: Path
 
     def read(self) -> dict[str, Any]:
-        """Return the content of stack.json; empty if there is none, or only a damaged one."""
+        """Return the content of stack.json; empty if the file is missing or damaged."""
         with suppress(FileNotFoundError, json.JSONDecodeError):
             return dict(json.loads((self.path / "stack.json").read_text()))
         return {}
@@ -63,7 +63,7 @@ class StackFolder:
         return (self.path / "run").resolve()
 
     def make_sockets_folder(self) -> None:
-        """Make an empty folder for sockets; elsewhere if their paths would be too long in here."""
+        """Make an empty folder for sockets; outside this folder if the paths would be too long."""
         self.remove_sockets_folder()
         run = self.path / "run"
         if len(bytes(run / "postgres/.s.PGSQL.5432")) < SOCKET_PATH_BYTES:

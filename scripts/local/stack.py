@@ -20,7 +20,7 @@ from scripts.local.supervisor import wait_until_ready
 class LocalStack:
     """PostgreSQL, Redis, Label Studio and our own processes, under one supervisord.
 
-    `stack.json` in its folder says where everything is; `stack.env` tells our own commands.
+    `stack.json` in its folder lists all addresses; `stack.env` configures our own commands.
     """
 
     def __init__(self, settings: StackSettings) -> None:
@@ -28,7 +28,7 @@ class LocalStack:
         self.folder = StackFolder(settings.var_dir.resolve())
 
     def up(self) -> int:
-        """Start it unless it runs; return when it is ready (DETACH) or has been stopped."""
+        """Start the stack unless it runs; return when it is ready (DETACH) or has been stopped."""
         self.folder.path.mkdir(parents=True, exist_ok=True)
         is_ready = False
         try:
@@ -125,7 +125,7 @@ def set_up_project(environment: dict[str, str]) -> dict[str, Any]:
 
 
 def where_to_go(stack: dict[str, Any]) -> str:
-    """Return what a person needs first: addresses and passwords."""
+    """Return the addresses and passwords that a person needs first."""
     # An older version may have started the stack, and recorded neither.
     known = filter(None, (stack.get("dashboard_username"), stack.get("dashboard_password")))
     login = ", ".join(known) or "restart the stack to get one (make down, make up)"

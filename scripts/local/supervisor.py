@@ -1,4 +1,4 @@
-"""supervisord in a local stack: its configuration, its start, and waiting for its programs."""
+"""Configure and start supervisord in a local stack, and wait for its programs."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The stack's event listener: report restarts, and keep the pids in stack.json true.
+"""The stack's event listener: report restarts, and keep the pids in stack.json up to date.
 
-supervisord runs it, and talks to it over its standard input and output
+supervisord runs it, and communicates with it over its standard input and output
 (https://supervisord.org/events.html).
 """
 
@@ -20,7 +20,7 @@ TRIES_BEFORE_REPORT = 5
 
 
 def watch(folder: StackFolder) -> None:
-    """Handle one event after another: each says that a program starts."""
+    """Handle events one after another; each reports that a program starts."""
     supervisor = connect(folder)
     while True:
         _, payload = listener.wait()
@@ -32,7 +32,7 @@ def watch(folder: StackFolder) -> None:
 
 
 def report(folder: StackFolder, event: dict[str, str]) -> None:
-    """Name a program that died, with the end of its log."""
+    """Report a program that died, with the end of its log."""
     name = event["processname"]
     if event["from_state"] == "EXITED":
         happened = f"{name} died and was started again"

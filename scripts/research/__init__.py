@@ -1,1 +1,1 @@
-"""Commands that simulate, measure and attack; none of them is needed to run the loop."""
+"""Commands that simulate, measure and attack the loop; running the loop needs none of them."""

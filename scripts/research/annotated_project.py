@@ -34,7 +34,7 @@ VALIDATION, TEST = 2_000, 10_000
 CENTERS, SPREAD = 50, 2.5
 IMAGE_SIZE = 64
 ANNOTATORS = 5
-CARELESS = 0.05  # share of annotations that are of any class
+CARELESS = 0.05  # share of annotations with a random class
 SECOND_OPINION_EVERY = 20  # images
 PICTURE = "data:image/png;base64," + "A" * 3200  # as large as a photo of 32 px
 
@@ -117,7 +117,7 @@ def _pictures(count: int) -> NDArray[np.uint8]:
 def _annotate(
     pool: Pool, classes: Labels, n_annotations: int, n_open: int, rng: np.random.Generator
 ) -> CountingProject:
-    """Return tasks with so many annotations together, a few of them second ones, and open tasks."""
+    """Return a project of open tasks and `n_annotations` annotations, a few as second opinions."""
     chosen = np.where(
         rng.random(n_annotations) < CARELESS,
         rng.integers(len(CLASSES), size=n_annotations),

@@ -3,7 +3,7 @@
     python -m scripts.research.annotators
     python -m scripts.research.annotators --csv > people.csv
 
---json and --csv hold figures that the table leaves out.
+--json and --csv include figures that the table omits.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Keep threads working beside a measurement."""
+"""Run work in background threads during a measurement."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Measure what the loop costs: as ratios within one run if possible, else in seconds.
+"""Measure the cost of the loop, as ratios within one run if possible, otherwise in seconds.
 
     python -m scripts.research.bench --quick
 
-Prints a table and writes var/bench.json. POOL, WEIGHTS and IMAGE_SIZE are those of the settings.
+Prints a table and writes var/bench.json. POOL, WEIGHTS and IMAGE_SIZE come from the settings.
 Without --quick it also starts a whole stack in var/bench, which it removes afterwards.
 """
 

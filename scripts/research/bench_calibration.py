@@ -1,4 +1,4 @@
-"""Measure how far confidence is off, before and after calibration, and what that changes.
+"""Measure the calibration error before and after calibration, and its effect on the choice.
 
     python -m scripts.research.bench_calibration --labels 100 500 --seeds 3
 
@@ -26,7 +26,7 @@ CANDIDATES, BATCH = 5000, 100
 
 @dataclass(frozen=True)
 class Effect:
-    """What calibration does to one training."""
+    """The effect of calibration on one training run."""
 
     temperature: float
     before: float  # expected calibration error
@@ -56,7 +56,7 @@ def main() -> int:
 
 
 def measure(experiment: Experiment, recipe: Recipe, n_labels: int, seed: int) -> Effect:
-    """Train once, fit the temperature, and apply it to images that neither has seen."""
+    """Train once, fit the temperature, and apply it to images that neither step has seen."""
     pool = experiment.pool
     state = experiment.train_balanced(n_labels, recipe, seed)
     validation, test, candidates = (

@@ -1,4 +1,4 @@
-"""Measure the circle on a whole stack: from an annotation to a head's order and the next round."""
+"""Measure the loop on a whole stack: from an annotation to a head's order and the next round."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ TRAINING_PATIENCE_S = 3600.0
 
 
 def circle_figures() -> list[Figure]:
-    """Start a whole stack, and measure heads' orders and a training."""
+    """Start a whole stack, and measure heads' orders and a training run."""
     settings = {
         "SEED_LABELS": str(SEEDS),
         # Two batches are open by the first version; OPEN of these tasks are left at the end.

@@ -1,4 +1,4 @@
-"""Measure what consensus is worth on real annotations, beside the majority and Dawid-Skene.
+"""Compare consensus on real annotations with the majority and with Dawid-Skene.
 
     python -m scripts.research.bench_consensus --annotators annotators.csv.xz --tables three odd
 
@@ -59,7 +59,7 @@ def main() -> int:
 
 
 def three_figures(trial: ConsensusTrial, *, has_unreliable: bool) -> Figures:
-    """Return how consensus does with three annotations of each image, and on annotators."""
+    """Return how well consensus finds labels and rates annotators; 3 annotations per image."""
     annotations = _annotate_all(trial, 3, has_unreliable=has_unreliable)
     majority, opinions, found, seconds = _find(trial, annotations)
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -74,7 +74,7 @@ def three_figures(trial: ConsensusTrial, *, has_unreliable: bool) -> Figures:
 
 
 def single_figures(trial: ConsensusTrial) -> Figures:
-    """Return whether wrong annotations are found with one annotation of each image."""
+    """Return how well wrong annotations are found with one annotation per image."""
     _, opinions, found, _ = _find(trial, _annotate_all(trial, 1, has_unreliable=False))
     quality = found.quality[_order(found, trial)]
     is_wrong = found.labels[_order(found, trial)] != trial.truth
@@ -142,7 +142,7 @@ def _dawid_skene(annotations: Sequence[ClassAnnotation], trial: ConsensusTrial) 
 
 
 def _order(found: Consensus, trial: ConsensusTrial) -> Rows:
-    """Return what sorts a consensus of the whole pool into the pool's order."""
+    """Return the positions that sort a consensus of the whole pool into the pool's order."""
     return np.argsort(trial.pool.positions(found.image_ids))
 
 

@@ -27,7 +27,7 @@ CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 
 
 def fill_project(root: Path) -> None:
-    """Add what a project has after a while: versions, and open images with pictures."""
+    """Fill a project as after some use: with versions, and open images with pictures."""
     registry = Registry(root)
     first = registry.read_meta(FIRST)
     state = registry.load_state(FIRST)
@@ -51,7 +51,7 @@ def fill_project(root: Path) -> None:
 def first_view(url: str) -> tuple[int, float | None]:
     """Return the bytes of the page with all it needs, and the seconds until Chromium shows it.
 
-    The seconds are None without a Chromium.
+    The seconds are None if Chromium is not installed.
     """
     paths = ("/dashboard", "/static/dashboard.css", "/static/dashboard.js", "/dashboard/curve.svg")
     with httpx.Client(base_url=url) as client:
@@ -61,7 +61,7 @@ def first_view(url: str) -> tuple[int, float | None]:
 
 @contextmanager
 def open_pages(url: str) -> Iterator[None]:
-    """Keep PAGES open, which ask evenly spread in time, with what they have seen last."""
+    """Keep PAGES pages open; their requests are uniformly spaced and carry the last ETag."""
 
     def keep_open(over: Event, number: int) -> None:
         seen: dict[str, str] = {}

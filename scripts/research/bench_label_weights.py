@@ -19,8 +19,8 @@ WEIGHTS = ("quality", "model alone", "soft labels")
 
 
 def weight_figures(trial: ConsensusTrial) -> dict[str, str]:
-    """Return the points that each kind of weight gains on the validation split over equal weights,
-    for labels of few images, of which every fourth has two annotations.
+    """Return how many points each weighting scheme gains over equal weights on the validation split
+    when few images are labeled and every fourth has two annotations.
     """
     figures = {}
     for n_images, is_careful in product((700, 1600), (False, True)):

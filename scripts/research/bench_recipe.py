@@ -1,4 +1,4 @@
-"""Compare recipes: what a model is worth and costs by image size, learning rate and labels.
+"""Compare recipes: a model's accuracy and cost by image size, learning rate and labels.
 
     python -m scripts.research.bench_recipe --sizes 64 --lrs 0.01 0.02 --labels 200 500
 
@@ -24,7 +24,7 @@ from scripts.research.experiment import Experiment, open_experiment
 
 @dataclass(frozen=True)
 class Cell:
-    """One training."""
+    """The result of one training run."""
 
     accuracy: float
     cpu_s: float  # of all cores together

@@ -1,4 +1,4 @@
-"""Measure what an annotation costs between two trainings, by how many there are already.
+"""Measure the cost of an annotation between two training runs, by the number of annotations.
 
 One process does what the ranker's job does, on a database and a model folder as the loop makes
 them. A stand-in for Label Studio counts what that would send. Only the consensus and the fit may
@@ -38,7 +38,7 @@ kB = 1000
 
 @dataclass(frozen=True)
 class Refit:
-    """What one annotation cost, from the look at the project to the new order."""
+    """The cost of one annotation, from observing the project to the new order."""
 
     reading_s: float  # of what changed
     consensus_s: float  # with the annotations, as the database has them

@@ -1,4 +1,4 @@
-"""Annotations of a pool by a simulated crowd, and models' opinions of them by cross-validation."""
+"""Annotate a pool by a simulated crowd, and cross-validate models on these annotations."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ GUESSES_FROM = 500  # images
 
 @dataclass(frozen=True)
 class ConsensusTrial:
-    """A pool with real annotations, and what the tables about it share."""
+    """A pool with real annotations, and the settings that all tables about it share."""
 
     experiment: Experiment
     real: Mapping[str, Sequence[str]]  # annotations by image id

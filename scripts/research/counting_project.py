@@ -1,4 +1,4 @@
-"""A stand-in for Label Studio that counts what it would send."""
+"""A stand-in for Label Studio that counts the data it would send."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """A simulated crowd that hands out three real people's annotations of each image.
 
-The data does not say who made which annotation, so annotators are made up by a rule; a seed draws
-all chance. Each has a care between 0 and 1, evenly spread: with that probability they choose the
-class that most real people chose for the image, otherwise the rarest. No real annotation is used
-twice while others are left. Unless told otherwise the last two are unreliable: the last but one
-always accepts the model's guess, and the last one annotates at random.
+The data does not record who made which annotation, so a rule invents the annotators; all random
+numbers come from a seed. Each annotator has a care between 0 and 1, uniformly spread: with that
+probability they choose the class that most real people chose, otherwise the rarest. No real
+annotation is used twice while others are left. By default the last two are unreliable: the last but
+one always accepts the model's guess, and the last one annotates at random.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Crowd:
 
 
 def real_annotations(file: str, pool: Pool) -> dict[str, tuple[str, ...]]:
-    """Return the real annotations of each image; SettingsError if an image or the file lacks."""
+    """Return each image's real annotations; SettingsError if the file or an image is missing."""
     if not Path(file).is_file():
         raise SettingsError(f"--annotators {file}: no such file")
     by_key = _read(file)

@@ -64,7 +64,7 @@ class Experiment:
 
 
 def open_experiment(settings: Settings, *, seed: int) -> Experiment:
-    """Open it, and print what must be known about the pool and the weights."""
+    """Open the experiment, and print notices about the pool and the weights."""
     with progress_bar() as progress:
         pool = open_pool(
             settings.pool,

@@ -25,5 +25,5 @@ def percentiles(seconds: Sequence[float]) -> str:
 
 
 def announce(what: str) -> None:
-    """Tell the user what is measured next."""
+    """Announce the next measurement."""
     print(what, file=sys.stderr, flush=True)

@@ -1,11 +1,11 @@
-"""Send a whole stack requests that nobody should send, and see that it neither fails nor forgets.
+"""Send hostile requests to a whole stack, and check that it neither fails nor loses webhooks.
 
     python -m scripts.research.fuzz
 
-Half of the requests come from docs/openapi.yaml by schemathesis, half are hostile bodies of our
-own. Meanwhile an honest webhook comes five times a second. Any answer of 500 or above, any trace
-and any webhook that is not counted is named, and the exit code is then 1; only 503 "no model yet"
-is an answer. The stack is one of its own in var/fuzz, which is removed afterwards.
+Half of the requests come from docs/openapi.yaml by schemathesis, half have hostile bodies from
+hostile_bodies.py. Meanwhile an honest webhook is sent five times a second. Any response of 500 or
+above, any traceback and any webhook that is not counted is reported, and the exit code is then 1;
+only 503 "no model yet" is allowed. A temporary stack in var/fuzz is used and removed afterwards.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ HEADERS: tuple[dict[str, str], ...] = (
 
 @dataclass(frozen=True)
 class Target:
-    """A backend on this machine, with every password that it knows."""
+    """A backend on this machine, with all its passwords."""
 
     url: str
     project_id: int
@@ -74,7 +74,7 @@ class Target:
 
 @dataclass
 class Report:
-    """What came of it."""
+    """The results of a fuzzing run."""
 
     statuses: Counter[int] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
@@ -88,7 +88,7 @@ class Report:
         return not self.failures and not self.lost_webhooks and bool(self.webhook_s)
 
     def lines(self) -> list[str]:
-        """Return it for people."""
+        """Return the report as human-readable lines."""
         p50, p99 = np.percentile(self.webhook_s or [np.nan], [50, 99]) * 1000
         answers = ", ".join(f"{status}: {n:,}" for status, n in sorted(self.statuses.items()))
         return [
@@ -101,7 +101,7 @@ class Report:
 
 
 def main() -> int:
-    """Fuzz a stack of its own; 1 where anything failed."""
+    """Fuzz a temporary stack; return 1 if anything failed."""
     parser = CommandParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=REQUESTS)
     arguments = parser.parse_args()
@@ -117,7 +117,7 @@ def main() -> int:
 
 
 def fuzz(target: Target, n_requests: int) -> Report:
-    """Send so many requests, with honest webhooks beside them."""
+    """Send `n_requests` requests, and honest webhooks at the same time."""
     report, over = Report(), threading.Event()
     honest = threading.Thread(target=_send_honest_webhooks, args=(target, report, over))
     began = time.monotonic()
@@ -133,7 +133,7 @@ def fuzz(target: Target, n_requests: int) -> Report:
 
 
 def _send_described(target: Target, report: Report, n_requests: int) -> None:
-    """Requests that docs/openapi.yaml allows, and such as it just does not allow."""
+    """Send requests that docs/openapi.yaml allows, and requests that narrowly violate it."""
     schema = schemathesis.openapi.from_path(OPENAPI)
     operations = [found.ok() for found in schema.get_all_operations() if isinstance(found, Ok)]
     modes = (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE)
@@ -163,7 +163,7 @@ def _send_described(target: Target, report: Report, n_requests: int) -> None:
 
 
 def _send_hostile(target: Target, report: Report, n_requests: int) -> None:
-    """Bodies of our own; nine of ten go where a body is read at all."""
+    """Send hostile bodies; nine of ten go to routes that read a body."""
     rng, session = Random(0), requests.Session()
     bodies = list(hostile_bodies(target.project_id, target.classes).items())
     rng.shuffle(bodies)

@@ -1,4 +1,4 @@
-"""Bodies that no honest Label Studio sends, each named after what is wrong with it."""
+"""Request bodies that no honest Label Studio sends, each named after its defect."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ NOT_AN_ANSWER: dict[str, Any] = {
 
 
 def hostile_bodies(project_id: int, classes: Sequence[str]) -> dict[str, bytes]:
-    """Return each body under its name; what is not hostile in it fits this project."""
+    """Return each body by its name; the parts that are not hostile fit this project."""
     whole: dict[str, bytes] = {
         "nothing": b"",
         "JSON nested 2,000 deep": b"[" * 2000 + b"]" * 2000,

@@ -48,7 +48,7 @@ def main() -> int:
 
 
 async def hold(host: str, port: int, kind: str, count: int, end: float) -> Counter[str]:
-    """Hold `count` connections of a kind until `end` (monotonic); how often each thing happened."""
+    """Hold `count` connections of a kind until `end` (monotonic); return counts of events."""
     tally: Counter[str] = Counter()
     async with asyncio.TaskGroup() as group:
         for _ in range(count):

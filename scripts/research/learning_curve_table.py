@@ -74,7 +74,7 @@ def _cell(found: Mapping[str, Curves], strategy: str, labels: int) -> str:
 
 
 def _saved(own: Curves, baseline: Curves) -> str:
-    """Say how many labels a strategy needs for random's final accuracy, resampling the seeds."""
+    """Report how many labels a strategy needs for random's final accuracy, resampling the seeds."""
     n_pairs = min(len(own.accuracies), len(baseline.accuracies))
     rng = np.random.default_rng(0)
     shares = []
@@ -93,7 +93,7 @@ def _saved(own: Curves, baseline: Curves) -> str:
 
 
 def _worse(own: Curves, baseline: Curves) -> str:
-    """Say at which budgets a strategy is significantly worse than random."""
+    """Report the budgets at which a strategy is significantly worse than random."""
     gains = {n: own.gain(baseline, n) for n in own.budgets if n in baseline.budgets}
     worse = [f"{labels:,}" for labels, (gain, around) in gains.items() if gain < -around]
     if not worse:

@@ -1,4 +1,4 @@
-"""Learning curves: what versions were worth by strategy, seed and number of labels."""
+"""Learning curves: the accuracy of versions by strategy, seed and number of labels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Row:
-    """What the version in service was worth after one round of one run."""
+    """The accuracy of the version in service after one round of one run."""
 
     strategy: str
     repeat: int

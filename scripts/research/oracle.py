@@ -1,4 +1,4 @@
-"""An oracle in Label Studio's place: the loop's questions in, answers from a table out."""
+"""An oracle that replaces Label Studio and answers the loop's questions from a table."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from backend.labelstudio import task_data
 
 @dataclass
 class OracleProject:
-    """A labeling project in memory, with Label Studio's rules as far as the loop leans on them."""
+    """A labeling project in memory, with the Label Studio rules that the loop relies on."""
 
     choices: tuple[str, ...]
     by_task: dict[int, NewTask] = field(default_factory=dict)
@@ -163,7 +163,7 @@ class OracleProject:
         )
 
     def labels(self) -> set[str | None]:
-        """All that was answered so far."""
+        """Return all labels given so far."""
         return {annotation.label for rows in self.answers.values() for annotation in rows}
 
     def change(self, task_id: int, label: str) -> None:
@@ -171,7 +171,7 @@ class OracleProject:
         self.answers[task_id][0] = replace(self.answers[task_id][0], label=label)
 
     def answer_open_tasks(self, truth: Mapping[str, str]) -> int:
-        """Answer every open task as the table says; their number comes back."""
+        """Answer every open task from the table; return how many there were."""
         open_tasks = self.open_tasks()
         for task in open_tasks:
             self.answer(task.task_id, truth[task.image_id])

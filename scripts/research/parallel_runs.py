@@ -1,4 +1,4 @@
-"""Run what is missing of a simulation, several runs at a time, each in a process of its own."""
+"""Run the missing runs of a simulation, several at a time, each in a separate process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def finished_rows(run: Run) -> list[Row]:
 
 
 def run_missing(runs: Sequence[Run], jobs: int) -> None:
-    """Run those that have not finished, `jobs` at a time; what finishes is kept whatever follows.
+    """Run the unfinished runs, `jobs` at a time; finished runs are kept even if a later one fails.
 
     The first error, or Ctrl-C, ends all other runs.
     """
@@ -59,7 +59,7 @@ def run_missing(runs: Sequence[Run], jobs: int) -> None:
 
 
 def _finish(run: Run, on_round: Callable[[], object]) -> None:
-    """Run it from its start, keep its rows, and delete its models."""
+    """Do a run from its start, keep its rows, and delete its models."""
     shutil.rmtree(run.folder, ignore_errors=True)
     run.folder.mkdir(parents=True)
     with threadpool_limits(run.threads):

@@ -1,4 +1,4 @@
-"""What a process and its children take of the machine."""
+"""Measure the memory and CPU time of a process and its children."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MB = 1024**2
 
 
 def memory_mb(pid: int) -> float:
-    """Return the memory that is theirs alone or shared among them; 0 if they have ended."""
+    """Return the PSS of a process and its children together, in MB; 0 if they have ended."""
     try:
         return sum(process.memory_full_info().pss for process in _tree(pid)) / MB
     except psutil.NoSuchProcess:
@@ -18,7 +18,7 @@ def memory_mb(pid: int) -> float:
 
 
 def core_share(pid: int, seconds: float) -> float:
-    """Return how much of one core they use over a while; 1.0 is all of it."""
+    """Return the share of one core that a process and its children use; 1.0 is a whole core."""
     tree = _tree(pid)
     for process in tree:
         process.cpu_percent()  # counts from here

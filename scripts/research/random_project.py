@@ -26,7 +26,7 @@ LABEL_STUDIO_URL = "http://127.0.0.1:9"  # nothing listens
 def save_random_project(
     root: Path, image_ids: Sequence[str], image_size: int, rng: np.random.Generator
 ) -> str:
-    """Write its record and its version with scores of the pool; return the body's key."""
+    """Write a project's record, and a version with scores of the pool; return the body's key."""
     tensors = resnet.build(len(CLASSES), None, seed=0).state_dict()
     state = {name: tensor.numpy() for name, tensor in tensors.items()}
     key = body_key(state)

@@ -2,8 +2,8 @@
 
     python -m scripts.research.simulate --strategies auto,random --rounds 20 --batch 100
 
-Runs the same rounds as with people, once per strategy and seed, in parallel. Writes curves.csv,
-summary.md and curves.png/.svg below --out. Rerun to resume.
+Runs the same rounds as with human annotators, once per strategy and seed, in parallel. Writes
+curves.csv, summary.md and curves.png/.svg below --out. Rerun to resume.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def _make_runs(arguments: argparse.Namespace, settings: Settings, plan: Plan) ->
 
 
 def _claim(out: Path, plan: Plan) -> None:
-    """Write the plan into its folder; SettingsError if the folder holds another plan."""
+    """Write the plan into its folder; SettingsError if the folder contains another plan."""
     path = out / "plan.json"
     text = json.dumps(asdict(plan), indent=2)
     if path.exists() and path.read_text() != text:

@@ -24,7 +24,7 @@ from scripts.research.oracle import OracleProject
 
 @dataclass(frozen=True)
 class Plan:
-    """What all runs of a simulation share; plan.json in its folder holds these fields."""
+    """The settings that all runs of a simulation share, as plan.json in its folder lists them."""
 
     pool: str
     weights: str
@@ -53,7 +53,7 @@ class Run:
 
 
 def simulate(run: Run, on_round: Callable[[], object] = lambda: None) -> list[Row]:
-    """Run all rounds, and return what each version was worth."""
+    """Run all rounds, and return the accuracy of each version."""
     torch.set_num_threads(run.threads)
     plan = run.plan
     pool, truth = pool_of(plan, run.data_dir)

@@ -31,7 +31,7 @@ START_S = 180.0
 
 @dataclass(frozen=True)
 class Backend:
-    """A running backend, and the password that it has for everything."""
+    """A running backend, and the password that it uses for everything."""
 
     port: int
     password: str

@@ -1,4 +1,4 @@
-"""A whole stack in a folder of its own, for bench and fuzz: started, used, stopped and removed."""
+"""A temporary stack in a separate folder, for bench and fuzz: started, stopped and removed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PORTS = ("LABEL_STUDIO_PORT", "BACKEND_PORT", "REDIS_PORT")
 
 @contextmanager
 def temporary_stack(name: str, **settings: str) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Run a stack in var/<name> on free ports; its folder, and what its stack.json says."""
+    """Run a stack in var/<name> on free ports; yield its folder and the content of stack.json."""
     var = ROOT / "var" / name
     shutil.rmtree(var, ignore_errors=True)
     environment = {

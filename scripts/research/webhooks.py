@@ -1,4 +1,4 @@
-"""Send webhooks to a backend as Label Studio does, and measure what becomes of them."""
+"""Send webhooks to a backend as Label Studio does, and measure the responses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LOST_AFTER_S = 1.0  # Label Studio gives up
 
 @dataclass(frozen=True)
 class Webhooks:
-    """What became of the webhooks of one measurement."""
+    """The results of the webhooks of one measurement."""
 
     seconds: Sequence[float]
     lost: int
@@ -33,7 +33,7 @@ class Webhooks:
 
 
 def webhook(image_id: str) -> dict[str, object]:
-    """Return what Label Studio sends about an annotation of an image, as far as we read it."""
+    """Return the parts that we read of Label Studio's webhook about an annotation of an image."""
     task = {"data": {"image": "x" * 4000, "image_id": image_id}}
     return {"action": "ANNOTATION_CREATED", "project": {"id": PROJECT}, "task": task}
 
@@ -41,7 +41,7 @@ def webhook(image_id: str) -> dict[str, object]:
 def send_webhooks(
     backend: Backend, seconds: float, *, per_s: float = PER_S, keep_connections: bool = False
 ) -> Webhooks:
-    """Send evenly for so long, each webhook about an image of its own.
+    """Send webhooks at a constant rate for `seconds`, each about a different image.
 
     With `per_s` = 0 each of SENDERS sends the next one at once. Each webhook opens a connection, as
     those of Label Studio do, unless `keep_connections`. A webhook is lost if there is no response

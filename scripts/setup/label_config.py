@@ -57,7 +57,7 @@ def replace_label_config(project: ProjectSetup, xml: str) -> bool:
 
 
 def show_or_hide_hints(settings: Settings, project: ProjectSetup) -> bool:
-    """Make our own label config follow HINTS and BLIND; for any other, print what to change."""
+    """Make our own label config follow HINTS and BLIND; for a custom one, print what to change."""
     if settings.blind and settings.hints:
         print("NOTE      BLIND=true hides the model's guess, so HINTS=true has no effect")
     xml = project.label_config_xml()
@@ -75,7 +75,7 @@ def show_or_hide_hints(settings: Settings, project: ProjectSetup) -> bool:
 
 
 def update_review_label_config(settings: Settings, root: Path) -> bool:
-    """Bring our own label config of the review project, if there is one, up to date."""
+    """Update the review project's label config if it is our own; return whether it changed."""
     found = find_reviews(settings, root)
     if found is None or not is_our_label_config(xml := found.label_config_xml()):
         return False

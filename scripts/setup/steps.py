@@ -145,7 +145,7 @@ class SetupSteps:
         return is_changed or self.record != earlier
 
     def import_seed_labels(self) -> bool:
-        """Import SEED_LABELS images with the data set's labels, unless a task shows them."""
+        """Import SEED_LABELS images with the data set's labels, except images already in a task."""
         # The ranker knows the project by now, and must not ask these images meanwhile.
         with lock(self.root, "push"):
             labels = seed_labels(self.pool, self.settings.seed_labels, self.record.seed)
@@ -171,9 +171,9 @@ class SetupSteps:
         return bool(new_tasks)
 
     def push_first_batch(self) -> bool:
-        """Ask the first images now, so that nobody waits for the first training.
+        """Ask for the first images now, so that nobody waits for the first training run.
 
-        They are random, or typical ones if the strategy looks for those.
+        The images are random, or typical ones if the strategy looks for typical images.
         """
         if Registry(self.root).last_round():
             return False  # from then on the ranker asks
@@ -211,7 +211,7 @@ class SetupSteps:
         return has_instructed or has_described
 
     def start_first_training(self) -> bool:
-        """Request the first training, unless there was one or nothing is labeled yet."""
+        """Request the first training run, unless one has run or nothing is labeled yet."""
         if Registry(self.root).last_round() or not self.project.counts().annotations:
             return False
         store = ProjectStore(self.root)
