@@ -139,7 +139,7 @@ def test_three_annotators_label_two_rounds_at_once_and_no_annotation_is_lost(
 def test_the_report_and_the_status_count_each_annotators_annotations(
     crew: Stack, people: list[Colleague]
 ) -> None:
-    printed = crew.run("scripts.research.annotators")
+    printed = crew.run("scripts.annotators")
     assert printed.returncode == 0, printed.stderr
     for person in people:
         assert person.email in printed.stdout

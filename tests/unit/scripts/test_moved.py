@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 MOVED = (
-    "annotators", "bench", "bench_calibration", "bench_consensus", "bench_recipe", "fuzz",
+    "bench", "bench_calibration", "bench_consensus", "bench_recipe", "fuzz",
     "simulate",
 )  # fmt: skip
 

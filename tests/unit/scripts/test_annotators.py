@@ -16,9 +16,9 @@ from backend.base.labeling import NewTask
 from backend.images.pool import Pool, open_pool
 from backend.store.annotator_figures import AnnotatorFigures
 from backend.store.project_record import project_root, write_record
+from scripts import annotators
+from scripts.annotators import remarks, table
 from scripts.console import options
-from scripts.research import annotators
-from scripts.research.annotators import remarks, table
 from scripts.research.oracle import OracleProject
 from tests.unit.store.test_registry import record
 
