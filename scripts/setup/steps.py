@@ -106,12 +106,17 @@ class SetupSteps:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.door = (settings.label_studio_url, settings.label_studio_api_key.get_secret_value())
+        self.label_studio = (
+            settings.label_studio_url,
+            settings.label_studio_api_key.get_secret_value(),
+        )
 
     def open(self, label_config: str | None = None) -> bool:
         """Find or create the project, and record its pool and weights."""
         settings = self.settings
-        project_id = find_project(*self.door, titles=self._titles(), project_id=self._recorded_id())
+        project_id = find_project(
+            *self.label_studio, titles=self._titles(), project_id=self._recorded_id()
+        )
         is_new = project_id is None
         earlier = None if project_id is None else self._read_record(project_id)
         chosen = self._choose_pool_and_weights(earlier)
@@ -119,13 +124,13 @@ class SetupSteps:
             check_label_config(label_config, self.pool.classes)
         if project_id is None:
             project_id = create_project(
-                *self.door,
+                *self.label_studio,
                 title=self._titles()[1 if chosen["pool_notice"] else 0],
                 label_config=label_config
                 or label_config_xml(self.pool.classes, has_hint=settings.shows_hints),
             )
             self._read_record(project_id)  # raises if its folder belongs to another Label Studio
-        self.project = project = ProjectSetup(*self.door, project_id)
+        self.project = project = ProjectSetup(*self.label_studio, project_id)
         self.root = project_root(settings.model_dir, project_id)
         is_changed = label_config is not None and replace_label_config(project, label_config)
         match_classes(project.label_config().choices, self.pool.classes)
@@ -244,7 +249,7 @@ class SetupSteps:
         record = read_record(root)
         if record is None:
             return None
-        if record.project_created_at != ProjectSetup(*self.door, project_id).created_at():
+        if record.project_created_at != ProjectSetup(*self.label_studio, project_id).created_at():
             raise ModelFolderError(
                 f"{root} belongs to project {project_id} of another Label Studio "
                 f'("{record.title}", created {record.project_created_at}): '
