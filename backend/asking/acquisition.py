@@ -1,6 +1,7 @@
 """Score how informative images are, from class probabilities.
 
-Every score lies in 0..1, and higher means ask sooner, so 1 - score can be shown as a confidence.
+Every score is in 0..1, and a higher score means ask sooner, so 1 - score can be shown as a
+confidence.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from backend.base.strategy_names import ResolvedName
 
 
 def least_confidence(probs: Probs) -> Scores:
-    """Return what the top class lacks to probability 1 (Lewis & Gale, 1994); at most 1 - 1/n."""
+    """Return 1 - the top class's probability (Lewis & Gale, 1994); at most 1 - 1/classes."""
     return _unit(1.0 - probs.max(axis=1))
 
 
 def margin(probs: Probs) -> Scores:
-    """Return how close the second class comes to the top class (Scheffer et al., 2001)."""
+    """Return how close the second class is to the top class, 0..1 (Scheffer et al., 2001)."""
     if probs.shape[1] < 2:
         return np.zeros(len(probs), np.float32)
     second, first = np.partition(probs, -2, axis=1)[:, -2:].T
@@ -28,10 +29,10 @@ def margin(probs: Probs) -> Scores:
 
 
 def entropy(probs: Probs) -> Scores:
-    """Return Shannon entropy over its maximum, log(classes) (Settles, 2009, section 3.1)."""
+    """Return Shannon entropy divided by its maximum, log(classes) (Settles, 2009, section 3.1)."""
     if probs.shape[1] < 2:
         return np.zeros(len(probs), np.float32)
-    # p log p approaches 0 at 0; the clip keeps the logarithm finite there.
+    # As p approaches 0, so does p log p; the clip keeps the logarithm finite at 0.
     nats = -(probs * np.log(np.clip(probs, np.finfo(np.float32).tiny, None))).sum(axis=1)
     return _unit(nats / np.log(probs.shape[1]))
 

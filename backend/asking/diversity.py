@@ -1,8 +1,8 @@
 """Choose a diverse set of images to ask, from their embeddings.
 
-Each function returns positions of rows of `embeddings`, the images that may be asked: `count` (at
-least one) of them, or all if there are fewer, in the order to ask them. `asked` are the embeddings
-of images that have been asked already.
+`embeddings` has one row for each image that may be asked. Each function returns the positions of
+`count` rows (at least one), or of all rows if there are fewer, in the order in which to ask them.
+`asked` are the embeddings of images that have already been asked.
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ BLOCK = 1000  # rows compared at a time, to limit memory
 def typiclust(
     embeddings: Embeddings, asked: Embeddings, count: int, rng: np.random.Generator
 ) -> Positions:
-    """Choose the most typical image of each of the largest clusters without asked images.
+    """Choose the most typical image from each of the largest clusters without asked images.
 
-    TypiClust (Hacohen et al., 2022): there are as many clusters as images will have been asked, and
-    an image is typical if its neighbors are close. Needs no labels, and is best with few of them.
+    In TypiClust (Hacohen et al., 2022), the number of clusters is the number of images asked so far
+    plus `count`, and an image is typical if its neighbors are close. The strategy needs no labels,
+    and works best when there are few.
     """
     directions = np.concatenate(_directions(embeddings, asked))
     n_clusters = min(len(asked) + count, CLUSTERS_MAX, len(directions))
@@ -51,7 +52,7 @@ def typiclust(
     chosen: list[int] = []
     alive = np.flatnonzero(np.bincount(own, minlength=n_clusters))
     while len(chosen) < min(count, len(embeddings)):
-        # The least asked cluster first, then the largest; outliers last.
+        # Start with the cluster with the fewest asked images, then the largest; outliers come last.
         order = np.lexsort((-size[alive], n_asked[alive], size[alive] < CLUSTER_MIN))
         cluster = int(alive[order[0]])
         if cluster not in queues:
@@ -66,9 +67,10 @@ def typiclust(
 
 
 def k_center(embeddings: Embeddings, asked: Embeddings, count: int) -> Positions:
-    """Choose, one by one, the image that is farthest from all that were asked or chosen.
+    """Choose, one by one, the image farthest from all images already asked or chosen.
 
-    The greedy core-set of Sener & Savarese (2018), which covers the pool including its outliers.
+    This is the greedy core-set method of Sener & Savarese (2018), which covers the whole pool,
+    including its outliers.
     """
     own, theirs = _directions(embeddings, asked)
     square = (own**2).sum(axis=1)
@@ -77,7 +79,7 @@ def k_center(embeddings: Embeddings, asked: Embeddings, count: int) -> Positions
         distance = np.minimum(distance, _distances(own, theirs[first : first + BLOCK]).min(axis=1))
     chosen: list[int] = []
     for _ in range(min(count, len(own))):
-        # If nothing was asked, start with the most central image.
+        # If no image was asked, start with the most central one.
         best = int(distance.argmax()) if np.isfinite(distance).any() else _most_central(embeddings)
         chosen.append(best)
         apart = np.maximum(square + square[best] - 2 * (own @ own[best]), 0)
@@ -89,9 +91,9 @@ def k_center(embeddings: Embeddings, asked: Embeddings, count: int) -> Positions
 def badge(probs: Probs, embeddings: Embeddings, count: int, rng: np.random.Generator) -> Positions:
     """Choose by k-means++ over the last layer's gradients for the model's own predictions.
 
-    BADGE (Ash et al., 2020): the gradient is long if the model is unsure, and images that would
-    teach the same have the same direction. It is the outer product of (probabilities - prediction)
-    and embedding, so distances are computed from the two factors.
+    In BADGE (Ash et al., 2020), a gradient is long if the model is unsure, and images that would
+    teach the same thing have gradients in the same direction. A gradient is the outer product of
+    (probabilities - prediction) and the embedding, so distances are computed from the two factors.
     """
     errors = probs.copy()
     errors[np.arange(len(errors)), probs.argmax(axis=1)] -= 1
@@ -115,11 +117,11 @@ def uncertain_clusters(
     count: int,
     rng: np.random.Generator,
 ) -> Positions:
-    """Choose the most uncertain image of each of `count` clusters of the most uncertain images.
+    """Group the most uncertain images into `count` clusters, and choose the most uncertain of each.
 
-    After Zhdanov (2019), "Diverse mini-batch active learning", with ten candidates per image.
-    Copies of an asked or a more uncertain image come last, since their label will be known. If all
-    images are asked, the most uncertain come first.
+    Based on Zhdanov (2019), "Diverse mini-batch active learning", with ten candidates per image.
+    Copies of an asked or more uncertain image come last, since their labels will be known. If every
+    image is chosen, the most uncertain images come first.
     """
     if count >= len(embeddings):
         return np.argsort(-uncertainty, kind="stable")
@@ -132,7 +134,7 @@ def uncertain_clusters(
         found = KMeans(count, n_init=1, max_iter=30, random_state=int(rng.integers(2**31))).fit(
             own[candidates]
         )
-        # Candidates are sorted, so the first of each cluster is its most uncertain one.
+        # The candidates are sorted, so the first one in each cluster is its most uncertain.
         _, firsts = np.unique(found.labels_, return_index=True)
         chosen = candidates[np.sort(firsts)]
     rest = by_uncertainty[~np.isin(by_uncertainty, chosen)]
@@ -142,10 +144,10 @@ def uncertain_clusters(
 
 
 def interleave(embeddings: Embeddings, order: Positions) -> Positions:
-    """Reorder images so that those that look alike are far apart, but otherwise keep `order`.
+    """Reorder images so that similar images are far apart, but otherwise keep `order`.
 
-    One image of each group of similar images comes first, then a second of each, and so on.
-    Thousands of images are reordered block by block.
+    One image from each group of similar images comes first, then a second image from each, and so
+    on. More than BLOCK images are reordered block by block.
     """
     if len(order) < 3:
         return order
@@ -168,13 +170,13 @@ def _directions(embeddings: Embeddings, asked: Embeddings) -> tuple[Directions, 
     center = embeddings.mean(axis=0, dtype=np.float32)
     centered = np.concatenate([embeddings, asked]).astype(np.float32) - center
     length = np.linalg.norm(centered, axis=1, keepdims=True)
-    # Rounding leaves a tiny difference between identical embeddings, which is not a direction.
+    # Rounding leaves tiny differences between identical embeddings; they are not directions.
     directions = np.where(length > 1e-4, centered / np.maximum(length, 1e-4), np.float32(0))
     return directions[: len(embeddings)], directions[len(embeddings) :]
 
 
 def _typicality(directions: Directions) -> Scores:
-    """Return one over the mean distance to the nearest neighbors, for the members of a cluster."""
+    """Return 1 / the mean distance to the nearest neighbors, for each member of a cluster."""
     n_neighbors = min(NEIGHBORS, len(directions) - 1)
     if n_neighbors == 0:
         return np.zeros(1, np.float32)
@@ -186,7 +188,7 @@ def _typicality(directions: Directions) -> Scores:
 def _without_copies(
     own: Directions, theirs: Directions, order: Positions, wanted: int
 ) -> Positions:
-    """Return the first `wanted` of `order` that copy no image before them or of `theirs`."""
+    """Return the first `wanted` of `order` that copy no earlier image and none of `theirs`."""
     kept = np.empty(0, np.int64)
     for first in range(0, len(order), BLOCK):
         block = order[first : first + BLOCK]
@@ -214,7 +216,7 @@ def _most_central(embeddings: Embeddings) -> int:
 
 
 def _draw(distance: NDArray[np.floating], chosen: list[int], rng: np.random.Generator) -> int:
-    """Draw a position with probability proportional to its distance, or evenly if all are zero."""
+    """Draw a position with probability proportional to its distance (uniformly if all are zero)."""
     total = distance.sum(dtype=np.float64)
     if total > 0:
         return int(rng.choice(len(distance), p=distance.astype(np.float64) / total))

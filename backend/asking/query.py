@@ -1,4 +1,4 @@
-"""Choose which images to ask next, and in which order, by a query strategy."""
+"""Choose which images to ask next, and in what order, by a query strategy."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from backend.base.arrays import Embeddings, Probs, Scores
 from backend.base.errors import NoModelError
 from backend.base.strategy_names import ResolvedName, StrategyName
 
-# Until this many images per class have been asked, `auto` asks typical ones. Measured.
+# Until this many images per class have been asked, `auto` asks typical ones. Chosen by experiment.
 TYPICAL_PER_CLASS = 20
 
-# Strategies that choose a set take probabilities, embeddings, those asked, a count, and chance.
+# Choose a set by probabilities, embeddings, asked embeddings, a count and a random generator.
 SetStrategy = Callable[[Probs, Embeddings, Embeddings, int, np.random.Generator], Positions]
 SETS: dict[ResolvedName, SetStrategy] = {
     "typiclust": lambda _, embeddings, asked, count, rng: typiclust(embeddings, asked, count, rng),
@@ -38,12 +38,12 @@ NEED_NO_MODEL: frozenset[ResolvedName] = frozenset({"typiclust", "k_center", "ra
 
 @dataclass(frozen=True)
 class Candidates:
-    """Images that may be asked, and what is known about them, a row each."""
+    """Images that may be asked, with one row of data per image."""
 
     image_ids: Sequence[str]
     probs: Probs | None  # None if there is no model
-    embeddings: Embeddings | None = None  # None if the strategy needs none, or there are none
-    asked: Embeddings | None = None  # of the images that have been asked already
+    embeddings: Embeddings | None = None  # None if not needed or not available
+    asked: Embeddings | None = None  # embeddings of the images already asked
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class Query:
     """Images to ask, most informative first."""
 
     image_ids: tuple[str, ...]
-    confidences: Scores  # they order the images: low = ask first
-    strategy: ResolvedName  # the one that chose them
+    confidences: Scores  # these order the images: low = ask first
+    strategy: ResolvedName  # the strategy that chose the images
 
 
 def select(
@@ -60,15 +60,15 @@ def select(
 ) -> Query:
     """Choose `count` of the candidates, or all if there are fewer.
 
-    A strategy without the probabilities or embeddings that it needs chooses at random. Ties follow
-    the order of the candidates, so a choice can be repeated.
+    If the probabilities or embeddings that a strategy needs are missing, the choice is random. Ties
+    follow the order of the candidates, so a choice can be reproduced.
     """
     strategy, order, confidences = _choose(strategy, candidates, count, rng)
     return Query(tuple(candidates.image_ids[i] for i in order), confidences, strategy)
 
 
 def rank(strategy: ResolvedName, candidates: Candidates, rng: np.random.Generator) -> Scores:
-    """Return the confidence that orders each of the candidates, if all of them are asked."""
+    """Return the confidences that order the candidates if all of them are asked."""
     n_images = len(candidates.image_ids)
     _, order, ordered = _choose(strategy, candidates, n_images, rng)
     confidences = np.empty(n_images, np.float32)
@@ -79,11 +79,12 @@ def rank(strategy: ResolvedName, candidates: Candidates, rng: np.random.Generato
 def confidence(
     strategy: ResolvedName, n_images: int, probs: Probs | None, rng: np.random.Generator
 ) -> Scores:
-    """Return the confidence of each image by itself, 0..1; low = ask first.
+    """Return the confidence of each image considered alone, 0..1; low = ask first.
 
-    It is 1 - acquisition score. `random` has an order but no scores, so an image's place in it, as
-    a share of all images, is its confidence. A strategy that chooses sets cannot score an image by
-    itself, so its margin is used. Raises NoModelError without usable probabilities.
+    The confidence is 1 - acquisition score. `random` has an order but no scores, so an image's
+    confidence is its position in that order as a share of all images. A strategy that chooses sets
+    cannot score single images, so the margin is used instead. Raises NoModelError without usable
+    probabilities.
     """
     if strategy == "random":
         return (rng.permutation(n_images) / max(n_images, 1)).astype(np.float32)
@@ -100,7 +101,7 @@ def confidence(
 
 
 def resolve(strategy: StrategyName, *, n_asked: int, n_classes: int) -> ResolvedName:
-    """Return the strategy that `auto` stands for now: first typical images, then uncertain ones."""
+    """Return the strategy that `auto` means now: first typical images, then uncertain ones."""
     if strategy != "auto":
         return strategy
     is_early = n_asked < TYPICAL_PER_CLASS * n_classes
@@ -108,7 +109,7 @@ def resolve(strategy: StrategyName, *, n_asked: int, n_classes: int) -> Resolved
 
 
 def needs_embeddings(strategy: ResolvedName) -> bool:
-    """Return whether a strategy chooses by more than probabilities."""
+    """Return whether a strategy needs embeddings."""
     return strategy in SETS
 
 
@@ -120,7 +121,7 @@ def needs_model(strategy: ResolvedName) -> bool:
 def _choose(
     strategy: ResolvedName, candidates: Candidates, count: int, rng: np.random.Generator
 ) -> tuple[ResolvedName, Positions, Scores]:
-    """Return the strategy that was possible, the positions of its choice, and their confidences."""
+    """Return the strategy actually used, the positions that it chose, and their confidences."""
     n_images, probs, embeddings = len(candidates.image_ids), candidates.probs, candidates.embeddings
     lacks_model = probs is None and needs_model(strategy)
     if lacks_model or (embeddings is None and needs_embeddings(strategy)):

@@ -1,4 +1,4 @@
-"""Name the arrays that travel through the core, with their shapes."""
+"""Define the array types that the core uses, with their shapes."""
 
 from __future__ import annotations
 

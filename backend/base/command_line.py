@@ -22,7 +22,7 @@ exit codes:
 
 
 class CommandParser(argparse.ArgumentParser):
-    """Show a module's docstring as it is written, and the exit codes; subcommands do the same."""
+    """Show the module's docstring as written, plus the exit codes; subcommands do the same."""
 
     def __init__(self, **options: Any) -> None:
         file = Path(sys.argv[0]).resolve().with_suffix("")
@@ -43,7 +43,7 @@ def run(main: Callable[[], int]) -> NoReturn:
         try:
             code = main()
         finally:
-            sys.stdout.flush()  # raises for a closed pipe here, where we can still catch it
+            sys.stdout.flush()  # if the pipe is closed, this raises where we can still catch it
     except TightloopError as error:
         sys.stderr.write(f"{error}\n")
         code = 1

@@ -1,4 +1,4 @@
-"""Download files, completely or not at all."""
+"""Download files, either completely or not at all."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ MB = 1_000_000
 def download(
     url: str, file: Path, what: str, progress: Progress, *, timeout_s: float, sha256: str = ""
 ) -> None:
-    """Download `url` to `file`; OSError or HTTPException if that fails or the hash is wrong.
+    """Download `url` to `file`; OSError or HTTPException on failure or a wrong hash.
 
-    `what` names the file in progress lines, `sha256` is the beginning of its hash, and `timeout_s`
-    is how long the host may be silent.
+    `what` names the file in progress lines, `sha256` is the beginning of the file's hash, and
+    `timeout_s` is how long the host may send nothing.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_name(f"{file.name}.{os.getpid()}.partial")

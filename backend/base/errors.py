@@ -1,18 +1,18 @@
-"""Name what can go wrong, as a tree. Every message says what is wrong and what to do about it.
+"""Define all errors, as a tree. Every message states what is wrong and what to do about it.
 
 TightloopError
 ├── SettingsError            a setting is missing or has a bad value
 ├── DeviceError              DEVICE=cuda, but no GPU was found
-├── PoolError                the images cannot be read or downloaded, or are too few
+├── PoolError                the images cannot be read or downloaded, or there are too few
 ├── WeightsError             the pre-trained weights cannot be read or downloaded
 ├── ImageError               one image cannot be read, so it gets no prediction
 ├── LabelConfigError         the project's label config does not match the pool or the model
-├── LabelStudioError         Label Studio cannot be reached, or refused a request
+├── LabelStudioError         Label Studio cannot be reached, or it refused a request
 ├── ModelFolderError         the model folder cannot be read or written
 │   ├── BrokenVersionError   one version folder is corrupt, incomplete or foreign
 │   └── StoreError           a project's database cannot be read or written
 ├── QueueError               Redis cannot be reached
-├── BackendError             the dashboard cannot reach the backend, or was refused
+├── BackendError             the dashboard cannot reach the backend, or its request was refused
 ├── NoModelError             no usable model version exists yet
 ├── TooFewLabelsError        there are too few labels or classes to train on
 └── TrainingError            training diverged: the loss is NaN
@@ -22,7 +22,7 @@ from __future__ import annotations
 
 
 class TightloopError(Exception):
-    """Base of all errors that may be shown to people: no message contains a secret."""
+    """The base of all errors that may be shown to users: no message contains a secret."""
 
 
 class SettingsError(TightloopError):
@@ -34,7 +34,7 @@ class DeviceError(TightloopError):
 
 
 class PoolError(TightloopError):
-    """The images cannot be read or downloaded, or are too few."""
+    """The images cannot be read or downloaded, or there are too few."""
 
 
 class WeightsError(TightloopError):
@@ -50,7 +50,7 @@ class LabelConfigError(TightloopError):
 
 
 class LabelStudioError(TightloopError):
-    """Label Studio cannot be reached, or refused a request."""
+    """Label Studio cannot be reached, or it refused a request."""
 
 
 class ModelFolderError(TightloopError):
@@ -70,7 +70,7 @@ class QueueError(TightloopError):
 
 
 class BackendError(TightloopError):
-    """The dashboard cannot reach the backend, or was refused."""
+    """The dashboard cannot reach the backend, or its request was refused."""
 
 
 class NoModelError(TightloopError):

@@ -1,4 +1,4 @@
-"""Describe a labeling project as plain data, without knowing Label Studio."""
+"""Describe a labeling project as plain data, independent of Label Studio."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pydantic import FiniteFloat
 
 from backend.base.errors import LabelConfigError
 
-DELETED = 0  # stands for all deleted accounts: their annotations stay, their names do not
+DELETED = 0  # represents all deleted accounts, whose annotations are kept without their names
 
 
 @dataclass(frozen=True)
 class LabelConfig:
-    """The parts of a project's label config that we use."""
+    """The parts of a project's label config that Tightloop uses."""
 
     from_name: str
     to_name: str
@@ -30,7 +30,7 @@ class Annotation:
 
     annotation_id: int
     task_id: int
-    image_id: str  # "" if the task is not ours
+    image_id: str  # "" if Tightloop did not create the task
     annotator: int | None  # None = a label from the data set
     label: str | None  # None = skipped, or submitted empty
     was_skipped: bool
@@ -41,7 +41,7 @@ class Annotation:
 
     @property
     def digest(self) -> str:
-        """A text that changes whenever the annotation means something else."""
+        """Return a text that changes whenever the annotation's meaning changes."""
         label = "(skipped)" if self.was_skipped else self.label or "(empty)"
         return f"{label} (ground truth)" if self.is_ground_truth else label
 
@@ -51,26 +51,26 @@ class Task:
     """One task, without its image."""
 
     task_id: int
-    image_id: str  # "" if the task is not ours
+    image_id: str  # "" if Tightloop did not create the task
     is_open: bool  # no one has submitted or skipped it yet
-    awaits_second_opinion: bool  # annotated, and open for another annotator
+    awaits_second_opinion: bool  # annotated, and open to another annotator
 
 
 @dataclass(frozen=True)
 class Asked:
-    """How an image was asked, fixed at that moment."""
+    """A record of how an image was asked, fixed at that time."""
 
     image_id: str
     round: int  # 0 = before the first model
     strategy: str
     version: str  # "" = before the first model
     confidence: float | None = None  # None = not recorded
-    probs: tuple[float, ...] = ()  # (classes,), predicted by that version; () = none
+    probs: tuple[float, ...] = ()  # (classes,), as predicted by that version; () = none
 
 
 @dataclass(frozen=True)
 class TaskReading:
-    """A task with all its annotations, as read in one request."""
+    """A task with all its annotations, read in one request."""
 
     task: Task
     updated_at: str  # ISO 8601, by Label Studio's clock
@@ -80,7 +80,7 @@ class TaskReading:
 
 @dataclass(frozen=True)
 class OpenTask(Task):
-    """A task that annotators may still get, with the model versions of its predictions."""
+    """A task that annotators may still be given, with the model versions of its predictions."""
 
     versions: frozenset[str]
 
@@ -97,7 +97,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class NewTask:
-    """A task to create; with a `label` it is imported as annotated."""
+    """A task to create; if it has a `label`, it is imported as annotated."""
 
     image_id: str
     data: Mapping[str, Any]
@@ -117,7 +117,7 @@ class ProjectCounts:
 
 
 class LabelingProject(Protocol):
-    """A project in which people label: Label Studio's, or a simulated one."""
+    """A project in which people label images, in Label Studio or simulated."""
 
     def label_config(self) -> LabelConfig: ...
     def n_tasks(self) -> int: ...
@@ -140,10 +140,10 @@ class LabelingProject(Protocol):
 
 
 def match_classes(choices: Sequence[str], pool_classes: Sequence[str]) -> tuple[str, ...]:
-    """Return the label config's spellings in the pool's order.
+    """Return the label config's spellings of the classes in the pool's order.
 
-    Ignores case, order and surrounding blanks; LabelConfigError names both lists if they still
-    differ.
+    Ignores case, order and surrounding spaces. If the lists still differ, LabelConfigError names
+    both.
     """
     spelling = {choice.strip().casefold(): choice for choice in choices}
     wanted = [name.strip().casefold() for name in pool_classes]

@@ -1,7 +1,7 @@
-"""Log one line per event to standard error, in the same way in every process.
+"""Log one line per event to standard error, in the same format in every process.
 
-Messages may contain text from requests, so none is longer than MESSAGE_MAX_CHARS, and none can look
-like a second event.
+Messages may contain text from requests, so each is cut to about MESSAGE_MAX_CHARS, and none can
+look like a second event.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from typing import Any
 from pythonjsonlogger.json import JsonFormatter
 
 MESSAGE_MAX_CHARS = 2000
-TAIL_CHARS = 400  # kept from the end: RQ logs tracebacks as messages, and their end names the error
+TAIL_CHARS = 400  # kept from the end, because RQ logs tracebacks, whose end names the error
 UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class TextFormatter(logging.Formatter):
-    """Write lines for people; further lines of the same event are indented."""
+    """Write human-readable lines; further lines of the same event are indented."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Format an event; its message is cut to length, a traceback is not."""
+        """Format an event, with its message cut to a limited length but any traceback in full."""
         text = UNPRINTABLE.sub(_escaped, super().format(_cut(record)))
         return text.replace("\n", "\n    ")
 
 
 class ObjectFormatter(JsonFormatter):
-    """Write one JSON object per line, for machines."""
+    """Write one machine-readable JSON object per line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Format an event; its message is cut to length, a traceback is not."""
+        """Format an event, with its message cut to a limited length but any traceback in full."""
         return super().format(_cut(record))
 
 
@@ -50,7 +50,7 @@ def start_logging(log_format: str) -> None:
 
 
 def logging_config(log_format: str) -> dict[str, Any]:
-    """Return the same settings for `logging.config.dictConfig`, for servers that call it."""
+    """Return the settings of `start_logging` for servers that call `logging.config.dictConfig`."""
     return {
         "version": 1,
         "disable_existing_loggers": False,
@@ -58,13 +58,13 @@ def logging_config(log_format: str) -> dict[str, Any]:
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "chosen"}},
         "root": {"level": "INFO", "handlers": ["stderr"]},
         "loggers": {
-            "httpx": {"level": "WARNING"},  # it logs every request at INFO
+            "httpx": {"level": "WARNING"},  # httpx logs every request at INFO
         },
     }
 
 
 def _cut(record: logging.LogRecord) -> logging.LogRecord:
-    """Return the record with a message of bounded length."""
+    """Return the record with its message cut to a limited length."""
     message = record.getMessage()
     n_more = len(message) - MESSAGE_MAX_CHARS
     if n_more <= 0:

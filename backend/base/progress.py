@@ -1,4 +1,4 @@
-"""Report progress: the phase, how far it is, and how long it will take."""
+"""Report progress: the phase, how far it has come, and how long it will take."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from collections.abc import Callable
 Progress = Callable[[str, int, int], None]  # phase, done, total; 0, 0 if unknown
 
 LINE_EVERY_S = 10.0
-# A shorter phase gets no line and no bar.
+# A shorter phase gets neither a line nor a bar.
 LONG_S = 2.0
-# The unit of a phase, by its first word; all others count images.
+# The unit of a phase, by the phase's first word; all other phases count images.
 UNITS = {"training": "steps", "downloading": "MB", "simulating": "rounds"}
 
 
 def unit(phase: str) -> str:
-    """Return the unit that a phase counts."""
+    """Return the unit in which a phase is counted."""
     return UNITS.get(phase.partition(" ")[0], "images")
 
 
 def seconds_left(done: int, total: int, took_s: float) -> float | None:
-    """Estimate the seconds left at the pace so far; None if nothing is done yet."""
+    """Estimate the seconds left at the current average pace; None if nothing is done yet."""
     return took_s / done * (total - done) if 0 < done <= total else None
 
 
 class ProgressLines:
-    """Write plain lines for a log: one every LINE_EVERY_S, and one when a long phase ends."""
+    """Write plain log lines: one every LINE_EVERY_S, and one at the end of a long phase."""
 
     def __init__(
         self, write: Callable[[str], None], clock: Callable[[], float] = time.monotonic
@@ -37,7 +37,7 @@ class ProgressLines:
         self._since = self._written_at = 0.0
 
     def __call__(self, phase: str, done: int, total: int) -> None:
-        """Report progress, as a `Progress` does."""
+        """Report progress; see `Progress`."""
         now = self._clock()
         if phase != self._phase:
             self.end()

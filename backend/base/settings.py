@@ -24,7 +24,8 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         # Later files win: `make up` writes var/stack.env for the stack on this machine, while .env
-        # may hold what `make secrets` wrote for docker compose. The environment wins over both.
+        # may contain secrets that `make secrets` wrote for docker compose. The environment wins
+        # over both.
         env_file=(".env", "var/stack.env"),
         extra="ignore",
         frozen=True,
@@ -32,7 +33,7 @@ class Settings(BaseSettings):
         populate_by_name=True,
     )
 
-    # What people label, and the model that helps them
+    # What annotators label, and the model that helps them
     project_title: str = Field(
         "Tightloop",
         min_length=3,
@@ -48,8 +49,9 @@ class Settings(BaseSettings):
     )
     weights: str = Field(
         "auto",
-        description="The weights that every training starts from: `imagenet`, `none`, or the path "
-        "of a ResNet-18 state_dict. `auto` uses ImageNet's, or none if they cannot be downloaded.",
+        description="The weights that every training run starts from: `imagenet`, `none`, or the "
+        "path of a ResNet-18 state_dict. `auto` uses ImageNet weights, or none if they cannot be "
+        "downloaded.",
     )
     image_size: int = Field(
         64,
@@ -63,7 +65,7 @@ class Settings(BaseSettings):
         ge=1_000_000,
         le=178_956_970,  # Pillow refuses anything larger
         description="The largest image to read, in pixels (WEBP: half as many). Larger images are "
-        "skipped, and the log names them.",
+        "skipped and listed in the log.",
     )
     seed_labels: int = Field(
         500,
@@ -93,7 +95,7 @@ class Settings(BaseSettings):
         "both",
         description="What learns from new annotations: `full` trains the whole network (minutes "
         "on a CPU), `head` fits only the last layer (about a second), and `both` fits heads "
-        "between full trainings.",
+        "between full training runs.",
     )
     strategy: StrategyName = Field(
         "least_confidence", description="The query strategy, which chooses the images to ask next."
@@ -108,11 +110,11 @@ class Settings(BaseSettings):
         ge=1,
         le=1000,
         description="How many images to ask at a time. A new batch follows as soon as fewer than "
-        "this are open. If more than three people annotate at once, the batch is at least five "
-        "images for each of them.",
+        "this are open. If more than three annotators work at once, the batch is at least five "
+        "images for each annotator.",
     )
     rounds: int = Field(
-        0, ge=0, description="After how many rounds to stop asking images. `0` never stops."
+        0, ge=0, description="The number of rounds after which to stop asking. `0` never stops."
     )
     keep_versions: int = Field(
         20,
@@ -126,7 +128,7 @@ class Settings(BaseSettings):
         ge=0,
         alias="RETRAIN_WAIT",
         description="Retrain this many seconds after the first new annotation, even if there are "
-        "fewer than `RETRAIN_AFTER`.",
+        "fewer than `RETRAIN_AFTER` new annotations.",
     )
     reconcile_every_s: float = Field(
         60.0,
@@ -139,7 +141,7 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto",
         description="Where to train: `cpu`, or `cuda` (refuses to start without a GPU). `auto` "
-        "uses a GPU if there is one.",
+        "uses a GPU if one is available.",
     )
     log_format: Literal["text", "json"] = Field(
         "text", description="The format of log lines. `json` writes one object per line."
@@ -163,27 +165,27 @@ class Settings(BaseSettings):
     )
     label_studio_host: str = Field(
         "",
-        description="Label Studio's address in people's browsers if it is a different one, for "
-        "example `https://label.example.org` behind a proxy.",
+        description="Label Studio's address in annotators' browsers if it differs, for example "
+        "`https://label.example.org` behind a proxy.",
     )
     label_studio_port: int | None = Field(
         None,
         ge=1,
         le=65535,
-        description="The port of this machine on which people reach Label Studio (8080 unless "
-        "set).",
+        description="The port of this machine on which users reach Label Studio (8080 unless set).",
     )
     task_lock_s: int = Field(
         1800,
         ge=60,
         alias="LABEL_STUDIO_TASK_LOCK_TTL",
-        description="How many seconds Label Studio reserves a task for the person who opened it.",
+        description="How many seconds Label Studio reserves a task for the annotator who "
+        "opened it.",
     )
 
     # Services, and who may use them
     redis_url: SecretStr = Field(
         SecretStr("redis://127.0.0.1:6379/0"),
-        description="The address of Redis, which holds jobs and counters: "
+        description="The address of Redis, which stores jobs and counters: "
         "`redis://:password@host:port/db`, `rediss://` or `unix://path`. `make up` sets it.",
     )
     backend_host: str = Field("127.0.0.1", description="The address that the backend listens on.")
@@ -224,16 +226,16 @@ class Settings(BaseSettings):
     )
     control_secret: SecretStr = Field(
         SecretStr(""),
-        description="The secret with which a dashboard in a process of its own passes button "
+        description="The secret with which a dashboard in a separate process passes button "
         "presses to the backend. If it is empty, the backend refuses them. `make secrets` creates "
-        "it; `make up` does not need it.",
+        "the secret; `make up` does not need it.",
     )
 
     @classmethod
     def load(cls, **overrides: Any) -> Self:
         """Read the environment and `.env`.
 
-        SettingsError names each bad variable, its value, and what is allowed.
+        SettingsError names each bad variable, its value, and the allowed values.
         """
         try:
             return cls(**overrides)
@@ -267,7 +269,7 @@ class Settings(BaseSettings):
 
     @property
     def browser_url(self) -> str:
-        """Return Label Studio's address in browsers; `label_studio_url` may be internal."""
+        """Return Label Studio's address for browsers; `label_studio_url` may be internal."""
         if self.label_studio_host:
             return self.label_studio_host
         port = self.label_studio_port
@@ -275,16 +277,16 @@ class Settings(BaseSettings):
 
     @property
     def shows_hints(self) -> bool:
-        """Whether the labeling view shows the model's guesses from the moment it asked."""
+        """Return whether the labeling view shows the guesses made when the image was chosen."""
         return self.hints and not self.blind
 
     @property
     def is_loopback_only(self) -> bool:
-        """Whether only this machine can reach the backend."""
+        """Return whether only this machine can reach the backend."""
         return self.backend_host in LOOPBACK_HOSTS
 
     def require(self, *names: str) -> None:
-        """Raise SettingsError naming every setting of `names` that is empty."""
+        """Raise SettingsError, naming every empty setting in `names`."""
         empty = [name.upper() for name in names if not _plain(getattr(self, name))]
         if empty:
             raise SettingsError(

@@ -1,4 +1,4 @@
-"""Take CIFAR-10 as the pool."""
+"""Provide CIFAR-10 as the pool."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ CONNECT_TIMEOUT_S = 5.0
 
 
 class Cifar10UnavailableError(PoolError):
-    """CIFAR-10 is neither cached nor downloadable; POOL=auto takes the digits instead."""
+    """CIFAR-10 is neither cached nor downloadable; POOL=auto uses the digits instead."""
 
 
 def cache_cifar10(data_dir: Path, progress: Progress) -> Path:
-    """Cache CIFAR-10 from data_dir, packed or unpacked, or download it.
+    """Cache CIFAR-10 from data_dir (packed or unpacked), or download it.
 
     Raises Cifar10UnavailableError.
     """
 
     def write(draft: Path) -> None:
-        # Importing it takes seconds, and is not needed once the cache exists.
+        # This import takes seconds, and is not needed once the cache exists.
         from torchvision.datasets import CIFAR10
 
         try:
@@ -63,7 +63,7 @@ def cache_cifar10(data_dir: Path, progress: Progress) -> Path:
 
 @contextmanager
 def _default_timeout(seconds: float) -> Iterator[None]:
-    """Limit urllib in torchvision, which sets no timeout. Affects every socket made meanwhile."""
+    """Limit urllib in torchvision, which sets no timeout. Affects all sockets opened meanwhile."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:

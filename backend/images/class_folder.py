@@ -1,6 +1,6 @@
-"""Take a folder with a sub-folder per class as the pool, and cache the images that can be used.
+"""Provide a folder with a sub-folder per class as the pool, and cache its usable images.
 
-Whatever is left out is logged with the reason and listed in the cache's meta.json.
+Files and folders that are left out are logged with the reason and listed in the cache's meta.json.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from backend.images.pool_cache import find_cache, open_cache, write_images, writ
 log = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-# Images that all have the same size up to this keep it.
+# If all images have the same size, and it is at most this, they keep it.
 NATIVE_MAX_PX = 256
-# All others: 1.5 times an IMAGE_SIZE of 64 leaves room for crops; 50,000 take 1.4 GB of disk.
+# Otherwise, 1.5 times an IMAGE_SIZE of 64 leaves room for crops; 50,000 images take 1.4 GB of disk.
 CACHE_SIZE_PX = 96
 NAMED_MAX = 20
 # Class names go into JSON and XML. Python reads bytes that are not UTF-8 as lone surrogates.
 UNUSABLE_NAMES = {
     "is not UTF-8": re.compile(r"[\ud800-\udfff]"),
-    "holds a control character": re.compile(r"[\x00-\x1f\x7f-\x9f\ufffe\uffff]"),
+    "contains a control character": re.compile(r"[\x00-\x1f\x7f-\x9f\ufffe\uffff]"),
 }
 LAYOUT = (
-    "a pool folder holds train/<class>/*.jpg (or .jpeg, .png) for two or more classes, "
-    "and may hold test/<class>/*"
+    "a pool folder must contain train/<class>/*.jpg (or .jpeg, .png) for two or more classes, "
+    "and may contain test/<class>/*"
 )
 
 
@@ -49,8 +49,8 @@ def cache_folder(
 ) -> Path:
     """Cache a folder of train/<class>/* and test/<class>/*.
 
-    Without `rescan` an existing cache is used unchecked: checking 60,000 files for changes takes
-    seconds.
+    Without `rescan`, an existing cache is used without a check: checking 60,000 files for changes
+    takes seconds.
     """
     source = f"folder-{digest(str(folder))}"
     if not rescan and (kept := find_cache(data_dir, source)):
@@ -60,20 +60,20 @@ def cache_folder(
 
 
 class _ClassFolder:
-    """The image files of a folder, and why some are left out."""
+    """The image files of a folder, and the reasons for leaving some out."""
 
     def __init__(self, folder: Path, max_pixels: int, progress: Progress) -> None:
         self.folder, self.max_pixels, self.progress = folder, max_pixels, progress
         self.left_out: dict[str, str] = {}  # path -> reason
         files = sorted(file for split in ("train", "test") for file in self._scan(split))
-        # Sorted by hash, so that the pool shows neither the file system's order nor the classes'.
+        # Sorted by hash, so the pool reveals neither the file system's order nor the classes.
         self.paths = sorted((path for path, _, _ in files), key=digest)
         self.fingerprint = digest(
             json.dumps([NATIVE_MAX_PX, CACHE_SIZE_PX, max_pixels, files, sorted(self.left_out)])
         )
 
     def write(self, draft: Path) -> None:
-        """Fill a cache folder. Raises PoolError with fewer than two classes."""
+        """Fill a cache folder. Raises PoolError if there are fewer than two classes."""
         size = self._common_size()
         train = self._write_images(draft, "train", self.paths, size)
         classes = sorted({_class_of(path) for path in train})
@@ -97,7 +97,7 @@ class _ClassFolder:
 
     @contextmanager
     def _leave_out_on_error(self, path: str) -> Iterator[None]:
-        """Record why a file or folder is left out if the block fails."""
+        """If the block fails, leave the file or folder out and record the reason."""
         try:
             yield
         except (ImageError, OSError) as error:
@@ -108,7 +108,7 @@ class _ClassFolder:
         return "; ".join([*named[:NAMED_MAX], *(["…"] if len(named) > NAMED_MAX else [])])
 
     def _scan(self, split: str) -> list[tuple[str, int, int]]:
-        """List every image file of a split: path below the folder, size, and mtime in ns."""
+        """List every image file of a split: path relative to the folder, size, and mtime in ns."""
         try:
             class_dirs = _entries(self.folder / split)
         except (FileNotFoundError, NotADirectoryError):
@@ -138,7 +138,7 @@ class _ClassFolder:
         return files
 
     def _common_size(self) -> tuple[int, int]:
-        """Choose (width, height) in the cache: that of all images if equal and small, or square."""
+        """Return the cached (width, height): the common size of all images if small, or square."""
         square = (CACHE_SIZE_PX, CACHE_SIZE_PX)
         sizes: set[tuple[int, int]] = set()
         for number, path in enumerate(self.paths, 1):
@@ -149,7 +149,7 @@ class _ClassFolder:
                         return square
                     is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
                     sizes.add(image.size[::-1] if is_turned else image.size)
-            except (ImageError, OSError):  # reported when it is decoded
+            except (ImageError, OSError):  # reported when the image is decoded
                 continue
             if len(sizes) > 1:
                 return square
@@ -158,7 +158,7 @@ class _ClassFolder:
     def _write_images(
         self, draft: Path, split: str, paths: Sequence[str], size: tuple[int, int]
     ) -> list[str]:
-        """Write <split>.npy from those of the paths that can be decoded, and return these."""
+        """Write <split>.npy from the images that can be decoded, and return their paths."""
         paths = [path for path in paths if path.startswith(f"{split}/")]
         images = self._decode_all(split, paths, size)
         is_kept = write_images(draft, split, images, (len(paths), size[1], size[0], 3))
@@ -167,7 +167,7 @@ class _ClassFolder:
     def _decode_all(
         self, split: str, paths: Sequence[str], size: tuple[int, int]
     ) -> Iterator[NDArray[np.uint8] | None]:
-        """Decode images in threads, in order; None for an image that is left out."""
+        """Yield decoded images in order, using threads; None for an image that is left out."""
 
         def decode(path: str) -> NDArray[np.uint8] | None:
             with self._leave_out_on_error(path):
@@ -184,7 +184,7 @@ class _ClassFolder:
 
 
 def _entries(folder: Path | os.DirEntry[str]) -> list[os.DirEntry[str]]:
-    """List what a folder holds, without hidden entries."""
+    """List the entries of a folder, except hidden ones."""
     with os.scandir(folder) as entries:
         return [entry for entry in entries if not entry.name.startswith(".")]
 
@@ -194,7 +194,7 @@ def _class_of(path: str) -> str:
 
 
 def _decode(path: Path, size: tuple[int, int], max_pixels: int) -> NDArray[np.uint8]:
-    """Read an image at this (width, height), cropped to its middle if necessary."""
+    """Read an image, resize it to (width, height), and crop it to its center if necessary."""
     with open_image(path, max_pixels) as image:
         shrink = min(image.width / size[0], image.height / size[1])
         rgb = read_rgb(image, (shrink, shrink))

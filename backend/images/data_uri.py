@@ -1,4 +1,4 @@
-"""Encode images as the data: URIs that tasks and pages carry."""
+"""Encode images as data: URIs for tasks and pages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 from backend.base.errors import ImageError, PoolError
 from backend.images.decode import open_image, read_rgb
 
-# Originals up to these limits travel unchanged, larger ones as a smaller JPEG.
+# Originals within these limits are sent unchanged, larger ones as a smaller JPEG.
 MAX_BYTES = 1_000_000
 MAX_SIDE_PX = 1024
 
@@ -26,7 +26,7 @@ def original_uri(path: Path, max_pixels: int) -> str:
             shrink = max(image.size) / MAX_SIDE_PX
             rgb = read_rgb(image, (shrink, shrink))
     except (ImageError, OSError) as error:
-        raise PoolError(f"cannot read the image {str(path)!r} ({error}): put it back") from error
+        raise PoolError(f"cannot read the image {str(path)!r} ({error}): restore it") from error
     rgb.thumbnail((MAX_SIDE_PX, MAX_SIDE_PX))
     jpeg = io.BytesIO()
     rgb.save(jpeg, "JPEG", quality=90)

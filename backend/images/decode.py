@@ -1,8 +1,8 @@
-"""Decode an image file of any size as upright RGB, in little memory.
+"""Decode an image file of any size as upright RGB, using little memory.
 
-A file of a few kilobytes may hold 50 million pixels. Large images are therefore decoded one at a
-time, kept in their own mode (one byte per pixel for black and white), and shrunk and converted tile
-by tile.
+A file of a few kilobytes may contain 50 million pixels. Large images are therefore decoded one at a
+time, kept in their original mode (one byte per pixel for black and white), and shrunk and converted
+tile by tile.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from backend.base.errors import ImageError
 # is decoded at a fraction of its size.
 LARGE_PX = 4_000_000
 TILE_PX = 1024
-# How many times larger than wanted an image stays for the final, finer resizing: after a JPEG's own
-# scaling, and after averaging blocks. From 3 on there is hardly any difference (reducing_gap in
-# Pillow's documentation).
+# How many times larger than wanted an image remains for the final, finer resizing: after a JPEG is
+# scaled during decoding, and after blocks are averaged. Values above 3 make hardly any difference
+# (see reducing_gap in Pillow's documentation).
 DRAFT_GAP = 2
 REDUCING_GAP = 3
-# These decoders hold several copies of the image, so fewer pixels are allowed.
+# These decoders keep several copies of the image in memory, so fewer pixels are allowed.
 COPIES = {"WEBP": 2}
 
-# malloc returns blocks of this size to the system at once. With Pillow's own blocks of 16 MB, every
-# thread would keep the memory of a whole image.
+# malloc returns blocks of this size to the system immediately. With Pillow's default blocks of
+# 16 MB, every thread would keep the memory of a whole image.
 BLOCK_BYTES = 64 * 1024**2
 
 _one_at_a_time = threading.Lock()
@@ -44,9 +44,10 @@ def open_image(
 ) -> Iterator[Image.Image]:
     """Open an image without decoding it. Raises ImageError if it has too many pixels.
 
-    Anything that Pillow raises on a damaged file, here or inside the block, becomes an ImageError.
+    Any exception that Pillow raises for a damaged file, here or inside the block, becomes an
+    ImageError.
     """
-    # Pillow warns from half of its own limit on, which would only clutter the log.
+    # Pillow warns about images above half of its limit, which would only clutter the log.
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     try:
         with Image.open(file, formats=formats) as image:
@@ -67,23 +68,23 @@ def open_image(
         if error.errno is not None:  # the file cannot be read, damaged or not
             raise
         raise _damaged(error) from None
-    except Exception as error:  # Pillow's decoders raise anything on damaged bytes
+    except Exception as error:  # Pillow's decoders may raise any exception on damaged bytes
         raise _damaged(error) from None
 
 
 def read_rgb(image: Image.Image, shrink: tuple[float, float]) -> Image.Image:
-    """Decode an image as a browser shows it: upright by its EXIF, and transparent pixels white.
+    """Decode an image as a browser shows it: rotated by its EXIF data, with transparency in white.
 
-    `shrink` says how many times smaller the caller will make its width and height. A large image
-    comes back smaller already, but with enough pixels for that. The image is closed.
+    `shrink` is the factor by which the caller will reduce the width and the height. A large image
+    is returned partly reduced, but with enough pixels for that. `image` is closed.
     """
     (across, down), (width, height) = shrink, image.size
     n_pixels = width * height
     wanted = max(1, round(DRAFT_GAP * width / across)), max(1, round(DRAFT_GAP * height / down))
-    if drafted := image.draft("RGB", wanted):  # a large JPEG is decoded at a fraction
+    if drafted := image.draft("RGB", wanted):  # a large JPEG is decoded at a fraction of its size
         scale = round(width / drafted[1][2])
         across, down = across / scale, down / scale
-        if not image.info.get("progressive"):  # that decoder holds the whole image anyway
+        if not image.info.get("progressive"):  # that decoder needs the whole image anyway
             n_pixels = image.width * image.height
     with _one_at_a_time if n_pixels > LARGE_PX else nullcontext():
         try:
@@ -93,16 +94,16 @@ def read_rgb(image: Image.Image, shrink: tuple[float, float]) -> Image.Image:
             small = _reduced(image, factor)
             orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
         finally:
-            image.close()  # frees its memory before the next image is decoded
+            image.close()  # frees the memory before the next image is decoded
     small.getexif()[ExifTags.Base.Orientation] = orientation
     return ImageOps.exif_transpose(small)
 
 
 def _reduced(image: Image.Image, factor: tuple[int, int]) -> Image.Image:
-    """Return RGB of 1/factor the size, the same as if the whole image were converted first."""
+    """Return an RGB image of 1/factor the size, as if the whole image were converted first."""
     across, down = factor
     small = Image.new("RGB", (-(-image.width // across), -(-image.height // down)))
-    # Each tile holds whole blocks.
+    # Each tile consists of whole blocks.
     width, height = max(1, TILE_PX // across) * across, max(1, TILE_PX // down) * down
     for top in range(0, image.height, height):
         for left in range(0, image.width, width):

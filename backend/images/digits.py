@@ -1,4 +1,4 @@
-"""Take scikit-learn's handwritten digits as the pool."""
+"""Provide scikit-learn's handwritten digits as the pool."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def cache_digits(data_dir: Path) -> Path:
 
 
 def _enlarge(grey: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Turn 8 x 8 values in 0..16 into RGB; smoothly, since blocks hide the strokes."""
+    """Convert 8 x 8 values in 0..16 to RGB, smoothed because visible blocks hide the strokes."""
     small = Image.fromarray((grey * 255 / 16).astype(np.uint8))
     large = small.resize((SIZE_PX, SIZE_PX), Image.Resampling.BILINEAR)
     return np.asarray(large.convert("RGB"))

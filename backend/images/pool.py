@@ -1,4 +1,4 @@
-"""Open the pool: the images that may be asked about, and two held-out splits."""
+"""Open the pool: the images that may be asked, and two held-out splits."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ THUMBNAIL_MAX_PX = 64
 
 @dataclass(frozen=True, eq=False, repr=False)
 class LabeledSplit:
-    """Held-out images with the data set's own labels."""
+    """Held-out images with the data set's labels."""
 
     images: NDArray[np.uint8]  # (images, height, width, 3)
     labels: NDArray[np.int64]  # (images,), positions in the classes
@@ -35,7 +35,7 @@ class LabeledSplit:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Pool:
-    """All images that may be asked about, without their labels (see true_labels)."""
+    """All images that may be asked, without their labels (see true_labels)."""
 
     name: str  # "cifar10", "digits" or the folder's absolute path
     classes: tuple[str, ...]
@@ -44,10 +44,10 @@ class Pool:
     validation: LabeledSplit
     test: LabeledSplit
     may_flip: bool  # whether a mirrored image keeps its class
-    notice: str  # a warning to show to people, or ""
-    folder: Path  # the cache
-    paths: tuple[str, ...] = ()  # of the originals in a pool folder; rows match image_ids
-    max_pixels: int = MAX_IMAGE_PIXELS  # of an original
+    notice: str  # a warning to show to users, or ""
+    folder: Path  # the cache folder
+    paths: tuple[str, ...] = ()  # paths of the originals in a pool folder; rows match image_ids
+    max_pixels: int = MAX_IMAGE_PIXELS  # the limit for an original
 
     def positions(self, image_ids: Sequence[str]) -> NDArray[np.int64]:
         """Return the rows of these images. Raises PoolError for an unknown id."""
@@ -57,7 +57,7 @@ class Pool:
             raise PoolError(f"no image {error} in the pool {self.name}") from None
 
     def data_uri(self, image_id: str) -> str:
-        """Return the image for a task: the original if there is one, or a PNG of the array."""
+        """Return the image for a task: the original if it exists, or a PNG of the array."""
         row = int(self.positions([image_id])[0])
         if self.paths:
             return original_uri(Path(self.name, self.paths[row]), self.max_pixels)
@@ -83,10 +83,10 @@ def open_pool(
     max_pixels: int = MAX_IMAGE_PIXELS,
     progress: Progress = lambda *_: None,
 ) -> Pool:
-    """Open auto, cifar10, digits or a folder by its path; the first time, decode it into data_dir.
+    """Open `name` (auto, cifar10, digits or a folder's path), decoding it into data_dir if new.
 
-    Images of a folder with more than `max_pixels` are left out. Without `rescan`, a folder is not
-    checked for changes. Raises PoolError.
+    Images in a folder that have more than `max_pixels` are left out. Without `rescan`, a folder is
+    not checked for changes. Raises PoolError.
     """
     try:
         found, cache, notice = _cache_source(name, data_dir, rescan, max_pixels, progress)
@@ -101,12 +101,12 @@ def open_pool(
 
 
 def true_labels(pool: Pool) -> dict[str, str]:
-    """Return the data set's class of every image: for seed labels, simulations and tests only."""
+    """Return the true class of every image, only for seed labels, simulations and tests."""
     try:
         image_ids = json.loads((pool.folder / "index.json").read_text())["image_ids"]
         labels = np.load(pool.folder / "train_labels.npy")
     except OSError as error:
-        raise PoolError(f"the pool's cache is gone ({error}): start again") from error
+        raise PoolError(f"the pool's cache is missing ({error}): start again") from error
     classes = {i: pool.classes[label] for i, label in zip(image_ids, labels, strict=True)}
     return {i: classes[i] for i in pool.image_ids}
 
@@ -116,7 +116,7 @@ def seed_labels(
 ) -> dict[str, str]:
     """Draw `count` images with their true labels, balanced over the classes.
 
-    `truth` is looked up if not given.
+    If `truth` is not given, it is looked up.
     """
     if count > len(pool.image_ids):
         raise PoolError(f"SEED_LABELS={count}: the pool has only {len(pool.image_ids)} images")
@@ -129,7 +129,7 @@ def seed_labels(
 def _cache_source(
     name: str, data_dir: Path, rescan: bool, max_pixels: int, progress: Progress
 ) -> tuple[str, Path, str]:
-    """Cache the source that POOL names; return the name to record, the cache, and the notice."""
+    """Cache the source that POOL names; return the name to record, the cache and a notice."""
     notice = ""
     if name in ("auto", "cifar10"):
         try:
@@ -159,7 +159,7 @@ def _read_cache(name: str, cache: Path, notice: str, seed: int) -> Pool:
     meta = json.loads((cache / "meta.json").read_text())
     index = json.loads((cache / "index.json").read_text())
     labels = np.load(cache / "train_labels.npy")
-    # Copy on write: the file never changes, and torch does not warn about read-only arrays.
+    # Copy on write, so the file never changes and torch does not warn about read-only arrays.
     images = np.load(cache / "train.npy", mmap_mode="c")
     held_out = draw_balanced(
         index["image_ids"],
@@ -169,7 +169,7 @@ def _read_cache(name: str, cache: Path, notice: str, seed: int) -> Pool:
         max_share=0.5,
     )
     validation = LabeledSplit(images[held_out], labels[held_out])
-    # Move the last images to the rows of the held-out ones, so the rest stays one mapped block.
+    # Move the last images to the rows of held-out images, so the rest stays one mapped block.
     n_images = len(labels) - len(held_out)
     rows = np.arange(len(labels))
     rows[held_out[held_out < n_images]] = np.setdiff1d(rows[n_images:], held_out)

@@ -1,6 +1,6 @@
 """Keep the decoded images of a source on disk, so that they are decoded only once.
 
-A cache folder holds
+A cache folder contains
     train.npy, test.npy                  uint8 (images, height, width, 3); test may be empty
     train_labels.npy, test_labels.npy    int64 (images,), positions in the classes
     index.json                           ids of the train images; paths of a folder's originals
@@ -29,7 +29,7 @@ def open_cache(
 ) -> Path:
     """Return the cache folder of a source; `write` fills it if it does not exist.
 
-    No reader ever sees a folder that is half filled, and only one process fills it at a time.
+    No reader ever sees a half-filled folder, and only one process fills it at a time.
     """
     pools = data_dir / "pools"
     folder = pools / f"{source}-{fingerprint}-v{CACHE_FORMAT}"
@@ -52,14 +52,14 @@ def open_cache(
             draft.rename(folder)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
-        # A process that has an outdated cache open keeps its mapped images.
+        # A process that has an outdated cache open can still use its mapped images.
         for outdated in set(pools.glob(f"{source}-*")) - {folder}:
             shutil.rmtree(outdated, ignore_errors=True)
     return folder
 
 
 def find_cache(data_dir: Path, source: str) -> Path | None:
-    """Return the cache folder of a source whatever it was made from, or None."""
+    """Return the cache folder of a source regardless of its fingerprint, or None."""
     kept = list((data_dir / "pools").glob(f"{source}-*-v{CACHE_FORMAT}"))
     return kept[0] if len(kept) == 1 else None
 
@@ -71,7 +71,7 @@ def write_split(draft: Path, split: str, images: NDArray[np.uint8], labels: Sequ
 
 
 def write_labels(draft: Path, split: str, labels: Sequence[int]) -> None:
-    """Write the labels of a split, positions in the classes."""
+    """Write the labels of a split, as positions in the classes."""
     np.save(draft / f"{split}_labels.npy", np.asarray(labels, dtype=np.int64))
 
 
@@ -81,9 +81,9 @@ def write_images(
     images: Iterable[NDArray[np.uint8] | None],
     shape: tuple[int, int, int, int],
 ) -> list[bool]:
-    """Write the images of a split one by one, without those that are None.
+    """Write the images of a split one by one, skipping any that are None.
 
-    `shape` is that of the array if all are written. Returns whether each image was written.
+    `shape` is the array's shape if all images are written. Returns whether each image was written.
     """
 
     def write_header(n_rows: int) -> None:
@@ -91,7 +91,7 @@ def write_images(
         header = {"descr": "|u1", "fortran_order": False, "shape": (n_rows, *shape[1:])}
         np.lib.format.write_array_header_1_0(out, header)  # type: ignore[no-untyped-call]
 
-    # A writable memory map would kill the process if the disk is full.
+    # With a writable memory map, a full disk would kill the process.
     with (draft / f"{split}.npy").open("wb") as out:
         write_header(shape[0])
         is_kept = [image is not None and bool(out.write(image.tobytes())) for image in images]
@@ -109,7 +109,7 @@ def write_meta(
     paths: Sequence[str] = (),
     skipped: Sequence[str] = (),
 ) -> None:
-    """Write index.json and meta.json; `paths` match `image_ids`, `skipped` are files left out."""
+    """Write index.json and meta.json; `paths` match `image_ids`, `skipped` lists files left out."""
     (draft / "index.json").write_text(json.dumps({"image_ids": image_ids, "paths": paths}))
     meta = {"classes": classes, "may_flip": may_flip, "skipped": skipped}
     (draft / "meta.json").write_text(json.dumps(meta, indent=1))

@@ -13,10 +13,10 @@ from backend.images.digest import digest
 def draw_balanced(
     image_ids: Sequence[str], labels: Labels, count: int, salt: str, *, max_share: float = 1.0
 ) -> Labels:
-    """Return the positions of `count` images, spread over the classes as evenly as possible.
+    """Return the positions of `count` images, spread over the classes as equally as possible.
 
-    At most `max_share` of each class is drawn. The order of hashed ids decides: the draw is the
-    same on every machine, and images that are added later hardly change it.
+    At most `max_share` of each class is drawn. The order of hashed ids decides which images are
+    drawn, so the draw is the same on every machine and hardly changes if images are added later.
     """
     draws = [digest(f"{salt}:{i}") for i in image_ids]
     shuffled = np.array(sorted(range(len(draws)), key=draws.__getitem__), dtype=np.int64)

@@ -1,1 +1,1 @@
-"""Measure models: evaluation, calibration, intervals, the gate, forecasts. Plain numbers only."""
+"""Measure models from plain numbers: evaluation, calibration, intervals, the gate and forecasts."""

@@ -13,10 +13,10 @@ BINS = 15
 
 
 def fit_temperature(probs: Probs, labels: Labels) -> float:
-    """Return the temperature that makes held-out `labels` most likely; 1.0 without images.
+    """Return the temperature that makes the held-out `labels` most likely; 1.0 without images.
 
-    Temperature scaling (Guo et al., 2017): log-probabilities are divided by it. Above 1, the model
-    was overconfident. The predicted class never changes.
+    Temperature scaling (Guo et al., 2017) divides the log-probabilities by the temperature. A
+    temperature above 1 means that the model was overconfident. The predicted class never changes.
     """
     if len(labels) == 0:
         return 1.0
@@ -29,7 +29,7 @@ def fit_temperature(probs: Probs, labels: Labels) -> float:
 
 
 def rescale(probs: Probs, temperature: float) -> Probs:
-    """Return probabilities at a temperature; a row of NaN stays NaN."""
+    """Return the probabilities rescaled by a temperature; a row of NaN stays NaN."""
     logits = np.log(np.maximum(probs, 1e-30, dtype=np.float64)) / temperature
     return softmax(logits, axis=1).astype(np.float32)
 
@@ -37,13 +37,13 @@ def rescale(probs: Probs, temperature: float) -> Probs:
 def log_loss(probs: Probs, labels: Labels) -> float:
     """Return the mean negative log-likelihood of the labels, in nats."""
     own = probs[np.arange(len(labels)), labels]
-    return float(-np.log(np.maximum(own, 1e-7)).mean())  # a single zero must not make it infinite
+    return float(-np.log(np.maximum(own, 1e-7)).mean())  # a zero must not make the mean infinite
 
 
 def expected_calibration_error(probs: Probs, labels: Labels) -> float:
     """Return the mean gap between confidence and accuracy, 0..1 (Guo et al., 2017).
 
-    Images fall into 15 bins of equal width by the probability of their predicted class.
+    Images are grouped into 15 bins of equal width by the probability of their predicted class.
     """
     if len(labels) == 0:
         return 0.0

@@ -25,7 +25,7 @@ class Evaluation:
 def evaluate(probs: Probs, labels: Labels) -> Evaluation:
     """Compare predictions with known labels. Raises TooFewLabelsError without images."""
     if len(labels) == 0:
-        raise TooFewLabelsError("no held-out image to measure the model on: label more images")
+        raise TooFewLabelsError("no held-out image for measuring the model: label more images")
     return Evaluation(
         accuracy=float((probs.argmax(axis=1) == labels).mean()),
         log_loss=log_loss(probs, labels),

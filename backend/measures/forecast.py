@@ -1,15 +1,16 @@
-"""Forecast what more labels will gain, and check past forecasts against what happened.
+"""Forecast the gain from more labels, and check past forecasts against the measured gains.
 
 Accuracy follows the law `a - b * labels ** -c` with 0 <= b and a <= 1 (Cortes et al., 1993;
 Figueroa et al., 2012). A short curve cannot determine three numbers, so c takes a few fixed
-values, a and b are closed-form least squares, and the laws are averaged by how likely each makes
-the curve.
+values, a and b are fitted by closed-form least squares, and the laws are averaged, each weighted by
+how likely it makes the curve.
 
-`scipy.optimize.curve_fit` was tried instead. With its covariance the intervals are 1.4 times as
-wide; with a bootstrap of 60 fits they are as good but take 0.2 s per forecast instead of 1 ms.
+`scipy.optimize.curve_fit` was tried instead. With its covariance, the intervals are 1.4 times as
+wide. With a bootstrap of 60 fits, the intervals are as good, but a forecast takes 0.2 s instead of
+1 ms.
 
-All points must be measured on the same images. An error that they share is then part of a, and the
-rest is far smaller than two independent binomial errors.
+All points must be measured on the same images. An error shared by all points is then part of a, and
+the remaining error is far smaller than two independent binomial errors.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ from scipy.special import softmax, stdtr, stdtrit
 Floats = NDArray[np.float64]
 
 INTERVAL = 0.9
-# Two label counts fit any a and b exactly: only a third can contradict them.
+# Some a and b fit any two label counts exactly; only a third count can contradict them.
 MIN_COUNTS = 3
 EXPONENTS = (0.125, 0.18, 0.25, 0.35, 0.5, 0.7, 1.0, 1.4)
-# The share of a version's error that is new with every training (seed, order). The rest comes from
-# its labels, and two versions share it in proportion to the labels that they share.
+# The share of a version's error that is new in every training run (seed, order). The rest comes
+# from the version's labels, and two versions share it in proportion to the labels that they share.
 FRESH = (0.05, 0.3)
 SHRINKS = 0.25  # errors shrink as labels ** -SHRINKS, so later points weigh more
-# The scatter starts as that of the images, with the weight of this many points.
+# The prior of the scatter is the images' sampling variance, with the weight of this many points.
 PRIOR_POINTS = 4
 
 
@@ -42,15 +43,17 @@ PRIOR_POINTS = 4
 class CurvePoint:
     """One version on the learning curve: its number of labels and its accuracy."""
 
-    version: str = field(metadata={"description": "its name"})
-    made_at: str = field(metadata={"description": "when it was made"})
+    version: str = field(metadata={"description": "the version's name"})
+    made_at: str = field(metadata={"description": "when the version was made"})
     labels: int = field(metadata={"description": "how many labels it was trained on"})  # at least 1
     accuracy: float = field(
         metadata={"description": "share of the validation images classified correctly"}
     )
-    low: float = field(metadata={"description": "lower bound of its 95 % interval (Wilson)"})
-    high: float = field(metadata={"description": "upper bound"})
-    # The same for all points: GET /status reports it once, with the version in service.
+    low: float = field(
+        metadata={"description": "lower bound of the accuracy's 95 % interval (Wilson)"}
+    )
+    high: float = field(metadata={"description": "upper bound of the same interval"})
+    # All points have the same number: GET /status reports it once, with the version in service.
     images: int = field(metadata={"exclude": True})
     test_accuracy: float | None = field(
         default=None, metadata={"description": "share of the test images classified correctly"}
@@ -65,42 +68,42 @@ class CurvePoint:
     is_pruned: bool = field(
         default=False,
         metadata={
-            "description": "whether its weights were deleted (`KEEP_VERSIONS`), so it cannot be "
-            "promoted"
+            "description": "whether its weights were deleted (`KEEP_VERSIONS`), in which case it "
+            "cannot be promoted"
         },
     )
 
 
 @dataclass(frozen=True)
 class TrackRecord:
-    """How well the forecasts from one version to the next came true."""
+    """How accurate the forecasts from one version to the next were."""
 
     forecasts: int = field(metadata={"description": "how many forecasts can be checked so far"})
     inside: int = field(metadata={"description": "how many intervals contained the measured gain"})
     mean_error: float = field(
-        metadata={"description": "mean absolute error of the gain; 0 without forecasts"}
+        metadata={"description": "mean absolute error of the forecast gain; 0 without forecasts"}
     )
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """The accuracy that a version with more labels should gain over the last one, as measured."""
+    """The measured accuracy that a version with more labels should gain over the last version."""
 
-    more_labels: int = field(metadata={"description": "how many more labels"})
-    gain: float = field(metadata={"description": "the accuracy that they should gain"})
+    more_labels: int = field(metadata={"description": "the number of additional labels"})
+    gain: float = field(metadata={"description": "the accuracy that these labels should gain"})
     low: float = field(metadata={"description": "lower bound of the gain's 90 % interval"})
-    high: float = field(metadata={"description": "upper bound"})
-    past: TrackRecord = field(metadata={"description": "how well earlier forecasts came true"})
+    high: float = field(metadata={"description": "upper bound of the same interval"})
+    past: TrackRecord = field(metadata={"description": "how accurate earlier forecasts were"})
 
 
 def forecast(curve: Sequence[CurvePoint], more_labels: int) -> Forecast | None:
-    """Forecast the version after `more_labels`; None with fewer than three label counts."""
+    """Forecast the gain from `more_labels`; None with fewer than three different label counts."""
     gain = _forecast_gain(curve, more_labels)
     return None if gain is None else Forecast(more_labels, *gain, track_record(curve))
 
 
 def track_record(curve: Sequence[CurvePoint]) -> TrackRecord:
-    """Forecast every version that has more labels than the one before it, and compare."""
+    """Forecast every version that has more labels than its predecessor, and compare the gains."""
     inside, errors = 0, []
     for known, (now, then) in enumerate(pairwise(curve), start=1):
         if then.labels <= now.labels:
@@ -125,7 +128,7 @@ def _forecast_gain(
     accuracy = np.array([point.accuracy for point in curve])
     right = (now.accuracy * now.images + 1) / (now.images + 2)  # a perfect score still scatters
     scatter = right * (1 - right) / now.images
-    freedom = PRIOR_POINTS + len(curve) - 2  # fitting a and b costs two
+    freedom = PRIOR_POINTS + len(curve) - 2  # fitting a and b takes two degrees
     laws = [
         _fit(np.log(counts / now.labels), accuracy, scatter, freedom, exponent, fresh)
         for exponent in EXPONENTS
@@ -133,7 +136,7 @@ def _forecast_gain(
     ]
     log_evidence, gains, spreads = np.array(laws).T
     bounds = -now.accuracy, 1 - now.accuracy
-    gains = np.clip(gains, *bounds)  # a law may pass 1, a measurement cannot
+    gains = np.clip(gains, *bounds)  # a law may exceed 1, but a measurement cannot
     weights = softmax(log_evidence)
     tails = (1 - INTERVAL) / 2, (1 + INTERVAL) / 2
     low, high = (_mixture_quantile(q, weights, gains, spreads, freedom) for q in tails)
@@ -143,11 +146,12 @@ def _forecast_gain(
 def _fit(
     steps: Floats, accuracy: Floats, scatter: float, freedom: int, exponent: float, fresh: float
 ) -> tuple[float, float, float]:
-    """Fit one law: its log evidence up to a constant, expected gain, and scale of its Student t.
+    """Fit one law; return its log evidence up to a constant, expected gain, and Student t scale.
 
-    `steps` are log label counts relative to now; the last one is the forecast's. Generalised least
-    squares with a conjugate prior on the scatter. The forecast follows the errors of the last
-    points as far as the next version shares them (universal kriging).
+    `steps` are log label counts relative to the current count; the last one belongs to the
+    forecast. Uses generalised least squares with a conjugate prior on the scatter. The forecast
+    follows the errors of the last points as far as the next version shares them (universal
+    kriging).
     """
     shared = np.exp(-np.abs(steps[:, None] - steps))
     covariance = (1 - fresh) * shared + fresh * np.eye(len(steps))
@@ -167,10 +171,11 @@ def _fit(
     squares = PRIOR_POINTS * scatter + residual @ residual
     variance = squares / freedom
     parameters = np.linalg.inv(precision)
-    # Forcing a <= 1 would fit badly and forecast too little: weigh the law by its probability.
+    # Forcing a <= 1 would fit badly and forecast too small a gain, so weight the law by the
+    # probability that a <= 1.
     is_possible = stdtr(freedom, (1 - a) / np.sqrt(parameters[0, 0] * variance))
-    # The prior is flat in today's accuracy a - b and its slope b * c, so laws that agree here and
-    # now are equally likely.
+    # The prior is flat in the current accuracy a - b and its slope b * c, so laws that agree on
+    # both are equally likely.
     log_evidence = (
         np.log(exponent)
         - np.log(np.diag(root)).sum()
@@ -187,7 +192,7 @@ def _fit(
 def _mixture_quantile(
     q: float, weights: Floats, centers: Floats, spreads: Floats, freedom: int
 ) -> float:
-    """Return a quantile of a mixture of Student t, which lies between those of its parts."""
+    """Return a quantile of a Student t mixture, which lies between its components' quantiles."""
     parts = centers + spreads * stdtrit(freedom, q)
     return float(
         brentq(

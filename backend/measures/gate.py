@@ -1,4 +1,4 @@
-"""Decide whether a candidate version may be promoted, by comparing what each version gets right."""
+"""Decide whether a candidate version may be promoted, by comparing the versions' predictions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom
 
-Right = NDArray[np.bool_]  # (images,), whether a version predicts the label
+Right = NDArray[np.bool_]  # (images,), whether a version predicts each image's label
 
 SIGNIFICANCE = 0.025
 # With fewer images, six regressions are a large loss, and fewer than six are never significant.
@@ -21,26 +21,27 @@ class Gate:
     """A comparison of a candidate with the version `against` on the same validation images."""
 
     against: str
-    p_value: float = field(metadata={"ge": 0, "le": 1})  # of McNemar's test that it is no worse
-    # Only the reference was right, and only the candidate. meta.json keeps these older names.
+    p_value: float = field(metadata={"ge": 0, "le": 1})  # McNemar's test; null hypothesis: no worse
+    # Images that only the reference, and only the candidate, classified correctly. The aliases are
+    # the names in meta.json, which are older.
     regressions: int = field(metadata={"ge": 0, "le": 10**9, "alias": "fell"})
     improvements: int = field(metadata={"ge": 0, "le": 10**9, "alias": "rose"})
-    note: str = ""  # why the comparison was ignored
+    note: str = ""  # the reason if the comparison was ignored
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a candidate may be promoted, and the comparison that decided."""
+    """The decision whether a candidate may be promoted, and the comparison behind it."""
 
-    gate: Gate | None  # None: there is no version to compare with
-    refused: str | None  # why it may not be promoted, or None
+    gate: Gate | None  # None if there is no version to compare with
+    refused: str | None  # the reason if it may not be promoted
 
 
 def judge(candidate: Right, references: Mapping[str, Right]) -> Verdict:
     """Refuse a candidate that is significantly worse than any of the references.
 
-    `references` maps version names to their results on the same images in the same order, the
-    version in service first. Unless a comparison refuses, the first one is reported.
+    `references` maps version names to their results on the same images in the same order, starting
+    with the version in service. If no comparison leads to a refusal, the first one is reported.
     """
     gates = [compare(candidate, reference, name) for name, reference in references.items()]
     for gate in gates:
@@ -58,9 +59,9 @@ def judge(candidate: Right, references: Mapping[str, Right]) -> Verdict:
 def compare(candidate: Right, reference: Right, against: str) -> Gate:
     """Compare two versions by McNemar's exact, one-sided test (McNemar, 1947).
 
-    Both arrays hold the same images in the same order. If the versions are equally good, each image
-    on which they differ is a regression or an improvement with equal chance; `p_value` is the
-    probability of at least this many regressions.
+    Both arrays cover the same images in the same order. If the versions are equally good, each
+    image on which they differ is equally likely to be a regression or an improvement. `p_value` is
+    the probability of at least this many regressions.
     """
     regressions = int((reference & ~candidate).sum())
     improvements = int((candidate & ~reference).sum())

@@ -8,9 +8,9 @@ from backend.base.errors import DeviceError
 
 
 def find_device(wanted: str) -> torch.device:
-    """Return the device for `cpu`, `cuda` or `auto`, which takes a GPU if there is one.
+    """Return the device for `cpu`, `cuda` or `auto`, which uses a GPU if one is available.
 
-    Raises DeviceError if `cuda` is wanted and there is none.
+    Raises DeviceError if `wanted` is `cuda` and no GPU is available.
     """
     if wanted != "cpu" and torch.cuda.is_available():
         return torch.device("cuda")

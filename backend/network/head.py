@@ -28,7 +28,7 @@ class Head:
     bias: NDArray[np.float32]  # (classes,)
 
     def probs(self, embeddings: Embeddings) -> Probs:
-        """Return class probabilities, a row per embedding."""
+        """Return class probabilities, one row per embedding."""
         logits = embeddings.astype(np.float32) @ self.weight.T + self.bias
         return softmax(logits, axis=1)
 
@@ -42,9 +42,10 @@ def fit_head(
 ) -> Head:
     """Fit a multinomial logistic regression.
 
-    It has a single optimum, so `start` only saves time. `weights` say how much each label counts;
-    only their ratios matter. A class without labels gets the probability of one more image among
-    those seen (Laplace's rule of succession). Raises TooFewLabelsError with fewer than two classes.
+    The problem has a single optimum, so `start` only saves time. `weights` determine how much each
+    label counts; only their ratios matter. A class without labels gets the probability of one
+    additional image among those labeled (Laplace's rule of succession). Raises TooFewLabelsError if
+    fewer than two classes have labels.
     """
     seen = np.unique(labels)
     if len(seen) < 2:
@@ -52,7 +53,7 @@ def fit_head(
             f"{len(labels)} labels of {len(seen)} class(es): a head needs labels of at least two "
             "classes"
         )
-    # In these units, the penalty is the same for every body and the solver needs fewer steps.
+    # With this scaling, the penalty is the same for every body, and the solver needs fewer steps.
     center = embeddings.mean(axis=0, dtype=np.float32)
     centered = embeddings.astype(np.float32) - center
     scale = float(np.sqrt((centered**2).sum(axis=1).mean())) or 1.0
@@ -64,7 +65,7 @@ def fit_head(
         model.coef_ = start.weight * scale
         model.intercept_ = start.bias + start.weight @ center
     model.fit(centered / scale, labels, None if weights is None else weights / weights.mean())
-    if len(seen) == 2:  # one row for the second class against the first
+    if len(seen) == 2:  # the model has one row, for the second class against the first
         coef = np.vstack([-model.coef_, model.coef_]) / 2
         intercept = np.array([-0.5, 0.5]) * model.intercept_
     else:

@@ -1,4 +1,4 @@
-"""Predict class probabilities and embeddings of uint8 images."""
+"""Predict class probabilities and embeddings for uint8 images."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from backend.base.errors import BrokenVersionError
 
 Images = NDArray[np.uint8]  # (images, height, width, 3)
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)  # what torchvision's weights were trained on
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # as in the training of torchvision's weights
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def load_model(
     state: Mapping[str, Tensor], n_classes: int, device: torch.device | str
 ) -> nn.Module:
-    """Load `state` into a ResNet-18. Raises BrokenVersionError if it does not fit."""
-    with torch.device("meta"):  # draw no random weights only to overwrite them
+    """Load `state` into a ResNet-18. Raises BrokenVersionError if the tensors do not fit."""
+    with torch.device("meta"):  # avoids drawing random weights that would be overwritten
         model = resnet18(num_classes=n_classes)
     try:
         model.load_state_dict(state, assign=True)
@@ -36,7 +36,7 @@ def load_model(
 
 @dataclass(frozen=True)
 class Outputs:
-    """A model's outputs, a row per image."""
+    """A model's outputs, one row per image."""
 
     probs: Probs
     embeddings: Embeddings
@@ -52,9 +52,9 @@ def predict(
     batch_size: int = 256,
     on_batch: Callable[[int, int], None] | None = None,
 ) -> Outputs:
-    """Return class probabilities and embeddings of images that all have the same size.
+    """Return class probabilities and embeddings for images of the same size.
 
-    `on_batch(done, total)` is called after each batch with numbers of images.
+    `on_batch(done, total)` is called after each batch; both numbers count images.
     """
     device = torch.device(device)
     normalize = normalizer(device)
@@ -73,7 +73,7 @@ def predict(
     if not probs:
         classes, width = head.get_parameter("weight").shape
         return Outputs(np.empty((0, classes), np.float32), np.empty((0, width), np.float16))
-    # Only here does the CPU wait for the device.
+    # The CPU waits for the device only here.
     return Outputs(torch.cat(probs).cpu().numpy(), torch.cat(embeddings).cpu().numpy())
 
 
@@ -86,7 +86,7 @@ def predict_probs(
     batch_size: int = 256,
     on_batch: Callable[[int, int], None] | None = None,
 ) -> Probs:
-    """Return class probabilities only; see predict."""
+    """Return only class probabilities; see predict."""
     return predict(
         model,
         images,
@@ -98,7 +98,7 @@ def predict_probs(
 
 
 def to_array(images: Sequence[NDArray[np.uint8]], image_size: int) -> Images:
-    """Squash images (height, width, 3) of different sizes to squares, in one array."""
+    """Squash images (height, width, 3) of different sizes to squares, and return one array."""
     square = np.empty((len(images), image_size, image_size, 3), np.uint8)
     for row, image in zip(square, images, strict=True):
         tensor = resize_bytes(on_device(image[None], torch.device("cpu")), image_size)
@@ -107,15 +107,15 @@ def to_array(images: Sequence[NDArray[np.uint8]], image_size: int) -> Images:
 
 
 def on_device(images: Images, device: torch.device) -> Tensor:
-    """Copy images to `device`, as uint8 (images, 3, height, width) with channels last in memory."""
-    batch = torch.from_numpy(np.array(images))  # a copy: a memory-mapped pool is read-only
+    """Copy images to `device` as uint8 (images, 3, height, width), with channels last in memory."""
+    batch = torch.from_numpy(np.array(images))  # copied because a memory-mapped pool is read-only
     if device.type == "cuda":
         batch = batch.pin_memory()
     return batch.to(device, non_blocking=True).permute(0, 3, 1, 2)
 
 
 def normalizer(device: torch.device) -> Callable[[Tensor], Tensor]:
-    """Return a function that normalizes uint8 on `device` as torchvision's weights expect it."""
+    """Return a function that normalizes uint8 images on `device` for torchvision's weights."""
     mean = torch.tensor(IMAGENET_MEAN, device=device).mul(255).view(1, 3, 1, 1)
     std = torch.tensor(IMAGENET_STD, device=device).mul(255).view(1, 3, 1, 1)
     return lambda images: images.float().sub_(mean).div_(std)

@@ -13,7 +13,7 @@ State = dict[str, Tensor]  # a state_dict
 
 
 def build(n_classes: int, start: Mapping[str, Tensor] | None, *, seed: int) -> nn.Module:
-    """Build a ResNet-18 with the tensors of `start` that fit; `seed` draws all others."""
+    """Build a ResNet-18 with the tensors of `start` that fit; all others are drawn with `seed`."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed CUDA as well
         model = resnet18(num_classes=n_classes)

@@ -1,4 +1,4 @@
-"""Check without torch whether tensors are those of a ResNet-18."""
+"""Check, without torch, whether tensors form a ResNet-18."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ COUNTER = "num_batches_tracked"
 
 
 class TensorType(NamedTuple):
-    """A tensor's type as in the header of a safetensors file."""
+    """A tensor's type, as in the header of a safetensors file."""
 
     dtype: str  # F32, I64, ...
     shape: tuple[int, ...]
@@ -21,7 +21,7 @@ class TensorType(NamedTuple):
 def resnet18(n_classes: int, width: int = 64) -> dict[str, TensorType]:
     """Return the type of every tensor of torchvision's ResNet-18.
 
-    `width` is the number of channels of its first stage.
+    `width` is the number of channels in the first stage.
     """
     shapes: dict[str, tuple[int, ...]] = {}
 
@@ -51,9 +51,9 @@ def resnet18(n_classes: int, width: int = 64) -> dict[str, TensorType]:
 
 
 def find_fault(tensors: Mapping[str, TensorType], n_classes: int) -> str:
-    """Say why tensors are not a ResNet-18 of `n_classes` classes; "" if they are.
+    """Return why tensors are not a ResNet-18 of `n_classes` classes; "" if they are.
 
-    Any width is accepted here: torch refuses to load one that is not torchvision's.
+    Any width is accepted here; later, torch refuses to load any width but torchvision's.
     """
     first = tensors.get("conv1.weight")
     if first is None:
@@ -62,7 +62,7 @@ def find_fault(tensors: Mapping[str, TensorType], n_classes: int) -> str:
 
 
 def find_head_fault(tensors: Mapping[str, TensorType], n_classes: int) -> str:
-    """Say why tensors are not a last layer of `n_classes` classes; "" if they are."""
+    """Return why tensors are not a last layer of `n_classes` classes; "" if they are."""
     weight, bias = HEAD_TENSORS
     width = tensors[weight].shape[-1:] if weight in tensors else ()
     expected = {

@@ -19,7 +19,7 @@ from backend.network.inference import Images, normalizer, on_device, resize_byte
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model is trained. The defaults were measured on CIFAR-10 with 200 to 5,000 labels."""
+    """How to train a model. The defaults were tuned on CIFAR-10 with 200 to 5,000 labels."""
 
     image_size: int = 64
     batch_size: int = 64
@@ -29,15 +29,15 @@ class Recipe:
     warm_up: float = 0.2  # share of all steps
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    max_translate: float = 0.125  # how far an image moves at most, as a share of its sides
-    color_jitter: float = 0.3  # largest change of brightness (in deviations), contrast, saturation
+    max_translate: float = 0.125  # how far an image may move, as a share of its sides
+    color_jitter: float = 0.3  # largest change in brightness (in deviations), contrast, saturation
 
     def steps(self, n_images: int) -> int:
-        """Return the number of steps: those of `epochs`, but at least `min_steps`."""
+        """Return the number of steps in `epochs`, but at least `min_steps`."""
         return max(self.min_steps, math.ceil(self.epochs * n_images / self.batch_size))
 
     def lr_at(self, step: int, steps: int) -> float:
-        """Return the learning rate of step 0 <= `step` < `steps`: linear warm-up, cosine decay."""
+        """Return the learning rate at step 0 <= `step` < `steps`: linear warm-up, cosine decay."""
         done = (step + 0.5) / steps
         if done < self.warm_up:
             return self.lr * done / self.warm_up
@@ -60,10 +60,10 @@ def train(
 ) -> resnet.State:
     """Fine-tune `start`, and return the trained weights on the CPU.
 
-    The same seed on the same device gives the same weights, bit for bit. `weights` say how much
+    The same seed on the same device gives the same weights, bit for bit. `weights` set how much
     each label counts; only their ratios matter. `on_step(step, steps)` is called after each step,
-    on a GPU as soon as the step is enqueued. Raises TooFewLabelsError, or TrainingError if the
-    training diverges.
+    on a GPU as soon as the step is enqueued. Raises TooFewLabelsError, or TrainingError if the loss
+    diverges.
     """
     _check_labels(labels)
     device = torch.device(device)
@@ -89,7 +89,7 @@ def train(
     if not loss.isfinite():
         raise TrainingError(
             "training diverged: the loss is NaN or infinite; "
-            "check the weights that it started from (WEIGHTS)"
+            "check the weights that training started from (WEIGHTS)"
         )
     return {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
 
@@ -113,7 +113,7 @@ def take_step(
     targets: Tensor,
     weights: Tensor,
 ) -> Tensor:
-    """Update the model once; return the loss on its device, since reading it waits for the step."""
+    """Update the model once. The loss stays on the device, since reading it waits for the step."""
     with torch.autocast(batch.device.type, torch.bfloat16):
         logits = model(batch)
     loss = (F.cross_entropy(logits.float(), targets, reduction="none") * weights).mean()
@@ -133,9 +133,9 @@ def batches(
     seed: int,
     device: torch.device,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield the batches of a training: augmented images, classes, and weights of mean 1.
+    """Yield the batches of a training run: augmented images, classes, and weights with mean 1.
 
-    All batches are full: one may hold the end of an epoch and the start of the next.
+    All batches are full: one batch may contain the end of an epoch and the start of the next.
     """
     stored = on_device(images, device)
     if max(stored.shape[2:]) > recipe.image_size:
@@ -164,7 +164,7 @@ def _check_labels(labels: Labels) -> None:
 
 
 def _draw_order(n_images: int, recipe: Recipe, rng: torch.Generator) -> Tensor:
-    """Draw shuffled epochs, one after the other, as (steps, batch) positions."""
+    """Draw shuffled epochs, one after another, as (steps, batch) positions."""
     batch_size, steps = min(recipe.batch_size, n_images), recipe.steps(n_images)
     epochs = math.ceil(steps * batch_size / n_images)
     shuffled = torch.cat([torch.randperm(n_images, generator=rng) for _ in range(epochs)])
@@ -181,7 +181,7 @@ def _draw_views(
     for axis, pixels in enumerate(reversed(size)):  # x, then y
         most = round(max_translate * pixels)
         moved = torch.randint(-most, most + 1, order.shape, generator=rng)
-        views[..., axis, 2] = moved * 2 / pixels  # the image is 2 wide: -1..1
+        views[..., axis, 2] = moved * 2 / pixels  # coordinates in an image range from -1 to 1
     return views
 
 
@@ -194,12 +194,14 @@ def _draw_jitters(order: Tensor, most: float, rng: torch.Generator) -> Tensor:
 def _augment(images: Tensor, views: Tensor, jitters: Tensor, image_size: int) -> Tensor:
     """Change the colors of normalized images, then flip, translate and resize them.
 
-    Saturation scales the distance from the mean of a pixel's three channels, and contrast that from
-    ImageNet's mean color (Howard 2013, arXiv:1312.5402). Mirrored pixels fill the edges.
+    Saturation scales the distance of a pixel from the mean of its three channels; contrast scales
+    the distance of a pixel from ImageNet's mean color (Howard 2013, arXiv:1312.5402). Mirrored
+    pixels fill the edges.
     """
     brightness, contrast, saturation = jitters.T[..., None, None, None]
     grey = images.mean(dim=1, keepdim=True)
-    # While the images are small: both steps are linear, so their order makes no difference.
+    # Change colors before resizing, while the images are small: both steps are linear, so their
+    # order makes no difference.
     jittered = grey.lerp(images, saturation).mul_(contrast).add_(brightness)
     grid = F.affine_grid(views, [len(images), 3, image_size, image_size], align_corners=False)
     resized = F.grid_sample(jittered, grid, padding_mode="reflection", align_corners=False)

@@ -1,1 +1,1 @@
-"""Combine several annotators: consensus, second opinions and likely label errors."""
+"""Combine the labels of several annotators: consensus, second opinions and likely errors."""

@@ -16,7 +16,7 @@ class LikelyError:
     image_id: str
     label: str
     quality: float  # probability that the label is right, 0..1
-    suggested: str  # the best supported other label
+    suggested: str  # the best-supported other label
     reason: str
 
 
@@ -26,9 +26,9 @@ def likely_errors(
     consensus: Consensus,
     names: Sequence[str],
 ) -> list[LikelyError]:
-    """List the contradicted labels, worst first; `names` are those of the classes.
+    """List the contradicted labels, worst first; `names` are the class names.
 
-    Images with a ground truth or a label of the data set are left out.
+    Images with a ground truth or a label from the data set are left out.
     """
     annotations = list(annotations)
     settled = {a.image_id for a in annotations if a.is_ground_truth or a.annotator is None}
@@ -50,7 +50,7 @@ def likely_errors(
 
 
 def _find_rival(label: int, counts: Mapping[int, int], row: Row | None) -> int | None:
-    """Return the best supported other label, or None if nothing contradicts `label`.
+    """Return the best-supported other label, or None if nothing contradicts `label`.
 
     The model counts as one annotator who gives each class its probability.
     """
@@ -63,7 +63,7 @@ def _find_rival(label: int, counts: Mapping[int, int], row: Row | None) -> int |
 
 
 def _explain(label: int, counts: Mapping[int, int], row: Row | None, names: Sequence[str]) -> str:
-    """Say which labels the annotators chose and what the model predicts."""
+    """Describe which labels the annotators chose and what the model predicts."""
     n_annotators = sum(counts.values())
     who = f"{counts[label]} of {n_annotators} annotators"
     if counts[label] == n_annotators:

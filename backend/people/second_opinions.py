@@ -1,7 +1,7 @@
 """Choose annotated images that another person should annotate as well.
 
-A finished task can be reopened for people who have not annotated it. New images and second opinions
-compete on ActiveLab's scale.
+A finished task can be reopened for annotators who have not annotated it. New images and second
+opinions are compared on ActiveLab's scale.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from backend.base.arrays import Probs
 from backend.base.labeling import DELETED, Annotation
 from backend.people.consensus import ClassAnnotation, Row, active_lab
 
-RECENT_ANNOTATIONS = 200  # people who made one of these are expected to make more
+RECENT_ANNOTATIONS = 200  # anyone who made one of these is expected to make more
 MAX_ANNOTATORS = 5
-MAX_SHARE = 0.5  # of a batch: people who have annotated all reopened images need new ones
+MAX_SHARE = 0.5  # of a batch: annotators who have annotated all reopened images need new ones
 
 
 @dataclass(frozen=True)
 class AnnotatedTask:
-    """A task that people have annotated and that no ground truth has settled."""
+    """A task that has been annotated but has no ground truth or label from the data set."""
 
     task_id: int
     image_id: str
-    n_annotators: int  # without those who skipped it
-    seen_by: frozenset[int | None]  # people who annotated or skipped it
+    n_annotators: int  # without annotators who skipped the task
+    seen_by: frozenset[int | None]  # everyone who annotated or skipped the task
 
 
 def find_annotated(
@@ -49,17 +49,17 @@ def find_annotated(
 def has_duplicate_annotations(of_task: Sequence[Annotation]) -> bool:
     """Return whether one person annotated the task more than once.
 
-    Label Studio then serves it to nobody, even if it is reopened: it compares the number of
-    annotations with the number of people wanted.
+    Label Studio then offers the task to no one, even if the task is reopened, because it compares
+    the number of annotations with the requested number of annotators.
     """
     submitted = [a.annotator for a in of_task if not a.was_skipped]
     return len(submitted) > len(set(submitted))
 
 
 def active_annotators(annotations: Mapping[int, Sequence[Annotation]]) -> set[int]:
-    """Return who made the latest annotations.
+    """Return the annotators who made the latest annotations.
 
-    Nobody waits for people who have left, or for people who only set ground truths.
+    This excludes annotators who have left, and anyone who only sets ground truths.
     """
     given = sorted(
         (a for of_task in annotations.values() for a in of_task if not a.is_ground_truth),
@@ -77,11 +77,11 @@ def choose_second_opinions(
     active: Set[int],
     count: int,
 ) -> list[AnnotatedTask]:
-    """Choose the tasks whose second opinion is worth more than a new image, for `count` questions.
+    """Choose tasks for a batch of `count` whose second opinion is worth more than a new image.
 
-    Only tasks that one of the `active` people has not seen are chosen. `new_probs` are the model's
-    (images, classes) probabilities for images that nobody has been asked. Without such images there
-    are no second opinions either, so that a project can end.
+    Only tasks that at least one of the `active` annotators has not seen are chosen. `new_probs` are
+    the model's (images, classes) probabilities for images that have not been asked yet. If there
+    are no new images, no second opinions are chosen either, so a project can end.
     """
     if not len(new_probs):
         return []
@@ -95,7 +95,7 @@ def choose_second_opinions(
     best_new = np.sort(new)[:count]
     chosen: list[AnnotatedTask] = []
     for score, image_id in ranked[: int(MAX_SHARE * count)]:
-        # One more second opinion would displace the last of the new images.
+        # One more second opinion would displace the last new image.
         n_new = count - len(chosen)
         if n_new <= len(best_new) and score >= best_new[n_new - 1]:
             break
@@ -106,5 +106,5 @@ def choose_second_opinions(
 def annotated_by_fewer_than(
     tasks: Sequence[AnnotatedTask], n_annotators: int
 ) -> list[AnnotatedTask]:
-    """Select the tasks that fewer than `n_annotators` people have annotated."""
+    """Select the tasks that fewer than `n_annotators` annotators have annotated."""
     return [task for task in tasks if task.n_annotators < n_annotators]
