@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import warnings
@@ -36,6 +37,31 @@ class Program:
     note: str = ""
     group: str = APP  # APP stops first, all of it at once; then Redis, then PostgreSQL
     options: dict[str, str] = field(default_factory=dict)
+
+
+def check_ports(settings: StackSettings) -> None:
+    """Raise StackError if a port is taken; Label Studio would silently use the next one."""
+    for name in ("label_studio_port", "backend_port", "redis_port"):
+        port = getattr(settings, name)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((LOOPBACK, port))
+            except OSError as error:
+                raise StackError(
+                    f"port {port} cannot be used ({_holder(port) or error.strerror}): "
+                    f"free it, or set {name.upper()} to another port"
+                ) from None
+
+
+def _holder(port: int) -> str | None:
+    """Name the process that listens on a port, if this user is allowed to see it."""
+    with suppress(psutil.Error):
+        for connection in psutil.net_connections("tcp"):
+            is_listener = connection.status == psutil.CONN_LISTEN
+            if is_listener and connection.laddr.port == port and connection.pid:
+                return f"held by {psutil.Process(connection.pid).name()}, pid {connection.pid}"
+    return None
 
 
 def services(

@@ -6,13 +6,13 @@ import json
 import os
 import subprocess
 import time
+from contextlib import ExitStack
 from typing import Any
 
 from scripts.local import programs, supervisor
 from scripts.local.folder import StackError, StackFolder
-from scripts.local.ports import check_ports
 from scripts.local.processes import is_running, processes, stop
-from scripts.local.programs import PYTHON, ROOT
+from scripts.local.programs import PYTHON, ROOT, check_ports
 from scripts.local.settings import USERNAME, StackSettings, make_environment
 from scripts.local.supervisor import wait_until_ready
 
@@ -30,27 +30,21 @@ class LocalStack:
     def up(self) -> int:
         """Start the stack unless it runs; return when it is ready (DETACH) or has been stopped."""
         self.folder.path.mkdir(parents=True, exist_ok=True)
-        is_ready = False
+        with self.folder.start_lock(), ExitStack() as undo:
+            if is_running(self.folder):
+                print("already running:\n" + where_to_go(self.folder.read()))
+                return 0
+            if processes(self.folder):
+                print("an earlier stack left processes behind")
+                stop(self.folder)
+            check_ports(self.settings)
+            undo.callback(stop, self.folder)
+            self._start()
+            undo.pop_all()
         try:
-            with self.folder.start_lock():
-                if is_running(self.folder):
-                    print("already running:\n" + where_to_go(self.folder.read()))
-                    return 0
-                if processes(self.folder):
-                    print("an earlier stack left processes behind")
-                    stop(self.folder)
-                check_ports(self.settings)
-                try:
-                    self._start()
-                    is_ready = True
-                finally:
-                    if not is_ready:
-                        stop(self.folder)
             print(where_to_go(self.folder.read()), flush=True)
             return 0 if self.settings.detach else self._follow()
         except KeyboardInterrupt:
-            if not is_ready:
-                raise
             stop(self.folder)
             return 0
 
