@@ -82,8 +82,8 @@ bench: install  ## measure, print ratios, and write var/bench.json
 	.venv/bin/python -m scripts.research.bench
 
 lock: .venv/.installed  ## rewrite the three lock files from pyproject.toml and label-studio.in
-	$(COMPILE) pyproject.toml --group local --group dev -o requirements.lock
-	$(COMPILE) pyproject.toml -c requirements.lock -o backend.lock
+	$(COMPILE) pyproject.toml --all-extras --group local --group dev -o requirements.lock
+	$(COMPILE) pyproject.toml --all-extras -c requirements.lock -o backend.lock
 	$(COMPILE) label-studio.in -o label-studio.lock
 
 .venv/.installed: requirements.lock
