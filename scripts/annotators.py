@@ -21,7 +21,7 @@ from backend.measures.interval import interval_of
 from backend.rounds.annotators import annotator_figures
 from backend.rounds.labels import read_labels
 from backend.rounds.observe import read_everything_changed
-from backend.store.annotator_figures import AnnotatorFigures
+from backend.store.project_rows import AnnotatorFigures
 from scripts.console.options import add_project_option, open_chosen
 from scripts.console.progress_bars import progress_bar
 

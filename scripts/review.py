@@ -25,7 +25,7 @@ from backend.rounds.reviews import (
     open_reviews,
     push_reviews,
 )
-from backend.store.locks import lock
+from backend.store.files import lock
 from scripts.console.options import add_project_option, open_chosen, positive
 from scripts.console.progress_bars import progress_bar
 

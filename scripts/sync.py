@@ -17,7 +17,7 @@ from backend.base.settings import load_settings
 from backend.base.strategy_names import STRATEGIES
 from backend.rounds import batches
 from backend.rounds.observe import read_everything_changed
-from backend.store.locks import lock
+from backend.store.files import lock
 from scripts.console.options import add_project_option, open_chosen, positive
 from scripts.console.progress_bars import progress_bar
 

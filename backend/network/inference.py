@@ -77,26 +77,6 @@ def predict(
     return Outputs(torch.cat(probs).cpu().numpy(), torch.cat(embeddings).cpu().numpy())
 
 
-def predict_probs(
-    model: nn.Module,
-    images: Images,
-    *,
-    image_size: int,
-    device: torch.device | str,
-    batch_size: int = 256,
-    on_batch: Callable[[int, int], None] | None = None,
-) -> Probs:
-    """Return only class probabilities; see predict."""
-    return predict(
-        model,
-        images,
-        image_size=image_size,
-        device=device,
-        batch_size=batch_size,
-        on_batch=on_batch,
-    ).probs
-
-
 def to_array(images: Sequence[NDArray[np.uint8]], image_size: int) -> Images:
     """Squash images (height, width, 3) of different sizes to squares, and return one array."""
     square = np.empty((len(images), image_size, image_size, 3), np.uint8)

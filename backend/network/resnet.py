@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +20,3 @@ def build(n_classes: int, start: Mapping[str, Tensor] | None, *, seed: int) -> n
     fitting = {k: v for k, v in (start or {}).items() if k in own and v.shape == own[k].shape}
     model.load_state_dict(own | fitting)
     return model
-
-
-@cache
-def shapes(n_classes: int = 1000) -> dict[str, torch.Size]:
-    """Return the name and shape of every tensor of a ResNet-18 without building one."""
-    with torch.device("meta"):
-        return {k: v.shape for k, v in resnet18(num_classes=n_classes).state_dict().items()}

@@ -55,9 +55,7 @@ def find_fault(tensors: Mapping[str, TensorType], n_classes: int) -> str:
 
     Any width is accepted here; later, torch refuses to load any width but torchvision's.
     """
-    first = tensors.get("conv1.weight")
-    if first is None:
-        return "conv1.weight is missing"
+    first = tensors.get("conv1.weight", TensorType("F32", ()))
     return _find_difference(tensors, resnet18(n_classes, next(iter(first.shape), 0)))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from backend.base.labeling import Annotation
 from backend.measures.interval import interval_of
 from backend.rounds.labels import LabelReading
-from backend.store.annotator_figures import AnnotatorFigures
+from backend.store.project_rows import AnnotatorFigures
 
 
 def annotator_figures(

@@ -22,7 +22,7 @@ from backend.rounds.open_images import likeliest, record_open_images, show_open
 from backend.rounds.ordering import make_prediction, switch
 from backend.rounds.scoring import find_candidates
 from backend.rounds.second_opinions import reopen_all, reopen_doubtful
-from backend.store.locks import lock
+from backend.store.files import lock
 from backend.store.version_meta import Meta
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ import numpy as np
 
 from backend.people.consensus import Row
 from backend.rounds.loop import Loop
-from backend.store.open_image import OpenImage
+from backend.store.project_rows import OpenImage
 
 GUESSES_SHOWN = 3
 

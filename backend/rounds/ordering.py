@@ -19,8 +19,8 @@ from backend.rounds.description import describe_project
 from backend.rounds.loop import Loop
 from backend.rounds.open_images import record_open_images, show_open
 from backend.rounds.scoring import find_candidates
-from backend.store.locks import lock
-from backend.store.open_image import OPEN_IMAGES_KEPT
+from backend.store.files import lock
+from backend.store.project_rows import OPEN_IMAGES_KEPT
 from backend.store.version_meta import VERSION_NAME
 
 log = logging.getLogger(__name__)

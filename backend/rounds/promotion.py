@@ -17,9 +17,9 @@ from backend.measures.gate import Verdict, judge
 from backend.rounds.loop import LabeledImages, Loop, timed
 from backend.rounds.scoring import predicted_classes
 from backend.rounds.training import Candidate
-from backend.store import pool_embeddings, pruning, tensor_file, version_probs
-from backend.store.locks import lock
-from backend.store.pool_embeddings import PoolEmbeddings
+from backend.store import model_outputs, pruning, tensor_file
+from backend.store.files import lock
+from backend.store.model_outputs import PoolEmbeddings
 from backend.store.version_meta import Calibration, Meta, body_of, round_of
 
 log = logging.getLogger(__name__)
@@ -146,13 +146,13 @@ def _save_scores(
 ) -> None:
     """Cache a version's scores before it is promoted: readers of `current` expect to find them."""
     root, image_ids = loop.root, loop.pool.image_ids
-    version_probs.save_validation_probs(root, meta.version, loop.pool.validation.labels, validation)
+    model_outputs.save_validation_probs(root, meta.version, loop.pool.validation.labels, validation)
     if scores is None:
         return
     probs, embeddings = scores
-    version_probs.save_pool_probs(root, meta.version, image_ids, probs)
+    model_outputs.save_pool_probs(root, meta.version, image_ids, probs)
     if embeddings is not None:
-        pool_embeddings.save_embeddings(
+        model_outputs.save_embeddings(
             loop.own_embeddings, meta.body_key, meta.image_size, image_ids, embeddings
         )
 

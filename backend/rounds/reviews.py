@@ -17,7 +17,7 @@ from backend.people.label_errors import LikelyError, likely_errors
 from backend.rounds.labels import read_labels
 from backend.rounds.loop import Loop
 from backend.rounds.observe import read_everything_changed
-from backend.store.locks import lock
+from backend.store.files import lock
 from backend.store.project_store import ProjectStore
 
 log = logging.getLogger(__name__)

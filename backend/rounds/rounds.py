@@ -18,7 +18,7 @@ from backend.rounds.observe import read_everything_changed
 from backend.rounds.ordering import refresh_predictions
 from backend.rounds.promotion import keep
 from backend.rounds.training import train_candidate, train_head
-from backend.store.locks import lock
+from backend.store.files import lock
 from backend.store.version_meta import Meta
 
 log = logging.getLogger(__name__)

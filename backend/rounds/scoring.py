@@ -16,12 +16,12 @@ from backend.base.strategy_names import ResolvedName
 from backend.measures.calibration import rescale
 from backend.network import resnet
 from backend.network.inference import Images, Outputs, load_model, predict
-from backend.network.resnet_layout import HEAD_TENSORS
+from backend.network.resnet_layout import HEAD_TENSORS, resnet18
 from backend.rounds.loop import Loop
-from backend.store import pool_embeddings, version_probs
-from backend.store.pool_embeddings import PoolEmbeddings
+from backend.store import model_outputs
+from backend.store.model_outputs import PoolEmbeddings
+from backend.store.tensor_file import State, body_key
 from backend.store.version_meta import Meta
-from backend.store.version_weights import State, body_key
 from backend.store.weights import find_weights
 
 
@@ -54,19 +54,19 @@ def pool_probs(loop: Loop, meta: Meta, progress: Progress) -> Probs:
 
     NoModelError names the version if its probabilities are not finite.
     """
-    kept = version_probs.load_pool_probs(loop.root, meta.version)
+    kept = model_outputs.load_pool_probs(loop.root, meta.version)
     if kept is not None and kept[0] == loop.pool.image_ids:
         return kept[1]
     raw = _predict_probs(loop, meta, loop.pool.images, "scoring the pool", progress)
     probs = rescale(raw, meta.temperature)
-    version_probs.save_pool_probs(loop.root, meta.version, loop.pool.image_ids, probs)
+    model_outputs.save_pool_probs(loop.root, meta.version, loop.pool.image_ids, probs)
     return probs
 
 
 def predicted_classes(loop: Loop, meta: Meta) -> Labels:
     """Return the class that a version predicts for each validation image."""
     validation = loop.pool.validation
-    probs = version_probs.load_validation_probs(loop.root, meta.version, validation.labels)
+    probs = model_outputs.load_validation_probs(loop.root, meta.version, validation.labels)
     if probs is None:  # the version used another split, or predates kept probabilities
         phase = "validating the version in service"
         probs = _predict_probs(loop, meta, validation.images, phase, lambda *_: None)
@@ -143,17 +143,17 @@ def _load_or_embed(
             "check the weights that WEIGHTS names"
         )
     made = PoolEmbeddings(*embeddings)
-    pool_embeddings.save_embeddings(folder, key, image_size, loop.pool.image_ids, made)
+    model_outputs.save_embeddings(folder, key, image_size, loop.pool.image_ids, made)
     return made
 
 
 def _load(loop: Loop, key: str, image_size: int) -> PoolEmbeddings | None:
     """Load a body's embeddings if they have a row per image and the width of our network."""
     pool = loop.pool
-    width = resnet.shapes()[HEAD_TENSORS[0]][1]
+    width = resnet18(len(pool.classes))[HEAD_TENSORS[0]].shape[1]
     lengths = (len(pool.image_ids), len(pool.validation.labels), len(pool.test.labels))
     for folder in (loop.own_embeddings, loop.shared_embeddings):
-        kept = pool_embeddings.load_embeddings(folder, key, image_size, pool.image_ids)
+        kept = model_outputs.load_embeddings(folder, key, image_size, pool.image_ids)
         if kept and [rows.shape for rows in vars(kept).values()] == [(n, width) for n in lengths]:
             return kept
     return None
@@ -164,5 +164,5 @@ def _predict_probs(loop: Loop, meta: Meta, images: Images, phase: str, progress:
     state = loop.registry.load_state(meta.version)
     probs = score(loop, state, meta.image_size, images, phase, progress).probs
     if not np.isfinite(probs).all():
-        raise version_probs.nan_error(meta.version)
+        raise model_outputs.nan_error(meta.version)
     return probs

@@ -20,8 +20,8 @@ from backend.network.resnet_layout import HEAD_TENSORS
 from backend.network.training import train
 from backend.rounds.loop import LabeledImages, Loop, timed
 from backend.rounds.scoring import embeddings_of, pretrained_body, score
-from backend.store.pool_embeddings import PoolEmbeddings
-from backend.store.version_weights import State, body_key
+from backend.store.model_outputs import PoolEmbeddings
+from backend.store.tensor_file import State, body_key
 from backend.store.weights import find_weights
 
 log = logging.getLogger(__name__)

@@ -17,8 +17,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import AwareDatetime, BaseModel, Field, TypeAdapter, ValidationError
 
-from backend.store.annotator_figures import AnnotatorFigures
-from backend.store.open_image import OpenImage
+from backend.store.project_rows import AnnotatorFigures, OpenImage
 from backend.store.version_meta import Probability, ProjectId
 
 log = logging.getLogger(__name__)

@@ -1,19 +1,23 @@
-"""Write, fingerprint and cache files in the model folder, and explain errors that occur there."""
+"""Write, lock, fingerprint and cache files in the model folder, and explain its errors."""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar, TypeVarTuple
+from typing import Literal, TypeVar, TypeVarTuple
 
 from backend.base.errors import ModelFolderError
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
+
+LOCK_POLL_S = 0.2
 
 
 def write_text(path: Path, text: str) -> None:
@@ -54,6 +58,36 @@ def cached_until_changed(
         return read_unless_cached
 
     return decorate
+
+
+@contextmanager
+def lock(
+    root: Path,
+    name: Literal["train", "head", "push", "promote", "review"],
+    wait_s: float | None = None,
+) -> Iterator[None]:
+    """Hold one of the project's locks; the operating system releases it if the process dies.
+
+    See backend/workers/jobs.py for what happens when a worker dies.
+    Waits indefinitely, or raises ModelFolderError after `wait_s` seconds.
+    """
+    path = root / f"{name}.lock"
+    give_up = None if wait_s is None else time.monotonic() + wait_s
+    with folder_errors(root):
+        root.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")
+    with file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if give_up is not None and time.monotonic() > give_up:
+                    raise ModelFolderError(
+                        f"{path} is held by another process: wait for it to end and try again"
+                    ) from None
+                time.sleep(LOCK_POLL_S)
+        yield
 
 
 @contextmanager

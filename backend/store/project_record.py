@@ -5,17 +5,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from backend.base.errors import ModelFolderError, SettingsError
 from backend.store.files import folder_errors, write_text
 from backend.store.version_meta import Classes, ProjectId
 
 
-class ProjectRecord(BaseModel):
+class ProjectRecord(BaseModel, frozen=True):
     """What setup chose for a project; a choice made by `auto` is never made again."""
-
-    model_config = ConfigDict(frozen=True)
 
     project_id: ProjectId
     title: str

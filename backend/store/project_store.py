@@ -11,52 +11,22 @@ import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import TypeAdapter
 from pydantic_core import from_json
 
 from backend.base.labeling import Asked, TaskReading
 from backend.store import mirror
-from backend.store.annotator_figures import AnnotatorFigures
 from backend.store.mirror import Mirror
-from backend.store.open_image import OPEN_IMAGES_KEPT, OpenImage
 from backend.store.project_db import reading, select, writing
+from backend.store.project_rows import OPEN_IMAGES_KEPT, AnnotatorFigures, Facts, OpenImage
 
 ERRORS_KEPT = 10
 _FIGURES = TypeAdapter(AnnotatorFigures)
 
 Row = np.ndarray[Any, np.dtype[np.float32]]  # (classes,)
-Moment = Annotated[float, Field(ge=0, lt=253_370_764_800)]  # until the year 9999
-
-
-class Facts(BaseModel):
-    """Single facts of a project. Moments are seconds since the epoch, 0 = never."""
-
-    model_config = ConfigDict(frozen=True)
-
-    # What was read from Label Studio
-    read_at: Moment = 0.0  # when the last reading of changed tasks began
-    full_read_at: Moment = 0.0  # when the last reading of all tasks began
-    revision: int = 0  # rises whenever an annotation is found to have changed
-    # What was learned and done
-    train_asked_at: Moment = 0.0  # when a person last requested training
-    trained_at: Moment = 0.0  # when the last finished training run began to read
-    head_revision: int = 0  # the revision that the last head or training run learned
-    head_fitted_at: Moment = 0.0
-    ordered_by: str = ""  # the version whose predictions order the open tasks
-    looked_for_again: int = 0  # the revision at which second opinions were last looked for
-    exhausted_at: Moment = 0.0  # when a batch was due but no image was left to ask
-    waiting_for: str | None = None  # why training cannot start yet
-    failed_at: dict[str, Moment] = {}  # when a step last failed, unless it has succeeded since
-    # What the dashboard shows
-    open_read_at: Moment = 0.0  # when the open images were last ordered
-    # Reviews
-    review_project: int | None = None
-    reviews_read_at: Moment = 0.0
-    # Old versions
-    pruning_announced_at: Moment = 0.0  # when it was announced which weights will be deleted
 
 
 class ProjectStore(Mirror):

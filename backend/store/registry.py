@@ -4,11 +4,11 @@
         project.json      see project_record.py
         project.db        see project_store.py
         current           the version in service and its predecessors
-        r0007/            model.safetensors, meta.json and the probabilities (version_probs.py);
+        r0007/            model.safetensors, meta.json and the probabilities (model_outputs.py);
                           a pruned version has only meta.json
         r0007h02/         the second head on the body of r0007: the same files, last layer only
-        embeddings/       a cache, by body: pool, validation and test (pool_embeddings.py)
-        *.lock            see locks.py
+        embeddings/       a cache, by body: pool, validation and test (model_outputs.py)
+        *.lock            see `lock` in files.py
 
 Pydantic reads all JSON, because it rejects text that is nested too deeply or is not Unicode.
 Readers never see partial data: every file is written to a temporary path and then renamed.
@@ -25,23 +25,20 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, BaseModel, ValidationError
 
 from backend.base.errors import BrokenVersionError, ModelFolderError, NoModelError
-from backend.store import tensor_file, version_weights
+from backend.store import tensor_file
 from backend.store.files import cached_until_changed, folder_errors, sha256, write_text
 from backend.store.version_meta import VERSION_NAME, Meta, VersionName, body_of, version_order
-from backend.store.version_weights import State
 
 log = logging.getLogger(__name__)
 
 PROMOTIONS_KEPT = 500
 
 
-class Promotion(BaseModel):
+class Promotion(BaseModel, frozen=True):
     """Which version was put in service, and when (ISO 8601, UTC)."""
-
-    model_config = ConfigDict(frozen=True)
 
     version: VersionName
     promoted_at: AwareDatetime
@@ -103,7 +100,7 @@ class Registry:
         heads = [version_order(name)[1] for name in names if body_of(name) == body]
         return f"{body}h{max(heads, default=0) + 1:02d}"
 
-    def save(self, state: State, meta: Meta) -> Meta:
+    def save(self, state: tensor_file.State, meta: Meta) -> Meta:
         """Write a version atomically; return its metadata with the weights' sha256."""
         final = self.root / meta.version
         draft = self.root / f".draft-{meta.version}-{os.getpid()}"
@@ -114,7 +111,7 @@ class Registry:
                 shutil.rmtree(leftover, ignore_errors=True)
             draft.mkdir(parents=True)
             try:
-                weights = draft / version_weights.FILE
+                weights = draft / tensor_file.WEIGHTS_FILE
                 tensor_file.write_tensors(weights, state)
                 meta = meta.model_copy(update={"sha256": sha256(weights)})
                 _write_meta(draft, meta)
@@ -144,7 +141,7 @@ class Registry:
         meta = self._read_meta_file(version).model_copy(update={"pruned_at": now})
         _write_meta(self.root / version, meta)
 
-    def load_state(self, version: str) -> State:
+    def load_state(self, version: str) -> tensor_file.State:
         """Load a version's weights; for a head, include the weights of its body.
 
         BrokenVersionError unless they match their sha256, fit a ResNet-18 and are finite;
@@ -154,7 +151,7 @@ class Registry:
         body = body_of(version)
         return own if body == version else self.load_own_state(body) | own
 
-    def load_own_state(self, version: str) -> State:
+    def load_own_state(self, version: str) -> tensor_file.State:
         """Load a version's weights like `load_state`, but only the last layer of a head."""
         meta = self.read_meta(version)
         if meta.pruned_at is not None:
@@ -164,7 +161,7 @@ class Registry:
             )
         weights = self._weights(version)
         with _broken_version_errors(weights):
-            return version_weights.read_weights(weights, meta.sha256)
+            return tensor_file.read_weights(weights, meta.sha256)
 
     def promotions(self) -> list[Promotion]:
         """Return all promotions, newest first; empty before the first promotion."""
@@ -204,7 +201,7 @@ class Registry:
         return meta
 
     def _weights(self, version: str) -> Path:
-        return self.root / version / version_weights.FILE
+        return self.root / version / tensor_file.WEIGHTS_FILE
 
     def _read_meta_file(self, version: str) -> Meta:
         path = self.root / version / "meta.json"
@@ -227,8 +224,8 @@ class Registry:
             self.read_meta(meta.body)
         weights, body = self._weights(meta.version), self._weights(meta.body)
         with _broken_version_errors(weights):
-            fault = version_weights.find_header_fault(weights, len(meta.classes), meta.is_head)
-            read_width = version_weights.read_width
+            fault = tensor_file.find_header_fault(weights, len(meta.classes), meta.is_head)
+            read_width = tensor_file.read_width
             if not fault and meta.is_head and read_width(weights) != read_width(body):
                 fault = f"is not a last layer of {meta.body}"
         if fault:
@@ -253,7 +250,7 @@ class Registry:
         for part in (meta, self.read_meta(meta.body)) if meta.is_head else (meta,):
             weights = self._weights(part.version)
             with _broken_version_errors(weights):
-                fault = version_weights.find_fault(weights, part.sha256)
+                fault = tensor_file.find_fault(weights, part.sha256)
             if fault:
                 raise BrokenVersionError(fault)
 

@@ -57,10 +57,8 @@ def round_of(version: str) -> int:
     return version_order(version)[0]
 
 
-class Calibration(BaseModel):
+class Calibration(BaseModel, frozen=True):
     """The gap between confidence and accuracy before and after temperature scaling."""
-
-    model_config = ConfigDict(frozen=True)
 
     temperature: float = Field(ge=0.01, le=100)  # wider than the fitted range
     error_before: Amount  # expected calibration error on the validation split

@@ -19,7 +19,7 @@ from backend.base.downloads import download
 from backend.base.errors import WeightsError
 from backend.base.progress import Progress
 from backend.network import resnet
-from backend.network.resnet_layout import COUNTER
+from backend.network.resnet_layout import COUNTER, HEAD_TENSORS, resnet18
 
 IMAGENET_URL: str = ResNet18_Weights.IMAGENET1K_V1.url
 SILENCE_S = 30.0  # a download that receives nothing for this long is abandoned
@@ -134,15 +134,15 @@ def _find_fault(state: Any) -> str:
         isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
     ):
         return "it does not map names to tensors"
-    shapes = {k: v for k, v in resnet.shapes().items() if not k.startswith("fc.")}
-    for name, shape in shapes.items():
+    body = {k: v.shape for k, v in resnet18(n_classes=2).items() if k not in HEAD_TENSORS}
+    for name, shape in body.items():
         # Counters are unused, and missing from old files.
         if name not in state and not name.endswith(COUNTER):
             return f"{name} is missing"
         if name in state and state[name].shape != shape:
-            return f"{name} is {tuple(state[name].shape)}, not {tuple(shape)}"
+            return f"{name} is {tuple(state[name].shape)}, not {shape}"
     for name, tensor in state.items():
-        if name not in shapes and not name.startswith("fc."):
+        if name not in body and not name.startswith("fc."):
             return f"{name:.80} does not belong to it"
         if fault := _find_bad_numbers(tensor, is_counter=name.endswith(COUNTER)):
             return f"{name!r:.80} {fault}"

@@ -6,7 +6,7 @@ import time
 
 from backend.base.settings import Settings
 from backend.queue.training_queue import TrainingQueue
-from backend.store.locks import lock
+from backend.store.files import lock
 from backend.store.project_record import project_root
 from backend.store.registry import Registry
 from backend.store.version_meta import Meta

@@ -20,8 +20,8 @@ from backend.base.settings import Settings
 from backend.labelstudio.task_images import load_task_image
 from backend.measures.calibration import rescale
 from backend.network.device import find_device
-from backend.network.inference import Images, load_model, predict_probs, to_array
-from backend.store import version_probs
+from backend.network.inference import Images, load_model, predict, to_array
+from backend.store import model_outputs
 from backend.store.project_record import project_root
 from backend.store.registry import Registry
 from backend.store.version_meta import Meta
@@ -61,7 +61,7 @@ class ModelService:
         with self._lock:
             served = self._in_service.get(project_id)
             if served is None or served.meta != meta:
-                image_ids, probs = version_probs.load_pool_probs(root, meta.version) or (
+                image_ids, probs = model_outputs.load_pool_probs(root, meta.version) or (
                     (),
                     np.empty((0, len(meta.classes)), np.float32),
                 )
@@ -92,11 +92,10 @@ class ModelService:
                 log.warning("task %s: no prediction: %s", task.get("id"), error)
         if images:
             model = self._model(project_id, served)
-            raw = predict_probs(
-                model, np.concatenate([*images.values()]), image_size=size, device=self._device
-            )
+            read = np.concatenate([*images.values()])
+            raw = predict(model, read, image_size=size, device=self._device).probs
             if not np.isfinite(raw).all():
-                raise version_probs.nan_error(served.meta.version)
+                raise model_outputs.nan_error(served.meta.version)
             probs[list(images)] = rescale(raw, served.meta.temperature)
         return probs
 

@@ -21,10 +21,10 @@ from backend.queue.training_queue import TrainingQueue
 from backend.rounds.description import NO_MODEL, describe_version
 from backend.rounds.learning_curve import learning_curve, outlook
 from backend.rounds.observe import count_new
-from backend.store import pruning, version_probs
-from backend.store.open_image import OpenImage
+from backend.store import model_outputs, pruning
 from backend.store.project_record import known_projects, project_root, read_record
-from backend.store.project_store import Facts, ProjectStore
+from backend.store.project_rows import Facts, OpenImage
+from backend.store.project_store import ProjectStore
 from backend.store.registry import Registry
 from backend.store.version_meta import Meta
 from backend.web.status_model import Confusion, JobStatus, ProjectStatus, Status
@@ -155,7 +155,7 @@ def _labeling_fields(
 @lru_cache(maxsize=32)
 def _confusion(root: Path, version: str, classes: tuple[str, ...]) -> Confusion | None:
     """Count how a version classifies the validation images; None if no predictions were kept."""
-    kept = version_probs.load_validation(root, version)
+    kept = model_outputs.load_validation(root, version)
     if kept is None or not len(kept[0]):
         return None
     truth, probs = kept

@@ -13,8 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from backend.measures.evaluation import Evaluation
 from backend.measures.forecast import CurvePoint, Forecast
 from backend.queue.services import Service
-from backend.store.annotator_figures import AnnotatorFigures
-from backend.store.open_image import AskedImage
+from backend.store.project_rows import AnnotatorFigures, AskedImage
 
 
 def _is_none(value: object) -> bool:

@@ -42,7 +42,7 @@ from backend.rounds import batches, ordering, reviews, rounds
 from backend.rounds.decide import Decision, RankStep, State, Step, decide
 from backend.rounds.loop import Loop, open_loop
 from backend.rounds.observe import observe, policy_of, read_changes
-from backend.store.locks import lock
+from backend.store.files import lock
 from backend.store.project_record import project_root
 from backend.store.project_store import ProjectStore
 from backend.workers.cores import share_cores

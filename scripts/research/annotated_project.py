@@ -13,13 +13,12 @@ from backend.base.arrays import Embeddings, Labels
 from backend.base.labeling import Annotation, Asked, NewTask
 from backend.images.pool import LabeledSplit, Pool
 from backend.labelstudio import task_data
-from backend.network import resnet
-from backend.network.resnet_layout import HEAD_TENSORS
+from backend.network.resnet_layout import HEAD_TENSORS, resnet18
 from backend.network.training import Recipe
 from backend.rounds.loop import Loop
 from backend.rounds.observe import read_changes
-from backend.store import pool_embeddings, version_probs
-from backend.store.pool_embeddings import PoolEmbeddings
+from backend.store import model_outputs
+from backend.store.model_outputs import PoolEmbeddings
 from backend.store.project_record import project_root
 from scripts.research.counting_project import CountingProject, make_annotation
 from scripts.research.random_project import (
@@ -47,7 +46,8 @@ def make_annotated_project(
     The model has random weights; its embeddings lie around a few centers of each class.
     """
     rng = np.random.default_rng(0)
-    centers = rng.normal(size=(CENTERS, resnet.shapes()[HEAD_TENSORS[0]][1])).astype(np.float32)
+    width = resnet18(len(CLASSES))[HEAD_TENSORS[0]].shape[1]
+    centers = rng.normal(size=(CENTERS, width)).astype(np.float32)
     images, classes = _random_images(rng, centers, n_images)
     validation, validation_classes = _random_images(rng, centers, VALIDATION)
     test, test_classes = _random_images(rng, centers, TEST)
@@ -65,11 +65,9 @@ def make_annotated_project(
     root = project_root(folder, PROJECT)
     key = save_random_project(root, pool.image_ids, IMAGE_SIZE, rng)
     held_out = random_probs(rng, VALIDATION)
-    version_probs.save_validation_probs(root, FIRST, validation_classes, held_out)
+    model_outputs.save_validation_probs(root, FIRST, validation_classes, held_out)
     embeddings = PoolEmbeddings(images, validation, test)
-    pool_embeddings.save_embeddings(
-        root / "embeddings", key, IMAGE_SIZE, pool.image_ids, embeddings
-    )
+    model_outputs.save_embeddings(root / "embeddings", key, IMAGE_SIZE, pool.image_ids, embeddings)
     project = _annotate(pool, classes, n_annotations, n_open, rng)
     loop = _make_loop(root, project, pool)
     read_changes(project, loop.store)

@@ -21,7 +21,7 @@ from PIL import Image
 
 from backend.labelstudio.label_config import label_config_xml
 from backend.network import resnet
-from backend.network.inference import load_model, predict_probs
+from backend.network.inference import load_model, predict
 from backend.store.project_record import project_root
 from scripts.research.background import in_background
 from scripts.research.bench_dashboard import PAGES, fill_project, first_view, open_pages
@@ -138,7 +138,7 @@ def _bare_s(image_size: int, device: str) -> float:
     model = load_model(resnet.build(10, None, seed=0).state_dict(), 10, device)
     shape = (TASKS, image_size, image_size, 3)
     images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    return _best_s(partial(predict_probs, model, images, image_size=image_size, device=device))
+    return _best_s(partial(predict, model, images, image_size=image_size, device=device))
 
 
 def _best_s(work: Callable[[], object]) -> float:

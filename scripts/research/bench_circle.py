@@ -17,7 +17,7 @@ import httpx
 from backend.base.errors import LabelStudioError
 from backend.labelstudio.project import LabelStudioProject
 from backend.labelstudio.rows import prediction_result
-from backend.store import version_probs
+from backend.store import model_outputs
 from backend.store.project_record import project_root
 from backend.store.registry import Registry
 from scripts.research.bench_refit import OPEN
@@ -89,7 +89,7 @@ def _annotator(stack: Mapping[str, Any], project: LabelStudioProject) -> Iterato
 
 def _head_figures(orders: Sequence[HeadOrder], root: Path) -> list[Figure]:
     heads = [Registry(root).read_meta(order.version) for order in orders]
-    scored = version_probs.load_pool_probs(root, heads[-1].version)
+    scored = model_outputs.load_pool_probs(root, heads[-1].version)
     n_scored = len(scored[0]) if scored else 0
     begin_s, head_s, order_s, total_s = (
         median(getattr(order, part) for order in orders)

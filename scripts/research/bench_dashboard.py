@@ -13,7 +13,7 @@ from threading import Event
 import httpx
 
 from backend.network.resnet_layout import HEAD_TENSORS
-from backend.store.open_image import OpenImage
+from backend.store.project_rows import OpenImage
 from backend.store.project_store import ProjectStore
 from backend.store.registry import Registry
 from scripts.research.background import in_background

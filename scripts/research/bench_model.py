@@ -71,7 +71,7 @@ def training_ratio(image_size: int, device: str, steps: int = 30) -> float:
 
 
 def scoring_ratio(image_size: int, device: str, batches: int = 20) -> float:
-    """Return the images/s of `predict_probs` over those of the bare forward on a ready batch."""
+    """Return the images/s of `predict` over those of the bare forward on a ready batch."""
     state = resnet.build(N_CLASSES, None, seed=0).state_dict()
     model = inference.load_model(state, N_CLASSES, device)
     images = _noise(BATCH * batches)
@@ -83,7 +83,7 @@ def scoring_ratio(image_size: int, device: str, batches: int = 20) -> float:
             model(ready)
 
     times = PairedTimes(device, forward)
-    inference.predict_probs(
+    inference.predict(
         model, images, image_size=image_size, device=device, batch_size=BATCH, on_batch=times
     )
     return times.ratio()

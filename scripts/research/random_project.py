@@ -11,11 +11,11 @@ import torch
 from backend.base.arrays import Probs
 from backend.measures.evaluation import Evaluation
 from backend.network import resnet
-from backend.store import version_probs
+from backend.store import model_outputs
 from backend.store.project_record import ProjectRecord, write_record
 from backend.store.registry import Registry
+from backend.store.tensor_file import body_key
 from backend.store.version_meta import Meta
-from backend.store.version_weights import body_key
 
 CLASSES = tuple(f"class {i}" for i in range(10))
 PROJECT = 1
@@ -64,7 +64,7 @@ def save_random_project(
     )
     write_record(root, record)
     Registry(root).save(state, meta)
-    version_probs.save_pool_probs(root, FIRST, image_ids, random_probs(rng, len(image_ids)))
+    model_outputs.save_pool_probs(root, FIRST, image_ids, random_probs(rng, len(image_ids)))
     Registry(root).promote(FIRST)
     return key
 

@@ -19,7 +19,7 @@ from backend.queue.training_queue import TrainingQueue
 from backend.rounds import batches
 from backend.rounds.description import describe_project
 from backend.rounds.loop import open_loop
-from backend.store.locks import lock
+from backend.store.files import lock
 from backend.store.project_record import (
     ProjectRecord,
     known_projects,

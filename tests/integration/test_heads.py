@@ -7,7 +7,7 @@ import pytest
 
 from backend.images.pool import true_labels
 from backend.labelstudio.project import LabelStudioProject
-from backend.store import version_probs
+from backend.store import model_outputs
 from backend.store.project_record import project_root
 from backend.store.registry import Registry
 from backend.store.version_meta import Meta, body_of
@@ -49,7 +49,7 @@ def test_a_few_annotations_make_a_head_and_reorder_the_tasks_without_a_training(
         wait_for(lambda: project.model_version() == made.version, "the order of the head")
         assert person.status()["round"] == before["round"]
 
-        kept = version_probs.load_pool_probs(root, made.version)
+        kept = model_outputs.load_pool_probs(root, made.version)
         assert kept is not None
         confidence = dict(zip(kept[0], kept[1].max(axis=1), strict=True))
         open_images = [task.image_id for task in project.open_tasks()]

@@ -23,8 +23,7 @@ import numpy as np
 import redis
 
 from backend.network.resnet_layout import HEAD_TENSORS, resnet18
-from backend.store.tensor_file import write_tensors
-from backend.store.version_weights import body_key
+from backend.store.tensor_file import body_key, write_tensors
 from tests.integration.conftest import Stack
 from tests.integration.earlier_release.record import read_project_tasks
 from tests.integration.earlier_release.recording import Recording

@@ -33,7 +33,7 @@ def noise(*shape: int) -> inference.Images:
 def test_rows_sum_to_one_for_any_images(
     model: nn.Module, device: str, shape: tuple[int, int, int]
 ) -> None:
-    probs = inference.predict_probs(model, noise(*shape), image_size=32, device=device)
+    probs = inference.predict(model, noise(*shape), image_size=32, device=device).probs
     assert probs.shape == (shape[0], 5)
     assert probs.dtype == np.float32
     np.testing.assert_allclose(probs.sum(axis=1), 1, atol=1e-6)
@@ -41,15 +41,15 @@ def test_rows_sum_to_one_for_any_images(
 
 def test_the_batch_size_does_not_change_the_predictions(model: nn.Module, device: str) -> None:
     images = noise(7, 32, 32)
-    whole = inference.predict_probs(model, images, image_size=32, device=device)
-    parts = inference.predict_probs(model, images, image_size=32, device=device, batch_size=3)
+    whole = inference.predict(model, images, image_size=32, device=device).probs
+    parts = inference.predict(model, images, image_size=32, device=device, batch_size=3).probs
     np.testing.assert_allclose(parts, whole, atol=0.01)  # bf16
     assert whole.std(axis=0).max() > 0.001  # the rows do differ
 
 
 def test_progress_counts_images(model: nn.Module, device: str) -> None:
     calls = []
-    inference.predict_probs(
+    inference.predict(
         model,
         noise(7, 32, 32),
         image_size=32,
@@ -65,8 +65,8 @@ def test_a_read_only_memory_mapped_pool_is_scored_without_a_warning(
 ) -> None:
     np.save(tmp_path / "images.npy", noise(4, 32, 32))
     pool = np.load(tmp_path / "images.npy", mmap_mode="r")
-    probs = inference.predict_probs(model, pool, image_size=32, device=device)
-    expected = inference.predict_probs(model, np.array(pool), image_size=32, device=device)
+    probs = inference.predict(model, pool, image_size=32, device=device).probs
+    expected = inference.predict(model, np.array(pool), image_size=32, device=device).probs
     np.testing.assert_array_equal(probs, expected)
 
 
@@ -109,7 +109,7 @@ def test_a_single_image_is_predicted_as_in_the_pool(model: nn.Module, device: st
     pool = noise(3, 48, 24)
     squares = inference.to_array(list(pool), 32)
     np.testing.assert_allclose(
-        inference.predict_probs(model, squares, image_size=32, device=device),
-        inference.predict_probs(model, pool, image_size=32, device=device),
+        inference.predict(model, squares, image_size=32, device=device).probs,
+        inference.predict(model, pool, image_size=32, device=device).probs,
         atol=0.01,
     )

@@ -84,7 +84,7 @@ def test_colors_are_learned(device: str) -> None:
     )
     model = inference.load_model(state, 3, device)
     unseen, truth = colors(30, seed=1)
-    probs = inference.predict_probs(model, unseen, image_size=32, device=device)
+    probs = inference.predict(model, unseen, image_size=32, device=device).probs
     assert evaluate(probs, truth).accuracy == 1.0
 
 

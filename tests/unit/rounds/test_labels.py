@@ -19,7 +19,7 @@ from backend.rounds import batches, scoring
 from backend.rounds.annotators import annotator_figures
 from backend.rounds.labels import LabelReading, read_labels
 from backend.rounds.loop import Loop
-from backend.store.annotator_figures import AnnotatorFigures
+from backend.store.project_rows import AnnotatorFigures
 from scripts.research.oracle import OracleProject
 from tests.unit.rounds import test_rounds
 from tests.unit.rounds.test_rounds import quiet, seed, train

@@ -35,10 +35,10 @@ from backend.rounds import (
     training,
 )
 from backend.rounds.loop import Loop
-from backend.store import pruning, version_probs
-from backend.store.locks import lock
-from backend.store.open_image import OPEN_IMAGES_KEPT, OpenImage
+from backend.store import model_outputs, pruning
+from backend.store.files import lock
 from backend.store.project_record import project_root
+from backend.store.project_rows import OPEN_IMAGES_KEPT, OpenImage
 from backend.store.registry import Promotions
 from backend.store.version_meta import Meta
 from scripts.research.oracle import OracleProject
@@ -119,7 +119,7 @@ def test_a_round_asks_the_images_its_new_version_is_least_sure_of(
 ) -> None:
     seed(loop, project)
     meta = train(loop)
-    kept = version_probs.load_pool_probs(loop.root, meta.version)
+    kept = model_outputs.load_pool_probs(loop.root, meta.version)
     assert kept is not None
     image_ids, probs = kept
     seeds = {task.image_id for task in project.by_task.values() if task.label is not None}
@@ -392,12 +392,12 @@ def test_probabilities_are_calibrated_and_the_calibration_error_is_recorded(
     meta = train(loop)
     assert meta.calibration is not None
     assert meta.calibration.temperature == meta.temperature != 1.0
-    kept = version_probs.load_pool_probs(loop.root, meta.version)
+    kept = model_outputs.load_pool_probs(loop.root, meta.version)
     assert kept is not None
     (loop.root / meta.version / "pool.safetensors").unlink()
     np.testing.assert_allclose(scoring.pool_probs(loop, meta, quiet), kept[1], atol=1e-6)
     labels = loop.pool.validation.labels
-    held_out = version_probs.load_validation_probs(loop.root, meta.version, labels)
+    held_out = model_outputs.load_validation_probs(loop.root, meta.version, labels)
     assert held_out is not None
     error = expected_calibration_error(held_out, labels)
     assert error == pytest.approx(meta.calibration.error_after)
@@ -625,7 +625,7 @@ def test_the_gate_stops_repeated_small_regressions(loop: Loop) -> None:
 
     for version, n_wrong in (("r0001", 0), ("r0001h01", 5)):
         save_version(loop.root, meta(version=version, classes=loop.pool.classes))
-        version_probs.save_validation_probs(loop.root, version, labels, wrong_on(n_wrong))
+        model_outputs.save_validation_probs(loop.root, version, labels, wrong_on(n_wrong))
         loop.registry.promote(version)
     current = loop.registry.current()
     # Five regressions are chance (p = 0.031), ten are not (p = 0.001).
@@ -843,7 +843,7 @@ def test_probabilities_with_nan_are_named_with_their_version(
     meta = train(loop)
     probs = scoring.pool_probs(loop, meta, quiet).copy()
     probs[3, 2] = np.nan
-    version_probs.save_pool_probs(loop.root, meta.version, loop.pool.image_ids, probs)
+    model_outputs.save_pool_probs(loop.root, meta.version, loop.pool.image_ids, probs)
     with pytest.raises(NoModelError, match="r0001 hold NaN"):
         batches.choose_batch(loop, 5, "margin")
 

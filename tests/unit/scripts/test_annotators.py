@@ -14,8 +14,8 @@ import pytest
 from backend.base.command_line import run
 from backend.base.labeling import NewTask
 from backend.images.pool import Pool, open_pool
-from backend.store.annotator_figures import AnnotatorFigures
 from backend.store.project_record import project_root, write_record
+from backend.store.project_rows import AnnotatorFigures
 from scripts import annotators
 from scripts.annotators import remarks, table
 from scripts.console import options

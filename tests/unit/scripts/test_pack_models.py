@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from backend.base.labeling import Asked
-from backend.store.locks import lock
+from backend.store.files import lock
 from backend.store.project_db import connect, reading, writing
 from backend.store.project_record import project_root, write_record
 from backend.store.project_store import ProjectStore

@@ -22,7 +22,7 @@ from backend.measures.gate import Gate
 from backend.network import resnet
 from backend.store.project_record import project_root
 from backend.store.registry import Registry
-from backend.store.version_weights import State
+from backend.store.tensor_file import State
 from backend.web.serving import create_app
 from tests.conftest import RedisServer
 from tests.unit.store.test_model_folder import (

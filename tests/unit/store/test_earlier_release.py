@@ -19,10 +19,9 @@ from backend.base.settings import load_settings
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds.observe import observe, read_everything_changed
 from backend.store import earlier_release
-from backend.store.annotator_figures import AnnotatorFigures
-from backend.store.open_image import OpenImage
 from backend.store.project_db import FILE
 from backend.store.project_record import project_root, write_record
+from backend.store.project_rows import AnnotatorFigures, OpenImage
 from backend.store.project_store import ProjectStore
 from backend.workers.clock import Clock
 from scripts.research.oracle import OracleProject

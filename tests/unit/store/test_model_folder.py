@@ -28,13 +28,12 @@ from backend.base.labeling import Annotation, Asked, Task, TaskReading
 from backend.base.settings import Settings, load_settings
 from backend.labelstudio.label_config import label_config_xml
 from backend.labelstudio.project import CLOCK_SKEW
-from backend.store import pruning, version_probs
-from backend.store.annotator_figures import AnnotatorFigures
-from backend.store.open_image import OpenImage
+from backend.store import model_outputs, pruning
 from backend.store.project_record import project_root, read_record, write_record
+from backend.store.project_rows import AnnotatorFigures, OpenImage
 from backend.store.project_store import ProjectStore
 from backend.store.registry import Registry
-from backend.store.version_weights import State
+from backend.store.tensor_file import State
 from backend.web.serving import create_app
 from tests.conftest import RedisServer
 from tests.patience import PATIENCE_S
@@ -84,8 +83,8 @@ def fill(root: Path) -> None:
     write_record(root, record(int(root.name[1:])))
     for version in (meta(1), meta(2), meta(2, version="r0002h01")):
         save(root, version)
-        version_probs.save_pool_probs(root, version.version, ("a", "b"), PROBS)
-        version_probs.save_validation_probs(root, version.version, np.array([0, 1]), PROBS)
+        model_outputs.save_pool_probs(root, version.version, ("a", "b"), PROBS)
+        model_outputs.save_validation_probs(root, version.version, np.array([0, 1]), PROBS)
     for name in ("r0001", "r0002"):
         Registry(root).promote(name, NOON)
     fill_store(root)
@@ -171,8 +170,8 @@ def read_all(root: Path) -> None:
         ):
             readers.append(lambda read=read, version=version: read(version))  # type: ignore[misc]
         for read_scores in (
-            version_probs.load_pool_probs,
-            version_probs.load_validation,
+            model_outputs.load_pool_probs,
+            model_outputs.load_validation,
         ):
             readers.append(lambda read=read_scores, version=version: read(root, version))  # type: ignore[misc]
     for reader in readers:

@@ -22,10 +22,9 @@ from backend.base.errors import StoreError
 from backend.base.labeling import Annotation, Asked, NewTask, ProjectCounts, Task, TaskReading
 from backend.rounds.observe import read_everything_changed
 from backend.store import project_db
-from backend.store.annotator_figures import AnnotatorFigures
-from backend.store.open_image import OPEN_IMAGES_KEPT, OpenImage
 from backend.store.project_db import FILE, MIGRATIONS, connect, copy, reading, writing
-from backend.store.project_store import Facts, ProjectStore, Row
+from backend.store.project_rows import OPEN_IMAGES_KEPT, AnnotatorFigures, Facts, OpenImage
+from backend.store.project_store import ProjectStore, Row
 from scripts.research.oracle import OracleProject
 from tests.patience import PATIENCE_S
 
@@ -306,7 +305,7 @@ WRITER = """
 import sys
 from pathlib import Path
 from backend.base.labeling import Task, TaskReading
-from backend.store.project_store import ProjectStore
+from backend.store.project_store import ProjectStore, Row
 store, name = ProjectStore(Path(sys.argv[1])), sys.argv[2]
 print("ready", flush=True)
 sys.stdin.readline()

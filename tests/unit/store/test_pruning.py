@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from backend.base.errors import LabelStudioError, NoModelError, StoreError
-from backend.store import pruning, version_probs
+from backend.store import model_outputs, pruning
 from backend.store.project_db import writing
 from backend.store.project_record import project_root, write_record
 from backend.store.registry import Promotion, Registry
@@ -35,8 +35,8 @@ def root(tmp_path: Path) -> Path:
 def add(root: Path, name: str) -> None:
     """Save a version with its scores and promote it."""
     save(root, meta(int(name[1:5]), version=name))
-    version_probs.save_pool_probs(root, name, ("a", "b"), PROBS)
-    version_probs.save_validation_probs(root, name, np.array([0, 1]), PROBS)
+    model_outputs.save_pool_probs(root, name, ("a", "b"), PROBS)
+    model_outputs.save_validation_probs(root, name, np.array([0, 1]), PROBS)
     Registry(root).promote(name, NOON - timedelta(days=2))
 
 

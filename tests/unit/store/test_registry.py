@@ -24,8 +24,8 @@ from backend.store.project_record import (
     project_root,
 )
 from backend.store.registry import Registry
+from backend.store.tensor_file import State
 from backend.store.version_meta import Meta
-from backend.store.version_weights import State
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 

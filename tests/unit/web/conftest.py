@@ -16,7 +16,7 @@ from backend.base.settings import Settings, load_settings
 from backend.labelstudio.incoming import SECRET_HEADER
 from backend.labelstudio.label_config import label_config_xml
 from backend.network import resnet
-from backend.store import version_probs
+from backend.store import model_outputs
 from backend.store.project_record import ProjectRecord, project_root, write_record
 from backend.store.registry import Registry
 from backend.web.serving import create_app
@@ -73,7 +73,7 @@ def client(config: Settings) -> FlaskClient:
 def put_in_service(root: Path, number: int = 1) -> None:
     state = {k: v.numpy() for k, v in resnet.build(3, None, seed=number).state_dict().items()}
     saved = Registry(root).save(state, meta(number, classes=CLASSES, image_size=32))
-    version_probs.save_pool_probs(root, saved.version, ("img-a", "img-b"), POOL_PROBS)
+    model_outputs.save_pool_probs(root, saved.version, ("img-a", "img-b"), POOL_PROBS)
     Registry(root).promote(saved.version)
 
 

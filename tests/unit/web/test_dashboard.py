@@ -19,11 +19,10 @@ from backend.base.settings import Settings, load_settings
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds.decide import decide
 from backend.rounds.observe import observe, policy_of
-from backend.store import version_probs
-from backend.store.annotator_figures import AnnotatorFigures
-from backend.store.open_image import OpenImage
+from backend.store import model_outputs
 from backend.store.project_db import writing
 from backend.store.project_record import project_root, write_record
+from backend.store.project_rows import AnnotatorFigures, OpenImage
 from backend.store.project_store import ProjectStore
 from backend.store.registry import Registry
 from backend.web.dashboard import SECURITY_HEADERS
@@ -138,7 +137,7 @@ def test_the_page_shows_what_the_status_says(
     says = np.array([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7], [0.1, 0.9]], np.float32)
     save(root, 1)
     save(root, 2, labels=1234)
-    version_probs.save_validation_probs(root, "r0002", truth, says)
+    model_outputs.save_validation_probs(root, "r0002", truth, says)
     save(root, 3, refused="plainly worse")
     keep_open(store, "frog")
     ada = AnnotatorFigures(1, "Ada", 12, 3, 0.75, 0.8, 0.55, 0.95, 12, 0.5, 0.25, 4.2)
@@ -202,7 +201,7 @@ def test_many_classes_are_shown_as_a_list_of_confusions_instead_of_a_matrix(
     save_version(root, meta(1, classes=names, labels_per_class=dict.fromkeys(names, 1)))
     truth = np.arange(40)
     says = np.eye(40, dtype=np.float32)[np.roll(truth, -1)]
-    version_probs.save_validation_probs(root, "r0001", truth, says)
+    model_outputs.save_validation_probs(root, "r0001", truth, says)
     Registry(root).promote("r0001")
     html = section(page(client), "classes")
     assert 'class="matrix"' not in html
@@ -248,7 +247,7 @@ def test_text_from_outside_is_shown_but_never_run(
     write_record(root, record(PROJECT).model_copy(update={"title": EVIL}))
     names = (EVIL, '" onload="x')
     save_version(root, meta(1, classes=names, labels_per_class=dict.fromkeys(names, 3)))
-    version_probs.save_validation_probs(
+    model_outputs.save_validation_probs(
         root, "r0001", np.array([0]), np.array([[0, 1]], np.float32)
     )
     Registry(root).promote("r0001")
@@ -520,7 +519,7 @@ def test_validation_images_of_other_classes_are_not_counted_as_confusion(
 ) -> None:
     save_version(root, meta(1))
     says = np.array([[0.9, 0.1]], np.float32)
-    version_probs.save_validation_probs(root, "r0001", np.array([5]), says)
+    model_outputs.save_validation_probs(root, "r0001", np.array([5]), says)
     Registry(root).promote("r0001")
     assert "taken for" not in section(page(client), "classes")
 

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from flask.testing import FlaskClient
 
-from backend.network import resnet
-from backend.network.inference import load_model, predict_probs
+from backend.network import inference, resnet
 from backend.store.registry import Registry
 from tests.unit.web.conftest import (
     png,
@@ -36,8 +35,8 @@ def test_other_images_are_run_through_the_model(client: FlaskClient, root: Path)
     put_in_service(root)
     [prediction] = predict(client, task(1, image=png((250, 0, 0), (32, 32))))
     red = np.full((1, 32, 32, 3), (250, 0, 0), dtype=np.uint8)
-    model = load_model(resnet.build(3, None, seed=1).state_dict(), 3, "cpu")
-    expected = predict_probs(model, red, image_size=32, device="cpu")
+    model = inference.load_model(resnet.build(3, None, seed=1).state_dict(), 3, "cpu")
+    expected = inference.predict(model, red, image_size=32, device="cpu").probs
     assert prediction["score"] == pytest.approx(float(expected.max()), abs=0.02)
 
 

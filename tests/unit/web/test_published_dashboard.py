@@ -30,8 +30,8 @@ from backend.base.settings import Settings, load_settings
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds.decide import decide
 from backend.rounds.observe import observe, policy_of
-from backend.store.open_image import OpenImage
 from backend.store.project_record import project_root, write_record
+from backend.store.project_rows import OpenImage
 from backend.store.project_store import ProjectStore
 from backend.store.registry import Registry
 from backend.web import dashboard, serving

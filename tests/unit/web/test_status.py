@@ -20,11 +20,10 @@ from backend.measures.evaluation import Evaluation
 from backend.measures.forecast import Forecast
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds.learning_curve import outlook_sentence
-from backend.store import pruning, version_probs
-from backend.store.annotator_figures import AnnotatorFigures
-from backend.store.open_image import OpenImage
+from backend.store import model_outputs, pruning
 from backend.store.project_db import writing
 from backend.store.project_record import project_root, write_record
+from backend.store.project_rows import AnnotatorFigures, OpenImage
 from backend.store.project_store import ProjectStore
 from backend.store.registry import Registry
 from backend.web.status import next_images, project_status, sentence, whole_status
@@ -326,7 +325,7 @@ def test_the_confusion_counts_predicted_classes_per_true_class(
     save_version(root, meta(1))
     truth = np.array([0, 0, 0, 1])  # three cats, one of them taken for a dog, and a dog
     says = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.1, 0.9]], np.float32)
-    version_probs.save_validation_probs(root, "r0001", truth, says)
+    model_outputs.save_validation_probs(root, "r0001", truth, says)
     Registry(root).promote("r0001")
     status = project_status(settings, queue, PROJECT)
     assert status.confusion == Confusion(classes=("cat", "dog"), counts=((2, 1), (0, 1)))
@@ -492,7 +491,7 @@ def test_every_field_of_the_status_is_documented_and_nothing_else_is(
     store.record_annotators([ADA, replace(ADA, annotator=2)])
     for number in range(2, 5):
         save(settings, number, **learned(100 * number, 0.4 + 0.01 * number))
-    version_probs.save_validation_probs(
+    model_outputs.save_validation_probs(
         project_root(settings.model_dir, PROJECT),
         "r0004",
         np.array([0]),

@@ -28,7 +28,7 @@ from backend.rounds import rounds
 from backend.rounds.decide import RETRY_AFTER_S, decide
 from backend.rounds.loop import Loop
 from backend.rounds.observe import observe, policy_of
-from backend.store.locks import lock
+from backend.store.files import lock
 from backend.store.project_record import project_root, write_record
 from backend.store.project_store import ProjectStore
 from backend.store.registry import Registry

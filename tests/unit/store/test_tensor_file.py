@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from backend.store.version_weights import body_key
+from backend.store.tensor_file import body_key
 from tests.unit.store.test_registry import meta, state_of
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from backend.base.errors import ModelFolderError
-from backend.store.locks import lock
+from backend.store.files import lock
 from backend.store.project_record import project_root
 from tests.patience import PATIENCE_S
 

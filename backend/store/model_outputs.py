@@ -1,12 +1,14 @@
-"""Store a version's class probabilities for the pool and the validation split with its weights.
+"""Save and load a version's outputs: class probabilities, and its body's embeddings of a pool.
 
-Probabilities can be recomputed, so a damaged file is logged and treated as missing.
+Outputs can be recomputed, so a damaged file is logged and treated as missing.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +16,49 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from backend.base.arrays import Labels, Probs
+from backend.base.arrays import Embeddings, Labels, Probs
 from backend.base.errors import NoModelError
-from backend.store.files import folder_errors
+from backend.store.files import cached_until_changed, folder_errors
 from backend.store.registry import Registry
-from backend.store.tensor_file import damage_logged, find_array, read_tensors, write_tensors
+from backend.store.tensor_file import (
+    damage_logged,
+    find_array,
+    find_not_finite,
+    read_tensors,
+    write_tensors,
+)
 
 ROUNDING = 0.01  # how far the sum of a row of probabilities may deviate from 1
 _IMAGE_IDS = TypeAdapter(tuple[str, ...])
+
+
+@dataclass(frozen=True)
+class PoolEmbeddings:
+    """One body's embeddings of all images of a pool, (images, width) for each split."""
+
+    pool: Embeddings
+    validation: Embeddings
+    test: Embeddings
+
+
+def save_embeddings(
+    folder: Path, body_key: str, image_size: int, image_ids: Sequence[str], kept: PoolEmbeddings
+) -> None:
+    """Save a body's embeddings of a pool so that its heads can be fitted without a forward pass."""
+    path = _embeddings_path(folder, body_key, image_size, image_ids)
+    with folder_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_tensors(path, vars(kept))
+
+
+def load_embeddings(
+    folder: Path, body_key: str, image_size: int, image_ids: Sequence[str]
+) -> PoolEmbeddings | None:
+    """Load what save_embeddings wrote for the same body, size and pool, or None."""
+    path = _embeddings_path(folder, body_key, image_size, image_ids)
+    with damage_logged(path):
+        return _read_embeddings(path, len(image_ids))
+    return None
 
 
 def save_pool_probs(root: Path, version: str, image_ids: Sequence[str], probs: Probs) -> None:
@@ -83,6 +120,25 @@ def load_validation_probs(root: Path, version: str, labels: Labels) -> Probs | N
     """Load the probabilities that save_validation_probs wrote for these labels, or None."""
     kept = load_validation(root, version)
     return kept[1] if kept is not None and np.array_equal(kept[0], labels) else None
+
+
+# Fitting a head and then ordering the open tasks both read the same 100 MB file.
+@cached_until_changed(1)
+def _read_embeddings(path: Path, n_images: int) -> PoolEmbeddings:
+    _, arrays = read_tensors(path)
+    splits = [find_array(arrays, split.name, "f", 2) for split in fields(PoolEmbeddings)]
+    if len({rows.shape[1] for rows in splits}) > 1 or len(splits[0]) != n_images:
+        raise ValueError("the embeddings are of another pool or of several widths")
+    if name := find_not_finite(arrays):
+        raise ValueError(f"{name} holds NaN or infinite numbers")
+    return PoolEmbeddings(*splits)
+
+
+def _embeddings_path(
+    folder: Path, body_key: str, image_size: int, image_ids: Sequence[str]
+) -> Path:
+    fingerprint = hashlib.sha256("\n".join(image_ids).encode()).hexdigest()[:16]
+    return folder / f"{body_key}-{image_size}px-{fingerprint}.safetensors"
 
 
 def _probs(arrays: Mapping[str, NDArray[Any]], shape: tuple[int, int]) -> Probs:

@@ -1,4 +1,4 @@
-"""Keep a version's scores of a pool, and treat damaged or foreign ones as missing."""
+"""Keep a version's scores and embeddings, and treat damaged or foreign files as missing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import safetensors.numpy
 
 from backend.base.errors import NoModelError
-from backend.store import version_probs
+from backend.store import model_outputs
 from backend.store.project_record import project_root
 from tests.unit.store.test_registry import meta, save
 
@@ -61,10 +61,10 @@ NO_SAFETENSORS = {
 
 
 def test_the_pools_probabilities_are_loaded_with_their_ids(root: Path) -> None:
-    assert version_probs.load_pool_probs(root, "r0001") is None
+    assert model_outputs.load_pool_probs(root, "r0001") is None
     probs = np.array([[0.1, 0.9], [0.6, 0.4]], dtype=np.float32)
-    version_probs.save_pool_probs(root, "r0001", ("a", "b"), probs)
-    kept = version_probs.load_pool_probs(root, "r0001")
+    model_outputs.save_pool_probs(root, "r0001", ("a", "b"), probs)
+    kept = model_outputs.load_pool_probs(root, "r0001")
     assert kept is not None
     assert kept[0] == ("a", "b")
     assert (kept[1] == probs).all()
@@ -76,15 +76,15 @@ def test_files_without_scores_are_named_and_treated_as_missing(
 ) -> None:
     for name in ("pool", "validation"):
         (root / f"r0001/{name}.safetensors").write_bytes(content)
-    assert version_probs.load_pool_probs(root, "r0001") is None
-    assert version_probs.load_validation(root, "r0001") is None
+    assert model_outputs.load_pool_probs(root, "r0001") is None
+    assert model_outputs.load_validation(root, "r0001") is None
     assert "r0001/pool.safetensors is damaged" in caplog.text
     assert "r0001/validation.safetensors is damaged" in caplog.text
 
 
 def test_a_folder_in_the_place_of_scores_is_treated_as_missing(root: Path) -> None:
     (root / "r0001/pool.safetensors").mkdir()
-    assert version_probs.load_pool_probs(root, "r0001") is None
+    assert model_outputs.load_pool_probs(root, "r0001") is None
 
 
 @pytest.mark.parametrize(
@@ -108,21 +108,21 @@ def test_invalid_pool_probabilities_are_treated_as_missing(
     root: Path, probs: np.ndarray[Any, Any], metadata: dict[str, str] | None
 ) -> None:
     (root / "r0001/pool.safetensors").write_bytes(file_of({"probs": probs}, metadata))
-    assert version_probs.load_pool_probs(root, "r0001") is None
+    assert model_outputs.load_pool_probs(root, "r0001") is None
 
 
 def test_pool_probabilities_under_another_name_are_treated_as_missing(root: Path) -> None:
     (root / "r0001/pool.safetensors").write_bytes(file_of({"scores": PROBS}, IDS))
-    assert version_probs.load_pool_probs(root, "r0001") is None
+    assert model_outputs.load_pool_probs(root, "r0001") is None
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf])
 def test_a_version_with_nan_probabilities_for_the_pool_is_named(root: Path, number: float) -> None:
     bad = PROBS.copy()
     bad[1, 0] = number
-    version_probs.save_pool_probs(root, "r0001", ("a", "b"), bad)
+    model_outputs.save_pool_probs(root, "r0001", ("a", "b"), bad)
     with pytest.raises(NoModelError, match=r"r0001 hold NaN.*scripts\.models promote"):
-        version_probs.load_pool_probs(root, "r0001")
+        model_outputs.load_pool_probs(root, "r0001")
 
 
 @pytest.mark.parametrize(
@@ -141,8 +141,44 @@ def test_a_version_with_nan_probabilities_for_the_pool_is_named(root: Path, numb
 def test_damaged_validation_probabilities_are_treated_as_missing(
     root: Path, tensors: dict[str, Any]
 ) -> None:
-    version_probs.save_validation_probs(root, "r0001", LABELS, PROBS)
-    kept = version_probs.load_validation_probs(root, "r0001", LABELS)
+    model_outputs.save_validation_probs(root, "r0001", LABELS, PROBS)
+    kept = model_outputs.load_validation_probs(root, "r0001", LABELS)
     assert kept is not None
     (root / "r0001/validation.safetensors").write_bytes(file_of(tensors))
-    assert version_probs.load_validation_probs(root, "r0001", LABELS) is None
+    assert model_outputs.load_validation_probs(root, "r0001", LABELS) is None
+
+
+def test_embeddings_are_loaded_only_for_their_body_image_size_and_pool(tmp_path: Path) -> None:
+    rows = [np.full((n, 2), n, np.float16) for n in (3, 2, 1)]
+    model_outputs.save_embeddings(
+        tmp_path, "k", 32, ("a", "b", "c"), model_outputs.PoolEmbeddings(*rows)
+    )
+    kept = model_outputs.load_embeddings(tmp_path, "k", 32, ("a", "b", "c"))
+    assert kept is not None
+    assert [kept.pool.tolist(), kept.validation.tolist(), kept.test.tolist()] == [
+        row.tolist() for row in rows
+    ]
+    for key, size, ids in (("j", 32, "abc"), ("k", 64, "abc"), ("k", 32, "acb")):
+        assert model_outputs.load_embeddings(tmp_path, key, size, tuple(ids)) is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"pool": np.zeros((1, 4), np.float16)}, id="another pool"),
+        pytest.param({"test": np.zeros((1, 5), np.float16)}, id="several widths"),
+        pytest.param({"pool": np.full((2, 4), np.nan, np.float16)}, id="NaN"),
+        pytest.param({"validation": np.zeros(4, np.float16)}, id="one axis"),
+        pytest.param({"validation": np.zeros((1, 4), np.int64)}, id="whole numbers"),
+    ],
+)
+def test_damaged_embeddings_are_treated_as_missing(tmp_path: Path, changes: dict[str, Any]) -> None:
+    rows = {name: np.zeros((2, 4), np.float16) for name in ("pool", "validation", "test")}
+    key = (tmp_path, "k", 32, ("a", "b"))
+    model_outputs.save_embeddings(*key, model_outputs.PoolEmbeddings(**rows))
+    assert model_outputs.load_embeddings(*key) is not None
+    [path] = tmp_path.iterdir()
+    path.write_bytes(safetensors.numpy.save(rows | changes))
+    assert model_outputs.load_embeddings(*key) is None
+    path.write_bytes(safetensors.numpy.save({"pool": rows["pool"]}))
+    assert model_outputs.load_embeddings(*key) is None

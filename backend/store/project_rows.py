@@ -1,0 +1,98 @@
+"""Define what a project's database stores as JSON: facts, annotators' statistics, open images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from pydantic import BaseModel, Field, FiniteFloat
+
+from backend.store.version_meta import Probability
+
+OPEN_IMAGES_KEPT = 48
+
+Moment = Annotated[float, Field(ge=0, lt=253_370_764_800)]  # until the year 9999
+
+
+class Facts(BaseModel, frozen=True):
+    """Single facts of a project. Moments are seconds since the epoch, 0 = never."""
+
+    # What was read from Label Studio
+    read_at: Moment = 0.0  # when the last reading of changed tasks began
+    full_read_at: Moment = 0.0  # when the last reading of all tasks began
+    revision: int = 0  # rises whenever an annotation is found to have changed
+    # What was learned and done
+    train_asked_at: Moment = 0.0  # when a person last requested training
+    trained_at: Moment = 0.0  # when the last finished training run began to read
+    head_revision: int = 0  # the revision that the last head or training run learned
+    head_fitted_at: Moment = 0.0
+    ordered_by: str = ""  # the version whose predictions order the open tasks
+    looked_for_again: int = 0  # the revision at which second opinions were last looked for
+    exhausted_at: Moment = 0.0  # when a batch was due but no image was left to ask
+    waiting_for: str | None = None  # why training cannot start yet
+    failed_at: dict[str, Moment] = {}  # when a step last failed, unless it has succeeded since
+    # What the dashboard shows
+    open_read_at: Moment = 0.0  # when the open images were last ordered
+    # Reviews
+    review_project: int | None = None
+    reviews_read_at: Moment = 0.0
+    # Old versions
+    pruning_announced_at: Moment = 0.0  # when it was announced which weights will be deleted
+
+
+@dataclass(frozen=True)
+class AnnotatorFigures:
+    """Statistics of one annotator; shares are in 0..1, None if unknown."""
+
+    annotator: int = field(metadata={"description": "the person's id in Label Studio"})
+    name: str = field(metadata={"description": "the person's name in Label Studio"})
+    answers: int = field(metadata={"description": "number of annotations"})
+    skipped: int = field(metadata={"description": "number of skipped images"})
+    agreement: Probability | None = field(
+        metadata={
+            "description": "agreement with the consensus, on images that others also annotated"
+        }
+    )
+    quality: Probability | None = field(
+        metadata={"description": "probability that an annotation is correct"}
+    )
+    quality_low: Probability | None = field(
+        metadata={"description": "lower bound of the 95 % interval of `quality`"}
+    )
+    quality_high: Probability | None = field(
+        metadata={"description": "upper bound of the same interval"}
+    )
+    guesses_shown: int = field(
+        metadata={"description": "number of annotations made while the model's guess was shown"}
+    )
+    guesses_taken: Probability | None = field(
+        metadata={"description": "share of these guesses that were submitted as shown"}
+    )
+    guesses_right: Probability | None = field(
+        metadata={"description": "share of these guesses that matched the consensus"}
+    )
+    median_seconds: FiniteFloat | None = field(
+        metadata={"description": "median time for one task, in seconds"}
+    )
+
+
+class AskedImage(BaseModel, frozen=True):
+    """An image that awaits annotation."""
+
+    image_id: str = Field(description="the id of the image")
+    confidence: Probability = Field(
+        description="the model's confidence; the least confident image is asked first"
+    )
+    guesses: tuple[tuple[str, Probability], ...] = Field(
+        description="the three most likely labels, each with its probability; empty without a "
+        "model or with `BLIND=true`"
+    )
+    is_again: bool = Field(
+        description="whether it is already annotated and awaits another annotator"
+    )
+
+
+class OpenImage(AskedImage):
+    """An image that awaits annotation, with its picture."""
+
+    picture: str = Field(pattern="^data:")
