@@ -38,6 +38,7 @@ LIBRARIES = {
     "label_studio_sdk": {"labelstudio"},
     "matplotlib": {"web"},
     "prometheus_client": {"web"},
+    "pyarrow": {"images"},
     "redis": {"queue", "workers"},
     "rq": {"queue", "workers"},
     "safetensors": {"store"},
