@@ -1,4 +1,4 @@
-# The menu: `make help`. Needs Python 3.11 or newer, git and make; it installs everything else here.
+# `make help` lists the targets. You need Python 3.11 or newer, git and make; `make install` installs the rest.
 PYTHON ?= python3
 REGISTRY = var/registry/docker-registry
 COMPILE = .venv/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url
@@ -11,9 +11,9 @@ export UV_HTTP_TIMEOUT ?= 300
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: .venv/.installed .venv-label-studio/.installed  ## install our packages and Label Studio's, as locked
+install: .venv/.installed .venv-label-studio/.installed  ## install our packages and Label Studio's from the lock files
 
-up: install  ## start everything and follow it (Ctrl-C stops it); DETACH=1 leaves it running
+up: install  ## start everything and show its state (Ctrl-C stops it); DETACH=1 leaves it running
 	@.venv/bin/python -m scripts.up
 
 down: .venv/.installed  ## stop everything; labels, models and settings stay
@@ -25,28 +25,28 @@ status: .venv/.installed  ## show the project, its version, labels, queue and ru
 secrets:  ## for docker compose: create secrets in .env, and report problems
 	@$(PYTHON) -m scripts.env_file
 
-digests:  ## for docker compose: pin third-party images in .env, or move the pins
+digests:  ## for docker compose: pin third-party images in .env, or update the pins
 	@$(PYTHON) -m scripts.digests
 
-backup:  ## for docker compose: save labels, models and secrets in one file in backups/
+backup:  ## for docker compose: save labels, models and secrets to one file in backups/
 	@$(PYTHON) -m scripts.backup
 
 restore:  ## for docker compose: fill an empty stack: make restore FROM=backups/….tar
-	@test -n "$(FROM)" || { echo "name the backup: make restore FROM=backups/….tar"; exit 1; }
+	@test -n "$(FROM)" || { echo "no backup is named: run make restore FROM=backups/….tar"; exit 1; }
 	@$(PYTHON) -m scripts.backup --restore "$(FROM)"
 
-# More processes than cores, in this order: much of the time the first files wait for their services.
+# Use more processes than cores, and keep this order: the first files mostly wait for their services.
 test: install  ## run all tests, with real services
 	.venv/bin/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --cov --cov-report=term
 
 browser: install  ## run only the browser tests; they save screenshots in var/browser/
 	.venv/bin/python -m pytest tests/browser -v
 
-chromium:  ## install Chromium for the browser tests with apt, unless a browser is installed
+chromium:  ## use apt to install Chromium for the browser tests, unless a browser is installed
 	@command -v chromium || command -v chromium-browser || command -v google-chrome || { \
 	  apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-liberation; }
 
-# Unpacked, not installed: the installed package would start a service on port 5000.
+# The package is unpacked, not installed, because installing it would start a service on port 5000.
 registry: $(REGISTRY)  ## download an image registry (a Debian package) for the Docker tests
 
 $(REGISTRY):
@@ -62,7 +62,7 @@ compose-test: docker-answers .venv/.installed  ## run the tests of the compose s
 docker-answers:
 	@$(PYTHON) -c 'from scripts.compose.docker import docker; docker("version")'
 
-check: .venv/.installed  ## run ruff, mypy, and the architecture test
+check: .venv/.installed  ## run ruff, mypy, and the test that checks imports
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
@@ -78,7 +78,7 @@ pages: .venv/.installed  ## write the tables of docs/status.md and docs/settings
 fuzz: install  ## send 10,000 hostile requests to a temporary stack; takes a few minutes
 	.venv/bin/python -m scripts.research.fuzz
 
-bench: install  ## measure, print ratios, and write var/bench.json
+bench: install  ## measure speed and memory, and write var/bench.json
 	.venv/bin/python -m scripts.research.bench
 
 lock: .venv/.installed  ## rewrite the three lock files from pyproject.toml and label-studio.in
@@ -88,7 +88,7 @@ lock: .venv/.installed  ## rewrite the three lock files from pyproject.toml and 
 
 .venv/.installed: requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: use make PYTHON=python3.11 …")'
-	@echo "installing our packages into .venv (the first time takes minutes: torch with CUDA is 5 GB)"
+	@echo "installing our packages into .venv (the first time takes several minutes: torch with CUDA is 5 GB)"
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet "$$(grep -o '^uv==[^ ]*' requirements.lock)"
 	.venv/bin/uv pip sync --python .venv/bin/python requirements.lock
