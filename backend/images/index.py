@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
+from urllib.parse import quote, quote_from_bytes, unquote_to_bytes
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from backend.images.listing import Listing
+from backend.base.errors import PoolError
+from backend.images.copies import Copy, common_label, find_copies, mark_copies
+from backend.images.listing import ListedSplit, Listing, name_some
+
+log = logging.getLogger(__name__)
 
 Split = Literal["pool", "validation", "test"]
+
+LISTED_SPLITS: dict[ListedSplit, Split] = {
+    "train": "pool",
+    "": "pool",
+    "validation": "validation",
+    "test": "test",
+}
+INDEX_FORMAT = "1"
+# Marks a location that is not UTF-8, or that begins with this: its bytes follow, percent-encoded.
+QUOTED = "quoted:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +50,16 @@ class Entry:
     label: str  # the known class, "" if unknown or if copies contradict each other
     left_out: str  # why the file cannot be used, "" if it can
     copy_of: str  # the image with the same content that counts, "" if this one counts
-    is_changed: bool  # the file changed after it was decoded: its old pixels count until then
-    is_removed: bool  # the source lists it no more
+    is_changed: (
+        bool  # changed after it was decoded; until it is decoded again, the old pixels count
+    )
+    is_removed: bool  # no longer listed by the source
+
+
+COLUMN_TYPES = {"int": pa.int64(), "bool": pa.bool_()}
+SCHEMA = pa.schema(
+    (field.name, COLUMN_TYPES.get(str(field.type), pa.string())) for field in fields(Entry)
+)
 
 
 @dataclass(frozen=True)
@@ -40,7 +69,7 @@ class Merged:
     index: Index
     added: tuple[str, ...]  # ids of new images, and of those that are back
     changed: tuple[str, ...]  # ids of images to decode again
-    removed: tuple[str, ...]  # ids of images that the source lists no more
+    removed: tuple[str, ...]  # ids of images that the source no longer lists
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -57,81 +86,254 @@ class Index:
     @classmethod
     def empty(cls, source: str) -> Self:
         """Return an index without images, for a source that was never listed."""
-        raise NotImplementedError
+        return cls(source, (), SCHEMA.empty_table())
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
         """Read an index, or return None if there is none. Raises PoolError if it is damaged."""
-        raise NotImplementedError
+        try:
+            with pq.ParquetFile(path) as file:
+                meta = file.schema_arrow.metadata or {}
+                if (found := meta[b"format"].decode()) != INDEX_FORMAT:
+                    raise PoolError(
+                        f"the index {path} has format {found}, but this release reads "
+                        f"{INDEX_FORMAT}: use the release that wrote the index"
+                    )
+                table = file.read(SCHEMA.names).cast(SCHEMA)
+            return cls(meta[b"source"].decode(), tuple(json.loads(meta[b"classes"])), table)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+            raise PoolError(
+                f"the index {path} is damaged ({type(error).__name__}): restore it from a backup"
+            ) from error
 
     def write(self, path: Path) -> None:
-        """Replace the file: readers see the old index or the new one. Raises PoolError."""
-        raise NotImplementedError
+        """Replace the file: a reader sees either the old index or the new one. Raises PoolError."""
+        meta = {
+            "format": INDEX_FORMAT,
+            "source": self.source,
+            "classes": json.dumps(self.classes),
+        }
+        draft = path.with_name(f".{path.name}.draft-{os.getpid()}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with draft.open("wb") as file:
+                pq.write_table(self.table.replace_schema_metadata(meta), file)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+        except OSError as error:
+            raise PoolError(
+                f"the index {path} cannot be written ({error.strerror}): check that its folder is "
+                "writable and has space left"
+            ) from error
 
     def __len__(self) -> int:
-        return self.table.num_rows
+        return int(self.table.num_rows)
 
-    @property
+    @cached_property
     def image_ids(self) -> NDArray[Any]:
         """Return all ids, sorted."""
-        raise NotImplementedError
+        return self._column("image_id")
 
-    @property
+    @cached_property
     def splits(self) -> NDArray[Any]:
         """Return the split of every image."""
-        raise NotImplementedError
+        return self._column("split")
 
-    @property
+    @cached_property
     def labels(self) -> NDArray[Any]:
-        """Return every image's known label, shared by all its copies.
+        """Return the known label of every image, which all its copies share.
 
         The label is "" if none is known, or if labels of copies contradict each other.
         """
-        raise NotImplementedError
+        labels = self._column("label").copy()
+        for copies in self._copies:
+            labels[[copy.row for copy in copies]] = common_label(copies) or ""
+        return labels
 
-    @property
+    @cached_property
     def is_waiting(self) -> NDArray[np.bool_]:
-        """Return which images to decode: new ones and changed ones, unless removed or left out."""
-        raise NotImplementedError
+        """Return which images to decode: new and changed ones, unless removed or left out."""
+        is_due = ~self._is_decoded | self._column("is_changed")
+        return is_due & (self._column("left_out") == "") & ~self._column("is_removed")
 
-    @property
+    @cached_property
     def is_usable(self) -> NDArray[np.bool_]:
-        """Return which images count: decoded, not left out, not removed, no copies of others."""
-        raise NotImplementedError
+        """Return which images count: decoded, not removed, and no copies of others."""
+        return self._is_decoded & (self._column("copy_of") == "") & ~self._column("is_removed")
 
     def rows(self, image_ids: Sequence[str]) -> NDArray[np.int64]:
         """Return the rows of these images. Raises PoolError for an unknown id."""
-        raise NotImplementedError
+        wanted = np.array(image_ids, dtype=object)
+        rows = np.searchsorted(self.image_ids, wanted)
+        is_found = np.zeros(len(wanted), dtype=bool)
+        inside = rows < len(self)
+        is_found[inside] = self.image_ids[rows[inside]] == wanted[inside]
+        if not is_found.all():
+            raise PoolError(f"no image {wanted[~is_found][0]!r} in the index of {self.source}")
+        return rows.astype(np.int64)
 
     def entries(self, rows: NDArray[np.int64]) -> Iterator[Entry]:
         """Yield these images one by one."""
-        raise NotImplementedError
+        columns = {name: self.table[name].take(rows).to_pylist() for name in SCHEMA.names}
+        columns["location"] = [_unquoted(stored) for stored in columns["location"]]
+        columns["label"] = self.labels[rows].tolist()
+        yield from map(Entry, *columns.values())
 
     def canonical(self, image_id: str) -> str:
-        """Return the image that counts for this one: itself, or the one with the same content.
-
-        If all copies but one are removed, that one counts, so a file may be renamed.
-        """
-        raise NotImplementedError
+        """Return the image that counts for this one: itself, or another with the same content."""
+        row = int(self.rows([image_id])[0])
+        return str(self.table["copy_of"][row].as_py() or image_id)
 
     def merge(self, listing: Listing) -> Merged:
         """Bring the index up to date with what the source lists now.
 
         Known images keep their split. New ones join the pool, or the test split if they are listed
         so; "validation" counts only in the first listing. Images that are missing are marked as
-        removed, until they are back. Raises PoolError if all are missing.
+        removed, until they are back. Raises PoolError if the listing is empty.
         """
-        raise NotImplementedError
+        if not listing.images:
+            raise PoolError(
+                f"{self.source} holds no images any more: is the disk mounted? Nothing was changed"
+            )
+        listed = _as_table(listing, is_first=not len(self))
+        all_ids = pc.unique(pa.concat_tables([self.table, listed])["image_id"])
+        ids = all_ids.take(pc.sort_indices(all_ids))
+        before = self.table.take(pc.index_in(ids, value_set=_whole(self.table["image_id"])))
+        now = listed.take(pc.index_in(ids, value_set=_whole(listed["image_id"])))
+        is_new = pc.is_null(before["image_id"]).to_numpy()
+        is_removed = pc.is_null(now["image_id"]).to_numpy()
+        was_removed = _flags(before["is_removed"])
+        is_changed = _differ(before["size"], now["size"], -1)
+        is_changed |= _differ(before["modified"], now["modified"], "")
+        table = {name: pc.coalesce(before[name], now[name]) for name in SCHEMA.names}
+        for name in ("location", "size", "modified", "label"):
+            table[name] = pc.coalesce(now[name], before[name])
+        table["left_out"] = pc.if_else(is_changed, "", table["left_out"])
+        is_decoded = pc.not_equal(table["content"], "").to_numpy()
+        table["is_changed"] = (_flags(before["is_changed"]) | is_changed) & is_decoded
+        table["is_removed"] = is_removed
+        merged = pa.table(table, schema=SCHEMA)
+        index = replace(self, classes=listing.classes)._with(merged, np.ones(len(ids), dtype=bool))
+        return Merged(
+            index,
+            added=tuple(index.image_ids[is_new | (was_removed & ~is_removed)]),
+            changed=tuple(index.image_ids[is_changed]),
+            removed=tuple(index.image_ids[is_removed & ~was_removed]),
+        )
 
     def hold_out(self, image_ids: Sequence[str]) -> Index:
-        """Move images from the pool to the validation split, once, after the first merge."""
-        raise NotImplementedError
+        """Move images of the pool to the validation split; done once, after the first listing."""
+        splits = self.splits.copy()
+        splits[self.rows(image_ids)] = "validation"
+        return self._with(self._replace(split=splits), np.ones(len(self), dtype=bool))
 
     def record(self, contents: Mapping[str, str], left_out: Mapping[str, str]) -> Index:
-        """Record content hashes of decoded images and why others cannot be used, by id.
+        """Record the content hashes of decoded images, and why others cannot be used, by id.
 
-        Copies are found here: of images with the same content, the first path counts, unless a
-        later one counted before. If one copy is held out, all are. Do not record an image whose
-        source fails for a while (a network error): it goes on waiting.
+        Copies are found here: of images with the same content, the first path counts, unless
+        another one counted before. If one copy is held out, all are. Leave out only files that
+        are known to be unusable: after a network error, an image should go on waiting.
         """
-        raise NotImplementedError
+        content, reason = self._column("content").copy(), self._column("left_out").copy()
+        is_changed = self._column("is_changed").copy()
+        rows, bad = self.rows(list(contents)), self.rows(list(left_out))
+        content[rows], reason[rows] = list(contents.values()), ""
+        content[bad], reason[bad] = "", list(left_out.values())
+        is_changed[rows] = is_changed[bad] = False
+        table = self._replace(content=content, left_out=reason, is_changed=is_changed)
+        return self._with(table, content == self._column("content"))
+
+    @cached_property
+    def contradictions(self) -> frozenset[tuple[str, ...]]:
+        """Return the locations of images with the same content, but different known labels."""
+        return frozenset(
+            tuple(_unquoted(copy.location) for copy in copies)
+            for copies in self._copies
+            if common_label(copies) is None
+        )
+
+    @cached_property
+    def _copies(self) -> list[list[Copy]]:
+        return find_copies(self.table, self._column("copy_of") == "")
+
+    @cached_property
+    def _is_decoded(self) -> NDArray[np.bool_]:
+        return self._column("content") != ""
+
+    def _column(self, name: str) -> NDArray[Any]:
+        return self.table[name].to_numpy()
+
+    def _replace(self, **columns: NDArray[Any]) -> pa.Table:
+        return pa.table({**{n: self.table[n] for n in SCHEMA.names}, **columns}, schema=SCHEMA)
+
+    def _with(self, table: pa.Table, is_same: NDArray[np.bool_]) -> Index:
+        """Return an index of this table, with its copies marked; `is_same`: contents as before."""
+        is_decoded = table["content"].to_numpy() != ""
+        counts = is_same & is_decoded & (table["copy_of"].to_numpy() == "")
+        index = replace(self, table=mark_copies(table, counts))
+        for locations in sorted(index.contradictions - self.contradictions):
+            log.warning(
+                "pool %s: copies of one image have different labels, so they count as unlabeled: "
+                "%s",
+                self.source,
+                name_some(locations),
+            )
+        return index
+
+
+def _as_table(listing: Listing, *, is_first: bool) -> pa.Table:
+    """Return what is listed as rows of an index."""
+    images = listing.images
+    splits = [LISTED_SPLITS[image.split] for image in images]
+    if not is_first:  # the validation split is drawn once
+        splits = ["pool" if split == "validation" else split for split in splits]
+    nothing = [""] * len(images)
+    return pa.table(
+        {
+            "image_id": [image.image_id for image in images],
+            "location": [_quoted(image.location) for image in images],
+            "size": [image.size for image in images],
+            "modified": [image.modified for image in images],
+            "content": nothing,
+            "split": splits,
+            "label": [image.label for image in images],
+            "left_out": nothing,
+            "copy_of": nothing,
+            "is_changed": [False] * len(images),
+            "is_removed": [False] * len(images),
+        },
+        schema=SCHEMA,
+    )
+
+
+def _whole(column: pa.ChunkedArray) -> pa.Array:
+    return column.combine_chunks()
+
+
+def _flags(column: pa.ChunkedArray) -> NDArray[np.bool_]:
+    return column.fill_null(False).to_numpy()
+
+
+def _differ(before: pa.ChunkedArray, now: pa.ChunkedArray, unknown: int | str) -> NDArray[np.bool_]:
+    """Return where two columns differ, both being known."""
+    is_known = pc.and_(pc.not_equal(before, unknown), pc.not_equal(now, unknown))
+    return _flags(pc.and_(pc.not_equal(before, now), is_known))
+
+
+def _quoted(location: str) -> str:
+    """Return a location as text that can be stored: paths may hold bytes that are not UTF-8."""
+    try:
+        location.encode()
+    except UnicodeEncodeError:
+        return QUOTED + quote_from_bytes(os.fsencode(location))
+    return QUOTED + quote(location) if location.startswith(QUOTED) else location
+
+
+def _unquoted(stored: str) -> str:
+    """Return the location that `_quoted` stored."""
+    if not stored.startswith(QUOTED):
+        return stored
+    return os.fsdecode(unquote_to_bytes(stored.removeprefix(QUOTED)))

@@ -1,0 +1,283 @@
+"""Test the index of a pool on listings of a few images."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from backend.base.errors import PoolError
+from backend.images.index import Index
+from backend.images.listing import Listed, ListedSplit, Listing, make_listing
+
+
+def listed(
+    name: str, split: ListedSplit = "", label: str = "", *, size: int = 5, modified: str = "1"
+) -> Listed:
+    """An image whose id is its name, in a folder that tells nothing."""
+    return Listed(name, f"photos/{name}.jpg", size, modified, split, label)
+
+
+def listing(*images: Listed | str) -> Listing:
+    found = [listed(image) if isinstance(image, str) else image for image in images]
+    labels = {image.label for image in found} - {""}
+    return make_listing(found, {}, labels)
+
+
+def index_of(*images: Listed | str, **contents: str) -> Index:
+    """An index of these images, with the content of those that are decoded."""
+    return Index.empty("/photos").merge(listing(*images)).index.record(contents, {})
+
+
+def usable(index: Index) -> list[str]:
+    return list(index.image_ids[index.is_usable])
+
+
+def waiting(index: Index) -> list[str]:
+    return list(index.image_ids[index.is_waiting])
+
+
+def splits(index: Index) -> dict[str, str]:
+    return dict(zip(index.image_ids, index.splits, strict=True))
+
+
+def labels(index: Index) -> dict[str, str]:
+    return dict(zip(index.image_ids, index.labels, strict=True))
+
+
+# A first listing
+
+
+def test_images_of_a_first_listing_wait_to_be_decoded_in_the_order_of_their_ids() -> None:
+    merged = Index.empty("/photos").merge(listing("c", "a", "b"))
+    assert merged.added == ("a", "b", "c")
+    assert (merged.changed, merged.removed) == ((), ())
+    assert list(merged.index.image_ids) == ["a", "b", "c"]
+    assert waiting(merged.index) == ["a", "b", "c"]
+    assert usable(merged.index) == []
+
+
+def test_listed_splits_become_those_of_the_pool() -> None:
+    index = index_of(
+        listed("a", "train", "cat"),
+        listed("b", "validation", "cat"),
+        listed("c", "test", "dog"),
+        listed("d"),
+    )
+    assert splits(index) == {"a": "pool", "b": "validation", "c": "test", "d": "pool"}
+    assert labels(index) == {"a": "cat", "b": "cat", "c": "dog", "d": ""}
+    assert index.classes == ("cat", "dog")
+
+
+def test_decoded_images_count_and_unusable_ones_neither_count_nor_wait() -> None:
+    index = index_of("a", "b", "c").record({"a": "00"}, {"b": "the image is damaged"})
+    assert usable(index) == ["a"]
+    assert waiting(index) == ["c"]
+    [entry] = index.entries(index.rows(["b"]))
+    assert (entry.image_id, entry.location) == ("b", "photos/b.jpg")
+    assert (entry.content, entry.left_out) == ("", "the image is damaged")
+
+
+def test_an_unknown_id_is_named() -> None:
+    assert list(index_of("a", "b").rows(["b", "a"])) == [1, 0]
+    for unknown in ("0", "aa", "z"):
+        with pytest.raises(PoolError, match=f"no image '{unknown}' in the index of /photos"):
+            index_of("a", "b").rows(["a", unknown])
+
+
+# A source that changes
+
+
+def test_a_listing_without_changes_changes_nothing() -> None:
+    before = index_of("a", "b", a="00", b="01")
+    merged = before.merge(listing("a", "b"))
+    assert (merged.added, merged.changed, merged.removed) == ((), (), ())
+    assert merged.index.table.equals(before.table)
+
+
+def test_added_images_wait_and_removed_ones_do_not_count_until_they_are_back() -> None:
+    merged = index_of("a", "b", a="00", b="01").merge(listing("b", "c"))
+    assert (merged.added, merged.changed, merged.removed) == (("c",), (), ("a",))
+    assert usable(merged.index) == ["b"]
+    assert waiting(merged.index) == ["c"]
+
+    again = merged.index.merge(listing("b", "c"))
+    assert (again.added, again.changed, again.removed) == ((), (), ())
+
+    back = again.index.merge(listing("a", "b", "c"))
+    assert (back.added, back.removed) == (("a",), ())
+    assert usable(back.index) == ["a", "b"]
+
+
+@pytest.mark.parametrize("now", [listed("a", size=6), listed("a", modified="2")])
+def test_an_image_that_changed_is_decoded_again_and_counts_meanwhile(now: Listed) -> None:
+    merged = index_of("a", "b", a="00", b="01").merge(listing(now, "b"))
+    assert (merged.added, merged.changed, merged.removed) == ((), ("a",), ())
+    assert waiting(merged.index) == ["a"]
+    assert usable(merged.index) == ["a", "b"]
+    assert waiting(merged.index.merge(listing(now, "b")).index) == ["a"]
+    decoded = merged.index.record({"a": "02"}, {})
+    assert waiting(decoded) == []
+    assert usable(decoded) == ["a", "b"]
+    assert usable(merged.index.record({}, {"a": "damaged"})) == ["b"]
+
+
+def test_a_left_out_image_is_tried_again_once_it_changes() -> None:
+    index = index_of("a", "b").record({"b": "00"}, {"a": "damaged"})
+    assert waiting(index.merge(listing("a", "b")).index) == []
+    changed = index.merge(listing(listed("a", modified="2"), "b"))
+    assert changed.changed == ("a",)
+    assert waiting(changed.index) == ["a"]
+
+
+def test_an_unknown_size_or_time_is_no_change() -> None:
+    unknown = listed("a", size=-1, modified="")
+    assert index_of(unknown, a="00").merge(listing("a")).changed == ()
+    assert index_of("a", a="00").merge(listing(unknown)).changed == ()
+
+
+def test_no_image_enters_or_leaves_the_validation_split_later() -> None:
+    index = index_of(listed("a", "train", "cat"), listed("b", "train", "cat")).hold_out(["a"])
+    later = index.merge(
+        listing(listed("b", "validation", "cat"), listed("c", "validation", "cat"))
+    ).index
+    back = later.merge(listing(listed("a", "test", "cat"), "b", listed("d", "test", "cat"))).index
+    expected = {"a": "validation", "b": "pool", "c": "pool"}
+    assert splits(later) == expected
+    assert splits(back) == {**expected, "d": "test"}
+
+
+def test_labels_follow_the_source_and_those_of_removed_images_stay() -> None:
+    index = index_of(listed("a", label="cat"), listed("b", label="dog"))
+    merged = index.merge(listing(listed("a", label="cow"))).index
+    assert labels(merged) == {"a": "cow", "b": "dog"}
+    assert merged.classes == ("cow",)
+
+
+def test_a_source_without_any_image_changes_nothing() -> None:
+    with pytest.raises(PoolError, match=r"/photos holds no images any more: is the disk mounted"):
+        index_of("a").merge(Listing((), {}, ()))
+
+
+# Copies
+
+
+def test_the_first_path_of_copies_counts_whatever_the_order_of_their_ids() -> None:
+    first, second = Listed("z", "a/1.jpg"), Listed("y", "b/1.jpg")
+    index = index_of(first, second, "c", z="00", y="00", c="01")
+    assert usable(index) == ["c", "z"]
+    assert [index.canonical(i) for i in ("y", "z", "c")] == ["z", "z", "c"]
+
+
+def test_an_image_that_counts_already_stays_when_a_copy_is_found() -> None:
+    index = index_of("a", "b", b="00").record({"a": "00"}, {})
+    assert usable(index) == ["b"]
+    assert index.canonical("a") == "b"
+
+
+def test_a_renamed_image_counts_for_its_old_name() -> None:
+    index = index_of("a", "b", a="00", b="01").merge(listing("b", "c")).index
+    renamed = index.record({"c": "00"}, {})
+    assert usable(renamed) == ["b", "c"]
+    assert renamed.canonical("a") == "c"
+
+
+def test_a_renamed_validation_image_stays_in_the_validation_split() -> None:
+    index = index_of("a", "b", a="00", b="01").hold_out(["a"])
+    renamed = index.merge(listing("b", "c")).index.record({"c": "00"}, {})
+    assert splits(renamed) == {"a": "validation", "b": "pool", "c": "validation"}
+    assert usable(renamed) == ["b", "c"]
+
+
+def test_a_copy_of_a_held_out_image_is_not_in_the_pool() -> None:
+    train, test = Listed("a", "loose.jpg"), Listed("b", "test/1.jpg", split="test")
+    index = index_of(train, test, a="00", b="00")
+    assert usable(index) == ["b"]
+    assert index.canonical("a") == "b"
+
+
+def test_a_copy_counts_again_once_its_content_changes() -> None:
+    index = index_of("a", "b", a="00", b="00")
+    changed = index.merge(listing("a", listed("b", size=6))).index
+    assert usable(changed) == ["a"]
+    assert usable(changed.record({"b": "01"}, {})) == ["a", "b"]
+
+
+def test_copies_share_the_one_label_that_is_known() -> None:
+    index = index_of(listed("a"), listed("b", label="cat"), "c", a="00", b="00", c="01")
+    assert labels(index) == {"a": "cat", "b": "cat", "c": ""}
+
+
+def test_copies_whose_labels_contradict_each_other_are_named_and_have_no_label(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    cat, dog = listed("a", label="cat"), listed("b", label="dog")
+    with caplog.at_level(logging.WARNING):
+        index = index_of(cat, dog, "c", a="00", b="00", c="01")
+    assert labels(index) == {"a": "", "b": "", "c": ""}
+    assert "'photos/a.jpg', 'photos/b.jpg'" in caplog.text
+    caplog.clear()
+    again = index.merge(listing(cat, dog, "c")).index.record({"c": "02"}, {})
+    assert caplog.text == ""  # once is enough
+    assert labels(again.merge(listing(cat, listed("b", label="cat"))).index)["a"] == "cat"
+
+
+def test_an_image_that_moves_to_another_class_has_the_new_one() -> None:
+    index = index_of(listed("a", label="cat"), "c", a="00")
+    moved = index.merge(listing(listed("b", label="dog"), "c")).index.record({"b": "00"}, {})
+    assert labels(moved) == {"a": "dog", "b": "dog", "c": ""}
+
+
+# The file
+
+
+def test_an_index_is_read_as_it_was_written(tmp_path: Path) -> None:
+    index = index_of(listed("a", "train", "cat"), listed("b", label="猫"), a="00")
+    assert Index.read(tmp_path / "p1/pool.parquet") is None
+    index.write(tmp_path / "p1/pool.parquet")
+    index.record({"b": "01"}, {}).write(tmp_path / "p1/pool.parquet")
+
+    found = Index.read(tmp_path / "p1/pool.parquet")
+
+    assert found is not None
+    assert (found.source, found.classes) == ("/photos", ("cat", "猫"))
+    assert list(found.entries(np.arange(2))) == list(
+        index.record({"b": "01"}, {}).entries(np.arange(2))
+    )
+    assert [path.name for path in (tmp_path / "p1").iterdir()] == ["pool.parquet"]
+
+
+@pytest.mark.parametrize("location", [os.fsdecode(b"caf\xe9/1.jpg"), "quoted:1%41.jpg", "猫 1.jpg"])
+def test_paths_of_any_bytes_are_kept(tmp_path: Path, location: str) -> None:
+    index_of(Listed("a", location)).write(tmp_path / "pool.parquet")
+    found = Index.read(tmp_path / "pool.parquet")
+    assert found is not None
+    assert [entry.location for entry in found.entries(np.arange(1))] == [location]
+
+
+def test_a_damaged_index_is_an_error_that_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "pool.parquet"
+    index_of("a").write(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(PoolError, match=r"pool.parquet is damaged \(.*restore it from a backup"):
+        Index.read(path)
+
+
+def test_an_index_of_a_later_release_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "pool.parquet"
+    index_of("a").write(path)
+    table = pq.read_table(path)
+    pq.write_table(table.replace_schema_metadata({**table.schema.metadata, b"format": b"2"}), path)
+    with pytest.raises(PoolError, match="has format 2, but this release reads 1"):
+        Index.read(path)
+
+
+def test_an_index_that_cannot_be_written_is_an_error_that_says_where(tmp_path: Path) -> None:
+    (tmp_path / "p1").write_text("a file")
+    with pytest.raises(PoolError, match=r"p1/pool.parquet cannot be written \("):
+        index_of("a").write(tmp_path / "p1/pool.parquet")
