@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
@@ -40,7 +40,7 @@ _one_at_a_time = threading.Lock()
 
 @contextmanager
 def open_image(
-    file: Path | BinaryIO, max_pixels: int, formats: tuple[str, ...] | None = None
+    file: Path | IO[bytes], max_pixels: int, formats: tuple[str, ...] | None = None
 ) -> Iterator[Image.Image]:
     """Open an image without decoding it. Raises ImageError if it has too many pixels.
 

@@ -1,0 +1,51 @@
+"""Frame images as the model sees them.
+
+The pool's images and the images that /predict fetches are framed by the same function, so that the
+model sees an image in the same way wherever it comes from.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from backend.images.decode import read_rgb
+
+FramingName = Literal["whole", "middle"]
+# The side of a middle square, whatever the model's image size: 1.5 times the default of 64.
+MIDDLE_PX = 96
+
+
+def frame_px(framing: FramingName, image_size_px: int) -> int:
+    """Return the side of the squares in which a framing shows images to a model."""
+    return MIDDLE_PX if framing == "middle" else image_size_px
+
+
+def frame(image: Image.Image, framing: FramingName, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Decode an image that open_image opened; return it upright, filling (width, height).
+
+    "whole" shows the whole image and mirrors it at its edges. "middle" shows only the middle, as
+    versions did before framings were recorded.
+    """
+    return _whole(image, size) if framing == "whole" else _middle(image, size)
+
+
+def _whole(image: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
+    shrink = max(image.size) / min(size)
+    rgb = read_rgb(image, (shrink, shrink))
+    scale = min(size[0] / rgb.width, size[1] / rgb.height)
+    width, height = max(1, round(scale * rgb.width)), max(1, round(scale * rgb.height))
+    # With this filter, torch enlarges small squares in the same way.
+    resized = np.asarray(rgb.resize((width, height), Image.Resampling.BILINEAR))
+    left, top = (size[0] - width) // 2, (size[1] - height) // 2
+    right, bottom = size[0] - width - left, size[1] - height - top
+    return np.pad(resized, ((top, bottom), (left, right), (0, 0)), "symmetric")
+
+
+def _middle(image: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
+    shrink = min(image.width / size[0], image.height / size[1])
+    rgb = read_rgb(image, (shrink, shrink))
+    return np.asarray(rgb if rgb.size == size else ImageOps.fit(rgb, size))

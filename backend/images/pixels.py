@@ -1,0 +1,301 @@
+"""Keep the decoded images of a source on disk, so that each image is decoded only once.
+
+The folder of a pixel store contains
+    pixels.bin    uint8 rows of height x width x 3, only ever appended to
+    rows.txt      the height and width, then a line for each row: image id, stamp, content hash
+A row whose line is missing or incomplete is cut off before the next append. If an image has several
+rows, the last one counts. The store is a cache, so it may be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import SpooledTemporaryFile
+from typing import IO, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image
+
+from backend.base.errors import ImageError
+from backend.base.progress import Progress
+from backend.images.decode import open_image
+from backend.images.digest import digest
+from backend.images.framing import FramingName, frame, frame_px
+
+CHUNK = 64  # images decoded between two appends
+SPOOLED_BYTES = 16 * 1024**2  # a larger original is copied to disk while it is decoded
+BLOCK_BYTES = 1024**2
+MEASURED = 256  # images that must have the same size for all to keep it
+MIDDLE_NATIVE_MAX_PX = 256
+
+Open = Callable[[str], BinaryIO]  # opens the original at a location; ImageError or OSError
+
+
+@dataclass(frozen=True)
+class Original:
+    """An image as a source offers it."""
+
+    image_id: str
+    location: str
+    stamp: str  # changes whenever the image does
+
+
+@dataclass
+class Decoded:
+    """What became of the images that a call of `decode` was asked for."""
+
+    contents: dict[str, str] = field(default_factory=dict)  # image id -> hash of the file
+    damaged: dict[str, str] = field(default_factory=dict)  # image id -> reason
+    unreadable: dict[str, str] = field(default_factory=dict)  # the same; may be temporary
+
+
+def stamp(size: int, modified: str) -> str:
+    """Return a short text that changes if an original's size or its time of change does."""
+    return digest(f"{size} {modified}")
+
+
+class StoredImages:
+    """Some rows of a pixel store, read only when they are used (see Images in base/arrays)."""
+
+    def __init__(self, mapped: NDArray[np.uint8], rows: NDArray[np.int64]) -> None:
+        self._mapped, self._rows = mapped, rows
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return (images, height, width, 3)."""
+        return (len(self._rows), *self._mapped.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, rows: slice | NDArray[np.int64]) -> NDArray[np.uint8]:
+        return self._mapped[self._rows[rows]]
+
+
+class PixelStore:
+    """The decoded images of one source in one framing and size."""
+
+    def __init__(
+        self, folder: Path, framing: FramingName, image_size_px: int, max_pixels: int
+    ) -> None:
+        self.folder, self.framing, self.max_pixels = folder, framing, max_pixels
+        self._side_px = frame_px(framing, image_size_px)
+        self._shape = (self._side_px, self._side_px)  # unless the first line of rows.txt differs
+        self._row_of: dict[str, tuple[int, str, str]] = {}  # image id -> row, stamp, content
+        self._n_rows = self._n_bytes_read = 0
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read the rows that any process has appended since the last call."""
+        try:
+            with (self.folder / "rows.txt").open("rb") as file:
+                if file.seek(0, os.SEEK_END) < self._n_bytes_read:
+                    self._forget()  # the store was deleted and begun again
+                file.seek(self._n_bytes_read)
+                added = file.read()
+            n_whole = (self.folder / "pixels.bin").stat().st_size
+        except FileNotFoundError:
+            self._forget()
+            return
+        lines = added[: added.rfind(b"\n") + 1].decode().splitlines(keepends=True)
+        if lines and not self._n_bytes_read:
+            header = lines.pop(0)
+            height, width = map(int, header.split())
+            self._shape = (height, width)
+            self._n_bytes_read = len(header)
+        for line in lines:
+            if (self._n_rows + 1) * self._row_bytes > n_whole:
+                return  # after a power failure, a line may be there before its pixels
+            image_id, of_original, content = line.split()
+            self._row_of[image_id] = (self._n_rows, of_original, content)
+            self._n_rows += 1
+            self._n_bytes_read += len(line)
+
+    def content(self, original: Original) -> str:
+        """Return the content hash of an image, or "" if it is not decoded or has changed since."""
+        _, of_original, content = self._row_of.get(original.image_id, (0, "", ""))
+        return content if of_original == original.stamp else ""
+
+    def holds(self, image_id: str) -> bool:
+        """Return whether an image is decoded, even if its original has changed since."""
+        return image_id in self._row_of
+
+    def images(self, image_ids: Sequence[str]) -> StoredImages:
+        """Return decoded images; KeyError if one is not decoded."""
+        rows = np.array([self._row_of[image_id][0] for image_id in image_ids], dtype=np.int64)
+        shape = (self._n_rows, *self._shape, 3)
+        if not self._n_rows:
+            return StoredImages(np.empty(shape, np.uint8), rows)
+        mapped = np.memmap(self.folder / "pixels.bin", np.uint8, "r", shape=shape)
+        return StoredImages(mapped, rows)
+
+    def decode(
+        self,
+        originals: Sequence[Original],
+        open_original: Open,
+        progress: Progress,
+        until: float = math.inf,
+    ) -> Decoded:
+        """Decode the images that are not yet decoded, in order, until time.monotonic() > `until`.
+
+        At least one chunk is decoded. Decoding also ends if none of the images in a chunk can be
+        opened, because then the whole source is probably out of reach.
+        """
+        found = Decoded()
+        missing = []
+        for original in originals:
+            if content := self.content(original):
+                found.contents[original.image_id] = content
+            else:
+                missing.append(original)
+        if not missing:
+            return found
+        if not self._n_bytes_read:
+            self._begin(missing, open_original)
+        with ThreadPoolExecutor() as threads:
+            for first in range(0, len(missing), CHUNK):
+                chunk = missing[first : first + CHUNK]
+                pixels = threads.map(lambda one: self._decode(one, open_original), chunk)
+                n_readable = self._keep(zip(chunk, pixels, strict=True), found)
+                progress("decoding images", first + len(chunk), len(missing))
+                if not n_readable or time.monotonic() > until:
+                    break
+        return found
+
+    def _forget(self) -> None:
+        self._shape = (self._side_px, self._side_px)
+        self._row_of.clear()
+        self._n_rows = self._n_bytes_read = 0
+
+    @property
+    def _size(self) -> tuple[int, int]:
+        return self._shape[1], self._shape[0]
+
+    @property
+    def _row_bytes(self) -> int:
+        return self._shape[0] * self._shape[1] * 3
+
+    def _decode(
+        self, original: Original, open_original: Open
+    ) -> tuple[NDArray[np.uint8], str] | ImageError | OSError:
+        """Return an image's pixels and content hash, or the reason why there are none."""
+        try:
+            with (
+                _spooled(open_original, original.location) as (file, content),
+                open_image(file, self.max_pixels) as image,
+            ):
+                return frame(image, self.framing, self._size), content
+        except (ImageError, OSError) as error:
+            return error
+
+    def _keep(
+        self,
+        decoded: Iterable[tuple[Original, tuple[NDArray[np.uint8], str] | ImageError | OSError]],
+        found: Decoded,
+    ) -> int:
+        """Append decoded images to the store, and return how many images could be read."""
+        new: list[tuple[Original, NDArray[np.uint8], str]] = []
+        n_damaged = len(found.damaged)
+        for original, result in decoded:
+            if isinstance(result, ImageError):
+                found.damaged[original.image_id] = str(result)
+            elif isinstance(result, OSError):
+                found.unreadable[original.image_id] = result.strerror or str(result)
+            else:
+                new.append((original, *result))
+                found.contents[original.image_id] = result[1]
+        with self._open_to_append(self._shape) as (pixels_file, rows_file):
+            # Another process may have appended some of them, or have chosen another size.
+            lacking = [
+                (original, pixels, content)
+                for original, pixels, content in new
+                if not self.content(original) and pixels.shape[:2] == self._shape
+            ]
+            for _, pixels, _ in lacking:
+                pixels_file.write(pixels.tobytes())
+            pixels_file.flush()
+            os.fsync(pixels_file.fileno())
+            rows_file.writelines(
+                f"{original.image_id} {original.stamp} {content}\n".encode()
+                for original, _, content in lacking
+            )
+        self.refresh()
+        return len(new) + len(found.damaged) - n_damaged
+
+    @contextmanager
+    def _open_to_append(self, shape: tuple[int, int]) -> Iterator[tuple[BinaryIO, BinaryIO]]:
+        """Hold the store's lock, cut off incomplete rows, and open both files at their ends."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self.refresh()
+            # With a writable memory map, a full disk would kill the process.
+            with (
+                (self.folder / "pixels.bin").open("ab") as pixels_file,
+                (self.folder / "rows.txt").open("ab") as rows_file,
+            ):
+                pixels_file.truncate(self._n_rows * self._row_bytes)
+                rows_file.truncate(self._n_bytes_read)
+                if not self._n_bytes_read:
+                    rows_file.write(f"{shape[0]} {shape[1]}\n".encode())
+                yield pixels_file, rows_file
+
+    def _begin(self, originals: Sequence[Original], open_original: Open) -> None:
+        """Choose the height and width of all rows, and write them down.
+
+        Images keep their size if all have the same, it is small, and the framing would not change
+        their shape.
+        """
+        sizes: set[tuple[int, int]] = set()
+        for original in originals[:MEASURED]:
+            try:
+                with (
+                    _spooled(open_original, original.location) as (file, _),
+                    open_image(file, self.max_pixels) as image,
+                ):
+                    sizes.add(_upright_size(image))
+            except (ImageError, OSError):  # reported when the image is decoded
+                continue
+            if len(sizes) > 1 or not self._is_native(*sizes):
+                break
+        if not sizes:
+            return  # nothing can be read now
+        is_native = len(sizes) == 1 and self._is_native(*sizes)
+        with self._open_to_append(sizes.pop()[::-1] if is_native else self._shape):
+            pass
+        self.refresh()
+
+    def _is_native(self, size: tuple[int, int]) -> bool:
+        if self.framing == "middle":
+            return max(size) <= MIDDLE_NATIVE_MAX_PX
+        return size[0] == size[1] <= self._side_px
+
+
+@contextmanager
+def _spooled(open_original: Open, location: str) -> Iterator[tuple[IO[bytes], str]]:
+    """Read an original once; yield a file that can be read again, and a hash of its content."""
+    content = hashlib.blake2b(digest_size=16)
+    with SpooledTemporaryFile(SPOOLED_BYTES) as copy:
+        with open_original(location) as original:
+            while block := original.read(BLOCK_BYTES):
+                content.update(block)
+                copy.write(block)
+        copy.seek(0)
+        yield copy, content.hexdigest()
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    if max(image.size) > MIDDLE_NATIVE_MAX_PX:  # a PNG's EXIF may follow all its pixels
+        return image.size
+    is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    return image.size[::-1] if is_turned else image.size
