@@ -37,7 +37,7 @@ def main() -> int:
         with lock(loop.root, "push"):
             read_everything_changed(loop.project, loop.store)
             batch = batches.choose_batch(
-                loop, arguments.count, arguments.strategy or loop.strategy, progress
+                loop, arguments.count, arguments.strategy or loop.settings.strategy, progress
             )
             if not arguments.dry_run:
                 progress("asking", 0, 0)

@@ -48,18 +48,19 @@ def top_up(
     """
     # A round ends once its batch has been asked.
     rounds_done = loop.registry.last_round() - is_new_version
-    size = loop.batch_size
+    settings = loop.settings
     with lock(loop.root, "push"):
         read_everything_changed(loop.project, loop.store)
         found: dict[str, float] = {}
         pushed = 0
-        if loop.overlap in ("2", "3"):
+        if settings.overlap in ("2", "3"):
             found["looked_for_again"] = loop.store.facts().revision
-            reopen_all(loop, int(loop.overlap))
+            reopen_all(loop, int(settings.overlap))
         n_open = loop.store.n_open()
-        if batch_is_due(n_open, size, rounds_done, loop.rounds, is_new_version=is_new_version):
-            n_again = reopen_doubtful(loop, progress) if loop.overlap == "auto" else 0
-            pushed = push(loop, choose_batch(loop, size - n_again, loop.strategy, progress))
+        if batch_is_due(settings, n_open, rounds_done, is_new_version=is_new_version):
+            n_again = reopen_doubtful(loop, progress) if settings.overlap == "auto" else 0
+            count = settings.batch_size - n_again
+            pushed = push(loop, choose_batch(loop, count, settings.strategy, progress))
             found["exhausted_at"] = 0.0 if pushed or n_again else time.time()
         loop.store.record_success("top_up", **found)
     return pushed
@@ -131,7 +132,7 @@ def _new_task(loop: Loop, batch: Batch, row: int, asked: Asked) -> NewTask:
         hint = f"{asked.version} guessed when it asked: {', '.join(guesses)}"
         prediction = make_prediction(probs, batch.confidences[row], loop.names, asked.version)
     uri = loop.pool.data_uri(asked.image_id)
-    data = task_data.write_asked(uri, asked, None if loop.is_blind else hint)
+    data = task_data.write_asked(uri, asked, None if loop.settings.blind else hint)
     return NewTask(asked.image_id, data, prediction)
 
 

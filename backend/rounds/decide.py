@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
-from backend.base.settings import OverlapName, TrainName
+from backend.base.settings import Settings
+from backend.store.project_rows import Facts
 
 RankStep = Literal["read", "refresh", "top_up", "refit", "collect_reviews"]
 Step = Literal["retrain"] | RankStep
@@ -33,50 +34,25 @@ RETRY_AFTER_S: Mapping[str, float] = {
 
 
 @dataclass(frozen=True)
-class Policy:
-    """The settings that matter for the decision."""
-
-    train: TrainName = "both"
-    overlap: OverlapName = "auto"
-    batch_size: int = 20
-    rounds: int = 0  # 0 = no end
-    retrain_after: int = 20
-    retrain_wait_s: float = 60.0
-
-
-@dataclass(frozen=True)
 class State:
     """Everything that the decision depends on. Times are seconds since the epoch, 0 = never.
 
     An annotation is new until a training run has used it, and again when it changes or is deleted.
     """
 
-    # What people did
+    facts: Facts  # what was recorded in the project's database
     n_new: int = 0  # new annotations as last read, and images named by later webhooks
     first_new_at: float | None = None  # when the first of them was noticed
     hinted_at: float = 0.0  # when a webhook last reported a change
-    train_asked_at: float = 0.0  # when a person last asked for training
-    # What was read
-    read_at: float = 0.0
-    revision: int = 0  # incremented whenever a reading finds a changed annotation
+    train_asked_at: float = 0.0  # when a person last requested training
     n_open: int = 0  # tasks that nobody has annotated
-    # What was learned and done
-    trained_at: float = 0.0  # when the last completed training run began
-    head_revision: int = 0  # the revision used by the last head or training run
-    head_fitted_at: float = 0.0
     rounds_done: int = 0
     in_service: str = ""  # version name
-    ordered_by: str = ""  # the version by which the open tasks were last ordered
-    reopened_at_revision: int = 0  # the revision at which OVERLAP=2 or 3 last reopened tasks
-    exhausted_at: float = 0.0  # when a batch was due and no image was left; 0 after the next image
-    has_review: bool = False
-    reviews_read_at: float = 0.0
-    failed_at: Mapping[str, float] = field(default_factory=dict)  # by step, until it succeeds
 
     @property
     def is_training_asked(self) -> bool:
-        """Whether a person asked for training and no training run has finished since."""
-        return self.train_asked_at > self.trained_at
+        """Whether a person requested training and no training run has finished since."""
+        return self.train_asked_at > self.facts.trained_at
 
 
 @dataclass(frozen=True)
@@ -88,10 +64,10 @@ class Decision:
     look_at: float  # infinity if nothing becomes due without a change
 
 
-def decide(state: State, policy: Policy, now: float) -> Decision:
+def decide(state: State, settings: Settings, now: float) -> Decision:
     """Decide what is due at `now` (seconds since the epoch)."""
-    train_at = _train_at(state, policy)
-    steps = list(_rank_steps(state, policy))
+    train_at = _train_at(state, settings)
+    steps = list(_rank_steps(state, settings))
     rank = next((step for step, at in steps if at <= now), None)
     later = [at for at in (train_at, *(at for _, at in steps)) if at > now]
     return Decision(
@@ -102,18 +78,19 @@ def decide(state: State, policy: Policy, now: float) -> Decision:
 
 
 def batch_is_due(
-    n_open: int, batch_size: int, rounds_done: int, rounds: int, *, is_new_version: bool = False
+    settings: Settings, n_open: int, rounds_done: int, *, is_new_version: bool = False
 ) -> bool:
     """Return whether to ask the next batch: annotators may run out of tasks, and rounds remain.
 
     A new version asks its own batch if at most two batches are then open; its choices then come
-    before the rest of the last batch. `rounds` 0 = no end.
+    before the rest of the last batch.
     """
-    has_room = n_open < batch_size or (is_new_version and n_open == batch_size)
-    return has_room and not (rounds and rounds_done >= rounds)
+    size = settings.batch_size
+    has_room = n_open < size or (is_new_version and n_open == size)
+    return has_room and not 0 < settings.rounds <= rounds_done
 
 
-def _train_at(state: State, policy: Policy) -> float:
+def _train_at(state: State, settings: Settings) -> float:
     """Return when training is due.
 
     Training is due at once if a person asked for it or there are enough new annotations, and
@@ -122,22 +99,22 @@ def _train_at(state: State, policy: Policy) -> float:
     retry_at = _retry_at(state, "retrain")
     if state.is_training_asked:
         # A request after a failure is retried at once.
-        return 0.0 if state.train_asked_at > state.failed_at.get("retrain", 0.0) else retry_at
-    if state.n_new >= policy.retrain_after:
+        return 0.0 if state.train_asked_at > state.facts.failed_at.get("retrain", 0.0) else retry_at
+    if state.n_new >= settings.retrain_after:
         return retry_at
     if state.n_new and state.first_new_at is not None:
-        return max(state.first_new_at + policy.retrain_wait_s, retry_at)
+        return max(state.first_new_at + settings.retrain_wait_s, retry_at)
     return math.inf
 
 
-def _rank_steps(state: State, policy: Policy) -> Iterator[tuple[RankStep, float]]:
+def _rank_steps(state: State, settings: Settings) -> Iterator[tuple[RankStep, float]]:
     """Yield each step of the ranker with its due time, most urgent first."""
-    ask_at = _ask_at(state, policy)
+    ask_at = _ask_at(state, settings)
     steps: tuple[tuple[RankStep, float], ...] = (
         ("read", _read_at(state)),
-        ("refresh", 0.0 if state.in_service not in ("", state.ordered_by) else math.inf),
+        ("refresh", 0.0 if state.in_service not in ("", state.facts.ordered_by) else math.inf),
         ("top_up", math.inf if state.n_open else ask_at),  # nobody can label
-        ("refit", _refit_at(state, policy)),
+        ("refit", _refit_at(state, settings)),
         ("top_up", ask_at),
         ("collect_reviews", _reviews_at(state)),
     )
@@ -146,31 +123,34 @@ def _rank_steps(state: State, policy: Policy) -> Iterator[tuple[RankStep, float]
 
 
 def _read_at(state: State) -> float:
-    if not state.read_at:
+    if not state.facts.read_at:
         return 0.0
-    return state.read_at + READ_EVERY_S if state.hinted_at >= state.read_at else math.inf
+    is_hinted = state.hinted_at >= state.facts.read_at
+    return state.facts.read_at + READ_EVERY_S if is_hinted else math.inf
 
 
-def _ask_at(state: State, policy: Policy) -> float:
-    if not state.read_at:
+def _ask_at(state: State, settings: Settings) -> float:
+    if not state.facts.read_at:
         return math.inf  # the number of open tasks is unknown
-    if policy.overlap in ("2", "3") and state.revision > state.reopened_at_revision:
+    if settings.overlap in ("2", "3") and state.facts.revision > state.facts.looked_for_again:
         return 0.0
-    if not batch_is_due(state.n_open, policy.batch_size, state.rounds_done, policy.rounds):
+    if not batch_is_due(settings, state.n_open, state.rounds_done):
         return math.inf
-    return state.exhausted_at + EXHAUSTED_AGAIN_S if state.exhausted_at else 0.0
+    return state.facts.exhausted_at + EXHAUSTED_AGAIN_S if state.facts.exhausted_at else 0.0
 
 
-def _refit_at(state: State, policy: Policy) -> float:
-    if policy.train == "full" or not state.in_service or state.revision <= state.head_revision:
+def _refit_at(state: State, settings: Settings) -> float:
+    is_learned = state.facts.revision <= state.facts.head_revision
+    if settings.train == "full" or not state.in_service or is_learned:
         return math.inf
-    return state.head_fitted_at + REFIT_EVERY_S
+    return state.facts.head_fitted_at + REFIT_EVERY_S
 
 
 def _reviews_at(state: State) -> float:
-    return state.reviews_read_at + REVIEWS_EVERY_S if state.has_review else math.inf
+    has_review = state.facts.review_project is not None
+    return state.facts.reviews_read_at + REVIEWS_EVERY_S if has_review else math.inf
 
 
 def _retry_at(state: State, step: str) -> float:
-    failed_at = state.failed_at.get(step)
+    failed_at = state.facts.failed_at.get(step)
     return 0.0 if failed_at is None else failed_at + RETRY_AFTER_S[step]

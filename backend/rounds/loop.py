@@ -16,8 +16,7 @@ import torch
 from backend.base.errors import SettingsError
 from backend.base.labeling import LabelingProject, match_classes
 from backend.base.progress import Progress
-from backend.base.settings import OverlapName, Settings, TrainName
-from backend.base.strategy_names import StrategyName
+from backend.base.settings import Settings
 from backend.images.pool import Pool, open_pool
 from backend.network.device import find_device
 from backend.network.training import Recipe
@@ -30,20 +29,12 @@ from backend.store.registry import Registry
 class Loop:
     """One project, and everything that its rounds need."""
 
+    settings: Settings
     root: Path  # the project's folder of model versions
     project: LabelingProject
     pool: Pool
     weights: str  # the pre-trained weights that every training run starts from
-    data_dir: Path  # caches these weights and their embeddings
     recipe: Recipe
-    train: TrainName
-    strategy: StrategyName
-    overlap: OverlapName
-    batch_size: int
-    rounds: int
-    keep_versions: int  # number of full versions that keep their weights; 0 = all
-    is_blind: bool
-    task_lock_s: int
     seed: int
     device: torch.device
 
@@ -75,7 +66,7 @@ class Loop:
     @property
     def shared_embeddings(self) -> Path:
         """The folder for embeddings of pre-trained weights, shared by all projects."""
-        return self.data_dir / "embeddings"
+        return self.settings.data_dir / "embeddings"
 
 
 @dataclass(frozen=True)
@@ -109,6 +100,7 @@ def open_loop(
             "run `python -m scripts.setup_project`"
         )
     return Loop(
+        settings=settings,
         root=root,
         project=project,
         pool=open_pool(
@@ -120,16 +112,7 @@ def open_loop(
             progress=progress,
         ),
         weights=record.weights,
-        data_dir=settings.data_dir,
         recipe=Recipe(image_size=settings.image_size),
-        train=settings.train,
-        strategy=settings.strategy,
-        overlap=settings.overlap,
-        batch_size=settings.batch_size,
-        rounds=settings.rounds,
-        keep_versions=settings.keep_versions,
-        is_blind=settings.blind,
-        task_lock_s=settings.task_lock_s,
         seed=record.seed,
         device=find_device(settings.device),
     )

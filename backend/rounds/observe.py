@@ -12,26 +12,13 @@ from itertools import islice
 from pathlib import Path
 
 from backend.base.labeling import LabelingProject, TaskReading
-from backend.base.settings import Settings
 from backend.labelstudio.project import CLOCK_SKEW
 from backend.queue.training_queue import TrainingQueue
-from backend.rounds.decide import Policy, State
+from backend.rounds.decide import State
 from backend.store.project_store import ProjectStore
 from backend.store.registry import Registry
 
 TASKS_PER_TRANSACTION = 500
-
-
-def policy_of(settings: Settings) -> Policy:
-    """Select the settings that `decide` needs."""
-    return Policy(
-        train=settings.train,
-        overlap=settings.overlap,
-        batch_size=settings.batch_size,
-        rounds=settings.rounds,
-        retrain_after=settings.retrain_after,
-        retrain_wait_s=settings.retrain_wait_s,
-    )
 
 
 def observe(root: Path, queue: TrainingQueue, project_id: int) -> State:
@@ -42,24 +29,14 @@ def observe(root: Path, queue: TrainingQueue, project_id: int) -> State:
     n_new, first_new_at = count_new(store, queue, project_id)
     current = Registry(root).current()
     return State(
+        facts=facts,
         n_new=n_new,
         first_new_at=first_new_at,
         hinted_at=hints.hinted_at,
         train_asked_at=max(facts.train_asked_at, hints.train_asked_at),
-        read_at=facts.read_at,
-        revision=facts.revision,
         n_open=store.n_open(),
-        trained_at=facts.trained_at,
-        head_revision=facts.head_revision,
-        head_fitted_at=facts.head_fitted_at,
         rounds_done=Registry(root).last_round(),
         in_service=current.version if current else "",
-        ordered_by=facts.ordered_by,
-        reopened_at_revision=facts.looked_for_again,
-        exhausted_at=facts.exhausted_at,
-        has_review=facts.review_project is not None,
-        reviews_read_at=facts.reviews_read_at,
-        failed_at=facts.failed_at,
     )
 
 

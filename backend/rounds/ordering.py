@@ -56,7 +56,7 @@ def order_open_tasks(loop: Loop, progress: Progress = lambda *_: None) -> int:
         return 0
     rows = [row_of[task.image_id] for task in tasks]
     strategy = resolve(
-        loop.strategy, n_asked=loop.store.n_tasks(), n_classes=len(loop.pool.classes)
+        loop.settings.strategy, n_asked=loop.store.n_tasks(), n_classes=len(loop.pool.classes)
     )
     candidates = find_candidates(loop, version, strategy, rows, set(), progress)
     rng = np.random.default_rng([loop.seed, version.round])
@@ -135,7 +135,7 @@ def _delete_old_predictions(loop: Loop, now: datetime) -> None:
     """
     history = loop.registry.promotions()
     keep = {p.version for p in history[:2]}
-    still_open = now - timedelta(seconds=loop.task_lock_s)
+    still_open = now - timedelta(seconds=loop.settings.task_lock_s)
     # The newest is first: each version was superseded when the preceding entry was promoted.
     keep |= {old.version for new, old in pairwise(history) if new.promoted_at > still_open}
     for version in loop.project.model_versions():

@@ -116,7 +116,7 @@ def _meta(
         image_size=parent.image_size if is_head and parent else loop.recipe.image_size,
         pool=loop.pool.name,
         weights=loop.weights,
-        strategy=loop.strategy,
+        strategy=loop.settings.strategy,
         labels=len(labels.image_ids),
         labels_per_class={name: per_class[i] for i, name in enumerate(loop.names)},
         labels_fingerprint=labels.fingerprint,
@@ -163,7 +163,9 @@ def _prune(loop: Loop) -> None:
     announced_at = pruning.read_announcement(root)
     named = loop.project.model_versions
     try:
-        found = pruning.prune(root, loop.keep_versions, named, announced_at, datetime.now(UTC))
+        found = pruning.prune(
+            root, loop.settings.keep_versions, named, announced_at, datetime.now(UTC)
+        )
         if found != announced_at:
             pruning.write_announcement(root, found)
     except (LabelStudioError, ModelFolderError) as error:

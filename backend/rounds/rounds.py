@@ -32,7 +32,7 @@ def train_round(loop: Loop, *, is_forced: bool, progress: Progress) -> Meta | No
     possible yet.
     """
     current = loop.registry.current()
-    body = current.body if current is not None and loop.train == "head" else None
+    body = current.body if current is not None and loop.settings.train == "head" else None
     with lock(loop.root, "head") if body else nullcontext():
         meta = _learn(loop, body, is_forced=is_forced, progress=progress)
     if meta is not None and (ahead := outlook(loop.registry.versions()[0])) is not None:

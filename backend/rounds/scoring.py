@@ -122,7 +122,7 @@ def score(
 
 def _pretrained(loop: Loop, progress: Progress) -> State:
     """Return the pre-trained weights, with a head for the pool's classes."""
-    start = find_weights(loop.weights, loop.data_dir, progress=progress).state
+    start = find_weights(loop.weights, loop.settings.data_dir, progress=progress).state
     tensors = resnet.build(len(loop.pool.classes), start, seed=loop.seed).state_dict()
     return {name: tensor.numpy() for name, tensor in tensors.items()}
 

@@ -30,7 +30,7 @@ def reopen_all(loop: Loop, n_annotators: int) -> None:
     At most two batches await a second opinion at a time, which keeps refreshing predictions fast.
     """
     annotations = loop.store.annotations()
-    n_free, tasks = _find_reopenable(loop, annotations, 2 * loop.batch_size)
+    n_free, tasks = _find_reopenable(loop, annotations, 2 * loop.settings.batch_size)
     if n_free <= 0:
         return
     if loop.has_pretrained_body:
@@ -44,7 +44,7 @@ def reopen_doubtful(loop: Loop, progress: Progress) -> int:
     """Reopen tasks whose second opinion is worth more than a new image; return how many."""
     version = loop.registry.current()
     annotations = loop.store.annotations()
-    n_free, tasks = _find_reopenable(loop, annotations, loop.batch_size)
+    n_free, tasks = _find_reopenable(loop, annotations, loop.settings.batch_size)
     active = active_annotators(annotations)
     if version is None or n_free <= 0 or len(active) < 2 or not tasks:
         return 0

@@ -47,7 +47,7 @@ def train_candidate(loop: Loop, labels: LabeledImages, progress: Progress) -> Ca
     """Train the whole network, or with TRAIN=head, fit a head on the pre-trained weights."""
     _check(loop, labels)
     version = f"r{loop.registry.last_round() + 1:04d}"
-    if loop.train != "head":
+    if loop.settings.train != "head":
         return _fine_tune(loop, labels, version, progress)
     seconds: dict[str, float] = {}
     with timed(seconds, "reading embeddings"):
@@ -95,7 +95,7 @@ def _fine_tune(loop: Loop, labels: LabeledImages, version: str, progress: Progre
             labels.classes,
             weights=labels.weights,
             n_classes=len(loop.pool.classes),
-            start=find_weights(loop.weights, loop.data_dir, progress=progress).state,
+            start=find_weights(loop.weights, loop.settings.data_dir, progress=progress).state,
             recipe=loop.recipe,
             may_flip=loop.pool.may_flip,
             seed=loop.seed,

@@ -1,15 +1,28 @@
-"""Change things by hand: put a version in service, start training."""
+"""Change things by hand: put a version in service, start training.
+
+A dashboard in another process uses POST /controls/promote (project, version) and /controls/train
+(project), as forms. Both need CONTROL_SECRET, which proves that our dashboard is asking, and the
+login of the person who pressed the button.
+"""
 
 from __future__ import annotations
 
 import time
 
+from flask import Blueprint, Response, jsonify, request
+
+from backend.base.errors import TightloopError
 from backend.base.settings import Settings
 from backend.queue.training_queue import TrainingQueue
 from backend.store.files import lock
 from backend.store.project_record import project_root
 from backend.store.registry import Registry
 from backend.store.version_meta import Meta
+from backend.web.auth import Auth
+from backend.web.error_responses import status_of_refusal
+from backend.web.payloads import required_project
+
+MAX_FORM_BYTES = 10_000
 
 
 class LocalControls:
@@ -32,3 +45,30 @@ class LocalControls:
     def train_now(self, project_id: int) -> None:
         """Request training even if no label is new; a running one is repeated afterward."""
         self._queue.ask_for_training(project_id, time.time())
+
+    def blueprint(self, auth: Auth) -> Blueprint:
+        """Return the routes. Every refusal is one sentence that the dashboard can show."""
+        routes = Blueprint("controls", __name__, url_prefix="/controls")
+        for prepare in (_limit_body, auth.check_control_secret, auth.check_operator):
+            routes.before_request(prepare)
+        routes.post("/promote")(self._promote)
+        routes.post("/train")(self._train)
+        routes.register_error_handler(TightloopError, _refuse)
+        return routes
+
+    def _promote(self) -> Response:
+        project_id = required_project(self._model_dir)
+        self.promote(project_id, request.form.get("version", ""))
+        return jsonify(status="promoted")
+
+    def _train(self) -> Response:
+        self.train_now(required_project(self._model_dir))
+        return jsonify(status="enqueued")
+
+
+def _limit_body() -> None:
+    request.max_content_length = MAX_FORM_BYTES
+
+
+def _refuse(error: TightloopError) -> tuple[Response, int]:
+    return jsonify(error=str(error)), status_of_refusal(error)

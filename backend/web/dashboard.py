@@ -6,25 +6,29 @@ An open page refreshes itself every two seconds.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from flask import Blueprint, Flask, Response, jsonify, redirect, render_template, request, url_for
+from werkzeug.exceptions import NotFound
 from werkzeug.wrappers import Response as AnyResponse
 
-from backend.base.errors import TightloopError
+from backend.base.errors import ModelFolderError, TightloopError
 from backend.base.progress import unit
 from backend.base.settings import Settings
+from backend.measures.forecast import CurvePoint
 from backend.queue.training_queue import TrainingQueue
+from backend.rounds.learning_curve import outlook_sentence
 from backend.web.auth import Auth, guarded
 from backend.web.backend_client import BackendClient
 from backend.web.controls import LocalControls
 from backend.web.curve_picture import draw_curve
-from backend.web.dashboard_view import JOBS, SERVICES, curve_key, find_project, view_of
 from backend.web.error_responses import register_error_handlers, status_of, status_of_refusal
 from backend.web.metrics import CONTENT_TYPE
 from backend.web.page_cache import Page, PageCache
-from backend.web.project_parameter import check_known, requested_project, required_project
-from backend.web.status import whole_status
+from backend.web.payloads import check_known, requested_project, required_project
+from backend.web.status import sentence, whole_status
+from backend.web.status_model import Confusion, ProjectStatus, Status
 
 # The page runs only its own script, and no other page may frame its buttons.
 SECURITY_HEADERS = {
@@ -37,6 +41,25 @@ SECURITY_HEADERS = {
 }
 # The curve is a separate image because matplotlib writes styles into it, which the page forbids.
 PICTURE_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+MATRIX_CLASSES = 15  # with more classes, the confusion is shown as a list
+CONFUSED_PAIRS = 12
+VERSIONS_SHOWN, OTHER_VERSIONS_SHOWN = 12, 40  # `scripts.models list` shows all
+JOBS = {
+    "retrain": "Training",
+    "rank": "Checking what is due",
+    "read": "Reading annotations",
+    "refit": "Fitting a new head",
+    "top_up": "Adding tasks",
+    "refresh": "Reordering tasks",
+    "collect_reviews": "Collecting reviews",
+}
+SERVICES = {
+    "label_studio": "Label Studio",
+    "backend": "ML backend",
+    "trainer": "Trainer",
+    "ranker": "Ranker",
+    "clock": "Clock",
+}
 
 
 class Dashboard:
@@ -88,8 +111,8 @@ class Dashboard:
 
     def curve(self) -> Response:
         """Draw the learning curve. Browsers may cache it if the key in its address is current."""
-        project = find_project(whole_status(self._settings, self._queue), requested_project())
-        is_as_requested = request.args.get("v") == curve_key(project)
+        project = _find_project(whole_status(self._settings, self._queue), requested_project())
+        is_as_requested = request.args.get("v") == _curve_key(project)
         drawn = draw_curve(
             project.learning_curve,
             project.outlook,
@@ -139,7 +162,7 @@ class Dashboard:
         try:
             status = whole_status(self._settings, self._queue)
             has_any = status.projects or status.unreadable
-            view = view_of(self._settings, status, project_id) if has_any else {}
+            view = _view_of(self._settings, status, project_id) if has_any else {}
             view["refusal"], http_status = refusal, 200
         except TightloopError as error:
             view, http_status = {"problem": str(error)}, status_of(error)
@@ -177,3 +200,71 @@ def _add_security_headers(response: Response) -> Response:
     for name, value in SECURITY_HEADERS.items():
         response.headers.setdefault(name, value)
     return response
+
+
+def _view_of(settings: Settings, status: Status, project_id: int | None) -> dict[str, Any]:
+    """Return the template's variables for the requested project, or for the newest project."""
+    project = _find_project(status, project_id)
+    versions = _newest_first(project.learning_curve)
+    # New heads come every few labels: list only the head in service with the full versions.
+    first = [(p, verb) for p, verb in versions if p.is_current or not p.is_head][:VERSIONS_SHOWN]
+    confusion = project.confusion
+    return {
+        "project": project,
+        "projects": status.projects,
+        "sentence": sentence(project),
+        "outlook_sentence": outlook_sentence(project.outlook) if project.outlook else "",
+        "services": status.services,
+        "unreadable": status.unreadable,
+        "curve_key": _curve_key(project),
+        "jobs": [job for job in project.jobs if job.status in ("queued", "started")],
+        "next_images": project.next_images,
+        "is_blind": settings.blind,
+        "most_labels": max(project.labels_per_class.values(), default=0),
+        "matrix": confusion if confusion and len(confusion.classes) <= MATRIX_CLASSES else None,
+        "confused": _confused_pairs(confusion) if confusion else [],
+        "versions": first,
+        "other_versions": [v for v in versions if v not in first][:OTHER_VERSIONS_SHOWN],
+        "may_change": bool(settings.dashboard_password.get_secret_value()),
+    }
+
+
+def _find_project(status: Status, project_id: int | None) -> ProjectStatus:
+    """Return the requested project, or the newest readable project."""
+    projects = {project.project_id: project for project in status.projects}
+    if project_id is None and not projects and status.unreadable:
+        raise ModelFolderError("; ".join(status.unreadable.values()))
+    if project_id is None:
+        project_id = max(projects, default=None)
+    if str(project_id) in status.unreadable:
+        raise ModelFolderError(status.unreadable[str(project_id)])
+    if project_id is None or project_id not in projects:
+        raise NotFound(f"project {project_id} is not set up here")
+    return projects[project_id]
+
+
+def _curve_key(project: ProjectStatus) -> str:
+    """Return a key for the content of the learning curve's picture, as part of its address."""
+    shown = repr((project.learning_curve, project.outlook))
+    return hashlib.sha256(shown.encode()).hexdigest()[:16]
+
+
+def _newest_first(curve: Sequence[CurvePoint]) -> list[tuple[CurvePoint, str]]:
+    """Return each version with the text of its button: promoting an older one rolls back."""
+    is_older = False
+    versions = []
+    for point in reversed(curve):
+        versions.append((point, "Roll back" if is_older else "Put in service"))
+        is_older = is_older or point.is_current
+    return versions
+
+
+def _confused_pairs(confusion: Confusion) -> list[tuple[str, str, int, int]]:
+    """Return the pairs of classes confused most often: true, predicted, count, images of true."""
+    pairs = [
+        (true, predicted, count, sum(counts))
+        for true, counts in zip(confusion.classes, confusion.counts, strict=True)
+        for predicted, count in zip(confusion.classes, counts, strict=True)
+        if predicted != true and count
+    ]
+    return sorted(pairs, key=lambda pair: -pair[2])[:CONFUSED_PAIRS]

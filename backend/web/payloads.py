@@ -1,14 +1,17 @@
-"""Validate what Label Studio sends to the ML backend, so the rest of the code can trust it."""
+"""Validate what requests contain, so the rest of the code can trust it."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+from flask import request
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
-from werkzeug.exceptions import BadRequest
+from werkzeug.exceptions import BadRequest, NotFound
 
 from backend.labelstudio.incoming import WebhookEvent, project_id_of, read_webhook
+from backend.store.project_record import known_projects
 
 P = TypeVar("P", bound="Payload")
 
@@ -73,3 +76,28 @@ def project_number(project: object) -> int:
         return project_id_of(str(project))
     except ValueError as error:
         raise BadRequest(str(error)) from None
+
+
+def requested_project() -> int | None:
+    """Return the project that a request names, if any; BadRequest if it is not a number."""
+    project = request.values.get("project")
+    if project is None:
+        return None
+    if not project.isdecimal() or len(project) > 18:
+        raise BadRequest("project must be a number")
+    return int(project)
+
+
+def required_project(model_dir: Path) -> int:
+    """Return the project that a request must name; BadRequest without one, NotFound if unknown."""
+    project_id = requested_project()
+    if project_id is None:
+        raise BadRequest("name a project")
+    check_known(model_dir, project_id)
+    return project_id
+
+
+def check_known(model_dir: Path, project_id: int) -> None:
+    """Raise NotFound for a project that set-up has not recorded."""
+    if project_id not in known_projects(model_dir):
+        raise NotFound(f"project {project_id} is not set up here")

@@ -18,12 +18,10 @@ from backend.queue.training_queue import TrainingQueue
 from backend.store.project_record import known_projects, read_record
 from backend.store.registry import Registry
 from backend.web.auth import MAX_BODY_BYTES, MAX_PREDICT_BYTES, Auth, guarded
-from backend.web.control_routes import ControlRoutes
 from backend.web.controls import LocalControls
 from backend.web.dashboard import Dashboard
 from backend.web.error_responses import register_error_handlers
 from backend.web.metrics import Metrics
-from backend.web.model_service import ModelService
 from backend.web.payloads import (
     PredictPayload,
     SetupPayload,
@@ -32,7 +30,7 @@ from backend.web.payloads import (
     read_event,
     read_payload,
 )
-from backend.web.resnet_backend import ResNetBackend
+from backend.web.predictions import ModelService, ResNetBackend
 
 
 class MLBackend:
@@ -135,12 +133,12 @@ def create_app(settings: Settings | None = None) -> Flask:
     controls = LocalControls(settings, queue)
     metrics = Metrics(settings, queue)
     app = Flask(__name__, static_folder=None)
-    for views in (
-        MLBackend(settings, queue, auth, controls, metrics),
-        Dashboard(settings, queue, auth, controls, metrics.page),
-        ControlRoutes(settings, auth, controls),
+    for routes in (
+        MLBackend(settings, queue, auth, controls, metrics).blueprint(),
+        Dashboard(settings, queue, auth, controls, metrics.page).blueprint(),
+        controls.blueprint(auth),
     ):
-        app.register_blueprint(views.blueprint())
+        app.register_blueprint(routes)
     register_error_handlers(app)
     return app
 

@@ -19,7 +19,7 @@ from backend.base.settings import Settings
 from backend.labelstudio.project import LabelStudioProject
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds.decide import decide
-from backend.rounds.observe import observe, policy_of, read_changes, read_everything_changed
+from backend.rounds.observe import observe, read_changes, read_everything_changed
 from backend.store.project_db import Connection, connect
 from backend.store.project_record import known_projects, project_root
 from backend.store.project_store import ProjectStore
@@ -68,7 +68,6 @@ class Clock:
     def __init__(self, settings: Settings, queue: TrainingQueue) -> None:
         self._settings = settings
         self._queue = queue
-        self._policy = policy_of(settings)
         self._watches: dict[int, Watch] = {}
         self._next_abandoned = 0.0
         self._next_backend = 0.0
@@ -175,9 +174,9 @@ class Clock:
         """Enqueue what is due; return when to look again."""
         root = project_root(self._settings.model_dir, watch.project_id)
         state = observe(root, self._queue, watch.project_id)
-        if state.train_asked_at > watch.store.facts().train_asked_at:
+        if state.train_asked_at > state.facts.train_asked_at:
             watch.store.record(train_asked_at=state.train_asked_at)  # Redis may be lost
-        due = decide(state, self._policy, now)
+        due = decide(state, self._settings, now)
         if due.train:
             self._queue.enqueue("retrain", watch.project_id, is_forced=state.is_training_asked)
         if due.rank:

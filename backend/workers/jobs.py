@@ -41,7 +41,7 @@ from backend.queue.training_queue import TrainingQueue
 from backend.rounds import batches, ordering, reviews, rounds
 from backend.rounds.decide import Decision, RankStep, State, Step, decide
 from backend.rounds.loop import Loop, open_loop
-from backend.rounds.observe import observe, policy_of, read_changes
+from backend.rounds.observe import observe, read_changes
 from backend.store.files import lock
 from backend.store.project_record import project_root
 from backend.store.project_store import ProjectStore
@@ -101,7 +101,7 @@ class Work:
     def decide(self) -> tuple[State, Decision]:
         """Observe the project and decide what is due now."""
         state = observe(self.root, self.queue, self.project_id)
-        return state, decide(state, policy_of(self.settings), time.time())
+        return state, decide(state, self.settings, time.time())
 
 
 def retrain(project_id: int) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from backend.base.arrays import Embeddings, Labels
 from backend.base.labeling import Annotation, Asked, NewTask
+from backend.base.settings import Settings
 from backend.images.pool import LabeledSplit, Pool
 from backend.labelstudio import task_data
 from backend.network.resnet_layout import HEAD_TENSORS, resnet18
@@ -80,20 +81,14 @@ def make_annotated_project(
 
 def _make_loop(root: Path, project: CountingProject, pool: Pool) -> Loop:
     return Loop(
+        settings=Settings.model_construct(
+            data_dir=pool.folder, strategy="auto", keep_versions=0, task_lock_s=3600
+        ),
         root=root,
         project=project,
         pool=pool,
         weights="none",
-        data_dir=pool.folder,
         recipe=Recipe(image_size=IMAGE_SIZE),
-        train="both",
-        strategy="auto",
-        overlap="auto",
-        batch_size=20,
-        rounds=0,
-        keep_versions=0,
-        is_blind=False,
-        task_lock_s=3600,
         seed=0,
         device=torch.device("cpu"),
     )

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from backend.base.labeling import NewTask
+from backend.base.settings import Settings
 from backend.images.pool import Pool, open_pool, seed_labels, true_labels
 from backend.network.training import Recipe
 from backend.rounds import batches, rounds
@@ -116,22 +117,23 @@ def _row(run: Run, root: Path, project: OracleProject, number: int) -> Row:
 def make_loop(run: Run, pool: Pool, project: OracleProject) -> Loop:
     """Return the loop as the processes of a stack would open it."""
     strategy, _, overlap = run.arm.partition("+")
-    return Loop(
-        root=run.folder / "models",
-        project=project,
-        pool=pool,
-        weights=run.plan.weights,
+    settings = Settings.model_construct(
         data_dir=run.data_dir,
-        recipe=Recipe(image_size=run.plan.image_size),
         train=run.plan.train,
         strategy=strategy,  # type: ignore[arg-type]  # checked by the command
         overlap=overlap or "1",  # type: ignore[arg-type]
         # With N annotations of each image, as many annotations are N times fewer images.
         batch_size=max(1, run.plan.batch // (int(overlap) if overlap.isdigit() else 1)),
-        rounds=0,
         keep_versions=0,
-        is_blind=False,
         task_lock_s=0,
+    )
+    return Loop(
+        settings=settings,
+        root=run.folder / "models",
+        project=project,
+        pool=pool,
+        weights=run.plan.weights,
+        recipe=Recipe(image_size=run.plan.image_size),
         seed=run.repeat,
         device=torch.device(run.device),
     )

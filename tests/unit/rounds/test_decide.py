@@ -8,29 +8,30 @@ from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from backend.base.settings import Settings
 from backend.rounds.decide import (
     RETRY_AFTER_S,
     Decision,
-    Policy,
     RankStep,
     State,
     batch_is_due,
     decide,
 )
+from backend.store.project_rows import Facts
 
 NOON = 1_700_000_000.0
 NEVER = math.inf
-POLICY = Policy(batch_size=20, retrain_after=3, retrain_wait_s=60)
+SETTINGS = Settings.model_construct(batch_size=20, retrain_after=3, retrain_wait_s=60)
 # Read 100 s ago and trained on; a batch is open, in the order of the version in service.
+FACTS = frozenset(Facts.model_fields)
 AT_REST = State(
-    read_at=NOON - 100,
-    trained_at=NOON - 1000,
+    Facts(read_at=NOON - 100, trained_at=NOON - 1000, ordered_by="r0001"),
     n_open=20,
     in_service="r0001",
-    ordered_by="r0001",
     rounds_done=1,
 )
 
@@ -44,7 +45,7 @@ class Case:
     train: str | None = None
     rank: str | None = None
     look_in: float = NEVER
-    policy: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 def moments(**state: Any) -> dict[str, Any]:
@@ -60,7 +61,12 @@ def moments(**state: Any) -> dict[str, Any]:
 
 
 def at_rest(**changes: Any) -> State:
-    return replace(AT_REST, **moments(**changes))
+    """Return AT_REST with changed facts (a request for training is also one) or other fields."""
+    changed = moments(**changes)
+    facts = {name: changed[name] for name in changed.keys() & FACTS}
+    others = {name: changed[name] for name in changed.keys() & vars(AT_REST).keys()}
+    assert facts.keys() | others.keys() == changed.keys()
+    return replace(AT_REST, facts=AT_REST.facts.model_copy(update=facts), **others)
 
 
 def never_read(**changes: Any) -> dict[str, Any]:
@@ -82,13 +88,13 @@ CASES = (
     Case("a first new annotation is trained when its minute is over",
          {"n_new": 1, "first_new_at": -60}, train="retrain"),
     Case("19 of 20 new annotations wait",
-         {"n_new": 19, "first_new_at": -59}, look_in=1, policy={"retrain_after": 20}),
+         {"n_new": 19, "first_new_at": -59}, look_in=1, settings={"retrain_after": 20}),
     Case("20 of 20 new annotations do not",
-         {"n_new": 20, "first_new_at": 0}, train="retrain", policy={"retrain_after": 20}),
+         {"n_new": 20, "first_new_at": 0}, train="retrain", settings={"retrain_after": 20}),
     Case("without a new annotation no training is due, however long ago the first one was",
          {"n_new": 0, "first_new_at": -9999}),
     Case("with RETRAIN_WAIT=0 the first new annotation is trained at once",
-         {"n_new": 1, "first_new_at": 0}, train="retrain", policy={"retrain_wait_s": 0.0}),
+         {"n_new": 1, "first_new_at": 0}, train="retrain", settings={"retrain_wait_s": 0.0}),
     # A person asks for one
     Case("a person who asks for a training gets it at once, with nothing new",
          {"train_asked_at": 0}, train="retrain"),
@@ -119,11 +125,11 @@ CASES = (
     Case("a project that was never read is read first",
          never_read(), rank="read"),
     Case("it is read even before what else is due",
-         never_read(in_service="r0001", revision=1, has_review=True), rank="read"),
+         never_read(in_service="r0001", revision=1, review_project=8), rank="read"),
     Case("while it cannot be read no images are asked, since the open tasks are unknown",
          never_read(failed_at={"read": -1}), look_in=9),
     Case("nor are second opinions asked, whatever OVERLAP is",
-         never_read(failed_at={"read": -1}, revision=1), look_in=9, policy={"overlap": "2"}),
+         never_read(failed_at={"read": -1}, revision=1), look_in=9, settings={"overlap": "2"}),
     Case("a change that a webhook announced is read",
          {"hinted_at": -1}, rank="read"),
     Case("one that came at the very moment when a reading began is read again",
@@ -153,9 +159,9 @@ CASES = (
     Case("images are asked before there is a version",
          {"n_open": 0, "in_service": "", "ordered_by": "", "rounds_done": 0}, rank="top_up"),
     Case("images are asked while a round is left",
-         {"n_open": 0, "rounds_done": 2}, rank="top_up", policy={"rounds": 3}),
+         {"n_open": 0, "rounds_done": 2}, rank="top_up", settings={"rounds": 3}),
     Case("no images are asked when all rounds are done",
-         {"n_open": 0, "rounds_done": 3}, policy={"rounds": 3}),
+         {"n_open": 0, "rounds_done": 3}, settings={"rounds": 3}),
     Case("an exhausted pool is not looked at again at once",
          {"n_open": 0, "exhausted_at": -20}, look_in=40),
     Case("an exhausted pool is looked at again after a minute",
@@ -164,20 +170,20 @@ CASES = (
          {"n_open": 0, "failed_at": {"top_up": -3}}, look_in=7),
     *(
         Case(f"with OVERLAP={overlap} annotated images are looked at after every change",
-             {"revision": 8, "reopened_at_revision": 7, "head_revision": 8}, rank="top_up",
-             policy={"overlap": overlap})
+             {"revision": 8, "looked_for_again": 7, "head_revision": 8}, rank="top_up",
+             settings={"overlap": overlap})
         for overlap in ("2", "3")
     ),
     Case("with OVERLAP=2 they are looked at once after a change",
-         {"revision": 8, "reopened_at_revision": 8, "head_revision": 8}, policy={"overlap": "2"}),
+         {"revision": 8, "looked_for_again": 8, "head_revision": 8}, settings={"overlap": "2"}),
     Case("with OVERLAP=2 they are looked at also when pool and rounds are at their end",
-         {"revision": 8, "reopened_at_revision": 7, "head_revision": 8, "n_open": 0,
+         {"revision": 8, "looked_for_again": 7, "head_revision": 8, "n_open": 0,
           "exhausted_at": -1, "rounds_done": 3},
-         rank="top_up", policy={"overlap": "2", "rounds": 3}),
+         rank="top_up", settings={"overlap": "2", "rounds": 3}),
     *(
         Case(f"with OVERLAP={overlap} a change alone asks nothing again",
-             {"revision": 8, "reopened_at_revision": 0, "head_revision": 8},
-             policy={"overlap": overlap})
+             {"revision": 8, "looked_for_again": 0, "head_revision": 8},
+             settings={"overlap": overlap})
         for overlap in ("auto", "1")
     ),
     # A head
@@ -188,22 +194,22 @@ CASES = (
     Case("what the last head or training knows needs no head",
          {"revision": 8, "head_revision": 8, "head_fitted_at": -999}),
     Case("with TRAIN=full there is no head",
-         {"revision": 8, "head_revision": 7}, policy={"train": "full"}),
+         {"revision": 8, "head_revision": 7}, settings={"train": "full"}),
     Case("with TRAIN=head there is one",
-         {"revision": 8, "head_revision": 7}, rank="refit", policy={"train": "head"}),
+         {"revision": 8, "head_revision": 7}, rank="refit", settings={"train": "head"}),
     Case("without a version in service there is no body for a head",
          {"revision": 8, "head_revision": 7, "in_service": "", "ordered_by": ""}),
     Case("a head that failed is tried again after a minute",
          {"revision": 8, "head_revision": 7, "failed_at": {"refit": -20}}, look_in=40),
     # Reviews
     Case("reviews are collected once a minute",
-         {"has_review": True, "reviews_read_at": -60}, rank="collect_reviews"),
+         {"review_project": 8, "reviews_read_at": -60}, rank="collect_reviews"),
     Case("and no more often",
-         {"has_review": True, "reviews_read_at": -59}, look_in=1),
+         {"review_project": 8, "reviews_read_at": -59}, look_in=1),
     Case("without a review project there are none",
-         {"has_review": False, "reviews_read_at": -999}),
+         {"review_project": None, "reviews_read_at": -999}),
     Case("collecting that failed is tried again after a minute",
-         {"has_review": True, "reviews_read_at": -90, "failed_at": {"collect_reviews": -30}},
+         {"review_project": 8, "reviews_read_at": -90, "failed_at": {"collect_reviews": -30}},
          look_in=30),
     # What comes first
     Case("a change is read before anything else is done",
@@ -215,7 +221,7 @@ CASES = (
     Case("as long as they have something, a head comes first",
          {"n_open": 1, "revision": 1}, rank="refit"),
     Case("reviews come last",
-         {"n_open": 19, "has_review": True}, rank="top_up"),
+         {"n_open": 19, "review_project": 8}, rank="top_up"),
     Case("a training and seconds-long work are due side by side",
          {"n_new": 3, "first_new_at": 0, "revision": 1}, train="retrain", rank="refit"),
     # A failure is its own step's alone
@@ -234,10 +240,10 @@ CASES = (
          {"failed_at": {"retrain": -1, "refit": -1}}),
     # When to look again
     Case("the next look is at the first moment when anything is due: here a training",
-         {"n_new": 1, "first_new_at": -50, "has_review": True, "reviews_read_at": -30},
+         {"n_new": 1, "first_new_at": -50, "review_project": 8, "reviews_read_at": -30},
          look_in=10),
     Case("the next look is at the first moment when anything is due: here reviews",
-         {"n_new": 1, "first_new_at": 0, "has_review": True, "reviews_read_at": -30},
+         {"n_new": 1, "first_new_at": 0, "review_project": 8, "reviews_read_at": -30},
          look_in=30),
 )  # fmt: skip
 
@@ -246,7 +252,7 @@ CASES = (
 def test_what_is_due(case: Case) -> None:
     state = at_rest(**case.state)
     expected = Decision(case.train, case.rank, NOON + case.look_in)  # type: ignore[arg-type]
-    assert decide(state, replace(POLICY, **case.policy), NOON) == expected
+    assert decide(state, SETTINGS.model_copy(update=case.settings), NOON) == expected
 
 
 @pytest.mark.parametrize(
@@ -261,12 +267,13 @@ def test_what_is_due(case: Case) -> None:
 def test_a_batch_is_due_while_people_may_run_out_and_rounds_are_left(
     n_open: int, rounds_done: int, rounds: int, is_due: bool
 ) -> None:
-    assert batch_is_due(n_open, 20, rounds_done, rounds) is is_due
+    settings = SETTINGS.model_copy(update={"rounds": rounds})
+    assert batch_is_due(settings, n_open, rounds_done) is is_due
 
 
 def test_a_new_version_asks_its_batch_if_that_leaves_at_most_two_open() -> None:
-    assert batch_is_due(20, 20, 1, 0, is_new_version=True)
-    assert not batch_is_due(21, 20, 1, 0, is_new_version=True)
+    assert batch_is_due(SETTINGS, 20, 1, is_new_version=True)
+    assert not batch_is_due(SETTINGS, 21, 1, is_new_version=True)
 
 
 def test_every_step_has_a_retry_delay() -> None:
@@ -278,29 +285,33 @@ ago = st.integers(-150, 0).map(lambda seconds: NOON + seconds)
 ago_or_never = st.just(0.0) | ago
 number = st.integers(0, 4)
 versions = st.sampled_from(("", "r0001", "r0002"))
+facts = st.builds(
+    Facts.model_construct,
+    read_at=ago_or_never,
+    revision=number,
+    trained_at=ago_or_never,
+    head_revision=number,
+    head_fitted_at=ago_or_never,
+    ordered_by=versions,
+    looked_for_again=number,
+    exhausted_at=ago_or_never,
+    review_project=st.none() | st.just(8),
+    reviews_read_at=ago_or_never,
+    failed_at=st.dictionaries(st.sampled_from(sorted(RETRY_AFTER_S)), ago),
+)
 states = st.builds(
     State,
+    facts,
     n_new=number,
     first_new_at=st.none() | ago,
     hinted_at=ago_or_never,
     train_asked_at=ago_or_never,
-    read_at=ago_or_never,
-    revision=number,
     n_open=number,
-    trained_at=ago_or_never,
-    head_revision=number,
-    head_fitted_at=ago_or_never,
     rounds_done=number,
     in_service=versions,
-    ordered_by=versions,
-    reopened_at_revision=number,
-    exhausted_at=ago_or_never,
-    has_review=st.booleans(),
-    reviews_read_at=ago_or_never,
-    failed_at=st.dictionaries(st.sampled_from(sorted(RETRY_AFTER_S)), ago),
 )
-policies = st.builds(
-    Policy,
+all_settings = st.builds(
+    Settings.model_construct,
     train=st.sampled_from(("both", "full", "head")),
     overlap=st.sampled_from(("auto", "1", "2", "3")),
     batch_size=st.integers(1, 4),
@@ -314,27 +325,28 @@ def steps(decision: Decision) -> tuple[str | None, str | None]:
     return decision.train, decision.rank
 
 
-@settings(max_examples=1000, deadline=None)
-@given(state=states, policy=policies)
+@hypothesis_settings(max_examples=1000, deadline=None)
+@given(state=states, settings=all_settings)
 def test_no_step_is_retried_early_unless_start_training_is_pressed_again(
-    state: State, policy: Policy
+    state: State, settings: Settings
 ) -> None:
-    for step in filter(None, steps(decide(state, policy, NOON))):
-        is_over = state.failed_at.get(step, 0.0) + RETRY_AFTER_S[step] <= NOON
-        is_asked_again = step == "retrain" and state.train_asked_at > state.failed_at.get(step, 0.0)
+    for step in filter(None, steps(decide(state, settings, NOON))):
+        failed_at = state.facts.failed_at.get(step, 0.0)
+        is_over = failed_at + RETRY_AFTER_S[step] <= NOON
+        is_asked_again = step == "retrain" and state.train_asked_at > failed_at
         assert is_over or is_asked_again
 
 
-@settings(max_examples=1000, deadline=None)
-@given(state=states, policy=policies, share=st.floats(0, 1, exclude_max=True))
+@hypothesis_settings(max_examples=1000, deadline=None)
+@given(state=states, settings=all_settings, share=st.floats(0, 1, exclude_max=True))
 def test_nothing_becomes_due_before_look_at_and_something_is_due_then(
-    state: State, policy: Policy, share: float
+    state: State, settings: Settings, share: float
 ) -> None:
-    decision = decide(state, policy, NOON)
+    decision = decide(state, settings, NOON)
     assert decision.look_at > NOON
     is_look_due = decision.look_at < math.inf
     before = NOON + share * ((decision.look_at if is_look_due else NOON + 1e6) - NOON)
     if before < decision.look_at:  # rounding may make it the same
-        assert steps(decide(state, policy, before)) == steps(decision)
+        assert steps(decide(state, settings, before)) == steps(decision)
     if is_look_due:
-        assert any(steps(decide(state, policy, decision.look_at)))
+        assert any(steps(decide(state, settings, decision.look_at)))

@@ -22,7 +22,7 @@ from backend.rounds.loop import Loop
 from backend.store.project_rows import AnnotatorFigures
 from scripts.research.oracle import OracleProject
 from tests.unit.rounds import test_rounds
-from tests.unit.rounds.test_rounds import quiet, seed, train
+from tests.unit.rounds.test_rounds import quiet, seed, train, with_settings
 
 pool, project, loop = test_rounds.pool, test_rounds.project, test_rounds.loop
 
@@ -372,7 +372,7 @@ def blind(loop: Loop, project: OracleProject, tmp_path: Path) -> Loop:
     """Pre-trained weights, 20 seed labels and 40 images that were asked without a model."""
     weights = tmp_path / "pretrained.pth"
     torch.save(resnet.build(5, None, seed=3).state_dict(), weights)
-    own = replace(loop, weights=str(weights), batch_size=40)
+    own = with_settings(replace(loop, weights=str(weights)), batch_size=40)
     seed(own, project, 20)
     assert batches.top_up(own) == 40
     project.answer_open_tasks(true_labels(loop.pool))

@@ -13,17 +13,17 @@ from typing import Any
 import pytest
 
 from backend.base.labeling import Annotation, NewTask, Task, TaskReading
-from backend.base.settings import load_settings
+from backend.base.settings import Settings
 from backend.labelstudio.project import CLOCK_SKEW
 from backend.queue.training_queue import TrainingQueue
-from backend.rounds.decide import Policy, State, decide
+from backend.rounds.decide import State, decide
 from backend.rounds.observe import (
     TASKS_PER_TRANSACTION,
     observe,
-    policy_of,
     read_changes,
     read_everything_changed,
 )
+from backend.store.project_rows import Facts
 from backend.store.project_store import ProjectStore
 from backend.store.registry import Registry
 from scripts.research.oracle import OracleProject
@@ -33,7 +33,7 @@ from tests.unit.store.test_registry import save as save_version
 
 NOON = 1_700_000_000.0
 PROJECT = 7
-POLICY = Policy(batch_size=1, retrain_after=3, retrain_wait_s=60)
+SETTINGS = Settings.model_construct(batch_size=1, retrain_after=3, retrain_wait_s=60)
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def look(queue: TrainingQueue, tmp_path: Path) -> Callable[[], State]:
 
 
 def is_due(state: State, now: float = NOON) -> bool:
-    return decide(state, POLICY, now).train is not None
+    return decide(state, SETTINGS, now).train is not None
 
 
 def annotated(count: int) -> list[TaskReading]:
@@ -93,7 +93,7 @@ def test_an_untouched_project_has_an_empty_state_and_stays_untouched(
     queue: TrainingQueue, tmp_path: Path
 ) -> None:
     root = tmp_path / "p7"
-    assert observe(root, queue, PROJECT) == State()
+    assert observe(root, queue, PROJECT) == State(Facts())
     assert not root.exists()
 
 
@@ -120,24 +120,27 @@ def test_every_fact_of_a_project_is_observed(
     )
     queue.hint(PROJECT, NOON - 1, ["3"])
     assert look() == State(
+        facts=Facts(
+            read_at=NOON - 40,
+            revision=1,
+            train_asked_at=NOON - 11,
+            trained_at=NOON - 12,
+            head_revision=13,
+            head_fitted_at=NOON - 14,
+            ordered_by="r0002",
+            looked_for_again=15,
+            exhausted_at=NOON - 16,
+            review_project=8,
+            reviews_read_at=NOON - 17,
+            failed_at={"refit": NOON - 4},
+        ),
         n_new=3,
         first_new_at=NOON - 50,
         hinted_at=NOON - 1,
         train_asked_at=NOON - 11,
-        read_at=NOON - 40,
-        revision=1,
         n_open=1,
-        trained_at=NOON - 12,
-        head_revision=13,
-        head_fitted_at=NOON - 14,
         rounds_done=2,
         in_service="r0001",
-        ordered_by="r0002",
-        reopened_at_revision=15,
-        exhausted_at=NOON - 16,
-        has_review=True,
-        reviews_read_at=NOON - 17,
-        failed_at={"refit": NOON - 4},
     )
 
 
@@ -159,19 +162,6 @@ def test_another_projects_hints_change_nothing(
     queue.hint(PROJECT + 1, NOON, ["a", "b", "c"])
     queue.ask_for_training(PROJECT + 1, NOON)
     assert look() == before
-
-
-def test_every_setting_of_the_policy_is_taken_from_the_settings() -> None:
-    settings = load_settings(
-        _env_file=None,
-        train="full",
-        overlap="2",
-        batch_size=11,
-        rounds=12,
-        retrain_after=13,
-        retrain_wait_s=14,
-    )
-    assert policy_of(settings) == Policy("full", "2", 11, 12, 13, 14.0)
 
 
 # When a training is due
@@ -326,7 +316,7 @@ def step(
     save_version(tmp_path, meta(1))
     Registry(tmp_path).promote("r0001")
     store.record(ordered_by="r0001")
-    return lambda now: decide(look(), POLICY, now).rank
+    return lambda now: decide(look(), SETTINGS, now).rank
 
 
 def test_a_head_is_due_with_every_new_annotation_but_at_most_every_five_seconds(
@@ -449,10 +439,10 @@ def test_annotations_announced_during_a_reading_are_read_again(
     read_changes(project, empty, now=NOON)  # which took a while
     queue.hint(PROJECT, NOON + 1, ["img-0"])
     state = observe(tmp_path / "empty", queue, PROJECT)
-    assert decide(state, POLICY, NOON + 2).rank == "read"
+    assert decide(state, SETTINGS, NOON + 2).rank == "read"
     read_changes(project, empty, now=NOON + 2)
     state = observe(tmp_path / "empty", queue, PROJECT)
-    assert decide(state, POLICY, NOON + 9).rank != "read"
+    assert decide(state, SETTINGS, NOON + 9).rank != "read"
     assert state.n_new == 0  # nothing was annotated, despite the webhook
 
 

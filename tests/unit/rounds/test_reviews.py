@@ -53,6 +53,7 @@ def project() -> OracleProject:
 def loop(tmp_path: Path, project: OracleProject) -> Loop:
     nothing = LabeledSplit(np.zeros((0, 2, 2, 3), np.uint8), np.zeros(0, np.int64))
     return Loop(
+        settings=Settings.model_construct(data_dir=tmp_path, overlap="1", batch_size=10),
         root=project_root(tmp_path, PROJECT),
         project=project,
         pool=Pool(
@@ -67,16 +68,7 @@ def loop(tmp_path: Path, project: OracleProject) -> Loop:
             folder=tmp_path,
         ),
         weights="none",
-        data_dir=tmp_path,
         recipe=Recipe(image_size=32),
-        train="both",
-        strategy="least_confidence",
-        overlap="1",
-        batch_size=10,
-        rounds=0,
-        keep_versions=0,
-        is_blind=False,
-        task_lock_s=1800,
         seed=0,
         device=torch.device("cpu"),
     )
@@ -326,8 +318,8 @@ def test_the_clock_enqueues_collecting_if_a_review_project_exists(
     clock.tick(noon + 2 * settings.reconcile_every_s)
     clock.close()
     assert ranks.job_ids == ["rank-p7"]
-    state, policy = observe.observe(root, queue, PROJECT), observe.policy_of(settings)
-    assert decide(state, policy, noon + settings.reconcile_every_s).rank == "collect_reviews"
+    state = observe.observe(root, queue, PROJECT)
+    assert decide(state, settings, noon + settings.reconcile_every_s).rank == "collect_reviews"
 
 
 def test_the_job_collects_reviewed_labels(

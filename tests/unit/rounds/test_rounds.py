@@ -16,6 +16,7 @@ import torch
 from backend.base.arrays import Probs
 from backend.base.errors import LabelStudioError, NoModelError, TooFewLabelsError, TrainingError
 from backend.base.labeling import NewTask, Prediction, TaskReading
+from backend.base.settings import Settings
 from backend.base.strategy_names import STRATEGIES, StrategyName
 from backend.images.pool import Pool, open_pool, seed_labels, true_labels
 from backend.measures.calibration import expected_calibration_error
@@ -72,23 +73,21 @@ def project(pool: Pool) -> OracleProject:
 @pytest.fixture
 def loop(tmp_path: Path, pool: Pool, project: OracleProject) -> Loop:
     return Loop(
+        settings=Settings.model_construct(
+            data_dir=tmp_path, overlap="1", batch_size=10, keep_versions=0
+        ),
         root=project_root(tmp_path, 1),
         project=project,
         pool=pool,
         weights="none",
-        data_dir=tmp_path,
         recipe=FAST,
-        train="both",
-        strategy="least_confidence",
-        overlap="1",
-        batch_size=10,
-        rounds=0,
-        keep_versions=0,
-        is_blind=False,
-        task_lock_s=1800,
         seed=0,
         device=torch.device("cpu"),
     )
+
+
+def with_settings(loop: Loop, **changes: object) -> Loop:
+    return replace(loop, settings=loop.settings.model_copy(update=changes))
 
 
 def seed(loop: Loop, project: OracleProject, count: int = 40) -> None:
@@ -161,7 +160,7 @@ def test_blind_leaves_out_everything_that_reveals_the_prediction(
     loop: Loop, project: OracleProject
 ) -> None:
     seed(loop, project)
-    train(replace(loop, is_blind=True))
+    train(with_settings(loop, blind=True))
     task = next(t for t in project.by_task.values() if t.label is None)
     readable = {"asked_confidence", "asked_margin", "asked_entropy", "hint"}
     assert readable.isdisjoint(task.data)
@@ -329,7 +328,7 @@ def test_rolling_back_restores_the_older_versions_order_and_updates_the_descript
 def test_two_hundred_labels_flipped_by_one_person_are_refused_and_promoted_by_hand(
     loop: Loop, project: OracleProject
 ) -> None:
-    able = replace(loop, recipe=replace(FAST, min_steps=80), batch_size=200)
+    able = with_settings(replace(loop, recipe=replace(FAST, min_steps=80)), batch_size=200)
     seed(able, project)
     before = train(able)
     truth, classes = true_labels(loop.pool), loop.pool.classes
@@ -372,8 +371,8 @@ def test_a_validation_split_too_small_for_the_gate_promotes_and_says_so(
         loop,
         pool=replace(loop.pool, validation=few),
         recipe=replace(FAST, min_steps=80),
-        batch_size=200,
     )
+    small = with_settings(small, batch_size=200)
     seed(small, project)
     train(small)
     project.answer_open_tasks(dict.fromkeys(loop.pool.image_ids, loop.pool.classes[0]))
@@ -405,12 +404,12 @@ def test_probabilities_are_calibrated_and_the_calibration_error_is_recorded(
 
 def test_after_the_last_round_no_more_images_are_asked(loop: Loop, project: OracleProject) -> None:
     truth = true_labels(loop.pool)
-    two_rounds = replace(loop, rounds=2)
+    two_rounds = with_settings(loop, rounds=2)
     seed(loop, project)
     train(two_rounds)
     for expected_open in (10, 0):
         project.answer_open_tasks(truth)
-        assert batches.top_up(replace(two_rounds, rounds=1)) == 0
+        assert batches.top_up(with_settings(two_rounds, rounds=1)) == 0
         meta = train(two_rounds)
         assert project.counts().open == expected_open
     assert (meta.version, meta.labels) == ("r0003", 60)  # the final training, on all labels
@@ -437,7 +436,7 @@ def test_a_task_pushed_twice_by_a_killed_push_is_deduplicated(
     batches.top_up(loop)
     twin = next(iter(project.by_task.values()))
     project.import_tasks([twin])
-    batches.top_up(replace(loop, batch_size=12))
+    batches.top_up(with_settings(loop, batch_size=12))
     ids = [task.image_id for task in project.by_task.values()]
     assert len(ids) == len(set(ids))
 
@@ -447,7 +446,7 @@ def test_a_task_pushed_twice_by_a_killed_push_is_deduplicated(
 
 def ask_and_annotate(loop: Loop, project: OracleProject, count: int = 10) -> None:
     """Ask and annotate one more batch."""
-    batches.top_up(replace(loop, batch_size=project.counts().open + count))
+    batches.top_up(with_settings(loop, batch_size=project.counts().open + count))
     project.answer_open_tasks(true_labels(loop.pool))
 
 
@@ -607,7 +606,7 @@ def test_a_head_from_poisoned_annotations_is_refused_and_the_order_stays(
     seed(loop, project, 100)
     sound = replace(loop, recipe=replace(FAST, min_steps=80))
     train(sound)
-    batches.top_up(replace(sound, batch_size=120))
+    batches.top_up(with_settings(sound, batch_size=120))
     project.answer_open_tasks(dict.fromkeys(loop.pool.image_ids, loop.pool.classes[0]))
     head = refit(sound)
     assert head.refused is not None
@@ -676,7 +675,7 @@ def test_long_superseded_heads_and_embeddings_of_old_bodies_are_deleted(
     train(loop)
     truth = true_labels(loop.pool)
     for _ in range(pruning.HEADS_KEPT + 4):
-        batches.top_up(replace(loop, batch_size=1))
+        batches.top_up(with_settings(loop, batch_size=1))
         project.answer(project.open_tasks()[0].task_id, truth[project.open_tasks()[0].image_id])
         refit(loop)
     names = {meta.version for meta in loop.registry.versions()[0]}
@@ -704,7 +703,7 @@ def test_old_weights_are_deleted_after_a_training_or_later_if_label_studio_is_un
     loop: Loop, caplog: pytest.LogCaptureFixture
 ) -> None:
     project = LeavesOnce(loop.pool.classes)
-    own = replace(loop, project=project, keep_versions=1)
+    own = with_settings(replace(loop, project=project), keep_versions=1)
     for number in (1, 2):
         save_version(loop.root, meta(number, refused="worse"))
     pruning.write_announcement(loop.root, datetime.now(UTC) - timedelta(days=2))
@@ -721,7 +720,7 @@ def test_old_weights_are_deleted_after_a_training_or_later_if_label_studio_is_un
 def test_an_existing_folder_gets_an_announcement_and_keeps_all_versions_for_a_day(
     loop: Loop, project: OracleProject, caplog: pytest.LogCaptureFixture
 ) -> None:
-    own = replace(loop, keep_versions=1)
+    own = with_settings(loop, keep_versions=1)
     for number in (1, 2):
         save_version(loop.root, meta(number, refused="worse"))
     seed(own, project)
@@ -744,7 +743,7 @@ def test_lost_embeddings_are_computed_again(loop: Loop, project: OracleProject) 
 
 
 def test_with_train_head_the_body_is_never_trained(loop: Loop, project: OracleProject) -> None:
-    only_heads = replace(loop, train="head")
+    only_heads = with_settings(loop, train="head")
     seed(only_heads, project)
     first = train(only_heads)
     project.answer_open_tasks(true_labels(loop.pool))
@@ -764,7 +763,7 @@ def test_with_train_head_the_body_is_never_trained(loop: Loop, project: OraclePr
 def test_every_strategy_runs_the_loop_and_the_queue_shows_its_order(
     loop: Loop, project: OracleProject, strategy: StrategyName
 ) -> None:
-    own = replace(loop, strategy=strategy, train="head")
+    own = with_settings(loop, strategy=strategy, train="head")
     seed(own, project, 210)  # beyond the early phase of auto
     meta = train(own)
     by_score = sorted(project.open_tasks(), key=lambda t: shown(project, t.task_id, meta).score)
@@ -797,14 +796,13 @@ def test_neither_the_test_split_nor_hidden_labels_influence_a_choice(
         own = replace(
             loop,
             root=tmp_path / str(is_changed) / "p1",
-            data_dir=tmp_path / str(is_changed),
             project=project,
             pool=replace(loop.pool, test=test),
-            train="head",
-            strategy=strategy,
         )
+        data_dir = tmp_path / str(is_changed)
+        own = with_settings(own, data_dir=data_dir, train="head", strategy=strategy)
         try:
-            batches.top_up(replace(own, batch_size=205))
+            batches.top_up(with_settings(own, batch_size=205))
             project.answer_open_tasks(truth)
             train(own)
         finally:
@@ -823,7 +821,7 @@ def test_with_pretrained_weights_and_no_labels_typical_images_come_first(
 ) -> None:
     weights = tmp_path / "pretrained.pth"
     torch.save(resnet.build(5, None, seed=3).state_dict(), weights)
-    own = replace(loop, strategy="auto", weights=str(weights))
+    own = with_settings(replace(loop, weights=str(weights)), strategy="auto")
     assert batches.top_up(own) == 10
     assert {task.data["asked_by"] for task in project.by_task.values()} == {"typiclust"}
     assert list((tmp_path / "embeddings").glob("*"))
@@ -832,7 +830,7 @@ def test_with_pretrained_weights_and_no_labels_typical_images_come_first(
 def test_without_pretrained_weights_the_first_batch_is_random(
     loop: Loop, project: OracleProject
 ) -> None:
-    batches.top_up(replace(loop, strategy="auto"))
+    batches.top_up(with_settings(loop, strategy="auto"))
     assert {task.data["asked_by"] for task in project.by_task.values()} == {"random"}
 
 
@@ -900,7 +898,7 @@ def annotate_as(project: OracleProject, person: int, labels: Mapping[str, str]) 
 def test_with_overlap_2_two_annotators_get_each_image_except_seeds(
     loop: Loop, project: OracleProject
 ) -> None:
-    loop = replace(loop, overlap="2")
+    loop = with_settings(loop, overlap="2")
     truth = true_labels(loop.pool)
     seed(loop, project)
     train(loop)
@@ -919,7 +917,7 @@ def test_with_overlap_2_two_annotators_get_each_image_except_seeds(
 def test_a_second_opinion_shows_the_prediction_from_before_the_first_annotation(
     loop: Loop, project: OracleProject
 ) -> None:
-    loop = replace(loop, overlap="2", train="full")
+    loop = with_settings(loop, overlap="2", train="full")
     truth = true_labels(loop.pool)
     seed(loop, project)
     first = train(loop)
@@ -938,7 +936,7 @@ def test_a_second_opinion_shows_the_prediction_from_before_the_first_annotation(
 def test_overlap_auto_replaces_new_images_by_second_opinions_on_disagreements(
     loop: Loop, project: OracleProject
 ) -> None:
-    loop = replace(loop, overlap="auto")
+    loop = with_settings(loop, overlap="auto")
     truth = true_labels(loop.pool)
     wrong = {i: loop.pool.classes[(loop.pool.classes.index(c) + 1) % 10] for i, c in truth.items()}
     seed(loop, project, 100)
@@ -958,7 +956,7 @@ def test_overlap_auto_replaces_new_images_by_second_opinions_on_disagreements(
 def test_overlap_auto_asks_no_second_opinions_of_a_single_annotator(
     loop: Loop, project: OracleProject
 ) -> None:
-    loop = replace(loop, overlap="auto")
+    loop = with_settings(loop, overlap="auto")
     seed(loop, project)
     train(loop)
     annotate_as(project, 1, dict.fromkeys(loop.pool.image_ids, loop.pool.classes[0]))
@@ -969,7 +967,7 @@ def test_overlap_auto_asks_no_second_opinions_of_a_single_annotator(
 def test_second_opinions_waiting_for_an_absent_annotator_do_not_hold_back_new_images(
     loop: Loop, project: OracleProject
 ) -> None:
-    loop = replace(loop, overlap="2")
+    loop = with_settings(loop, overlap="2")
     truth = true_labels(loop.pool)
     seed(loop, project)
     train(loop)
@@ -981,7 +979,7 @@ def test_second_opinions_waiting_for_an_absent_annotator_do_not_hold_back_new_im
 
 
 def test_the_number_of_open_second_opinions_is_bounded(loop: Loop, project: OracleProject) -> None:
-    loop = replace(loop, overlap="2")
+    loop = with_settings(loop, overlap="2")
     truth = true_labels(loop.pool)
     seed(loop, project)
     train(loop)
@@ -995,7 +993,7 @@ def test_the_number_of_open_second_opinions_is_bounded(loop: Loop, project: Orac
 def test_a_task_that_label_studio_cannot_serve_again_takes_no_place(
     loop: Loop, project: OracleProject
 ) -> None:
-    loop = replace(loop, overlap="2")
+    loop = with_settings(loop, overlap="2")
     truth = true_labels(loop.pool)
     seed(loop, project)
     train(loop)
@@ -1068,7 +1066,7 @@ def test_a_new_batch_joins_the_open_images_and_annotated_ones_leave_with_the_nex
 
 def test_the_number_of_recorded_open_images_is_bounded(loop: Loop, project: OracleProject) -> None:
     seed(loop, project)
-    train(replace(loop, batch_size=60))
+    train(with_settings(loop, batch_size=60))
     assert len(kept_open(loop)) == OPEN_IMAGES_KEPT == 48
 
 

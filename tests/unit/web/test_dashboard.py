@@ -18,7 +18,7 @@ from rq.job import Job
 from backend.base.settings import Settings, load_settings
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds.decide import decide
-from backend.rounds.observe import observe, policy_of
+from backend.rounds.observe import observe
 from backend.store import model_outputs
 from backend.store.project_db import writing
 from backend.store.project_record import project_root, write_record
@@ -323,7 +323,7 @@ def test_the_button_rolls_back_and_has_the_open_tasks_reordered(
     assert current is not None
     assert current.version == "r0001"
     assert Queue("rank", connection=Redis.from_url(redis_server.url)).job_ids == ["rank-p7"]
-    due = decide(observe(root, queue, PROJECT), policy_of(config), time.time())
+    due = decide(observe(root, queue, PROJECT), config, time.time())
     assert (due.rank, due.train) == ("refresh", None)
 
 
@@ -339,7 +339,7 @@ def test_the_button_starts_a_training_even_if_no_label_is_new(
     assert Queue("rank", connection=Redis.from_url(redis_server.url)).job_ids == ["rank-p7"]
     state = observe(root, queue, PROJECT)
     assert (state.n_new, state.is_training_asked) == (0, True)
-    assert decide(state, policy_of(config), time.time()).train == "retrain"
+    assert decide(state, config, time.time()).train == "retrain"
 
 
 @pytest.mark.parametrize("version", ["r0009", "", "../../etc", EVIL])

@@ -29,7 +29,7 @@ from backend.base.errors import SettingsError
 from backend.base.settings import Settings, load_settings
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds.decide import decide
-from backend.rounds.observe import observe, policy_of
+from backend.rounds.observe import observe
 from backend.store.project_record import project_root, write_record
 from backend.store.project_rows import OpenImage
 from backend.store.project_store import ProjectStore
@@ -347,7 +347,7 @@ def test_the_button_puts_a_version_in_service_through_the_backend(
     assert (response.status_code, response.location) == (303, "/dashboard?project=7")
     assert in_service(settings) == "r0001"
     assert jobs(team_redis) == ["rank-p7"]
-    assert decide(observe(root, queue, PROJECT), policy_of(settings), time.time()).rank == "refresh"
+    assert decide(observe(root, queue, PROJECT), settings, time.time()).rank == "refresh"
     assert "r0001 in service" in client.get("/dashboard", auth=LEAD).text
 
 
@@ -358,7 +358,7 @@ def test_the_button_starts_a_training_through_the_backend(
     assert jobs(team_redis) == ["rank-p7"]
     state = observe(project_root(settings.model_dir, PROJECT), queue, PROJECT)
     assert state.is_training_asked
-    assert decide(state, policy_of(settings), time.time()).train == "retrain"
+    assert decide(state, settings, time.time()).train == "retrain"
 
 
 @pytest.mark.parametrize(

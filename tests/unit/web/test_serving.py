@@ -19,7 +19,7 @@ from backend.labelstudio.incoming import SECRET_HEADER
 from backend.labelstudio.label_config import label_config_xml
 from backend.queue.training_queue import Hints, TrainingQueue
 from backend.rounds.decide import decide
-from backend.rounds.observe import observe, policy_of
+from backend.rounds.observe import observe
 from backend.web.serving import create_app
 from tests.conftest import RedisServer
 from tests.unit.web.conftest import (
@@ -147,7 +147,7 @@ def test_two_million_annotations_in_one_webhook_make_nothing_due(
     assert queue.annotated_since(PROJECT, 0.0) == {}
     state = observe(root, queue, PROJECT)
     assert state.n_new == 0
-    assert decide(state, policy_of(config), time.time() + 3600).train is None
+    assert decide(state, config, time.time() + 3600).train is None
 
 
 def test_at_most_a_thousand_images_of_one_webhook_are_kept(
@@ -174,7 +174,7 @@ def test_start_training_comes_with_basic_auth_and_is_due_at_once(
     assert response.status_code == 200
     queue = TrainingQueue(config.redis_url.get_secret_value())
     state = observe(root, queue, PROJECT)
-    assert decide(state, policy_of(config), time.time()).train == "retrain"
+    assert decide(state, config, time.time()).train == "retrain"
 
 
 @pytest.mark.parametrize("payload", [event("PROJECT_UPDATED"), event("MADE_UP"), event(project=8)])

@@ -18,7 +18,7 @@ from backend.base.labeling import NewTask, Prediction
 from backend.base.settings import Settings, load_settings
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds.decide import decide
-from backend.rounds.observe import observe, policy_of
+from backend.rounds.observe import observe
 from backend.store.project_record import project_root, write_record
 from backend.store.project_store import ProjectStore
 from backend.store.registry import Registry
@@ -439,7 +439,7 @@ def test_open_tasks_are_reordered_if_the_record_of_open_images_is_lost(
     clock.tick(NOON)
     assert ranks.job_ids == ["rank-p7"]
     state = observe(root, queue, PROJECT)
-    assert decide(state, policy_of(settings), NOON).rank == "refresh"
+    assert decide(state, settings, NOON).rank == "refresh"
 
 
 def test_one_projects_success_does_not_hide_anothers_error(

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,7 +26,7 @@ from backend.queue.training_queue import TrainingQueue
 from backend.rounds import rounds
 from backend.rounds.decide import RETRY_AFTER_S, decide
 from backend.rounds.loop import Loop
-from backend.rounds.observe import observe, policy_of
+from backend.rounds.observe import observe
 from backend.store.files import lock
 from backend.store.project_record import project_root, write_record
 from backend.store.project_store import ProjectStore
@@ -230,9 +229,9 @@ def test_a_failed_training_is_shown_and_retried_after_its_delay(
     assert "hunter2" not in shown_error["message"]
     state = observe(work.root, queue, PROJECT)
     assert state.n_new == 3  # nothing is lost
-    now, policy = state.failed_at["retrain"], policy_of(settings)
-    assert decide(state, policy, now + RETRY_AFTER_S["retrain"] - 1).train is None
-    assert decide(state, policy, now + RETRY_AFTER_S["retrain"]).train == "retrain"
+    now = state.facts.failed_at["retrain"]
+    assert decide(state, settings, now + RETRY_AFTER_S["retrain"] - 1).train is None
+    assert decide(state, settings, now + RETRY_AFTER_S["retrain"]).train == "retrain"
 
 
 @pytest.mark.parametrize(
@@ -272,9 +271,10 @@ def test_a_head_is_due_again_only_after_an_error(
     monkeypatch.setattr(rounds, "refit_head", refit_head)
     jobs.rank(PROJECT)
     assert [error["message"] for error in store.errors()] == errors
-    state, policy = observe(work.root, queue, PROJECT), policy_of(settings)
-    assert decide(state, policy, time.time()).rank is None
-    later = decide(replace(state, exhausted_at=time.time() + 999), policy, time.time() + 61)
+    state = observe(work.root, queue, PROJECT)
+    assert decide(state, settings, time.time()).rank is None
+    store.record(exhausted_at=time.time() + 999)
+    later = decide(observe(work.root, queue, PROJECT), settings, time.time() + 61)
     assert (later.rank == "refit") is is_due_soon
     assert state.n_new == 2  # the training has not learned them
 

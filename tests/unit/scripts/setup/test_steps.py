@@ -15,7 +15,7 @@ from backend.base.settings import Settings, load_settings
 from backend.labelstudio.project_setup import ProjectSetup
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds.decide import decide
-from backend.rounds.observe import observe, policy_of
+from backend.rounds.observe import observe
 from backend.store.project_record import project_root
 from scripts.setup.steps import SetupSteps
 from tests.conftest import RedisServer
@@ -54,7 +54,7 @@ def test_the_first_training_is_requested_once_and_survives_a_lost_redis(
     assert Queue("train", connection=Redis.from_url(redis_server.url)).job_ids == ["retrain-p7"]
     redis_server.flush()
     state = observe(root, TrainingQueue(redis_server.url), 7)
-    assert decide(state, policy_of(settings), time.time()).train == "retrain"
+    assert decide(state, settings, time.time()).train == "retrain"
     assert not start(settings, 20)  # again: it adds the lost job and requests nothing new
     assert observe(root, TrainingQueue(redis_server.url), 7).train_asked_at == state.train_asked_at
     assert Queue("train", connection=Redis.from_url(redis_server.url)).job_ids == ["retrain-p7"]

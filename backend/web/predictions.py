@@ -1,4 +1,4 @@
-"""Compute class probabilities for tasks with each project's version in service."""
+"""Predict the classes of tasks with each project's version in service."""
 
 from __future__ import annotations
 
@@ -6,17 +6,23 @@ import logging
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from label_studio_ml.model import LabelStudioMLBase
 from numpy.typing import NDArray
 from torch import nn
 
+from backend.asking.query import confidence
 from backend.base.arrays import Probs
 from backend.base.errors import ImageError, NoModelError
-from backend.base.settings import Settings
+from backend.base.labeling import match_classes
+from backend.base.settings import Settings, load_settings
+from backend.labelstudio.label_config import parse_label_config
+from backend.labelstudio.rows import prediction_result
 from backend.labelstudio.task_images import load_task_image
 from backend.measures.calibration import rescale
 from backend.network.device import find_device
@@ -25,6 +31,7 @@ from backend.store import model_outputs
 from backend.store.project_record import project_root
 from backend.store.registry import Registry
 from backend.store.version_meta import Meta
+from backend.web.payloads import project_number
 
 log = logging.getLogger(__name__)
 
@@ -115,3 +122,66 @@ class ModelService:
                 state = {name: torch.from_numpy(array) for name, array in arrays.items()}
                 served.model = load_model(state, len(served.meta.classes), self._device)
         return served.model
+
+
+@cache
+def default_service() -> ModelService:
+    """Return the service for the environment's settings."""
+    return ModelService(load_settings())
+
+
+class ResNetBackend(LabelStudioMLBase):  # type: ignore[misc]  # the library has no types
+    """The model class for label-studio-ml, with the signatures of 1.0.9 and 2.x.
+
+    A new object may be made for every request, so the model is kept in the service.
+    """
+
+    def __init__(
+        self,
+        project_id: str | None = None,
+        label_config: str | None = None,
+        service: ModelService | None = None,
+        **kwargs: Any,
+    ) -> None:
+        # Do not pass the label config: the library would parse it unguarded, and we need no copy.
+        super().__init__(**kwargs)
+        self._project = project_id
+        self._label_config = label_config
+        self._service = service or default_service()
+
+    def predict(
+        self,
+        tasks: Sequence[Mapping[str, Any]],
+        context: Any = None,  # noqa: ARG002
+        **kwargs: Any,  # noqa: ARG002
+    ) -> list[dict[str, Any]]:
+        """Return one prediction per task: its class probability and its confidence (low = ask
+        first).
+
+        If a task's image cannot be read, its prediction has neither result nor score. Label Studio
+        then keeps the other predictions, does not ask again, and serves that task last.
+        """
+        project = self._project or (tasks[0].get("project") if tasks else None)
+        project_id = project_number(project)
+        meta = self._service.in_service(project_id).meta
+        config = parse_label_config(self._label_config or "")
+        names = match_classes(config.choices, meta.classes)
+        probs = self._service.probs(project_id, tasks, config.image_key)
+        readable = np.isfinite(probs).all(axis=1)
+        predictions: list[dict[str, Any]] = [
+            {"result": [], "score": None, "model_version": meta.version} for _ in tasks
+        ]
+        strategy = self._service.settings.strategy
+        scores = confidence(
+            strategy, int(readable.sum()), probs[readable], np.random.default_rng(0)
+        )
+        for number, score in zip(np.flatnonzero(readable), scores, strict=True):
+            favourite = int(probs[number].argmax())
+            probability = float(probs[number, favourite])
+            result = prediction_result(config, names[favourite], probability)
+            predictions[number].update(result=result, score=float(score))
+        return predictions
+
+    def fit(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # noqa: ARG002
+        """Do nothing: a webhook triggers training in the trainer."""
+        return {}
