@@ -22,16 +22,12 @@ def least_confidence(probs: Probs) -> Scores:
 
 def margin(probs: Probs) -> Scores:
     """Return how close the second class is to the top class, 0..1 (Scheffer et al., 2001)."""
-    if probs.shape[1] < 2:
-        return np.zeros(len(probs), np.float32)
     second, first = np.partition(probs, -2, axis=1)[:, -2:].T
     return _unit(1.0 - (first - second))
 
 
 def entropy(probs: Probs) -> Scores:
     """Return Shannon entropy divided by its maximum, log(classes) (Settles, 2009, section 3.1)."""
-    if probs.shape[1] < 2:
-        return np.zeros(len(probs), np.float32)
     # As p approaches 0, so does p log p; the clip keeps the logarithm finite at 0.
     nats = -(probs * np.log(np.clip(probs, np.finfo(np.float32).tiny, None))).sum(axis=1)
     return _unit(nats / np.log(probs.shape[1]))

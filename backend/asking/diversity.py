@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.cluster import AgglomerativeClustering, KMeans, MiniBatchKMeans
+from sklearn.metrics import pairwise_distances, pairwise_distances_argmin_min
 from sklearn.neighbors import NearestNeighbors
 
 from backend.base.arrays import Embeddings, Probs, Scores
@@ -74,9 +75,7 @@ def k_center(embeddings: Embeddings, asked: Embeddings, count: int) -> Positions
     """
     own, theirs = _directions(embeddings, asked)
     square = (own**2).sum(axis=1)
-    distance = np.full(len(own), np.inf, np.float32)
-    for first in range(0, len(theirs), BLOCK):
-        distance = np.minimum(distance, _distances(own, theirs[first : first + BLOCK]).min(axis=1))
+    distance = _distance_to_nearest(own, theirs)
     chosen: list[int] = []
     for _ in range(min(count, len(own))):
         # If no image was asked, start with the most central one.
@@ -189,25 +188,22 @@ def _without_copies(
     own: Directions, theirs: Directions, order: Positions, wanted: int
 ) -> Positions:
     """Return the first `wanted` of `order` that copy no earlier image and none of `theirs`."""
-    kept = np.empty(0, np.int64)
+    kept: Positions = np.empty(0, np.int64)
     for first in range(0, len(order), BLOCK):
         block = order[first : first + BLOCK]
-        is_new = np.ones(len(block), bool)
-        for known in (theirs, own[kept]):
-            for start in range(0, len(known), BLOCK):
-                near = _distances(own[block], known[start : start + BLOCK]) < COPY
-                is_new &= ~near.any(axis=1)
-        block = block[is_new]
-        near = np.tril(_distances(own[block], own[block]) < COPY, -1)
-        kept = np.concatenate([kept, block[~near.any(axis=1)]])
+        is_copy = np.tril(pairwise_distances(own[block]) < COPY, -1).any(axis=1)
+        is_copy |= _distance_to_nearest(own[block], np.concatenate([theirs, own[kept]])) < COPY
+        kept = np.concatenate([kept, block[~is_copy]])
         if len(kept) >= wanted:
             break
     return kept[:wanted]
 
 
-def _distances(a: Directions, b: Directions) -> NDArray[np.float32]:
-    square = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) - 2 * (a @ b.T)
-    return np.sqrt(np.maximum(square, 0))
+def _distance_to_nearest(directions: Directions, others: Directions) -> NDArray[np.float32]:
+    """Return each row's distance to the nearest row of `others`, infinite if there are none."""
+    if not len(others):
+        return np.full(len(directions), np.inf, np.float32)
+    return pairwise_distances_argmin_min(directions, others)[1]
 
 
 def _most_central(embeddings: Embeddings) -> int:

@@ -15,7 +15,7 @@ MB = 1_000_000
 def download(
     url: str, file: Path, what: str, progress: Progress, *, timeout_s: float, sha256: str = ""
 ) -> None:
-    """Download `url` to `file`; OSError or HTTPException on failure or a wrong hash.
+    """Download `url` to `file`. Raises OSError or HTTPException on failure or a wrong hash.
 
     `what` names the file in progress lines, `sha256` is the beginning of the file's hash, and
     `timeout_s` is how long the host may send nothing.

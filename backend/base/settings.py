@@ -235,7 +235,7 @@ class Settings(BaseSettings):
     def load(cls, **overrides: Any) -> Self:
         """Read the environment and `.env`.
 
-        SettingsError names each bad variable, its value, and the allowed values.
+        Raises SettingsError, which names each bad variable, its value and the allowed values.
         """
         try:
             return cls(**overrides)
@@ -287,7 +287,7 @@ class Settings(BaseSettings):
 
     def require(self, *names: str) -> None:
         """Raise SettingsError, naming every empty setting in `names`."""
-        empty = [name.upper() for name in names if not _plain(getattr(self, name))]
+        empty = [name.upper() for name in names if not getattr(self, name)]
         if empty:
             raise SettingsError(
                 f"{', '.join(empty)} must be set: `make up` does so for a local stack; otherwise "
@@ -307,7 +307,3 @@ def _explain(error: Mapping[str, Any]) -> str:
     value = "(hidden)" if is_secret else repr(error.get("input"))
     message = error["msg"].removeprefix("Value error, ")
     return f"{name}={value}: {message}" if name else message
-
-
-def _plain(value: Any) -> Any:
-    return value.get_secret_value() if isinstance(value, SecretStr) else value

@@ -33,8 +33,8 @@ class LabelStudio:
     def __init__(self, url: str, api_key: str) -> None:
         if not re.fullmatch(r"[!-~]+", api_key):
             raise LabelStudioError(
-                "LABEL_STUDIO_API_KEY is empty, or holds blanks or characters that no token has: "
-                "copy the access token from Label Studio's Account & Settings"
+                "LABEL_STUDIO_API_KEY is empty, or has spaces or other characters that no token "
+                "has: copy the access token from Label Studio's Account & Settings"
             )
         self.url = url
         with _explaining(url):  # raises if the token has expired
@@ -110,12 +110,10 @@ def label_now_url(browser_url: str, project_id: int) -> str:
 
 def authorization(url: str, api_key: str) -> str:
     """Return the Authorization header for this Label Studio server."""
-    return _cached(url, api_key).authorization()
+    return _cached_server(url, api_key).authorization()
 
 
-@lru_cache(maxsize=1)
-def _cached(url: str, api_key: str) -> LabelStudio:
-    return LabelStudio(url, api_key)
+_cached_server = lru_cache(maxsize=1)(LabelStudio)
 
 
 @contextmanager

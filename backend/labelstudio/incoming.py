@@ -33,7 +33,7 @@ IGNORED = WebhookEvent("ignored", 0)
 
 
 def read_webhook(payload: object) -> WebhookEvent:
-    """Read a webhook's JSON; ValueError if it is malformed."""
+    """Read a webhook's JSON. Raises ValueError if it is malformed."""
     if not isinstance(payload, Mapping):
         raise ValueError("a webhook's body must be a JSON object")
     action = payload.get("action")
@@ -50,12 +50,19 @@ def read_webhook(payload: object) -> WebhookEvent:
             raise ValueError(f"a webhook of {action} must list its {key}")
         if not changed:
             return IGNORED
-    return WebhookEvent("annotations", _read_project(payload), _read_image_ids(payload.get("task")))
+    tasks = payload.get("task")
+    image_ids = tuple(
+        task_data.read_image_id(task.get("data"))
+        for task in (tasks if isinstance(tasks, list) else [tasks])
+        if isinstance(task, Mapping)
+    )
+    return WebhookEvent("annotations", _read_project(payload), tuple(filter(None, image_ids)))
 
 
 def project_id_of(project: object) -> int:
-    """Return the id from the `project` field of a /setup or /predict request, for example 25 from
-    "25.1795346887"; ValueError if it is malformed.
+    """Return the id in the `project` field of a /setup or /predict request: 25 for "25.1795346887".
+
+    Raises ValueError if the field is malformed.
     """
     if not isinstance(project, str) or not re.fullmatch(r"[0-9]{1,18}(\.[0-9]*)?", project):
         raise ValueError('project must look like "25.1795346887"')
@@ -69,10 +76,3 @@ def _read_project(payload: Mapping[Any, Any]) -> int:
         ):
             return project_id
     raise ValueError("a webhook must carry its project's id: create it with send_payload")
-
-
-def _read_image_ids(task: object) -> tuple[str, ...]:
-    """Return the image ids of any tasks that a webhook carries."""
-    tasks = task if isinstance(task, list) else [task]
-    found = [task_data.read_image_id(t.get("data")) for t in tasks if isinstance(t, Mapping)]
-    return tuple(filter(None, found))

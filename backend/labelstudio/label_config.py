@@ -73,7 +73,7 @@ def is_our_label_config(xml: str) -> bool:
 
 
 def parse_label_config(xml: str) -> LabelConfig:
-    """Read names and choices; LabelConfigError unless it has one Image and one Choices tag."""
+    """Read names and choices. Raises LabelConfigError unless there is one Image and one Choices."""
     try:
         tags = list(fromstring(xml, forbid_dtd=True).iter())
     except (ParseError, ValueError, LookupError) as error:  # a DTD, an unknown encoding

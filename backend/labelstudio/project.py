@@ -67,7 +67,7 @@ class LabelStudioProject:
         return str(self._read()["created_at"])
 
     def label_config(self) -> LabelConfig:
-        """Return the label config, read once per object; LabelConfigError if it is unusable."""
+        """Return the label config, read only once. Raises LabelConfigError if it is unusable."""
         if self._label_config is None:
             self._label_config = parse_label_config(self.label_config_xml())
         return self._label_config
@@ -219,7 +219,7 @@ class LabelStudioProject:
         return str(self._read()["model_version"] or "")
 
     def switch_model_version(self, version: str) -> None:
-        """Order the tasks by this version's predictions; LabelStudioError if it has none."""
+        """Order the tasks by this version's predictions. Raises LabelStudioError without any."""
         self._change(model_version=version)
 
     def model_versions(self) -> list[str]:
@@ -235,8 +235,7 @@ class LabelStudioProject:
         )
 
     def _read(self) -> Mapping[str, Any]:
-        found: Mapping[str, Any] = self._server.request("GET", self._path)
-        return found
+        return self._server.request("GET", self._path)
 
     def _change(self, **fields: Any) -> None:
         self._server.request("PATCH", self._path, json=fields)
@@ -258,8 +257,7 @@ class LabelStudioProject:
     def _page(self, filters: Sequence[Mapping[str, Any]], **params: Any) -> Mapping[str, Any]:
         query = {"filters": {"conjunction": "and", "items": filters}, "ordering": ["tasks:id"]}
         params |= {"project": self.project_id, "query": json.dumps(query)}
-        body: Mapping[str, Any] = self._server.request("GET", "api/tasks/", params=params)
-        return body
+        return self._server.request("GET", "api/tasks/", params=params)
 
     def _count(self, filters: Sequence[Mapping[str, Any]]) -> int:
         return int(self._page(filters, include="id", page_size=1)["total"])

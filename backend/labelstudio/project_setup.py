@@ -50,7 +50,7 @@ class ProjectSetup(LabelStudioProject):
         return True
 
     def change_label_config(self, xml: str) -> bool:
-        """Replace the label config; LabelStudioError if existing annotations do not fit it."""
+        """Replace the label config. Raises LabelStudioError if existing annotations do not fit."""
         if self.label_config_xml().strip() == xml.strip():
             return False
         self._change(label_config=xml)

@@ -99,7 +99,9 @@ def read_annotations(task: Mapping[str, Any]) -> list[Annotation]:
             annotation_id=annotation["id"],
             task_id=task["id"],
             image_id=task_data.read_image_id(task["data"]),
-            annotator=_annotator(annotation, seed_id),
+            annotator=(
+                None if annotation["id"] == seed_id else annotation["completed_by"] or DELETED
+            ),
             label=None if annotation["was_cancelled"] else _read_label(annotation["result"]),
             was_skipped=bool(annotation["was_cancelled"]),
             updated_at=annotation["updated_at"],
@@ -109,10 +111,6 @@ def read_annotations(task: Mapping[str, Any]) -> list[Annotation]:
         )
         for annotation in annotations
     ]
-
-
-def _annotator(annotation: Mapping[str, Any], seed_id: int | None) -> int | None:
-    return None if annotation["id"] == seed_id else annotation["completed_by"] or DELETED
 
 
 def _accepted_guess(result: Any) -> bool:

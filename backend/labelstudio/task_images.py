@@ -40,10 +40,10 @@ def load_task_image(
     max_pixels: int,
     give_up_after_s: float = 30.0,
 ) -> NDArray[np.uint8]:
-    """Return a task's image, upright, as (height, width, 3); ImageError if the image cannot be
-    read or its address is not allowed.
+    """Return a task's image, upright, as (height, width, 3).
 
-    A large image is scaled down, but not below `image_size` on either side.
+    A large image is scaled down, but not below `image_size` on either side. Raises ImageError if
+    the image cannot be read or its address is not allowed.
     """
     if value[:5].lower() == "data:":
         content = _from_data_uri(value)
@@ -73,7 +73,7 @@ def _checked_url(value: str, label_studio_url: str) -> str:
     own = urlsplit(label_studio_url)
     # URL parsers disagree about these: some drop a tab, some turn a backslash into a slash.
     if re.search(r"[\x00-\x20\x7f\\\ud800-\udfff]", value):
-        raise ImageError("the image's address holds blanks, control characters or backslashes")
+        raise ImageError("the image's address contains spaces, control characters or backslashes")
     try:
         asked = urlsplit(value)
         is_own = _origin(asked) == _origin(own) and "@" not in asked.netloc
@@ -82,7 +82,7 @@ def _checked_url(value: str, label_studio_url: str) -> str:
     is_relative = value.startswith("/") and not asked.scheme and not asked.netloc
     if not is_own and not is_relative:
         raise ImageError(
-            "the image is neither a data: URI nor at LABEL_STUDIO_URL: other places are never "
+            "the image is neither a data: URI nor at LABEL_STUDIO_URL, and other servers are never "
             f"asked ({_shown(value)})"
         )
     # Decode once and encode again, so that the requested path is the one that was checked.

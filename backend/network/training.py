@@ -65,7 +65,11 @@ def train(
     on a GPU as soon as the step is enqueued. Raises TooFewLabelsError, or TrainingError if the loss
     diverges.
     """
-    _check_labels(labels)
+    if (n_seen := len(np.unique(labels))) < 2:
+        raise TooFewLabelsError(
+            f"{len(labels)} labeled images of {n_seen} class(es) are not enough "
+            "to train on: label images of at least two classes"
+        )
     device = torch.device(device)
     model = resnet.build(n_classes, start, seed=seed).to(memory_format=torch.channels_last)
     model.to(device)
@@ -153,14 +157,6 @@ def batches(
     for chosen, view, jitter in zip(*plan, strict=True):
         augmented = _augment(normalize(stored[chosen]), view, jitter, recipe.image_size)
         yield augmented, targets[chosen], shares_on_device[chosen]
-
-
-def _check_labels(labels: Labels) -> None:
-    if len(np.unique(labels)) < 2:
-        raise TooFewLabelsError(
-            f"{len(labels)} labeled images of {len(np.unique(labels))} class(es) are not enough "
-            "to train on: label images of at least two classes"
-        )
 
 
 def _draw_order(n_images: int, recipe: Recipe, rng: torch.Generator) -> Tensor:

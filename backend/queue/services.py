@@ -40,7 +40,7 @@ class Service:
 
 
 def find_services(queue: TrainingQueue, now: float) -> list[Service]:
-    """Return all services except Redis; QueueError if Redis fails. `now` is in seconds."""
+    """Return all services except Redis. Raises QueueError if Redis fails. `now` is in seconds."""
     n_workers = queue.worker_counts()
     found = []
     for name, (queue_name, problem) in WORKERS.items():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -206,13 +206,17 @@ class TrainingQueue:
                 continue
             status = job.get_status(refresh=False)
             progress = job.meta.get("progress") or {}
+            left_s = None
+            if progress:
+                took_s = time.time() - progress["since"]
+                left_s = seconds_left(progress["done"], progress["total"], took_s)
             found.append(
                 {
                     "job": job.meta.get("step", name),
                     "queue": queue,
                     "status": status.value if status else "unknown",
                     **{k: progress[k] for k in ("phase", "done", "total") if k in progress},
-                    "seconds_left": _seconds_left(progress, time.time()),
+                    "seconds_left": None if left_s is None else round(left_s, 1),
                 }
             )
         return found
@@ -262,10 +266,3 @@ def _key(project_id: int, part: str = "hints") -> str:
 def _text(value: bytes | str) -> str:
     """Decode a value from Redis; RQ needs a connection that does not decode automatically."""
     return value.decode() if isinstance(value, bytes) else value
-
-
-def _seconds_left(progress: Mapping[str, Any], now: float) -> float | None:
-    if not progress:
-        return None
-    left_s = seconds_left(progress["done"], progress["total"], now - progress["since"])
-    return None if left_s is None else round(left_s, 1)

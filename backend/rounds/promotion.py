@@ -159,14 +159,8 @@ def _save_scores(
 
 def _prune(loop: Loop) -> None:
     """Delete the weights of old versions; after an error, the next round tries again."""
-    root = loop.root
-    announced_at = pruning.read_announcement(root)
-    named = loop.project.model_versions
+    now = datetime.now(UTC)
     try:
-        found = pruning.prune(
-            root, loop.settings.keep_versions, named, announced_at, datetime.now(UTC)
-        )
-        if found != announced_at:
-            pruning.write_announcement(root, found)
+        pruning.prune(loop.root, loop.settings.keep_versions, loop.project.model_versions, now)
     except (LabelStudioError, ModelFolderError) as error:
         log.warning("postponed pruning old versions: %s", error)

@@ -1,4 +1,4 @@
-"""Write, lock, fingerprint and cache files in the model folder, and explain its errors."""
+"""Write, lock, fingerprint and cache files in the model folder, and explain errors there."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def cached_until_changed(
 ) -> Callable[[Callable[[Path, *Ts], T]], Callable[[Path, *Ts], T]]:
     """Cache a function's result for a file until the file's modification time or size changes.
 
-    Errors are not cached. OSError if the file cannot be found.
+    Errors are not cached. Raises OSError if the file does not exist.
     """
 
     def decorate(read: Callable[[Path, *Ts], T]) -> Callable[[Path, *Ts], T]:

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from backend.base.arrays import Embeddings, Labels, Probs
@@ -21,6 +19,7 @@ from backend.base.errors import NoModelError
 from backend.store.files import cached_until_changed, folder_errors
 from backend.store.registry import Registry
 from backend.store.tensor_file import (
+    State,
     damage_logged,
     find_array,
     find_not_finite,
@@ -72,14 +71,13 @@ def save_pool_probs(root: Path, version: str, image_ids: Sequence[str], probs: P
 def load_pool_probs(root: Path, version: str) -> tuple[tuple[str, ...], Probs] | None:
     """Load what save_pool_probs wrote, or None: image ids, and a row of `Probs` for each.
 
-    NoModelError if they contain NaN, because scoring the pool again would give the same result.
+    Raises NoModelError if they contain NaN: scoring the pool again would give the same result.
     """
     path = _path(root, version, "pool")
     with damage_logged(path):
         metadata, arrays = read_tensors(path)
         image_ids = _IMAGE_IDS.validate_json(metadata.get("image_ids", ""))
-        n_classes = len(Registry(root).read_meta(version).classes)
-        probs = _probs(arrays, (len(image_ids), n_classes))
+        probs = _find_probs(root, version, arrays, len(image_ids))
         if not np.isfinite(probs).all():
             raise nan_error(version)
         _check_rows(probs)
@@ -107,9 +105,9 @@ def load_validation(root: Path, version: str) -> tuple[Labels, Probs] | None:
     with damage_logged(path):
         _, arrays = read_tensors(path)
         labels = find_array(arrays, "labels", "i", 1)
-        n_classes = len(Registry(root).read_meta(version).classes)
-        probs = _probs(arrays, (len(labels), n_classes))
+        probs = _find_probs(root, version, arrays, len(labels))
         _check_rows(probs)
+        n_classes = probs.shape[1]
         if labels.size and not 0 <= labels.min() <= labels.max() < n_classes:
             raise ValueError(f"labels are not all in 0..{n_classes - 1}")
         return labels, probs
@@ -141,10 +139,12 @@ def _embeddings_path(
     return folder / f"{body_key}-{image_size}px-{fingerprint}.safetensors"
 
 
-def _probs(arrays: Mapping[str, NDArray[Any]], shape: tuple[int, int]) -> Probs:
+def _find_probs(root: Path, version: str, arrays: State, n_rows: int) -> Probs:
+    """Return the array `probs`. Raises ValueError unless it has `n_rows` and a column per class."""
     probs = find_array(arrays, "probs", "f", 2)
-    if probs.shape != shape:
-        raise ValueError(f"probs is {list(probs.shape)}, not {list(shape)}")
+    expected = [n_rows, len(Registry(root).read_meta(version).classes)]
+    if list(probs.shape) != expected:
+        raise ValueError(f"probs is {list(probs.shape)}, not {expected}")
     return probs
 
 

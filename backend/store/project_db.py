@@ -66,7 +66,7 @@ MIRROR_TABLES = """
         is_open INTEGER NOT NULL,
         is_again INTEGER NOT NULL,
         updated_at TEXT NOT NULL,   -- by Label Studio's clock, ISO 8601
-        read_at REAL NOT NULL       -- by ours, seconds since the epoch
+        read_at REAL NOT NULL       -- by our clock, seconds since the epoch
     ) STRICT;
     CREATE INDEX IF NOT EXISTS mirror_task_image ON mirror_task (image_id);
     CREATE INDEX IF NOT EXISTS mirror_task_open ON mirror_task (task_id) WHERE is_open;
@@ -112,7 +112,7 @@ ADVICE = {
 def reading(root: Path) -> Iterator[Connection]:
     """Open a project's database for reading; an empty one in memory if nothing was written yet.
 
-    StoreError if it cannot be opened, for example on a read-only mount.
+    Raises StoreError if it cannot be opened, for example on a read-only mount.
     """
     with _store_errors(root / FILE), closing(_open_for_reading(root / FILE)) as db:
         if _version(db) and _lacks_mirror_tables(db):

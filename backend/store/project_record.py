@@ -33,7 +33,10 @@ def project_root(model_dir: Path, project_id: int) -> Path:
 
 
 def known_projects(model_dir: Path) -> list[int]:
-    """Return the ids of all recorded projects; ModelFolderError if `model_dir` cannot be read."""
+    """Return the ids of all recorded projects.
+
+    Raises ModelFolderError if `model_dir` cannot be read.
+    """
     with folder_errors(model_dir):
         return sorted(
             int(entry.name[1:])
@@ -43,7 +46,7 @@ def known_projects(model_dir: Path) -> list[int]:
 
 
 def pick_project(model_dir: Path, asked: int | None) -> int:
-    """Return the requested project or the only one; SettingsError if the choice is ambiguous."""
+    """Return the requested project or the only one. Raises SettingsError unless one fits."""
     known = known_projects(model_dir)
     if asked in known:
         return asked
@@ -51,7 +54,7 @@ def pick_project(model_dir: Path, asked: int | None) -> int:
         raise SettingsError("no project is set up yet: run `python -m scripts.setup_project`")
     if asked is None and len(known) == 1:
         return known[0]
-    raise SettingsError(f"say which project with --project: {', '.join(map(str, known))}")
+    raise SettingsError(f"choose a project with --project: {', '.join(map(str, known))}")
 
 
 def write_record(root: Path, record: ProjectRecord) -> None:
@@ -60,7 +63,7 @@ def write_record(root: Path, record: ProjectRecord) -> None:
 
 
 def read_record(root: Path) -> ProjectRecord | None:
-    """Read a project's record; None before setup, ModelFolderError if it cannot be read."""
+    """Return a project's record, or None before setup. Raises ModelFolderError if it is damaged."""
     path = root / "project.json"
     with folder_errors(root):
         if not path.exists():

@@ -15,7 +15,7 @@ Moment = Annotated[float, Field(ge=0, lt=253_370_764_800)]  # until the year 999
 
 
 class Facts(BaseModel, frozen=True):
-    """Single facts of a project. Moments are seconds since the epoch, 0 = never."""
+    """Single facts about a project. Moments are in seconds since the epoch; 0 means never."""
 
     # What was read from Label Studio
     read_at: Moment = 0.0  # when the last reading of changed tasks began

@@ -32,8 +32,8 @@ Row = np.ndarray[Any, np.dtype[np.float32]]  # (classes,)
 class ProjectStore(Mirror):
     """The database in a project's folder: the copy of Label Studio's data and our own records.
 
-    Every method opens its own connection, so no connection crosses a fork. StoreError if the file
-    cannot be read or written. Before the first write, every query returns an empty result.
+    Every method opens its own connection, so no connection crosses a fork, and raises StoreError if
+    the file cannot be read or written. Before the first write, every query returns an empty result.
     """
 
     # Facts

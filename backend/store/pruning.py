@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Literal
 
 from backend.store.files import folder_errors
 from backend.store.project_store import ProjectStore
@@ -48,26 +47,18 @@ def choose_pruned(
     return [m.version for m in full if m.version in usable and m.version not in stay]
 
 
-def next_step(announced_at: datetime | None, now: datetime) -> Literal["announce", "wait", "prune"]:
-    """Decide what to do about versions due for pruning: users have a day to keep them."""
-    if announced_at is None:
-        return "announce"
-    return "wait" if now < announced_at + NOTICE else "prune"
-
-
 def prune(
     root: Path,
     keep_versions: int,
     find_named: Callable[[], Collection[str]],
-    announced_at: datetime | None,
     now: datetime,
-) -> datetime | None:
-    """Delete old heads and embeddings, and old full versions' weights announced for deletion.
+) -> None:
+    """Delete old heads and embeddings; announce the deletion of old weights, then delete them.
 
-    Return when the deletion was announced, for the caller to record. The caller must hold the
-    promote lock. `find_named` asks Label Studio which versions its predictions name; it is called
-    only if weights are due to be deleted.
+    The caller must hold the promote lock. `find_named` asks Label Studio which versions its
+    predictions name; it is called only if weights are due to be deleted.
     """
+    announced_at = before = read_announcement(root)
     _prune_heads(root)
     sound, _ = Registry(root).versions()
     promotions = Registry(root).promotions()
@@ -76,17 +67,18 @@ def prune(
     if not going:
         # Setting KEEP_VERSIONS=0 ends the announcement: a later deletion is announced again.
         announced_at = announced_at if keep_versions and _has_pruned(sound, announced_at) else None
-    elif (step := next_step(announced_at, now)) == "announce":
+    elif announced_at is None:  # users have a day to keep these versions
         announced_at = now
         log.warning("%s", _sentence(sound, going, now))
-    elif step == "prune":
+    elif now >= announced_at + NOTICE:
         going = choose_pruned(sound, promotions, keep_versions, find_named())
         for version in going:
             Registry(root).mark_pruned(version, now)
         if going:
             log.info("pruned the weights of %s: KEEP_VERSIONS=%d", ", ".join(going), keep_versions)
     _delete_weights(root)
-    return announced_at
+    if announced_at != before:
+        write_announcement(root, announced_at)
 
 
 def notice(root: Path, sound: Sequence[Meta], keep_versions: int) -> str:

@@ -121,7 +121,7 @@ class Registry:
         return meta
 
     def read_meta(self, version: str) -> Meta:
-        """Return a version's metadata; BrokenVersionError explains what is wrong with the folder.
+        """Return a version's metadata. Raises BrokenVersionError, which says what is wrong.
 
         Checks only the weights' header (names, types and shapes); a pruned version has no weights.
         """
@@ -144,8 +144,8 @@ class Registry:
     def load_state(self, version: str) -> tensor_file.State:
         """Load a version's weights; for a head, include the weights of its body.
 
-        BrokenVersionError unless they match their sha256, fit a ResNet-18 and are finite;
-        NoModelError if they were pruned.
+        Raises BrokenVersionError unless they match their sha256, fit a ResNet-18 and are finite,
+        and NoModelError if they were pruned.
         """
         own = self.load_own_state(version)
         body = body_of(version)

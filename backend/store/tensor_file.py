@@ -1,6 +1,6 @@
-"""Read, write and check safetensors files, which hold a version's weights and its outputs.
+"""Read, write and check safetensors files, which store a version's weights and outputs.
 
-The weights of a full version are all those of a ResNet-18; a head has only the last layer's.
+A full version has all the weights of a ResNet-18; a head has only those of the last layer.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ DTYPES = ("F16", "F32", "F64", "I64")  # the types we write; numpy lacks some of
 def write_tensors(
     path: Path, tensors: Mapping[str, NDArray[Any]], metadata: dict[str, str] | None = None
 ) -> None:
-    """Write tensors to a file atomically; OSError if writing fails."""
+    """Write tensors to a file atomically. Raises OSError if writing fails."""
     draft = path.with_suffix(f".draft-{os.getpid()}")
     whole = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     try:
@@ -87,7 +87,7 @@ def damage_logged(path: Path) -> Iterator[None]:
 def find_array(
     arrays: Mapping[str, NDArray[Any]], name: str, kind: str, n_axes: int
 ) -> NDArray[Any]:
-    """Return an array by name; ValueError unless its kind ("f" or "i") and n_axes match."""
+    """Return an array by name. Raises ValueError unless its kind ("f" or "i") and n_axes match."""
     array = arrays.get(name)
     if array is None:
         raise ValueError(f"{name} is missing")
@@ -136,9 +136,10 @@ def find_fault(path: Path, expected_sha256: str) -> str:
 
 
 def read_weights(path: Path, expected_sha256: str) -> State:
-    """Read a version's own weights; BrokenVersionError unless they match the hash and are finite.
+    """Read a version's own weights.
 
-    OSError if the file cannot be read.
+    Raises BrokenVersionError unless they match the hash and are finite, and OSError if the file
+    cannot be read.
     """
     name = f"{path.parent.name}/{path.name}"
     try:

@@ -110,15 +110,15 @@ class Meta(BaseModel):
 
     @property
     def body(self) -> str:
-        """The version that its body comes from: the version itself, unless it is a head."""
+        """Return the version that the body comes from: this version, unless it is a head."""
         return body_of(self.version)
 
     @property
     def is_head(self) -> bool:
-        """Whether this version is a head: a new last layer on another version's body."""
+        """Return whether this version is a head: a new last layer on another version's body."""
         return self.body != self.version
 
     @property
     def temperature(self) -> float:
-        """The temperature by which its log-probabilities are divided."""
+        """Return the temperature that divides the log-probabilities."""
         return self.calibration.temperature if self.calibration else 1.0

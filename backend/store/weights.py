@@ -44,7 +44,8 @@ def find_weights(
 ) -> PretrainedWeights:
     """Return the weights for `name`: `auto`, `imagenet`, `none` or the path of a state_dict.
 
-    The file may be in safetensors or torch format. WeightsError if it cannot be read or downloaded.
+    The file may be in safetensors or torch format. Raises WeightsError if it cannot be read or
+    downloaded.
     """
     if name not in ("auto", "imagenet", "none"):
         return PretrainedWeights(name, _read(Path(name)), "")
@@ -119,7 +120,7 @@ def _read(path: Path, after_deletion: str = "") -> resnet.State:
     except Exception:
         # Invalid files can make torch raise any error, with unsafe advice to unpickle: hide both.
         raise WeightsError(
-            f"{path} cannot be read as weights: if it is damaged or half a download, delete it"
+            f"{path} cannot be read as weights: if it is damaged or incomplete, delete it"
             f"{after_deletion}; if it holds a pickled model, save its state_dict() instead"
         ) from None
     if fault := _find_fault(state):
@@ -129,7 +130,7 @@ def _read(path: Path, after_deletion: str = "") -> resnet.State:
 
 
 def _find_fault(state: Any) -> str:
-    """Return why `state` is not a ResNet-18's, ignoring its head; "" if it is."""
+    """Return why `state` does not fit a ResNet-18, ignoring its head; "" if it does."""
     if not isinstance(state, dict) or not all(
         isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
     ):

@@ -195,7 +195,7 @@ def test_an_image_in_label_studio_is_fetched_with_the_token(
 
 def test_another_host_is_never_contacted(label_studio: Server, elsewhere: Server) -> None:
     url = elsewhere.serve("/data/upload/1/a.png", encoded(red_and_blue()))
-    with pytest.raises(ImageError, match="other places are never asked"):
+    with pytest.raises(ImageError, match="other servers are never asked"):
         load(url, label_studio.url)
     assert elsewhere.requests == []
 
@@ -305,7 +305,7 @@ def test_label_studio_may_be_served_below_a_path(label_studio: Server) -> None:
 def test_the_token_is_sent_only_to_label_studios_image_addresses(
     label_studio: Server, path: str, is_relative: bool
 ) -> None:
-    with pytest.raises(ImageError, match=r"does not serve images|other places|control characters"):
+    with pytest.raises(ImageError, match=r"does not serve images|other servers|control characters"):
         load(path if is_relative else label_studio.url + path, label_studio.url)
     assert label_studio.requests == []
 

@@ -60,7 +60,9 @@ def prune(
     announced_at: datetime | None = A_DAY_AGO,
     now: datetime = NOON,
 ) -> datetime | None:
-    return pruning.prune(root, keep_versions, find_named, announced_at, now)
+    pruning.write_announcement(root, announced_at)
+    pruning.prune(root, keep_versions, find_named, now)
+    return pruning.read_announcement(root)
 
 
 def pruned(root: Path) -> list[str]:
@@ -130,17 +132,22 @@ def test_pruned_versions_are_not_chosen_again_and_count_among_the_newest() -> No
 
 
 @pytest.mark.parametrize(
-    ("waited", "step"),
+    ("waited", "going"),
     [
-        (None, "announce"),
-        (timedelta(0), "wait"),
-        (timedelta(hours=23, minutes=59), "wait"),
-        (timedelta(hours=24), "prune"),
-        (timedelta(days=900), "prune"),
+        (None, []),
+        (timedelta(0), []),
+        (timedelta(hours=23, minutes=59), []),
+        (timedelta(hours=24), ["r0001"]),
+        (timedelta(days=900), ["r0001"]),
     ],
 )
-def test_pruning_starts_a_day_after_its_announcement(waited: timedelta | None, step: str) -> None:
-    assert pruning.next_step(None if waited is None else NOON - waited, NOON) == step
+def test_pruning_starts_a_day_after_its_announcement(
+    root: Path, waited: timedelta | None, going: list[str]
+) -> None:
+    fill(root, "r0001", "r0002", "r0003")
+    announced_at = None if waited is None else NOON - waited
+    assert prune(root, announced_at=announced_at) == (announced_at or NOON)
+    assert pruned(root) == going
 
 
 # What is deleted
@@ -331,7 +338,7 @@ def test_the_notice_is_shown_until_the_weights_are_deleted_or_all_are_kept(root:
 
     fill(root, "r0001", "r0002", "r0003", "r0004")
     assert notice() == ""  # not announced yet
-    pruning.write_announcement(root, prune(root, 3, announced_at=None))
+    prune(root, 3, announced_at=None)
     assert notice() == (
         "the weights of 1 of 4 full versions will be deleted after 2026-01-02 12:00 UTC; "
         "set KEEP_VERSIONS=0 to keep all"

@@ -277,7 +277,8 @@ def test_pruned_versions_stay_on_the_learning_curve_and_in_the_forecast(
     before = project_status(settings, queue, PROJECT)
     root = project_root(settings.model_dir, PROJECT)
     noon = datetime(2026, 1, 2, 12, tzinfo=UTC)
-    pruning.prune(root, 2, lambda: (), noon - timedelta(days=1), noon)
+    pruning.write_announcement(root, noon - timedelta(days=1))
+    pruning.prune(root, 2, lambda: (), noon)
     assert not (root / "r0004/model.safetensors").exists()
     after = project_status(settings, queue, PROJECT)
     assert [p.is_pruned for p in after.learning_curve] == [True] * 4 + [False] * 2
