@@ -1,9 +1,9 @@
 """Run the whole stack on this machine, without Docker.
 
-    python -m scripts.up         # start it and follow it until Ctrl-C (or DETACH=1)
-    python -m scripts.up down    # stop it
+    python -m scripts.up         # start the stack and follow it until Ctrl-C (or DETACH=1)
+    python -m scripts.up down    # stop the stack
 
-var/stack.json then contains all addresses, pids and passwords. VAR_DIR changes the folder.
+Once started, var/stack.json contains all addresses, pids and passwords. VAR_DIR changes the folder.
 """
 
 from __future__ import annotations

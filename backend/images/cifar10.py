@@ -63,7 +63,7 @@ def cache_cifar10(data_dir: Path, progress: Progress) -> Path:
 
 @contextmanager
 def _default_timeout(seconds: float) -> Iterator[None]:
-    """Limit urllib in torchvision, which sets no timeout. Affects all sockets opened meanwhile."""
+    """Set a timeout for urllib in torchvision, which sets none; other sockets get it meanwhile."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:

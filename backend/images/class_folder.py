@@ -1,4 +1,4 @@
-"""Provide a folder with a sub-folder per class as the pool, and cache its usable images.
+"""Provide a folder with one subfolder per class as the pool, and cache its usable images.
 
 Files and folders that are left out are logged with the reason and listed in the cache's meta.json.
 """
@@ -28,9 +28,10 @@ from backend.images.pool_cache import find_cache, open_cache, write_images, writ
 log = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-# If all images have the same size, and it is at most this, they keep it.
+# Images that all have the same size, up to this one, are cached at that size.
 NATIVE_MAX_PX = 256
-# Otherwise, 1.5 times an IMAGE_SIZE of 64 leaves room for crops; 50,000 images take 1.4 GB of disk.
+# All others get this size: 1.5 times an IMAGE_SIZE of 64 leaves room for crops, and 50,000 images
+# take 1.4 GB of disk.
 CACHE_SIZE_PX = 96
 NAMED_MAX = 20
 # Class names go into JSON and XML. Python reads bytes that are not UTF-8 as lone surrogates.
@@ -79,7 +80,7 @@ class _ClassFolder:
         classes = sorted({_class_of(path) for path in train})
         if len(classes) < 2:
             raise PoolError(
-                f"POOL={self.folder}: {LAYOUT}; with readable images: {classes or 'none'}"
+                f"POOL={self.folder}: {LAYOUT}; classes with readable images: {classes or 'none'}"
                 + (f"; left out: {self._name_left_out()}" if self.left_out else "")
             )
         known = [path for path in self.paths if _class_of(path) in classes]
@@ -126,19 +127,22 @@ class _ClassFolder:
                     entries = _entries(class_dir)
                     for fault, pattern in UNUSABLE_NAMES.items():
                         if pattern.search(class_dir.name):
-                            raise ImageError(f"the folder's name {fault}: rename it")
+                            raise ImageError(f"the folder's name {fault}: rename the folder")
             for file in entries:
                 path = f"{below}/{file.name}"
                 if file.name.lower().endswith(IMAGE_SUFFIXES) and below not in self.left_out:
                     with self._leave_out_on_error(path):
                         found = file.stat()
                         if not stat.S_ISREG(found.st_mode):
-                            raise ImageError("not a file")
+                            raise ImageError("not a regular file")
                         files.append((path, found.st_size, found.st_mtime_ns))
         return files
 
     def _common_size(self) -> tuple[int, int]:
-        """Return the cached (width, height): the common size of all images if small, or square."""
+        """Return the (width, height) to cache: the size of all images if they share a small one.
+
+        Otherwise it is a square of CACHE_SIZE_PX.
+        """
         square = (CACHE_SIZE_PX, CACHE_SIZE_PX)
         sizes: set[tuple[int, int]] = set()
         for number, path in enumerate(self.paths, 1):

@@ -73,10 +73,10 @@ def open_image(
 
 
 def read_rgb(image: Image.Image, shrink: tuple[float, float]) -> Image.Image:
-    """Decode an image as a browser shows it: rotated by its EXIF data, with transparency in white.
+    """Decode an image as a browser shows it: rotated by its EXIF data, on a white background.
 
-    `shrink` is the factor by which the caller will reduce the width and the height. A large image
-    is returned partly reduced, but with enough pixels for that. `image` is closed.
+    `shrink` contains the factors by which the caller will reduce the width and the height. A large
+    image is returned partly reduced, but still large enough for that. `image` is closed.
     """
     (across, down), (width, height) = shrink, image.size
     n_pixels = width * height
@@ -123,4 +123,4 @@ def _rgb_on_white(image: Image.Image) -> Image.Image:
 
 
 def _damaged(error: Exception) -> ImageError:
-    return ImageError(f"the image is damaged or of an unknown format ({type(error).__name__})")
+    return ImageError(f"the image is damaged or has an unknown format ({type(error).__name__})")

@@ -1,4 +1,4 @@
-"""Hash text to get short names, and random draws that are the same on every machine."""
+"""Hash text, for short names and for random draws that are the same on every machine."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import hashlib
 
 
 def digest(text: str) -> str:
-    """Return 16 hexadecimal digits of a hash.
+    """Return a hash of 16 hexadecimal digits.
 
-    Used as the id of an image file, the hash hides the class in the file's path from annotators.
+    As the id of an image file, the hash hides the class in the file's path from annotators.
     """
     return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()

@@ -15,7 +15,7 @@ SIZE_PX = 32
 
 
 def cache_digits(data_dir: Path) -> Path:
-    """Cache the 1,797 digits, enlarged; a balanced fifth of them is the test split."""
+    """Cache the 1,797 digits, enlarged; a class-balanced fifth of them is the test split."""
 
     def write(draft: Path) -> None:
         from sklearn.datasets import load_digits
@@ -34,7 +34,7 @@ def cache_digits(data_dir: Path) -> Path:
 
 
 def _enlarge(grey: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Convert 8 x 8 values in 0..16 to RGB, smoothed because visible blocks hide the strokes."""
+    """Convert 8 x 8 values in 0..16 to RGB, smoothed because blocks would hide the strokes."""
     small = Image.fromarray((grey * 255 / 16).astype(np.uint8))
     large = small.resize((SIZE_PX, SIZE_PX), Image.Resampling.BILINEAR)
     return np.asarray(large.convert("RGB"))

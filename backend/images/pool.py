@@ -54,7 +54,7 @@ class Pool:
         try:
             return np.array([self._rows[i] for i in image_ids], dtype=np.int64)
         except KeyError as error:
-            raise PoolError(f"no image {error} in the pool {self.name}") from None
+            raise PoolError(f"the pool {self.name} contains no image {error}") from None
 
     def data_uri(self, image_id: str) -> str:
         """Return the image for a task: the original if it exists, or a PNG of the array."""
@@ -83,10 +83,10 @@ def open_pool(
     max_pixels: int = MAX_IMAGE_PIXELS,
     progress: Progress = lambda *_: None,
 ) -> Pool:
-    """Open `name` (auto, cifar10, digits or a folder's path), decoding it into data_dir if new.
+    """Open the pool `name`: auto, cifar10, digits, or the path of a folder.
 
-    Images in a folder that have more than `max_pixels` are left out. Without `rescan`, a folder is
-    not checked for changes. Raises PoolError.
+    A new pool is decoded into data_dir. Images in a folder that have more than `max_pixels` are
+    left out. Without `rescan`, a folder is not checked for changes. Raises PoolError.
     """
     try:
         found, cache, notice = _cache_source(name, data_dir, rescan, max_pixels, progress)
@@ -97,11 +97,13 @@ def open_pool(
     try:
         return replace(_read_cache(found, cache, notice, seed), max_pixels=max_pixels)
     except (OSError, ValueError, KeyError, EOFError) as error:
-        raise PoolError(f"the cache {cache} is damaged ({error!r}): delete it") from error
+        raise PoolError(
+            f"the cache {cache} is damaged ({error!r}): delete this folder, then start again"
+        ) from error
 
 
 def true_labels(pool: Pool) -> dict[str, str]:
-    """Return the true class of every image, only for seed labels, simulations and tests."""
+    """Return the true class of every image. Use only for seed labels, simulations and tests."""
     try:
         image_ids = json.loads((pool.folder / "index.json").read_text())["image_ids"]
         labels = np.load(pool.folder / "train_labels.npy")

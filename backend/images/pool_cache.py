@@ -4,7 +4,7 @@ A cache folder contains
     train.npy, test.npy                  uint8 (images, height, width, 3); test may be empty
     train_labels.npy, test_labels.npy    int64 (images,), positions in the classes
     index.json                           ids of the train images; paths of a folder's originals
-    meta.json                            classes, may_flip, and the files that were left out
+    meta.json                            classes, may_flip, and the files and folders left out
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ CACHE_FORMAT = 1
 def open_cache(
     data_dir: Path, source: str, fingerprint: str, write: Callable[[Path], None]
 ) -> Path:
-    """Return the cache folder of a source; `write` fills it if it does not exist.
+    """Return the cache folder of a source. If the folder does not exist, `write` fills it.
 
-    No reader ever sees a half-filled folder, and only one process fills it at a time.
+    No reader ever sees a partly filled folder, and only one process fills it at a time.
     """
     pools = data_dir / "pools"
     folder = pools / f"{source}-{fingerprint}-v{CACHE_FORMAT}"
@@ -52,7 +52,7 @@ def open_cache(
             draft.rename(folder)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
-        # A process that has an outdated cache open can still use its mapped images.
+        # A process that has mapped an outdated cache can still use its images.
         for outdated in set(pools.glob(f"{source}-*")) - {folder}:
             shutil.rmtree(outdated, ignore_errors=True)
     return folder
@@ -83,7 +83,8 @@ def write_images(
 ) -> list[bool]:
     """Write the images of a split one by one, skipping any that are None.
 
-    `shape` is the array's shape if all images are written. Returns whether each image was written.
+    `shape` is the shape of the array if no image is skipped. Returns, for each image, whether it
+    was written.
     """
 
     def write_header(n_rows: int) -> None:
@@ -91,7 +92,7 @@ def write_images(
         header = {"descr": "|u1", "fortran_order": False, "shape": (n_rows, *shape[1:])}
         np.lib.format.write_array_header_1_0(out, header)  # type: ignore[no-untyped-call]
 
-    # With a writable memory map, a full disk would kill the process.
+    # With a writable memory map, a full disk would kill the process instead of raising OSError.
     with (draft / f"{split}.npy").open("wb") as out:
         write_header(shape[0])
         is_kept = [image is not None and bool(out.write(image.tobytes())) for image in images]
@@ -109,7 +110,7 @@ def write_meta(
     paths: Sequence[str] = (),
     skipped: Sequence[str] = (),
 ) -> None:
-    """Write index.json and meta.json; `paths` match `image_ids`, `skipped` lists files left out."""
+    """Write index.json and meta.json. `paths` match `image_ids`; `skipped` lists omitted files."""
     (draft / "index.json").write_text(json.dumps({"image_ids": image_ids, "paths": paths}))
     meta = {"classes": classes, "may_flip": may_flip, "skipped": skipped}
     (draft / "meta.json").write_text(json.dumps(meta, indent=1))

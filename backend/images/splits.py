@@ -15,8 +15,8 @@ def draw_balanced(
 ) -> Labels:
     """Return the positions of `count` images, spread over the classes as equally as possible.
 
-    At most `max_share` of each class is drawn. The order of hashed ids decides which images are
-    drawn, so the draw is the same on every machine and hardly changes if images are added later.
+    At most `max_share` of each class is drawn. The images are drawn in the order of their hashed
+    ids, so the draw is the same on every machine and hardly changes if images are added later.
     """
     draws = [digest(f"{salt}:{i}") for i in image_ids]
     shuffled = np.array(sorted(range(len(draws)), key=draws.__getitem__), dtype=np.int64)

@@ -1,1 +1,1 @@
-"""The whole stack on one machine, without Docker: how its programs start, run and stop."""
+"""Start, run and stop the whole stack on one machine, without Docker."""

@@ -1,4 +1,4 @@
-"""The folder of a local stack (VAR_DIR): stack.json, logs, sockets, and the lock of its start."""
+"""Manage the folder of a local stack (VAR_DIR): stack.json, logs, sockets, and the start lock."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class StackFolder:
     path: Path
 
     def read(self) -> dict[str, Any]:
-        """Return the content of stack.json; empty if the file is missing or damaged."""
+        """Return the content of stack.json, or an empty dict if the file is missing or damaged."""
         with suppress(FileNotFoundError, json.JSONDecodeError):
             return dict(json.loads((self.path / "stack.json").read_text()))
         return {}
 
     def update(self, **changes: Any) -> None:
-        """Change fields of stack.json."""
+        """Update fields of stack.json."""
         self.write("stack.json", json.dumps(self.read() | changes, indent=2))
 
     def write(self, name: str, text: str) -> None:
@@ -52,25 +52,25 @@ class StackFolder:
         return self.path / "log" / f"{program}.log"
 
     def tail(self, program: str) -> str:
-        """Return the last lines of a program's log, ready to follow an error message."""
+        """Return the last lines of a program's log, formatted to follow an error message."""
         path = self.log(program)
         lines = path.read_text(errors="replace").splitlines()[-LOG_LINES:] if path.exists() else []
         return "".join(f"\n  | {line[:200]}" for line in [f"the last lines of {path}:", *lines])
 
     @property
     def sockets(self) -> Path:
-        """The folder of the running stack's sockets."""
+        """Return the folder of the running stack's sockets."""
         return (self.path / "run").resolve()
 
     def make_sockets_folder(self) -> None:
-        """Make an empty folder for sockets; outside this folder if the paths would be too long."""
+        """Make an empty folder for sockets, outside this folder if the paths would be too long."""
         self.remove_sockets_folder()
         run = self.path / "run"
         if len(bytes(run / "postgres/.s.PGSQL.5432")) < SOCKET_PATH_BYTES:
             run.mkdir()
         else:
             run.symlink_to(tempfile.mkdtemp(prefix="tightloop-"))
-        run.chmod(0o711)  # if we are root, PostgreSQL runs as another user and must get through
+        run.chmod(0o711)  # as root, PostgreSQL runs as another user, who must reach its subfolder
 
     def remove_sockets_folder(self) -> None:
         """Remove the folder of the sockets and everything in it."""
@@ -79,7 +79,7 @@ class StackFolder:
 
     @contextmanager
     def start_lock(self) -> Iterator[None]:
-        """Let only one `make up` start this stack; StackError if another one is running."""
+        """Hold the start lock of this stack; raise StackError if another `make up` holds it."""
         with (self.path / "up.lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

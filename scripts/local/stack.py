@@ -1,4 +1,4 @@
-"""The stack on one machine, from its first start to its end."""
+"""Start, follow and stop the stack on one machine."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class LocalStack:
         self.folder = StackFolder(settings.var_dir.resolve())
 
     def up(self) -> int:
-        """Start the stack unless it runs; return when it is ready (DETACH) or has been stopped."""
+        """Start the stack if needed; return when it is ready (DETACH) or has been stopped."""
         self.folder.path.mkdir(parents=True, exist_ok=True)
         with self.folder.start_lock(), ExitStack() as undo:
             if is_running(self.folder):
@@ -58,7 +58,7 @@ class LocalStack:
 
     def _start(self) -> None:
         (self.folder.path / "log").mkdir(exist_ok=True)
-        self.folder.update(pids={})  # those of an earlier stack
+        self.folder.update(pids={})  # remove the pids of an earlier stack
         self.folder.make_sockets_folder()
         environment = make_environment(self.settings, self.folder)
         services = programs.services(self.settings, self.folder, environment)
@@ -69,7 +69,7 @@ class LocalStack:
         for program in services:
             rpc.startProcess(f"{program.group}:{program.name}", False)
             wait_until_ready(rpc, program, self.folder)
-        project = set_up_project(environment)  # it needs the backend's /setup
+        project = set_up_project(environment)  # set-up calls the backend's /setup
         for program in workers:
             rpc.startProcess(f"{program.group}:{program.name}", False)
         for program in workers:
@@ -96,7 +96,7 @@ class LocalStack:
         rpc.startProcess("watch", False)
 
     def _follow(self) -> int:
-        """Print restarts until the stack is stopped by `make down`, or supervisord dies."""
+        """Print restarts until `make down` stops the stack, or supervisord dies."""
         with self.folder.log("watch").open() as log:
             log.seek(0, os.SEEK_END)
             while is_running(self.folder):
@@ -109,18 +109,18 @@ class LocalStack:
 
 
 def set_up_project(environment: dict[str, str]) -> dict[str, Any]:
-    """Set up the project and return its id and address; set-up itself prints why it fails."""
+    """Set up the project and return its id and address; on failure, set-up prints the reason."""
     print("setting up the project", flush=True)
     command = [PYTHON, "-m", "scripts.setup_project", "--json"]
     done = subprocess.run(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, check=False)
     if done.returncode != 0:
-        raise StackError("the project could not be set up: see above")
+        raise StackError("the project could not be set up: see the message above")
     return dict(json.loads(done.stdout))
 
 
 def where_to_go(stack: dict[str, Any]) -> str:
-    """Return the addresses and passwords that a person needs first."""
-    # An older version may have started the stack, and recorded neither.
+    """Return the addresses and passwords that a user needs first."""
+    # If an older version started the stack, it recorded neither a user name nor a password.
     known = filter(None, (stack.get("dashboard_username"), stack.get("dashboard_password")))
     login = ", ".join(known) or "restart the stack to get one (make down, make up)"
     return f"""
@@ -132,5 +132,5 @@ def where_to_go(stack: dict[str, Any]) -> str:
   Dashboard  {stack["dashboard_url"]}
   Login for changes there: {login}
 
-  `make status` says how it is going, `make down` stops everything.
+  `make status` shows the progress, and `make down` stops everything.
 """

@@ -1,4 +1,4 @@
-"""Configure and start supervisord in a local stack, and wait for its programs."""
+"""Configure and start supervisord for a local stack, and wait for its programs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RUNNING_AFTER_S = 3
 def start(
     folder: StackFolder, environment: dict[str, str], programs: list[Program]
 ) -> subprocess.Popen[bytes]:
-    """Start supervisord, which does not start the programs yet; raise StackError if it dies."""
+    """Start supervisord, but not yet its programs; raise StackError if supervisord dies."""
     config = folder.sockets / "supervisord.conf"
     with config.open("w") as file:
         _configuration(folder, programs).write(file)
@@ -33,7 +33,7 @@ def start(
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,
-        start_new_session=True,  # Ctrl-C must reach only `make up`, which stops the rest in order
+        start_new_session=True,  # Ctrl-C must reach only `make up`, which stops everything in order
     )
     while not (folder.sockets / "supervisord.sock").exists():
         if supervisord.poll() is not None:
@@ -74,7 +74,7 @@ def _configuration(folder: StackFolder, programs: list[Program]) -> ConfigParser
     config = ConfigParser(interpolation=None)
     config["supervisord"] = {
         "nodaemon": "true",
-        "logfile": "/dev/null",  # in the foreground it also logs to standard output
+        "logfile": "/dev/null",  # in the foreground, supervisord also logs to standard output
         "logfile_maxbytes": "0",
         "pidfile": str(folder.sockets / "supervisord.pid"),
         "umask": "077",
@@ -94,7 +94,7 @@ def _configuration(folder: StackFolder, programs: list[Program]) -> ConfigParser
         watch,
         events="PROCESS_STATE_STARTING",
         buffer_size="100",
-        redirect_stderr="false",  # standard output is its channel to supervisord
+        redirect_stderr="false",  # standard output is the listener's channel to supervisord
         stdout_logfile="NONE",
         stderr_logfile="log/watch.log",
     )
@@ -111,7 +111,7 @@ def _section(program: Program, **options: str) -> dict[str, str]:
         "autostart": "false",
         "autorestart": "true",
         "startsecs": str(RUNNING_AFTER_S),
-        "startretries": "1000000",  # never gives up: each retry waits a second longer
+        "startretries": "1000000",  # never give up; each retry waits a second longer
         "stopasgroup": "true",
         "killasgroup": "true",
         "stopwaitsecs": "10",

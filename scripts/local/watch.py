@@ -1,6 +1,6 @@
-"""The stack's event listener: report restarts, and keep the pids in stack.json up to date.
+"""Listen to supervisord's events: report restarts, and keep the pids in stack.json up to date.
 
-supervisord runs it, and communicates with it over its standard input and output
+supervisord runs this listener and communicates with it over standard input and output
 (https://supervisord.org/events.html).
 """
 
@@ -20,7 +20,7 @@ TRIES_BEFORE_REPORT = 5
 
 
 def watch(folder: StackFolder) -> None:
-    """Handle events one after another; each reports that a program starts."""
+    """Handle events one after another; each event reports that a program starts."""
     supervisor = connect(folder)
     while True:
         _, payload = listener.wait()

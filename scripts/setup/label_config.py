@@ -1,4 +1,4 @@
-"""The project's label config: checked, replaced, and kept in step with HINTS and BLIND."""
+"""Check and replace the project's label config, and adapt it to HINTS and BLIND."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ def read_label_config(path: Path) -> str:
 
 
 def check_label_config(xml: str, pool_classes: Sequence[str]) -> None:
-    """Raise LabelConfigError unless it asks for the pool's classes and shows our tasks' image."""
+    """Raise LabelConfigError unless the config offers the pool's classes and shows our images."""
     config = parse_label_config(xml)
     match_classes(config.choices, pool_classes)
     if config.image_key != "image":
         raise LabelConfigError(
-            f'the label config\'s Image has value="${config.image_key}", but the tasks carry their '
+            f'the label config\'s Image has value="${config.image_key}", but tasks store their '
             'image as "image": write value="$image"'
         )
 
 
 def replace_label_config(project: ProjectSetup, xml: str) -> bool:
-    """Use a label config that the user wrote; return whether it is new.
+    """Use a label config that the user wrote; return whether it differs from the current one.
 
-    LabelConfigError if it renames what annotations and predictions refer to: Label Studio would
-    accept it, but we could no longer read them.
+    Raises LabelConfigError if it renames anything that annotations and predictions refer to: Label
+    Studio would accept the config, but we could no longer read the annotations.
     """
     now, wanted = project.label_config(), parse_label_config(xml)
     if (now.from_name, now.to_name) != (wanted.from_name, wanted.to_name):
@@ -57,7 +57,7 @@ def replace_label_config(project: ProjectSetup, xml: str) -> bool:
 
 
 def show_or_hide_hints(settings: Settings, project: ProjectSetup) -> bool:
-    """Make our own label config follow HINTS and BLIND; for a custom one, print what to change."""
+    """Adapt a generated label config to HINTS and BLIND; for a custom one, print what to change."""
     if settings.blind and settings.hints:
         print("NOTE      BLIND=true hides the model's guess, so HINTS=true has no effect")
     xml = project.label_config_xml()
@@ -66,16 +66,16 @@ def show_or_hide_hints(settings: Settings, project: ProjectSetup) -> bool:
         return project.change_label_config(label_config_xml(choices, has_hint=settings.shows_hints))
     if settings.shows_hints and "$hint" not in xml:
         print(
-            "NOTE      HINTS=true has no effect on your own label config: add "
-            '<Header value="$hint"/> to it'
+            "NOTE      HINTS=true has no effect on your own label config: to show hints, add "
+            '<Header value="$hint"/>'
         )
     if settings.blind and "$hint" in xml:
-        print("NOTE      BLIND=true, but your own label config shows $hint: remove it there")
+        print("NOTE      BLIND=true is set, but your own label config shows $hint: remove that tag")
     return False
 
 
 def update_review_label_config(settings: Settings, root: Path) -> bool:
-    """Update the review project's label config if it is our own; return whether it changed."""
+    """Update the review project's label config if we generated it; return whether it changed."""
     found = find_reviews(settings, root)
     if found is None or not is_our_label_config(xml := found.label_config_xml()):
         return False

@@ -53,7 +53,7 @@ GUESS = """\
 The choice that is already selected is the model's guess, on an image that it finds hard. Look \
 first, then submit it or choose another. Pressing the key of the guess deselects it.<br><br>
 """
-# Projects that still have these texts get the new ones.
+# Projects that still have these former texts get the current ones.
 FORMER_INSTRUCTIONS = """\
 Press <b>Label All Tasks</b>: it brings the images that the model is least sure of first, and \
 keeps each for you while you have it open. A click on a row of the table, or a link to a task, \
@@ -68,13 +68,13 @@ submit it, or choose another. Its own key would take it away.<br><br>
 
 
 def set_up(settings: Settings, *, label_config: str | None = None) -> int:
-    """Create the project and everything that belongs to it, or find it; return its id.
+    """Find or create the project, add whatever is missing, and return the project's id.
 
-    A label config given here is the user's own and replaces the project's.
+    If the user gives a label config, it replaces the project's.
     """
     settings.require("label_studio_api_key", "webhook_secret", "backend_password")
     steps = SetupSteps(settings)
-    # Without the lock two set-ups at once would create two projects.
+    # Without the lock, two set-ups at the same time would create two projects.
     with lock(settings.model_dir, "push", WAIT_FOR_ANOTHER_S):
         is_changed = steps.open(label_config)
         project = steps.project
@@ -92,12 +92,12 @@ def set_up(settings: Settings, *, label_config: str | None = None) -> int:
         ]
     print(f"  {label_now_url(settings.browser_url, project.project_id)} -> Label All Tasks")
     if not any(changes):
-        print("everything was there already: nothing changed")
+        print("everything already exists: nothing changed")
     return project.project_id
 
 
 class SetupSteps:
-    """One run of set-up. Each step can be repeated, and returns whether it changed anything."""
+    """The steps of set-up. Each can be repeated, and returns whether it changed anything."""
 
     project: ProjectSetup
     root: Path
@@ -151,7 +151,7 @@ class SetupSteps:
 
     def import_seed_labels(self) -> bool:
         """Import SEED_LABELS images with the data set's labels, except images already in a task."""
-        # The ranker knows the project by now, and must not ask these images meanwhile.
+        # The ranker can already see the project, and must not ask these images meanwhile.
         with lock(self.root, "push"):
             labels = seed_labels(self.pool, self.settings.seed_labels, self.record.seed)
             known = self.project.image_ids() if labels else set()
@@ -172,7 +172,7 @@ class SetupSteps:
                     progress("importing seed labels", start, len(new_tasks))
                     self.project.import_tasks(new_tasks[start : start + IMPORT_CHUNK])
                 progress("importing seed labels", len(new_tasks), len(new_tasks))
-        print(f"seeds     {len(labels)} labels of the data set, {len(new_tasks)} of them new")
+        print(f"seeds     {len(labels)} labels from the data set, {len(new_tasks)} of them new")
         return bool(new_tasks)
 
     def push_first_batch(self) -> bool:
@@ -181,7 +181,7 @@ class SetupSteps:
         The images are random, or typical ones if the strategy looks for typical images.
         """
         if Registry(self.root).last_round():
-            return False  # from then on the ranker asks
+            return False  # after the first round, the ranker asks
         with progress_bar() as progress:
             project_id = self.project.project_id
             loop = open_loop(self.settings, project_id, self.project, progress=progress)
@@ -225,17 +225,17 @@ class SetupSteps:
             store.record(train_asked_at=time.time())
         queue = TrainingQueue(self.settings.redis_url.get_secret_value())
         is_enqueued = queue.enqueue("retrain", self.project.project_id)
-        print(f"training  {'enqueued' if is_enqueued else 'is waiting or running already'}")
+        print(f"training  {'queued' if is_enqueued else 'already queued or running'}")
         return is_new
 
     def _titles(self) -> tuple[str, str]:
-        """Return the project's title, and its title if POOL=auto fell back to the digits."""
+        """Return the project's title, and the title to use if POOL=auto fell back to the digits."""
         title = self.settings.project_title
         suffix = FELL_BACK if len(title + FELL_BACK) <= TITLE_LENGTH else FELL_BACK_SHORT
         return title, title[: TITLE_LENGTH - len(suffix)] + suffix
 
     def _recorded_id(self) -> int | None:
-        """Return the latest recorded project with this title."""
+        """Return the id of the latest recorded project with this title."""
         folder = self.settings.model_dir
         for project_id in reversed(known_projects(folder)):
             record = read_record(project_root(folder, project_id))
@@ -244,7 +244,10 @@ class SetupSteps:
         return None
 
     def _read_record(self, project_id: int) -> ProjectRecord | None:
-        """Read what an earlier set-up recorded; ModelFolderError if for another Label Studio."""
+        """Read what an earlier set-up recorded.
+
+        Raises ModelFolderError if that set-up was for another Label Studio.
+        """
         root = project_root(self.settings.model_dir, project_id)
         record = read_record(root)
         if record is None:
@@ -253,12 +256,12 @@ class SetupSteps:
             raise ModelFolderError(
                 f"{root} belongs to project {project_id} of another Label Studio "
                 f'("{record.title}", created {record.project_created_at}): '
-                "move it away or set MODEL_DIR, then try again"
+                "move that folder elsewhere or set MODEL_DIR, then try again"
             )
         return record
 
     def _choose_pool_and_weights(self, earlier: ProjectRecord | None) -> dict[str, Any]:
-        """Open the pool; return the fields to record. What `auto` chose once is not changed."""
+        """Open the pool and return the fields to record; earlier choices of `auto` are kept."""
         settings = self.settings
         # The seed draws the held-out splits: another seed would move labeled images into them.
         seed = settings.seed if earlier is None else earlier.seed

@@ -196,7 +196,7 @@ def test_starting_again_changes_nothing(team: Team) -> None:
     team.compose("up", "-d")
     assert {service: team.container(service) for service in SERVICES} == before
     printed = team.compose("logs", "--no-color", "setup")
-    assert printed.rstrip().endswith("everything was there already: nothing changed")
+    assert printed.rstrip().endswith("everything already exists: nothing changed")
 
 
 def test_our_logs_have_one_json_object_per_line(team: Team) -> None:
@@ -372,7 +372,7 @@ def test_a_restored_stack_serves_the_same_version_and_the_same_labels(
             someone.label(1)
         # Restoring again would overwrite the present data.
         refused = moved.run("make", "restore", f"FROM={file}")
-        assert "this stack runs" in refused.stderr
+        assert "this stack is running" in refused.stderr
         assert all_labels(moved).items() >= labels.items()
         moved.compose("down")
         refused = moved.run("make", "restore", f"FROM={file}")
@@ -442,7 +442,7 @@ def test_a_missing_secret_is_named_with_the_command_that_creates_it(fresh: Team,
 def test_a_gpu_profile_without_an_nvidia_runtime_is_one_clear_sentence(fresh: Team) -> None:
     can_give = "nvidia" in docker("info", "--format", "{{json .Runtimes}}")
     checked = fresh.run("make", "secrets", COMPOSE_PROFILES="gpu")
-    is_refused = "in the way: COMPOSE_PROFILES=gpu, and Docker cannot give a GPU" in checked.stderr
+    is_refused = "problem: COMPOSE_PROFILES=gpu, but Docker cannot give a GPU" in checked.stderr
     assert is_refused is not can_give
 
 
@@ -452,7 +452,7 @@ def test_a_taken_port_is_one_clear_sentence(fresh: Team) -> None:
         taken.listen()
         port = str(taken.getsockname()[1])
         refused = fresh.run("make", "secrets", LABEL_STUDIO_PORT=port)
-    assert f"in the way: 127.0.0.1:{port} cannot be used (Address already in use)" in refused.stderr
+    assert f"problem: 127.0.0.1:{port} cannot be used (Address already in use)" in refused.stderr
 
 
 def test_a_backup_with_other_secrets_is_refused_and_nothing_is_started(

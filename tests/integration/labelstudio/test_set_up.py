@@ -64,7 +64,7 @@ def test_the_model_folder_of_another_label_studio_is_left_unchanged(
         classes=("cat", "dog"),
     )
     write_record(root, record)
-    with pytest.raises(ModelFolderError, match="move it away"):
+    with pytest.raises(ModelFolderError, match="move that folder elsewhere"):
         set_up(settings)
     assert read_record(root) == record
 

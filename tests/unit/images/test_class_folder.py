@@ -150,7 +150,7 @@ def test_another_layout_is_an_error_that_explains_the_expected_one(
     for path in paths:
         save_image(tmp_path / "images" / path)
 
-    with pytest.raises(PoolError, match=r"holds train/<class>/.* two or more classes"):
+    with pytest.raises(PoolError, match=r"must contain train/<class>/.* two or more classes"):
         open_pool(str(tmp_path / "images"), tmp_path, seed=0)
 
 
@@ -158,5 +158,5 @@ def test_a_folder_with_one_readable_class_is_an_error_that_says_so(tmp_path: Pat
     save_image(tmp_path / "images/train/cat/0.png")
     save_image(tmp_path / "images/train/dog/0.png").write_text("not an image")
 
-    with pytest.raises(PoolError, match=r"with readable images: \['cat'\]"):
+    with pytest.raises(PoolError, match=r"classes with readable images: \['cat'\]"):
         open_pool(str(tmp_path / "images"), tmp_path, seed=0)

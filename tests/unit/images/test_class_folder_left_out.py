@@ -113,7 +113,7 @@ def test_an_image_name_that_is_not_a_file_is_named_and_left_out(
     (folder / "train/dog/album.png").mkdir()
     pool = opened(folder)
     assert left_out(pool) == ["train/cat/pipe.jpg", "train/dog/album.png"]
-    assert caplog.text.count("(not a file)") == 2
+    assert caplog.text.count("(not a regular file)") == 2
 
 
 def test_a_class_that_links_to_its_own_parent_does_not_loop(folder: Path) -> None:

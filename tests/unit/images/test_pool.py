@@ -45,7 +45,7 @@ def test_positions_are_the_rows_of_the_ids_in_the_order_given(pool: Pool) -> Non
     asked = [pool.image_ids[5], pool.image_ids[0], pool.image_ids[35]]
 
     assert pool.positions(asked).tolist() == [5, 0, 35]
-    with pytest.raises(PoolError, match="no image 'cat-7' in the pool"):
+    with pytest.raises(PoolError, match="contains no image 'cat-7'"):
         pool.positions(["cat-7"])
 
 

@@ -107,7 +107,7 @@ def test_a_damaged_cache_is_named(pool: Pool, folder: Path, tmp_path: Path, file
     whole = (pool.folder / file).read_bytes()
     (pool.folder / file).write_bytes(whole[: len(whole) // 2])
 
-    with pytest.raises(PoolError, match=r"the cache .*folder-.* is damaged .* delete it"):
+    with pytest.raises(PoolError, match=r"the cache .*folder-.* is damaged .* delete this folder"):
         open_pool(str(folder), tmp_path, seed=0)
 
 
