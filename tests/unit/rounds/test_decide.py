@@ -13,14 +13,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from backend.base.settings import Settings
-from backend.rounds.decide import (
-    RETRY_AFTER_S,
-    Decision,
-    RankStep,
-    State,
-    batch_is_due,
-    decide,
-)
+from backend.rounds.decide import RETRY_AFTER_S, Decision, RankStep, State, batch_is_due, decide
 from backend.store.project_rows import Facts
 
 NOON = 1_700_000_000.0

@@ -2,98 +2,36 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from backend.base.labeling import Annotation, Asked, Task, TaskReading
-from backend.images.pool import Pool, true_labels
+from backend.images.pool import true_labels
 from backend.network import resnet
 from backend.rounds import batches, scoring
 from backend.rounds.annotators import annotator_figures
 from backend.rounds.labels import LabelReading, read_labels
 from backend.rounds.loop import Loop
-from backend.store.project_rows import AnnotatorFigures
 from scripts.research.oracle import OracleProject
-from tests.unit.rounds import test_rounds
-from tests.unit.rounds.test_rounds import quiet, seed, train, with_settings
-
-pool, project, loop = test_rounds.pool, test_rounds.project, test_rounds.loop
-
-NAMES = ("Cat", "Dog", "Frog")  # the project's spellings
-PEOPLE = {1: "Ada", 2: "Bo", 3: "Cy"}
-SURELY_CAT = (0.9, 0.08, 0.02)
-PERHAPS_DOG = (0.3, 0.6, 0.1)
-BOTH = ((1, "Cat"), (2, "Dog"))  # two annotators who disagree
-
-
-@pytest.fixture
-def animals(loop: Loop, pool: Pool) -> Loop:
-    """A pool of the images a to u of three classes, without pre-trained weights."""
-    return replace(
-        loop,
-        project=OracleProject(NAMES),
-        pool=replace(
-            pool,
-            classes=("cat", "dog", "frog"),
-            image_ids=tuple("abcdefghijklmnopqrstu"),
-            images=pool.images[:21],
-        ),
-    )
-
-
-def annotation(
-    image_id: str, label: str | None, by: int | None = 1, at: int = 1, **changes: Any
-) -> Annotation:
-    """Return an annotation by annotator `by` that was updated at second `at`."""
-    return Annotation(
-        annotation_id=0,
-        task_id=ord(image_id),
-        image_id=image_id,
-        annotator=by,
-        label=label,
-        was_skipped=changes.pop("was_skipped", False),
-        updated_at=f"2026-01-01T00:00:{at:02d}.000000Z",
-        **changes,
-    )
-
-
-def ask(loop: Loop, image_ids: Iterable[str], probs: tuple[float, ...]) -> None:
-    """Record images as asked by a version with these probabilities."""
-    asked = [Asked(i, round=1, strategy="margin", version="r0001", probs=probs) for i in image_ids]
-    loop.store.record_asked(asked)
-    tasks = [
-        Task(
-            loop.pool.image_ids.index(a.image_id),
-            a.image_id,
-            is_open=True,
-            awaits_second_opinion=False,
-        )
-        for a in asked
-    ]
-    loop.store.record_tasks([TaskReading(task, "2026-01-01", (), None) for task in tasks], 0.0)
-
-
-def by_task(given: tuple[Annotation, ...]) -> dict[int, list[Annotation]]:
-    found = defaultdict(list)
-    for annotation in given:
-        found[annotation.task_id].append(annotation)
-    return found
-
-
-def read(loop: Loop, *given: Annotation) -> LabelReading:
-    return read_labels(loop, by_task(given))
-
-
-def figures(loop: Loop, *given: Annotation) -> dict[str, AnnotatorFigures]:
-    rows = annotator_figures(by_task(given), read(loop, *given), NAMES, PEOPLE)
-    return {row.name: row for row in rows}
+from tests.unit.rounds.conftest import (
+    BOTH,
+    NAMES,
+    PEOPLE,
+    PERHAPS_DOG,
+    SURELY_CAT,
+    annotation,
+    ask,
+    by_task,
+    figures,
+    quiet,
+    read,
+    seed,
+    train,
+    with_settings,
+)
 
 
 def labels_of(reading: LabelReading) -> dict[str, tuple[str, float]]:
@@ -270,77 +208,6 @@ def test_no_annotations_give_no_labels_and_no_annotator_figures(animals: Loop) -
     reading = read(animals)
     assert (reading.labels.image_ids, reading.labels.left_out) == ((), {})
     assert annotator_figures({1: []}, reading, NAMES, PEOPLE) == []
-
-
-# Annotator figures
-
-
-def test_an_annotators_figures_count_that_annotators_work(animals: Loop) -> None:
-    ask(animals, "cdhi", SURELY_CAT)
-    rows = figures(
-        animals,
-        # The labels of a, b and c are Dog, Cat and Frog.
-        annotation("a", "Cat", 1, seconds=2.0),
-        annotation("a", "Dog", 2),
-        annotation("a", "Dog", 3),
-        annotation("b", "Cat", 1, seconds=9.0),
-        annotation("b", "Cat", 2),
-        annotation("c", "Frog", 1),
-        annotation("d", "Cat", 1, seconds=4.0, accepted_guess=True),
-        annotation("h", "Cat", 1),
-        annotation("e", "unicorn", 1, seconds=100.0),
-        annotation("e", "Cat", 2),
-        annotation("f", None, 1, seconds=100.0, was_skipped=True),
-        annotation("g", "Cat", None),
-        annotation("i", "Dog", 1, is_ground_truth=True),
-        annotation("i", "Cat", 2),
-    )
-    assert rows.keys() == {"Ada", "Bo", "Cy"}
-    ada, bo = rows["Ada"], rows["Bo"]
-    assert (ada.answers, ada.skipped, ada.median_seconds) == (6, 1, 4.0)
-    assert ada.agreement == 1 / 2  # a and b have other annotations; i is Ada's own ground truth
-    assert (ada.guesses_taken, ada.guesses_right) == (1 / 3, 2 / 3)
-    # Like Ada, Bo was shown a prediction only with i.
-    assert (bo.answers, bo.agreement, bo.guesses_taken, bo.median_seconds) == (4, 2 / 3, 0.0, None)
-    assert (rows["Cy"].guesses_shown, rows["Cy"].guesses_taken) == (0, None)
-
-
-def test_a_prediction_over_other_classes_is_neither_right_nor_wrong(animals: Loop) -> None:
-    ask(animals, "a", (0.9, 0.1))
-    rows = figures(animals, annotation("a", "Cat"))
-    assert rows["Ada"].guesses_right is None
-
-
-def test_the_least_reliable_annotators_come_first_and_unrated_ones_last(animals: Loop) -> None:
-    shared = "abcdefghijklmnopqrst"
-    ask(animals, shared, SURELY_CAT)
-    careless = [annotation(i, "Frog", 1) for i in shared]
-    careful = [annotation(i, "Cat", by) for i in shared for by in (2, 4)]
-    rows = figures(animals, annotation("u", "Dog", 3), *careful, *careless)
-    order = list(rows)
-    assert (order[0], order[-1]) == ("Ada", "Cy")
-    qualities = [row.quality for row in rows.values()]
-    assert qualities[-1] is None
-    assert [q for q in qualities if q is not None] == sorted(q for q in qualities if q is not None)
-    assert rows["Ada"].quality is not None
-    assert rows["Ada"].quality < 0.5
-
-
-def test_the_quality_interval_counts_only_images_with_several_annotations(
-    animals: Loop,
-) -> None:
-    shared = [annotation(i, "Cat", by) for i in "abcdefghij" for by in (1, 2)]
-    given = (*shared, *(annotation(i, "Cat") for i in "klmnopqrst"))
-    reading = read(animals, *given)
-    known = replace(reading, consensus=replace(reading.consensus, annotators={1: 0.8}))
-    ada = annotator_figures(by_task(given), known, NAMES, PEOPLE)[0]
-    assert (ada.annotator, ada.answers) == (1, 20)
-    assert (ada.quality_low, ada.quality_high) == pytest.approx((0.490, 0.943), abs=0.001)
-
-
-def test_an_annotator_who_left_label_studio_is_still_reported(animals: Loop) -> None:
-    rows = figures(animals, annotation("a", "Cat", 8), annotation("b", "Cat", 1))
-    assert rows.keys() == {"Ada", "person 8 (not in Label Studio any more)"}
 
 
 # Out-of-sample probabilities

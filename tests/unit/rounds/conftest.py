@@ -1,0 +1,189 @@
+"""A loop over digits, with an oracle in place of Label Studio."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from backend.base.labeling import Annotation, Asked, NewTask, Task, TaskReading
+from backend.base.settings import Settings
+from backend.images.pool import Pool, open_pool, seed_labels, true_labels
+from backend.network.training import Recipe
+from backend.rounds import batches, observe, rounds
+from backend.rounds.annotators import annotator_figures
+from backend.rounds.labels import LabelReading, read_labels
+from backend.rounds.loop import Loop
+from backend.store.project_record import project_root
+from backend.store.project_rows import AnnotatorFigures
+from backend.store.version_meta import Meta
+from scripts.research.oracle import OracleProject
+
+FAST = Recipe(image_size=32, batch_size=16, min_steps=12, epochs=1)
+NAMES = ("Cat", "Dog", "Frog")  # the project's spellings
+PEOPLE = {1: "Ada", 2: "Bo", 3: "Cy"}
+SURELY_CAT = (0.9, 0.08, 0.02)
+PERHAPS_DOG = (0.3, 0.6, 0.1)
+BOTH = ((1, "Cat"), (2, "Dog"))  # two annotators who disagree
+
+
+def quiet(*_: object) -> None:
+    """No progress."""
+
+
+@pytest.fixture(scope="session")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Pool:
+    """A fifth of the digits: enough to learn something in a second."""
+    whole = open_pool("digits", tmp_path_factory.mktemp("data"), seed=0)
+    return replace(
+        whole,
+        image_ids=whole.image_ids[:250],
+        images=whole.images[:250],
+        test=replace(whole.test, images=whole.test.images[:60], labels=whole.test.labels[:60]),
+    )
+
+
+@pytest.fixture
+def project(pool: Pool) -> OracleProject:
+    return OracleProject(pool.classes)
+
+
+@pytest.fixture
+def loop(tmp_path: Path, pool: Pool, project: OracleProject) -> Loop:
+    return Loop(
+        settings=Settings.model_construct(
+            data_dir=tmp_path, overlap="1", batch_size=10, keep_versions=0
+        ),
+        root=project_root(tmp_path, 1),
+        project=project,
+        pool=pool,
+        weights="none",
+        recipe=FAST,
+        seed=0,
+        device=torch.device("cpu"),
+    )
+
+
+def with_settings(loop: Loop, **changes: object) -> Loop:
+    return replace(loop, settings=loop.settings.model_copy(update=changes))
+
+
+def seed(loop: Loop, project: OracleProject, count: int = 40) -> None:
+    project.import_tasks(
+        [
+            NewTask(image_id, {"image_id": image_id}, prediction=None, label=label)
+            for image_id, label in seed_labels(loop.pool, count, 0).items()
+        ]
+    )
+
+
+def asked(project: OracleProject, version: str) -> list[str]:
+    return [
+        task.image_id
+        for task in project.by_task.values()
+        if task.data.get("asked_version") == version and task.label is None
+    ]
+
+
+def train(loop: Loop, *, is_forced: bool = False) -> Meta:
+    meta = rounds.train_round(loop, is_forced=is_forced, progress=quiet)
+    assert meta is not None
+    return meta
+
+
+def ask_and_annotate(loop: Loop, project: OracleProject, count: int = 10) -> None:
+    """Ask and annotate one more batch."""
+    batches.top_up(with_settings(loop, batch_size=project.counts().open + count))
+    project.answer_open_tasks(true_labels(loop.pool))
+
+
+def read_and_refit(loop: Loop) -> Meta | None:
+    """Read the annotations, then fit a head, as the ranker does."""
+    observe.read_changes(loop.project, loop.store)
+    return rounds.refit_head(loop)
+
+
+def refit(loop: Loop) -> Meta:
+    meta = read_and_refit(loop)
+    assert meta is not None
+    return meta
+
+
+def annotate_as(project: OracleProject, person: int, labels: Mapping[str, str]) -> int:
+    """Annotate the tasks that Label Studio would serve this annotator; return their number."""
+    served = [
+        task
+        for task in project.open_tasks()
+        if person not in {a.annotator for a in project.answers.get(task.task_id, ())}
+    ]
+    for task in served:
+        project.answer(task.task_id, labels[task.image_id], annotator=person)
+    return len(served)
+
+
+@pytest.fixture
+def animals(loop: Loop, pool: Pool) -> Loop:
+    """A pool of the images a to u of three classes, without pre-trained weights."""
+    return replace(
+        loop,
+        project=OracleProject(NAMES),
+        pool=replace(
+            pool,
+            classes=("cat", "dog", "frog"),
+            image_ids=tuple("abcdefghijklmnopqrstu"),
+            images=pool.images[:21],
+        ),
+    )
+
+
+def annotation(
+    image_id: str, label: str | None, by: int | None = 1, at: int = 1, **changes: Any
+) -> Annotation:
+    """Return an annotation by annotator `by` that was updated at second `at`."""
+    return Annotation(
+        annotation_id=0,
+        task_id=ord(image_id),
+        image_id=image_id,
+        annotator=by,
+        label=label,
+        was_skipped=changes.pop("was_skipped", False),
+        updated_at=f"2026-01-01T00:00:{at:02d}.000000Z",
+        **changes,
+    )
+
+
+def ask(loop: Loop, image_ids: Iterable[str], probs: tuple[float, ...]) -> None:
+    """Record images as asked by a version with these probabilities."""
+    asked = [Asked(i, round=1, strategy="margin", version="r0001", probs=probs) for i in image_ids]
+    loop.store.record_asked(asked)
+    tasks = [
+        Task(
+            loop.pool.image_ids.index(a.image_id),
+            a.image_id,
+            is_open=True,
+            awaits_second_opinion=False,
+        )
+        for a in asked
+    ]
+    loop.store.record_tasks([TaskReading(task, "2026-01-01", (), None) for task in tasks], 0.0)
+
+
+def by_task(given: tuple[Annotation, ...]) -> dict[int, list[Annotation]]:
+    found = defaultdict(list)
+    for annotation in given:
+        found[annotation.task_id].append(annotation)
+    return found
+
+
+def read(loop: Loop, *given: Annotation) -> LabelReading:
+    return read_labels(loop, by_task(given))
+
+
+def figures(loop: Loop, *given: Annotation) -> dict[str, AnnotatorFigures]:
+    rows = annotator_figures(by_task(given), read(loop, *given), NAMES, PEOPLE)
+    return {row.name: row for row in rows}

@@ -1,0 +1,263 @@
+"""Save candidates as versions, and promote, refuse and prune them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pytest
+
+from backend.base.arrays import Probs
+from backend.base.errors import LabelStudioError, TrainingError
+from backend.images.pool import true_labels
+from backend.measures.calibration import expected_calibration_error
+from backend.measures.gate import Gate
+from backend.network.head import Head, fit_head
+from backend.rounds import batches, promotion, scoring, training
+from backend.rounds.loop import Loop
+from backend.store import model_outputs, pruning
+from scripts.research.oracle import OracleProject
+from tests.unit.rounds.conftest import (
+    FAST,
+    ask_and_annotate,
+    quiet,
+    read_and_refit,
+    refit,
+    seed,
+    train,
+    with_settings,
+)
+from tests.unit.store.test_registry import meta
+from tests.unit.store.test_registry import save as save_version
+
+
+def test_two_hundred_labels_flipped_by_one_person_are_refused_and_promoted_by_hand(
+    loop: Loop, project: OracleProject
+) -> None:
+    able = with_settings(replace(loop, recipe=replace(FAST, min_steps=80)), batch_size=200)
+    seed(able, project)
+    before = train(able)
+    truth, classes = true_labels(loop.pool), loop.pool.classes
+    flipped = {i: classes[(classes.index(label) + 1) % 10] for i, label in truth.items()}
+    assert project.answer_open_tasks(flipped) == 200
+    poisoned = train(able)
+    assert poisoned.labels == 240
+    assert poisoned.gate is not None
+    assert poisoned.gate.against == before.version
+    assert poisoned.gate.p_value < 0.001
+    lost = before.validation.accuracy - poisoned.validation.accuracy
+    n_lost = poisoned.gate.regressions - poisoned.gate.improvements
+    assert n_lost == round(lost * before.validation.images)
+    assert poisoned.refused is not None
+    assert f"significantly worse than {before.version}" in poisoned.refused
+    current = loop.registry.current()
+    assert current is not None
+    assert (current.version, project.model_version()) == (before.version, before.version)
+    assert loop.registry.promote(poisoned.version).version == poisoned.version
+
+
+def test_a_version_without_kept_validation_probabilities_is_still_compared(
+    loop: Loop, project: OracleProject
+) -> None:
+    seed(loop, project)
+    first = train(loop)
+    (loop.root / first.version / "validation.safetensors").unlink()
+    second = train(loop, is_forced=True)
+    assert second.gate is not None
+    # The same labels and seed make the same weights: nothing regresses, nothing improves.
+    assert second.gate == Gate(first.version, 1.0, 0, 0)
+
+
+def test_a_validation_split_too_small_for_the_gate_promotes_and_says_so(
+    loop: Loop, project: OracleProject, caplog: pytest.LogCaptureFixture
+) -> None:
+    held_out = loop.pool.validation
+    few = replace(held_out, images=held_out.images[:30], labels=held_out.labels[:30])
+    small = replace(
+        loop,
+        pool=replace(loop.pool, validation=few),
+        recipe=replace(FAST, min_steps=80),
+    )
+    small = with_settings(small, batch_size=200)
+    seed(small, project)
+    train(small)
+    project.answer_open_tasks(dict.fromkeys(loop.pool.image_ids, loop.pool.classes[0]))
+    meta = train(small)
+    assert meta.gate is not None
+    assert meta.gate.note.startswith("30 validation images are too few")
+    assert meta.gate.note in caplog.text
+    assert meta.refused is None
+    assert project.model_version() == meta.version
+
+
+def test_probabilities_are_calibrated_and_the_calibration_error_is_recorded(
+    loop: Loop, project: OracleProject
+) -> None:
+    seed(loop, project)
+    meta = train(loop)
+    assert meta.calibration is not None
+    assert meta.calibration.temperature == meta.temperature != 1.0
+    kept = model_outputs.load_pool_probs(loop.root, meta.version)
+    assert kept is not None
+    (loop.root / meta.version / "pool.safetensors").unlink()
+    np.testing.assert_allclose(scoring.pool_probs(loop, meta, quiet), kept[1], atol=1e-6)
+    labels = loop.pool.validation.labels
+    held_out = model_outputs.load_validation_probs(loop.root, meta.version, labels)
+    assert held_out is not None
+    error = expected_calibration_error(held_out, labels)
+    assert error == pytest.approx(meta.calibration.error_after)
+
+
+def test_a_head_is_discarded_if_another_body_was_promoted_during_its_fit(
+    loop: Loop, project: OracleProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seed(loop, project)
+    train(loop)
+    second = train(loop, is_forced=True)
+    loop.registry.promote("r0001")
+    ask_and_annotate(loop, project)
+
+    def slow_fit(*arguments: Any) -> Head:
+        loop.registry.promote(second.version)
+        return fit_head(*arguments)
+
+    monkeypatch.setattr(training, "fit_head", slow_fit)
+    assert read_and_refit(loop) is None
+    current = loop.registry.current()
+    assert current is not None
+    assert current.version == second.version
+    assert not (loop.root / "r0001h01").exists()
+
+
+def test_a_head_from_poisoned_annotations_is_refused_and_the_order_stays(
+    loop: Loop, project: OracleProject
+) -> None:
+    seed(loop, project, 100)
+    sound = replace(loop, recipe=replace(FAST, min_steps=80))
+    train(sound)
+    batches.top_up(with_settings(sound, batch_size=120))
+    project.answer_open_tasks(dict.fromkeys(loop.pool.image_ids, loop.pool.classes[0]))
+    head = refit(sound)
+    assert head.refused is not None
+    assert "significantly worse than r0001" in head.refused
+    assert project.model_version() == "r0001"
+
+
+def test_the_gate_stops_repeated_small_regressions(loop: Loop) -> None:
+    labels = loop.pool.validation.labels
+
+    def wrong_on(count: int) -> Probs:
+        predicted = labels.copy()
+        predicted[:count] = (predicted[:count] + 1) % 10
+        return np.eye(10, dtype=np.float32)[predicted]
+
+    for version, n_wrong in (("r0001", 0), ("r0001h01", 5)):
+        save_version(loop.root, meta(version=version, classes=loop.pool.classes))
+        model_outputs.save_validation_probs(loop.root, version, labels, wrong_on(n_wrong))
+        loop.registry.promote(version)
+    current = loop.registry.current()
+    # Five regressions are chance (p = 0.031), ten are not (p = 0.001).
+    verdict = promotion._judge(loop, "r0001h02", current, wrong_on(10))
+    assert verdict.refused is not None
+    assert verdict.refused.startswith("significantly worse than r0001 on validation")
+    assert verdict.gate is not None
+    assert (verdict.gate.against, verdict.gate.regressions) == ("r0001", 10)
+    assert promotion._judge(loop, "r0002", current, wrong_on(10)).refused is None
+
+
+def test_long_superseded_heads_and_embeddings_of_old_bodies_are_deleted(
+    loop: Loop, project: OracleProject
+) -> None:
+    seed(loop, project)
+    train(loop)
+    truth = true_labels(loop.pool)
+    for _ in range(pruning.HEADS_KEPT + 4):
+        batches.top_up(with_settings(loop, batch_size=1))
+        project.answer(project.open_tasks()[0].task_id, truth[project.open_tasks()[0].image_id])
+        refit(loop)
+    names = {meta.version for meta in loop.registry.versions()[0]}
+    assert "r0001" in names
+    assert f"r0001h{pruning.HEADS_KEPT + 4:02d}" in names
+    assert pruning.HEADS_KEPT <= len(names - {"r0001"}) <= pruning.HEADS_KEPT + 2
+    for _ in range(2):
+        train(loop, is_forced=True)
+    assert len(list((loop.root / "embeddings").glob("*"))) <= 2
+
+
+class LeavesOnce(OracleProject):
+    """Fail the first request for the model versions."""
+
+    asked = 0
+
+    def model_versions(self) -> list[str]:
+        self.asked += 1
+        if self.asked == 1:
+            raise LabelStudioError("Label Studio cannot be reached")
+        return super().model_versions()
+
+
+def test_old_weights_are_deleted_after_a_training_or_later_if_label_studio_is_unreachable(
+    loop: Loop, caplog: pytest.LogCaptureFixture
+) -> None:
+    project = LeavesOnce(loop.pool.classes)
+    own = with_settings(replace(loop, project=project), keep_versions=1)
+    for number in (1, 2):
+        save_version(loop.root, meta(number, refused="worse"))
+    pruning.write_announcement(loop.root, datetime.now(UTC) - timedelta(days=2))
+    seed(own, project)
+    assert train(own).version == "r0003"
+    assert (loop.root / "r0001/model.safetensors").exists()
+    assert "postponed pruning old versions" in caplog.text
+    assert train(own, is_forced=True).version == "r0004"
+    sound, broken = loop.registry.versions()
+    assert [found.version for found in sound if found.pruned_at] == ["r0001", "r0002"]
+    assert broken == {}
+
+
+def test_an_existing_folder_gets_an_announcement_and_keeps_all_versions_for_a_day(
+    loop: Loop, project: OracleProject, caplog: pytest.LogCaptureFixture
+) -> None:
+    own = with_settings(loop, keep_versions=1)
+    for number in (1, 2):
+        save_version(loop.root, meta(number, refused="worse"))
+    seed(own, project)
+    train(own)
+    assert "the weights of 2 of 3 full versions will be deleted after" in caplog.text
+    assert pruning.read_announcement(loop.root) is not None
+    assert not any(found.pruned_at for found in loop.registry.versions()[0])
+
+
+def test_a_candidate_with_nan_probabilities_is_named_and_not_kept(
+    loop: Loop, project: OracleProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seed(loop, project)
+    train(loop)
+    ask_and_annotate(loop, project)
+    nothing = Head(np.full((10, 512), np.nan, np.float32), np.zeros(10, np.float32))
+    monkeypatch.setattr(training, "fit_head", lambda *_: nothing)
+    with pytest.raises(TrainingError, match="r0001h01 hold NaN"):
+        read_and_refit(loop)
+    assert loop.registry.last_round() == 1
+    assert not (loop.root / "r0001h01").exists()
+
+
+def test_diverged_weights_behind_finite_probabilities_are_not_kept(
+    loop: Loop, project: OracleProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seed(loop, project)
+    fine_tuned = training._fine_tune
+
+    def diverged(*arguments: Any) -> training.Candidate:
+        made = fine_tuned(*arguments)
+        weights = made.state["layer4.0.conv1.weight"].copy()
+        weights[0, 0, 0, 0] = np.nan  # no image of this size reaches it
+        return replace(made, state={**made.state, "layer4.0.conv1.weight": weights})
+
+    monkeypatch.setattr(training, "_fine_tune", diverged)
+    with pytest.raises(TrainingError, match=r"layer4\.0\.conv1\.weight of r0001 holds NaN"):
+        train(loop)
+    assert loop.registry.versions() == ([], {})
+    monkeypatch.undo()
+    assert train(loop).version == "r0001"  # the next try succeeds
