@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import SecretStr, TypeAdapter
-from pydantic.fields import FieldInfo
 
 from backend.base.command_line import ROOT, CommandParser, run
 from backend.base.errors import TightloopError
@@ -24,7 +23,6 @@ SETTINGS_PAGE = ROOT / "docs/settings.md"
 HEADING = re.compile(r"## `(\w+)`")
 REFERENCE = re.compile(r'"#/\$defs/(\w+)"')
 SETTING_ROW = re.compile(r"^\| `([A-Z_]+)` \|.*$", re.MULTILINE)
-LIMITS = ("ge", "gt", "le", "min_length", "max_length", "multiple_of")
 
 
 Schema = dict[str, Any]  # JSON schema of an object, with "properties"
@@ -71,9 +69,13 @@ def status_objects() -> dict[str, Schema]:
     return objects
 
 
-def settings_by_variable() -> dict[str, FieldInfo]:
-    """Return every setting by the name of its environment variable."""
-    return {field.alias or name.upper(): field for name, field in Settings.model_fields.items()}
+def settings_by_variable() -> dict[str, Schema]:
+    """Return the schema of every setting by the name of its environment variable."""
+    properties = Settings.model_json_schema()["properties"]
+    for name, field in Settings.model_fields.items():
+        if isinstance(field.default, SecretStr):  # otherwise the schema shows asterisks
+            properties[field.alias or name]["default"] = field.default.get_secret_value()
+    return {name.upper(): setting for name, setting in properties.items()}
 
 
 def with_setting_rows(page: str) -> str:
@@ -103,39 +105,30 @@ def _with_table(section: str, objects: dict[str, Schema]) -> str:
     return "\n".join([prose, "", "| field | tells |", "|---|---|", *rows, "", ""])
 
 
-def _setting_row(variable: str, field: FieldInfo) -> str:
-    default = field.default
-    plain = default.get_secret_value() if isinstance(default, SecretStr) else default
-    shown = str(plain).lower() if isinstance(plain, bool) else plain
-    if isinstance(plain, float):
-        shown = f"{plain:g}"
-    default_cell = "none" if shown in ("", None) else f"`{shown}`"
-    return f"| `{variable}` | {default_cell} | {_allowed(field)} | {field.description} |"
+def _setting_row(variable: str, setting: Schema) -> str:
+    default = setting["default"]
+    shown = default if isinstance(default, str) else json.dumps(default).removesuffix(".0")
+    default_cell = "none" if default in ("", None) else f"`{shown}`"
+    return f"| `{variable}` | {default_cell} | {_allowed(setting)} | {setting['description']} |"
 
 
-def _allowed(field: FieldInfo) -> str:
+def _allowed(setting: Schema) -> str:
     """Return the values that a setting accepts, as far as its type defines them."""
-    if field.annotation is bool:
+    value = setting.get("anyOf", [setting])[0]  # the other one is null
+    if value["type"] == "boolean":
         return "`true`, `false`"
-    names = [name for name in get_args(field.annotation) if not isinstance(name, type)]
-    if names:
-        return ", ".join(f"`{name}`" for name in names)
-    limits: dict[str, Any] = {}
-    for limit in field.metadata:
-        limits |= {name: getattr(limit, name) for name in LIMITS if hasattr(limit, name)}
-    low, high = (
-        limits.get("ge", limits.get("min_length")),
-        limits.get("le", limits.get("max_length")),
-    )
-    unit = " characters" if "min_length" in limits else ""
-    if "gt" in limits:
-        return f"more than {limits['gt']:g}"
-    if low is None:
+    if "enum" in value:
+        return ", ".join(f"`{name}`" for name in value["enum"])
+    if "exclusiveMinimum" in value:
+        return f"more than {value['exclusiveMinimum']:g}"
+    if "minLength" in value:
+        return f"{value['minLength']} to {value['maxLength']} characters"
+    if "minimum" not in value:
         return ""
-    if high is None:
-        return f"at least {low:g}"
-    factor = f", a multiple of {limits['multiple_of']}" if "multiple_of" in limits else ""
-    return f"{low:,} to {high:,}{unit}{factor}"
+    if "maximum" not in value:
+        return f"at least {value['minimum']:g}"
+    factor = f", a multiple of {value['multipleOf']}" if "multipleOf" in value else ""
+    return f"{value['minimum']:,} to {value['maximum']:,}{factor}"
 
 
 if __name__ == "__main__":

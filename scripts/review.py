@@ -26,14 +26,16 @@ from backend.rounds.reviews import (
     push_reviews,
 )
 from backend.store.files import lock
-from scripts.console.options import add_project_option, open_chosen, positive
+from scripts.console.options import add_project_option, at_least, open_chosen
 from scripts.console.progress_bars import progress_bar
 
 
 def main() -> int:
     """List likely label errors, and push them if asked to."""
     parser = CommandParser(description=__doc__)
-    parser.add_argument("--count", type=positive, default=50, help="labels to list (default: 50)")
+    parser.add_argument(
+        "--count", type=at_least(1), default=50, help="labels to list (default: 50)"
+    )
     parser.add_argument("--push", action="store_true", help="create review tasks for them")
     parser.add_argument("--json", action="store_true", help="print the same as JSON")
     add_project_option(parser)

@@ -18,14 +18,14 @@ from backend.base.strategy_names import STRATEGIES
 from backend.rounds import batches
 from backend.rounds.observe import read_everything_changed
 from backend.store.files import lock
-from scripts.console.options import add_project_option, open_chosen, positive
+from scripts.console.options import add_project_option, at_least, open_chosen
 from scripts.console.progress_bars import progress_bar
 
 
 def main() -> int:
     """Push one batch, and print its images."""
     parser = CommandParser(description=__doc__)
-    parser.add_argument("--count", type=positive, default=20, help="images to ask (default: 20)")
+    parser.add_argument("--count", type=at_least(1), default=20, help="images to ask (default: 20)")
     parser.add_argument("--strategy", choices=STRATEGIES, help="instead of the setting STRATEGY")
     parser.add_argument("--dry-run", action="store_true", help="only print what would be asked")
     parser.add_argument("--json", action="store_true", help="print the images and why, as JSON")

@@ -1,4 +1,4 @@
-"""Call Docker and either spelling of compose. Needs only the standard library."""
+"""Run Docker and compose, in either spelling. Needs only the standard library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The .env file of a compose stack: read as compose reads it, and filled with secrets."""
+"""Read a compose stack's .env file as compose does, and fill it with secrets."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def find_problems(env: dict[str, str]) -> Iterator[str]:
     for name in env:
         if name not in known and not NOT_OURS.fullmatch(name):
             near = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0]}?" if near else "an older version may have known it."
+            hint = f"did you mean {near[0]}?" if near else "it may come from an older version."
             yield f"{ENV} sets {name}, which does not exist: {hint} Correct or delete the line"
     folder = env.get("HOST_FOLDER")
     if folder and not (Path(folder).is_absolute() and Path(folder).is_dir()):

@@ -1,8 +1,9 @@
-"""The arguments that several commands share, and the project that these arguments select."""
+"""Add the options that several commands share, and open the project that they select."""
 
 from __future__ import annotations
 
 from argparse import ArgumentParser, ArgumentTypeError
+from collections.abc import Callable
 
 from backend.base.progress import Progress
 from backend.base.settings import Settings
@@ -18,11 +19,14 @@ def add_project_option(parser: ArgumentParser) -> None:
     )
 
 
-def positive(text: str) -> int:
-    """Parse an argument that must be a number of at least 1."""
-    number = int(text)
-    if number < 1:
-        raise ArgumentTypeError("must be 1 or more")
+def at_least(least: int) -> Callable[[str], int]:
+    """Return the type of an argument that must be an integer of at least `least`."""
+
+    def number(text: str) -> int:
+        if int(text) < least:
+            raise ArgumentTypeError(f"must be {least} or more")
+        return int(text)
+
     return number
 
 

@@ -1,17 +1,20 @@
-"""Measure the backend as it is served, with a real Redis: webhooks, predictions, dashboards."""
+"""Measure a running backend with a real Redis: webhooks, predictions, dashboards."""
 
 from __future__ import annotations
 
-import base64
-import io
+import itertools
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import median
 from threading import Event
 from timeit import repeat
 
@@ -19,18 +22,28 @@ import httpx
 import numpy as np
 from PIL import Image
 
+from backend.base.command_line import ROOT
+from backend.images.data_uri import png_uri
+from backend.labelstudio.incoming import SECRET_HEADER
 from backend.labelstudio.label_config import label_config_xml
 from backend.network import resnet
 from backend.network.inference import load_model, predict
+from backend.network.resnet_layout import HEAD_TENSORS
 from backend.store.project_record import project_root
-from scripts.research.background import in_background
-from scripts.research.bench_dashboard import PAGES, fill_project, first_view, open_pages
-from scripts.research.figure import Figure, announce, percentiles
+from backend.store.project_rows import OpenImage
+from backend.store.project_store import ProjectStore
+from backend.store.registry import Registry
 from scripts.research.idle_connections import KINDS
-from scripts.research.process_tree import core_share, memory_mb
-from scripts.research.random_project import CLASSES, PROJECT
-from scripts.research.temporary_backend import ROOT, USER, Backend, running_backend
-from scripts.research.webhooks import PER_S, SENDERS, Webhooks, send_webhooks
+from scripts.research.measurement import (
+    Figure,
+    announce,
+    core_share,
+    in_background,
+    memory_mb,
+    percentiles,
+)
+from scripts.research.random_project import CLASSES, FIRST, PROJECT
+from scripts.research.temporary_stack import USER, Backend, running_backend
 
 TASKS = 100
 IDLE_CONNECTIONS = 500
@@ -38,12 +51,17 @@ SECONDS = 20.0
 SATURATED_S = 5.0
 ATTACKED_S = 60.0
 SETTLE_S = 3.0
+VERSIONS, OPEN_IMAGES = 30, 40
+PAGES, EVERY_S = 20, 2.0  # how often an open page asks, as its script does
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+PER_S, SENDERS = 50, 20
+LOST_AFTER_S = 1.0  # Label Studio gives up
 
 Body = dict[str, object]
 
 
 def backend_figures(image_size: int, device: str) -> list[Figure]:
-    """Start a backend, and measure it at rest, with dashboards, with webhooks, under attack."""
+    """Start a backend, and measure it at rest, with dashboards, with webhooks and under attack."""
     announce("measuring the backend")
     with (
         tempfile.TemporaryDirectory(prefix="tightloop-") as folder,
@@ -68,7 +86,7 @@ def backend_figures(image_size: int, device: str) -> list[Figure]:
         announce("measuring webhooks beside idle connections")
         attacked = _attack(backend, client, uris)
     bare_s = _bare_s(image_size, device)
-    view = "no Chromium here" if first_view_s is None else f"{first_view_s:.2f} s"
+    view = "Chromium is not installed" if first_view_s is None else f"{first_view_s:.2f} s"
     paced_name = f"webhook, {PER_S}/s on {SENDERS} connections"
     shares = f"{watched - idle:.1%} ({idle:.1%} without)"
     return [
@@ -90,7 +108,7 @@ def backend_figures(image_size: int, device: str) -> list[Figure]:
 
 
 def _attack(backend: Backend, client: httpx.Client, body: Body) -> dict[str, Webhooks]:
-    """Send webhooks without an attack, under each kind, and under each during a /predict."""
+    """Send webhooks without an attack, under each kind of attack, and then also during /predict."""
     found = {"alone": send_webhooks(backend, ATTACKED_S)}
 
     def keep_predicting(over: Event, _: int) -> None:
@@ -134,7 +152,7 @@ def _predict(client: httpx.Client, body: Body) -> None:
 
 
 def _bare_s(image_size: int, device: str) -> float:
-    """Return how long the bare model takes for as many images as a /predict has."""
+    """Return how long the bare model takes for as many images as one /predict has."""
     model = load_model(resnet.build(10, None, seed=0).state_dict(), 10, device)
     shape = (TASKS, image_size, image_size, 3)
     images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
@@ -146,7 +164,128 @@ def _best_s(work: Callable[[], object]) -> float:
 
 
 def _noise_row(seed: int) -> dict[str, str]:
-    png = io.BytesIO()
     noise = np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(png, "PNG")
-    return {"image": "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()}
+    return {"image": png_uri(Image.fromarray(noise))}
+
+
+def fill_project(root: Path) -> None:
+    """Add what a project has after some use: versions, and open images with pictures."""
+    registry = Registry(root)
+    first = registry.read_meta(FIRST)
+    state = registry.load_state(FIRST)
+    last_layer = {name: state[name] for name in HEAD_TENSORS}
+    for number in range(1, VERSIONS + 1):
+        version = {"version": f"{FIRST}h{number:02d}", "labels": 100 + 20 * number}
+        registry.save(last_layer, first.model_copy(update=version))
+    images = [
+        OpenImage(
+            image_id=f"i{number}",
+            confidence=0.2,
+            guesses=((first.classes[0], 0.2), (first.classes[1], 0.19), (first.classes[2], 0.18)),
+            is_again=False,
+            picture="data:image/png;base64," + "A" * 3500,  # as large as a photo of 32 px
+        )
+        for number in range(OPEN_IMAGES)
+    ]
+    ProjectStore(root).record_open_images(time.time(), images)
+
+
+def first_view(url: str) -> tuple[int, float | None]:
+    """Return the bytes of the page with all its files, and the seconds until Chromium shows it.
+
+    The seconds are None if Chromium is not installed.
+    """
+    paths = ("/dashboard", "/static/dashboard.css", "/static/dashboard.js", "/dashboard/curve.svg")
+    with httpx.Client(base_url=url) as client:
+        n_bytes = sum(len(client.get(path).raise_for_status().content) for path in paths)
+    return n_bytes, _seconds_in_chromium(f"{url}/dashboard")
+
+
+@contextmanager
+def open_pages(url: str) -> Iterator[None]:
+    """Keep PAGES pages open; their requests are uniformly spaced and carry the last ETag."""
+
+    def keep_open(over: Event, number: int) -> None:
+        seen: dict[str, str] = {}
+        over.wait(number * EVERY_S / PAGES)
+        with httpx.Client(base_url=url, timeout=30) as client:
+            while not over.is_set():
+                response = client.get("/dashboard", headers=seen)
+                if response.status_code == 200:
+                    seen = {"If-None-Match": response.headers["ETag"]}
+                over.wait(EVERY_S)
+
+    with in_background(keep_open, PAGES):
+        time.sleep(2 * EVERY_S)  # the first views are over
+        yield
+
+
+def _seconds_in_chromium(url: str) -> float | None:
+    path = next(filter(None, map(shutil.which, CHROMIUM)), None)
+    if path is None:
+        return None
+    from playwright.sync_api import sync_playwright
+
+    script = "performance.getEntriesByType('navigation')[0].loadEventEnd"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        seconds: list[float] = []
+        for _ in range(5):
+            with browser.new_page() as page:  # with an empty cache
+                page.goto(url, wait_until="load")
+                seconds.append(page.evaluate(script) / 1000)
+        browser.close()
+    return median(seconds)
+
+
+@dataclass(frozen=True)
+class Webhooks:
+    """The results of the webhooks of one measurement."""
+
+    seconds: Sequence[float]
+    lost: int
+
+    def __str__(self) -> str:
+        lost = f"{self.lost} of {len(self.seconds) + self.lost} lost"
+        return f"{percentiles(self.seconds)}, {lost}" if self.seconds else lost
+
+
+def webhook(image_id: str) -> dict[str, object]:
+    """Return the parts that we read of Label Studio's webhook about an annotated image."""
+    task = {"data": {"image": "x" * 4000, "image_id": image_id}}
+    return {"action": "ANNOTATION_CREATED", "project": {"id": PROJECT}, "task": task}
+
+
+def send_webhooks(
+    backend: Backend, seconds: float, *, per_s: float = PER_S, keep_connections: bool = False
+) -> Webhooks:
+    """Send webhooks at a constant rate for `seconds`, each about a different image.
+
+    With `per_s` = 0 each of SENDERS sends the next one at once. Each webhook opens a connection, as
+    those of Label Studio do, unless `keep_connections`. A webhook is lost if there is no response
+    in time, or if its image was not recorded.
+    """
+    numbers = itertools.count()
+    answered: dict[str, float] = {}
+    limits = httpx.Limits(max_keepalive_connections=SENDERS if keep_connections else 0)
+    headers = {SECRET_HEADER: backend.password}
+    client = httpx.Client(headers=headers, timeout=LOST_AFTER_S, limits=limits)
+    sent_at, start = time.time(), time.perf_counter() + 0.5
+
+    def send(number: int) -> None:
+        at = start + (number / per_s if per_s else 0)
+        while at < start + seconds:
+            time.sleep(max(0.0, at - time.perf_counter()))
+            image_id = f"sent at {sent_at}, {next(numbers)}"
+            began = time.perf_counter()
+            with suppress(httpx.HTTPError):
+                response = client.post(f"{backend.url}/webhook", json=webhook(image_id))
+                response.raise_for_status()
+                answered[image_id] = time.perf_counter() - began
+            at = at + SENDERS / per_s if per_s else time.perf_counter()
+
+    with client, ThreadPoolExecutor(SENDERS) as threads:
+        list(threads.map(send, range(SENDERS)))
+    recorded = backend.queue.annotated_since(PROJECT, sent_at).keys()
+    counted_s = [took_s for image_id, took_s in answered.items() if image_id in recorded]
+    return Webhooks(counted_s, next(numbers) - len(counted_s))

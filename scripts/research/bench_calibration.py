@@ -9,8 +9,6 @@ the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
 from statistics import mean
 
 import numpy as np
@@ -19,19 +17,9 @@ from backend.base.command_line import CommandParser, run
 from backend.base.settings import load_settings
 from backend.measures.calibration import expected_calibration_error, fit_temperature, rescale
 from backend.network.training import Recipe
-from scripts.research.experiment import Experiment, open_experiment
+from scripts.research.experiment import Experiment, open_experiment, spread
 
 CANDIDATES, BATCH = 5000, 100
-
-
-@dataclass(frozen=True)
-class Effect:
-    """The effect of calibration on one training run."""
-
-    temperature: float
-    before: float  # expected calibration error
-    after: float
-    same: float  # share of the choice that stays
 
 
 def main() -> int:
@@ -46,17 +34,23 @@ def main() -> int:
     print("| labels | temperature | error before | after | same choice |")
     for n_labels in arguments.labels:
         effects = [measure(experiment, recipe, n_labels, seed) for seed in range(arguments.seeds)]
+        temperature, before, after, same = zip(*effects, strict=True)
         print(
-            f"| {n_labels} | {_range((e.temperature for e in effects), 2)} "
-            f"| {_range((e.before for e in effects), 3)} | {_range((e.after for e in effects), 3)} "
-            f"| {mean(e.same for e in effects):.0%} |",
+            f"| {n_labels} | {spread(temperature, 2)} | {spread(before, 3)} | {spread(after, 3)} "
+            f"| {mean(same):.0%} |",
             flush=True,
         )
     return 0
 
 
-def measure(experiment: Experiment, recipe: Recipe, n_labels: int, seed: int) -> Effect:
-    """Train once, fit the temperature, and apply it to images that neither step has seen."""
+def measure(
+    experiment: Experiment, recipe: Recipe, n_labels: int, seed: int
+) -> tuple[float, float, float, float]:
+    """Train once, fit the temperature, and apply it to images that neither step has seen.
+
+    Returns the temperature, the expected calibration error before and after, and the share of the
+    choice that stays the same.
+    """
     pool = experiment.pool
     state = experiment.train_balanced(n_labels, recipe, seed)
     validation, test, candidates = (
@@ -68,17 +62,12 @@ def measure(experiment: Experiment, recipe: Recipe, n_labels: int, seed: int) ->
         set(np.argsort(probs.max(axis=1), kind="stable")[:BATCH])
         for probs in (rescale(candidates, temperature), candidates)
     )
-    return Effect(
+    return (
         temperature,
         expected_calibration_error(test, pool.test.labels),
         expected_calibration_error(rescale(test, temperature), pool.test.labels),
         len(chosen & chosen_before) / BATCH,
     )
-
-
-def _range(values: Iterable[float], digits: int) -> str:
-    found = list(values)
-    return f"{mean(found):.{digits}f} ({min(found):.{digits}f} - {max(found):.{digits}f})"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Measure the loop on a whole stack: from an annotation to a head's order and the next round."""
+"""Measure a whole stack: from an annotation to the new order, and to the next round."""
 
 from __future__ import annotations
 
@@ -21,16 +21,15 @@ from backend.store import model_outputs
 from backend.store.project_record import project_root
 from backend.store.registry import Registry
 from scripts.research.bench_refit import OPEN
-from scripts.research.figure import Figure, announce
-from scripts.research.process_tree import memory_mb
+from scripts.research.measurement import Figure, announce, memory_mb
 from scripts.research.random_project import FIRST
 from scripts.research.temporary_stack import temporary_stack
 
 SEEDS = 1980
 LAST_LABELS = 20
-HEADS = 5  # how many of those labels have their head's order measured
+HEADS = 5  # for how many of those labels the head's order is measured
 SECOND = "r0002"
-# A head comes every five seconds at most, and the ranker must have done its other work.
+# The ranker fits a head every five seconds at most, and must have finished its other work.
 QUIET_S = 6.0
 PATIENCE_S = 120.0
 TRAINING_PATIENCE_S = 3600.0
@@ -66,14 +65,14 @@ def _measure_circle(stack: Mapping[str, Any], ranker_log: Path) -> list[Figure]:
         next(annotate)
         orders.append(_wait_for_order(ranker_log, n_before, annotated_at))
     figures = _head_figures(orders, root)
-    for _ in annotate:  # the rest, after which a training is due
+    for _ in annotate:  # the rest, after which a training run is due
         pass
     announce("waiting for the second version")
     return figures + _training_figures(project, root, stack["pids"]["trainer"])
 
 
 def _annotator(stack: Mapping[str, Any], project: LabelStudioProject) -> Iterator[None]:
-    """Annotate one of the last open tasks a step, LAST_LABELS in all."""
+    """Annotate LAST_LABELS open tasks, one per step."""
     config = project.label_config()
     tasks = project.open_tasks()[:LAST_LABELS]
     login = {"Authorization": f"Token {stack['api_key']}"}
@@ -102,9 +101,9 @@ def _head_figures(orders: Sequence[HeadOrder], root: Path) -> list[Figure]:
             f"{total_s:.1f} s, median of {HEADS}",
             "<= 1.5 s",
         ),
-        Figure("  of it", f"job begins {begin_s:.1f}, head {head_s:.1f}, order {order_s:.1f} s"),
+        Figure("  of which", f"job begins {begin_s:.1f}, head {head_s:.1f}, order {order_s:.1f} s"),
         Figure(
-            f"  of it refit and re-ranking of {n_scored:,} images",
+            f"  of which refit and re-ranking of {n_scored:,} images",
             f"{median(sum(head.seconds.values()) for head in heads):.2f} s",
             "<= 1 s",
         ),
@@ -116,7 +115,7 @@ def _training_figures(project: LabelStudioProject, root: Path, trainer: int) -> 
     peak_mb, served_s = 0.0, None
     while project.model_version() != SECOND:
         if time.perf_counter() - began > TRAINING_PATIENCE_S:
-            raise LabelStudioError("no second version came: see var/bench/log/trainer.log")
+            raise LabelStudioError("no second version in an hour: see var/bench/log/trainer.log")
         current = Registry(root).current()
         if served_s is None and current is not None and current.version == SECOND:
             served_s = time.perf_counter() - began
@@ -131,7 +130,7 @@ def _training_figures(project: LabelStudioProject, root: Path, trainer: int) -> 
             f"last annotation -> new order, {meta.labels} labels",
             f"{total_s:.1f} s (served after {served_s or total_s:.1f} s)",
         ),
-        Figure("  of it, seconds", parts),
+        Figure("  of which, in seconds", parts),
         Figure("  pool, start", start),
         Figure("trainer and its job, peak memory", f"{peak_mb:.0f} MB", "<= 3,000 MB"),
     ]
@@ -139,7 +138,7 @@ def _training_figures(project: LabelStudioProject, root: Path, trainer: int) -> 
 
 @dataclass(frozen=True)
 class HeadOrder:
-    """How long it took from an annotation to the order of the head that learned it."""
+    """The time from an annotation to the order by the head that learned the annotation."""
 
     version: str
     n_open: int
@@ -149,14 +148,14 @@ class HeadOrder:
 
     @property
     def total_s(self) -> float:
-        """All of it."""
+        """The whole time."""
         return self.begin_s + self.head_s + self.order_s
 
 
 def _wait_for_order(log: Path, n_before: int, annotated_at: float) -> HeadOrder:
-    """Wait for a head's order in the ranker's log, behind its first `n_before` bytes.
+    """Wait until the ranker's log, after its first `n_before` bytes, reports a head's order.
 
-    Raises LabelStudioError if none comes.
+    Raises LabelStudioError if none is reported in time.
     """
     give_up = time.monotonic() + PATIENCE_S
     while time.monotonic() < give_up:
@@ -164,7 +163,9 @@ def _wait_for_order(log: Path, n_before: int, annotated_at: float) -> HeadOrder:
         if found is not None:
             return found
         time.sleep(0.05)
-    raise LabelStudioError("no head's order came: see var/bench/log/ranker.log")
+    raise LabelStudioError(
+        f"no head reordered the tasks in {PATIENCE_S:.0f} s: see var/bench/log/ranker.log"
+    )
 
 
 def find_order(lines: str, annotated_at: float) -> HeadOrder | None:

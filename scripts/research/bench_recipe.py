@@ -10,8 +10,6 @@ choose) with its range over seeds, and the core-seconds of training.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import product
 from statistics import mean
 
@@ -19,16 +17,7 @@ from backend.base.command_line import CommandParser, run
 from backend.base.settings import load_settings
 from backend.measures.evaluation import evaluate
 from backend.network.training import Recipe
-from scripts.research.experiment import Experiment, open_experiment
-
-
-@dataclass(frozen=True)
-class Cell:
-    """The result of one training run."""
-
-    accuracy: float
-    cpu_s: float  # of all cores together
-    images_per_cpu_s: float  # when scoring
+from scripts.research.experiment import Experiment, open_experiment, spread
 
 
 def main() -> int:
@@ -52,34 +41,35 @@ def main() -> int:
     for values in product(arguments.sizes, arguments.lrs, arguments.tints):
         image_size, lr, tint = values
         recipe = Recipe(image_size=image_size, lr=lr, color_jitter=tint)
-        cells = [
-            [measure(experiment, recipe, n, seed) for seed in range(arguments.seeds)]
-            for n in arguments.labels
-        ]
-        speed = mean(cell.images_per_cpu_s for of_count in cells for cell in of_count)
-        print(_row(*values, *map(_summary, cells), f"{speed:,.0f}"), flush=True)
+        cells: list[str] = []
+        speeds: list[float] = []
+        for n_labels in arguments.labels:
+            runs = [measure(experiment, recipe, n_labels, seed) for seed in range(arguments.seeds)]
+            accuracies, training_s, scored_per_s = zip(*runs, strict=True)
+            cells.append(f"{spread(accuracies, 1, ' %')} / {mean(training_s):.0f}")
+            speeds += scored_per_s
+        print(_row(*values, *cells, f"{mean(speeds):,.0f}"), flush=True)
     return 0
 
 
-def measure(experiment: Experiment, recipe: Recipe, n_labels: int, seed: int) -> Cell:
-    """Train once and evaluate on the validation split."""
+def measure(
+    experiment: Experiment, recipe: Recipe, n_labels: int, seed: int
+) -> tuple[float, float, float]:
+    """Train once and evaluate on the validation split.
+
+    Returns the accuracy in %, the core-seconds of training, and the images scored per core-second.
+    """
     validation = experiment.pool.validation
     began = time.process_time()
     state = experiment.train_balanced(n_labels, recipe, seed)
     trained = time.process_time()
     probs = experiment.predict(state, validation.images, recipe.image_size).probs
     scored = time.process_time()
-    return Cell(
-        evaluate(probs, validation.labels).accuracy,
+    return (
+        100 * evaluate(probs, validation.labels).accuracy,
         trained - began,
         len(probs) / (scored - trained),
     )
-
-
-def _summary(cells: Sequence[Cell]) -> str:
-    accuracies = [100 * cell.accuracy for cell in cells]
-    cpu_s = mean(cell.cpu_s for cell in cells)
-    return f"{mean(accuracies):.1f} % ({min(accuracies):.1f} - {max(accuracies):.1f}) / {cpu_s:.0f}"
 
 
 def _row(*values: object) -> str:

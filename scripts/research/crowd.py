@@ -1,4 +1,4 @@
-"""A simulated crowd that hands out three real people's annotations of each image.
+"""Simulate a crowd that hands out the annotations that real people made of each image.
 
 The data does not record who made which annotation, so a rule invents the annotators; all random
 numbers come from a seed. Each annotator has a care between 0 and 1, uniformly spread: with that

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from statistics import mean
 
 import numpy as np
 import torch
@@ -24,7 +26,7 @@ Rows = NDArray[np.int64]  # (images,), positions in the pool
 
 @dataclass(frozen=True)
 class Experiment:
-    """What a benchmark trains on and starts from."""
+    """The pool, the weights and the device of a benchmark."""
 
     pool: Pool
     weights: PretrainedWeights
@@ -61,6 +63,12 @@ class Experiment:
                 device=self.device,
                 on_batch=partial(progress, "scoring"),
             )
+
+
+def spread(values: Sequence[float], digits: int, unit: str = "") -> str:
+    """Return the mean over seeds with its unit, and the range, as text."""
+    low, high = (f"{end(values):.{digits}f}" for end in (min, max))
+    return f"{mean(values):.{digits}f}{unit} ({low} - {high})"
 
 
 def open_experiment(settings: Settings, *, seed: int) -> Experiment:

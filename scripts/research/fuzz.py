@@ -3,24 +3,24 @@
     python -m scripts.research.fuzz
 
 Half of the requests come from docs/openapi.yaml by schemathesis, half have hostile bodies from
-hostile_bodies.py. Meanwhile an honest webhook is sent five times a second. Any response of 500 or
-above, any traceback and any webhook that is not counted is reported, and the exit code is then 1;
-only 503 "no model yet" is allowed. A temporary stack in var/fuzz is used and removed afterwards.
+hostile_bodies.py. Meanwhile five valid webhooks are sent per second. The report lists every
+response of 500 or above, every traceback and every webhook that was not counted; then the exit code
+is 1. Only 503 "no model yet" is allowed. Uses a temporary stack in var/fuzz, and removes it.
 """
 
 from __future__ import annotations
 
 import shutil
-import threading
 import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from random import Random
+from threading import Event
 from typing import Any
 
-import numpy as np
 import requests
 import schemathesis
 import yaml
@@ -29,19 +29,18 @@ from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis.core.result import Ok
 
-from backend.base.command_line import CommandParser, run
+from backend.base.command_line import ROOT, CommandParser, run
 from backend.labelstudio.incoming import SECRET_HEADER
 from backend.store.project_record import project_root, read_record
 from backend.web.backend_client import CONTROL_HEADER
 from scripts.research.hostile_bodies import hostile_bodies
+from scripts.research.measurement import in_background, percentiles
 from scripts.research.temporary_stack import temporary_stack
 
-ROOT = Path(__file__).resolve().parents[2]
 OPENAPI = ROOT / "docs/openapi.yaml"
 REQUESTS = 10_000
 CONTROL_SECRET = "of the fuzzed stack"
-WEBHOOK_EVERY_S = 0.2
-TIMEOUT_S = 60.0
+WEBHOOK_EVERY_S, TIMEOUT_S = 0.2, 60.0
 OTHER_METHODS = ("PUT", "PATCH", "DELETE", "OPTIONS", "HEAD", "TRACE", "GET", "POST")
 CONTENT_TYPES = ("application/json", "application/x-www-form-urlencoded", "text/plain", "", "x")
 HEADERS: tuple[dict[str, str], ...] = (
@@ -74,7 +73,7 @@ class Target:
 
 @dataclass
 class Report:
-    """The results of a fuzzing run."""
+    """The results of one run."""
 
     statuses: Counter[int] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
@@ -84,17 +83,16 @@ class Report:
 
     @property
     def is_clean(self) -> bool:
-        """Whether nothing failed, and every honest webhook was counted."""
+        """Whether nothing failed and every valid webhook was counted."""
         return not self.failures and not self.lost_webhooks and bool(self.webhook_s)
 
     def lines(self) -> list[str]:
         """Return the report as human-readable lines."""
-        p50, p99 = np.percentile(self.webhook_s or [np.nan], [50, 99]) * 1000
-        answers = ", ".join(f"{status}: {n:,}" for status, n in sorted(self.statuses.items()))
+        statuses = ", ".join(f"{status}: {n:,}" for status, n in sorted(self.statuses.items()))
         return [
-            f"{self.statuses.total():,} requests in {self.seconds:.0f} s; answers {answers}",
-            f"{len(self.webhook_s):,} honest webhooks counted, {len(self.lost_webhooks)} lost; "
-            f"p50 {p50:.1f} ms, p99 {p99:.1f} ms",
+            f"{self.statuses.total():,} requests in {self.seconds:.0f} s; responses {statuses}",
+            f"{len(self.webhook_s):,} valid webhooks counted, {len(self.lost_webhooks)} lost; "
+            f"{percentiles(self.webhook_s)}",
             *(f"FAILED  {failure}" for failure in self.failures),
             *(f"LOST    {lost}" for lost in self.lost_webhooks),
         ]
@@ -109,25 +107,19 @@ def main() -> int:
         report = fuzz(_target(stack, var), arguments.requests)
         for path in (var / "log").glob("*.log"):
             n_traces = path.read_text(errors="replace").count("Traceback (most recent call last)")
-            if n_traces and path.name != "label-studio.log":  # not ours to mend
-                report.failures.append(f"{n_traces} traces in {path.name}")
+            if n_traces and path.name != "label-studio.log":  # its errors are not ours
+                report.failures.append(f"{n_traces} tracebacks in {path.name}")
                 shutil.copy(path, ROOT / "var" / f"fuzz-{path.name}")
     print("\n".join(report.lines()))
     return 0 if report.is_clean else 1
 
 
 def fuzz(target: Target, n_requests: int) -> Report:
-    """Send `n_requests` requests, and honest webhooks at the same time."""
-    report, over = Report(), threading.Event()
-    honest = threading.Thread(target=_send_honest_webhooks, args=(target, report, over))
-    began = time.monotonic()
-    honest.start()
-    try:
+    """Send `n_requests` hostile requests, and valid webhooks at the same time."""
+    report, began = Report(), time.monotonic()
+    with in_background(partial(_send_valid_webhooks, target, report)):
         _send_described(target, report, n_requests // 2)
         _send_hostile(target, report, n_requests - report.statuses.total())
-    finally:
-        over.set()
-        honest.join()
     report.seconds = time.monotonic() - began
     return report
 
@@ -159,11 +151,11 @@ def _send_described(target: Target, report: Report, n_requests: int) -> None:
             try:
                 send()
             except Unsatisfiable:
-                continue  # nothing can be wrong with a request that has no parts
+                continue  # a request without parts cannot violate anything
 
 
 def _send_hostile(target: Target, report: Report, n_requests: int) -> None:
-    """Send hostile bodies; nine of ten go to routes that read a body."""
+    """Send hostile bodies, nine in ten to routes that read a body."""
     rng, session = Random(0), requests.Session()
     bodies = list(hostile_bodies(target.project_id, target.classes).items())
     rng.shuffle(bodies)
@@ -187,7 +179,7 @@ def _send_hostile(target: Target, report: Report, n_requests: int) -> None:
 def _send(
     session: requests.Session, target: Target, report: Report, what: str, **request: Any
 ) -> None:
-    """Send one request with all the passwords that its path takes, and judge the answer."""
+    """Send one request with every password that its path accepts, and check the response."""
     people = ("/dashboard", "/controls", "/status", "/metrics")
     is_for_people = any(part in request["url"] for part in people)
     request["auth"] = target.dashboard if is_for_people else target.backend
@@ -196,41 +188,40 @@ def _send(
     if "/controls/" in request["url"]:
         request["headers"] = {**request["headers"], CONTROL_HEADER: target.control_secret}
     try:
-        answer = session.request(**request, timeout=TIMEOUT_S, allow_redirects=False)
+        response = session.request(**request, timeout=TIMEOUT_S, allow_redirects=False)
     except (requests.RequestException, UnicodeError, ValueError) as error:
-        # A request that no client can send, or one that is refused before it is all sent.
+        # No client can send this request, or the server refused it before all of it was sent.
         report.statuses[0] += 1
         if isinstance(error, requests.Timeout):
-            report.failures.append(f"no answer in {TIMEOUT_S:.0f} s: {what}")
+            report.failures.append(f"no response within {TIMEOUT_S:.0f} s: {what}")
         return
-    report.statuses[answer.status_code] += 1
-    is_early = answer.status_code == 503 and "no model yet" in answer.text
-    if (answer.status_code >= 500 and not is_early) or "Traceback" in answer.text:
-        report.failures.append(f"{answer.status_code} {answer.text[:200]!r}: {what}")
+    report.statuses[response.status_code] += 1
+    is_early = response.status_code == 503 and "no model yet" in response.text
+    if (response.status_code >= 500 and not is_early) or "Traceback" in response.text:
+        report.failures.append(f"{response.status_code} {response.text[:200]!r}: {what}")
 
 
-def _send_honest_webhooks(target: Target, report: Report, over: threading.Event) -> None:
+def _send_valid_webhooks(target: Target, report: Report, over: Event, _: int) -> None:
     body: Any = {"action": "ANNOTATION_CREATED", "project": {"id": target.project_id}}
     headers = {SECRET_HEADER: target.secret, "Connection": "close"}
     while not over.wait(WEBHOOK_EVERY_S):
         began = time.perf_counter()
         try:
-            answer = requests.post(
+            response = requests.post(
                 f"{target.url}/webhook", json=body, headers=headers, timeout=TIMEOUT_S
             )
         except requests.RequestException as error:
             report.lost_webhooks.append(type(error).__name__)
             continue
-        if answer.status_code == 200 and answer.json()["status"] == "counted":
+        if response.status_code == 200 and response.json()["status"] == "counted":
             report.webhook_s.append(time.perf_counter() - began)
         else:
-            report.lost_webhooks.append(f"{answer.status_code} {answer.text[:100]}")
+            report.lost_webhooks.append(f"{response.status_code} {response.text[:100]}")
 
 
 def _target(stack: Mapping[str, Any], var: Path) -> Target:
     kept = dotenv_values(var / "stack.env")
-    root = project_root(Path(stack["model_dir"]), stack["project_id"])
-    record = read_record(root)
+    record = read_record(project_root(Path(stack["model_dir"]), stack["project_id"]))
     return Target(
         url=stack["backend_url"],
         project_id=stack["project_id"],

@@ -1,4 +1,4 @@
-"""Request bodies that no honest Label Studio sends, each named after its defect."""
+"""Make request bodies that Label Studio never sends, each named after its defect."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BOMB = (
     '<!DOCTYPE v [<!ENTITY a "' + "x" * 1000 + '"><!ENTITY b "' + "&a;" * 1000 + '">]>'
     "<View>&b;</View>"
 )
-NOT_AN_ANSWER: dict[str, Any] = {
+WRONG_VALUES: dict[str, Any] = {
     "null": None,
     "true": True,
     "a number": 5,
@@ -24,9 +24,9 @@ NOT_AN_ANSWER: dict[str, Any] = {
     "an object": {"a": {"b": 1}},
     "a negative number": -1,
     "a fraction": 1e308,
-    "no character": "\x00",
-    "half a character": "\ud800",
-    "an address outside": "http://192.0.2.1/x.png",
+    "a null character": "\x00",
+    "half a surrogate pair": "\ud800",
+    "an address elsewhere": "http://192.0.2.1/x.png",
     "an address that logs out": "/logout",
     "a path that climbs": "/data/upload/../../api/users/",
     "100 kB": "x" * 100_000,
@@ -36,15 +36,15 @@ NOT_AN_ANSWER: dict[str, Any] = {
 
 
 def hostile_bodies(project_id: int, classes: Sequence[str]) -> dict[str, bytes]:
-    """Return each body by its name; the parts that are not hostile fit this project."""
+    """Return each body by its name. The parts that are not hostile match this project."""
     whole: dict[str, bytes] = {
         "nothing": b"",
         "JSON nested 2,000 deep": b"[" * 2000 + b"]" * 2000,
         "JSON nested 100,000 deep": b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
-        "half of a JSON": b'{"tasks": [',
-        "two JSONs": b"{}{}",
+        "half a JSON document": b'{"tasks": [',
+        "two JSON documents": b"{}{}",
         "NaN": b'{"tasks": NaN, "project": Infinity}',
-        "bytes that are no text": b"\xff\xfe{}",
+        "bytes that are not text": b"\xff\xfe{}",
         "UTF-16": '{"project": 1}'.encode("utf-16"),
         "a name twice": b'{"project": 1, "project": "x", "tasks": [], "tasks": 5}',
         "1 MB of blanks": b" " * 1_000_000,
@@ -64,13 +64,13 @@ def _objects(project_id: int, config: str) -> list[tuple[str, Any]]:
     found: list[tuple[str, Any]] = [
         ("an entity in the label config", {**predict, "label_config": ENTITY + with_entity}),
         ("an unknown entity in the schema", {**setup, "schema": with_entity}),
-        ("a label config that grows", {**setup, "schema": BOMB}),
+        ("a label config that expands a thousandfold", {**setup, "schema": BOMB}),
         ("a label config in another encoding",
          {**setup, "schema": '<?xml version="1.0" encoding="utf-7"?>' + config}),
         ("no tasks", {**predict, "tasks": []}),
         ("1,000 tasks", {**predict, "tasks": [task] * 1000}),
     ]  # fmt: skip
-    for name, value in NOT_AN_ANSWER.items():
+    for name, value in WRONG_VALUES.items():
         found.append((f"{name} as the body", value))
         for key in predict:
             found.append((f"{name} as {key} of /predict", {**predict, key: value}))

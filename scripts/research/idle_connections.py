@@ -1,8 +1,8 @@
-"""Hold many connections open that send next to nothing, as an attacker would; for bench and tests.
+"""Hold open many connections that send almost nothing, as an attacker would.
 
     python -m scripts.research.idle_connections http://127.0.0.1:9090 headers --count 500
 
-Every connection that the server closes is opened again, so the server always has `count` of them.
+For the benchmark and the tests. Opens a new connection for each one that the server closes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from backend.base.command_line import CommandParser, run
 
 BYTE_EVERY_S = 1.0
 REOPEN_AFTER_S = 0.2
-# What each kind sends at once; the rest of the request then comes a byte a second.
+# What each kind sends first. The rest of the request follows, one byte per second.
 KINDS = {
     "headers": b"POST /webhook HTTP/1.1\r\nHost: x\r\nX-Slow: ",
     "body": b"POST /webhook HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
@@ -29,7 +29,7 @@ KINDS = {
 
 
 def main() -> int:
-    """Hold the connections, then print how often each was opened and refused."""
+    """Hold the connections, then print how many were opened and how many not accepted."""
     parser = CommandParser(description=__doc__)
     parser.add_argument("url", help="a server on this machine")
     parser.add_argument("kind", choices=KINDS)
@@ -39,7 +39,7 @@ def main() -> int:
     address = urlsplit(arguments.url)
     host = "127.0.0.1" if address.hostname == "localhost" else address.hostname or ""
     if not ip_address(host).is_loopback:
-        print("only servers on this machine's loopback are asked", file=sys.stderr)
+        print("the server must be on this machine's loopback", file=sys.stderr)
         return 1
     end = time.monotonic() + arguments.seconds
     tally = asyncio.run(hold(host, address.port or 80, arguments.kind, arguments.count, end))

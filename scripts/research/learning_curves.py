@@ -1,18 +1,25 @@
-"""Learning curves: the accuracy of versions by strategy, seed and number of labels."""
+"""Compare learning curves: the accuracy by strategy, seed and number of labels."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
+from scipy.stats import sem
 from scipy.stats import t as student_t
 
+from backend.measures.forecast import CurvePoint, track_record
+from backend.measures.interval import interval_of
+
 Floats = NDArray[np.float64]
+BASELINE = "random"
+RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -33,44 +40,27 @@ class Row:
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
     """Write rows as CSV, all or none."""
     draft = path.with_suffix(".draft")
-    with draft.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)])
-        writer.writeheader()
-        writer.writerows(map(asdict, rows))
+    pd.DataFrame(rows).to_csv(draft, index=False)
     draft.replace(path)
 
 
 def read_rows(path: Path) -> list[Row]:
     """Read what write_rows wrote."""
-    with path.open(newline="") as file:
-        return TypeAdapter(list[Row]).validate_python(list(csv.DictReader(file)))
+    lines = path.read_text().splitlines()
+    return TypeAdapter(list[Row]).validate_python(list(csv.DictReader(lines)))
 
 
-@dataclass(frozen=True)
-class Curves:
-    """The test accuracies of a strategy's runs."""
-
-    budgets: list[int]  # numbers of labels that every run reached
-    accuracies: Floats  # (seeds, budgets)
-
-    def at(self, labels: int) -> Floats:
-        """Return the accuracy of each seed at one budget."""
-        return self.accuracies[:, self.budgets.index(labels)]
-
-    def gain(self, baseline: Curves, labels: int) -> tuple[float, float]:
-        """Return the mean gain over a baseline, paired by seed, and its interval's half-width."""
-        n_pairs = min(len(self.accuracies), len(baseline.accuracies))
-        return interval(self.at(labels)[:n_pairs] - baseline.at(labels)[:n_pairs])
+def curves(rows: Sequence[Row], strategy: str) -> pd.DataFrame:
+    """Return the test accuracies of a strategy's runs: a row per seed, and a column per number of
+    labels that every run reached.
+    """
+    runs = pd.DataFrame([row for row in rows if row.strategy == strategy])
+    return runs.pivot(index="repeat", columns="labels", values="test_accuracy").dropna(axis=1)
 
 
-def curves(rows: Sequence[Row], strategy: str) -> Curves:
-    """Collect the curves of a strategy."""
-    runs: dict[int, dict[int, float]] = {}
-    for row in rows:
-        if row.strategy == strategy:
-            runs.setdefault(row.repeat, {})[row.labels] = row.test_accuracy
-    budgets = sorted(set.intersection(*map(set, runs.values())))
-    return Curves(budgets, np.array([[runs[r][n] for n in budgets] for r in sorted(runs)]))
+def gain(own: pd.DataFrame, baseline: pd.DataFrame, labels: int) -> tuple[float, float]:
+    """Return the mean gain over a baseline, paired by seed, and its interval's half-width."""
+    return interval((own[labels] - baseline[labels]).dropna().to_numpy())
 
 
 def interval(values: Floats) -> tuple[float, float]:
@@ -81,16 +71,142 @@ def interval(values: Floats) -> tuple[float, float]:
     mean = float(values.mean())
     if len(values) < 2:
         return mean, float("nan")
-    half = student_t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    return mean, float(half)
+    return mean, float(student_t.ppf(0.975, len(values) - 1) * sem(values))
 
 
 def labels_needed(budgets: Sequence[int], curve: Floats, target: float) -> float:
-    """Return how many labels a curve needs for an accuracy, interpolated between two budgets; inf
-    if it does not reach it.
+    """Return how many labels a curve needs to reach an accuracy, interpolated between budgets; inf
+    if the curve does not reach it.
     """
     reached = np.flatnonzero(curve >= target)
     if not len(reached):
         return float("inf")
     around = slice(max(0, reached[0] - 1), reached[0] + 1)
     return float(np.interp(target, curve[around], budgets[around]))
+
+
+def summarize(rows: Sequence[Row], strategies: Sequence[str]) -> str:
+    """Return a Markdown table of accuracies, and what each strategy saves against random."""
+    found = {strategy: curves(rows, strategy) for strategy in strategies}
+    budgets = sorted(set.intersection(*(set(of_one.columns) for of_one in found.values())))
+    lines = [
+        "Test accuracy in % (95 % interval over seeds), and in parentheses the difference from "
+        "random, paired by seed, if its interval excludes zero.\n",
+        "| labels | " + " | ".join(strategies) + " |",
+        "|---" * (len(strategies) + 1) + "|",
+    ]
+    for labels in budgets:
+        cells = [_cell(of_one, found.get(BASELINE), labels) for of_one in found.values()]
+        lines.append(f"| {labels:,} | " + " | ".join(cells) + " |")
+    lines.append("")
+    if BASELINE in found:
+        baseline = found.pop(BASELINE)
+        lines += [f"- {name} {_saved(own, baseline)}" for name, own in found.items()]
+        if min(map(len, [baseline, *found.values()])) > 1:
+            lines += [f"- {name} is {_worse(own, baseline)}" for name, own in found.items()]
+    return "\n".join([*lines, _calibration(rows), _forecasts(rows)]) + "\n"
+
+
+def draw(rows: Sequence[Row], strategies: Sequence[str], path: Path) -> None:
+    """Draw the mean and the 95 % interval over seeds, as PNG and SVG."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    for number, strategy in enumerate(strategies):
+        found = curves(rows, strategy)
+        mean, half = 100 * np.array([interval(at) for at in found.to_numpy().T]).T
+        color, style = ("0.45", "--") if strategy == BASELINE else (f"C{number}", "-")
+        axes.plot(
+            found.columns, mean, style, color=color, marker="os^Dvp*h"[number % 8], ms=4,
+            label=f"{strategy}, {mean[-1]:.1f} % at {found.columns[-1]:,}",
+        )  # fmt: skip
+        axes.fill_between(found.columns, mean - half, mean + half, color=color, alpha=0.15, lw=0)
+    axes.set(xlabel="labels", ylabel="accuracy on the test split, %")
+    axes.legend(loc="lower right", frameon=False)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    for suffix in (".png", ".svg"):
+        figure.savefig(path.with_suffix(suffix), dpi=150)
+    plt.close(figure)
+
+
+def _cell(own: pd.DataFrame, baseline: pd.DataFrame | None, labels: int) -> str:
+    mean, half = interval(own[labels].to_numpy())
+    text = f"{100 * mean:.1f} ± {100 * half:.1f}" if np.isfinite(half) else f"{100 * mean:.1f}"
+    if baseline is None:
+        return text
+    difference, around = gain(own, baseline, labels)
+    return f"{text} ({100 * difference:+.1f})" if abs(difference) > around else text
+
+
+def _saved(own: pd.DataFrame, baseline: pd.DataFrame) -> str:
+    """Report how many labels a strategy needs to reach random's final accuracy.
+
+    The interval comes from resampling the seeds.
+    """
+    n_pairs = min(len(own), len(baseline))
+    rng = np.random.default_rng(0)
+    shares = []
+    for chosen in [np.arange(n_pairs), *rng.integers(n_pairs, size=(RESAMPLES, n_pairs))]:
+        means = [of_one.to_numpy()[chosen].mean(axis=0) for of_one in (own, baseline)]
+        needed, theirs = (
+            labels_needed(of_one.columns, mean, means[1][-1])
+            for of_one, mean in zip((own, baseline), means, strict=True)
+        )
+        shares.append(needed / theirs)
+    share, low, high = shares[0], *np.quantile(shares[1:], [0.025, 0.975], method="nearest")
+    if not np.isfinite(share):
+        return f"does not reach random's final accuracy with {own.columns[-1]:,} labels"
+    until = f"{high:.0%}" if np.isfinite(high) else "more than all"
+    return f"needs {share:.0%} ({low:.0%} to {until}) of the labels for random's final accuracy"
+
+
+def _worse(own: pd.DataFrame, baseline: pd.DataFrame) -> str:
+    """Report the numbers of labels at which a strategy is significantly worse than random."""
+    gains = {n: gain(own, baseline, n) for n in own.columns.intersection(baseline.columns)}
+    worse = [f"{labels:,}" for labels, (mean, around) in gains.items() if mean < -around]
+    if not worse:
+        return "never significantly worse than random"
+    return f"significantly worse at {', '.join(worse)} labels than random"
+
+
+def _calibration(rows: Sequence[Row]) -> str:
+    """State the largest calibration error, as a mean over seeds and of any run."""
+    errors = pd.DataFrame(rows).groupby(["strategy", "labels"]).calibration_error
+    return (
+        f"- calibration error on the test split: {errors.mean().max():.3f} at most at any budget, "
+        f"{errors.max().max():.3f} in any one run"
+    )
+
+
+def _point(row: Row) -> CurvePoint:
+    low, high = interval_of(row.validation_accuracy, row.validation_images)
+    return CurvePoint(
+        version=f"r{row.round:04d}",
+        made_at="",
+        labels=row.labels,
+        accuracy=row.validation_accuracy,
+        low=low,
+        high=high,
+        images=row.validation_images,
+    )
+
+
+def _forecasts(rows: Sequence[Row]) -> str:
+    """State how often the next round's gain lay in its forecast interval."""
+    runs: dict[tuple[str, int], list[CurvePoint]] = {}
+    for row in sorted(rows, key=lambda row: row.round):
+        runs.setdefault((row.strategy, row.repeat), []).append(_point(row))
+    records = [track_record(curve) for curve in runs.values()]
+    n_made = sum(record.forecasts for record in records)
+    if not n_made:
+        return "- forecasts: none, the curves are too short"
+    inside = sum(record.inside for record in records) / n_made
+    error = sum(record.mean_error * record.forecasts for record in records) / n_made
+    return (
+        f"- forecasts of the next round: {inside:.0%} of {n_made} gains inside their interval, "
+        f"off by {100 * error:.1f} points on average"
+    )

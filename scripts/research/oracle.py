@@ -1,10 +1,13 @@
-"""An oracle that replaces Label Studio and answers the loop's questions from a table."""
+"""Replace Label Studio by projects in memory, whose tasks an oracle annotates."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from itertools import takewhile
+from typing import Any
 
 from backend.base.labeling import (
     Annotation,
@@ -17,6 +20,9 @@ from backend.base.labeling import (
     TaskReading,
 )
 from backend.labelstudio import task_data
+from backend.labelstudio.rows import prediction_result
+
+LONG_AGO = timedelta(days=1)
 
 
 @dataclass
@@ -99,7 +105,9 @@ class OracleProject:
 
     def import_predictions(self, by_task_id: Mapping[int, Prediction]) -> int:
         for task_id, prediction in by_task_id.items():
-            assert prediction.model_version not in self.predictions[task_id], "a second prediction"
+            assert prediction.model_version not in self.predictions[task_id], (
+                "Label Studio would keep both predictions"
+            )
             self.predictions[task_id][prediction.model_version] = prediction
         return len(by_task_id)
 
@@ -126,7 +134,7 @@ class OracleProject:
 
     def reopen(self, task_id: int, n_annotators: int) -> None:
         said = {a.annotator for a in self.answers[task_id] if not a.was_skipped}
-        assert len(said) == n_annotators - 1, "one more person is asked"
+        assert len(said) == n_annotators - 1, "one more annotator is asked"
         self.asked_again.add(task_id)
 
     def annotator_names(self) -> dict[int, str]:
@@ -171,8 +179,115 @@ class OracleProject:
         self.answers[task_id][0] = replace(self.answers[task_id][0], label=label)
 
     def answer_open_tasks(self, truth: Mapping[str, str]) -> int:
-        """Answer every open task from the table; return how many there were."""
+        """Annotate every open task with its true label; return how many there were."""
         open_tasks = self.open_tasks()
         for task in open_tasks:
             self.answer(task.task_id, truth[task.image_id])
         return len(open_tasks)
+
+
+@dataclass
+class CountingProject(OracleProject):
+    """An oracle's project that counts the data that Label Studio would send.
+
+    `truth` has each task's true label; `changed_at` lists all tasks, most recently changed last.
+    """
+
+    truth: dict[int, str] = field(default_factory=dict)
+    changed_at: dict[int, datetime] = field(default_factory=dict)
+    open_ids: set[int] = field(default_factory=set)
+    n_annotations: int = 0
+    tasks_read: int = 0
+    bytes_read: int = 0
+
+    def read_tasks(self, changed_after: datetime | None = None) -> Iterator[TaskReading]:
+        def is_changed(task_id: int) -> bool:
+            return changed_after is None or self.changed_at[task_id] > changed_after
+
+        for task_id in sorted(takewhile(is_changed, reversed(self.changed_at))):
+            self.tasks_read += 1
+            yield self._send(task_id)
+
+    def open_tasks(self) -> list[OpenTask]:
+        return [
+            OpenTask(**vars(self._send(i).task), versions=frozenset(self.predictions[i]))
+            for i in sorted(self.open_ids)
+        ]
+
+    def add(self, task_id: int, new: NewTask, annotations: list[Annotation], truth: str) -> None:
+        """Add a task that was last changed long ago."""
+        self.by_task[task_id] = new
+        self.answers[task_id] = annotations
+        self.truth[task_id] = truth
+        self.changed_at[task_id] = datetime.now(UTC) - LONG_AGO
+        if not annotations:
+            self.open_ids.add(task_id)
+            self.predictions[task_id] = {}
+        self.n_annotations += len(annotations)
+
+    def annotate_next(self) -> int:
+        """Annotate an open task with its true label, and return the task's id."""
+        task_id = min(self.open_ids)
+        self.open_ids.remove(task_id)
+        self.n_annotations += 1
+        self.answers[task_id].append(
+            make_annotation(self.n_annotations, task_id, 1, self.truth[task_id])
+        )
+        self._change(task_id, datetime.now(UTC))
+        return task_id
+
+    def age(self, task_id: int) -> None:
+        """Backdate a task's change, so that the next reading does not find it."""
+        self._change(task_id, datetime.now(UTC) - LONG_AGO)
+
+    def _change(self, task_id: int, moment: datetime) -> None:
+        self.changed_at.pop(task_id)
+        self.changed_at[task_id] = moment
+
+    def _send(self, task_id: int) -> TaskReading:
+        """Return a task, and count the bytes that Label Studio would send."""
+        new, annotations = self.by_task[task_id], tuple(self.answers[task_id])
+        updated_at = self.changed_at[task_id].isoformat()
+        sent = {
+            "id": task_id,
+            "data": new.data,
+            "total_annotations": len(annotations),
+            "cancelled_annotations": 0,
+            "is_labeled": bool(annotations),
+            "updated_at": updated_at,
+            "annotations": [_sent(self.label_config(), a) for a in annotations],
+        }
+        self.bytes_read += len(json.dumps(sent))
+        return TaskReading(
+            Task(task_id, new.image_id, is_open=not annotations, awaits_second_opinion=False),
+            updated_at,
+            annotations,
+            task_data.read_asked(new.data),
+        )
+
+
+def make_annotation(annotation_id: int, task_id: int, annotator: int, label: str) -> Annotation:
+    """Return an annotation of a task. The number in the image's id is one below the task's."""
+    return Annotation(
+        annotation_id=annotation_id,
+        task_id=task_id,
+        image_id=f"i{task_id - 1}",
+        annotator=annotator,
+        label=label,
+        was_skipped=False,
+        updated_at=datetime.now(UTC).isoformat(),
+        seconds=1.5,
+    )
+
+
+def _sent(config: LabelConfig, annotation: Annotation) -> dict[str, Any]:
+    """Return an annotation as Label Studio sends it."""
+    return {
+        "id": annotation.annotation_id,
+        "result": prediction_result(config, annotation.label or config.choices[0]),
+        "completed_by": annotation.annotator,
+        "updated_at": annotation.updated_at,
+        "was_cancelled": annotation.was_skipped,
+        "ground_truth": annotation.is_ground_truth,
+        "lead_time": annotation.seconds,
+    }

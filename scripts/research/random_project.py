@@ -1,26 +1,43 @@
-"""A project with one version of random weights, as set-up and a first training leave it."""
+"""Make a project with one version of random weights, as set-up and training leave it on disk."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from backend.base.arrays import Probs
+from backend.base.arrays import Embeddings, Labels, Probs
+from backend.base.labeling import Annotation, Asked, NewTask
+from backend.base.settings import Settings
+from backend.images.pool import LabeledSplit, Pool
+from backend.labelstudio import task_data
 from backend.measures.evaluation import Evaluation
 from backend.network import resnet
+from backend.network.resnet_layout import HEAD_TENSORS, resnet18
+from backend.network.training import Recipe
+from backend.rounds.loop import Loop
+from backend.rounds.observe import read_changes
 from backend.store import model_outputs
-from backend.store.project_record import ProjectRecord, write_record
+from backend.store.model_outputs import PoolEmbeddings
+from backend.store.project_record import ProjectRecord, project_root, write_record
 from backend.store.registry import Registry
 from backend.store.tensor_file import body_key
 from backend.store.version_meta import Meta
+from scripts.research.oracle import CountingProject, make_annotation
 
 CLASSES = tuple(f"class {i}" for i in range(10))
-PROJECT = 1
-FIRST = "r0001"
+PROJECT, FIRST = 1, "r0001"
 LABEL_STUDIO_URL = "http://127.0.0.1:9"  # nothing listens
+VALIDATION, TEST = 2_000, 10_000
+CENTERS, SPREAD = 50, 2.5
+IMAGE_SIZE, ANNOTATORS = 64, 5
+CARELESS = 0.05  # share of annotations with a random class
+SECOND_OPINION_EVERY = 20  # images
+PICTURE = "data:image/png;base64," + "A" * 3200  # as large as a photo of 32 px
 
 
 def save_random_project(
@@ -72,3 +89,97 @@ def save_random_project(
 def random_probs(rng: np.random.Generator, count: int) -> Probs:
     """Return class probabilities of images, (images, classes)."""
     return rng.dirichlet(np.ones(len(CLASSES)), count).astype(np.float32)
+
+
+def make_annotated_project(
+    folder: Path, n_annotations: int, n_images: int, n_open: int
+) -> tuple[Loop, CountingProject]:
+    """Return a loop that has learned all annotations, and Label Studio's stand-in with its tasks.
+
+    The model has random weights; its embeddings lie around a few centers of each class.
+    """
+    rng = np.random.default_rng(0)
+    width = resnet18(len(CLASSES))[HEAD_TENSORS[0]].shape[1]
+    centers = rng.normal(size=(CENTERS, width)).astype(np.float32)
+    images, classes = _random_images(rng, centers, n_images)
+    validation, validation_classes = _random_images(rng, centers, VALIDATION)
+    test, test_classes = _random_images(rng, centers, TEST)
+    pool = Pool(
+        name="bench",
+        classes=CLASSES,
+        image_ids=tuple(f"i{n}" for n in range(n_images)),
+        images=_pictures(n_images),
+        validation=LabeledSplit(_pictures(VALIDATION), validation_classes),
+        test=LabeledSplit(_pictures(TEST), test_classes),
+        may_flip=True,
+        notice="",
+        folder=folder,
+    )
+    root = project_root(folder, PROJECT)
+    key = save_random_project(root, pool.image_ids, IMAGE_SIZE, rng)
+    held_out = random_probs(rng, VALIDATION)
+    model_outputs.save_validation_probs(root, FIRST, validation_classes, held_out)
+    embeddings = PoolEmbeddings(images, validation, test)
+    model_outputs.save_embeddings(root / "embeddings", key, IMAGE_SIZE, pool.image_ids, embeddings)
+    project = _annotate(pool, classes, n_annotations, n_open, rng)
+    loop = _make_loop(root, project, pool)
+    read_changes(project, loop.store)
+    learned = {a.annotation_id: a.digest for of_task in project.answers.values() for a in of_task}
+    loop.store.record_learned(
+        learned, time.time(), trained_at=time.time(), head_revision=loop.store.facts().revision
+    )
+    return loop, project
+
+
+def _make_loop(root: Path, project: CountingProject, pool: Pool) -> Loop:
+    return Loop(
+        root=root,
+        settings=Settings.model_construct(
+            data_dir=pool.folder, strategy="auto", keep_versions=0, task_lock_s=3600
+        ),
+        project=project,
+        pool=pool,
+        weights="none",
+        recipe=Recipe(image_size=IMAGE_SIZE),
+        seed=0,
+        device=torch.device("cpu"),
+    )
+
+
+def _random_images(
+    rng: np.random.Generator, centers: Embeddings, count: int
+) -> tuple[Embeddings, Labels]:
+    """Return embeddings of images around the centers, (images, width), and the class of each."""
+    of = rng.integers(CENTERS, size=count)
+    noise = rng.standard_normal((count, centers.shape[1]), np.float32)
+    return (centers[of] + SPREAD * noise).astype(np.float16), of % len(CLASSES)
+
+
+def _pictures(count: int) -> NDArray[np.uint8]:
+    return np.broadcast_to(np.zeros((1, 1, 1, 1), np.uint8), (count, 32, 32, 3))
+
+
+def _annotate(
+    pool: Pool, classes: Labels, n_annotations: int, n_open: int, rng: np.random.Generator
+) -> CountingProject:
+    """Return a project of open tasks and `n_annotations` annotations, a few as second opinions."""
+    chosen = np.where(
+        rng.random(n_annotations) < CARELESS,
+        rng.integers(len(CLASSES), size=n_annotations),
+        classes[:n_annotations],
+    )
+    project = CountingProject(CLASSES)
+    number = 0
+    for row, probs in enumerate(random_probs(rng, n_annotations + n_open)):
+        annotations: list[Annotation] = []
+        is_second = row % SECOND_OPINION_EVERY == SECOND_OPINION_EVERY - 1
+        for turn in range(min(1 + is_second, n_annotations - number)):
+            number += 1
+            annotator = (row + turn) % ANNOTATORS + 1
+            annotations.append(make_annotation(number, row + 1, annotator, CLASSES[chosen[row]]))
+        if not annotations and len(project.open_ids) == n_open:
+            break
+        asked = Asked(pool.image_ids[row], 1, "margin", FIRST, 0.5, tuple(probs.tolist()))
+        task = NewTask(asked.image_id, task_data.write_asked(PICTURE, asked, None))
+        project.add(row + 1, task, annotations, CLASSES[classes[row]])
+    return project

@@ -13,7 +13,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
@@ -27,20 +27,21 @@ from backend.base.settings import OverlapName, Settings, load_settings
 from backend.base.strategy_names import STRATEGIES
 from backend.network.device import find_device
 from backend.rounds.scoring import pretrained_body
+from scripts.console.options import at_least
 from scripts.console.progress_bars import progress_bar
 from scripts.research.crowd import real_annotations
 from scripts.research.experiment import open_experiment
-from scripts.research.learning_curve_table import draw, summarize
-from scripts.research.learning_curves import write_rows
+from scripts.research.learning_curves import draw, summarize, write_rows
 from scripts.research.oracle import OracleProject
-from scripts.research.parallel_runs import finished_rows, run_missing
-from scripts.research.simulation import Plan, Run, make_loop, pool_of
+from scripts.research.simulation import Plan, Run, finished_rows, make_loop, pool_of, run_missing
 
 
 def main() -> int:
-    """Run what is missing, then print the table."""
+    """Run what is missing, then write and print the results."""
     arguments = _parser().parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # or the runs would outlive us
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # otherwise the runs would outlive this process
     settings, arms = load_settings(), arguments.strategies
     if any("+" in arm for arm in arms) and not arguments.annotators:
         raise SettingsError("several annotations of an image need --annotators, a CSV of them")
@@ -137,7 +138,7 @@ def _prepare(run: Run) -> None:
 
 def _describe(plan: Plan, arms: Sequence[str], repeats: int) -> str:
     body = "an untrained body" if plan.weights == "none" else "the pre-trained body"
-    model = f"heads on {body}" if plan.train == "head" else "full trainings"
+    model = f"heads on {body}" if plan.train == "head" else "full training runs"
     copies = f", each image {plan.duplicates} times" if plan.duplicates > 1 else ""
     part = f", {plan.pool_fraction:.0%} of the pool" if plan.pool_fraction < 1 else ""
     people = f", real annotations by {plan.people} annotators" if plan.annotators else ""
@@ -151,19 +152,19 @@ def _describe(plan: Plan, arms: Sequence[str], repeats: int) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = CommandParser(description=__doc__)
     add = parser.add_argument
-    positive = _at_least(1)
+    positive = at_least(1)
     jobs = torch.cuda.device_count() or os.cpu_count() or 1
     add("--strategies", type=_arms, default="auto,least_confidence,random", help="comma-separated")
     add("--rounds", type=positive, default=10, help="how many batches are queried")
     add("--batch", type=positive, default=100, help="annotations per round")
-    add("--seed-labels", type=_at_least(0), default=100, help="0: each strategy's own first batch")
+    add("--seed-labels", type=at_least(0), default=100, help="0: each strategy's own first batch")
     add("--repeats", type=positive, default=5, help="seeds, the same for all strategies")
     add("--out", type=Path, default="var/sim", help="the simulation's folder; rerun to resume")
     add("--train", choices=("head", "full"), default="head", help="head: minutes; full: hours")
-    add("--pool-fraction", type=_share, default=1.0, help="for quick looks")
+    add("--pool-fraction", type=_share, default=1.0, help="for a quick look")
     add("--duplicates", type=positive, default=1, help="how often each image is in the pool")
     add("--annotators", help="a CSV of real annotations: image, annotator_1, annotator_2, …")
-    add("--people", type=_at_least(4), default=10, help="how many annotators they are dealt to")
+    add("--people", type=at_least(4), default=10, help="how many annotators share them")
     add("--jobs", type=positive, default=jobs, help="runs at a time")
     return parser
 
@@ -180,15 +181,6 @@ def _arms(text: str) -> list[str]:
             f"{', '.join(STRATEGIES)}, each also with +auto, +2 or +3 annotations"
         )
     return arms
-
-
-def _at_least(least: int) -> Callable[[str], int]:
-    def number(text: str) -> int:
-        if int(text) < least:
-            raise argparse.ArgumentTypeError(f"must be {least} or more")
-        return int(text)
-
-    return number
 
 
 def _share(text: str) -> float:

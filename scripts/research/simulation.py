@@ -1,15 +1,19 @@
-"""One run of a simulation: the loop's own rounds, with an oracle or a simulated crowd labeling."""
+"""Run a simulation: the loop's own rounds, with an oracle or a simulated crowd annotating."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import multiprocessing
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from backend.base.labeling import NewTask
 from backend.base.settings import Settings
@@ -18,9 +22,12 @@ from backend.network.training import Recipe
 from backend.rounds import batches, rounds
 from backend.rounds.loop import Loop
 from backend.store.registry import Registry
+from scripts.console.progress_bars import progress_bar
 from scripts.research.crowd import Crowd, real_annotations
-from scripts.research.learning_curves import Row
+from scripts.research.learning_curves import Row, read_rows, write_rows
 from scripts.research.oracle import OracleProject
+
+FINISHED = "finished.csv"
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,7 @@ class Run:
     """One strategy with one seed."""
 
     plan: Plan
-    arm: str  # a strategy, and behind a plus the overlap: "margin+auto"
+    arm: str  # a strategy, and after a plus the overlap: "margin+auto"
     repeat: int
     folder: Path
     data_dir: Path
@@ -165,3 +172,46 @@ def pool_of(plan: Plan, data_dir: Path) -> tuple[Pool, dict[str, str]]:
         paths=tuple(whole.paths[row] for row in rows) if whole.paths else (),
     )
     return pool, {name: truth[whole.image_ids[row]] for name, row in original.items()}
+
+
+def finished_rows(run: Run) -> list[Row]:
+    """Return the rows of a run that has finished."""
+    return read_rows(run.folder / FINISHED)
+
+
+def run_missing(runs: Sequence[Run], jobs: int) -> None:
+    """Run the unfinished runs, `jobs` at a time; finished runs are kept even if a later one fails.
+
+    The first error, or Ctrl-C, ends all other runs.
+    """
+    missing = [run for run in runs if not (run.folder / FINISHED).exists()]
+    total = sum(run.plan.rounds + bool(run.plan.seed_labels) for run in missing)
+    context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+    with (
+        progress_bar() as progress,
+        context.Manager() as manager,
+        ProcessPoolExecutor(jobs, context) as processes,
+    ):
+        rounds = manager.list()
+        waiting = {processes.submit(_finish, run, partial(rounds.append, None)) for run in missing}
+        try:
+            while waiting:
+                done, waiting = wait(waiting, timeout=0.5)
+                progress("simulating", len(rounds), total)
+                for future in done:
+                    future.result()
+        except BaseException:
+            processes.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
+
+
+def _finish(run: Run, on_round: Callable[[], object]) -> None:
+    """Do a run from the start, save its rows, and delete its models."""
+    shutil.rmtree(run.folder, ignore_errors=True)
+    run.folder.mkdir(parents=True)
+    with threadpool_limits(run.threads):
+        rows = simulate(run, on_round)
+    shutil.rmtree(run.folder / "models")
+    write_rows(run.folder / FINISHED, rows)

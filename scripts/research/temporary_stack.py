@@ -1,21 +1,117 @@
-"""A temporary stack in a separate folder, for bench and fuzz: started, stopped and removed."""
+"""Run a whole stack, or only a backend and its Redis, in a temporary folder."""
 
 from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scripts.research.temporary_backend import free_ports
+import httpx
+import numpy as np
 
-ROOT = Path(__file__).resolve().parents[2]
+from backend.base.command_line import ROOT
+from backend.base.errors import BackendError
+from backend.base.settings import load_settings
+from backend.queue.training_queue import TrainingQueue
+from backend.store.project_record import project_root
+from scripts.research.random_project import LABEL_STUDIO_URL, PROJECT, save_random_project
+
+BIN = Path(sys.executable).parent
+POOL_IMAGES = 50_000
+USER = "tightloop"
+START_S = 180.0
 PORTS = ("LABEL_STUDIO_PORT", "BACKEND_PORT", "REDIS_PORT")
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A running backend, and the password that it uses for everything."""
+
+    port: int
+    password: str
+    process: subprocess.Popen[bytes]
+    queue: TrainingQueue
+    log: Path
+
+    @property
+    def url(self) -> str:
+        """The address of the backend."""
+        return f"http://127.0.0.1:{self.port}"
+
+
+@contextmanager
+def running_backend(folder: Path, **settings: str) -> Iterator[Backend]:
+    """Run the backend and Redis as `make up` does; `folder` needs a short path, for its socket."""
+    root = project_root(folder, PROJECT)
+    image_ids = [f"i{n}" for n in range(POOL_IMAGES)]
+    save_random_project(root, image_ids, load_settings().image_size, np.random.default_rng(0))
+    password = secrets.token_hex(16)
+    [port] = free_ports(1)
+    redis_url = f"unix://{folder}/redis.sock"
+    environment = {
+        **os.environ,
+        "MODEL_DIR": str(folder),
+        "REDIS_URL": redis_url,
+        "WEBHOOK_SECRET": password,
+        "BACKEND_PASSWORD": password,
+        "DASHBOARD_PASSWORD": password,
+        "DASHBOARD_OPEN": "true",
+        "CONTROL_SECRET": password,
+        "LABEL_STUDIO_API_KEY": password,
+        "LABEL_STUDIO_URL": LABEL_STUDIO_URL,
+        "RETRAIN_AFTER": "1",
+        "BACKEND_PORT": str(port),
+        **settings,
+    }
+    log = folder / "backend.log"
+    redis = subprocess.Popen(
+        [BIN / "redis-server", "--port", "0", "--unixsocket", folder / "redis.sock",
+         "--dir", folder, "--save", "", "--logfile", folder / "redis.log"]
+    )  # fmt: skip
+    with log.open("wb") as out:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "backend.workers.processes", "backend"],
+            env=environment, cwd=ROOT, stdout=out, stderr=out,
+        )  # fmt: skip
+    backend = Backend(port, password, server, TrainingQueue(redis_url), log)
+    try:
+        _wait_until_up(backend)
+        yield backend
+    finally:
+        for process in (server, redis):
+            process.terminate()
+            process.wait(60)
+
+
+def _wait_until_up(backend: Backend) -> None:
+    give_up = time.monotonic() + START_S
+    while backend.process.poll() is None and time.monotonic() < give_up:
+        try:
+            httpx.get(f"{backend.url}/health", timeout=60).raise_for_status()
+        except httpx.HTTPError:
+            time.sleep(0.1)
+        else:
+            return
+    raise BackendError(f"the backend did not start:\n{backend.log.read_text()}")
+
+
+def free_ports(count: int) -> list[int]:
+    """Return distinct free ports."""
+    with ExitStack() as held:
+        probes = [held.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
 
 
 @contextmanager

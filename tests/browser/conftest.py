@@ -11,7 +11,7 @@ from urllib.parse import urljoin
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from scripts.research.bench_dashboard import CHROMIUM
+from scripts.research.bench_backend import CHROMIUM
 from tests.integration.conftest import ROOT, Stack, pytest_runtest_makereport, running_stack
 from tests.integration.people import PASSWORD, invite_link
 from tests.patience import PATIENCE_S

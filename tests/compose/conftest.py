@@ -19,7 +19,7 @@ import pytest
 from scripts.compose.docker import DockerError, compose_command, docker
 from scripts.compose.env import read_env
 from scripts.compose.preflight import IMAGE
-from scripts.research.temporary_backend import free_ports
+from scripts.research.temporary_stack import free_ports
 from tests.patience import PATIENCE_S, wait_for
 
 ROOT = Path(__file__).parents[2]

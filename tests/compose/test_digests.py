@@ -13,7 +13,7 @@ import pytest
 
 from scripts.compose.docker import compose_command, docker
 from scripts.compose.env import read_env
-from scripts.research.temporary_backend import free_ports
+from scripts.research.temporary_stack import free_ports
 from tests.compose.conftest import ROOT, Team, clone
 from tests.patience import PATIENCE_S, wait_for
 

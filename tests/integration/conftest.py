@@ -21,7 +21,7 @@ from dotenv import dotenv_values
 from backend.base.settings import Settings
 from scripts.local.folder import StackFolder
 from scripts.local.processes import processes
-from scripts.research.temporary_backend import free_ports
+from scripts.research.temporary_stack import free_ports
 from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]

@@ -61,7 +61,7 @@ def test_excluded_fields_have_no_row() -> None:
 
 
 def test_every_setting_has_a_description() -> None:
-    assert not [v for v, field in settings_by_variable().items() if not field.description]
+    assert not [v for v, about in settings_by_variable().items() if not about.get("description")]
 
 
 def test_a_setting_without_a_row_is_named() -> None:

@@ -20,7 +20,7 @@ from backend.labelstudio.label_config import label_config_xml
 from backend.web.server import REQUEST_DEADLINE_S
 from scripts.research.idle_connections import KINDS
 from scripts.research.random_project import CLASSES, PROJECT
-from scripts.research.temporary_backend import USER, Backend, running_backend
+from scripts.research.temporary_stack import USER, Backend, running_backend
 from tests.patience import PATIENCE_S, wait_for
 
 ROOT = Path(__file__).parents[3]

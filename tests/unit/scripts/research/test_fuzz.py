@@ -16,7 +16,7 @@ from backend.base.settings import load_settings
 from backend.web.serving import create_app
 from scripts.research.fuzz import OPENAPI, Report, Target, fuzz
 from scripts.research.random_project import CLASSES, PROJECT
-from scripts.research.temporary_backend import USER, Backend, running_backend
+from scripts.research.temporary_stack import USER, Backend, running_backend
 from tests.patience import PATIENCE_S
 
 REQUESTS = 700

@@ -1,4 +1,4 @@
-"""Learning curves of a simulation: figures that can be checked by hand."""
+"""Learning curves of a simulation, as figures, a table and a picture."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import pytest
 from scripts.research.learning_curves import (
     Row,
     curves,
+    draw,
     interval,
     labels_needed,
     read_rows,
+    summarize,
     write_rows,
 )
 
@@ -35,8 +37,8 @@ def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
 
 def test_a_curve_has_a_row_per_seed_and_a_column_per_budget() -> None:
     found = curves(RANDOM, "random")
-    assert found.budgets == [100, 200, 300]
-    assert found.accuracies.tolist() == [[0.40, 0.50, 0.60], [0.42, 0.52, 0.61]]
+    assert list(found.columns) == [100, 200, 300]
+    assert found.to_numpy().tolist() == [[0.40, 0.50, 0.60], [0.42, 0.52, 0.61]]
 
 
 def test_an_interval_is_students_over_seeds() -> None:
@@ -50,3 +52,38 @@ def test_labels_needed_are_read_off_between_two_points() -> None:
     assert labels_needed([100, 200, 300], curve, 0.55) == pytest.approx(250)
     assert labels_needed([100, 200, 300], curve, 0.40) == 100
     assert labels_needed([100, 200, 300], curve, 0.70) == float("inf")
+
+
+BETTER = rows("auto", (0.50, 0.60, 0.70), (0.52, 0.62, 0.71))
+WORSE = rows("margin", (0.30, 0.40, 0.50), (0.32, 0.42, 0.51))
+
+
+def test_the_summary_says_how_many_labels_each_strategy_saves() -> None:
+    text = summarize([*BETTER, *WORSE, *RANDOM], ["auto", "margin", "random"])
+    assert "| 100 | 51.0 ± 12.7 (+10.0) | 31.0 ± 12.7 (-10.0) | 41.0 ± 12.7 |" in text
+    # Random ends at 60.5 %; auto has 61 % at 200 labels and 51 % at 100: 195 of 300.
+    assert "auto needs 65% (" in text
+    assert "auto is never significantly worse" in text
+    assert "margin does not reach random's final accuracy with 300 labels" in text
+    assert "margin is significantly worse at 100, 200, 300 labels" in text
+    assert "calibration error on the test split: 0.020 at most at any budget, 0.020 in any" in text
+
+
+def test_a_strategy_like_random_saves_nothing_also_where_the_curve_is_flat() -> None:
+    flat = (0.5, 0.6, 0.7, 0.7, 0.7)
+    text = summarize(
+        [*rows("margin", flat, flat), *rows("random", flat, flat)], ["margin", "random"]
+    )
+    assert "margin needs 100% (100% to 100%)" in text
+
+
+def test_one_seed_alone_has_no_interval_and_no_claim() -> None:
+    text = summarize([*BETTER[:3], *RANDOM[:3]], ["auto", "random"])
+    assert "| 100 | 50.0 | 40.0 |" in text
+    assert "significantly" not in text
+
+
+def test_the_picture_is_there_as_png_and_svg(tmp_path: Path) -> None:
+    draw([*BETTER, *RANDOM], ["auto", "random"], tmp_path / "curves")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (tmp_path / "curves.svg").read_text()

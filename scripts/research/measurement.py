@@ -1,0 +1,75 @@
+"""Measure processes and background work for the benchmark, and hold the rows of its table."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from threading import Event
+
+import numpy as np
+import psutil
+
+MB = 1024**2
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One row of the table."""
+
+    name: str
+    value: str
+    target: str = "measured"
+
+
+def percentiles(seconds: Sequence[float]) -> str:
+    """Return the median and the 99th percentile in milliseconds."""
+    p50, p99 = np.percentile(seconds or [np.nan], [50, 99]) * 1000
+    return f"p50 {p50:.1f} ms, p99 {p99:.1f} ms"
+
+
+def announce(what: str) -> None:
+    """Announce the next measurement."""
+    print(what, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def in_background(work: Callable[[Event, int], None], count: int = 1) -> Iterator[None]:
+    """Run `work(over, number)` in `count` threads, and set `over` when the block ends.
+
+    Waits for the threads, and raises their first error.
+    """
+    over = Event()
+    with ThreadPoolExecutor(count) as threads:
+        working = [threads.submit(work, over, number) for number in range(count)]
+        try:
+            yield
+        finally:
+            over.set()
+    for thread in working:
+        thread.result()
+
+
+def memory_mb(pid: int) -> float:
+    """Return the PSS of a process and its children together, in MB; 0 if they have ended."""
+    try:
+        return sum(process.memory_full_info().pss for process in _tree(pid)) / MB
+    except psutil.NoSuchProcess:
+        return 0.0
+
+
+def core_share(pid: int, seconds: float) -> float:
+    """Return the share of one core that a process and its children use; 1.0 is a whole core."""
+    tree = _tree(pid)
+    for process in tree:
+        process.cpu_percent()  # counts from here
+    time.sleep(seconds)
+    return sum(process.cpu_percent() for process in tree) / 100
+
+
+def _tree(pid: int) -> list[psutil.Process]:
+    process = psutil.Process(pid)
+    return [process, *process.children(recursive=True)]
