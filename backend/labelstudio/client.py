@@ -125,7 +125,7 @@ def _explaining(url: str) -> Iterator[None]:
         raise LabelStudioError(_explain(url, error.status_code, error.body)) from None
     except httpx.ReadTimeout:
         raise LabelStudioError(
-            f"Label Studio at {url} did not answer within {TIMEOUT.read:.0f} s: look at its log"
+            f"Label Studio at {url} did not answer within {TIMEOUT.read:.0f} s: check its log"
         ) from None
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise LabelStudioError(

@@ -149,7 +149,7 @@ def _fit(
     """Fit one law; return its log evidence up to a constant, expected gain, and Student t scale.
 
     `steps` are log label counts relative to the current count; the last one belongs to the
-    forecast. Uses generalised least squares with a conjugate prior on the scatter. The forecast
+    forecast. Uses generalized least squares with a conjugate prior on the scatter. The forecast
     follows the errors of the last points as far as the next version shares them (universal
     kriging).
     """

@@ -97,8 +97,8 @@ class Mirror:
         return dict(found)
 
     def new_annotations(self) -> tuple[int, float | None]:
-        """Count annotations that were added, changed or deleted since the last training, and
-        return when the first change was noticed.
+        """Count annotations that were added, changed or deleted since the last training run,
+        and return when the first change was noticed.
         """
         # Must match the index's condition, or SQLite would scan the whole table.
         query = "count(*), min(changed_at) FROM mirror_annotation WHERE answer IS NOT learned"
@@ -106,7 +106,7 @@ class Mirror:
         return n_new, first_at
 
     def new_images(self) -> set[str]:
-        """Return the images of those annotations."""
+        """Return the images whose annotations changed since the last training run."""
         query = "SELECT DISTINCT image_id FROM mirror_annotation WHERE answer IS NOT learned"
         return {image_id for (image_id,) in select(self._root, query)}
 

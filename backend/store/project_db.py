@@ -97,8 +97,8 @@ MIRROR_TABLES = """
 # What to do about an error, by SQLite's message
 ADVICE = {
     "unable to open|readonly": (
-        "cannot be opened ({}): if this process may only read, it must wait for the clock; else "
-        "check MODEL_DIR and its permissions"
+        "cannot be opened ({}): if this process may only read, it must wait for the clock; "
+        "otherwise check MODEL_DIR and its permissions"
     ),
     "malformed|not a database|a row cannot": (
         "is damaged ({}): restore a backup, or move it away; it is then rebuilt from Label Studio, "

@@ -73,5 +73,5 @@ def read_record(root: Path) -> ProjectRecord | None:
         except ValidationError as error:
             raise ModelFolderError(
                 f"{path} is damaged ({error.error_count()} bad fields): move it away and run "
-                "`python -m scripts.setup_project` again; versions and labels stay"
+                "`python -m scripts.setup_project` again; versions and labels are kept"
             ) from None

@@ -95,7 +95,7 @@ class ProjectStore(Mirror):
     # What was asked and how
 
     def record_asked(self, asked: Iterable[Asked]) -> None:
-        """Record how images are asked; asking an image again replaces its record."""
+        """Record how images were asked; asking an image again replaces its record."""
         with writing(self._root) as db:
             _write_asked(db, asked, "OR REPLACE")
 

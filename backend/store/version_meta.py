@@ -6,7 +6,7 @@ import re
 from datetime import datetime
 from typing import Annotated
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
 
 from backend.measures.evaluation import Evaluation
 from backend.measures.gate import Gate
@@ -66,18 +66,17 @@ class Calibration(BaseModel, frozen=True):
     test_error_after: Amount | None  # on images that the temperature was not fitted to
 
 
-class Meta(BaseModel):
+class Meta(
+    BaseModel,
+    frozen=True,
+    # The core's dataclasses are validated here, not where they are created.
+    revalidate_instances="always",
+    # Their fields have their own names in Python and aliases in meta.json.
+    serialize_by_alias=True,
+    validate_by_alias=True,
+    validate_by_name=True,
+):
     """A version's metadata, as stored in meta.json."""
-
-    # The core's dataclasses are validated here, not where they are created. Their fields have
-    # their own names in Python and aliases in meta.json.
-    model_config = ConfigDict(
-        frozen=True,
-        revalidate_instances="always",
-        serialize_by_alias=True,
-        validate_by_alias=True,
-        validate_by_name=True,
-    )
 
     version: VersionName
     round: Count

@@ -47,18 +47,18 @@ def find_weights(
     The file may be in safetensors or torch format. Raises WeightsError if it cannot be read or
     downloaded.
     """
-    if name not in ("auto", "imagenet", "none"):
+    if name == "none":
+        return PretrainedWeights("none", None, "")
+    if name not in ("auto", "imagenet"):
         return PretrainedWeights(name, _read(Path(name)), "")
-    notice = ""
-    if name != "none":
-        try:
-            state = _download(url, data_dir / "weights", give_up_after_s, progress)
-            return PretrainedWeights("imagenet", state, "")
-        except WeightsError as error:
-            if name == "imagenet":
-                raise
-            notice = f"training starts from NO pre-trained weights and needs more labels: {error}"
-    return PretrainedWeights("none", None, notice)
+    try:
+        state = _download(url, data_dir / "weights", give_up_after_s, progress)
+        return PretrainedWeights("imagenet", state, "")
+    except WeightsError as error:
+        if name == "imagenet":
+            raise
+        notice = f"training starts from NO pre-trained weights and needs more labels: {error}"
+        return PretrainedWeights("none", None, notice)
 
 
 def _download(url: str, folder: Path, give_up_after_s: float, progress: Progress) -> resnet.State:

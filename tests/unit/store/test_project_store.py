@@ -204,7 +204,7 @@ def test_a_folder_in_the_databases_place_is_a_store_error(
     method: str, store: ProjectStore, root: Path
 ) -> None:
     (root / FILE).mkdir(parents=True)
-    advice = "MODEL_DIR" if method in READERS else "cannot be opened .* else check MODEL_DIR"
+    advice = "MODEL_DIR" if method in READERS else "cannot be opened .* otherwise check MODEL_DIR"
     with pytest.raises(StoreError, match=advice):
         ALL_METHODS[method](store)
 
@@ -281,7 +281,9 @@ def test_an_unreadable_write_ahead_log_in_a_read_only_folder_is_a_store_error(
     (open_root / f"{FILE}-wal").touch()  # left by a writer that is gone, without its shared memory
     with (
         read_only_to_us(open_root),
-        pytest.raises(StoreError, match=r"only read, it must wait for the clock; else check MODEL"),
+        pytest.raises(
+            StoreError, match=r"only read, it must wait for the clock; otherwise check MODEL"
+        ),
     ):
         store.facts()
 
