@@ -22,7 +22,7 @@ PASSWORD, DASHBOARD_PASSWORD = "redis-pass", "reader-pass"
 
 @dataclass(frozen=True)
 class ComposeRedis:
-    """A running Redis and the addresses of its two users."""
+    """A running Redis, with the addresses for its two users."""
 
     socket: Path
 
@@ -39,7 +39,7 @@ class ComposeRedis:
 
 @contextmanager
 def running_redis(executable: Path) -> Iterator[ComposeRedis]:
-    """Start Redis with the service's configuration; afterwards stop it and delete its folder."""
+    """Run Redis with the service's configuration; afterwards, stop it and delete its folder."""
     folder = Path(tempfile.mkdtemp(prefix="tightloop-team-"))  # short: socket paths have a limit
     redis = ComposeRedis(folder / "redis.sock")
     options = ("--port", "0", "--unixsocket", redis.socket, "--logfile", folder / "redis.log")

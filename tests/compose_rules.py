@@ -1,4 +1,4 @@
-"""Check a compose file against our security rules and name every breach."""
+"""Check a compose file against our security rules, and report every violation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 PUBLISHED = ("label-studio", "dashboard")
-# Without `user:` a container runs as the user that its image names. These images name no root.
+# Without `user:`, a container runs as its image's user. For these images, that is not root.
 NOT_ROOT = re.compile(r"tightloop|heartexlabs/label-studio")
 SECRET = re.compile(r"PASSWORD|SECRET|TOKEN|API_KEY|REDISCLI_AUTH|REDIS_URL")
 ONE_SHOT = ("setup",)
@@ -32,9 +32,9 @@ SECRETS_OF = {
 
 
 def breaches(rendered: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a sentence per rule that a file, or `docker compose config`, breaks."""
+    """Yield a sentence for each rule that a file (or `docker compose config`) breaks."""
     for name, service in rendered["services"].items():
-        # The image that runs if .env names no other.
+        # The image that runs if .env names none.
         image = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", str(service["image"]))
         if service.get("ports") and name not in PUBLISHED:
             yield f"{name} publishes a port"
@@ -56,7 +56,7 @@ def breaches(rendered: Mapping[str, Any]) -> Iterator[str]:
 
 
 def default_secrets(raw: Mapping[str, Any]) -> Iterator[str]:
-    """Name the secrets in the file that do not require a value with `${NAME:?…}`."""
+    """Return the secrets in the file that do not require a value with `${NAME:?…}`."""
     for name, service in raw["services"].items():
         for variable, value in (service.get("environment") or {}).items():
             is_secret = SECRET.search(variable) and value not in ("", "true", "false")
@@ -65,7 +65,7 @@ def default_secrets(raw: Mapping[str, Any]) -> Iterator[str]:
 
 
 def misplaced_secrets(raw: Mapping[str, Any]) -> Iterator[str]:
-    """Name the secrets of .env that a service in the file gets but does not need."""
+    """Return the secrets of .env that a service in the file gets but does not need."""
     for name, service in raw["services"].items():
         environment = service.get("environment") or {}
         passed_on = {variable for variable, value in environment.items() if value is None}

@@ -19,8 +19,8 @@ from xdist.scheduler import LoadFileScheduling
 
 from tests.patience import PATIENCE_S, wait_for
 
-# Set before torch is imported, which reads it. Tests train on a few small images: a second thread
-# only slows them down if anything else runs at the same time.
+# Set this before torch is imported, which reads it. Tests train on a few small images: if anything
+# else runs at the same time, a second thread only slows them down.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Each of these folders has one stack; starting another takes a minute or two.

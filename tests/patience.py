@@ -1,4 +1,4 @@
-"""How long tests wait: one generous number, which a passing test never uses up."""
+"""Wait in tests, up to one generous limit that a passing test never reaches."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def wait_for(
     every_s: float = 0.25,
     show: Callable[[], str] = str,
 ) -> T:
-    """Call `what` until its result is true and return that; after PATIENCE_S fail with `show()`."""
+    """Call `what` until its result is true, and return it; after PATIENCE_S, fail with `show()`."""
     give_up = time.monotonic() + PATIENCE_S
     while not (found := what()):
         if time.monotonic() >= give_up:

@@ -72,7 +72,7 @@ def test_the_first_view_is_small_and_comes_from_our_server_only(
     assert sum(sizes.values()) <= FIRST_VIEW_BYTES
 
 
-def test_the_keyboard_alone_skips_to_the_content_and_starts_a_training(
+def test_the_keyboard_alone_skips_to_the_content_and_starts_a_training_run(
     team: Stack, new_page: NewPage
 ) -> None:
     page = dashboard(new_page(**login_of_the_lead(team)), team)
@@ -132,7 +132,7 @@ def expect_connection_alert(page: Page) -> Locator:
     return alert
 
 
-def test_the_page_says_when_its_server_is_gone_and_recovers_by_itself(
+def test_the_page_reports_a_dead_server_and_recovers_automatically(
     team: Stack, new_page: NewPage
 ) -> None:
     page = dashboard(new_page(), team)
@@ -142,7 +142,7 @@ def test_the_page_says_when_its_server_is_gone_and_recovers_by_itself(
     expect(page.locator("#now .lead")).to_contain_text("in service")
 
 
-def test_the_page_says_when_its_server_hangs_and_recovers_by_itself(
+def test_the_page_reports_a_hanging_server_and_recovers_automatically(
     team: Stack, new_page: NewPage
 ) -> None:
     page = dashboard(new_page(), team)

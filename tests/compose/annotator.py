@@ -1,4 +1,4 @@
-"""An annotator who joined by the invite link and labels through the published port only."""
+"""Simulate an annotator who joined by the invite link and uses only the published port."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.patience import PATIENCE_S
 
 
 class Annotator(Person):
-    """An annotator with an account; `accepted` holds the ids of accepted annotations by task."""
+    """An annotator with an account; `accepted` maps each task to its accepted annotation's id."""
 
     def __init__(self, team: Team, email: str, truth: dict[str, str]) -> None:
         self.team = team
@@ -51,7 +51,7 @@ class Annotator(Person):
             give_up = time.monotonic() + PATIENCE_S
 
     def _submit_once(self, task: dict[str, Any], give_up: float) -> int:
-        """Submit; after an interruption check first if it was saved, as a person would."""
+        """Submit an annotation; after an interruption, first check whether it was saved."""
         label = self.truth[task["data"]["image_id"]]
         while True:
             try:

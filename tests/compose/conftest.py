@@ -30,8 +30,8 @@ SMALL = {
     "WEIGHTS": "none",
     "IMAGE_SIZE": "32",
     "SEED_LABELS": "60",
-    "TRAIN": "full",  # trainings are counted
-    "OVERLAP": "1",  # and annotations
+    "TRAIN": "full",  # tests count training runs
+    "OVERLAP": "1",  # tests count annotations
     "BATCH_SIZE": "10",
     "RETRAIN_AFTER": "10",
     "RECONCILE_EVERY": "5",
@@ -46,16 +46,16 @@ class Team:
     """A clone of this working tree, whose stack has the folder's name."""
 
     folder: Path
-    environment: Mapping[str, str] = field(default_factory=dict)  # beside PATH and HOME
+    environment: Mapping[str, str] = field(default_factory=dict)  # in addition to PATH and HOME
 
     @property
     def env(self) -> dict[str, str]:
-        """The variables in its .env."""
+        """The variables in the clone's .env."""
         return read_env(self.folder / ".env")
 
     @property
     def url(self) -> str:
-        """Label Studio's address for people."""
+        """Label Studio's address for annotators."""
         return f"http://127.0.0.1:{self.env['LABEL_STUDIO_PORT']}"
 
     @property
@@ -87,13 +87,13 @@ class Team:
         )
 
     def make(self, *arguments: str) -> str:
-        """Run `make …` and return its output; fail the test if it fails."""
+        """Run `make …` and return its output; fail the test if the command fails."""
         done = self.run("make", *arguments)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
     def compose(self, *arguments: str) -> str:
-        """Run `docker compose …` and return its output; fail the test if it fails."""
+        """Run `docker compose …` and return its output; fail the test if the command fails."""
         done = self.run(*compose_command(), *arguments)
         assert done.returncode == 0, f"{done.stdout}{done.stderr}\n{self.logs()}"
         return done.stdout
@@ -103,7 +103,7 @@ class Team:
         return self.compose("ps", "-q", service).split()[0]
 
     def inspect(self, service: str) -> dict[str, Any]:
-        """Return what Docker knows of a service's container."""
+        """Return what `docker inspect` reports on a service's container."""
         return dict(json.loads(docker("inspect", self.container(service)))[0])
 
     def wait_until_healthy(self, *services: str) -> None:
@@ -115,7 +115,7 @@ class Team:
             )
 
     def status(self, project_id: int = 1) -> dict[str, Any]:
-        """Return what GET /status reports on a project, requested from outside the stack."""
+        """Request GET /status from outside the stack, and return its report on a project."""
         response = httpx.get(f"{self.dashboard_url}/status", auth=self.lead, timeout=PATIENCE_S)
         projects = response.raise_for_status().json()["projects"]
         return dict(next(p for p in projects if p["project_id"] == project_id))
@@ -151,7 +151,7 @@ def clone(parent: Path) -> Team:
 
 @pytest.fixture(scope="session")
 def place() -> Iterator[Path]:
-    """The folder for clones; without Docker the tests fail here."""
+    """Provide the folder for clones; without Docker, the tests fail here."""
     try:
         engine = docker("version", "--format", "{{.Server.Version}}")
         REPORT["Docker"] = f"{engine}, {docker_compose_version()}"

@@ -1,6 +1,6 @@
-"""What an intruder could do in a container: which secrets it holds, what the dashboard's can reach.
+"""Check what an intruder in a container could do: which secrets and services are within reach.
 
-The stack is that of test_team.py, before anyone labels.
+The tests use the same stack as test_team.py, before anyone labels.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.compose.conftest import SERVICES, Team
 from tests.compose_rules import SECRETS_OF
 from tests.patience import PATIENCE_S, wait_for
 
-# Commands that change something or reveal more than our keys.
+# Commands that change data or reveal more than our own keys.
 REFUSED = (
     "SET tightloop:clock 0",
     "DEL tightloop:clock",
@@ -63,7 +63,7 @@ for host, port in (("redis", 6379), ("backend", 9090), ("label-studio", 8080), (
 
 
 def container_of(team: Team, service: str) -> dict[str, Any]:
-    """Return what Docker knows of a service's container, even if that has exited."""
+    """Return what `docker inspect` reports on a service's container, even if it has exited."""
     labels = {"project": team.folder.name, "service": service}
     filters = [f"--filter=label=com.docker.compose.{k}={v}" for k, v in labels.items()]
     [found] = json.loads(docker("inspect", docker("ps", "-aq", *filters)))
@@ -71,7 +71,7 @@ def container_of(team: Team, service: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("service", [*SERVICES, "setup"])
-def test_a_container_holds_only_the_secrets_that_it_needs(team: Team, service: str) -> None:
+def test_a_container_has_only_the_secrets_that_it_needs(team: Team, service: str) -> None:
     values = {name: team.env[name] for name in MAKERS if name != "COMPOSE_PROFILES"}
     held = json.dumps(container_of(team, service)["Config"])
     assert {name for name, value in values.items() if value in held} == SECRETS_OF[service]
@@ -87,7 +87,7 @@ def run_in_dashboard(team: Team, code: str, stdin: str = "") -> str:
 
 
 def test_the_dashboards_container_cannot_change_redis_or_the_models(team: Team) -> None:
-    team.wait_until_healthy("clock")  # then the time of its last tick can be read
+    team.wait_until_healthy("clock")  # from then on, the time of its last tick can be read
     assert run_in_dashboard(team, ASK_REDIS, json.dumps(REFUSED)) == ""
     tried = team.run(*compose_command(), "exec", "-T", "dashboard", "touch", "/models/made-here")
     assert "Read-only file system" in tried.stdout + tried.stderr

@@ -22,9 +22,9 @@ version: 0.1
 storage: {{ filesystem: {{ rootdirectory: {folder} }} }}
 http: {{ addr: 127.0.0.1:{port} }}
 """
-# The tag that each variable names there, and the local image that is pushed as this tag.
+# The tag in the registry that each variable names, and the local image to push as this tag.
 IMAGES = {
-    "LABEL_STUDIO_IMAGE": ("label-studio:1", "redis:7-alpine"),  # only pulled: any will do
+    "LABEL_STUDIO_IMAGE": ("label-studio:1", "redis:7-alpine"),  # only pulled, so any image will do
     "POSTGRES_IMAGE": ("postgres:17", "redis:7-alpine"),
     "REDIS_IMAGE": ("redis:7", "redis:7-alpine"),
     "PYTHON_IMAGE": ("python:3.11", "python:3.11-slim-bookworm"),
@@ -33,7 +33,7 @@ IMAGES = {
 
 @dataclass
 class Registry:
-    """A registry that holds IMAGES; a test may stop it."""
+    """A registry that contains IMAGES; a test may stop it."""
 
     address: str
     process: subprocess.Popen[bytes]
@@ -57,7 +57,7 @@ class Registry:
         self.process.wait(PATIENCE_S)
 
     def is_up(self) -> bool:
-        """Check if it accepts requests."""
+        """Return whether the registry accepts requests."""
         try:
             httpx.get(f"http://{self.address}/v2/").raise_for_status()
         except httpx.TransportError:

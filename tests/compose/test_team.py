@@ -70,7 +70,7 @@ def count_accepted(people: list[Annotator]) -> int:
 
 
 def check_annotations(team: Team, people: list[Annotator]) -> None:
-    """Check that no accepted annotation is lost and no task is labeled or image asked twice."""
+    """Check that no annotation is lost, no task labeled twice, and no image asked twice."""
     with Person(team) as lead:
         tasks = lead.get("/api/tasks/", project=1, page_size=1000, fields="all")["tasks"]
     by_people = {
@@ -84,7 +84,7 @@ def check_annotations(team: Team, people: list[Annotator]) -> None:
 
 
 def wait_for_round(team: Team, number: int) -> dict[str, Any]:
-    """Wait until a version of this round is in service and no training is left."""
+    """Wait until a version of this round is in service and no training run is left."""
 
     def is_there() -> dict[str, Any] | None:
         status = team.status()
@@ -233,7 +233,7 @@ def test_every_service_can_be_restarted_while_annotators_label(
     before, n_accepted = team.status()["round"], count_accepted(people)
     is_over = threading.Event()
     with ThreadPoolExecutor() as pool:
-        # Ten annotations start a training, so some restarts happen during one.
+        # Ten annotations start a training run, so some restarts happen during one.
         working = [pool.submit(someone.label_until, is_over.is_set) for someone in people]
         try:
             for service in SERVICES:
@@ -242,7 +242,7 @@ def test_every_service_can_be_restarted_while_annotators_label(
                 team.wait_until_healthy(service)
                 wait_for(lambda: count_accepted(people) > so_far, f"an annotation after {service}")  # noqa: B023
         finally:
-            is_over.set()  # the annotators stop, also after a failure
+            is_over.set()  # stops the annotators, even after a failure
         for done in working:
             done.result()
     assert count_accepted(people) >= n_accepted + len(SERVICES)
@@ -260,7 +260,7 @@ def test_the_services_become_healthy_in_any_starting_order(team: Team) -> None:
     containers = {service: team.container(service) for service in SERVICES}
     team.compose("stop", "-t", "5")
     began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    for service in reversed(SERVICES):  # ours before the services that they need
+    for service in reversed(SERVICES):  # start our services before those that they need
         docker("start", containers[service])
         time.sleep(2)
     team.wait_until_healthy(*SERVICES)
@@ -268,13 +268,13 @@ def test_the_services_become_healthy_in_any_starting_order(team: Team) -> None:
     assert "Traceback" not in "".join(done.stdout + done.stderr for done in logs)
 
 
-def test_two_projects_train_at_once_and_none_twice(team: Team) -> None:
+def test_two_projects_train_at_the_same_time_but_neither_trains_twice_at_once(team: Team) -> None:
     team.compose("run", "--rm", "-T", "-e", "PROJECT_TITLE=Second project", "setup")
     team.compose("up", "-d", "--no-recreate", "--scale", "trainer-cpu=2")
     wait_for(lambda: team.status(2)["workers"]["train"] == 2, "two trainers")
     wait_for(lambda: team.status(2)["version"] and not team.status(2)["jobs"], "its first version")
     rounds = {project: team.status(project)["round"] for project in (1, 2)}
-    for _ in range(2):  # the second time both are training already and must train once more
+    for _ in range(2):  # the second time, both are already training and must train once more
         for project in (1, 2):
             with Person(team) as lead:
                 lead.project_id = project
@@ -294,7 +294,7 @@ def test_two_projects_train_at_once_and_none_twice(team: Team) -> None:
 
 
 def trainings(team: Team, project: int) -> list[tuple[float, float]]:
-    """Return when the training of each version began and ended, to the second."""
+    """Return the times at which the training run of each version began and ended, in seconds."""
     command = ("python", "-m", "scripts.models", "--project", str(project), "list", "--json")
     versions = json.loads(team.compose("exec", "-T", "ranker", *command))
     ends = [datetime.fromisoformat(meta["created_at"]).timestamp() for meta in versions]
@@ -467,7 +467,7 @@ def test_a_backup_with_other_secrets_is_refused_and_nothing_is_started(
               "database.dump", "models.tar", "media.tar")  # fmt: skip
     refused = fresh.run("make", "restore", f"FROM={other}")
     assert refused.returncode != 0
-    assert "has another LABEL_STUDIO_API_KEY" in refused.stderr
+    assert "the backup differ in LABEL_STUDIO_API_KEY" in refused.stderr
     assert fresh.left() == []
 
 

@@ -48,7 +48,7 @@ SMALL = {
 
 @dataclass(frozen=True)
 class Stack:
-    """A stack in `folder`, and what a person does with it."""
+    """A stack in `folder`, with the actions of the person who runs it."""
 
     folder: Path  # its VAR_DIR
     settings_given: Mapping[str, str]
@@ -84,7 +84,7 @@ class Stack:
         )
 
     def up(self) -> str:
-        """Start it and return the output; if it cannot start, fail with that and the logs."""
+        """Start the stack and return the output; on failure, fail with the output and the logs."""
         started = self.run("scripts.up")
         if started.returncode != 0:
             pytest.fail(f"{started.stdout}{started.stderr}{self.logs()}", pytrace=False)
@@ -96,7 +96,7 @@ class Stack:
 
     @contextmanager
     def without(self, program: str) -> Iterator[None]:
-        """Stop one of its programs, and start it again afterwards."""
+        """Stop one program of the stack, and start it again afterwards."""
         socket_url = f"unix://{StackFolder(self.folder).sockets / 'supervisord.sock'}"
         name = program if program in ("postgres", "redis") else f"app:{program}"
         control = [sys.executable, "-m", "supervisor.supervisorctl", "-s", socket_url]

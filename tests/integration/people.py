@@ -120,11 +120,11 @@ class Person:
         return status
 
     def training(self) -> dict[str, Any] | None:
-        """Return the queued or running training, if there is one."""
+        """Return the queued or running training job, or None."""
         return next((j for j in self.status()["jobs"] if j["job"] == "retrain"), None)
 
     def wait_for_rest(self, round_: int) -> dict[str, Any]:
-        """Wait until a round is done, no job is left and no training is due; return the status."""
+        """Wait until a round is done and no job is left or due; return the status."""
 
         def rested() -> dict[str, Any] | None:
             status = self.status()

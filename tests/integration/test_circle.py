@@ -97,13 +97,13 @@ def test_three_rounds_ask_the_least_confident_images_in_order_and_improve_the_mo
             person.submit(task["id"], truth[image_id], config, prediction["id"])
         assert scores == sorted(scores)
 
-        # The forty annotations make one new version, which is served from then on.
+        # The forty annotations lead to one new version, which is served from then on.
         after = person.wait_for_rest(number + 1)
         assert after["version"] == f"r{number + 1:04d}"
         assert after["trained_on_labels"] == 20 + number * BATCH
         wait_for(partial(orders_tasks_by, project, after["version"]), "the new order")
 
-        # This version asked the top images of a ranking made here from the served predictions.
+        # This version asked the top images of the ranking computed here from served predictions.
         tasks = person.get("/api/tasks", project=person.project_id, page_size=500, fields="all")
         asked_by = {t["data"]["image_id"]: t["data"].get("asked_version") for t in tasks["tasks"]}
         asked = [i for i, asked_version in asked_by.items() if asked_version == version]

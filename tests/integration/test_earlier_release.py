@@ -1,6 +1,6 @@
 """Upgrade a project from an earlier release and keep using it.
 
-The tests share one stack and run in this order: first it is unchanged, then people label.
+The tests share one stack and run in this order: before and after people label.
 """
 
 from __future__ import annotations

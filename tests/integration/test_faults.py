@@ -74,7 +74,7 @@ def start_training_and_wait_until_it_trains(person: Person) -> None:
     wait_for(is_training, "a training under way")
 
 
-def test_ten_annotations_in_a_burst_lead_to_at_most_two_trainings(
+def test_ten_annotations_in_a_burst_lead_to_at_most_two_training_runs(
     person: Person, project: LabelStudioProject, annotate: AnnotateTasks
 ) -> None:
     before = person.status()["round"]
@@ -116,7 +116,7 @@ def test_the_clock_counts_annotations_whose_webhook_was_lost(
 
 
 @pytest.mark.parametrize("with_child", [False, True], ids=["trainer alone", "trainer and child"])
-def test_a_training_whose_worker_is_killed_restarts_once_automatically(
+def test_a_training_run_whose_worker_is_killed_restarts_once_automatically(
     stack: Stack, person: Person, with_child: bool
 ) -> None:
     before = person.status()
@@ -152,7 +152,7 @@ def test_an_annotator_never_waits_for_a_dead_backend(
 ) -> None:
     before = person.status()["annotations"]
     master = psutil.Process(stack.info["pids"]["backend"])
-    # Its worker process would serve requests for a moment without it.
+    # Without its master, a worker process would serve requests for a moment.
     for process in (master, *master.children()):
         process.kill()
     annotate(2)
@@ -198,7 +198,7 @@ def test_a_sync_that_was_killed_halfway_and_rerun_makes_no_duplicate(
     command = [sys.executable, "-m", "scripts.sync", "--count", "30"]
     dying = subprocess.Popen(command, env=stack.environment, cwd=ROOT)
     try:
-        # Kill it as soon as its first tasks exist, whether it knows of them or not.
+        # Kill the sync as soon as its first tasks exist, whether or not it has seen the response.
         wait_for(lambda: {t.task_id for t in project.tasks()} - before, "tasks of the dying push")
     finally:
         dying.kill()
@@ -229,7 +229,7 @@ def test_rolling_back_changes_the_served_version_and_label_studios_order(
         (("scripts.models", "--project", "99", "list"), "--project"),
     ],
 )
-def test_a_wrong_command_says_what_is_wrong_and_fails(
+def test_a_wrong_command_fails_and_reports_what_is_wrong(
     stack: Stack, arguments: tuple[str, ...], hint: str
 ) -> None:
     failed = stack.run(*arguments)

@@ -1,4 +1,4 @@
-"""Between two trainings, a few annotations make a head, and the head reorders the tasks."""
+"""Between two training runs, a few annotations lead to a head, and the head reorders the tasks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.integration.people import Person, pool_of
 from tests.patience import wait_for
 
 
-def test_a_few_annotations_make_a_head_and_reorder_the_tasks_without_a_training(
+def test_a_few_annotations_make_a_head_and_reorder_the_tasks_without_a_training_run(
     stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool = pool_of(stack)

@@ -182,7 +182,7 @@ def test_the_annotations_of_an_image_are_found_by_its_id_even_with_special_chara
     assert project.annotations_of("12") == {}
 
 
-def test_the_list_starts_with_the_worst_label_and_says_who_contradicts_it(
+def test_the_list_starts_with_the_worst_label_and_names_who_contradicts_it(
     run_review: Callable[..., str], pool: Pool
 ) -> None:
     report = json.loads(run_review("--json"))

@@ -53,7 +53,7 @@ class Colleague(Person):
             assert time.monotonic() < give_up, "no task was open for a long time"
             try:
                 task = self.next_task()
-            except httpx.HTTPStatusError:  # none is open at this moment
+            except httpx.HTTPStatusError:  # no task is open at this moment
                 time.sleep(0.5)
                 continue
             opened_at = time.monotonic()
@@ -105,7 +105,7 @@ def test_three_annotators_label_two_rounds_at_once_and_no_annotation_is_lost(
         for done in labeling:
             done.result()
         wait_for(lambda: ada.training(), "a training")
-        # Mallory leaves; the two others go on during the training and label the new batch.
+        # Mallory leaves; the other two keep labeling during training, and label the new batch.
         labeling = [threads.submit(someone.label, 18, config) for someone in (ada, grace)]
         for done in labeling:
             done.result()
@@ -121,7 +121,7 @@ def test_three_annotators_label_two_rounds_at_once_and_no_annotation_is_lost(
     assert version.labels == SEEDS + len({a.image_id for a in given})
     assert "came without a webhook" not in (crew.folder / "log/clock.log").read_text()
 
-    # No task was open at two annotators at once, and no annotator labeled an image twice.
+    # No two annotators had the same task open at once, and nobody labeled an image twice.
     turns_of: dict[int, list[tuple[Turn, Colleague]]] = defaultdict(list)
     for person in people:
         for turn in person.turns:

@@ -89,7 +89,7 @@ def test_no_secret_appears_in_the_process_list_or_in_a_log(stack: Stack) -> None
     assert not [text for text in shown if any(secret in text for secret in secrets)]
 
 
-def test_a_second_up_says_that_it_is_running_and_changes_nothing(stack: Stack) -> None:
+def test_a_second_up_reports_that_the_stack_is_running_and_changes_nothing(stack: Stack) -> None:
     before = stack.info
     printed = stack.up()
     assert "already running" in printed
@@ -133,7 +133,7 @@ def test_up_resumes_the_project_and_ctrl_c_stops_everything(stopped_stack: Stack
             assert up.stdout
             printed = ""
             while (line := up.stdout.readline()) != f"  Password   {before['password']}\n":
-                assert line, printed  # it ended early
+                assert line, printed  # the process ended early
                 printed += line
             assert before["project_url"] in printed
             assert "nothing changed" in printed
@@ -145,7 +145,7 @@ def test_up_resumes_the_project_and_ctrl_c_stops_everything(stopped_stack: Stack
     assert not stopped_stack.processes()
 
 
-def test_up_says_why_set_up_failed_and_stops_everything(stopped_stack: Stack) -> None:
+def test_up_reports_why_set_up_failed_and_stops_everything(stopped_stack: Stack) -> None:
     bad = replace(
         stopped_stack, settings_given={**stopped_stack.settings_given, "POOL": "no/such/folder"}
     )

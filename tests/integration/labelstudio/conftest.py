@@ -1,4 +1,4 @@
-"""Fixtures for one project in a real Label Studio that the stack does not know."""
+"""Provide a project in a real Label Studio that the stack does not handle."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def api(credentials: tuple[str, str]) -> Iterator[httpx.Client]:
 
 @pytest.fixture
 def project(credentials: tuple[str, str], api: httpx.Client) -> Iterator[ProjectSetup]:
-    """A project with the classes cat and dog, unknown to the stack."""
+    """Provide a project with the classes cat and dog, which the stack does not handle."""
     project_id = create_project(
         *credentials, title=TITLE, label_config=label_config_xml(["cat", "dog"])
     )

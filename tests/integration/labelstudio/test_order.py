@@ -1,4 +1,4 @@
-"""Predictions and the order in which annotators get the tasks."""
+"""Import predictions, and check the order in which annotators get the tasks."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_annotators_get_a_diverse_set_with_no_two_similar_images_in_a_row(
     known = Candidates(image_ids, np.full((12, 2), 0.5, np.float32), corners + near)
     query = select("uncertain_clusters", known, 12, np.random.default_rng(0))
     chosen = zip(query.image_ids, query.confidences, strict=True)
-    # Imported in another order: it must be the score that counts.
+    # The tasks are imported in another order, so that only the score can explain the order served.
     import_images(project, *(new_task(i, guess(float(s))) for i, s in sorted(chosen)))
     served = served_order(api, project, 12)
     assert served == list(query.image_ids)

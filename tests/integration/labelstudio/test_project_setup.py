@@ -46,7 +46,7 @@ def test_a_second_tab_shows_the_current_order_and_keeps_peoples_changes(
     assert project.add_order_tab()
     assert not project.add_order_tab()
 
-    first, order = tabs(api, project)  # people land in the first
+    first, order = tabs(api, project)  # Label Studio opens the first tab
     assert [tab["data"]["title"] for tab in (first, order)] == [FIRST_TAB, ORDER_TAB]
     shown = api.get("/api/tasks/", params={"view": order["id"]}).raise_for_status().json()["tasks"]
     assert [task["data"]["image_id"] for task in shown] == ["b", "a"]

@@ -1,4 +1,4 @@
-"""The report on annotators: its table, its remarks and its formats."""
+"""Print the report on annotators: its table, its remarks and its formats."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_columns_are_aligned_for_any_names_and_unknown_figures_are_dashes() -> N
         (100, 1.0, 1.0, False),
     ],
 )
-def test_accepting_nearly_all_guesses_is_suspicious_if_surely_fewer_are_right(
+def test_accepting_nearly_all_guesses_is_suspicious_if_fewer_of_them_are_right(
     shown: int, taken: float, right: float, is_suspected: bool
 ) -> None:
     own = replace(ADA, guesses_shown=shown, guesses_taken=taken, guesses_right=right)
@@ -68,7 +68,7 @@ def test_accepting_nearly_all_guesses_is_suspicious_if_surely_fewer_are_right(
     )
 
 
-def test_a_remark_names_those_whose_images_nobody_else_labeled() -> None:
+def test_a_remark_names_annotators_whose_images_nobody_else_labeled() -> None:
     alone = replace(ADA, annotator=4, name="Cy", quality=None, agreement=None)
     without_model = replace(ADA, annotator=5, name="Di", quality=None)
     rows = [ADA, BO, alone, without_model]
@@ -79,7 +79,7 @@ def test_a_remark_names_those_whose_images_nobody_else_labeled() -> None:
     assert "set OVERLAP" not in line
 
 
-def test_a_skip_is_no_annotation() -> None:
+def test_a_skip_does_not_count_as_an_annotation() -> None:
     assert remarks([BO], "auto") == ["No annotations yet."]
     assert table([]) == []
 
@@ -96,7 +96,7 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Pool:
 
 @pytest.fixture
 def project(pool: Pool) -> Staffed:
-    """Two seed labels, and four images of which the first two were queried with a guess, "0".
+    """Return a project with two seed labels and four images; the first two were guessed as "0".
 
     Ada labels three of them 0, 1 and 2; Bo labels two 0 and 1, and skips one.
     """
@@ -156,7 +156,7 @@ def test_the_report_has_a_row_per_active_annotator_and_none_for_the_data_set(
     assert len(output.splitlines()) == 3
 
 
-def test_json_and_csv_hold_every_figure(command: Callable[..., tuple[int, str, str]]) -> None:
+def test_json_and_csv_contain_every_figure(command: Callable[..., tuple[int, str, str]]) -> None:
     as_json = {row["name"]: row for row in json.loads(command("--json")[1])}
     assert as_json["Ada"].keys() == asdict(ADA).keys()
     assert as_json["Ada"]["answers"] == 3
@@ -166,7 +166,7 @@ def test_json_and_csv_hold_every_figure(command: Callable[..., tuple[int, str, s
         assert as_csv[name] == {key: "" if v is None else str(v) for key, v in row.items()}
 
 
-def test_before_the_first_annotation_the_report_says_only_that(
+def test_before_the_first_annotation_the_report_only_states_this(
     command: Callable[..., tuple[int, str, str]], project: Staffed
 ) -> None:
     project.answers = {task_id: project.answers[task_id] for task_id in (1, 2)}

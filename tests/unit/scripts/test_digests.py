@@ -1,4 +1,4 @@
-"""`make digests` without Docker: what it writes into .env, and what it prints."""
+"""Run `make digests` without Docker, and check what it writes into .env and what it prints."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HERE = "# ours\nPOOL=digits\n\nREDIS_PASSWORD='a # b'\n"
 
 
 class Registry:
-    """A stand-in for `docker pull`, which knows only these tags."""
+    """A stand-in for `docker pull` that can find only these tags."""
 
     def __init__(self, digest: str = OLD) -> None:
         self.tags = dict.fromkeys(DEFAULTS.values(), digest)
@@ -39,7 +39,7 @@ class Registry:
 
 @pytest.fixture(autouse=True)
 def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
-    """A clone with some settings, and a working registry."""
+    """Provide a clone with some settings, and a working registry."""
     shutil.copy(ROOT / "docker-compose.yml", tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["digests"])
@@ -63,7 +63,7 @@ def test_every_image_is_pinned_and_no_other_line_changes(
     assert "next: docker compose up -d --build" in printed
 
 
-def test_a_second_run_says_so_and_does_not_touch_the_file(
+def test_a_second_run_reports_no_change_and_does_not_touch_the_file(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     digests.main()
@@ -77,7 +77,7 @@ def test_a_second_run_says_so_and_does_not_touch_the_file(
     assert ".env: nothing to change" in printed
 
 
-def test_a_tag_that_means_something_new_moves_its_pin_alone(
+def test_a_tag_that_refers_to_a_new_image_moves_only_its_own_pin(
     registry: Registry, capsys: pytest.CaptureFixture[str]
 ) -> None:
     digests.main()
@@ -89,7 +89,7 @@ def test_a_tag_that_means_something_new_moves_its_pin_alone(
     assert f"POSTGRES_IMAGE: moved to postgres:17@{NEW} (was {OLD})" in printed
 
 
-def test_without_a_registry_nothing_changes_and_a_message_says_so(
+def test_without_a_registry_nothing_changes_and_a_message_explains_why(
     registry: Registry, capsys: pytest.CaptureFixture[str]
 ) -> None:
     registry.tags.clear()
@@ -101,7 +101,7 @@ def test_without_a_registry_nothing_changes_and_a_message_says_so(
     assert not printed.out
 
 
-def test_an_image_that_no_registry_has_stays_and_the_others_are_pinned(
+def test_an_image_missing_from_the_registry_stays_unpinned_and_the_others_are_pinned(
     registry: Registry, capsys: pytest.CaptureFixture[str]
 ) -> None:
     del registry.tags["redis:7-alpine"]
@@ -124,14 +124,16 @@ def test_a_custom_image_is_pinned_under_its_own_name(
 
 
 @pytest.mark.parametrize("image", ["redis", "localhost:5000/redis", f"redis@{OLD}"])
-def test_an_image_without_a_tag_stays(image: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_image_without_a_tag_is_left_unchanged(
+    image: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     env.ENV.write_text(f"REDIS_IMAGE={image}\n")
     assert digests.main() == 1
     assert env.read_env(env.ENV)["REDIS_IMAGE"] == image
     assert f"REDIS_IMAGE: stays {image}: it names no tag" in capsys.readouterr().err
 
 
-def test_of_two_lines_for_a_variable_the_effective_one_is_changed() -> None:
+def test_if_a_variable_has_two_lines_the_effective_one_is_changed() -> None:
     env.ENV.write_text("REDIS_IMAGE=redis:6\nREDIS_IMAGE=redis:7-alpine\n")
     digests.main()
     lines = env.ENV.read_text().splitlines()

@@ -1,4 +1,4 @@
-"""`make secrets`, as a person sees it."""
+"""Check what `make secrets` prints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands whose paths have changed."""
+"""Run commands by their former paths."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a backup packs of the model folder, while it is in use."""
+"""Pack the model folder for a backup while the folder is in use."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
-    """Two projects, one not trained yet, with a cache, drafts and locks."""
+    """Create two projects, one of them not trained yet, with a cache, drafts and locks."""
     folder = tmp_path / "models"
     root = project_root(folder, 7)
     for number in (7, 12):
@@ -93,7 +93,7 @@ def test_models_are_packed_while_a_process_is_in_the_middle_of_a_transaction(
         with writing(root) as db:
             db.execute("UPDATE own_reviewed SET label = 'dog'")
             db.execute("DELETE FROM own_asked")
-            # Enough that SQLite writes some of it to the disk before the commit.
+            # Write so much that SQLite puts some of it on the disk before the commit.
             rows = ((f"uncommitted-{n}", "x" * 1000) for n in range(10_000))
             before = (root / "project.db-wal").stat().st_size
             db.executemany("INSERT INTO own_reviewed VALUES (?, ?)", rows)
@@ -140,7 +140,7 @@ def test_a_restored_database_can_be_written_to(models: Path, tmp_path: Path) -> 
     assert store.reviewed() == {"img-1": "cat", "img-2": "dog"}
 
 
-def test_a_damaged_database_is_packed_as_it_is_and_named(models: Path, tmp_path: Path) -> None:
+def test_a_damaged_database_is_packed_unchanged_and_named(models: Path, tmp_path: Path) -> None:
     damaged = b"x" * 5000
     (models / "p7/project.db").write_bytes(damaged)
     with (tmp_path / "models.tar").open("wb") as out:

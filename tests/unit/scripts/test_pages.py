@@ -1,4 +1,4 @@
-"""The generated pages agree with the code."""
+"""Check that the generated pages match the code."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_every_field_of_every_object_has_a_description() -> None:
     assert not bare
 
 
-def test_status_tables_are_rewritten_and_the_prose_around_them_stays() -> None:
+def test_status_tables_are_rewritten_and_the_prose_around_them_is_kept() -> None:
     page = STATUS_PAGE.read_text()
     before, _, after = page.partition("## `jobs`")
     own = "## `jobs`\n\nOur own words.\n\n| field | tells |\n|---|---|\n| `old` | is gone |\n\n"
@@ -70,7 +70,7 @@ def test_a_setting_without_a_row_is_named() -> None:
         with_setting_rows(page)
 
 
-def test_setting_rows_are_rewritten_and_rows_of_other_variables_stay() -> None:
+def test_setting_rows_are_rewritten_and_rows_of_other_variables_are_kept() -> None:
     page = SETTINGS_PAGE.read_text()
     old = SETTING_ROW.sub(lambda r: f"| `{r[1]}` | old |" if r[1] == "SEED" else r[0], page)
     assert old != page
@@ -89,5 +89,5 @@ def test_a_row_gives_default_allowed_values_and_meaning() -> None:
 def test_the_page_and_the_example_name_the_same_variables() -> None:
     example = (ROOT / ".env.example").read_text()
     in_example = set(re.findall(r"^# ([A-Z_]+)=", example, re.MULTILINE))
-    of_one_start = {"DETACH", "VAR_DIR"}  # for the command line, not for a file
+    of_one_start = {"DETACH", "VAR_DIR"}  # set on the command line, not in a file
     assert set(SETTING_ROW.findall(SETTINGS_PAGE.read_text())) == in_example | of_one_start

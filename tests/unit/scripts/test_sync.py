@@ -1,4 +1,4 @@
-"""scripts.sync asks more images, with the digits and an oracle instead of Label Studio."""
+"""Ask more images with scripts.sync, with the digits and an oracle instead of Label Studio."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def loop(tmp_path: Path) -> Loop:
 def command(
     loop: Loop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[str, str]]:
-    """Ask COUNT images; return what is printed."""
+    """Ask COUNT images; return the printed output."""
     monkeypatch.setattr(sync, "open_chosen", lambda *_, **__: (loop.project, loop))
 
     def ask(*arguments: str) -> tuple[str, str]:
@@ -60,7 +60,7 @@ def test_json_names_the_images_that_are_or_would_be_asked(
     assert notes == ""
 
 
-def test_what_would_be_asked_is_what_is_asked_next(
+def test_a_dry_run_lists_the_images_that_the_next_run_asks(
     command: Callable[..., tuple[str, str]],
 ) -> None:
     before, after = (json.loads(command("--json", *d)[0]) for d in (["--dry-run"], []))

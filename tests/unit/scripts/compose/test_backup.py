@@ -1,4 +1,4 @@
-"""Which .env a restored stack gets; tests/compose backs up and restores a real stack."""
+"""Check which .env a restored stack gets; tests/compose backs up and restores a real stack."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_backup_of_the_previous_release_keeps_its_secrets_and_gets_the_new_one
     assert env.ENV.stat().st_mode & 0o777 == 0o600
 
 
-def test_the_env_file_of_a_backup_is_restored_as_it_is(tmp_path: Path) -> None:
+def test_the_env_file_of_a_backup_is_restored_unchanged(tmp_path: Path) -> None:
     kept = tmp_path / "kept.env"
     env.write_missing(kept)
     backup._adopt_env(kept)

@@ -1,4 +1,4 @@
-"""What a person reads if Docker refuses, with a stand-in for its command."""
+"""Check the errors that users see if Docker fails, with a stand-in for its command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The .env file of a compose stack: the secrets are made once, and other lines stay as they are."""
+"""Create the secrets in a compose stack's .env once, and keep all other lines unchanged."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_every_secret_that_compose_asks_for_is_made() -> None:
     assert all(made().values())
 
 
-def test_no_two_secrets_are_alike_and_label_studio_takes_its_token() -> None:
+def test_no_two_secrets_are_equal_and_label_studio_accepts_its_token() -> None:
     values = made()
     assert len(set(values.values())) == len(values)
     assert re.fullmatch(r"[0-9a-f]{40}", values["LABEL_STUDIO_API_KEY"])
@@ -86,7 +86,7 @@ CHOOSE_PROFILE = env.choose_profile
         (True, '{"runc": {}}', "cpu"),
         (False, '{"nvidia": {}}', "cpu"),
         (False, None, "cpu"),
-        (True, None, ""),  # Docker is down: the next run may know
+        (True, None, ""),  # Docker is down; the next run may find out
     ],
 )
 def test_the_profile_is_gpu_if_docker_can_give_one(

@@ -1,4 +1,4 @@
-"""What would stop `docker compose up` is found before it starts."""
+"""Find anything that would stop `docker compose up` before it starts."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_fresh_clone_has_no_problem() -> None:
 
 
 @pytest.mark.usefixtures("_docker")
-def test_an_unknown_name_is_named_with_the_closest_setting() -> None:
+def test_an_unknown_setting_is_reported_with_the_closest_known_name() -> None:
     port = str(free_port())
     fine = {"COMPOSE_PROJECT_NAME": "birds", "VAR_DIR": "/srv", "http_proxy": "x"}
     [problem] = problems(BATCH_SIZ="3", LABEL_STUDIO_PORT=port, **fine)
@@ -63,7 +63,7 @@ def test_an_unknown_name_is_named_with_the_closest_setting() -> None:
 
 @pytest.mark.usefixtures("_docker")
 @pytest.mark.parametrize("name", ["LABEL_STUDIO_PORT", "DASHBOARD_PORT"])
-def test_a_taken_port_is_named_with_what_to_set(name: str) -> None:
+def test_a_port_in_use_is_reported_with_the_setting_to_change(name: str) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -94,14 +94,16 @@ def test_a_missing_folder_is_named_before_docker_creates_an_empty_one(folder: st
 
 
 @pytest.mark.usefixtures("_docker")
-def test_a_full_disk_is_named_with_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_with_the_space_that_is_needed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=3 * 10**9))
     [problem] = problems(LABEL_STUDIO_PORT=str(free_port()))
     assert problem.startswith("/ has 3 GB free, but 20 GB are needed")
 
 
-def test_missing_docker_is_the_only_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_if_docker_is_missing_no_other_problem_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent() -> tuple[str, ...]:
         raise DockerError("Docker is not installed")
 

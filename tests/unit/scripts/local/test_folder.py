@@ -1,4 +1,4 @@
-"""The files of a local stack."""
+"""Read and write the files of a local stack."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ def test_a_damaged_stack_json_reads_as_empty_and_can_be_written(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("name", ["short", "long " * 30])
-def test_sockets_fit_whatever_the_length_of_the_folder(tmp_path: Path, name: str) -> None:
+def test_socket_paths_are_short_enough_for_any_length_of_the_folder(
+    tmp_path: Path, name: str
+) -> None:
     folder = StackFolder(tmp_path / name)
     folder.path.mkdir()
-    for _ in range(2):  # a second time, as after a crash
+    for _ in range(2):  # the second time, the folder exists, as after a crash
         folder.make_sockets_folder()
         (folder.sockets / "redis.sock").touch()
     sockets = folder.sockets
@@ -32,7 +34,7 @@ def test_sockets_fit_whatever_the_length_of_the_folder(tmp_path: Path, name: str
     assert list(folder.path.iterdir()) == []
 
 
-def test_only_one_start_at_a_time(tmp_path: Path) -> None:
+def test_a_stack_cannot_be_started_twice_at_the_same_time(tmp_path: Path) -> None:
     folder = StackFolder(tmp_path)
     with (
         folder.start_lock(),

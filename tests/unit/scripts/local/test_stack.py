@@ -45,7 +45,7 @@ def press_ctrl_c(*_: object) -> str:
 
 
 @pytest.mark.parametrize("moment", ["where_to_go", "_follow"])
-def test_ctrl_c_stops_everything_from_the_moment_it_is_ready(
+def test_ctrl_c_stops_everything_once_the_stack_is_ready(
     local_stack: LocalStack, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     if moment == "_follow":

@@ -1,4 +1,4 @@
-"""What the event listener of a local stack reports."""
+"""Report restarts from the event listener of a local stack."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from scripts.local.watch import report
 @pytest.mark.parametrize(
     ("from_state", "tries", "reported"),
     [
-        ("STOPPED", 0, ""),  # its first start
+        ("STOPPED", 0, ""),  # the program's first start
         ("EXITED", 0, "trainer died and was started again"),
         ("BACKOFF", 4, ""),
         ("BACKOFF", 5, "trainer keeps dying: each further try waits a second longer"),
         ("BACKOFF", 6, ""),
     ],
 )
-def test_a_death_is_reported_once_with_the_end_of_the_log(
+def test_a_dead_program_is_reported_once_with_the_end_of_its_log(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     from_state: str,

@@ -1,4 +1,4 @@
-"""How long a head's order took, read from the ranker's own log."""
+"""Read from the ranker's log how long a head's order took."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from scripts.research.bench_circle import find_order
 
-ANNOTATED_AT = datetime(2026, 1, 2, 12, 0, 0).timestamp()  # the log tells local time
+ANNOTATED_AT = datetime(2026, 1, 2, 12, 0, 0).timestamp()  # the log uses local time
 LOG = """\
 2026-01-02 12:00:00,100 INFO Worker 1a: rank: backend.workers.jobs.rank(1) (rank-p1)
 2026-01-02 12:00:00,700 INFO r0001h03: 1,983 labels, 64.0 %
@@ -26,7 +26,7 @@ def test_the_parts_of_a_heads_order_add_up_to_the_whole() -> None:
     assert found.total_s == pytest.approx(1.1)
 
 
-def test_there_is_no_order_before_the_open_tasks_have_it() -> None:
+def test_no_order_is_found_before_the_open_tasks_have_it() -> None:
     assert find_order(LOG[: LOG.index("40 open")], ANNOTATED_AT) is None
     refused = LOG.replace("re-ordered by r0001h03", "re-ordered by r0001h02")
     assert find_order(refused, ANNOTATED_AT) is None  # by the head before it

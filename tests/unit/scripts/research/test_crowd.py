@@ -1,4 +1,4 @@
-"""Simulated annotators: which annotations they give, checked by hand."""
+"""Check by hand which annotations the simulated annotators give."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hostile requests to a real backend with a real Redis: the short form of `make fuzz`."""
+"""Send hostile requests to a real backend with a real Redis: a short form of `make fuzz`."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_report_names_what_failed_and_what_was_lost() -> None:
     assert not Report().is_clean  # nothing was measured
 
 
-def test_the_described_routes_are_those_of_the_backend(tmp_path: Path) -> None:
+def test_the_described_routes_match_the_routes_of_the_backend(tmp_path: Path) -> None:
     described = yaml.safe_load(OPENAPI.read_text())["paths"]
     settings = load_settings(
         _env_file=None, model_dir=tmp_path, backend_password="x", webhook_secret="x"

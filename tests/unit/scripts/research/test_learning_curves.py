@@ -1,4 +1,4 @@
-"""Learning curves of a simulation, as figures, a table and a picture."""
+"""Show learning curves of a simulation as figures, a table and a picture."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def rows(strategy: str, *runs: tuple[float, ...]) -> list[Row]:
 RANDOM = rows("random", (0.40, 0.50, 0.60), (0.42, 0.52, 0.61))
 
 
-def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
+def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
     write_rows(tmp_path / "a.csv", RANDOM)
     assert read_rows(tmp_path / "a.csv") == RANDOM
 
@@ -69,7 +69,7 @@ def test_the_summary_says_how_many_labels_each_strategy_saves() -> None:
     assert "calibration error on the test split: 0.020 at most at any budget, 0.020 in any" in text
 
 
-def test_a_strategy_like_random_saves_nothing_also_where_the_curve_is_flat() -> None:
+def test_a_strategy_like_random_saves_nothing_even_if_the_curve_is_flat() -> None:
     flat = (0.5, 0.6, 0.7, 0.7, 0.7)
     text = summarize(
         [*rows("margin", flat, flat), *rows("random", flat, flat)], ["margin", "random"]
@@ -83,7 +83,7 @@ def test_one_seed_alone_has_no_interval_and_no_claim() -> None:
     assert "significantly" not in text
 
 
-def test_the_picture_is_there_as_png_and_svg(tmp_path: Path) -> None:
+def test_the_picture_is_saved_as_png_and_svg(tmp_path: Path) -> None:
     draw([*BETTER, *RANDOM], ["auto", "random"], tmp_path / "curves")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert "<svg" in (tmp_path / "curves.svg").read_text()

@@ -1,4 +1,4 @@
-"""The simulation's command on digits: what it writes, how it resumes, and bad input."""
+"""Run the simulation's command on digits: what it writes, how it resumes, and bad input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs of a simulation on digits: the same figures again, duplicates, and a crowd's annotations."""
+"""Simulate on digits: reproducible figures, duplicates, and a crowd's annotations."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_all_strategies_that_begin_at_random_begin_with_the_same_images(
 def test_duplicates_repeat_images_and_leave_the_pool_as_large(data_dir: Path) -> None:
     whole = open_pool("digits", data_dir, seed=0)
     n_images = len(whole.image_ids)
-    times = next(n for n in range(2, n_images) if n_images % n == 0)  # without remainder
+    times = next(n for n in range(2, n_images) if n_images % n == 0)  # divides without a remainder
     pool, truth = pool_of(plan(pool_fraction=1.0, duplicates=times), data_dir)
     n_distinct = n_images // times
     assert len(pool.image_ids) == len(set(pool.image_ids)) == n_images
@@ -61,7 +61,7 @@ def test_duplicates_repeat_images_and_leave_the_pool_as_large(data_dir: Path) ->
     assert truth[pool.image_ids[0]] == truth[f"{pool.image_ids[0]}~1"]
 
 
-def test_seed_labels_are_also_drawn_from_copies(tmp_path: Path, data_dir: Path) -> None:
+def test_copies_can_also_become_seed_labels(tmp_path: Path, data_dir: Path) -> None:
     rows = simulate(run(tmp_path, data_dir, duplicates=3, rounds=1))
     assert [row.labels for row in rows] == [30, 40]
 
@@ -85,12 +85,12 @@ def annotations_file(folder: Path, data_dir: Path, *, is_right: bool) -> Path:
 
 
 @pytest.mark.parametrize("strategy", ["random", "random+2", "random+auto"])
-def test_every_annotation_counts_as_one_however_many_an_image_has(
+def test_every_annotation_counts_once_no_matter_how_many_an_image_has(
     tmp_path: Path, data_dir: Path, strategy: str
 ) -> None:
     path = annotations_file(tmp_path, data_dir, is_right=True)
     rows = simulate(run(tmp_path, data_dir, strategy, batch=20, annotators=str(path)))
-    expected = {"random+2": [30, 40, 60, 80]}  # the first batch has one annotation each so far
+    expected = {"random+2": [30, 40, 60, 80]}  # at first, each image has only one annotation
     assert [row.labels for row in rows] == expected.get(strategy, [30, 50, 70])
     assert {row.strategy for row in rows} == {strategy}
 

@@ -1,4 +1,4 @@
-"""A label config that the user wrote is checked before anything is created."""
+"""Check a label config that the user wrote before anything is created."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_label_config_may_spell_and_arrange_the_classes_differently() -> None:
     check_label_config(XML.replace("dog", "Dog").replace("400px", "300px"), ["dog", "cat"])
 
 
-def test_a_file_that_is_missing_or_not_text_is_named(tmp_path: Path) -> None:
+def test_a_config_file_that_is_missing_or_not_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "binary.xml").write_bytes(b"\xff\xfe\x00")
     for name in ("missing.xml", "binary.xml"):
         with pytest.raises(LabelConfigError, match=f"{name} cannot be read"):

@@ -1,4 +1,4 @@
-"""Set-up requests the first training; tests/integration sets up whole projects."""
+"""Request the first training run in set-up; tests/integration sets up whole projects."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def start(settings: Settings, annotations: int) -> bool:
     return steps.start_first_training()
 
 
-def test_the_first_training_is_requested_once_and_survives_a_lost_redis(
+def test_the_first_training_run_is_requested_once_and_survives_a_lost_redis(
     settings: Settings, redis_server: RedisServer
 ) -> None:
     root = project_root(settings.model_dir, 7)
@@ -60,7 +60,7 @@ def test_the_first_training_is_requested_once_and_survives_a_lost_redis(
     assert Queue("train", connection=Redis.from_url(redis_server.url)).job_ids == ["retrain-p7"]
 
 
-def test_without_labels_or_after_a_first_version_set_up_requests_no_training(
+def test_without_labels_or_after_a_first_version_set_up_requests_no_training_run(
     settings: Settings, redis_server: RedisServer
 ) -> None:
     root = project_root(settings.model_dir, 7)
