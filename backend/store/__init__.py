@@ -1,1 +1,1 @@
-"""Everything kept on disk: model versions, scores, embeddings, pre-trained weights, project.db."""
+"""Keep model versions, their outputs, pre-trained weights and project.db on disk."""
