@@ -15,6 +15,7 @@ import json
 from backend.base.command_line import CommandParser, run
 from backend.base.errors import ModelFolderError
 from backend.base.settings import Settings, load_settings
+from backend.measures.evaluation import describe_accuracy
 from backend.queue.training_queue import TrainingQueue
 from backend.store import pruning
 from backend.store.project_record import pick_project, project_root
@@ -41,7 +42,7 @@ def main() -> int:
         queue = TrainingQueue(settings.redis_url.get_secret_value())
         meta = LocalControls(settings, queue).promote(project_id, arguments.version)
         print(
-            f"{meta.version} is in service ({meta.validation.accuracy:.1%} on validation); "
+            f"{meta.version} is in service ({describe_accuracy(meta.validation)}); "
             "the ranker now reorders Label Studio's open tasks"
         )
     return 0
@@ -60,12 +61,13 @@ def _list(settings: Settings, project_id: int, *, as_json: bool) -> None:
         return
     print("version  labels  validation    test  created at")
     for meta in sound:
+        accuracy = f"{meta.validation.accuracy:.1%}" if meta.validation else "-"
         test = f"{meta.test.accuracy:.1%}" if meta.test else "-"
         note = "in service" if current and meta.version == current.version else meta.refused or ""
         if meta.pruned_at is not None:
             note = f"pruned; {note}".removesuffix("; ")
         print(
-            f"{meta.version:7}  {meta.labels:6,}  {meta.validation.accuracy:>10.1%}  {test:>6}  "
+            f"{meta.version:7}  {meta.labels:6,}  {accuracy:>10}  {test:>6}  "
             f"{meta.created_at}  {note}".rstrip()
         )
     for name, reason in broken.items():

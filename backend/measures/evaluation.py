@@ -8,6 +8,9 @@ from backend.base.arrays import Labels, Probs
 from backend.base.errors import TooFewLabelsError
 from backend.measures.calibration import log_loss
 
+# With fewer images, the 95 % interval of an accuracy may be more than 30 points wide.
+MIN_IMAGES = 30
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -31,3 +34,17 @@ def evaluate(probs: Probs, labels: Labels) -> Evaluation:
         log_loss=log_loss(probs, labels),
         images=len(labels),
     )
+
+
+def describe_accuracy(validation: Evaluation | None) -> str:
+    """Return a model's accuracy on the validation images as text, or why it is unknown."""
+    if validation is None or validation.images == 0:
+        return "accuracy unknown: no validation images"
+    if validation.images < MIN_IMAGES:
+        return too_few(validation.images)
+    return f"{validation.accuracy:.1%} right on {validation.images:,} validation images"
+
+
+def too_few(n_images: int) -> str:
+    """Return the text that replaces an accuracy measured on fewer than MIN_IMAGES images."""
+    return f"too few validation images to tell ({n_images})"

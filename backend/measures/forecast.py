@@ -46,13 +46,14 @@ class CurvePoint:
     version: str = field(metadata={"description": "the version's name"})
     made_at: str = field(metadata={"description": "when the version was made"})
     labels: int = field(metadata={"description": "how many labels it was trained on"})  # at least 1
-    accuracy: float = field(
+    # Accuracy and bounds are None without validation images.
+    accuracy: float | None = field(
         metadata={"description": "share of the validation images classified correctly"}
     )
-    low: float = field(
+    low: float | None = field(
         metadata={"description": "lower bound of the accuracy's 95 % interval (Wilson)"}
     )
-    high: float = field(metadata={"description": "upper bound of the same interval"})
+    high: float | None = field(metadata={"description": "upper bound of the same interval"})
     # All points have the same number: GET /status reports it once, with the version in service.
     images: int = field(metadata={"exclude": True})
     test_accuracy: float | None = field(
@@ -72,6 +73,12 @@ class CurvePoint:
             "cannot be promoted"
         },
     )
+
+    @property
+    def measured(self) -> float:
+        """The accuracy of a point that is known to have validation images."""
+        assert self.accuracy is not None, f"{self.version} has no validation images"
+        return self.accuracy
 
 
 @dataclass(frozen=True)
@@ -111,7 +118,7 @@ def track_record(curve: Sequence[CurvePoint]) -> TrackRecord:
         found = _forecast_gain(curve[:known], then.labels - now.labels)
         if found is not None:
             expected, low, high = found
-            gain = then.accuracy - now.accuracy
+            gain = then.measured - now.measured
             inside += low <= gain <= high
             errors.append(abs(expected - gain))
     return TrackRecord(len(errors), inside, float(np.mean(errors)) if errors else 0.0)
@@ -125,8 +132,8 @@ def _forecast_gain(
         return None
     now = curve[-1]
     counts = np.array([point.labels for point in curve] + [now.labels + more_labels])
-    accuracy = np.array([point.accuracy for point in curve])
-    right = (now.accuracy * now.images + 1) / (now.images + 2)  # a perfect score still scatters
+    accuracy = np.array([point.measured for point in curve])
+    right = (now.measured * now.images + 1) / (now.images + 2)  # a perfect score still scatters
     scatter = right * (1 - right) / now.images
     freedom = PRIOR_POINTS + len(curve) - 2  # fitting a and b takes two degrees
     laws = [
@@ -135,7 +142,7 @@ def _forecast_gain(
         for fresh in FRESH
     ]
     log_evidence, gains, spreads = np.array(laws).T
-    bounds = -now.accuracy, 1 - now.accuracy
+    bounds = -now.measured, 1 - now.measured
     gains = np.clip(gains, *bounds)  # a law may exceed 1, but a measurement cannot
     weights = softmax(log_evidence)
     tails = (1 - INTERVAL) / 2, (1 + INTERVAL) / 2

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from backend.labelstudio.project import OUR_DESCRIPTION
-from backend.measures.evaluation import Evaluation
+from backend.measures.evaluation import Evaluation, describe_accuracy
 from backend.store.version_meta import Meta
 
 NO_MODEL = "no model yet"
 
 
-def describe_version(version: str, validation: Evaluation, labels: int) -> str:
+def describe_version(version: str, validation: Evaluation | None, labels: int) -> str:
     """Return the name of the version in service, its accuracy and its number of labels."""
-    return (
-        f"{version} in service, {validation.accuracy:.1%} right on "
-        f"{validation.images:,} validation images, trained on {labels:,} labels"
-    )
+    return f"{version} in service, {describe_accuracy(validation)}, trained on {labels:,} labels"
 
 
 def describe_project(version: Meta | None) -> str:

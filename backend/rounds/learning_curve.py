@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
+from backend.measures.evaluation import MIN_IMAGES
 from backend.measures.forecast import CurvePoint, Forecast, forecast
 from backend.measures.interval import interval_of
 from backend.store.version_meta import Meta
@@ -21,14 +22,20 @@ def learning_curve(sound: Sequence[Meta], current: str | None = None) -> tuple[C
 def outlook(sound: Sequence[Meta]) -> Forecast | None:
     """Forecast the gain from MORE_LABELS more labels; None with fewer than three full versions.
 
-    Uses only versions that have the same validation split as the newest version.
+    Uses only versions that have the same validation split as the newest version. None also if that
+    split is too small to tell versions apart.
     """
+    validation = sound[-1].validation if sound else None
+    n_images = validation.images if validation else 0
+    if n_images < MIN_IMAGES:
+        return None
     comparable = [
         meta
         for meta in sound
         if not meta.is_head
         and meta.refused is None
-        and meta.validation.images == sound[-1].validation.images
+        and meta.validation is not None
+        and meta.validation.images == n_images
     ]
     return _outlook(learning_curve(comparable[-OUTLOOK_POINTS:]))
 
@@ -54,15 +61,16 @@ def _outlook(curve: tuple[CurvePoint, ...]) -> Forecast | None:
 
 
 def _point(meta: Meta, is_current: bool) -> CurvePoint:
-    low, high = interval_of(meta.validation.accuracy, meta.validation.images)
+    validation = meta.validation
+    low, high = interval_of(validation.accuracy, validation.images) if validation else (None, None)
     return CurvePoint(
         version=meta.version,
         made_at=meta.created_at,
         labels=meta.labels,
-        accuracy=meta.validation.accuracy,
+        accuracy=validation.accuracy if validation else None,
         low=low,
         high=high,
-        images=meta.validation.images,
+        images=validation.images if validation else 0,
         test_accuracy=meta.test.accuracy if meta.test else None,
         is_head=meta.is_head,
         is_current=is_current,

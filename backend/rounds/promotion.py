@@ -12,7 +12,7 @@ import torch
 from backend.base.arrays import Probs
 from backend.base.errors import LabelStudioError, ModelFolderError, TrainingError
 from backend.measures.calibration import expected_calibration_error, fit_temperature, rescale
-from backend.measures.evaluation import evaluate
+from backend.measures.evaluation import describe_accuracy, evaluate
 from backend.measures.gate import Verdict, judge
 from backend.rounds.loop import LabeledImages, Loop, timed
 from backend.rounds.scoring import predicted_classes
@@ -57,8 +57,8 @@ def keep(loop: Loop, labels: LabeledImages, candidate: Candidate) -> Meta | None
                 loop.registry.promote(meta.version)
             _prune(loop)
         refusal = f", not promoted: {meta.refused}" if meta.refused else ""
-        accuracy = 100 * meta.validation.accuracy
-        log.info("%s: %d labels, %.1f %%%s", meta.version, meta.labels, accuracy, refusal)
+        accuracy = describe_accuracy(meta.validation)
+        log.info("%s: %d labels, %s%s", meta.version, meta.labels, accuracy, refusal)
         return meta
 
 
@@ -86,6 +86,8 @@ def _judge(loop: Loop, version: str, current: Meta | None, probs: Probs) -> Verd
     if current is not None and body_of(version) == current.body != current.version:
         references.append(loop.registry.read_meta(current.body))
     labels = loop.pool.validation.labels
+    if not len(labels):
+        return Verdict(None, None)
     right = {meta.version: predicted_classes(loop, meta) == labels for meta in references}
     verdict = judge(probs.argmax(axis=1) == labels, right)
     if verdict.gate is not None and verdict.gate.note:
@@ -121,8 +123,8 @@ def _meta(
         labels_per_class={name: per_class[i] for i, name in enumerate(loop.names)},
         labels_fingerprint=labels.fingerprint,
         left_out=labels.left_out,
-        validation=evaluate(validation, validated),
-        test=evaluate(test, tested) if len(test) else None,
+        validation=evaluate(validation, validated) if len(validated) else None,
+        test=evaluate(test, tested) if len(tested) else None,
         refused=verdict.refused,
         gate=verdict.gate,
         calibration=Calibration(
@@ -130,7 +132,9 @@ def _meta(
             error_before=expected_calibration_error(candidate.validation, validated),
             error_after=expected_calibration_error(validation, validated),
             test_error_after=expected_calibration_error(test, tested) if len(test) else None,
-        ),
+        )
+        if len(validated)
+        else None,
         seconds=candidate.seconds,
         torch=torch.__version__,
         device=str(loop.device),
@@ -146,7 +150,9 @@ def _save_scores(
 ) -> None:
     """Cache a version's scores before it is promoted: readers of `current` expect to find them."""
     root, image_ids = loop.root, loop.pool.image_ids
-    model_outputs.save_validation_probs(root, meta.version, loop.pool.validation.labels, validation)
+    labels = loop.pool.validation.labels
+    if len(labels):
+        model_outputs.save_validation_probs(root, meta.version, labels, validation)
     if scores is None:
         return
     probs, embeddings = scores

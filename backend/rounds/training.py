@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from backend.base.arrays import Probs
-from backend.base.errors import BrokenVersionError, NoModelError, PoolError, TooFewLabelsError
+from backend.base.errors import BrokenVersionError, NoModelError, TooFewLabelsError
 from backend.base.progress import Progress
 from backend.network.head import Head, fit_head
 from backend.network.resnet_layout import HEAD_TENSORS
@@ -45,7 +45,7 @@ class Candidate:
 
 def train_candidate(loop: Loop, labels: LabeledImages, progress: Progress) -> Candidate:
     """Train the whole network, or with TRAIN=head, fit a head on the pre-trained weights."""
-    _check(loop, labels)
+    _check(labels)
     version = f"r{loop.registry.last_round() + 1:04d}"
     if loop.settings.train != "head":
         return _fine_tune(loop, labels, version, progress)
@@ -63,7 +63,7 @@ def train_head(loop: Loop, labels: LabeledImages, progress: Progress) -> Candida
     Hold the head lock from reading the labels until the candidate is kept: with TRAIN=head, both
     trainer and ranker fit heads, and the later head must use the newer labels.
     """
-    _check(loop, labels)
+    _check(labels)
     current = loop.registry.current()
     if current is None:
         raise NoModelError("there is no version yet on which a head could be fitted")
@@ -76,15 +76,13 @@ def train_head(loop: Loop, labels: LabeledImages, progress: Progress) -> Candida
     return _with_head(version, {}, key, head, embeddings, seconds)
 
 
-def _check(loop: Loop, labels: LabeledImages) -> None:
+def _check(labels: LabeledImages) -> None:
     n_classes = len(np.unique(labels.classes))
     if n_classes < 2:
         raise TooFewLabelsError(
             f"{len(labels.image_ids)} labels of {n_classes} class(es): training starts "
             "when at least two classes are labeled"
         )
-    if not len(loop.pool.validation.labels):
-        raise PoolError("the pool is too small for a validation split: add images")
 
 
 def _fine_tune(loop: Loop, labels: LabeledImages, version: str, progress: Progress) -> Candidate:

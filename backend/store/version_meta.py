@@ -91,7 +91,7 @@ class Meta(
     labels_per_class: dict[str, Count]
     labels_fingerprint: str
     left_out: dict[str, Count]
-    validation: Evaluation
+    validation: Evaluation | None  # None without validation images
     test: Evaluation | None
     refused: str | None  # why it was not promoted automatically
     gate: Annotated[Gate, AfterValidator(_check_gate)] | None = None  # None for a first version

@@ -9,10 +9,12 @@ from functools import lru_cache
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from backend.measures.evaluation import MIN_IMAGES
 from backend.measures.forecast import CurvePoint, Forecast
 
 POINTS_DRAWN = 150
@@ -44,9 +46,10 @@ def draw_curve(
 
     A long curve is thinned to POINTS_DRAWN points, including the newest.
     """
-    step = -(-len(curve) // POINTS_DRAWN) or 1
-    points = curve[::-step][::-1]
-    full = [p for p in curve if not p.is_head and p.refused is None]
+    drawn = [p for p in curve if p.images >= MIN_IMAGES]
+    step = -(-len(drawn) // POINTS_DRAWN) or 1
+    points = drawn[::-step][::-1]
+    full = [p for p in drawn if not p.is_head and p.refused is None]
     colors = DARK if is_dark else LIGHT
     with DRAWING, mpl.rc_context(_style(colors)):
         figure = Figure(figsize=NARROW_IN if is_narrow else WIDE_IN, layout="constrained")
@@ -90,11 +93,11 @@ def _draw_versions(axes: Axes, points: Sequence[CurvePoint], colors: Mapping[str
     )
     if full:
         x = [p.labels for p in full]
-        bounds = [p.low for p in full], [p.high for p in full]
+        bounds = np.array([(p.low, p.high) for p in full], float).T
         color = colors["line"]
         axes.fill_between(x, *bounds, color=color, alpha=0.15, lw=0, label="95 % interval")
         axes.vlines(x, *bounds, color=color, alpha=0.35)  # a single version spans no area
-        axes.plot(x, [p.accuracy for p in full], "o-", color=color, label="version")
+        axes.plot(x, [p.measured for p in full], "o-", color=color, label="version")
     heads = [p for p in points if p.is_head and p.refused is None]
     refused = [p for p in points if p.refused is not None]
     current = [p for p in points if p.is_current]
@@ -105,7 +108,7 @@ def _draw_versions(axes: Axes, points: Sequence[CurvePoint], colors: Mapping[str
         (current, "o", ring, "in service"),
     ):
         if kind:
-            x, y = [p.labels for p in kind], [p.accuracy for p in kind]
+            x, y = [p.labels for p in kind], [p.measured for p in kind]
             axes.plot(x, y, marker, label=name, linestyle="none", **style)
 
 
@@ -114,7 +117,7 @@ def _draw_outlook(
 ) -> None:
     x = [now.labels, now.labels + outlook.more_labels]
     expected, low, high = (
-        [now.accuracy, now.accuracy + gain] for gain in (outlook.gain, outlook.low, outlook.high)
+        [now.measured, now.measured + gain] for gain in (outlook.gain, outlook.low, outlook.high)
     )
     axes.plot(x, expected, "--", color=colors["other"], label="90 % forecast")
     axes.fill_between(x, low, high, color=colors["other"], alpha=0.2, lw=0)
@@ -131,7 +134,7 @@ def _name_versions(axes: Axes, points: Sequence[CurvePoint], colors: Mapping[str
         last_named = point.labels
         axes.annotate(
             point.version,
-            (point.labels, point.accuracy),
+            (point.labels, point.measured),
             xytext=(0, -15 if point.refused is not None else 9),
             textcoords="offset points",
             ha="center",

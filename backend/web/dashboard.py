@@ -16,6 +16,7 @@ from werkzeug.wrappers import Response as AnyResponse
 from backend.base.errors import ModelFolderError, TightloopError
 from backend.base.progress import unit
 from backend.base.settings import Settings
+from backend.measures.evaluation import MIN_IMAGES, describe_accuracy
 from backend.measures.forecast import CurvePoint
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds.learning_curve import outlook_sentence
@@ -213,6 +214,8 @@ def _view_of(settings: Settings, status: Status, project_id: int | None) -> dict
         "project": project,
         "projects": status.projects,
         "sentence": sentence(project),
+        "accuracy_unknown": _why_accuracy_is_unknown(project),
+        "min_images": MIN_IMAGES,
         "outlook_sentence": outlook_sentence(project.outlook) if project.outlook else "",
         "services": status.services,
         "unreadable": status.unreadable,
@@ -247,6 +250,13 @@ def _curve_key(project: ProjectStatus) -> str:
     """Return a key for the content of the learning curve's picture, as part of its address."""
     shown = repr((project.learning_curve, project.outlook))
     return hashlib.sha256(shown.encode()).hexdigest()[:16]
+
+
+def _why_accuracy_is_unknown(project: ProjectStatus) -> str:
+    """Return why there is no learning curve yet, or "" if a version's accuracy is known."""
+    if any(point.images >= MIN_IMAGES for point in project.learning_curve):
+        return ""
+    return describe_accuracy(project.validation)
 
 
 def _newest_first(curve: Sequence[CurvePoint]) -> list[tuple[CurvePoint, str]]:

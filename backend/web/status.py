@@ -92,7 +92,7 @@ def next_images(settings: Settings, queue: TrainingQueue, project_id: int) -> li
 def sentence(status: ProjectStatus) -> str:
     """Return the project's state as one sentence."""
     model = NO_MODEL
-    if status.version is not None and status.validation is not None:
+    if status.version is not None:
         model = describe_version(status.version, status.validation, status.trained_on_labels)
     return f"{status.title}, round {status.round}: {model}; {_activity(status)}."
 

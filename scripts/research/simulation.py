@@ -108,6 +108,7 @@ def _annotate_open_tasks(
 def _row(run: Run, root: Path, project: OracleProject, number: int) -> Row:
     current = Registry(root).current()
     assert current is not None, "a round was trained"
+    assert current.validation is not None, "the pool has a validation split"
     return Row(
         strategy=run.arm,
         repeat=run.repeat,

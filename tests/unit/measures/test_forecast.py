@@ -182,7 +182,7 @@ def test_the_interval_holds_most_gains_five_steps_ahead() -> None:
         now, then = points[known - 1], points[known + 4]
         found = forecast(points[:known], then.labels - now.labels)
         assert found is not None
-        return found.low <= then.accuracy - now.accuracy <= found.high
+        return found.low <= then.measured - now.measured <= found.high
 
     inside = [is_inside(noisy(seed), known) for seed in range(40) for known in (3, 5, 7)]
     assert np.mean(inside) > 0.85

@@ -15,7 +15,7 @@ from backend.images.pool import true_labels
 from backend.measures.calibration import expected_calibration_error
 from backend.measures.gate import Gate
 from backend.network.head import Head, fit_head
-from backend.rounds import batches, promotion, scoring, training
+from backend.rounds import batches, learning_curve, promotion, rounds, scoring, training
 from backend.rounds.loop import Loop
 from backend.store import model_outputs, pruning
 from scripts.research.oracle import OracleProject
@@ -47,6 +47,8 @@ def test_two_hundred_labels_flipped_by_one_person_are_refused_and_promoted_by_ha
     assert poisoned.gate is not None
     assert poisoned.gate.against == before.version
     assert poisoned.gate.p_value < 0.001
+    assert before.validation is not None
+    assert poisoned.validation is not None
     lost = before.validation.accuracy - poisoned.validation.accuracy
     n_lost = poisoned.gate.regressions - poisoned.gate.improvements
     assert n_lost == round(lost * before.validation.images)
@@ -90,6 +92,25 @@ def test_a_validation_split_too_small_for_the_gate_promotes_and_says_so(
     assert meta.gate.note in caplog.text
     assert meta.refused is None
     assert project.model_version() == meta.version
+
+
+def test_without_validation_images_versions_are_trained_and_promoted_unjudged(
+    loop: Loop, project: OracleProject
+) -> None:
+    held_out = loop.pool.validation
+    none = replace(held_out, images=held_out.images[:0], labels=held_out.labels[:0])
+    unjudged = replace(loop, pool=replace(loop.pool, validation=none))
+    seed(unjudged, project)
+    train(unjudged)
+    project.answer_open_tasks(true_labels(loop.pool))
+    full = train(unjudged)
+    head = rounds.refit_head(unjudged)
+    assert (full.validation, full.gate, full.calibration, full.refused) == (None, None, None, None)
+    assert unjudged.registry.current() == (head or full)
+    assert "accuracy unknown: no validation images" in project.description
+    curve = learning_curve.learning_curve(unjudged.registry.versions()[0])
+    assert [point.accuracy for point in curve] == [None] * len(curve)
+    assert learning_curve.outlook(unjudged.registry.versions()[0]) is None
 
 
 def test_probabilities_are_calibrated_and_the_calibration_error_is_recorded(

@@ -32,6 +32,8 @@ def test_three_rounds_learn_and_never_ask_an_image_twice(
     assert last.parent == "r0003"
     ids = [task.image_id for task in project.by_task.values()]
     assert len(ids) == len(set(ids))
+    assert first.validation is not None
+    assert last.validation is not None
     assert first.validation.images == last.validation.images
 
 

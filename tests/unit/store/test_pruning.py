@@ -165,6 +165,7 @@ def test_a_pruned_version_and_its_heads_keep_only_their_metadata(root: Path) -> 
         assert files(root / name) == {"meta.json"}
     assert files(root / "r0003") == files(root / "r0004") == whole
     found = Registry(root).read_meta("r0001h01")
+    assert found.validation is not None
     assert (found.pruned_at, found.labels, found.validation.accuracy) == (NOON, 10, 0.5)
 
 

@@ -45,7 +45,7 @@ def meta(number: int = 1, **changes: object) -> Meta:
         "labels_per_class": {"cat": 4, "dog": 6},
         "labels_fingerprint": "f",
         "left_out": {},
-        "validation": Evaluation(accuracy=0.5, log_loss=0.7, images=20),
+        "validation": Evaluation(accuracy=0.5, log_loss=0.7, images=2000),
         "test": None,
         "refused": None,
         "seconds": {"training": 1.0},

@@ -127,7 +127,8 @@ def test_the_sentence_names_the_version_in_service_and_its_accuracy(
 ) -> None:
     save(settings, 1)
     assert say(settings, queue).startswith(
-        "T, round 1: r0001 in service, 50.0% right on 20 validation images, trained on 10 labels; "
+        "T, round 1: r0001 in service, 50.0% right on 2,000 validation images, "
+        "trained on 10 labels; "
     )
 
 
@@ -315,7 +316,7 @@ def test_the_learning_curve_has_a_point_per_version_with_its_interval(
     assert [p.is_current for p in points] == [False, True, False]
     assert [p.is_head for p in points] == [False, True, False]
     assert [p.refused for p in points] == [None, None, "plainly worse"]
-    assert (points[0].low, points[0].high) == pytest.approx((0.2993, 0.7007), abs=1e-4)
+    assert (points[0].low, points[0].high) == pytest.approx((0.4781, 0.5219), abs=1e-4)
 
 
 def test_the_confusion_counts_predicted_classes_per_true_class(
