@@ -14,7 +14,7 @@ import sys
 from backend.base.command_line import CommandParser, run
 from backend.base.settings import load_settings
 from backend.queue.training_queue import TrainingQueue
-from backend.rounds.learning_curve import outlook_sentence
+from backend.rounds.accuracy import outlook_sentence
 from backend.web.status import sentence, whole_status
 
 

@@ -50,7 +50,7 @@ def annotator_figures(
         rows.append(
             AnnotatorFigures(
                 annotator=annotator,
-                name=names.get(annotator, f"person {annotator} (not in Label Studio any more)"),
+                name=names.get(annotator, f"person {annotator} (no longer in Label Studio)"),
                 answers=len(usable),
                 skipped=sum(a.was_skipped for a in own),
                 agreement=_share(agrees),

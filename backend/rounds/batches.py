@@ -18,8 +18,13 @@ from backend.labelstudio import task_data
 from backend.rounds.decide import batch_is_due
 from backend.rounds.loop import Loop
 from backend.rounds.observe import read_changes, read_everything_changed
-from backend.rounds.open_images import likeliest, record_open_images, show_open
-from backend.rounds.ordering import make_prediction, switch
+from backend.rounds.ordering import (
+    likeliest,
+    make_prediction,
+    record_open_images,
+    show_open,
+    switch,
+)
 from backend.rounds.scoring import find_candidates
 from backend.rounds.second_opinions import reopen_all, reopen_doubtful
 from backend.store.files import lock
@@ -30,7 +35,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Batch:
-    """Images to ask, most informative first, and the model's view of them."""
+    """Images to ask, most informative first, and the model's probabilities."""
 
     image_ids: tuple[str, ...]
     confidences: Scores  # (images,), low = ask first
@@ -100,7 +105,7 @@ def push(loop: Loop, batch: Batch) -> int:
     asked = [_asked(batch, row) for row in range(len(batch.image_ids))]
     new_tasks = [_new_task(loop, batch, row, of_image) for row, of_image in enumerate(asked)]
     began = time.time()
-    loop.store.record_asked(asked)  # before the tasks exist: every annotation needs it
+    loop.store.record_asked(asked)  # before annotators can see the tasks
     pushed = loop.project.import_tasks(new_tasks)
     read_changes(loop.project, loop.store)
     if batch.version is not None:
@@ -125,6 +130,7 @@ def _asked(batch: Batch, row: int) -> Asked:
 
 
 def _new_task(loop: Loop, batch: Batch, row: int, asked: Asked) -> NewTask:
+    """Return the task of one image, with the model's prediction if a model exists."""
     hint, prediction = "asked before there was a model: no guess", None
     if batch.probs is not None:
         probs = batch.probs[row]

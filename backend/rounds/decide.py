@@ -18,8 +18,8 @@ RankStep = Literal["read", "refresh", "top_up", "refit", "collect_reviews"]
 Step = Literal["retrain"] | RankStep
 
 READ_EVERY_S = 2.0  # at most this often, however many webhooks arrive
-# Every head adds a prediction to each open task, and Label Studio keeps those that an open browser
-# tab may still refer to.
+# Every head adds a prediction to each open task, and a prediction must be kept for as long as an
+# open browser tab may refer to it.
 REFIT_EVERY_S = 5.0
 REVIEWS_EVERY_S = 60.0
 EXHAUSTED_AGAIN_S = 60.0
@@ -82,8 +82,8 @@ def batch_is_due(
 ) -> bool:
     """Return whether to ask the next batch: annotators may run out of tasks, and rounds remain.
 
-    A new version asks its own batch if at most two batches are then open; its choices then come
-    before the rest of the last batch.
+    A new version asks its own batch if that leaves at most two batches open; its images come before
+    the rest of the previous batch.
     """
     size = settings.batch_size
     has_room = n_open < size or (is_new_version and n_open == size)
@@ -93,8 +93,8 @@ def batch_is_due(
 def _train_at(state: State, settings: Settings) -> float:
     """Return when training is due.
 
-    Training is due at once if a person asked for it or there are enough new annotations, and
-    otherwise `retrain_wait_s` after the first new annotation.
+    Training is due at once if a person requested it or enough annotations are new, and otherwise
+    `retrain_wait_s` after the first new annotation.
     """
     retry_at = _retry_at(state, "retrain")
     if state.is_training_asked:

@@ -25,8 +25,8 @@ class LabelReading:
     """The labels derived from all annotations, and the data that they were derived from."""
 
     annotations: tuple[ClassAnnotation, ...]
-    asked_probs: Mapping[str, Row]  # from the version that asked the image
-    probs: Mapping[str, Row]  # with those of other models that never saw the annotations
+    asked_probs: Mapping[str, Row]  # of the version that asked the image
+    probs: Mapping[str, Row]  # also from other models that never saw the annotations
     consensus: Consensus
     labels: LabeledImages
 
@@ -98,7 +98,7 @@ def _fold_probs(
 
     Each fifth of the labels is predicted by a head that was fitted to the other labels. The heads
     use embeddings of the pre-trained body, because a body trained here has seen the labels.
-    Computed at most once.
+    The probabilities are computed at most once.
     """
     of_people = {a.image_id for a in annotations if a.annotator is not None}
     queried_without_model = of_people - probs.keys()

@@ -77,7 +77,7 @@ class LabeledImages:
     classes: np.ndarray[Any, np.dtype[np.int64]]  # (images,), positions in the pool's classes
     weights: np.ndarray[Any, np.dtype[np.float32]]  # (images,), how much each label counts
     left_out: dict[str, int]  # unusable annotations by reason
-    fingerprint: str  # changes whenever images, classes or weights do
+    fingerprint: str  # changes whenever the images, classes or weights change
 
 
 def open_loop(
@@ -120,7 +120,7 @@ def open_loop(
 
 @contextmanager
 def timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
-    """Record how long the block took."""
+    """Record how many seconds the block took."""
     begin = perf_counter()
     yield
     seconds[phase] = round(perf_counter() - begin, 3)

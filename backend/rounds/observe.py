@@ -84,7 +84,7 @@ def read_changes(
 def read_everything_changed(
     project: LabelingProject, store: ProjectStore, *, now: float | None = None
 ) -> None:
-    """Update the local copy, and read all tasks if the counts differ: some were then deleted."""
+    """Update the local copy, and read all tasks if their number differs, as after a deletion."""
     read_changes(project, store, now=now)
     if project.n_tasks() != store.n_tasks():
         read_changes(project, store, is_full=True, now=now)

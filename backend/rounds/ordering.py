@@ -1,4 +1,4 @@
-"""Order the open tasks by the predictions of the version in service."""
+"""Order the open tasks by the predictions of the version in service, and record that order."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from backend.asking.query import rank, resolve
 from backend.base.labeling import Prediction, Task
 from backend.base.progress import Progress
 from backend.people.consensus import Row
-from backend.rounds.description import describe_project
+from backend.rounds.accuracy import describe_project
 from backend.rounds.loop import Loop
-from backend.rounds.open_images import record_open_images, show_open
 from backend.rounds.scoring import find_candidates
 from backend.store.files import lock
-from backend.store.project_rows import OPEN_IMAGES_KEPT
+from backend.store.project_rows import OPEN_IMAGES_KEPT, OpenImage
 from backend.store.version_meta import VERSION_NAME
 
 log = logging.getLogger(__name__)
+
+GUESSES_SHOWN = 3
 
 
 def refresh_predictions(loop: Loop, progress: Progress = lambda *_: None) -> int:
@@ -109,10 +110,40 @@ def make_prediction(
     )
 
 
+def likeliest(probs: Row, names: Sequence[str]) -> list[tuple[str, float]]:
+    """Return the GUESSES_SHOWN most probable classes, each with its probability."""
+    rows = np.argsort(-probs, kind="stable")[:GUESSES_SHOWN]
+    return [(names[row], float(probs[row])) for row in rows]
+
+
+def show_open(
+    loop: Loop,
+    image_id: str,
+    probs: Row | None,
+    confidence: np.float32,
+    *,
+    awaits_second_opinion: bool = False,
+) -> OpenImage:
+    """Return an open image with its picture and the model's guesses."""
+    return OpenImage(
+        image_id=image_id,
+        confidence=float(confidence),
+        guesses=() if probs is None else tuple(likeliest(probs, loop.names)),
+        is_again=awaits_second_opinion,
+        picture=loop.pool.thumbnail(image_id),
+    )
+
+
+def record_open_images(loop: Loop, read_at: float, images: Sequence[OpenImage]) -> None:
+    """Record the open images in the order of asking; the last entry for an image wins."""
+    newest = {image.image_id: image for image in images}.values()
+    loop.store.record_open_images(read_at, sorted(newest, key=lambda i: i.confidence))
+
+
 def _put_second_opinions_first(
     loop: Loop, tasks: Sequence[Task], confidences: NDArray[np.float32], probs: NDArray[np.float32]
 ) -> None:
-    """Put images that await a second opinion first, with probabilities from before the first.
+    """Put images that await a second opinion first, with probabilities from before the first one.
 
     The version in service was trained on the first annotation, and must not repeat it to the second
     annotator.

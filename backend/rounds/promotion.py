@@ -66,14 +66,14 @@ def _check_finite(candidate: Candidate) -> None:
     version = candidate.version
     if not (np.isfinite(candidate.validation).all() and np.isfinite(candidate.test).all()):
         raise TrainingError(
-            f"the probabilities of {version} hold NaN, so it was not kept: check the weights that "
-            "WEIGHTS names, then press Start Training"
+            f"the probabilities of {version} contain NaN, so it was not kept: check the weights "
+            "that WEIGHTS names, then press Start Training"
         )
     # Weights that images of this size never use may be NaN even if all probabilities are finite.
     if name := tensor_file.find_not_finite(candidate.state):
         raise TrainingError(
-            f"training diverged: {name} of {version} holds NaN, so it was not kept: set a larger "
-            "IMAGE_SIZE, or press Start Training"
+            f"training diverged: {name} of {version} contains NaN, so it was not kept: set a "
+            "larger IMAGE_SIZE, or press Start Training"
         )
 
 

@@ -86,8 +86,8 @@ def push_reviews(loop: Loop, reviews: LabelingProject, errors: Sequence[LikelyEr
 def collect_reviews(root: Path, project: LabelingProject, reviews: LabelingProject) -> int:
     """Turn new and changed review annotations into ground truth, in the reviewers' names.
 
-    Returns the number of images that received one. After an interruption, call again to collect the
-    rest.
+    Returns the number of images that received ground truth. After an interruption, call again
+    to collect the rest.
     """
     n_new = 0
     store = ProjectStore(root)
@@ -96,13 +96,13 @@ def collect_reviews(root: Path, project: LabelingProject, reviews: LabelingProje
         choices = project.label_config().choices
         for image_id, review in _latest_reviews(reviews).items():
             label = review.label or ""
-            # Do not write it again: a person may have withdrawn that ground truth since.
+            # Do not write the ground truth again: a person may have withdrawn it.
             if collected.get(image_id) == label:
                 continue
             if label in choices:
                 n_new += _settle(project, image_id, label, review.annotator)
             else:
-                log.warning("%s was reviewed as %s, which is not a class any more", image_id, label)
+                log.warning("%s was reviewed as %s, which is no longer a class", image_id, label)
             store.record_reviewed(image_id, label)
     return n_new
 
@@ -112,7 +112,7 @@ def _label_studio(settings: Settings) -> tuple[str, str]:
 
 
 def _latest_reviews(reviews: LabelingProject) -> dict[str, Annotation]:
-    """Return the latest annotation of each image, without skipped and empty ones."""
+    """Return the latest annotation of each image, ignoring skipped and empty ones."""
     given = [
         a for of_task in reviews.annotations().values() for a in of_task if a.label and a.image_id
     ]

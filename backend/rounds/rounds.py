@@ -9,10 +9,10 @@ from contextlib import nullcontext
 
 from backend.base.errors import TooFewLabelsError
 from backend.base.progress import Progress
+from backend.rounds.accuracy import outlook, outlook_sentence
 from backend.rounds.annotators import annotator_figures
 from backend.rounds.batches import top_up
 from backend.rounds.labels import read_labels
-from backend.rounds.learning_curve import outlook, outlook_sentence
 from backend.rounds.loop import LabeledImages, Loop
 from backend.rounds.observe import read_everything_changed
 from backend.rounds.ordering import refresh_predictions
@@ -99,7 +99,7 @@ def _make_version(
     *,
     is_forced: bool = False,
 ) -> Meta | None:
-    """Train a full version, or a head on `body`, and `record` why that is impossible, or None.
+    """Train a full version, or a head on `body`; then `record` None, or why that is impossible.
 
     Returns None without training if the last full version, or the last version on `body`, was
     trained on exactly these labels.

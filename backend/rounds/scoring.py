@@ -139,8 +139,8 @@ def _load_or_embed(
     ]
     if not all(np.isfinite(rows).all() for rows in embeddings):
         raise TrainingError(
-            "the embeddings of the pool hold NaN or infinite numbers: promote another version, or "
-            "check the weights that WEIGHTS names"
+            "the embeddings of the pool contain NaN or infinite numbers: promote another version, "
+            "or check the weights that WEIGHTS names"
         )
     made = PoolEmbeddings(*embeddings)
     model_outputs.save_embeddings(folder, key, image_size, loop.pool.image_ids, made)

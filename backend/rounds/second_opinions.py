@@ -1,4 +1,4 @@
-"""Reopen annotated tasks to get annotations from other people as well."""
+"""Reopen annotated tasks to get annotations from other annotators."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def reopen_all(loop: Loop, n_annotators: int) -> None:
     if n_free <= 0:
         return
     if loop.has_pretrained_body:
-        # The version in service learned the first annotation: wait for a model that has not.
+        # The version in service learned the first annotation: wait for one that has not.
         probs = read_labels(loop, annotations).probs
         tasks = [task for task in tasks if task.image_id in probs]
     _reopen(loop, annotated_by_fewer_than(tasks, n_annotators)[:n_free])
@@ -62,7 +62,7 @@ def reopen_doubtful(loop: Loop, progress: Progress) -> int:
 def _find_reopenable(
     loop: Loop, annotations: Mapping[int, Sequence[Annotation]], limit: int
 ) -> tuple[int, list[AnnotatedTask]]:
-    """Return how many more tasks may wait before `limit` is reached, and the candidates."""
+    """Return how many more tasks may wait until `limit` is reached, and the candidates."""
     waiting = {task.task_id for task in loop.store.tasks() if task.awaits_second_opinion}
     n_servable = sum(not has_duplicate_annotations(annotations.get(i, ())) for i in waiting)
     found = find_annotated(annotations, set(loop.pool.image_ids))

@@ -121,7 +121,7 @@ def _fit(loop: Loop, labels: LabeledImages, embeddings: PoolEmbeddings, start: H
 
 
 def _start(loop: Loop, version: str) -> Head | None:
-    """Return a version's last layer as a starting point, with which the fit converges sooner."""
+    """Return a version's last layer as a starting point, which makes the fit converge sooner."""
     try:
         state = loop.registry.load_own_state(version)
     except BrokenVersionError as error:

@@ -64,7 +64,7 @@ class Auth:
             self._refuse("send BACKEND_USER and BACKEND_PASSWORD with basic auth")
 
     def check_webhook(self) -> None:
-        """Let only Label Studio in. Its Start Training sends the backend's password instead."""
+        """Let only Label Studio in. Its Start Training button sends the backend's password."""
         if not (
             self._has_webhook_secret(request.headers)
             or self._has_backend_credentials(request.headers)
@@ -82,7 +82,7 @@ class Auth:
         self._check_dashboard_login()
 
     def check_control_secret(self) -> None:
-        """Let in only our dashboard in another process, and nobody if no secret is set."""
+        """Let in only our dashboard in another process; refuse everyone if no secret is set."""
         secret = self._settings.control_secret.get_secret_value()
         if not secret:
             raise NotFound("controls are closed: set CONTROL_SECRET to publish the dashboard")

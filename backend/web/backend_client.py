@@ -33,11 +33,11 @@ class BackendClient:
         return self._request("GET", "/metrics", auth=self._login, timeout=TIMEOUT_S).content
 
     def promote(self, project_id: int, version: str) -> None:
-        """Have a version put in service on behalf of the person who pressed the button."""
+        """Put a version in service on behalf of the person who pressed the button."""
         self._press("promote", {"project": str(project_id), "version": version})
 
     def train_now(self, project_id: int) -> None:
-        """Have training started on behalf of the person who pressed the button."""
+        """Start training on behalf of the person who pressed the button."""
         self._press("train", {"project": str(project_id)})
 
     def _press(self, button: str, form: dict[str, str]) -> None:

@@ -19,7 +19,7 @@ from backend.base.settings import Settings
 from backend.measures.evaluation import MIN_IMAGES, describe_accuracy
 from backend.measures.forecast import CurvePoint
 from backend.queue.training_queue import TrainingQueue
-from backend.rounds.learning_curve import outlook_sentence
+from backend.rounds.accuracy import outlook_sentence
 from backend.web.auth import Auth, guarded
 from backend.web.backend_client import BackendClient
 from backend.web.controls import LocalControls

@@ -40,11 +40,14 @@ JOB_NAMES = ("retrain", "rank", *get_args(RankStep))
 GAUGES = {
     "up": (
         "1 if the service could be read just now, else 0: projects are then missing here, and "
-        "GET /status says why.",
+        "GET /status reports the reason.",
         ("service",),
     ),
     "workers": ("RQ workers that listen to a queue, for all projects.", ("queue",)),
-    "round": ("Number of the newest round: each trains the whole network once.", ("project",)),
+    "round": (
+        "Number of the newest round; each round trains the whole network once.",
+        ("project",),
+    ),
     "trained_labels": ("Labels that the version in service was trained on.", ("project",)),
     "accuracy_ratio": (
         "Share of held-out images that the version in service classifies correctly, 0 to 1.",
@@ -52,11 +55,11 @@ GAUGES = {
     ),
     "versions": ("Sound model versions on disk, including refused ones.", ("project",)),
     "refused_versions": (
-        "Model versions on disk that were not promoted automatically: worse than the last.",
+        "Model versions on disk that were not promoted automatically because they were worse.",
         ("project",),
     ),
     "training_phase_seconds": (
-        "Seconds that each phase of the newest training of the whole network took.",
+        "Seconds that each phase of the newest training run of the whole network took.",
         ("project", "phase"),
     ),
     "annotations": ("Annotations in Label Studio, without skipped ones.", ("project",)),
@@ -67,12 +70,12 @@ GAUGES = {
         ("project",),
     ),
     "new_annotations": (
-        "Annotations made, changed or deleted that no finished training has read.",
+        "Annotations made, changed or deleted that no finished training run has read.",
         ("project",),
     ),
     "annotations_until_training": (
-        "New annotations still needed until a training is due; one is also due after RETRAIN_WAIT "
-        "seconds.",
+        "New annotations still needed until training is due; training is also due RETRAIN_WAIT "
+        "seconds after the first one.",
         ("project",),
     ),
     "jobs": (

@@ -39,10 +39,9 @@ class PageCache:
     def page(self, project_id: int | None) -> Page:
         """Return the page of a known project; None means the newest project."""
         last = self._pages.get(project_id)
-        if last is not None:
-            if last.is_fresh or not self._rendering.acquire(blocking=False):
-                return last
-        else:
+        if last is not None and (last.is_fresh or not self._rendering.acquire(blocking=False)):
+            return last
+        if last is None:
             self._rendering.acquire()
         try:
             page = self._pages.get(project_id)  # another request may have just rendered it

@@ -62,7 +62,7 @@ def read_payload(kind: type[P], content: bytes) -> P:
 def read_event(content: bytes) -> WebhookEvent:
     """Parse the body of a webhook; BadRequest with the reason if it is invalid.
 
-    JSON that is nested too deeply or contains broken Unicode is also refused.
+    JSON that is nested too deeply or contains invalid Unicode is also refused.
     """
     try:
         return read_webhook(from_json(content))

@@ -18,8 +18,7 @@ from backend.base.settings import Settings
 from backend.labelstudio.client import label_now_url
 from backend.queue.services import find_services
 from backend.queue.training_queue import TrainingQueue
-from backend.rounds.description import NO_MODEL, describe_version
-from backend.rounds.learning_curve import learning_curve, outlook
+from backend.rounds.accuracy import NO_MODEL, describe_version, learning_curve, outlook
 from backend.rounds.observe import count_new
 from backend.store import model_outputs, pruning
 from backend.store.project_record import known_projects, project_root, read_record
@@ -30,7 +29,7 @@ from backend.store.version_meta import Meta
 from backend.web.status_model import Confusion, JobStatus, ProjectStatus, Status
 
 NEXT_IMAGES = 12
-CLOCK_SKEW_S = 2.0  # between the process that ordered the open images and the one that got webhooks
+CLOCK_SKEW_S = 2.0  # between the processes that order the open images and that receive webhooks
 
 Fields = dict[str, Any]  # of ProjectStatus, which checks their types
 
@@ -187,7 +186,7 @@ def _activity(status: ProjectStatus) -> str:
 
 def _training(job: JobStatus) -> str:
     if job.status == "failed":
-        return "the training process died and is retried in minutes: see the trainer log"
+        return "the training process died and will be retried in a few minutes: see the trainer log"
     if job.status != "started" or job.phase is None:
         return "training is queued"
     share = f" {job.done / job.total:.0%}" if job.done is not None and job.total else ""

@@ -88,7 +88,7 @@ class Clock:
             for project_id in known_projects(self._settings.model_dir):
                 try:
                     problems.append(self._tick_project(project_id, now))
-                except (LabelStudioError, ModelFolderError) as error:  # the others may be fine
+                except (LabelStudioError, ModelFolderError) as error:  # other projects may be fine
                     problems.append(str(error))
             self._log_change("; ".join(dict.fromkeys(filter(None, problems))))
         except TightloopError as error:

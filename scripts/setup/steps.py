@@ -17,7 +17,7 @@ from backend.labelstudio.project import IMPORT_CHUNK
 from backend.labelstudio.project_setup import ProjectSetup
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds import batches
-from backend.rounds.description import describe_project
+from backend.rounds.accuracy import describe_project
 from backend.rounds.loop import open_loop
 from backend.store.files import lock
 from backend.store.project_record import (

@@ -85,4 +85,4 @@ def test_the_quality_interval_counts_only_images_with_several_annotations(
 
 def test_an_annotator_who_left_label_studio_is_still_reported(animals: Loop) -> None:
     rows = figures(animals, annotation("a", "Cat", 8), annotation("b", "Cat", 1))
-    assert rows.keys() == {"Ada", "person 8 (not in Label Studio any more)"}
+    assert rows.keys() == {"Ada", "person 8 (no longer in Label Studio)"}

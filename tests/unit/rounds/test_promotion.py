@@ -15,7 +15,7 @@ from backend.images.pool import true_labels
 from backend.measures.calibration import expected_calibration_error
 from backend.measures.gate import Gate
 from backend.network.head import Head, fit_head
-from backend.rounds import batches, learning_curve, promotion, rounds, scoring, training
+from backend.rounds import accuracy, batches, promotion, rounds, scoring, training
 from backend.rounds.loop import Loop
 from backend.store import model_outputs, pruning
 from scripts.research.oracle import OracleProject
@@ -108,9 +108,9 @@ def test_without_validation_images_versions_are_trained_and_promoted_unjudged(
     assert (full.validation, full.gate, full.calibration, full.refused) == (None, None, None, None)
     assert unjudged.registry.current() == (head or full)
     assert "accuracy unknown: no validation images" in project.description
-    curve = learning_curve.learning_curve(unjudged.registry.versions()[0])
+    curve = accuracy.learning_curve(unjudged.registry.versions()[0])
     assert [point.accuracy for point in curve] == [None] * len(curve)
-    assert learning_curve.outlook(unjudged.registry.versions()[0]) is None
+    assert accuracy.outlook(unjudged.registry.versions()[0]) is None
 
 
 def test_probabilities_are_calibrated_and_the_calibration_error_is_recorded(
@@ -258,7 +258,7 @@ def test_a_candidate_with_nan_probabilities_is_named_and_not_kept(
     ask_and_annotate(loop, project)
     nothing = Head(np.full((10, 512), np.nan, np.float32), np.zeros(10, np.float32))
     monkeypatch.setattr(training, "fit_head", lambda *_: nothing)
-    with pytest.raises(TrainingError, match="r0001h01 hold NaN"):
+    with pytest.raises(TrainingError, match="r0001h01 contain NaN"):
         read_and_refit(loop)
     assert loop.registry.last_round() == 1
     assert not (loop.root / "r0001h01").exists()

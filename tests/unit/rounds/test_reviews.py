@@ -224,7 +224,7 @@ def test_a_review_with_a_removed_class_does_not_stop_the_others(
     reviews.answer(2, "dog", annotator=SENIOR)
     assert collect(loop, project, reviews) == 1
     assert truths(project) == {"img-2": [("dog", SENIOR)]}
-    assert "img-1 was reviewed as wolf, which is not a class any more" in caplog.text
+    assert "img-1 was reviewed as wolf, which is no longer a class" in caplog.text
 
 
 def test_an_interrupted_collection_is_completed_without_duplicate_ground_truths(

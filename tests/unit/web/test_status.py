@@ -19,7 +19,7 @@ from backend.base.settings import Settings, load_settings
 from backend.measures.evaluation import Evaluation
 from backend.measures.forecast import Forecast
 from backend.queue.training_queue import TrainingQueue
-from backend.rounds.learning_curve import outlook_sentence
+from backend.rounds.accuracy import outlook_sentence
 from backend.store import model_outputs, pruning
 from backend.store.project_db import writing
 from backend.store.project_record import project_root, write_record
@@ -244,7 +244,7 @@ def test_an_outlook_is_computed_once_and_cached(
     for number in range(1, 5):
         save(settings, number, **learned(100 * number, 0.4 + 0.01 * number))
     first = project_status(settings, queue, PROJECT).outlook
-    monkeypatch.delattr("backend.rounds.learning_curve.forecast")
+    monkeypatch.delattr("backend.rounds.accuracy.forecast")
     assert project_status(settings, queue, PROJECT).outlook == first
     save(settings, 5, **learned(500, 0.5))
     with pytest.raises(NameError):

@@ -1,17 +1,33 @@
-"""Show the accuracy of each version, and forecast the gain from more labels."""
+"""Report how accurate the versions are: in a sentence, as a learning curve and as a forecast."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
 
-from backend.measures.evaluation import MIN_IMAGES
+from backend.labelstudio.project import OUR_DESCRIPTION
+from backend.measures.evaluation import MIN_IMAGES, Evaluation, describe_accuracy
 from backend.measures.forecast import CurvePoint, Forecast, forecast
 from backend.measures.interval import interval_of
 from backend.store.version_meta import Meta
 
+NO_MODEL = "no model yet"
 MORE_LABELS = 100
-OUTLOOK_POINTS = 30  # earlier points add little, and checking their forecasts would take seconds
+OUTLOOK_POINTS = 30  # earlier points add little, and checking their forecasts takes seconds
+
+
+def describe_version(version: str, validation: Evaluation | None, labels: int) -> str:
+    """Return the name of the version in service, its accuracy and its number of labels."""
+    return f"{version} in service, {describe_accuracy(validation)}, trained on {labels:,} labels"
+
+
+def describe_project(version: Meta | None) -> str:
+    """Return the project's description in Label Studio."""
+    round_, model = 0, NO_MODEL
+    if version is not None:
+        round_ = version.round
+        model = describe_version(version.version, version.validation, version.labels)
+    return f"{OUR_DESCRIPTION} {round_}: {model}. Press Label All Tasks."
 
 
 def learning_curve(sound: Sequence[Meta], current: str | None = None) -> tuple[CurvePoint, ...]:
@@ -54,7 +70,7 @@ def outlook_sentence(outlook: Forecast) -> str:
     return f"{more} more labels: {gain:+.1f} points ({low:.1f} to {high:.1f}){record}"
 
 
-# A forecast takes tens of milliseconds, and the dashboard asks every second.
+# A forecast takes tens of milliseconds, and an open dashboard requests one every second.
 @lru_cache(maxsize=32)
 def _outlook(curve: tuple[CurvePoint, ...]) -> Forecast | None:
     return forecast(curve, MORE_LABELS)
