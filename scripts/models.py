@@ -27,12 +27,12 @@ from scripts.console.options import add_project_option
 def main() -> int:
     """Run one of the two commands."""
     parser = CommandParser(description=__doc__)
-    add_project_option(parser)
     commands = parser.add_subparsers(dest="command", required=True)
     listing = commands.add_parser("list", help="all versions, oldest first", description=__doc__)
     listing.add_argument("--json", action="store_true", help="print all metadata as JSON")
     promotion = commands.add_parser("promote", help="put a version in service", description=__doc__)
     promotion.add_argument("version", help="the version's name, for example r0003")
+    add_project_option(parser, listing, promotion)
     arguments = parser.parse_args()
     settings = load_settings()
     project_id = pick_project(settings.model_dir, arguments.project)

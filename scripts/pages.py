@@ -108,7 +108,7 @@ def _with_table(section: str, objects: dict[str, Schema]) -> str:
 def _setting_row(variable: str, setting: Schema) -> str:
     default = setting["default"]
     shown = default if isinstance(default, str) else json.dumps(default).removesuffix(".0")
-    default_cell = "none" if default in ("", None) else f"`{shown}`"
+    default_cell = "none" if default in ("", None, []) else f"`{shown}`"
     return f"| `{variable}` | {default_cell} | {_allowed(setting)} | {setting['description']} |"
 
 

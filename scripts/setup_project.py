@@ -1,9 +1,11 @@
-"""Set up the project in Label Studio: tasks, ML backend, webhook, and the first training run.
+"""Set up a project in Label Studio: tasks, ML backend, webhook, and the first training run.
 
     python -m scripts.setup_project
     python -m scripts.setup_project --label-config my.xml
+    python -m scripts.setup_project --title Birds --pool /birds --classes sparrow,robin
 
-Label Studio, Redis and the backend must be running. Running it again changes nothing.
+Label Studio, Redis and the backend must be running. Without a title, the project that was set up
+first goes on, and the other ones are brought up to date. Running it again changes nothing.
 """
 
 from __future__ import annotations
@@ -14,29 +16,72 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 from backend.base.command_line import CommandParser, run
-from backend.base.settings import load_settings
+from backend.base.errors import TightloopError
 from backend.labelstudio.client import label_now_url
-from scripts.setup.label_config import read_label_config
+from scripts.setup.projects import project_links
+from scripts.setup.request import Request
 from scripts.setup.steps import set_up
+
+OPTIONS = ("project_title", "pool", "classes", "seed_labels", "label_config")
 
 
 def main() -> int:
     """Set up the project and print what was done."""
+    arguments = _parser().parse_args()
+    options = {name: getattr(arguments, name) for name in OPTIONS}
+    request = Request.from_options(
+        {name: value for name, value in options.items() if value is not None},
+        may_change=arguments.change,
+    )
+    with redirect_stdout(sys.stderr if arguments.json else sys.stdout):
+        project_id = set_up(request)
+        if arguments.project_title is None:
+            _refresh_others(request, project_id)
+    if arguments.json:
+        settings = request.settings
+        report = {
+            "project_id": project_id,
+            "project_url": label_now_url(settings.browser_url, project_id),
+            "projects": project_links(settings.model_dir, settings.browser_url),
+        }
+        print(json.dumps(report, indent=2))
+    return 0
+
+
+def _parser() -> CommandParser:
     parser = CommandParser(description=__doc__)
+    parser.add_argument(
+        "--title", dest="project_title", metavar="TITLE", help="the project, if there are several"
+    )
+    parser.add_argument("--pool", help="the images of a new project; see the setting POOL")
+    parser.add_argument(
+        "--classes", metavar="A,B", help="what annotators choose from, separated by commas"
+    )
+    parser.add_argument(
+        "--seed-labels", metavar="N", help="how many images start with their known labels"
+    )
     parser.add_argument(
         "--label-config", type=Path, metavar="FILE", help="replace the project's label config"
     )
-    parser.add_argument("--json", action="store_true", help="print the project's id and address")
-    arguments = parser.parse_args()
-    settings = load_settings()
-    path: Path | None = arguments.label_config
-    label_config = None if path is None else read_label_config(path)
-    with redirect_stdout(sys.stderr if arguments.json else sys.stdout):
-        project_id = set_up(settings, label_config=label_config)
-    if arguments.json:
-        url = label_now_url(settings.browser_url, project_id)
-        print(json.dumps({"project_id": project_id, "project_url": url}, indent=2))
-    return 0
+    parser.add_argument(
+        "--change", action="store_true", help="let what is given replace what is recorded"
+    )
+    parser.add_argument("--json", action="store_true", help="print ids and addresses, as JSON")
+    return parser
+
+
+def _refresh_others(request: Request, project_id: int) -> None:
+    """Set up the other recorded projects as they are, for example at another port of the backend.
+
+    One that fails does not stop the rest.
+    """
+    settings = request.settings
+    for link in project_links(settings.model_dir, settings.browser_url):
+        if link["project_id"] != project_id:
+            try:
+                set_up(Request.to_refresh(settings, link["title"]))
+            except TightloopError as error:
+                print(f'project   "{link["title"]}" is left as it is: {error}')
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ def main() -> int:
         return 0
     for project in status.projects:
         print(sentence(project))
+        print(f"  {project.label_url}")
         if project.outlook is not None:
             print(f"  {outlook_sentence(project.outlook)}")
         for notice in project.notices:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from backend.base.errors import SettingsError
 from backend.base.strategy_names import StrategyName
@@ -17,6 +18,8 @@ TrainName = Literal["both", "full", "head"]
 OverlapName = Literal["auto", "1", "2", "3"]
 MAX_IMAGE_PIXELS = 50_000_000
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
+# Classes go into JSON and XML, and Python reads bytes that are not UTF-8 as lone surrogates.
+UNUSABLE_IN_CLASSES = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
 class Settings(BaseSettings):
@@ -38,14 +41,24 @@ class Settings(BaseSettings):
         "Tightloop",
         min_length=3,
         max_length=50,
-        description="The title of the Label Studio project. A different title means a different "
-        "project.",
+        description="The title of the Label Studio project. A new title means a new project; "
+        "without a title, the project that was set up first goes on.",
     )
     pool: str = Field(
         "auto",
         description="The images to label: `cifar10`, `digits`, or a folder with `train/<class>/` "
         "and `test/<class>/`. `auto` uses CIFAR-10, or the digits if CIFAR-10 cannot be "
         "downloaded.",
+    )
+    classes: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="The classes that annotators choose from, separated by commas. Unless set, "
+        "they come from `LABEL_CONFIG`, or else from the names of the class folders.",
+    )
+    label_config: Path | None = Field(
+        None,
+        description="The file of your own label config, which replaces the one that Tightloop "
+        "writes. Every set-up reads it again.",
     )
     weights: str = Field(
         "auto",
@@ -71,7 +84,8 @@ class Settings(BaseSettings):
         500,
         ge=0,
         description="How many images start with the data set's own labels, the same number from "
-        "every class. With `0` the first batch is chosen without a model.",
+        "every class. If fewer labels are known, all of them are used. With `0` the first batch is "
+        "chosen without a model.",
     )
     seed: int = Field(
         0,
@@ -241,6 +255,24 @@ class Settings(BaseSettings):
             return cls(**overrides)
         except ValidationError as error:
             raise SettingsError("\n".join(_explain(dict(e)) for e in error.errors())) from None
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _split_classes(cls, classes: Any) -> Any:
+        """Split the text at its commas, and check each name."""
+        if not isinstance(classes, str):
+            return classes
+        names = [name.strip() for name in classes.split(",")]
+        if not all(names) or len(names) < 2:
+            raise ValueError("must name at least two classes, separated by commas: cat,dog,unsure")
+        folded = [name.casefold() for name in names]
+        if twice := [n for n, f in zip(names, folded, strict=True) if folded.count(f) > 1]:
+            raise ValueError(f"names a class more than once: {', '.join(twice)}")
+        if unusable := [name for name in names if UNUSABLE_IN_CLASSES.search(name)]:
+            raise ValueError(
+                f"holds characters that cannot be shown: {', '.join(map(ascii, unusable))}"
+            )
+        return tuple(names)
 
     @field_validator("label_studio_url", "label_studio_host", "backend_url")
     @classmethod

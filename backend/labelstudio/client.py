@@ -99,6 +99,11 @@ def create_project(
     return int(LabelStudio(url, api_key).request("POST", "api/projects/", json=fields)["id"])
 
 
+def delete_project(url: str, api_key: str, project_id: int) -> None:
+    """Delete a project with everything in it."""
+    LabelStudio(url, api_key).request("DELETE", f"api/projects/{project_id}/")
+
+
 def label_now_url(browser_url: str, project_id: int) -> str:
     """Return the URL of the page with the Label All Tasks button.
 

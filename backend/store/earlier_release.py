@@ -17,8 +17,9 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import AwareDatetime, BaseModel, Field, TypeAdapter, ValidationError
 
+from backend.store.project_record import ProjectId
 from backend.store.project_rows import AnnotatorFigures, OpenImage
-from backend.store.version_meta import Probability, ProjectId
+from backend.store.version_meta import Probability
 
 log = logging.getLogger(__name__)
 

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from backend.base.errors import ModelFolderError, SettingsError
 from backend.store.files import folder_errors, write_text
-from backend.store.version_meta import Classes, ProjectId
+
+
+def _check_classes(classes: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(classes)) != len(classes):
+        raise ValueError("a class is named twice")
+    return classes
+
+
+ProjectId = Annotated[int, Field(gt=0, lt=10**18)]
+Classes = Annotated[tuple[str, ...], Field(min_length=2), AfterValidator(_check_classes)]
 
 
 class ProjectRecord(BaseModel, frozen=True):
-    """What setup chose for a project; a choice made by `auto` is never made again."""
+    """What a project was set up with; a choice made by `auto` is never made again."""
 
     project_id: ProjectId
     title: str
@@ -23,6 +33,8 @@ class ProjectRecord(BaseModel, frozen=True):
     weights: str
     seed: int = Field(ge=0)
     classes: Classes
+    seed_labels: int | None = Field(None, ge=0)  # None = an earlier release did not keep it
+    label_config: Literal["ours", "own"] = "ours"  # who wrote it: Tightloop or the user
     pool_notice: str = ""
     weights_notice: str = ""
 
@@ -54,7 +66,8 @@ def pick_project(model_dir: Path, asked: int | None) -> int:
         raise SettingsError("no project is set up yet: run `python -m scripts.setup_project`")
     if asked is None and len(known) == 1:
         return known[0]
-    raise SettingsError(f"choose a project with --project: {', '.join(map(str, known))}")
+    names = (f'{record.project_id} ("{record.title}")' for record in read_records(model_dir))
+    raise SettingsError(f"choose a project with --project: {', '.join(names)}")
 
 
 def write_record(root: Path, record: ProjectRecord) -> None:
@@ -75,3 +88,11 @@ def read_record(root: Path) -> ProjectRecord | None:
                 f"{path} is damaged ({error.error_count()} bad fields): move it away and run "
                 "`python -m scripts.setup_project` again; versions and labels are kept"
             ) from None
+
+
+def read_records(model_dir: Path) -> list[ProjectRecord]:
+    """Read the records of all projects, in the order of their ids; ModelFolderError if one cannot
+    be read.
+    """
+    found = (read_record(project_root(model_dir, i)) for i in known_projects(model_dir))
+    return [record for record in found if record is not None]

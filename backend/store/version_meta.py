@@ -10,14 +10,9 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
 
 from backend.measures.evaluation import Evaluation
 from backend.measures.gate import Gate
+from backend.store.project_record import Classes
 
 VERSION_NAME = re.compile(r"r(?P<round>[0-9]{4,})(?:h(?P<head>[0-9]{2,}))?")
-
-
-def _check_classes(classes: tuple[str, ...]) -> tuple[str, ...]:
-    if len(set(classes)) != len(classes):
-        raise ValueError("a class is named twice")
-    return classes
 
 
 def _check_gate(gate: Gate) -> Gate:
@@ -35,8 +30,6 @@ Count = Annotated[int, Field(ge=0, le=10**9)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 # Rounding may leave a probability slightly outside 0..1.
 Probability = Annotated[float, Field(ge=-0.001, le=1.001)]
-ProjectId = Annotated[int, Field(gt=0, lt=10**18)]
-Classes = Annotated[tuple[str, ...], Field(min_length=2), AfterValidator(_check_classes)]
 VersionName = Annotated[str, Field(pattern=f"^{VERSION_NAME.pattern}$")]
 Moment = Annotated[str, AfterValidator(_check_moment)]  # ISO 8601
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, ArgumentTypeError
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError
 from collections.abc import Callable
 
 from backend.base.progress import Progress
@@ -12,11 +12,12 @@ from backend.rounds.loop import Loop, open_loop
 from backend.store.project_record import pick_project
 
 
-def add_project_option(parser: ArgumentParser) -> None:
-    """Add --project to a command."""
-    parser.add_argument(
-        "--project", type=int, metavar="ID", help="Label Studio's project id, if there are several"
-    )
+def add_project_option(parser: ArgumentParser, *subcommands: ArgumentParser) -> None:
+    """Add --project to a command, and to its sub-commands: it works before and after their name."""
+    text = "Label Studio's project id, if there are several"
+    parser.add_argument("--project", type=int, metavar="ID", help=text)
+    for subcommand in subcommands:  # without a default, which would hide an earlier value
+        subcommand.add_argument("--project", type=int, metavar="ID", default=SUPPRESS, help=text)
 
 
 def at_least(least: int) -> Callable[[str], int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from pathlib import Path
+from typing import Self
 
 from dotenv import dotenv_values
 from pydantic import Field
@@ -31,6 +32,13 @@ class StackSettings(Settings):
     detach: bool = Field(False, description="`true` returns as soon as everything is ready.")
     label_studio_port: int = Field(8080, ge=1, le=65535, description="The port of Label Studio.")
     redis_port: int = Field(6379, ge=1, le=65535, description="The port of Redis.")
+
+    def within(self, folder: StackFolder) -> Self:
+        """Return the same settings, with data and models in the stack's folder unless elsewhere."""
+        given = self.model_fields_set
+        data = self.data_dir.resolve() if "data_dir" in given else folder.path / "data"
+        models = self.model_dir.resolve() if "model_dir" in given else folder.path / "models"
+        return self.model_copy(update={"data_dir": data, "model_dir": models})
 
 
 def make_environment(settings: StackSettings, folder: StackFolder) -> dict[str, str]:
@@ -62,13 +70,10 @@ def _own_settings(settings: StackSettings, folder: StackFolder) -> dict[str, str
     def secret(name: str, n_bytes: int = 20) -> str:
         return kept.get(name) or secrets.token_hex(n_bytes)
 
-    given = settings.model_fields_set
     redis_password = secret("REDIS_PASSWORD")
     # A password that the user set also protects reading; a generated one only protects changes.
     dashboard_password = settings.dashboard_password.get_secret_value()
     is_open = settings.dashboard_open or not dashboard_password
-    data = settings.data_dir.resolve() if "data_dir" in given else folder.path / "data"
-    models = settings.model_dir.resolve() if "model_dir" in given else folder.path / "models"
     return {
         "LABEL_STUDIO_URL": f"http://{LOOPBACK}:{settings.label_studio_port}",
         "LABEL_STUDIO_API_KEY": secret("LABEL_STUDIO_API_KEY"),  # 40 characters at most
@@ -81,8 +86,8 @@ def _own_settings(settings: StackSettings, folder: StackFolder) -> dict[str, str
         "DASHBOARD_OPEN": str(is_open).lower(),
         "REDIS_PASSWORD": redis_password,
         "REDIS_URL": f"redis://:{redis_password}@{LOOPBACK}:{settings.redis_port}/0",
-        "DATA_DIR": str(data),
-        "MODEL_DIR": str(models),
+        "DATA_DIR": str(settings.data_dir),
+        "MODEL_DIR": str(settings.model_dir),
     }
 
 

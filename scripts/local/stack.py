@@ -9,12 +9,16 @@ import time
 from contextlib import ExitStack
 from typing import Any
 
+from scripts.console.progress_bars import progress_bar
 from scripts.local import programs, supervisor
 from scripts.local.folder import StackError, StackFolder
 from scripts.local.processes import is_running, processes, stop
 from scripts.local.programs import PYTHON, ROOT, check_ports
 from scripts.local.settings import USERNAME, StackSettings, make_environment
 from scripts.local.supervisor import wait_until_ready
+from scripts.setup.checks import make_plan
+from scripts.setup.projects import Link, project_links
+from scripts.setup.request import Request
 
 
 class LocalStack:
@@ -24,16 +28,22 @@ class LocalStack:
     """
 
     def __init__(self, settings: StackSettings) -> None:
-        self.settings = settings
         self.folder = StackFolder(settings.var_dir.resolve())
+        self.settings = settings.within(self.folder)
 
     def up(self) -> int:
-        """Start the stack if needed; return when it is ready (DETACH) or has been stopped."""
+        """Start the stack if needed; return when it is ready (DETACH) or has been stopped.
+
+        The settings of the project are checked before anything starts.
+        """
         self.folder.path.mkdir(parents=True, exist_ok=True)
         with self.folder.start_lock(), ExitStack() as undo:
             if is_running(self.folder):
+                self._name_new_projects()
                 print("already running:\n" + where_to_go(self.folder.read()))
                 return 0
+            with progress_bar() as progress:
+                make_plan(Request.from_settings(self.settings), progress)
             if processes(self.folder):
                 print("an earlier stack left processes behind")
                 stop(self.folder)
@@ -69,7 +79,7 @@ class LocalStack:
         for program in services:
             rpc.startProcess(f"{program.group}:{program.name}", False)
             wait_until_ready(rpc, program, self.folder)
-        project = set_up_project(environment)  # set-up calls the backend's /setup
+        projects = set_up_projects(environment)  # set-up calls the backend's /setup
         for program in workers:
             rpc.startProcess(f"{program.group}:{program.name}", False)
         for program in workers:
@@ -82,7 +92,9 @@ class LocalStack:
             username=USERNAME,
             password=environment["LABEL_STUDIO_PASSWORD"],
             api_key=environment["LABEL_STUDIO_API_KEY"],
-            **project,
+            project_id=projects[0]["project_id"],
+            project_url=projects[0]["project_url"],
+            projects=projects,
             backend_url=environment["BACKEND_URL"],
             dashboard_url=f"{environment['BACKEND_URL']}/dashboard",
             dashboard_username=environment["DASHBOARD_USER"],
@@ -94,6 +106,12 @@ class LocalStack:
             logs={name: str(self.folder.log(name)) for name in names},
         )
         rpc.startProcess("watch", False)
+
+    def _name_new_projects(self) -> None:
+        """Bring the projects of stack.json up to date: one may have been set up since the start."""
+        links = project_links(self.settings.model_dir, self.settings.browser_url)
+        if links and links != self.folder.read().get("projects"):
+            self.folder.update(projects=links)
 
     def _follow(self) -> int:
         """Print restarts until `make down` stops the stack, or supervisord dies."""
@@ -108,14 +126,14 @@ class LocalStack:
         return 0
 
 
-def set_up_project(environment: dict[str, str]) -> dict[str, Any]:
-    """Set up the project and return its id and address; on failure, set-up prints the reason."""
+def set_up_projects(environment: dict[str, str]) -> list[Link]:
+    """Set up the projects and return their links; on failure, set-up prints the reason."""
     print("setting up the project", flush=True)
     command = [PYTHON, "-m", "scripts.setup_project", "--json"]
     done = subprocess.run(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, check=False)
     if done.returncode != 0:
         raise StackError("the project could not be set up: see the message above")
-    return dict(json.loads(done.stdout))
+    return list(json.loads(done.stdout)["projects"])
 
 
 def where_to_go(stack: dict[str, Any]) -> str:
@@ -123,8 +141,13 @@ def where_to_go(stack: dict[str, Any]) -> str:
     # If an older version started the stack, it recorded neither a user name nor a password.
     known = filter(None, (stack.get("dashboard_username"), stack.get("dashboard_password")))
     login = ", ".join(known) or "restart the stack to get one (make down, make up)"
+    projects = stack.get("projects", [])
+    links = [f"{link['project_url']}  {link['title']}" for link in projects]
+    if len(links) < 2:
+        links = [stack["project_url"]]
+    addresses = "\n             ".join(links)
     return f"""
-  Open       {stack["project_url"]}
+  Open       {addresses}
   Log in as  {stack["username"]}
   Password   {stack["password"]}
   Then press "Label All Tasks": the images that the model is least sure of come first.

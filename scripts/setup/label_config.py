@@ -14,7 +14,6 @@ from backend.labelstudio.label_config import (
     parse_label_config,
 )
 from backend.labelstudio.project_setup import ProjectSetup
-from backend.rounds.reviews import find_reviews
 
 
 def read_label_config(path: Path) -> str:
@@ -72,14 +71,3 @@ def show_or_hide_hints(settings: Settings, project: ProjectSetup) -> bool:
     if settings.blind and "$hint" in xml:
         print("NOTE      BLIND=true is set, but your own label config shows $hint: remove that tag")
     return False
-
-
-def update_review_label_config(settings: Settings, root: Path) -> bool:
-    """Update the review project's label config if we generated it; return whether it changed."""
-    found = find_reviews(settings, root)
-    if found is None or not is_our_label_config(xml := found.label_config_xml()):
-        return False
-    token = settings.label_studio_api_key.get_secret_value()
-    review = ProjectSetup(settings.label_studio_url, token, found.project_id)
-    choices = parse_label_config(xml).choices
-    return review.change_label_config(label_config_xml(choices, has_hint="$hint" in xml))

@@ -21,7 +21,7 @@ from tests.patience import PATIENCE_S, wait_for
 
 STACK_KEYS = {
     "label_studio_url", "username", "password", "api_key", "project_id", "project_url",
-    "backend_url", "dashboard_url", "dashboard_username", "dashboard_password",
+    "projects", "backend_url", "dashboard_url", "dashboard_username", "dashboard_password",
     "redis_url", "model_dir", "webhook_secret", "pids", "logs",
 }  # fmt: skip
 PROGRAMS = {"postgres", "redis", "label-studio", "backend", "trainer", "ranker", "clock"}

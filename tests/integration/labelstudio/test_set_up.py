@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -20,7 +21,10 @@ from backend.store.project_record import (
     read_record,
     write_record,
 )
-from scripts.setup.steps import SetupSteps, set_up
+from scripts.setup.checks import make_plan
+from scripts.setup.opening import OpenedProject, Opening
+from scripts.setup.request import Request
+from scripts.setup.steps import set_up
 from tests.integration.conftest import Stack
 from tests.integration.labelstudio.conftest import TITLE
 from tests.integration.labelstudio.receiver import USER, backends, receiving, webhooks
@@ -49,9 +53,9 @@ def test_setting_up_again_changes_nothing(stack: Stack, api: httpx.Client) -> No
 
 
 def test_the_model_folder_of_another_label_studio_is_left_unchanged(
-    stack: Stack, tmp_path: Any, project: ProjectSetup
+    stack: Stack, tmp_path: Path, project: ProjectSetup
 ) -> None:
-    settings = _settings(stack, model_dir=tmp_path, project_title=TITLE)
+    settings = _settings(stack, model_dir=tmp_path, project_title=TITLE, pool="digits")
     root = project_root(tmp_path, project.project_id)
     record = ProjectRecord(
         project_id=project.project_id,
@@ -65,23 +69,23 @@ def test_the_model_folder_of_another_label_studio_is_left_unchanged(
     )
     write_record(root, record)
     with pytest.raises(ModelFolderError, match="move that folder elsewhere"):
-        set_up(settings)
+        start(settings)
     assert read_record(root) == record
 
 
 def test_a_project_whose_classes_do_not_match_the_pool_is_left_unchanged(
-    stack: Stack, tmp_path: Any, project: ProjectSetup, api: httpx.Client
+    stack: Stack, tmp_path: Path, project: ProjectSetup, api: httpx.Client
 ) -> None:
     settings = _settings(stack, model_dir=tmp_path, project_title=TITLE, pool="digits")
     with pytest.raises(LabelConfigError, match=r"\(cat, dog\) do not match .*\(0, 1, 2"):
-        set_up(settings)
+        start(settings)
     assert known_projects(tmp_path) == []
     assert project.tasks() == []
     assert webhooks(api, project) == backends(api, project) == []
 
 
 def test_the_choice_of_auto_is_kept_with_its_notice(
-    stack: Stack, tmp_path: Any, credentials: tuple[str, str], api: httpx.Client
+    stack: Stack, tmp_path: Path, credentials: tuple[str, str], api: httpx.Client
 ) -> None:
     title = "Auto under test (digits)"
     classes = [str(digit) for digit in range(10)]
@@ -105,10 +109,10 @@ def test_the_choice_of_auto_is_kept_with_its_notice(
     with receiving() as backend:  # the stack's own backend uses another model folder
         settings = settings.model_copy(update={"backend_url": backend.url, "backend_user": USER})
         backend.password = settings.backend_password.get_secret_value()
-        assert set_up(settings) == project_id
+        assert start(settings) == project_id
     kept = read_record(root)
     api.delete(f"/api/projects/{project_id}/").raise_for_status()
-    assert kept == record
+    assert kept == record.model_copy(update={"seed_labels": 0})
 
 
 def _config_xml(stack: Stack) -> str:
@@ -121,12 +125,12 @@ def test_hints_follow_their_setting_and_are_left_out_with_blind(
     stack: Stack, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = _config_xml(stack)
-    set_up(_settings(stack, hints=True))
+    start(_settings(stack, hints=True))
     assert '<Header value="$hint"' in _config_xml(stack)
-    set_up(_settings(stack, hints=True, blind=True))
+    start(_settings(stack, hints=True, blind=True))
     assert "so HINTS=true has no effect" in capsys.readouterr().out
     assert _config_xml(stack) == before
-    set_up(_settings(stack))
+    start(_settings(stack))
     assert _config_xml(stack) == before
 
 
@@ -136,17 +140,28 @@ def test_a_label_config_of_an_earlier_release_is_brought_up_to_date(stack: Stack
     assert earlier != before
     url, project_id = stack.settings.label_studio_url, stack.info["project_id"]
     ProjectSetup(url, _token(stack), project_id).change_label_config(earlier)
-    set_up(_settings(stack))
+    start(_settings(stack))
     assert _config_xml(stack) == before
 
 
+@pytest.fixture
+def written(tmp_path: Path) -> Callable[[str], Path]:
+    """Write a label config to a file."""
+
+    def write(xml: str) -> Path:
+        (tmp_path / "my.xml").write_text(xml)
+        return tmp_path / "my.xml"
+
+    return write
+
+
 def test_a_custom_label_config_is_used_and_then_left_unchanged(
-    stack: Stack, capsys: pytest.CaptureFixture[str]
+    stack: Stack, capsys: pytest.CaptureFixture[str], written: Callable[[str], Path]
 ) -> None:
     before = _config_xml(stack)
     own = before.replace("flex: 1", "flex: 2")
-    set_up(_settings(stack), label_config=own)
-    set_up(_settings(stack, hints=True))
+    start(_settings(stack, label_config=written(own)))
+    start(_settings(stack, hints=True))
     assert 'add <Header value="$hint"/> to it' in capsys.readouterr().out
     assert _config_xml(stack) == own
 
@@ -157,14 +172,18 @@ def test_a_custom_label_config_is_used_and_then_left_unchanged(
         (own.replace("</View>", f"</View>{UNKNOWN_IMAGE}", 1), "nothing"),
     ):
         with pytest.raises(TightloopError, match=complaint):
-            set_up(_settings(stack), label_config=wrong)
+            start(_settings(stack, label_config=written(wrong)))
         assert _config_xml(stack) == own
-    set_up(_settings(stack), label_config=before)
+    start(_settings(stack, label_config=written(before)))
     assert _config_xml(stack) == before
 
 
 def test_a_new_project_is_created_only_with_a_valid_custom_label_config(
-    stack: Stack, tmp_path: Any, credentials: tuple[str, str], api: httpx.Client
+    stack: Stack,
+    tmp_path: Path,
+    credentials: tuple[str, str],
+    api: httpx.Client,
+    written: Callable[[str], Path],
 ) -> None:
     title = "Own label config under test"
     settings = _settings(stack, model_dir=tmp_path, project_title=title, pool="digits")
@@ -172,11 +191,12 @@ def test_a_new_project_is_created_only_with_a_valid_custom_label_config(
     refused = own.replace("</View>", f"</View>{UNKNOWN_IMAGE}", 1)
     for wrong in (own.replace("$image", "$picture"), refused):
         with pytest.raises(TightloopError):
-            SetupSteps(settings).open(wrong)
+            open_project(settings.model_copy(update={"label_config": written(wrong)}))
     assert find_project(*credentials, titles=[title]) is None
-    steps = SetupSteps(settings)
-    assert steps.open(own)
-    project = steps.project
+    opened = open_project(settings.model_copy(update={"label_config": written(own)}))
+    assert opened.has_changed
+    assert opened.record.label_config == "own"
+    project = opened.project
     assert project.label_config_xml() == own.strip()
     api.delete(f"/api/projects/{project.project_id}/").raise_for_status()
 
@@ -185,6 +205,14 @@ def test_set_up_names_a_label_config_file_that_does_not_exist(stack: Stack) -> N
     failed = stack.run("scripts.setup_project", "--label-config", "missing.xml")
     assert failed.returncode == 1
     assert "missing.xml cannot be read" in failed.stderr
+
+
+def start(settings: Settings) -> int:
+    return set_up(Request.from_settings(settings))
+
+
+def open_project(settings: Settings) -> OpenedProject:
+    return Opening(settings, make_plan(Request.from_settings(settings))).open()
 
 
 def _settings(stack: Stack, **changes: Any) -> Settings:

@@ -51,6 +51,9 @@ def test_the_local_stacks_secrets_win_over_those_made_for_compose(tmp_path: Path
         ("KEEP_VERSIONS", "-1", "greater than or equal to 0"),
         ("STRATEGY", "guess", "'typiclust', 'k_center' or 'random'"),
         ("IMAGE_SIZE", "33", "multiple of 8"),
+        ("CLASSES", "cat", "at least two classes"),
+        ("CLASSES", "cat,,dog", "at least two classes"),
+        ("CLASSES", "cat,dog,Cat", "more than once: cat, Cat"),
         ("RETRAIN_WAIT", "-1", "greater than or equal to 0"),
         ("LABEL_STUDIO_URL", "localhost:8080", "http://"),
         ("BLIND", "perhaps", "boolean"),
@@ -64,6 +67,17 @@ def test_a_bad_value_is_named_with_its_value_and_what_is_allowed(
         load_settings()
     assert f"{name}='{value}'" in str(caught.value)
     assert hint in str(caught.value)
+
+
+def test_classes_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings().classes == ()
+    monkeypatch.setenv("CLASSES", "cat, polar bear ,unsure")
+    assert load_settings().classes == ("cat", "polar bear", "unsure")
+
+
+def test_a_class_with_control_characters_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"cannot be shown: 'd\\x07g'"):
+        load_settings(classes="cat,d\x07g")
 
 
 def test_all_bad_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

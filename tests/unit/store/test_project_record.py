@@ -35,6 +35,14 @@ def test_the_record_of_a_project_is_read_back_and_names_its_folder(tmp_path: Pat
     assert known_projects(tmp_path) == [7]
 
 
+def test_a_record_of_an_earlier_release_is_read(root: Path) -> None:
+    fields = record().model_dump(mode="json", exclude={"seed_labels", "label_config"})
+    root.mkdir()
+    (root / "project.json").write_text(json.dumps(fields))
+    assert read_record(root) == record()
+    assert record().seed_labels is None
+
+
 def test_a_damaged_record_says_what_to_do(root: Path) -> None:
     write_record(root, record())
     (root / "project.json").write_text(json.dumps({"project_id": 7}))
@@ -49,9 +57,9 @@ def test_the_only_project_need_not_be_named_but_one_of_several_must(tmp_path: Pa
     assert pick_project(tmp_path, None) == 7
     write_record(tmp_path / "p9", record(9))
     assert pick_project(tmp_path, 9) == 9
-    with pytest.raises(SettingsError, match="7, 9"):
+    with pytest.raises(SettingsError, match=r'7 \("T"\), 9 \("T"\)'):
         pick_project(tmp_path, None)
-    with pytest.raises(SettingsError, match="7, 9"):
+    with pytest.raises(SettingsError, match=r'7 \("T"\), 9 \("T"\)'):
         pick_project(tmp_path, 8)
 
 

@@ -1,4 +1,4 @@
-"""Press Ctrl-C during `make up` at moments that a test with a real stack cannot hit."""
+"""What `make up` checks and prints, and Ctrl-C at moments that a real stack cannot hit."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from backend.base.errors import PoolError
+from backend.store.project_record import project_root, write_record
 from scripts.local import stack
 from scripts.local.processes import processes
 from scripts.local.settings import MARK, StackSettings
-from scripts.local.stack import LocalStack
+from scripts.local.stack import LocalStack, where_to_go
+from tests.unit.store.test_registry import record
 
 
 @pytest.fixture
@@ -65,3 +68,35 @@ def test_ctrl_c_at_a_second_up_leaves_the_first_alone(
     with pytest.raises(KeyboardInterrupt):
         local_stack.up()
     assert len(processes(local_stack.folder)) == 1
+
+
+def test_a_bad_setting_of_the_project_is_named_before_anything_starts(tmp_path: Path) -> None:
+    settings = StackSettings.model_validate({"var_dir": tmp_path, "pool": "no/such/folder"})
+    with pytest.raises(PoolError, match="no/such/folder"):
+        LocalStack(settings).up()
+    assert {path.name for path in tmp_path.iterdir()} == {"up.lock"}
+
+
+def test_up_names_every_project_that_was_set_up_since_the_start(
+    local_stack: LocalStack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    local_stack._start()
+    for project_id, title in ((1, "Photos"), (4, "Birds")):
+        kept = record(project_id).model_copy(update={"title": title})
+        write_record(project_root(local_stack.settings.model_dir, project_id), kept)
+    local_stack.folder.update(
+        project_url="http://localhost:8080/projects/1/data",
+        username="u",
+        password="p",
+        dashboard_url="d",
+    )
+    assert local_stack.up() == 0
+    printed = capsys.readouterr().out
+    assert "http://localhost:8080/projects/1/data  Photos" in printed
+    assert "http://localhost:8080/projects/4/data  Birds" in printed
+    assert [link["title"] for link in local_stack.folder.read()["projects"]] == ["Photos", "Birds"]
+
+
+def test_a_single_project_is_printed_without_its_title() -> None:
+    stack = {"project_url": "http://here/1", "username": "u", "password": "p", "dashboard_url": "d"}
+    assert "  Open       http://here/1\n  Log in" in where_to_go(stack)

@@ -12,14 +12,16 @@ from rq import Queue
 
 from backend.base.labeling import ProjectCounts
 from backend.base.settings import Settings, load_settings
+from backend.images.pool import Pool
 from backend.labelstudio.project_setup import ProjectSetup
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds.decide import decide
 from backend.rounds.observe import observe
 from backend.store.project_record import project_root
+from scripts.setup.opening import OpenedProject
 from scripts.setup.steps import SetupSteps
 from tests.conftest import RedisServer
-from tests.unit.store.test_registry import meta, save
+from tests.unit.store.test_registry import meta, record, save
 
 
 class Project:
@@ -40,10 +42,14 @@ def settings(tmp_path: Path, redis_server: RedisServer) -> Settings:
 
 
 def start(settings: Settings, annotations: int) -> bool:
-    steps = SetupSteps(settings)
-    steps.project = cast(ProjectSetup, Project(annotations))
-    steps.root = project_root(settings.model_dir, 7)
-    return steps.start_first_training()
+    opened = OpenedProject(
+        project=cast(ProjectSetup, Project(annotations)),
+        root=project_root(settings.model_dir, 7),
+        record=record(7),
+        pool=cast(Pool, None),  # training reads it, not its request
+        has_changed=False,
+    )
+    return SetupSteps(settings, opened).start_first_training()
 
 
 def test_the_first_training_run_is_requested_once_and_survives_a_lost_redis(

@@ -1,0 +1,241 @@
+"""Check what a project is to be set up with, before a service starts or anything is created."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from backend.base.errors import LabelConfigError, PoolError, SettingsError, WeightsError
+from backend.base.progress import Progress
+from backend.images.listing import Listing, summarize
+from backend.images.sources import Source, find_source
+from backend.labelstudio.label_config import parse_label_config
+from backend.store.project_record import ProjectRecord
+from scripts.setup.label_config import check_label_config, read_label_config
+from scripts.setup.projects import find_record, recorded_projects
+from scripts.setup.request import Request
+
+DATA_SETS = ("auto", "cifar10", "digits")  # they are downloaded, or come with a library
+MIN_IMAGES = 10
+NAMED_MAX = 5
+COMMAND = "`python -m scripts.setup_project --change`"
+# Settings that nothing can change later, with the reason.
+FIXED = {"seed": "it drew the validation images"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to set a project up with: what was given, or else what is recorded."""
+
+    title: str
+    record: ProjectRecord | None  # of an earlier set-up
+    pool: str
+    weights: str
+    seed: int
+    seed_labels: int | None  # None = an earlier release did not keep it: import none
+    classes: tuple[str, ...]  # () = those of the pool
+    label_config: str | None = None  # the XML of the user's own
+    offered: frozenset[str] = frozenset()  # the image ids of another pool than the recorded one
+    notes: tuple[str, ...] = ()
+
+    @property
+    def has_new_pool(self) -> bool:
+        """Whether the project is to get its images from elsewhere."""
+        return self.record is not None and self.pool != self.record.pool
+
+    @property
+    def has_new_classes(self) -> bool:
+        """Whether annotators are to choose from other classes."""
+        return self.record is not None and not is_same(self.classes, self.record.classes)
+
+
+def make_plan(request: Request, progress: Progress = lambda *_: None) -> Plan:
+    """Check a request, and return what to set up.
+
+    Raises a TightloopError that says what is wrong and what to do. Asks neither Label Studio nor
+    Redis, and reads the images' names only if the project is new or gets another pool.
+    """
+    record = find_record(request.settings.model_dir, request.title)
+    if record is None:
+        return _plan_new(request, progress)
+    return _plan_recorded(request, record, progress)
+
+
+def is_same(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Return whether two lists name the same classes; order, case and outer spaces do not count."""
+    return sorted(map(_fold, one)) == sorted(map(_fold, other))
+
+
+def choose_classes(given: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    """Return the given classes, or those that the pool knows; the pool's spelling counts.
+
+    SettingsError if the given ones lack a class that the pool has.
+    """
+    spelling = {_fold(name): name for name in known}
+    chosen = tuple(spelling.get(_fold(name), name) for name in given)
+    if chosen and (lacking := [name for name in known if name not in chosen]):
+        raise SettingsError(
+            f"the classes {', '.join(given)} lack {_name_some(lacking)}, which the images are "
+            "labeled with: add what is missing to CLASSES or LABEL_CONFIG"
+        )
+    return chosen or tuple(known)
+
+
+def _plan_new(request: Request, progress: Progress) -> Plan:
+    settings = request.settings
+    title = request.title or settings.project_title
+    others = recorded_projects(settings.model_dir)
+    if not request.may_create or (others and "pool" not in request.given):
+        raise SettingsError(
+            f'no project is called "{title}" (known: {_name_some([o.title for o in others])}): '
+            "correct the title, or say where a new project has its images, with POOL or --pool"
+        )
+    xml, classes = _read_classes(request)
+    _check_weights(settings.weights)
+    pool = request.value("pool") or "auto"
+    notes: tuple[str, ...] = ()
+    if pool not in DATA_SETS:
+        listing = _list(pool, progress)
+        classes = choose_classes(classes, listing.classes)
+        if not classes:
+            raise SettingsError(
+                f"POOL={pool}: no class is known (only two or more folders train/<class>/, or "
+                "labels in a list, name classes): say what annotators choose from, with "
+                "CLASSES=cat,dog,unsure or LABEL_CONFIG=my.xml"
+            )
+        if xml is not None:
+            check_label_config(xml, classes)
+        notes = _notes_on_seeds(
+            settings.seed_labels, listing, is_given="seed_labels" in request.given
+        )
+    return Plan(
+        title=title,
+        record=None,
+        pool=pool,
+        weights=settings.weights,
+        seed=settings.seed,
+        seed_labels=settings.seed_labels,
+        classes=classes,
+        label_config=xml,
+        notes=notes,
+    )
+
+
+def _plan_recorded(request: Request, record: ProjectRecord, progress: Progress) -> Plan:
+    xml, classes = _read_classes(request)
+    pool, weights = request.value("pool"), request.value("weights")
+    seed, seed_labels = request.value("seed"), request.value("seed_labels")
+    plan = Plan(
+        title=record.title,
+        record=record,
+        pool=record.pool if pool in (None, "auto") else _name_of(pool),
+        weights=record.weights if weights in (None, "auto") else weights,
+        seed=record.seed if seed is None else seed,
+        seed_labels=record.seed_labels if seed_labels is None else seed_labels,
+        classes=classes or record.classes,
+        label_config=xml,
+    )
+    _check_contradictions(plan, record, may_change=request.may_change)
+    if plan.weights != record.weights:
+        _check_weights(plan.weights)
+    if plan.has_new_pool and plan.pool not in DATA_SETS:
+        listing = _list(plan.pool, progress)
+        choose_classes(plan.classes, listing.classes)
+        return replace(plan, offered=frozenset(image.image_id for image in listing.images))
+    if record.pool not in DATA_SETS:
+        _name_of(record.pool)  # raises if its folder or file is gone
+    return plan
+
+
+def _check_contradictions(plan: Plan, record: ProjectRecord, *, may_change: bool) -> None:
+    """Raise SettingsError if the plan differs from the record, unless that may change."""
+    pairs: dict[str, tuple[object, object]] = {
+        "pool": (plan.pool, record.pool),
+        "weights": (plan.weights, record.weights),
+        "seed": (plan.seed, record.seed),
+    }
+    if record.seed_labels is not None:
+        pairs["seed_labels"] = (plan.seed_labels, record.seed_labels)
+    if plan.has_new_classes:
+        pairs["classes"] = (",".join(plan.classes), ",".join(record.classes))
+    changed = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+    fixed = {name: FIXED[name] for name in changed if name in FIXED}
+    if not changed or (may_change and not fixed):
+        return
+    lines = [
+        f"{name.upper()}={given} contradicts {name.upper()}={kept}, with which the project "
+        f'"{record.title}" was set up'
+        for name, (given, kept) in changed.items()
+    ]
+    lines += [f"{name.upper()} can never change: {reason}" for name, reason in fixed.items()]
+    ways = "to go on, leave out what contradicts; for another project, set a new PROJECT_TITLE"
+    if not fixed:
+        ways += f"; to change this project, run {COMMAND} with these values while the stack runs"
+    raise SettingsError("\n".join([*lines, ways]))
+
+
+def _read_classes(request: Request) -> tuple[str | None, tuple[str, ...]]:
+    """Return the user's own label config and the classes that were given; None and () if none."""
+    path: Path | None = request.value("label_config")
+    classes: tuple[str, ...] = request.value("classes") or ()
+    if path is None:
+        return None, classes
+    xml = read_label_config(path)
+    choices = parse_label_config(xml).choices
+    check_label_config(xml, choices)
+    if classes and not is_same(classes, choices):
+        raise LabelConfigError(
+            f"the choices of the label config {path} ({', '.join(choices)}) are not those of "
+            f"CLASSES={','.join(classes)}: leave out CLASSES, or make them agree"
+        )
+    return xml, classes or choices
+
+
+def _check_weights(weights: str) -> None:
+    if weights not in ("auto", "imagenet", "none") and not Path(weights).is_file():
+        raise WeightsError(
+            f"WEIGHTS={weights}: no such file; allowed are auto, imagenet, none or the path of a "
+            "ResNet-18 state_dict"
+        )
+
+
+def _source(pool: str) -> Source:
+    return find_source(pool, image_hosts=())
+
+
+def _name_of(pool: str) -> str:
+    """Return the name under which a pool is recorded; PoolError if it cannot be one."""
+    return pool if pool in DATA_SETS else _source(pool).name
+
+
+def _list(pool: str, progress: Progress) -> Listing:
+    """List the images of a source; PoolError if there are too few to learn from."""
+    listing = _source(pool).list(progress)
+    if (n_images := len(listing.images)) < MIN_IMAGES:
+        left_out = summarize(listing.left_out, n_images + len(listing.left_out))
+        raise PoolError(
+            f"POOL={pool} holds {n_images} images: at least {MIN_IMAGES} are needed to learn from"
+            + (f" ({left_out})" if left_out else "")
+        )
+    return listing
+
+
+def _notes_on_seeds(count: int, listing: Listing, *, is_given: bool) -> tuple[str, ...]:
+    """Say so if fewer images have known labels than SEED_LABELS asks for."""
+    held_out = ("validation", "test")
+    n_known = sum(bool(i.label) and i.split not in held_out for i in listing.images)
+    if count <= n_known or not (n_known or is_given):
+        return ()
+    return (
+        f"SEED_LABELS={count}, but the labels of only {n_known} images are known: all are used "
+        "that are not held out for validation",
+    )
+
+
+def _fold(name: str) -> str:
+    return name.strip().casefold()
+
+
+def _name_some(names: Sequence[str]) -> str:
+    return ", ".join([*names[:NAMED_MAX], *(["…"] if len(names) > NAMED_MAX else [])]) or "none"

@@ -1,0 +1,177 @@
+"""Open the project: find or create it, and record what it is set up with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from backend.base.errors import ModelFolderError, PoolError, SettingsError
+from backend.base.labeling import match_classes
+from backend.base.settings import Settings
+from backend.images.pool import Pool, open_pool
+from backend.labelstudio.client import create_project, delete_project, find_project
+from backend.labelstudio.label_config import is_our_label_config, label_config_xml
+from backend.labelstudio.project_setup import ProjectSetup
+from backend.store.project_record import ProjectRecord, project_root, read_record, write_record
+from backend.store.registry import Registry
+from backend.store.weights import find_weights
+from scripts.console.progress_bars import progress_bar
+from scripts.setup.checks import Plan
+from scripts.setup.label_config import check_label_config, replace_label_config
+from scripts.setup.projects import titles_of
+
+
+@dataclass(frozen=True)
+class OpenedProject:
+    """A project that exists in Label Studio and is recorded, with its images."""
+
+    project: ProjectSetup
+    root: Path
+    record: ProjectRecord
+    pool: Pool
+    has_changed: bool
+
+
+class Opening:
+    """Finds or creates the project of a plan."""
+
+    project: ProjectSetup
+    root: Path
+    pool: Pool
+
+    def __init__(self, settings: Settings, plan: Plan) -> None:
+        self.settings = settings
+        self.plan = plan
+        self.label_studio = (
+            settings.label_studio_url,
+            settings.label_studio_api_key.get_secret_value(),
+        )
+
+    def open(self, *, may_create: bool = True) -> OpenedProject:
+        """Find or create the project, and record what it is set up with."""
+        plan, settings = self.plan, self.settings
+        project_id = find_project(
+            *self.label_studio,
+            titles=titles_of(plan.title) if plan.record is None else [plan.title],
+            project_id=plan.record.project_id if plan.record else None,
+        )
+        if project_id is None and not may_create:
+            raise SettingsError("Label Studio has no such project any more")
+        earlier = None if project_id is None else self._read_record(project_id)
+        chosen = self._open_pool_and_weights()
+        is_new = project_id is None
+        if project_id is None:
+            project_id = self._create(chosen["pool_notice"])
+        self.project = project = ProjectSetup(*self.label_studio, project_id)
+        self.root = project_root(settings.model_dir, project_id)
+        if plan.has_new_pool:
+            self._check_images_are_offered()
+        is_changed = not is_new and self._change_label_config()
+        match_classes(project.label_config().choices, self.pool.classes)
+        is_ours = is_our_label_config(project.label_config_xml())
+        record = ProjectRecord(
+            project_id=project_id,
+            title=project.title() if earlier is None else earlier.title,
+            label_studio_url=settings.label_studio_url,
+            project_created_at=project.created_at(),
+            seed=plan.seed,
+            seed_labels=plan.seed_labels,
+            classes=self.pool.classes,
+            label_config="ours" if is_ours else "own",
+            **chosen,
+        )
+        if record != earlier:
+            write_record(self.root, record)
+        print(f'project   "{record.title}" (id {project_id}) {"created" if is_new else "found"}')
+        has_changed = is_changed or record != earlier
+        return OpenedProject(project, self.root, record, self.pool, has_changed)
+
+    def _create(self, pool_notice: str) -> int:
+        """Create the project; delete it again if its folder belongs to another Label Studio."""
+        plan = self.plan
+        classes = plan.classes or self.pool.classes
+        xml = plan.label_config or label_config_xml(classes, has_hint=self.settings.shows_hints)
+        check_label_config(xml, self.pool.classes)
+        title = titles_of(plan.title)[1] if pool_notice and plan.record is None else plan.title
+        project_id = create_project(*self.label_studio, title=title, label_config=xml)
+        try:
+            self._read_record(project_id)
+        except ModelFolderError:
+            delete_project(*self.label_studio, project_id)
+            raise
+        return project_id
+
+    def _change_label_config(self) -> bool:
+        """Use the user's label config, or other classes; return whether anything changed.
+
+        SettingsError for other classes if anything is labeled or trained already.
+        """
+        plan, project = self.plan, self.project
+        if not plan.has_new_classes:
+            return plan.label_config is not None and replace_label_config(
+                project, plan.label_config
+            )
+        counts = project.counts()
+        if counts.annotations or counts.skipped or Registry(self.root).last_round():
+            raise SettingsError(
+                f'the classes of "{plan.title}" can no longer change, since images are labeled: '
+                "leave CLASSES and LABEL_CONFIG as they were, or set a new PROJECT_TITLE"
+            )
+        return project.change_label_config(
+            plan.label_config or label_config_xml(plan.classes, has_hint=self.settings.shows_hints)
+        )
+
+    def _check_images_are_offered(self) -> None:
+        """Raise PoolError unless the other pool has all images that are in a task already."""
+        offered = self.plan.offered or frozenset(self.pool.image_ids)
+        known = self.project.image_ids() - {""}
+        if missing := sorted(known - offered):
+            raise PoolError(
+                f"POOL={self.plan.pool} lacks {len(missing):,} of the {len(known):,} images that "
+                f'"{self.plan.title}" has labeled or asked already (one is {missing[0]}), so their '
+                "annotations would be lost: set a new PROJECT_TITLE, or name the folder to which "
+                "the same images were moved"
+            )
+
+    def _read_record(self, project_id: int) -> ProjectRecord | None:
+        """Read what an earlier set-up recorded; ModelFolderError if for another Label Studio."""
+        root = project_root(self.settings.model_dir, project_id)
+        record = read_record(root)
+        if record is None:
+            return None
+        if record.project_created_at != ProjectSetup(*self.label_studio, project_id).created_at():
+            raise ModelFolderError(
+                f"{root} belongs to project {project_id} of another Label Studio "
+                f'("{record.title}", created {record.project_created_at}): '
+                "move that folder elsewhere or set MODEL_DIR, then try again"
+            )
+        return record
+
+    def _open_pool_and_weights(self) -> dict[str, Any]:
+        """Open the pool; return the fields to record. What `auto` chose once is not changed."""
+        settings, plan, kept = self.settings, self.plan, self.plan.record
+        with progress_bar() as progress:
+            self.pool = pool = open_pool(
+                plan.pool,
+                settings.data_dir,
+                seed=plan.seed,
+                max_pixels=settings.max_image_pixels,
+                progress=progress,
+            )
+            if kept is not None and plan.weights == kept.weights:
+                weights, weights_notice = kept.weights, kept.weights_notice
+            else:
+                found = find_weights(plan.weights, settings.data_dir, progress=progress)
+                weights, weights_notice = found.name, found.notice
+        pool_notice = kept.pool_notice if kept and not plan.has_new_pool else pool.notice
+        print(f"pool      {pool.name}: {len(pool.image_ids):,} images, {len(pool.classes)} classes")
+        print(f"weights   {weights}")
+        for notice in filter(None, (*plan.notes, pool_notice, weights_notice)):
+            print(f"NOTE      {notice}")
+        return {
+            "pool": pool.name,
+            "weights": weights,
+            "pool_notice": pool_notice,
+            "weights_notice": weights_notice,
+        }

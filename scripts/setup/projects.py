@@ -1,0 +1,57 @@
+"""The projects that are set up: find one by its title, and link to all of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypedDict
+
+from backend.labelstudio.client import TITLE_LENGTH, label_now_url
+from backend.store.project_record import ProjectRecord, read_records
+
+FELL_BACK = " (digits: CIFAR-10 could not be had)"
+FELL_BACK_SHORT = " (digits)"
+
+
+class Link(TypedDict):
+    """One project as stack.json names it."""
+
+    project_id: int
+    title: str
+    project_url: str
+
+
+def titles_of(title: str) -> tuple[str, str]:
+    """Return the project's title, and its title if POOL=auto fell back to the digits."""
+    suffix = FELL_BACK if len(title + FELL_BACK) <= TITLE_LENGTH else FELL_BACK_SHORT
+    return title, title[: TITLE_LENGTH - len(suffix)] + suffix
+
+
+def recorded_projects(model_dir: Path) -> list[ProjectRecord]:
+    """Return the record of each project in the order of set-up; the first is the stack's own.
+
+    If a project was deleted in Label Studio and created again, only its later record counts.
+    """
+    by_title: dict[str, ProjectRecord] = {}
+    for record in read_records(model_dir) if model_dir.is_dir() else ():
+        by_title[record.title] = record
+    return list(by_title.values())
+
+
+def find_record(model_dir: Path, title: str | None) -> ProjectRecord | None:
+    """Return the record of the project with this title; without a title, of the first project."""
+    records = recorded_projects(model_dir)
+    if title is None:
+        return next(iter(records), None)
+    return next((record for record in records if record.title in titles_of(title)), None)
+
+
+def project_links(model_dir: Path, browser_url: str) -> list[Link]:
+    """Return the title and the address of every project."""
+    return [
+        {
+            "project_id": record.project_id,
+            "title": record.title,
+            "project_url": label_now_url(browser_url, record.project_id),
+        }
+        for record in recorded_projects(model_dir)
+    ]

@@ -1,0 +1,48 @@
+"""What a person asked set-up for: a project, and the settings that were given for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from backend.base.settings import Settings, load_settings
+
+
+@dataclass(frozen=True)
+class Request:
+    """A project to set up. Settings that were not given are kept as they are recorded."""
+
+    settings: Settings
+    title: str | None  # None = the project that was set up first
+    given: frozenset[str]  # the names of the settings that were given for this project
+    may_change: bool = False  # whether a given setting may replace the recorded one
+    may_create: bool = True
+
+    @classmethod
+    def from_settings(cls, settings: Settings, *, may_change: bool = False) -> Self:
+        """Ask for the project of PROJECT_TITLE, with all settings of the environment and .env."""
+        given = frozenset(settings.model_fields_set)
+        title = settings.project_title if "project_title" in given else None
+        return cls(settings, title, given, may_change)
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any], *, may_change: bool = False) -> Self:
+        """Ask for a project with the options of a command line, which win over the environment.
+
+        With another title than PROJECT_TITLE, what the environment gives is for that other project.
+        """
+        settings = load_settings(**options)
+        title = options.get("project_title")
+        if title is None or title == load_settings().project_title:
+            return cls.from_settings(settings, may_change=may_change)
+        return cls(settings, title, frozenset(options), may_change)
+
+    @classmethod
+    def to_refresh(cls, settings: Settings, title: str) -> Self:
+        """Ask for a project that is recorded, as it is recorded."""
+        return cls(settings, title, frozenset(), may_create=False)
+
+    def value(self, name: str) -> Any:
+        """Return a setting if it was given for this project, else None."""
+        return getattr(self.settings, name) if name in self.given else None
