@@ -1,38 +1,23 @@
-"""List the images in a folder: unlabeled at any depth, or labeled by train/<class>/."""
+"""List the images in a folder and all folders below."""
 
 from __future__ import annotations
 
 import os
 import stat
 from collections import deque
-from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from backend.base.errors import ImageError, PoolError
 from backend.base.progress import Progress
-from backend.images.digest import digest
-from backend.images.listing import (
-    IMAGE_SUFFIXES,
-    NOT_SUPPORTED,
-    Listed,
-    ListedSplit,
-    Listing,
-    make_listing,
-    name_fault,
-    summarize,
-)
+from backend.images.layout import list_by_path
+from backend.images.listing import IMAGE_SUFFIXES, NOT_SUPPORTED, Listing, summarize
 
 REPORT_EVERY = 1000
 
 
 class Folder:
-    """A folder of image files. Hidden files and folders are ignored.
-
-    With images in two or more folders train/<class>/, these classes are the labels, and test/ may
-    hold test images in the same way. Images elsewhere are unlabeled. Any other folder holds
-    unlabeled images only.
-    """
+    """A folder of image files, labeled or not (see layout.py). Hidden files are ignored."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -45,24 +30,13 @@ class Folder:
     def list(self, progress: Progress) -> Listing:
         """List all images; see `Source.list`."""
         scan = _Scan(self.path, progress)
-        left_out = scan.left_out
-        in_train = {
-            parts[1] for parts in map(_split_path, scan.files) if _has_class(parts, "train")
-        }
-        usable = {name for name in in_train if not name_fault(name)}
-        classes = usable if len(usable) > 1 else set()
-        images = []
-        for path, (size, mtime_ns) in scan.files.items():
-            try:
-                split, label = _place(path, classes)
-            except ImageError as fault:
-                left_out[path] = str(fault)
-            else:
-                images.append(Listed(digest(path), path, size, str(mtime_ns), split, label))
-        if not images:
-            why = summarize(left_out, len(left_out)) or "it is empty"
-            raise PoolError(f"POOL={self.path}: the folder holds no images ({why})")
-        return make_listing(images, left_out, classes)
+        listing = list_by_path(scan.files, scan.left_out)
+        if not listing.images:
+            raise PoolError(
+                f"POOL={self.path}: the folder holds no images"
+                + (f" ({summarize(listing.left_out, 0)})" if listing.left_out else "")
+            )
+        return listing
 
     def open(self, location: str) -> BinaryIO:
         """Open an image; see `Source.open`."""
@@ -73,38 +47,11 @@ class Folder:
         return None
 
 
-def _split_path(path: str) -> list[str]:
-    return path.split("/", 2)
-
-
-def _has_class(parts: Sequence[str], split: str) -> bool:
-    return len(parts) == 3 and parts[0] == split
-
-
-def _place(path: str, classes: Container[str]) -> tuple[ListedSplit, str]:
-    """Return the split and the label of an image.
-
-    Without `classes`, all images are unlabeled. Raises ImageError if the image must be left out.
-    """
-    parts = _split_path(path)
-    if not classes or parts[0] not in ("train", "test"):
-        return "", ""
-    if len(parts) < 3:
-        if parts[0] == "test":
-            raise ImageError("a test image without a class: move it to test/<class>/")
-        return "", ""
-    if fault := name_fault(parts[1]):
-        raise ImageError(f"the name of its class folder {fault}: rename the folder")
-    if parts[1] not in classes:
-        raise ImageError("train/ holds no images of its class")
-    return ("train" if parts[0] == "train" else "test"), parts[1]
-
-
 class _Scan:
     """The files below a folder that are images by their suffix, and why others are left out."""
 
     def __init__(self, root: Path, progress: Progress) -> None:
-        self.files: dict[str, tuple[int, int]] = {}  # path -> size, and mtime in ns
+        self.files: dict[str, tuple[int, str]] = {}  # path -> size, and mtime in ns
         self.left_out: dict[str, str] = {}  # path -> reason
         self._root = root
         self._progress = progress
@@ -154,7 +101,7 @@ class _Scan:
             raise ImageError(NOT_SUPPORTED)
         if not stat.S_ISREG(found.st_mode):
             raise ImageError("not a file")
-        self.files[path] = found.st_size, found.st_mtime_ns
+        self.files[path] = found.st_size, str(found.st_mtime_ns)
         if len(self.files) % REPORT_EVERY == 0:
             self._progress("listing images", len(self.files), 0)
 

@@ -60,8 +60,8 @@ def name_fault(class_name: str) -> str:
     return next(faults, "")
 
 
-def summarize(left_out: Mapping[str, str], n_files: int) -> str:
-    """Write one line about the files left out: how many, and why; or "" if there are none.
+def summarize(left_out: Mapping[str, str], n_images: int) -> str:
+    """Write one line about files left out beside `n_images`, and why; "" if there are none.
 
     Files of other formats are counted by suffix, all others are named with the reason.
     """
@@ -79,13 +79,15 @@ def summarize(left_out: Mapping[str, str], n_files: int) -> str:
     for reason, locations in sorted(by_reason.items(), key=lambda item: -len(item[1])):
         parts.append(f"{len(locations):,} ({reason}): {name_some(locations)}")
     more = "; …" if len(parts) > NAMED_MAX else ""
+    n_files = n_images + len(left_out)
     return f"{len(left_out):,} of {n_files:,} files left out: {'; '.join(parts[:NAMED_MAX])}{more}"
 
 
 def shown(location: str) -> str:
-    """Return a location as it can be printed, without a URL's query, which may be a signature."""
-    path = location.partition("?")[0] if "://" in location else location
-    return repr(path)
+    """Return a location as it can be printed, without what may be a secret in a URL."""
+    if "://" in location:
+        location = re.sub(r"://[^/]*@", "://…@", location.partition("?")[0])
+    return repr(location)
 
 
 def name_some(locations: Sequence[str]) -> str:

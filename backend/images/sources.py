@@ -8,7 +8,11 @@ from typing import BinaryIO, Protocol
 
 from backend.base.errors import PoolError
 from backend.base.progress import Progress
+from backend.images.bucket import PACKAGES, Bucket
 from backend.images.folder import Folder
+from backend.images.image_hosts import ImageHosts
+from backend.images.image_list import ImageList
+from backend.images.list_file import LIST_FORMATS
 from backend.images.listing import Listing
 
 
@@ -38,13 +42,24 @@ def find_source(name: str, *, image_hosts: Sequence[str]) -> Source:
     A list may name images on `image_hosts` (host or host:port). Raises PoolError if `name` cannot
     be a source.
     """
-    del image_hosts  # used by lists
+    scheme, is_url, _ = name.partition("://")
+    if is_url:
+        if scheme not in PACKAGES:
+            raise PoolError(
+                f"POOL={scheme}://…: allowed are s3:// and gs://; images at https addresses must "
+                "be named in a list"
+            )
+        return Bucket(name)
     try:
         path = Path(name).expanduser().resolve()
-    except RuntimeError as error:  # a symbolic link loop, or the home of an unknown user
+        if path.is_dir():
+            return Folder(path)
+        if path.is_file() and path.suffix.lower() in LIST_FORMATS:
+            return ImageList(path, ImageHosts(image_hosts))
+    except (OSError, RuntimeError, ValueError) as error:  # a link loop, or an unknown user's home
         raise PoolError(f"POOL={name}: {error}") from None
-    if not path.is_dir():
-        raise PoolError(
-            f"POOL={name}: no such folder; allowed are auto, cifar10, digits or a folder's path"
-        )
-    return Folder(path)
+    fault = "not a list of images" if path.is_file() else "no such folder or list"
+    raise PoolError(
+        f"POOL={name}: {fault}; allowed are auto, cifar10, digits, a folder's path, "
+        f"a list ({', '.join(LIST_FORMATS)}), or a bucket (s3://, gs://)"
+    )

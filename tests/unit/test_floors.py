@@ -34,6 +34,7 @@ CORE_MAY_IMPORT = {
 LIBRARIES = {
     "cleanlab": {"people"},
     "flask": {"web"},
+    "fsspec": {"images"},
     "label_studio_ml": {"web"},
     "label_studio_sdk": {"labelstudio"},
     "matplotlib": {"web"},

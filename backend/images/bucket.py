@@ -1,0 +1,146 @@
+"""List and open images in an S3 or Google Cloud Storage bucket."""
+
+from __future__ import annotations
+
+import io
+from typing import Any, BinaryIO
+from urllib.parse import urlsplit
+
+import fsspec
+
+from backend.base.errors import PoolError
+from backend.base.progress import Progress
+from backend.images.layout import list_by_path
+from backend.images.listing import IMAGE_SUFFIXES, NOT_SUPPORTED, Listing, shown, summarize
+
+# Scheme -> the package that opens it, and where that package takes its credentials from.
+PACKAGES = {
+    "s3": ("s3fs", "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ~/.aws"),
+    "gs": ("gcsfs", "GOOGLE_APPLICATION_CREDENTIALS, or `gcloud auth application-default login`"),
+}
+OPTIONS: dict[str, dict[str, Any]] = {
+    # One request for each file, and an unreachable server is reported within seconds.
+    "s3": {"max_concurrency": 1, "config_kwargs": {"retries": {"max_attempts": 1}}},
+    "gs": {},
+}
+
+
+class Bucket:
+    """All images below s3://bucket/prefix/ or gs://bucket/prefix/, labeled or not (see layout.py).
+
+    Hidden files are ignored.
+    """
+
+    def __init__(self, url: str) -> None:
+        """Connect to nothing yet. Raises PoolError if the URL or an installed package is wrong."""
+        self.name = f"{url.rstrip('/')}/"
+        try:
+            self._files = BucketFiles(url)
+        except OSError as error:
+            raise PoolError(f"POOL={shown(url)}: {error}") from None
+
+    def list(self, progress: Progress) -> Listing:
+        """List all images; see `Source.list`."""
+        progress("listing images", 0, 0)
+        files: dict[str, tuple[int, str]] = {}
+        left_out: dict[str, str] = {}
+        try:
+            found = self._files.find()
+        except OSError as error:
+            raise PoolError(f"POOL={self.name}: {error}") from None
+        while found:  # each description takes a kilobyte
+            location, about = found.popitem()
+            path = location.removeprefix(self.name)
+            if path.endswith("/") or any(part.startswith(".") for part in path.split("/")):
+                continue  # a placeholder for a folder, or hidden
+            if not path.lower().endswith(IMAGE_SUFFIXES):
+                left_out[location] = NOT_SUPPORTED
+                continue
+            etag = about.get("ETag") or about.get("etag") or ""
+            files[path] = about.get("size", -1), etag.strip('"')
+        listing = list_by_path(files, left_out, root=self.name)
+        if not listing.images:
+            why = f" ({summarize(left_out, 0)})" if left_out else ""
+            raise PoolError(f"POOL={self.name}: no images below this address{why}")
+        return listing
+
+    def open(self, location: str) -> BinaryIO:
+        """Read an image; see `Source.open`."""
+        return self._files.open(location)
+
+    def url(self, location: str) -> str | None:  # noqa: ARG002
+        """Return None: a browser has no credentials for the bucket."""
+        return None
+
+
+class BucketFiles:
+    """The files of one bucket, as fsspec reads them with credentials from the environment."""
+
+    def __init__(self, url: str) -> None:
+        """Raise OSError if the URL names no bucket, or if a package is missing."""
+        parts = urlsplit(url)
+        self._url = url
+        self._scheme, self._bucket = parts.scheme, parts.netloc
+        package, _ = PACKAGES[parts.scheme]
+        if not parts.netloc or "@" in parts.netloc:
+            raise OSError(f"write {parts.scheme}://bucket/…, without a user name or password")
+        try:
+            self._file_system = fsspec.filesystem(
+                parts.scheme,
+                use_listings_cache=False,
+                skip_instance_cache=True,
+                **OPTIONS[parts.scheme],
+            )
+        except ImportError:
+            raise OSError(f"the package {package} is missing: pip install {package}") from None
+        except Exception as error:  # gcsfs looks for credentials here
+            raise OSError(self._explain(error)) from None
+
+    def find(self) -> dict[str, dict[str, Any]]:
+        """Describe all files below the URL, by URL. Raises OSError."""
+        try:
+            found = self._file_system.find(self._url, detail=True)
+        except Exception as error:  # botocore's and Google's errors have no common base
+            raise OSError(self._explain(error)) from None
+        return {f"{self._scheme}://{name}": about for name, about in found.items()}
+
+    def open(self, location: str) -> BinaryIO:
+        """Read a file. Raises OSError."""
+        try:
+            return io.BytesIO(self._file_system.cat_file(location))
+        except FileNotFoundError:
+            raise OSError("no such file in the bucket") from None
+        except Exception as error:
+            raise OSError(self._explain(error)) from None
+
+    def check(self, location: str) -> None:
+        """Raise OSError if the bucket refuses access to a file; the file may be missing."""
+        try:
+            self._file_system.info(location)
+        except FileNotFoundError:
+            return
+        except Exception as error:
+            raise OSError(self._explain(error)) from None
+
+    def _explain(self, error: Exception) -> str:
+        """Return what is wrong and what to do.
+
+        The libraries' own messages are not repeated, because they may hold parts of credentials.
+        """
+        name, bucket = type(error).__name__, f"{self._scheme}://{self._bucket}"
+        settings = PACKAGES[self._scheme][1]
+        if isinstance(error, FileNotFoundError):
+            return f"there is no bucket {bucket}: check its name"
+        if name in ("NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError"):
+            public = f"FSSPEC_{self._scheme.upper()}_"
+            return (
+                f"no credentials for {bucket}: set {settings}; for a public bucket set {public}"
+                + ("ANON=true" if self._scheme == "s3" else "TOKEN=anon")
+            )
+        is_forbidden = isinstance(error, PermissionError) or str(error).startswith("Forbidden")
+        if is_forbidden or str(getattr(error, "code", "")) in ("401", "403"):
+            return (
+                f"access to {bucket} was refused: its owner must let you list and read it, and "
+                f"the credentials must be right ({settings})"
+            )
+        return f"{bucket} cannot be reached ({name}): check the network and the address"

@@ -1,0 +1,94 @@
+"""Fetch images over HTTP, only from the hosts in IMAGE_HOSTS."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Iterable
+from functools import cached_property
+from typing import BinaryIO
+from urllib.parse import urljoin, urlsplit
+
+import httpx
+
+from backend.base.errors import ImageError
+from backend.base.settings import LOOPBACK_HOSTS
+from backend.images.listing import shown
+
+DEFAULT_PORTS = {"http": 80, "https": 443}
+MAX_BYTES = 200 * 1024**2
+MAX_REDIRECTS = 3
+TIMEOUT = httpx.Timeout(20.0, connect=5.0)
+GIVE_UP_AFTER_S = 60.0
+
+
+class ImageHosts:
+    """The web servers that may be asked for images: host, or host:port."""
+
+    def __init__(self, hosts: Iterable[str]) -> None:
+        self._hosts = frozenset(host.lower() for host in hosts)
+
+    def fault(self, url: str) -> str:
+        """Return why a URL must not be fetched, or "".
+
+        Other hosts than this machine are asked over https only.
+        """
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname, parts.port
+        except ValueError:
+            return "a malformed address"
+        if parts.scheme not in DEFAULT_PORTS:
+            return "neither a path, nor an s3, gs or https address"
+        if not host or not url.isprintable() or " " in url or "\\" in url:
+            return "a malformed address"
+        if "@" in parts.netloc:
+            return "the address holds a user name or password"
+        default_port = DEFAULT_PORTS[parts.scheme]
+        named = host if port in (None, default_port) else f"{host}:{port}"
+        if named not in self._hosts:
+            return f"{named} is not in IMAGE_HOSTS"
+        if parts.scheme == "http" and host not in LOOPBACK_HOSTS:
+            return "use https instead of http"
+        return ""
+
+    def open(self, url: str) -> BinaryIO:
+        """Fetch an image. Raises OSError, or ImageError if the file is too large.
+
+        A redirect is followed to another allowed URL only.
+        """
+        for _ in range(1 + MAX_REDIRECTS):
+            if fault := self.fault(url):
+                raise OSError(fault)
+            try:
+                found = self._fetch(url)
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
+                raise OSError(f"{shown(url)} cannot be fetched ({type(error).__name__})") from None
+            if not isinstance(found, str):
+                return found
+            url = urljoin(url, found)
+        raise OSError(f"more than {MAX_REDIRECTS} redirects")
+
+    @cached_property
+    def _client(self) -> httpx.Client:
+        # Addresses of this machine are not sent through the environment's proxy.
+        direct = {f"all://{f'[{host}]' if ':' in host else host}": None for host in LOOPBACK_HOSTS}
+        return httpx.Client(timeout=TIMEOUT, mounts=direct)
+
+    def _fetch(self, url: str) -> BinaryIO | str:
+        """Return the content at a URL, or the address that the server redirects to."""
+        give_up = time.monotonic() + GIVE_UP_AFTER_S
+        content = io.BytesIO()
+        with self._client.stream("GET", url) as response:
+            if response.has_redirect_location:
+                return response.headers["Location"]
+            if not response.is_success:
+                raise OSError(f"the server answered {response.status_code} for {shown(url)}")
+            for chunk in response.iter_bytes():
+                if content.tell() + len(chunk) > MAX_BYTES:
+                    raise ImageError(f"the file has more than {MAX_BYTES:,} bytes")
+                content.write(chunk)
+                if time.monotonic() > give_up:
+                    raise OSError(f"{shown(url)} took more than {GIVE_UP_AFTER_S:g} s")
+        content.seek(0)
+        return content
