@@ -277,7 +277,7 @@ def test_diverged_weights_behind_finite_probabilities_are_not_kept(
         return replace(made, state={**made.state, "layer4.0.conv1.weight": weights})
 
     monkeypatch.setattr(training, "_fine_tune", diverged)
-    with pytest.raises(TrainingError, match=r"layer4\.0\.conv1\.weight of r0001 holds NaN"):
+    with pytest.raises(TrainingError, match=r"layer4\.0\.conv1\.weight of r0001 contains NaN"):
         train(loop)
     assert loop.registry.versions() == ([], {})
     monkeypatch.undo()
