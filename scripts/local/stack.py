@@ -17,7 +17,7 @@ from scripts.local.programs import PYTHON, ROOT, check_ports
 from scripts.local.settings import USERNAME, StackSettings, make_environment
 from scripts.local.supervisor import wait_until_ready
 from scripts.setup.checks import make_plan
-from scripts.setup.projects import Link, project_links
+from scripts.setup.projects import Link, find_record, project_links
 from scripts.setup.request import Request
 
 
@@ -41,6 +41,7 @@ class LocalStack:
             if is_running(self.folder):
                 self._name_new_projects()
                 print("already running:\n" + where_to_go(self.folder.read()))
+                self._say_how_to_add_a_project()
                 return 0
             with progress_bar() as progress:
                 make_plan(Request.from_settings(self.settings), progress)
@@ -112,6 +113,15 @@ class LocalStack:
         links = project_links(self.settings.model_dir, self.settings.browser_url)
         if links and links != self.folder.read().get("projects"):
             self.folder.update(projects=links)
+
+    def _say_how_to_add_a_project(self) -> None:
+        """Name the command for a project that was asked for although the stack runs already."""
+        request = Request.from_settings(self.settings)
+        if request.title and find_record(self.settings.model_dir, request.title) is None:
+            print(
+                f'  "{request.title}" is not set up yet. While the stack runs, set it up with\n'
+                "  .venv/bin/python -m scripts.setup_project --title … --pool … --classes …\n"
+            )
 
     def _follow(self) -> int:
         """Print restarts until `make down` stops the stack, or supervisord dies."""

@@ -213,7 +213,7 @@ def _list(pool: str, progress: Progress) -> Listing:
     """List the images of a source; PoolError if there are too few to learn from."""
     listing = _source(pool).list(progress)
     if (n_images := len(listing.images)) < MIN_IMAGES:
-        left_out = summarize(listing.left_out, n_images + len(listing.left_out))
+        left_out = summarize(listing.left_out, n_images)
         raise PoolError(
             f"POOL={pool} holds {n_images} images: at least {MIN_IMAGES} are needed to learn from"
             + (f" ({left_out})" if left_out else "")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,7 @@ from scripts.setup.steps import set_up
 from tests.integration.conftest import Stack
 from tests.integration.labelstudio.conftest import TITLE
 from tests.integration.labelstudio.receiver import USER, backends, receiving, webhooks
+from tests.unit.images.image_folders import save_image
 
 UNKNOWN_IMAGE = '<Labels name="x" toName="nothing"><Label value="y"/></Labels>'
 
@@ -50,6 +54,82 @@ def test_setting_up_again_changes_nothing(stack: Stack, api: httpx.Client) -> No
     assert "nothing changed" in again.stdout
     assert state() == before
     assert len(before[2]) == len(before[3]) == 1
+
+
+@pytest.fixture
+def plain(stack: Stack) -> Stack:
+    """The same stack for a person who gives none of the settings that it was set up with."""
+    of_project = {"PROJECT_TITLE", "POOL", "WEIGHTS", "SEED", "SEED_LABELS"}
+    kept = {k: v for k, v in stack.settings_given.items() if k not in of_project}
+    return replace(stack, settings_given=kept)
+
+
+def test_a_plain_set_up_goes_on_with_the_project_and_refuses_what_contradicts_it(
+    stack: Stack, plain: Stack, api: httpx.Client
+) -> None:
+    def titles() -> list[str]:
+        return [project["title"] for project in api.get("/api/projects/").json()["results"]]
+
+    before = titles()
+    again = plain.run("scripts.setup_project", "--json")
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["project_id"] == stack.info["project_id"]
+    refused = plain.run("scripts.setup_project", "--seed-labels", "61")
+    assert refused.returncode == 1
+    assert "SEED_LABELS=61 contradicts SEED_LABELS=60" in refused.stderr
+    assert titles() == before
+
+
+def test_a_second_project_is_set_up_beside_the_first_and_keeps_its_images(
+    stack: Stack, plain: Stack, tmp_path: Path, api: httpx.Client
+) -> None:
+    command = ("scripts.setup_project", "--title", "Second under test", "--json")
+    created = plain.run(*command, "--pool", "digits", "--seed-labels", "20")
+    assert created.returncode == 0, created.stderr
+    first, second = json.loads(created.stdout)["projects"]
+    root = project_root(stack.settings.model_dir, second["project_id"])
+    try:
+        assert first["project_id"] == stack.info["project_id"]
+        project = ProjectSetup(str(api.base_url).rstrip("/"), _token(stack), second["project_id"])
+        assert project.counts().annotations == 20
+        assert len(webhooks(api, project)) == len(backends(api, project)) == 1
+        for printed in (plain.run("scripts.status").stdout, plain.up()):
+            assert first["project_url"] in printed
+            assert second["project_url"] in printed
+
+        for digit in range(10):
+            for number in range(2):
+                save_image(tmp_path / f"train/{digit}/{number}.png", (digit, number, 0))
+        other = plain.run(*command, "--pool", str(tmp_path), "--change")
+        assert other.returncode == 1
+        assert re.search(r"lacks (\d+) of the \1 images that \"Second under test\"", other.stderr)
+        kept = read_record(root)
+        assert kept is not None
+        assert (kept.pool, kept.seed_labels) == ("digits", 20)
+    finally:
+        api.delete(f"/api/projects/{second['project_id']}/").raise_for_status()
+        (root / "project.json").unlink()
+
+
+def test_a_project_that_cannot_be_recorded_is_not_left_behind(
+    stack: Stack, tmp_path: Path, project: ProjectSetup, credentials: tuple[str, str]
+) -> None:
+    foreign = ProjectRecord(
+        project_id=project.project_id + 1,  # the id of the next project
+        title="Elsewhere",
+        label_studio_url="http://elsewhere",
+        project_created_at="2001-01-01T00:00:00Z",
+        pool="digits",
+        weights="none",
+        seed=0,
+        classes=("cat", "dog"),
+    )
+    write_record(project_root(tmp_path, foreign.project_id), foreign)
+    title = "Half-made under test"
+    settings = _settings(stack, model_dir=tmp_path, project_title=title, pool="digits")
+    with pytest.raises(ModelFolderError, match="another Label Studio"):
+        start(settings)
+    assert find_project(*credentials, titles=[title]) is None
 
 
 def test_the_model_folder_of_another_label_studio_is_left_unchanged(
@@ -162,7 +242,7 @@ def test_a_custom_label_config_is_used_and_then_left_unchanged(
     own = before.replace("flex: 1", "flex: 2")
     start(_settings(stack, label_config=written(own)))
     start(_settings(stack, hints=True))
-    assert 'add <Header value="$hint"/> to it' in capsys.readouterr().out
+    assert 'add <Header value="$hint"/>' in capsys.readouterr().out
     assert _config_xml(stack) == own
 
     first = parse_label_config(own).choices[0]

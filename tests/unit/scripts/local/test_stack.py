@@ -97,6 +97,17 @@ def test_up_names_every_project_that_was_set_up_since_the_start(
     assert [link["title"] for link in local_stack.folder.read()["projects"]] == ["Photos", "Birds"]
 
 
+def test_up_says_how_to_add_a_project_to_a_running_stack(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = StackSettings.model_validate({"var_dir": tmp_path, "project_title": "Birds"})
+    running = LocalStack(settings)
+    running._start()
+    monkeypatch.setattr(stack, "where_to_go", lambda _: "where to go")
+    assert running.up() == 0
+    assert '"Birds" is not set up yet' in capsys.readouterr().out
+
+
 def test_a_single_project_is_printed_without_its_title() -> None:
     stack = {"project_url": "http://here/1", "username": "u", "password": "p", "dashboard_url": "d"}
     assert "  Open       http://here/1\n  Log in" in where_to_go(stack)
