@@ -4,6 +4,8 @@ REGISTRY = var/registry/docker-registry
 COMPILE = .venv/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url
 
 export UV_HTTP_TIMEOUT ?= 300
+# Empty means unset: Label Studio's thousands of modules are compiled once, not at each start.
+export PYTHONDONTWRITEBYTECODE =
 
 .DEFAULT_GOAL := help
 .PHONY: help install up down status secrets digests backup restore test browser chromium registry compose-test docker-answers check format pages fuzz bench lock

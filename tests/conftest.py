@@ -23,8 +23,19 @@ from tests.patience import PATIENCE_S, wait_for
 # else runs at the same time, a second thread only slows them down.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Each of these folders has one stack; starting another takes a minute or two.
-SHARED_STACKS = ("tests/browser", "tests/integration/labelstudio")
+# Tests that share a stack run in one process, because starting another stack takes a minute.
+SHARED_STACKS = {
+    "a stack that tests kill": (
+        "tests/integration/test_faults.py",
+        "tests/integration/test_up.py",
+    ),
+    "a stack that tests only use": (
+        "tests/integration/labelstudio/",
+        "tests/integration/test_heads.py",
+        "tests/integration/test_review.py",
+    ),
+    "the stack of the browser": ("tests/browser/",),
+}
 
 REDIS_EXECUTABLE = Path(sys.executable).parent / "redis-server"
 
@@ -88,14 +99,11 @@ def redis_server(_redis: RedisServer) -> RedisServer:
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
-    """Run all tests that share a stack in one process: those of a file, or of a folder in
-    SHARED_STACKS.
-    """
+    """Run all tests that share a stack in one process, and all tests of any other file."""
 
     def process_of(nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        folder = file.rpartition("/")[0]
-        return folder if folder in SHARED_STACKS else file
+        return next((name for name, paths in SHARED_STACKS.items() if file.startswith(paths)), file)
 
     scheduler = LoadFileScheduling(config, log)
     scheduler._split_scope = process_of

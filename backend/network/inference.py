@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models import resnet18
 
 from backend.base.arrays import Embeddings, Probs
 from backend.base.errors import BrokenVersionError
@@ -25,6 +24,8 @@ def load_model(
     state: Mapping[str, Tensor], n_classes: int, device: torch.device | str
 ) -> nn.Module:
     """Load `state` into a ResNet-18. Raises BrokenVersionError if the tensors do not fit."""
+    from torchvision.models import resnet18  # takes seconds, which most commands do not need
+
     with torch.device("meta"):  # avoids drawing random weights that would be overwritten
         model = resnet18(num_classes=n_classes)
     try:

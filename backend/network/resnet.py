@@ -6,13 +6,14 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import resnet18
 
 State = dict[str, Tensor]  # a state_dict
 
 
 def build(n_classes: int, start: Mapping[str, Tensor] | None, *, seed: int) -> nn.Module:
     """Build a ResNet-18 with the tensors of `start` that fit; all others are drawn with `seed`."""
+    from torchvision.models import resnet18  # takes seconds, which most commands do not need
+
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed CUDA as well
         model = resnet18(num_classes=n_classes)

@@ -13,7 +13,6 @@ from urllib.request import Request, urlopen
 import safetensors.torch
 import torch
 from torch import Tensor
-from torchvision.models import ResNet18_Weights
 
 from backend.base.downloads import download
 from backend.base.errors import WeightsError
@@ -21,7 +20,8 @@ from backend.base.progress import Progress
 from backend.network import resnet
 from backend.network.resnet_layout import COUNTER, HEAD_TENSORS, resnet18
 
-IMAGENET_URL: str = ResNet18_Weights.IMAGENET1K_V1.url
+# The address in torchvision, whose import takes seconds.
+IMAGENET_URL = "https://download.pytorch.org/models/resnet18-f37072fd.pth"
 SILENCE_S = 30.0  # a download that receives nothing for this long is abandoned
 
 

@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 def run_backend(settings: Settings) -> None:
     """Serve the Label Studio ML backend over HTTP."""
+    import torchvision  # noqa: F401  # takes seconds, which the first annotator must not wait
+
     from backend.web.server import serve
     from backend.web.serving import create_app
     from backend.workers.cores import share_cores
@@ -97,6 +99,8 @@ def main() -> int:
 def _work(settings: Settings, queue: str) -> None:
     """Run RQ's worker, which forks a child process for each job."""
     # Import torch once before forking, rather than in every job. CUDA is initialized in the child.
+    import torchvision  # noqa: F401
+
     from backend.workers import jobs  # noqa: F401
 
     # Otherwise, each garbage collection in a job traverses all of torch, taking 0.3 s.

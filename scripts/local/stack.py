@@ -13,7 +13,7 @@ from scripts.console.progress_bars import progress_bar
 from scripts.local import programs, supervisor
 from scripts.local.folder import StackError, StackFolder
 from scripts.local.processes import is_running, processes, stop
-from scripts.local.programs import PYTHON, ROOT, check_ports
+from scripts.local.programs import APP, PYTHON, ROOT, Program, check_ports
 from scripts.local.settings import USERNAME, StackSettings, make_environment
 from scripts.local.supervisor import wait_until_ready
 from scripts.setup.checks import make_plan
@@ -77,14 +77,11 @@ class LocalStack:
         supervisord = supervisor.start(self.folder, environment, [*services, *workers])
         rpc = supervisor.connect(self.folder)
 
-        for program in services:
-            rpc.startProcess(f"{program.group}:{program.name}", False)
-            wait_until_ready(rpc, program, self.folder)
+        self._run(rpc, [program for program in services if program.group != APP])
+        # Label Studio and the backend do not wait for each other: this saves seconds.
+        self._run(rpc, [program for program in services if program.group == APP])
         projects = set_up_projects(environment)  # set-up calls the backend's /setup
-        for program in workers:
-            rpc.startProcess(f"{program.group}:{program.name}", False)
-        for program in workers:
-            wait_until_ready(rpc, program, self.folder)
+        self._run(rpc, workers)
 
         pids = {info["name"]: info["pid"] for info in rpc.getAllProcessInfo() if info["pid"]}
         names = [*(program.name for program in (*services, *workers)), "supervisord"]
@@ -107,6 +104,13 @@ class LocalStack:
             logs={name: str(self.folder.log(name)) for name in names},
         )
         rpc.startProcess("watch", False)
+
+    def _run(self, rpc: Any, together: list[Program]) -> None:
+        """Start programs at the same time, and return when all are ready."""
+        for program in together:
+            rpc.startProcess(f"{program.group}:{program.name}", False)
+        for program in together:
+            wait_until_ready(rpc, program, self.folder)
 
     def _name_new_projects(self) -> None:
         """Bring the projects of stack.json up to date: one may have been set up since the start."""

@@ -12,11 +12,18 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from scripts.research.bench_backend import CHROMIUM
-from tests.integration.conftest import ROOT, Stack, pytest_runtest_makereport, running_stack
+from tests.integration.conftest import (
+    ROOT,
+    CreateTables,
+    Stack,
+    create_tables,
+    pytest_runtest_makereport,
+    running_stack,
+)
 from tests.integration.people import PASSWORD, invite_link
 from tests.patience import PATIENCE_S
 
-__all__ = ["pytest_runtest_makereport"]
+__all__ = ["create_tables", "pytest_runtest_makereport"]
 
 PICTURES = ROOT / "var/browser"
 LAPTOP = {"width": 1366, "height": 768}
@@ -25,10 +32,11 @@ PATIENCE_MS = 1000 * PATIENCE_S
 NewPage = Callable[..., Page]
 
 
-@pytest.fixture(scope="session")
-def team() -> Iterator[Stack]:
+@pytest.fixture(scope="package")
+def team(create_tables: CreateTables) -> Iterator[Stack]:
     """A stack with batches small enough to label by hand and trainings long enough to watch."""
     with running_stack(
+        create_tables,
         PROJECT_TITLE="Seen in a browser",
         SEED_LABELS="100",
         RETRAIN_WAIT="3600",
@@ -40,7 +48,7 @@ def team() -> Iterator[Stack]:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     """The system's Chromium; without one these tests are skipped, or fail in CI."""
     path = next(filter(None, map(shutil.which, CHROMIUM)), None)

@@ -13,7 +13,7 @@ import pytest
 from backend.base.labeling import LabelConfig
 from backend.images.pool import Pool, true_labels
 from backend.labelstudio.project import LabelStudioProject
-from tests.integration.conftest import Stack, running_stack
+from tests.integration.conftest import CreateTables, Stack, running_stack
 from tests.integration.people import Person, pool_of
 from tests.patience import PATIENCE_S, wait_for
 
@@ -21,9 +21,10 @@ BATCH = 40
 
 
 @pytest.fixture(scope="module")
-def circle() -> Iterator[Stack]:
+def circle(create_tables: CreateTables) -> Iterator[Stack]:
     """A stack with batches large enough for each round to improve the model."""
     with running_stack(
+        create_tables,
         SEED_LABELS="20",
         BATCH_SIZE=str(BATCH),
         RETRAIN_AFTER=str(BATCH),

@@ -17,7 +17,7 @@ import pytest
 
 from backend.images.pool import true_labels
 from backend.labelstudio.label_config import parse_label_config
-from tests.integration.conftest import Stack, running_stack
+from tests.integration.conftest import CreateTables, Stack, running_stack
 from tests.integration.earlier_release.rebuild import Rebuilt, rebuild, with_rebuilt_person
 from tests.integration.earlier_release.record import is_open, label_of, read_tasks
 from tests.integration.earlier_release.recording import Recording
@@ -62,11 +62,16 @@ class Upgraded:
 
 
 @pytest.fixture(scope="module")
-def upgraded() -> Iterator[Upgraded]:
+def upgraded(create_tables: CreateTables) -> Iterator[Upgraded]:
     recording = Recording()
     made: list[Rebuilt] = []
+
+    def prepare(stack: Stack) -> None:
+        create_tables(stack)
+        made.append(rebuild(stack, recording))
+
     with running_stack(
-        lambda stack: made.append(rebuild(stack, recording)),
+        prepare,
         **{**recording.settings, "RECONCILE_EVERY": str(RECONCILE_EVERY_S)},
     ) as stack:
         yield Upgraded(stack, recording, made[0])
@@ -263,7 +268,8 @@ def test_three_new_annotations_make_a_head_with_the_next_number(
     known = upgraded.names()
     body = upgraded.recording.status["version"].partition("h")[0]
     label_open_tasks(ada, 3, truth)
-    new = wait_for(lambda: [n for n in upgraded.names() if n not in known], "a head")
+    wait_for(lambda: lead.status()["versions"] > before["versions"], "a head")
+    new = [name for name in upgraded.names() if name not in known]
     number = max(int(n.partition("h")[2]) for n in known if n.startswith(f"{body}h"))
     assert new[0] == f"{body}h{number + 1:02d}"
     after = rest(lead)

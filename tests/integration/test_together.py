@@ -18,7 +18,7 @@ from backend.images.pool import true_labels
 from backend.labelstudio.project import LabelStudioProject
 from backend.store.project_record import project_root
 from backend.store.registry import Registry
-from tests.integration.conftest import Stack, running_stack
+from tests.integration.conftest import CreateTables, Stack, running_stack
 from tests.integration.people import Person, invite_link, log_in, pool_of, sign_up
 from tests.patience import PATIENCE_S, wait_for
 
@@ -62,8 +62,9 @@ class Colleague(Person):
 
 
 @pytest.fixture(scope="module")
-def crew() -> Iterator[Stack]:
+def crew(create_tables: CreateTables) -> Iterator[Stack]:
     with running_stack(
+        create_tables,
         SEED_LABELS=str(SEEDS),
         OVERLAP="auto",
         BATCH_SIZE=str(BATCH),

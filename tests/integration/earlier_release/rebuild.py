@@ -65,7 +65,7 @@ def rebuild(stack: Stack, recording: Recording) -> Rebuilt:
 @contextmanager
 def _services(stack: Stack) -> Iterator[dict[str, Any]]:
     """Run PostgreSQL, Redis and Label Studio without any process of ours; yield their addresses."""
-    started = stack.run("tests.integration.earlier_release.services")
+    started = stack.run("tests.integration.services", "without-backend")
     assert started.returncode == 0, started.stdout + started.stderr + stack.logs()
     environment = stack.environment
     try:

@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from torchvision.models import ResNet18_Weights
 
 from backend.base.errors import WeightsError
 from backend.network import resnet
-from backend.store.weights import find_weights
+from backend.store.weights import IMAGENET_URL, find_weights
 
 
 @pytest.fixture(scope="module")
@@ -228,3 +229,7 @@ def test_auto_says_which_damaged_download_to_delete(
     assert str(cached) in found.notice
     assert "delete it" in found.notice
     assert "to download it again" in found.notice
+
+
+def test_the_address_of_the_imagenet_weights_is_torchvisions() -> None:
+    assert ResNet18_Weights.IMAGENET1K_V1.url == IMAGENET_URL
