@@ -18,6 +18,7 @@ TrainName = Literal["both", "full", "head"]
 OverlapName = Literal["auto", "1", "2", "3"]
 MAX_IMAGE_PIXELS = 50_000_000
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
+HOST = re.compile(r"([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[0-9]+)?")
 # Classes go into JSON and XML, and Python reads bytes that are not UTF-8 as lone surrogates.
 UNUSABLE_IN_CLASSES = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
@@ -46,9 +47,15 @@ class Settings(BaseSettings):
     )
     pool: str = Field(
         "auto",
-        description="The images to label: `cifar10`, `digits`, or a folder with `train/<class>/` "
-        "and `test/<class>/`. `auto` uses CIFAR-10, or the digits if CIFAR-10 cannot be "
-        "downloaded.",
+        description="The images to label: a folder, a list (`.csv`, `.jsonl` or `.parquet`), a "
+        "bucket (`s3://` or `gs://`), `cifar10`, or `digits`. `auto` uses CIFAR-10, or the digits "
+        "if CIFAR-10 cannot be downloaded.",
+    )
+    image_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="The web servers from which a list may name images, separated by commas: "
+        "`host` or `host:port`. Every other address is refused, and so is a redirect to it. Images "
+        "are fetched over `https`, or over `http` from this machine.",
     )
     classes: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
@@ -272,6 +279,21 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"holds characters that cannot be shown: {', '.join(map(ascii, unusable))}"
             )
+        return tuple(names)
+
+    @field_validator("image_hosts", mode="before")
+    @classmethod
+    def _split_hosts(cls, hosts: Any) -> Any:
+        """Split the text at its commas, and check each host."""
+        if not isinstance(hosts, str):
+            return hosts
+        names = [name.strip().lower() for name in hosts.split(",")]
+        for name in names:
+            if not HOST.fullmatch(name):
+                raise ValueError(
+                    f"{name!r} is not a host: name hosts without https:// and without a path, "
+                    "separated by commas: images.example.org,cdn.example.org:8443"
+                )
         return tuple(names)
 
     @field_validator("label_studio_url", "label_studio_host", "backend_url")

@@ -44,9 +44,11 @@ class ImageHosts:
             return "a malformed address"
         if "@" in parts.netloc:
             return "the address holds a user name or password"
-        default_port = DEFAULT_PORTS[parts.scheme]
-        named = host if port in (None, default_port) else f"{host}:{port}"
-        if named not in self._hosts:
+        named = f"[{host}]" if ":" in host else host
+        with_port = f"{named}:{port or DEFAULT_PORTS[parts.scheme]}"
+        if port not in (None, DEFAULT_PORTS[parts.scheme]):
+            named = with_port
+        if not self._hosts & {named, with_port}:
             return f"{named} is not in IMAGE_HOSTS"
         if parts.scheme == "http" and host not in LOOPBACK_HOSTS:
             return "use https instead of http"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from backend.base.errors import LabelConfigError, PoolError, SettingsError, WeightsError
 from backend.base.progress import Progress
+from backend.base.settings import Settings
 from backend.images.listing import Listing, summarize
 from backend.images.sources import Source, find_source
 from backend.labelstudio.label_config import parse_label_config
@@ -96,7 +97,7 @@ def _plan_new(request: Request, progress: Progress) -> Plan:
     pool = request.value("pool") or "auto"
     notes: tuple[str, ...] = ()
     if pool not in DATA_SETS:
-        listing = _list(pool, progress)
+        listing = _list(pool, settings, progress)
         classes = choose_classes(classes, listing.classes)
         if not classes:
             raise SettingsError(
@@ -129,7 +130,7 @@ def _plan_recorded(request: Request, record: ProjectRecord, progress: Progress) 
     plan = Plan(
         title=record.title,
         record=record,
-        pool=record.pool if pool in (None, "auto") else _name_of(pool),
+        pool=record.pool if pool in (None, "auto") else _name_of(pool, request.settings),
         weights=record.weights if weights in (None, "auto") else weights,
         seed=record.seed if seed is None else seed,
         seed_labels=record.seed_labels if seed_labels is None else seed_labels,
@@ -140,11 +141,11 @@ def _plan_recorded(request: Request, record: ProjectRecord, progress: Progress) 
     if plan.weights != record.weights:
         _check_weights(plan.weights)
     if plan.has_new_pool and plan.pool not in DATA_SETS:
-        listing = _list(plan.pool, progress)
+        listing = _list(plan.pool, request.settings, progress)
         choose_classes(plan.classes, listing.classes)
         return replace(plan, offered=frozenset(image.image_id for image in listing.images))
     if record.pool not in DATA_SETS:
-        _name_of(record.pool)  # raises if its folder or file is gone
+        _name_of(record.pool, request.settings)  # raises if its folder or file is gone
     return plan
 
 
@@ -200,18 +201,18 @@ def _check_weights(weights: str) -> None:
         )
 
 
-def _source(pool: str) -> Source:
-    return find_source(pool, image_hosts=())
+def _source(pool: str, settings: Settings) -> Source:
+    return find_source(pool, image_hosts=settings.image_hosts)
 
 
-def _name_of(pool: str) -> str:
+def _name_of(pool: str, settings: Settings) -> str:
     """Return the name under which a pool is recorded; PoolError if it cannot be one."""
-    return pool if pool in DATA_SETS else _source(pool).name
+    return pool if pool in DATA_SETS else _source(pool, settings).name
 
 
-def _list(pool: str, progress: Progress) -> Listing:
+def _list(pool: str, settings: Settings, progress: Progress) -> Listing:
     """List the images of a source; PoolError if there are too few to learn from."""
-    listing = _source(pool).list(progress)
+    listing = _source(pool, settings).list(progress)
     if (n_images := len(listing.images)) < MIN_IMAGES:
         left_out = summarize(listing.left_out, n_images)
         raise PoolError(

@@ -51,6 +51,10 @@ def test_the_local_stacks_secrets_win_over_those_made_for_compose(tmp_path: Path
         ("KEEP_VERSIONS", "-1", "greater than or equal to 0"),
         ("STRATEGY", "guess", "'typiclust', 'k_center' or 'random'"),
         ("IMAGE_SIZE", "33", "multiple of 8"),
+        ("IMAGE_HOSTS", "https://images.example.org", "without https:// and without a path"),
+        ("IMAGE_HOSTS", "images.example.org/photos", "without https:// and without a path"),
+        ("IMAGE_HOSTS", "images.example.org,", "'' is not a host"),
+        ("IMAGE_HOSTS", "me@images.example.org", "'me@images.example.org' is not a host"),
         ("CLASSES", "cat", "at least two classes"),
         ("CLASSES", "cat,,dog", "at least two classes"),
         ("CLASSES", "cat,dog,Cat", "more than once: cat, Cat"),
@@ -67,6 +71,12 @@ def test_a_bad_value_is_named_with_its_value_and_what_is_allowed(
         load_settings()
     assert f"{name}='{value}'" in str(caught.value)
     assert hint in str(caught.value)
+
+
+def test_image_hosts_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings().image_hosts == ()
+    monkeypatch.setenv("IMAGE_HOSTS", "Images.example.org, 127.0.0.1:8000,[::1]:80")
+    assert load_settings().image_hosts == ("images.example.org", "127.0.0.1:8000", "[::1]:80")
 
 
 def test_classes_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
