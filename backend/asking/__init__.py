@@ -1,1 +1,1 @@
-"""Choose which images to ask next: acquisition scores, query strategies and diversity."""
+"""Choose which images to query next: acquisition scores, query strategies and diversity."""

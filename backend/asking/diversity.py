@@ -1,8 +1,8 @@
-"""Choose a diverse set of images to ask, from their embeddings.
+"""Choose a diverse set of images to query, from their embeddings.
 
-`embeddings` has one row for each image that may be asked. Each function returns the positions of
-`count` rows (at least one), or of all rows if there are fewer, in the order in which to ask them.
-`asked` are the embeddings of images that have already been asked.
+`embeddings` has one row for each image that may be queried. Each function returns the positions of
+`count` rows (at least one), or of all rows if there are fewer, in the order in which to query them.
+`asked` contains the embeddings of the images that have already been queried.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ BLOCK = 1000  # rows compared at a time, to limit memory
 def typiclust(
     embeddings: Embeddings, asked: Embeddings, count: int, rng: np.random.Generator
 ) -> Positions:
-    """Choose the most typical image from each of the largest clusters without asked images.
+    """Choose the most typical image from each of the largest clusters without queried images.
 
-    In TypiClust (Hacohen et al., 2022), the number of clusters is the number of images asked so far
-    plus `count`, and an image is typical if its neighbors are close. The strategy needs no labels,
-    and works best when there are few.
+    In TypiClust (Hacohen et al., 2022), the number of clusters is the number of images queried so
+    far plus `count`, and an image is typical if its neighbors are close. The strategy needs no
+    labels and works best when few images are labeled.
     """
     directions = np.concatenate(_directions(embeddings, asked))
     n_clusters = min(len(asked) + count, CLUSTERS_MAX, len(directions))
@@ -53,7 +53,7 @@ def typiclust(
     chosen: list[int] = []
     alive = np.flatnonzero(np.bincount(own, minlength=n_clusters))
     while len(chosen) < min(count, len(embeddings)):
-        # Start with the cluster with the fewest asked images, then the largest; outliers come last.
+        # Order by fewest queried images, then by largest size; outliers come last.
         order = np.lexsort((-size[alive], n_asked[alive], size[alive] < CLUSTER_MIN))
         cluster = int(alive[order[0]])
         if cluster not in queues:
@@ -68,7 +68,7 @@ def typiclust(
 
 
 def k_center(embeddings: Embeddings, asked: Embeddings, count: int) -> Positions:
-    """Choose, one by one, the image farthest from all images already asked or chosen.
+    """Choose, one by one, the image farthest from all images already queried or chosen.
 
     This is the greedy core-set method of Sener & Savarese (2018), which covers the whole pool,
     including its outliers.
@@ -78,7 +78,7 @@ def k_center(embeddings: Embeddings, asked: Embeddings, count: int) -> Positions
     distance = _distance_to_nearest(own, theirs)
     chosen: list[int] = []
     for _ in range(min(count, len(own))):
-        # If no image was asked, start with the most central one.
+        # If no image has been queried yet, start with the most central one.
         best = int(distance.argmax()) if np.isfinite(distance).any() else _most_central(embeddings)
         chosen.append(best)
         apart = np.maximum(square + square[best] - 2 * (own @ own[best]), 0)
@@ -119,8 +119,8 @@ def uncertain_clusters(
     """Group the most uncertain images into `count` clusters, and choose the most uncertain of each.
 
     Based on Zhdanov (2019), "Diverse mini-batch active learning", with ten candidates per image.
-    Copies of an asked or more uncertain image come last, since their labels will be known. If every
-    image is chosen, the most uncertain images come first.
+    Copies of a queried or more uncertain image come last, since their labels will be known. If
+    every image is chosen, the most uncertain images come first.
     """
     if count >= len(embeddings):
         return np.argsort(-uncertainty, kind="stable")
@@ -169,13 +169,13 @@ def _directions(embeddings: Embeddings, asked: Embeddings) -> tuple[Directions, 
     center = embeddings.mean(axis=0, dtype=np.float32)
     centered = np.concatenate([embeddings, asked]).astype(np.float32) - center
     length = np.linalg.norm(centered, axis=1, keepdims=True)
-    # Rounding leaves tiny differences between identical embeddings; they are not directions.
+    # Rounding leaves tiny differences between identical embeddings, which are not real directions.
     directions = np.where(length > 1e-4, centered / np.maximum(length, 1e-4), np.float32(0))
     return directions[: len(embeddings)], directions[len(embeddings) :]
 
 
 def _typicality(directions: Directions) -> Scores:
-    """Return 1 / the mean distance to the nearest neighbors, for each member of a cluster."""
+    """Return the inverse of the mean distance to the nearest neighbors, for each cluster member."""
     n_neighbors = min(NEIGHBORS, len(directions) - 1)
     if n_neighbors == 0:
         return np.zeros(1, np.float32)
@@ -187,7 +187,7 @@ def _typicality(directions: Directions) -> Scores:
 def _without_copies(
     own: Directions, theirs: Directions, order: Positions, wanted: int
 ) -> Positions:
-    """Return the first `wanted` of `order` that copy no earlier image and none of `theirs`."""
+    """Return the first `wanted` of `order` that duplicate no earlier image and none of `theirs`."""
     kept: Positions = np.empty(0, np.int64)
     for first in range(0, len(order), BLOCK):
         block = order[first : first + BLOCK]
@@ -200,7 +200,7 @@ def _without_copies(
 
 
 def _distance_to_nearest(directions: Directions, others: Directions) -> NDArray[np.float32]:
-    """Return each row's distance to the nearest row of `others`, infinite if there are none."""
+    """Return each row's distance to the nearest row of `others`; infinity if there is none."""
     if not len(others):
         return np.full(len(directions), np.inf, np.float32)
     return pairwise_distances_argmin_min(directions, others)[1]

@@ -1,4 +1,4 @@
-"""Choose which images to ask next, and in what order, by a query strategy."""
+"""Choose which images to query next, and in what order, by a query strategy."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ from backend.base.arrays import Embeddings, Probs, Scores
 from backend.base.errors import NoModelError
 from backend.base.strategy_names import ResolvedName, StrategyName
 
-# Until this many images per class have been asked, `auto` asks typical ones. Chosen by experiment.
+# Until this many images per class have been queried, `auto` chooses typical ones. The number was
+# found by experiment.
 TYPICAL_PER_CLASS = 20
 
-# Choose a set by probabilities, embeddings, asked embeddings, a count and a random generator.
+# These functions take probabilities, embeddings, embeddings of queried images, a count and a
+# random generator.
 SetStrategy = Callable[[Probs, Embeddings, Embeddings, int, np.random.Generator], Positions]
 SETS: dict[ResolvedName, SetStrategy] = {
     "typiclust": lambda _, embeddings, asked, count, rng: typiclust(embeddings, asked, count, rng),
@@ -38,20 +40,20 @@ NEED_NO_MODEL: frozenset[ResolvedName] = frozenset({"typiclust", "k_center", "ra
 
 @dataclass(frozen=True)
 class Candidates:
-    """Images that may be asked, with one row of data per image."""
+    """Images that may be queried, with one row of data per image."""
 
     image_ids: Sequence[str]
     probs: Probs | None  # None if there is no model
     embeddings: Embeddings | None = None  # None if not needed or not available
-    asked: Embeddings | None = None  # embeddings of the images already asked
+    asked: Embeddings | None = None  # embeddings of the images already queried
 
 
 @dataclass(frozen=True)
 class Query:
-    """Images to ask, most informative first."""
+    """Images to query, most informative first."""
 
     image_ids: tuple[str, ...]
-    confidences: Scores  # these order the images: low = ask first
+    confidences: Scores  # determine the order of the images: low = query first
     strategy: ResolvedName  # the strategy that chose the images
 
 
@@ -68,7 +70,7 @@ def select(
 
 
 def rank(strategy: ResolvedName, candidates: Candidates, rng: np.random.Generator) -> Scores:
-    """Return the confidences that order the candidates if all of them are asked."""
+    """Return the confidences that order the candidates if all of them are queried."""
     n_images = len(candidates.image_ids)
     _, order, ordered = _choose(strategy, candidates, n_images, rng)
     confidences = np.empty(n_images, np.float32)
@@ -79,12 +81,12 @@ def rank(strategy: ResolvedName, candidates: Candidates, rng: np.random.Generato
 def confidence(
     strategy: ResolvedName, n_images: int, probs: Probs | None, rng: np.random.Generator
 ) -> Scores:
-    """Return the confidence of each image considered alone, 0..1; low = ask first.
+    """Return the confidence of each image considered alone, 0..1; low = query first.
 
-    The confidence is 1 - acquisition score. `random` has an order but no scores, so an image's
-    confidence is its position in that order as a share of all images. A strategy that chooses sets
-    cannot score single images, so the margin is used instead. Raises NoModelError without usable
-    probabilities.
+    The confidence is 1 minus the acquisition score. `random` has an order but no scores, so an
+    image's confidence is its position in that order as a share of all images. A strategy that
+    chooses sets cannot score single images, so the margin is used instead. Raises NoModelError
+    without usable probabilities.
     """
     if strategy == "random":
         return (rng.permutation(n_images) / max(n_images, 1)).astype(np.float32)
@@ -101,7 +103,7 @@ def confidence(
 
 
 def resolve(strategy: StrategyName, *, n_asked: int, n_classes: int) -> ResolvedName:
-    """Return the strategy that `auto` means now: first typical images, then uncertain ones."""
+    """Resolve `auto` to the strategy for now: first typical images, then uncertain ones."""
     if strategy != "auto":
         return strategy
     is_early = n_asked < TYPICAL_PER_CLASS * n_classes

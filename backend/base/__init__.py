@@ -1,1 +1,1 @@
-"""Provide what every package uses: settings, errors, logs, progress, and shared data types."""
+"""Provide what every package uses: settings, errors, logs, progress and shared data types."""

@@ -22,7 +22,7 @@ exit codes:
 
 
 class CommandParser(argparse.ArgumentParser):
-    """Show the module's docstring as written, plus the exit codes; subcommands do the same."""
+    """Show the module's docstring as written, followed by the exit codes, also for subcommands."""
 
     def __init__(self, **options: Any) -> None:
         file = Path(sys.argv[0]).resolve().with_suffix("")
@@ -36,21 +36,21 @@ class CommandParser(argparse.ArgumentParser):
 def run(main: Callable[[], int]) -> NoReturn:
     """End this process with the exit code that `main` returns.
 
-    A TightloopError is printed to stderr and ends with 1. Ctrl-C and a closed pipe (`… | head -1`)
-    end with the codes that a shell expects.
+    After a TightloopError, which is printed to stderr, the code is 1. After Ctrl-C or a closed pipe
+    (`… | head -1`), it is the code that a shell expects.
     """
     try:
         try:
             code = main()
         finally:
-            sys.stdout.flush()  # if the pipe is closed, this raises where we can still catch it
+            sys.stdout.flush()  # a closed pipe raises here, where we can catch the error
     except TightloopError as error:
         sys.stderr.write(f"{error}\n")
         code = 1
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT
     except BrokenPipeError:
-        # Discard what is still in the buffer.
+        # Discard the rest of the buffer.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 128 + signal.SIGPIPE
     sys.exit(code)

@@ -31,17 +31,17 @@ class Annotation:
     annotation_id: int
     task_id: int
     image_id: str  # "" if Tightloop did not create the task
-    annotator: int | None  # None = a label from the data set
+    annotator: int | None  # None = the label comes from the data set
     label: str | None  # None = skipped, or submitted empty
     was_skipped: bool
     updated_at: str
     is_ground_truth: bool = False
     accepted_guess: bool = False  # the model's pre-selected label was submitted unchanged
-    seconds: FiniteFloat | None = None  # how long the task was open
+    seconds: FiniteFloat | None = None  # how long the task was open in the browser
 
     @property
     def digest(self) -> str:
-        """Return a text that changes whenever the annotation's meaning changes."""
+        """Return text that changes whenever the annotation's meaning changes."""
         label = "(skipped)" if self.was_skipped else self.label or "(empty)"
         return f"{label} (ground truth)" if self.is_ground_truth else label
 
@@ -52,13 +52,13 @@ class Task:
 
     task_id: int
     image_id: str  # "" if Tightloop did not create the task
-    is_open: bool  # no one has submitted or skipped it yet
+    is_open: bool  # nobody has annotated or skipped it yet
     awaits_second_opinion: bool  # annotated, and open to another annotator
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A record of how an image was asked, fixed at that time."""
+    """A record of how an image was queried, written at that time and never changed."""
 
     image_id: str
     round: int  # 0 = before the first model
@@ -73,21 +73,21 @@ class TaskReading:
     """A task with all its annotations, read in one request."""
 
     task: Task
-    updated_at: str  # ISO 8601, by Label Studio's clock
+    updated_at: str  # ISO 8601, from Label Studio's clock
     annotations: tuple[Annotation, ...]
     asked: Asked | None  # as recorded in the task's data
 
 
 @dataclass(frozen=True)
 class OpenTask(Task):
-    """A task that annotators may still be given, with the model versions of its predictions."""
+    """A task that annotators may still receive, with the model versions of its predictions."""
 
     versions: frozenset[str]
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """A model version's prediction for one image; `score` orders the tasks, low = ask first."""
+    """A model version's prediction for one image; `score` orders the tasks, low = query first."""
 
     label: str
     probability: float
@@ -97,7 +97,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class NewTask:
-    """A task to create; if it has a `label`, it is imported as annotated."""
+    """A task to create; a task with a `label` is imported as annotated."""
 
     image_id: str
     data: Mapping[str, Any]
@@ -142,8 +142,8 @@ class LabelingProject(Protocol):
 def match_classes(choices: Sequence[str], pool_classes: Sequence[str]) -> tuple[str, ...]:
     """Return the label config's spellings of the classes in the pool's order.
 
-    Ignores case, order and surrounding spaces. If the lists still differ, LabelConfigError names
-    both.
+    Ignores case, order and surrounding spaces. If the lists still differ, raises a LabelConfigError
+    that names both.
     """
     spelling = {choice.strip().casefold(): choice for choice in choices}
     wanted = [name.strip().casefold() for name in pool_classes]

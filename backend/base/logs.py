@@ -1,7 +1,7 @@
 """Log one line per event to standard error, in the same format in every process.
 
-Messages may contain text from requests, so each is cut to about MESSAGE_MAX_CHARS, and none can
-look like a second event.
+Messages may contain text from requests. Therefore each is shortened to about MESSAGE_MAX_CHARS, and
+none can imitate a second event.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from pythonjsonlogger.json import JsonFormatter
 
 MESSAGE_MAX_CHARS = 2000
-TAIL_CHARS = 400  # kept from the end, because RQ logs tracebacks, whose end names the error
+TAIL_CHARS = 400  # kept from the end: RQ logs tracebacks, which name the error last
 UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -50,7 +50,7 @@ def start_logging(log_format: str) -> None:
 
 
 def logging_config(log_format: str) -> dict[str, Any]:
-    """Return the settings of `start_logging` for servers that call `logging.config.dictConfig`."""
+    """Return the logging configuration, as a dictionary for `logging.config.dictConfig`."""
     return {
         "version": 1,
         "disable_existing_loggers": False,
@@ -64,7 +64,7 @@ def logging_config(log_format: str) -> dict[str, Any]:
 
 
 def _cut(record: logging.LogRecord) -> logging.LogRecord:
-    """Return the record with its message cut to a limited length."""
+    """Return the record with its message shortened if it is too long."""
     message = record.getMessage()
     n_more = len(message) - MESSAGE_MAX_CHARS
     if n_more <= 0:

@@ -1,4 +1,4 @@
-"""Report progress: the phase, how far it has come, and how long it will take."""
+"""Report progress: the phase, the share that is done, and the time left."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from collections.abc import Callable
 Progress = Callable[[str, int, int], None]  # phase, done, total; 0, 0 if unknown
 
 LINE_EVERY_S = 10.0
-# A shorter phase gets neither a line nor a bar.
+# Shorter phases get neither a line nor a bar.
 LONG_S = 2.0
-# The unit of a phase, by the phase's first word; all other phases count images.
+# Units by the first word of a phase's name; all other phases count images.
 UNITS = {"training": "steps", "downloading": "MB", "simulating": "rounds"}
 
 
 def unit(phase: str) -> str:
-    """Return the unit in which a phase is counted."""
+    """Return the unit in which a phase's progress is counted."""
     return UNITS.get(phase.partition(" ")[0], "images")
 
 
 def seconds_left(done: int, total: int, took_s: float) -> float | None:
-    """Estimate the seconds left at the current average pace; None if nothing is done yet."""
+    """Estimate the seconds left from the average pace so far; None if nothing is done yet."""
     return took_s / done * (total - done) if 0 < done <= total else None
 
 

@@ -37,7 +37,7 @@ class Settings(BaseSettings):
         populate_by_name=True,
     )
 
-    # What annotators label, and the model that helps them
+    # What annotators label, and which model helps them
     project_title: str = Field(
         "Tightloop",
         min_length=3,
@@ -203,7 +203,7 @@ class Settings(BaseSettings):
         "opened it.",
     )
 
-    # Services, and who may use them
+    # Services and access
     redis_url: SecretStr = Field(
         SecretStr("redis://127.0.0.1:6379/0"),
         description="The address of Redis, which stores jobs and counters: "

@@ -1,4 +1,4 @@
-"""Name the query strategies; every list or type of strategies is derived from these names."""
+"""List the names of the query strategies, from which all other lists and types are derived."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Literal, get_args
 StrategyName = Literal[
     "auto", "least_confidence", "margin", "entropy", "badge", "typiclust", "k_center", "random"
 ]
-# The strategies that choose a batch. `auto` is resolved first, for example to uncertain_clusters.
+# Strategies that can choose a batch. `auto` is first resolved to one of them, for example to
+# uncertain_clusters.
 ResolvedName = StrategyName | Literal["uncertain_clusters"]
 STRATEGIES: tuple[StrategyName, ...] = get_args(StrategyName)

@@ -22,7 +22,8 @@ UNCERTAINTY_SAMPLING = "Uncertainty sampling"
 OLDEST_FIRST = "Sequential sampling"
 TITLE_LENGTH = 50  # the maximum for a project
 TIMEOUT = httpx.Timeout(120.0, connect=5.0)
-# Use one connection per request, so none must be closed, goes stale or is shared across a fork.
+# Each request uses its own connection, so no connection goes stale, needs closing or crosses a
+# fork.
 LIMITS = httpx.Limits(max_keepalive_connections=0)
 REASON_LENGTH = 300
 
@@ -33,12 +34,12 @@ class LabelStudio:
     def __init__(self, url: str, api_key: str) -> None:
         if not re.fullmatch(r"[!-~]+", api_key):
             raise LabelStudioError(
-                "LABEL_STUDIO_API_KEY is empty, or has spaces or other characters that no token "
-                "has: copy the access token from Label Studio's Account & Settings"
+                "LABEL_STUDIO_API_KEY is empty, or contains spaces or other characters that no "
+                "token has: copy the access token from Label Studio's Account & Settings"
             )
         self.url = url
         with _explaining(url):  # raises if the token has expired
-            # The SDK's LabelStudio would load pandas, costing each process 95 MB and seconds.
+            # The SDK's LabelStudio class loads pandas, which costs each process 95 MB and seconds.
             self._sdk = LabelStudioBase(
                 base_url=f"{url}/",
                 api_key=api_key,
@@ -55,9 +56,9 @@ class LabelStudio:
         json: Any | None = None,
         may_be_gone: bool = False,
     ) -> Any:
-        """Return the response's JSON; None for a 404 if the object `may_be_gone`."""
+        """Return the response's JSON, or None for a 404 if the object `may_be_gone`."""
         with _explaining(self.url):
-            # This client is not public, but all of the SDK's methods use it.
+            # This client is not part of the public API, but all of the SDK's methods use it.
             response = self._sdk._client_wrapper.httpx_client.request(
                 path, method=method, params=dict(params or {}), json=json
             )
@@ -69,7 +70,7 @@ class LabelStudio:
         return body
 
     def authorization(self) -> str:
-        """Return the Authorization header; a personal access token is refreshed when necessary."""
+        """Return the Authorization header; refresh a personal access token if necessary."""
         with _explaining(self.url):
             return self._sdk._client_wrapper.get_headers()["Authorization"]
 
@@ -77,7 +78,7 @@ class LabelStudio:
 def find_project(
     url: str, api_key: str, *, titles: Sequence[str], project_id: int | None = None
 ) -> int | None:
-    """Return `project_id` if that project exists, else the oldest project with a given title."""
+    """Return `project_id` if that project exists, otherwise the oldest project with the title."""
     server = LabelStudio(url, api_key)
     fields = {"include": "id,title", "page_size": 1000}
     if project_id is not None:
@@ -107,7 +108,7 @@ def delete_project(url: str, api_key: str, project_id: int) -> None:
 def label_now_url(browser_url: str, project_id: int) -> str:
     """Return the URL of the page with the Label All Tasks button.
 
-    No link opens the label stream directly: until that button has been pressed once in a browser,
+    Do not link to the label stream directly: until the button has been pressed once in a browser,
     `labeling=1` shows everyone the oldest task.
     """
     return f"{browser_url}/projects/{project_id}/data"

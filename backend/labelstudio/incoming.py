@@ -10,7 +10,7 @@ from typing import Any, Literal
 from backend.labelstudio import task_data
 
 SECRET_HEADER = "X-Tightloop-Secret"
-# The webhooks that we subscribe to, each with the key that lists the changes; None = one change.
+# The webhooks that we subscribe to, each with the key that lists its changes; None = one change.
 CHANGED_LISTS: dict[str, str | None] = {
     "ANNOTATION_CREATED": None,
     "ANNOTATION_UPDATED": None,
@@ -22,7 +22,7 @@ CHANGED_LISTS: dict[str, str | None] = {
 
 @dataclass(frozen=True)
 class WebhookEvent:
-    """The content of a webhook; an ignored webhook has project 0."""
+    """The parts of a webhook that we use; an ignored webhook has project 0."""
 
     kind: Literal["annotations", "start_training", "ignored"]
     project_id: int
@@ -47,7 +47,7 @@ def read_webhook(payload: object) -> WebhookEvent:
     if key is not None:
         changed = payload.get(key)
         if not isinstance(changed, list):
-            raise ValueError(f"a webhook of {action} must list its {key}")
+            raise ValueError(f"the webhook {action} must contain a list `{key}`")
         if not changed:
             return IGNORED
     tasks = payload.get("task")
@@ -60,9 +60,9 @@ def read_webhook(payload: object) -> WebhookEvent:
 
 
 def project_id_of(project: object) -> int:
-    """Return the id in the `project` field of a /setup or /predict request: 25 for "25.1795346887".
+    """Return the id in the `project` field of a /setup or /predict request, e.g. 25.
 
-    Raises ValueError if the field is malformed.
+    The field looks like "25.1795346887". Raises ValueError if it is malformed.
     """
     if not isinstance(project, str) or not re.fullmatch(r"[0-9]{1,18}(\.[0-9]*)?", project):
         raise ValueError('project must look like "25.1795346887"')

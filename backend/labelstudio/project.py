@@ -25,10 +25,10 @@ from backend.labelstudio.label_config import parse_label_config
 
 IMPORT_CHUNK = 500
 PAGE_SIZE = 500
-OUR_DESCRIPTION = "Tightloop, round"  # the beginning of every project description that we write
-# To read what changed since a given time, start this much earlier because clocks differ.
+OUR_DESCRIPTION = "Tightloop, round"  # how every project description that we write begins
+# To read the changes since a given time, start this much earlier, because clocks differ.
 CLOCK_SKEW = timedelta(seconds=10)
-# The parts of a task, and the names of their counts in the response to an import.
+# The parts of a task, and the names under which an import's response counts them.
 IMPORT_COUNTS = {
     "data": "task_count",
     "annotations": "annotation_count",
@@ -63,11 +63,11 @@ class LabelStudioProject:
         return str(self._read()["title"])
 
     def created_at(self) -> str:
-        """Return when the project was created, to detect another server's project with this id."""
+        """Return the project's creation time, which tells it from another server's project."""
         return str(self._read()["created_at"])
 
     def label_config(self) -> LabelConfig:
-        """Return the label config, read only once. Raises LabelConfigError if it is unusable."""
+        """Return the label config, which is read only once. Raises LabelConfigError if unusable."""
         if self._label_config is None:
             self._label_config = parse_label_config(self.label_config_xml())
         return self._label_config
@@ -77,7 +77,7 @@ class LabelStudioProject:
         return str(self._read()["label_config"])
 
     def set_description(self, text: str) -> bool:
-        """Set the project's description unless a person wrote it; return whether it changed."""
+        """Set the description unless a person wrote the current one; return whether it changed."""
         now = str(self._read()["description"] or "")
         if now == text or (now and not now.startswith(OUR_DESCRIPTION)):
             return False
@@ -94,7 +94,7 @@ class LabelStudioProject:
     # Tasks
 
     def counts(self) -> ProjectCounts:
-        """Count tasks and annotations, in three cheap requests."""
+        """Count tasks and annotations with three cheap requests."""
         found = self._server.request("GET", "api/projects/counts/", params={"ids": self.project_id})
         if not found["results"]:
             raise LabelStudioError(
@@ -111,7 +111,7 @@ class LabelStudioProject:
         )
 
     def n_tasks(self) -> int:
-        """Count the project's tasks, in one cheap request."""
+        """Count the project's tasks with one cheap request."""
         return self._count([])
 
     def tasks(self) -> list[Task]:
@@ -126,7 +126,7 @@ class LabelStudioProject:
         """Yield all tasks with their annotations, or only tasks that changed after a given time.
 
         New tasks and tasks that lost an annotation count as changed; deleted tasks are not found.
-        The time is by Label Studio's clock, so start CLOCK_SKEW before the last reading.
+        The time is compared with Label Studio's clock, so start CLOCK_SKEW before the last reading.
         """
         filters = []
         if changed_after is not None:
@@ -143,8 +143,8 @@ class LabelStudioProject:
         return [task for task in found if task.is_open or task.awaits_second_opinion]
 
     def reopen(self, task_id: int, n_annotators: int) -> None:
-        """Reopen a finished task until `n_annotators` in total have annotated it; ignore a
-        deleted task.
+        """Reopen a finished task until `n_annotators` annotators in total have annotated it; ignore
+        a deleted task.
         """
         changes = {"overlap": n_annotators, "is_labeled": False}
         self._server.request("PATCH", f"api/tasks/{task_id}/", json=changes, may_be_gone=True)
@@ -162,7 +162,7 @@ class LabelStudioProject:
 
     def delete_tasks(self, task_ids: Sequence[int]) -> None:
         """Delete tasks and their contents; ignore tasks that no longer exist."""
-        if not task_ids:  # Label Studio treats an empty list as all tasks
+        if not task_ids:  # Label Studio takes an empty list to mean all tasks
             return
         self._server.request(
             "POST",
@@ -185,8 +185,8 @@ class LabelStudioProject:
         return {task["id"]: rows.read_annotations(task) for task in pages}
 
     def add_ground_truth(self, task_id: int, label: str, annotator: int | None) -> None:
-        """Annotate a task in an annotator's name, or as the token's user if that account was
-        deleted, and make this annotation the task's only ground truth.
+        """Annotate a task in an annotator's name, and make this annotation the task's only ground
+        truth. If the annotator's account was deleted, annotate as the token's user.
         """
         body: dict[str, Any] = {
             "result": rows.prediction_result(self.label_config(), label),
@@ -201,8 +201,8 @@ class LabelStudioProject:
     def import_predictions(self, by_task_id: Mapping[int, Prediction]) -> int:
         """Add a prediction to each of these tasks; return their number.
 
-        Not idempotent: leave out tasks whose `versions` already include the version. A single
-        deleted task makes Label Studio reject the whole chunk: read the tasks again and retry.
+        Not idempotent: leave out tasks whose `versions` already include the version. If a single
+        task was deleted, Label Studio rejects the whole chunk: read the tasks again and retry.
         """
         if not by_task_id:
             return 0
@@ -219,13 +219,13 @@ class LabelStudioProject:
         return str(self._read()["model_version"] or "")
 
     def switch_model_version(self, version: str) -> None:
-        """Order the tasks by this version's predictions. Raises LabelStudioError without any."""
+        """Order the tasks by this version's predictions; LabelStudioError if it has none."""
         self._change(model_version=version)
 
     def model_versions(self) -> list[str]:
         """Return the model versions of all predictions."""
         found = self._server.request("GET", f"{self._path}model-versions/")
-        # Label Studio lists the current version even if it has no predictions, with a count of 0.
+        # Label Studio lists the current version even without predictions, with a count of 0.
         return [version for version, count in found.items() if count]
 
     def delete_predictions(self, version: str) -> None:
@@ -243,7 +243,7 @@ class LabelStudioProject:
     def _pages(
         self, include: str, filters: Sequence[Mapping[str, Any]] = ()
     ) -> Iterator[Mapping[str, Any]]:
-        """Yield tasks by id; each page begins after the last id, so that deletions shift none."""
+        """Yield tasks by id. Each page begins after the last id, so deletions shift none."""
         last_id = 0
         while True:
             later = task_filter("id", "greater", "Number", last_id)

@@ -19,25 +19,25 @@ ORDER_TAB_COLUMNS = frozenset(
         "tasks:data.image",
         "tasks:data.asked_by",
         "tasks:data.asked_round",
-        HINT_COLUMN,  # instead of predictions: Label Studio shows all versions' at once
+        HINT_COLUMN,  # replaces predictions: Label Studio would show those of all versions
         "tasks:predictions_score",
         "tasks:total_annotations",
         "tasks:annotators",
     }
 )
-# Columns to hide, although Label Studio lists them only after a model has asked for an image.
+# Columns to hide. Label Studio lists them only once a model has queried an image.
 LATER_COLUMNS = frozenset(
     f"tasks:data.asked_{name}" for name in ("probs", "confidence", "margin", "entropy")
 )
 
 
 class ProjectSetup(LabelStudioProject):
-    """The steps that set up a project. Each step can be repeated and returns whether it changed
+    """The steps that set up a project. Each step may be repeated, and returns whether it changed
     anything.
     """
 
     def configure(self, *, is_blind: bool) -> bool:
-        """Ask the least confident images first; show the model's guess unless labeling is blind."""
+        """Show the least confident images first, and the model's guess unless labeling is blind."""
         now = self._read()
         wanted = {"sampling": UNCERTAINTY_SAMPLING, "show_collab_predictions": not is_blind}
         changes = {key: value for key, value in wanted.items() if now[key] != value}
@@ -45,7 +45,7 @@ class ProjectSetup(LabelStudioProject):
             return False
         self._change(**changes)
         if self.model_version() != (now["model_version"] or ""):
-            # When Label Studio hid predictions, it cleared the version and its order: restore it.
+            # Hiding predictions made Label Studio clear the version and its order: restore them.
             self._change(model_version=now["model_version"])
         return True
 
@@ -58,7 +58,7 @@ class ProjectSetup(LabelStudioProject):
         return True
 
     def instruct(self, html: str, earlier: Collection[str]) -> bool:
-        """Set the annotators' instructions; replace existing ones only if they are in `earlier`."""
+        """Set the annotators' instructions; replace only those that `earlier` contains."""
         now = str(self._read()["expert_instruction"] or "")
         if now == html or (now and now not in earlier):
             return False
@@ -66,7 +66,7 @@ class ProjectSetup(LabelStudioProject):
         return True
 
     def add_order_tab(self) -> bool:
-        """Add a Data Manager tab that lists the next images in order, unless the tab exists."""
+        """Add a Data Manager tab that lists the next images in order, unless it already exists."""
         params = {"project": self.project_id}
         tabs = self._server.request("GET", "api/dm/views/", params=params)
         if any((tab["data"] or {}).get("title") == ORDER_TAB for tab in tabs):
@@ -77,7 +77,7 @@ class ProjectSetup(LabelStudioProject):
             place: [column for column, is_shown in columns.items() if not is_shown[place]]
             for place in ("explore", "labeling")
         }
-        if not tabs:  # users see the first tab first: keep Label Studio's default there
+        if not tabs:  # Label Studio opens the first tab: keep its default tab there
             self._add_tab(FIRST_TAB, hiddenColumns=hidden)
         unused = sorted((LATER_COLUMNS | {*columns}) - ORDER_TAB_COLUMNS)
         self._add_tab(
@@ -90,7 +90,7 @@ class ProjectSetup(LabelStudioProject):
         return True
 
     def connect_webhook(self, url: str, secret: str) -> bool:
-        """Create one webhook that sends changes and our secret to `url`; delete our other webhooks.
+        """Create one webhook that sends changes and our secret to `url`; delete any others of ours.
 
         Call this before `connect_backend`, so that Label Studio does not add its default webhook.
         """
@@ -119,14 +119,16 @@ class ProjectSetup(LabelStudioProject):
             "api/ml/",
             "api/ml/{id}",
             is_ours=lambda row: row["url"] == url or row["title"] == BACKEND_TITLE,
-            # Listing makes Label Studio call /setup, so a connected backend accepted the password.
+            # Label Studio calls /setup before it lists a backend, so "connected" means that the
+            # backend accepted the password.
             is_sound=lambda row: (
                 (row["url"], row["basic_auth_user"], row["state"]) == (url, user, "CO")
             ),
             create=lambda: self._create_backend(url, user, password),
         )
         if has_changed and self.model_version() == BACKEND_TITLE:
-            # Label Studio set the version; it would wait for /predict whenever a task is opened.
+            # Clear the version that Label Studio set: with it, each opened task would wait for
+            # /predict.
             self._change(model_version="")
         return has_changed
 
@@ -142,12 +144,12 @@ class ProjectSetup(LabelStudioProject):
         try:
             self._create("api/ml/", fields)
         except LabelStudioError as error:
-            for row in self._list("api/ml/"):  # Label Studio may keep a rejected one
+            for row in self._list("api/ml/"):  # Label Studio may keep a rejected backend
                 if row["id"] not in before:
                     self._server.request("DELETE", f"api/ml/{row['id']}")
             raise LabelStudioError(
                 f"the ML backend at {url} could not be connected: check that it runs, and that "
-                f"BACKEND_URL is its address as Label Studio sees it. {error}"
+                f"BACKEND_URL is an address that Label Studio can reach. {error}"
             ) from None
 
     def _keep_one(
@@ -159,7 +161,7 @@ class ProjectSetup(LabelStudioProject):
         is_sound: Callable[[Mapping[str, Any]], bool],
         create: Callable[[], None],
     ) -> bool:
-        """Keep or create one valid row, delete our other rows; return whether anything changed."""
+        """Keep or create one valid row, and delete our others; return whether anything changed."""
         ours = [row for row in self._list(path) if is_ours(row)]
         kept = [row for row in ours if is_sound(row)][:1]
         if len(ours) == len(kept) == 1:

@@ -17,7 +17,7 @@ from backend.base.labeling import (
 )
 from backend.labelstudio import task_data
 
-# The columns of a task that each reading asks for.
+# The columns of a task that each kind of reading requests.
 TASK_COLUMNS = "id,data,total_annotations,cancelled_annotations,is_labeled"
 OPEN_TASK_COLUMNS = f"{TASK_COLUMNS},predictions_model_versions"
 _OF_ANNOTATIONS = "result,completed_by,updated_at,was_cancelled,ground_truth,lead_time"
@@ -28,7 +28,7 @@ def prediction_result(
     config: LabelConfig, label: str, probability: float | None = None
 ) -> list[dict[str, Any]]:
     """Return the `result` of an annotation or prediction that chooses `label`."""
-    if label not in config.choices:  # Label Studio would drop it without an error
+    if label not in config.choices:  # Label Studio would silently drop it
         raise LabelConfigError(
             f"{label!r} is not among the label config's choices ({', '.join(config.choices)})"
         )
@@ -42,19 +42,19 @@ def prediction_result(
 
 
 def write_task(config: LabelConfig, task: NewTask) -> dict[str, Any]:
-    """Return a task as an import expects it, with its prediction or label."""
+    """Return a task in the form that an import expects, with its prediction or label."""
     row: dict[str, Any] = {"data": dict(task.data)}
     if task.prediction is not None:
         row["predictions"] = [write_prediction(config, task.prediction)]
     if task.label is not None:
-        # By default, imported annotations are ground truth, which Label Studio does not count.
+        # Imported annotations are ground truth by default, and Label Studio does not count those.
         result = prediction_result(config, task.label)
         row["annotations"] = [{"result": result, "ground_truth": False}]
     return row
 
 
 def write_prediction(config: LabelConfig, prediction: Prediction) -> dict[str, Any]:
-    """Return a prediction as an import expects it."""
+    """Return a prediction in the form that an import expects."""
     return {
         "result": prediction_result(config, prediction.label, prediction.probability),
         "score": prediction.score,
@@ -79,7 +79,7 @@ def read_versions(task: Mapping[str, Any]) -> frozenset[str]:
 
 
 def read_task_reading(task: Mapping[str, Any]) -> TaskReading:
-    """Read a task requested with ANNOTATION_COLUMNS: its annotations and how it was asked."""
+    """Read a task requested with ANNOTATION_COLUMNS: its annotations and how it was queried."""
     return TaskReading(
         task=read_task(task),
         updated_at=task["updated_at"],
@@ -91,7 +91,7 @@ def read_task_reading(task: Mapping[str, Any]) -> TaskReading:
 def read_annotations(task: Mapping[str, Any]) -> list[Annotation]:
     """Read the annotations of a task requested with ANNOTATION_COLUMNS."""
     annotations = task["annotations"]
-    # The first annotation of a seed task was imported with the task; people made the others.
+    # A seed task's first annotation was imported together with the task; people made the others.
     is_seed = task_data.is_seed(task["data"])
     seed_id = min((a["id"] for a in annotations), default=None) if is_seed else None
     return [
@@ -114,13 +114,13 @@ def read_annotations(task: Mapping[str, Any]) -> list[Annotation]:
 
 
 def _accepted_guess(result: Any) -> bool:
-    """Return whether an annotation is the displayed prediction, unchanged."""
+    """Return whether an annotation repeats the displayed prediction unchanged."""
     regions = [r for r in result if isinstance(r, Mapping)] if isinstance(result, list) else []
     return bool(regions) and all(region.get("origin") == "prediction" for region in regions)
 
 
 def _read_label(result: Any) -> str | None:
-    """Return the single choice in an annotation's result, or None; the API accepts any JSON."""
+    """Return the single choice in an annotation's result, which may be any JSON, or None."""
     for region in result if isinstance(result, list) else ():
         match region:
             case {"type": "choices", "value": {"choices": [choice]}}:

@@ -11,11 +11,11 @@ from backend.asking.acquisition import ACQUISITIONS
 from backend.base.labeling import Asked
 
 IMAGE = "image"
-SEED = "seed"  # the strategy of a task that came with the data set's label
+SEED = "seed"  # the strategy recorded for a task that came with the data set's label
 
 
 def write_asked(image: str, asked: Asked, hint: str | None) -> dict[str, Any]:
-    """Return the data of a task that asks for a label; without a hint, omit the numbers that
+    """Return the data of a task that asks for a label. Without a hint, omit the numbers that
     would reveal the model's guess.
     """
     data: dict[str, Any] = {
@@ -50,7 +50,7 @@ def write_review(image: str, image_id: str, label: str, reason: str) -> dict[str
 
 
 def read_image_id(data: object) -> str:
-    """Return the id of the task's image; "" if the task is not ours."""
+    """Return the id of the task's image; "" if Tightloop did not create the task."""
     return str(_fields(data).get("image_id") or "")
 
 
@@ -60,7 +60,9 @@ def is_seed(data: object) -> bool:
 
 
 def read_asked(data: object) -> Asked | None:
-    """Return how a task was asked, or None if its data, which users may edit, lacks this."""
+    """Return how a task was queried, or None if this is missing or invalid: users may edit the
+    data.
+    """
     fields = _fields(data)
     image_id = read_image_id(data)
     probs = _read_probs(fields.get("asked_probs"))

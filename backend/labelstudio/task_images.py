@@ -1,7 +1,7 @@
 """Load a task's image from a data URI or from the configured Label Studio server.
 
-A task's data is not trusted: only images on that server are requested, no file is opened, and the
-response is limited in bytes, pixels and seconds.
+A task's data is not trusted: images are requested only from that server, no file is opened, and the
+response may have only so many bytes and pixels and take only so many seconds.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 TIMEOUT = httpx.Timeout(10.0, connect=5.0)
 DEFAULT_PORTS = {"http": 80, "https": 443}
 # The paths of images in Label Studio 1.23: uploads; local file storage (?d=…); cloud storage
-# (?fileuri=…). Its API and /logout are on the same host, and a GET with our token would reach them.
+# (?fileuri=…). No other path is allowed, because a GET with our token would also reach the API and
+# /logout on the same host.
 IMAGE_PATHS = re.compile(r"/data/upload/.*[^/]|/data/local-files/|/tasks/[0-9]+/(resolve|presign)/")
 SHOWN_CHARS = 100
 
@@ -40,7 +41,7 @@ def load_task_image(
     max_pixels: int,
     give_up_after_s: float = 30.0,
 ) -> NDArray[np.uint8]:
-    """Return a task's image, upright, as (height, width, 3).
+    """Return a task's image, turned upright, as (height, width, 3).
 
     A large image is scaled down, but not below `image_size` on either side. Raises ImageError if
     the image cannot be read or its address is not allowed.
@@ -61,17 +62,17 @@ def _from_data_uri(value: str) -> bytes:
     if not comma or not re.fullmatch(r"data:image/[^,]*;base64", header, re.IGNORECASE):
         raise ImageError("the data URI does not begin with data:image/…;base64,")
     if len(payload) * 3 // 4 > MAX_BYTES:
-        raise ImageError(f"the data URI holds more than {MAX_BYTES:,} bytes")
+        raise ImageError(f"the data URI contains more than {MAX_BYTES:,} bytes")
     try:
         return b64decode(unquote(payload) if "%" in payload else payload, validate=True)
     except (binascii.Error, ValueError):
-        raise ImageError("the data URI is not base64") from None
+        raise ImageError("the data URI is not valid base64") from None
 
 
 def _checked_url(value: str, label_studio_url: str) -> str:
     """Return the URL to request, always on the origin of `label_studio_url`."""
     own = urlsplit(label_studio_url)
-    # URL parsers disagree about these: some drop a tab, some turn a backslash into a slash.
+    # URL parsers treat these differently: some drop a tab, some turn a backslash into a slash.
     if re.search(r"[\x00-\x20\x7f\\\ud800-\udfff]", value):
         raise ImageError("the image's address contains spaces, control characters or backslashes")
     try:
@@ -82,10 +83,10 @@ def _checked_url(value: str, label_studio_url: str) -> str:
     is_relative = value.startswith("/") and not asked.scheme and not asked.netloc
     if not is_own and not is_relative:
         raise ImageError(
-            "the image is neither a data: URI nor at LABEL_STUDIO_URL, and other servers are never "
-            f"asked ({_shown(value)})"
+            "the image is neither a data: URI nor at LABEL_STUDIO_URL, and no request is sent to "
+            f"other servers ({_shown(value)})"
         )
-    # Decode once and encode again, so that the requested path is the one that was checked.
+    # Decode and encode again, so that the path that is requested is the one that was checked.
     path = unquote(asked.path)
     is_image = IMAGE_PATHS.fullmatch(path.removeprefix(own.path))
     if not is_image or not _is_plain(asked.path) or "#" in value:
@@ -98,7 +99,7 @@ def _checked_url(value: str, label_studio_url: str) -> str:
 
 
 def _is_plain(path: str) -> bool:
-    """Return whether every server and proxy must interpret the path in the same way."""
+    """Return whether all servers and proxies must interpret the path in the same way."""
     names = [unquote(name) for name in path.split("/")[1:]]
     *folders, last = names
     return not any(
@@ -108,7 +109,7 @@ def _is_plain(path: str) -> bool:
 
 
 def _shown(text: str) -> str:
-    """Shorten an address and make it printable."""
+    """Return an address, shortened and made printable."""
     cut = f"… ({len(text):,} characters)" if len(text) > SHOWN_CHARS else ""
     return repr(text[:SHOWN_CHARS])[1:-1] + cut
 
@@ -129,9 +130,9 @@ def _download(url: str, token: str, give_up_after_s: float) -> bytes:
             for chunk in response.iter_raw():
                 content += chunk
                 if len(content) > MAX_BYTES:
-                    raise ImageError(f"{shown} holds more than {MAX_BYTES:,} bytes")
+                    raise ImageError(f"{shown} has more than {MAX_BYTES:,} bytes")
                 if time.monotonic() > give_up:
                     raise ImageError(f"{shown} took more than {give_up_after_s:g} s")
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise ImageError(f"{shown} cannot be fetched ({type(error).__name__})") from None
+        raise ImageError(f"{shown} could not be fetched ({type(error).__name__})") from None
     return bytes(content)

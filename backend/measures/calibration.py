@@ -13,7 +13,7 @@ BINS = 15
 
 
 def fit_temperature(probs: Probs, labels: Labels) -> float:
-    """Return the temperature that makes the held-out `labels` most likely; 1.0 without images.
+    """Return the temperature that makes the held-out `labels` most likely, or 1.0 without images.
 
     Temperature scaling (Guo et al., 2017) divides the log-probabilities by the temperature. A
     temperature above 1 means that the model was overconfident. The predicted class never changes.
@@ -37,7 +37,7 @@ def rescale(probs: Probs, temperature: float) -> Probs:
 def log_loss(probs: Probs, labels: Labels) -> float:
     """Return the mean negative log-likelihood of the labels, in nats."""
     own = probs[np.arange(len(labels)), labels]
-    return float(-np.log(np.maximum(own, 1e-7)).mean())  # a zero must not make the mean infinite
+    return float(-np.log(np.maximum(own, 1e-7)).mean())  # 0 would be infinite
 
 
 def expected_calibration_error(probs: Probs, labels: Labels) -> float:

@@ -8,7 +8,7 @@ from backend.base.arrays import Labels, Probs
 from backend.base.errors import TooFewLabelsError
 from backend.measures.calibration import log_loss
 
-# With fewer images, the 95 % interval of an accuracy may be more than 30 points wide.
+# With fewer images, the 95 % interval of the accuracy may be more than 30 points wide.
 MIN_IMAGES = 30
 
 

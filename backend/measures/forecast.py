@@ -3,14 +3,13 @@
 Accuracy follows the law `a - b * labels ** -c` with 0 <= b and a <= 1 (Cortes et al., 1993;
 Figueroa et al., 2012). A short curve cannot determine three numbers, so c takes a few fixed
 values, a and b are fitted by closed-form least squares, and the laws are averaged, each weighted by
-how likely it makes the curve.
+the likelihood of the curve under it.
 
-`scipy.optimize.curve_fit` was tried instead. With its covariance, the intervals are 1.4 times as
-wide. With a bootstrap of 60 fits, the intervals are as good, but a forecast takes 0.2 s instead of
-1 ms.
+`scipy.optimize.curve_fit` was also tried. Intervals from its covariance are 1.4 times as wide.
+Intervals from a bootstrap of 60 fits are as good, but a forecast then takes 0.2 s instead of 1 ms.
 
-All points must be measured on the same images. An error shared by all points is then part of a, and
-the remaining error is far smaller than two independent binomial errors.
+All points must be measured on the same images. The constant a then absorbs any error that all
+points share, and the remaining error is far smaller than that of independent measurements.
 """
 
 from __future__ import annotations
@@ -28,14 +27,15 @@ from scipy.special import softmax, stdtr, stdtrit
 Floats = NDArray[np.float64]
 
 INTERVAL = 0.9
-# Some a and b fit any two label counts exactly; only a third count can contradict them.
+# A curve can always be fitted exactly to two label counts; only a third one tests the fit.
 MIN_COUNTS = 3
 EXPONENTS = (0.125, 0.18, 0.25, 0.35, 0.5, 0.7, 1.0, 1.4)
-# The share of a version's error that is new in every training run (seed, order). The rest comes
-# from the version's labels, and two versions share it in proportion to the labels that they share.
+# The share of a version's error that differs between training runs (seed, order). The rest comes
+# from the labels: the more labels two versions share, the more of this error they share.
 FRESH = (0.05, 0.3)
-SHRINKS = 0.25  # errors shrink as labels ** -SHRINKS, so later points weigh more
-# The prior of the scatter is the images' sampling variance, with the weight of this many points.
+SHRINKS = 0.25  # errors shrink in proportion to labels ** -SHRINKS, so later points weigh more
+# The prior of the scatter is the sampling variance of the images; it weighs as much as this many
+# points.
 PRIOR_POINTS = 4
 
 
@@ -76,7 +76,7 @@ class CurvePoint:
 
     @property
     def measured(self) -> float:
-        """The accuracy of a point that is known to have validation images."""
+        """The accuracy, for a point that certainly has validation images."""
         assert self.accuracy is not None, f"{self.version} has no validation images"
         return self.accuracy
 
@@ -94,7 +94,7 @@ class TrackRecord:
 
 @dataclass(frozen=True)
 class Forecast:
-    """The measured accuracy that a version with more labels should gain over the last version."""
+    """The expected gain in measured accuracy from more labels, compared with the last version."""
 
     more_labels: int = field(metadata={"description": "the number of additional labels"})
     gain: float = field(metadata={"description": "the accuracy that these labels should gain"})
@@ -110,7 +110,7 @@ def forecast(curve: Sequence[CurvePoint], more_labels: int) -> Forecast | None:
 
 
 def track_record(curve: Sequence[CurvePoint]) -> TrackRecord:
-    """Forecast every version that has more labels than its predecessor, and compare the gains."""
+    """Check the forecast for each version with more labels than its predecessor."""
     inside, errors = 0, []
     for known, (now, then) in enumerate(pairwise(curve), start=1):
         if then.labels <= now.labels:
@@ -127,15 +127,15 @@ def track_record(curve: Sequence[CurvePoint]) -> TrackRecord:
 def _forecast_gain(
     curve: Sequence[CurvePoint], more_labels: int
 ) -> tuple[float, float, float] | None:
-    """Return the expected gain and the bounds of its interval, all in accuracy."""
+    """Return the expected gain in accuracy and the bounds of its interval."""
     if len({point.labels for point in curve}) < MIN_COUNTS:
         return None
     now = curve[-1]
     counts = np.array([point.labels for point in curve] + [now.labels + more_labels])
     accuracy = np.array([point.measured for point in curve])
-    right = (now.measured * now.images + 1) / (now.images + 2)  # a perfect score still scatters
+    right = (now.measured * now.images + 1) / (now.images + 2)  # a perfect score varies too
     scatter = right * (1 - right) / now.images
-    freedom = PRIOR_POINTS + len(curve) - 2  # fitting a and b takes two degrees
+    freedom = PRIOR_POINTS + len(curve) - 2  # fitting a and b uses up two degrees
     laws = [
         _fit(np.log(counts / now.labels), accuracy, scatter, freedom, exponent, fresh)
         for exponent in EXPONENTS
@@ -157,8 +157,8 @@ def _fit(
 
     `steps` are log label counts relative to the current count; the last one belongs to the
     forecast. Uses generalized least squares with a conjugate prior on the scatter. The forecast
-    follows the errors of the last points as far as the next version shares them (universal
-    kriging).
+    carries over the errors of the last points to the extent that the next version shares them
+    (universal kriging).
     """
     shared = np.exp(-np.abs(steps[:, None] - steps))
     covariance = (1 - fresh) * shared + fresh * np.eye(len(steps))
@@ -178,8 +178,8 @@ def _fit(
     squares = PRIOR_POINTS * scatter + residual @ residual
     variance = squares / freedom
     parameters = np.linalg.inv(precision)
-    # Forcing a <= 1 would fit badly and forecast too small a gain, so weight the law by the
-    # probability that a <= 1.
+    # Enforcing a <= 1 would worsen the fit and underestimate the gain. Therefore weight the law by
+    # the probability that a <= 1.
     is_possible = stdtr(freedom, (1 - a) / np.sqrt(parameters[0, 0] * variance))
     # The prior is flat in the current accuracy a - b and its slope b * c, so laws that agree on
     # both are equally likely.
@@ -199,7 +199,7 @@ def _fit(
 def _mixture_quantile(
     q: float, weights: Floats, centers: Floats, spreads: Floats, freedom: int
 ) -> float:
-    """Return a quantile of a Student t mixture, which lies between its components' quantiles."""
+    """Return a quantile of a Student t mixture, searching between its components' quantiles."""
     parts = centers + spreads * stdtrit(freedom, q)
     return float(
         brentq(

@@ -12,7 +12,8 @@ from scipy.stats import binom
 Right = NDArray[np.bool_]  # (images,), whether a version predicts each image's label
 
 SIGNIFICANCE = 0.025
-# With fewer images, six regressions are a large loss, and fewer than six are never significant.
+# With fewer images, six regressions are already a large loss, but fewer than six are never
+# significant.
 MIN_IMAGES = 100
 
 
@@ -22,8 +23,8 @@ class Gate:
 
     against: str
     p_value: float = field(metadata={"ge": 0, "le": 1})  # McNemar's test; null hypothesis: no worse
-    # Images that only the reference, and only the candidate, classified correctly. The aliases are
-    # the names in meta.json, which are older.
+    # Regressions are images that only the reference classified correctly, improvements those that
+    # only the candidate did. The aliases are the older names, which meta.json still uses.
     regressions: int = field(metadata={"ge": 0, "le": 10**9, "alias": "fell"})
     improvements: int = field(metadata={"ge": 0, "le": 10**9, "alias": "rose"})
     note: str = ""  # the reason if the comparison was ignored

@@ -8,7 +8,7 @@ from backend.base.errors import DeviceError
 
 
 def find_device(wanted: str) -> torch.device:
-    """Return the device for `cpu`, `cuda` or `auto`, which uses a GPU if one is available.
+    """Return the device for `cpu`, `cuda` or `auto`; `auto` uses a GPU if one is available.
 
     Raises DeviceError if `wanted` is `cuda` and no GPU is available.
     """

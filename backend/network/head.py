@@ -1,4 +1,4 @@
-"""Fit the last layer of the network, a linear classifier of embeddings."""
+"""Fit the network's last layer, which is a linear classifier of embeddings."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from sklearn.linear_model import LogisticRegression
 from backend.base.arrays import Embeddings, Labels, Probs, Scores
 from backend.base.errors import TooFewLabelsError
 
-# The weight of the labels against the penalty on large weights, for embeddings scaled to a mean
-# square length of 1. Measured on CIFAR-10: 1 to 3 is best on a fine-tuned body, 3 to 10 on a
-# pre-trained one, and the difference is less than half a point.
+# How much the labels weigh relative to the penalty on large weights, for embeddings scaled to a
+# mean square length of 1. On CIFAR-10, 1 to 3 is best for a fine-tuned body and 3 to 10 for a
+# pre-trained one, but the difference in accuracy is less than half a point.
 INVERSE_PENALTY = 3.0
 TOLERANCE = 1e-4
 MAX_STEPS = 200
@@ -43,9 +43,9 @@ def fit_head(
     """Fit a multinomial logistic regression.
 
     The problem has a single optimum, so `start` only saves time. `weights` determine how much each
-    label counts; only their ratios matter. A class without labels gets the probability of one
-    additional image among those labeled (Laplace's rule of succession). Raises TooFewLabelsError if
-    fewer than two classes have labels.
+    label counts; only their ratios matter. A class without labels gets the probability that it
+    would have with one more labeled image (Laplace's rule of succession). Raises TooFewLabelsError
+    if fewer than two classes have labels.
     """
     seen = np.unique(labels)
     if len(seen) < 2:
@@ -53,7 +53,7 @@ def fit_head(
             f"{len(labels)} labels of {len(seen)} class(es): a head needs labels of at least two "
             "classes"
         )
-    # With this scaling, the penalty is the same for every body, and the solver needs fewer steps.
+    # This scaling makes the penalty equally strong for every body and saves the solver steps.
     center = embeddings.mean(axis=0, dtype=np.float32)
     centered = embeddings.astype(np.float32) - center
     scale = float(np.sqrt((centered**2).sum(axis=1).mean())) or 1.0
@@ -65,7 +65,7 @@ def fit_head(
         model.coef_ = start.weight * scale
         model.intercept_ = start.bias + start.weight @ center
     model.fit(centered / scale, labels, None if weights is None else weights / weights.mean())
-    if len(seen) == 2:  # the model has one row, for the second class against the first
+    if len(seen) == 2:  # the model has a single row, for the second class against the first
         coef = np.vstack([-model.coef_, model.coef_]) / 2
         intercept = np.array([-0.5, 0.5]) * model.intercept_
     else:

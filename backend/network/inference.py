@@ -16,7 +16,7 @@ from backend.base.errors import BrokenVersionError
 
 Images = NDArray[np.uint8]  # (images, height, width, 3)
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)  # as in the training of torchvision's weights
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # as used to train torchvision's weights
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
@@ -26,7 +26,7 @@ def load_model(
     """Load `state` into a ResNet-18. Raises BrokenVersionError if the tensors do not fit."""
     from torchvision.models import resnet18  # takes seconds, which most commands do not need
 
-    with torch.device("meta"):  # avoids drawing random weights that would be overwritten
+    with torch.device("meta"):  # skips drawing random weights that would be overwritten anyway
         model = resnet18(num_classes=n_classes)
     try:
         model.load_state_dict(state, assign=True)
@@ -74,12 +74,12 @@ def predict(
     if not probs:
         classes, width = head.get_parameter("weight").shape
         return Outputs(np.empty((0, classes), np.float32), np.empty((0, width), np.float16))
-    # The CPU waits for the device only here.
+    # Only here does the CPU wait for the device.
     return Outputs(torch.cat(probs).cpu().numpy(), torch.cat(embeddings).cpu().numpy())
 
 
 def to_array(images: Sequence[NDArray[np.uint8]], image_size: int) -> Images:
-    """Squash images (height, width, 3) of different sizes to squares, and return one array."""
+    """Squash images (height, width, 3) of different sizes into one array of squares."""
     square = np.empty((len(images), image_size, image_size, 3), np.uint8)
     for row, image in zip(square, images, strict=True):
         tensor = resize_bytes(on_device(image[None], torch.device("cpu")), image_size)
@@ -88,7 +88,7 @@ def to_array(images: Sequence[NDArray[np.uint8]], image_size: int) -> Images:
 
 
 def on_device(images: Images, device: torch.device) -> Tensor:
-    """Copy images to `device` as uint8 (images, 3, height, width), with channels last in memory."""
+    """Copy images to `device` as uint8 (images, 3, height, width), stored channels-last."""
     batch = torch.from_numpy(np.array(images))  # copied because a memory-mapped pool is read-only
     if device.type == "cuda":
         batch = batch.pin_memory()
@@ -96,7 +96,7 @@ def on_device(images: Images, device: torch.device) -> Tensor:
 
 
 def normalizer(device: torch.device) -> Callable[[Tensor], Tensor]:
-    """Return a function that normalizes uint8 images on `device` for torchvision's weights."""
+    """Return a function that normalizes uint8 images for torchvision's weights on `device`."""
     mean = torch.tensor(IMAGENET_MEAN, device=device).mul(255).view(1, 3, 1, 1)
     std = torch.tensor(IMAGENET_STD, device=device).mul(255).view(1, 3, 1, 1)
     return lambda images: images.float().sub_(mean).div_(std)

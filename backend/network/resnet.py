@@ -11,11 +11,11 @@ State = dict[str, Tensor]  # a state_dict
 
 
 def build(n_classes: int, start: Mapping[str, Tensor] | None, *, seed: int) -> nn.Module:
-    """Build a ResNet-18 with the tensors of `start` that fit; all others are drawn with `seed`."""
+    """Build a ResNet-18 from the tensors of `start` that fit; draw the others with `seed`."""
     from torchvision.models import resnet18  # takes seconds, which most commands do not need
 
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed CUDA as well
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed CUDA
         model = resnet18(num_classes=n_classes)
     own = model.state_dict()
     fitting = {k: v for k, v in (start or {}).items() if k in own and v.shape == own[k].shape}

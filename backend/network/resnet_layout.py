@@ -53,7 +53,7 @@ def resnet18(n_classes: int, width: int = 64) -> dict[str, TensorType]:
 def find_fault(tensors: Mapping[str, TensorType], n_classes: int) -> str:
     """Return why tensors are not a ResNet-18 of `n_classes` classes; "" if they are.
 
-    Any width is accepted here; later, torch refuses to load any width but torchvision's.
+    Any width is accepted here, but torch later loads only torchvision's width.
     """
     first = tensors.get("conv1.weight", TensorType("F32", ()))
     return _find_difference(tensors, resnet18(n_classes, next(iter(first.shape), 0)))

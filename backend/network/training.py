@@ -33,7 +33,7 @@ class Recipe:
     color_jitter: float = 0.3  # largest change in brightness (in deviations), contrast, saturation
 
     def steps(self, n_images: int) -> int:
-        """Return the number of steps in `epochs`, but at least `min_steps`."""
+        """Return the number of training steps: `epochs` epochs, but at least `min_steps` steps."""
         return max(self.min_steps, math.ceil(self.epochs * n_images / self.batch_size))
 
     def lr_at(self, step: int, steps: int) -> float:
@@ -61,9 +61,9 @@ def train(
     """Fine-tune `start`, and return the trained weights on the CPU.
 
     The same seed on the same device gives the same weights, bit for bit. `weights` set how much
-    each label counts; only their ratios matter. `on_step(step, steps)` is called after each step,
-    on a GPU as soon as the step is enqueued. Raises TooFewLabelsError, or TrainingError if the loss
-    diverges.
+    each label counts; only their ratios matter. `on_step(step, steps)` is called after each step;
+    on a GPU, as soon as the step is enqueued. Raises TooFewLabelsError, or TrainingError if the
+    loss diverges.
     """
     if (n_seen := len(np.unique(labels))) < 2:
         raise TooFewLabelsError(
@@ -117,7 +117,9 @@ def take_step(
     targets: Tensor,
     weights: Tensor,
 ) -> Tensor:
-    """Update the model once. The loss stays on the device, since reading it waits for the step."""
+    """Update the model once. The loss stays on the device, because reading it would wait for the
+    step.
+    """
     with torch.autocast(batch.device.type, torch.bfloat16):
         logits = model(batch)
     loss = (F.cross_entropy(logits.float(), targets, reduction="none") * weights).mean()
@@ -147,7 +149,7 @@ def batches(
     targets = torch.from_numpy(np.array(labels)).to(device)
     shares = np.ones(len(labels), np.float32) if weights is None else weights / weights.mean()
     shares_on_device = torch.from_numpy(shares).to(device)
-    # Draw all random numbers now, on the CPU, so that no step waits for them.
+    # Draw all random numbers in advance, on the CPU, so that no step waits for them.
     rng = torch.Generator().manual_seed(seed)
     order = _draw_order(len(images), recipe, rng)
     views = _draw_views(order, stored.shape[2:], recipe.max_translate, may_flip, rng)
@@ -160,7 +162,7 @@ def batches(
 
 
 def _draw_order(n_images: int, recipe: Recipe, rng: torch.Generator) -> Tensor:
-    """Draw shuffled epochs, one after another, as (steps, batch) positions."""
+    """Draw consecutive shuffled epochs, as (steps, batch) positions."""
     batch_size, steps = min(recipe.batch_size, n_images), recipe.steps(n_images)
     epochs = math.ceil(steps * batch_size / n_images)
     shuffled = torch.cat([torch.randperm(n_images, generator=rng) for _ in range(epochs)])

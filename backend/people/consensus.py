@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from backend.base.arrays import Labels, Probs, Scores
 
-# If fewer images have several annotators, estimates of the annotators' qualities are unreliable.
+# With fewer images that have several annotators, the estimated qualities are unreliable.
 MIN_SHARED = 20
 TIE_BREAK = 1e-9
 
@@ -34,7 +34,7 @@ class ClassAnnotation(NamedTuple):
     image_id: str
     annotator: int | None  # None = a label from the data set
     label: int  # position of the class
-    annotated_at: str  # ISO 8601, so that text order is time order
+    annotated_at: str  # ISO 8601, so sorting as text sorts by time
     is_ground_truth: bool = False
 
 
@@ -47,7 +47,7 @@ class Consensus:
     quality: Scores  # probability that the label is right, 0..1
     weights: Scores  # how much the label counts in training, 0..1
     annotators: dict[int, float | None]  # probability of being right; None = unknown
-    conflicts: tuple[str, ...]  # images with conflicting ground truths
+    conflicts: tuple[str, ...]  # ids of images with conflicting ground truths
 
 
 def find_consensus(annotations: Iterable[ClassAnnotation], probs: Mapping[str, Row]) -> Consensus:
@@ -58,15 +58,15 @@ def find_consensus(annotations: Iterable[ClassAnnotation], probs: Mapping[str, R
     all other images. The latest ground truth wins; without a ground truth, a label from the data
     set wins. If someone annotated an image twice, the later annotation counts.
 
-    Until MIN_SHARED images have several annotations, the annotators' qualities are unknown. The
-    majority then decides, the model breaks ties, and a label's quality is the probability that the
-    model assigns to it. After that, the quality is unknown only for annotators who share no image
-    with another annotator.
+    Until MIN_SHARED images have several annotations, the annotators' qualities are unknown. Until
+    then, the majority decides, the model breaks ties, and a label's quality is the probability
+    that the model assigns to it. Afterward, the quality is unknown only for annotators who share
+    no image with another annotator.
 
     A label's weight is its quality if the annotators' qualities are known, and 1 otherwise.
-    In experiments, weights from the model's predictions alone reduced a head's accuracy by 1.8
-    points. With known qualities, weights gained about one point on the labels of careless
-    annotators and lost 0.2 points on the labels of careful annotators; soft labels were worse.
+    In experiments, weights based only on the model's predictions reduced a head's accuracy by 1.8
+    points. Weights based on known qualities gained about one point with careless annotators and
+    lost 0.2 points with careful ones; soft labels were worse.
     """
     given = sorted(annotations, key=lambda a: a.annotated_at)
     truths, conflicts = _ground_truths(given)
@@ -98,10 +98,10 @@ def find_consensus(annotations: Iterable[ClassAnnotation], probs: Mapping[str, R
 def active_lab(
     annotations: Iterable[ClassAnnotation], probs: Mapping[str, Row], probs_unlabeled: Probs
 ) -> tuple[dict[str, float], Scores]:
-    """Score how little another annotation would help, for each annotated image in `probs` and for
-    each row of `probs_unlabeled`.
+    """Score how little another annotation would help each annotated image in `probs` and each row
+    of `probs_unlabeled`.
 
-    All scores are on the same scale, and the image with the lowest score should be asked first.
+    All scores are on the same scale; the image with the lowest score should be queried first.
     Uses ActiveLab (Goh & Mueller 2023, arXiv:2301.11856).
     """
     crowd = _Crowd(latest_labels(annotations), probs)
@@ -115,7 +115,7 @@ def active_lab(
 
 
 def latest_labels(annotations: Iterable[ClassAnnotation]) -> dict[str, dict[int, int]]:
-    """Map each image to its annotators' latest labels, in the order in which they were given.
+    """Map each image to its annotators' latest labels, oldest first.
 
     Labels from the data set are left out.
     """
@@ -130,7 +130,7 @@ def latest_labels(annotations: Iterable[ClassAnnotation]) -> dict[str, dict[int,
 def _ground_truths(
     given: Iterable[ClassAnnotation],
 ) -> tuple[dict[str, int], tuple[str, ...]]:
-    """Return the label of each settled image, and the images whose ground truths conflict."""
+    """Return the label of each image with a ground truth, and the images with conflicts."""
     of_data_set: dict[str, int] = {}
     of_people: dict[str, list[int]] = defaultdict(list)
     for annotation in given:
@@ -167,12 +167,12 @@ class _Crowd:
         self.probs = (1 - TIE_BREAK) * opinions + TIE_BREAK * places / places.sum()
 
     def majority(self) -> tuple[Labels, NDArray[np.float64]]:
-        """Return the most frequent labels, the model breaking ties, and their probabilities."""
+        """Return the most frequent labels (the model breaks ties) and their probabilities."""
         labels = get_majority_vote_label(self.matrix, self.probs, verbose=False)
         return labels, get_label_quality_scores(labels, self.probs)
 
     def crowdlab(self) -> tuple[Labels, NDArray[np.float64], dict[int, float]]:
-        """Return labels, their qualities, and the annotators' qualities that are known."""
+        """Return the labels, their qualities, and the known qualities of annotators."""
         with _silence_cleanlab():
             found = get_label_quality_multiannotator(self.matrix, self.probs)
         # cleanlab's consensus may be a label that nobody chose: use the best chosen label instead.
@@ -186,7 +186,7 @@ class _Crowd:
 
 @contextmanager
 def _silence_cleanlab() -> Iterator[None]:
-    """Hide cleanlab's warnings about sparse data, which is normal here."""
+    """Hide cleanlab's warnings about sparse data, because sparse data is normal here."""
     with warnings.catch_warnings(), redirect_stdout(StringIO()):
         warnings.simplefilter("ignore")
         yield

@@ -26,7 +26,7 @@ def likely_errors(
     consensus: Consensus,
     names: Sequence[str],
 ) -> list[LikelyError]:
-    """List the contradicted labels, worst first; `names` are the class names.
+    """List the contradicted labels, worst first; `names` contains the class names.
 
     Images with a ground truth or a label from the data set are left out.
     """
@@ -52,7 +52,7 @@ def likely_errors(
 def _find_rival(label: int, counts: Mapping[int, int], row: Row | None) -> int | None:
     """Return the best-supported other label, or None if nothing contradicts `label`.
 
-    The model counts as one annotator who gives each class its probability.
+    The model counts as one annotator whose vote is split according to its probabilities.
     """
     rivals = {*counts} if row is None else {*counts, int(row.argmax())}
     support = {

@@ -15,9 +15,9 @@ from backend.base.arrays import Probs
 from backend.base.labeling import DELETED, Annotation
 from backend.people.consensus import ClassAnnotation, Row, active_lab
 
-RECENT_ANNOTATIONS = 200  # anyone who made one of these is expected to make more
+RECENT_ANNOTATIONS = 200  # whoever made one of these is expected to continue
 MAX_ANNOTATORS = 5
-MAX_SHARE = 0.5  # of a batch: annotators who have annotated all reopened images need new ones
+MAX_SHARE = 0.5  # of a batch: someone who has annotated all reopened images needs new ones
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class AnnotatedTask:
 
     task_id: int
     image_id: str
-    n_annotators: int  # without annotators who skipped the task
+    n_annotators: int  # excluding those who skipped the task
     seen_by: frozenset[int | None]  # everyone who annotated or skipped the task
 
 
@@ -47,7 +47,7 @@ def find_annotated(
 
 
 def has_duplicate_annotations(of_task: Sequence[Annotation]) -> bool:
-    """Return whether one person annotated the task more than once.
+    """Return whether anyone annotated the task more than once.
 
     Label Studio then offers the task to no one, even if the task is reopened, because it compares
     the number of annotations with the requested number of annotators.
@@ -59,7 +59,7 @@ def has_duplicate_annotations(of_task: Sequence[Annotation]) -> bool:
 def active_annotators(annotations: Mapping[int, Sequence[Annotation]]) -> set[int]:
     """Return the annotators who made the latest annotations.
 
-    This excludes annotators who have left, and anyone who only sets ground truths.
+    This excludes annotators who have left and people who only set ground truths.
     """
     given = sorted(
         (a for of_task in annotations.values() for a in of_task if not a.is_ground_truth),
@@ -77,11 +77,11 @@ def choose_second_opinions(
     active: Set[int],
     count: int,
 ) -> list[AnnotatedTask]:
-    """Choose tasks for a batch of `count` whose second opinion is worth more than a new image.
+    """Choose tasks for a batch of `count` if a second opinion is worth more than a new image.
 
-    Only tasks that at least one of the `active` annotators has not seen are chosen. `new_probs` are
-    the model's (images, classes) probabilities for images that have not been asked yet. If there
-    are no new images, no second opinions are chosen either, so a project can end.
+    Only tasks that at least one of the `active` annotators has not seen are chosen. `new_probs`
+    contains the model's (images, classes) probabilities for images that have not been queried yet.
+    Without new images, no second opinions are chosen either, so that a project can end.
     """
     if not len(new_probs):
         return []
@@ -95,7 +95,7 @@ def choose_second_opinions(
     best_new = np.sort(new)[:count]
     chosen: list[AnnotatedTask] = []
     for score, image_id in ranked[: int(MAX_SHARE * count)]:
-        # One more second opinion would displace the last new image.
+        # Another second opinion would displace the last new image.
         n_new = count - len(chosen)
         if n_new <= len(best_new) and score >= best_new[n_new - 1]:
             break

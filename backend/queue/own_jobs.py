@@ -1,8 +1,8 @@
-"""Accept only jobs that we enqueued, because anyone who can reach Redis may write there.
+"""Accept only jobs that we enqueued, because anyone who can reach Redis can write to it.
 
-RQ imports and calls whatever a job's hash names: a function, callbacks, webhooks to any address.
-Therefore a job's raw hash is checked before RQ reads it, and any foreign job is deleted and logged.
-This includes jobs enqueued by an earlier release whose function has since moved.
+RQ imports and calls whatever a job's hash contains: a function, callbacks, webhooks to any address.
+Therefore each raw hash is checked before RQ reads it, and a foreign job is deleted and logged. This
+includes jobs from an earlier release if their function has since moved.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ log = logging.getLogger(__name__)
 JobName = Literal["retrain", "rank"]
 
 MODULE = "backend.workers.jobs"
-# Name of the function -> its queue, and the seconds after which RQ ends it.
+# For each function: its queue, and the seconds after which RQ aborts it.
 JOBS: Mapping[str, tuple[str, int]] = {
     "retrain": ("train", 12 * 3600),
     "rank": ("rank", 1800),
 }
 QUEUES = ("train", "rank")
-# The fields that RQ writes for a job with retries, a timeout and meta.
+# The fields that RQ writes for a job that has retries, a timeout and meta.
 BOOKKEEPING = frozenset(
     {
         "created_at",
@@ -51,7 +51,7 @@ BOOKKEEPING = frozenset(
         "worker_name",
     }
 )
-# RQ also writes these, empty, for a job without them.
+# RQ also writes these fields, but leaves them empty for our jobs.
 ALWAYS_EMPTY = frozenset(
     {"success_callback_name", "failure_callback_name", "stopped_callback_name", "group_id"}
 )
@@ -66,20 +66,20 @@ class OwnJob(Job):
     def fetch(
         cls, id: str, connection: Redis | None = None, serializer: Serializer | str | None = None
     ) -> Self:
-        """Read a job as RQ does; delete a foreign job and raise NoSuchJobError."""
+        """Read a job as RQ does; if it is foreign, delete it and raise NoSuchJobError."""
         try:
             return cast(Self, super().fetch(id, connection, serializer))
         except (NoSuchJobError, RedisError):
             raise
-        except Exception as error:  # RQ may raise anything when it parses what it did not write
+        except Exception as error:  # RQ may raise any error while parsing foreign data
             reason = str(error) if isinstance(error, ForeignJobError) else "its fields are damaged"
-            log.error("dropped job %r from Redis, which we did not enqueue: %s", id, reason)
+            log.error("deleted job %r from Redis, which Tightloop did not enqueue: %s", id, reason)
             if connection is not None:
                 _delete(connection, id)
             raise NoSuchJobError(f"job {id!r} is not ours") from None
 
     def restore(self, raw_data: Mapping[bytes, bytes]) -> None:
-        """Read the job's hash; raise ForeignJobError before RQ interprets a foreign job."""
+        """Read the job's hash; if the job is foreign, raise ForeignJobError before RQ reads it."""
         if problem := _find_foreign(self.id, raw_data):
             raise ForeignJobError(problem)
         super().restore(raw_data)
@@ -90,18 +90,18 @@ class ForeignJobError(Exception):
 
 
 def job_id(name: str, project_id: int) -> str:
-    """Return the id of a project's job, which allows only one waiting or running job per name."""
+    """Return the id of a project's job, so that only one job per name can wait or run."""
     return f"{name}-p{project_id}"
 
 
 def _find_foreign(id_: str, raw: Mapping[bytes, bytes]) -> str:
-    """Return what in a job's hash we did not write, or ""."""
+    """Describe a part of a job's hash that we did not write; "" if there is none."""
     for key, value in raw.items():
         name = key.decode(errors="replace")
         if name not in BOOKKEEPING and not (name in ALWAYS_EMPTY and not value):
             return f"it has the field {name[:50]!r}"
         if len(value) > MAX_FIELD_BYTES:
-            return f"its field {name!r} holds {len(value):,} bytes"
+            return f"its field {name!r} has {len(value):,} bytes"
     try:
         # Decompress no more than our jobs can contain.
         call = from_json(zlib.decompressobj().decompress(raw.get(b"data", b""), MAX_DATA_BYTES))
@@ -119,7 +119,7 @@ def _find_foreign(id_: str, raw: Mapping[bytes, bytes]) -> str:
 
 
 def _delete(connection: Redis, id_: str) -> None:
-    """Delete everything that a job left in Redis so that its id can be reused cleanly."""
+    """Delete everything that a job left in Redis, so that its id can be used again."""
     own = id_.encode()
     try:
         runs: dict[str, Any] = {q: connection.zrange(f"rq:wip:{q}", 0, -1) for q in QUEUES}
@@ -133,5 +133,5 @@ def _delete(connection: Redis, id_: str) -> None:
                     if run.rpartition(b":")[0] == own:
                         pipe.zrem(f"rq:wip:{name}", run)
             pipe.execute()
-    except NoPermissionError:  # the published dashboard may only read
-        log.info("job %r is left to the worker, which drops it", id_)
+    except NoPermissionError:  # the published dashboard has read access only
+        log.info("left job %r to the worker, which will delete it", id_)

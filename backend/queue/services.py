@@ -1,4 +1,4 @@
-"""Report which services are up and how to fix the others, using Redis and the clock's checks."""
+"""Report which services are up and how to fix the others, from Redis and the clock's checks."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 
 from backend.queue.training_queue import TrainingQueue
 
-# The clock may be waiting for a slow Label Studio. After this long, its findings are out of date.
+# The clock may be waiting for a slow Label Studio. After this time, its findings are outdated.
 SILENCE_S = 60.0
 CHECKED_BY_CLOCK = ("label_studio", "backend")
-# Name of the service -> its queue, and what to say if no worker listens to it.
+# For each service: its queue, and the message to show if no worker listens to it.
 WORKERS = {
     "trainer": (
         "train",
@@ -18,7 +18,7 @@ WORKERS = {
     ),
     "ranker": (
         "rank",
-        "No ranker is running, so no new images are asked. If this persists, check the ranker log.",
+        "No ranker is running, so no images are queried. If this persists, check the ranker log.",
     ),
 }
 NO_CLOCK = (
@@ -40,7 +40,9 @@ class Service:
 
 
 def find_services(queue: TrainingQueue, now: float) -> list[Service]:
-    """Return all services except Redis. Raises QueueError if Redis fails. `now` is in seconds."""
+    """Return the status of all services except Redis. `now` is in seconds; QueueError if Redis
+    fails.
+    """
     n_workers = queue.worker_counts()
     found = []
     for name, (queue_name, problem) in WORKERS.items():

@@ -1,7 +1,7 @@
-"""Enqueue jobs, and keep hints and heartbeats in Redis: the only module that writes there.
+"""Enqueue jobs, and keep hints and heartbeats in Redis. No other module writes to Redis.
 
-A hint means that something may have changed in a project. A hint is never treated as fact: the
-clock reads Label Studio, so nothing is lost if Redis is lost.
+A hint means that something may have changed in a project. It is never treated as fact: the clock
+reads Label Studio, so nothing is lost if Redis loses its data.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from backend.queue.own_jobs import JOBS, MODULE, QUEUES, JobName, OwnJob, job_id
 
 T = TypeVar("T")
 
-# How long a permanently failed job keeps its id, so that it does not fail again every second.
+# How long a permanently failed job blocks its id, so that it does not fail again every second.
 FAILURE_TTL_S = 120
 CLOCK_KEY = "tightloop:clock"
 HEALTH_KEY = "tightloop:health"
-# Limits on what webhooks can make us store for a project.
+# Limits on what webhooks can cause us to store for a project.
 IMAGES_PER_HINT = 1_000
 IMAGES_KEPT = 10_000
 IMAGE_ID_LENGTH = 500
@@ -43,7 +43,7 @@ HINTS_KEPT_S = 24 * 3600.0
 class Hints:
     """The latest hints about a project. Times are seconds since the epoch, 0 = never."""
 
-    looks: int = 0  # increases with every request to look at the project
+    looks: int = 0  # counts the requests to look at the project
     hinted_at: float = 0.0  # when a webhook last reported a change
     train_asked_at: float = 0.0  # when a person last requested training
 
@@ -60,7 +60,7 @@ def _redis_errors() -> Iterator[None]:
 
 
 def _raise_queue_errors(cls: type[T]) -> type[T]:
-    """Make every method of a class raise QueueError instead of RedisError."""
+    """Decorate a class so that its methods raise QueueError instead of RedisError."""
     for name, method in vars(cls).copy().items():
         if callable(method):
             setattr(cls, name, _redis_errors()(method))
@@ -69,7 +69,7 @@ def _raise_queue_errors(cls: type[T]) -> type[T]:
 
 @_raise_queue_errors
 class TrainingQueue:
-    """RQ's queues and the projects' hints in one Redis. All methods may raise QueueError."""
+    """RQ's queues and the projects' hints in one Redis server. All methods may raise QueueError."""
 
     def __init__(self, redis_url: str) -> None:
         self._redis = redis.Redis.from_url(redis_url, socket_connect_timeout=2, socket_timeout=10)
@@ -81,7 +81,7 @@ class TrainingQueue:
     # Hints
 
     def hint(self, project_id: int, now: float, annotated: Iterable[str] = ()) -> None:
-        """Store a webhook's report of a change and of annotated images; request a look."""
+        """Store a webhook's report of a change and of annotated images, and request a look."""
         named = islice((i for i in annotated if len(i) <= IMAGE_ID_LENGTH), IMAGES_PER_HINT)
         annotated_key = _key(project_id, "answered")
         with self._redis.pipeline() as pipe:
@@ -94,17 +94,17 @@ class TrainingQueue:
         self.request_look(project_id)
 
     def ask_for_training(self, project_id: int, now: float) -> None:
-        """Store that a person requested training, whether or not labels are new; request a look."""
+        """Record that a person requested training, even without new labels, and request a look."""
         self._redis.hset(_key(project_id), "train_asked_at", now)
         self.request_look(project_id)
 
     def request_look(self, project_id: int) -> None:
-        """Have the ranker and the clock look at the project now."""
+        """Make the ranker and the clock look at the project now."""
         self.notify_clock(project_id)
         self.enqueue("rank", project_id)
 
     def notify_clock(self, project_id: int) -> None:
-        """Have the clock look at the project at its next tick, for example when a job ends."""
+        """Make the clock look at the project at its next tick, for example when a job ends."""
         self._redis.hincrby(_key(project_id), "looks", 1)
 
     def hints(self, project_id: int) -> Hints:
@@ -118,20 +118,20 @@ class TrainingQueue:
         )
 
     def annotated_since(self, project_id: int, since: float) -> dict[str, float]:
-        """Return the images that webhooks reported as annotated since `since`, with the times."""
+        """Return the images reported as annotated since `since`, with the times of the reports."""
         found: Any = self._redis.zrangebyscore(
             _key(project_id, "answered"), since, "+inf", withscores=True
         )
         return {_text(image_id): at for image_id, at in found}
 
     def take_over_earlier_release(self, project_id: int) -> tuple[bool, list[dict[str, str]]]:
-        """Delete what an earlier release stored here; return whether training had been requested,
-        and the errors, newest first.
+        """Delete what an earlier release stored in Redis; return whether training had been
+        requested, and the recorded errors, newest first.
         """
         keys = [_key(project_id, part) for part in ("generation", "errors", "facts")]
         counted = {_text(k): float(v) for k, v in self._redis.hgetall(keys[0]).items()}
         errors = [json.loads(line) for line in self._redis.lrange(keys[1], 0, -1)]
-        if counted:  # the earlier release used the same key for images read long ago
+        if counted:  # the earlier release also kept images here that were read long ago
             keys.append(_key(project_id, "answered"))
         self._redis.delete(*keys)
         return counted.get("forced", 0) > counted.get("trained", 0), errors
@@ -139,10 +139,10 @@ class TrainingQueue:
     # Jobs; backend/workers/jobs.py explains what happens when one dies
 
     def enqueue(self, name: JobName, project_id: int, *, is_forced: bool = False) -> bool:
-        """Enqueue a project's job; False if it already waits or runs.
+        """Enqueue a project's job; return False if it is already waiting or running.
 
-        A permanently failed job also keeps its id for FAILURE_TTL_S, unless `is_forced` because a
-        person requested another attempt.
+        A permanently failed job also blocks its id for FAILURE_TTL_S, unless `is_forced` is set
+        because a person requested another attempt.
         """
         existing = self._fetch(name, project_id)
         if existing is not None:
@@ -161,20 +161,21 @@ class TrainingQueue:
                 result_ttl=0,
                 failure_ttl=FAILURE_TTL_S,
             )
-        except DuplicateJobError:  # another process was faster
+        except DuplicateJobError:  # another process enqueued it first
             return False
         return True
 
     def requeue_abandoned(self) -> None:
-        """Return jobs whose worker died to their queue; RQ does this only on request."""
+        """Put jobs whose worker died back in their queue; RQ does this only on request."""
         for queue in self._queues.values():
             queue.started_job_registry.cleanup()
 
     def forget_dead_executions(self, job: Job) -> None:
-        """Delete records of a job's earlier runs that died with their worker, before this run ends.
+        """Delete the records of earlier runs of a job that died with their worker, before this run
+        ends.
 
-        RQ 3.0.0 keeps the id of a run for a minute longer than the run itself. A job that ends
-        within that minute would fail: "Execution ... not found in Redis".
+        RQ 3.0.0 keeps the id of a run for a minute longer than the run itself. A job that ended
+        within that minute would fail with "Execution ... not found in Redis".
         """
         runs = job.execution_registry
         for run_id in runs.get_execution_ids():
@@ -195,7 +196,7 @@ class TrainingQueue:
         job.meta["progress"] = {"phase": phase, "done": done, "total": total, "since": since}
         job.save_meta()  # type: ignore[no-untyped-call]
 
-    # For the dashboard, whose Redis user may only read: these methods must only read
+    # For the dashboard: these methods must only read, because its Redis user cannot write
 
     def jobs(self, project_id: int) -> list[dict[str, Any]]:
         """Return the project's waiting and running jobs: name, queue, status, phase, progress."""
@@ -222,13 +223,13 @@ class TrainingQueue:
         return found
 
     def worker_counts(self) -> dict[str, int]:
-        """Count the living workers of each queue."""
+        """Count the live workers of each queue."""
         listed = {name: worker_registration.get_keys(q) for name, q in self._queues.items()}
         return {name: self._redis.exists(*keys) if keys else 0 for name, keys in listed.items()}
 
     def worker_seen_at(self, hostname: str) -> float:
-        """Return the time of the last heartbeat from a worker on that machine; 0 if none."""
-        # RQ's own listing would delete workers that no longer exist.
+        """Return the time of the last heartbeat from a worker on that machine, or 0."""
+        # RQ's own function would also delete workers that no longer exist.
         keys = worker_registration.get_keys(connection=self._redis)
         workers = [self._redis.hmget(key, "hostname", "last_heartbeat") for key in keys]
         seen = [utcparse(_text(at)) for name, at in workers if at and _text(name or "") == hostname]
@@ -243,7 +244,7 @@ class TrainingQueue:
         return float(self._redis.get(CLOCK_KEY) or 0)
 
     def record_health(self, service: str, problem: str, now: float, every_s: float) -> None:
-        """Store the result of the clock's check of a service; `problem` is "" if it is up."""
+        """Store the result of the clock's check of a service; `problem` is "" if all is well."""
         found = {"checked_at": now, "problem": problem, "every_s": every_s}
         self._redis.hset(HEALTH_KEY, service, json.dumps(found))
 
@@ -264,5 +265,5 @@ def _key(project_id: int, part: str = "hints") -> str:
 
 
 def _text(value: bytes | str) -> str:
-    """Decode a value from Redis; RQ needs a connection that does not decode automatically."""
+    """Decode a value from Redis: RQ needs a connection that does not decode values."""
     return value.decode() if isinstance(value, bytes) else value

@@ -1,1 +1,1 @@
-"""Run the loop: observe, decide, train a round, reorder the open tasks, ask the next batch."""
+"""Run the loop: observe, decide, train a round, reorder the open tasks, query the next batch."""

@@ -13,7 +13,7 @@ from backend.store.version_meta import Meta
 
 NO_MODEL = "no model yet"
 MORE_LABELS = 100
-OUTLOOK_POINTS = 30  # earlier points add little, and checking their forecasts takes seconds
+OUTLOOK_POINTS = 30  # older points add little, and checking their forecasts takes seconds
 
 
 def describe_version(version: str, validation: Evaluation | None, labels: int) -> str:
@@ -31,15 +31,15 @@ def describe_project(version: Meta | None) -> str:
 
 
 def learning_curve(sound: Sequence[Meta], current: str | None = None) -> tuple[CurvePoint, ...]:
-    """Return a point per version, oldest first; `current` names the version in service."""
+    """Return a point per version, oldest first; `current` is the name of the version in service."""
     return tuple(_point(meta, meta.version == current) for meta in sound)
 
 
 def outlook(sound: Sequence[Meta]) -> Forecast | None:
     """Forecast the gain from MORE_LABELS more labels; None with fewer than three full versions.
 
-    Uses only versions that have the same validation split as the newest version. None also if that
-    split is too small to tell versions apart.
+    Uses only versions that have the same validation split as the newest version. Also returns None
+    if that split is too small to tell versions apart.
     """
     validation = sound[-1].validation if sound else None
     n_images = validation.images if validation else 0
@@ -57,7 +57,7 @@ def outlook(sound: Sequence[Meta]) -> Forecast | None:
 
 
 def outlook_sentence(outlook: Forecast) -> str:
-    """Write a forecast as one sentence."""
+    """Return a forecast as one sentence."""
     more = outlook.more_labels
     gain, low, high = (100 * share for share in (outlook.gain, outlook.low, outlook.high))
     past = outlook.past

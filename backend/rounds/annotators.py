@@ -20,7 +20,7 @@ def annotator_figures(
     classes: Sequence[str],
     names: Mapping[int, str],
 ) -> list[AnnotatorFigures]:
-    """Return a row per annotator: least reliable first, annotators of unknown quality last.
+    """Return a row per annotator, least reliable first; annotators of unknown quality come last.
 
     `names` are the annotators' names by id; `classes` are the label config's choices.
     """
@@ -35,11 +35,11 @@ def annotator_figures(
     rows = []
     for annotator, own in by_annotator.items():
         usable = [a for a in own if a.label in classes and a.image_id in label_of]
-        # Ground truth agrees with the consensus by definition, and is given without a guess.
+        # Ground truth agrees with the consensus by definition, and annotators set it unaided.
         judged = [a for a in usable if not a.is_ground_truth]
         agrees = [label_of[a.image_id] == a.label for a in judged if n_annotators[a.image_id] > 1]
         guessed = [a for a in judged if a.image_id in guess_of]
-        # An accepted guess may come from a later version than the one that asked.
+        # The accepted guess may come from a later version than the one that queried the image.
         is_right = [
             label_of[a.image_id] == (a.label if a.accepted_guess else guess_of[a.image_id])
             for a in guessed
@@ -67,7 +67,7 @@ def annotator_figures(
 
 
 def _interval(quality: float | None, n_shared: int) -> tuple[float | None, float | None]:
-    """Return the interval of a quality that rests on `n_shared` comparable annotations."""
+    """Return the interval of a quality estimated from `n_shared` comparable annotations."""
     if quality is None or not n_shared:
         return None, None
     return interval_of(quality, n_shared)

@@ -22,11 +22,11 @@ FOLDS = 5
 
 @dataclass(frozen=True)
 class LabelReading:
-    """The labels derived from all annotations, and the data that they were derived from."""
+    """The labels derived from all annotations, and the data from which they were derived."""
 
     annotations: tuple[ClassAnnotation, ...]
-    asked_probs: Mapping[str, Row]  # of the version that asked the image
-    probs: Mapping[str, Row]  # also from other models that never saw the annotations
+    asked_probs: Mapping[str, Row]  # from the version that queried the image
+    probs: Mapping[str, Row]  # also those from other models that never saw the annotations
     consensus: Consensus
     labels: LabeledImages
 
@@ -38,8 +38,8 @@ def read_labels(
 ) -> LabelReading:
     """Find one label per image, and count the annotations that cannot be used.
 
-    Pass `progress` to also compute probabilities for images that were asked without a model, which
-    takes seconds.
+    If `progress` is given, also compute probabilities for images that were queried without a model;
+    this takes seconds.
     """
     usable, left_out = _usable(annotations, loop.names, loop.pool.image_ids)
     asked_probs = loop.store.asked_probs(len(loop.names))
@@ -94,10 +94,10 @@ def _fold_probs(
     probs: Mapping[str, Row],
     progress: Progress | None,
 ) -> dict[str, Row]:
-    """Return out-of-sample probabilities for images that were asked without a model.
+    """Return out-of-sample probabilities for images that were queried without a model.
 
-    Each fifth of the labels is predicted by a head that was fitted to the other labels. The heads
-    use embeddings of the pre-trained body, because a body trained here has seen the labels.
+    A head fitted to four fifths of the labels predicts the remaining fifth, five times over. The
+    heads use embeddings of the pre-trained body, because a body trained here has seen the labels.
     The probabilities are computed at most once.
     """
     of_people = {a.image_id for a in annotations if a.annotator is not None}

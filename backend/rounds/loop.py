@@ -1,4 +1,4 @@
-"""Gather everything that the rounds of one project need."""
+"""Open a project's pool, store, model versions and Label Studio connection for its rounds."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from backend.store.registry import Registry
 
 @dataclass(frozen=True)
 class Loop:
-    """One project, and everything that its rounds need."""
+    """One project with everything that its rounds need."""
 
     settings: Settings
     root: Path  # the project's folder of model versions
@@ -55,7 +55,7 @@ class Loop:
 
     @property
     def has_pretrained_body(self) -> bool:
-        """Whether embeddings exist before the first training."""
+        """Whether embeddings are available before the first training run."""
         return self.weights != "none"
 
     @property
@@ -90,7 +90,7 @@ def open_loop(
 ) -> Loop:
     """Gather what a project's rounds need, with the pool and weights chosen during set-up.
 
-    Without `rescan`, the pool is the one found by the last training run.
+    Without `rescan`, use the pool as the last training run found it.
     """
     root = project_root(settings.model_dir, project_id)
     record = read_record(root)

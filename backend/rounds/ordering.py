@@ -28,7 +28,7 @@ GUESSES_SHOWN = 3
 
 
 def refresh_predictions(loop: Loop, progress: Progress = lambda *_: None) -> int:
-    """Order the open tasks by the version in service, and describe that version in the project.
+    """Order the open tasks by the version in service; describe that version in Label Studio.
 
     Returns the number of new predictions.
     """
@@ -41,8 +41,8 @@ def refresh_predictions(loop: Loop, progress: Progress = lambda *_: None) -> int
 def order_open_tasks(loop: Loop, progress: Progress = lambda *_: None) -> int:
     """Import predictions of the version in service, then have Label Studio order tasks by them.
 
-    Hold the push lock. Tasks that already have a prediction of this version are skipped, so an
-    interrupted call can be repeated. Returns the number of new predictions.
+    The caller must hold the push lock. Tasks that already have a prediction of this version are
+    skipped, so an interrupted call can be repeated. Returns the number of new predictions.
     """
     version = loop.registry.current()
     if version is None:
@@ -92,7 +92,7 @@ def order_open_tasks(loop: Loop, progress: Progress = lambda *_: None) -> int:
 
 
 def switch(loop: Loop, version: str) -> None:
-    """Order Label Studio's tasks by a version, which must have predictions."""
+    """Order Label Studio's tasks by a version that has predictions."""
     if loop.project.model_version() != version:
         loop.project.switch_model_version(version)
 
@@ -135,7 +135,7 @@ def show_open(
 
 
 def record_open_images(loop: Loop, read_at: float, images: Sequence[OpenImage]) -> None:
-    """Record the open images in the order of asking; the last entry for an image wins."""
+    """Record the open images in the order of the tasks; the last entry for an image wins."""
     newest = {image.image_id: image for image in images}.values()
     loop.store.record_open_images(read_at, sorted(newest, key=lambda i: i.confidence))
 
@@ -145,8 +145,8 @@ def _put_second_opinions_first(
 ) -> None:
     """Put images that await a second opinion first, with probabilities from before the first one.
 
-    The version in service was trained on the first annotation, and must not repeat it to the second
-    annotator.
+    The version in service was trained on the first annotation; its guess would only repeat that
+    annotation to the second annotator.
     """
     again = [i for i, task in enumerate(tasks) if task.awaits_second_opinion]
     if not again:
@@ -159,15 +159,15 @@ def _put_second_opinions_first(
 
 
 def _delete_old_predictions(loop: Loop, now: datetime) -> None:
-    """Delete predictions of all but the last two versions, once no open task can refer to them.
+    """Delete the predictions of all but the last two versions once no open task can refer to them.
 
-    An annotation refers to the prediction that was shown with it, and a task stays locked for
-    `task_lock_s`.
+    An annotation refers to the prediction that was displayed with it, and a task stays locked for
+    `task_lock_s` seconds.
     """
     history = loop.registry.promotions()
     keep = {p.version for p in history[:2]}
     still_open = now - timedelta(seconds=loop.settings.task_lock_s)
-    # The newest is first: each version was superseded when the preceding entry was promoted.
+    # Newest first: each version was superseded when the entry before it in this list was promoted.
     keep |= {old.version for new, old in pairwise(history) if new.promoted_at > still_open}
     for version in loop.project.model_versions():
         if VERSION_NAME.fullmatch(version) and version not in keep:

@@ -39,11 +39,13 @@ def keep(loop: Loop, labels: LabeledImages, candidate: Candidate) -> Meta | None
         current = loop.registry.current()
         if body != candidate.version and (current is None or current.body != body):
             promoted = current.version if current else "no version"
-            log.info("discarded %s: %s was promoted during the fit", candidate.version, promoted)
+            log.info(
+                "discarded %s because %s was promoted during the fit", candidate.version, promoted
+            )
             return None
         verdict = _judge(loop, candidate.version, current, validation)
         if verdict.refused is None and scores is None:
-            # This takes minutes, so another version may be promoted in the meantime.
+            # This takes minutes, during which another version may be promoted.
             with timed(candidate.seconds, "scoring the pool"):
                 raw, embeddings = candidate.score_pool()
                 scores = rescale(raw, temperature), embeddings
@@ -66,10 +68,11 @@ def _check_finite(candidate: Candidate) -> None:
     version = candidate.version
     if not (np.isfinite(candidate.validation).all() and np.isfinite(candidate.test).all()):
         raise TrainingError(
-            f"the probabilities of {version} contain NaN, so it was not kept: check the weights "
-            "that WEIGHTS names, then press Start Training"
+            f"the probabilities of {version} contain NaN, so it was not kept: check the weights in "
+            "WEIGHTS, then press Start Training"
         )
-    # Weights that images of this size never use may be NaN even if all probabilities are finite.
+    # Some weights are not used for images of this size, and may be NaN although all probabilities
+    # are finite.
     if name := tensor_file.find_not_finite(candidate.state):
         raise TrainingError(
             f"training diverged: {name} of {version} contains NaN, so it was not kept: set a "
@@ -80,7 +83,7 @@ def _check_finite(candidate: Candidate) -> None:
 def _judge(loop: Loop, version: str, current: Meta | None, probs: Probs) -> Verdict:
     """Compare a candidate with the version in service on the validation images.
 
-    A head is also compared with the full version of its body, because many small losses add up.
+    A head is also compared with the full version of its body, because small losses add up.
     """
     references = [] if current is None else [current]
     if current is not None and body_of(version) == current.body != current.version:
@@ -148,7 +151,7 @@ def _save_scores(
     validation: Probs,
     scores: tuple[Probs, PoolEmbeddings | None] | None,
 ) -> None:
-    """Cache a version's scores before it is promoted: readers of `current` expect to find them."""
+    """Cache a version's scores before its promotion, because readers of `current` expect them."""
     root, image_ids = loop.root, loop.pool.image_ids
     labels = loop.pool.validation.labels
     if len(labels):
@@ -164,7 +167,7 @@ def _save_scores(
 
 
 def _prune(loop: Loop) -> None:
-    """Delete the weights of old versions; after an error, the next round tries again."""
+    """Delete the weights of old versions; after an error, the next round retries."""
     now = datetime.now(UTC)
     try:
         pruning.prune(loop.root, loop.settings.keep_versions, loop.project.model_versions, now)

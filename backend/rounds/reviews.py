@@ -43,7 +43,7 @@ def find_reviews(settings: Settings, root: Path) -> LabelStudioProject | None:
 
 
 def open_reviews(settings: Settings, root: Path, project: LabelStudioProject) -> LabelStudioProject:
-    """Return the review project, creating it if necessary; hold the review lock."""
+    """Return the review project; create it if necessary. The caller must hold the review lock."""
     found = find_reviews(settings, root)
     if found is not None:
         return found
@@ -52,7 +52,7 @@ def open_reviews(settings: Settings, root: Path, project: LabelStudioProject) ->
         *access,
         title=review_title(project.title()),
         label_config=project.label_config_xml(),
-        sampling=labelstudio.OLDEST_FIRST,  # tasks are pushed worst first
+        sampling=labelstudio.OLDEST_FIRST,  # tasks are created with the most doubtful labels first
     )
     ProjectStore(root).start_reviews(review_id)
     return LabelStudioProject(*access, review_id)
@@ -64,9 +64,10 @@ def review_title(title: str) -> str:
 
 
 def push_reviews(loop: Loop, reviews: LabelingProject, errors: Sequence[LikelyError]) -> int:
-    """Create review tasks for images without one; return how many. Hold the review lock.
+    """Create review tasks for images that have none; return their number.
 
-    The tasks have no prediction: reviewers decide without seeing a guess.
+    The caller must hold the review lock. The tasks have no predictions, so reviewers decide without
+    seeing a guess.
     """
     existing = {task.image_id for task in reviews.tasks()}
     return reviews.import_tasks(
@@ -84,7 +85,7 @@ def push_reviews(loop: Loop, reviews: LabelingProject, errors: Sequence[LikelyEr
 
 
 def collect_reviews(root: Path, project: LabelingProject, reviews: LabelingProject) -> int:
-    """Turn new and changed review annotations into ground truth, in the reviewers' names.
+    """Turn new and changed review annotations into ground truth in the reviewers' names.
 
     Returns the number of images that received ground truth. After an interruption, call again
     to collect the rest.
@@ -120,7 +121,7 @@ def _latest_reviews(reviews: LabelingProject) -> dict[str, Annotation]:
 
 
 def _settle(project: LabelingProject, image_id: str, label: str, reviewer: int | None) -> bool:
-    """Write ground truth unless the image's task was deleted or already has this label."""
+    """Write ground truth unless the image's task was deleted or already has this ground truth."""
     by_task = project.annotations_of(image_id)
     if not by_task:
         log.warning("%s was reviewed, but its task was deleted", image_id)
@@ -129,5 +130,5 @@ def _settle(project: LabelingProject, image_id: str, label: str, reviewer: int |
     if truths == {label}:
         return False
     project.add_ground_truth(min(by_task), label, reviewer)
-    log.info("%s is %s: ground truth from a review", image_id, label)
+    log.info("%s: a review set the ground truth %s", image_id, label)
     return True

@@ -1,4 +1,4 @@
-"""Run the loop: learn from annotations, reorder the open tasks, ask the next images."""
+"""Run the loop: learn from annotations, reorder the open tasks, query the next images."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ log = logging.getLogger(__name__)
 
 
 def train_round(loop: Loop, *, is_forced: bool, progress: Progress) -> Meta | None:
-    """Train a version on all annotations, then reorder the open tasks and ask the next batch.
+    """Train a version on all annotations, then reorder the open tasks and query the next batch.
 
     Returns None if the labels have not changed since the last version and `is_forced` is not set.
-    With TRAIN=head, only the first version is a full version. TooFewLabelsError if training is not
-    possible yet.
+    With TRAIN=head, only the first version is a full version. Raises TooFewLabelsError if training
+    is not possible yet.
     """
     current = loop.registry.current()
     body = current.body if current is not None and loop.settings.train == "head" else None
@@ -44,10 +44,10 @@ def train_round(loop: Loop, *, is_forced: bool, progress: Progress) -> Meta | No
 
 
 def refit_head(loop: Loop, progress: Progress = lambda *_: None) -> Meta | None:
-    """Fit a head to all annotations as last read, and reorder the open tasks by it.
+    """Fit a head to all annotations read so far, and reorder the open tasks by it.
 
-    Returns None before the first version, if no label is new, and if a full version was promoted
-    during the fit. TooFewLabelsError if a fit is not possible yet.
+    Returns None before the first version, if no label is new, or if a full version was promoted
+    during the fit. Raises TooFewLabelsError if a fit is not possible yet.
     """
     current = loop.registry.current()
     if current is None:
@@ -71,7 +71,7 @@ def _learn(loop: Loop, body: str | None, *, is_forced: bool, progress: Progress)
     progress("reading annotations", 0, 0)
     began = time.time()
     read_everything_changed(loop.project, loop.store)
-    revision = loop.store.facts().revision  # before the annotations, which may be newer
+    revision = loop.store.facts().revision  # read before the annotations, which may then be newer
     annotations = loop.store.annotations()
     reading = read_labels(loop, annotations, progress)
     names = loop.project.annotator_names()

@@ -52,7 +52,7 @@ def find_candidates(
 def pool_probs(loop: Loop, meta: Meta, progress: Progress) -> Probs:
     """Return a version's calibrated probabilities for the whole pool, computed at most once.
 
-    NoModelError names the version if its probabilities are not finite.
+    Raises a NoModelError that names the version if its probabilities are not finite.
     """
     kept = model_outputs.load_pool_probs(loop.root, meta.version)
     if kept is not None and kept[0] == loop.pool.image_ids:
@@ -67,7 +67,7 @@ def predicted_classes(loop: Loop, meta: Meta) -> Labels:
     """Return the class that a version predicts for each validation image."""
     validation = loop.pool.validation
     probs = model_outputs.load_validation_probs(loop.root, meta.version, validation.labels)
-    if probs is None:  # the version used another split, or predates kept probabilities
+    if probs is None:  # the version used another split, or is older than this cache
         phase = "validating the version in service"
         probs = _predict_probs(loop, meta, validation.images, phase, lambda *_: None)
     return probs.argmax(axis=1)
@@ -83,7 +83,7 @@ def embeddings_of(loop: Loop, meta: Meta, progress: Progress) -> tuple[str, Pool
 
 
 def pretrained_body(loop: Loop, progress: Progress) -> tuple[State, PoolEmbeddings]:
-    """Return a whole network with the pre-trained weights, and its embeddings of all images.
+    """Return a full network with the pre-trained weights, and its embeddings of all images.
 
     All projects share these embeddings.
     """
@@ -109,7 +109,7 @@ def score(
     phase: str,
     progress: Progress,
 ) -> Outputs:
-    """Run a network on images."""
+    """Run a network on images, and return its outputs."""
     tensors = {name: torch.from_numpy(array) for name, array in state.items()}
     return predict(
         load_model(tensors, len(loop.pool.classes), loop.device),
@@ -140,7 +140,7 @@ def _load_or_embed(
     if not all(np.isfinite(rows).all() for rows in embeddings):
         raise TrainingError(
             "the embeddings of the pool contain NaN or infinite numbers: promote another version, "
-            "or check the weights that WEIGHTS names"
+            "or check the weights in WEIGHTS"
         )
     made = PoolEmbeddings(*embeddings)
     model_outputs.save_embeddings(folder, key, image_size, loop.pool.image_ids, made)
@@ -148,7 +148,7 @@ def _load_or_embed(
 
 
 def _load(loop: Loop, key: str, image_size: int) -> PoolEmbeddings | None:
-    """Load a body's embeddings if they have a row per image and the width of our network."""
+    """Load a body's embeddings, or return None unless they fit the pool and our network."""
     pool = loop.pool
     width = resnet18(len(pool.classes))[HEAD_TENSORS[0]].shape[1]
     lengths = (len(pool.image_ids), len(pool.validation.labels), len(pool.test.labels))

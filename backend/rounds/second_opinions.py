@@ -27,7 +27,8 @@ log = logging.getLogger(__name__)
 def reopen_all(loop: Loop, n_annotators: int) -> None:
     """Reopen tasks that fewer than `n_annotators` people annotated, oldest first.
 
-    At most two batches await a second opinion at a time, which keeps refreshing predictions fast.
+    At most two batches of tasks await a second opinion at a time, so that their predictions can be
+    refreshed quickly.
     """
     annotations = loop.store.annotations()
     n_free, tasks = _find_reopenable(loop, annotations, 2 * loop.settings.batch_size)
@@ -41,7 +42,7 @@ def reopen_all(loop: Loop, n_annotators: int) -> None:
 
 
 def reopen_doubtful(loop: Loop, progress: Progress) -> int:
-    """Reopen tasks whose second opinion is worth more than a new image; return how many."""
+    """Reopen tasks if a second opinion is worth more than a new image; return how many."""
     version = loop.registry.current()
     annotations = loop.store.annotations()
     n_free, tasks = _find_reopenable(loop, annotations, loop.settings.batch_size)
@@ -62,7 +63,7 @@ def reopen_doubtful(loop: Loop, progress: Progress) -> int:
 def _find_reopenable(
     loop: Loop, annotations: Mapping[int, Sequence[Annotation]], limit: int
 ) -> tuple[int, list[AnnotatedTask]]:
-    """Return how many more tasks may wait until `limit` is reached, and the candidates."""
+    """Return how many more tasks may be reopened within `limit`, and the candidates."""
     waiting = {task.task_id for task in loop.store.tasks() if task.awaits_second_opinion}
     n_servable = sum(not has_duplicate_annotations(annotations.get(i, ())) for i in waiting)
     found = find_annotated(annotations, set(loop.pool.image_ids))
@@ -75,5 +76,5 @@ def _reopen(loop: Loop, tasks: Sequence[AnnotatedTask]) -> None:
     for task in tasks:
         loop.project.reopen(task.task_id, task.n_annotators + 1)
     read_changes(loop.project, loop.store)
-    order_open_tasks(loop)  # Label Studio serves only tasks with a prediction of this version
+    order_open_tasks(loop)  # Label Studio serves only tasks that have a prediction of this version
     log.info("reopened %d images for a second opinion", len(tasks))

@@ -38,13 +38,13 @@ class Candidate:
     body_key: str
     validation: Probs
     test: Probs
-    # Takes minutes for a new body. Returns embeddings only if the body is new.
+    # This takes minutes for a new body, and returns embeddings only if the body is new.
     score_pool: Callable[[], tuple[Probs, PoolEmbeddings | None]]
     seconds: dict[str, float]  # how long each phase took
 
 
 def train_candidate(loop: Loop, labels: LabeledImages, progress: Progress) -> Candidate:
-    """Train the whole network, or with TRAIN=head, fit a head on the pre-trained weights."""
+    """Train the whole network; with TRAIN=head, fit a head on the pre-trained body."""
     _check(labels)
     version = f"r{loop.registry.last_round() + 1:04d}"
     if loop.settings.train != "head":
@@ -60,13 +60,15 @@ def train_candidate(loop: Loop, labels: LabeledImages, progress: Progress) -> Ca
 def train_head(loop: Loop, labels: LabeledImages, progress: Progress) -> Candidate:
     """Fit a head on the body in service.
 
-    Hold the head lock from reading the labels until the candidate is kept: with TRAIN=head, both
-    trainer and ranker fit heads, and the later head must use the newer labels.
+    The caller must hold the head lock from reading the labels until the candidate is saved: with
+    TRAIN=head, trainer and ranker both fit heads, and the later head must use the newer labels.
     """
     _check(labels)
     current = loop.registry.current()
     if current is None:
-        raise NoModelError("there is no version yet on which a head could be fitted")
+        raise NoModelError(
+            "no version yet: a head can be fitted only on the body of a trained version"
+        )
     seconds: dict[str, float] = {}
     with timed(seconds, "reading embeddings"):
         key, embeddings = embeddings_of(loop, current, progress)

@@ -45,7 +45,7 @@ class _OpenImages(BaseModel):
 
 
 def take_over(db: sqlite3.Connection, root: Path) -> None:
-    """Import the JSON files found beside a new database; log and skip damaged files."""
+    """Import the JSON files found next to a new database; log and skip damaged files."""
     for name, write in (
         ("seen", _write_seen),
         ("folds", _write_folds),
@@ -58,7 +58,7 @@ def take_over(db: sqlite3.Connection, root: Path) -> None:
             try:
                 write(db, path.read_bytes())
             except (OSError, ValidationError) as error:
-                log.warning("%s is not imported: %s", path, type(error).__name__)
+                log.warning("%s was not imported: %s", path, type(error).__name__)
 
 
 def move_files(root: Path) -> None:
@@ -66,12 +66,12 @@ def move_files(root: Path) -> None:
     for name in FILES:
         if (path := root / f"{name}.json").exists():
             (root / MOVED_TO).mkdir(exist_ok=True)
-            with suppress(FileNotFoundError):  # another process was faster
+            with suppress(FileNotFoundError):  # another process got there first
                 path.replace(root / MOVED_TO / path.name)
 
 
 def _write_seen(db: sqlite3.Connection, content: bytes) -> None:
-    # The annotations themselves are added when Label Studio is first read.
+    # The first reading of Label Studio adds the annotations themselves.
     rows = _SEEN.validate_json(content).items()
     db.executemany(
         "INSERT INTO mirror_annotation VALUES "

@@ -1,4 +1,4 @@
-"""Write, lock, fingerprint and cache files in the model folder, and explain errors there."""
+"""Write, lock, hash and cache files in the model folder, and explain errors that occur there."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def lock(
             except BlockingIOError:
                 if give_up is not None and time.monotonic() > give_up:
                     raise ModelFolderError(
-                        f"{path} is held by another process: wait for it to end and try again"
+                        f"{path} is locked by another process: wait for it to end and try again"
                     ) from None
                 time.sleep(LOCK_POLL_S)
         yield
@@ -92,7 +92,7 @@ def lock(
 
 @contextmanager
 def folder_errors(folder: Path) -> Iterator[None]:
-    """Raise a ModelFolderError in place of an OSError."""
+    """Replace any OSError by a ModelFolderError that says what to check."""
     try:
         yield
     except OSError as error:

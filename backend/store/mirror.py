@@ -1,6 +1,7 @@
 """Mirror a project's tasks and annotations, and find what changed since the last training run.
 
-Readings may overlap: if a task is read twice, the later reading by Label Studio's clock wins.
+Readings may overlap: if a task is read twice, the reading that Label Studio's clock dates later
+wins.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Mirror:
         return int(select(self._root, "SELECT count(*) FROM mirror_task")[0][0])
 
     def n_open(self) -> int:
-        """Count the tasks that no one has annotated."""
+        """Count the tasks that nobody has annotated yet."""
         return int(select(self._root, "SELECT count(*) FROM mirror_task WHERE is_open")[0][0])
 
     def counts(self) -> ProjectCounts:
@@ -100,7 +101,7 @@ class Mirror:
         """Count annotations that were added, changed or deleted since the last training run,
         and return when the first change was noticed.
         """
-        # Must match the index's condition, or SQLite would scan the whole table.
+        # The condition must match the index's; otherwise, SQLite would scan the whole table.
         query = "count(*), min(changed_at) FROM mirror_annotation WHERE answer IS NOT learned"
         [(n_new, first_at)] = select(self._root, f"SELECT {query}")
         return n_new, first_at
@@ -132,7 +133,7 @@ def write_tasks(db: sqlite3.Connection, tasks: Iterable[TaskReading], now: float
 
 
 def delete_tasks_unseen_since(db: sqlite3.Connection, moment: float) -> bool:
-    """Delete tasks not read since `moment`; return whether this deleted any annotation."""
+    """Delete tasks that were not read since `moment`; return whether any annotation was deleted."""
     rows = db.execute("SELECT task_id FROM mirror_task WHERE read_at < ?", (moment,))
     return delete_tasks(db, [task_id for (task_id,) in rows.fetchall()], moment)
 
@@ -147,9 +148,9 @@ def delete_tasks(db: sqlite3.Connection, task_ids: Sequence[int], now: float) ->
 
 
 def write_learned(db: sqlite3.Connection, digests: Mapping[int, str], now: float) -> None:
-    """Record which annotations were learned: annotation id -> digest.
+    """Record which annotations a training run used, as digests by annotation id.
 
-    An annotation that was deleted in the meantime counts as new, because a deletion is a change.
+    An annotation that was deleted in the meantime counts as new, because its deletion is a change.
     """
     db.execute("CREATE TEMP TABLE learned (annotation_id INTEGER PRIMARY KEY, answer TEXT)")
     db.executemany("INSERT INTO learned VALUES (?, ?)", digests.items())

@@ -1,4 +1,4 @@
-"""Save and load a version's outputs: class probabilities, and its body's embeddings of a pool.
+"""Save and load a version's class probabilities and its body's embeddings of a pool.
 
 Outputs can be recomputed, so a damaged file is logged and treated as missing.
 """
@@ -43,7 +43,7 @@ class PoolEmbeddings:
 def save_embeddings(
     folder: Path, body_key: str, image_size: int, image_ids: Sequence[str], kept: PoolEmbeddings
 ) -> None:
-    """Save a body's embeddings of a pool so that its heads can be fitted without a forward pass."""
+    """Save a body's embeddings of a pool so that heads can be fitted without a forward pass."""
     path = _embeddings_path(folder, body_key, image_size, image_ids)
     with folder_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -53,7 +53,7 @@ def save_embeddings(
 def load_embeddings(
     folder: Path, body_key: str, image_size: int, image_ids: Sequence[str]
 ) -> PoolEmbeddings | None:
-    """Load what save_embeddings wrote for the same body, size and pool, or None."""
+    """Load the embeddings saved for the same body, size and pool, or return None."""
     path = _embeddings_path(folder, body_key, image_size, image_ids)
     with damage_logged(path):
         return _read_embeddings(path, len(image_ids))
@@ -69,9 +69,10 @@ def save_pool_probs(root: Path, version: str, image_ids: Sequence[str], probs: P
 
 
 def load_pool_probs(root: Path, version: str) -> tuple[tuple[str, ...], Probs] | None:
-    """Load what save_pool_probs wrote, or None: image ids, and a row of `Probs` for each.
+    """Load the saved pool probabilities: image ids, and a row of `Probs` for each. None if missing.
 
-    Raises NoModelError if they contain NaN: scoring the pool again would give the same result.
+    Raises NoModelError if they contain NaN, because scoring the pool again would give the same
+    result.
     """
     path = _path(root, version, "pool")
     with damage_logged(path):
@@ -88,7 +89,7 @@ def load_pool_probs(root: Path, version: str) -> tuple[tuple[str, ...], Probs] |
 def nan_error(version: str) -> NoModelError:
     """Return the error for a version whose probabilities are NaN."""
     return NoModelError(
-        f"the probabilities of {version} hold NaN: put another version in service with "
+        f"the probabilities of {version} contain NaN: put another version in service with "
         "`python -m scripts.models promote <version>`"
     )
 
@@ -100,7 +101,7 @@ def save_validation_probs(root: Path, version: str, labels: Labels, probs: Probs
 
 
 def load_validation(root: Path, version: str) -> tuple[Labels, Probs] | None:
-    """Load what save_validation_probs wrote, or None: labels, and a row of `Probs` for each."""
+    """Load the saved labels and a row of `Probs` for each, or return None."""
     path = _path(root, version, "validation")
     with damage_logged(path):
         _, arrays = read_tensors(path)
@@ -115,20 +116,20 @@ def load_validation(root: Path, version: str) -> tuple[Labels, Probs] | None:
 
 
 def load_validation_probs(root: Path, version: str, labels: Labels) -> Probs | None:
-    """Load the probabilities that save_validation_probs wrote for these labels, or None."""
+    """Load the probabilities saved for exactly these labels, or return None."""
     kept = load_validation(root, version)
     return kept[1] if kept is not None and np.array_equal(kept[0], labels) else None
 
 
-# Fitting a head and then ordering the open tasks both read the same 100 MB file.
+# Fitting a head and ordering the open tasks read the same 100 MB file one after the other.
 @cached_until_changed(1)
 def _read_embeddings(path: Path, n_images: int) -> PoolEmbeddings:
     _, arrays = read_tensors(path)
     splits = [find_array(arrays, split.name, "f", 2) for split in fields(PoolEmbeddings)]
     if len({rows.shape[1] for rows in splits}) > 1 or len(splits[0]) != n_images:
-        raise ValueError("the embeddings are of another pool or of several widths")
+        raise ValueError("the embeddings belong to another pool or differ in width")
     if name := find_not_finite(arrays):
-        raise ValueError(f"{name} holds NaN or infinite numbers")
+        raise ValueError(f"{name} contains NaN or infinite numbers")
     return PoolEmbeddings(*splits)
 
 
@@ -140,7 +141,9 @@ def _embeddings_path(
 
 
 def _find_probs(root: Path, version: str, arrays: State, n_rows: int) -> Probs:
-    """Return the array `probs`. Raises ValueError unless it has `n_rows` and a column per class."""
+    """Return the array `probs`. Raises ValueError unless it has `n_rows` rows and a column per
+    class.
+    """
     probs = find_array(arrays, "probs", "f", 2)
     expected = [n_rows, len(Registry(root).read_meta(version).classes)]
     if list(probs.shape) != expected:
@@ -151,7 +154,7 @@ def _find_probs(root: Path, version: str, arrays: State, n_rows: int) -> Probs:
 def _check_rows(probs: Probs) -> None:
     in_range = (probs >= -ROUNDING) & (probs <= 1 + ROUNDING)  # False for NaN
     if not in_range.all() or not np.allclose(probs.sum(axis=1), 1, rtol=0, atol=ROUNDING):
-        raise ValueError("probs holds rows that are not probabilities")
+        raise ValueError("probs contains rows that are not probabilities")
 
 
 def _path(root: Path, version: str, split: str) -> Path:

@@ -1,9 +1,9 @@
-"""Open a project's database, and create or migrate it first if necessary.
+"""Open a project's database; create or migrate it first if necessary.
 
 Tables named `mirror_*` copy Label Studio's data and may be emptied or dropped at any time. Tables
 named `own_*` contain data that cannot be read again. Reading while another process writes requires
-SQLite's WAL, which works only on local disks. On a read-only mount, the database can be opened
-while another process has it open for writing (as the clock does), or if no process has it open.
+SQLite's WAL, which works only on local disks. On a read-only mount, the database can be opened only
+if another process has it open for writing (as the clock does) or if no process has it open.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ N_MIRROR_TABLES = 3
 Connection = sqlite3.Connection
 BUSY_TIMEOUT_S = 30.0
 
-# One script for each version of the own tables' schema; `user_version` says how many have run.
+# One script for each version of the schema of the `own_*` tables; `user_version` counts the scripts
+# that have run.
 # Never change a released script; add another instead.
 MIGRATIONS = (
     """
@@ -94,7 +95,7 @@ MIRROR_TABLES = """
     ) STRICT;
 """
 
-# What to do about an error, by SQLite's message
+# Remedies by SQLite's error message
 ADVICE = {
     "unable to open|readonly": (
         "cannot be opened ({}): if this process may only read, it must wait for the clock; "
@@ -110,7 +111,7 @@ ADVICE = {
 
 @contextmanager
 def reading(root: Path) -> Iterator[Connection]:
-    """Open a project's database for reading; an empty one in memory if nothing was written yet.
+    """Open a project's database for reading, or an empty one in memory if nothing was written yet.
 
     Raises StoreError if it cannot be opened, for example on a read-only mount.
     """
@@ -158,7 +159,7 @@ def _connect(path: Path, mode: str) -> Connection:
     uri = f"{path.absolute().as_uri()}?{mode}"
     db = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None)
     try:
-        db.execute("PRAGMA synchronous = NORMAL")  # a power cut may undo only the last second
+        db.execute("PRAGMA synchronous = NORMAL")  # a power cut may lose the last second
         if _version(db) > len(MIGRATIONS):
             raise StoreError(
                 f"{path} was made by a newer release of Tightloop: update, or restore a backup of "
@@ -190,8 +191,8 @@ def _connect_for_reading(path: Path) -> Connection:
     except sqlite3.OperationalError:
         if path.with_name(f"{path.name}-wal").exists():
             raise
-    # No process has the database open, and this one may not create the log that SQLite needs to
-    # open it. Without a writer the file does not change, so it can be read without a log.
+    # No process has the database open, and this process is not allowed to create the log with which
+    # SQLite opens it. Without a writer, the file does not change and can be read without a log.
     return _connect(path, "mode=ro&immutable=1")
 
 
@@ -208,7 +209,7 @@ def _migrate(db: Connection, root: Path) -> None:
 
 
 def _create_tables(db: Connection) -> None:
-    """Create missing tables; if mirror tables were missing, Label Studio will be read in full."""
+    """Create missing tables; if a mirror table was missing, have Label Studio read in full."""
     lacked_mirror_tables = _lacks_mirror_tables(db)
     for script in (*MIGRATIONS[_version(db) :], MIRROR_TABLES):
         for statement in script.split(";\n"):
@@ -223,7 +224,7 @@ def _lacks_mirror_tables(db: Connection) -> bool:
 
 
 def _switch_to_wal(db: Connection) -> None:
-    # SQLite does not wait here while another process creates the same database.
+    # If another process is creating the same database, SQLite fails here instead of waiting.
     give_up = time.monotonic() + BUSY_TIMEOUT_S
     while True:
         try:
@@ -248,7 +249,7 @@ def _store_errors(path: Path) -> Iterator[None]:
         raise  # a bug in this code
     except (sqlite3.DatabaseError, OSError, ValueError) as error:
         reason = (
-            "a row cannot be read"  # it is not JSON or has bad fields
+            "a row cannot be read"  # not JSON, or with invalid fields
             if isinstance(error, ValueError)
             else str(getattr(error, "strerror", None) or error)
         )

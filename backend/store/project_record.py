@@ -1,4 +1,4 @@
-"""Record what setup chose for each project, and find the projects that are set up."""
+"""Record the choices made when a project is set up, and find the projects that are set up."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from backend.store.files import folder_errors, write_text
 
 def _check_classes(classes: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(classes)) != len(classes):
-        raise ValueError("a class is named twice")
+        raise ValueError("a class is listed twice")
     return classes
 
 
@@ -23,7 +23,7 @@ Classes = Annotated[tuple[str, ...], Field(min_length=2), AfterValidator(_check_
 
 
 class ProjectRecord(BaseModel, frozen=True):
-    """What a project was set up with; a choice made by `auto` is never made again."""
+    """The choices made when a project was set up; `auto` settings are not resolved again."""
 
     project_id: ProjectId
     title: str
@@ -58,7 +58,7 @@ def known_projects(model_dir: Path) -> list[int]:
 
 
 def pick_project(model_dir: Path, asked: int | None) -> int:
-    """Return the requested project or the only one. Raises SettingsError unless one fits."""
+    """Return the requested project, or the only one. Raises SettingsError if neither exists."""
     known = known_projects(model_dir)
     if asked in known:
         return asked
@@ -85,7 +85,7 @@ def read_record(root: Path) -> ProjectRecord | None:
             return ProjectRecord.model_validate_json(path.read_bytes())
         except ValidationError as error:
             raise ModelFolderError(
-                f"{path} is damaged ({error.error_count()} bad fields): move it away and run "
+                f"{path} is damaged ({error.error_count()} invalid fields): move it away and run "
                 "`python -m scripts.setup_project` again; versions and labels are kept"
             ) from None
 

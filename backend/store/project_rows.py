@@ -1,4 +1,4 @@
-"""Define what a project's database stores as JSON: facts, annotators' statistics, open images."""
+"""Define the JSON in a project's database: facts, annotators' statistics and open images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from backend.store.version_meta import Probability
 
 OPEN_IMAGES_KEPT = 48
 
-Moment = Annotated[float, Field(ge=0, lt=253_370_764_800)]  # until the year 9999
+Moment = Annotated[float, Field(ge=0, lt=253_370_764_800)]  # up to the year 9999
 
 
 class Facts(BaseModel, frozen=True):
@@ -20,24 +20,24 @@ class Facts(BaseModel, frozen=True):
     # What was read from Label Studio
     read_at: Moment = 0.0  # when the last reading of changed tasks began
     full_read_at: Moment = 0.0  # when the last reading of all tasks began
-    revision: int = 0  # rises whenever an annotation is found to have changed
-    # What was learned and done
+    revision: int = 0  # increases whenever an annotation has changed
+    # What the loop has learned and done
     train_asked_at: Moment = 0.0  # when a person last requested training
-    trained_at: Moment = 0.0  # when the last finished training run began to read
-    head_revision: int = 0  # the revision that the last head or training run learned
+    trained_at: Moment = 0.0  # when the last finished training run began reading
+    head_revision: int = 0  # the revision that the last head or training run learned from
     head_fitted_at: Moment = 0.0
     ordered_by: str = ""  # the version whose predictions order the open tasks
     looked_for_again: int = 0  # the revision at which second opinions were last looked for
-    exhausted_at: Moment = 0.0  # when a batch was due but no image was left to ask
+    exhausted_at: Moment = 0.0  # when a batch was due but no image was left to query
     waiting_for: str | None = None  # why training cannot start yet
-    failed_at: dict[str, Moment] = {}  # when a step last failed, unless it has succeeded since
+    failed_at: dict[str, Moment] = {}  # when each step last failed; removed once the step succeeds
     # What the dashboard shows
     open_read_at: Moment = 0.0  # when the open images were last ordered
     # Reviews
     review_project: int | None = None
     reviews_read_at: Moment = 0.0
     # Old versions
-    pruning_announced_at: Moment = 0.0  # when it was announced which weights will be deleted
+    pruning_announced_at: Moment = 0.0  # when the deletion of weights was announced
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,6 @@ class AskedImage(BaseModel, frozen=True):
 
 
 class OpenImage(AskedImage):
-    """An image that awaits annotation, with its picture."""
+    """An image that awaits annotation, with a thumbnail."""
 
     picture: str = Field(pattern="^data:")

@@ -1,7 +1,8 @@
 """Store everything about a project except its weights, in one SQLite file.
 
-The copy of Label Studio's data may be deleted at any time; it is then read again. Which images were
-asked and how, which labels were reviewed and which errors occurred is recorded nowhere else.
+The copy of Label Studio's data may be deleted at any time, because it can be read again. Which
+images were queried and how, which labels were reviewed, and which errors occurred is recorded
+nowhere else.
 """
 
 from __future__ import annotations
@@ -59,10 +60,10 @@ class ProjectStore(Mirror):
             failed_at = {k: at for k, at in _facts(db).failed_at.items() if k != step}
             _record(db, {**facts, "failed_at": failed_at})
 
-    # The copy of Label Studio
+    # The copy of Label Studio's data
 
     def record_tasks(self, tasks: Sequence[TaskReading], now: float) -> None:
-        """Record tasks that were just read, with their annotations and how they were asked."""
+        """Record tasks that were just read, with their annotations and how they were queried."""
         with writing(self._root) as db:
             is_changed = mirror.write_tasks(db, tasks, now)
             _write_asked(db, filter(None, (task.asked for task in tasks)), "OR IGNORE")
@@ -86,21 +87,23 @@ class ProjectStore(Mirror):
             _raise_revision(db, mirror.delete_tasks(db, task_ids, now))
 
     def record_learned(self, digests: Mapping[int, str], now: float, **facts: Any) -> None:
-        """Record what a training run learned, annotation id -> digest, along with its results."""
+        """Record the annotations that a training run used (digests by annotation id), and its
+        results.
+        """
         with writing(self._root) as db:
             mirror.write_learned(db, digests, now)
             failed_at = {k: at for k, at in _facts(db).failed_at.items() if k != "retrain"}
             _record(db, {**facts, "failed_at": failed_at})
 
-    # What was asked and how
+    # What was queried and how
 
     def record_asked(self, asked: Iterable[Asked]) -> None:
-        """Record how images were asked; asking an image again replaces its record."""
+        """Record how images were queried; querying an image again replaces its record."""
         with writing(self._root) as db:
             _write_asked(db, asked, "OR REPLACE")
 
     def asked_probs(self, n_classes: int) -> dict[str, Row]:
-        """Return each image's probabilities from the version that asked it, if its task exists."""
+        """Return the probabilities at the time of the query, for each image that has a task."""
         query = (
             "SELECT image_id, probs FROM own_asked WHERE length(probs) = ? "
             "AND image_id IN (SELECT image_id FROM mirror_task)"
@@ -108,7 +111,7 @@ class ProjectStore(Mirror):
         return _read_probs(select(self._root, query, 4 * n_classes), n_classes)
 
     def fold_probs(self, n_classes: int) -> dict[str, Row]:
-        """Return out-of-sample probabilities of images that were asked without a model."""
+        """Return out-of-sample probabilities of images that were queried without a model."""
         query = "SELECT image_id, probs FROM own_fold WHERE length(probs) = ?"
         return _read_probs(select(self._root, query, 4 * n_classes), n_classes)
 
@@ -137,7 +140,7 @@ class ProjectStore(Mirror):
     # What the dashboard shows
 
     def record_open_images(self, read_at: float, images: Sequence[OpenImage]) -> None:
-        """Record the first OPEN_IMAGES_KEPT open images, in the order of asking."""
+        """Record the first OPEN_IMAGES_KEPT open images, in the order in which they are queried."""
         rows = enumerate(image.model_dump_json() for image in images[:OPEN_IMAGES_KEPT])
         self._replace_rows("mirror_open", rows, open_read_at=read_at)
 
@@ -185,7 +188,7 @@ class ProjectStore(Mirror):
 
 
 def _read_probs(rows: Sequence[tuple[str, bytes]], n_classes: int) -> dict[str, Row]:
-    """Return probabilities by image, without damaged rows, which contain NaN."""
+    """Return probabilities by image; leave out damaged rows, which contain NaN."""
     probs = np.frombuffer(b"".join(blob for _, blob in rows), np.float32).reshape(-1, n_classes)
     is_sound = np.isfinite(probs).all(axis=1)
     return {rows[row][0]: probs[row] for row in np.flatnonzero(is_sound)}

@@ -1,7 +1,7 @@
 """Delete superseded files from a project's folder, announcing deleted weights a day in advance.
 
-A version is marked as pruned before its files are deleted, so a crash leaves it whole or pruned.
-The next pruning deletes any files that a crash left behind.
+A version is marked as pruned before its files are deleted, so after a crash it is either intact or
+marked as pruned. The next pruning deletes any files that a crash left behind.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from backend.store.version_meta import Meta, body_of
 
 log = logging.getLogger(__name__)
 
-HEADS_KEPT = 10  # besides those recently in service
-BODIES_KEPT = 2  # the last in service
+HEADS_KEPT = 10  # in addition to those recently in service
+BODIES_KEPT = 2  # those most recently in service
 DRAFT_LIFETIME_S = 3600.0
 NOTICE = timedelta(days=1)  # between the announcement and the deletion
 
@@ -34,11 +34,11 @@ def choose_pruned(
 ) -> list[str]:
     """Return the full versions to prune, oldest first; their heads are pruned with them.
 
-    `metas` are the intact versions, `promotions` are newest first, and `named` are the versions
-    that predictions in Label Studio name. keep_versions=0 keeps all versions.
+    `metas` contains the intact versions, `promotions` is newest first, and `named` contains the
+    versions to which predictions in Label Studio refer. keep_versions=0 keeps all versions.
     """
     full = sorted((meta for meta in metas if not meta.is_head), key=lambda meta: meta.round)
-    newest = {meta.version for meta in full[-keep_versions:]}  # [-0:] selects all of them
+    newest = {meta.version for meta in full[-keep_versions:]}  # [-0:] selects all
     usable = {meta.version for meta in metas if meta.pruned_at is None}
     in_service = next((p.version for p in promotions if p.version in usable), "")
     bodies = dict.fromkeys(body_of(p.version) for p in promotions)
@@ -55,8 +55,8 @@ def prune(
 ) -> None:
     """Delete old heads and embeddings; announce the deletion of old weights, then delete them.
 
-    The caller must hold the promote lock. `find_named` asks Label Studio which versions its
-    predictions name; it is called only if weights are due to be deleted.
+    The caller must hold the promote lock. `find_named` asks Label Studio to which versions
+    its predictions refer; it is called only if weights are due to be deleted.
     """
     announced_at = before = read_announcement(root)
     _prune_heads(root)
@@ -65,9 +65,9 @@ def prune(
     _prune_embeddings(root, sound, promotions)
     going = choose_pruned(sound, promotions, keep_versions, ())
     if not going:
-        # Setting KEEP_VERSIONS=0 ends the announcement: a later deletion is announced again.
+        # KEEP_VERSIONS=0 cancels the announcement: a later deletion must be announced again.
         announced_at = announced_at if keep_versions and _has_pruned(sound, announced_at) else None
-    elif announced_at is None:  # users have a day to keep these versions
+    elif announced_at is None:  # gives users a day to prevent it
         announced_at = now
         log.warning("%s", _sentence(sound, going, now))
     elif now >= announced_at + NOTICE:
@@ -82,7 +82,7 @@ def prune(
 
 
 def notice(root: Path, sound: Sequence[Meta], keep_versions: int) -> str:
-    """Return a notice of which weights will be deleted and when; "" if none was announced."""
+    """Return a notice that weights will be deleted, with the time; "" if none was announced."""
     announced_at = read_announcement(root)
     if announced_at is None or _has_pruned(sound, announced_at):
         return ""
@@ -91,7 +91,7 @@ def notice(root: Path, sound: Sequence[Meta], keep_versions: int) -> str:
 
 
 def read_announcement(root: Path) -> datetime | None:
-    """Return when a deletion of weights was announced, or None."""
+    """Return the time at which a deletion of weights was announced, or None."""
     at = ProjectStore(root).facts().pruning_announced_at
     return datetime.fromtimestamp(at, UTC) if at else None
 
@@ -103,7 +103,7 @@ def write_announcement(root: Path, announced_at: datetime | None) -> None:
 
 
 def _has_pruned(sound: Sequence[Meta], announced_at: datetime | None) -> bool:
-    """Return whether weights were deleted since the announcement."""
+    """Return whether weights have been deleted since the announcement."""
     return announced_at is not None and any(
         meta.pruned_at is not None and meta.pruned_at >= announced_at for meta in sound
     )
@@ -133,7 +133,7 @@ def _prune_heads(root: Path) -> None:
     A new head is made after every few labels.
     """
     heads = [name for name in Registry(root).version_names() if body_of(name) != name]
-    # Sort by time: after a rollback, the newest head may belong to an older body.
+    # Sort by time because the newest head may belong to an older body after a rollback.
     heads.sort(key=lambda name: _made_at(root / name))
     keep = {*heads[-HEADS_KEPT:], *(p.version for p in Registry(root).promotions()[:2])}
     with folder_errors(root):
@@ -142,18 +142,20 @@ def _prune_heads(root: Path) -> None:
 
 
 def _made_at(folder: Path) -> float:
-    """Return the metadata file's time, because deleting weights changes the folder's time."""
+    """Return the modification time of meta.json; the folder's changes when weights are deleted."""
     meta = folder / "meta.json"
     return (meta if meta.exists() else folder).stat().st_mtime
 
 
 def _prune_embeddings(root: Path, sound: Sequence[Meta], promotions: Sequence[Promotion]) -> None:
-    """Delete all embeddings except the last two bodies'; embeddings can be recomputed."""
+    """Delete the embeddings of all but the last two bodies; embeddings can be recomputed."""
     bodies = list(dict.fromkeys(body_of(p.version) for p in promotions))[:BODIES_KEPT]
     keep = {meta.body_key for meta in sound if meta.body in bodies}
     long_ago = time.time() - DRAFT_LIFETIME_S
     with folder_errors(root):
         for path in (root / "embeddings").glob("*"):
-            is_draft = path.suffix != ".safetensors"  # being written, or left by a killed process
+            is_draft = (
+                path.suffix != ".safetensors"
+            )  # still being written, or left behind by a killed process
             if path.stat().st_mtime < long_ago if is_draft else path.name[:16] not in keep:
                 path.unlink(missing_ok=True)

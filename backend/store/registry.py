@@ -1,14 +1,11 @@
 """Save, promote, roll back and load the model versions of a project.
 
-    MODEL_DIR/p<project>/
-        project.json      see project_record.py
-        project.db        see project_store.py
-        current           the version in service and its predecessors
-        r0007/            model.safetensors, meta.json and the probabilities (model_outputs.py);
-                          a pruned version has only meta.json
-        r0007h02/         the second head on the body of r0007: the same files, last layer only
-        embeddings/       a cache, by body: pool, validation and test (model_outputs.py)
-        *.lock            see `lock` in files.py
+    MODEL_DIR/p<project>/ project.json      see project_record.py project.db        see
+    project_store.py current           the version in service and its predecessors r0007/
+    model.safetensors, meta.json and the probabilities (model_outputs.py); a pruned version has only
+    meta.json r0007h02/         the second head on the body of r0007: the same files, but only the
+    last layer embeddings/       cached by body: pool, validation and test (model_outputs.py)
+    *.lock            see `lock` in files.py
 
 Pydantic reads all JSON, because it rejects text that is nested too deeply or is not Unicode.
 Readers never see partial data: every file is written to a temporary path and then renamed.
@@ -38,7 +35,7 @@ PROMOTIONS_KEPT = 500
 
 
 class Promotion(BaseModel, frozen=True):
-    """Which version was put in service, and when (ISO 8601, UTC)."""
+    """A version that was put in service, and the time (ISO 8601, UTC)."""
 
     version: VersionName
     promoted_at: AwareDatetime
@@ -57,7 +54,7 @@ class Registry:
         self.root = root
 
     def version_names(self) -> list[str]:
-        """Return all version folders, including broken ones, in the order they were made."""
+        """Return the names of all version folders, oldest first, including broken ones."""
         with folder_errors(self.root):
             if not self.root.is_dir():
                 return []
@@ -65,10 +62,10 @@ class Registry:
             return sorted(filter(VERSION_NAME.fullmatch, names), key=version_order)
 
     def versions(self) -> tuple[list[Meta], dict[str, str]]:
-        """Return all intact versions, oldest first, including pruned ones, and why the others are
-        broken.
+        """Return all intact versions (oldest first, including pruned ones), and the fault of each
+        other version.
 
-        Reads only the weights of the version in service, and those only once: see `current`.
+        Reads only the weights of the version in service, and only once: see `current`.
         """
         sound: list[Meta] = []
         broken: dict[str, str] = {}
@@ -88,20 +85,20 @@ class Registry:
         return sound, broken
 
     def last_round(self) -> int:
-        """Return the highest round that has a folder, intact or broken; 0 before the first."""
+        """Return the highest round with an intact or broken folder; 0 before the first round."""
         return max((version_order(name)[0] for name in self.version_names()), default=0)
 
     def next_head(self, body: str) -> str:
         """Return the name for the next head on a body.
 
-        Names of deleted heads are not reused, because open tasks still carry their predictions.
+        Names of deleted heads are not reused, because open tasks may still have their predictions.
         """
         names = {*self.version_names(), *(p.version for p in self.promotions())}
         heads = [version_order(name)[1] for name in names if body_of(name) == body]
         return f"{body}h{max(heads, default=0) + 1:02d}"
 
     def save(self, state: tensor_file.State, meta: Meta) -> Meta:
-        """Write a version atomically; return its metadata with the weights' sha256."""
+        """Write a version atomically; return its metadata, including the sha256 of its weights."""
         final = self.root / meta.version
         draft = self.root / f".draft-{meta.version}-{os.getpid()}"
         with folder_errors(self.root):
@@ -121,7 +118,8 @@ class Registry:
         return meta
 
     def read_meta(self, version: str) -> Meta:
-        """Return a version's metadata. Raises BrokenVersionError, which says what is wrong.
+        """Return a version's metadata. Raises BrokenVersionError with the fault if the version is
+        broken.
 
         Checks only the weights' header (names, types and shapes); a pruned version has no weights.
         """
@@ -130,14 +128,15 @@ class Registry:
             try:
                 self._check_weights(meta)
             except BrokenVersionError:
-                # Pruning marks a version before deleting its files; it may just have been marked.
+                # Pruning marks a version before deleting its files, perhaps since meta.json was
+                # read.
                 meta = self._read_meta_file(version)
                 if meta.pruned_at is None:
                     raise
         return meta
 
     def mark_pruned(self, version: str, now: datetime) -> None:
-        """Record in meta.json that the weights and scores of a version and its heads are pruned."""
+        """Mark a version, and thereby its heads, as pruned in meta.json."""
         meta = self._read_meta_file(version).model_copy(update={"pruned_at": now})
         _write_meta(self.root / version, meta)
 
@@ -145,7 +144,7 @@ class Registry:
         """Load a version's weights; for a head, include the weights of its body.
 
         Raises BrokenVersionError unless they match their sha256, fit a ResNet-18 and are finite,
-        and NoModelError if they were pruned.
+        or NoModelError if they were pruned.
         """
         own = self.load_own_state(version)
         body = body_of(version)
@@ -164,7 +163,7 @@ class Registry:
             return tensor_file.read_weights(weights, meta.sha256)
 
     def promotions(self) -> list[Promotion]:
-        """Return all promotions, newest first; empty before the first promotion."""
+        """Return all promotions, newest first; an empty list before the first promotion."""
         path = self.root / "current"
         with folder_errors(self.root):
             if not path.exists():
@@ -180,15 +179,15 @@ class Registry:
     def current(self) -> Meta | None:
         """Return the version in service, which is the last intact promoted version, or None.
 
-        Each process reads its weights once to find damage before they are needed.
+        Each process reads the weights of this version once, to find damage before they are needed.
         """
         return self._find_current()[0]
 
     def promote(self, version: str, now: datetime | None = None) -> Meta:
-        """Put a version in service from the next request on; promote an older one to roll back."""
+        """Put a version in service from the next request on; use an older one to roll back."""
         if not VERSION_NAME.fullmatch(version) or not (self.root / version).is_dir():
             known = ", ".join(self.version_names()) or "none yet"
-            raise NoModelError(f"no version {version!r} in {self.root}: there are {known}")
+            raise NoModelError(f"no version {version!r} in {self.root}; known versions: {known}")
         self.load_state(version)
         meta = self.read_meta(version)
         try:
@@ -212,14 +211,14 @@ class Registry:
                 f"{version}/meta.json belongs to {meta.version}: the folder was renamed or copied"
             )
         if meta.is_head:
-            # Marking a body as pruned also prunes all its heads.
+            # A body marked as pruned also prunes all its heads.
             with suppress(BrokenVersionError):
                 body = self._read_meta_file(meta.body)
                 meta = meta.model_copy(update={"pruned_at": meta.pruned_at or body.pruned_at})
         return meta
 
     def _check_weights(self, meta: Meta) -> None:
-        """Raise BrokenVersionError unless the headers of a version's and its body's weights fit."""
+        """Raise BrokenVersionError unless the headers of the version's and body's weights fit."""
         if meta.is_head:
             self.read_meta(meta.body)
         weights, body = self._weights(meta.version), self._weights(meta.body)
@@ -232,7 +231,7 @@ class Registry:
             raise BrokenVersionError(f"{meta.version}/{weights.name} {fault}")
 
     def _find_current(self) -> tuple[Meta | None, dict[str, str]]:
-        """Return the version in service, and why versions promoted later were skipped."""
+        """Return the version in service, and the fault of each skipped later promotion."""
         passed_over: dict[str, str] = {}
         for promotion in self.promotions():
             try:
@@ -257,13 +256,13 @@ class Registry:
 
 @contextmanager
 def _broken_version_errors(path: Path) -> Iterator[None]:
-    """Turn errors in reading a version's files into BrokenVersionErrors."""
+    """Convert errors that occur while reading a version's files into BrokenVersionErrors."""
     version = path.parent.name
     try:
         yield
     except FileNotFoundError:
         raise BrokenVersionError(
-            f"{version} has no {path.name}: it is half-written or not a version of Tightloop"
+            f"{version} has no {path.name}: it is incomplete or not a Tightloop version"
         ) from None
     except OSError as error:
         raise BrokenVersionError(
@@ -273,7 +272,7 @@ def _broken_version_errors(path: Path) -> Iterator[None]:
         raise BrokenVersionError(f"{version}/{path.name} is damaged ({_describe(error)})") from None
 
 
-# The status lists all versions every few seconds, and their files rarely change.
+# The status lists all versions every few seconds, but their files rarely change.
 @cached_until_changed(4096)
 def _parse_meta(path: Path) -> Meta:
     return Meta.model_validate_json(path.read_bytes())
@@ -292,5 +291,5 @@ def _describe(error: ValidationError) -> str:
 
 @lru_cache(maxsize=256)
 def _log_passed_over(project: str, fault: str) -> None:
-    """Log once in each process, because the status is read every two seconds."""
+    """Log a skipped promotion only once per process: the status is read every two seconds."""
     log.error("%s: %s; serving the version before it", project, fault)

@@ -23,12 +23,12 @@ from backend.network import resnet_layout
 from backend.network.resnet_layout import HEAD_TENSORS, TensorType
 from backend.store.files import cached_until_changed, sha256
 
-State = dict[str, NDArray[Any]]  # a state_dict as arrays, so that reading it needs no torch
+State = dict[str, NDArray[Any]]  # a state_dict of arrays, so that it can be read without torch
 
 log = logging.getLogger(__name__)
 
 WEIGHTS_FILE = "model.safetensors"
-DTYPES = ("F16", "F32", "F64", "I64")  # the types we write; numpy lacks some of the others
+DTYPES = ("F16", "F32", "F64", "I64")  # the types that we write; numpy lacks some others
 
 
 def write_tensors(
@@ -81,13 +81,13 @@ def damage_logged(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         pass
     except (OSError, ValueError) as error:
-        log.warning("%s is damaged and left out: %.300s", path, error)
+        log.warning("%s is damaged and was ignored: %.300s", path, error)
 
 
 def find_array(
     arrays: Mapping[str, NDArray[Any]], name: str, kind: str, n_axes: int
 ) -> NDArray[Any]:
-    """Return an array by name. Raises ValueError unless its kind ("f" or "i") and n_axes match."""
+    """Return an array by name. Raises ValueError if its kind ("f" or "i") or n_axes is wrong."""
     array = arrays.get(name)
     if array is None:
         raise ValueError(f"{name} is missing")
@@ -107,7 +107,7 @@ def body_key(state: State) -> str:
 
 @cached_until_changed(4096)
 def find_header_fault(path: Path, n_classes: int, is_head: bool) -> str:
-    """Return why a file's header does not fit a ResNet-18, or a head; "" if it does."""
+    """Return why a file's header does not match a ResNet-18 or a head; "" if it matches."""
     find_fault = resnet_layout.find_head_fault if is_head else resnet_layout.find_fault
     try:
         fault = find_fault(read_header(path), n_classes)
@@ -124,9 +124,9 @@ def read_width(path: Path) -> int:
 
 @cached_until_changed(256)
 def find_fault(path: Path, expected_sha256: str) -> str:
-    """Return what `read_weights` finds wrong with a file's content, or "".
+    """Return the fault that `read_weights` finds in a file's content, or "".
 
-    An OSError is not caught, and therefore not cached, because it may be temporary.
+    An OSError is not caught, because it may be temporary and must not be cached.
     """
     try:
         read_weights(path, expected_sha256)
@@ -136,7 +136,7 @@ def find_fault(path: Path, expected_sha256: str) -> str:
 
 
 def read_weights(path: Path, expected_sha256: str) -> State:
-    """Read a version's own weights.
+    """Read the weights in a version's own file.
 
     Raises BrokenVersionError unless they match the hash and are finite, and OSError if the file
     cannot be read.
@@ -149,7 +149,7 @@ def read_weights(path: Path, expected_sha256: str) -> State:
     except ValueError as error:
         raise BrokenVersionError(f"{name} cannot be read: {error}") from None
     if tensor := find_not_finite(state):
-        raise BrokenVersionError(f"{name} is damaged: {tensor} holds NaN or infinite numbers")
+        raise BrokenVersionError(f"{name} is damaged: {tensor} contains NaN or infinite numbers")
     return state
 
 

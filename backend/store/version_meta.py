@@ -17,7 +17,7 @@ VERSION_NAME = re.compile(r"r(?P<round>[0-9]{4,})(?:h(?P<head>[0-9]{2,}))?")
 
 def _check_gate(gate: Gate) -> Gate:
     if not VERSION_NAME.fullmatch(gate.against):
-        raise ValueError("against names no version")
+        raise ValueError("against is not the name of a version")
     return gate
 
 
@@ -35,18 +35,18 @@ Moment = Annotated[str, AfterValidator(_check_moment)]  # ISO 8601
 
 
 def body_of(version: str) -> str:
-    """Return the version that a version's body comes from: r0007 for r0007h02 and for r0007."""
+    """Return the version that contributed the body: r0007 for both r0007h02 and r0007."""
     return version.partition("h")[0]
 
 
 def version_order(version: str) -> tuple[int, int]:
-    """Return the round and the head's number (0 for a body), a key that sorts by creation."""
+    """Return a key that sorts by creation: the round and the head's number (0 for a body)."""
     found = VERSION_NAME.fullmatch(version)
     return (int(found["round"]), int(found["head"] or 0)) if found else (0, 0)
 
 
 def round_of(version: str) -> int:
-    """Return the round that made a version's body."""
+    """Return the round in which a version's body was trained."""
     return version_order(version)[0]
 
 
@@ -56,13 +56,13 @@ class Calibration(BaseModel, frozen=True):
     temperature: float = Field(ge=0.01, le=100)  # wider than the fitted range
     error_before: Amount  # expected calibration error on the validation split
     error_after: Amount
-    test_error_after: Amount | None  # on images that the temperature was not fitted to
+    test_error_after: Amount | None  # on images to which the temperature was not fitted
 
 
 class Meta(
     BaseModel,
     frozen=True,
-    # The core's dataclasses are validated here, not where they are created.
+    # The core's dataclasses are validated here rather than where they are created.
     revalidate_instances="always",
     # Their fields have their own names in Python and aliases in meta.json.
     serialize_by_alias=True,
@@ -93,16 +93,17 @@ class Meta(
     torch: str
     device: str
     sha256: str = ""  # of model.safetensors; filled in by `save`
-    # Part of a file name, so it must not contain a path.
+    # Becomes part of a file name and therefore must not contain a path.
     body_key: str = Field(
         "", pattern="^[0-9a-f]*$"
     )  # identifies its embeddings; "" in versions made before embeddings were saved
-    # When its weights and scores were deleted. A head is pruned with its body and takes its mark.
+    # When the weights and scores were deleted. A head is pruned together with its body and shares
+    # its mark.
     pruned_at: AwareDatetime | None = None
 
     @property
     def body(self) -> str:
-        """Return the version that the body comes from: this version, unless it is a head."""
+        """Return the version that contributed the body: this one, unless it is a head."""
         return body_of(self.version)
 
     @property

@@ -20,16 +20,16 @@ from backend.base.progress import Progress
 from backend.network import resnet
 from backend.network.resnet_layout import COUNTER, HEAD_TENSORS, resnet18
 
-# The address in torchvision, whose import takes seconds.
+# Copied from torchvision, because importing it takes seconds.
 IMAGENET_URL = "https://download.pytorch.org/models/resnet18-f37072fd.pth"
-SILENCE_S = 30.0  # a download that receives nothing for this long is abandoned
+SILENCE_S = 30.0  # a download is abandoned if nothing arrives for this long
 
 
 @dataclass(frozen=True)
 class PretrainedWeights:
     """The weights that training starts from."""
 
-    name: str  # as recorded in a version: "imagenet", "none" or the path
+    name: str  # as recorded in each version: "imagenet", "none" or the path
     state: resnet.State | None
     notice: str  # a one-line warning, or ""
 
@@ -64,7 +64,7 @@ def find_weights(
 def _download(url: str, folder: Path, give_up_after_s: float, progress: Progress) -> resnet.State:
     cached = folder / url.rpartition("/")[2]
     if not cached.exists():
-        # torchvision names its files by the first digits of their sha256.
+        # torchvision puts the first digits of the sha256 into the file's name.
         named = re.search(r"-([0-9a-f]+)\.", cached.name)
         try:
             _check_answers(url, give_up_after_s)
@@ -86,7 +86,7 @@ def _download(url: str, folder: Path, give_up_after_s: float, progress: Progress
 
 
 def _check_answers(url: str, give_up_after_s: float) -> None:
-    """Raise unless `url` answers in time."""
+    """Raise TimeoutError if `url` does not respond in time."""
     errors: list[Exception] = []
 
     def request() -> None:
@@ -95,12 +95,13 @@ def _check_answers(url: str, give_up_after_s: float) -> None:
         except (OSError, HTTPException) as error:
             errors.append(error)
 
-    # Use a thread, because urlopen's timeout applies to each address separately, not to the lookup.
+    # Use a thread, because urlopen's timeout applies to each address separately and not to the
+    # lookup of the host name.
     thread = Thread(target=request, daemon=True)
     thread.start()
     thread.join(give_up_after_s)
     if thread.is_alive():
-        raise TimeoutError(f"no answer in {give_up_after_s:g} s")
+        raise TimeoutError(f"no response within {give_up_after_s:g} s")
     if errors:
         raise errors[0]
 
@@ -118,7 +119,8 @@ def _read(path: Path, after_deletion: str = "") -> resnet.State:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:
-        # Invalid files can make torch raise any error, with unsafe advice to unpickle: hide both.
+        # Given an invalid file, torch may raise any error, and may give unsafe advice to unpickle
+        # the file: hide both.
         raise WeightsError(
             f"{path} cannot be read as weights: if it is damaged or incomplete, delete it"
             f"{after_deletion}; if it holds a pickled model, save its state_dict() instead"
@@ -134,10 +136,10 @@ def _find_fault(state: Any) -> str:
     if not isinstance(state, dict) or not all(
         isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
     ):
-        return "it does not map names to tensors"
+        return "it is not a mapping of names to tensors"
     body = {k: v.shape for k, v in resnet18(n_classes=2).items() if k not in HEAD_TENSORS}
     for name, shape in body.items():
-        # Counters are unused, and missing from old files.
+        # Counters are not used, and old files lack them.
         if name not in state and not name.endswith(COUNTER):
             return f"{name} is missing"
         if name in state and state[name].shape != shape:
@@ -155,7 +157,7 @@ def _find_bad_numbers(tensor: Tensor, *, is_counter: bool) -> str:
     if tensor.layout != torch.strided or tensor.is_meta or tensor.is_complex():
         return "is not an ordinary tensor of real numbers"
     if not is_counter and not tensor.is_floating_point():
-        return f"holds {tensor.dtype}, not floating-point numbers"
+        return f"contains {tensor.dtype}, not floating-point numbers"
     if not is_counter and not tensor.float().isfinite().all():
-        return "holds NaN or infinite numbers"
+        return "contains NaN or infinite numbers"
     return ""

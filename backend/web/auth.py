@@ -1,7 +1,7 @@
 """Decide who may do what over HTTP.
 
 On loopback, reading needs no login unless a password is set. Changing anything always requires a
-password, and the request must not come from another site's page.
+password, and the request must not come from a page of another site.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from backend.labelstudio.incoming import SECRET_HEADER
 from backend.web.backend_client import CONTROL_HEADER
 
 MAX_BODY_BYTES = 5 * 1024**2
-# "Retrieve Predictions" sends all selected tasks, images included.
+# "Retrieve Predictions" sends all selected tasks, including their images.
 MAX_PREDICT_BYTES = 512 * 1024**2
 WRONG_PASSWORDS = RateLimitItemPerMinute(10)  # per address
 # Headers that proxies and content delivery networks add to the requests they forward.
@@ -40,7 +40,7 @@ View = Callable[[], Any]
 
 
 def guarded(view: View, *checks: Check) -> View:
-    """Run checks, each of which may refuse the request, before a view."""
+    """Return a view that first runs checks, each of which may refuse the request."""
 
     @wraps(view)
     def checked() -> Any:
@@ -52,7 +52,7 @@ def guarded(view: View, *checks: Check) -> View:
 
 
 class Auth:
-    """The credentials that one server accepts. Counts wrong ones by address, in memory."""
+    """The credentials that one server accepts. Counts wrong passwords by address, in memory."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -77,7 +77,7 @@ class Auth:
             self._check_dashboard_login()
 
     def check_operator(self) -> None:
-        """Let in anyone who may change things, unless another site's page sent the request."""
+        """Let in anyone who may change things, unless a page of another site sent the request."""
         _refuse_other_sites()
         self._check_dashboard_login()
 
@@ -90,7 +90,7 @@ class Auth:
             self._refuse(f"send CONTROL_SECRET in the header {CONTROL_HEADER}")
 
     def body_limit(self, path: str, headers: Headers) -> int:
-        """Return how many bytes of a request's body to read: 0 without valid credentials."""
+        """Return how many bytes of a request's body may be read: 0 without valid credentials."""
         if self._has_backend_credentials(headers):
             return MAX_PREDICT_BYTES if path == "/predict" else MAX_BODY_BYTES
         is_known = self._has_webhook_secret(headers) or self._has_dashboard_login(headers)
@@ -115,7 +115,8 @@ class Auth:
         has_password = bool(settings.dashboard_password.get_secret_value())
         if not settings.is_loopback_only or (has_password and not settings.dashboard_open):
             return False
-        # Proxies and foreign host names that resolve to us (DNS rebinding) need a login.
+        # Requests through proxies, or to foreign host names that resolve to us (DNS rebinding),
+        # need a login.
         is_forwarded = any(PROXY_HEADER.fullmatch(name) for name, _ in request.headers)
         host = re.sub(r":\d+$", "", request.host.lower()).strip("[]")
         return not is_forwarded and host in LOOPBACK_HOSTS
@@ -149,7 +150,7 @@ def _has_login(headers: Headers, user: str, password: SecretStr) -> bool:
 
 
 def _refuse_other_sites() -> None:
-    """Refuse POSTs from other sites' pages; a request without an origin is not from a browser."""
+    """Refuse POSTs from pages of other sites; a request without an origin is not from a browser."""
     site = request.headers.get("Sec-Fetch-Site")
     origin = request.headers.get("Origin")
     is_ours = (

@@ -23,13 +23,13 @@ class BackendClient:
 
     def __init__(self, settings: Settings) -> None:
         self._url = settings.backend_url
-        # As bytes: httpx would refuse a password that is not ASCII.
+        # Encode first, because httpx refuses a password that is not ASCII.
         password = settings.dashboard_password.get_secret_value()
         self._login = settings.dashboard_user.encode(), password.encode()
         self._secret = settings.control_secret.get_secret_value()
 
     def metrics(self) -> bytes:
-        """Return the backend's metrics; only the backend process sees webhooks and predictions."""
+        """Return the backend's metrics, because only the backend sees webhooks and predictions."""
         return self._request("GET", "/metrics", auth=self._login, timeout=TIMEOUT_S).content
 
     def promote(self, project_id: int, version: str) -> None:
@@ -41,7 +41,7 @@ class BackendClient:
         self._press("train", {"project": str(project_id)})
 
     def _press(self, button: str, form: dict[str, str]) -> None:
-        # The backend checks the person's login again.
+        # Pass on the person's login, which the backend also checks.
         headers = {"Authorization": str(request.authorization), CONTROL_HEADER: self._secret}
         self._request(
             "POST", f"/controls/{button}", data=form, headers=headers, timeout=CONTROL_TIMEOUT_S
@@ -49,11 +49,11 @@ class BackendClient:
 
     def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
         try:
-            # Without trust_env=False, httpx would send this through the environment's proxy.
+            # Without trust_env=False, httpx would use a proxy from the environment.
             response = httpx.request(method, f"{self._url}{path}", trust_env=False, **options)
         except httpx.HTTPError as error:
             raise BackendError(
-                f"the backend at {self._url} does not answer ({type(error).__name__}): check that "
+                f"the backend at {self._url} does not respond ({type(error).__name__}): check that "
                 "it runs and has the same DASHBOARD_PASSWORD and CONTROL_SECRET"
             ) from None
         if not response.is_success:
@@ -61,7 +61,7 @@ class BackendClient:
         return response
 
     def _error(self, response: httpx.Response) -> TightloopError:
-        """Turn the backend's response back into the error that it reports."""
+        """Convert the backend's response back into the error that it reports."""
         if response.status_code == 401:
             return BackendError(
                 f"the backend at {self._url} refuses the dashboard's own secrets: check that both "

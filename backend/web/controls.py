@@ -1,8 +1,8 @@
-"""Change things by hand: put a version in service, start training.
+"""Let people put a version in service or start training.
 
 A dashboard in another process uses POST /controls/promote (project, version) and /controls/train
-(project), as forms. Both need CONTROL_SECRET, which proves that our dashboard is asking, and the
-login of the person who pressed the button.
+(project), as forms. Both need CONTROL_SECRET, which proves that the request comes from our
+dashboard, and the login of the person who pressed the button.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class LocalControls:
         self._queue = queue
 
     def promote(self, project_id: int, version: str) -> Meta:
-        """Put a version in service and have the open tasks reordered by it; NoModelError if the
-        version does not exist.
+        """Put a version in service and have the open tasks reordered; NoModelError if the version
+        does not exist.
         """
         root = project_root(self._model_dir, project_id)
         with lock(root, "promote"):  # a new head may be promoted at the same time
@@ -43,11 +43,11 @@ class LocalControls:
         return meta
 
     def train_now(self, project_id: int) -> None:
-        """Request training even if no label is new; a running one is repeated afterward."""
+        """Request training even if no label is new; if training is running, it is then repeated."""
         self._queue.ask_for_training(project_id, time.time())
 
     def blueprint(self, auth: Auth) -> Blueprint:
-        """Return the routes. Every refusal is one sentence that the dashboard can show."""
+        """Return the routes, which explain every refusal in one sentence for the dashboard."""
         routes = Blueprint("controls", __name__, url_prefix="/controls")
         for prepare in (_limit_body, auth.check_control_secret, auth.check_operator):
             routes.before_request(prepare)

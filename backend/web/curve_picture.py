@@ -18,7 +18,7 @@ from backend.measures.evaluation import MIN_IMAGES
 from backend.measures.forecast import CurvePoint, Forecast
 
 POINTS_DRAWN = 150
-NAMED_VERSIONS = 12  # the names of more versions would overlap
+NAMED_VERSIONS = 12  # with more versions, the names would overlap
 WIDE_IN, NARROW_IN = (8.6, 3.7), (4.0, 3.4)
 # Each color reaches a contrast of 4.5 against its background.
 LIGHT = {
@@ -42,7 +42,7 @@ DRAWING = threading.Lock()  # matplotlib is not thread-safe
 def draw_curve(
     curve: tuple[CurvePoint, ...], outlook: Forecast | None, *, is_dark: bool, is_narrow: bool
 ) -> bytes:
-    """Return an SVG with a transparent background and real text; `curve` is oldest first.
+    """Return an SVG with a transparent background and selectable text; `curve` is oldest first.
 
     A long curve is thinned to POINTS_DRAWN points, including the newest.
     """
@@ -96,7 +96,7 @@ def _draw_versions(axes: Axes, points: Sequence[CurvePoint], colors: Mapping[str
         bounds = np.array([(p.low, p.high) for p in full], float).T
         color = colors["line"]
         axes.fill_between(x, *bounds, color=color, alpha=0.15, lw=0, label="95 % interval")
-        axes.vlines(x, *bounds, color=color, alpha=0.35)  # a single version spans no area
+        axes.vlines(x, *bounds, color=color, alpha=0.35)  # an area needs at least two versions
         axes.plot(x, [p.measured for p in full], "o-", color=color, label="version")
     heads = [p for p in points if p.is_head and p.refused is None]
     refused = [p for p in points if p.refused is not None]

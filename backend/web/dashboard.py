@@ -31,7 +31,8 @@ from backend.web.payloads import check_known, requested_project, required_projec
 from backend.web.status import sentence, whole_status
 from backend.web.status_model import Confusion, ProjectStatus, Status
 
-# The page runs only its own script, and no other page may frame its buttons.
+# The page runs only its own script, and no other page may embed it to trick users into pressing
+# buttons.
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -40,9 +41,9 @@ SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",
 }
-# The curve is a separate image because matplotlib writes styles into it, which the page forbids.
+# The curve is a separate image because matplotlib embeds styles, which the page's policy forbids.
 PICTURE_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
-MATRIX_CLASSES = 15  # with more classes, the confusion is shown as a list
+MATRIX_CLASSES = 15  # with more classes, confusions are shown as a list
 CONFUSED_PAIRS = 12
 VERSIONS_SHOWN, OTHER_VERSIONS_SHOWN = 12, 40  # `scripts.models list` shows all
 JOBS = {
@@ -64,7 +65,7 @@ SERVICES = {
 
 
 class Dashboard:
-    """The views for people and for their programs."""
+    """The dashboard's views for people and programs."""
 
     def __init__(
         self,
@@ -111,7 +112,9 @@ class Dashboard:
         return response.make_conditional(request)
 
     def curve(self) -> Response:
-        """Draw the learning curve. Browsers may cache it if the key in its address is current."""
+        """Draw the learning curve. Browsers may cache the image if the key in its address is
+        current.
+        """
         project = _find_project(whole_status(self._settings, self._queue), requested_project())
         is_as_requested = request.args.get("v") == _curve_key(project)
         drawn = draw_curve(
@@ -133,7 +136,7 @@ class Dashboard:
         return jsonify(whole_status(self._settings, self._queue).as_json())
 
     def metrics(self) -> Response:
-        """Return the metrics in Prometheus' text format."""
+        """Return the metrics in the Prometheus text format."""
         return Response(self._read_metrics(), content_type=CONTENT_TYPE)
 
     def promote(self) -> AnyResponse:
@@ -158,7 +161,7 @@ class Dashboard:
     def _render(self, project_id: int | None, refusal: str = "") -> Page:
         """Render the page. `refusal` is the reason why a button did nothing.
 
-        If Redis or the model folder is unavailable, the page explains the problem and its remedy.
+        If Redis or the model folder is unavailable, the page explains the problem and the remedy.
         """
         try:
             status = whole_status(self._settings, self._queue)
@@ -167,7 +170,7 @@ class Dashboard:
             view["refusal"], http_status = refusal, 200
         except TightloopError as error:
             view, http_status = {"problem": str(error)}, status_of(error)
-        # Name the project, since another one may become the newest.
+        # Name the project explicitly, because another one may become the newest.
         shown_id = view["project"].project_id if "project" in view else project_id
         html = render_template(
             "dashboard.html",
@@ -181,7 +184,7 @@ class Dashboard:
 
 
 def create_app(settings: Settings) -> Flask:
-    """Make the dashboard without the ML backend's routes, to be published to a network.
+    """Create the dashboard without the ML backend's routes, so that it can be published.
 
     The dashboard only reads the model folder and Redis; the backend makes all changes.
     """
@@ -207,7 +210,7 @@ def _view_of(settings: Settings, status: Status, project_id: int | None) -> dict
     """Return the template's variables for the requested project, or for the newest project."""
     project = _find_project(status, project_id)
     versions = _newest_first(project.learning_curve)
-    # New heads come every few labels: list only the head in service with the full versions.
+    # A new head appears every few labels, so list only the full versions and the head in service.
     first = [(p, verb) for p, verb in versions if p.is_current or not p.is_head][:VERSIONS_SHOWN]
     confusion = project.confusion
     return {
@@ -247,7 +250,7 @@ def _find_project(status: Status, project_id: int | None) -> ProjectStatus:
 
 
 def _curve_key(project: ProjectStatus) -> str:
-    """Return a key for the content of the learning curve's picture, as part of its address."""
+    """Return a key that identifies the content of the learning curve's image, for its address."""
     shown = repr((project.learning_curve, project.outlook))
     return hashlib.sha256(shown.encode()).hexdigest()[:16]
 
@@ -260,7 +263,7 @@ def _why_accuracy_is_unknown(project: ProjectStatus) -> str:
 
 
 def _newest_first(curve: Sequence[CurvePoint]) -> list[tuple[CurvePoint, str]]:
-    """Return each version with the text of its button: promoting an older one rolls back."""
+    """Return each version, newest first, with the text of its button."""
     is_older = False
     versions = []
     for point in reversed(curve):
@@ -270,7 +273,7 @@ def _newest_first(curve: Sequence[CurvePoint]) -> list[tuple[CurvePoint, str]]:
 
 
 def _confused_pairs(confusion: Confusion) -> list[tuple[str, str, int, int]]:
-    """Return the pairs of classes confused most often: true, predicted, count, images of true."""
+    """Return the most confused classes: true, predicted, number, and images of the true class."""
     pairs = [
         (true, predicted, count, sum(counts))
         for true, counts in zip(confusion.classes, confusion.counts, strict=True)

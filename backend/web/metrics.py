@@ -1,6 +1,6 @@
 """Export the state of all projects and this process's counters to Prometheus.
 
-Projects are read at every scrape from the model folder and Redis, never from Label Studio. Unknown
+Each scrape reads the projects from the model folder and Redis, never from Label Studio. Unknown
 values are omitted.
 """
 
@@ -30,7 +30,7 @@ from backend.web.status import project_status
 from backend.web.status_model import ProjectStatus
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-# Our target is 20 ms, and Label Studio gives up after a second.
+# Our target is 20 ms; Label Studio gives up after a second.
 WEBHOOK_BUCKETS_S = (
     0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0,
 )  # fmt: skip
@@ -63,10 +63,10 @@ GAUGES = {
         ("project", "phase"),
     ),
     "annotations": ("Annotations in Label Studio, without skipped ones.", ("project",)),
-    "skipped_annotations": ("Annotations in which a person skipped the image.", ("project",)),
+    "skipped_annotations": ("Annotations by which an annotator skipped the image.", ("project",)),
     "open_tasks": ("Images in Label Studio that wait for their first annotation.", ("project",)),
     "asked_again_tasks": (
-        "Annotated images that wait for another person's annotation.",
+        "Annotated images that wait for another annotator.",
         ("project",),
     ),
     "new_annotations": (
@@ -97,7 +97,7 @@ class Metrics(Collector):
     def __init__(self, settings: Settings, queue: TrainingQueue) -> None:
         self._settings = settings
         self._queue = queue
-        # The text format has no creation times: each would become a separate metric.
+        # The text format lacks creation times, so each would become a separate metric.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         self._webhook_seconds = Histogram(
@@ -108,7 +108,7 @@ class Metrics(Collector):
         )
         self._webhooks = Counter(
             "tightloop_webhooks_total",
-            "Webhooks by HTTP status and outcome: counted, ignored (changes no label), "
+            "Webhooks by HTTP status and outcome: counted, ignored (no label changed), "
             "refused (4xx) or failed (5xx).",
             ("outcome", "status"),
             registry=self._registry,
@@ -126,7 +126,7 @@ class Metrics(Collector):
         self._registry.register(self)
 
     def record_webhook(self, seconds: float, status: int, outcome: str) -> None:
-        """Count a webhook. `outcome` applies only to an accepted webhook."""
+        """Count a webhook. `outcome` is used only if the webhook was accepted."""
         if status >= 400:
             outcome = "refused" if status < 500 else "failed"
         self._webhook_seconds.observe(seconds)
@@ -138,11 +138,11 @@ class Metrics(Collector):
         self._unpredicted.inc(unpredicted)
 
     def page(self) -> bytes:
-        """Return everything in Prometheus' text format."""
+        """Return everything in the Prometheus text format."""
         return generate_latest(self._registry)
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Yield the gauges of all projects, as they are now."""
+        """Yield the current gauges of all projects."""
         families = {
             name: GaugeMetricFamily(f"tightloop_{name}", description, labels=labels)
             for name, (description, labels) in GAUGES.items()
@@ -161,7 +161,7 @@ class Metrics(Collector):
             for queue, n_workers in self._queue.worker_counts().items():
                 yield "workers", (queue,), n_workers
         for project_id in ids:
-            if "redis" in down:  # every further attempt would wait for its timeout
+            if "redis" in down:  # every further attempt would run into the timeout
                 break
             with _recording_failures(down):
                 yield from _of_project(project_status(self._settings, self._queue, project_id))

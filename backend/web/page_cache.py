@@ -20,15 +20,15 @@ class Page:
 
     @property
     def is_fresh(self) -> bool:
-        """Whether the page is young enough to be sent again."""
+        """Whether the page is recent enough to be sent again."""
         return time.monotonic() - self.rendered_at <= PAGE_LIFETIME_S
 
 
 class PageCache:
     """The newest page of each project.
 
-    While one request renders a page, others get the last one, so a slow rendering blocks no other
-    thread; webhooks need these threads.
+    While one request renders a page, others get the previous one. Slow rendering therefore does not
+    block the other threads, which webhooks need.
     """
 
     def __init__(self, render: Callable[[int | None], Page]) -> None:
@@ -44,7 +44,7 @@ class PageCache:
         if last is None:
             self._rendering.acquire()
         try:
-            page = self._pages.get(project_id)  # another request may have just rendered it
+            page = self._pages.get(project_id)  # another request may have rendered it meanwhile
             if page is None or not page.is_fresh:
                 page = self._pages[project_id] = self._render(project_id)
             return page

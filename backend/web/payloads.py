@@ -1,4 +1,4 @@
-"""Validate what requests contain, so the rest of the code can trust it."""
+"""Validate the content of requests so that the rest of the code can trust it."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def read_event(content: bytes) -> WebhookEvent:
 
 
 def project_number(project: object) -> int:
-    """Return the id in Label Studio's project key ("7.1795346887"); BadRequest without one."""
+    """Return the id in Label Studio's project key ("7.1795346887"); BadRequest if it has none."""
     try:
         return project_id_of(str(project))
     except ValueError as error:
@@ -79,7 +79,7 @@ def project_number(project: object) -> int:
 
 
 def requested_project() -> int | None:
-    """Return the project that a request names, if any; BadRequest if it is not a number."""
+    """Return the project id in a request, if any; BadRequest if the id is not a number."""
     project = request.values.get("project")
     if project is None:
         return None
@@ -89,7 +89,7 @@ def requested_project() -> int | None:
 
 
 def required_project(model_dir: Path) -> int:
-    """Return the project that a request must name; BadRequest without one, NotFound if unknown."""
+    """Return the project id in a request; BadRequest if it is missing, NotFound if unknown."""
     project_id = requested_project()
     if project_id is None:
         raise BadRequest("name a project")
@@ -98,6 +98,6 @@ def required_project(model_dir: Path) -> int:
 
 
 def check_known(model_dir: Path, project_id: int) -> None:
-    """Raise NotFound for a project that set-up has not recorded."""
+    """Raise NotFound for a project that is not set up."""
     if project_id not in known_projects(model_dir):
         raise NotFound(f"project {project_id} is not set up here")

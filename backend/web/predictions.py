@@ -38,16 +38,16 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class InService:
-    """The version in service of one project, in memory."""
+    """A project's version in service, loaded into memory."""
 
     meta: Meta
     row_of: Mapping[str, int]  # pool image id -> row of `probs`
     probs: Probs
-    model: nn.Module | None = None  # loaded when it is first needed
+    model: nn.Module | None = None  # loaded when first needed
 
 
 class ModelService:
-    """Keeps every project's version in service in memory, and reloads it after a promotion."""
+    """Keeps each project's version in service in memory, and reloads it after a promotion."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -78,10 +78,10 @@ class ModelService:
         return served
 
     def probs(self, project_id: int, tasks: Sequence[Mapping[str, Any]], image_key: str) -> Probs:
-        """Return class probabilities, a row per task: NaN if the task's image cannot be read.
+        """Return class probabilities, one row per task; a row is NaN if its image cannot be read.
 
-        Pool images were scored when the version was made. Other images are fetched and run through
-        the model.
+        Pool images were scored when the version was created. Other images are fetched and run
+        through the model.
         """
         served = self.in_service(project_id)
         probs = np.full((len(tasks), len(served.meta.classes)), np.nan, np.float32)
@@ -133,7 +133,7 @@ def default_service() -> ModelService:
 class ResNetBackend(LabelStudioMLBase):  # type: ignore[misc]  # the library has no types
     """The model class for label-studio-ml, with the signatures of 1.0.9 and 2.x.
 
-    A new object may be made for every request, so the model is kept in the service.
+    The library may create an object for every request, so the model is kept in the service.
     """
 
     def __init__(
@@ -143,7 +143,8 @@ class ResNetBackend(LabelStudioMLBase):  # type: ignore[misc]  # the library has
         service: ModelService | None = None,
         **kwargs: Any,
     ) -> None:
-        # Do not pass the label config: the library would parse it unguarded, and we need no copy.
+        # Do not pass the label config: we do not need it, and the library parses it without
+        # protection.
         super().__init__(**kwargs)
         self._project = project_id
         self._label_config = label_config
@@ -159,7 +160,7 @@ class ResNetBackend(LabelStudioMLBase):  # type: ignore[misc]  # the library has
         first).
 
         If a task's image cannot be read, its prediction has neither result nor score. Label Studio
-        then keeps the other predictions, does not ask again, and serves that task last.
+        then keeps the other predictions, does not retry, and serves that task last.
         """
         project = self._project or (tasks[0].get("project") if tasks else None)
         project_id = project_number(project)

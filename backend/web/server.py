@@ -1,6 +1,6 @@
-"""Serve an application over HTTP without letting slow or idle connections occupy threads.
+"""Serve an application over HTTP so that slow or idle connections do not occupy threads.
 
-Uvicorn reads requests without threads. A thread takes a request only once it is complete, and
+Uvicorn reads requests without threads. A thread takes on a request only once it is complete, and
 leaves sending the response to Uvicorn. Bodies are read only from requests with valid credentials.
 """
 
@@ -24,7 +24,7 @@ from backend.base.settings import Settings
 from backend.web.auth import Auth
 
 THREADS = 8
-# /predict takes seconds of all cores, so nothing else may wait behind it.
+# /predict occupies all cores for seconds, so nothing else may wait behind it.
 PREDICT_THREADS = 2
 REQUEST_DEADLINE_S = 10.0
 KEEP_ALIVE_S = 5  # an open dashboard sends a request every two seconds
@@ -44,7 +44,7 @@ class BufferedApp:
         self._predict_threads = WSGIMiddleware(app, workers=PREDICT_THREADS)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer one request; a body over the limit stays unread."""
+        """Answer one request; a body over the limit is not read."""
         headers = Headers(
             (name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]
         )
@@ -59,7 +59,7 @@ class BufferedApp:
 
 
 class DeadlineProtocol(H11Protocol):
-    """Uvicorn's HTTP/1.1, but closes a connection that sends no complete request head in time."""
+    """Uvicorn's HTTP/1.1, but closes connections that send no complete request head in time."""
 
     def connection_made(self, transport: Any) -> None:
         """Start the first deadline."""
@@ -70,7 +70,7 @@ class DeadlineProtocol(H11Protocol):
         """Start the next deadline. Until then, the rest of an unread body stays unread."""
         super().on_response_complete()
         if self.conn.their_state is h11.SEND_BODY:
-            # If all connections closed at the same moment, all clients would reconnect at once.
+            # If all connections were closed at the same time, all clients would reconnect at once.
             self.flow.pause_reading()
             self._unset_keepalive_if_required()
         self._expect_request()
@@ -104,7 +104,7 @@ def serve(app: Any, settings: Settings) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # a client could otherwise claim any address
+        proxy_headers=False,  # otherwise, clients could claim any address
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=GRACE_S,
     )
@@ -127,7 +127,7 @@ async def _read(receive: Any, limit: int, headers: Headers) -> bytes | None:
 
 
 def _receiver(body: bytes) -> Any:
-    """Return the function from which an application receives a complete body."""
+    """Return an ASGI `receive` function that delivers a complete body."""
 
     async def receive() -> dict[str, Any]:
         return {"type": "http.request", "body": body, "more_body": False}

@@ -1,7 +1,7 @@
-"""The Label Studio ML backend: predictions, set-up check, webhook, and the dashboard over HTTP.
+"""Serve the Label Studio ML backend over HTTP: predictions, set-up check, webhook and dashboard.
 
-One process with threads keeps one model per project in memory. It never imports training code; a
-training job is enqueued by name.
+A single process with threads keeps one model per project in memory. The process never imports
+training code; training jobs are enqueued by name.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class MLBackend:
         return routes
 
     def health(self) -> Response:
-        """Report that the process is up, and nothing about the machine."""
+        """Report that the process is up, without details about the machine."""
         return jsonify(status="UP")
 
     def setup(self) -> Response:
@@ -85,7 +85,7 @@ class MLBackend:
         return jsonify(model_version=current.version if current else "")
 
     def predict(self) -> Response:
-        """Predict a label for every task of the request."""
+        """Predict a label for every task in the request."""
         payload = read_payload(PredictPayload, _body(MAX_PREDICT_BYTES))
         project = str(payload.project or "")
         model = ResNetBackend(project, payload.label_config, self._service)
@@ -125,7 +125,7 @@ class MLBackend:
 
 
 def create_app(settings: Settings | None = None) -> Flask:
-    """Make the backend's application; SettingsError if a secret is missing."""
+    """Create the backend's application; SettingsError if a secret is missing."""
     settings = settings or load_settings()
     settings.require("backend_password", "webhook_secret")
     queue = TrainingQueue(settings.redis_url.get_secret_value())

@@ -1,4 +1,4 @@
-"""Report the state of every project, from the model folder, the database and Redis.
+"""Report the state of every project from the model folder, the database and Redis.
 
 Label Studio is never queried. status_model.py defines the fields; docs/status.md explains them.
 """
@@ -35,12 +35,12 @@ Fields = dict[str, Any]  # of ProjectStatus, which checks their types
 
 
 def whole_status(settings: Settings, queue: TrainingQueue) -> Status:
-    """Return the response of GET /status: services, and every project that is set up."""
+    """Return the response of GET /status: the services and every project that is set up."""
     projects, unreadable = [], {}
     for project_id in known_projects(settings.model_dir):
         try:
             projects.append(project_status(settings, queue, project_id))
-        except ModelFolderError as error:  # one project's damaged file must not hide the others
+        except ModelFolderError as error:  # a damaged file of one project must not hide the others
             unreadable[str(project_id)] = str(error)
     return Status(
         services=tuple(find_services(queue, time.time())),
@@ -74,7 +74,7 @@ def project_status(settings: Settings, queue: TrainingQueue, project_id: int) ->
 
 
 def next_images(settings: Settings, queue: TrainingQueue, project_id: int) -> list[OpenImage]:
-    """Return the open images in order, without images annotated since they were ordered.
+    """Return the open images in order, except those annotated since they were ordered.
 
     With BLIND, the model's guesses are omitted.
     """
@@ -153,7 +153,7 @@ def _labeling_fields(
 
 @lru_cache(maxsize=32)
 def _confusion(root: Path, version: str, classes: tuple[str, ...]) -> Confusion | None:
-    """Count how a version classifies the validation images; None if no predictions were kept."""
+    """Count how a version classifies the validation images; None without saved predictions."""
     kept = model_outputs.load_validation(root, version)
     if kept is None or not len(kept[0]):
         return None

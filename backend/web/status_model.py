@@ -39,8 +39,8 @@ class JobStatus(StatusPart):
     """A job that is queued or running."""
 
     job: str = Field(
-        description="`retrain`; or `rank` until it starts, then its step: `read`, `refit`, "
-        "`top_up`, `refresh` or `collect_reviews`"
+        description="`retrain` or `rank`; for a `rank` job that has started, its step: `read`, "
+        "`refit`, `top_up`, `refresh` or `collect_reviews`"
     )
     queue: str = Field(description="`train` for `retrain`, `rank` for the others")
     status: str = Field(description="RQ's status: `queued`, `started`, …")
@@ -50,7 +50,7 @@ class JobStatus(StatusPart):
     done: int | None = Field(
         None,
         exclude_if=_is_none,
-        description="progress in this phase: training steps, MB of a download, otherwise images; "
+        description="progress in this phase, in training steps, MB of a download, or images; "
         "absent before the first report",
     )
     total: int | None = Field(
@@ -64,8 +64,8 @@ class JobStatus(StatusPart):
 class LastError(StatusPart):
     """A recent error of a job."""
 
-    at: str = Field(description="when it happened")
-    where: str = Field(description="the job in which it happened")
+    at: str = Field(description="when the error occurred")
+    where: str = Field(description="the job in which the error occurred")
     message: str = Field(description="what is wrong and what to do")
 
 
@@ -84,7 +84,7 @@ class ProjectStatus(StatusPart):
     train: str = Field(description="the setting `TRAIN`")
     strategy: str = Field(description="the setting `STRATEGY`")
     round: int = Field(description="the newest round")
-    rounds: int = Field(description="the last round that asks for labels (0: no limit)")
+    rounds: int = Field(description="the last round that queries images (0: no limit)")
     is_finished: bool = Field(
         description="whether every queried image is annotated and no more will be queried"
     )
@@ -95,7 +95,7 @@ class ProjectStatus(StatusPart):
     labels_per_class: dict[str, int] = Field(description="how many of these labels each class has")
     confusion: Confusion | None = Field(description="which classes it confuses")
     outlook: Forecast | None = Field(
-        description="the expected gain from more labels, from the third full version on"
+        description="the expected gain from more labels; available from the third full version on"
     )
     versions: int = Field(description="the number of sound versions, including pruned ones")
     learning_curve: tuple[CurvePoint, ...] = Field(
@@ -111,14 +111,14 @@ class ProjectStatus(StatusPart):
         description="version folders that cannot be read, with the reason"
     )
     annotations: int | None = Field(description="annotations in Label Studio, without skipped ones")
-    skipped: int | None = Field(description="how often an annotator skipped an image")
+    skipped: int | None = Field(description="how many times an annotator skipped an image")
     open_tasks: int | None = Field(description="images that wait for their first annotation")
     asked_again: int | None = Field(
         description="images that wait for another person's annotation (a second opinion)"
     )
-    # The dashboard needs the picture that each OpenImage has; the JSON has AskedImage's fields.
+    # The dashboard needs the thumbnail of each OpenImage; the JSON has only AskedImage's fields.
     next_images: tuple[AskedImage, ...] = Field(
-        description="the first images of both kinds, in the order in which they are labeled"
+        description="the next images of both kinds, in the order in which they will be labeled"
     )
     new_annotations: int = Field(description="annotations that no training run has read yet")
     retrain_after: int = Field(description="how many new annotations make training due")
@@ -144,7 +144,7 @@ class Status(StatusPart):
     )
     projects: tuple[ProjectStatus, ...] = Field(description="every project that can be read")
     unreadable: dict[str, str] = Field(
-        description="projects with a damaged file, by id, each with the remedy"
+        description="projects with a damaged file, by id, each with its remedy"
     )
 
     def as_json(self) -> dict[str, Any]:

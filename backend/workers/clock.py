@@ -1,4 +1,4 @@
-"""Check every project once a second, and read Label Studio once a minute in case webhooks are lost.
+"""Check every project once a second. Read Label Studio once a minute in case webhooks were lost.
 
 Decisions use only the databases and Redis, so neither a busy ranker nor an unreachable Label Studio
 delays training.
@@ -30,10 +30,10 @@ TICK_S = 1.0
 ABANDONED_EVERY_S = 10.0
 BACKEND_EVERY_S = 10.0
 BACKEND_TIMEOUT_S = 2.0
-# The task count reveals a deleted task at once; a full reading finds what no count reveals.
+# The task count reveals a deleted task at once; only a full reading finds all other changes.
 FULL_READ_EVERY_S = 3600.0
-# Label Studio sends a webhook during the request that causes it, and gives up after a second. The
-# webhook for an annotation that we have read has arrived by then, or never will.
+# Label Studio sends a webhook during the request that causes it, and gives up after a second. After
+# this delay, the webhook for an annotation that we have read has arrived or never will.
 WEBHOOK_GRACE_S = 2.0
 
 
@@ -53,7 +53,7 @@ class Watch:
     project_id: int
     project: LabelStudioProject
     store: ProjectStore
-    # Kept open while the clock runs; otherwise, no process on a read-only mount could open it.
+    # Kept open while the clock runs, so that processes with a read-only mount can open it.
     connection: Connection
     next_reading: float = 0.0
     look_at: float = 0.0
@@ -63,7 +63,7 @@ class Watch:
 
 
 class Clock:
-    """Watches every project that setup has recorded in the model folder."""
+    """Watches every project that is set up in the model folder."""
 
     def __init__(self, settings: Settings, queue: TrainingQueue) -> None:
         self._settings = settings
@@ -100,7 +100,7 @@ class Clock:
             watch.connection.close()
 
     def _tick_project(self, project_id: int, now: float) -> str:
-        """Read the project and enqueue what is due; return why it could not be read, or ""."""
+        """Read the project and enqueue due jobs; return the error if reading failed, or ""."""
         if project_id not in self._watches:
             self._watches[project_id] = self._watch(project_id)
         watch = self._watches[project_id]
@@ -134,7 +134,7 @@ class Clock:
         )
 
     def _read(self, watch: Watch, now: float) -> None:
-        """Read what changed in Label Studio, and record for the dashboard whether it responded."""
+        """Read the changes from Label Studio, and record for the dashboard whether it responded."""
         watch.problem = ""
         try:
             self._read_project(watch, now)
@@ -153,8 +153,8 @@ class Clock:
             read_everything_changed(watch.project, store, now=now)
         watch.found = Found(now, since, store.new_annotations()[0] - n_known)
         counts, was_ordered_by = store.counts(), store.facts().ordered_by
-        # Without open tasks, there is nothing to order. Until we have ordered tasks once, do not
-        # record an order, even if Label Studio reports one.
+        # Without open tasks, there is nothing to order. Ignore an order that Label Studio reports
+        # before we have ordered tasks for the first time.
         if was_ordered_by and (counts.open or counts.awaiting_second_opinion):
             ordered_by = watch.project.model_version()
             if ordered_by != was_ordered_by:
@@ -168,14 +168,14 @@ class Clock:
         watch.found = None
         n_lost = found.n_new - len(self._queue.annotated_since(watch.project_id, found.since))
         if n_lost > 0 and found.since:
-            log.info("project %d: %d changes came without a webhook", watch.project_id, n_lost)
+            log.info("project %d: %d changes arrived without a webhook", watch.project_id, n_lost)
 
     def _look(self, watch: Watch, now: float) -> float:
-        """Enqueue what is due; return when to look again."""
+        """Enqueue due jobs; return when to look again."""
         root = project_root(self._settings.model_dir, watch.project_id)
         state = observe(root, self._queue, watch.project_id)
         if state.train_asked_at > state.facts.train_asked_at:
-            watch.store.record(train_asked_at=state.train_asked_at)  # Redis may be lost
+            watch.store.record(train_asked_at=state.train_asked_at)  # Redis may lose its data
         due = decide(state, self._settings, now)
         if due.train:
             self._queue.enqueue("retrain", watch.project_id, is_forced=state.is_training_asked)
@@ -193,7 +193,7 @@ class Clock:
         except httpx.HTTPError:
             pass
         return (
-            f"The backend at {url} does not answer, so webhooks are lost and changes are noticed "
+            f"The backend at {url} does not respond, so webhooks are lost and changes are noticed "
             "later. If this persists, check the backend log."
         )
 
@@ -201,12 +201,12 @@ class Clock:
         if error and error != self._last_error:
             log.error("%s", error)
         elif self._last_error and not error:
-            log.info("all services answer again")
+            log.info("all services respond again")
         self._last_error = error
 
 
 def run(settings: Settings, stop: threading.Event) -> None:
-    """Tick until `stop` is set."""
+    """Run the clock until `stop` is set."""
     clock = Clock(settings, TrainingQueue(settings.redis_url.get_secret_value()))
     log.info("the clock is running")
     while not stop.wait(TICK_S):

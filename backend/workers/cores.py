@@ -9,11 +9,11 @@ from threadpoolctl import threadpool_limits
 
 
 def share_cores(n_sharing: int = 1) -> None:
-    """Limit this process to an equal share, among `n_sharing` processes, of all cores but one.
+    """Limit this process to its share of all cores but one, among `n_sharing` processes.
 
-    Threads synchronize after every layer, and all wait for a thread whose core is busy. Alongside
-    another busy process, two threads on two cores were five times slower than one thread, and two
-    two-thread training runs at once were more than twenty times slower.
+    Threads synchronize after every layer, so all wait for a thread whose core is busy. On two
+    cores, next to another busy process, two threads were five times slower than one thread. Two
+    simultaneous training runs with two threads each were more than twenty times slower.
     """
     n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     share = ((n_cores or 1) - 1) // max(1, n_sharing)

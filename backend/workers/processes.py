@@ -2,7 +2,7 @@
 
     python -m backend.workers.processes trainer
 
-Each process imports only what it needs: the clock and the dashboard do not import torch.
+Each process imports only what it needs; for example, clock and dashboard do not import torch.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ def run_dashboard(settings: Settings) -> None:
 
 
 def run_trainer(settings: Settings) -> None:
-    """Run the worker that retrains; stop at once if DEVICE=cuda finds no GPU."""
+    """Run the worker that retrains; stop immediately if DEVICE=cuda and no GPU is available."""
     from backend.network.device import find_device
 
-    # Ask the driver's library: CUDA must not be initialized before a fork.
+    # Query the driver's library, because CUDA must not be initialized before a fork.
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
     log.info("this trainer trains on %s", find_device(settings.device))
     _work(settings, "train")
@@ -97,8 +97,8 @@ def main() -> int:
 
 
 def _work(settings: Settings, queue: str) -> None:
-    """Run RQ's worker, which forks a child process for each job."""
-    # Import torch once before forking, rather than in every job. CUDA is initialized in the child.
+    """Run an RQ worker, which forks a child process for each job."""
+    # Import torch before forking, so that not every job imports it. Each child initializes CUDA.
     import torchvision  # noqa: F401
 
     from backend.workers import jobs  # noqa: F401
@@ -110,16 +110,18 @@ def _work(settings: Settings, queue: str) -> None:
         Worker(
             [queue],
             connection=Redis.from_url(settings.redis_url.get_secret_value()),
-            serializer=JSONSerializer,  # reading a pickle runs code
+            serializer=JSONSerializer,  # unpickling would run code
             job_class=OwnJob,
-            # Detect a killed worker quickly and give its job to another.
+            # Detect a killed worker quickly, and give its job to another worker.
             worker_ttl=30,
             job_monitoring_interval=5,
             maintenance_interval=15,
         ).work()
     except RedisError as error:
-        # This happens only at startup: later, the worker waits automatically until Redis is back.
-        raise QueueError(f"Redis cannot be used ({type(error).__name__}): see REDIS_URL") from None
+        # This occurs only at startup: a running worker waits until Redis is back.
+        raise QueueError(
+            f"Redis cannot be used ({type(error).__name__}): check REDIS_URL"
+        ) from None
     finally:
         gc.unfreeze()  # otherwise triton reports leaked objects at exit, and not as JSON
 

@@ -120,7 +120,7 @@ def test_three_annotators_label_two_rounds_at_once_and_no_annotation_is_lost(
         status["version"]
     )
     assert version.labels == SEEDS + len({a.image_id for a in given})
-    assert "came without a webhook" not in (crew.folder / "log/clock.log").read_text()
+    assert "arrived without a webhook" not in (crew.folder / "log/clock.log").read_text()
 
     # No two annotators had the same task open at once, and nobody labeled an image twice.
     turns_of: dict[int, list[tuple[Turn, Colleague]]] = defaultdict(list)

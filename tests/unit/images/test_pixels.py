@@ -116,7 +116,7 @@ def test_a_damaged_image_is_reported_and_the_others_are_kept(
 
     found = store.decode(files.originals(), open_file, quiet)
     assert list(found.damaged) == [bad]
-    assert "damaged or of an unknown format" in found.damaged[bad]
+    assert "damaged or has an unknown format" in found.damaged[bad]
     assert not store.holds(bad)
     assert len(found.contents) == 2
 

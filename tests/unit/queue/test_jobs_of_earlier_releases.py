@@ -92,7 +92,7 @@ def test_the_next_look_replaces_a_job_of_an_earlier_release(
     queue.requeue_abandoned()
     assert queue.enqueue(name, PROJECT)
 
-    assert f"dropped job '{id_}' from Redis" in caplog.text
+    assert f"deleted job '{id_}' from Redis" in caplog.text
     assert old_queue.job_ids == [id_]
     new = OwnJob.fetch(id_, connection, "json")
     assert new.func_name == f"backend.workers.jobs.{name}"
@@ -123,5 +123,5 @@ def test_a_worker_drops_a_waiting_job_of_an_earlier_release(
     SimpleWorker([ours], connection=connection, serializer="json", job_class=OwnJob).work(
         burst=True
     )
-    assert f"dropped job '{name}-p{PROJECT}' from Redis" in caplog.text
+    assert f"deleted job '{name}-p{PROJECT}' from Redis" in caplog.text
     assert TrainingQueue(redis_server.url).enqueue(name, PROJECT)

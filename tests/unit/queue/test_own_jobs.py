@@ -108,7 +108,7 @@ def test_a_job_that_differs_from_ours_is_dropped_with_a_log_line(
     foreign.enqueue(*arguments, job_id=RETRAIN, **options)
     with pytest.raises(NoSuchJobError):
         fetch(connection)
-    assert f"dropped job '{RETRAIN}' from Redis" in caplog.text
+    assert f"deleted job '{RETRAIN}' from Redis" in caplog.text
     assert not connection.exists(f"rq:job:{RETRAIN}")
 
 
@@ -123,7 +123,7 @@ def test_a_job_of_an_earlier_release_is_dropped_with_a_log_line(
     )  # fmt: skip
     with pytest.raises(NoSuchJobError):
         fetch(connection, f"{name}-p{PROJECT}")
-    assert f"dropped job '{name}-p{PROJECT}' from Redis" in caplog.text
+    assert f"deleted job '{name}-p{PROJECT}' from Redis" in caplog.text
 
 
 def test_a_job_that_depends_on_another_is_dropped(foreign: Queue, connection: Redis) -> None:
@@ -228,4 +228,4 @@ def test_the_trainer_runs_no_foreign_job_from_redis(
         wait_for(all_are_gone, "the trainer to drop the jobs", show=log.read_text)
         assert worker.poll() is None, log.read_text()
     assert not trace.exists()
-    assert all(f"dropped job {job_id!r}" in log.read_text() for job_id in ids)
+    assert all(f"deleted job {job_id!r}" in log.read_text() for job_id in ids)

@@ -54,7 +54,7 @@ def test_probabilities_with_nan_are_named_with_their_version(
     probs = scoring.pool_probs(loop, meta, quiet).copy()
     probs[3, 2] = np.nan
     model_outputs.save_pool_probs(loop.root, meta.version, loop.pool.image_ids, probs)
-    with pytest.raises(NoModelError, match="r0001 hold NaN"):
+    with pytest.raises(NoModelError, match="r0001 contain NaN"):
         batches.choose_batch(loop, 5, "margin")
 
 

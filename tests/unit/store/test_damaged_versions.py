@@ -92,7 +92,7 @@ def check_left_out(root: Path, version: str, reason: str) -> None:
         ({"validation__images": 10**400}, "validation.images"),
         ({"test": {"accuracy": float("nan"), "log_loss": 1, "images": 1}}, "test.accuracy"),
         ({"test": {"accuracy": 0.5, "log_loss": 1}}, "test.images"),
-        ({"gate": GATE | {"against": "../../r0001"}}, "against names no version"),
+        ({"gate": GATE | {"against": "../../r0001"}}, "against is not the name of a version"),
         ({"gate": GATE | {"p_value": float("nan")}}, "gate.p_value"),
         ({"gate": GATE | {"p_value": 1.5}}, "gate.p_value"),
         ({"gate": GATE | {"fell": -1}}, "gate.fell"),
@@ -103,7 +103,7 @@ def check_left_out(root: Path, version: str, reason: str) -> None:
         ({"image_size": 1024}, "image_size"),
         ({"classes": []}, "classes"),
         ({"classes": ["cat"]}, "classes"),
-        ({"classes": ["cat", "cat"]}, "a class is named twice"),
+        ({"classes": ["cat", "cat"]}, "a class is listed twice"),
         ({"classes": ["cat", "dog", "frog"]}, "fc.weight is F32 [2, 8], not F32 [3, 8]"),
         ({"labels": -1}, "labels"),
         ({"labels": 10**400}, "labels"),
@@ -170,8 +170,11 @@ def without(state: State, *names: str) -> State:
         (lambda s: s | {"fc.bias": np.zeros(3, np.float32)}, "fc.bias is F32 [3], not F32 [2]"),
         (lambda s: s | {"bn1.bias": np.zeros(1, np.float16)}, "bn1.bias is F16 [1], not F32 [1]"),
         (lambda s: s | {"bn1.bias": np.zeros(1, np.int32)}, "'bn1.bias' is I32"),
-        (lambda s: filled(s, np.nan, "layer2.0.conv1.weight"), "layer2.0.conv1.weight holds NaN"),
-        (lambda s: filled(s, np.inf, "bn1.running_var"), "bn1.running_var holds NaN"),
+        (
+            lambda s: filled(s, np.nan, "layer2.0.conv1.weight"),
+            "layer2.0.conv1.weight contains NaN",
+        ),
+        (lambda s: filled(s, np.inf, "bn1.running_var"), "bn1.running_var contains NaN"),
     ],
 )
 def test_foreign_weights_with_a_matching_sha256_are_named_and_not_served(
@@ -186,7 +189,7 @@ def test_foreign_weights_with_a_matching_sha256_are_named_and_not_served(
     [
         (lambda s: s | state_of(meta(2)), "does not belong to it"),
         (lambda s: s | {"fc.weight": np.zeros((2, 9), np.float32)}, "not a last layer of r0002"),
-        (lambda s: filled(s, np.nan, "fc.bias"), "fc.bias holds NaN"),
+        (lambda s: filled(s, np.nan, "fc.bias"), "fc.bias contains NaN"),
     ],
 )
 def test_an_invalid_head_or_one_of_another_body_is_named_and_not_served(
@@ -200,7 +203,9 @@ def test_an_invalid_head_or_one_of_another_body_is_named_and_not_served(
 
 def test_a_head_is_broken_if_its_body_is_damaged(root: Path) -> None:
     change_weights(root, "r0002", filled(state_of(meta(2)), np.nan, "conv1.weight"))
-    check_left_out(root, "r0002h01", "r0002/model.safetensors is damaged: conv1.weight holds NaN")
+    check_left_out(
+        root, "r0002h01", "r0002/model.safetensors is damaged: conv1.weight contains NaN"
+    )
 
 
 def test_a_repaired_version_is_in_service_again(root: Path) -> None:
@@ -256,4 +261,4 @@ def test_a_version_whose_probabilities_are_nan_is_named_and_makes_no_prediction(
     Registry(root).promote("r0003")
     response = ask(client)
     assert response.status_code == 503
-    assert "the probabilities of r0003 hold NaN" in response.get_json()["error"]
+    assert "the probabilities of r0003 contain NaN" in response.get_json()["error"]

@@ -188,7 +188,7 @@ def test_a_damaged_file_is_logged_and_left_out_while_the_others_are_migrated(
     with caplog.at_level(logging.WARNING):
         make_database(store)
     assert [record.getMessage().partition(": ")[0] for record in caplog.records] == [
-        f"{root / name} is not imported"
+        f"{root / name} was not imported"
     ]
     make_database(untouched)
     assert READ[name](store) == READ[name](untouched)

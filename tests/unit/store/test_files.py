@@ -33,7 +33,7 @@ def test_a_lock_is_held_by_one_process_and_released_when_that_process_is_killed(
     try:
         assert is_held.wait(PATIENCE_S)
         with (
-            pytest.raises(ModelFolderError, match="held by another process"),
+            pytest.raises(ModelFolderError, match="locked by another process"),
             lock(root, "train", wait_s=0.3),
         ):
             pytest.fail("two processes hold the lock")

@@ -382,9 +382,9 @@ def test_predictions_status_and_dashboard_name_the_version_before_a_damaged_one(
     assert (prediction["model_version"], prediction["score"]) == ("r0001", pytest.approx(0.8))
     [status] = [p for p in client.get("/status").get_json()["projects"] if p["project_id"] == 7]
     assert status["version"] == "r0001"
-    assert "conv1.weight holds NaN" in status["broken_versions"]["r0002"]
+    assert "conv1.weight contains NaN" in status["broken_versions"]["r0002"]
     html = client.get(f"/dashboard?project={PROJECT}").text
-    assert "r0002/model.safetensors is damaged: conv1.weight holds NaN" in html
+    assert "r0002/model.safetensors is damaged: conv1.weight contains NaN" in html
 
 
 def run_script(config: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -403,7 +403,7 @@ def test_the_scripts_list_valid_versions_beside_a_damaged_one_and_refuse_to_prom
     config: Settings, root: Path
 ) -> None:
     change_weights(root, "r0002", filled(state_of(meta(2)), np.nan, "conv1.weight"))
-    fault = "r0002/model.safetensors is damaged: conv1.weight holds NaN"
+    fault = "r0002/model.safetensors is damaged: conv1.weight contains NaN"
     listed = run_script(config, "scripts.models", "--project=7", "list")
     assert listed.returncode == 0
     assert f"r0002    skipped: {fault}" in listed.stdout

@@ -121,7 +121,7 @@ def test_a_version_with_nan_probabilities_for_the_pool_is_named(root: Path, numb
     bad = PROBS.copy()
     bad[1, 0] = number
     model_outputs.save_pool_probs(root, "r0001", ("a", "b"), bad)
-    with pytest.raises(NoModelError, match=r"r0001 hold NaN.*scripts\.models promote"):
+    with pytest.raises(NoModelError, match=r"r0001 contain NaN.*scripts\.models promote"):
         model_outputs.load_pool_probs(root, "r0001")
 
 

@@ -123,7 +123,7 @@ def test_promoting_an_older_version_rolls_back(root: Path) -> None:
 
 def test_promoting_a_missing_version_names_the_existing_ones(root: Path) -> None:
     save(root, meta())
-    with pytest.raises(NoModelError, match="there are r0001"):
+    with pytest.raises(NoModelError, match="known versions: r0001"):
         Registry(root).promote("r0009")
     with pytest.raises(NoModelError):
         Registry(root).promote("../p7/r0001")

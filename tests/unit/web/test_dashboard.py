@@ -350,7 +350,7 @@ def test_promoting_a_version_that_does_not_exist_says_so_and_changes_nothing(
     form = {"project": PROJECT, "version": version}
     response = client.post("/dashboard/promote", data=form, auth=LEAD)
     assert response.status_code == 404
-    assert "there are r0001" in section(response.text, "problem")
+    assert "known versions: r0001" in section(response.text, "problem")
     assert EVIL not in response.text
     current = Registry(root).current()
     assert current is not None

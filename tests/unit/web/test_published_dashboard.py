@@ -406,7 +406,7 @@ def test_without_the_backend_a_button_says_so_and_changes_nothing(
     away = published.model_copy(update={"backend_url": "http://127.0.0.1:9"})
     response = press(dashboard.create_app(away).test_client(), "promote", version="r0001")
     assert response.status_code == 503
-    assert "http://127.0.0.1:9 does not answer" in refusal(response.text)
+    assert "http://127.0.0.1:9 does not respond" in refusal(response.text)
     assert in_service(settings) == "r0002"
 
 

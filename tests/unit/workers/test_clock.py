@@ -132,7 +132,7 @@ def test_annotations_without_a_webhook_are_logged_once(
         for second in (61, 62, 63, 120, 123):
             clock.tick(NOON + second)
     lines = [message for message in caplog.messages if "without a webhook" in message]
-    assert lines == ["project 7: 1 changes came without a webhook"]
+    assert lines == ["project 7: 1 changes arrived without a webhook"]
 
 
 def test_annotations_that_a_training_learned_do_not_count_as_new(
@@ -339,7 +339,7 @@ def test_losing_label_studio_and_its_return_are_logged_once_each(
         away.undo()
         for second in range(150, 200):
             clock.tick(NOON + second)
-    assert caplog.messages == ["Label Studio cannot be reached", "all services answer again"]
+    assert caplog.messages == ["Label Studio cannot be reached", "all services respond again"]
 
 
 def test_redis_is_used_again_when_it_returns(
@@ -404,7 +404,7 @@ def test_the_clock_records_whether_the_backend_responds(
     clock.tick(NOON + 5)
     assert queue.health()["backend"]["problem"] == ""  # every ten seconds is enough
     clock.tick(NOON + 10)
-    assert "does not answer" in queue.health()["backend"]["problem"]
+    assert "does not respond" in queue.health()["backend"]["problem"]
     assert url in queue.health()["backend"]["problem"]
 
 
