@@ -24,6 +24,13 @@ PYTHON = sys.executable
 BIN = Path(PYTHON).parent
 LABEL_STUDIO = ROOT / ".venv-label-studio/bin/label-studio"
 APP = "app"
+# Only programs that read images get these.
+BUCKET_CREDENTIALS = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "GOOGLE_APPLICATION_CREDENTIALS",
+)
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,7 @@ class Program:
     timeout_s: float = 60.0
     note: str = ""
     group: str = APP  # the programs of APP stop first, all at once; then Redis, then PostgreSQL
+    reads_images: bool = False
     options: dict[str, str] = field(default_factory=dict)
 
 
@@ -85,8 +93,13 @@ def workers() -> list[Program]:
     """Return the programs that need a project."""
     return [
         # Annotators' requests take priority over training. A stopped training run starts again.
-        Program("trainer", ["nice", *own_command("trainer")], options={"stopwaitsecs": "1"}),
-        Program("ranker", own_command("ranker")),
+        Program(
+            "trainer",
+            ["nice", *own_command("trainer")],
+            reads_images=True,
+            options={"stopwaitsecs": "1"},
+        ),
+        Program("ranker", own_command("ranker"), reads_images=True),
         Program("clock", own_command("clock")),
     ]
 

@@ -13,7 +13,7 @@ from xmlrpc.client import ServerProxy
 from supervisor.xmlrpc import SupervisorTransport
 
 from scripts.local.folder import StackError, StackFolder
-from scripts.local.programs import APP, PYTHON, ROOT, Program
+from scripts.local.programs import APP, BUCKET_CREDENTIALS, PYTHON, ROOT, Program
 
 RUNNING_AFTER_S = 3
 
@@ -25,16 +25,17 @@ def start(
     config = folder.sockets / "supervisord.conf"
     with config.open("w") as file:
         _configuration(folder, programs).write(file)
-    log = folder.log("supervisord").open("ab")
-    supervisord = subprocess.Popen(
-        [PYTHON, "-m", "supervisor.supervisord", "-c", str(config)],
-        env=environment,
-        cwd=folder.path,
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=log,
-        start_new_session=True,  # Ctrl-C must reach only `make up`, which stops everything in order
-    )
+    with folder.log("supervisord").open("ab") as log:
+        supervisord = subprocess.Popen(
+            [PYTHON, "-m", "supervisor.supervisord", "-c", str(config)],
+            env=environment,
+            cwd=folder.path,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            # Ctrl-C must reach only `make up`, which stops everything in order.
+            start_new_session=True,
+        )
     while not (folder.sockets / "supervisord.sock").exists():
         if supervisord.poll() is not None:
             raise StackError("supervisord did not start" + folder.tail("supervisord"))
@@ -119,6 +120,9 @@ def _section(program: Program, **options: str) -> dict[str, str]:
         "stdout_logfile": f"log/{program.name}.log",  # relative to the stack's folder
         "stdout_logfile_maxbytes": "10MB",
         "stdout_logfile_backups": "3",
+        "environment": ""
+        if program.reads_images
+        else ",".join(f'{name}=""' for name in BUCKET_CREDENTIALS),
         **program.options,
         **options,
     }
