@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    Field,
+    PlainValidator,
+    SecretStr,
+    ValidationError,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from backend.base.errors import SettingsError
@@ -21,6 +29,22 @@ LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 HOST = re.compile(r"([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[0-9]+)?")
 # Classes go into JSON and XML, and Python reads bytes that are not UTF-8 as lone surrogates.
 UNUSABLE_IN_CLASSES = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+
+
+def _read_image_size(value: object) -> object:
+    text = str(value).strip()
+    if text == "auto":
+        return text
+    if text.isdecimal() and 16 <= int(text) <= 512 and int(text) % 8 == 0:
+        return int(text)
+    raise ValueError("must be auto, or a multiple of 8 from 16 to 512")
+
+
+ImageSize = Annotated[
+    int | Literal["auto"],
+    PlainValidator(_read_image_size),
+    WithJsonSchema({"type": "integer", "minimum": 16, "maximum": 512, "multipleOf": 8}),
+]
 
 
 class Settings(BaseSettings):
@@ -73,12 +97,10 @@ class Settings(BaseSettings):
         "path of a ResNet-18 state_dict. `auto` uses ImageNet weights, or none if they cannot be "
         "downloaded.",
     )
-    image_size: int = Field(
-        64,
-        ge=16,
-        le=512,
-        multiple_of=8,
-        description="The side of the square images that the model sees, in pixels.",
+    image_size: ImageSize = Field(
+        "auto",
+        description="The side of the square images that the model sees, in pixels. `auto` is `64` "
+        "for a pool of images of up to 64 px, and `128` for larger ones.",
     )
     max_image_pixels: int = Field(
         MAX_IMAGE_PIXELS,

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
-from pathlib import Path
 
 from PIL import Image
 
-from backend.base.errors import ImageError, PoolError
 from backend.images.decode import open_image, read_rgb
 
 # Originals within these limits are sent unchanged, larger ones as a smaller JPEG.
@@ -16,17 +14,14 @@ MAX_BYTES = 1_000_000
 MAX_SIDE_PX = 1024
 
 
-def original_uri(path: Path, max_pixels: int) -> str:
-    """Encode an image file. Raises PoolError if it cannot be read or has too many pixels."""
-    try:
-        with open_image(path, max_pixels) as image:
-            is_small = path.stat().st_size <= MAX_BYTES and max(image.size) <= MAX_SIDE_PX
-            if is_small and image.format in ("JPEG", "PNG"):
-                return _data_uri(Image.MIME[image.format], path.read_bytes())
-            shrink = max(image.size) / MAX_SIDE_PX
-            rgb = read_rgb(image, (shrink, shrink))
-    except (ImageError, OSError) as error:
-        raise PoolError(f"cannot read the image {str(path)!r} ({error}): restore it") from error
+def original_uri(content: bytes, max_pixels: int) -> str:
+    """Encode the content of an image file. Raises ImageError if it is damaged or too large."""
+    with open_image(io.BytesIO(content), max_pixels) as image:
+        is_small = len(content) <= MAX_BYTES and max(image.size) <= MAX_SIDE_PX
+        if is_small and image.format in ("JPEG", "PNG"):
+            return _data_uri(Image.MIME[image.format], content)
+        shrink = max(image.size) / MAX_SIDE_PX
+        rgb = read_rgb(image, (shrink, shrink))
     rgb.thumbnail((MAX_SIDE_PX, MAX_SIDE_PX))
     jpeg = io.BytesIO()
     rgb.save(jpeg, "JPEG", quality=90)

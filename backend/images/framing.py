@@ -6,6 +6,7 @@ model sees an image in the same way wherever it comes from.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -19,9 +20,17 @@ FramingName = Literal["whole", "middle"]
 MIDDLE_PX = 96
 
 
-def frame_px(framing: FramingName, image_size_px: int) -> int:
-    """Return the side of the squares in which a framing shows images to a model."""
-    return MIDDLE_PX if framing == "middle" else image_size_px
+@dataclass(frozen=True)
+class View:
+    """How a model sees images."""
+
+    image_size: int  # the side of the squares that enter the network
+    framing: FramingName = "whole"
+
+    @property
+    def side_px(self) -> int:
+        """The side of the squares that are kept; the network resizes them if necessary."""
+        return MIDDLE_PX if self.framing == "middle" else self.image_size
 
 
 def frame(image: Image.Image, framing: FramingName, size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -26,11 +26,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
+from backend.base.arrays import Images, ImageView
 from backend.base.errors import ImageError
 from backend.base.progress import Progress
 from backend.images.decode import open_image
 from backend.images.digest import digest
-from backend.images.framing import FramingName, frame, frame_px
+from backend.images.framing import View, frame
 
 CHUNK = 64  # images decoded between two appends
 SPOOLED_BYTES = 16 * 1024**2  # a larger original is copied to disk while it is decoded
@@ -64,32 +65,12 @@ def stamp(size: int, modified: str) -> str:
     return digest(f"{size} {modified}")
 
 
-class StoredImages:
-    """Some rows of a pixel store, read only when they are used (see Images in base/arrays)."""
-
-    def __init__(self, mapped: NDArray[np.uint8], rows: NDArray[np.int64]) -> None:
-        self._mapped, self._rows = mapped, rows
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Return (images, height, width, 3)."""
-        return (len(self._rows), *self._mapped.shape[1:])
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, rows: slice | NDArray[np.int64]) -> NDArray[np.uint8]:
-        return self._mapped[self._rows[rows]]
-
-
 class PixelStore:
     """The decoded images of one source in one framing and size."""
 
-    def __init__(
-        self, folder: Path, framing: FramingName, image_size_px: int, max_pixels: int
-    ) -> None:
-        self.folder, self.framing, self.max_pixels = folder, framing, max_pixels
-        self._side_px = frame_px(framing, image_size_px)
+    def __init__(self, folder: Path, view: View, max_pixels: int) -> None:
+        self.folder, self.framing, self.max_pixels = folder, view.framing, max_pixels
+        self._side_px = view.side_px
         self._shape = (self._side_px, self._side_px)  # unless the first line of rows.txt differs
         self._row_of: dict[str, tuple[int, str, str]] = {}  # image id -> row, stamp, content
         self._n_rows = self._n_bytes_read = 0
@@ -110,12 +91,15 @@ class PixelStore:
         lines = added[: added.rfind(b"\n") + 1].decode().splitlines(keepends=True)
         if lines and not self._n_bytes_read:
             header = lines.pop(0)
-            height, width = map(int, header.split())
-            self._shape = (height, width)
+            sides = header.split()
+            if len(sides) != 2 or not all(side.isdecimal() for side in sides):
+                return  # damaged: the next append begins again
+            self._shape = (int(sides[0]), int(sides[1]))
             self._n_bytes_read = len(header)
         for line in lines:
-            if (self._n_rows + 1) * self._row_bytes > n_whole:
-                return  # after a power failure, a line may be there before its pixels
+            # After a power failure, a line may be damaged, or be there before its pixels.
+            if len(line.split()) != 3 or (self._n_rows + 1) * self._row_bytes > n_whole:
+                return
             image_id, of_original, content = line.split()
             self._row_of[image_id] = (self._n_rows, of_original, content)
             self._n_rows += 1
@@ -130,14 +114,13 @@ class PixelStore:
         """Return whether an image is decoded, even if its original has changed since."""
         return image_id in self._row_of
 
-    def images(self, image_ids: Sequence[str]) -> StoredImages:
+    def images(self, image_ids: Sequence[str]) -> Images:
         """Return decoded images; KeyError if one is not decoded."""
         rows = np.array([self._row_of[image_id][0] for image_id in image_ids], dtype=np.int64)
         shape = (self._n_rows, *self._shape, 3)
-        if not self._n_rows:
-            return StoredImages(np.empty(shape, np.uint8), rows)
-        mapped = np.memmap(self.folder / "pixels.bin", np.uint8, "r", shape=shape)
-        return StoredImages(mapped, rows)
+        if not len(rows):  # an empty file cannot be mapped
+            return np.empty(shape, np.uint8)[:0]
+        return ImageView(np.memmap(self.folder / "pixels.bin", np.uint8, "r", shape=shape), rows)
 
     def decode(
         self,

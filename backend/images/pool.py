@@ -3,33 +3,49 @@
 from __future__ import annotations
 
 import json
+import logging
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from backend.base.errors import PoolError
+from backend.base.arrays import Images, ImageView
+from backend.base.errors import ImageError, PoolError
 from backend.base.progress import Progress
 from backend.base.settings import MAX_IMAGE_PIXELS
 from backend.images.cifar10 import Cifar10UnavailableError, cache_cifar10
-from backend.images.class_folder import cache_folder
 from backend.images.data_uri import original_uri, png_uri
 from backend.images.digits import cache_digits
-from backend.images.splits import draw_balanced
+from backend.images.framing import View
+from backend.images.index import Index
+from backend.images.labeled import LabeledFolder
+from backend.images.source_images import SourceImages, measure_side, source_folder, update_index
+from backend.images.sources import find_source
+from backend.images.splits import draw_balanced, draw_validation
 
-VALIDATION_MAX = 2000
+log = logging.getLogger(__name__)
+
 THUMBNAIL_MAX_PX = 64
+# A model sees images of up to 64 px at 64 px, and larger ones at 128 px.
+SMALL_PX, LARGE_PX = 64, 128
+
+
+def quiet(*_: object) -> None:
+    """Report no progress."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class LabeledSplit:
-    """Held-out images with the data set's labels."""
+    """Held-out images with the data set's labels; empty if none are known."""
 
-    images: NDArray[np.uint8]  # (images, height, width, 3)
+    image_ids: tuple[str, ...]
+    images: Images  # rows match image_ids
     labels: NDArray[np.int64]  # (images,), positions in the classes
 
 
@@ -37,41 +53,93 @@ class LabeledSplit:
 class Pool:
     """All images that may be asked, without their labels (see true_labels)."""
 
-    name: str  # "cifar10", "digits" or the folder's absolute path
+    name: str  # "cifar10", "digits" or the name of the source
     classes: tuple[str, ...]
     image_ids: tuple[str, ...]
-    images: NDArray[np.uint8]  # (images, height, width, 3), memory-mapped; rows match image_ids
+    images: Images  # rows match image_ids
     validation: LabeledSplit
     test: LabeledSplit
     may_flip: bool  # whether a mirrored image keeps its class
     notice: str  # a warning to show to users, or ""
     folder: Path  # the cache folder
-    paths: tuple[str, ...] = ()  # paths of the originals in a pool folder; rows match image_ids
-    max_pixels: int = MAX_IMAGE_PIXELS  # the limit for an original
+    image_size: int  # the side of the squares that the next version will see
+    source: SourceImages | None = None  # None for cifar10 and digits, whose files nobody has
+
+    @cached_property
+    def retired_ids(self) -> tuple[str, ...]:
+        """Labeled images that the source has lost: they are learned, but never asked."""
+        return self.source.retired_ids if self.source else ()
+
+    @cached_property
+    def known_ids(self) -> tuple[str, ...]:
+        """All images whose labels can be learned: image_ids, then retired_ids."""
+        return self.image_ids + self.retired_ids
+
+    @property
+    def n_waiting(self) -> int:
+        """How many images are listed, but not decoded yet."""
+        return self.source.n_waiting if self.source else 0
+
+    def canonical(self, image_id: str) -> str:
+        """Return the image that counts for this one: the first with the same content."""
+        index = self.source.index if self.source else None
+        if index is None or image_id in self._rows:
+            return image_id
+        try:
+            return index.canonical(image_id)
+        except PoolError:  # a task that a person created
+            return image_id
 
     def positions(self, image_ids: Sequence[str]) -> NDArray[np.int64]:
-        """Return the rows of these images. Raises PoolError for an unknown id."""
+        """Return the rows of these images in known_ids. Raises PoolError for an unknown id."""
         try:
             return np.array([self._rows[i] for i in image_ids], dtype=np.int64)
         except KeyError as error:
             raise PoolError(f"the pool {self.name} contains no image {error}") from None
 
+    def images_of(
+        self, image_ids: Sequence[str], view: View | None = None, progress: Progress = quiet
+    ) -> Images:
+        """Return images of one split as a version with this view sees them, or as the next one.
+
+        Raises PoolError for an unknown id, or if an image cannot be read.
+        """
+        if self.source is not None:
+            return self.source.images_of(image_ids, view or View(self.image_size), progress)
+        for split in (self.validation, self.test):
+            if image_ids and image_ids[0] in split.image_ids:
+                row_of = {image_id: row for row, image_id in enumerate(split.image_ids)}
+                return ImageView(split.images, np.array([row_of[i] for i in image_ids]))
+        return ImageView(self.images, self.positions(image_ids))
+
+    def keep_labeled(self, image_ids: Sequence[str]) -> None:
+        """Keep the pixels of labeled images for good, unless the pool cannot lose any."""
+        if self.source is not None:
+            self.source.keep_labeled(image_ids)
+
     def data_uri(self, image_id: str) -> str:
         """Return the image for a task: the original if it exists, or a PNG of the array."""
-        row = int(self.positions([image_id])[0])
-        if self.paths:
-            return original_uri(Path(self.name, self.paths[row]), self.max_pixels)
-        return png_uri(Image.fromarray(self.images[row]))
+        if self.source is None:
+            return png_uri(self._picture(image_id))
+        try:
+            return original_uri(self.source.read(image_id), self.source.max_pixels)
+        except (ImageError, OSError) as error:
+            raise PoolError(
+                f"cannot read the image {image_id} of {self.name} ({error}): restore it"
+            ) from error
 
     def thumbnail(self, image_id: str) -> str:
         """Return a small picture of what the model sees, as a data: URI."""
-        picture = Image.fromarray(self.images[int(self.positions([image_id])[0])])
+        picture = self._picture(image_id)
         picture.thumbnail((THUMBNAIL_MAX_PX, THUMBNAIL_MAX_PX))
         return png_uri(picture)
 
+    def _picture(self, image_id: str) -> Image.Image:
+        return Image.fromarray(self.images_of([image_id])[:][0])
+
     @cached_property
     def _rows(self) -> dict[str, int]:
-        return {image_id: row for row, image_id in enumerate(self.image_ids)}
+        return {image_id: row for row, image_id in enumerate(self.known_ids)}
 
 
 def open_pool(
@@ -79,59 +147,91 @@ def open_pool(
     data_dir: Path,
     *,
     seed: int,
+    index: Path | None = None,
+    classes: Sequence[str] = (),
+    image_size: int | Literal["auto"] = "auto",
+    image_hosts: Sequence[str] = (),
     rescan: bool = True,
+    budget_s: float = math.inf,
     max_pixels: int = MAX_IMAGE_PIXELS,
-    progress: Progress = lambda *_: None,
+    progress: Progress = quiet,
 ) -> Pool:
-    """Open the pool `name`: auto, cifar10, digits, or the path of a folder.
+    """Open `name`: auto, cifar10, digits, or what find_source accepts.
 
-    A new pool is decoded into data_dir. Images in a folder that have more than `max_pixels` are
-    left out. Without `rescan`, a folder is not checked for changes. Raises PoolError.
+    `index` is the project's index file; labeled images are kept beside it. Without `index`, the
+    index is in data_dir and no image is kept. `classes` are those of the labels, if they are known.
+    With `rescan`, or if there is no index yet, the source is listed; then images are decoded for
+    about `budget_s` seconds. Files of more than `max_pixels` are left out. Raises PoolError.
     """
     try:
-        found, cache, notice = _cache_source(name, data_dir, rescan, max_pixels, progress)
+        if found := _cache_arrays(name, data_dir, progress):
+            return _read_arrays(*found, seed, image_size)
+        source = find_source(name, image_hosts=image_hosts)
+        path = index or source_folder(data_dir, source.name) / f"index-{seed}.parquet"
+        if rescan or (listed := Index.read(path)) is None:
+            listed = update_index(source, path, data_dir, seed, progress)
+        if image_size == "auto":
+            image_size = choose_image_size(measure_side(source, listed, max_pixels))
+        labeled = LabeledFolder(index.parent / "labeled", max_pixels) if index else None
+        images = SourceImages(source, listed, path, data_dir, image_size, max_pixels, labeled)
+        return _read_source(images.decode(progress, budget_s), classes)
     except OSError as error:
         raise PoolError(
             f"POOL={name}: {error}; check that DATA_DIR={data_dir} is writable and has space left"
         ) from error
-    try:
-        return replace(_read_cache(found, cache, notice, seed), max_pixels=max_pixels)
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise PoolError(
-            f"the cache {cache} is damaged ({error!r}): delete this folder, then start again"
-        ) from error
+
+
+def choose_image_size(side_px: int) -> int:
+    """Return the image size for a pool whose images are at most `side_px` wide and high."""
+    return SMALL_PX if side_px <= SMALL_PX else LARGE_PX
+
+
+def decode_some(pool: Pool, budget_s: float, progress: Progress = quiet) -> Pool:
+    """Decode waiting images for about `budget_s` seconds, and return the pool with them."""
+    if pool.source is None or not pool.n_waiting:
+        return pool
+    return _read_source(pool.source.decode(progress, budget_s), pool.classes)
 
 
 def true_labels(pool: Pool) -> dict[str, str]:
-    """Return the true class of every image. Use only for seed labels, simulations and tests."""
+    """Return the known class of each image that has one; for seed labels and simulations."""
+    if pool.source is not None:
+        index = pool.source.index
+        labels = index.labels[index.rows(pool.image_ids)]
+        return {
+            image_id: label
+            for image_id, label in zip(pool.image_ids, labels, strict=True)
+            if label in pool.classes
+        }
     try:
         image_ids = json.loads((pool.folder / "index.json").read_text())["image_ids"]
-        labels = np.load(pool.folder / "train_labels.npy")
+        positions = np.load(pool.folder / "train_labels.npy")
     except OSError as error:
         raise PoolError(f"the pool's cache is missing ({error}): start again") from error
-    classes = {i: pool.classes[label] for i, label in zip(image_ids, labels, strict=True)}
-    return {i: classes[i] for i in pool.image_ids}
+    known = {i: pool.classes[label] for i, label in zip(image_ids, positions, strict=True)}
+    return {i: known[i] for i in pool.image_ids}
 
 
 def seed_labels(
     pool: Pool, count: int, seed: int, truth: Mapping[str, str] | None = None
 ) -> dict[str, str]:
-    """Draw `count` images with their true labels, balanced over the classes.
+    """Draw `count` images with known labels, balanced over the classes; fewer if there are fewer.
 
     If `truth` is not given, it is looked up.
     """
-    if count > len(pool.image_ids):
-        raise PoolError(f"SEED_LABELS={count}: the pool has only {len(pool.image_ids)} images")
-    classes = true_labels(pool) if truth is None else truth
-    labels = np.array([pool.classes.index(label) for label in classes.values()])
-    rows = draw_balanced(pool.image_ids, labels, count, f"seed-labels-{seed}")
-    return {pool.image_ids[row]: classes[pool.image_ids[row]] for row in rows}
+    known = true_labels(pool) if truth is None else truth
+    if count > len(known):
+        log.warning(
+            "SEED_LABELS=%d: only %d images of the pool have a known label", count, len(known)
+        )
+    image_ids = list(known)
+    labels = np.array([pool.classes.index(label) for label in known.values()], dtype=np.int64)
+    rows = draw_balanced(image_ids, labels, count, f"seed-labels-{seed}")
+    return {image_ids[row]: known[image_ids[row]] for row in rows}
 
 
-def _cache_source(
-    name: str, data_dir: Path, rescan: bool, max_pixels: int, progress: Progress
-) -> tuple[str, Path, str]:
-    """Cache the source that POOL names; return the name to record, the cache and a notice."""
+def _cache_arrays(name: str, data_dir: Path, progress: Progress) -> tuple[str, Path, str] | None:
+    """Cache CIFAR-10 or the digits; return name, cache and a notice, or None for other names."""
     notice = ""
     if name in ("auto", "cifar10"):
         try:
@@ -145,49 +245,77 @@ def _cache_source(
             notice = f"{error}: using scikit-learn's handwritten digits instead"
     if notice or name == "digits":
         return "digits", cache_digits(data_dir), notice
+    return None
+
+
+def _read_arrays(
+    name: str, cache: Path, notice: str, seed: int, image_size: int | Literal["auto"]
+) -> Pool:
+    """Read a cache of arrays. Raises PoolError if it is damaged."""
     try:
-        folder = Path(name).expanduser().resolve()
-    except RuntimeError as error:  # a symbolic link loop, or the home of an unknown user
-        raise PoolError(f"POOL={name}: {error}") from None
-    if not folder.is_dir():
-        raise PoolError(
-            f"POOL={name}: no such folder; allowed are auto, cifar10, digits or a folder's path"
+        meta = json.loads((cache / "meta.json").read_text())
+        image_ids = json.loads((cache / "index.json").read_text())["image_ids"]
+        labels = np.load(cache / "train_labels.npy")
+        images = np.load(cache / "train.npy", mmap_mode="r")
+        test = np.load(cache / "test.npy", mmap_mode="r")
+        test_labels = np.load(cache / "test_labels.npy")
+        held_out = draw_validation(image_ids, labels, seed)
+        asked = np.setdiff1d(np.arange(len(labels)), held_out)
+        return Pool(
+            name=name,
+            classes=tuple(meta["classes"]),
+            image_ids=tuple(image_ids[row] for row in asked),
+            images=ImageView(images, asked),
+            validation=LabeledSplit(
+                tuple(image_ids[row] for row in held_out),
+                ImageView(images, held_out),
+                labels[held_out],
+            ),
+            test=LabeledSplit(
+                tuple(f"test-{row:05d}" for row in range(len(test_labels))), test, test_labels
+            ),
+            may_flip=meta["may_flip"],
+            notice=notice,
+            folder=cache,
+            image_size=choose_image_size(images.shape[1]) if image_size == "auto" else image_size,
         )
-    cache = cache_folder(folder, data_dir, progress, max_pixels=max_pixels, rescan=rescan)
-    return str(folder), cache, notice
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise PoolError(
+            f"the cache {cache} is damaged ({error!r}): delete this folder, then start again"
+        ) from error
 
 
-def _read_cache(name: str, cache: Path, notice: str, seed: int) -> Pool:
-    meta = json.loads((cache / "meta.json").read_text())
-    index = json.loads((cache / "index.json").read_text())
-    labels = np.load(cache / "train_labels.npy")
-    # Copy on write, so the file never changes and torch does not warn about read-only arrays.
-    images = np.load(cache / "train.npy", mmap_mode="c")
-    held_out = draw_balanced(
-        index["image_ids"],
-        labels,
-        min(VALIDATION_MAX, len(labels) // 10),
-        f"validation-{seed}",
-        max_share=0.5,
-    )
-    validation = LabeledSplit(images[held_out], labels[held_out])
-    # Move the last images to the rows of held-out images, so the rest stays one mapped block.
-    n_images = len(labels) - len(held_out)
-    rows = np.arange(len(labels))
-    rows[held_out[held_out < n_images]] = np.setdiff1d(rows[n_images:], held_out)
-    moved = np.flatnonzero(rows[:n_images] != np.arange(n_images))
-    images[moved] = images[rows[moved]]
+def _read_source(images: SourceImages, classes: Sequence[str]) -> Pool:
+    """Return the pool of a source. Raises PoolError if it has fewer than two classes."""
+    index = images.index
+    classes = tuple(classes or index.classes)
+    name = images.source.name
+    if len(classes) < 2:
+        known = f"only {classes[0]!r} is known" if classes else "none are known"
+        raise PoolError(
+            f"POOL={name}: give two or more classes with CLASSES=cat,dog (your own names), or sort "
+            f"labeled images into folders train/<class>/; {known}"
+        )
+    image_ids = tuple(map(str, index.image_ids[images.find("pool")]))
+    if not image_ids:
+        raise PoolError(f"POOL={name}: none of its {len(index):,} images can be read")
+    splits = []
+    for split in ("validation", "test"):
+        rows = images.find(split)
+        rows = rows[np.isin(index.labels[rows].astype(str), classes)]
+        split_ids = tuple(map(str, index.image_ids[rows]))
+        labels = np.array([classes.index(label) for label in index.labels[rows]], dtype=np.int64)
+        splits.append(LabeledSplit(split_ids, images.store.images(split_ids), labels))
     return Pool(
         name=name,
-        classes=tuple(meta["classes"]),
-        image_ids=tuple(index["image_ids"][row] for row in rows[:n_images]),
-        images=images[:n_images],
-        validation=validation,
-        test=LabeledSplit(
-            np.load(cache / "test.npy", mmap_mode="c"), np.load(cache / "test_labels.npy")
-        ),
-        may_flip=meta["may_flip"],
-        notice=notice,
-        folder=cache,
-        paths=tuple(index["paths"][row] for row in rows[:n_images] if index["paths"]),
+        classes=classes,
+        image_ids=image_ids,
+        images=images.store.images(image_ids),
+        validation=splits[0],
+        test=splits[1],
+        may_flip=True,
+        notice="",
+        folder=images.folder,
+        image_size=images.image_size,
+        source=images,
     )

@@ -1,10 +1,10 @@
-"""Keep the decoded images of a source on disk, so that they are decoded only once.
+"""Keep the images of CIFAR-10 or the digits on disk as arrays.
 
 A cache folder contains
     train.npy, test.npy                  uint8 (images, height, width, 3); test may be empty
     train_labels.npy, test_labels.npy    int64 (images,), positions in the classes
-    index.json                           ids of the train images; paths of a folder's originals
-    meta.json                            classes, may_flip, and the files and folders left out
+    index.json                           ids of the train images
+    meta.json                            classes, may_flip
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import fcntl
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -75,42 +75,10 @@ def write_labels(draft: Path, split: str, labels: Sequence[int]) -> None:
     np.save(draft / f"{split}_labels.npy", np.asarray(labels, dtype=np.int64))
 
 
-def write_images(
-    draft: Path,
-    split: str,
-    images: Iterable[NDArray[np.uint8] | None],
-    shape: tuple[int, int, int, int],
-) -> list[bool]:
-    """Write the images of a split one by one, skipping any that are None.
-
-    `shape` is the shape of the array if no image is skipped. Returns, for each image, whether it
-    was written.
-    """
-
-    def write_header(n_rows: int) -> None:
-        # numpy pads the header, so its length does not change with the first dimension.
-        header = {"descr": "|u1", "fortran_order": False, "shape": (n_rows, *shape[1:])}
-        np.lib.format.write_array_header_1_0(out, header)  # type: ignore[no-untyped-call]
-
-    # With a writable memory map, a full disk would kill the process instead of raising OSError.
-    with (draft / f"{split}.npy").open("wb") as out:
-        write_header(shape[0])
-        is_kept = [image is not None and bool(out.write(image.tobytes())) for image in images]
-        out.seek(0)
-        write_header(sum(is_kept))
-    return is_kept
-
-
 def write_meta(
-    draft: Path,
-    image_ids: Sequence[str],
-    classes: Sequence[str],
-    *,
-    may_flip: bool,
-    paths: Sequence[str] = (),
-    skipped: Sequence[str] = (),
+    draft: Path, image_ids: Sequence[str], classes: Sequence[str], *, may_flip: bool
 ) -> None:
-    """Write index.json and meta.json. `paths` match `image_ids`; `skipped` lists omitted files."""
-    (draft / "index.json").write_text(json.dumps({"image_ids": image_ids, "paths": paths}))
-    meta = {"classes": classes, "may_flip": may_flip, "skipped": skipped}
+    """Write index.json and meta.json."""
+    (draft / "index.json").write_text(json.dumps({"image_ids": image_ids}))
+    meta = {"classes": classes, "may_flip": may_flip}
     (draft / "meta.json").write_text(json.dumps(meta, indent=1))

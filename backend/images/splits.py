@@ -9,6 +9,14 @@ import numpy as np
 from backend.base.arrays import Labels
 from backend.images.digest import digest
 
+VALIDATION_MAX = 2000
+
+
+def draw_validation(image_ids: Sequence[str], labels: Labels, seed: int) -> Labels:
+    """Return the positions of the validation images: a balanced tenth, at most VALIDATION_MAX."""
+    count = min(VALIDATION_MAX, len(labels) // 10)
+    return draw_balanced(image_ids, labels, count, f"validation-{seed}", max_share=0.5)
+
 
 def draw_balanced(
     image_ids: Sequence[str], labels: Labels, count: int, salt: str, *, max_share: float = 1.0

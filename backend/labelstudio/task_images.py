@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.base.errors import ImageError
-from backend.images.decode import open_image, read_rgb
+from backend.images.decode import open_image
+from backend.images.framing import View, frame
 from backend.labelstudio.client import authorization
 
 MAX_BYTES = 20 * 1024**2
@@ -37,14 +38,13 @@ def load_task_image(
     *,
     label_studio_url: str,
     api_key: str,
-    image_size: int,
+    view: View,
     max_pixels: int,
     give_up_after_s: float = 30.0,
 ) -> NDArray[np.uint8]:
-    """Return a task's image, turned upright, as (height, width, 3).
+    """Return a task's image as a version with this view sees it, (side, side, 3).
 
-    A large image is scaled down, but not below `image_size` on either side. Raises ImageError if
-    the image cannot be read or its address is not allowed.
+    Raises ImageError if the image cannot be read or its address is not allowed.
     """
     if value[:5].lower() == "data:":
         content = _from_data_uri(value)
@@ -53,8 +53,7 @@ def load_task_image(
         token = authorization(label_studio_url, api_key)
         content = _download(url, token, give_up_after_s)
     with open_image(io.BytesIO(content), max_pixels, FORMATS) as image:
-        shrink = image.width / image_size, image.height / image_size
-        return np.array(read_rgb(image, shrink), dtype=np.uint8)
+        return frame(image, view.framing, (view.side_px, view.side_px))
 
 
 def _from_data_uri(value: str) -> bytes:

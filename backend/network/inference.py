@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,12 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from backend.base.arrays import Embeddings, Probs
+from backend.base.arrays import Embeddings, Images, Probs
 from backend.base.errors import BrokenVersionError
 
-Images = NDArray[np.uint8]  # (images, height, width, 3)
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)  # as used to train torchvision's weights
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # as in the training of torchvision's weights
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
@@ -78,18 +76,10 @@ def predict(
     return Outputs(torch.cat(probs).cpu().numpy(), torch.cat(embeddings).cpu().numpy())
 
 
-def to_array(images: Sequence[NDArray[np.uint8]], image_size: int) -> Images:
-    """Squash images (height, width, 3) of different sizes into one array of squares."""
-    square = np.empty((len(images), image_size, image_size, 3), np.uint8)
-    for row, image in zip(square, images, strict=True):
-        tensor = resize_bytes(on_device(image[None], torch.device("cpu")), image_size)
-        row[:] = tensor[0].permute(1, 2, 0).numpy()
-    return square
-
-
-def on_device(images: Images, device: torch.device) -> Tensor:
-    """Copy images to `device` as uint8 (images, 3, height, width), stored channels-last."""
-    batch = torch.from_numpy(np.array(images))  # copied because a memory-mapped pool is read-only
+def on_device(images: NDArray[np.uint8], device: torch.device) -> Tensor:
+    """Copy images to `device` as uint8 (images, 3, height, width), with channels last in memory."""
+    # torch warns about read-only arrays, such as a part of a memory-mapped pool.
+    batch = torch.from_numpy(images if images.flags.writeable else images.copy())
     if device.type == "cuda":
         batch = batch.pin_memory()
     return batch.to(device, non_blocking=True).permute(0, 3, 1, 2)

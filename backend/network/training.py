@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from backend.base.arrays import Labels, Scores
+from backend.base.arrays import Images, Labels, Scores
 from backend.base.errors import TooFewLabelsError, TrainingError
 from backend.network import resnet
-from backend.network.inference import Images, normalizer, on_device, resize_bytes
+from backend.network.inference import normalizer, on_device, resize_bytes
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def batches(
 
     All batches are full: one batch may contain the end of an epoch and the start of the next.
     """
-    stored = on_device(images, device)
+    stored = on_device(images[:], device)
     if max(stored.shape[2:]) > recipe.image_size:
         stored = resize_bytes(stored, recipe.image_size)
     targets = torch.from_numpy(np.array(labels)).to(device)

@@ -81,7 +81,7 @@ def choose_batch(
     """
     tasks = loop.store.tasks()
     _delete_duplicate_tasks(loop, tasks)
-    asked = {task.image_id for task in tasks}
+    asked = {loop.pool.canonical(task.image_id) for task in tasks}
     rows = [row for row, image_id in enumerate(loop.pool.image_ids) if image_id not in asked]
     version = loop.registry.current()
     resolved = resolve(strategy, n_asked=len(asked), n_classes=len(loop.pool.classes))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from backend.base.errors import TooFewLabelsError
 from backend.base.labeling import Annotation
 from backend.base.progress import Progress
+from backend.images.pool import Pool
 from backend.network.head import fit_head
 from backend.people.consensus import ClassAnnotation, Consensus, Row, find_consensus
 from backend.rounds.loop import LabeledImages, Loop
@@ -41,8 +42,11 @@ def read_labels(
     If `progress` is given, also compute probabilities for images that were queried without a model;
     this takes seconds.
     """
-    usable, left_out = _usable(annotations, loop.names, loop.pool.image_ids)
-    asked_probs = loop.store.asked_probs(len(loop.names))
+    usable, left_out = _usable(annotations, loop.names, loop.pool)
+    asked_probs = {
+        loop.pool.canonical(image_id): probs
+        for image_id, probs in loop.store.asked_probs(len(loop.names)).items()
+    }
     probs = asked_probs | _fold_probs(loop, usable, asked_probs, progress)
     consensus = find_consensus(usable, probs)
     if consensus.conflicts:
@@ -59,26 +63,30 @@ def read_labels(
 
 
 def _usable(
-    annotations: Mapping[int, Sequence[Annotation]], names: Sequence[str], image_ids: Iterable[str]
+    annotations: Mapping[int, Sequence[Annotation]], names: Sequence[str], pool: Pool
 ) -> tuple[tuple[ClassAnnotation, ...], dict[str, int]]:
-    """Return the usable annotations, and the number of unusable ones by reason."""
+    """Return the usable annotations, and the number of unusable ones by reason.
+
+    An annotation of a copy counts for the first image with the same content.
+    """
     class_of = {name: position for position, name in enumerate(names)}
-    in_pool = set(image_ids)
+    known = set(pool.known_ids)
     left_out: Counter[str] = Counter()
     usable = []
     for annotation in (a for of_task in annotations.values() for a in of_task):
+        image_id = pool.canonical(annotation.image_id)
         if annotation.was_skipped:
             left_out["skipped"] += 1
         elif annotation.label is None:
             left_out["empty"] += 1
         elif annotation.label not in class_of:
             left_out["unknown class"] += 1
-        elif annotation.image_id not in in_pool:
+        elif image_id not in known:
             left_out["not of the pool"] += 1
         else:
             usable.append(
                 ClassAnnotation(
-                    annotation.image_id,
+                    image_id,
                     annotation.annotator,
                     class_of[annotation.label],
                     annotation.updated_at,

@@ -17,6 +17,7 @@ from backend.base.errors import SettingsError
 from backend.base.labeling import LabelingProject, match_classes
 from backend.base.progress import Progress
 from backend.base.settings import Settings
+from backend.images.framing import View
 from backend.images.pool import Pool, open_pool
 from backend.network.device import find_device
 from backend.network.training import Recipe
@@ -59,6 +60,11 @@ class Loop:
         return self.weights != "none"
 
     @property
+    def view(self) -> View:
+        """How the next version sees images."""
+        return View(self.recipe.image_size)
+
+    @property
     def own_embeddings(self) -> Path:
         """The folder for embeddings of bodies that were trained in this project."""
         return self.root / "embeddings"
@@ -99,20 +105,24 @@ def open_loop(
             f"project {project_id} is not set up in {settings.model_dir}: "
             "run `python -m scripts.setup_project`"
         )
+    pool = open_pool(
+        record.pool,
+        settings.data_dir,
+        seed=record.seed,
+        index=root / "pool.parquet",
+        classes=record.classes,
+        image_size=record.image_size if settings.image_size == "auto" else settings.image_size,
+        rescan=rescan,
+        max_pixels=settings.max_image_pixels,
+        progress=progress,
+    )
     return Loop(
         settings=settings,
         root=root,
         project=project,
-        pool=open_pool(
-            record.pool,
-            settings.data_dir,
-            seed=record.seed,
-            rescan=rescan,
-            max_pixels=settings.max_image_pixels,
-            progress=progress,
-        ),
+        pool=pool,
         weights=record.weights,
-        recipe=Recipe(image_size=settings.image_size),
+        recipe=Recipe(image_size=pool.image_size),
         seed=record.seed,
         device=find_device(settings.device),
     )

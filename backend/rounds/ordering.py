@@ -49,13 +49,13 @@ def order_open_tasks(loop: Loop, progress: Progress = lambda *_: None) -> int:
         return 0
     row_of = {image_id: row for row, image_id in enumerate(loop.pool.image_ids)}
     began = time.time()
-    tasks = [task for task in loop.project.open_tasks() if task.image_id in row_of]
+    tasks = [t for t in loop.project.open_tasks() if loop.pool.canonical(t.image_id) in row_of]
     if not tasks:
         # Label Studio refuses a version without predictions; the next push will switch to it.
         loop.store.record_open_images(began, [])
         loop.store.record_success("refresh", ordered_by=version.version)
         return 0
-    rows = [row_of[task.image_id] for task in tasks]
+    rows = [row_of[loop.pool.canonical(task.image_id)] for task in tasks]
     strategy = resolve(
         loop.settings.strategy, n_asked=loop.store.n_tasks(), n_classes=len(loop.pool.classes)
     )

@@ -15,11 +15,10 @@ from backend.measures.calibration import expected_calibration_error, fit_tempera
 from backend.measures.evaluation import describe_accuracy, evaluate
 from backend.measures.gate import Verdict, judge
 from backend.rounds.loop import LabeledImages, Loop, timed
-from backend.rounds.scoring import predicted_classes
+from backend.rounds.scoring import PoolEmbeddings, predicted_classes, save_embeddings
 from backend.rounds.training import Candidate
 from backend.store import model_outputs, pruning, tensor_file
 from backend.store.files import lock
-from backend.store.model_outputs import PoolEmbeddings
 from backend.store.version_meta import Calibration, Meta, body_of, round_of
 
 log = logging.getLogger(__name__)
@@ -110,7 +109,7 @@ def _meta(
     validated, tested = loop.pool.validation.labels, loop.pool.test.labels
     validation = rescale(candidate.validation, temperature)
     test = rescale(candidate.test, temperature)
-    is_head = body_of(version) != version
+    view = parent.view if body_of(version) != version and parent else loop.view
     per_class = Counter(map(int, labels.classes))
     return Meta(
         version=version,
@@ -118,7 +117,8 @@ def _meta(
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         parent=parent.version if parent else None,
         classes=loop.names,
-        image_size=parent.image_size if is_head and parent else loop.recipe.image_size,
+        image_size=view.image_size,
+        framing=view.framing,
         pool=loop.pool.name,
         weights=loop.weights,
         strategy=loop.settings.strategy,
@@ -161,9 +161,7 @@ def _save_scores(
     probs, embeddings = scores
     model_outputs.save_pool_probs(root, meta.version, image_ids, probs)
     if embeddings is not None:
-        model_outputs.save_embeddings(
-            loop.own_embeddings, meta.body_key, meta.image_size, image_ids, embeddings
-        )
+        save_embeddings(loop, loop.own_embeddings, meta.body_key, meta.view, embeddings)
 
 
 def _prune(loop: Loop) -> None:

@@ -74,6 +74,7 @@ def _learn(loop: Loop, body: str | None, *, is_forced: bool, progress: Progress)
     revision = loop.store.facts().revision  # read before the annotations, which may then be newer
     annotations = loop.store.annotations()
     reading = read_labels(loop, annotations, progress)
+    loop.pool.keep_labeled(reading.labels.image_ids)
     names = loop.project.annotator_names()
     loop.store.record_annotators(annotator_figures(annotations, reading, loop.names, names))
     digests = {a.annotation_id: a.digest for of_task in annotations.values() for a in of_task}

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 
 from backend.asking.query import Candidates, needs_embeddings, needs_model
-from backend.base.arrays import Embeddings, Labels, Probs
+from backend.base.arrays import Embeddings, Images, Labels, Probs
 from backend.base.errors import TrainingError
 from backend.base.progress import Progress
 from backend.base.strategy_names import ResolvedName
+from backend.images.framing import View
+from backend.images.pool import Pool
 from backend.measures.calibration import rescale
 from backend.network import resnet
-from backend.network.inference import Images, Outputs, load_model, predict
+from backend.network.inference import Outputs, load_model, predict
 from backend.network.resnet_layout import HEAD_TENSORS, resnet18
 from backend.rounds.loop import Loop
 from backend.store import model_outputs
-from backend.store.model_outputs import PoolEmbeddings
 from backend.store.tensor_file import State, body_key
 from backend.store.version_meta import Meta
 from backend.store.weights import find_weights
+
+Rows = TypeVar("Rows", Probs, Embeddings)
 
 
 def find_candidates(
@@ -40,7 +45,7 @@ def find_candidates(
             embeddings = embeddings_of(loop, version, progress)[1].pool
         elif loop.has_pretrained_body and not needs_model(strategy):
             embeddings = pretrained_body(loop, progress)[1].pool
-    asked_rows = [row for row, image_id in enumerate(loop.pool.image_ids) if image_id in asked]
+    asked_rows = [row for row, image_id in enumerate(loop.pool.known_ids) if image_id in asked]
     return Candidates(
         image_ids=[loop.pool.image_ids[row] for row in rows],
         probs=None if version is None else pool_probs(loop, version, progress)[rows],
@@ -49,17 +54,32 @@ def find_candidates(
     )
 
 
+@dataclass(frozen=True)
+class PoolEmbeddings:
+    """One body's embeddings of the images of a pool, (images, width) for each split."""
+
+    pool: Embeddings  # rows match the pool's known_ids
+    validation: Embeddings
+    test: Embeddings
+
+
 def pool_probs(loop: Loop, meta: Meta, progress: Progress) -> Probs:
-    """Return a version's calibrated probabilities for the whole pool, computed at most once.
+    """Return a version's calibrated probabilities for the pool; each image is scored only once.
 
     Raises a NoModelError that names the version if its probabilities are not finite.
     """
+    wanted = loop.pool.image_ids
+
+    def compute(image_ids: Sequence[str]) -> Probs:
+        images = loop.pool.images_of(image_ids, meta.view, progress)
+        return rescale(
+            _predict_probs(loop, meta, images, "scoring the pool", progress), meta.temperature
+        )
+
     kept = model_outputs.load_pool_probs(loop.root, meta.version)
-    if kept is not None and kept[0] == loop.pool.image_ids:
-        return kept[1]
-    raw = _predict_probs(loop, meta, loop.pool.images, "scoring the pool", progress)
-    probs = rescale(raw, meta.temperature)
-    model_outputs.save_pool_probs(loop.root, meta.version, loop.pool.image_ids, probs)
+    probs = _complete(kept, wanted, compute)
+    if kept is None or kept[0] != wanted:
+        model_outputs.save_pool_probs(loop.root, meta.version, wanted, probs)
     return probs
 
 
@@ -69,17 +89,19 @@ def predicted_classes(loop: Loop, meta: Meta) -> Labels:
     probs = model_outputs.load_validation_probs(loop.root, meta.version, validation.labels)
     if probs is None:  # the version used another split, or is older than this cache
         phase = "validating the version in service"
-        probs = _predict_probs(loop, meta, validation.images, phase, lambda *_: None)
+        images = loop.pool.images_of(validation.image_ids, meta.view)
+        probs = _predict_probs(loop, meta, images, phase, lambda *_: None)
     return probs.argmax(axis=1)
 
 
 def embeddings_of(loop: Loop, meta: Meta, progress: Progress) -> tuple[str, PoolEmbeddings]:
-    """Return a version's body key, and its embeddings of all images, computed at most once."""
-    if meta.body_key and (kept := _load(loop, meta.body_key, meta.image_size)) is not None:
-        return meta.body_key, kept
+    """Return a version's body key, and its embeddings of all images; each is computed only once."""
+    kept = _load(loop, meta.body_key, meta.view) if meta.body_key else None
+    if kept is not None and kept[0] == _split_ids(loop.pool):
+        return meta.body_key, _split(loop.pool, kept[1])
     state = loop.registry.load_state(meta.body)
     key = body_key(state)
-    return key, _load_or_embed(loop, state, key, meta.image_size, loop.own_embeddings, progress)
+    return key, _load_or_embed(loop, state, key, meta.view, loop.own_embeddings, progress)
 
 
 def pretrained_body(loop: Loop, progress: Progress) -> tuple[State, PoolEmbeddings]:
@@ -88,23 +110,35 @@ def pretrained_body(loop: Loop, progress: Progress) -> tuple[State, PoolEmbeddin
     All projects share these embeddings.
     """
     state = _pretrained(loop, progress)
-    key, size = body_key(state), loop.recipe.image_size
-    return state, _load_or_embed(loop, state, key, size, loop.shared_embeddings, progress)
+    folder = loop.shared_embeddings
+    return state, _load_or_embed(loop, state, body_key(state), loop.view, folder, progress)
 
 
 def pretrained_embeddings(loop: Loop, image_ids: Sequence[str], progress: Progress) -> Embeddings:
-    """Return the pre-trained body's embeddings of some pool images, (images, width)."""
-    state, size = _pretrained(loop, progress), loop.recipe.image_size
-    rows = loop.pool.positions(image_ids)
-    if (kept := _load(loop, body_key(state), size)) is not None:
-        return kept.pool[rows]
-    return score(loop, state, size, loop.pool.images[rows], "embedding", progress).embeddings
+    """Return the pre-trained body's embeddings of some known images, (images, width)."""
+    state = _pretrained(loop, progress)
+    kept = _load(loop, body_key(state), loop.view)
+
+    def compute(missing: Sequence[str]) -> Embeddings:
+        images = loop.pool.images_of(missing, progress=progress)
+        return score(loop, state, loop.view, images, "embedding", progress).embeddings
+
+    return _complete(kept, tuple(image_ids), compute)
+
+
+def save_embeddings(
+    loop: Loop, folder: Path, key: str, view: View, embeddings: PoolEmbeddings
+) -> None:
+    """Keep a body's embeddings of all images."""
+    path = model_outputs.embeddings_path(folder, key, view, loop.pool.name)
+    rows = np.concatenate([embeddings.pool, embeddings.validation, embeddings.test])
+    model_outputs.save_embeddings(path, _split_ids(loop.pool), rows)
 
 
 def score(
     loop: Loop,
     state: State,
-    image_size: int,
+    view: View,
     images: Images,
     phase: str,
     progress: Progress,
@@ -114,7 +148,7 @@ def score(
     return predict(
         load_model(tensors, len(loop.pool.classes), loop.device),
         images,
-        image_size=image_size,
+        image_size=view.image_size,
         device=loop.device,
         on_batch=lambda done, total: progress(phase, done, total),
     )
@@ -128,41 +162,76 @@ def _pretrained(loop: Loop, progress: Progress) -> State:
 
 
 def _load_or_embed(
-    loop: Loop, state: State, key: str, image_size: int, folder: Path, progress: Progress
+    loop: Loop, state: State, key: str, view: View, folder: Path, progress: Progress
 ) -> PoolEmbeddings:
-    if (kept := _load(loop, key, image_size)) is not None:
-        return kept
-    splits = (loop.pool.images, loop.pool.validation.images, loop.pool.test.images)
-    phase = "embedding the pool"
-    embeddings = [
-        score(loop, state, image_size, images, phase, progress).embeddings for images in splits
-    ]
-    if not all(np.isfinite(rows).all() for rows in embeddings):
-        raise TrainingError(
-            "the embeddings of the pool contain NaN or infinite numbers: promote another version, "
-            "or check the weights in WEIGHTS"
-        )
-    made = PoolEmbeddings(*embeddings)
-    model_outputs.save_embeddings(folder, key, image_size, loop.pool.image_ids, made)
-    return made
-
-
-def _load(loop: Loop, key: str, image_size: int) -> PoolEmbeddings | None:
-    """Load a body's embeddings, or return None unless they fit the pool and our network."""
+    """Load a body's embeddings, compute those of new images, and drop those of other images."""
     pool = loop.pool
-    width = resnet18(len(pool.classes))[HEAD_TENSORS[0]].shape[1]
-    lengths = (len(pool.image_ids), len(pool.validation.labels), len(pool.test.labels))
+
+    def compute(image_ids: Sequence[str]) -> Embeddings:
+        missing = set(image_ids)
+        embedded: list[Embeddings] = []
+        for ids in (pool.known_ids, pool.validation.image_ids, pool.test.image_ids):
+            images = pool.images_of([i for i in ids if i in missing], view, progress)
+            outputs = score(loop, state, view, images, "embedding the pool", progress)
+            embedded.append(outputs.embeddings)
+        if not all(np.isfinite(rows).all() for rows in embedded):
+            raise TrainingError(
+                "the embeddings of the pool contain NaN or infinite numbers: promote another "
+                "version, or check the weights that WEIGHTS names"
+            )
+        return np.concatenate(embedded)  # type: ignore[return-value]  # all of one type
+
+    wanted = _split_ids(pool)
+    kept = _load(loop, key, view)
+    embeddings = _split(pool, _complete(kept, wanted, compute))
+    if kept is None or kept[0] != wanted:
+        save_embeddings(loop, folder, key, view, embeddings)
+    return embeddings
+
+
+def _load(loop: Loop, key: str, view: View) -> tuple[tuple[str, ...], Embeddings] | None:
+    """Load a body's kept embeddings if they have the width of our network."""
+    width = resnet18(len(loop.pool.classes))[HEAD_TENSORS[0]].shape[1]
     for folder in (loop.own_embeddings, loop.shared_embeddings):
-        kept = model_outputs.load_embeddings(folder, key, image_size, pool.image_ids)
-        if kept and [rows.shape for rows in vars(kept).values()] == [(n, width) for n in lengths]:
+        path = model_outputs.embeddings_path(folder, key, view, loop.pool.name)
+        if (kept := model_outputs.load_embeddings(path, width)) is not None:
             return kept
     return None
+
+
+def _complete(
+    kept: tuple[tuple[str, ...], Rows] | None,
+    wanted: tuple[str, ...],
+    compute: Callable[[Sequence[str]], Rows],
+) -> Rows:
+    """Return a row for each wanted image: kept rows, and computed ones for images without."""
+    if kept is None:
+        return compute(wanted)
+    if kept[0] == wanted:
+        return kept[1]
+    row_of = {image_id: row for row, image_id in enumerate(kept[0])}
+    missing = [image_id for image_id in wanted if image_id not in row_of]
+    rows = kept[1]
+    if missing:
+        row_of |= {image_id: len(rows) + i for i, image_id in enumerate(missing)}
+        rows = np.concatenate([rows, compute(missing)])
+    return rows[[row_of[image_id] for image_id in wanted]]
+
+
+def _split_ids(pool: Pool) -> tuple[str, ...]:
+    return pool.known_ids + pool.validation.image_ids + pool.test.image_ids
+
+
+def _split(pool: Pool, rows: Embeddings) -> PoolEmbeddings:
+    n_known, n_validation = len(pool.known_ids), len(pool.validation.image_ids)
+    n_not_test = n_known + n_validation
+    return PoolEmbeddings(rows[:n_known], rows[n_known:n_not_test], rows[n_not_test:])
 
 
 def _predict_probs(loop: Loop, meta: Meta, images: Images, phase: str, progress: Progress) -> Probs:
     """Run a saved version on images; NoModelError if its probabilities are not finite."""
     state = loop.registry.load_state(meta.version)
-    probs = score(loop, state, meta.image_size, images, phase, progress).probs
+    probs = score(loop, state, meta.view, images, phase, progress).probs
     if not np.isfinite(probs).all():
         raise model_outputs.nan_error(meta.version)
     return probs

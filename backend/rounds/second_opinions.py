@@ -50,7 +50,7 @@ def reopen_doubtful(loop: Loop, progress: Progress) -> int:
     if version is None or n_free <= 0 or len(active) < 2 or not tasks:
         return 0
     reading = read_labels(loop, annotations)
-    asked = {task.image_id for task in loop.store.tasks()}
+    asked = {loop.pool.canonical(task.image_id) for task in loop.store.tasks()}
     rows = [row for row, image_id in enumerate(loop.pool.image_ids) if image_id not in asked]
     new_probs = pool_probs(loop, version, progress)[rows]
     chosen = choose_second_opinions(

@@ -19,8 +19,7 @@ from backend.network.head import Head, fit_head
 from backend.network.resnet_layout import HEAD_TENSORS
 from backend.network.training import train
 from backend.rounds.loop import LabeledImages, Loop, timed
-from backend.rounds.scoring import embeddings_of, pretrained_body, score
-from backend.store.model_outputs import PoolEmbeddings
+from backend.rounds.scoring import PoolEmbeddings, embeddings_of, pretrained_body, score
 from backend.store.tensor_file import State, body_key
 from backend.store.weights import find_weights
 
@@ -54,7 +53,7 @@ def train_candidate(loop: Loop, labels: LabeledImages, progress: Progress) -> Ca
         state, embeddings = pretrained_body(loop, progress)
     with timed(seconds, "training"):
         head = _fit(loop, labels, embeddings, None)
-    return _with_head(version, state, body_key(state), head, embeddings, seconds)
+    return _with_head(loop, version, state, body_key(state), head, embeddings, seconds)
 
 
 def train_head(loop: Loop, labels: LabeledImages, progress: Progress) -> Candidate:
@@ -75,7 +74,7 @@ def train_head(loop: Loop, labels: LabeledImages, progress: Progress) -> Candida
     with timed(seconds, "training"):
         head = _fit(loop, labels, embeddings, _start(loop, current.version))
     version = loop.registry.next_head(current.body)
-    return _with_head(version, {}, key, head, embeddings, seconds)
+    return _with_head(loop, version, {}, key, head, embeddings, seconds)
 
 
 def _check(labels: LabeledImages) -> None:
@@ -91,7 +90,7 @@ def _fine_tune(loop: Loop, labels: LabeledImages, version: str, progress: Progre
     seconds: dict[str, float] = {}
     with timed(seconds, "training"):
         tensors = train(
-            loop.pool.images[loop.pool.positions(labels.image_ids)],
+            loop.pool.images_of(labels.image_ids, progress=progress),
             labels.classes,
             weights=labels.weights,
             n_classes=len(loop.pool.classes),
@@ -102,16 +101,17 @@ def _fine_tune(loop: Loop, labels: LabeledImages, version: str, progress: Progre
             device=loop.device,
             on_step=lambda done, total: progress("training", done, total),
         )
-    size = loop.recipe.image_size
+    view = loop.view
     state = {name: tensor.numpy() for name, tensor in tensors.items()}
     with timed(seconds, "evaluating"):
-        validation = score(loop, state, size, loop.pool.validation.images, "validating", progress)
-        test = score(loop, state, size, loop.pool.test.images, "testing", progress)
+        validation = score(loop, state, view, loop.pool.validation.images, "validating", progress)
+        test = score(loop, state, view, loop.pool.test.images, "testing", progress)
 
     def score_pool() -> tuple[Probs, PoolEmbeddings]:
-        pool = score(loop, state, size, loop.pool.images, "scoring the pool", progress)
+        images = loop.pool.images_of(loop.pool.known_ids)
+        pool = score(loop, state, view, images, "scoring the pool", progress)
         embeddings = PoolEmbeddings(pool.embeddings, validation.embeddings, test.embeddings)
-        return pool.probs, embeddings
+        return pool.probs[: len(loop.pool.image_ids)], embeddings
 
     key = body_key(state)
     return Candidate(version, state, key, validation.probs, test.probs, score_pool, seconds)
@@ -133,6 +133,7 @@ def _start(loop: Loop, version: str) -> Head | None:
 
 
 def _with_head(
+    loop: Loop,
     version: str,
     body: State,
     key: str,
@@ -146,6 +147,6 @@ def _with_head(
         key,
         head.probs(embeddings.validation),
         head.probs(embeddings.test),
-        lambda: (head.probs(embeddings.pool), None),
+        lambda: (head.probs(embeddings.pool[: len(loop.pool.image_ids)]), None),
         seconds,
     )

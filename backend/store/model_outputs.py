@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from pydantic import TypeAdapter
 
 from backend.base.arrays import Embeddings, Labels, Probs
 from backend.base.errors import NoModelError
+from backend.images.framing import View
 from backend.store.files import cached_until_changed, folder_errors
 from backend.store.registry import Registry
 from backend.store.tensor_file import (
@@ -31,33 +31,28 @@ ROUNDING = 0.01  # how far the sum of a row of probabilities may deviate from 1
 _IMAGE_IDS = TypeAdapter(tuple[str, ...])
 
 
-@dataclass(frozen=True)
-class PoolEmbeddings:
-    """One body's embeddings of all images of a pool, (images, width) for each split."""
-
-    pool: Embeddings
-    validation: Embeddings
-    test: Embeddings
-
-
-def save_embeddings(
-    folder: Path, body_key: str, image_size: int, image_ids: Sequence[str], kept: PoolEmbeddings
-) -> None:
-    """Save a body's embeddings of a pool so that heads can be fitted without a forward pass."""
-    path = _embeddings_path(folder, body_key, image_size, image_ids)
-    with folder_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        write_tensors(path, vars(kept))
+def save_embeddings(path: Path, image_ids: Sequence[str], embeddings: Embeddings) -> None:
+    """Save a body's embeddings, so that its heads can be fitted without a forward pass."""
+    with folder_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        metadata = {"image_ids": json.dumps(image_ids)}
+        write_tensors(path, {"embeddings": embeddings}, metadata)
 
 
-def load_embeddings(
-    folder: Path, body_key: str, image_size: int, image_ids: Sequence[str]
-) -> PoolEmbeddings | None:
-    """Load the embeddings saved for the same body, size and pool, or return None."""
-    path = _embeddings_path(folder, body_key, image_size, image_ids)
+def load_embeddings(path: Path, width: int) -> tuple[tuple[str, ...], Embeddings] | None:
+    """Load what save_embeddings wrote, or None: image ids, and a row of `width` for each."""
     with damage_logged(path):
-        return _read_embeddings(path, len(image_ids))
+        image_ids, embeddings = _read_embeddings(path)
+        if embeddings.shape[1] != width:
+            raise ValueError(f"the embeddings are {embeddings.shape[1]} wide, not {width}")
+        return image_ids, embeddings
     return None
+
+
+def embeddings_path(folder: Path, body_key: str, view: View, pool_name: str) -> Path:
+    """Return where a body's embeddings of a pool are kept."""
+    pool_key = hashlib.sha256(pool_name.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    return folder / f"{body_key}-{view.image_size}px-{view.framing}-{pool_key}.safetensors"
 
 
 def save_pool_probs(root: Path, version: str, image_ids: Sequence[str], probs: Probs) -> None:
@@ -123,21 +118,15 @@ def load_validation_probs(root: Path, version: str, labels: Labels) -> Probs | N
 
 # Fitting a head and ordering the open tasks read the same 100 MB file one after the other.
 @cached_until_changed(1)
-def _read_embeddings(path: Path, n_images: int) -> PoolEmbeddings:
-    _, arrays = read_tensors(path)
-    splits = [find_array(arrays, split.name, "f", 2) for split in fields(PoolEmbeddings)]
-    if len({rows.shape[1] for rows in splits}) > 1 or len(splits[0]) != n_images:
-        raise ValueError("the embeddings belong to another pool or differ in width")
-    if name := find_not_finite(arrays):
-        raise ValueError(f"{name} contains NaN or infinite numbers")
-    return PoolEmbeddings(*splits)
-
-
-def _embeddings_path(
-    folder: Path, body_key: str, image_size: int, image_ids: Sequence[str]
-) -> Path:
-    fingerprint = hashlib.sha256("\n".join(image_ids).encode()).hexdigest()[:16]
-    return folder / f"{body_key}-{image_size}px-{fingerprint}.safetensors"
+def _read_embeddings(path: Path) -> tuple[tuple[str, ...], Embeddings]:
+    metadata, arrays = read_tensors(path)
+    image_ids = _IMAGE_IDS.validate_json(metadata.get("image_ids", ""))
+    embeddings = find_array(arrays, "embeddings", "f", 2)
+    if len(embeddings) != len(image_ids):
+        raise ValueError(f"{len(embeddings)} embeddings are of {len(image_ids)} images")
+    if find_not_finite(arrays):
+        raise ValueError("the embeddings hold NaN or infinite numbers")
+    return image_ids, embeddings
 
 
 def _find_probs(root: Path, version: str, arrays: State, n_rows: int) -> Probs:

@@ -31,6 +31,7 @@ class ProjectRecord(BaseModel, frozen=True):
     project_created_at: str
     pool: str
     weights: str
+    image_size: int = Field(64, ge=16, le=512, multiple_of=8)  # unless IMAGE_SIZE says otherwise
     seed: int = Field(ge=0)
     classes: Classes
     seed_labels: int | None = Field(None, ge=0)  # None = an earlier release did not keep it

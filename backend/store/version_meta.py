@@ -8,6 +8,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
 
+from backend.images.framing import FramingName, View
 from backend.measures.evaluation import Evaluation
 from backend.measures.gate import Gate
 from backend.store.project_record import Classes
@@ -77,6 +78,7 @@ class Meta(
     parent: VersionName | None
     classes: Classes
     image_size: int = Field(ge=16, le=512, multiple_of=8)
+    framing: FramingName = "middle"  # of versions made before framings were recorded
     pool: str
     weights: str
     strategy: str
@@ -100,6 +102,11 @@ class Meta(
     # When the weights and scores were deleted. A head is pruned together with its body and shares
     # its mark.
     pruned_at: AwareDatetime | None = None
+
+    @property
+    def view(self) -> View:
+        """How it sees images."""
+        return View(self.image_size, self.framing)
 
     @property
     def body(self) -> str:

@@ -21,12 +21,13 @@ from backend.base.arrays import Probs
 from backend.base.errors import ImageError, NoModelError
 from backend.base.labeling import match_classes
 from backend.base.settings import Settings, load_settings
+from backend.images.framing import View
 from backend.labelstudio.label_config import parse_label_config
 from backend.labelstudio.rows import prediction_result
 from backend.labelstudio.task_images import load_task_image
 from backend.measures.calibration import rescale
 from backend.network.device import find_device
-from backend.network.inference import Images, load_model, predict, to_array
+from backend.network.inference import load_model, predict
 from backend.store import model_outputs
 from backend.store.project_record import project_root
 from backend.store.registry import Registry
@@ -85,8 +86,8 @@ class ModelService:
         """
         served = self.in_service(project_id)
         probs = np.full((len(tasks), len(served.meta.classes)), np.nan, np.float32)
-        images: dict[int, Images] = {}  # resized as soon as they are read, to save memory
-        size = served.meta.image_size
+        images: dict[int, NDArray[np.uint8]] = {}  # framed as soon as they are read: small
+        view = served.meta.view
         for number, task in enumerate(tasks):
             data = task.get("data") or {}
             row = served.row_of.get(str(data.get("image_id")))
@@ -94,24 +95,24 @@ class ModelService:
                 probs[number] = served.probs[row]
                 continue
             try:
-                images[number] = to_array([self._fetch(data, image_key, size)], size)
+                images[number] = self._fetch(data, image_key, view)
             except ImageError as error:
                 log.warning("task %s: no prediction: %s", task.get("id"), error)
         if images:
             model = self._model(project_id, served)
-            read = np.concatenate([*images.values()])
-            raw = predict(model, read, image_size=size, device=self._device).probs
+            read = np.stack([*images.values()])
+            raw = predict(model, read, image_size=view.image_size, device=self._device).probs
             if not np.isfinite(raw).all():
                 raise model_outputs.nan_error(served.meta.version)
             probs[list(images)] = rescale(raw, served.meta.temperature)
         return probs
 
-    def _fetch(self, data: Mapping[str, Any], image_key: str, image_size: int) -> NDArray[np.uint8]:
+    def _fetch(self, data: Mapping[str, Any], image_key: str, view: View) -> NDArray[np.uint8]:
         return load_task_image(
             str(data.get(image_key) or ""),
             label_studio_url=self.settings.label_studio_url,
             api_key=self.settings.label_studio_api_key.get_secret_value(),
-            image_size=image_size,
+            view=view,
             max_pixels=self.settings.max_image_pixels,
         )
 

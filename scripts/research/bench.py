@@ -20,9 +20,11 @@ import numpy as np
 import torch
 
 from backend.asking.query import Candidates, resolve, select
+from backend.base.arrays import Images
 from backend.base.command_line import ROOT, CommandParser, run
 from backend.base.settings import load_settings
 from backend.base.strategy_names import STRATEGIES
+from backend.images.pool import SMALL_PX
 from backend.network import inference, resnet, training
 from backend.network.training import Recipe
 from scripts.research.bench_backend import backend_figures
@@ -45,7 +47,9 @@ def main() -> int:
         help="leave out heads at many annotations, and the circle on a whole stack",
     )
     arguments = parser.parse_args()
-    size, device = load_settings().image_size, "cuda" if torch.cuda.is_available() else "cpu"
+    asked = load_settings().image_size
+    size = SMALL_PX if asked == "auto" else asked
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     figures = [*model_figures(size, device), *choice_figures(), *backend_figures(size, device)]
     if not arguments.quick:
         figures += [*refit_figures(), *circle_figures()]
@@ -169,7 +173,7 @@ def scoring_ratio(image_size: int, device: str, batches: int = 20) -> float:
     return times.ratio()
 
 
-def _noise(n: int) -> inference.Images:
+def _noise(n: int) -> Images:
     return np.random.default_rng(0).integers(0, 256, (n, 32, 32, 3), dtype=np.uint8)
 
 

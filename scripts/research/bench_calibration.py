@@ -30,7 +30,7 @@ def main() -> int:
     arguments = parser.parse_args()
     settings = load_settings()
     experiment = open_experiment(settings, seed=settings.seed)
-    recipe = Recipe(image_size=settings.image_size)
+    recipe = Recipe(image_size=experiment.pool.image_size)
     print("| labels | temperature | error before | after | same choice |")
     for n_labels in arguments.labels:
         effects = [measure(experiment, recipe, n_labels, seed) for seed in range(arguments.seeds)]

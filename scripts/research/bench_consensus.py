@@ -59,7 +59,7 @@ def main() -> int:
     trial = ConsensusTrial(
         experiment,
         real_annotations(arguments.annotators, experiment.pool),
-        settings.image_size,
+        experiment.pool.image_size,
         arguments.people,
         arguments.folds,
         arguments.seed,

@@ -72,7 +72,11 @@ def real_annotations(file: str, pool: Pool) -> dict[str, tuple[str, ...]]:
     if not Path(file).is_file():
         raise SettingsError(f"--annotators {file}: no such file")
     by_key = _read(file)
-    keys = pool.paths or [f"{i.partition('~')[0].rpartition('-')[2]}" for i in pool.image_ids]
+    if pool.source is None:
+        keys = [i.partition("~")[0].rpartition("-")[2] for i in pool.image_ids]
+    else:
+        index = pool.source.index
+        keys = [entry.location for entry in index.entries(index.rows(pool.image_ids))]
     missing = [key for key in keys if key not in by_key]
     if missing:
         raise SettingsError(f"--annotators {file} has no annotation of {missing[0]} in the pool")

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from backend.base.arrays import Labels
+from backend.base.arrays import Images, Labels
 from backend.base.settings import Settings
 from backend.images.pool import Pool, open_pool, seed_labels
 from backend.network.device import find_device
-from backend.network.inference import Images, Outputs, load_model, predict
+from backend.network.inference import Outputs, load_model, predict
 from backend.network.resnet import State
 from backend.network.training import Recipe, train
 from backend.store.weights import PretrainedWeights, find_weights
@@ -78,6 +78,7 @@ def open_experiment(settings: Settings, *, seed: int) -> Experiment:
             settings.pool,
             settings.data_dir,
             seed=seed,
+            image_size=settings.image_size,
             max_pixels=settings.max_image_pixels,
             progress=progress,
         )

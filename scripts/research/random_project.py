@@ -21,8 +21,8 @@ from backend.network.resnet_layout import HEAD_TENSORS, resnet18
 from backend.network.training import Recipe
 from backend.rounds.loop import Loop
 from backend.rounds.observe import read_changes
+from backend.rounds.scoring import PoolEmbeddings, save_embeddings
 from backend.store import model_outputs
-from backend.store.model_outputs import PoolEmbeddings
 from backend.store.project_record import ProjectRecord, project_root, write_record
 from backend.store.registry import Registry
 from backend.store.tensor_file import body_key
@@ -64,6 +64,7 @@ def save_random_project(
         parent=None,
         classes=CLASSES,
         image_size=image_size,
+        framing="whole",
         pool="",
         weights="none",
         strategy="",
@@ -109,20 +110,23 @@ def make_annotated_project(
         classes=CLASSES,
         image_ids=tuple(f"i{n}" for n in range(n_images)),
         images=_pictures(n_images),
-        validation=LabeledSplit(_pictures(VALIDATION), validation_classes),
-        test=LabeledSplit(_pictures(TEST), test_classes),
+        validation=LabeledSplit(
+            tuple(f"v{n}" for n in range(VALIDATION)), _pictures(VALIDATION), validation_classes
+        ),
+        test=LabeledSplit(tuple(f"t{n}" for n in range(TEST)), _pictures(TEST), test_classes),
         may_flip=True,
         notice="",
         folder=folder,
+        image_size=IMAGE_SIZE,
     )
     root = project_root(folder, PROJECT)
     key = save_random_project(root, pool.image_ids, IMAGE_SIZE, rng)
     held_out = random_probs(rng, VALIDATION)
     model_outputs.save_validation_probs(root, FIRST, validation_classes, held_out)
-    embeddings = PoolEmbeddings(images, validation, test)
-    model_outputs.save_embeddings(root / "embeddings", key, IMAGE_SIZE, pool.image_ids, embeddings)
     project = _annotate(pool, classes, n_annotations, n_open, rng)
     loop = _make_loop(root, project, pool)
+    embeddings = PoolEmbeddings(images, validation, test)
+    save_embeddings(loop, loop.own_embeddings, key, loop.view, embeddings)
     read_changes(project, loop.store)
     learned = {a.annotation_id: a.digest for of_task in project.answers.values() for a in of_task}
     loop.store.record_learned(

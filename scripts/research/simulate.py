@@ -71,7 +71,7 @@ def _make_plan(arguments: argparse.Namespace, settings: Settings) -> Plan:
     plan = Plan(
         pool=experiment.pool.name,
         weights=experiment.weights.name,
-        image_size=settings.image_size,
+        image_size=experiment.pool.image_size,
         train=arguments.train,
         seed_labels=arguments.seed_labels,
         rounds=arguments.rounds,

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
+from backend.base.arrays import ImageView
 from backend.base.labeling import NewTask
 from backend.base.settings import Settings
 from backend.images.pool import Pool, open_pool, seed_labels, true_labels
@@ -153,7 +154,7 @@ def pool_of(plan: Plan, data_dir: Path) -> tuple[Pool, dict[str, str]]:
 
     With duplicates the pool keeps its size: it has fewer images, each as often as the plan says.
     """
-    whole = open_pool(plan.pool, data_dir, seed=0, rescan=False)
+    whole = open_pool(plan.pool, data_dir, seed=0, image_size=plan.image_size, rescan=False)
     truth = true_labels(whole)
     if plan.duplicates == 1 and plan.pool_fraction == 1:
         return whole, truth
@@ -169,8 +170,8 @@ def pool_of(plan: Plan, data_dir: Path) -> tuple[Pool, dict[str, str]]:
     pool = replace(
         whole,
         image_ids=tuple(original),
-        images=whole.images[rows],
-        paths=tuple(whole.paths[row] for row in rows) if whole.paths else (),
+        images=ImageView(whole.images, np.array(rows)),
+        source=whole.source if plan.duplicates == 1 else None,  # a file has one name
     )
     return pool, {name: truth[whole.image_ids[row]] for name, row in original.items()}
 

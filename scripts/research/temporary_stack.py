@@ -21,10 +21,14 @@ import numpy as np
 
 from backend.base.command_line import ROOT
 from backend.base.errors import BackendError
-from backend.base.settings import load_settings
 from backend.queue.training_queue import TrainingQueue
 from backend.store.project_record import project_root
-from scripts.research.random_project import LABEL_STUDIO_URL, PROJECT, save_random_project
+from scripts.research.random_project import (
+    IMAGE_SIZE,
+    LABEL_STUDIO_URL,
+    PROJECT,
+    save_random_project,
+)
 
 BIN = Path(sys.executable).parent
 POOL_IMAGES = 50_000
@@ -54,7 +58,7 @@ def running_backend(folder: Path, **settings: str) -> Iterator[Backend]:
     """Run the backend and Redis as `make up` does; `folder` needs a short path, for its socket."""
     root = project_root(folder, PROJECT)
     image_ids = [f"i{n}" for n in range(POOL_IMAGES)]
-    save_random_project(root, image_ids, load_settings().image_size, np.random.default_rng(0))
+    save_random_project(root, image_ids, IMAGE_SIZE, np.random.default_rng(0))
     password = secrets.token_hex(16)
     [port] = free_ports(1)
     redis_url = f"unix://{folder}/redis.sock"

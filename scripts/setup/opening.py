@@ -151,11 +151,16 @@ class Opening:
     def _open_pool_and_weights(self) -> dict[str, Any]:
         """Open the pool; return the fields to record. What `auto` chose once is not changed."""
         settings, plan, kept = self.settings, self.plan, self.plan.record
+        image_size = settings.image_size
+        if image_size == "auto" and kept is not None and not plan.has_new_pool:
+            image_size = kept.image_size
         with progress_bar() as progress:
             self.pool = pool = open_pool(
                 plan.pool,
                 settings.data_dir,
                 seed=plan.seed,
+                classes=plan.classes,
+                image_size=image_size,
                 max_pixels=settings.max_image_pixels,
                 progress=progress,
             )
@@ -172,6 +177,7 @@ class Opening:
         return {
             "pool": pool.name,
             "weights": weights,
+            "image_size": pool.image_size,
             "pool_notice": pool_notice,
             "weights_notice": weights_notice,
         }

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from backend.base.errors import LabelStudioError
+from backend.images.framing import View
 from backend.labelstudio.client import authorization, find_project
 from backend.labelstudio.project_setup import ProjectSetup
 from backend.labelstudio.task_images import load_task_image
@@ -51,9 +52,9 @@ def test_a_personal_token_works_also_for_images_uploaded_to_label_studio(
     assert path.startswith("/data/")
     for key in (personal_token, credentials[1]):
         pixels = load_task_image(
-            path, label_studio_url=credentials[0], api_key=key, image_size=64, max_pixels=1_000_000
+            path, label_studio_url=credentials[0], api_key=key, view=View(64), max_pixels=1_000_000
         )
-        assert pixels.shape == (2, 3, 3)
+        assert pixels.shape == (64, 64, 3)
 
 
 def test_a_project_is_found_by_its_id_then_by_its_exact_title(

@@ -258,9 +258,12 @@ folder, side = Path(sys.argv[1]), int(sys.argv[2])
 image = bomb("RGB" if side < 9000 else "1", side=side)
 for name in ("cat", "dog"):
     (folder / "train" / name).mkdir(parents=True)
-    Image.new("RGB", (8, 8)).save(folder / "train" / name / "small.png")
+    Image.new("RGB", (8, 8), "red" if name == "cat" else "blue").save(
+        folder / "train" / name / "small.png"
+    )
     for number in range(4):
-        (folder / "train" / name / f"{number}.png").write_bytes(image)
+        distinct = image + f"{name}{number}".encode()
+        (folder / "train" / name / f"{number}.png").write_bytes(distinct)
 begin()
 pool = open_pool(str(folder), folder.parent, seed=0)
 assert len(pool.image_ids) == int(sys.argv[3])

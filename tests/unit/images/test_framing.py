@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from backend.images.decode import open_image
-from backend.images.framing import FramingName, frame, frame_px
+from backend.images.framing import FramingName, View, frame
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
@@ -70,4 +70,4 @@ def test_one_pixel_by_many_is_still_an_image() -> None:
 
 
 def test_only_whole_images_follow_the_models_image_size() -> None:
-    assert [frame_px("whole", 128), frame_px("middle", 128)] == [128, 96]
+    assert [View(128).side_px, View(128, "middle").side_px] == [128, 96]

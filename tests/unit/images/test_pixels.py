@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from backend.images.framing import FramingName
+from backend.base.arrays import ImageView
+from backend.images.framing import FramingName, View
 from backend.images.pixels import CHUNK, Original, PixelStore, stamp
 from tests.patience import PATIENCE_S
 
@@ -50,7 +51,7 @@ class Files:
 @pytest.fixture
 def make_store(tmp_path: Path) -> Callable[..., PixelStore]:
     def make(framing: FramingName = "whole", side: int = 4) -> PixelStore:
-        return PixelStore(tmp_path / "store", framing, side, 1_000_000)
+        return PixelStore(tmp_path / "store", View(side, framing), 1_000_000)
 
     return make
 
@@ -201,6 +202,17 @@ def test_an_incomplete_row_is_cut_off_and_decoded_again(
     assert grays(make_store(), ids) == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("damage", [b"\0" * 40 + b"\n", b"4 4\n" + b"\0" * 90 + b"\n", b""])
+def test_a_damaged_list_of_rows_is_decoded_again(
+    make_store: Callable[..., PixelStore], damage: bytes
+) -> None:
+    files, store = Files(3), make_store()
+    store.decode(files.originals(), files.open, quiet)
+    (store.folder / "rows.txt").write_bytes(damage)
+    make_store().decode(files.originals(), files.open, quiet)
+    assert grays(make_store(), list(files.gray)) == [0, 1, 2]
+
+
 def test_a_store_deleted_while_it_is_open_begins_again(
     make_store: Callable[..., PixelStore],
 ) -> None:
@@ -236,9 +248,10 @@ CHILD = """
 import sys
 from pathlib import Path
 from tests.unit.images.test_pixels import Files, quiet
+from backend.images.framing import View
 from backend.images.pixels import PixelStore
 files = Files(200)
-PixelStore(Path(sys.argv[1]), "whole", 4, 1_000_000).decode(files.originals(), files.open, quiet)
+PixelStore(Path(sys.argv[1]), View(4), 1_000_000).decode(files.originals(), files.open, quiet)
 """
 
 
@@ -264,5 +277,6 @@ def test_a_view_reads_slices_and_rows_of_a_map_that_nobody_can_write(
     assert len(view) == 6
     assert view[1:3][:, 0, 0, 0].tolist() == [4, 3]
     assert view[np.array([5, 0])][:, 0, 0, 0].tolist() == [0, 5]
-    assert isinstance(view._mapped, np.memmap)
-    assert not view._mapped.flags.writeable
+    assert isinstance(view, ImageView)
+    assert isinstance(view._images, np.memmap)
+    assert not view._images.flags.writeable

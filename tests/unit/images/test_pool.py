@@ -52,7 +52,7 @@ def test_positions_are_the_rows_of_the_ids_in_the_order_given(pool: Pool) -> Non
 def test_an_unknown_name_is_an_error_that_lists_what_is_allowed(
     tmp_path: Path,
 ) -> None:
-    with pytest.raises(PoolError, match="POOL=cifar: no such folder; allowed are auto, cifar10"):
+    with pytest.raises(PoolError, match="POOL=cifar: no such folder or list; allowed are auto"):
         open_pool("cifar", tmp_path, seed=0)
 
 
@@ -68,7 +68,10 @@ def test_seed_labels_are_true_balanced_and_seeded(
     assert count == 0 or seed_labels(pool, count, 4) != labels
 
 
-def test_more_seed_labels_than_images_are_refused(pool: Pool) -> None:
+def test_more_seed_labels_than_known_are_all_that_are_known(
+    pool: Pool, caplog: pytest.LogCaptureFixture
+) -> None:
     assert len(seed_labels(pool, 36, 0)) == 36
-    with pytest.raises(PoolError, match="SEED_LABELS=37: the pool has only 36 images"):
-        seed_labels(pool, 37, 0)
+    assert not caplog.records
+    assert seed_labels(pool, 37, 0) == true_labels(pool)
+    assert "SEED_LABELS=37: only 36 images of the pool have a known label" in caplog.text

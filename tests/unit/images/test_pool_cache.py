@@ -1,118 +1,97 @@
-"""Test the cache when files change, processes die and disks are full."""
+"""Test the cache of arrays when processes die and disks are full."""
 
 from __future__ import annotations
 
-import os
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from backend.base.errors import PoolError
-from backend.images.digest import digest
 from backend.images.pool import Pool, open_pool, true_labels
+from backend.images.pool_cache import open_cache, write_split
 from tests.patience import PATIENCE_S
-from tests.unit.images.image_folders import save_image
 
 
-def test_changed_files_are_decoded_again_and_the_outdated_cache_is_deleted(
-    pool: Pool, folder: Path, tmp_path: Path
-) -> None:
-    cats = digest("train/cat/0.png")
-    stat = (folder / "train/cat/0.png").stat()
-    save_image(folder / "train/cat/0.png", (255, 0, 99))
-    os.utime(folder / "train/cat/0.png", ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+@pytest.fixture
+def digits(tmp_path: Path) -> Pool:
+    return open_pool("digits", tmp_path, seed=0)
 
-    changed = open_pool(str(folder), tmp_path, seed=0)
 
-    assert changed.images[changed.positions([cats])[0], 0, 0].tolist() == [255, 0, 99]
-    assert not pool.folder.exists()
-    assert pool.images[pool.positions([cats])[0], 0, 0].tolist() == [255, 0, 0]
+def write(draft: Path) -> None:
+    write_split(draft, "train", np.zeros((10, 64, 64, 3), np.uint8), range(10))
 
 
 CHILD = """
-import os, signal, sys
+import os, signal, sys, time
 from pathlib import Path
-from PIL import Image
-from backend.images.pool import open_pool
-if sys.argv[3] == "killed":  # 42 images were measured, 40 of train decoded: this is test's first
-    opened, original = [], Image.open
-    def open_until_killed(path, **options):
-        opened.append(path)
-        if len(opened) == 83:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return original(path, **options)
-    Image.open = open_until_killed
-print(*open_pool(sys.argv[1], Path(sys.argv[2]), seed=0).image_ids)
+from backend.images.pool_cache import open_cache
+from tests.unit.images.test_pool_cache import write
+def write_or_die(draft):
+    with (Path(sys.argv[1]) / "written").open("a") as log:
+        log.write("once ")
+    write(draft)
+    if sys.argv[2] == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+print(open_cache(Path(sys.argv[1]), "digits", "all", write_or_die))
 """
 
 
-@contextmanager
-def child(folder: Path, data_dir: Path, fate: str = "") -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(folder), str(data_dir), fate],
+def child(data_dir: Path, fate: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(data_dir), fate],
         cwd=Path(__file__).parents[3],
         stdout=subprocess.PIPE,
         text=True,
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()  # does nothing once the process has ended
+    )
 
 
-def test_a_killed_process_leaves_no_draft_that_disturbs_the_next_one(
-    folder: Path, tmp_path: Path
-) -> None:
-    with child(folder, tmp_path, "killed") as killed:
+def test_a_killed_process_leaves_no_draft_that_disturbs_the_next_one(tmp_path: Path) -> None:
+    with child(tmp_path, "killed") as killed:
         killed.communicate(timeout=PATIENCE_S)
     assert killed.returncode == -9
     assert list(tmp_path.glob("pools/*.draft/train.npy"))
 
-    pool = open_pool(str(folder), tmp_path, seed=0)
+    cache = open_cache(tmp_path, "digits", "all", write)
 
-    assert len(pool.images) == 36
+    assert np.load(cache / "train.npy").shape == (10, 64, 64, 3)
     assert not list(tmp_path.glob("pools/*.draft"))
 
 
-def test_two_processes_that_open_at_once_get_the_same_pool(folder: Path, tmp_path: Path) -> None:
-    with child(folder, tmp_path) as first, child(folder, tmp_path) as second:
-        printed = [process.communicate(timeout=PATIENCE_S)[0] for process in (first, second)]
+def test_of_two_processes_that_open_at_once_only_one_fills_the_cache(tmp_path: Path) -> None:
+    with child(tmp_path, "") as first, child(tmp_path, "") as second:
+        printed = {process.communicate(timeout=PATIENCE_S)[0] for process in (first, second)}
 
-    assert printed[0].split() == printed[1].split()
-    assert printed[0].split() == list(open_pool(str(folder), tmp_path, seed=0).image_ids)
+    assert len(printed) == 1
+    assert (tmp_path / "written").read_text() == "once "
 
 
-def test_a_full_disk_is_a_clear_error_and_leaves_no_partial_cache(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_a_full_disk_leaves_no_partial_cache(tmp_path: Path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))  # the images need 7,680 bytes
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))  # the images need 122,880 bytes
     try:
-        with pytest.raises(PoolError, match=r"DATA_DIR=.* has space left"):
-            open_pool(str(folder), tmp_path, seed=0)
+        with pytest.raises(OSError, match=r"requested and"):
+            open_cache(tmp_path, "digits", "all", write)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
     assert [path.suffix for path in (tmp_path / "pools").iterdir()] == [".lock"]
-    assert len(open_pool(str(folder), tmp_path, seed=0).images) == 36
 
 
 @pytest.mark.parametrize("file", ["train.npy", "meta.json", "index.json", "test_labels.npy"])
-def test_a_damaged_cache_is_named(pool: Pool, folder: Path, tmp_path: Path, file: str) -> None:
-    whole = (pool.folder / file).read_bytes()
-    (pool.folder / file).write_bytes(whole[: len(whole) // 2])
+def test_a_damaged_cache_is_named(digits: Pool, tmp_path: Path, file: str) -> None:
+    whole = (digits.folder / file).read_bytes()
+    (digits.folder / file).write_bytes(whole[: len(whole) // 2])
 
-    with pytest.raises(PoolError, match=r"the cache .*folder-.* is damaged .* delete this folder"):
-        open_pool(str(folder), tmp_path, seed=0)
+    with pytest.raises(PoolError, match=r"the cache .*digits-.* is damaged .* delete this folder"):
+        open_pool("digits", tmp_path, seed=0)
 
 
-def test_reading_labels_from_a_deleted_cache_is_a_clear_error(pool: Pool) -> None:
-    (pool.folder / "train_labels.npy").unlink()
+def test_reading_labels_from_a_deleted_cache_is_a_clear_error(digits: Pool) -> None:
+    (digits.folder / "train_labels.npy").unlink()
 
     with pytest.raises(PoolError, match="start again"):
-        true_labels(pool)
+        true_labels(digits)

@@ -8,11 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from backend.images import class_folder
+from backend.images import pixels
 from backend.images.pool import Pool, open_pool
 from tests.unit.images.image_folders import (
-    BLUE,
-    GREEN,
     class_by_color,
     make_folder,
     save_image,
@@ -40,28 +38,28 @@ def test_the_same_seed_holds_out_the_same_images_in_any_folder(tmp_path: Path) -
     second = open_pool(str(there), tmp_path / "other", seed=7)
 
     assert first.image_ids == second.image_ids
-    assert np.array_equal(first.images, second.images)
-    assert np.array_equal(first.validation.images, second.validation.images)
+    assert np.array_equal(first.images[:], second.images[:])
+    assert np.array_equal(first.validation.images[:], second.validation.images[:])
 
 
 def test_another_seed_holds_out_others_without_decoding_again(
     pool: Pool, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(class_folder, "_decode")
+    monkeypatch.delattr(pixels, "frame")
 
     other = open_pool(str(folder), tmp_path, seed=1)
 
     assert set(other.image_ids) != set(pool.image_ids)
     again = open_pool(str(folder), tmp_path, seed=0)
     assert again.image_ids == pool.image_ids
-    assert np.array_equal(again.images, pool.images)
+    assert np.array_equal(again.images[:], pool.images[:])
 
 
 def test_a_rare_class_keeps_half_of_its_images_in_the_pool(tmp_path: Path) -> None:
     for i in range(58):
-        save_image(tmp_path / f"images/train/cat/{i}.png")
+        save_image(tmp_path / f"images/train/cat/{i}.png", (255, 0, i))
     for i in range(2):
-        save_image(tmp_path / f"images/train/dog/{i}.png", GREEN)
+        save_image(tmp_path / f"images/train/dog/{i}.png", (0, 255, i))
 
     pool = open_pool(str(tmp_path / "images"), tmp_path, seed=0)
 
@@ -71,19 +69,9 @@ def test_a_rare_class_keeps_half_of_its_images_in_the_pool(tmp_path: Path) -> No
 def test_images_added_later_remove_none_from_the_pool(folder: Path, tmp_path: Path) -> None:
     before = open_pool(str(folder), tmp_path, seed=0)
     for i in range(9):  # 49 images hold out 4, as 40 do
-        save_image(folder / f"train/cat/new-{i}.png", BLUE)
+        save_image(folder / f"train/cat/new-{i}.png", (0, 0, i))
 
     after = open_pool(str(folder), tmp_path, seed=0)
 
     assert len(after.image_ids) == 45
     assert set(before.image_ids) < set(after.image_ids)
-
-
-def test_writing_into_the_images_leaves_the_cache_as_it_was(
-    pool: Pool, folder: Path, tmp_path: Path
-) -> None:
-    before = pool.images.copy()
-    pool.images[:] = 0
-
-    assert np.array_equal(open_pool(str(folder), tmp_path, seed=0).images, before)
-    assert isinstance(pool.images, np.memmap)

@@ -17,6 +17,8 @@ import pytest
 from PIL import Image
 
 from backend.base.errors import ImageError
+from backend.images.decode import open_image
+from backend.images.framing import FramingName, View, frame
 from backend.labelstudio.task_images import MAX_BYTES, load_task_image
 from tests.patience import PATIENCE_S
 
@@ -41,12 +43,17 @@ def red_and_blue() -> Image.Image:
     return image
 
 
-def load(value: str, url: str = "http://127.0.0.1:1", give_up_after_s: float = 30.0) -> Any:
+def load(
+    value: str,
+    url: str = "http://127.0.0.1:1",
+    give_up_after_s: float = 30.0,
+    view: View = View(2),  # noqa: B008
+) -> Any:
     return load_task_image(
         value,
         label_studio_url=url,
         api_key=TOKEN,
-        image_size=64,
+        view=view,
         max_pixels=50_000_000,
         give_up_after_s=give_up_after_s,
     )
@@ -119,21 +126,21 @@ def elsewhere() -> Iterator[Server]:
 def test_a_data_uri_is_decoded_to_its_pixels() -> None:
     pixels = load(data_uri(encoded(red_and_blue())))
     assert pixels.dtype == np.uint8
-    assert pixels.tolist() == [[list(RED), list(BLUE)]]
+    assert pixels.tolist() == [[list(RED), list(BLUE)]] * 2  # mirrored below
 
 
 def test_an_image_is_turned_upright_by_its_exif() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by a quarter, clockwise
     pixels = load(data_uri(encoded(red_and_blue(), exif=exif)))
-    assert pixels.tolist() == [[list(RED)], [list(BLUE)]]
+    assert pixels.tolist() == [[list(RED)] * 2, [list(BLUE)] * 2]
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16"])
 def test_every_pixel_format_is_converted_to_rgb(mode: str) -> None:
     image = Image.new(mode, (4, 3))
     pixels = load(data_uri(encoded(image, "TIFF"), "image/tiff"))
-    assert pixels.shape == (3, 4, 3)
+    assert pixels.shape == (2, 2, 3)
 
 
 @pytest.mark.parametrize(
@@ -170,14 +177,13 @@ def test_an_image_of_more_than_50_megapixels_is_refused_undecoded(side: int) -> 
         load(data_uri(bomb))
 
 
-def test_a_large_image_is_reduced_but_keeps_enough_pixels_for_the_model() -> None:
-    halves = Image.new("1", (6000, 1000))
-    halves.paste(1, (3000, 0, 6000, 1000))
-    pixels = load(data_uri(encoded(halves)))
-    # 3 x 64 pixels and more are left of each side: 6,000 / 31, and 1,000 / 5
-    assert pixels.shape == (200, 194, 3)
-    assert (pixels[:, :96] == 0).all()
-    assert (pixels[:, 98:] == 255).all()
+@pytest.mark.parametrize("framing", ["whole", "middle"])
+def test_a_tasks_image_is_framed_as_the_pools(framing: FramingName) -> None:
+    picture = Image.effect_noise((300, 100), 100)
+    content, view = encoded(picture), View(64, framing)
+    with open_image(io.BytesIO(content), 1_000_000) as image:
+        expected = frame(image, framing, (view.side_px, view.side_px))
+    assert np.array_equal(load(data_uri(content), view=view), expected)
 
 
 # Label Studio
@@ -189,7 +195,7 @@ def test_an_image_in_label_studio_is_fetched_with_the_token(
 ) -> None:
     url = label_studio.serve("/data/upload/1/a.png", encoded(red_and_blue()))
     value = url.removeprefix(label_studio.url) if is_relative else url
-    assert load(f"{value}?d=1", label_studio.url).shape == (1, 2, 3)
+    assert load(f"{value}?d=1", label_studio.url).shape == (2, 2, 3)
     assert label_studio.requests == [("/data/upload/1/a.png?d=1", f"Token {TOKEN}")]
 
 

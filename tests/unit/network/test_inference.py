@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
+from backend.base.arrays import ImageView
 from backend.base.errors import BrokenVersionError
 from backend.network import inference, resnet
 
@@ -25,7 +27,7 @@ def model(device: str) -> nn.Module:
     return inference.load_model(resnet.build(5, None, seed=0).state_dict(), 5, device)
 
 
-def noise(*shape: int) -> inference.Images:
+def noise(*shape: int) -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
 
 
@@ -85,31 +87,18 @@ def test_white_is_normalized_as_imagenet_models_expect() -> None:
     torch.testing.assert_close(normal, torch.tensor([2.2489, 2.4286, 2.6400]), atol=1e-4, rtol=0)
 
 
-def test_images_of_different_sizes_become_squares_of_one_size() -> None:
-    red_over_blue = np.zeros((40, 10, 3), np.uint8)
-    red_over_blue[:20, :, 0] = red_over_blue[20:, :, 2] = 200
-    green = np.full((3, 7, 3), (0, 90, 0), np.uint8)
-    squares = inference.to_array([red_over_blue, green], 8)
-    assert squares.shape == (2, 8, 8, 3)
-    assert squares.dtype == np.uint8
-    assert squares[0, 0, 0].tolist() == [200, 0, 0]
-    assert squares[0, 7, 7].tolist() == [0, 0, 200]
-    assert (squares[1] == (0, 90, 0)).all()
-    assert inference.to_array([], 8).shape == (0, 8, 8, 3)
-
-
 def test_a_shrunk_image_averages_its_pixels_instead_of_skipping_some() -> None:
     stripes = np.zeros((64, 64, 3), np.uint8)
     stripes[:, ::8] = 240  # one column in eight
-    shrunk = inference.to_array([stripes], 8)[0, :, 1:-1]
+    batch = inference.on_device(stripes[None], torch.device("cpu"))
+    shrunk = inference.resize_bytes(batch, 8)[..., 1:-1]
     assert set(shrunk.flatten().tolist()) == {240 // 8}
 
 
-def test_a_single_image_is_predicted_as_in_the_pool(model: nn.Module, device: str) -> None:
-    pool = noise(3, 48, 24)
-    squares = inference.to_array(list(pool), 32)
-    np.testing.assert_allclose(
-        inference.predict(model, squares, image_size=32, device=device).probs,
-        inference.predict(model, pool, image_size=32, device=device).probs,
-        atol=0.01,
+def test_a_view_is_predicted_like_the_images_that_it_shows(model: nn.Module, device: str) -> None:
+    pool, rows = noise(5, 32, 32), np.array([4, 0, 4])
+    view = ImageView(pool, rows)
+    np.testing.assert_array_equal(
+        inference.predict(model, view, image_size=32, device=device, batch_size=2).probs,
+        inference.predict(model, pool[rows], image_size=32, device=device, batch_size=2).probs,
     )

@@ -10,11 +10,10 @@ import pytest
 import safetensors.torch
 import torch
 
-from backend.base.arrays import Labels
+from backend.base.arrays import Images, Labels
 from backend.base.errors import TooFewLabelsError, TrainingError
 from backend.measures.evaluation import evaluate
 from backend.network import inference, resnet, training
-from backend.network.inference import Images
 from backend.network.training import Recipe
 
 QUICK = Recipe(image_size=32, batch_size=8, min_steps=3, epochs=1)

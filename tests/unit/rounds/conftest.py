@@ -13,7 +13,7 @@ import torch
 
 from backend.base.labeling import Annotation, Asked, NewTask, Task, TaskReading
 from backend.base.settings import Settings
-from backend.images.pool import Pool, open_pool, seed_labels, true_labels
+from backend.images.pool import LabeledSplit, Pool, open_pool, seed_labels, true_labels
 from backend.network.training import Recipe
 from backend.rounds import batches, observe, rounds
 from backend.rounds.annotators import annotator_figures
@@ -44,7 +44,9 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Pool:
         whole,
         image_ids=whole.image_ids[:250],
         images=whole.images[:250],
-        test=replace(whole.test, images=whole.test.images[:60], labels=whole.test.labels[:60]),
+        test=LabeledSplit(
+            whole.test.image_ids[:60], whole.test.images[:60], whole.test.labels[:60]
+        ),
     )
 
 

@@ -156,7 +156,7 @@ def test_neither_the_test_split_nor_hidden_labels_influence_a_choice(
     for is_changed in (False, True):
         test = loop.pool.test
         if is_changed:
-            test = replace(test, images=255 - test.images, labels=test.labels[::-1].copy())
+            test = replace(test, images=255 - test.images[:], labels=test.labels[::-1].copy())
             np.save(labels_file, np.random.default_rng(1).permutation(np.load(labels_file)))
         project = OracleProject(loop.pool.classes)
         own = replace(

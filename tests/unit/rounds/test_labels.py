@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from backend.images.pool import true_labels
+from backend.images.digest import digest
+from backend.images.pool import open_pool, true_labels
 from backend.network import resnet
 from backend.rounds import batches, scoring
 from backend.rounds.annotators import annotator_figures
 from backend.rounds.labels import LabelReading, read_labels
 from backend.rounds.loop import Loop
 from scripts.research.oracle import OracleProject
+from tests.unit.images.image_folders import save_image
 from tests.unit.rounds.conftest import (
     BOTH,
     NAMES,
@@ -311,3 +313,21 @@ def test_recorded_fold_probabilities_of_another_number_of_classes_are_ignored(
     ask(animals, "b", PERHAPS_DOG)
     reading = read(animals, annotation("a", "Cat"), annotation("b", "Dog"))
     assert reading.probs.keys() == {"b"}
+
+
+def test_an_annotation_of_a_copy_counts_for_the_first_image(animals: Loop, tmp_path: Path) -> None:
+    for number, name in enumerate(("a.png", "b.png", "copy.png")):
+        save_image(tmp_path / f"photos/{name}", (9, 9, number % 2))  # the copy equals a.png
+    pool = open_pool(
+        str(tmp_path / "photos"), tmp_path, seed=0, classes=animals.pool.classes, image_size=16
+    )
+    loop = replace(animals, pool=pool)
+    first, copy, unknown = digest("a.png"), digest("copy.png"), digest("c.png")
+    given = [
+        replace(annotation("a", label, at=at), image_id=image_id)
+        for image_id, label, at in ((copy, "Dog", 1), (unknown, "Cat", 1))
+    ]
+    reading = read(loop, *given)
+    assert reading.labels.image_ids == (first,)
+    assert list(reading.labels.classes) == [1]
+    assert reading.labels.left_out == {"not of the pool": 1}

@@ -51,7 +51,7 @@ def project() -> OracleProject:
 
 @pytest.fixture
 def loop(tmp_path: Path, project: OracleProject) -> Loop:
-    nothing = LabeledSplit(np.zeros((0, 2, 2, 3), np.uint8), np.zeros(0, np.int64))
+    nothing = LabeledSplit((), np.zeros((0, 2, 2, 3), np.uint8), np.zeros(0, np.int64))
     return Loop(
         settings=Settings.model_construct(data_dir=tmp_path, overlap="1", batch_size=10),
         root=project_root(tmp_path, PROJECT),
@@ -66,6 +66,7 @@ def loop(tmp_path: Path, project: OracleProject) -> Loop:
             may_flip=False,
             notice="",
             folder=tmp_path,
+            image_size=32,
         ),
         weights="none",
         recipe=Recipe(image_size=32),

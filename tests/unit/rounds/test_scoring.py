@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 import safetensors.numpy
+from torch import nn
 
+from backend.base.arrays import Images
 from backend.base.errors import NoModelError
+from backend.base.progress import Progress
+from backend.images.framing import View
+from backend.images.pool import Pool
+from backend.network.inference import Outputs, predict
 from backend.rounds import batches, scoring
 from backend.rounds.loop import Loop
 from backend.store import model_outputs
@@ -58,6 +69,69 @@ def test_probabilities_with_nan_are_named_with_their_version(
         batches.choose_batch(loop, 5, "margin")
 
 
+def test_only_new_images_are_scored_and_embedded_and_removed_ones_are_forgotten(
+    loop: Loop, project: OracleProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = replace(loop.pool, image_ids=loop.pool.image_ids[:240], images=loop.pool.images[:240])
+    small = replace(loop, pool=few)
+    seed(small, project)
+    meta = train(small)
+    probs = scoring.pool_probs(small, meta, quiet)
+    _, before = scoring.embeddings_of(small, meta, quiet)
+    n_predicted: list[int] = []
+    run = predict
+
+    def count(model: nn.Module, images: Images, **options: Any) -> Outputs:
+        n_predicted.append(len(images))
+        return run(model, images, **options)
+
+    monkeypatch.setattr(scoring, "predict", count)
+    rows = slice(5, 250)  # 5 images are gone, 10 are new
+    grown = replace(
+        loop,
+        pool=replace(loop.pool, image_ids=loop.pool.image_ids[rows], images=loop.pool.images[rows]),
+    )
+
+    assert np.array_equal(scoring.pool_probs(grown, meta, quiet)[:235], probs[5:])
+    _, after = scoring.embeddings_of(grown, meta, quiet)
+
+    assert n_predicted == [10, 10, 0, 0]  # scores; then the pool, validation and test
+    assert np.array_equal(after.pool[:235], before.pool[5:])
+    assert np.array_equal(after.validation, before.validation)
+    assert np.isfinite(after.pool).all()
+    kept = model_outputs.load_pool_probs(loop.root, meta.version)
+    assert kept is not None
+    assert kept[0] == grown.pool.image_ids
+    scoring.pool_probs(grown, meta, quiet)
+    scoring.embeddings_of(grown, meta, quiet)
+    assert len(n_predicted) == 4
+
+
+def test_a_version_is_scored_with_the_view_that_it_was_trained_with(
+    loop: Loop, project: OracleProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seed(loop, project)
+    meta = train(loop)
+    assert meta.view == View(32)
+    old = meta.model_copy(update={"framing": "middle"})
+    views: list[View | None] = []
+    images_of = Pool.images_of
+
+    def record(
+        pool: Pool, ids: Sequence[str], view: View | None = None, progress: Progress = quiet
+    ) -> Images:
+        views.append(view)
+        return images_of(pool, ids, view, progress)
+
+    monkeypatch.setattr(Pool, "images_of", record)
+    (loop.root / "r0001/pool.safetensors").unlink()
+    (loop.root / "r0001/validation.safetensors").unlink()
+    scoring.pool_probs(loop, old, quiet)
+    scoring.predicted_classes(loop, old)
+    scoring.embeddings_of(loop, old, quiet)
+    assert views == [View(32, "middle")] * 5
+
+
 @pytest.mark.parametrize("is_empty", [True, False], ids=["empty", "of another network"])
 def test_damaged_scores_and_embeddings_are_computed_again(
     loop: Loop, project: OracleProject, is_empty: bool
@@ -67,8 +141,11 @@ def test_damaged_scores_and_embeddings_are_computed_again(
     probs = scoring.pool_probs(loop, meta, quiet)
     key, kept = scoring.embeddings_of(loop, meta, quiet)
     [path] = (loop.root / "embeddings").iterdir()
-    narrow = {name: rows[:, :7] for name, rows in vars(kept).items()}
-    content = b"" if is_empty else safetensors.numpy.save(narrow)
+    ids = [f"i{row}" for row in range(3)]
+    narrow = safetensors.numpy.save(
+        {"embeddings": kept.pool[:3, :7]}, {"image_ids": json.dumps(ids)}
+    )
+    content = b"" if is_empty else narrow
     for damaged in (loop.root / "r0001/pool.safetensors", path):
         damaged.write_bytes(content)
     np.testing.assert_allclose(scoring.pool_probs(loop, meta, quiet), probs, atol=0.01)

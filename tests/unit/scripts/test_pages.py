@@ -79,7 +79,7 @@ def test_setting_rows_are_rewritten_and_rows_of_other_variables_are_kept() -> No
 
 def test_a_row_gives_default_allowed_values_and_meaning() -> None:
     page = SETTINGS_PAGE.read_text()
-    assert "| `IMAGE_SIZE` | `64` | 16 to 512, a multiple of 8 | The side" in page
+    assert "| `IMAGE_SIZE` | `auto` | 16 to 512, a multiple of 8 | The side" in page
     assert "| `PROJECT_TITLE` | `Tightloop` | 3 to 50 characters | The title" in page
     assert "| `RECONCILE_EVERY` | `60` | more than 0 | Seconds" in page
     assert "| `BLIND` | `false` | `true`, `false` | " in page

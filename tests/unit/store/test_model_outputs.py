@@ -12,6 +12,7 @@ import pytest
 import safetensors.numpy
 
 from backend.base.errors import NoModelError
+from backend.images.framing import View
 from backend.store import model_outputs
 from backend.store.project_record import project_root
 from tests.unit.store.test_registry import meta, save
@@ -148,37 +149,46 @@ def test_damaged_validation_probabilities_are_treated_as_missing(
     assert model_outputs.load_validation_probs(root, "r0001", LABELS) is None
 
 
-def test_embeddings_are_loaded_only_for_their_body_image_size_and_pool(tmp_path: Path) -> None:
-    rows = [np.full((n, 2), n, np.float16) for n in (3, 2, 1)]
-    model_outputs.save_embeddings(
-        tmp_path, "k", 32, ("a", "b", "c"), model_outputs.PoolEmbeddings(*rows)
-    )
-    kept = model_outputs.load_embeddings(tmp_path, "k", 32, ("a", "b", "c"))
+def test_embeddings_are_loaded_with_their_ids(tmp_path: Path) -> None:
+    path = tmp_path / "embeddings/k.safetensors"
+    assert model_outputs.load_embeddings(path, 2) is None
+    model_outputs.save_embeddings(path, ("a", "b"), np.array([[1, 2], [3, 4]], np.float16))
+    kept = model_outputs.load_embeddings(path, 2)
     assert kept is not None
-    assert [kept.pool.tolist(), kept.validation.tolist(), kept.test.tolist()] == [
-        row.tolist() for row in rows
+    assert kept[0] == ("a", "b")
+    assert kept[1].tolist() == [[1, 2], [3, 4]]
+
+
+def test_embeddings_of_another_body_view_or_pool_have_another_file(tmp_path: Path) -> None:
+    kept = ("k", View(32), "/photos")
+    others = [
+        ("j", View(32), "/photos"),
+        ("k", View(64), "/photos"),
+        ("k", View(32, "middle"), "/photos"),
+        ("k", View(32), "/paintings"),
     ]
-    for key, size, ids in (("j", 32, "abc"), ("k", 64, "abc"), ("k", 32, "acb")):
-        assert model_outputs.load_embeddings(tmp_path, key, size, tuple(ids)) is None
+    paths = {model_outputs.embeddings_path(tmp_path, *key) for key in (kept, *others)}
+    assert len(paths) == 5
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("embeddings", "ids"),
     [
-        pytest.param({"pool": np.zeros((1, 4), np.float16)}, id="another pool"),
-        pytest.param({"test": np.zeros((1, 5), np.float16)}, id="several widths"),
-        pytest.param({"pool": np.full((2, 4), np.nan, np.float16)}, id="NaN"),
-        pytest.param({"validation": np.zeros(4, np.float16)}, id="one axis"),
-        pytest.param({"validation": np.zeros((1, 4), np.int64)}, id="whole numbers"),
+        pytest.param(np.zeros((1, 4), np.float16), ["a", "b"], id="fewer rows than ids"),
+        pytest.param(np.zeros((2, 5), np.float16), ["a", "b"], id="another width"),
+        pytest.param(np.full((2, 4), np.nan, np.float16), ["a", "b"], id="NaN"),
+        pytest.param(np.zeros(2, np.float16), ["a", "b"], id="one axis"),
+        pytest.param(np.zeros((2, 4), np.int64), ["a", "b"], id="whole numbers"),
+        pytest.param(np.zeros((2, 4), np.float16), ["a", 5], id="a number for an id"),
+        pytest.param(np.zeros((2, 4), np.float16), None, id="no ids"),
     ],
 )
-def test_damaged_embeddings_are_treated_as_missing(tmp_path: Path, changes: dict[str, Any]) -> None:
-    rows = {name: np.zeros((2, 4), np.float16) for name in ("pool", "validation", "test")}
-    key = (tmp_path, "k", 32, ("a", "b"))
-    model_outputs.save_embeddings(*key, model_outputs.PoolEmbeddings(**rows))
-    assert model_outputs.load_embeddings(*key) is not None
-    [path] = tmp_path.iterdir()
-    path.write_bytes(safetensors.numpy.save(rows | changes))
-    assert model_outputs.load_embeddings(*key) is None
-    path.write_bytes(safetensors.numpy.save({"pool": rows["pool"]}))
-    assert model_outputs.load_embeddings(*key) is None
+def test_damaged_embeddings_are_treated_as_missing(
+    tmp_path: Path, embeddings: np.ndarray[Any, Any], ids: list[Any] | None
+) -> None:
+    path = tmp_path / "k.safetensors"
+    model_outputs.save_embeddings(path, ("a", "b"), np.zeros((2, 4), np.float16))
+    assert model_outputs.load_embeddings(path, 4) is not None
+    metadata = None if ids is None else {"image_ids": json.dumps(ids)}
+    path.write_bytes(safetensors.numpy.save({"embeddings": embeddings}, metadata))
+    assert model_outputs.load_embeddings(path, 4) is None

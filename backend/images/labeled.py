@@ -1,0 +1,57 @@
+"""Keep the pixels of labeled images for good, so that their labels outlive the source's files.
+
+This is no cache: once the source has lost an image, its file here is the only one.
+"""
+
+from __future__ import annotations
+
+import os
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+from PIL import Image
+
+from backend.images.decode import open_image, read_rgb
+
+MAX_SIDE_PX = 512
+PNG_MAX_SIDE_PX = 128  # larger images become JPEG
+JPEG_QUALITY = 95
+
+
+class LabeledFolder:
+    """A project's folder of labeled images, named by their ids."""
+
+    def __init__(self, path: Path, max_pixels: int) -> None:
+        self.path, self.max_pixels = path, max_pixels
+
+    def image_ids(self) -> set[str]:
+        """Return the images that are kept."""
+        if not self.path.exists():
+            return set()
+        with os.scandir(self.path) as entries:
+            return {e.name.partition(".")[0] for e in entries if e.name.endswith((".png", ".jpg"))}
+
+    def open(self, image_id: str) -> BinaryIO:
+        """Open a kept image. Raises FileNotFoundError."""
+        path = self.path / f"{image_id}.png"
+        return (path if path.exists() else path.with_suffix(".jpg")).open("rb")
+
+    def keep(self, image_id: str, original: BinaryIO) -> None:
+        """Keep the whole image, upright, at most MAX_SIDE_PX wide and high.
+
+        Raises ImageError or OSError.
+        """
+        # A remote file is read once and as a whole, because decoders jump back and forth.
+        with open_image(BytesIO(original.read()), self.max_pixels) as image:
+            shrink = max(1.0, max(image.size) / MAX_SIDE_PX)
+            rgb = read_rgb(image, (shrink, shrink))
+        rgb.thumbnail((MAX_SIDE_PX, MAX_SIDE_PX), Image.Resampling.BILINEAR)
+        suffix = ".png" if max(rgb.size) <= PNG_MAX_SIDE_PX else ".jpg"
+        self.path.mkdir(parents=True, exist_ok=True)
+        draft = self.path / f".{image_id}.draft-{os.getpid()}"
+        try:
+            rgb.save(draft, "PNG" if suffix == ".png" else "JPEG", quality=JPEG_QUALITY)
+            draft.replace(self.path / f"{image_id}{suffix}")
+        finally:
+            draft.unlink(missing_ok=True)

@@ -1,0 +1,263 @@
+"""List, decode and open the images of a source for one project."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from backend.base.arrays import Images
+from backend.base.errors import ImageError, PoolError
+from backend.base.progress import Progress
+from backend.images.decode import open_image
+from backend.images.digest import digest
+from backend.images.framing import View
+from backend.images.index import Index
+from backend.images.labeled import LabeledFolder
+from backend.images.listing import Listing, summarize
+from backend.images.pixels import Decoded, Original, PixelStore, stamp
+from backend.images.pool_cache import find_cache
+from backend.images.sources import Source
+from backend.images.splits import draw_validation
+
+log = logging.getLogger(__name__)
+
+# So many images of the pool are decoded before the held-out ones, for the first batch.
+FIRST = 256
+MEASURED = 16  # images that tell how large a source's images are
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SourceImages:
+    """The images of a source, and what one project's index knows about them."""
+
+    source: Source
+    index: Index
+    index_path: Path
+    data_dir: Path
+    image_size: int
+    max_pixels: int
+    labeled: LabeledFolder | None = None  # None: a simulation loses no files
+
+    @property
+    def folder(self) -> Path:
+        """The folder that caches this source's pixels, for all projects."""
+        return source_folder(self.data_dir, self.source.name)
+
+    @cached_property
+    def store(self) -> PixelStore:
+        """The pixels as the next version will see them."""
+        return self._store(View(self.image_size))
+
+    @cached_property
+    def is_decoded(self) -> NDArray[np.bool_]:
+        """Whether the pixels of each image of the index are at hand."""
+        is_held = (self.store.holds(image_id) for image_id in self.index.image_ids)
+        return np.fromiter(is_held, dtype=np.bool_, count=len(self.index))
+
+    @property
+    def n_waiting(self) -> int:
+        """How many images are still to be decoded."""
+        return int(self._is_due.sum())
+
+    @cached_property
+    def retired_ids(self) -> tuple[str, ...]:
+        """The pool's labeled images that the source has lost."""
+        kept = self.labeled.image_ids() if self.labeled else set()
+        is_gone = self.index.table["is_removed"].to_numpy() & (self.index.splits == "pool")
+        ids = self.index.image_ids[is_gone & (self.index.table["copy_of"].to_numpy() == "")]
+        return tuple(image_id for image_id in ids if image_id in kept)
+
+    def find(self, split: str) -> NDArray[np.int64]:
+        """Return the rows of the index that hold the usable, decoded images of a split."""
+        is_found = self.index.is_usable & self.is_decoded & (self.index.splits == split)
+        return np.flatnonzero(is_found)
+
+    def decode(self, progress: Progress, budget_s: float = math.inf) -> SourceImages:
+        """Decode images for about `budget_s` seconds, and record what was found."""
+        due = np.flatnonzero(self._is_due | self._was_too_large)
+        if not len(due):
+            return self
+        is_pool = self.index.splits[due] == "pool"
+        is_late = is_pool & (np.cumsum(is_pool) > FIRST)
+        originals = self._originals(due[np.argsort(is_late + 0.5 * ~is_pool, kind="stable")])
+        until = time.monotonic() + budget_s
+        return self._record(self.store.decode(originals, self.source.open, progress, until))
+
+    def images_of(self, image_ids: Sequence[str], view: View, progress: Progress) -> Images:
+        """Return these images, decoding those that are not decoded for this view.
+
+        Labeled images that the source has lost are read from the labeled folder.
+        """
+        store = self.store if view == View(self.image_size) else self._store(view)
+        missing = [image_id for image_id in image_ids if not store.holds(image_id)]
+        if missing:
+            rows = self.index.rows(missing)
+            rows = rows[~self.index.table["is_removed"].to_numpy()[rows]]
+            store.decode(self._originals(rows), self.source.open, progress)
+            lost = [Original(i, i, "labeled") for i in missing if not store.holds(i)]
+            if lost and self.labeled:
+                store.decode(lost, self.labeled.open, progress)
+        try:
+            return store.images(image_ids)
+        except KeyError as error:
+            raise PoolError(
+                f"cannot read the image {error} of {self.source.name}: restore its file"
+            ) from None
+
+    def read(self, image_id: str) -> bytes:
+        """Return the file of an image. Raises ImageError or OSError."""
+        [entry] = self.index.entries(self.index.rows([image_id]))
+        try:
+            with self.source.open(entry.location) as file:
+                return file.read()
+        except (ImageError, OSError):
+            if self.labeled and image_id in self.labeled.image_ids():
+                with self.labeled.open(image_id) as file:
+                    return file.read()
+            raise
+
+    def keep_labeled(self, image_ids: Sequence[str]) -> None:
+        """Keep the pixels of labeled images for good; log what cannot be read."""
+        if self.labeled is None:
+            return
+        kept = self.labeled.image_ids()
+        lacking = [image_id for image_id in image_ids if image_id not in kept]
+        faults: dict[str, str] = {}
+        for entry in self.index.entries(self.index.rows(lacking)):
+            try:
+                with self.source.open(entry.location) as file:
+                    self.labeled.keep(entry.image_id, file)
+            except (ImageError, OSError) as error:
+                faults[entry.location] = getattr(error, "strerror", None) or str(error)
+        if faults:
+            log.warning("labeled images not kept: %s", summarize(faults, len(lacking)))
+
+    @cached_property
+    def _is_due(self) -> NDArray[np.bool_]:
+        return self.index.is_waiting | (self.index.is_usable & ~self.is_decoded)
+
+    @property
+    def _was_too_large(self) -> NDArray[np.bool_]:
+        """Whether MAX_IMAGE_PIXELS excluded an image; the limit may have been raised since."""
+        reasons = pc.match_substring(self.index.table["left_out"], "MAX_IMAGE_PIXELS")
+        return reasons.to_numpy() & ~self.index.table["is_removed"].to_numpy()
+
+    def _store(self, view: View) -> PixelStore:
+        folder = self.folder / f"{view.framing}-{view.side_px}"
+        return PixelStore(folder, view, self.max_pixels)
+
+    def _originals(self, rows: NDArray[np.int64]) -> list[Original]:
+        return [
+            Original(entry.image_id, entry.location, stamp(entry.size, entry.modified))
+            for entry in self.index.entries(rows)
+        ]
+
+    def _record(self, found: Decoded) -> SourceImages:
+        """Record content hashes and damaged files in the index."""
+        locations = dict(zip(found.damaged, self._locations([*found.damaged]), strict=True))
+        left_out = {locations[i]: reason for i, reason in found.damaged.items()}
+        unreadable = self._locations([*found.unreadable])
+        left_out |= dict(zip(unreadable, found.unreadable.values(), strict=True))
+        if left_out:
+            log.warning("pool %s: %s", self.source.name, summarize(left_out, len(self.index)))
+        with _locked(self.index_path):
+            index = Index.read(self.index_path) or self.index
+            index = index.record(found.contents, found.damaged)
+            index.write(self.index_path)
+        return replace(self, index=index)
+
+    def _locations(self, image_ids: Sequence[str]) -> list[str]:
+        return [entry.location for entry in self.index.entries(self.index.rows(image_ids))]
+
+
+def source_folder(data_dir: Path, name: str) -> Path:
+    """Return the folder that caches a source's images."""
+    return data_dir / "pools" / digest(name)
+
+
+def update_index(
+    source: Source, path: Path, data_dir: Path, seed: int, progress: Progress
+) -> Index:
+    """List the source, and bring the index at `path` up to date; the first time, hold out images.
+
+    Raises PoolError if the source cannot be listed, or if the index is that of another source.
+    """
+    listing = source.list(progress)
+    with _locked(path):
+        before = Index.read(path) or Index.empty(source.name)
+        if before.source != source.name:  # moved, or another list of the same images
+            if not np.isin(before.image_ids, [image.image_id for image in listing.images]).any():
+                raise PoolError(
+                    f"the index {path} lists the images of {before.source}, and none of "
+                    f"{source.name}: set a new PROJECT_TITLE for other images"
+                )
+            before = replace(before, source=source.name)
+        merged = before.merge(listing)
+        index = merged.index
+        if not len(before):
+            index = index.hold_out(_choose_validation(index, listing, data_dir, seed))
+        if not index.table.equals(before.table) or index.classes != before.classes:
+            index.write(path)
+    if len(before):
+        for change in ("added", "changed", "removed"):
+            if n_images := len(getattr(merged, change)):
+                log.info("pool %s: %d images %s", source.name, n_images, change)
+    if listing.left_out and (merged.added or merged.changed):
+        n_files = len(listing.images) + len(listing.left_out)
+        log.warning("pool %s: %s", source.name, summarize(listing.left_out, n_files))
+    return index
+
+
+def measure_side(source: Source, index: Index, max_pixels: int) -> int:
+    """Return the longest side of the first images that can be read, 0 if none can be read."""
+    sides = [0]
+    for entry in index.entries(np.flatnonzero(~index.table["is_removed"].to_numpy())[:MEASURED]):
+        with (
+            suppress(ImageError, OSError),
+            source.open(entry.location) as file,
+            open_image(BytesIO(file.read()), max_pixels) as image,
+        ):
+            sides.append(max(image.size))
+    return max(sides)
+
+
+def _choose_validation(index: Index, listing: Listing, data_dir: Path, seed: int) -> list[str]:
+    """Choose the images to hold out, as earlier releases did if their cache is still there.
+
+    None if the source names validation images itself, or if some images have no label.
+    """
+    if any(image.split in ("", "validation") for image in listing.images):
+        return []
+    ids, labels = index.image_ids, index.labels
+    may_hold_out = (index.splits == "pool") & (labels != "")
+    ids, labels = ids[may_hold_out], labels[may_hold_out]
+    if cache := find_cache(data_dir, f"folder-{digest(index.source)}"):
+        with suppress(OSError, ValueError, KeyError):
+            cached_ids = json.loads((cache / "index.json").read_text())["image_ids"]
+            is_known = np.isin(np.array(cached_ids, dtype=object), ids)
+            held_out = draw_validation(cached_ids, np.load(cache / "train_labels.npy"), seed)
+            return [cached_ids[row] for row in held_out if is_known[row]]
+    _, positions = np.unique(labels.astype(str), return_inverse=True)
+    return [str(ids[row]) for row in draw_validation(ids.tolist(), positions, seed)]
+
+
+@contextmanager
+def _locked(index_path: Path) -> Iterator[None]:
+    """Wait until no other process changes the index."""
+    index_path.parent.mkdir(parents=True, exist_ok=True)
+    with index_path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
