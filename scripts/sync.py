@@ -2,9 +2,11 @@
 
     python -m scripts.sync --count 50
     python -m scripts.sync --count 50 --strategy margin --dry-run
+    python -m scripts.sync --rescan
 
 Only needed to ask for more images than the ranker does automatically. An image that is already in a
-task is never asked again.
+task is never asked again. With --rescan, no image is asked; the trainer then looks for images that
+were added to the pool or removed from it, which it otherwise does every RESCAN_EVERY seconds.
 """
 
 from __future__ import annotations
@@ -15,9 +17,12 @@ from typing import Any
 from backend.base.command_line import CommandParser, run
 from backend.base.settings import load_settings
 from backend.base.strategy_names import STRATEGIES
+from backend.queue.training_queue import TrainingQueue
 from backend.rounds import batches
 from backend.rounds.observe import read_everything_changed
 from backend.store.files import lock
+from backend.store.project_record import pick_project
+from backend.web.controls import LocalControls
 from scripts.console.options import add_project_option, at_least, open_chosen
 from scripts.console.progress_bars import progress_bar
 
@@ -29,11 +34,20 @@ def main() -> int:
     parser.add_argument("--strategy", choices=STRATEGIES, help="instead of the setting STRATEGY")
     parser.add_argument("--dry-run", action="store_true", help="only print what would be asked")
     parser.add_argument("--json", action="store_true", help="print the images and why, as JSON")
+    parser.add_argument(
+        "--rescan", action="store_true", help="only have the pool searched for new images, now"
+    )
     add_project_option(parser)
     arguments = parser.parse_args()
     settings = load_settings()
+    if arguments.rescan:
+        queue = TrainingQueue(settings.redis_url.get_secret_value())
+        project_id = pick_project(settings.model_dir, arguments.project)
+        LocalControls(settings, queue).rescan_now(project_id)
+        print("the trainer looks for new images: the dashboard shows what it finds")
+        return 0
     with progress_bar() as progress:
-        _, loop = open_chosen(settings, arguments.project, progress, rescan=True)
+        _, loop = open_chosen(settings, arguments.project, progress)
         with lock(loop.root, "push"):
             read_everything_changed(loop.project, loop.store)
             batch = batches.choose_batch(
@@ -48,7 +62,8 @@ def main() -> int:
     if arguments.dry_run:
         for image_id, confidence in zip(batch.image_ids, batch.confidences, strict=True):
             print(f"{confidence:.4f}  {image_id}")
-    print(_summary(batch, arguments.count, is_dry_run=arguments.dry_run))
+    n_waiting = loop.pool.n_waiting
+    print(_summary(batch, arguments.count, n_waiting, is_dry_run=arguments.dry_run))
     return 0
 
 
@@ -65,8 +80,10 @@ def _report(batch: batches.Batch, *, is_dry_run: bool) -> dict[str, Any]:
     }
 
 
-def _summary(batch: batches.Batch, count: int, *, is_dry_run: bool) -> str:
+def _summary(batch: batches.Batch, count: int, n_waiting: int, *, is_dry_run: bool) -> str:
     asked = len(batch.image_ids)
+    if not asked and n_waiting:
+        return f"nothing to ask yet: {n_waiting:,} images wait to be decoded"
     if not asked:
         return "nothing to ask: every image of the pool is in a task already"
     verb = "would ask" if is_dry_run else "asked"

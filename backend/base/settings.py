@@ -179,6 +179,13 @@ class Settings(BaseSettings):
         alias="RECONCILE_EVERY",
         description="Seconds between two checks for annotations whose webhook was lost.",
     )
+    rescan_every_s: float = Field(
+        600.0,
+        gt=0,
+        alias="RESCAN_EVERY",
+        description="Seconds between two searches for images that were added to the pool or "
+        "removed from it. CIFAR-10 and the digits never change.",
+    )
 
     # Where it runs
     device: Literal["auto", "cpu", "cuda"] = Field(

@@ -59,6 +59,12 @@ class Decoded:
     damaged: dict[str, str] = field(default_factory=dict)  # image id -> reason
     unreadable: dict[str, str] = field(default_factory=dict)  # the same; may be temporary
 
+    def add(self, other: Decoded) -> None:
+        """Add what became of other images."""
+        self.contents |= other.contents
+        self.damaged |= other.damaged
+        self.unreadable |= other.unreadable
+
 
 def stamp(size: int, modified: str) -> str:
     """Return a short text that changes if an original's size or its time of change does."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,10 +23,10 @@ from backend.images.cifar10 import Cifar10UnavailableError, cache_cifar10
 from backend.images.data_uri import original_uri, png_uri
 from backend.images.digits import cache_digits
 from backend.images.framing import View
-from backend.images.index import Index
+from backend.images.index import Index, Merged
 from backend.images.labeled import LabeledFolder
 from backend.images.source_images import SourceImages, measure_side, source_folder, update_index
-from backend.images.sources import find_source
+from backend.images.sources import MissingSource, Source, find_source
 from backend.images.splits import draw_balanced, draw_validation
 
 log = logging.getLogger(__name__)
@@ -76,9 +76,19 @@ class Pool:
         return self.image_ids + self.retired_ids
 
     @property
+    def removed_ids(self) -> frozenset[str]:
+        """The images that the source has lost, whether they are labeled or not."""
+        return self.source.removed_ids if self.source else frozenset()
+
+    @property
     def n_waiting(self) -> int:
-        """How many images are listed, but not decoded yet."""
+        """How many images are still to be decoded, without those that cannot be read now."""
         return self.source.n_waiting if self.source else 0
+
+    @property
+    def fault(self) -> str:
+        """Why none of the waiting images could be read just now, or ""."""
+        return self.source.fault if self.source else ""
 
     def canonical(self, image_id: str) -> str:
         """Return the image that counts for this one: the first with the same content."""
@@ -153,6 +163,7 @@ def open_pool(
     image_hosts: Sequence[str] = (),
     rescan: bool = True,
     budget_s: float = math.inf,
+    needed: Collection[str] = (),
     max_pixels: int = MAX_IMAGE_PIXELS,
     progress: Progress = quiet,
 ) -> Pool:
@@ -160,21 +171,22 @@ def open_pool(
 
     `index` is the project's index file; labeled images are kept beside it. Without `index`, the
     index is in data_dir and no image is kept. `classes` are those of the labels, if they are known.
-    With `rescan`, or if there is no index yet, the source is listed; then images are decoded for
-    about `budget_s` seconds. Files of more than `max_pixels` are left out. Raises PoolError.
+    With `rescan`, or if there is no index yet, the source is listed. Then images are decoded for
+    about `budget_s` seconds, and those that are `needed` in any case. Files of more than
+    `max_pixels` are left out. If the source is gone, the decoded images remain. Raises PoolError.
     """
     try:
         if found := _cache_arrays(name, data_dir, progress):
             return _read_arrays(*found, seed, image_size)
-        source = find_source(name, image_hosts=image_hosts)
+        source = _find_source(name, image_hosts, index)
         path = index or source_folder(data_dir, source.name) / f"index-{seed}.parquet"
         if rescan or (listed := Index.read(path)) is None:
-            listed = update_index(source, path, data_dir, seed, progress)
+            listed = update_index(source, path, data_dir, seed, progress).index
         if image_size == "auto":
             image_size = choose_image_size(measure_side(source, listed, max_pixels))
         labeled = LabeledFolder(index.parent / "labeled", max_pixels) if index else None
         images = SourceImages(source, listed, path, data_dir, image_size, max_pixels, labeled)
-        return _read_source(images.decode(progress, budget_s), classes)
+        return _read_source(images.decode(progress, budget_s, needed), classes)
     except OSError as error:
         raise PoolError(
             f"POOL={name}: {error}; check that DATA_DIR={data_dir} is writable and has space left"
@@ -186,11 +198,26 @@ def choose_image_size(side_px: int) -> int:
     return SMALL_PX if side_px <= SMALL_PX else LARGE_PX
 
 
-def decode_some(pool: Pool, budget_s: float, progress: Progress = quiet) -> Pool:
-    """Decode waiting images for about `budget_s` seconds, and return the pool with them."""
-    if pool.source is None or not pool.n_waiting:
-        return pool
-    return _read_source(pool.source.decode(progress, budget_s), pool.classes)
+def rescan(
+    pool: Pool,
+    seed: int,
+    *,
+    must_list: bool,
+    budget_s: float,
+    needed: Collection[str] = (),
+    progress: Progress = quiet,
+) -> tuple[Pool, Merged | None]:
+    """Decode waiting images for about `budget_s` seconds; with `must_list`, list the source before.
+
+    Returns the pool as it is then, and what the listing changed. Raises PoolError if the source is
+    out of reach; nothing is then changed.
+    """
+    images, merged = pool.source, None
+    if images is None:  # CIFAR-10 and the digits never change
+        return pool, None
+    if must_list:
+        images, merged = images.list_again(seed, progress)
+    return _read_source(images.decode(progress, budget_s, needed), pool.classes), merged
 
 
 def true_labels(pool: Pool) -> dict[str, str]:
@@ -283,6 +310,17 @@ def _read_arrays(
         raise PoolError(
             f"the cache {cache} is damaged ({error!r}): delete this folder, then start again"
         ) from error
+
+
+def _find_source(name: str, image_hosts: Sequence[str], index: Path | None) -> Source:
+    """Find a source; stand in for one that is gone if the project has listed it before."""
+    try:
+        return find_source(name, image_hosts=image_hosts)
+    except PoolError as error:
+        listed = Index.read(index) if index else None
+        if listed is None:
+            raise
+        return MissingSource(listed.source, str(error))
 
 
 def _read_source(images: SourceImages, classes: Sequence[str]) -> Pool:

@@ -7,7 +7,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,9 +24,9 @@ from backend.base.progress import Progress
 from backend.images.decode import open_image
 from backend.images.digest import digest
 from backend.images.framing import View
-from backend.images.index import Index
+from backend.images.index import Index, Merged
 from backend.images.labeled import LabeledFolder
-from backend.images.listing import Listing, summarize
+from backend.images.listing import Listing, shown, summarize
 from backend.images.pixels import Decoded, Original, PixelStore, stamp
 from backend.images.pool_cache import find_cache
 from backend.images.sources import Source
@@ -50,6 +50,8 @@ class SourceImages:
     image_size: int
     max_pixels: int
     labeled: LabeledFolder | None = None  # None: a simulation loses no files
+    n_unreadable: int = 0  # images that the last call of `decode` could not read
+    fault: str = ""  # why that call could not read any image
 
     @property
     def folder(self) -> Path:
@@ -69,8 +71,14 @@ class SourceImages:
 
     @property
     def n_waiting(self) -> int:
-        """How many images are still to be decoded."""
-        return int(self._is_due.sum())
+        """How many images are still to be decoded, without those that cannot be read now."""
+        return int(self._is_due.sum()) - self.n_unreadable
+
+    @property
+    def removed_ids(self) -> frozenset[str]:
+        """The images that the source no longer lists, without copies of others."""
+        is_first = self.index.table["copy_of"].to_numpy() == ""
+        return frozenset(self.index.image_ids[self.index.table["is_removed"].to_numpy() & is_first])
 
     @cached_property
     def retired_ids(self) -> tuple[str, ...]:
@@ -85,16 +93,37 @@ class SourceImages:
         is_found = self.index.is_usable & self.is_decoded & (self.index.splits == split)
         return np.flatnonzero(is_found)
 
-    def decode(self, progress: Progress, budget_s: float = math.inf) -> SourceImages:
-        """Decode images for about `budget_s` seconds, and record what was found."""
-        due = np.flatnonzero(self._is_due | self._was_too_large)
-        if not len(due):
+    def list_again(self, seed: int, progress: Progress) -> tuple[SourceImages, Merged]:
+        """List the source and bring the index up to date; also return what has changed.
+
+        Raises PoolError if the source is out of reach; the index then stays as it was.
+        """
+        merged = update_index(self.source, self.index_path, self.data_dir, seed, progress)
+        return replace(self, index=merged.index, n_unreadable=0, fault=""), merged
+
+    def decode(
+        self, progress: Progress, budget_s: float = math.inf, needed: Collection[str] = ()
+    ) -> SourceImages:
+        """Decode images for about `budget_s` seconds, and record what was found.
+
+        Those of `needed` are decoded in any case, and so are a few if no image of the pool is yet.
+        """
+        is_due = self._is_due | self._was_too_large
+        is_needed = is_due & np.isin(self.index.image_ids, np.array([*needed], dtype=object))
+        due = np.flatnonzero(is_due & ~is_needed)
+        if budget_s <= 0 and len(self.find("pool")):
+            due = due[:0]
+        if not len(due) and not is_needed.any():
             return self
+        found = self.store.decode(
+            self._originals(np.flatnonzero(is_needed)), self.source.open, progress
+        )
         is_pool = self.index.splits[due] == "pool"
         is_late = is_pool & (np.cumsum(is_pool) > FIRST)
         originals = self._originals(due[np.argsort(is_late + 0.5 * ~is_pool, kind="stable")])
         until = time.monotonic() + budget_s
-        return self._record(self.store.decode(originals, self.source.open, progress, until))
+        found.add(self.store.decode(originals, self.source.open, progress, until))
+        return self._record(found)
 
     def images_of(self, image_ids: Sequence[str], view: View, progress: Progress) -> Images:
         """Return these images, decoding those that are not decoded for this view.
@@ -170,14 +199,19 @@ class SourceImages:
         locations = dict(zip(found.damaged, self._locations([*found.damaged]), strict=True))
         left_out = {locations[i]: reason for i, reason in found.damaged.items()}
         unreadable = self._locations([*found.unreadable])
-        left_out |= dict(zip(unreadable, found.unreadable.values(), strict=True))
-        if left_out:
+        of_location = dict(zip(unreadable, found.unreadable.values(), strict=True))
+        if left_out := left_out | of_location:
             log.warning("pool %s: %s", self.source.name, summarize(left_out, len(self.index)))
         with _locked(self.index_path):
             index = Index.read(self.index_path) or self.index
             index = index.record(found.contents, found.damaged)
             index.write(self.index_path)
-        return replace(self, index=index)
+        is_any_read = bool(found.contents or found.damaged)
+        fault = ""
+        if of_location and not is_any_read:
+            location, reason = next(iter(of_location.items()))
+            fault = f"{shown(location)}: {reason}"
+        return replace(self, index=index, n_unreadable=len(unreadable), fault=fault)
 
     def _locations(self, image_ids: Sequence[str]) -> list[str]:
         return [entry.location for entry in self.index.entries(self.index.rows(image_ids))]
@@ -190,7 +224,7 @@ def source_folder(data_dir: Path, name: str) -> Path:
 
 def update_index(
     source: Source, path: Path, data_dir: Path, seed: int, progress: Progress
-) -> Index:
+) -> Merged:
     """List the source, and bring the index at `path` up to date; the first time, hold out images.
 
     Raises PoolError if the source cannot be listed, or if the index is that of another source.
@@ -211,14 +245,10 @@ def update_index(
             index = index.hold_out(_choose_validation(index, listing, data_dir, seed))
         if not index.table.equals(before.table) or index.classes != before.classes:
             index.write(path)
-    if len(before):
-        for change in ("added", "changed", "removed"):
-            if n_images := len(getattr(merged, change)):
-                log.info("pool %s: %d images %s", source.name, n_images, change)
     if listing.left_out and (merged.added or merged.changed):
         n_files = len(listing.images) + len(listing.left_out)
         log.warning("pool %s: %s", source.name, summarize(listing.left_out, n_files))
-    return index
+    return replace(merged, index=index)
 
 
 def measure_side(source: Source, index: Index, max_pixels: int) -> int:

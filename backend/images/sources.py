@@ -36,6 +36,25 @@ class Source(Protocol):
         """Return the address at which a browser can open the image, or None."""
 
 
+class MissingSource:
+    """A source that is out of reach, for example because a disk is not mounted."""
+
+    def __init__(self, name: str, fault: str) -> None:
+        self.name, self.fault = name, fault
+
+    def list(self, progress: Progress) -> Listing:  # noqa: ARG002
+        """Raise PoolError with the reason."""
+        raise PoolError(self.fault)
+
+    def open(self, location: str) -> BinaryIO:  # noqa: ARG002
+        """Raise OSError with the reason."""
+        raise OSError(self.fault)
+
+    def url(self, location: str) -> str | None:  # noqa: ARG002
+        """Return None, since no image can be opened."""
+        return None
+
+
 def find_source(name: str, *, image_hosts: Sequence[str]) -> Source:
     """Return the source that `name` means, without listing it.
 

@@ -21,12 +21,13 @@ from rq.serializers import Serializer
 
 log = logging.getLogger(__name__)
 
-JobName = Literal["retrain", "rank"]
+JobName = Literal["retrain", "rescan", "rank"]
 
 MODULE = "backend.workers.jobs"
 # For each function: its queue, and the seconds after which RQ aborts it.
 JOBS: Mapping[str, tuple[str, int]] = {
     "retrain": ("train", 12 * 3600),
+    "rescan": ("train", 12 * 3600),
     "rank": ("rank", 1800),
 }
 QUEUES = ("train", "rank")

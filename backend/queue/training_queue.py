@@ -46,6 +46,7 @@ class Hints:
     looks: int = 0  # counts the requests to look at the project
     hinted_at: float = 0.0  # when a webhook last reported a change
     train_asked_at: float = 0.0  # when a person last requested training
+    rescan_asked_at: float = 0.0  # when a person last requested a search for new images
 
 
 @contextmanager
@@ -98,6 +99,11 @@ class TrainingQueue:
         self._redis.hset(_key(project_id), "train_asked_at", now)
         self.request_look(project_id)
 
+    def ask_for_rescan(self, project_id: int, now: float) -> None:
+        """Store that a person requested a search for new images; request a look."""
+        self._redis.hset(_key(project_id), "rescan_asked_at", now)
+        self.request_look(project_id)
+
     def request_look(self, project_id: int) -> None:
         """Make the ranker and the clock look at the project now."""
         self.notify_clock(project_id)
@@ -115,6 +121,7 @@ class TrainingQueue:
             looks=int(found.get("looks", 0)),
             hinted_at=found.get("hinted_at", 0.0),
             train_asked_at=found.get("train_asked_at", 0.0),
+            rescan_asked_at=found.get("rescan_asked_at", 0.0),
         )
 
     def annotated_since(self, project_id: int, since: float) -> dict[str, float]:

@@ -100,7 +100,10 @@ def push(loop: Loop, batch: Batch) -> int:
     Returns the number of new tasks.
     """
     if not batch.image_ids:
-        log.info("the pool is exhausted: every image has been asked")
+        if n_waiting := loop.pool.n_waiting:
+            log.info("every decoded image has been asked; %d wait to be decoded", n_waiting)
+        else:
+            log.info("the pool is exhausted: every image has been asked")
         return 0
     asked = [_asked(batch, row) for row in range(len(batch.image_ids))]
     new_tasks = [_new_task(loop, batch, row, of_image) for row, of_image in enumerate(asked)]

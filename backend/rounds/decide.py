@@ -7,7 +7,7 @@ The job or the clock then gathers a `State` (backend/rounds/observe.py) and call
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +15,8 @@ from backend.base.settings import Settings
 from backend.store.project_rows import Facts
 
 RankStep = Literal["read", "refresh", "top_up", "refit", "collect_reviews"]
-Step = Literal["retrain"] | RankStep
+TrainStep = Literal["retrain", "rescan"]
+Step = TrainStep | RankStep
 
 READ_EVERY_S = 2.0  # at most this often, however many webhooks arrive
 # Every head adds a prediction to each open task, and a prediction must be kept for as long as an
@@ -25,6 +26,7 @@ REVIEWS_EVERY_S = 60.0
 EXHAUSTED_AGAIN_S = 60.0
 RETRY_AFTER_S: Mapping[str, float] = {
     "retrain": 60.0,
+    "rescan": 60.0,
     "refit": 60.0,
     "read": 10.0,
     "refresh": 10.0,
@@ -45,6 +47,8 @@ class State:
     first_new_at: float | None = None  # when the first of them was noticed
     hinted_at: float = 0.0  # when a webhook last reported a change
     train_asked_at: float = 0.0  # when a person last requested training
+    rescan_asked_at: float = 0.0  # when a person last requested a search for new images
+    may_pool_change: bool = False  # False for CIFAR-10 and the digits
     n_open: int = 0  # tasks that nobody has annotated
     rounds_done: int = 0
     in_service: str = ""  # version name
@@ -54,27 +58,40 @@ class State:
         """Whether a person requested training and no training run has finished since."""
         return self.train_asked_at > self.facts.trained_at
 
+    @property
+    def is_rescan_asked(self) -> bool:
+        """Whether a person requested a search for new images and none has finished since."""
+        return self.rescan_asked_at > self.facts.rescanned_at
+
+    def is_asked(self, step: TrainStep) -> bool:
+        """Return whether a person requested this step."""
+        return self.is_training_asked if step == "retrain" else self.is_rescan_asked
+
 
 @dataclass(frozen=True)
 class Decision:
     """At most one step per queue, and when to look again if nothing happens earlier."""
 
-    train: Literal["retrain"] | None
+    train: TrainStep | None
     rank: RankStep | None
     look_at: float  # infinity if nothing becomes due without a change
 
 
 def decide(state: State, settings: Settings, now: float) -> Decision:
     """Decide what is due at `now` (seconds since the epoch)."""
-    train_at = _train_at(state, settings)
-    steps = list(_rank_steps(state, settings))
-    rank = next((step for step, at in steps if at <= now), None)
-    later = [at for at in (train_at, *(at for _, at in steps)) if at > now]
+    train_steps = _train_steps(state, settings)
+    rank_steps = list(_rank_steps(state, settings))
+    later = [at for _, at in (*train_steps, *rank_steps) if at > now]
     return Decision(
-        train="retrain" if train_at <= now else None,
-        rank=rank,
+        train=next((step for step, at in train_steps if at <= now), None),
+        rank=next((step for step, at in rank_steps if at <= now), None),
         look_at=min(later, default=math.inf),
     )
+
+
+def is_listing_due(state: State, settings: Settings, now: float) -> bool:
+    """Return whether to list the pool's source; otherwise, a rescan only decodes images."""
+    return state.is_rescan_asked or state.facts.rescanned_at + settings.rescan_every_s <= now
 
 
 def batch_is_due(
@@ -88,6 +105,17 @@ def batch_is_due(
     size = settings.batch_size
     has_room = n_open < size or (is_new_version and n_open == size)
     return has_room and not 0 < settings.rounds <= rounds_done
+
+
+def _train_steps(state: State, settings: Settings) -> Sequence[tuple[TrainStep, float]]:
+    """Return each step of the trainer with its due time, most urgent first.
+
+    A rescan that was due before the last training run began comes before the next run, so that
+    new images are found and decoded however often training is due.
+    """
+    train_at, rescan_at = _train_at(state, settings), _rescan_at(state, settings)
+    steps: list[tuple[TrainStep, float]] = [("retrain", train_at), ("rescan", rescan_at)]
+    return steps[::-1] if rescan_at < state.facts.trained_at else steps
 
 
 def _train_at(state: State, settings: Settings) -> float:
@@ -105,6 +133,20 @@ def _train_at(state: State, settings: Settings) -> float:
     if state.n_new and state.first_new_at is not None:
         return max(state.first_new_at + settings.retrain_wait_s, retry_at)
     return math.inf
+
+
+def _rescan_at(state: State, settings: Settings) -> float:
+    """Return when to look for new images, and to decode those that were found."""
+    if not state.may_pool_change:
+        return math.inf
+    facts = state.facts
+    retry_at = _retry_at(state, "rescan")
+    if state.is_rescan_asked:
+        is_asked_again = state.rescan_asked_at > facts.failed_at.get("rescan", 0.0)
+        return state.rescan_asked_at if is_asked_again else retry_at
+    list_at = facts.rescanned_at + settings.rescan_every_s
+    at = min(list_at, facts.decoded_at) if facts.undecoded_images else list_at
+    return max(at, retry_at)
 
 
 def _rank_steps(state: State, settings: Settings) -> Iterator[tuple[RankStep, float]]:

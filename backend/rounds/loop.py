@@ -91,12 +91,13 @@ def open_loop(
     project_id: int,
     project: LabelingProject,
     *,
-    rescan: bool = True,
+    budget_s: float = 0.0,
     progress: Progress = lambda *_: None,
 ) -> Loop:
     """Gather what a project's rounds need, with the pool and weights chosen during set-up.
 
-    Without `rescan`, use the pool as the last training run found it.
+    The pool has the images that are decoded by now, and all annotated ones. Before that, others are
+    decoded for about `budget_s` seconds.
     """
     root = project_root(settings.model_dir, project_id)
     record = read_record(root)
@@ -112,7 +113,10 @@ def open_loop(
         index=root / "pool.parquet",
         classes=record.classes,
         image_size=record.image_size if settings.image_size == "auto" else settings.image_size,
-        rescan=rescan,
+        rescan=False,
+        budget_s=budget_s,
+        needed=ProjectStore(root).annotated_images(),
+        image_hosts=settings.image_hosts,
         max_pixels=settings.max_image_pixels,
         progress=progress,
     )

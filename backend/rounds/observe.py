@@ -15,6 +15,7 @@ from backend.base.labeling import LabelingProject, TaskReading
 from backend.labelstudio.project import CLOCK_SKEW
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds.decide import State
+from backend.store.project_record import read_record
 from backend.store.project_store import ProjectStore
 from backend.store.registry import Registry
 
@@ -28,12 +29,15 @@ def observe(root: Path, queue: TrainingQueue, project_id: int) -> State:
     hints = queue.hints(project_id)
     n_new, first_new_at = count_new(store, queue, project_id)
     current = Registry(root).current()
+    record = read_record(root)
     return State(
         facts=facts,
         n_new=n_new,
         first_new_at=first_new_at,
         hinted_at=hints.hinted_at,
         train_asked_at=max(facts.train_asked_at, hints.train_asked_at),
+        rescan_asked_at=max(facts.rescan_asked_at, hints.rescan_asked_at),
+        may_pool_change=record is not None and record.may_pool_change,
         n_open=store.n_open(),
         rounds_done=Registry(root).last_round(),
         in_service=current.version if current else "",

@@ -19,6 +19,7 @@ from backend.images.framing import View
 from backend.images.pool import Pool
 from backend.measures.calibration import rescale
 from backend.network import resnet
+from backend.network.head import Head
 from backend.network.inference import Outputs, load_model, predict
 from backend.network.resnet_layout import HEAD_TENSORS, resnet18
 from backend.rounds.loop import Loop
@@ -71,6 +72,10 @@ def pool_probs(loop: Loop, meta: Meta, progress: Progress) -> Probs:
     wanted = loop.pool.image_ids
 
     def compute(image_ids: Sequence[str]) -> Probs:
+        if (embeddings := _kept_embeddings(loop, meta, image_ids)) is not None:
+            state = loop.registry.load_own_state(meta.version)
+            head = Head(*(state[name] for name in HEAD_TENSORS))
+            return rescale(_finite(meta, head.probs(embeddings)), meta.temperature)
         images = loop.pool.images_of(image_ids, meta.view, progress)
         return rescale(
             _predict_probs(loop, meta, images, "scoring the pool", progress), meta.temperature
@@ -199,6 +204,15 @@ def _load(loop: Loop, key: str, view: View) -> tuple[tuple[str, ...], Embeddings
     return None
 
 
+def _kept_embeddings(loop: Loop, meta: Meta, image_ids: Sequence[str]) -> Embeddings | None:
+    """Load the version's embeddings of these images, or return None if one has none."""
+    kept = _load(loop, meta.body_key, meta.view) if meta.body_key else None
+    row_of = {image_id: row for row, image_id in enumerate(kept[0])} if kept else {}
+    if kept is None or not row_of.keys() >= set(image_ids):
+        return None
+    return kept[1][[row_of[image_id] for image_id in image_ids]]
+
+
 def _complete(
     kept: tuple[tuple[str, ...], Rows] | None,
     wanted: tuple[str, ...],
@@ -231,7 +245,10 @@ def _split(pool: Pool, rows: Embeddings) -> PoolEmbeddings:
 def _predict_probs(loop: Loop, meta: Meta, images: Images, phase: str, progress: Progress) -> Probs:
     """Run a saved version on images; NoModelError if its probabilities are not finite."""
     state = loop.registry.load_state(meta.version)
-    probs = score(loop, state, meta.view, images, phase, progress).probs
+    return _finite(meta, score(loop, state, meta.view, images, phase, progress).probs)
+
+
+def _finite(meta: Meta, probs: Probs) -> Probs:
     if not np.isfinite(probs).all():
         raise model_outputs.nan_error(meta.version)
     return probs

@@ -71,6 +71,11 @@ class Mirror:
             for task_id, image_id, is_open, is_again in select(self._root, query)
         ]
 
+    def annotated_images(self) -> set[str]:
+        """Return the images with an annotation."""
+        query = "SELECT DISTINCT image_id FROM mirror_annotation WHERE answer IS NOT NULL"
+        return {image_id for (image_id,) in select(self._root, query)}
+
     def annotations(self) -> dict[int, list[Annotation]]:
         """Return all annotations by task, oldest first."""
         rows = select(

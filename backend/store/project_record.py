@@ -22,6 +22,9 @@ ProjectId = Annotated[int, Field(gt=0, lt=10**18)]
 Classes = Annotated[tuple[str, ...], Field(min_length=2), AfterValidator(_check_classes)]
 
 
+FIXED_POOLS = ("cifar10", "digits")
+
+
 class ProjectRecord(BaseModel, frozen=True):
     """The choices made when a project was set up; `auto` settings are not resolved again."""
 
@@ -38,6 +41,11 @@ class ProjectRecord(BaseModel, frozen=True):
     label_config: Literal["ours", "own"] = "ours"  # who wrote it: Tightloop or the user
     pool_notice: str = ""
     weights_notice: str = ""
+
+    @property
+    def may_pool_change(self) -> bool:
+        """Return whether images may be added to the pool or removed from it."""
+        return self.pool not in FIXED_POOLS
 
 
 def project_root(model_dir: Path, project_id: int) -> Path:

@@ -40,6 +40,10 @@ class BackendClient:
         """Start training on behalf of the person who pressed the button."""
         self._press("train", {"project": str(project_id)})
 
+    def rescan_now(self, project_id: int) -> None:
+        """Have new images looked for on behalf of the person who pressed the button."""
+        self._press("rescan", {"project": str(project_id)})
+
     def _press(self, button: str, form: dict[str, str]) -> None:
         # Pass on the person's login, which the backend also checks.
         headers = {"Authorization": str(request.authorization), CONTROL_HEADER: self._secret}

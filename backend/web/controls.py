@@ -1,8 +1,8 @@
-"""Let people put a version in service or start training.
+"""Let people put a version in service, start training, or look for new images.
 
-A dashboard in another process uses POST /controls/promote (project, version) and /controls/train
-(project), as forms. Both need CONTROL_SECRET, which proves that the request comes from our
-dashboard, and the login of the person who pressed the button.
+A dashboard in another process uses POST /controls/promote (project, version), /controls/train
+(project) and /controls/rescan (project), as forms. All need CONTROL_SECRET, which proves that the
+request comes from our dashboard, and the login of the person who pressed the button.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import time
 
 from flask import Blueprint, Response, jsonify, request
 
-from backend.base.errors import TightloopError
+from backend.base.errors import SettingsError, TightloopError
 from backend.base.settings import Settings
 from backend.queue.training_queue import TrainingQueue
 from backend.store.files import lock
-from backend.store.project_record import project_root
+from backend.store.project_record import project_root, read_record
 from backend.store.registry import Registry
 from backend.store.version_meta import Meta
 from backend.web.auth import Auth
@@ -46,6 +46,13 @@ class LocalControls:
         """Request training even if no label is new; if training is running, it is then repeated."""
         self._queue.ask_for_training(project_id, time.time())
 
+    def rescan_now(self, project_id: int) -> None:
+        """Request a search for new images; SettingsError if the pool never changes."""
+        record = read_record(project_root(self._model_dir, project_id))
+        if record is not None and not record.may_pool_change:
+            raise SettingsError(f"POOL={record.pool} never changes: there are no new images")
+        self._queue.ask_for_rescan(project_id, time.time())
+
     def blueprint(self, auth: Auth) -> Blueprint:
         """Return the routes, which explain every refusal in one sentence for the dashboard."""
         routes = Blueprint("controls", __name__, url_prefix="/controls")
@@ -53,6 +60,7 @@ class LocalControls:
             routes.before_request(prepare)
         routes.post("/promote")(self._promote)
         routes.post("/train")(self._train)
+        routes.post("/rescan")(self._rescan)
         routes.register_error_handler(TightloopError, _refuse)
         return routes
 
@@ -63,6 +71,10 @@ class LocalControls:
 
     def _train(self) -> Response:
         self.train_now(required_project(self._model_dir))
+        return jsonify(status="enqueued")
+
+    def _rescan(self) -> Response:
+        self.rescan_now(required_project(self._model_dir))
         return jsonify(status="enqueued")
 
 

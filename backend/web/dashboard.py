@@ -1,4 +1,4 @@
-"""Serve the dashboard: a page with two kinds of buttons, GET /status and /metrics.
+"""Serve the dashboard: a page with three kinds of buttons, GET /status and /metrics.
 
 An open page refreshes itself every two seconds.
 """
@@ -48,6 +48,7 @@ CONFUSED_PAIRS = 12
 VERSIONS_SHOWN, OTHER_VERSIONS_SHOWN = 12, 40  # `scripts.models list` shows all
 JOBS = {
     "retrain": "Training",
+    "rescan": "Looking for new images",
     "rank": "Checking what is due",
     "read": "Reading annotations",
     "refit": "Fitting a new head",
@@ -95,6 +96,7 @@ class Dashboard:
         routes.get("/metrics")(guarded(self.metrics, read))
         routes.post("/dashboard/promote")(guarded(self.promote, change))
         routes.post("/dashboard/train")(guarded(self.train, change))
+        routes.post("/dashboard/rescan")(guarded(self.rescan, change))
         return routes
 
     def show(self) -> AnyResponse:
@@ -147,6 +149,10 @@ class Dashboard:
     def train(self) -> AnyResponse:
         """Request training and show the page again."""
         return self._change(self._controls.train_now)
+
+    def rescan(self) -> AnyResponse:
+        """Request a search for new images and show the page again."""
+        return self._change(self._controls.rescan_now)
 
     def _change(self, change: Callable[[int], object]) -> AnyResponse:
         project_id = required_project(self._settings.model_dir)

@@ -24,7 +24,7 @@ from prometheus_client.registry import Collector
 from backend.base.errors import ModelFolderError, QueueError
 from backend.base.settings import Settings
 from backend.queue.training_queue import TrainingQueue
-from backend.rounds.decide import RankStep
+from backend.rounds.decide import RankStep, TrainStep
 from backend.store.project_record import known_projects
 from backend.web.status import project_status
 from backend.web.status_model import ProjectStatus
@@ -35,7 +35,7 @@ WEBHOOK_BUCKETS_S = (
     0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0,
 )  # fmt: skip
 SERVICES = ("redis", "model_folder")
-JOB_NAMES = ("retrain", "rank", *get_args(RankStep))
+JOB_NAMES = (*get_args(TrainStep), "rank", *get_args(RankStep))
 # Name -> description, and labels.
 GAUGES = {
     "up": (
@@ -62,6 +62,8 @@ GAUGES = {
         "Seconds that each phase of the newest training run of the whole network took.",
         ("project", "phase"),
     ),
+    "pool_images": ("Images of the pool that are decoded and can be asked.", ("project",)),
+    "undecoded_images": ("Images of the pool that wait to be decoded.", ("project",)),
     "annotations": ("Annotations in Label Studio, without skipped ones.", ("project",)),
     "skipped_annotations": ("Annotations by which an annotator skipped the image.", ("project",)),
     "open_tasks": ("Images in Label Studio that wait for their first annotation.", ("project",)),
@@ -177,6 +179,8 @@ def _of_project(status: ProjectStatus) -> Iterator[Sample]:
         "trained_labels": status.trained_on_labels if in_service else None,
         "versions": status.versions,
         "refused_versions": len(status.refused),
+        "pool_images": status.pool_images,
+        "undecoded_images": status.undecoded_images,
         "annotations": status.annotations,
         "skipped_annotations": status.skipped,
         "open_tasks": status.open_tasks,

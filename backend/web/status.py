@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -60,12 +61,14 @@ def project_status(settings: Settings, queue: TrainingQueue, project_id: int) ->
     labeling = _labeling_fields(store, facts, queue, project_id)
     is_last_round = bool(settings.rounds) and versions["round"] > settings.rounds
     is_all_labeled = labeling["open_tasks"] == 0 and not labeling["new_annotations"]
+    is_exhausted = bool(facts.exhausted_at) and not facts.undecoded_images
     return ProjectStatus(
         **_setup_fields(settings, root, project_id, sound),
+        **_pool_fields(root, facts),
         **versions,
         broken_versions=broken,
         **labeling,
-        is_finished=is_all_labeled and (is_last_round or bool(facts.exhausted_at)),
+        is_finished=is_all_labeled and (is_last_round or is_exhausted),
         waiting_for=facts.waiting_for,
         next_images=tuple(next_images(settings, queue, project_id)[:NEXT_IMAGES]),
         jobs=tuple(JobStatus.model_validate(job) for job in queue.jobs(project_id)),
@@ -105,12 +108,23 @@ def _setup_fields(settings: Settings, root: Path, project_id: int, sound: Sequen
         "title": record.title if record else None,
         "label_url": label_now_url(settings.browser_url, project_id),
         "notices": tuple(filter(None, notices)),
-        "pool": record.pool if record else None,
         "weights": record.weights if record else None,
         "train": settings.train,
         "strategy": settings.strategy,
         "rounds": settings.rounds,
         "retrain_after": settings.retrain_after,
+    }
+
+
+def _pool_fields(root: Path, facts: Facts) -> Fields:
+    record = read_record(root)
+    rescanned_at = datetime.fromtimestamp(facts.rescanned_at, UTC)
+    return {
+        "pool": record.pool if record else None,
+        "may_pool_change": record is not None and record.may_pool_change,
+        "pool_images": facts.pool_images or None,
+        "undecoded_images": facts.undecoded_images,
+        "rescanned_at": rescanned_at.isoformat(timespec="seconds") if facts.rescanned_at else None,
     }
 
 

@@ -39,10 +39,10 @@ class JobStatus(StatusPart):
     """A job that is queued or running."""
 
     job: str = Field(
-        description="`retrain` or `rank`; for a `rank` job that has started, its step: `read`, "
-        "`refit`, `top_up`, `refresh` or `collect_reviews`"
+        description="`retrain`, `rescan` or `rank`; for a `rank` job that has started, its step: "
+        "`read`, `refit`, `top_up`, `refresh` or `collect_reviews`"
     )
-    queue: str = Field(description="`train` for `retrain`, `rank` for the others")
+    queue: str = Field(description="`train` for `retrain` and `rescan`, `rank` for the others")
     status: str = Field(description="RQ's status: `queued`, `started`, …")
     phase: str | None = Field(
         None, exclude_if=_is_none, description="the current phase; absent before the first report"
@@ -80,13 +80,23 @@ class ProjectStatus(StatusPart):
         "weights will be deleted"
     )
     pool: str | None = Field(description="the pool chosen during set-up")
+    may_pool_change: bool = Field(
+        description="whether images can be added to the pool: not to CIFAR-10 and the digits"
+    )
+    pool_images: int | None = Field(
+        description="images of the pool that are decoded and can be asked; null until they are "
+        "counted"
+    )
+    undecoded_images: int = Field(description="images of the pool that wait to be decoded")
+    rescanned_at: str | None = Field(description="when the pool was last searched for new images")
     weights: str | None = Field(description="the weights that every training run starts from")
     train: str = Field(description="the setting `TRAIN`")
     strategy: str = Field(description="the setting `STRATEGY`")
     round: int = Field(description="the newest round")
     rounds: int = Field(description="the last round that queries images (0: no limit)")
     is_finished: bool = Field(
-        description="whether every queried image is annotated and no more will be queried"
+        description="whether every queried image is annotated and no more will be queried, "
+        "unless images are added to the pool"
     )
     version: str | None = Field(description="the model version in service")
     validation: Evaluation | None = Field(description="its accuracy on the validation images")

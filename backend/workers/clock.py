@@ -174,11 +174,13 @@ class Clock:
         """Enqueue due jobs; return when to look again."""
         root = project_root(self._settings.model_dir, watch.project_id)
         state = observe(root, self._queue, watch.project_id)
-        if state.train_asked_at > state.facts.train_asked_at:
-            watch.store.record(train_asked_at=state.train_asked_at)  # Redis may lose its data
+        for name in ("train_asked_at", "rescan_asked_at"):
+            if (asked_at := getattr(state, name)) > getattr(state.facts, name):
+                watch.store.record(**{name: asked_at})  # Redis may lose its data
         due = decide(state, self._settings, now)
         if due.train:
-            self._queue.enqueue("retrain", watch.project_id, is_forced=state.is_training_asked)
+            is_forced = state.is_asked(due.train)
+            self._queue.enqueue(due.train, watch.project_id, is_forced=is_forced)
         if due.rank:
             self._queue.enqueue("rank", watch.project_id)
         return now if due.train or due.rank else due.look_at

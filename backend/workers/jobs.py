@@ -39,7 +39,8 @@ from backend.base.settings import Settings, load_settings
 from backend.labelstudio.project import LabelStudioProject
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds import batches, ordering, reviews, rounds
-from backend.rounds.decide import Decision, RankStep, State, Step, decide
+from backend.rounds import rescan as rescans
+from backend.rounds.decide import Decision, RankStep, State, Step, decide, is_listing_due
 from backend.rounds.loop import Loop, open_loop
 from backend.rounds.observe import observe, read_changes
 from backend.store.files import lock
@@ -53,6 +54,7 @@ PROGRESS_EVERY_S = 0.5
 # How a failed step is described to users.
 STEP_NAMES: Mapping[Step, str] = {
     "retrain": "training",
+    "rescan": "looking for new images",
     "read": "reading annotations",
     "refresh": "re-ordering open tasks",
     "top_up": "asking images",
@@ -89,14 +91,12 @@ class Work:
 
     @cached_property
     def loop(self) -> Loop:
-        """Everything that rounds need, with the pool as the last training run found it."""
-        return self.open_loop(rescan=False)
+        """Everything that rounds need."""
+        return self.open_loop()
 
-    def open_loop(self, *, rescan: bool) -> Loop:
-        """Open everything that rounds need; with `rescan`, look for new images in the pool."""
-        return open_loop(
-            self.settings, self.project_id, self.project, rescan=rescan, progress=self.progress
-        )
+    def open_loop(self) -> Loop:
+        """Open everything that rounds need, with the images that are decoded by now."""
+        return open_loop(self.settings, self.project_id, self.project, progress=self.progress)
 
     def decide(self) -> tuple[State, Decision]:
         """Observe the project and decide what is due now."""
@@ -110,9 +110,23 @@ def retrain(project_id: int) -> None:
     with _record_errors(work, "retrain"), lock(work.root, "train"):
         share_cores(work.queue.worker_counts()["train"])
         state, due = work.decide()
-        while due.train:
-            loop = work.open_loop(rescan=True)
+        while due.train == "retrain":
+            loop = work.open_loop()
             rounds.train_round(loop, is_forced=state.is_training_asked, progress=work.progress)
+            state, due = work.decide()
+    work.queue.notify_clock(project_id)
+
+
+def rescan(project_id: int) -> None:
+    """Look for images that were added or removed, and decode new ones until training is due."""
+    work = _open(project_id)
+    with _record_errors(work, "rescan"), lock(work.root, "train"):
+        share_cores(work.queue.worker_counts()["train"])
+        state, due = work.decide()
+        while due.train == "rescan":
+            must_list = is_listing_due(state, work.settings, time.time())
+            rescans.rescan(work.open_loop(), must_list=must_list, progress=work.progress)
+            work.queue.notify_clock(project_id)  # the new images may be asked
             state, due = work.decide()
     work.queue.notify_clock(project_id)
 
@@ -130,7 +144,7 @@ def rank(project_id: int) -> None:
             log.error("project %d: %s", project_id, error)
             break
         if due.train:
-            work.queue.enqueue("retrain", project_id, is_forced=state.is_training_asked)
+            work.queue.enqueue(due.train, project_id, is_forced=state.is_asked(due.train))
         if due.rank is None:
             break
         if job is not None:

@@ -32,12 +32,12 @@ def at_least(least: int) -> Callable[[str], int]:
 
 
 def open_chosen(
-    settings: Settings, chosen: int | None, progress: Progress, *, rescan: bool = False
+    settings: Settings, chosen: int | None, progress: Progress
 ) -> tuple[LabelStudioProject, Loop]:
-    """Return the project and its loop; `rescan` looks for new files in the pool."""
+    """Return the project and its loop."""
     settings.require("label_studio_api_key")
     project_id = pick_project(settings.model_dir, chosen)
     project = LabelStudioProject(
         settings.label_studio_url, settings.label_studio_api_key.get_secret_value(), project_id
     )
-    return project, open_loop(settings, project_id, project, rescan=rescan, progress=progress)
+    return project, open_loop(settings, project_id, project, progress=progress)

@@ -21,6 +21,9 @@ from scripts.setup.checks import Plan
 from scripts.setup.label_config import check_label_config, replace_label_config
 from scripts.setup.projects import titles_of
 
+# The trainer decodes the rest while people label the first batch.
+DECODE_FOR_S = 20.0
+
 
 @dataclass(frozen=True)
 class OpenedProject:
@@ -161,6 +164,8 @@ class Opening:
                 seed=plan.seed,
                 classes=plan.classes,
                 image_size=image_size,
+                image_hosts=settings.image_hosts,
+                budget_s=DECODE_FOR_S,
                 max_pixels=settings.max_image_pixels,
                 progress=progress,
             )

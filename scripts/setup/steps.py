@@ -21,6 +21,7 @@ from backend.queue.training_queue import TrainingQueue
 from backend.rounds import batches
 from backend.rounds.accuracy import describe_project
 from backend.rounds.loop import open_loop
+from backend.rounds.rescan import record_pool
 from backend.rounds.reviews import find_reviews
 from backend.store.files import lock
 from backend.store.project_store import ProjectStore
@@ -28,7 +29,7 @@ from backend.store.registry import Registry
 from scripts.console.progress_bars import progress_bar
 from scripts.setup.checks import make_plan
 from scripts.setup.label_config import show_or_hide_hints
-from scripts.setup.opening import OpenedProject, Opening
+from scripts.setup.opening import DECODE_FOR_S, OpenedProject, Opening
 from scripts.setup.request import Request
 
 WAIT_FOR_ANOTHER_S = 600.0
@@ -134,7 +135,15 @@ class SetupSteps:
             return False  # after the first round, the ranker asks
         with progress_bar() as progress:
             project_id = self.project.project_id
-            loop = open_loop(self.settings, project_id, self.project, progress=progress)
+            began, is_first = time.time(), not ProjectStore(self.root).facts().decoded_at
+            loop = open_loop(
+                self.settings,
+                project_id,
+                self.project,
+                budget_s=DECODE_FOR_S / 2,
+                progress=progress,
+            )
+            record_pool(loop, began, is_listed=is_first, is_larger=False)
             pushed = batches.top_up(loop, progress=progress)
         print(f"tasks     {self.project.counts().open} open, {pushed} of them new")
         return bool(pushed)

@@ -65,6 +65,15 @@ def test_ten_presses_of_start_training_request_one_look(
     assert connection.hlen("tightloop:p7:hints") == 2  # with the number of looks
 
 
+def test_a_request_to_look_for_new_images_is_remembered_with_its_time(
+    queue: TrainingQueue, connection: Redis
+) -> None:
+    queue.ask_for_rescan(PROJECT, NOON)
+    assert queue.hints(PROJECT).rescan_asked_at == NOON
+    assert queue.hints(PROJECT).train_asked_at == 0
+    assert Queue("rank", connection=connection).job_ids == ["rank-p7"]
+
+
 def test_one_webhook_and_all_together_store_a_bounded_number_of_images(
     queue: TrainingQueue, connection: Redis
 ) -> None:

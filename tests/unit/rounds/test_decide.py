@@ -13,12 +13,23 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from backend.base.settings import Settings
-from backend.rounds.decide import RETRY_AFTER_S, Decision, RankStep, State, batch_is_due, decide
+from backend.rounds.decide import (
+    RETRY_AFTER_S,
+    Decision,
+    RankStep,
+    State,
+    TrainStep,
+    batch_is_due,
+    decide,
+    is_listing_due,
+)
 from backend.store.project_rows import Facts
 
 NOON = 1_700_000_000.0
 NEVER = math.inf
-SETTINGS = Settings.model_construct(batch_size=20, retrain_after=3, retrain_wait_s=60)
+SETTINGS = Settings.model_construct(
+    batch_size=20, retrain_after=3, retrain_wait_s=60, rescan_every_s=600
+)
 # Read 100 s ago and trained on; a batch is open, in the order of the version in service.
 FACTS = frozenset(Facts.model_fields)
 AT_REST = State(
@@ -65,6 +76,11 @@ def at_rest(**changes: Any) -> State:
 def never_read(**changes: Any) -> dict[str, Any]:
     """Return the changes to AT_REST for a project that was just set up."""
     return {"read_at": -NOON, "n_open": 0, "in_service": "", "ordered_by": "", **changes}
+
+
+def of_folder(**changes: Any) -> dict[str, Any]:
+    """Return the changes to AT_REST for a pool that may change, which was listed 500 s ago."""
+    return {"may_pool_change": True, "rescanned_at": -500, **changes}
 
 
 CASES = (
@@ -114,6 +130,50 @@ CASES = (
          {"n_new": 1, "first_new_at": -10, "failed_at": {"retrain": -30}}, look_in=50),
     Case("a first new annotation waits for the failure's minute if that is the later one",
          {"n_new": 1, "first_new_at": -30, "failed_at": {"retrain": -10}}, look_in=50),
+    # A rescan
+    Case("a folder is listed again ten minutes after the last time",
+         of_folder(), look_in=100),
+    Case("when the ten minutes are over it is listed",
+         of_folder(rescanned_at=-600), train="rescan"),
+    Case("with RESCAN_EVERY=60 it is listed every minute",
+         of_folder(rescanned_at=-50), look_in=10, settings={"rescan_every_s": 60.0}),
+    Case("a folder that was never listed, as before an update, is listed at once",
+         of_folder(rescanned_at=-NOON), train="rescan"),
+    Case("CIFAR-10 and the digits are never listed, even if a person asks",
+         {"rescan_asked_at": -1, "undecoded_images": 5}),
+    Case("a person who asks for new images gets them at once",
+         of_folder(rescan_asked_at=0), train="rescan"),
+    Case("a rescan that began after a person asked serves the request",
+         of_folder(rescan_asked_at=-501), look_in=100),
+    Case("images that wait to be decoded are decoded at once",
+         of_folder(rescanned_at=-1, decoded_at=-1, undecoded_images=1), train="rescan"),
+    Case("training comes before a rescan",
+         of_folder(rescanned_at=-600, n_new=3, first_new_at=0), train="retrain"),
+    Case("training that was requested does so as well",
+         of_folder(rescanned_at=-600, train_asked_at=0), train="retrain"),
+    Case("a rescan that was due before the last training run began comes before the next",
+         of_folder(rescanned_at=-700, trained_at=-99, n_new=3, first_new_at=0), train="rescan"),
+    Case("a rescan that became due during that run does not",
+         of_folder(rescanned_at=-700, trained_at=-101, n_new=3, first_new_at=0), train="retrain"),
+    Case("between two training runs, waiting images are decoded",
+         of_folder(undecoded_images=1, decoded_at=-301, trained_at=-300, n_new=3, first_new_at=0),
+         train="rescan"),
+    Case("but after that, training comes first",
+         of_folder(undecoded_images=1, decoded_at=-300, trained_at=-301, n_new=3, first_new_at=0),
+         train="retrain"),
+    Case("a rescan is due while training waits for its next try",
+         of_folder(rescanned_at=-600, n_new=3, first_new_at=0, failed_at={"retrain": -1}),
+         train="rescan", look_in=59),
+    Case("a rescan that failed is tried again after a minute",
+         of_folder(rescanned_at=-700, failed_at={"rescan": -59}), look_in=1),
+    Case("so is decoding",
+         of_folder(undecoded_images=1, failed_at={"rescan": -59}), look_in=1),
+    Case("a person whose rescan failed waits for its next try",
+         of_folder(rescan_asked_at=-30, failed_at={"rescan": -20}), look_in=40),
+    Case("a person who asks again after it failed waits for nothing",
+         of_folder(rescan_asked_at=-10, failed_at={"rescan": -20}), train="rescan"),
+    Case("a rescan and seconds-long work are due side by side",
+         of_folder(rescanned_at=-600, n_open=0), train="rescan", rank="top_up"),
     # Reading
     Case("a project that was never read is read first",
          never_read(), rank="read"),
@@ -270,7 +330,21 @@ def test_a_new_version_asks_its_batch_if_that_leaves_at_most_two_open() -> None:
 
 
 def test_every_step_has_a_retry_delay() -> None:
-    assert set(RETRY_AFTER_S) == {"retrain", *get_args(RankStep)}
+    assert set(RETRY_AFTER_S) == {*get_args(TrainStep), *get_args(RankStep)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_due"),
+    [
+        ({"undecoded_images": 7}, False),  # those are decoded without listing the folder again
+        ({"rescanned_at": -600}, True),
+        ({"rescan_asked_at": -1}, True),
+    ],
+)
+def test_a_rescan_lists_the_source_if_its_time_has_come_or_a_person_asked(
+    changes: Mapping[str, Any], is_due: bool
+) -> None:
+    assert is_listing_due(at_rest(**of_folder(**changes)), SETTINGS, NOON) is is_due
 
 
 # Whole seconds around NOON, so that moments coincide and lie on both sides of every limit.
@@ -288,6 +362,9 @@ facts = st.builds(
     ordered_by=versions,
     looked_for_again=number,
     exhausted_at=ago_or_never,
+    rescanned_at=ago_or_never,
+    decoded_at=ago_or_never,
+    undecoded_images=number,
     review_project=st.none() | st.just(8),
     reviews_read_at=ago_or_never,
     failed_at=st.dictionaries(st.sampled_from(sorted(RETRY_AFTER_S)), ago),
@@ -299,6 +376,8 @@ states = st.builds(
     first_new_at=st.none() | ago,
     hinted_at=ago_or_never,
     train_asked_at=ago_or_never,
+    rescan_asked_at=ago_or_never,
+    may_pool_change=st.booleans(),
     n_open=number,
     rounds_done=number,
     in_service=versions,
@@ -311,6 +390,7 @@ all_settings = st.builds(
     rounds=number,
     retrain_after=st.integers(1, 4),
     retrain_wait_s=st.sampled_from((0.0, 30.0, 60.0)),
+    rescan_every_s=st.sampled_from((30.0, 60.0)),
 )
 
 
@@ -320,13 +400,14 @@ def steps(decision: Decision) -> tuple[str | None, str | None]:
 
 @hypothesis_settings(max_examples=1000, deadline=None)
 @given(state=states, settings=all_settings)
-def test_no_step_is_retried_early_unless_start_training_is_pressed_again(
+def test_no_step_is_retried_early_unless_a_person_asks_again(
     state: State, settings: Settings
 ) -> None:
     for step in filter(None, steps(decide(state, settings, NOON))):
         failed_at = state.facts.failed_at.get(step, 0.0)
         is_over = failed_at + RETRY_AFTER_S[step] <= NOON
-        is_asked_again = step == "retrain" and state.train_asked_at > failed_at
+        asked_at = {"retrain": state.train_asked_at, "rescan": state.rescan_asked_at}
+        is_asked_again = asked_at.get(step, 0.0) > failed_at
         assert is_over or is_asked_again
 
 

@@ -23,12 +23,13 @@ from backend.rounds.observe import (
     read_changes,
     read_everything_changed,
 )
+from backend.store.project_record import write_record
 from backend.store.project_rows import Facts
 from backend.store.project_store import ProjectStore
 from backend.store.registry import Registry
 from scripts.research.oracle import OracleProject
 from tests.conftest import RedisServer
-from tests.unit.store.test_registry import meta
+from tests.unit.store.test_registry import meta, record
 from tests.unit.store.test_registry import save as save_version
 
 NOON = 1_700_000_000.0
@@ -152,6 +153,20 @@ def test_the_later_of_two_presses_counts_whether_stored_in_redis_or_the_database
     assert look().train_asked_at == NOON + 1
     queue.ask_for_training(PROJECT, NOON + 2)
     assert look().train_asked_at == NOON + 2
+    queue.ask_for_rescan(PROJECT, NOON)
+    assert look().rescan_asked_at == NOON
+    store.record(rescan_asked_at=NOON + 1)
+    assert look().rescan_asked_at == NOON + 1
+
+
+@pytest.mark.parametrize(
+    ("pool", "may_change"), [("digits", False), ("cifar10", False), ("/birds", True)]
+)
+def test_a_folder_may_change_but_not_cifar10_and_the_digits(
+    look: Callable[[], State], tmp_path: Path, pool: str, may_change: bool
+) -> None:
+    write_record(tmp_path, record(PROJECT).model_copy(update={"pool": pool}))
+    assert look().may_pool_change is may_change
 
 
 def test_another_projects_hints_change_nothing(

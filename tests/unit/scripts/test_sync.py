@@ -8,12 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
+from backend.base.settings import Settings
+from backend.queue.training_queue import TrainingQueue
 from backend.rounds.loop import Loop
+from backend.store.project_record import project_root, write_record
 from scripts import sync
 from scripts.research.oracle import OracleProject
 from scripts.research.simulation import make_loop, pool_of
+from tests.conftest import RedisServer
 from tests.unit.scripts.research.test_simulation import plan, run
+from tests.unit.store.test_registry import record
 
 COUNT = 3
 
@@ -71,3 +77,19 @@ def test_without_json_it_prints_one_sentence(command: Callable[..., tuple[str, s
     printed, _ = command()
     assert printed.startswith("asked 3 images (random, no model yet), confidence ")
     assert len(printed.splitlines()) == 1
+
+
+def test_rescan_has_new_images_looked_for_and_asks_none(
+    loop: Loop,
+    redis_server: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
+    command: Callable[..., tuple[str, str]],
+) -> None:
+    settings = Settings.model_construct(
+        model_dir=loop.root.parent, redis_url=SecretStr(redis_server.url)
+    )
+    monkeypatch.setattr(sync, "load_settings", lambda: settings)
+    write_record(project_root(loop.root.parent, 7), record(7).model_copy(update={"pool": "/birds"}))
+    assert command("--rescan")[0].startswith("the trainer looks for new images")
+    assert TrainingQueue(redis_server.url).hints(7).rescan_asked_at > 0
+    assert loop.project.tasks() == []

@@ -27,7 +27,7 @@ from tests.unit.store.test_registry import save as save_version
 PROJECT = 7
 LEAD = ("tightloop", "dash-pass")
 READ = ("/dashboard", "/status", "/metrics", "/dashboard/curve.svg")
-CHANGE = ("/dashboard/train", "/dashboard/promote")
+CHANGE = ("/dashboard/train", "/dashboard/promote", "/dashboard/rescan")
 
 
 @pytest.fixture
@@ -178,7 +178,7 @@ def test_the_published_dashboard_has_none_of_the_ml_backends_routes(
     routes = {rule.rule for rule in app.url_map.iter_rules()}
     assert routes == {
         "/", "/health", "/dashboard", "/dashboard/curve.svg", "/dashboard/promote",
-        "/dashboard/train", "/status", "/metrics", "/static/<path:filename>",
+        "/dashboard/train", "/dashboard/rescan", "/status", "/metrics", "/static/<path:filename>",
     }  # fmt: skip
     client = app.test_client()
     assert client.get("/health").get_json() == {"status": "UP"}

@@ -56,7 +56,7 @@ def is_untouched(redis_server: RedisServer) -> bool:
     return not waiting and TrainingQueue(redis_server.url).hints(PROJECT) == Hints()
 
 
-@pytest.mark.parametrize("path", ["/controls/promote", "/controls/train"])
+@pytest.mark.parametrize("path", ["/controls/promote", "/controls/train", "/controls/rescan"])
 @pytest.mark.parametrize(
     ("secret", "login", "status"),
     [
@@ -87,7 +87,7 @@ def test_controls_need_both_the_secret_and_a_persons_login(
     assert is_untouched(redis_server)
 
 
-@pytest.mark.parametrize("path", ["/controls/promote", "/controls/train"])
+@pytest.mark.parametrize("path", ["/controls/promote", "/controls/train", "/controls/rescan"])
 def test_without_a_secret_the_controls_are_closed(
     settings: Settings, redis_server: RedisServer, path: str
 ) -> None:
@@ -130,3 +130,21 @@ def test_another_sites_page_cannot_use_the_controls_even_with_the_secret(
     backend = serving.create_app(settings).test_client()
     response = backend.post("/controls/train", data={"project": 7}, auth=LEAD, headers=headers)
     assert response.status_code == 403
+
+
+def test_new_images_are_looked_for_only_in_a_pool_that_may_change(
+    settings: Settings, redis_server: RedisServer
+) -> None:
+    backend = serving.create_app(settings).test_client()
+
+    def press() -> tuple[int, str]:
+        headers = {CONTROL_HEADER: SECRET}
+        response = backend.post("/controls/rescan", data={"project": 7}, auth=LEAD, headers=headers)
+        return response.status_code, response.get_json().get("error", "")
+
+    assert press() == (400, "POOL=digits never changes: there are no new images")
+    assert is_untouched(redis_server)
+    root = project_root(settings.model_dir, PROJECT)
+    write_record(root, record(PROJECT).model_copy(update={"pool": "/birds"}))
+    assert press() == (200, "")
+    assert TrainingQueue(redis_server.url).hints(PROJECT).rescan_asked_at > 0

@@ -342,6 +342,22 @@ def test_the_button_starts_a_training_even_if_no_label_is_new(
     assert decide(state, config, time.time()).train == "retrain"
 
 
+def test_the_button_has_new_images_looked_for(
+    client: FlaskClient, config: Settings, root: Path, store: ProjectStore, queue: TrainingQueue
+) -> None:
+    assert "rescan-now" not in page(client)  # the digits never change
+    write_record(root, record(PROJECT).model_copy(update={"pool": "/birds"}))
+    keep_reading(root)
+    now = time.time()
+    store.record(rescanned_at=now, pool_images=1_200, undecoded_images=0)
+    html = page(client)
+    assert 'id="rescan-now" >Look for new images' in html
+    assert "<dt>images in the pool</dt><dd>1,200</dd>" in html
+    assert decide(observe(root, queue, PROJECT), config, now).train is None
+    assert client.post("/dashboard/rescan", data={"project": 7}, auth=LEAD).status_code == 303
+    assert decide(observe(root, queue, PROJECT), config, time.time()).train == "rescan"
+
+
 @pytest.mark.parametrize("version", ["r0009", "", "../../etc", EVIL])
 def test_promoting_a_version_that_does_not_exist_says_so_and_changes_nothing(
     client: FlaskClient, root: Path, version: str

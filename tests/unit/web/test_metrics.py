@@ -110,6 +110,7 @@ def work(root: Path, queue: TrainingQueue, redis_server: RedisServer) -> None:
     worker.register_birth()  # type: ignore[no-untyped-call]
     job = Job.fetch("retrain-p7", connection=connection, serializer="json")
     job.set_status("started")  # type: ignore[arg-type]
+    ProjectStore(root).record(pool_images=900, undecoded_images=100)
     for where in ("training", "training", "asking"):
         ProjectStore(root).record_error(where, "dash-pass must not be seen")
 
@@ -130,6 +131,8 @@ def test_every_gauge_of_a_project_has_its_value(
         "versions": {("7",): 3},
         "refused_versions": {("7",): 1},
         "training_phase_seconds": {("7", "training"): 12.5, ("7", "scoring the pool"): 4},
+        "pool_images": {("7",): 900},
+        "undecoded_images": {("7",): 100},
         "annotations": {("7",): 61},
         "skipped_annotations": {("7",): 4},
         "open_tasks": {("7",): 18},
@@ -169,7 +172,7 @@ def test_unknown_values_are_left_out_and_reading_creates_no_file(
     assert found["new_annotations"] == {("7",): 0}
     unknown = {
         "trained_labels", "accuracy_ratio", "training_phase_seconds", "annotations",
-        "skipped_annotations", "open_tasks", "asked_again_tasks", "kept_errors",
+        "skipped_annotations", "open_tasks", "asked_again_tasks", "kept_errors", "pool_images",
     }  # fmt: skip
     assert GAUGES.keys() - found.keys() == unknown
 

@@ -181,6 +181,17 @@ def test_a_project_with_an_exhausted_pool_is_finished(
     keep_reading(root)
     store.record(exhausted_at=NOON)
     assert say(settings, queue).endswith("; finished.")
+    store.record(undecoded_images=5)  # they will be asked
+    assert "finished" not in say(settings, queue)
+
+
+def test_the_status_tells_how_many_images_there_are_and_when_they_were_looked_for(
+    settings: Settings, queue: TrainingQueue, store: ProjectStore
+) -> None:
+    store.record(pool_images=36, undecoded_images=4, rescanned_at=1_700_000_000.0)
+    status = project_status(settings, queue, PROJECT)
+    assert (status.pool_images, status.undecoded_images) == (36, 4)
+    assert status.rescanned_at == "2023-11-14T22:13:20+00:00"
 
 
 def test_refused_and_broken_versions_are_named(settings: Settings, queue: TrainingQueue) -> None:

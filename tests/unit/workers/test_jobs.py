@@ -19,7 +19,7 @@ from redis import Redis
 from rq import Queue, Worker
 
 from backend.base import progress
-from backend.base.errors import LabelStudioError, TooFewLabelsError
+from backend.base.errors import LabelStudioError, PoolError, TooFewLabelsError
 from backend.base.labeling import NewTask
 from backend.base.settings import Settings, load_settings
 from backend.queue.training_queue import TrainingQueue
@@ -324,6 +324,85 @@ def test_the_ranker_enqueues_a_training_that_is_due(
     jobs.rank(PROJECT)
     trains = Queue("train", connection=Redis.from_url(redis_server.url))
     assert trains.job_ids == ["retrain-p7"]
+
+
+@pytest.fixture
+def rescan(
+    work: jobs.Work, store: ProjectStore, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Callable[[], dict[str, float]]], list[bool]]:
+    """Return a function that runs the job with a stand-in that records the facts it is given.
+
+    The function returns, for each rescan, whether the source was listed.
+    """
+    write_record(work.root, record(PROJECT).model_copy(update={"pool": "/birds"}))
+    store.record(exhausted_at=time.time())
+
+    def run(find: Callable[[], dict[str, float]]) -> list[bool]:
+        listed = []
+
+        def rescan_once(_: Loop, *, must_list: bool, **__: Any) -> None:
+            listed.append(must_list)
+            now = time.time()
+            begun = {"rescanned_at": now} if must_list else {}
+            store.record_success("rescan", decoded_at=now, **begun, **find())
+
+        monkeypatch.setattr("backend.rounds.rescan.rescan", rescan_once)
+        jobs.rescan(PROJECT)
+        return listed
+
+    return run
+
+
+def test_a_source_is_listed_once_and_its_images_are_decoded_until_none_waits(
+    rescan: Callable[[Callable[[], dict[str, float]]], list[bool]],
+) -> None:
+    left = iter((600, 300, 0))
+    assert rescan(lambda: {"undecoded_images": next(left)}) == [True, False, False]
+    assert rescan(lambda: {}) == []  # a second job in the queue finds nothing to do
+
+
+def test_decoding_makes_way_for_training_that_becomes_due(
+    annotate: Callable[[int], None],
+    rescan: Callable[[Callable[[], dict[str, float]]], list[bool]],
+) -> None:
+    def annotate_meanwhile() -> dict[str, float]:
+        annotate(3)
+        return {"undecoded_images": 600}
+
+    assert rescan(annotate_meanwhile) == [True]
+
+
+def test_a_pool_that_is_out_of_reach_is_shown_and_tried_again_after_a_minute(
+    settings: Settings,
+    queue: TrainingQueue,
+    store: ProjectStore,
+    work: jobs.Work,
+    rescan: Callable[[Callable[[], dict[str, float]]], list[bool]],
+) -> None:
+    def fail() -> dict[str, float]:
+        raise PoolError("s3://birds/: access is denied (403)")
+
+    assert rescan(fail) == [True]
+    [shown] = store.errors()
+    assert shown["where"] == "looking for new images"
+    assert shown["message"] == "s3://birds/: access is denied (403)"
+    state = observe(work.root, queue, PROJECT)
+    now = state.facts.failed_at["rescan"]
+    store.record(rescanned_at=0.0)
+    state = observe(work.root, queue, PROJECT)
+    assert decide(state, settings, now + RETRY_AFTER_S["rescan"] - 1).train is None
+    assert decide(state, settings, now + RETRY_AFTER_S["rescan"]).train == "rescan"
+
+
+def test_the_ranker_enqueues_a_rescan_that_a_person_asked_for(
+    work: jobs.Work, store: ProjectStore, redis_server: RedisServer
+) -> None:
+    write_record(work.root, record(PROJECT).model_copy(update={"pool": "/birds"}))
+    store.record(exhausted_at=time.time(), rescanned_at=time.time())
+    work.queue.ask_for_rescan(PROJECT, time.time())
+    jobs.rank(PROJECT)
+    trains = Queue("train", connection=Redis.from_url(redis_server.url))
+    assert trains.job_ids == ["rescan-p7"]
 
 
 def test_a_second_training_waits_for_one_whose_worker_is_gone(

@@ -1,0 +1,93 @@
+"""Find images that were added to the pool or removed from it, and prepare new ones for asking."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import replace
+
+from backend.base.errors import PoolError
+from backend.base.progress import Progress
+from backend.images import pool as pools
+from backend.images.index import Merged
+from backend.images.pool import Pool
+from backend.rounds.loop import Loop
+from backend.rounds.observe import read_everything_changed
+from backend.rounds.scoring import embeddings_of, pool_probs
+from backend.store.files import lock
+
+log = logging.getLogger(__name__)
+
+DECODE_FOR_S = 60.0  # so that a training run that became due need not wait long
+
+
+def rescan(loop: Loop, *, must_list: bool, progress: Progress) -> None:
+    """Decode, embed and score new images; list the pool's source before if it `must_list`.
+
+    PoolError if the source is out of reach: nothing is then removed, and labels are kept.
+    """
+    began = time.time()
+    before = loop.pool
+    pool, changes = pools.rescan(
+        before, loop.seed, must_list=must_list, budget_s=DECODE_FOR_S, progress=progress
+    )
+    loop = replace(loop, pool=pool)
+    n_closed = close_tasks_of_removed_images(loop) if changes and changes.removed else 0
+    n_decoded = len(set(pool.image_ids) - set(before.image_ids))
+    version = loop.registry.current()
+    if n_decoded and version is not None:
+        embeddings_of(loop, version, progress)  # first: the scores then need no second pass
+        pool_probs(loop, version, progress)
+    record_pool(loop, began, is_listed=must_list, is_larger=bool(n_decoded))
+    if line := _summary(pool, changes, n_decoded, n_closed):
+        log.info("%s", line)
+    if pool.fault:
+        raise PoolError(
+            f"POOL={pool.name}: no image that waits to be decoded can be read ({pool.fault}): "
+            "check that the disk is mounted, or the credentials"
+        )
+
+
+def record_pool(loop: Loop, began: float, *, is_listed: bool, is_larger: bool) -> None:
+    """Record how many images the pool has, and that a search for new ones began at `began`."""
+    facts: dict[str, float] = {"rescanned_at": began} if is_listed else {}
+    if is_larger:
+        facts["exhausted_at"] = 0.0  # new images can be asked at once
+    loop.store.record_success(
+        "rescan",
+        decoded_at=began,
+        pool_images=len(loop.pool.image_ids),
+        undecoded_images=loop.pool.n_waiting,
+        **facts,
+    )
+
+
+def close_tasks_of_removed_images(loop: Loop) -> int:
+    """Delete the tasks of removed images that nobody has annotated; return their number."""
+    with lock(loop.root, "push"):
+        read_everything_changed(loop.project, loop.store)
+        removed = loop.pool.removed_ids
+        closed = [
+            task.task_id
+            for task in loop.store.tasks()
+            if task.is_open and loop.pool.canonical(task.image_id) in removed
+        ]
+        loop.project.delete_tasks(closed)
+        loop.store.forget_tasks(closed, time.time())
+    return len(closed)
+
+
+def _summary(pool: Pool, changes: Merged | None, n_decoded: int, n_closed: int) -> str:
+    """Return what a rescan found, as one line; "" if nothing has changed."""
+    parts = []
+    if changes and changes.added:
+        parts.append(f"{len(changes.added):,} new images")
+    if changes and changes.changed:
+        parts.append(f"{len(changes.changed):,} changed")
+    if changes and changes.removed:
+        parts.append(f"{len(changes.removed):,} removed ({n_closed:,} open tasks closed)")
+    if n_decoded:
+        parts.append(f"{n_decoded:,} decoded")
+    if parts and pool.n_waiting:
+        parts.append(f"{pool.n_waiting:,} wait to be decoded")
+    return f"pool: {', '.join(parts)}" if parts else ""
