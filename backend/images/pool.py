@@ -19,9 +19,8 @@ from backend.base.arrays import Images, ImageView
 from backend.base.errors import ImageError, PoolError
 from backend.base.progress import Progress
 from backend.base.settings import MAX_IMAGE_PIXELS
-from backend.images.cifar10 import Cifar10UnavailableError, cache_cifar10
+from backend.images.data_sets import cache_data_set
 from backend.images.data_uri import original_uri, png_uri
-from backend.images.digits import cache_digits
 from backend.images.framing import View
 from backend.images.index import Index, Merged
 from backend.images.labeled import LabeledFolder
@@ -176,7 +175,7 @@ def open_pool(
     `max_pixels` are left out. If the source is gone, the decoded images remain. Raises PoolError.
     """
     try:
-        if found := _cache_arrays(name, data_dir, progress):
+        if found := cache_data_set(name, data_dir, progress):
             return _read_arrays(*found, seed, image_size)
         source = _find_source(name, image_hosts, index)
         path = index or source_folder(data_dir, source.name) / f"index-{seed}.parquet"
@@ -255,24 +254,6 @@ def seed_labels(
     labels = np.array([pool.classes.index(label) for label in known.values()], dtype=np.int64)
     rows = draw_balanced(image_ids, labels, count, f"seed-labels-{seed}")
     return {image_ids[row]: known[image_ids[row]] for row in rows}
-
-
-def _cache_arrays(name: str, data_dir: Path, progress: Progress) -> tuple[str, Path, str] | None:
-    """Cache CIFAR-10 or the digits; return name, cache and a notice, or None for other names."""
-    notice = ""
-    if name in ("auto", "cifar10"):
-        try:
-            return "cifar10", cache_cifar10(data_dir, progress), ""
-        except Cifar10UnavailableError as error:
-            if name == "cifar10":
-                raise PoolError(
-                    f"{error}: set POOL=digits or POOL=<folder>, "
-                    f"or put cifar-10-python.tar.gz into DATA_DIR={data_dir}"
-                ) from error
-            notice = f"{error}: using scikit-learn's handwritten digits instead"
-    if notice or name == "digits":
-        return "digits", cache_digits(data_dir), notice
-    return None
 
 
 def _read_arrays(

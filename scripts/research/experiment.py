@@ -79,6 +79,8 @@ def open_experiment(settings: Settings, *, seed: int) -> Experiment:
             settings.data_dir,
             seed=seed,
             image_size=settings.image_size,
+            classes=settings.classes,
+            image_hosts=settings.image_hosts,
             max_pixels=settings.max_image_pixels,
             progress=progress,
         )
