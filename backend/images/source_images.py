@@ -8,6 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,7 +25,7 @@ from backend.base.progress import Progress
 from backend.images.decode import open_image
 from backend.images.digest import digest
 from backend.images.framing import View
-from backend.images.index import Index, Merged
+from backend.images.index import Entry, Index, Merged
 from backend.images.labeled import LabeledFolder
 from backend.images.listing import Listing, shown, summarize
 from backend.images.pixels import Decoded, Original, PixelStore, stamp
@@ -160,19 +161,25 @@ class SourceImages:
 
     def keep_labeled(self, image_ids: Sequence[str]) -> None:
         """Keep the pixels of labeled images for good; log what cannot be read."""
-        if self.labeled is None:
+        if (labeled := self.labeled) is None:
             return
-        kept = self.labeled.image_ids()
+        kept = labeled.image_ids()
         lacking = [image_id for image_id in image_ids if image_id not in kept]
         faults: dict[str, str] = {}
-        for entry in self.index.entries(self.index.rows(lacking)):
+
+        def keep(entry: Entry) -> None:
             try:
                 with self.source.open(entry.location) as file:
-                    self.labeled.keep(entry.image_id, file)
+                    labeled.keep(entry.image_id, file)
             except (ImageError, OSError) as error:
                 faults[entry.location] = getattr(error, "strerror", None) or str(error)
+
+        with ThreadPoolExecutor() as threads:
+            list(threads.map(keep, self.index.entries(self.index.rows(lacking))))
         if faults:
-            log.warning("labeled images not kept: %s", summarize(faults, len(lacking)))
+            log.warning(
+                "labeled images not kept: %s", summarize(faults, len(lacking) - len(faults))
+            )
 
     @cached_property
     def _is_due(self) -> NDArray[np.bool_]:
@@ -201,7 +208,11 @@ class SourceImages:
         unreadable = self._locations([*found.unreadable])
         of_location = dict(zip(unreadable, found.unreadable.values(), strict=True))
         if left_out := left_out | of_location:
-            log.warning("pool %s: %s", self.source.name, summarize(left_out, len(self.index)))
+            log.warning(
+                "pool %s: %s",
+                self.source.name,
+                summarize(left_out, len(self.index) - len(left_out)),
+            )
         with _locked(self.index_path):
             index = Index.read(self.index_path) or self.index
             index = index.record(found.contents, found.damaged)
@@ -246,8 +257,7 @@ def update_index(
         if not index.table.equals(before.table) or index.classes != before.classes:
             index.write(path)
     if listing.left_out and (merged.added or merged.changed):
-        n_files = len(listing.images) + len(listing.left_out)
-        log.warning("pool %s: %s", source.name, summarize(listing.left_out, n_files))
+        log.warning("pool %s: %s", source.name, summarize(listing.left_out, len(listing.images)))
     return replace(merged, index=index)
 
 

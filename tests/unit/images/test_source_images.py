@@ -281,3 +281,16 @@ def test_a_folder_that_is_empty_now_changes_nothing(photos: Path) -> None:
     photos.rmdir()
     away.rename(photos)
     assert opened(photos).image_ids == before.image_ids
+
+
+def test_labeled_images_that_cannot_be_kept_are_named(
+    photos: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = opened(photos)
+    (photos / "a/2.png").unlink()
+    pool.keep_labeled(pool.image_ids)
+    assert "labeled images not kept: 1 of 12" in caplog.text
+    assert "No such file or directory" in caplog.text
+    assert pool.source is not None
+    assert pool.source.labeled is not None
+    assert pool.source.labeled.image_ids() == set(pool.image_ids) - {id_of("a/2.png")}
