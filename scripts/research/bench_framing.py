@@ -2,6 +2,8 @@
 
 The photographs are made from the pool: each shows one image at an end of a canvas of 4:1 that is
 filled with a blurred part of another image. A head on the pre-trained body is fitted to each view.
+
+    python -m scripts.research.bench_framing
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from itertools import count
 from pathlib import Path
 from typing import Literal
 
@@ -188,6 +189,13 @@ def run_missing(runs: Sequence[Run], jobs: int) -> None:
     """
     missing = [run for run in runs if not (run.folder / FINISHED).exists()]
     total = sum(run.plan.rounds + bool(run.plan.seed_labels) for run in missing)
+    if jobs == 1:
+        numbers = count(1)
+        with progress_bar() as progress:
+            progress("simulating", 0, total)
+            for run in missing:
+                _finish(run, lambda: progress("simulating", next(numbers), total))
+        return
     context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
     with (
         progress_bar() as progress,

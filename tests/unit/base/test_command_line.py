@@ -252,6 +252,7 @@ def test_set_up_with_json_prints_only_json_on_standard_output(
     assert json.loads(printed) == {
         "project_id": 7,
         "project_url": "https://label.example.org/projects/7/data",
+        "projects": [],
     }
     assert typed("scripts.setup_project") == (0, "pool      digits\n", "")
 

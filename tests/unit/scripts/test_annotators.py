@@ -179,4 +179,4 @@ def test_a_failure_is_one_sentence(
 ) -> None:
     code, output, error = command("--project", "8")
     assert (code, output) == (1, "")
-    assert error == "choose a project with --project: 7\n"
+    assert error == 'choose a project with --project: 7 ("T")\n'
