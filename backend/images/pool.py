@@ -220,15 +220,13 @@ def rescan(
 
 
 def true_labels(pool: Pool) -> dict[str, str]:
-    """Return the known class of each image that has one; for seed labels and simulations."""
+    """Return the known class of each image that has one; for seed labels and simulations.
+
+    Images that wait to be decoded are included.
+    """
     if pool.source is not None:
-        index = pool.source.index
-        labels = index.labels[index.rows(pool.image_ids)]
-        return {
-            image_id: label
-            for image_id, label in zip(pool.image_ids, labels, strict=True)
-            if label in pool.classes
-        }
+        labels = pool.source.known_labels()
+        return {image_id: label for image_id, label in labels.items() if label in pool.classes}
     try:
         image_ids = json.loads((pool.folder / "index.json").read_text())["image_ids"]
         positions = np.load(pool.folder / "train_labels.npy")

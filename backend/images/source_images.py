@@ -14,10 +14,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+from PIL import Image
 
 from backend.base.arrays import Images
 from backend.base.errors import ImageError, PoolError
@@ -94,6 +96,15 @@ class SourceImages:
         is_found = self.index.is_usable & self.is_decoded & (self.index.splits == split)
         return np.flatnonzero(is_found)
 
+    def known_labels(self) -> dict[str, str]:
+        """Return the label of each image of the pool that has one, whether decoded or not."""
+        index = self.index
+        is_listed = ~index.table["is_removed"].to_numpy() & (index.splits == "pool")
+        is_known = is_listed & (index.labels != "")
+        for column in ("copy_of", "left_out"):
+            is_known &= index.table[column].to_numpy() == ""
+        return dict(zip(index.image_ids[is_known], index.labels[is_known], strict=True))
+
     def list_again(self, seed: int, progress: Progress) -> tuple[SourceImages, Merged]:
         """List the source and bring the index up to date; also return what has changed.
 
@@ -160,10 +171,13 @@ class SourceImages:
             raise
 
     def keep_labeled(self, image_ids: Sequence[str]) -> None:
-        """Keep the pixels of labeled images for good; log what cannot be read."""
+        """Keep the pixels of labeled images for good; log what cannot be read.
+
+        If an original is gone, the decoded pixels are kept.
+        """
         if (labeled := self.labeled) is None:
             return
-        kept = labeled.image_ids()
+        kept, store = labeled.image_ids(), self.store
         lacking = [image_id for image_id in image_ids if image_id not in kept]
         faults: dict[str, str] = {}
 
@@ -172,7 +186,10 @@ class SourceImages:
                 with self.source.open(entry.location) as file:
                     labeled.keep(entry.image_id, file)
             except (ImageError, OSError) as error:
-                faults[entry.location] = getattr(error, "strerror", None) or str(error)
+                if store.holds(entry.image_id):
+                    labeled.keep(entry.image_id, self._decoded(entry.image_id))
+                else:
+                    faults[entry.location] = getattr(error, "strerror", None) or str(error)
 
         with ThreadPoolExecutor() as threads:
             list(threads.map(keep, self.index.entries(self.index.rows(lacking))))
@@ -180,6 +197,13 @@ class SourceImages:
             log.warning(
                 "labeled images not kept: %s", summarize(faults, len(lacking) - len(faults))
             )
+
+    def _decoded(self, image_id: str) -> BinaryIO:
+        """Return the decoded pixels of an image as a file."""
+        file = BytesIO()
+        Image.fromarray(self.store.images([image_id])[:][0]).save(file, "PNG")
+        file.seek(0)
+        return file
 
     @cached_property
     def _is_due(self) -> NDArray[np.bool_]:

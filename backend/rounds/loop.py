@@ -21,7 +21,7 @@ from backend.images.framing import View
 from backend.images.pool import Pool, open_pool
 from backend.network.device import find_device
 from backend.network.training import Recipe
-from backend.store.project_record import project_root, read_record
+from backend.store.project_record import POOL_INDEX, project_root, read_record
 from backend.store.project_store import ProjectStore
 from backend.store.registry import Registry
 
@@ -110,7 +110,7 @@ def open_loop(
         record.pool,
         settings.data_dir,
         seed=record.seed,
-        index=root / "pool.parquet",
+        index=root / POOL_INDEX,
         classes=record.classes,
         image_size=record.image_size if settings.image_size == "auto" else settings.image_size,
         rescan=False,

@@ -35,7 +35,7 @@ def rescan(loop: Loop, *, must_list: bool, progress: Progress) -> None:
     n_closed = close_tasks_of_removed_images(loop) if changes and changes.removed else 0
     n_decoded = len(set(pool.image_ids) - set(before.image_ids))
     version = loop.registry.current()
-    if n_decoded and version is not None:
+    if version is not None:
         embeddings_of(loop, version, progress)  # first: the scores then need no second pass
         pool_probs(loop, version, progress)
     record_pool(loop, began, is_listed=must_list, is_larger=bool(n_decoded))
@@ -63,7 +63,10 @@ def record_pool(loop: Loop, began: float, *, is_listed: bool, is_larger: bool) -
 
 
 def close_tasks_of_removed_images(loop: Loop) -> int:
-    """Delete the tasks of removed images that nobody has annotated; return their number."""
+    """Delete the tasks of removed images that nobody has annotated; return their number.
+
+    Keeps the pixels of the annotated ones.
+    """
     with lock(loop.root, "push"):
         read_everything_changed(loop.project, loop.store)
         removed = loop.pool.removed_ids
@@ -74,6 +77,8 @@ def close_tasks_of_removed_images(loop: Loop) -> int:
         ]
         loop.project.delete_tasks(closed)
         loop.store.forget_tasks(closed, time.time())
+    annotated = set(map(loop.pool.canonical, loop.store.annotated_images()))
+    loop.pool.keep_labeled(sorted(annotated & removed))
     return len(closed)
 
 

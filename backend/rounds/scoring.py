@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from backend.asking.query import Candidates, needs_embeddings, needs_model
-from backend.base.arrays import Embeddings, Images, Labels, Probs
+from backend.base.arrays import Embeddings, Images, ImageView, Labels, Probs
 from backend.base.errors import TrainingError
 from backend.base.progress import Progress
 from backend.base.strategy_names import ResolvedName
@@ -82,10 +82,28 @@ def pool_probs(loop: Loop, meta: Meta, progress: Progress) -> Probs:
         )
 
     kept = model_outputs.load_pool_probs(loop.root, meta.version)
-    probs = _complete(kept, wanted, compute)
-    if kept is None or kept[0] != wanted:
-        model_outputs.save_pool_probs(loop.root, meta.version, wanted, probs)
-    return probs
+    whole = _complete(kept, wanted, compute)
+    if whole is not kept:
+        model_outputs.save_pool_probs(loop.root, meta.version, *whole)
+    return _select(whole, wanted)
+
+
+def scored_part(loop: Loop) -> Loop:
+    """Return the loop without new images that the version in service has still to score.
+
+    The trainer scores them. Images in a task stay.
+    """
+    version = loop.registry.current()
+    kept = model_outputs.load_pool_probs(loop.root, version.version) if version else None
+    if kept is None or loop.pool.source is None:
+        return loop
+    known = {*kept[0], *(loop.pool.canonical(task.image_id) for task in loop.store.tasks())}
+    rows = [row for row, image_id in enumerate(loop.pool.image_ids) if image_id in known]
+    if len(rows) == len(loop.pool.image_ids):
+        return loop
+    image_ids = tuple(loop.pool.image_ids[row] for row in rows)
+    images = ImageView(loop.pool.images, np.array(rows, dtype=np.int64))
+    return replace(loop, pool=replace(loop.pool, image_ids=image_ids, images=images))
 
 
 def predicted_classes(loop: Loop, meta: Meta) -> Labels:
@@ -102,8 +120,9 @@ def predicted_classes(loop: Loop, meta: Meta) -> Labels:
 def embeddings_of(loop: Loop, meta: Meta, progress: Progress) -> tuple[str, PoolEmbeddings]:
     """Return a version's body key, and its embeddings of all images; each is computed only once."""
     kept = _load(loop, meta.body_key, meta.view) if meta.body_key else None
-    if kept is not None and kept[0] == _split_ids(loop.pool):
-        return meta.body_key, _split(loop.pool, kept[1])
+    wanted = _split_ids(loop.pool)
+    if kept is not None and set(kept[0]) >= set(wanted):
+        return meta.body_key, _split(loop.pool, _select(kept, wanted))
     state = loop.registry.load_state(meta.body)
     key = body_key(state)
     return key, _load_or_embed(loop, state, key, meta.view, loop.own_embeddings, progress)
@@ -128,7 +147,7 @@ def pretrained_embeddings(loop: Loop, image_ids: Sequence[str], progress: Progre
         images = loop.pool.images_of(missing, progress=progress)
         return score(loop, state, loop.view, images, "embedding", progress).embeddings
 
-    return _complete(kept, tuple(image_ids), compute)
+    return _select(_complete(kept, image_ids, compute), image_ids)
 
 
 def save_embeddings(
@@ -169,7 +188,7 @@ def _pretrained(loop: Loop, progress: Progress) -> State:
 def _load_or_embed(
     loop: Loop, state: State, key: str, view: View, folder: Path, progress: Progress
 ) -> PoolEmbeddings:
-    """Load a body's embeddings, compute those of new images, and drop those of other images."""
+    """Load a body's embeddings, and compute and keep those of new images."""
     pool = loop.pool
 
     def compute(image_ids: Sequence[str]) -> Embeddings:
@@ -188,10 +207,11 @@ def _load_or_embed(
 
     wanted = _split_ids(pool)
     kept = _load(loop, key, view)
-    embeddings = _split(pool, _complete(kept, wanted, compute))
-    if kept is None or kept[0] != wanted:
-        save_embeddings(loop, folder, key, view, embeddings)
-    return embeddings
+    whole = _complete(kept, wanted, compute)
+    if whole is not kept:
+        path = model_outputs.embeddings_path(folder, key, view, pool.name)
+        model_outputs.save_embeddings(path, *whole)
+    return _split(pool, _select(whole, wanted))
 
 
 def _load(loop: Loop, key: str, view: View) -> tuple[tuple[str, ...], Embeddings] | None:
@@ -207,29 +227,35 @@ def _load(loop: Loop, key: str, view: View) -> tuple[tuple[str, ...], Embeddings
 def _kept_embeddings(loop: Loop, meta: Meta, image_ids: Sequence[str]) -> Embeddings | None:
     """Load the version's embeddings of these images, or return None if one has none."""
     kept = _load(loop, meta.body_key, meta.view) if meta.body_key else None
-    row_of = {image_id: row for row, image_id in enumerate(kept[0])} if kept else {}
-    if kept is None or not row_of.keys() >= set(image_ids):
-        return None
-    return kept[1][[row_of[image_id] for image_id in image_ids]]
+    return _select(kept, image_ids) if kept and set(kept[0]) >= set(image_ids) else None
 
 
 def _complete(
     kept: tuple[tuple[str, ...], Rows] | None,
-    wanted: tuple[str, ...],
+    wanted: Sequence[str],
     compute: Callable[[Sequence[str]], Rows],
-) -> Rows:
-    """Return a row for each wanted image: kept rows, and computed ones for images without."""
+) -> tuple[tuple[str, ...], Rows]:
+    """Return what is kept, with computed rows added for the wanted images that lack one.
+
+    Rows of other images stay: another process may have opened a larger pool.
+    """
     if kept is None:
-        return compute(wanted)
+        return tuple(wanted), compute(wanted)
+    image_ids, rows = kept
+    known = set(image_ids)
+    missing = [image_id for image_id in wanted if image_id not in known]
+    if not missing:
+        return kept
+    rows = np.concatenate([rows, compute(missing)])
+    return image_ids + tuple(missing), rows
+
+
+def _select(kept: tuple[tuple[str, ...], Rows], wanted: Sequence[str]) -> Rows:
+    """Return the rows of the wanted images, in their order."""
     if kept[0] == wanted:
         return kept[1]
     row_of = {image_id: row for row, image_id in enumerate(kept[0])}
-    missing = [image_id for image_id in wanted if image_id not in row_of]
-    rows = kept[1]
-    if missing:
-        row_of |= {image_id: len(rows) + i for i, image_id in enumerate(missing)}
-        rows = np.concatenate([rows, compute(missing)])
-    return rows[[row_of[image_id] for image_id in wanted]]
+    return kept[1][[row_of[image_id] for image_id in wanted]]
 
 
 def _split_ids(pool: Pool) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ ProjectId = Annotated[int, Field(gt=0, lt=10**18)]
 Classes = Annotated[tuple[str, ...], Field(min_length=2), AfterValidator(_check_classes)]
 
 
+POOL_INDEX = "pool.parquet"  # in the project's folder
 FIXED_POOLS = ("cifar10", "digits")
 
 

@@ -43,6 +43,7 @@ from backend.rounds import rescan as rescans
 from backend.rounds.decide import Decision, RankStep, State, Step, decide, is_listing_due
 from backend.rounds.loop import Loop, open_loop
 from backend.rounds.observe import observe, read_changes
+from backend.rounds.scoring import scored_part
 from backend.store.files import lock
 from backend.store.project_record import project_root
 from backend.store.project_store import ProjectStore
@@ -91,8 +92,8 @@ class Work:
 
     @cached_property
     def loop(self) -> Loop:
-        """Everything that rounds need."""
-        return self.open_loop()
+        """Everything that the ranker needs: it scores no images, which could take minutes."""
+        return scored_part(self.open_loop())
 
     def open_loop(self) -> Loop:
         """Open everything that rounds need, with the images that are decoded by now."""

@@ -13,7 +13,14 @@ from backend.images.pool import Pool, open_pool
 from backend.labelstudio.client import create_project, delete_project, find_project
 from backend.labelstudio.label_config import is_our_label_config, label_config_xml
 from backend.labelstudio.project_setup import ProjectSetup
-from backend.store.project_record import ProjectRecord, project_root, read_record, write_record
+from backend.store.project_record import (
+    POOL_INDEX,
+    ProjectRecord,
+    project_root,
+    read_record,
+    write_record,
+)
+from backend.store.project_store import ProjectStore
 from backend.store.registry import Registry
 from backend.store.weights import find_weights
 from scripts.console.progress_bars import progress_bar
@@ -84,6 +91,7 @@ class Opening:
             label_config="ours" if is_ours else "own",
             **chosen,
         )
+        self._keep_index()
         if record != earlier:
             write_record(self.root, record)
         print(f'project   "{record.title}" (id {project_id}) {"created" if is_new else "found"}')
@@ -137,6 +145,14 @@ class Opening:
                 "the same images were moved"
             )
 
+    def _keep_index(self) -> None:
+        """Start the project's index with what was listed; other images are listed again at once."""
+        if self.plan.has_new_pool:
+            ProjectStore(self.root).record(rescanned_at=0.0)
+        path = self.root / POOL_INDEX
+        if self.pool.source is not None and not path.exists():
+            self.pool.source.index.write(path)
+
     def _read_record(self, project_id: int) -> ProjectRecord | None:
         """Read what an earlier set-up recorded; ModelFolderError if for another Label Studio."""
         root = project_root(self.settings.model_dir, project_id)
@@ -154,8 +170,10 @@ class Opening:
     def _open_pool_and_weights(self) -> dict[str, Any]:
         """Open the pool; return the fields to record. What `auto` chose once is not changed."""
         settings, plan, kept = self.settings, self.plan, self.plan.record
+        is_kept = kept is not None and not plan.has_new_pool
+        root = project_root(settings.model_dir, kept.project_id) if kept else Path()
         image_size = settings.image_size
-        if image_size == "auto" and kept is not None and not plan.has_new_pool:
+        if image_size == "auto" and kept is not None and is_kept:
             image_size = kept.image_size
         with progress_bar() as progress:
             self.pool = pool = open_pool(
@@ -165,7 +183,9 @@ class Opening:
                 classes=plan.classes,
                 image_size=image_size,
                 image_hosts=settings.image_hosts,
-                budget_s=DECODE_FOR_S,
+                index=root / POOL_INDEX if is_kept else None,
+                rescan=not is_kept,
+                budget_s=0.0 if is_kept else DECODE_FOR_S,
                 max_pixels=settings.max_image_pixels,
                 progress=progress,
             )

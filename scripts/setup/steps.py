@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from backend.base.labeling import NewTask, match_classes
 from backend.base.settings import Settings
-from backend.images.pool import seed_labels, true_labels
+from backend.images.pool import rescan, seed_labels, true_labels
 from backend.labelstudio import task_data
 from backend.labelstudio.client import label_now_url
 from backend.labelstudio.label_config import (
@@ -104,7 +105,7 @@ class SetupSteps:
         with lock(self.root, "push"):
             truth = true_labels(self.pool)
             count = min(self.record.seed_labels or 0, len(truth))
-            labels = seed_labels(self.pool, count, self.record.seed, truth)
+            labels = self._without_damaged(seed_labels(self.pool, count, self.record.seed, truth))
             known = self.project.image_ids() if labels else set()
             choices = match_classes(self.project.label_config().choices, self.pool.classes)
             spelling = dict(zip(self.pool.classes, choices, strict=True))
@@ -125,6 +126,20 @@ class SetupSteps:
                 progress("importing seed labels", len(new_tasks), len(new_tasks))
         print(f"seeds     {len(labels)} labels from the data set, {len(new_tasks)} of them new")
         return bool(new_tasks)
+
+    def _without_damaged(self, labels: Mapping[str, str]) -> dict[str, str]:
+        """Decode images, and return the labels of those that can be decoded."""
+        with progress_bar() as progress:
+            self.pool, _ = rescan(
+                self.pool,
+                self.record.seed,
+                must_list=False,
+                budget_s=0,
+                needed=labels,
+                progress=progress,
+            )
+        decoded = set(self.pool.image_ids)
+        return {image_id: label for image_id, label in labels.items() if image_id in decoded}
 
     def push_first_batch(self) -> bool:
         """Ask for the first images now, so that nobody waits for the first training run.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -286,11 +287,23 @@ def test_a_folder_that_is_empty_now_changes_nothing(photos: Path) -> None:
 def test_labeled_images_that_cannot_be_kept_are_named(
     photos: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pool = opened(photos)
+    ids = opened(photos).image_ids
+    shutil.rmtree(opened(photos).folder)  # the decoded pixels, of which all but 2.png come back
     (photos / "a/2.png").unlink()
-    pool.keep_labeled(pool.image_ids)
+    pool = opened(photos, rescan=False)
+    pool.keep_labeled(ids)
     assert "labeled images not kept: 1 of 12" in caplog.text
     assert "No such file or directory" in caplog.text
     assert pool.source is not None
     assert pool.source.labeled is not None
-    assert pool.source.labeled.image_ids() == set(pool.image_ids) - {id_of("a/2.png")}
+    assert pool.source.labeled.image_ids() == set(ids) - {id_of("a/2.png")}
+
+
+def test_a_labeled_image_whose_original_is_gone_is_kept_as_it_was_decoded(photos: Path) -> None:
+    pool = opened(photos)
+    (photos / "a/2.png").unlink()
+    pool.keep_labeled([id_of("a/2.png")])
+    shutil.rmtree(pool.folder)
+    after = opened(photos)
+    assert after.retired_ids == (id_of("a/2.png"),)
+    assert after.images_of(after.retired_ids)[:][0, 0, 0].tolist() == [9, 9, 2]

@@ -131,7 +131,6 @@ def test_open_tasks_of_removed_images_are_closed_but_annotations_stay(
     [task] = [t for t in project.tasks() if t.image_id == labeled]
     project.answer(task.task_id, "cat", annotator=1)
     read_changes(project, loop.store)
-    loop.pool.keep_labeled([labeled])
     for gone in (labeled, opened):
         (folder / location[gone]).unlink()
     with caplog.at_level(logging.INFO):
@@ -225,3 +224,27 @@ def test_annotated_images_are_decoded_whatever_the_budget(
     after = reopen()
     assert set(after.pool.image_ids) == {*before.pool.image_ids, *labels}
     assert read_labels(after, after.store.annotations()).labels.image_ids == tuple(labels)
+
+
+def test_the_ranker_leaves_new_images_to_the_trainer_until_they_are_scored(
+    folder: Path, reopen: Callable[[], Loop], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = look(reopen)
+    assert scoring.scored_part(loop) is loop  # no version yet
+    seed(loop, loop.project, 10)  # type: ignore[arg-type]  # it is the oracle
+    train(loop)
+    save_image(folder / "new/1.png", (9, 9, 9))
+    save_image(folder / "new/2.png", (99, 9, 9))
+    monkeypatch.setattr(rescan, "pool_probs", lambda *_: None)  # the trainer is not yet ready
+    whole = look(reopen)
+    part = scoring.scored_part(whole)
+    assert set(whole.pool.image_ids) - set(part.pool.image_ids) == {
+        image_id("new/1.png"),
+        image_id("new/2.png"),
+    }
+    assert np.array_equal(part.pool.images[:], loop.pool.images[:])
+    batch = batches.choose_batch(part, 99, "margin")
+    assert len(batch.image_ids) == 26 - part.store.n_open()
+    monkeypatch.undo()
+    look(reopen)
+    assert scoring.scored_part(reopen()).pool.image_ids == whole.pool.image_ids

@@ -69,7 +69,7 @@ def test_probabilities_with_nan_are_named_with_their_version(
         batches.choose_batch(loop, 5, "margin")
 
 
-def test_only_new_images_are_scored_and_embedded_and_removed_ones_are_forgotten(
+def test_only_new_images_are_scored_and_embedded_and_rows_of_other_images_stay(
     loop: Loop, project: OracleProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few = replace(loop.pool, image_ids=loop.pool.image_ids[:240], images=loop.pool.images[:240])
@@ -101,7 +101,8 @@ def test_only_new_images_are_scored_and_embedded_and_removed_ones_are_forgotten(
     assert np.isfinite(after.pool).all()
     kept = model_outputs.load_pool_probs(loop.root, meta.version)
     assert kept is not None
-    assert kept[0] == grown.pool.image_ids
+    # Another process may have opened a larger pool.
+    assert kept[0] == loop.pool.image_ids
     scoring.pool_probs(grown, meta, quiet)
     scoring.embeddings_of(grown, meta, quiet)
     assert len(n_predicted) == 4

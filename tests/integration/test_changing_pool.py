@@ -1,0 +1,73 @@
+"""Images are added to a folder, and removed from it, while the stack runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+
+from backend.images.digest import digest
+from backend.labelstudio.project import LabelStudioProject
+from tests.integration.conftest import CreateTables, Stack, running_stack
+from tests.patience import PATIENCE_S, wait_for
+from tests.unit.images.image_folders import save_image
+
+
+def save_photo(folder: Path, number: int) -> Path:
+    return save_image(folder / f"{number}.png", (9, 9, number), size=(40, 30))
+
+
+def image_ids(numbers: range) -> set[str]:
+    return {digest(f"{number}.png") for number in numbers}
+
+
+def test_added_images_become_tasks_and_tasks_of_removed_ones_are_closed(
+    create_tables: CreateTables, tmp_path: Path
+) -> None:
+    folder = tmp_path / "photos"
+    photos = [save_photo(folder, number) for number in range(12)]
+    settings = {
+        "POOL": str(folder),
+        "CLASSES": "cat,dog",
+        "SEED_LABELS": "0",
+        "BATCH_SIZE": "20",
+        "RESCAN_EVERY": "3600",
+    }
+    with running_stack(create_tables, **settings) as stack:
+        info = stack.info
+        project = LabelStudioProject(info["label_studio_url"], info["api_key"], info["project_id"])
+
+        def asked() -> set[str]:
+            return {task.image_id for task in project.open_tasks()}
+
+        assert asked() == image_ids(range(12))
+        for number in range(12, 17):
+            save_photo(folder, number)
+        press(stack, "rescan")
+        wait_for(lambda: asked() == image_ids(range(17)), "the new images")
+
+        [first, *_] = project.open_tasks()
+        project.add_ground_truth(first.task_id, "cat", annotator=None)
+        for photo in photos:
+            photo.unlink()
+        done = stack.run("scripts.sync", "--rescan")
+        assert done.returncode == 0, done.stderr
+        wait_for(lambda: asked() == image_ids(range(12, 17)), "the closed tasks")
+        assert {task.image_id for task in project.tasks()} - asked() == {first.image_id}
+        status = httpx.get(f"{info['backend_url']}/status", timeout=PATIENCE_S).json()
+        [shown] = status["projects"]
+        assert (shown["pool_images"], shown["undecoded_images"]) == (5, 0)
+        assert shown["errors"] == []
+
+
+def press(stack: Stack, button: str) -> None:
+    """Press a button of the dashboard."""
+    settings = stack.settings
+    login = (settings.dashboard_user, settings.dashboard_password.get_secret_value())
+    response = httpx.post(
+        f"{stack.info['backend_url']}/dashboard/{button}",
+        data={"project": stack.info["project_id"]},
+        auth=login,
+        timeout=PATIENCE_S,
+    )
+    assert response.status_code == 303, response.text
