@@ -192,7 +192,8 @@ def test_the_choice_of_auto_is_kept_with_its_notice(
         assert start(settings) == project_id
     kept = read_record(root)
     api.delete(f"/api/projects/{project_id}/").raise_for_status()
-    assert kept == record.model_copy(update={"seed_labels": 0})
+    given = {"seed_labels": 0, "image_size": settings.image_size}
+    assert kept == record.model_copy(update=given)
 
 
 def _config_xml(stack: Stack) -> str:
