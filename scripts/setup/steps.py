@@ -18,6 +18,8 @@ from backend.labelstudio.label_config import (
 )
 from backend.labelstudio.project import IMPORT_CHUNK
 from backend.labelstudio.project_setup import ProjectSetup
+from backend.network.device import find_device
+from backend.network.training import Recipe
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds import batches
 from backend.rounds.accuracy import describe_project
@@ -29,6 +31,7 @@ from backend.store.project_store import ProjectStore
 from backend.store.registry import Registry
 from scripts.console.progress_bars import progress_bar
 from scripts.setup.checks import make_plan
+from scripts.setup.cost import describe_cost, measure_speed
 from scripts.setup.label_config import show_or_hide_hints
 from scripts.setup.opening import DECODE_FOR_S, OpenedProject, Opening
 from scripts.setup.request import Request
@@ -78,6 +81,7 @@ def set_up(request: Request) -> int:
             steps.connect(),  # first: whatever fails below, annotations are heard of
             steps.import_seed_labels(),
             steps.push_first_batch(),
+            steps.estimate_cost(),
             project.add_order_tab(),
             steps.explain(),
             steps.start_first_training(),
@@ -162,6 +166,17 @@ class SetupSteps:
             pushed = batches.top_up(loop, progress=progress)
         print(f"tasks     {self.project.counts().open} open, {pushed} of them new")
         return bool(pushed)
+
+    def estimate_cost(self) -> bool:
+        """Print how long scoring and training will take here, unless a version exists already."""
+        if Registry(self.root).last_round():
+            return False
+        device = find_device(self.settings.device)
+        recipe = Recipe(image_size=self.record.image_size)
+        speed = measure_speed(recipe, len(self.record.classes), device)
+        n_images = len(self.pool.image_ids) + self.pool.n_waiting
+        print(f"cost      {describe_cost(speed, n_images, recipe, device)}")
+        return False
 
     def connect(self) -> bool:
         """Connect the webhook and the ML backend, each with its secret."""
