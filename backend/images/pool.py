@@ -163,6 +163,7 @@ def open_pool(
     rescan: bool = True,
     budget_s: float = math.inf,
     needed: Collection[str] = (),
+    needs_held_out: bool = False,
     max_pixels: int = MAX_IMAGE_PIXELS,
     progress: Progress = quiet,
 ) -> Pool:
@@ -171,8 +172,9 @@ def open_pool(
     `index` is the project's index file; labeled images are kept beside it. Without `index`, the
     index is in data_dir and no image is kept. `classes` are those of the labels, if they are known.
     With `rescan`, or if there is no index yet, the source is listed. Then images are decoded for
-    about `budget_s` seconds, and those that are `needed` in any case. Files of more than
-    `max_pixels` are left out. If the source is gone, the decoded images remain. Raises PoolError.
+    about `budget_s` seconds, and in any case those that are `needed`, and with `needs_held_out`
+    those for validation and testing. Files of more than `max_pixels` are left out. If the source is
+    gone, the decoded images remain. Raises PoolError.
     """
     try:
         if found := cache_data_set(name, data_dir, progress):
@@ -185,7 +187,8 @@ def open_pool(
             image_size = choose_image_size(measure_side(source, listed, max_pixels))
         labeled = LabeledFolder(index.parent / "labeled", max_pixels) if index else None
         images = SourceImages(source, listed, path, data_dir, image_size, max_pixels, labeled)
-        return _read_source(images.decode(progress, budget_s, needed), classes)
+        images = images.decode(progress, budget_s, needed, needs_held_out=needs_held_out)
+        return _read_source(images, classes)
     except OSError as error:
         raise PoolError(
             f"POOL={name}: {error}; check that DATA_DIR={data_dir} is writable and has space left"

@@ -114,14 +114,22 @@ class SourceImages:
         return replace(self, index=merged.index, n_unreadable=0, fault=""), merged
 
     def decode(
-        self, progress: Progress, budget_s: float = math.inf, needed: Collection[str] = ()
+        self,
+        progress: Progress,
+        budget_s: float = math.inf,
+        needed: Collection[str] = (),
+        *,
+        needs_held_out: bool = False,
     ) -> SourceImages:
         """Decode images for about `budget_s` seconds, and record what was found.
 
-        Those of `needed` are decoded in any case, and so are a few if no image of the pool is yet.
+        Decoded in any case are those of `needed`, with `needs_held_out` those for validation and
+        testing, and a few if no image of the pool is decoded yet.
         """
         is_due = self._is_due | self._was_too_large
         is_needed = is_due & np.isin(self.index.image_ids, np.array([*needed], dtype=object))
+        if needs_held_out:
+            is_needed |= is_due & (self.index.splits != "pool")
         due = np.flatnonzero(is_due & ~is_needed)
         if budget_s <= 0 and len(self.find("pool")):
             due = due[:0]

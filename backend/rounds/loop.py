@@ -91,13 +91,13 @@ def open_loop(
     project_id: int,
     project: LabelingProject,
     *,
-    budget_s: float = 0.0,
+    is_for_training: bool = False,
     progress: Progress = lambda *_: None,
 ) -> Loop:
     """Gather what a project's rounds need, with the pool and weights chosen during set-up.
 
-    The pool has the images that are decoded by now, and all annotated ones. Before that, others are
-    decoded for about `budget_s` seconds.
+    The pool has the images that are decoded by now and all annotated ones; for training, also all
+    images that are held out, so that every version is validated on the same ones.
     """
     root = project_root(settings.model_dir, project_id)
     record = read_record(root)
@@ -114,7 +114,8 @@ def open_loop(
         classes=record.classes,
         image_size=record.image_size if settings.image_size == "auto" else settings.image_size,
         rescan=False,
-        budget_s=budget_s,
+        budget_s=0.0,
+        needs_held_out=is_for_training,
         needed=ProjectStore(root).annotated_images(),
         image_hosts=settings.image_hosts,
         max_pixels=settings.max_image_pixels,

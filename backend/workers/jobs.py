@@ -95,9 +95,15 @@ class Work:
         """Everything that the ranker needs: it scores no images, which could take minutes."""
         return scored_part(self.open_loop())
 
-    def open_loop(self) -> Loop:
+    def open_loop(self, *, is_for_training: bool = False) -> Loop:
         """Open everything that rounds need, with the images that are decoded by now."""
-        return open_loop(self.settings, self.project_id, self.project, progress=self.progress)
+        return open_loop(
+            self.settings,
+            self.project_id,
+            self.project,
+            is_for_training=is_for_training,
+            progress=self.progress,
+        )
 
     def decide(self) -> tuple[State, Decision]:
         """Observe the project and decide what is due now."""
@@ -112,7 +118,7 @@ def retrain(project_id: int) -> None:
         share_cores(work.queue.worker_counts()["train"])
         state, due = work.decide()
         while due.train == "retrain":
-            loop = work.open_loop()
+            loop = work.open_loop(is_for_training=True)
             rounds.train_round(loop, is_forced=state.is_training_asked, progress=work.progress)
             state, due = work.decide()
     work.queue.notify_clock(project_id)

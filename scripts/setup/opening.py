@@ -29,7 +29,7 @@ from scripts.setup.label_config import check_label_config, replace_label_config
 from scripts.setup.projects import titles_of
 
 # The trainer decodes the rest while people label the first batch.
-DECODE_FOR_S = 20.0
+DECODE_FOR_S = 15.0
 
 
 @dataclass(frozen=True)

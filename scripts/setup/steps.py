@@ -33,7 +33,7 @@ from scripts.console.progress_bars import progress_bar
 from scripts.setup.checks import make_plan
 from scripts.setup.cost import describe_cost, measure_speed
 from scripts.setup.label_config import show_or_hide_hints
-from scripts.setup.opening import DECODE_FOR_S, OpenedProject, Opening
+from scripts.setup.opening import OpenedProject, Opening
 from scripts.setup.request import Request
 
 WAIT_FOR_ANOTHER_S = 600.0
@@ -155,13 +155,7 @@ class SetupSteps:
         with progress_bar() as progress:
             project_id = self.project.project_id
             began, is_first = time.time(), not ProjectStore(self.root).facts().decoded_at
-            loop = open_loop(
-                self.settings,
-                project_id,
-                self.project,
-                budget_s=DECODE_FOR_S / 2,
-                progress=progress,
-            )
+            loop = open_loop(self.settings, project_id, self.project, progress=progress)
             record_pool(loop, began, is_listed=is_first, is_larger=False)
             pushed = batches.top_up(loop, progress=progress)
         print(f"tasks     {self.project.counts().open} open, {pushed} of them new")

@@ -307,3 +307,21 @@ def test_a_labeled_image_whose_original_is_gone_is_kept_as_it_was_decoded(photos
     after = opened(photos)
     assert after.retired_ids == (id_of("a/2.png"),)
     assert after.images_of(after.retired_ids)[:][0, 0, 0].tolist() == [9, 9, 2]
+
+
+def test_needed_and_held_out_images_are_decoded_whatever_the_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pixels, "CHUNK", 2)
+    folder = make_folder(tmp_path / "images")  # 36 in the pool, 4 for validation, 2 for test
+    few = opened(folder, budget_s=0)
+    assert [len(s.image_ids) for s in (few, few.validation, few.test)] == [2, 0, 0]
+    [needed, *_] = sorted(set(true_labels(few)) - set(few.image_ids))
+
+    again = open_pool(
+        str(folder), tmp_path / "data", seed=0, index=tmp_path / "p1/pool.parquet",
+        image_size=16, rescan=False, budget_s=0, needed=[needed], needs_held_out=True,
+    )  # fmt: skip
+
+    assert set(again.image_ids) == {*few.image_ids, needed}
+    assert [len(s.image_ids) for s in (again.validation, again.test)] == [4, 2]
