@@ -1,4 +1,4 @@
-"""Report on each annotator: annotations, agreement, quality, and how often guesses are accepted.
+"""Report on each annotator: annotations, agreement, quality, and accepted guesses.
 
     python -m scripts.annotators
     python -m scripts.annotators --csv > people.csv
@@ -61,7 +61,7 @@ def main() -> int:
 
 
 def table(rows: Sequence[AnnotatorFigures]) -> list[str]:
-    """Return a header and a line per annotator, or nothing if there are none."""
+    """Return a header and a line per annotator, or an empty list without annotators."""
     if not rows:
         return []
     lines = [HEADER, *map(_cells, rows)]
@@ -70,7 +70,7 @@ def table(rows: Sequence[AnnotatorFigures]) -> list[str]:
 
 
 def remarks(rows: Sequence[AnnotatorFigures], overlap: OverlapName) -> list[str]:
-    """Return what a team lead may want to act on."""
+    """Return remarks that a team lead may want to act on."""
     if not any(row.answers for row in rows):
         return ["No annotations yet."]
     found = []
@@ -83,7 +83,7 @@ def remarks(rows: Sequence[AnnotatorFigures], overlap: OverlapName) -> list[str]
         remedy = (
             "set OVERLAP=auto to have others label some of them"
             if overlap == "1"
-            else f"with OVERLAP={overlap} others get them as soon as they label"
+            else f"with OVERLAP={overlap}, others get these images once they label"
         )
         found.append(
             "Quality is unknown if nobody else labeled the same images: "
@@ -93,9 +93,9 @@ def remarks(rows: Sequence[AnnotatorFigures], overlap: OverlapName) -> list[str]
 
 
 def _accepts_everything(row: AnnotatorFigures) -> bool:
-    # A careful annotator corrects wrong guesses, so accepts about as many as are right. Suspicious
-    # is accepting more than 95 % of at least 20, if even the upper end of the 95 % interval of how
-    # many were right is below that.
+    # A careful annotator corrects wrong guesses, so the share accepted is close to the share that
+    # is right. It is suspicious to accept more than 95 % of at least 20 guesses if even the upper
+    # end of the 95 % interval of the share that was right is below the share accepted.
     if row.guesses_taken is None or row.guesses_right is None or row.guesses_shown < MIN_GUESSES:
         return False
     _, high = interval_of(row.guesses_right, row.guesses_shown)
@@ -126,14 +126,14 @@ def _percent(share: float | None) -> str:
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    """Align names left and figures right."""
+    """Align names to the left and figures to the right."""
     blanks = [" " * (width - _columns(cell)) for cell, width in zip(cells, widths, strict=True)]
     figures = [blank + cell for blank, cell in zip(blanks[1:], cells[1:], strict=True)]
     return "  ".join([cells[0] + blanks[0], *figures])
 
 
 def _columns(text: str) -> int:
-    """Return a text's width on a terminal, where Chinese, Japanese and Korean letters are wide."""
+    """Return the width of text on a terminal, where some Asian letters take two columns."""
     return sum(2 if east_asian_width(letter) in "WF" else 1 for letter in text)
 
 

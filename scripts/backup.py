@@ -1,10 +1,11 @@
-"""Back up everything in a compose stack that cannot be regenerated, in one file; or restore it.
+"""Back up everything in a compose stack that cannot be regenerated into one file, or restore it.
 
     python3 -m scripts.backup                              # into the folder backups
     python3 -m scripts.backup --restore backups/stack.tar  # into a stack that was never started
 
-The file holds Label Studio's database and files, the model versions, and .env, whose secrets belong
-to that database. Images and weights are downloaded again. Needs only the standard library.
+The file contains Label Studio's database and files, the model versions, and .env, whose secrets
+belong to that database. Images and weights can be downloaded again. Needs only the standard
+library.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def main() -> int:
             restore(arguments.restore)
             print("restored; to start the stack: docker compose up -d")
         else:
-            print(f"{back_up(arguments.folder)}: holds secrets, keep it safe")
+            print(f"{back_up(arguments.folder)}: contains secrets, keep it safe")
     except (OSError, tarfile.TarError) as error:
         raise DockerError(str(error)) from error
     return 0

@@ -1,4 +1,4 @@
-"""Pin the third-party images of docker-compose.yml, so that every start runs the same ones.
+"""Pin the third-party images of docker-compose.yml, so that every start uses the same images.
 
     python3 -m scripts.digests
 
@@ -18,18 +18,18 @@ from scripts.compose.docker import DockerError, compose_command, docker
 from scripts.compose.env import ENV, read_env, write_values
 from scripts.compose.preflight import COMPOSE_FILE
 
-# An image as docker-compose.yml names it: the variable that overrides it, and the default.
+# An image in docker-compose.yml: the variable that overrides it, and the default.
 IMAGE = re.compile(r"\$\{(\w+_IMAGE):-([^}]+)\}")
 DIGEST = re.compile(r"^Digest: (sha256:[0-9a-f]{64})$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Image:
-    """One image: its variable in .env, and the name that is used now."""
+    """An image: its variable in .env, and the name that is currently used."""
 
     variable: str
     default: str
-    now: str  # name:tag, or name:tag@digest if it is pinned
+    now: str  # name:tag, or name:tag@digest if pinned
 
     @property
     def tag(self) -> str:
@@ -39,14 +39,14 @@ class Image:
     def describe(self, pin: str) -> str:
         """Describe what a pin changes."""
         if pin == self.now:
-            return f"{self.variable}: is {pin} already"
+            return f"{self.variable}: is already {pin}"
         if "@" in self.now:
             return f"{self.variable}: moved to {pin} (was {self.now.partition('@')[2]})"
         return f"{self.variable}: pinned to {pin}"
 
 
 def main() -> int:
-    """Pin every image that its registry still has; return 1 if an image is missing."""
+    """Pin every image that is available; return 1 if a registry lacks an image."""
     CommandParser(description=__doc__).parse_args()
     docker("version", "--format", "{{.Server.Version}}")
     images = find_images()
@@ -55,7 +55,7 @@ def main() -> int:
         try:
             pins[image.variable] = pin = find_pin(image.tag)
         except DockerError as error:
-            print(f"{image.variable}: stays {image.now}: {error}", file=sys.stderr)
+            print(f"{image.variable}: kept {image.now}: {error}", file=sys.stderr)
             continue
         print(image.describe(pin))
         if image.tag != image.default:
@@ -65,7 +65,7 @@ def main() -> int:
 
 
 def find_images() -> list[Image]:
-    """Return the images of docker-compose.yml, as .env overrides them."""
+    """Return the images of docker-compose.yml, with the overrides in .env."""
     env = read_env(ENV)
     found = dict(IMAGE.findall(COMPOSE_FILE.read_text()))
     return [Image(name, default, env.get(name) or default) for name, default in found.items()]
@@ -74,10 +74,10 @@ def find_images() -> list[Image]:
 def find_pin(tag: str) -> str:
     """Download the image that a tag currently refers to; return the tag with its digest.
 
-    DockerError if the registry does not have it.
+    Raises DockerError if the registry does not have it.
     """
     if ":" not in tag.rpartition("/")[2]:
-        raise DockerError("it names no tag: write name:tag")
+        raise DockerError("the tag is missing: write name:tag")
     found = DIGEST.search(docker("pull", tag))
     if found is None:
         raise DockerError(f"`docker pull {tag}` printed no digest")
@@ -94,7 +94,7 @@ def write_pins(images: list[Image], pins: dict[str, str]) -> None:
     elif pins:
         print(f"{ENV}: nothing to change")
     else:
-        print(f"no registry answered: {ENV} is unchanged", file=sys.stderr)
+        print(f"no registry responded: {ENV} is unchanged", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Prepare .env for `docker compose up`: create missing secrets, and report what would stop it.
+"""Prepare .env for `docker compose up`: create missing secrets, and report problems.
 
     python3 -m scripts.env_file
 
@@ -16,7 +16,7 @@ from scripts.compose.preflight import find_notes, find_problems
 
 
 def main() -> int:
-    """Write .env, then report every problem."""
+    """Write .env and report every problem."""
     CommandParser(description=__doc__).parse_args()
     made = write_missing(ENV)
     print(f"{ENV}: created {', '.join(made)}" if made else f"{ENV}: all secrets exist already")

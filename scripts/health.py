@@ -1,9 +1,9 @@
-"""Check whether one of our processes is working, for a container's health check.
+"""Check whether one of Tightloop's processes is working, for a container's health check.
 
     python -m scripts.health trainer
 
-Prints nothing if the process is healthy, otherwise the problem. Run it on the machine or in the
-container where the process runs.
+Prints nothing if the process is healthy, otherwise the problem. Run this on the machine or in the
+container in which the process runs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from urllib.request import urlopen
 from backend.base.command_line import CommandParser, run
 from backend.base.settings import Settings, load_settings
 
-# Twice as long as an idle worker may be silent, and many ticks of the clock.
+# Twice the time that an idle worker may be silent, and many ticks of the clock.
 SILENCE_S = 60.0
 
 
@@ -37,11 +37,11 @@ def main() -> int:
 
 
 def seen_at(process: str, settings: Settings) -> float:
-    """Return when a process last showed that it is working; OSError if a server does not answer."""
+    """Return when a process was last seen working; OSError if a server does not respond."""
     if process in ("backend", "dashboard"):
         with urlopen(f"http://127.0.0.1:{settings.backend_port}/health", timeout=5):
             return time.time()
-    # Imported here because the servers are checked more often, and do not need it.
+    # Imported here because the checks of servers, which are frequent, do not need it.
     from backend.queue.training_queue import TrainingQueue
 
     queue = TrainingQueue(settings.redis_url.get_secret_value())

@@ -3,9 +3,8 @@
     python -m scripts.models list
     python -m scripts.models promote r0003
 
-The newest KEEP_VERSIONS full versions keep their weights, and so do versions that were in service
-recently; older ones keep only their figures. After a promotion the ranker reorders the open tasks
-in Label Studio.
+The newest KEEP_VERSIONS full versions and those recently in service keep their weights; older ones
+keep only their figures. After a promotion, the ranker reorders the open tasks in Label Studio.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from scripts.console.options import add_project_option
 
 
 def main() -> int:
-    """Run one of the two commands."""
+    """List versions or promote one."""
     parser = CommandParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     listing = commands.add_parser("list", help="all versions, oldest first", description=__doc__)
@@ -54,7 +53,7 @@ def _list(settings: Settings, project_id: int, *, as_json: bool) -> None:
     unknown: ModelFolderError | None = None
     try:
         current = Registry(root).current()
-    except ModelFolderError as error:  # the list is needed to repair this
+    except ModelFolderError as error:  # users need the list to repair this
         current, unknown = None, error
     if as_json:
         print(json.dumps([meta.model_dump(mode="json") for meta in sound], indent=2))

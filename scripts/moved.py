@@ -1,4 +1,4 @@
-"""Point users of a command's old path to its new path."""
+"""Tell users of a command's old path the new one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NoReturn
 
 
 def exit_moved(old_file: str) -> NoReturn:
-    """Print the new path of a research command, and exit with the status of a usage error."""
+    """Print the new path of a research command, and exit as after a usage error."""
     name = Path(old_file).stem
     sys.stderr.write(f"this command is now: python -m scripts.research.{name}\n")
     sys.exit(2)

@@ -2,8 +2,8 @@
 
     python -m scripts.pack_models > models.tar
 
-SQLite copies the databases, since a plain copy of one that is being written may be damaged. What
-can be regenerated is left out: embeddings, and drafts of files that are being written.
+SQLite copies the databases, because a plain copy made during a write may be damaged. Files that can
+be regenerated are left out: embeddings and drafts.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def main() -> int:
 def pack(folder: Path, tar: tarfile.TarFile) -> None:
     """Add everything below the model folder that cannot be regenerated.
 
-    A damaged database is added unchanged and reported on standard error.
+    A damaged database is added unchanged, and reported on standard error.
     """
     for path in sorted(_below(folder)):
         place = path.relative_to(folder)
@@ -47,15 +47,15 @@ def pack(folder: Path, tar: tarfile.TarFile) -> None:
                 try:
                     source = copy(path.parent, Path(draft))
                 except StoreError as error:
-                    print(f"packed as it is: {error}", file=sys.stderr)
+                    print(f"packed unchanged: {error}", file=sys.stderr)
             try:
                 tar.add(source, str(place), recursive=False)
-            except FileNotFoundError:  # a draft was renamed, or weights were pruned
+            except FileNotFoundError:  # a draft was renamed or weights were pruned meanwhile
                 continue
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    """Yield everything below a folder, except what is in a folder that disappears meanwhile."""
+    """Yield everything below a folder; skip folders that disappear meanwhile."""
 
     def refuse(error: OSError) -> None:
         if not isinstance(error, FileNotFoundError):

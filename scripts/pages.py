@@ -2,7 +2,7 @@
 
     python -m scripts.pages
 
-The text around the tables is not changed.
+The text around the tables stays unchanged.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Schema = dict[str, Any]  # JSON schema of an object, with "properties"
 
 
 class IncompletePageError(TightloopError):
-    """A page has no place for a table or a row."""
+    """A page lacks the heading or row that is to be written."""
 
 
 def main() -> int:
@@ -45,8 +45,8 @@ def main() -> int:
 def with_status_tables(page: str) -> str:
     """Return the page with the table under each heading rewritten.
 
-    IncompletePageError names an object without a heading. One heading is enough for two fields that
-    contain the same kind of object.
+    Raises IncompletePageError for an object without a heading. Two fields with the same kind of
+    object share one heading.
     """
     objects = status_objects()
     explained = [objects[name] for name in HEADING.findall(page) if name in objects]
@@ -58,7 +58,7 @@ def with_status_tables(page: str) -> str:
 
 
 def status_objects() -> dict[str, Schema]:
-    """Return the schema of each object in the status, by the name of the field that contains it."""
+    """Return the schemas of the objects in the status, by the names of their fields."""
     status = TypeAdapter(Status).json_schema(mode="serialization")
     objects, waiting = {}, [status]
     for schema in waiting:
@@ -70,18 +70,18 @@ def status_objects() -> dict[str, Schema]:
 
 
 def settings_by_variable() -> dict[str, Schema]:
-    """Return the schema of every setting by the name of its environment variable."""
+    """Return the schema of every setting, by the name of its environment variable."""
     properties = Settings.model_json_schema()["properties"]
     for name, field in Settings.model_fields.items():
-        if isinstance(field.default, SecretStr):  # otherwise the schema shows asterisks
+        if isinstance(field.default, SecretStr):  # otherwise, the schema shows asterisks
             properties[field.alias or name]["default"] = field.default.get_secret_value()
     return {name.upper(): setting for name, setting in properties.items()}
 
 
 def with_setting_rows(page: str) -> str:
-    """Return the page with the row of each setting rewritten; rows of other variables stay.
+    """Return the page with the row of each setting rewritten and all other rows unchanged.
 
-    IncompletePageError names a setting that has no row.
+    Raises IncompletePageError for a setting that has no row.
     """
     settings = settings_by_variable()
     for missing in settings.keys() - set(SETTING_ROW.findall(page)):

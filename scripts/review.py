@@ -1,4 +1,4 @@
-"""List the labels that are most likely wrong, worst first, and send them to review.
+"""List the labels that are most likely wrong, worst first, and have them reviewed.
 
     python -m scripts.review --count 50
     python -m scripts.review --count 50 --push
@@ -31,13 +31,15 @@ from scripts.console.progress_bars import progress_bar
 
 
 def main() -> int:
-    """List likely label errors, and push them if asked to."""
+    """List likely label errors, and push them to review with --push."""
     parser = CommandParser(description=__doc__)
     parser.add_argument(
-        "--count", type=at_least(1), default=50, help="labels to list (default: 50)"
+        "--count", type=at_least(1), default=50, help="number of labels to list (default: 50)"
     )
-    parser.add_argument("--push", action="store_true", help="create review tasks for them")
-    parser.add_argument("--json", action="store_true", help="print the same as JSON")
+    parser.add_argument(
+        "--push", action="store_true", help="create review tasks for the listed labels"
+    )
+    parser.add_argument("--json", action="store_true", help="print the list as JSON")
     add_project_option(parser)
     arguments = parser.parse_args()
     settings = load_settings()
@@ -45,7 +47,7 @@ def main() -> int:
         project, loop = open_chosen(settings, arguments.project, progress)
         progress("reading annotations", 0, 0)
         reviews = find_reviews(settings, loop.root)
-        # Otherwise labels that have just been reviewed would be listed again.
+        # Collect reviews first, so that labels that have just been reviewed are not listed again.
         collected = collect_reviews(loop.root, project, reviews) if reviews else 0
         errors = find_label_errors(loop, progress)
     known = {task.image_id for task in reviews.tasks()} if arguments.push and reviews else set()
@@ -66,7 +68,7 @@ def main() -> int:
     if collected:
         print(f"{collected} reviewed labels became ground truth")
     if n_found and not errors:
-        print(f"all {n_found} doubtful labels are in review already: {url} -> Label All Tasks")
+        print(f"all {n_found} doubtful labels are already in review: {url} -> Label All Tasks")
         return 0
     print(_table(errors))
     if pushed:

@@ -4,8 +4,8 @@
     python -m scripts.setup_project --label-config my.xml
     python -m scripts.setup_project --title Birds --pool /birds --classes sparrow,robin
 
-Label Studio, Redis and the backend must be running. Without a title, the project that was set up
-first goes on, and the other ones are brought up to date. Running it again changes nothing.
+Label Studio, Redis and the backend must be running. Without a title, the command updates
+all projects, beginning with the one that was set up first. Running it again changes nothing.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _parser() -> CommandParser:
     parser.add_argument(
         "--title", dest="project_title", metavar="TITLE", help="the project, if there are several"
     )
-    parser.add_argument("--pool", help="the images of a new project; see the setting POOL")
+    parser.add_argument("--pool", help="the images of a new project: see the setting POOL")
     parser.add_argument(
         "--classes", metavar="A,B", help="what annotators choose from, separated by commas"
     )
@@ -64,16 +64,16 @@ def _parser() -> CommandParser:
         "--label-config", type=Path, metavar="FILE", help="replace the project's label config"
     )
     parser.add_argument(
-        "--change", action="store_true", help="let what is given replace what is recorded"
+        "--change", action="store_true", help="let the given values replace the recorded ones"
     )
     parser.add_argument("--json", action="store_true", help="print ids and addresses, as JSON")
     return parser
 
 
 def _refresh_others(request: Request, project_id: int) -> None:
-    """Set up the other recorded projects as they are, for example at another port of the backend.
+    """Update the other recorded projects, for example if the backend's port has changed.
 
-    One that fails does not stop the rest.
+    An error in one project does not stop the others.
     """
     settings = request.settings
     for link in project_links(settings.model_dir, settings.browser_url):
@@ -81,7 +81,7 @@ def _refresh_others(request: Request, project_id: int) -> None:
             try:
                 set_up(Request.to_refresh(settings, link["title"]))
             except TightloopError as error:
-                print(f'project   "{link["title"]}" is left as it is: {error}')
+                print(f'project   "{link["title"]}" was left unchanged: {error}')
 
 
 if __name__ == "__main__":

@@ -21,7 +21,9 @@ from backend.web.status import sentence, whole_status
 def main() -> int:
     """Print the status."""
     parser = CommandParser(description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print everything, as GET /status does")
+    parser.add_argument(
+        "--json", action="store_true", help="print everything that GET /status returns"
+    )
     arguments = parser.parse_args()
     settings = load_settings()
     status = whole_status(settings, TrainingQueue(settings.redis_url.get_secret_value()))

@@ -1,4 +1,4 @@
-"""Ask more images now: score the unlabeled pool and push the least confident as tasks.
+"""Query more images now: score the unlabeled pool, and create tasks for the least confident images.
 
     python -m scripts.sync --count 50
     python -m scripts.sync --count 50 --strategy margin --dry-run
@@ -28,7 +28,7 @@ from scripts.console.progress_bars import progress_bar
 
 
 def main() -> int:
-    """Push one batch, and print its images."""
+    """Create the tasks of one batch, and print its images."""
     parser = CommandParser(description=__doc__)
     parser.add_argument("--count", type=at_least(1), default=20, help="images to ask (default: 20)")
     parser.add_argument("--strategy", choices=STRATEGIES, help="instead of the setting STRATEGY")
@@ -85,7 +85,7 @@ def _summary(batch: batches.Batch, count: int, n_waiting: int, *, is_dry_run: bo
     if not asked and n_waiting:
         return f"nothing to ask yet: {n_waiting:,} images wait to be decoded"
     if not asked:
-        return "nothing to ask: every image of the pool is in a task already"
+        return "nothing to query: every image of the pool already has a task"
     verb = "would ask" if is_dry_run else "asked"
     by = f"{batch.strategy}, {batch.version.version}" if batch.version else "random, no model yet"
     short = f"; only {asked} were left in the pool" if asked < count else ""

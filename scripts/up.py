@@ -1,9 +1,10 @@
 """Run the whole stack on this machine, without Docker.
 
-    python -m scripts.up         # start the stack and follow it until Ctrl-C (or DETACH=1)
-    python -m scripts.up down    # stop the stack
+    python -m scripts.up         # start the stack and run until Ctrl-C (with DETACH=1: in the
+    background) python -m scripts.up down    # stop the stack
 
-Once started, var/stack.json contains all addresses, pids and passwords. VAR_DIR changes the folder.
+While the stack runs, var/stack.json contains all addresses, process ids and passwords. VAR_DIR sets
+another folder.
 """
 
 from __future__ import annotations

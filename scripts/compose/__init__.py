@@ -1,1 +1,1 @@
-"""The stack in Docker: its .env file, the checks before it starts, and its backups."""
+"""Manage the stack in Docker: its .env file, checks before it starts, and backups."""

@@ -22,23 +22,24 @@ LABEL_STUDIO_FILES = "/label-studio/data"
 TABLES = "select count(*) from information_schema.tables where table_schema = 'public'"
 READY_WITHIN_S = 120
 LABEL_STUDIO_VERSION = "from importlib.metadata import version; print(version('label-studio'))"
-# The database also contains these: with other values Label Studio would refuse our requests.
+# The database also contains these secrets; with others, Label Studio would refuse our requests.
 ACCOUNT = ("LABEL_STUDIO_API_KEY", "LABEL_STUDIO_PASSWORD")
 
 
 def back_up(folder: Path) -> Path:
-    """Write a backup of the running stack into a folder; return the path of the file."""
+    """Back up the running stack into a file in a folder; return the file's path."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"tightloop-{time.strftime('%Y-%m-%dT%H%M%S')}.tar"
     with tempfile.TemporaryDirectory(dir=folder) as draft:
         parts = Path(draft)
-        # The versions come first. If one is promoted before the database is dumped, the backup
-        # lacks it, and after a restore the clock reorders the tasks by the restored version.
+        # Save the versions first. If one is promoted before the database is dumped, the backup
+        # lacks it, and after a restore, the clock reorders the tasks by an older version.
         pack_models = ("python", "-m", "scripts.pack_models")
         _save(parts / MODELS, "packing the model versions", "backend", *pack_models)
         dump = ("pg_dump", "-Fc", *POSTGRES)
         _save(parts / DATABASE, "dumping the database", "postgres", *dump)
-        # tar exits with 1 if a file changed meanwhile: an upload that is not in the dump yet.
+        # tar exits with 1 if a file changed while it was read. Only an upload can, and the dump
+        # does not refer to it.
         pack_files = ("sh", "-c", f"tar -c -C {LABEL_STUDIO_FILES} . || [ $? -eq 1 ]")
         _save(parts / MEDIA, "packing Label Studio's files", "label-studio", *pack_files)
         (parts / ENV).write_bytes(ENV.read_bytes())
@@ -51,14 +52,14 @@ def back_up(folder: Path) -> Path:
 
 
 def _save(part: Path, step: str, service: str, *command: str) -> None:
-    """Run a command in a service's container, and write what it prints to a file."""
+    """Run a command in a service's container, and write its output to a file."""
     _print_step(step)
     with part.open("wb") as out:
         compose("exec", "-T", service, *command, stdout=out)
 
 
 def restore(file: Path) -> None:
-    """Fill an empty stack and leave it stopped; DockerError, and no change, if it is not empty."""
+    """Fill an empty stack and leave it stopped; DockerError, unchanged, if it is not empty."""
     is_new_env = not ENV.exists()
     with (
         tempfile.TemporaryDirectory(dir=file.parent) as folder,
@@ -71,9 +72,9 @@ def restore(file: Path) -> None:
                 tar.extract(name, parts)
             except KeyError:
                 raise DockerError(
-                    f"{file} is not a backup of Tightloop: it holds no {name}"
+                    f"{file} is not a backup of Tightloop: it contains no {name}"
                 ) from None
-        _adopt_env(parts / ENV)  # compose needs it even to list what runs
+        _adopt_env(parts / ENV)  # compose needs it even to list running containers
         if is_new_env:
             undo.callback(ENV.unlink)
         if compose("ps", "--services", "--filter", "status=running"):
@@ -86,7 +87,7 @@ def restore(file: Path) -> None:
         _check_empty()
 
         undo.pop_all()
-        undo.callback(compose, "down", "-v")  # empty it again, so that the next try can begin
+        undo.callback(compose, "down", "-v")  # empty the stack, so that the restore can be retried
         _print_step("unpacking the model versions and Label Studio's files")
         _unpack(parts / MODELS, "backend", "/models")
         _unpack(parts / MEDIA, "label-studio", LABEL_STUDIO_FILES)
@@ -119,7 +120,7 @@ def _version_in(manifest: Path) -> str:
 
 
 def _check_not_older(version: str) -> None:
-    """Raise DockerError if this Label Studio is older: it can only upgrade a database."""
+    """Raise DockerError if this Label Studio is older than the backup's: it can only upgrade."""
     here = _run_in("label-studio", "python", "-c", LABEL_STUDIO_VERSION)
     if _numbers(here) < _numbers(version):
         raise DockerError(
@@ -134,7 +135,7 @@ def _numbers(version: str) -> list[int]:
 
 
 def _adopt_env(kept: Path) -> None:
-    """Use the backup's .env if none exists here, and add secrets that older releases lacked.
+    """Use the backup's .env if none exists here, and add the secrets that older releases lacked.
 
     DockerError if the existing .env has other secrets.
     """
@@ -149,7 +150,7 @@ def _adopt_env(kept: Path) -> None:
     if missing or other:
         raise DockerError(
             f"{ENV} and the backup differ in {' and '.join(missing or other)}: move {ENV} away to "
-            "use that of the backup"
+            "use the backup's {ENV}"
         )
 
 
@@ -170,8 +171,8 @@ def _check_empty() -> None:
     ]
     if tables != "0" or any(files):
         raise DockerError(
-            "this stack holds labels or models already: back them up (`make backup`), then delete "
-            "them (`docker compose down -v`)"
+            "this stack already contains labels or models: back them up (`make backup`), then "
+            "delete them (`docker compose down -v`)"
         )
 
 
@@ -181,6 +182,6 @@ def _unpack(part: Path, service: str, folder: str) -> None:
 
 
 def _run_in(service: str, command: str, *arguments: str, stdin: IO[bytes] | None = None) -> str:
-    """Run a command in a new container of a service, and return what it prints."""
+    """Run a command in a new container of a service, and return its output."""
     return compose("run", "--rm", "--no-deps", "-T", "--entrypoint", command, service, *arguments,
                    stdin=stdin)  # fmt: skip

@@ -1,4 +1,4 @@
-"""Run Docker and compose, in either spelling. Needs only the standard library."""
+"""Run Docker and Docker Compose (v1 or v2). Needs only the standard library."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ DOCKER_IS_DOWN = re.compile(
 
 
 class DockerError(TightloopError):
-    """Docker is not installed or refused; the message says what to do."""
+    """Docker is not installed or reports an error; the message says what to do."""
 
 
 def docker(*arguments: str) -> str:
-    """Return what `docker …` prints."""
+    """Return the output of `docker …`."""
     return _run("docker", *arguments)
 
 
 def compose(
     *arguments: str, stdin: IO[bytes] | None = None, stdout: IO[bytes] | None = None
 ) -> str:
-    """Return what `docker compose …` prints, unless it goes to a file."""
+    """Return the output of `docker compose …`, unless it goes to a file."""
     return _run(*compose_command(), *arguments, stdin=stdin, stdout=stdout)
 
 

@@ -13,7 +13,7 @@ from backend.base.errors import SettingsError
 from scripts.compose.docker import DockerError, docker
 
 ENV = Path(".env")
-# A name, and its value in quotes or up to a comment.
+# A name, and its value, which is in quotes or ends at a comment.
 LINE = re.compile(
     r"""^\s*(?:export\s+)?([A-Za-z_]\w*)\s*=\s*("[^"]*"|'[^']*'|.*?)\s*(?:(?:^|(?<=[\s=]))\#.*)?$"""
 )
@@ -24,10 +24,10 @@ def _token() -> str:
 
 
 def _password() -> str:
-    return secrets.token_urlsafe(12)  # short: people type it
+    return secrets.token_urlsafe(12)  # short, because people type it
 
 
-# How each value is made; a maker returns "" if the value cannot be known yet.
+# Functions that create the values; they return "" if a value cannot be determined yet.
 MAKERS: dict[str, Callable[[], str]] = {
     "LABEL_STUDIO_PASSWORD": _password,
     "LABEL_STUDIO_API_KEY": _token,
@@ -43,7 +43,7 @@ MAKERS: dict[str, Callable[[], str]] = {
 
 
 def write_missing(path: Path) -> list[str]:
-    """Add the values that are missing, change no other line, and return the names added."""
+    """Add the missing values without changing other lines; return the names added."""
     known = read_env(path)
     made = {n: value for n, make in MAKERS.items() if not known.get(n) and (value := make())}
     write_values(path, made)
@@ -51,9 +51,9 @@ def write_missing(path: Path) -> list[str]:
 
 
 def write_values(path: Path, values: Mapping[str, str]) -> None:
-    """Set values, each in the last line that names it or in a new one; change no other line.
+    """Set each value in the last line with its name, or in a new line; change no other line.
 
-    SettingsError if the file cannot be written.
+    Raises SettingsError if the file cannot be written.
     """
     lines = path.read_text().splitlines() if path.exists() else []
     left = dict(values)
@@ -73,14 +73,14 @@ def write_values(path: Path, values: Mapping[str, str]) -> None:
 
 
 def read_env(path: Path) -> dict[str, str]:
-    """Return the names and values of an env file, without quotes; empty if it does not exist."""
+    """Return the values in an env file by name, without quotes; empty if there is no file."""
     lines = path.read_text().splitlines() if path.exists() else []
     found = [match for line in lines if (match := LINE.match(line))]
     return {match[1]: match[2].strip("\"'") for match in found}
 
 
 def choose_profile() -> str:
-    """Return `gpu` if Docker can give a container a GPU, else `cpu`; "" if Docker is down."""
+    """Return `gpu` if Docker can give a GPU to a container, else `cpu`; "" if Docker is down."""
     if not shutil.which("nvidia-smi"):
         return "cpu"
     try:

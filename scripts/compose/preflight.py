@@ -1,4 +1,4 @@
-"""Check for settings that would stop `docker compose up`, or would silently have no effect."""
+"""Find settings that would stop `docker compose up` or silently have no effect."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scripts.compose.env import ENV, docker_has_gpus
 EXAMPLE, COMPOSE_FILE = Path(".env.example"), Path("docker-compose.yml")
 IMAGE = "tightloop:0.1.0"
 PORTS = {"LABEL_STUDIO_PORT": "8080", "DASHBOARD_PORT": "9090"}  # published, with their defaults
-# Space for all images and for building ours; then for data only.
+# Space needed to download and build all images, and later for data only.
 GB_TO_BUILD, GB_TO_RUN = 20, 2
 NOT_OURS = re.compile(r"COMPOSE_\w+|DOCKER_\w+|BUILDKIT_\w+|\w+_PROXY|\w+_proxy|VAR_DIR|DETACH")
 
@@ -32,7 +32,7 @@ def find_problems(env: dict[str, str]) -> Iterator[str]:
     folder = env.get("HOST_FOLDER")
     if folder and not (Path(folder).is_absolute() and Path(folder).is_dir()):
         # Docker would create an empty folder.
-        yield f"HOST_FOLDER={folder} is not a folder of this machine: give its absolute path"
+        yield f"HOST_FOLDER={folder} is not a folder on this machine: give its absolute path"
     try:
         compose_command()
         docker("version", "--format", "{{.Server.Version}}")
@@ -42,7 +42,7 @@ def find_problems(env: dict[str, str]) -> Iterator[str]:
 
 
 def find_notes(env: dict[str, str]) -> Iterator[str]:
-    """Yield a sentence for each setting that stops nothing but may be a mistake."""
+    """Yield a sentence for each setting that is allowed but may be a mistake."""
     in_compose = COMPOSE_FILE.read_text()
     for name in sorted(set(env) & _known()):
         if not re.search(rf"\$\{{{name}\b|^ +{name}:$", in_compose, re.MULTILINE):
@@ -65,7 +65,9 @@ def _machine_problems(env: dict[str, str]) -> Iterator[str]:
             "Container Toolkit, or set COMPOSE_PROFILES=cpu"
         )
     address = env.get("BIND") or "127.0.0.1"
-    folder = os.environ.get("PWD", str(Path.cwd()))  # as compose records it, with symbolic links
+    folder = os.environ.get(
+        "PWD", str(Path.cwd())
+    )  # as compose records the folder, with symbolic links
     ours = f"label=com.docker.compose.project.working_dir={folder}"
     for name, default in PORTS.items():
         port = env.get(name) or default
@@ -91,7 +93,7 @@ def _why_not_free(address: str, port: str) -> str:
             probe.bind((address, int(port)))
     except ValueError:
         return "not a port"
-    except PermissionError:  # below 1024 we may not try, but Docker may use it
+    except PermissionError:  # ports below 1024 are closed to us, but not to Docker
         return ""
     except (OSError, OverflowError) as error:
         return getattr(error, "strerror", None) or str(error)

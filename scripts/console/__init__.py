@@ -1,1 +1,1 @@
-"""Terminal output and command-line options that several commands share."""
+"""Share terminal output and command-line options among commands."""

@@ -1,4 +1,4 @@
-"""Add the options that several commands share, and open the project that they select."""
+"""Add the options that several commands share, and open the selected project."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from backend.store.project_record import pick_project
 
 
 def add_project_option(parser: ArgumentParser, *subcommands: ArgumentParser) -> None:
-    """Add --project to a command, and to its sub-commands: it works before and after their name."""
-    text = "Label Studio's project id, if there are several"
+    """Add --project to a command and its subcommands, so that it works before and after their
+    names.
+    """
+    text = "Label Studio's id of the project, if there are several"
     parser.add_argument("--project", type=int, metavar="ID", help=text)
-    for subcommand in subcommands:  # without a default, which would hide an earlier value
+    for subcommand in subcommands:  # without a default, which would overwrite an earlier value
         subcommand.add_argument("--project", type=int, metavar="ID", default=SUPPRESS, help=text)
 
 
 def at_least(least: int) -> Callable[[str], int]:
-    """Return the type of an argument that must be an integer of at least `least`."""
+    """Return an argument type for integers of at least `least`."""
 
     def number(text: str) -> int:
         if int(text) < least:

@@ -1,4 +1,4 @@
-"""Show a command's progress: bars on a terminal, plain lines in a log or a file."""
+"""Show a command's progress: bars on a terminal, plain lines in a log or file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def progress_bar() -> Iterator[Progress]:
 
 
 class _Bars:
-    """Shows a bar for each long phase, or only its name if nothing can be counted."""
+    """Shows a bar for each long phase, or only its name if progress cannot be counted."""
 
     def __init__(self) -> None:
         self._phase = ""

@@ -1,1 +1,1 @@
-"""Commands that simulate, measure and attack the loop; running the loop needs none of them."""
+"""Simulate, measure and attack the loop; none of these commands is needed to run it."""

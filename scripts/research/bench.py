@@ -1,9 +1,9 @@
-"""Measure the cost of the loop, as ratios within one run if possible, otherwise in seconds.
+"""Measure what the loop costs: as ratios within one run if possible, otherwise in seconds.
 
     python -m scripts.research.bench --quick
 
 Prints a table and writes var/bench.json. POOL, WEIGHTS and IMAGE_SIZE come from the settings.
-Without --quick it also starts a whole stack in var/bench, which it removes afterwards.
+Without --quick, it also starts a whole stack in var/bench, and removes it afterward.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from scripts.research.random_project import random_probs
 
 WIDTH, CENTERS, N_POOL, N_QUERIED, BATCH = 512, 50, 50_000, 2_000, 100
 N_CLASSES, SCORED_AT_ONCE = 10, 256
-WARM_UP = 3  # the first ones build, allocate and choose kernels
+WARM_UP = 3  # the first steps build, allocate and choose kernels
 
 
 def main() -> int:
@@ -44,7 +44,7 @@ def main() -> int:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="leave out heads at many annotations, and the circle on a whole stack",
+        help="leave out heads at many annotations and the measurements of a whole stack",
     )
     arguments = parser.parse_args()
     asked = load_settings().image_size
@@ -65,7 +65,7 @@ def main() -> int:
 
 
 def model_figures(image_size: int, device: str) -> list[Figure]:
-    """Measure what feeding the model costs; a ratio of 1.0 means that it costs nothing."""
+    """Measure what feeding the model costs; at a ratio of 1.0, it costs nothing."""
     announce("measuring what feeding the model costs")
     scoring, steps = scoring_ratio(image_size, device), training_ratio(image_size, device)
     return [
@@ -75,7 +75,7 @@ def model_figures(image_size: int, device: str) -> list[Figure]:
 
 
 def choice_figures() -> list[Figure]:
-    """Measure what choosing a batch costs beside the scoring, on random clustered embeddings."""
+    """Measure what choosing a batch costs on random clustered embeddings, without scoring."""
     announce("measuring what choosing a batch costs")
     rng = np.random.default_rng(0)
     centers = rng.normal(size=(CENTERS, WIDTH))
@@ -97,9 +97,9 @@ def choice_figures() -> list[Figure]:
 
 
 class PairedTimes:
-    """Times each of our steps, and a bare step right after it.
+    """Times each of our steps together with a bare step right after it.
 
-    In pairs, because a busy machine slows down both.
+    The steps are paired because a busy machine slows down both.
     """
 
     def __init__(self, device: str, bare_step: Callable[[], object]) -> None:
@@ -108,13 +108,13 @@ class PairedTimes:
         self._laps = [perf_counter()]
 
     def __call__(self, _done: int, _total: int) -> None:
-        """Record the time of our step, then of a bare one."""
+        """Record the time of our step, then that of a bare step."""
         self._lap()
         self._bare_step()
         self._lap()
 
     def ratio(self) -> float:
-        """Return our speed over that of the bare steps, as the median of pairs."""
+        """Return the median over all pairs of our speed divided by the bare step's speed."""
         ours_s, bare_s = np.diff(self._laps).reshape(-1, 2)[WARM_UP:].T
         return median(bare_s / ours_s)
 
@@ -125,7 +125,7 @@ class PairedTimes:
 
 
 def training_ratio(image_size: int, device: str, steps: int = 30) -> float:
-    """Return the steps/s of `training.train` over those on one ready, already augmented batch."""
+    """Return the steps/s of `training.train` divided by those on a single augmented batch."""
     recipe = Recipe(image_size=image_size, min_steps=steps, epochs=0)
     images, labels = _noise(512), np.arange(512) % N_CLASSES
     feed = training.batches(
@@ -150,7 +150,7 @@ def training_ratio(image_size: int, device: str, steps: int = 30) -> float:
 
 
 def scoring_ratio(image_size: int, device: str, batches: int = 20) -> float:
-    """Return the images/s of `predict` over those of the bare forward on a ready batch."""
+    """Return the images/s of `predict` divided by those of a bare forward pass."""
     state = resnet.build(N_CLASSES, None, seed=0).state_dict()
     model = inference.load_model(state, N_CLASSES, device)
     images = _noise(SCORED_AT_ONCE * batches)

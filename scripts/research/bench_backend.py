@@ -1,4 +1,4 @@
-"""Measure a running backend with a real Redis: webhooks, predictions, dashboards."""
+"""Measure a running backend with a real Redis: webhooks, predictions and dashboards."""
 
 from __future__ import annotations
 
@@ -52,7 +52,10 @@ SATURATED_S = 5.0
 ATTACKED_S = 60.0
 SETTLE_S = 3.0
 VERSIONS, OPEN_IMAGES = 30, 40
-PAGES, EVERY_S = 20, 2.0  # how often an open page asks, as its script does
+PAGES, EVERY_S = (
+    20,
+    2.0,
+)  # number of open pages, and how often each requests itself, as its script does
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 PER_S, SENDERS = 50, 20
 LOST_AFTER_S = 1.0  # Label Studio gives up
@@ -61,12 +64,12 @@ Body = dict[str, object]
 
 
 def backend_figures(image_size: int, device: str) -> list[Figure]:
-    """Start a backend, and measure it at rest, with dashboards, with webhooks and under attack."""
+    """Start a backend, and measure it at rest, with dashboards and webhooks, and under attack."""
     announce("measuring the backend")
     with (
         tempfile.TemporaryDirectory(prefix="tightloop-") as folder,
         running_backend(Path(folder)) as backend,
-        # One client for all: setting one up takes longer than a /predict with kept scores.
+        # Reuse one client: creating a client takes longer than a /predict with stored scores.
         httpx.Client(base_url=backend.url, auth=(USER, backend.password), timeout=120) as client,
     ):
         fill_project(project_root(Path(folder), PROJECT))
@@ -108,7 +111,7 @@ def backend_figures(image_size: int, device: str) -> list[Figure]:
 
 
 def _attack(backend: Backend, client: httpx.Client, body: Body) -> dict[str, Webhooks]:
-    """Send webhooks without an attack, under each kind of attack, and then also during /predict."""
+    """Send webhooks without an attack, under each kind of attack, and also during /predict."""
     found = {"alone": send_webhooks(backend, ATTACKED_S)}
 
     def keep_predicting(over: Event, _: int) -> None:
@@ -127,7 +130,7 @@ def _attack(backend: Backend, client: httpx.Client, body: Body) -> dict[str, Web
 
 @contextmanager
 def _idle_connections(backend: Backend, kind: str) -> Iterator[None]:
-    """Hold idle connections open, in another process."""
+    """Keep idle connections open from another process."""
     command = [sys.executable, "-m", "scripts.research.idle_connections", backend.url, kind]
     options = ["--count", str(IDLE_CONNECTIONS), "--seconds", str(4 * ATTACKED_S)]
     attack = subprocess.Popen([*command, *options], cwd=ROOT, stdout=subprocess.DEVNULL)
@@ -152,7 +155,7 @@ def _predict(client: httpx.Client, body: Body) -> None:
 
 
 def _bare_s(image_size: int, device: str) -> float:
-    """Return how long the bare model takes for as many images as one /predict has."""
+    """Return the seconds that the bare model takes for the images of one /predict."""
     model = load_model(resnet.build(10, None, seed=0).state_dict(), 10, device)
     shape = (TASKS, image_size, image_size, 3)
     images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
@@ -169,7 +172,7 @@ def _noise_row(seed: int) -> dict[str, str]:
 
 
 def fill_project(root: Path) -> None:
-    """Add what a project has after some use: versions, and open images with pictures."""
+    """Add versions and open images with thumbnails, as in a project after some use."""
     registry = Registry(root)
     first = registry.read_meta(FIRST)
     state = registry.load_state(FIRST)
@@ -183,7 +186,7 @@ def fill_project(root: Path) -> None:
             confidence=0.2,
             guesses=((first.classes[0], 0.2), (first.classes[1], 0.19), (first.classes[2], 0.18)),
             is_again=False,
-            picture="data:image/png;base64," + "A" * 3500,  # as large as a photo of 32 px
+            picture="data:image/png;base64," + "A" * 3500,  # the size of a 32 px photo
         )
         for number in range(OPEN_IMAGES)
     ]
@@ -191,7 +194,7 @@ def fill_project(root: Path) -> None:
 
 
 def first_view(url: str) -> tuple[int, float | None]:
-    """Return the bytes of the page with all its files, and the seconds until Chromium shows it.
+    """Return the bytes of the page and all its files, and the seconds until Chromium shows it.
 
     The seconds are None if Chromium is not installed.
     """
@@ -203,7 +206,7 @@ def first_view(url: str) -> tuple[int, float | None]:
 
 @contextmanager
 def open_pages(url: str) -> Iterator[None]:
-    """Keep PAGES pages open; their requests are uniformly spaced and carry the last ETag."""
+    """Keep PAGES pages open; their requests are evenly spaced and send the last ETag."""
 
     def keep_open(over: Event, number: int) -> None:
         seen: dict[str, str] = {}
@@ -216,7 +219,7 @@ def open_pages(url: str) -> Iterator[None]:
                 over.wait(EVERY_S)
 
     with in_background(keep_open, PAGES):
-        time.sleep(2 * EVERY_S)  # the first views are over
+        time.sleep(2 * EVERY_S)  # until the first views are over
         yield
 
 
@@ -240,7 +243,7 @@ def _seconds_in_chromium(url: str) -> float | None:
 
 @dataclass(frozen=True)
 class Webhooks:
-    """The results of the webhooks of one measurement."""
+    """The results of one measurement of webhooks."""
 
     seconds: Sequence[float]
     lost: int
@@ -251,7 +254,7 @@ class Webhooks:
 
 
 def webhook(image_id: str) -> dict[str, object]:
-    """Return the parts that we read of Label Studio's webhook about an annotated image."""
+    """Return a webhook about an annotated image, with only the fields that we read."""
     task = {"data": {"image": "x" * 4000, "image_id": image_id}}
     return {"action": "ANNOTATION_CREATED", "project": {"id": PROJECT}, "task": task}
 
@@ -261,9 +264,9 @@ def send_webhooks(
 ) -> Webhooks:
     """Send webhooks at a constant rate for `seconds`, each about a different image.
 
-    With `per_s` = 0 each of SENDERS sends the next one at once. Each webhook opens a connection, as
-    those of Label Studio do, unless `keep_connections`. A webhook is lost if there is no response
-    in time, or if its image was not recorded.
+    If `per_s` is 0, each of the SENDERS sends webhooks without a pause. Each webhook opens a
+    connection, as Label Studio's webhooks do, unless `keep_connections` is set. A webhook counts as
+    lost if there is no response in time or if its image was not recorded.
     """
     numbers = itertools.count()
     answered: dict[str, float] = {}

@@ -1,10 +1,10 @@
-"""Measure the calibration error before and after calibration, and its effect on the choice.
+"""Measure the error before and after calibration, and the effect on the choice of images.
 
     python -m scripts.research.bench_calibration --labels 100 500 --seeds 3
 
-The temperature is fitted on the validation split, as in the loop; the calibration errors are those
-on the test split. "Same choice" is how many of the 100 least confident of 5,000 pool images stay
-the same.
+The temperature is fitted on the validation split, as in the loop; the calibration errors are
+measured on the test split. "Same choice" is how many of the 100 least confident of 5,000 pool
+images stay the same.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def main() -> int:
 def measure(
     experiment: Experiment, recipe: Recipe, n_labels: int, seed: int
 ) -> tuple[float, float, float, float]:
-    """Train once, fit the temperature, and apply it to images that neither step has seen.
+    """Train once, fit the temperature, and apply it to images that were used for neither.
 
     Returns the temperature, the expected calibration error before and after, and the share of the
     choice that stays the same.

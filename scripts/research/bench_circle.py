@@ -1,4 +1,4 @@
-"""Measure a whole stack: from an annotation to the new order, and to the next round."""
+"""Measure a whole stack: the time from an annotation to the new order and to the next round."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ from scripts.research.temporary_stack import temporary_stack
 
 SEEDS = 1980
 LAST_LABELS = 20
-HEADS = 5  # for how many of those labels the head's order is measured
+HEADS = 5  # how many of these labels are timed until a head has reordered the tasks
 SECOND = "r0002"
-# The ranker fits a head every five seconds at most, and must have finished its other work.
+# The ranker fits a head at most every five seconds, and must have finished its other work.
 QUIET_S = 6.0
 PATIENCE_S = 120.0
 TRAINING_PATIENCE_S = 3600.0
 
 
 def circle_figures() -> list[Figure]:
-    """Start a whole stack, and measure heads' orders and a training run."""
+    """Start a whole stack; measure how fast heads reorder the tasks, and a training run."""
     settings = {
         "SEED_LABELS": str(SEEDS),
-        # Two batches are open by the first version; OPEN of these tasks are left at the end.
+        # Two batches are open when the first version is ready; OPEN of these tasks stay open.
         "BATCH_SIZE": str((OPEN + LAST_LABELS) // 2),
         "RETRAIN_AFTER": str(LAST_LABELS),
         "RETRAIN_WAIT": "3600",
@@ -65,7 +65,7 @@ def _measure_circle(stack: Mapping[str, Any], ranker_log: Path) -> list[Figure]:
         next(annotate)
         orders.append(_wait_for_order(ranker_log, n_before, annotated_at))
     figures = _head_figures(orders, root)
-    for _ in annotate:  # the rest, after which a training run is due
+    for _ in annotate:  # annotate the rest, after which training is due
         pass
     announce("waiting for the second version")
     return figures + _training_figures(project, root, stack["pids"]["trainer"])
@@ -115,7 +115,7 @@ def _training_figures(project: LabelStudioProject, root: Path, trainer: int) -> 
     peak_mb, served_s = 0.0, None
     while project.model_version() != SECOND:
         if time.perf_counter() - began > TRAINING_PATIENCE_S:
-            raise LabelStudioError("no second version in an hour: see var/bench/log/trainer.log")
+            raise LabelStudioError("no second version after an hour: see var/bench/log/trainer.log")
         current = Registry(root).current()
         if served_s is None and current is not None and current.version == SECOND:
             served_s = time.perf_counter() - began
@@ -138,7 +138,7 @@ def _training_figures(project: LabelStudioProject, root: Path, trainer: int) -> 
 
 @dataclass(frozen=True)
 class HeadOrder:
-    """The time from an annotation to the order by the head that learned the annotation."""
+    """The time from an annotation until the head that learned it has reordered the tasks."""
 
     version: str
     n_open: int
@@ -153,9 +153,10 @@ class HeadOrder:
 
 
 def _wait_for_order(log: Path, n_before: int, annotated_at: float) -> HeadOrder:
-    """Wait until the ranker's log, after its first `n_before` bytes, reports a head's order.
+    """Wait until the ranker's log, after its first `n_before` bytes, reports that a head reordered
+    tasks.
 
-    Raises LabelStudioError if none is reported in time.
+    Raises LabelStudioError if this takes too long.
     """
     give_up = time.monotonic() + PATIENCE_S
     while time.monotonic() < give_up:
@@ -169,8 +170,8 @@ def _wait_for_order(log: Path, n_before: int, annotated_at: float) -> HeadOrder:
 
 
 def find_order(lines: str, annotated_at: float) -> HeadOrder | None:
-    """Read from the ranker's log since an annotation when its head and order came; None if they
-    have not yet.
+    """Find in the ranker's log since an annotation when the head was saved and the tasks were
+    reordered; None if they have not been yet.
     """
     order = re.search(_line(r"(\d+) open tasks re-ordered by (r\d+h\d+)"), lines, re.MULTILINE)
     if order is None:
@@ -182,7 +183,7 @@ def find_order(lines: str, annotated_at: float) -> HeadOrder | None:
     jobs = re.findall(
         _line(r".*backend\.workers\.jobs\.rank\("), before[: head.start()], re.MULTILINE
     )
-    begun_at = _moment(jobs[-1]) if jobs else annotated_at  # it was running already
+    begun_at = _moment(jobs[-1]) if jobs else annotated_at  # the job was already running
     saved_at = _moment(head[1])
     return HeadOrder(
         version=order[3],
@@ -194,7 +195,7 @@ def find_order(lines: str, annotated_at: float) -> HeadOrder | None:
 
 
 def _line(message: str) -> str:
-    """Return a pattern of our log lines, whose first group is the moment."""
+    """Return a pattern for our log lines, whose first group is the time."""
     return rf"^(\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d,\d{{3}}) INFO {message}"
 
 
@@ -203,6 +204,6 @@ def _moment(text: str) -> float:
 
 
 def _wait_until_quiet(log: Path) -> None:
-    """Wait until nothing was logged for QUIET_S."""
+    """Wait until nothing has been logged for QUIET_S seconds."""
     while (quiet_s := time.time() - log.stat().st_mtime) < QUIET_S:
         time.sleep(QUIET_S - quiet_s)

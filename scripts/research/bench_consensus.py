@@ -1,10 +1,10 @@
-"""Compare consensus on real annotations with the majority and with Dawid-Skene.
+"""Compare the consensus with the majority and Dawid-Skene on real annotations.
 
     python -m scripts.research.bench_consensus --annotators annotators.csv.xz --tables three odd
 
-Hands the annotations out by a simulated crowd (scripts/research/crowd.py). The model's opinion of
-an image comes from a fold that never saw its annotations: --train head fits heads on the
-pre-trained body, full fine-tunes. For the comparison with Dawid-Skene install crowd-kit:
+A simulated crowd hands out the annotations (scripts/research/crowd.py). The model's opinion of an
+image comes from a fold that never saw the image's annotations: `--train head` fits heads on the
+pre-trained body, and `--train full` fine-tunes. To compare with Dawid-Skene, install crowd-kit:
 pip install --no-deps crowd-kit attrs
 """
 
@@ -39,12 +39,12 @@ SEEDS, ANNOTATORS = 5, 10
 WEIGHTS = ("quality", "model alone", "soft labels")
 
 Figures = dict[str, str]
-# Learns from labels of rows, and returns the class probabilities of other rows.
+# Learns from the labels of some rows, and returns the class probabilities of other rows.
 Judge = Callable[[Labels, Rows, Rows], Probs]
 
 
 def main() -> int:
-    """Print one table after the other."""
+    """Print the requested tables."""
     parser = CommandParser(description=__doc__)
     parser.add_argument("--annotators", required=True, help="CSV: image, annotator_1, …")
     parser.add_argument("--tables", choices=TABLES, nargs="+", default=list(TABLES))
@@ -87,7 +87,7 @@ class ConsensusTrial:
     n_annotators: int
     folds: int
     seed: int
-    epochs: int | None  # of training in each fold; None: fit heads on the pre-trained body
+    epochs: int | None  # of training in each fold; None = fit heads on the pre-trained body
 
     @property
     def pool(self) -> Pool:
@@ -112,13 +112,13 @@ class ConsensusTrial:
 
     @cached_property
     def guesses(self) -> Labels:
-        """The guesses that annotators see: the classes of a head fitted on few images."""
+        """The guesses that annotators see: the classes predicted by a head fitted to few images."""
         every = np.arange(len(self.truth))
         known = np.random.default_rng(self.seed).permutation(every)[:GUESSES_FROM]
         return self.judge_by_head(self.truth[known], known, every).argmax(axis=1)
 
     def annotate(self, crowd: Crowd, n_annotations: Labels, rows: Rows) -> list[ClassAnnotation]:
-        """Have annotators, picked at random, annotate each of these images so many times."""
+        """Have randomly picked annotators annotate each image the given number of times."""
         annotations: list[ClassAnnotation] = []
         for row, count in zip(rows.tolist(), n_annotations.tolist(), strict=True):
             image_id, guess = self.pool.image_ids[row], self.pool.classes[self.guesses[row]]
@@ -133,7 +133,7 @@ class ConsensusTrial:
         return annotations
 
     def annotate_all(self, times: int, *, has_unreliable: bool) -> list[ClassAnnotation]:
-        """Have each image of the pool annotated so many times."""
+        """Have each image of the pool annotated `times` times."""
         every = np.arange(len(self.truth))
         rng = np.random.default_rng([self.seed, times * len(every), has_unreliable])
         crowd = Crowd(
@@ -142,7 +142,7 @@ class ConsensusTrial:
         return self.annotate(crowd, np.full(len(every), times), every)
 
     def judge(self, labels: Labels, learned: Rows, judged: Rows) -> Probs:
-        """Fit a head or train a network, as the trial says, and predict."""
+        """Fit a head or train a network, depending on the trial, and predict."""
         if self.epochs is None:
             return self.judge_by_head(labels, learned, judged)
         recipe = Recipe(image_size=self.image_size, epochs=self.epochs)
@@ -150,7 +150,7 @@ class ConsensusTrial:
         return self.experiment.predict(state, self.pool.images[judged], self.image_size).probs
 
     def judge_by_head(self, labels: Labels, learned: Rows, judged: Rows) -> Probs:
-        """Fit a head on the pre-trained body and predict."""
+        """Fit a head on the pre-trained body, and predict."""
         embeddings, _ = self.embeddings
         head = fit_head(embeddings[learned], labels, len(self.pool.classes))
         return head.probs(embeddings[judged])
@@ -158,7 +158,7 @@ class ConsensusTrial:
 
 @dataclass(frozen=True)
 class Findings:
-    """The labels of some images, by three methods."""
+    """The labels that three methods find for some images."""
 
     rows: Rows  # of these images
     majority: Labels
@@ -175,7 +175,7 @@ def find_labels(
 ) -> Findings:
     """Find the labels of the annotated images.
 
-    Each fold is judged by a model that learned the majority's labels of the other folds.
+    Each fold is judged by a model that learned the majority labels of the other folds.
     """
     majority = find_consensus(annotations, {})
     rows, labels = trial.pool.positions(majority.image_ids), majority.labels
@@ -194,7 +194,7 @@ def find_labels(
 
 
 def three_figures(trial: ConsensusTrial, *, has_unreliable: bool) -> Figures:
-    """Return how well consensus finds labels and rates annotators; 3 annotations per image."""
+    """Measure how well consensus of 3 annotations per image finds labels and rates annotators."""
     annotations = trial.annotate_all(3, has_unreliable=has_unreliable)
     found = find_labels(trial, annotations, trial.judge, np.random.default_rng(trial.seed))
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -218,7 +218,7 @@ def three_figures(trial: ConsensusTrial, *, has_unreliable: bool) -> Figures:
 
 
 def single_figures(trial: ConsensusTrial) -> Figures:
-    """Return how well wrong annotations are found with one annotation per image."""
+    """Measure how well wrong annotations are found if each image has a single annotation."""
     annotations = trial.annotate_all(1, has_unreliable=False)
     found = find_labels(trial, annotations, trial.judge, np.random.default_rng(trial.seed))
     truth, quality = trial.truth[found.rows], found.consensus.quality
@@ -250,7 +250,7 @@ def weight_figures(trial: ConsensusTrial) -> Figures:
 def _gains(
     trial: ConsensusTrial, n_images: int, seed: int, *, is_careful: bool
 ) -> tuple[float, float, float]:
-    """Return the gain in a head's accuracy by each of WEIGHTS."""
+    """Return the gain in a head's accuracy from each weighting scheme in WEIGHTS."""
     pool, n_classes = trial.pool, len(trial.pool.classes)
     whole, validation = trial.embeddings
     rng = np.random.default_rng([trial.seed, seed])
@@ -300,7 +300,7 @@ def _rank_annotators(
 
 
 def _dawid_skene(annotations: Sequence[ClassAnnotation], image_ids: Sequence[str]) -> Labels | None:
-    """Return these images' labels by Dawid-Skene, or None if crowd-kit is not installed."""
+    """Return the labels that Dawid-Skene finds, or None if crowd-kit is not installed."""
     try:
         import pandas as pd
         from crowdkit.aggregation.classification.dawid_skene import DawidSkene

@@ -1,10 +1,10 @@
-"""Compare recipes: a model's accuracy and cost by image size, learning rate and labels.
+"""Compare the accuracy and cost of recipes: image sizes, learning rates and label counts.
 
     python -m scripts.research.bench_recipe --sizes 64 --lrs 0.01 0.02 --labels 200 500
 
 Trains on random class-balanced images of POOL, starting from WEIGHTS, once per seed; each seed
-draws other images. Prints the accuracy on the validation split (the test split is never used to
-choose) with its range over seeds, and the core-seconds of training.
+draws different images. Prints the accuracy on the validation split (the test split is never used
+for choices) with its range over seeds, and the core-seconds of training.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Measure the cost of an annotation between two training runs, by the number of annotations.
+"""Measure what an annotation between two training runs costs, for few and many annotations.
 
-One process does what the ranker's job does, on a database and a model folder as the loop makes
-them. A stand-in for Label Studio counts the data that Label Studio would send. Only the consensus
+One process does the work of the ranker's job, on a database and a model folder like those of the
+loop. A substitute for Label Studio counts the data that Label Studio would send. Only the consensus
 and the fit may take longer with more annotations.
 """
 
@@ -33,7 +33,7 @@ TRIES = 3
 OPEN = 40
 NEVER_QUERIED = 2_000
 kB = 1000
-# The cost of one annotation, from observing the project to the new order: name, format, target.
+# What one annotation costs, from observing the project to the new order: name, format, target.
 ROWS = (
     ("reading changes", "{:.3f} s", "flat"),
     ("consensus", "{:.2f} s", "measured"),
@@ -48,7 +48,7 @@ ROWS = (
 
 
 def refit_figures() -> list[Figure]:
-    """Measure an annotation among few and among many."""
+    """Measure the cost of an annotation in a project with few annotations and in one with many."""
     announce("measuring what an annotation costs between two training runs")
     sizes = " / ".join(f"{size:,}" for size in SIZES)
     of_sizes = zip(*map(measure_refits, SIZES), strict=True)
@@ -62,26 +62,27 @@ def refit_figures() -> list[Figure]:
 
 
 def measure_refits(n_annotations: int) -> tuple[float, ...]:
-    """Return the best of TRIES for each of ROWS, in a project with so many annotations.
+    """Return the best value of TRIES runs for each row of ROWS, with `n_annotations` annotations.
 
     The pool has NEVER_QUERIED more images than there are annotations.
     """
     n_images = n_annotations + NEVER_QUERIED
     with tempfile.TemporaryDirectory(prefix="tightloop-") as folder:
         loop, project = make_annotated_project(Path(folder), n_annotations, n_images, OPEN + TRIES)
-        # The clock keeps a connection open. Otherwise each closing one would copy the log.
+        # Keep a connection open, as the clock does. Otherwise, each one that closes would copy
+        # the log.
         with closing(project_db.connect(loop.root)):
             gc.collect()
-            gc.freeze()  # as our workers do
+            gc.freeze()  # as the workers do
             tries = [_measure(loop, project) for _ in range(TRIES)]
             gc.unfreeze()
     return tuple(map(min, *tries))
 
 
 def _measure(loop: Loop, project: CountingProject) -> tuple[float, ...]:
-    """Annotate a task, and do what is then due as the ranker's job does, with nothing cached."""
+    """Annotate a task, then do all due work as the ranker's job would, without caches."""
     loop = replace(loop, pool=replace(loop.pool))
-    queue = create_autospec(TrainingQueue, instance=True)  # without hints and without a Redis
+    queue = create_autospec(TrainingQueue, instance=True)  # without hints, and without Redis
     queue.hints.return_value, queue.annotated_since.return_value = Hints(), {}
     look = partial(observe, loop.root, queue, PROJECT)
     task_id = project.annotate_next()
@@ -120,7 +121,7 @@ def _measure(loop: Loop, project: CountingProject) -> tuple[float, ...]:
 
 @contextmanager
 def _timed(seconds: Counter[str], phase: str) -> Iterator[None]:
-    """Add up how long a block, or each call of a decorated function, takes."""
+    """Add up the seconds that a block, or each call of a decorated function, takes."""
     began = time.perf_counter()
     try:
         yield
@@ -129,7 +130,7 @@ def _timed(seconds: Counter[str], phase: str) -> Iterator[None]:
 
 
 def _written_bytes() -> float:
-    """Return how much this process has written so far; NaN if the system does not say."""
+    """Return how many bytes this process has written; NaN if the system does not report them."""
     try:
         lines = Path("/proc/self/io").read_text().splitlines()
     except OSError:

@@ -1,10 +1,10 @@
-"""Simulate a crowd that hands out the annotations that real people made of each image.
+"""Simulate annotators who give out the annotations that real people made of each image.
 
 The data does not record who made which annotation, so a rule invents the annotators; all random
-numbers come from a seed. Each annotator has a care between 0 and 1, uniformly spread: with that
-probability they choose the class that most real people chose, otherwise the rarest. No real
-annotation is used twice while others are left. By default the last two are unreliable: the last but
-one always accepts the model's guess, and the last one annotates at random.
+numbers come from a seed. Each annotator has a level of care; the levels are evenly spaced from 0 to
+1. With that probability, they choose the class that most real people chose, otherwise the rarest.
+No real annotation is used twice while others are left. By default, the last two are unreliable: the
+second-to-last always accepts the model's guess, and the last one annotates at random.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Crowd:
         return self.size if self.has_unreliable else 0
 
     def care(self, annotator: int) -> float:
-        """Return how likely one of the other annotators is to choose the majority's class."""
+        """Return how likely a reliable annotator is to choose the majority's class."""
         return (annotator - 1) / max(1, self.size - (3 if self.has_unreliable else 1))
 
     def pick(self, excluded: set[int | None]) -> int:
@@ -53,7 +53,9 @@ class Crowd:
         return int(self.rng.choice([p for p in range(1, self.size + 1) if p not in excluded]))
 
     def annotate(self, annotator: int, image_id: str, guess: str | None) -> str:
-        """Return the class that an annotator chooses; `guess` is what the model shows, if any."""
+        """Return the class that an annotator chooses; `guess` is the model's displayed guess, if
+        any.
+        """
         if annotator == self.random_annotator:
             return str(self.rng.choice(self.classes))
         if annotator == self.guess_accepter and guess is not None:

@@ -1,4 +1,4 @@
-"""Open the pool, weights and device that the settings name, to train and predict in benchmarks."""
+"""Open the pool, weights and device in the settings, to train and predict in benchmarks."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Experiment:
         return self.train(self.pool.positions(list(labels)), classes, recipe, seed)
 
     def predict(self, state: State, images: Images, image_size: int) -> Outputs:
-        """Return class probabilities and embeddings of images of any one size."""
+        """Return class probabilities and embeddings of images of the same size."""
         with progress_bar() as progress:
             return predict(
                 load_model(state, len(self.pool.classes), self.device),
@@ -66,7 +66,7 @@ class Experiment:
 
 
 def spread(values: Sequence[float], digits: int, unit: str = "") -> str:
-    """Return the mean over seeds with its unit, and the range, as text."""
+    """Return the mean and range over seeds as text, with the unit."""
     low, high = (f"{end(values):.{digits}f}" for end in (min, max))
     return f"{mean(values):.{digits}f}{unit} ({low} - {high})"
 

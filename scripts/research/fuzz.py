@@ -2,10 +2,10 @@
 
     python -m scripts.research.fuzz
 
-Half of the requests come from docs/openapi.yaml by schemathesis, half have hostile bodies from
-hostile_bodies.py. Meanwhile five valid webhooks are sent per second. The report lists every
-response of 500 or above, every traceback and every webhook that was not counted; then the exit code
-is 1. Only 503 "no model yet" is allowed. Uses a temporary stack in var/fuzz, and removes it.
+Schemathesis derives half of the requests from docs/openapi.yaml; the others have hostile bodies
+from hostile_bodies.py. Meanwhile, five valid webhooks are sent per second. The report lists every
+status of 500 or above (except 503 "no model yet"), every traceback and every webhook that was not
+counted. If it lists any, the exit code is 1. The temporary stack in var/fuzz is removed.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ HEADERS: tuple[dict[str, str], ...] = (
 
 @dataclass(frozen=True)
 class Target:
-    """A backend on this machine, with all its passwords."""
+    """A backend on this machine, and all its passwords."""
 
     url: str
     project_id: int
@@ -107,7 +107,7 @@ def main() -> int:
         report = fuzz(_target(stack, var), arguments.requests)
         for path in (var / "log").glob("*.log"):
             n_traces = path.read_text(errors="replace").count("Traceback (most recent call last)")
-            if n_traces and path.name != "label-studio.log":  # its errors are not ours
+            if n_traces and path.name != "label-studio.log":  # Label Studio's errors are not ours
                 report.failures.append(f"{n_traces} tracebacks in {path.name}")
                 shutil.copy(path, ROOT / "var" / f"fuzz-{path.name}")
     print("\n".join(report.lines()))
@@ -125,7 +125,7 @@ def fuzz(target: Target, n_requests: int) -> Report:
 
 
 def _send_described(target: Target, report: Report, n_requests: int) -> None:
-    """Send requests that docs/openapi.yaml allows, and requests that narrowly violate it."""
+    """Send requests that docs/openapi.yaml allows, and requests that just barely violate it."""
     schema = schemathesis.openapi.from_path(OPENAPI)
     operations = [found.ok() for found in schema.get_all_operations() if isinstance(found, Ok)]
     modes = (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE)
@@ -151,11 +151,11 @@ def _send_described(target: Target, report: Report, n_requests: int) -> None:
             try:
                 send()
             except Unsatisfiable:
-                continue  # a request without parts cannot violate anything
+                continue  # a request without parameters or body cannot violate anything
 
 
 def _send_hostile(target: Target, report: Report, n_requests: int) -> None:
-    """Send hostile bodies, nine in ten to routes that read a body."""
+    """Send hostile bodies, nine out of ten to routes that read a body."""
     rng, session = Random(0), requests.Session()
     bodies = list(hostile_bodies(target.project_id, target.classes).items())
     rng.shuffle(bodies)
@@ -190,7 +190,7 @@ def _send(
     try:
         response = session.request(**request, timeout=TIMEOUT_S, allow_redirects=False)
     except (requests.RequestException, UnicodeError, ValueError) as error:
-        # No client can send this request, or the server refused it before all of it was sent.
+        # The client cannot send such a request, or the server refused it before it was complete.
         report.statuses[0] += 1
         if isinstance(error, requests.Timeout):
             report.failures.append(f"no response within {TIMEOUT_S:.0f} s: {what}")

@@ -1,4 +1,4 @@
-"""Make request bodies that Label Studio never sends, each named after its defect."""
+"""Create request bodies that Label Studio never sends, each named after its defect."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ WRONG_VALUES: dict[str, Any] = {
 
 
 def hostile_bodies(project_id: int, classes: Sequence[str]) -> dict[str, bytes]:
-    """Return each body by its name. The parts that are not hostile match this project."""
+    """Return the bodies by name. The parts that are not hostile match this project."""
     whole: dict[str, bytes] = {
         "nothing": b"",
         "JSON nested 2,000 deep": b"[" * 2000 + b"]" * 2000,

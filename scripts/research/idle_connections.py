@@ -2,7 +2,7 @@
 
     python -m scripts.research.idle_connections http://127.0.0.1:9090 headers --count 500
 
-For the benchmark and the tests. Opens a new connection for each one that the server closes.
+Used by the benchmark and the tests. Replaces each connection that the server closes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from backend.base.command_line import CommandParser, run
 
 BYTE_EVERY_S = 1.0
 REOPEN_AFTER_S = 0.2
-# What each kind sends first. The rest of the request follows, one byte per second.
+# What each kind sends first; the rest of the request follows at one byte per second.
 KINDS = {
     "headers": b"POST /webhook HTTP/1.1\r\nHost: x\r\nX-Slow: ",
     "body": b"POST /webhook HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
@@ -29,7 +29,7 @@ KINDS = {
 
 
 def main() -> int:
-    """Hold the connections, then print how many were opened and how many not accepted."""
+    """Hold the connections open, then print how many were opened and how many were refused."""
     parser = CommandParser(description=__doc__)
     parser.add_argument("url", help="a server on this machine")
     parser.add_argument("kind", choices=KINDS)
@@ -48,7 +48,7 @@ def main() -> int:
 
 
 async def hold(host: str, port: int, kind: str, count: int, end: float) -> Counter[str]:
-    """Hold `count` connections of a kind until `end` (monotonic); return counts of events."""
+    """Hold `count` connections of a kind until `end` (monotonic time); return counts of events."""
     tally: Counter[str] = Counter()
     async with asyncio.TaskGroup() as group:
         for _ in range(count):

@@ -1,4 +1,4 @@
-"""Compare learning curves: the accuracy by strategy, seed and number of labels."""
+"""Compare learning curves: accuracy by strategy, seed and number of labels."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ class Row:
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """Write rows as CSV, all or none."""
+    """Write rows to a CSV file atomically."""
     draft = path.with_suffix(".draft")
     pd.DataFrame(rows).to_csv(draft, index=False)
     draft.replace(path)
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Read what write_rows wrote."""
+    """Read the rows of a file written by `write_rows`."""
     lines = path.read_text().splitlines()
     return TypeAdapter(list[Row]).validate_python(list(csv.DictReader(lines)))
 
@@ -86,7 +86,7 @@ def labels_needed(budgets: Sequence[int], curve: Floats, target: float) -> float
 
 
 def summarize(rows: Sequence[Row], strategies: Sequence[str]) -> str:
-    """Return a Markdown table of accuracies, and what each strategy saves against random."""
+    """Return a Markdown table of accuracies, and what each strategy saves over random."""
     found = {strategy: curves(rows, strategy) for strategy in strategies}
     budgets = sorted(set.intersection(*(set(of_one.columns) for of_one in found.values())))
     lines = [
@@ -143,7 +143,7 @@ def _cell(own: pd.DataFrame, baseline: pd.DataFrame | None, labels: int) -> str:
 
 
 def _saved(own: pd.DataFrame, baseline: pd.DataFrame) -> str:
-    """Report how many labels a strategy needs to reach random's final accuracy.
+    """Report how many labels a strategy needs to reach the final accuracy of random.
 
     The interval comes from resampling the seeds.
     """
@@ -170,11 +170,11 @@ def _worse(own: pd.DataFrame, baseline: pd.DataFrame) -> str:
     worse = [f"{labels:,}" for labels, (mean, around) in gains.items() if mean < -around]
     if not worse:
         return "never significantly worse than random"
-    return f"significantly worse at {', '.join(worse)} labels than random"
+    return f"significantly worse than random at {', '.join(worse)} labels"
 
 
 def _calibration(rows: Sequence[Row]) -> str:
-    """State the largest calibration error, as a mean over seeds and of any run."""
+    """Report the largest calibration error, as the mean over seeds and in any single run."""
     errors = pd.DataFrame(rows).groupby(["strategy", "labels"]).calibration_error
     return (
         f"- calibration error on the test split: {errors.mean().max():.3f} at most at any budget, "
@@ -196,7 +196,7 @@ def _point(row: Row) -> CurvePoint:
 
 
 def _forecasts(rows: Sequence[Row]) -> str:
-    """State how often the next round's gain lay in its forecast interval."""
+    """Report how often the next round's gain lay in its forecast interval."""
     runs: dict[tuple[str, int], list[CurvePoint]] = {}
     for row in sorted(rows, key=lambda row: row.round):
         runs.setdefault((row.strategy, row.repeat), []).append(_point(row))

@@ -1,4 +1,4 @@
-"""Measure processes and background work for the benchmark, and hold the rows of its table."""
+"""Measure processes and run background work for the benchmark; define the rows of its table."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def percentiles(seconds: Sequence[float]) -> str:
 
 
 def announce(what: str) -> None:
-    """Announce the next measurement."""
+    """Announce the next measurement on standard error."""
     print(what, file=sys.stderr, flush=True)
 
 
@@ -54,7 +54,7 @@ def in_background(work: Callable[[Event, int], None], count: int = 1) -> Iterato
 
 
 def memory_mb(pid: int) -> float:
-    """Return the PSS of a process and its children together, in MB; 0 if they have ended."""
+    """Return the total PSS of a process and its children in MB; 0 if they have ended."""
     try:
         return sum(process.memory_full_info().pss for process in _tree(pid)) / MB
     except psutil.NoSuchProcess:
@@ -62,7 +62,7 @@ def memory_mb(pid: int) -> float:
 
 
 def core_share(pid: int, seconds: float) -> float:
-    """Return the share of one core that a process and its children use; 1.0 is a whole core."""
+    """Return the share of a core that a process and its children use; 1.0 is one whole core."""
     tree = _tree(pid)
     for process in tree:
         process.cpu_percent()  # counts from here

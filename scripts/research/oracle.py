@@ -1,4 +1,4 @@
-"""Replace Label Studio by projects in memory, whose tasks an oracle annotates."""
+"""Replace Label Studio with projects in memory, whose tasks an oracle annotates."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LONG_AGO = timedelta(days=1)
 
 @dataclass
 class OracleProject:
-    """A labeling project in memory, with the Label Studio rules that the loop relies on."""
+    """A labeling project in memory that follows the Label Studio rules the loop relies on."""
 
     choices: tuple[str, ...]
     by_task: dict[int, NewTask] = field(default_factory=dict)
@@ -179,7 +179,7 @@ class OracleProject:
         self.answers[task_id][0] = replace(self.answers[task_id][0], label=label)
 
     def answer_open_tasks(self, truth: Mapping[str, str]) -> int:
-        """Annotate every open task with its true label; return how many there were."""
+        """Annotate every open task with its true label; return their number."""
         open_tasks = self.open_tasks()
         for task in open_tasks:
             self.answer(task.task_id, truth[task.image_id])
@@ -190,7 +190,8 @@ class OracleProject:
 class CountingProject(OracleProject):
     """An oracle's project that counts the data that Label Studio would send.
 
-    `truth` has each task's true label; `changed_at` lists all tasks, most recently changed last.
+    `truth` maps each task to its true label; `changed_at` lists all tasks, the most recently
+    changed last.
     """
 
     truth: dict[int, str] = field(default_factory=dict)
@@ -226,7 +227,7 @@ class CountingProject(OracleProject):
         self.n_annotations += len(annotations)
 
     def annotate_next(self) -> int:
-        """Annotate an open task with its true label, and return the task's id."""
+        """Annotate an open task with its true label; return the task's id."""
         task_id = min(self.open_ids)
         self.open_ids.remove(task_id)
         self.n_annotations += 1
@@ -237,7 +238,7 @@ class CountingProject(OracleProject):
         return task_id
 
     def age(self, task_id: int) -> None:
-        """Backdate a task's change, so that the next reading does not find it."""
+        """Backdate a task's last change, so that the next reading does not find the task."""
         self._change(task_id, datetime.now(UTC) - LONG_AGO)
 
     def _change(self, task_id: int, moment: datetime) -> None:
@@ -245,7 +246,7 @@ class CountingProject(OracleProject):
         self.changed_at[task_id] = moment
 
     def _send(self, task_id: int) -> TaskReading:
-        """Return a task, and count the bytes that Label Studio would send."""
+        """Return a task, and count the bytes that Label Studio would send for it."""
         new, annotations = self.by_task[task_id], tuple(self.answers[task_id])
         updated_at = self.changed_at[task_id].isoformat()
         sent = {
@@ -267,7 +268,7 @@ class CountingProject(OracleProject):
 
 
 def make_annotation(annotation_id: int, task_id: int, annotator: int, label: str) -> Annotation:
-    """Return an annotation of a task. The number in the image's id is one below the task's."""
+    """Return an annotation of a task. The number in the image's id is the task's id minus one."""
     return Annotation(
         annotation_id=annotation_id,
         task_id=task_id,

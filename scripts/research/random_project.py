@@ -1,4 +1,4 @@
-"""Make a project with one version of random weights, as set-up and training leave it on disk."""
+"""Create a project with one version of random weights, as set-up and training would leave it."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ from scripts.research.oracle import CountingProject, make_annotation
 
 CLASSES = tuple(f"class {i}" for i in range(10))
 PROJECT, FIRST = 1, "r0001"
-LABEL_STUDIO_URL = "http://127.0.0.1:9"  # nothing listens
+LABEL_STUDIO_URL = "http://127.0.0.1:9"  # nothing listens there
 VALIDATION, TEST = 2_000, 10_000
 CENTERS, SPREAD = 50, 2.5
 IMAGE_SIZE, ANNOTATORS = 64, 5
-CARELESS = 0.05  # share of annotations with a random class
+CARELESS = 0.05  # the share of annotations with a random class
 SECOND_OPINION_EVERY = 20  # images
-PICTURE = "data:image/png;base64," + "A" * 3200  # as large as a photo of 32 px
+PICTURE = "data:image/png;base64," + "A" * 3200  # the size of a 32 px photo
 
 
 def save_random_project(
     root: Path, image_ids: Sequence[str], image_size: int, rng: np.random.Generator
 ) -> str:
-    """Write a project's record, and a version with scores of the pool; return the body's key."""
+    """Write a project's record, and a version with scores for the pool; return the body's key."""
     tensors = resnet.build(len(CLASSES), None, seed=0).state_dict()
     state = {name: tensor.numpy() for name, tensor in tensors.items()}
     key = body_key(state)
@@ -95,9 +95,9 @@ def random_probs(rng: np.random.Generator, count: int) -> Probs:
 def make_annotated_project(
     folder: Path, n_annotations: int, n_images: int, n_open: int
 ) -> tuple[Loop, CountingProject]:
-    """Return a loop that has learned all annotations, and Label Studio's stand-in with its tasks.
+    """Return a loop that has learned all annotations, and the substitute for Label Studio.
 
-    The model has random weights; its embeddings lie around a few centers of each class.
+    The model has random weights; its embeddings lie around a few centers per class.
     """
     rng = np.random.default_rng(0)
     width = resnet18(len(CLASSES))[HEAD_TENSORS[0]].shape[1]
@@ -153,7 +153,7 @@ def _make_loop(root: Path, project: CountingProject, pool: Pool) -> Loop:
 def _random_images(
     rng: np.random.Generator, centers: Embeddings, count: int
 ) -> tuple[Embeddings, Labels]:
-    """Return embeddings of images around the centers, (images, width), and the class of each."""
+    """Return embeddings around the centers, (images, width), and the class of each image."""
     of = rng.integers(CENTERS, size=count)
     noise = rng.standard_normal((count, centers.shape[1]), np.float32)
     return (centers[of] + SPREAD * noise).astype(np.float16), of % len(CLASSES)
@@ -166,7 +166,9 @@ def _pictures(count: int) -> NDArray[np.uint8]:
 def _annotate(
     pool: Pool, classes: Labels, n_annotations: int, n_open: int, rng: np.random.Generator
 ) -> CountingProject:
-    """Return a project of open tasks and `n_annotations` annotations, a few as second opinions."""
+    """Return a project with open tasks and `n_annotations` annotations, some of them second
+    opinions.
+    """
     chosen = np.where(
         rng.random(n_annotations) < CARELESS,
         rng.integers(len(CLASSES), size=n_annotations),

@@ -1,9 +1,9 @@
-"""Simulate labeling with an oracle, to see how many labels each query strategy needs.
+"""Simulate labeling with an oracle to find how many labels each query strategy needs.
 
     python -m scripts.research.simulate --strategies auto,random --rounds 20 --batch 100
 
 Runs the same rounds as with human annotators, once per strategy and seed, in parallel. Writes
-curves.csv, summary.md and curves.png/.svg below --out. Rerun to resume.
+curves.csv, summary.md, curves.png and curves.svg into the folder --out. Rerun to resume.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from scripts.research.simulation import Plan, Run, finished_rows, make_loop, poo
 
 
 def main() -> int:
-    """Run what is missing, then write and print the results."""
+    """Run the missing runs, then write and print the results."""
     arguments = _parser().parse_args()
     signal.signal(
         signal.SIGTERM, signal.default_int_handler
-    )  # otherwise the runs would outlive this process
+    )  # otherwise, the runs would outlive this process
     settings, arms = load_settings(), arguments.strategies
     if any("+" in arm for arm in arms) and not arguments.annotators:
-        raise SettingsError("several annotations of an image need --annotators, a CSV of them")
+        raise SettingsError("several annotations per image require --annotators with a CSV file")
     try:
         plan = _make_plan(arguments, settings)
         _claim(arguments.out, plan)
@@ -66,7 +66,7 @@ def main() -> int:
 
 
 def _make_plan(arguments: argparse.Namespace, settings: Settings) -> Plan:
-    """Open the pool and the weights, and check that the plan can be carried out."""
+    """Open the pool and the weights, and check that the plan is possible."""
     experiment = open_experiment(settings, seed=0)
     plan = Plan(
         pool=experiment.pool.name,
@@ -104,7 +104,8 @@ def _make_runs(arguments: argparse.Namespace, settings: Settings, plan: Plan) ->
             device=f"cuda:{number % n_gpus}" if n_gpus else "cpu",
             threads=max(1, (os.cpu_count() or 1) // arguments.jobs),
         )
-        # All strategies of a seed before the next seed: an interrupted simulation is still paired.
+        # Run all strategies of a seed before the next seed, so that the results of an interrupted
+        # simulation are still paired.
         for number, (repeat, arm) in enumerate(
             product(range(arguments.repeats), arguments.strategies)
         )
@@ -112,12 +113,12 @@ def _make_runs(arguments: argparse.Namespace, settings: Settings, plan: Plan) ->
 
 
 def _claim(out: Path, plan: Plan) -> None:
-    """Write the plan into its folder; SettingsError if the folder contains another plan."""
+    """Write the plan into its folder; SettingsError if the folder already has a different plan."""
     path = out / "plan.json"
     text = json.dumps(asdict(plan), indent=2)
     if path.exists() and path.read_text() != text:
         raise SettingsError(
-            f"{out} holds a simulation with other settings (see {path}): "
+            f"{out} contains a simulation with other settings (see {path}): "
             "choose another folder with --out, or delete this one"
         )
     try:
@@ -155,22 +156,34 @@ def _parser() -> argparse.ArgumentParser:
     positive = at_least(1)
     jobs = torch.cuda.device_count() or os.cpu_count() or 1
     add("--strategies", type=_arms, default="auto,least_confidence,random", help="comma-separated")
-    add("--rounds", type=positive, default=10, help="how many batches are queried")
+    add("--rounds", type=positive, default=10, help="number of batches to query")
     add("--batch", type=positive, default=100, help="annotations per round")
-    add("--seed-labels", type=at_least(0), default=100, help="0: each strategy's own first batch")
-    add("--repeats", type=positive, default=5, help="seeds, the same for all strategies")
+    add(
+        "--seed-labels",
+        type=at_least(0),
+        default=100,
+        help="0: each strategy chooses its own first batch",
+    )
+    add("--repeats", type=positive, default=5, help="number of seeds, the same for all strategies")
     add("--out", type=Path, default="var/sim", help="the simulation's folder; rerun to resume")
     add("--train", choices=("head", "full"), default="head", help="head: minutes; full: hours")
-    add("--pool-fraction", type=_share, default=1.0, help="for a quick look")
-    add("--duplicates", type=positive, default=1, help="how often each image is in the pool")
+    add(
+        "--pool-fraction",
+        type=_share,
+        default=1.0,
+        help="share of the pool to use, for a quick test",
+    )
+    add("--duplicates", type=positive, default=1, help="how many times each image is in the pool")
     add("--annotators", help="a CSV of real annotations: image, annotator_1, annotator_2, …")
-    add("--people", type=at_least(4), default=10, help="how many annotators share them")
-    add("--jobs", type=positive, default=jobs, help="runs at a time")
+    add(
+        "--people", type=at_least(4), default=10, help="how many annotators share these annotations"
+    )
+    add("--jobs", type=positive, default=jobs, help="number of parallel runs")
     return parser
 
 
 def _arms(text: str) -> list[str]:
-    """Read strategies, each perhaps with +1 (the default), +auto, +2 or +3."""
+    """Parse strategies, each optionally followed by +1 (the default), +auto, +2 or +3."""
     given = (name.strip().removesuffix("+1") for name in text.split(","))
     arms = list(dict.fromkeys(name for name in given if name))
     known = {f"{s}{o}" for s in STRATEGIES for o in ("", *(f"+{o}" for o in get_args(OverlapName)))}
@@ -186,7 +199,7 @@ def _arms(text: str) -> list[str]:
 def _share(text: str) -> float:
     share = float(text)
     if not 0 < share <= 1:
-        raise argparse.ArgumentTypeError("must be above 0 and at most 1")
+        raise argparse.ArgumentTypeError("must be greater than 0 and at most 1")
     return share
 
 

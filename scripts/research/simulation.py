@@ -1,4 +1,4 @@
-"""Run a simulation: the loop's own rounds, with an oracle or a simulated crowd annotating."""
+"""Run a simulation: the loop's own rounds, annotated by an oracle or a simulated crowd."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FINISHED = "finished.csv"
 
 @dataclass(frozen=True)
 class Plan:
-    """The settings that all runs of a simulation share, as plan.json in its folder lists them."""
+    """The settings that all runs of a simulation share; saved as plan.json in its folder."""
 
     pool: str
     weights: str
@@ -45,7 +45,7 @@ class Plan:
     batch: int
     pool_fraction: float
     duplicates: int
-    annotators: str  # a CSV of real annotations; "": the oracle labels
+    annotators: str  # a CSV file of real annotations; "" = the oracle annotates
     people: int
 
 
@@ -54,7 +54,7 @@ class Run:
     """One strategy with one seed."""
 
     plan: Plan
-    arm: str  # a strategy, and after a plus the overlap: "margin+auto"
+    arm: str  # a strategy, or a strategy and an overlap: "margin+auto"
     repeat: int
     folder: Path
     data_dir: Path
@@ -76,7 +76,7 @@ def simulate(run: Run, on_round: Callable[[], object] = lambda: None) -> list[Ro
     if plan.seed_labels:
         seeds = seed_labels(pool, plan.seed_labels, run.repeat, truth)
         project.import_tasks([NewTask(i, {}, label=label) for i, label in seeds.items()])
-    while len(project.labels()) < 2:  # a model cannot learn from one class
+    while len(project.labels()) < 2:  # a model cannot learn from a single class
         batches.top_up(loop)
         _annotate_open_tasks(project, truth, crowd)
     rows: list[Row] = []
@@ -93,7 +93,7 @@ def simulate(run: Run, on_round: Callable[[], object] = lambda: None) -> list[Ro
 def _annotate_open_tasks(
     project: OracleProject, truth: Mapping[str, str], crowd: Crowd | None
 ) -> int:
-    """Annotate all open tasks with the truth or by the crowd, and return how many there were."""
+    """Have the oracle or the crowd annotate all open tasks; return their number."""
     if crowd is None:
         return project.answer_open_tasks(truth)
     open_tasks = project.open_tasks()
@@ -125,14 +125,14 @@ def _row(run: Run, root: Path, project: OracleProject, number: int) -> Row:
 
 
 def make_loop(run: Run, pool: Pool, project: OracleProject) -> Loop:
-    """Return the loop as the processes of a stack would open it."""
+    """Return the loop in the form in which a stack's processes would open it."""
     strategy, _, overlap = run.arm.partition("+")
     settings = Settings.model_construct(
         data_dir=run.data_dir,
         train=run.plan.train,
         strategy=strategy,  # type: ignore[arg-type]  # checked by the command
         overlap=overlap or "1",  # type: ignore[arg-type]
-        # With N annotations of each image, as many annotations are N times fewer images.
+        # With N annotations per image, the same number of annotations covers N times fewer images.
         batch_size=max(1, run.plan.batch // (int(overlap) if overlap.isdigit() else 1)),
         keep_versions=0,
         task_lock_s=0,
@@ -151,9 +151,9 @@ def make_loop(run: Run, pool: Pool, project: OracleProject) -> Loop:
 
 @cache
 def pool_of(plan: Plan, data_dir: Path) -> tuple[Pool, dict[str, str]]:
-    """Return the pool that a plan asks about, and the true label of each of its images.
+    """Return the pool of a plan, and the true label of each of its images.
 
-    With duplicates the pool keeps its size: it has fewer images, each as often as the plan says.
+    With duplicates, the pool keeps its size: it has fewer different images, each several times.
     """
     whole = open_pool(plan.pool, data_dir, seed=0, image_size=plan.image_size, rescan=False)
     truth = true_labels(whole)
@@ -162,7 +162,7 @@ def pool_of(plan: Plan, data_dir: Path) -> tuple[Pool, dict[str, str]]:
     n_images = len(whole.image_ids)
     n_distinct = max(1, max(1, round(n_images * plan.pool_fraction)) // plan.duplicates)
     distinct = np.sort(np.random.default_rng(0).permutation(n_images)[:n_distinct])
-    original = {  # by the name of the copy; a first copy keeps its image's name
+    original = {  # by the name of the copy; the first copy keeps the image's name
         f"{whole.image_ids[row]}~{copy}" if copy else whole.image_ids[row]: row
         for copy in range(plan.duplicates)
         for row in distinct
@@ -183,9 +183,9 @@ def finished_rows(run: Run) -> list[Row]:
 
 
 def run_missing(runs: Sequence[Run], jobs: int) -> None:
-    """Run the unfinished runs, `jobs` at a time; finished runs are kept even if a later one fails.
+    """Run the unfinished runs, `jobs` at a time; keep finished runs even if a later one fails.
 
-    The first error, or Ctrl-C, ends all other runs.
+    The first error or Ctrl-C ends all other runs.
     """
     missing = [run for run in runs if not (run.folder / FINISHED).exists()]
     total = sum(run.plan.rounds + bool(run.plan.seed_labels) for run in missing)
@@ -218,7 +218,7 @@ def run_missing(runs: Sequence[Run], jobs: int) -> None:
 
 
 def _finish(run: Run, on_round: Callable[[], object]) -> None:
-    """Do a run from the start, save its rows, and delete its models."""
+    """Execute a run from the start, save its rows, and delete its models."""
     shutil.rmtree(run.folder, ignore_errors=True)
     run.folder.mkdir(parents=True)
     with threadpool_limits(run.threads):

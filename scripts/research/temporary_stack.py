@@ -39,7 +39,7 @@ PORTS = ("LABEL_STUDIO_PORT", "BACKEND_PORT", "REDIS_PORT")
 
 @dataclass(frozen=True)
 class Backend:
-    """A running backend, and the password that it uses for everything."""
+    """A running backend, and the password that it uses everywhere."""
 
     port: int
     password: str
@@ -55,7 +55,7 @@ class Backend:
 
 @contextmanager
 def running_backend(folder: Path, **settings: str) -> Iterator[Backend]:
-    """Run the backend and Redis as `make up` does; `folder` needs a short path, for its socket."""
+    """Run the backend and Redis as `make up` does; the path `folder` must be short for a socket."""
     root = project_root(folder, PROJECT)
     image_ids = [f"i{n}" for n in range(POOL_IMAGES)]
     save_random_project(root, image_ids, IMAGE_SIZE, np.random.default_rng(0))

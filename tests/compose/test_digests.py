@@ -144,6 +144,6 @@ def test_a_moved_tag_moves_its_pin_and_without_the_registry_nothing_changes(
     text = (team.folder / ".env").read_text()
     refused = team.run("make", "digests")
     assert refused.returncode != 0
-    assert "no registry answered: .env is unchanged" in refused.stderr
+    assert "no registry responded: .env is unchanged" in refused.stderr
     assert "Traceback" not in refused.stderr
     assert (team.folder / ".env").read_text() == text

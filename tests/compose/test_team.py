@@ -376,7 +376,7 @@ def test_a_restored_stack_serves_the_same_version_and_the_same_labels(
         assert all_labels(moved).items() >= labels.items()
         moved.compose("down")
         refused = moved.run("make", "restore", f"FROM={file}")
-        assert "holds labels or models already" in refused.stderr
+        assert "already contains labels or models" in refused.stderr
         moved.compose("up", "-d")
         assert all_labels(moved).items() >= labels.items()
     finally:

@@ -214,7 +214,7 @@ def test_each_image_is_pushed_once_to_a_project_without_webhooks_and_predictions
     assert f"pushed 1 for review: {settings.browser_url}/projects/" in first_run
     assert f"/projects/{made.project_id}/data" in first_run
     assert "pushed 1 for review" in run_review("--push", "--count", "1")  # the next one
-    assert "all 2 doubtful labels are in review already" in run_review("--push")
+    assert "all 2 doubtful labels are already in review" in run_review("--push")
 
     assert review_project(settings, project).project_id == made.project_id
     assert [task.image_id for task in made.tasks()] == [worst, second]

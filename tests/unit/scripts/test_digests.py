@@ -96,8 +96,8 @@ def test_without_a_registry_nothing_changes_and_a_message_explains_why(
     assert digests.main() == 1
     assert env.ENV.read_text() == HERE
     printed = capsys.readouterr()
-    assert "REDIS_IMAGE: stays redis:7-alpine: `docker pull redis:7-alpine` failed" in printed.err
-    assert "no registry answered: .env is unchanged" in printed.err
+    assert "REDIS_IMAGE: kept redis:7-alpine: `docker pull redis:7-alpine` failed" in printed.err
+    assert "no registry responded: .env is unchanged" in printed.err
     assert not printed.out
 
 
@@ -109,7 +109,7 @@ def test_an_image_missing_from_the_registry_stays_unpinned_and_the_others_are_pi
     pinned = env.read_env(env.ENV)
     assert "REDIS_IMAGE" not in pinned
     assert pinned["POSTGRES_IMAGE"] == f"postgres:17@{OLD}"
-    assert "REDIS_IMAGE: stays redis:7-alpine" in capsys.readouterr().err
+    assert "REDIS_IMAGE: kept redis:7-alpine" in capsys.readouterr().err
 
 
 def test_a_custom_image_is_pinned_under_its_own_name(
@@ -130,7 +130,7 @@ def test_an_image_without_a_tag_is_left_unchanged(
     env.ENV.write_text(f"REDIS_IMAGE={image}\n")
     assert digests.main() == 1
     assert env.read_env(env.ENV)["REDIS_IMAGE"] == image
-    assert f"REDIS_IMAGE: stays {image}: it names no tag" in capsys.readouterr().err
+    assert f"REDIS_IMAGE: kept {image}: the tag is missing" in capsys.readouterr().err
 
 
 def test_if_a_variable_has_two_lines_the_effective_one_is_changed() -> None:

@@ -150,7 +150,7 @@ def test_a_damaged_database_is_packed_unchanged_and_named(models: Path, tmp_path
             stderr=subprocess.PIPE, check=True,
         )  # fmt: skip
     [line] = packed.stderr.decode().splitlines()
-    assert line.startswith("packed as it is: ")
+    assert line.startswith("packed unchanged: ")
     assert "p7/project.db is damaged" in line
     assert unpack(tmp_path / "models.tar", tmp_path / "restored") == PACKED
     assert (tmp_path / "restored/p7/project.db").read_bytes() == damaged

@@ -59,7 +59,7 @@ def test_the_command_writes_curves_table_and_picture_and_resumes(
     assert not list(tmp_path.glob("runs/*/models"))
     code, _, errors = command(*options, "--batch", "21")
     assert code == 1
-    assert "holds a simulation with other settings" in errors
+    assert "contains a simulation with other settings" in errors
 
 
 @pytest.mark.parametrize(
@@ -67,10 +67,10 @@ def test_the_command_writes_curves_table_and_picture_and_resumes(
     [
         (("--strategies", "auto,guess"), "guess is not a strategy; choose from auto,"),
         (("--strategies", "auto+4"), "auto+4 is not a strategy"),
-        (("--strategies", "auto+2"), "need --annotators"),
+        (("--strategies", "auto+2"), "require --annotators"),
         (("--annotators", "no/such.csv"), "no/such.csv: no such file"),
         (("--batch", "0"), "must be 1 or more"),
-        (("--pool-fraction", "2"), "must be above 0 and at most 1"),
+        (("--pool-fraction", "2"), "must be greater than 0 and at most 1"),
         (("--seed-labels", "99999"), "the pool has only"),
     ],
 )
