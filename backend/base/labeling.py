@@ -22,6 +22,7 @@ class LabelConfig:
     to_name: str
     image_key: str  # the key of the image in a task's data
     choices: tuple[str, ...]
+    takes_uploads: bool = True  # whether Label Studio accepts uploaded images for this config
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,14 @@ class Prediction:
 
 
 @dataclass(frozen=True)
+class TaskImage:
+    """An image file as annotators see it."""
+
+    content: bytes
+    mime: str
+
+
+@dataclass(frozen=True)
 class NewTask:
     """A task to create; a task with a `label` is imported as annotated."""
 
@@ -127,6 +136,7 @@ class LabelingProject(Protocol):
     def open_tasks(self) -> list[OpenTask]: ...
     def annotations_of(self, image_id: str) -> dict[int, list[Annotation]]: ...
     def add_ground_truth(self, task_id: int, label: str, annotator: int | None) -> None: ...
+    def upload(self, images: Mapping[str, TaskImage]) -> dict[str, str]: ...
     def import_tasks(self, new_tasks: Sequence[NewTask]) -> int: ...
     def import_predictions(self, by_task_id: Mapping[int, Prediction]) -> int: ...
     def model_version(self) -> str: ...

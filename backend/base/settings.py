@@ -102,6 +102,19 @@ class Settings(BaseSettings):
         description="The side of the square images that the model sees, in pixels. `auto` is `64` "
         "for a pool of images of up to 64 px, and `128` for larger ones.",
     )
+    task_image_px: int = Field(
+        1600,
+        ge=256,
+        le=8192,
+        description="The longest side of the images that annotators see, in pixels. Larger images "
+        "are shrunk for them.",
+    )
+    task_images: Literal["copy", "url"] = Field(
+        "copy",
+        description="`copy` gives Label Studio a copy of every image. `url` gives it the address "
+        "of each image that a list names by an `http(s)` address, and annotators' browsers load "
+        "it from there.",
+    )
     max_image_pixels: int = Field(
         MAX_IMAGE_PIXELS,
         ge=1_000_000,

@@ -17,16 +17,18 @@ from PIL import Image
 
 from backend.base.arrays import Images, ImageView
 from backend.base.errors import ImageError, PoolError
+from backend.base.labeling import TaskImage
 from backend.base.progress import Progress
 from backend.base.settings import MAX_IMAGE_PIXELS
 from backend.images.data_sets import cache_data_set
-from backend.images.data_uri import original_uri, png_uri
+from backend.images.data_uri import data_uri
 from backend.images.framing import View
 from backend.images.index import Index, Merged
 from backend.images.labeled import LabeledFolder
 from backend.images.source_images import SourceImages, measure_side, source_folder, update_index
 from backend.images.sources import MissingSource, Source, find_source
 from backend.images.splits import draw_balanced, draw_validation
+from backend.images.task_image import png_image, task_image
 
 log = logging.getLogger(__name__)
 
@@ -126,12 +128,18 @@ class Pool:
         if self.source is not None:
             self.source.keep_labeled(image_ids)
 
-    def data_uri(self, image_id: str) -> str:
+    @cached_property
+    def has_large_images(self) -> bool:
+        """Return whether the images have more than SMALL_PX on a side."""
+        side = self.source.measure_side() if self.source else max(self.images.shape[1:3])
+        return (side or self.image_size) > SMALL_PX
+
+    def task_image(self, image_id: str, max_side_px: int) -> TaskImage:
         """Return the image for a task: the original if it exists, or a PNG of the array."""
         if self.source is None:
-            return png_uri(self._picture(image_id))
+            return png_image(self._picture(image_id))
         try:
-            return original_uri(self.source.read(image_id), self.source.max_pixels)
+            return task_image(self.source.read(image_id), max_side_px, self.source.max_pixels)
         except (ImageError, OSError) as error:
             raise PoolError(
                 f"cannot read the image {image_id} of {self.name} ({error}): restore it"
@@ -141,7 +149,7 @@ class Pool:
         """Return a small picture of what the model sees, as a data: URI."""
         picture = self._picture(image_id)
         picture.thumbnail((THUMBNAIL_MAX_PX, THUMBNAIL_MAX_PX))
-        return png_uri(picture)
+        return data_uri(png_image(picture))
 
     def _picture(self, image_id: str) -> Image.Image:
         return Image.fromarray(self.images_of([image_id])[:][0])

@@ -166,6 +166,15 @@ class SourceImages:
                 f"cannot read the image {error} of {self.source.name}: restore its file"
             ) from None
 
+    def measure_side(self) -> int:
+        """Return the longest side of the first images that can be read, 0 if none can be read."""
+        return measure_side(self.source, self.index, self.max_pixels)
+
+    def url(self, image_id: str) -> str | None:
+        """Return the address at which a browser can open the image, or None."""
+        [entry] = self.index.entries(self.index.rows([image_id]))
+        return None if entry.is_removed else self.source.url(entry.location)
+
     def read(self, image_id: str) -> bytes:
         """Return the file of an image. Raises ImageError or OSError."""
         [entry] = self.index.entries(self.index.rows([image_id]))

@@ -54,13 +54,21 @@ class LabelStudio:
         *,
         params: Mapping[str, Any] | None = None,
         json: Any | None = None,
+        files: Mapping[str, Any] | None = None,
         may_be_gone: bool = False,
     ) -> Any:
-        """Return the response's JSON, or None for a 404 if the object `may_be_gone`."""
+        """Send a request; `files` (name, content and MIME type of each) are sent as a form.
+
+        Returns the response's JSON, or None for a 404 if the object `may_be_gone`.
+        """
         with _explaining(self.url):
             # This client is not part of the public API, but all of the SDK's methods use it.
             response = self._sdk._client_wrapper.httpx_client.request(
-                path, method=method, params=dict(params or {}), json=json
+                path,
+                method=method,
+                params=dict(params or {}),
+                json=json,
+                files=dict(files or {}) or None,
             )
             if response.status_code == 404 and may_be_gone:
                 return None

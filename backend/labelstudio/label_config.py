@@ -4,71 +4,82 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from itertools import product
-from math import inf
+from itertools import chain, product
 from xml.etree.ElementTree import ParseError
-from xml.sax.saxutils import quoteattr
 
 from defusedxml.ElementTree import fromstring
 
 from backend.base.errors import LabelConfigError
 from backend.base.labeling import LabelConfig
+from backend.labelstudio.choice_tags import HOTKEYS, choice_tags
+from backend.labelstudio.former_label_configs import HINT, former_label_configs
 
-HOTKEYS = "1234567890"
-ONE_COLUMN = 20  # choices; with more in one column, annotators would have to scroll
-HINT = '\n    <Header value="$hint" style="margin: 8px 0; font-size: 14px; line-height: 20px"/>'
+ONE_COLUMN = 20  # choices beside a small image; with more in one column, annotators would scroll
+# What surrounds the image and the choices in Label Studio's page: its bars, and our margins.
+AROUND_PX = 136
+FILTER_PX = 48
+HINT_PX = 56  # two lines of a hint, with their margin
+STYLE = "\n  <Style>.lsf-choice { break-inside: avoid; overflow-wrap: anywhere }</Style>"
+FILTER = (
+    '\n    <Filter name="filter" toName="label" minlength="0" hotkey="shift+f" '
+    'placeholder="Filter the classes (Shift+F)"/>'
+)
 
 
 def label_config_xml(
-    classes: Sequence[str],
-    *,
-    has_hint: bool = False,
-    smoothing: bool = True,
-    columns_above: float = ONE_COLUMN,
+    classes: Sequence[str], *, has_hint: bool = False, is_large: bool = False
 ) -> str:
-    """Return a label config with the image (400 px wide) beside the choices (hotkeys 1-9, 0).
+    """Return a label config with the image beside the choices, which have the hotkeys 1-9 and 0.
 
-    With `has_hint`, the task's text about the model's guess is shown below the image. Earlier
-    releases drew the image without `smoothing` and had no columns.
+    Images that are `is_large` use the height of the screen and can be zoomed; small ones are 400 px
+    wide. With `has_hint`, the task's text about the model's guess is shown below the image. More
+    choices than hotkeys get a filter, and scroll in their own box.
     """
-    choices = "\n".join(
-        f"      <Choice value={quoteattr(name)}"
-        + (f' hotkey="{HOTKEYS[i]}"' if i < len(HOTKEYS) else "")
-        + "/>"
-        for i, name in enumerate(classes)
-    )
-    style, columns = "", ""
-    smooth = str(smoothing).lower()
-    if len(classes) > columns_above:
-        style = "\n  <Style>.lsf-choice { break-inside: avoid; overflow-wrap: anywhere }</Style>"
-        columns = "; columns: 160px; column-fill: auto; max-height: 600px"
-    # Without a size, a 32 px image is enlarged until it pushes the choices off the screen. Without
-    # smoothing, it becomes a mosaic that hides what it shows (Harmon & Julesz, Science, 1973).
-    return f"""<View style="display: flex; gap: 32px; align-items: flex-start">{style}
-  <View style="flex: 0 0 400px">
-    <Image name="image" value="$image" smoothing="{smooth}" width="400px" maxWidth="400px" \
-maxHeight="400px" zoom="false" zoomControl="false" rotateControl="false"/>{HINT if has_hint else ""}
+    hint = HINT if has_hint else ""
+    if is_large:
+        height = f"calc(100vh - {AROUND_PX + HINT_PX * has_hint}px)"
+        image_box, choices_box = "flex: 1 1 auto; min-width: 0", "flex: 0 0 240px; min-width: 0"
+        image = f'maxHeight="{height}" zoom="true" zoomControl="true"'
+    else:
+        # Without a size, a 32 px image is enlarged until it pushes the choices off the screen.
+        image_box, choices_box = "flex: 0 0 400px", "flex: 1; min-width: 0"
+        image = 'width="400px" maxWidth="400px" maxHeight="400px" zoom="false" zoomControl="false"'
+    # Without smoothing, a small image becomes a mosaic that hides what it shows (Harmon & Julesz,
+    # Science, 1973).
+    return f"""<View style="display: flex; gap: 32px; align-items: flex-start">{STYLE}
+  <View style="{image_box}">
+    <Image name="image" value="$image" smoothing="true" {image} rotateControl="false"/>{hint}
   </View>
-  <View style="flex: 1{columns}">
-    <Choices name="label" toName="image" choice="single-radio" required="true" showInline="false">
-{choices}
-    </Choices>
+  <View style="{choices_box}">{_choices_tags(classes, has_columns=not is_large)}
   </View>
 </View>
 """
 
 
+def _choices_tags(classes: Sequence[str], *, has_columns: bool) -> str:
+    tags = f"""
+    <Choices name="label" toName="image" choice="single-radio" required="true" showInline="false">
+{choice_tags(classes)}
+    </Choices>"""
+    if len(classes) <= len(HOTKEYS):
+        return tags
+    columns = ""
+    if has_columns and len(classes) > ONE_COLUMN:
+        columns = "; columns: 160px; column-fill: auto"
+    height = f"calc(100vh - {AROUND_PX + FILTER_PX}px)"
+    return f"""{FILTER}
+    <View style="max-height: {height}; overflow: auto{columns}">{tags}
+    </View>"""
+
+
 def is_our_label_config(xml: str) -> bool:
     """Return whether this or an earlier release wrote this label config and no one edited it."""
     choices = parse_label_config(xml).choices
-    ours = (
-        label_config_xml(
-            choices, has_hint=has_hint, smoothing=smoothing, columns_above=columns_above
-        )
-        for has_hint, smoothing, columns_above in product(
-            (False, True), (True, False), (ONE_COLUMN, inf)
-        )
+    current = (
+        label_config_xml(choices, has_hint=has_hint, is_large=is_large)
+        for has_hint, is_large in product((False, True), repeat=2)
     )
+    ours = chain(current, former_label_configs(choices))
     return xml.strip() in {text.strip() for text in ours}
 
 
@@ -100,4 +111,10 @@ def parse_label_config(xml: str) -> LabelConfig:
     )
     if not all(choices) or len(choices) < 2:
         raise LabelConfigError("the label config's Choices must hold at least two, with values")
-    return LabelConfig(from_name, to_name, image_key=value[1:], choices=choices)
+    # Label Studio refuses to upload images if named tags read more than one key of the data.
+    keys = {key for tag in tags if tag.get("name") for key in _data_keys(tag.get("value", ""))}
+    return LabelConfig(from_name, to_name, value[1:], choices, takes_uploads=len(keys) == 1)
+
+
+def _data_keys(value: str) -> list[str]:
+    return re.findall(r"\$(\w+)", value)[:1]

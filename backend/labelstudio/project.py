@@ -17,6 +17,7 @@ from backend.base.labeling import (
     Prediction,
     ProjectCounts,
     Task,
+    TaskImage,
     TaskReading,
 )
 from backend.labelstudio import rows
@@ -148,6 +149,31 @@ class LabelStudioProject:
         """
         changes = {"overlap": n_annotators, "is_labeled": False}
         self._server.request("PATCH", f"api/tasks/{task_id}/", json=changes, may_be_gone=True)
+
+    def upload(self, images: Mapping[str, TaskImage]) -> dict[str, str]:
+        """Upload images by id, creating no task; return what their tasks must show.
+
+        Label Studio accepts up to 100 files in one request.
+        """
+        if not images:
+            return {}
+        files = {
+            image_id: (f"{image_id}.{image.mime.removeprefix('image/')}", image.content, image.mime)
+            for image_id, image in images.items()
+        }
+        answer = self._server.request(
+            "POST", f"{self._path}import", params={"commit_to_project": "false"}, files=files
+        )
+        found = self._server.request(
+            "GET",
+            f"{self._path}file-uploads",
+            params={"ids": json.dumps(answer["file_upload_ids"])},
+        )
+        # Label Studio puts a random prefix before the file's name: upload/7/3ec1bb7e-<image_id>.png
+        path_of = {row["file"].partition("-")[2]: row["file"] for row in found}
+        names = {image_id: name for image_id, (name, _, _) in files.items()}
+        self._check_count("uploads", len(files), len({*names.values()} & path_of.keys()))
+        return {image_id: f"/data/{path_of[name]}" for image_id, name in names.items()}
 
     def import_tasks(self, new_tasks: Sequence[NewTask]) -> int:
         """Create tasks, each with its prediction or label; return their number."""

@@ -27,6 +27,7 @@ from backend.rounds.ordering import (
 )
 from backend.rounds.scoring import find_candidates
 from backend.rounds.second_opinions import reopen_all, reopen_doubtful
+from backend.rounds.task_images import show_images
 from backend.store.files import lock
 from backend.store.version_meta import Meta
 
@@ -106,7 +107,11 @@ def push(loop: Loop, batch: Batch) -> int:
             log.info("the pool is exhausted: every image has been asked")
         return 0
     asked = [_asked(batch, row) for row in range(len(batch.image_ids))]
-    new_tasks = [_new_task(loop, batch, row, of_image) for row, of_image in enumerate(asked)]
+    shown = show_images(loop.pool, loop.project, batch.image_ids, loop.settings)
+    new_tasks = [
+        _new_task(loop, batch, row, of_image, shown[of_image.image_id])
+        for row, of_image in enumerate(asked)
+    ]
     began = time.time()
     loop.store.record_asked(asked)  # before annotators can see the tasks
     pushed = loop.project.import_tasks(new_tasks)
@@ -132,7 +137,7 @@ def _asked(batch: Batch, row: int) -> Asked:
     )
 
 
-def _new_task(loop: Loop, batch: Batch, row: int, asked: Asked) -> NewTask:
+def _new_task(loop: Loop, batch: Batch, row: int, asked: Asked, shown: str) -> NewTask:
     """Return the task of one image, with the model's prediction if a model exists."""
     hint, prediction = "asked before there was a model: no guess", None
     if batch.probs is not None:
@@ -140,8 +145,7 @@ def _new_task(loop: Loop, batch: Batch, row: int, asked: Asked) -> NewTask:
         guesses = (f"{name} {100 * p:.0f} %" for name, p in likeliest(probs, loop.names))
         hint = f"{asked.version} guessed when it asked: {', '.join(guesses)}"
         prediction = make_prediction(probs, batch.confidences[row], loop.names, asked.version)
-    uri = loop.pool.data_uri(asked.image_id)
-    data = task_data.write_asked(uri, asked, None if loop.settings.blind else hint)
+    data = task_data.write_asked(shown, asked, None if loop.settings.blind else hint)
     return NewTask(asked.image_id, data, prediction)
 
 

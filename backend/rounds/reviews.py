@@ -17,6 +17,7 @@ from backend.people.label_errors import LikelyError, likely_errors
 from backend.rounds.labels import read_labels
 from backend.rounds.loop import Loop
 from backend.rounds.observe import read_everything_changed
+from backend.rounds.task_images import show_images
 from backend.store.files import lock
 from backend.store.project_store import ProjectStore
 
@@ -70,16 +71,17 @@ def push_reviews(loop: Loop, reviews: LabelingProject, errors: Sequence[LikelyEr
     seeing a guess.
     """
     existing = {task.image_id for task in reviews.tasks()}
+    new = [error for error in errors if error.image_id not in existing]
+    shown = show_images(loop.pool, reviews, [error.image_id for error in new], loop.settings)
     return reviews.import_tasks(
         [
             NewTask(
                 image_id=error.image_id,
                 data=task_data.write_review(
-                    loop.pool.data_uri(error.image_id), error.image_id, error.label, error.reason
+                    shown[error.image_id], error.image_id, error.label, error.reason
                 ),
             )
-            for error in errors
-            if error.image_id not in existing
+            for error in new
         ]
     )
 

@@ -23,7 +23,8 @@ import numpy as np
 from PIL import Image
 
 from backend.base.command_line import ROOT
-from backend.images.data_uri import png_uri
+from backend.images.data_uri import data_uri
+from backend.images.task_image import png_image
 from backend.labelstudio.incoming import SECRET_HEADER
 from backend.labelstudio.label_config import label_config_xml
 from backend.network import resnet
@@ -168,7 +169,7 @@ def _best_s(work: Callable[[], object]) -> float:
 
 def _noise_row(seed: int) -> dict[str, str]:
     noise = np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    return {"image": png_uri(Image.fromarray(noise))}
+    return {"image": data_uri(png_image(Image.fromarray(noise)))}
 
 
 def fill_project(root: Path) -> None:

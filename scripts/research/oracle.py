@@ -17,6 +17,7 @@ from backend.base.labeling import (
     Prediction,
     ProjectCounts,
     Task,
+    TaskImage,
     TaskReading,
 )
 from backend.labelstudio import task_data
@@ -92,6 +93,9 @@ class OracleProject:
             *(replace(other, is_ground_truth=False) for other in others),
             replace(truth, is_ground_truth=True),
         ]
+
+    def upload(self, images: Mapping[str, TaskImage]) -> dict[str, str]:
+        return {image_id: f"/data/upload/{image_id}" for image_id in images}
 
     def import_tasks(self, new_tasks: Sequence[NewTask]) -> int:
         for new in new_tasks:

@@ -1,4 +1,4 @@
-"""Check and replace the project's label config, and adapt it to HINTS and BLIND."""
+"""Check and replace the project's label config, and adapt it to the settings and the pool."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from backend.base.errors import LabelConfigError
 from backend.base.labeling import match_classes
 from backend.base.settings import Settings
+from backend.images.pool import Pool
 from backend.labelstudio.label_config import (
     is_our_label_config,
     label_config_xml,
@@ -55,14 +56,19 @@ def replace_label_config(project: ProjectSetup, xml: str) -> bool:
     return project.change_label_config(xml)
 
 
-def show_or_hide_hints(settings: Settings, project: ProjectSetup) -> bool:
-    """Adapt a generated label config to HINTS and BLIND; for a custom one, print what to change."""
+def adapt_label_config(settings: Settings, project: ProjectSetup, pool: Pool) -> bool:
+    """Adapt a label config that we wrote to HINTS, BLIND and the size of the pool's images.
+
+    For the user's own label config, print what to change. Returns whether it changed.
+    """
     if settings.blind and settings.hints:
         print("NOTE      BLIND=true hides the model's guess, so HINTS=true has no effect")
     xml = project.label_config_xml()
     if is_our_label_config(xml):
         choices = parse_label_config(xml).choices
-        return project.change_label_config(label_config_xml(choices, has_hint=settings.shows_hints))
+        return project.change_label_config(
+            label_config_xml(choices, has_hint=settings.shows_hints, is_large=pool.has_large_images)
+        )
     if settings.shows_hints and "$hint" not in xml:
         print(
             "NOTE      HINTS=true has no effect on your own label config: to show hints, add "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,7 @@ class Opening:
         """Create the project; delete it again if its folder belongs to another Label Studio."""
         plan = self.plan
         classes = plan.classes or self.pool.classes
-        xml = plan.label_config or label_config_xml(classes, has_hint=self.settings.shows_hints)
+        xml = plan.label_config or self._write_label_config(classes)
         check_label_config(xml, self.pool.classes)
         title = titles_of(plan.title)[1] if pool_notice and plan.record is None else plan.title
         project_id = create_project(*self.label_studio, title=title, label_config=xml)
@@ -130,7 +131,12 @@ class Opening:
                 "leave CLASSES and LABEL_CONFIG as they were, or set a new PROJECT_TITLE"
             )
         return project.change_label_config(
-            plan.label_config or label_config_xml(plan.classes, has_hint=self.settings.shows_hints)
+            plan.label_config or self._write_label_config(plan.classes)
+        )
+
+    def _write_label_config(self, classes: Sequence[str]) -> str:
+        return label_config_xml(
+            classes, has_hint=self.settings.shows_hints, is_large=self.pool.has_large_images
         )
 
     def _check_images_are_offered(self) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from backend.base.labeling import NewTask, match_classes
 from backend.base.settings import Settings
-from backend.images.pool import rescan, seed_labels, true_labels
+from backend.images.pool import Pool, rescan, seed_labels, true_labels
 from backend.labelstudio import task_data
 from backend.labelstudio.client import label_now_url
 from backend.labelstudio.label_config import (
@@ -16,7 +16,6 @@ from backend.labelstudio.label_config import (
     label_config_xml,
     parse_label_config,
 )
-from backend.labelstudio.project import IMPORT_CHUNK
 from backend.labelstudio.project_setup import ProjectSetup
 from backend.network.device import find_device
 from backend.network.training import Recipe
@@ -26,17 +25,19 @@ from backend.rounds.accuracy import describe_project
 from backend.rounds.loop import open_loop
 from backend.rounds.rescan import record_pool
 from backend.rounds.reviews import find_reviews
+from backend.rounds.task_images import show_images
 from backend.store.files import lock
 from backend.store.project_store import ProjectStore
 from backend.store.registry import Registry
 from scripts.console.progress_bars import progress_bar
 from scripts.setup.checks import make_plan
 from scripts.setup.cost import describe_cost, measure_speed
-from scripts.setup.label_config import show_or_hide_hints
+from scripts.setup.label_config import adapt_label_config
 from scripts.setup.opening import OpenedProject, Opening
 from scripts.setup.request import Request
 
 WAIT_FOR_ANOTHER_S = 600.0
+SEEDS_AT_ONCE = 100
 SEED_HINT = "labeled by the data set: no guess"
 INSTRUCTIONS = """\
 Press <b>Label All Tasks</b>: it opens the images that the model is least sure of first, and \
@@ -76,8 +77,8 @@ def set_up(request: Request) -> int:
         changes = [
             opened.has_changed,
             project.configure(is_blind=settings.blind),
-            show_or_hide_hints(settings, project),
-            update_review_label_config(settings, opened.root),
+            adapt_label_config(settings, project, opened.pool),
+            update_review_label_config(settings, opened.root, opened.pool),
             steps.connect(),  # first: whatever fails below, annotations are heard of
             steps.import_seed_labels(),
             steps.push_first_batch(),
@@ -114,22 +115,25 @@ class SetupSteps:
             choices = match_classes(self.project.label_config().choices, self.pool.classes)
             spelling = dict(zip(self.pool.classes, choices, strict=True))
             hint = None if self.settings.blind else SEED_HINT
-            new_tasks = [
-                NewTask(
-                    image_id=image_id,
-                    data=task_data.write_seed(self.pool.data_uri(image_id), image_id, hint),
-                    label=spelling[label],
-                )
-                for image_id, label in labels.items()
-                if image_id not in known
-            ]
+            new = [image_id for image_id in labels if image_id not in known]
             with progress_bar() as progress:
-                for start in range(0, len(new_tasks), IMPORT_CHUNK):
-                    progress("importing seed labels", start, len(new_tasks))
-                    self.project.import_tasks(new_tasks[start : start + IMPORT_CHUNK])
-                progress("importing seed labels", len(new_tasks), len(new_tasks))
-        print(f"seeds     {len(labels)} labels from the data set, {len(new_tasks)} of them new")
-        return bool(new_tasks)
+                for start in range(0, len(new), SEEDS_AT_ONCE):
+                    progress("importing seed labels", start, len(new))
+                    chunk = new[start : start + SEEDS_AT_ONCE]
+                    shown = show_images(self.pool, self.project, chunk, self.settings)
+                    self.project.import_tasks(
+                        [
+                            NewTask(
+                                image_id,
+                                task_data.write_seed(shown[image_id], image_id, hint),
+                                label=spelling[labels[image_id]],
+                            )
+                            for image_id in chunk
+                        ]
+                    )
+                progress("importing seed labels", len(new), len(new))
+        print(f"seeds     {len(labels)} labels from the data set, {len(new)} of them new")
+        return bool(new)
 
     def _without_damaged(self, labels: Mapping[str, str]) -> dict[str, str]:
         """Decode images, and return the labels of those that can be decoded."""
@@ -212,7 +216,7 @@ class SetupSteps:
         return is_new
 
 
-def update_review_label_config(settings: Settings, root: Path) -> bool:
+def update_review_label_config(settings: Settings, root: Path, pool: Pool) -> bool:
     """Update the review project's label config if we generated it; return whether it changed."""
     found = find_reviews(settings, root)
     if found is None or not is_our_label_config(xml := found.label_config_xml()):
@@ -220,4 +224,6 @@ def update_review_label_config(settings: Settings, root: Path) -> bool:
     token = settings.label_studio_api_key.get_secret_value()
     review = ProjectSetup(settings.label_studio_url, token, found.project_id)
     choices = parse_label_config(xml).choices
-    return review.change_label_config(label_config_xml(choices, has_hint="$hint" in xml))
+    return review.change_label_config(
+        label_config_xml(choices, has_hint="$hint" in xml, is_large=pool.has_large_images)
+    )

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from backend.images.pool import true_labels
-from backend.labelstudio.label_config import HOTKEYS
+from backend.labelstudio.choice_tags import HOTKEYS
 from backend.labelstudio.project import LabelStudioProject
 from tests.browser.conftest import LAPTOP, NewPage, login_of_the_lead, sign_up
 from tests.integration.conftest import Stack

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import httpx
 
-from backend.base.labeling import NewTask, ProjectCounts
+from backend.base.labeling import NewTask, ProjectCounts, TaskImage
 from backend.labelstudio.project_setup import ProjectSetup
 from backend.labelstudio.rows import prediction_result
 from tests.integration.labelstudio.annotating import annotate, guess, import_images, new_task
@@ -171,3 +171,16 @@ def test_a_task_imported_by_hand_without_our_data_is_also_read(
     [task] = project.tasks()
     assert task.image_id == ""
     assert project.image_ids() == set()
+
+
+def test_uploads_make_no_task_and_can_be_read(project: ProjectSetup, api: httpx.Client) -> None:
+    images = {
+        f"{number:016x}": TaskImage(b"\xff\xd8" + bytes([number]), "image/jpeg")
+        for number in range(100)
+    }
+
+    shown = project.upload(images)
+
+    assert list(shown) == list(images)
+    assert project.n_tasks() == 0
+    assert all(api.get(shown[i]).content == image.content for i, image in images.items())

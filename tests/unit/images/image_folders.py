@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +31,3 @@ def make_folder(root: Path, n_per_class: int = 20) -> Path:
 
 def class_by_color(pixels: np.ndarray[Any, Any]) -> str:
     return "cat" if pixels[0, 0, 0] == 255 else "dog"
-
-
-def decode_uri(uri: str) -> tuple[str, bytes]:
-    mime, content = uri.removeprefix("data:").split(";base64,")
-    return mime, base64.b64decode(content)

@@ -268,7 +268,7 @@ begin()
 pool = open_pool(str(folder), folder.parent, seed=0)
 assert len(pool.image_ids) == int(sys.argv[3])
 for i in pool.image_ids:
-    pool.data_uri(i)
+    pool.task_image(i, 1600)
 print(rise())
 """
 

@@ -10,9 +10,6 @@ import numpy as np
 from PIL import Image
 
 from backend.images.pool import open_pool
-from tests.unit.images.image_folders import (
-    decode_uri,
-)
 
 
 def test_digits_are_rgb_with_a_balanced_fifth_for_testing_and_no_flips(
@@ -33,9 +30,9 @@ def test_a_digits_task_carries_its_array_as_png(tmp_path: Path) -> None:
     pool = open_pool("digits", tmp_path, seed=0)
     image_id = pool.image_ids[-1]
 
-    mime, content = decode_uri(pool.data_uri(image_id))
+    image = pool.task_image(image_id, 1600)
 
-    assert mime == "image/png"
-    assert np.array_equal(np.asarray(Image.open(io.BytesIO(content))), pool.images[-1:][0])
+    assert image.mime == "image/png"
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(image.content))), pool.images[-1:][0])
     assert image_id.startswith("digits-")
     assert len(image_id) == len("digits-0042")

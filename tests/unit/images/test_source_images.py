@@ -63,7 +63,7 @@ def test_an_unlabeled_folder_is_a_pool_without_validation_or_seeds(
     assert seed_labels(pool, 5, 0) == {}
     assert "only 0 images of the pool have a known label" in caplog.text
     assert pool.thumbnail(pool.image_ids[0]).startswith("data:image/png")
-    assert pool.data_uri(pool.image_ids[0]).startswith("data:image/png")
+    assert pool.task_image(pool.image_ids[0], 1600).mime == "image/png"
 
 
 def test_an_unlabeled_folder_needs_classes(photos: Path) -> None:
@@ -178,7 +178,7 @@ def test_a_labeled_image_that_was_removed_is_learned_but_not_asked(photos: Path)
         file.unlink()  # the cache may go: the labeled folder has the pixels
     again = opened(photos)
     assert again.images_of([again.image_ids[0], gone])[:][1, 0, 0].tolist() == [9, 9, 2]
-    assert again.data_uri(gone).startswith("data:image/png")
+    assert again.task_image(gone, 1600).mime == "image/png"
     save_image(photos / "a/2.png", (9, 9, 2))
     assert opened(photos).retired_ids == ()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -85,20 +87,47 @@ def test_the_hint_is_read_from_the_task_and_changes_nothing_else() -> None:
     assert parse_label_config(hinting) == parse_label_config(plain)
 
 
-def test_many_choices_are_laid_out_in_columns() -> None:
+def test_more_choices_than_hotkeys_get_a_filter_and_scroll_in_their_own_box() -> None:
+    for is_large in (False, True):
+        few, many = (
+            label_config_xml([f"class {i}" for i in range(count)], is_large=is_large)
+            for count in (10, 11)
+        )
+        assert "<Filter" not in few
+        assert "overflow: auto" not in few
+        assert '<Filter name="filter" toName="label" minlength="0"' in many
+        assert "overflow: auto" in many
+        assert len(parse_label_config(many).choices) == 11
+
+
+def test_many_choices_beside_a_small_image_are_laid_out_in_columns() -> None:
     assert "columns" not in label_config_xml([f"class {i}" for i in range(20)])
-    many = label_config_xml([f"class {i}" for i in range(21)])
-    assert "columns: 160px" in many
-    assert len(parse_label_config(many).choices) == 21
+    assert "columns: 160px" in label_config_xml([f"class {i}" for i in range(21)])
+    assert "columns" not in label_config_xml([f"class {i}" for i in range(21)], is_large=True)
+
+
+def test_large_images_use_the_height_of_the_screen_and_can_be_zoomed() -> None:
+    plain, hinting = (
+        label_config_xml(["cat", "dog"], has_hint=h, is_large=True) for h in (False, True)
+    )
+    assert 'maxHeight="calc(100vh - 136px)" zoom="true" zoomControl="true"' in plain
+    assert 'maxHeight="calc(100vh - 192px)"' in hinting
+    assert "400px" not in plain
 
 
 def test_our_label_config_is_recognised_until_it_is_edited() -> None:
-    for count in (2, 30):
-        for has_hint in (False, True):
-            xml = label_config_xml([f"a < {i}" for i in range(count)], has_hint=has_hint)
-            assert is_our_label_config(xml.strip())  # Label Studio strips it
-            assert not is_our_label_config(xml.replace("400px", "300px"))
+    for count, has_hint, is_large in product((2, 30), (False, True), (False, True)):
+        classes = [f"a < {i}" for i in range(count)]
+        xml = label_config_xml(classes, has_hint=has_hint, is_large=is_large)
+        assert is_our_label_config(xml.strip())  # Label Studio strips it
+        assert not is_our_label_config(xml.replace("gap: 32px", "gap: 8px"))
     assert not is_our_label_config(config(IMAGE, CHOICES))
+
+
+def test_only_a_label_config_that_reads_one_key_takes_uploads() -> None:
+    text = '<Text name="text" value="$hint"/>'
+    assert parse_label_config(label_config_xml(["cat", "dog"], has_hint=True)).takes_uploads
+    assert not parse_label_config(config(IMAGE, CHOICES, text)).takes_uploads
 
 
 WITHOUT_SMOOTHING = """\
