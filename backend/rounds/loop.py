@@ -96,8 +96,8 @@ def open_loop(
 ) -> Loop:
     """Gather what a project's rounds need, with the pool and weights chosen during set-up.
 
-    The pool has the images that are decoded by now and all annotated ones; for training, also all
-    images that are held out, so that every version is validated on the same ones.
+    The pool has the images that are decoded by now and all that have a task; for training, also
+    all images that are held out, so that every version is validated on the same ones.
     """
     root = project_root(settings.model_dir, project_id)
     record = read_record(root)
@@ -116,7 +116,7 @@ def open_loop(
         rescan=False,
         budget_s=0.0,
         needs_held_out=is_for_training,
-        needed=ProjectStore(root).annotated_images(),
+        needed=[task.image_id for task in ProjectStore(root).tasks()],
         image_hosts=settings.image_hosts,
         max_pixels=settings.max_image_pixels,
         progress=progress,

@@ -86,11 +86,11 @@ def _summary(pool: Pool, changes: Merged | None, n_decoded: int, n_closed: int) 
     """Return what a rescan found, as one line; "" if nothing has changed."""
     parts = []
     if changes and changes.added:
-        parts.append(f"{len(changes.added):,} new images")
+        parts.append(f"{len(changes.added):,} new")
     if changes and changes.changed:
         parts.append(f"{len(changes.changed):,} changed")
     if changes and changes.removed:
-        parts.append(f"{len(changes.removed):,} removed ({n_closed:,} open tasks closed)")
+        parts.append(f"{len(changes.removed):,} removed (of which {n_closed:,} had an open task)")
     if n_decoded:
         parts.append(f"{n_decoded:,} decoded")
     if parts and pool.n_waiting:

@@ -67,7 +67,7 @@ def test_new_images_can_be_asked_and_none_of_them_validates(
         save_image(folder / f"new/{number}.png", (9, 9, number))
     with caplog.at_level(logging.INFO):
         after = look(reopen)
-    assert "pool: 12 new images, 12 decoded" in caplog.messages
+    assert "pool: 12 new, 12 decoded" in caplog.messages
     assert len(after.pool.image_ids) == 48
     assert after.pool.validation.image_ids == before.pool.validation.image_ids
     facts = after.store.facts()
@@ -135,7 +135,7 @@ def test_open_tasks_of_removed_images_are_closed_but_annotations_stay(
         (folder / location[gone]).unlink()
     with caplog.at_level(logging.INFO):
         after = look(reopen)
-    assert "pool: 2 removed (1 open tasks closed)" in caplog.messages
+    assert "pool: 2 removed (of which 1 had an open task)" in caplog.messages
     assert {t.image_id for t in project.tasks()} == {labeled, *others}
     assert after.store.n_open() == 2
     reading = read_labels(after, after.store.annotations())
