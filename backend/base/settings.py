@@ -2,52 +2,30 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
     Field,
-    PlainValidator,
     SecretStr,
     ValidationError,
-    WithJsonSchema,
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from backend.base.errors import SettingsError
+from backend.base.project_settings import ProjectSettings
 from backend.base.strategy_names import StrategyName
 
 TrainName = Literal["both", "full", "head"]
 OverlapName = Literal["auto", "1", "2", "3"]
-MAX_IMAGE_PIXELS = 50_000_000
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
-HOST = re.compile(r"([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[0-9]+)?")
-# Classes go into JSON and XML, and Python reads bytes that are not UTF-8 as lone surrogates.
-UNUSABLE_IN_CLASSES = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
-def _read_image_size(value: object) -> object:
-    text = str(value).strip()
-    if text == "auto":
-        return text
-    if text.isdecimal() and 16 <= int(text) <= 512 and int(text) % 8 == 0:
-        return int(text)
-    raise ValueError("must be auto, or a multiple of 8 from 16 to 512")
-
-
-ImageSize = Annotated[
-    int | Literal["auto"],
-    PlainValidator(_read_image_size),
-    WithJsonSchema({"type": "integer", "minimum": 16, "maximum": 512, "multipleOf": 8}),
-]
-
-
-class Settings(BaseSettings):
+class Settings(ProjectSettings):
     """Every variable of `.env.example`, under the same name in lower case."""
 
     model_config = SettingsConfigDict(
@@ -59,91 +37,6 @@ class Settings(BaseSettings):
         frozen=True,
         env_ignore_empty=True,
         populate_by_name=True,
-    )
-
-    # What annotators label, and which model helps them
-    project_title: str = Field(
-        "Tightloop",
-        min_length=3,
-        max_length=50,
-        description="The title of the Label Studio project. A new title means a new project; "
-        "without a title, the project that was set up first goes on.",
-    )
-    pool: str = Field(
-        "auto",
-        description="The images to label: a folder, a list (`.csv`, `.jsonl` or `.parquet`), a "
-        "bucket (`s3://` or `gs://`), `cifar10`, or `digits`. `auto` uses CIFAR-10, or the digits "
-        "if CIFAR-10 cannot be downloaded.",
-    )
-    image_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
-        (),
-        description="The web servers from which a list may name images, separated by commas: "
-        "`host` or `host:port`. Every other address is refused, and so is a redirect to it. Images "
-        "are fetched over `https`, or over `http` from this machine.",
-    )
-    classes: Annotated[tuple[str, ...], NoDecode] = Field(
-        (),
-        description="The classes that annotators choose from, separated by commas. Unless set, "
-        "they come from `LABEL_CONFIG`, or else from the names of the class folders.",
-    )
-    label_config: Path | None = Field(
-        None,
-        description="The file of your own label config, which replaces the one that Tightloop "
-        "writes. Every set-up reads it again.",
-    )
-    weights: str = Field(
-        "auto",
-        description="The weights that every training run starts from: `imagenet`, `none`, or the "
-        "path of a ResNet-18 state_dict. `auto` uses ImageNet weights, or none if they cannot be "
-        "downloaded.",
-    )
-    image_size: ImageSize = Field(
-        "auto",
-        description="The side of the square images that the model sees, in pixels. `auto` is `64` "
-        "for a pool of images of up to 64 px, and `128` for larger ones.",
-    )
-    task_image_px: int = Field(
-        1600,
-        ge=256,
-        le=8192,
-        description="The longest side of the images that annotators see, in pixels. Larger images "
-        "are shrunk for them.",
-    )
-    task_images: Literal["copy", "url"] = Field(
-        "copy",
-        description="`copy` gives Label Studio a copy of every image. `url` gives it the address "
-        "of each image that a list names by an `http(s)` address, and annotators' browsers load "
-        "it from there.",
-    )
-    max_image_pixels: int = Field(
-        MAX_IMAGE_PIXELS,
-        ge=1_000_000,
-        le=178_956_970,  # Pillow refuses anything larger
-        description="The largest image to read, in pixels (WEBP: half as many). Larger images are "
-        "skipped and listed in the log.",
-    )
-    seed_labels: int = Field(
-        500,
-        ge=0,
-        description="How many images start with the data set's own labels, the same number from "
-        "every class. If fewer labels are known, all of them are used. With `0` the first batch is "
-        "chosen without a model.",
-    )
-    seed: int = Field(
-        0,
-        ge=0,
-        description="The seed for splits, seed labels and training. The same seed on the same "
-        "device gives the same results.",
-    )
-    blind: bool = Field(
-        False,
-        description="`true` hides the model's guess from annotators, so that it cannot influence "
-        "them.",
-    )
-    hints: bool = Field(
-        False,
-        description="`true` shows, below each image, the three classes that the model thought "
-        "most likely when it chose that image. `BLIND=true` hides them.",
     )
 
     # The loop
@@ -304,39 +197,6 @@ class Settings(BaseSettings):
             return cls(**overrides)
         except ValidationError as error:
             raise SettingsError("\n".join(_explain(dict(e)) for e in error.errors())) from None
-
-    @field_validator("classes", mode="before")
-    @classmethod
-    def _split_classes(cls, classes: Any) -> Any:
-        """Split the text at its commas, and check each name."""
-        if not isinstance(classes, str):
-            return classes
-        names = [name.strip() for name in classes.split(",")]
-        if not all(names) or len(names) < 2:
-            raise ValueError("must name at least two classes, separated by commas: cat,dog,unsure")
-        folded = [name.casefold() for name in names]
-        if twice := [n for n, f in zip(names, folded, strict=True) if folded.count(f) > 1]:
-            raise ValueError(f"names a class more than once: {', '.join(twice)}")
-        if unusable := [name for name in names if UNUSABLE_IN_CLASSES.search(name)]:
-            raise ValueError(
-                f"holds characters that cannot be shown: {', '.join(map(ascii, unusable))}"
-            )
-        return tuple(names)
-
-    @field_validator("image_hosts", mode="before")
-    @classmethod
-    def _split_hosts(cls, hosts: Any) -> Any:
-        """Split the text at its commas, and check each host."""
-        if not isinstance(hosts, str):
-            return hosts
-        names = [name.strip().lower() for name in hosts.split(",")]
-        for name in names:
-            if not HOST.fullmatch(name):
-                raise ValueError(
-                    f"{name!r} is not a host: name hosts without https:// and without a path, "
-                    "separated by commas: images.example.org,cdn.example.org:8443"
-                )
-        return tuple(names)
 
     @field_validator("label_studio_url", "label_studio_host", "backend_url")
     @classmethod

@@ -19,7 +19,7 @@ from backend.base.arrays import Images, ImageView
 from backend.base.errors import ImageError, PoolError
 from backend.base.labeling import TaskImage
 from backend.base.progress import Progress
-from backend.base.settings import MAX_IMAGE_PIXELS
+from backend.base.project_settings import MAX_IMAGE_PIXELS
 from backend.images.data_sets import cache_data_set
 from backend.images.data_uri import data_uri
 from backend.images.framing import View
