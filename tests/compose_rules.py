@@ -13,6 +13,9 @@ NOT_ROOT = re.compile(r"tightloop|heartexlabs/label-studio")
 SECRET = re.compile(r"PASSWORD|SECRET|TOKEN|API_KEY|REDISCLI_AUTH|REDIS_URL")
 ONE_SHOT = ("setup",)
 WORKER_SECRETS = frozenset({"LABEL_STUDIO_API_KEY", "REDIS_PASSWORD"})
+# Optional: only needed for images in a bucket.
+BUCKET_SECRETS = frozenset({"AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "FSSPEC_GS_TOKEN"})
+SOURCE_SECRETS = WORKER_SECRETS | BUCKET_SECRETS  # for services that read the pool's images
 # The secrets of .env that each service needs; it must not get any other.
 SECRETS_OF = {
     "label-studio": frozenset(
@@ -23,10 +26,10 @@ SECRETS_OF = {
     "backend": WORKER_SECRETS
     | {"BACKEND_PASSWORD", "WEBHOOK_SECRET", "DASHBOARD_PASSWORD", "CONTROL_SECRET"},
     "dashboard": frozenset({"DASHBOARD_REDIS_PASSWORD", "DASHBOARD_PASSWORD", "CONTROL_SECRET"}),
-    "setup": WORKER_SECRETS | {"BACKEND_PASSWORD", "WEBHOOK_SECRET"},
-    "trainer-cpu": WORKER_SECRETS,
-    "trainer-gpu": WORKER_SECRETS,
-    "ranker": WORKER_SECRETS,
+    "setup": SOURCE_SECRETS | {"BACKEND_PASSWORD", "WEBHOOK_SECRET"},
+    "trainer-cpu": SOURCE_SECRETS,
+    "trainer-gpu": SOURCE_SECRETS,
+    "ranker": SOURCE_SECRETS,
     "clock": WORKER_SECRETS,
 }
 
@@ -60,6 +63,8 @@ def default_secrets(raw: Mapping[str, Any]) -> Iterator[str]:
     for name, service in raw["services"].items():
         for variable, value in (service.get("environment") or {}).items():
             is_secret = SECRET.search(variable) and value not in ("", "true", "false")
+            if variable in BUCKET_SECRETS and value is None:  # passed on if it is set
+                continue
             if is_secret and not re.search(r"\$\{\w+:\?", str(value)):
                 yield f"{name} has a default for {variable}"
 
