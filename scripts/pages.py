@@ -102,7 +102,7 @@ def _with_table(section: str, objects: dict[str, Schema]) -> str:
         f"| `{name}` | {field['description']}{': see below' if name in objects else ''} |"
         for name, field in objects[heading[1]]["properties"].items()
     ]
-    return "\n".join([prose, "", "| field | tells |", "|---|---|", *rows, "", ""])
+    return "\n".join([prose, "", "| field | meaning |", "|---|---|", *rows, "", ""])
 
 
 def _setting_row(variable: str, setting: Schema) -> str:

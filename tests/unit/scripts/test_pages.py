@@ -39,10 +39,10 @@ def test_every_field_of_every_object_has_a_description() -> None:
 def test_status_tables_are_rewritten_and_the_prose_around_them_is_kept() -> None:
     page = STATUS_PAGE.read_text()
     before, _, after = page.partition("## `jobs`")
-    own = "## `jobs`\n\nOur own words.\n\n| field | tells |\n|---|---|\n| `old` | is gone |\n\n"
+    own = "## `jobs`\n\nOur own words.\n\n| field | meaning |\n|---|---|\n| `old` | is gone |\n\n"
     written = with_status_tables(before + own + "## " + after.partition("\n## ")[2])
     section = written.partition("## `jobs`")[2].partition("\n## ")[0]
-    assert "Our own words.\n\n| field | tells |\n|---|---|\n| `job` | `retrain`, " in section
+    assert "Our own words.\n\n| field | meaning |\n|---|---|\n| `job` | `retrain`, " in section
     assert "is gone" not in section
     assert section.count("\n| `") == len(JobStatus.model_fields)
 
