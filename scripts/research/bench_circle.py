@@ -20,6 +20,7 @@ from backend.labelstudio.rows import prediction_result
 from backend.store import model_outputs
 from backend.store.project_record import project_root
 from backend.store.registry import Registry
+from scripts.research.bench_photo_tasks import photo_tasks_figures
 from scripts.research.bench_refit import OPEN
 from scripts.research.measurement import Figure, announce, memory_mb
 from scripts.research.random_project import FIRST
@@ -36,7 +37,7 @@ TRAINING_PATIENCE_S = 3600.0
 
 
 def circle_figures() -> list[Figure]:
-    """Start a whole stack; measure how fast heads reorder the tasks, and a training run."""
+    """Start a whole stack; measure how fast heads reorder the tasks, training, and photo tasks."""
     settings = {
         "SEED_LABELS": str(SEEDS),
         # Two batches are open when the first version is ready; OPEN of these tasks stay open.
@@ -46,7 +47,7 @@ def circle_figures() -> list[Figure]:
         "LOG_FORMAT": "text",
     }
     with temporary_stack("bench", **settings) as (var, stack):
-        return _measure_circle(stack, var / "log/ranker.log")
+        return [*_measure_circle(stack, var / "log/ranker.log"), *photo_tasks_figures(stack)]
 
 
 def _measure_circle(stack: Mapping[str, Any], ranker_log: Path) -> list[Figure]:
