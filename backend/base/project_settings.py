@@ -32,14 +32,14 @@ ImageSize = Annotated[
 
 
 class ProjectSettings(BaseSettings):
-    """The first part of `Settings`."""
+    """The settings that a project is set up with."""
 
     project_title: str = Field(
         "Tightloop",
         min_length=3,
         max_length=50,
         description="The title of the Label Studio project. A new title means a new project; "
-        "without a title, the project that was set up first goes on.",
+        "without a title, Tightloop continues with the project that was set up first.",
     )
     pool: str = Field(
         "auto",
@@ -49,9 +49,9 @@ class ProjectSettings(BaseSettings):
     )
     image_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="The web servers from which a list may name images, separated by commas: "
-        "`host` or `host:port`. Every other address is refused, and so is a redirect to it. Images "
-        "are fetched over `https`, or over `http` from this machine.",
+        description="The web servers to which a list of images may refer, separated by commas: "
+        "`host` or `host:port`. Other addresses, and redirects to them, are refused. Images are "
+        "fetched over `https`, or over `http` from this machine.",
     )
     classes: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
@@ -61,7 +61,7 @@ class ProjectSettings(BaseSettings):
     label_config: Path | None = Field(
         None,
         description="The file of your own label config, which replaces the one that Tightloop "
-        "writes. Every set-up reads it again.",
+        "writes. The file is read again at every set-up.",
     )
     weights: str = Field(
         "auto",
@@ -79,13 +79,13 @@ class ProjectSettings(BaseSettings):
         ge=256,
         le=8192,
         description="The longest side of the images that annotators see, in pixels. Larger images "
-        "are shrunk for them.",
+        "are shrunk.",
     )
     task_images: Literal["copy", "url"] = Field(
         "copy",
-        description="`copy` gives Label Studio a copy of every image. `url` gives it the address "
-        "of each image that a list names by an `http(s)` address, and annotators' browsers load "
-        "it from there.",
+        description="`copy` gives Label Studio a copy of every image. With `url`, an image that a "
+        "list names by its `http(s)` address is not copied; annotators' browsers load the image "
+        "from this address.",
     )
     max_image_pixels: int = Field(
         MAX_IMAGE_PIXELS,
@@ -97,9 +97,9 @@ class ProjectSettings(BaseSettings):
     seed_labels: int = Field(
         500,
         ge=0,
-        description="How many images start with the data set's own labels, the same number from "
-        "every class. If fewer labels are known, all of them are used. With `0` the first batch is "
-        "chosen without a model.",
+        description="How many images start with the data set's own labels, with the same number "
+        "from every class. If fewer labels are known, all of them are used. With `0`, the first "
+        "batch is chosen without a model.",
     )
     seed: int = Field(
         0,
@@ -132,7 +132,7 @@ class ProjectSettings(BaseSettings):
             raise ValueError(f"names a class more than once: {', '.join(twice)}")
         if unusable := [name for name in names if UNUSABLE_IN_CLASSES.search(name)]:
             raise ValueError(
-                f"holds characters that cannot be shown: {', '.join(map(ascii, unusable))}"
+                f"contains characters that cannot be shown: {', '.join(map(ascii, unusable))}"
             )
         return tuple(names)
 

@@ -26,7 +26,7 @@ LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 class Settings(ProjectSettings):
-    """Every variable of `.env.example`, under the same name in lower case."""
+    """All variables of `.env.example`, under the same names in lower case."""
 
     model_config = SettingsConfigDict(
         # Later files win: `make up` writes var/stack.env for the stack on this machine, while .env
@@ -47,7 +47,7 @@ class Settings(ProjectSettings):
         "between full training runs.",
     )
     strategy: StrategyName = Field(
-        "least_confidence", description="The query strategy, which chooses the images to ask next."
+        "least_confidence", description="The strategy that chooses the images to query next."
     )
     overlap: OverlapName = Field(
         "auto",
@@ -58,12 +58,12 @@ class Settings(ProjectSettings):
         20,
         ge=1,
         le=1000,
-        description="How many images to ask at a time. A new batch follows as soon as fewer than "
-        "this are open. If more than three annotators work at once, the batch is at least five "
-        "images for each annotator.",
+        description="How many images to query at a time. A new batch is queried as soon as fewer "
+        "images than this are open. If more than three annotators work at once, the batch contains "
+        "at least five images for each annotator.",
     )
     rounds: int = Field(
-        0, ge=0, description="The number of rounds after which to stop asking. `0` never stops."
+        0, ge=0, description="The number of rounds after which to stop querying. `0` never stops."
     )
     keep_versions: int = Field(
         20,
@@ -177,8 +177,8 @@ class Settings(ProjectSettings):
     )
     dashboard_open: bool = Field(
         False,
-        description="`true` lets anyone on this machine read the dashboard although you set "
-        "`DASHBOARD_PASSWORD`.",
+        description="`true` lets anyone on this machine read the dashboard even if "
+        "`DASHBOARD_PASSWORD` is set.",
     )
     control_secret: SecretStr = Field(
         SecretStr(""),
@@ -242,7 +242,7 @@ class Settings(ProjectSettings):
         return self.backend_host in LOOPBACK_HOSTS
 
     def require(self, *names: str) -> None:
-        """Raise SettingsError, naming every empty setting in `names`."""
+        """Raise SettingsError if any setting in `names` is empty; the message lists them."""
         empty = [name.upper() for name in names if not getattr(self, name)]
         if empty:
             raise SettingsError(

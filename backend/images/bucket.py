@@ -13,13 +13,13 @@ from backend.base.progress import Progress
 from backend.images.layout import list_by_path
 from backend.images.listing import IMAGE_SUFFIXES, NOT_SUPPORTED, Listing, shown, summarize
 
-# Scheme -> the package that opens it, and where that package takes its credentials from.
+# Scheme -> the package that reads such buckets, and where the package looks for credentials.
 PACKAGES = {
     "s3": ("s3fs", "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ~/.aws"),
     "gs": ("gcsfs", "GOOGLE_APPLICATION_CREDENTIALS, or `gcloud auth application-default login`"),
 }
 OPTIONS: dict[str, dict[str, Any]] = {
-    # One request for each file, and an unreachable server is reported within seconds.
+    # Send one request per file, and report an unreachable server within seconds.
     "s3": {"max_concurrency": 1, "config_kwargs": {"retries": {"max_attempts": 1}}},
     "gs": {},
 }
@@ -32,7 +32,7 @@ class Bucket:
     """
 
     def __init__(self, url: str) -> None:
-        """Connect to nothing yet. Raises PoolError if the URL or an installed package is wrong."""
+        """Do not connect yet. Raises PoolError if the URL is invalid or a package is missing."""
         self.name = f"{url.rstrip('/')}/"
         try:
             self._files = BucketFiles(url)
@@ -48,7 +48,7 @@ class Bucket:
             found = self._files.find()
         except OSError as error:
             raise PoolError(f"POOL={self.name}: {error}") from None
-        while found:  # each description takes a kilobyte
+        while found:  # frees memory: each description takes a kilobyte
             location, about = found.popitem()
             path = location.removeprefix(self.name)
             if path.endswith("/") or any(part.startswith(".") for part in path.split("/")):
@@ -74,7 +74,7 @@ class Bucket:
 
 
 class BucketFiles:
-    """The files of one bucket, as fsspec reads them with credentials from the environment."""
+    """The files of one bucket, read through fsspec with credentials from the environment."""
 
     def __init__(self, url: str) -> None:
         """Raise OSError if the URL names no bucket, or if a package is missing."""
@@ -97,7 +97,7 @@ class BucketFiles:
             raise OSError(self._explain(error)) from None
 
     def find(self) -> dict[str, dict[str, Any]]:
-        """Describe all files below the URL, by URL. Raises OSError."""
+        """Return fsspec's description of each file below the URL, by file URL. Raises OSError."""
         try:
             found = self._file_system.find(self._url, detail=True)
         except Exception as error:  # botocore's and Google's errors have no common base
@@ -123,14 +123,14 @@ class BucketFiles:
             raise OSError(self._explain(error)) from None
 
     def _explain(self, error: Exception) -> str:
-        """Return what is wrong and what to do.
+        """Write a message that says what is wrong and what to do.
 
-        The libraries' own messages are not repeated, because they may hold parts of credentials.
+        The libraries' own messages are not repeated, because they may contain parts of credentials.
         """
         name, bucket = type(error).__name__, f"{self._scheme}://{self._bucket}"
         settings = PACKAGES[self._scheme][1]
         if isinstance(error, FileNotFoundError):
-            return f"there is no bucket {bucket}: check its name"
+            return f"the bucket {bucket} does not exist: check its name"
         if name in ("NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError"):
             public = f"FSSPEC_{self._scheme.upper()}_"
             return (
@@ -140,7 +140,7 @@ class BucketFiles:
         is_forbidden = isinstance(error, PermissionError) or str(error).startswith("Forbidden")
         if is_forbidden or str(getattr(error, "code", "")) in ("401", "403"):
             return (
-                f"access to {bucket} was refused: its owner must let you list and read it, and "
-                f"the credentials must be right ({settings})"
+                f"access to {bucket} was refused: check that its owner lets you list and read it, "
+                f"and that the credentials are right ({settings})"
             )
         return f"{bucket} cannot be reached ({name}): check the network and the address"

@@ -52,7 +52,7 @@ def cache_cifar10(data_dir: Path, progress: Progress) -> Path:
             RuntimeError,  # a wrong checksum
         ) as error:
             reason = getattr(error, "reason", error)
-            raise Cifar10UnavailableError(f"CIFAR-10 could not be had ({reason})") from error
+            raise Cifar10UnavailableError(f"CIFAR-10 is unavailable ({reason})") from error
         write_split(draft, "train", train.data, train.targets)
         write_split(draft, "test", test.data, test.targets)
         image_ids = [f"cifar10-{i:05d}" for i in range(len(train))]
@@ -63,7 +63,7 @@ def cache_cifar10(data_dir: Path, progress: Progress) -> Path:
 
 @contextmanager
 def _default_timeout(seconds: float) -> Iterator[None]:
-    """Set a timeout for urllib in torchvision, which sets none; other sockets get it meanwhile."""
+    """Set the default timeout of all new sockets, because torchvision sets none for urllib."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:

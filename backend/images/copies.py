@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-# Copies belong to one split: the first of these that any of them is in.
+# All copies of an image belong to one split: the first of these that contains any copy.
 SPLITS = ("validation", "test", "pool")
 
 
@@ -27,17 +27,17 @@ class Copy:
 
     @property
     def rank(self) -> tuple[bool, int, bool, str]:
-        """Return the place among the copies.
+        """Return the sort key of this copy; the copy with the lowest key counts.
 
-        The first path counts, but an image that counted before stays, and a removed one comes last.
+        A copy that counted before comes first, then the first path; removed copies come last.
         """
         return self.is_removed, SPLITS.index(self.split), not self.counts, self.location
 
 
 def find_copies(table: pa.Table, counts: NDArray[np.bool_]) -> list[list[Copy]]:
-    """Group images of the same content, the one that counts first.
+    """Group images with the same content; in each group, the image that counts comes first.
 
-    `counts` says for every row whether it counted until now.
+    `counts` contains, for every row, whether the image counted until now.
     """
     codes = table["content"].combine_chunks().dictionary_encode().indices.to_numpy()
     is_decoded = table["content"].to_numpy() != ""
@@ -52,7 +52,7 @@ def find_copies(table: pa.Table, counts: NDArray[np.bool_]) -> list[list[Copy]]:
 
 
 def mark_copies(table: pa.Table, counts: NDArray[np.bool_]) -> pa.Table:
-    """Return an index's table with `copy_of` filled in, and the image that counts in its split."""
+    """Return an index's table with `copy_of` filled in and the splits of copies unified."""
     copy_of = np.full(table.num_rows, "", dtype=object)
     splits = table["split"].to_numpy().copy()
     for first, *others in find_copies(table, counts):
@@ -65,14 +65,15 @@ def mark_copies(table: pa.Table, counts: NDArray[np.bool_]) -> pa.Table:
 
 
 def common_split(copies: Sequence[Copy]) -> str:
-    """Return the split of copies: if one is held out, the image is never asked or trained on."""
+    """Return the split of copies; if one copy is held out, none is ever queried or trained on."""
     return min((copy.split for copy in copies), key=SPLITS.index)
 
 
 def common_label(copies: Sequence[Copy]) -> str | None:
     """Return the label of copies: "" if none is known, None if labels contradict each other.
 
-    Removed copies matter only if all are removed, because a file may be moved to another class.
+    Removed copies matter only if all copies are removed, because a file may have been moved to
+    another class.
     """
     present = [copy for copy in copies if not copy.is_removed] or copies
     labels = {copy.label for copy in present} - {""}

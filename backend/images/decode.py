@@ -76,7 +76,7 @@ def read_rgb(image: Image.Image, shrink: tuple[float, float]) -> Image.Image:
     """Decode an image as a browser shows it: rotated by its EXIF data, on a white background.
 
     `shrink` contains the factors by which the caller will reduce the width and the height. A large
-    image is returned partly reduced, but still large enough for that. `image` is closed.
+    image is returned partly reduced, but still large enough for the caller. `image` is closed.
     """
     (across, down), (width, height) = shrink, image.size
     n_pixels = width * height

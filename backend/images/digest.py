@@ -8,6 +8,7 @@ import hashlib
 def digest(text: str) -> str:
     """Return a hash of 16 hexadecimal digits.
 
-    As the id of an image file, the hash hides the class in the file's path from annotators.
+    When used as the id of an image file, the hash hides the class in the file's path from
+    annotators.
     """
     return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()

@@ -1,4 +1,4 @@
-"""List the images in a folder and all folders below."""
+"""List the images in a folder and all its subfolders."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Folder:
         listing = list_by_path(scan.files, scan.left_out)
         if not listing.images:
             raise PoolError(
-                f"POOL={self.path}: the folder holds no images"
+                f"POOL={self.path}: the folder contains no images"
                 + (f" ({summarize(listing.left_out, 0)})" if listing.left_out else "")
             )
         return listing
@@ -43,12 +43,12 @@ class Folder:
         return (self.path / location).open("rb")
 
     def url(self, location: str) -> str | None:  # noqa: ARG002
-        """Return None: browsers cannot open files of this machine."""
+        """Return None: browsers cannot open files on this machine."""
         return None
 
 
 class _Scan:
-    """The files below a folder that are images by their suffix, and why others are left out."""
+    """Finds all files with an image suffix below a folder, and why other files are left out."""
 
     def __init__(self, root: Path, progress: Progress) -> None:
         self.files: dict[str, tuple[int, str]] = {}  # path -> size, and mtime in ns
@@ -92,8 +92,8 @@ class _Scan:
         """Raise ImageError if the folder was listed under another path."""
         found = (self._root / folder).stat()
         key = found.st_dev, found.st_ino
-        if key in self._seen and found.st_ino:  # some network drives number no files
-            raise ImageError("a link to a folder that is listed already")
+        if key in self._seen and found.st_ino:  # some network drives assign no inode numbers
+            raise ImageError("a link to a folder that is already listed")
         self._seen.add(key)
 
     def _add(self, path: str, found: os.stat_result) -> None:

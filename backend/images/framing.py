@@ -1,7 +1,7 @@
-"""Frame images as the model sees them.
+"""Fit images into the squares that the model sees.
 
-The pool's images and the images that /predict fetches are framed by the same function, so that the
-model sees an image in the same way wherever it comes from.
+The pool's images and the images that /predict fetches are framed by the same function, so the model
+sees an image in the same way wherever the image comes from.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ MIDDLE_PX = 96
 
 @dataclass(frozen=True)
 class View:
-    """How a model sees images."""
+    """The size and the framing in which a model sees images."""
 
     image_size: int  # the side of the squares that enter the network
     framing: FramingName = "whole"
 
     @property
     def side_px(self) -> int:
-        """The side of the squares that are kept; the network resizes them if necessary."""
+        """Return the side of the stored squares; the network resizes them if necessary."""
         return MIDDLE_PX if self.framing == "middle" else self.image_size
 
 
 def frame(image: Image.Image, framing: FramingName, size: tuple[int, int]) -> NDArray[np.uint8]:
     """Decode an image that open_image opened; return it upright, filling (width, height).
 
-    "whole" shows the whole image and mirrors it at its edges. "middle" shows only the middle, as
-    versions did before framings were recorded.
+    "whole" shows the whole image and mirrors it at its edges. "middle" shows only the middle, for
+    versions that were made before framings were recorded.
     """
     return _whole(image, size) if framing == "whole" else _middle(image, size)
 

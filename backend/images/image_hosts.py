@@ -23,15 +23,15 @@ GIVE_UP_AFTER_S = 60.0
 
 
 class ImageHosts:
-    """The web servers that may be asked for images: host, or host:port."""
+    """The web servers from which images may be fetched: host, or host:port."""
 
     def __init__(self, hosts: Iterable[str]) -> None:
         self._hosts = frozenset(host.lower() for host in hosts)
 
     def fault(self, url: str) -> str:
-        """Return why a URL must not be fetched, or "".
+        """Return the reason why a URL must not be fetched, or "" if it may be fetched.
 
-        Other hosts than this machine are asked over https only.
+        Images are fetched from other hosts only over https.
         """
         try:
             parts = urlsplit(url)
@@ -43,7 +43,7 @@ class ImageHosts:
         if not host or not url.isprintable() or " " in url or "\\" in url:
             return "a malformed address"
         if "@" in parts.netloc:
-            return "the address holds a user name or password"
+            return "the address contains a user name or password"
         named = f"[{host}]" if ":" in host else host
         with_port = f"{named}:{port or DEFAULT_PORTS[parts.scheme]}"
         if port not in (None, DEFAULT_PORTS[parts.scheme]):
@@ -57,7 +57,7 @@ class ImageHosts:
     def open(self, url: str) -> BinaryIO:
         """Fetch an image. Raises OSError, or ImageError if the file is too large.
 
-        A redirect is followed to another allowed URL only.
+        Redirects are followed only to other allowed URLs.
         """
         for _ in range(1 + MAX_REDIRECTS):
             if fault := self.fault(url):
@@ -73,7 +73,7 @@ class ImageHosts:
 
     @cached_property
     def _client(self) -> httpx.Client:
-        # Addresses of this machine are not sent through the environment's proxy.
+        # Requests to this machine bypass the proxy that the environment sets.
         direct = {f"all://{f'[{host}]' if ':' in host else host}": None for host in LOOPBACK_HOSTS}
         return httpx.Client(timeout=TIMEOUT, mounts=direct)
 

@@ -1,4 +1,4 @@
-"""List the images that a CSV, JSON lines or Parquet file names: paths and URLs."""
+"""List the images whose paths or URLs a CSV, JSON Lines or Parquet file contains."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ REPORT_EVERY = 1000
 class ImageList:
     """A list of images, with their labels and splits if known.
 
-    Paths lead below the list's folder. URLs lead to buckets, or to hosts in IMAGE_HOSTS.
+    Paths refer to files below the list's folder, URLs to buckets or to hosts in IMAGE_HOSTS.
     """
 
     def __init__(self, path: Path, hosts: ImageHosts) -> None:
@@ -44,7 +44,7 @@ class ImageList:
         self._buckets: dict[str, BucketFiles] = {}
 
     def list(self, progress: Progress) -> Listing:
-        """List all images; see `Source.list`. Those that cannot be read are left out."""
+        """List all images; see `Source.list`. Unreadable images are left out."""
         resolve = cache(_resolve)  # most images share their folder with others
         rows: dict[str, ListRow] = {}
         stamps: dict[str, tuple[int, str]] = {}
@@ -83,7 +83,7 @@ class ImageList:
             return self._bucket(location).open(location)
         if scheme:
             return self._hosts.open(location)
-        # Check again: the file may have become a link.
+        # Check again: a link may have replaced the file.
         return _below(self._path.parent, location).open("rb")
 
     def url(self, location: str) -> str | None:
@@ -91,7 +91,7 @@ class ImageList:
         return location if _scheme(location) in ("http", "https") else None
 
     def _find(self, row: ListRow, resolve: Callable[[Path], Path]) -> tuple[str, int, str]:
-        """Return an image's location, size, and when it was modified.
+        """Return an image's location, size and modification time.
 
         Raises OSError if the image cannot be used.
         """
@@ -153,9 +153,9 @@ def _resolve(path: Path) -> Path:
 
 
 def _below(folder: Path, path: str, resolve: Callable[[Path], Path] = _resolve) -> Path:
-    """Return the file at a path below `folder`, in its shortest form.
+    """Return the path of a file below `folder`, without unnecessary parts.
 
-    Raises OSError if the path leads out of the folder, also through a link.
+    Raises OSError if the path leads out of the folder, even through a link.
     """
     asked = folder / path
     file = resolve(asked.parent) / asked.name

@@ -1,4 +1,4 @@
-"""Keep the index of a project's pool: which images there are, where they lie, and their splits."""
+"""Keep the index of a project's pool: the images, their locations and their splits."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LISTED_SPLITS: dict[ListedSplit, Split] = {
     "test": "test",
 }
 INDEX_FORMAT = "1"
-# Marks a location that is not UTF-8, or that begins with this: its bytes follow, percent-encoded.
+# Precedes the percent-encoded bytes of a location that is not UTF-8 or begins with this prefix.
 QUOTED = "quoted:"
 
 
@@ -49,10 +49,8 @@ class Entry:
     split: Split
     label: str  # the known class, "" if unknown or if copies contradict each other
     left_out: str  # why the file cannot be used, "" if it can
-    copy_of: str  # the image with the same content that counts, "" if this one counts
-    is_changed: (
-        bool  # changed after it was decoded; until it is decoded again, the old pixels count
-    )
+    copy_of: str  # the id of the copy that counts, "" if this image counts
+    is_changed: bool  # since it was decoded; until it is decoded again, the old pixels are used
     is_removed: bool  # no longer listed by the source
 
 
@@ -64,10 +62,10 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Merged:
-    """What a listing changes in an index."""
+    """The changes that a listing makes to an index."""
 
     index: Index
-    added: tuple[str, ...]  # ids of new images, and of those that are back
+    added: tuple[str, ...]  # ids of new images, and of removed images that came back
     changed: tuple[str, ...]  # ids of images to decode again
     removed: tuple[str, ...]  # ids of images that the source no longer lists
 
@@ -80,8 +78,8 @@ class Index:
     """
 
     source: str  # Source.name
-    classes: tuple[str, ...]  # as the latest listing names them, sorted; () if none is known
-    table: pa.Table  # a column for each field of Entry, with the label as the source knows it
+    classes: tuple[str, ...]  # from the latest listing, sorted; () if none is known
+    table: pa.Table  # a column for each field of Entry; labels are the source's
 
     @classmethod
     def empty(cls, source: str) -> Self:
@@ -90,7 +88,7 @@ class Index:
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
-        """Read an index, or return None if there is none. Raises PoolError if it is damaged."""
+        """Read an index; return None if it does not exist. Raises PoolError if it is damaged."""
         try:
             with pq.ParquetFile(path) as file:
                 meta = file.schema_arrow.metadata or {}
@@ -155,13 +153,13 @@ class Index:
 
     @cached_property
     def is_waiting(self) -> NDArray[np.bool_]:
-        """Return which images to decode: new and changed ones, unless removed or left out."""
+        """Return a mask of images to decode: new or changed, and neither removed nor left out."""
         is_due = ~self._is_decoded | self._column("is_changed")
         return is_due & (self._column("left_out") == "") & ~self._column("is_removed")
 
     @cached_property
     def is_usable(self) -> NDArray[np.bool_]:
-        """Return which images count: decoded, not removed, and no copies of others."""
+        """Return a mask of the images that count: decoded, not removed, and no copies of others."""
         return self._is_decoded & (self._column("copy_of") == "") & ~self._column("is_removed")
 
     def rows(self, image_ids: Sequence[str]) -> NDArray[np.int64]:
@@ -190,13 +188,13 @@ class Index:
     def merge(self, listing: Listing) -> Merged:
         """Bring the index up to date with what the source lists now.
 
-        Known images keep their split. New ones join the pool, or the test split if they are listed
-        so; "validation" counts only in the first listing. Images that are missing are marked as
-        removed, until they are back. Raises PoolError if the listing is empty.
+        Known images keep their split. New images join the pool, or the test split if the listing
+        assigns them to it; "validation" is used only in the first listing. Missing images are
+        marked as removed until they come back. Raises PoolError if the listing is empty.
         """
         if not listing.images:
             raise PoolError(
-                f"{self.source} holds no images any more: is the disk mounted? Nothing was changed"
+                f"{self.source} no longer contains images: is the disk mounted? Nothing was changed"
             )
         listed = _as_table(listing, is_first=not len(self))
         all_ids = pc.unique(pa.concat_tables([self.table, listed])["image_id"])
@@ -225,7 +223,7 @@ class Index:
         )
 
     def hold_out(self, image_ids: Sequence[str]) -> Index:
-        """Move images of the pool to the validation split; done once, after the first listing."""
+        """Move images of the pool to the validation split; call once, after the first listing."""
         splits = self.splits.copy()
         splits[self.rows(image_ids)] = "validation"
         return self._with(self._replace(split=splits), np.ones(len(self), dtype=bool))
@@ -233,9 +231,9 @@ class Index:
     def record(self, contents: Mapping[str, str], left_out: Mapping[str, str]) -> Index:
         """Record the content hashes of decoded images, and why others cannot be used, by id.
 
-        Copies are found here: of images with the same content, the first path counts, unless
-        another one counted before. If one copy is held out, all are. Leave out only files that
-        are known to be unusable: after a network error, an image should go on waiting.
+        This also finds copies: among images with the same content, the first path counts, unless
+        another image counted before. If one copy is held out, all copies are. Leave out only files
+        that are known to be unusable: after a network error, an image should keep waiting.
         """
         content, reason = self._column("content").copy(), self._column("left_out").copy()
         is_changed = self._column("is_changed").copy()
@@ -248,7 +246,7 @@ class Index:
 
     @cached_property
     def contradictions(self) -> frozenset[tuple[str, ...]]:
-        """Return the locations of images with the same content, but different known labels."""
+        """Return the locations of images with the same content but different known labels."""
         return frozenset(
             tuple(_unquoted(copy.location) for copy in copies)
             for copies in self._copies
@@ -270,7 +268,7 @@ class Index:
         return pa.table({**{n: self.table[n] for n in SCHEMA.names}, **columns}, schema=SCHEMA)
 
     def _with(self, table: pa.Table, is_same: NDArray[np.bool_]) -> Index:
-        """Return an index of this table, with its copies marked; `is_same`: contents as before."""
+        """Return an index of this table with copies marked; `is_same`: rows with known content."""
         is_decoded = table["content"].to_numpy() != ""
         counts = is_same & is_decoded & (table["copy_of"].to_numpy() == "")
         index = replace(self, table=mark_copies(table, counts))
@@ -285,7 +283,7 @@ class Index:
 
 
 def _as_table(listing: Listing, *, is_first: bool) -> pa.Table:
-    """Return what is listed as rows of an index."""
+    """Convert a listing to rows of an index."""
     images = listing.images
     splits = [LISTED_SPLITS[image.split] for image in images]
     if not is_first:  # the validation split is drawn once
@@ -318,13 +316,13 @@ def _flags(column: pa.ChunkedArray) -> NDArray[np.bool_]:
 
 
 def _differ(before: pa.ChunkedArray, now: pa.ChunkedArray, unknown: int | str) -> NDArray[np.bool_]:
-    """Return where two columns differ, both being known."""
+    """Return a mask of the rows in which both values are known and differ."""
     is_known = pc.and_(pc.not_equal(before, unknown), pc.not_equal(now, unknown))
     return _flags(pc.and_(pc.not_equal(before, now), is_known))
 
 
 def _quoted(location: str) -> str:
-    """Return a location as text that can be stored: paths may hold bytes that are not UTF-8."""
+    """Return a location as text that can be stored; paths may contain bytes that are not UTF-8."""
     try:
         location.encode()
     except UnicodeEncodeError:

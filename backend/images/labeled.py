@@ -1,6 +1,6 @@
-"""Keep the pixels of labeled images for good, so that their labels outlive the source's files.
+"""Keep the pixels of labeled images permanently, so that labels outlive the source's files.
 
-This is no cache: once the source has lost an image, its file here is the only one.
+This is not a cache: once the source has lost an image, the file stored here is the only one.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ class LabeledFolder:
         self.path, self.max_pixels = path, max_pixels
 
     def image_ids(self) -> set[str]:
-        """Return the images that are kept."""
+        """Return the ids of the stored images."""
         if not self.path.exists():
             return set()
         with os.scandir(self.path) as entries:
             return {e.name.partition(".")[0] for e in entries if e.name.endswith((".png", ".jpg"))}
 
     def open(self, image_id: str) -> BinaryIO:
-        """Open a kept image. Raises FileNotFoundError."""
+        """Open a stored image. Raises FileNotFoundError."""
         path = self.path / f"{image_id}.png"
         return (path if path.exists() else path.with_suffix(".jpg")).open("rb")
 
     def keep(self, image_id: str, original: BinaryIO) -> None:
-        """Keep the whole image, upright, at most MAX_SIDE_PX wide and high.
+        """Store the whole image, upright, at most MAX_SIDE_PX wide and high.
 
         Raises ImageError or OSError.
         """

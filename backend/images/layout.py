@@ -1,4 +1,4 @@
-"""Tell the classes and splits of images by their paths: train/<class>/ and test/<class>/."""
+"""Derive the classes and splits of images from their paths: train/<class>/ and test/<class>/."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from backend.images.listing import Listed, ListedSplit, Listing, make_listing, n
 def list_by_path(
     files: Mapping[str, tuple[int, str]], left_out: Mapping[str, str], *, root: str = ""
 ) -> Listing:
-    """Make a Listing of image files: path below the source -> size, and when it was modified.
+    """Make a Listing of image files, given as path below the source -> size, modification time.
 
-    If two or more folders train/<class>/ hold images, their names are the labels, and test/<class>/
-    holds test images. Images elsewhere are unlabeled. Without such folders all images are. `root`
-    precedes each path in its location.
+    If two or more folders train/<class>/ contain images, their names are the labels, and
+    test/<class>/ contains test images; images elsewhere are unlabeled. Otherwise, all images are
+    unlabeled. `root` precedes each path in its location.
     """
     folders = [path.split("/", 2) for path in files]
     named = {parts[1] for parts in folders if len(parts) == 3 and parts[0] == "train"}
@@ -49,5 +49,5 @@ def _place(path: str, classes: Container[str]) -> tuple[ListedSplit, str]:
     if fault := name_fault(parts[1]):
         raise ImageError(f"the name of its class folder {fault}: rename the folder")
     if parts[1] not in classes:
-        raise ImageError("train/ holds no images of its class")
+        raise ImageError("train/ contains no images of its class")
     return ("train" if parts[0] == "train" else "test"), parts[1]

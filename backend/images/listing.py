@@ -43,7 +43,7 @@ class Listing:
 
     images: tuple[Listed, ...]
     left_out: Mapping[str, str]  # location -> reason; a whole folder counts as one
-    classes: tuple[str, ...]  # of all known labels that may be asked, sorted; () if none is known
+    classes: tuple[str, ...]  # of all known labels that may be queried, sorted; () if none is known
 
 
 def make_listing(
@@ -55,15 +55,16 @@ def make_listing(
 
 
 def name_fault(class_name: str) -> str:
-    """Return why a name cannot be a class, or ""."""
+    """Return the reason why a name cannot be a class, or "" if it can."""
     faults = (fault for fault, pattern in UNUSABLE_NAMES.items() if pattern.search(class_name))
     return next(faults, "")
 
 
 def summarize(left_out: Mapping[str, str], n_images: int) -> str:
-    """Write one line about files left out beside `n_images`, and why; "" if there are none.
+    """Summarize in one line which files were left out and why; return "" if none were.
 
-    Files of other formats are counted by suffix, all others are named with the reason.
+    Files of unsupported formats are counted by suffix; all others are listed by reason. `n_images`
+    is the number of files that were not left out.
     """
     if not left_out:
         return ""
@@ -84,13 +85,13 @@ def summarize(left_out: Mapping[str, str], n_images: int) -> str:
 
 
 def shown(location: str) -> str:
-    """Return a location as it can be printed, without what may be a secret in a URL."""
+    """Return a printable form of a location, without the parts of a URL that may be secret."""
     if "://" in location:
         location = re.sub(r"://[^/]*@", "://…@", location.partition("?")[0])
     return repr(location)
 
 
 def name_some(locations: Sequence[str]) -> str:
-    """Name up to NAMED_MAX locations."""
+    """List up to NAMED_MAX locations as text."""
     more = ", …" if len(locations) > NAMED_MAX else ""
     return ", ".join(shown(location) for location in locations[:NAMED_MAX]) + more

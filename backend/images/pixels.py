@@ -53,21 +53,21 @@ class Original:
 
 @dataclass
 class Decoded:
-    """What became of the images that a call of `decode` was asked for."""
+    """The outcome of a call of `decode` for each image."""
 
     contents: dict[str, str] = field(default_factory=dict)  # image id -> hash of the file
     damaged: dict[str, str] = field(default_factory=dict)  # image id -> reason
-    unreadable: dict[str, str] = field(default_factory=dict)  # the same; may be temporary
+    unreadable: dict[str, str] = field(default_factory=dict)  # image id -> reason, maybe temporary
 
     def add(self, other: Decoded) -> None:
-        """Add what became of other images."""
+        """Add the outcome for other images."""
         self.contents |= other.contents
         self.damaged |= other.damaged
         self.unreadable |= other.unreadable
 
 
 def stamp(size: int, modified: str) -> str:
-    """Return a short text that changes if an original's size or its time of change does."""
+    """Return a short text that changes if an original's size or modification time changes."""
     return digest(f"{size} {modified}")
 
 
@@ -87,7 +87,7 @@ class PixelStore:
         try:
             with (self.folder / "rows.txt").open("rb") as file:
                 if file.seek(0, os.SEEK_END) < self._n_bytes_read:
-                    self._forget()  # the store was deleted and begun again
+                    self._forget()  # the store was deleted and started again
                 file.seek(self._n_bytes_read)
                 added = file.read()
             n_whole = (self.folder / "pixels.bin").stat().st_size
@@ -99,11 +99,11 @@ class PixelStore:
             header = lines.pop(0)
             sides = header.split()
             if len(sides) != 2 or not all(side.isdecimal() for side in sides):
-                return  # damaged: the next append begins again
+                return  # damaged: the next append starts over
             self._shape = (int(sides[0]), int(sides[1]))
             self._n_bytes_read = len(header)
         for line in lines:
-            # After a power failure, a line may be damaged, or be there before its pixels.
+            # After a power failure, a line may be damaged, or may lack its pixels.
             if len(line.split()) != 3 or (self._n_rows + 1) * self._row_bytes > n_whole:
                 return
             image_id, of_original, content = line.split()
@@ -177,7 +177,7 @@ class PixelStore:
     def _decode(
         self, original: Original, open_original: Open
     ) -> tuple[NDArray[np.uint8], str] | ImageError | OSError:
-        """Return an image's pixels and content hash, or the reason why there are none."""
+        """Return an image's pixels and content hash, or the error that prevented decoding."""
         try:
             with (
                 _spooled(open_original, original.location) as (file, content),
@@ -242,7 +242,7 @@ class PixelStore:
     def _begin(self, originals: Sequence[Original], open_original: Open) -> None:
         """Choose the height and width of all rows, and write them down.
 
-        Images keep their size if all have the same, it is small, and the framing would not change
+        Images keep their size if all have the same small size and the framing would not change
         their shape.
         """
         sizes: set[tuple[int, int]] = set()

@@ -1,4 +1,4 @@
-"""Open the pool: the images that may be asked, and two held-out splits."""
+"""Open the pool: the images that may be queried, and two held-out splits."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class LabeledSplit:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Pool:
-    """All images that may be asked, without their labels (see true_labels)."""
+    """All images that may be queried, without their labels (see true_labels)."""
 
     name: str  # "cifar10", "digits" or the name of the source
     classes: tuple[str, ...]
@@ -64,31 +64,31 @@ class Pool:
     notice: str  # a warning to show to users, or ""
     folder: Path  # the cache folder
     image_size: int  # the side of the squares that the next version will see
-    source: SourceImages | None = None  # None for cifar10 and digits, whose files nobody has
+    source: SourceImages | None = None  # None for cifar10 and digits, which have no image files
 
     @cached_property
     def retired_ids(self) -> tuple[str, ...]:
-        """Labeled images that the source has lost: they are learned, but never asked."""
+        """Return labeled images that the source has lost: trained on, but never queried."""
         return self.source.retired_ids if self.source else ()
 
     @cached_property
     def known_ids(self) -> tuple[str, ...]:
-        """All images whose labels can be learned: image_ids, then retired_ids."""
+        """Return all images whose labels can be learned: image_ids, then retired_ids."""
         return self.image_ids + self.retired_ids
 
     @property
     def removed_ids(self) -> frozenset[str]:
-        """The images that the source has lost, whether they are labeled or not."""
+        """Return the images that the source has lost, whether they are labeled or not."""
         return self.source.removed_ids if self.source else frozenset()
 
     @property
     def n_waiting(self) -> int:
-        """How many images are still to be decoded, without those that cannot be read now."""
+        """Return how many images are still to be decoded, without currently unreadable ones."""
         return self.source.n_waiting if self.source else 0
 
     @property
     def fault(self) -> str:
-        """Why none of the waiting images could be read just now, or ""."""
+        """Return the reason why none of the waiting images could be read, or ""."""
         return self.source.fault if self.source else ""
 
     def canonical(self, image_id: str) -> str:
@@ -111,7 +111,7 @@ class Pool:
     def images_of(
         self, image_ids: Sequence[str], view: View | None = None, progress: Progress = quiet
     ) -> Images:
-        """Return images of one split as a version with this view sees them, or as the next one.
+        """Return images of one split as a version with this view sees them (default: the next one).
 
         Raises PoolError for an unknown id, or if an image cannot be read.
         """
@@ -124,7 +124,7 @@ class Pool:
         return ImageView(self.images, self.positions(image_ids))
 
     def keep_labeled(self, image_ids: Sequence[str]) -> None:
-        """Keep the pixels of labeled images for good, unless the pool cannot lose any."""
+        """Keep the pixels of labeled images permanently, unless the pool cannot lose images."""
         if self.source is not None:
             self.source.keep_labeled(image_ids)
 
@@ -178,10 +178,10 @@ def open_pool(
     """Open `name`: auto, cifar10, digits, or what find_source accepts.
 
     `index` is the project's index file; labeled images are kept beside it. Without `index`, the
-    index is in data_dir and no image is kept. `classes` are those of the labels, if they are known.
-    With `rescan`, or if there is no index yet, the source is listed. Then images are decoded for
-    about `budget_s` seconds, and in any case those that are `needed`, and with `needs_held_out`
-    those for validation and testing. Files of more than `max_pixels` are left out. If the source is
+    index is in data_dir and no image is kept. `classes` are the classes of the labels, if known.
+    With `rescan`, or if no index exists yet, the source is listed. Then images are decoded for
+    about `budget_s` seconds; `needed` images, and with `needs_held_out` the images for validation
+    and testing, are always decoded. Files of more than `max_pixels` are left out. If the source is
     gone, the decoded images remain. Raises PoolError.
     """
     try:
@@ -217,10 +217,10 @@ def rescan(
     needed: Collection[str] = (),
     progress: Progress = quiet,
 ) -> tuple[Pool, Merged | None]:
-    """Decode waiting images for about `budget_s` seconds; with `must_list`, list the source before.
+    """Decode waiting images for about `budget_s` seconds; with `must_list`, list the source first.
 
-    Returns the pool as it is then, and what the listing changed. Raises PoolError if the source is
-    out of reach; nothing is then changed.
+    Returns the updated pool, and the changes that the listing made. Raises PoolError if the source
+    is out of reach; in that case, nothing is changed.
     """
     images, merged = pool.source, None
     if images is None:  # CIFAR-10 and the digits never change
@@ -231,9 +231,9 @@ def rescan(
 
 
 def true_labels(pool: Pool) -> dict[str, str]:
-    """Return the known class of each image that has one; for seed labels and simulations.
+    """Return the known labels by image id, for seed labels and simulations.
 
-    Images that wait to be decoded are included.
+    Images that are waiting to be decoded are included.
     """
     if pool.source is not None:
         labels = pool.source.known_labels()
@@ -250,9 +250,9 @@ def true_labels(pool: Pool) -> dict[str, str]:
 def seed_labels(
     pool: Pool, count: int, seed: int, truth: Mapping[str, str] | None = None
 ) -> dict[str, str]:
-    """Draw `count` images with known labels, balanced over the classes; fewer if there are fewer.
+    """Draw up to `count` images with known labels, balanced over the classes.
 
-    If `truth` is not given, it is looked up.
+    If `truth` is not given, the known labels are looked up.
     """
     known = true_labels(pool) if truth is None else truth
     if count > len(known):
@@ -303,7 +303,7 @@ def _read_arrays(
 
 
 def _find_source(name: str, image_hosts: Sequence[str], index: Path | None) -> Source:
-    """Find a source; stand in for one that is gone if the project has listed it before."""
+    """Find a source; return a MissingSource if it is gone but the project has listed it before."""
     try:
         return find_source(name, image_hosts=image_hosts)
     except PoolError as error:

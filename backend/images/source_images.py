@@ -37,14 +37,14 @@ from backend.images.splits import draw_validation
 
 log = logging.getLogger(__name__)
 
-# So many images of the pool are decoded before the held-out ones, for the first batch.
+# This many images of the pool are decoded before the held-out ones, for the first batch.
 FIRST = 256
-MEASURED = 16  # images that tell how large a source's images are
+MEASURED = 16  # images to open when estimating the size of a source's images
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SourceImages:
-    """The images of a source, and what one project's index knows about them."""
+    """The images of a source, with the index that one project keeps of them."""
 
     source: Source
     index: Index
@@ -52,47 +52,47 @@ class SourceImages:
     data_dir: Path
     image_size: int
     max_pixels: int
-    labeled: LabeledFolder | None = None  # None: a simulation loses no files
+    labeled: LabeledFolder | None = None  # None in simulations, which lose no files
     n_unreadable: int = 0  # images that the last call of `decode` could not read
-    fault: str = ""  # why that call could not read any image
+    fault: str = ""  # the reason if that call could not read any image
 
     @property
     def folder(self) -> Path:
-        """The folder that caches this source's pixels, for all projects."""
+        """Return the folder that caches this source's pixels, for all projects."""
         return source_folder(self.data_dir, self.source.name)
 
     @cached_property
     def store(self) -> PixelStore:
-        """The pixels as the next version will see them."""
+        """Return the store of pixels as the next version will see them."""
         return self._store(View(self.image_size))
 
     @cached_property
     def is_decoded(self) -> NDArray[np.bool_]:
-        """Whether the pixels of each image of the index are at hand."""
+        """Return a mask of the images in the index whose pixels are decoded."""
         is_held = (self.store.holds(image_id) for image_id in self.index.image_ids)
         return np.fromiter(is_held, dtype=np.bool_, count=len(self.index))
 
     @property
     def n_waiting(self) -> int:
-        """How many images are still to be decoded, without those that cannot be read now."""
+        """Return how many images are still to be decoded, without currently unreadable ones."""
         return int(self._is_due.sum()) - self.n_unreadable
 
     @property
     def removed_ids(self) -> frozenset[str]:
-        """The images that the source no longer lists, without copies of others."""
+        """Return the images that the source no longer lists, without copies of others."""
         is_first = self.index.table["copy_of"].to_numpy() == ""
         return frozenset(self.index.image_ids[self.index.table["is_removed"].to_numpy() & is_first])
 
     @cached_property
     def retired_ids(self) -> tuple[str, ...]:
-        """The pool's labeled images that the source has lost."""
+        """Return the pool's labeled images that the source has lost."""
         kept = self.labeled.image_ids() if self.labeled else set()
         is_gone = self.index.table["is_removed"].to_numpy() & (self.index.splits == "pool")
         ids = self.index.image_ids[is_gone & (self.index.table["copy_of"].to_numpy() == "")]
         return tuple(image_id for image_id in ids if image_id in kept)
 
     def find(self, split: str) -> NDArray[np.int64]:
-        """Return the rows of the index that hold the usable, decoded images of a split."""
+        """Return the rows of the usable, decoded images of a split in the index."""
         is_found = self.index.is_usable & self.is_decoded & (self.index.splits == split)
         return np.flatnonzero(is_found)
 
@@ -108,7 +108,7 @@ class SourceImages:
     def list_again(self, seed: int, progress: Progress) -> tuple[SourceImages, Merged]:
         """List the source and bring the index up to date; also return what has changed.
 
-        Raises PoolError if the source is out of reach; the index then stays as it was.
+        Raises PoolError if the source is out of reach; in that case, the index is unchanged.
         """
         merged = update_index(self.source, self.index_path, self.data_dir, seed, progress)
         return replace(self, index=merged.index, n_unreadable=0, fault=""), merged
@@ -121,10 +121,10 @@ class SourceImages:
         *,
         needs_held_out: bool = False,
     ) -> SourceImages:
-        """Decode images for about `budget_s` seconds, and record what was found.
+        """Decode images for about `budget_s` seconds, and record the results in the index.
 
-        Decoded in any case are those of `needed`, with `needs_held_out` those for validation and
-        testing, and a few if no image of the pool is decoded yet.
+        Images in `needed`, the held-out images with `needs_held_out`, and a few images if none of
+        the pool are decoded yet, are decoded however long this takes.
         """
         is_due = self._is_due | self._was_too_large
         is_needed = is_due & np.isin(self.index.image_ids, np.array([*needed], dtype=object))
@@ -146,7 +146,7 @@ class SourceImages:
         return self._record(found)
 
     def images_of(self, image_ids: Sequence[str], view: View, progress: Progress) -> Images:
-        """Return these images, decoding those that are not decoded for this view.
+        """Return these images, and decode any that are not yet decoded for this view.
 
         Labeled images that the source has lost are read from the labeled folder.
         """
@@ -188,7 +188,7 @@ class SourceImages:
             raise
 
     def keep_labeled(self, image_ids: Sequence[str]) -> None:
-        """Keep the pixels of labeled images for good; log what cannot be read.
+        """Keep the pixels of labeled images permanently; log which images cannot be read.
 
         If an original is gone, the decoded pixels are kept.
         """
@@ -228,7 +228,7 @@ class SourceImages:
 
     @property
     def _was_too_large(self) -> NDArray[np.bool_]:
-        """Whether MAX_IMAGE_PIXELS excluded an image; the limit may have been raised since."""
+        """Return a mask of images that MAX_IMAGE_PIXELS excluded; it may have been raised since."""
         reasons = pc.match_substring(self.index.table["left_out"], "MAX_IMAGE_PIXELS")
         return reasons.to_numpy() & ~self.index.table["is_removed"].to_numpy()
 
@@ -316,9 +316,9 @@ def measure_side(source: Source, index: Index, max_pixels: int) -> int:
 
 
 def _choose_validation(index: Index, listing: Listing, data_dir: Path, seed: int) -> list[str]:
-    """Choose the images to hold out, as earlier releases did if their cache is still there.
+    """Choose the images to hold out, as an earlier release did if its cache still exists.
 
-    None if the source names validation images itself, or if some images have no label.
+    Return no images if the source names validation images itself, or if some images have no label.
     """
     if any(image.split in ("", "validation") for image in listing.images):
         return []

@@ -17,11 +17,11 @@ from backend.images.listing import Listing
 
 
 class Source(Protocol):
-    """A place that holds images."""
+    """A place that contains images."""
 
     @property
     def name(self) -> str:
-        """The name to record: an absolute folder, an absolute list, or s3://bucket/prefix/."""
+        """Return the name to record: the absolute path of a folder or list, or a bucket's URL."""
 
     def list(self, progress: Progress) -> Listing:
         """List all images.
@@ -56,17 +56,17 @@ class MissingSource:
 
 
 def find_source(name: str, *, image_hosts: Sequence[str]) -> Source:
-    """Return the source that `name` means, without listing it.
+    """Return the source with this name, without listing its images.
 
-    A list may name images on `image_hosts` (host or host:port). Raises PoolError if `name` cannot
-    be a source.
+    A list may refer to images on `image_hosts` (host or host:port). Raises PoolError if `name`
+    cannot be a source.
     """
     scheme, is_url, _ = name.partition("://")
     if is_url:
         if scheme not in PACKAGES:
             raise PoolError(
-                f"POOL={scheme}://…: allowed are s3:// and gs://; images at https addresses must "
-                "be named in a list"
+                f"POOL={scheme}://…: use s3:// or gs://; to use images at https addresses, write a "
+                "list of them"
             )
         return Bucket(name)
     try:

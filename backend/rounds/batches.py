@@ -102,9 +102,9 @@ def push(loop: Loop, batch: Batch) -> int:
     """
     if not batch.image_ids:
         if n_waiting := loop.pool.n_waiting:
-            log.info("every decoded image has been asked; %d wait to be decoded", n_waiting)
+            log.info("every decoded image has been queried; %d are not decoded yet", n_waiting)
         else:
-            log.info("the pool is exhausted: every image has been asked")
+            log.info("the pool is exhausted: every image has been queried")
         return 0
     asked = [_asked(batch, row) for row in range(len(batch.image_ids))]
     shown = show_images(loop.pool, loop.project, batch.image_ids, loop.settings)

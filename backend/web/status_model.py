@@ -72,8 +72,8 @@ class LastError(StatusPart):
 class ProjectStatus(StatusPart):
     """The state of one project: round, versions, labels, queue, jobs, next images."""
 
-    project_id: int = Field(description="its id in Label Studio")
-    title: str | None = Field(description="its title in Label Studio")
+    project_id: int = Field(description="the project's id in Label Studio")
+    title: str | None = Field(description="the project's title in Label Studio")
     label_url: str = Field(description="the address at which annotators label")
     notices: tuple[str, ...] = Field(
         description="important notices, for example that the digits replace CIFAR-10, or which "
@@ -81,13 +81,13 @@ class ProjectStatus(StatusPart):
     )
     pool: str | None = Field(description="the pool chosen during set-up")
     may_pool_change: bool = Field(
-        description="whether images can be added to the pool: not to CIFAR-10 and the digits"
+        description="whether images can be added to the pool; false for CIFAR-10 and the digits"
     )
     pool_images: int | None = Field(
-        description="images of the pool that are decoded and can be asked; null until they are "
+        description="images of the pool that are decoded and can be queried; null until they are "
         "counted"
     )
-    undecoded_images: int = Field(description="images of the pool that wait to be decoded")
+    undecoded_images: int = Field(description="images of the pool that are waiting to be decoded")
     rescanned_at: str | None = Field(description="when the pool was last searched for new images")
     weights: str | None = Field(description="the weights that every training run starts from")
     train: str = Field(description="the setting `TRAIN`")
@@ -99,11 +99,13 @@ class ProjectStatus(StatusPart):
         "unless images are added to the pool"
     )
     version: str | None = Field(description="the model version in service")
-    validation: Evaluation | None = Field(description="its accuracy on the validation images")
-    test: Evaluation | None = Field(description="its accuracy on the test images")
-    trained_on_labels: int = Field(description="how many labels it was trained on")
+    validation: Evaluation | None = Field(
+        description="accuracy of `version` on the validation images"
+    )
+    test: Evaluation | None = Field(description="accuracy of `version` on the test images")
+    trained_on_labels: int = Field(description="how many labels `version` was trained on")
     labels_per_class: dict[str, int] = Field(description="how many of these labels each class has")
-    confusion: Confusion | None = Field(description="which classes it confuses")
+    confusion: Confusion | None = Field(description="which classes `version` confuses")
     outlook: Forecast | None = Field(
         description="the expected gain from more labels; available from the third full version on"
     )
@@ -112,7 +114,7 @@ class ProjectStatus(StatusPart):
         description="one entry per sound version, oldest first"
     )
     training_seconds: dict[str, float] = Field(
-        description="how many seconds each phase of the newest full training took"
+        description="how many seconds each phase of the newest full training run took"
     )
     refused: dict[str, str] = Field(
         description="versions that were not promoted automatically, with the reason"
@@ -122,17 +124,17 @@ class ProjectStatus(StatusPart):
     )
     annotations: int | None = Field(description="annotations in Label Studio, without skipped ones")
     skipped: int | None = Field(description="how many times an annotator skipped an image")
-    open_tasks: int | None = Field(description="images that wait for their first annotation")
+    open_tasks: int | None = Field(description="images awaiting their first annotation")
     asked_again: int | None = Field(
-        description="images that wait for another person's annotation (a second opinion)"
+        description="images awaiting another person's annotation (a second opinion)"
     )
     # The dashboard needs the thumbnail of each OpenImage; the JSON has only AskedImage's fields.
     next_images: tuple[AskedImage, ...] = Field(
-        description="the next images of both kinds, in the order in which they will be labeled"
+        description="the next images among `open_tasks` and `asked_again`, in labeling order"
     )
     new_annotations: int = Field(description="annotations that no training run has read yet")
     retrain_after: int = Field(description="how many new annotations make training due")
-    waiting_for: str | None = Field(description="why training is not possible yet")
+    waiting_for: str | None = Field(description="the reason why training is not possible yet")
     left_out: dict[str, int] = Field(
         description="annotations that the newest version could not use, by reason"
     )

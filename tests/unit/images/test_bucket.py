@@ -111,7 +111,7 @@ def test_a_bucket_without_images_is_an_error_that_says_what_it_holds(bucket: str
 
 @pytest.mark.usefixtures("bucket")
 def test_a_missing_bucket_is_an_error() -> None:
-    with pytest.raises(PoolError, match="there is no bucket s3://nowhere: check its name"):
+    with pytest.raises(PoolError, match="the bucket s3://nowhere does not exist: check its name"):
         listed("s3://nowhere/x/")
 
 

@@ -140,7 +140,7 @@ def test_auto_falls_back_to_digits_and_says_so(tmp_path: Path) -> None:
     pool = open_pool("auto", tmp_path / "data", seed=0)
 
     assert pool.name == "digits"
-    assert pool.notice.startswith("CIFAR-10 could not be had (")
+    assert pool.notice.startswith("CIFAR-10 is unavailable (")
     assert "digits" in pool.notice
     assert socket.getdefaulttimeout() is None
 

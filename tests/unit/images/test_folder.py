@@ -106,7 +106,7 @@ def test_without_two_classes_in_train_all_images_are_unlabeled(
 
 
 def test_a_folder_without_images_is_an_error_that_says_what_it_holds(tmp_path: Path) -> None:
-    with pytest.raises(PoolError, match=r"POOL=.*: the folder holds no images$"):
+    with pytest.raises(PoolError, match=r"POOL=.*: the folder contains no images$"):
         listed(tmp_path)
     (tmp_path / "a.heic").write_text("1")
     (tmp_path / "b.heic").write_text("1")
@@ -151,7 +151,7 @@ def test_test_images_without_a_known_class_are_left_out(folder: Path) -> None:
     listing = listed(folder)
     assert len(listing.images) == 8
     assert listing.left_out == {
-        "test/zebra/0.png": "train/ holds no images of its class",
+        "test/zebra/0.png": "train/ contains no images of its class",
         "test/1.png": "a test image without a class: move it to test/<class>/",
     }
 
@@ -202,8 +202,8 @@ def test_an_image_whose_name_is_not_utf8_can_be_opened(folder: Path) -> None:
         ("train/cat/loop.png", "loop.png", "Too many levels of symbolic links"),
         ("train/gone", "nowhere", "No such file"),
         ("test/dog/gone.jpg", "nowhere.jpg", "No such file"),
-        ("train/up", "..", "a link to a folder that is listed already"),
-        ("other", "train/cat", "a link to a folder that is listed already"),
+        ("train/up", "..", "a link to a folder that is already listed"),
+        ("other", "train/cat", "a link to a folder that is already listed"),
     ],
 )
 def test_a_link_that_leads_nowhere_new_is_left_out(

@@ -45,7 +45,7 @@ def test_an_image_on_an_allowed_host_is_fetched(server: ImageServer, hosts: Imag
         ("https://evil.org/images.example.org", "evil.org is not in IMAGE_HOSTS"),
         ("https://a.images.example.org/", "a.images.example.org is not in IMAGE_HOSTS"),
         ("http://images.example.org/a.png", "use https instead of http"),
-        ("https://me:secret@images.example.org/", "the address holds a user name or password"),
+        ("https://me:secret@images.example.org/", "the address contains a user name or password"),
         ("https://evil.org\\@images.example.org/", "a malformed address"),
         ("https://images.example.org\t.evil.org/", "a malformed address"),
         ("https://images.example.org:port/", "a malformed address"),

@@ -159,7 +159,7 @@ def test_labels_follow_the_source_and_those_of_removed_images_stay() -> None:
 
 
 def test_a_source_without_any_image_changes_nothing() -> None:
-    with pytest.raises(PoolError, match=r"/photos holds no images any more: is the disk mounted"):
+    with pytest.raises(PoolError, match=r"/photos no longer contains images: is the disk mounted"):
         index_of("a").merge(Listing((), {}, ()))
 
 

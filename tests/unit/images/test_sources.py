@@ -60,7 +60,7 @@ def test_a_list_may_name_images_on_the_hosts_that_are_given(tmp_path: Path) -> N
         ("loop", "POOL=loop: .*loop"),
         ("~nobody-here/x", "POOL=~nobody-here/x: .*home"),
         ("nul\0", "POOL=nul\0: .*null byte"),
-        ("https://me:secret@host/a", r"POOL=https://…: allowed are s3:// and gs://; images at"),
+        ("https://me:secret@host/a", r"POOL=https://…: use s3:// or gs://; to use images at"),
     ],
 )
 def test_what_cannot_be_a_source_is_an_error_that_says_what_can(

@@ -153,7 +153,7 @@ def test_a_disk_that_is_not_mounted_is_said_and_nothing_is_removed(
     with pytest.raises(PoolError, match=r"no such folder"):
         look(reopen)
     folder.mkdir()
-    with pytest.raises(PoolError, match="the folder holds no images"):
+    with pytest.raises(PoolError, match="the folder contains no images"):
         look(reopen)
     assert reopen().pool.image_ids == loop.pool.image_ids
     assert reopen().pool.images[:3].shape == (3, 8, 8, 3)
@@ -200,7 +200,7 @@ def test_while_images_wait_to_be_decoded_the_pool_is_not_exhausted(
     batches.push(loop, batches.choose_batch(loop, 16, "random"))
     with caplog.at_level(logging.INFO):
         assert batches.push(loop, batches.choose_batch(loop, 16, "random")) == 0
-    assert caplog.messages[-1] == "every decoded image has been asked; 26 wait to be decoded"
+    assert caplog.messages[-1] == "every decoded image has been queried; 26 are not decoded yet"
     loop.store.record(exhausted_at=1.0)
     loop = look(reopen, must_list=False)
     assert (loop.store.facts().undecoded_images, loop.store.facts().exhausted_at) == (10, 0)
