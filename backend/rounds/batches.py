@@ -1,4 +1,4 @@
-"""Ask the next batch: choose its images and create their tasks."""
+"""Query the next batch: choose its images and create their tasks."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Batch:
-    """Images to ask, most informative first, and the model's probabilities."""
+    """Images to query, most informative first, and the model's probabilities."""
 
     image_ids: tuple[str, ...]
-    confidences: Scores  # (images,), low = ask first
+    confidences: Scores  # (images,), low = query first
     strategy: ResolvedName
     version: Meta | None
     probs: Probs | None  # (images, classes), None without a model
@@ -48,11 +48,11 @@ class Batch:
 def top_up(
     loop: Loop, *, is_new_version: bool = False, progress: Progress = lambda *_: None
 ) -> int:
-    """Ask the next batch if one is due, and request second opinions according to OVERLAP.
+    """Query the next batch if one is due, and request second opinions according to OVERLAP.
 
     Returns the number of new tasks.
     """
-    # A round ends once its batch has been asked.
+    # A round ends once its batch has been queried.
     rounds_done = loop.registry.last_round() - is_new_version
     settings = loop.settings
     with lock(loop.root, "push"):
@@ -77,8 +77,8 @@ def choose_batch(
 ) -> Batch:
     """Choose the `count` most informative images that have no task yet.
 
-    Hold the push lock, and read the changes first. Before the first version, strategies that need a
-    model choose at random.
+    The caller must hold the push lock and have read the changes. Before the first version exists,
+    strategies that need a model choose at random.
     """
     tasks = loop.store.tasks()
     _delete_duplicate_tasks(loop, tasks)
@@ -96,9 +96,9 @@ def choose_batch(
 
 
 def push(loop: Loop, batch: Batch) -> int:
-    """Create the tasks of a batch with their predictions; hold the push lock as in `choose_batch`.
+    """Create the tasks of a batch with their predictions, and return the number of new tasks.
 
-    Returns the number of new tasks.
+    The caller must hold the push lock, as for `choose_batch`.
     """
     if not batch.image_ids:
         if n_waiting := loop.pool.n_waiting:
@@ -120,12 +120,12 @@ def push(loop: Loop, batch: Batch) -> int:
         switch(loop, batch.version.version)
     _show_batch(loop, batch, began)
     by = batch.version.version if batch.version else "no model yet"
-    log.info("asked %d images by %s (%s)", pushed, batch.strategy, by)
+    log.info("queried %d images by %s (%s)", pushed, batch.strategy, by)
     return pushed
 
 
 def _asked(batch: Batch, row: int) -> Asked:
-    """Return a record of how an image is being asked."""
+    """Return the record of how an image is queried."""
     version = batch.version
     return Asked(
         image_id=batch.image_ids[row],

@@ -1,6 +1,6 @@
 """Decide what is due for a project: the only rule, as a pure function of plain data.
 
-A webhook, a tick of the clock, a button or the end of a job only requests a look at the project.
+A webhook, a tick of the clock, a button or the end of a job only requests a check of the project.
 The job or the clock then gathers a `State` (backend/rounds/observe.py) and calls `decide`.
 """
 
@@ -39,7 +39,8 @@ RETRY_AFTER_S: Mapping[str, float] = {
 class State:
     """Everything that the decision depends on. Times are seconds since the epoch, 0 = never.
 
-    An annotation is new until a training run has used it, and again when it changes or is deleted.
+    An annotation is new until a training run has used it. It becomes new again if it is changed or
+    deleted.
     """
 
     facts: Facts  # what was recorded in the project's database
@@ -55,12 +56,12 @@ class State:
 
     @property
     def is_training_asked(self) -> bool:
-        """Whether a person requested training and no training run has finished since."""
+        """Return whether a person requested training and no training run has finished since."""
         return self.train_asked_at > self.facts.trained_at
 
     @property
     def is_rescan_asked(self) -> bool:
-        """Whether a person requested a search for new images and none has finished since."""
+        """Return whether a person requested a search for images and none has finished since."""
         return self.rescan_asked_at > self.facts.rescanned_at
 
     def is_asked(self, step: TrainStep) -> bool:
@@ -97,10 +98,10 @@ def is_listing_due(state: State, settings: Settings, now: float) -> bool:
 def batch_is_due(
     settings: Settings, n_open: int, rounds_done: int, *, is_new_version: bool = False
 ) -> bool:
-    """Return whether to ask the next batch: annotators may run out of tasks, and rounds remain.
+    """Return whether to query the next batch: annotators may run out of tasks, and rounds remain.
 
-    A new version asks its own batch if that leaves at most two batches open; its images come before
-    the rest of the previous batch.
+    A batch is also due for a new version if at most two batches are open after that; its images
+    come before the rest of the previous batch.
     """
     size = settings.batch_size
     has_room = n_open < size or (is_new_version and n_open == size)
@@ -155,7 +156,7 @@ def _rank_steps(state: State, settings: Settings) -> Iterator[tuple[RankStep, fl
     steps: tuple[tuple[RankStep, float], ...] = (
         ("read", _read_at(state)),
         ("refresh", 0.0 if state.in_service not in ("", state.facts.ordered_by) else math.inf),
-        ("top_up", math.inf if state.n_open else ask_at),  # nobody can label
+        ("top_up", math.inf if state.n_open else ask_at),  # nobody has anything to label
         ("refit", _refit_at(state, settings)),
         ("top_up", ask_at),
         ("collect_reviews", _reviews_at(state)),

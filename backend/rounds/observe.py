@@ -1,6 +1,6 @@
 """Observe a project: gather its state from its folder, its database and the hints in Redis.
 
-Only `read_changes` and `read_everything_changed` read Label Studio.
+Only `read_changes` and `read_everything_changed` read from Label Studio.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def read_changes(
 def read_everything_changed(
     project: LabelingProject, store: ProjectStore, *, now: float | None = None
 ) -> None:
-    """Update the local copy, and read all tasks if their number differs, as after a deletion."""
+    """Update the local copy, and read all tasks if their number differs, e.g. after a deletion."""
     read_changes(project, store, now=now)
     if project.n_tasks() != store.n_tasks():
         read_changes(project, store, is_full=True, now=now)

@@ -1,4 +1,4 @@
-"""Find images that were added to the pool or removed from it, and prepare new ones for asking."""
+"""Find images that were added to the pool or removed from it, and prepare new ones for querying."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from backend.store.files import lock
 
 log = logging.getLogger(__name__)
 
-DECODE_FOR_S = 60.0  # so that a training run that became due need not wait long
+DECODE_FOR_S = 60.0  # short, because a training run may become due
 
 
 def rescan(loop: Loop, *, must_list: bool, progress: Progress) -> None:
-    """Decode, embed and score new images; list the pool's source before if it `must_list`.
+    """Decode, embed and score new images; with `must_list`, list the pool's source first.
 
-    PoolError if the source is out of reach: nothing is then removed, and labels are kept.
+    Raises PoolError if the source is out of reach; in that case, no image counts as removed.
     """
     began = time.time()
     before = loop.pool
@@ -36,15 +36,15 @@ def rescan(loop: Loop, *, must_list: bool, progress: Progress) -> None:
     n_decoded = len(set(pool.image_ids) - set(before.image_ids))
     version = loop.registry.current()
     if version is not None:
-        embeddings_of(loop, version, progress)  # first: the scores then need no second pass
+        embeddings_of(loop, version, progress)  # first, so that scoring needs no second pass
         pool_probs(loop, version, progress)
     record_pool(loop, began, is_listed=must_list, is_larger=bool(n_decoded))
     if line := _summary(pool, changes, n_decoded, n_closed):
         log.info("%s", line)
     if pool.fault:
         raise PoolError(
-            f"POOL={pool.name}: no image that waits to be decoded can be read ({pool.fault}): "
-            "check that the disk is mounted, or the credentials"
+            f"POOL={pool.name}: none of the images to be decoded can be read ({pool.fault}): check "
+            "that the disk is mounted, or that the credentials are right"
         )
 
 
@@ -52,7 +52,7 @@ def record_pool(loop: Loop, began: float, *, is_listed: bool, is_larger: bool) -
     """Record how many images the pool has, and that a search for new ones began at `began`."""
     facts: dict[str, float] = {"rescanned_at": began} if is_listed else {}
     if is_larger:
-        facts["exhausted_at"] = 0.0  # new images can be asked at once
+        facts["exhausted_at"] = 0.0  # new images can be queried at once
     loop.store.record_success(
         "rescan",
         decoded_at=began,
@@ -65,7 +65,7 @@ def record_pool(loop: Loop, began: float, *, is_listed: bool, is_larger: bool) -
 def close_tasks_of_removed_images(loop: Loop) -> int:
     """Delete the tasks of removed images that nobody has annotated; return their number.
 
-    Keeps the pixels of the annotated ones.
+    Keeps the pixels of annotated images.
     """
     with lock(loop.root, "push"):
         read_everything_changed(loop.project, loop.store)
@@ -83,7 +83,7 @@ def close_tasks_of_removed_images(loop: Loop) -> int:
 
 
 def _summary(pool: Pool, changes: Merged | None, n_decoded: int, n_closed: int) -> str:
-    """Return what a rescan found, as one line; "" if nothing has changed."""
+    """Summarize a rescan in one line; return "" if nothing has changed."""
     parts = []
     if changes and changes.added:
         parts.append(f"{len(changes.added):,} new")

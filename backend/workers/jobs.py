@@ -58,7 +58,7 @@ STEP_NAMES: Mapping[Step, str] = {
     "rescan": "looking for new images",
     "read": "reading annotations",
     "refresh": "re-ordering open tasks",
-    "top_up": "asking images",
+    "top_up": "querying images",
     "refit": "fitting a head",
     "collect_reviews": "collecting reviews",
 }
@@ -78,7 +78,7 @@ class Work:
 
     @cached_property
     def project(self) -> LabelingProject:
-        """The project in Label Studio."""
+        """Return the project in Label Studio."""
         return LabelStudioProject(
             self.settings.label_studio_url,
             self.settings.label_studio_api_key.get_secret_value(),
@@ -87,16 +87,16 @@ class Work:
 
     @cached_property
     def progress(self) -> Progress:
-        """Report and log the job's progress, and end the job once its worker is gone."""
+        """Return a function that reports and logs the job's progress."""
         return _job_progress(self.queue, self.project_id)
 
     @cached_property
     def loop(self) -> Loop:
-        """Everything that the ranker needs: it scores no images, which could take minutes."""
+        """Return everything that the ranker needs, without scoring images (which takes minutes)."""
         return scored_part(self.open_loop())
 
     def open_loop(self, *, is_for_training: bool = False) -> Loop:
-        """Open everything that rounds need, with the images that are decoded by now."""
+        """Open everything that rounds need, with the images that are decoded so far."""
         return open_loop(
             self.settings,
             self.project_id,
@@ -133,7 +133,7 @@ def rescan(project_id: int) -> None:
         while due.train == "rescan":
             must_list = is_listing_due(state, work.settings, time.time())
             rescans.rescan(work.open_loop(), must_list=must_list, progress=work.progress)
-            work.queue.notify_clock(project_id)  # the new images may be asked
+            work.queue.notify_clock(project_id)  # the new images may be queried
             state, due = work.decide()
     work.queue.notify_clock(project_id)
 
@@ -211,8 +211,10 @@ def _record_errors(work: Work, step: Step) -> Iterator[None]:
 
 
 def _job_progress(queue: TrainingQueue, project_id: int) -> Progress:
-    """Report and log the job's progress, and end the job once its worker is gone. RQ gives the job
-    to another worker, and two processes finishing the same job would conflict in Redis.
+    """Return a function that reports and logs the job's progress.
+
+    The function ends the job once its worker is gone: RQ gives the job to another worker, and two
+    processes finishing the same job would conflict in Redis.
     """
     job = get_current_job()
     worker = os.getppid()

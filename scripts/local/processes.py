@@ -38,7 +38,7 @@ def is_running(folder: StackFolder) -> bool:
 def stop(folder: StackFolder) -> None:
     """Stop the programs in order, then all other processes; raise StackError if one remains.
 
-    Ctrl-C is ignored meanwhile.
+    Ctrl-C is ignored until then.
     """
     print("\nstopping everything", flush=True)
     handlers = {number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS}
@@ -58,6 +58,6 @@ def stop(folder: StackFolder) -> None:
     if left := processes(folder):
         raise StackError(f"cannot stop {', '.join(map(str, left))}")
     folder.remove_sockets_folder()
-    folder.update(pids={})  # the event listener may have written pids meanwhile
+    folder.update(pids={})  # the event listener may have written pids in the meantime
     for number, handler in handlers.items():
         signal.signal(number, handler)

@@ -24,7 +24,7 @@ PYTHON = sys.executable
 BIN = Path(PYTHON).parent
 LABEL_STUDIO = ROOT / ".venv-label-studio/bin/label-studio"
 APP = "app"
-# Only programs that read images get these.
+# Only programs that read images receive these variables.
 BUCKET_CREDENTIALS = (
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",

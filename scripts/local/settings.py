@@ -24,7 +24,7 @@ MEMORY_EFFICIENT_PREDICTIONS = (
 
 
 class StackSettings(Settings):
-    """The settings that every command reads, and the additional settings of a local stack."""
+    """The settings that every command reads, with the additional settings of a local stack."""
 
     model_config = SettingsConfigDict(env_file=".env")  # without another stack's stack.env
 
@@ -34,7 +34,7 @@ class StackSettings(Settings):
     redis_port: int = Field(6379, ge=1, le=65535, description="The port of Redis.")
 
     def within(self, folder: StackFolder) -> Self:
-        """Return the same settings, with data and models in the stack's folder unless elsewhere."""
+        """Return these settings, with DATA_DIR and MODEL_DIR in the stack's folder by default."""
         given = self.model_fields_set
         data = self.data_dir.resolve() if "data_dir" in given else folder.path / "data"
         models = self.model_dir.resolve() if "model_dir" in given else folder.path / "models"

@@ -78,7 +78,7 @@ class LocalStack:
         rpc = supervisor.connect(self.folder)
 
         self._run(rpc, [program for program in services if program.group != APP])
-        # Label Studio and the backend do not wait for each other: this saves seconds.
+        # Label Studio and the backend do not wait for each other, which saves seconds.
         self._run(rpc, [program for program in services if program.group == APP])
         projects = set_up_projects(environment)  # set-up calls the backend's /setup
         self._run(rpc, workers)
@@ -113,13 +113,13 @@ class LocalStack:
             wait_until_ready(rpc, program, self.folder)
 
     def _name_new_projects(self) -> None:
-        """Bring the projects of stack.json up to date: one may have been set up since the start."""
+        """Update the projects in stack.json, because some may have been set up since the start."""
         links = project_links(self.settings.model_dir, self.settings.browser_url)
         if links and links != self.folder.read().get("projects"):
             self.folder.update(projects=links)
 
     def _say_how_to_add_a_project(self) -> None:
-        """Name the command for a project that was asked for although the stack runs already."""
+        """Print how to set up the requested project if it does not exist yet."""
         request = Request.from_settings(self.settings)
         if request.title and find_record(self.settings.model_dir, request.title) is None:
             print(

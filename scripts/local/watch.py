@@ -20,7 +20,7 @@ TRIES_BEFORE_REPORT = 5
 
 
 def watch(folder: StackFolder) -> None:
-    """Handle events one after another; each event reports that a program starts."""
+    """Handle events one by one; each event reports that a program is starting."""
     supervisor = connect(folder)
     while True:
         _, payload = listener.wait()

@@ -1,4 +1,4 @@
-"""Check what a project is to be set up with, before a service starts or anything is created."""
+"""Check the settings of a project before a service starts or anything is created."""
 
 from __future__ import annotations
 
@@ -17,45 +17,45 @@ from scripts.setup.label_config import check_label_config, read_label_config
 from scripts.setup.projects import find_record, recorded_projects
 from scripts.setup.request import Request
 
-DATA_SETS = ("auto", "cifar10", "digits")  # they are downloaded, or come with a library
+DATA_SETS = ("auto", "cifar10", "digits")  # downloaded, or part of a library
 MIN_IMAGES = 10
 NAMED_MAX = 5
 COMMAND = "`python -m scripts.setup_project --change`"
-# Settings that nothing can change later, with the reason.
-FIXED = {"seed": "it drew the validation images"}
+# Settings that can never change, with the reason.
+FIXED = {"seed": "it determined the validation images"}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to set a project up with: what was given, or else what is recorded."""
+    """The settings to set up a project with: given settings, or else the recorded ones."""
 
     title: str
     record: ProjectRecord | None  # of an earlier set-up
     pool: str
     weights: str
     seed: int
-    seed_labels: int | None  # None = an earlier release did not keep it: import none
-    classes: tuple[str, ...]  # () = those of the pool
-    label_config: str | None = None  # the XML of the user's own
-    offered: frozenset[str] = frozenset()  # the image ids of another pool than the recorded one
+    seed_labels: int | None  # None = an earlier release did not record it: import no labels
+    classes: tuple[str, ...]  # () = the classes of the pool
+    label_config: str | None = None  # the XML of the user's own label config
+    offered: frozenset[str] = frozenset()  # the image ids of a pool that replaces the recorded one
     notes: tuple[str, ...] = ()
 
     @property
     def has_new_pool(self) -> bool:
-        """Whether the project is to get its images from elsewhere."""
+        """Return whether the project will get its images from a different pool."""
         return self.record is not None and self.pool != self.record.pool
 
     @property
     def has_new_classes(self) -> bool:
-        """Whether annotators are to choose from other classes."""
+        """Return whether annotators will choose from different classes."""
         return self.record is not None and not is_same(self.classes, self.record.classes)
 
 
 def make_plan(request: Request, progress: Progress = lambda *_: None) -> Plan:
-    """Check a request, and return what to set up.
+    """Check a request, and return the plan for setting up the project.
 
-    Raises a TightloopError that says what is wrong and what to do. Asks neither Label Studio nor
-    Redis, and reads the images' names only if the project is new or gets another pool.
+    Raises a TightloopError that says what is wrong and what to do. Contacts neither Label Studio
+    nor Redis, and lists the images only if the project is new or gets a different pool.
     """
     record = find_record(request.settings.model_dir, request.title)
     if record is None:
@@ -64,14 +64,14 @@ def make_plan(request: Request, progress: Progress = lambda *_: None) -> Plan:
 
 
 def is_same(one: Sequence[str], other: Sequence[str]) -> bool:
-    """Return whether two lists name the same classes; order, case and outer spaces do not count."""
+    """Return whether two lists name the same classes, ignoring order, case and outer spaces."""
     return sorted(map(_fold, one)) == sorted(map(_fold, other))
 
 
 def choose_classes(given: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
-    """Return the given classes, or those that the pool knows; the pool's spelling counts.
+    """Return the given classes, or else the pool's known classes, in the pool's spelling.
 
-    SettingsError if the given ones lack a class that the pool has.
+    Raises SettingsError if the given classes lack a class that the pool has.
     """
     spelling = {_fold(name): name for name in known}
     chosen = tuple(spelling.get(_fold(name), name) for name in given)
@@ -90,7 +90,7 @@ def _plan_new(request: Request, progress: Progress) -> Plan:
     if not request.may_create or (others and "pool" not in request.given):
         raise SettingsError(
             f'no project is called "{title}" (known: {_name_some([o.title for o in others])}): '
-            "correct the title, or say where a new project has its images, with POOL or --pool"
+            "correct the title, or give the images of a new project with POOL or --pool"
         )
     xml, classes = _read_classes(request)
     _check_weights(settings.weights)
@@ -102,8 +102,8 @@ def _plan_new(request: Request, progress: Progress) -> Plan:
         if not classes:
             raise SettingsError(
                 f"POOL={pool}: no class is known (only two or more folders train/<class>/, or "
-                "labels in a list, name classes): say what annotators choose from, with "
-                "CLASSES=cat,dog,unsure or LABEL_CONFIG=my.xml"
+                "labels in a list, define classes): set the classes that annotators choose from "
+                "with CLASSES=cat,dog,unsure or LABEL_CONFIG=my.xml"
             )
         if xml is not None:
             check_label_config(xml, classes)
@@ -150,7 +150,7 @@ def _plan_recorded(request: Request, record: ProjectRecord, progress: Progress) 
 
 
 def _check_contradictions(plan: Plan, record: ProjectRecord, *, may_change: bool) -> None:
-    """Raise SettingsError if the plan differs from the record, unless that may change."""
+    """Raise SettingsError if the plan differs from the record in a setting that may not change."""
     pairs: dict[str, tuple[object, object]] = {
         "pool": (plan.pool, record.pool),
         "weights": (plan.weights, record.weights),
@@ -170,14 +170,14 @@ def _check_contradictions(plan: Plan, record: ProjectRecord, *, may_change: bool
         for name, (given, kept) in changed.items()
     ]
     lines += [f"{name.upper()} can never change: {reason}" for name, reason in fixed.items()]
-    ways = "to go on, leave out what contradicts; for another project, set a new PROJECT_TITLE"
+    ways = "to continue, leave out these settings; for another project, set a new PROJECT_TITLE"
     if not fixed:
         ways += f"; to change this project, run {COMMAND} with these values while the stack runs"
     raise SettingsError("\n".join([*lines, ways]))
 
 
 def _read_classes(request: Request) -> tuple[str | None, tuple[str, ...]]:
-    """Return the user's own label config and the classes that were given; None and () if none."""
+    """Return the user's own label config (None if not given) and the given classes, maybe ()."""
     path: Path | None = request.value("label_config")
     classes: tuple[str, ...] = request.value("classes") or ()
     if path is None:
@@ -206,31 +206,31 @@ def _source(pool: str, settings: Settings) -> Source:
 
 
 def _name_of(pool: str, settings: Settings) -> str:
-    """Return the name under which a pool is recorded; PoolError if it cannot be one."""
+    """Return the name under which a pool is recorded. Raises PoolError if it is not a pool."""
     return pool if pool in DATA_SETS else _source(pool, settings).name
 
 
 def _list(pool: str, settings: Settings, progress: Progress) -> Listing:
-    """List the images of a source; PoolError if there are too few to learn from."""
+    """List the images of a source. Raises PoolError if there are too few to learn from."""
     listing = _source(pool, settings).list(progress)
     if (n_images := len(listing.images)) < MIN_IMAGES:
         left_out = summarize(listing.left_out, n_images)
         raise PoolError(
-            f"POOL={pool} holds {n_images} images: at least {MIN_IMAGES} are needed to learn from"
+            f"POOL={pool} contains {n_images} images: training needs at least {MIN_IMAGES}"
             + (f" ({left_out})" if left_out else "")
         )
     return listing
 
 
 def _notes_on_seeds(count: int, listing: Listing, *, is_given: bool) -> tuple[str, ...]:
-    """Say so if fewer images have known labels than SEED_LABELS asks for."""
+    """Return a note if SEED_LABELS is larger than the number of known labels."""
     held_out = ("validation", "test")
     n_known = sum(bool(i.label) and i.split not in held_out for i in listing.images)
     if count <= n_known or not (n_known or is_given):
         return ()
     return (
-        f"SEED_LABELS={count}, but the labels of only {n_known} images are known: all are used "
-        "that are not held out for validation",
+        f"SEED_LABELS={count}, but only {n_known} images have known labels: all that are not held "
+        "out for validation are used",
     )
 
 

@@ -36,7 +36,7 @@ class Speed:
 
 
 def describe_cost(speed: Speed, n_images: int, recipe: Recipe, device: torch.device) -> str:
-    """Return the estimate for a pool as one line."""
+    """Describe in one line how long a pool takes to score and to train on."""
     return (
         f"{n_images:,} images at {recipe.image_size} px: {_about(speed.scoring_s(n_images))} to "
         f"score, a training run on {LABELS} labels {_about(speed.training_s(recipe, LABELS))} "
@@ -45,7 +45,7 @@ def describe_cost(speed: Speed, n_images: int, recipe: Recipe, device: torch.dev
 
 
 def measure_speed(recipe: Recipe, n_classes: int, device: torch.device) -> Speed:
-    """Run the network on a few random images, which takes seconds on a CPU.
+    """Measure the speed of the network on a few random images; this takes seconds on a CPU.
 
     The time to build the network is left out: training is measured as the difference between a
     longer and a shorter run.

@@ -18,7 +18,7 @@ from backend.labelstudio.project_setup import ProjectSetup
 
 
 def read_label_config(path: Path) -> str:
-    """Return a file's text; raise LabelConfigError if it cannot be read."""
+    """Return the text of a label config file. Raises LabelConfigError if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -59,7 +59,7 @@ def replace_label_config(project: ProjectSetup, xml: str) -> bool:
 def adapt_label_config(settings: Settings, project: ProjectSetup, pool: Pool) -> bool:
     """Adapt a label config that we wrote to HINTS, BLIND and the size of the pool's images.
 
-    For the user's own label config, print what to change. Returns whether it changed.
+    For the user's own label config, print what to change. Returns whether the config was changed.
     """
     if settings.blind and settings.hints:
         print("NOTE      BLIND=true hides the model's guess, so HINTS=true has no effect")

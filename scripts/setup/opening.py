@@ -1,4 +1,4 @@
-"""Open the project: find or create it, and record what it is set up with."""
+"""Open the project: find or create it, and record its settings."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ DECODE_FOR_S = 15.0
 
 @dataclass(frozen=True)
 class OpenedProject:
-    """A project that exists in Label Studio and is recorded, with its images."""
+    """A recorded project that exists in Label Studio, with its images."""
 
     project: ProjectSetup
     root: Path
@@ -60,7 +60,7 @@ class Opening:
         )
 
     def open(self, *, may_create: bool = True) -> OpenedProject:
-        """Find or create the project, and record what it is set up with."""
+        """Find or create the project, and record its settings."""
         plan, settings = self.plan, self.settings
         project_id = find_project(
             *self.label_studio,
@@ -68,7 +68,7 @@ class Opening:
             project_id=plan.record.project_id if plan.record else None,
         )
         if project_id is None and not may_create:
-            raise SettingsError("Label Studio has no such project any more")
+            raise SettingsError("this project no longer exists in Label Studio")
         earlier = None if project_id is None else self._read_record(project_id)
         chosen = self._open_pool_and_weights()
         is_new = project_id is None
@@ -115,9 +115,9 @@ class Opening:
         return project_id
 
     def _change_label_config(self) -> bool:
-        """Use the user's label config, or other classes; return whether anything changed.
+        """Use the user's label config, or different classes; return whether anything changed.
 
-        SettingsError for other classes if anything is labeled or trained already.
+        Raises SettingsError for different classes if anything is already labeled or trained.
         """
         plan, project = self.plan, self.project
         if not plan.has_new_classes:
@@ -128,7 +128,7 @@ class Opening:
         if counts.annotations or counts.skipped or Registry(self.root).last_round():
             raise SettingsError(
                 f'the classes of "{plan.title}" can no longer change, since images are labeled: '
-                "leave CLASSES and LABEL_CONFIG as they were, or set a new PROJECT_TITLE"
+                "restore the former CLASSES and LABEL_CONFIG, or set a new PROJECT_TITLE"
             )
         return project.change_label_config(
             plan.label_config or self._write_label_config(plan.classes)
@@ -140,19 +140,19 @@ class Opening:
         )
 
     def _check_images_are_offered(self) -> None:
-        """Raise PoolError unless the other pool has all images that are in a task already."""
+        """Raise PoolError unless the new pool contains all images that already have a task."""
         offered = self.plan.offered or frozenset(self.pool.image_ids)
         known = self.project.image_ids() - {""}
         if missing := sorted(known - offered):
             raise PoolError(
                 f"POOL={self.plan.pool} lacks {len(missing):,} of the {len(known):,} images that "
-                f'"{self.plan.title}" has labeled or asked already (one is {missing[0]}), so their '
+                f'"{self.plan.title}" has already queried (one is {missing[0]}), so their '
                 "annotations would be lost: set a new PROJECT_TITLE, or name the folder to which "
                 "the same images were moved"
             )
 
     def _keep_index(self) -> None:
-        """Start the project's index with what was listed; other images are listed again at once."""
+        """Write a new project's index; if the pool has changed, make a rescan due at once."""
         if self.plan.has_new_pool:
             ProjectStore(self.root).record(rescanned_at=0.0)
         path = self.root / POOL_INDEX
@@ -160,7 +160,10 @@ class Opening:
             self.pool.source.index.write(path)
 
     def _read_record(self, project_id: int) -> ProjectRecord | None:
-        """Read what an earlier set-up recorded; ModelFolderError if for another Label Studio."""
+        """Read the record of an earlier set-up.
+
+        Raises ModelFolderError if the record belongs to a project of another Label Studio.
+        """
         root = project_root(self.settings.model_dir, project_id)
         record = read_record(root)
         if record is None:
@@ -174,7 +177,7 @@ class Opening:
         return record
 
     def _open_pool_and_weights(self) -> dict[str, Any]:
-        """Open the pool; return the fields to record. What `auto` chose once is not changed."""
+        """Open the pool; return the fields to record. An earlier choice of `auto` is kept."""
         settings, plan, kept = self.settings, self.plan, self.plan.record
         is_kept = kept is not None and not plan.has_new_pool
         root = project_root(settings.model_dir, kept.project_id) if kept else Path()

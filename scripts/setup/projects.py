@@ -13,7 +13,7 @@ FELL_BACK_SHORT = " (digits)"
 
 
 class Link(TypedDict):
-    """One project as stack.json names it."""
+    """One project as stack.json lists it."""
 
     project_id: int
     title: str
@@ -21,7 +21,7 @@ class Link(TypedDict):
 
 
 def titles_of(title: str) -> tuple[str, str]:
-    """Return the project's title, and its title if POOL=auto fell back to the digits."""
+    """Return the project's title, and the title to use if POOL=auto falls back to the digits."""
     suffix = FELL_BACK if len(title + FELL_BACK) <= TITLE_LENGTH else FELL_BACK_SHORT
     return title, title[: TITLE_LENGTH - len(suffix)] + suffix
 

@@ -1,4 +1,4 @@
-"""What a person asked set-up for: a project, and the settings that were given for it."""
+"""Describe a request to set up a project, with the settings that were given for it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from backend.base.settings import Settings, load_settings
 
 @dataclass(frozen=True)
 class Request:
-    """A project to set up. Settings that were not given are kept as they are recorded."""
+    """A request to set up a project. Settings that were not given keep their recorded values."""
 
     settings: Settings
     title: str | None  # None = the project that was set up first
@@ -21,16 +21,17 @@ class Request:
 
     @classmethod
     def from_settings(cls, settings: Settings, *, may_change: bool = False) -> Self:
-        """Ask for the project of PROJECT_TITLE, with all settings of the environment and .env."""
+        """Request the project named PROJECT_TITLE, with settings from the environment and .env."""
         given = frozenset(settings.model_fields_set)
         title = settings.project_title if "project_title" in given else None
         return cls(settings, title, given, may_change)
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any], *, may_change: bool = False) -> Self:
-        """Ask for a project with the options of a command line, which win over the environment.
+        """Request a project with command-line options, which take precedence over the environment.
 
-        With another title than PROJECT_TITLE, what the environment gives is for that other project.
+        If the title differs from PROJECT_TITLE, settings from the environment are ignored, because
+        they belong to the project named PROJECT_TITLE.
         """
         settings = load_settings(**options)
         title = options.get("project_title")
@@ -40,7 +41,7 @@ class Request:
 
     @classmethod
     def to_refresh(cls, settings: Settings, title: str) -> Self:
-        """Ask for a project that is recorded, as it is recorded."""
+        """Request a recorded project with its recorded settings."""
         return cls(settings, title, frozenset(), may_create=False)
 
     def value(self, name: str) -> Any:

@@ -79,7 +79,7 @@ def set_up(request: Request) -> int:
             project.configure(is_blind=settings.blind),
             adapt_label_config(settings, project, opened.pool),
             update_review_label_config(settings, opened.root, opened.pool),
-            steps.connect(),  # first: whatever fails below, annotations are heard of
+            steps.connect(),  # first, so that annotations are reported even if a later step fails
             steps.import_seed_labels(),
             steps.push_first_batch(),
             steps.estimate_cost(),
@@ -106,7 +106,7 @@ class SetupSteps:
 
         If fewer labels are known, import all of them.
         """
-        # The ranker can already see the project, and must not ask these images meanwhile.
+        # The ranker can already see the project, and must not query these images in the meantime.
         with lock(self.root, "push"):
             truth = true_labels(self.pool)
             count = min(self.record.seed_labels or 0, len(truth))
@@ -150,12 +150,12 @@ class SetupSteps:
         return {image_id: label for image_id, label in labels.items() if image_id in decoded}
 
     def push_first_batch(self) -> bool:
-        """Ask for the first images now, so that nobody waits for the first training run.
+        """Query the first images now, so that nobody waits for the first training run.
 
-        The images are random, or typical ones if the strategy looks for typical images.
+        The images are random, or typical if the strategy looks for typical images.
         """
         if Registry(self.root).last_round():
-            return False  # after the first round, the ranker asks
+            return False  # after the first round, the ranker queries images
         with progress_bar() as progress:
             project_id = self.project.project_id
             began, is_first = time.time(), not ProjectStore(self.root).facts().decoded_at

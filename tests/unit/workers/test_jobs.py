@@ -296,7 +296,7 @@ def test_a_failed_step_does_not_stop_the_rankers_other_steps(
     store.start_reviews(9)
     jobs.rank(PROJECT)
     assert done == ["collect_reviews"]
-    assert [error["where"] for error in store.errors()] == ["asking images"]
+    assert [error["where"] for error in store.errors()] == ["querying images"]
     assert work.queue.hints(PROJECT).looks == 1  # the clock looks when the retry is due
 
 

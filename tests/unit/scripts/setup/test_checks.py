@@ -77,7 +77,7 @@ def test_three_images_are_too_few(tmp_path: Path) -> None:
     for number in range(3):
         save_image(tmp_path / f"few/{number}.png")
     (tmp_path / "few/notes.txt").touch()
-    with pytest.raises(PoolError, match=r"holds 3 images: at least 10 .*1 of 4 files left out"):
+    with pytest.raises(PoolError, match=r"contains 3 images: .* at least 10 .*1 of 4 files left"):
         plan(tmp_path, pool=str(tmp_path / "few"), classes="a,b")
 
 
@@ -117,7 +117,7 @@ def test_more_seed_labels_than_known_labels_are_reduced_and_said(
     tmp_path: Path, birds: Path, photos: Path
 ) -> None:
     [note] = plan(tmp_path, pool=str(birds), seed_labels=500).notes
-    assert note.startswith("SEED_LABELS=500, but the labels of only 40 images are known")
+    assert note.startswith("SEED_LABELS=500, but only 40 images have known labels")
     assert plan(tmp_path, pool=str(birds), seed_labels=40).notes == ()
     assert plan(tmp_path, pool=str(photos), classes="a,b").notes == ()  # 500 was not asked for
 
