@@ -77,7 +77,7 @@ class BucketFiles:
     """The files of one bucket, read through fsspec with credentials from the environment."""
 
     def __init__(self, url: str) -> None:
-        """Raise OSError if the URL names no bucket, or if a package is missing."""
+        """Raise OSError if the URL does not name a bucket, or if a package is missing."""
         parts = urlsplit(url)
         self._url = url
         self._scheme, self._bucket = parts.scheme, parts.netloc

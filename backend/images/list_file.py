@@ -66,7 +66,7 @@ def _parse(place: str, row: Mapping[str, Any]) -> ListRow:
     """Check the values of a row. Raises ValueError, naming the row."""
     image, label, split = (_text(place, name, row.get(name)) for name in COLUMNS)
     if not image:
-        raise ValueError(f"{place} names no image")
+        raise ValueError(f"{place}: the image is missing")
     if split not in SPLITS:
         raise ValueError(
             f"{place}: the split {split!r} is not allowed: use train, validation, test, or nothing"

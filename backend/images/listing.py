@@ -29,7 +29,7 @@ class Listed:
     location: str  # for Source.open: a path below the folder (or below the list's), or a URL
     size: int = -1  # bytes, -1 if unknown
     modified: str = ""  # the mtime in ns or an ETag, "" if unknown; changes with the content
-    # "train": has a label and may be asked; "": has no label, and may be asked
+    # "train": has a label and may be queried; "": has no label and may be queried
     split: ListedSplit = ""
     label: str = ""  # the class as the source names it, "" if unknown
 

@@ -130,12 +130,12 @@ class Pool:
 
     @cached_property
     def has_large_images(self) -> bool:
-        """Return whether the images have more than SMALL_PX on a side."""
+        """Return whether any side of the images is longer than SMALL_PX."""
         side = self.source.measure_side() if self.source else max(self.images.shape[1:3])
         return (side or self.image_size) > SMALL_PX
 
     def task_image(self, image_id: str, max_side_px: int) -> TaskImage:
-        """Return the image for a task: the original if it exists, or a PNG of the array."""
+        """Return the image for a task, made from the original if it exists, or from the array."""
         if self.source is None:
             return png_image(self._picture(image_id))
         try:

@@ -277,9 +277,9 @@ def source_folder(data_dir: Path, name: str) -> Path:
 def update_index(
     source: Source, path: Path, data_dir: Path, seed: int, progress: Progress
 ) -> Merged:
-    """List the source, and bring the index at `path` up to date; the first time, hold out images.
+    """List the source and update the index at `path`; hold out images if the index is new.
 
-    Raises PoolError if the source cannot be listed, or if the index is that of another source.
+    Raises PoolError if the source cannot be listed, or if the index belongs to another source.
     """
     listing = source.list(progress)
     with _locked(path):

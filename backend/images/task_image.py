@@ -1,4 +1,4 @@
-"""Make the picture of an image that annotators see."""
+"""Convert images to the form in which annotators see them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from PIL import ExifTags, Image
 from backend.base.labeling import TaskImage
 from backend.images.decode import open_image, read_rgb
 
-# What browsers show, by Pillow's name. MPO is the JPEG of cameras that append a second picture.
+# The formats that browsers show, by Pillow's name. MPO is a JPEG with a second picture appended.
 MIMES = {
     "JPEG": "image/jpeg",
     "MPO": "image/jpeg",
@@ -17,16 +17,16 @@ MIMES = {
     "GIF": "image/gif",
     "WEBP": "image/webp",
 }
-MAX_BYTES = 10_000_000  # heavier files become a JPEG
-PNG_MAX_SIDE_PX = 128  # smaller pictures become PNG, which loses nothing
+MAX_BYTES = 10_000_000  # larger files are converted to JPEG
+PNG_MAX_SIDE_PX = 128  # smaller pictures are converted to PNG, which is lossless
 JPEG_QUALITY = 90
 
 
 def task_image(content: bytes, max_side_px: int, max_pixels: int) -> TaskImage:
     """Return an image file as annotators see it: whole, upright, at most `max_side_px` on a side.
 
-    A file that is so already and that browsers can show stays unchanged. Of an animation, only the
-    first frame is kept, because the model sees no other. Raises ImageError.
+    Files that already meet these conditions and that browsers can show are unchanged. Only the
+    first frame of an animation is kept, because the model sees only this frame. Raises ImageError.
     """
     with open_image(io.BytesIO(content), max_pixels) as image:
         if len(content) <= MAX_BYTES and _is_shown_as_it_is(image, max_side_px):
@@ -38,7 +38,7 @@ def task_image(content: bytes, max_side_px: int, max_pixels: int) -> TaskImage:
 
 
 def png_image(picture: Image.Image) -> TaskImage:
-    """Return a picture as PNG."""
+    """Encode a picture as PNG."""
     return _encode(picture, "PNG")
 
 

@@ -31,7 +31,7 @@ NO_CLOCK = (
 class Service:
     """One service and its last known status."""
 
-    name: str = field(metadata={"description": "which service"})
+    name: str = field(metadata={"description": "the service's name"})
     is_up: bool | None = field(
         metadata={"description": "whether it is up; `null` if it was not checked recently"}
     )

@@ -1,4 +1,4 @@
-"""Choose what new tasks show: an address, a data: URI, or an upload to Label Studio."""
+"""Choose how new tasks refer to images: an address, a data: URI, or an upload to Label Studio."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from backend.base.settings import Settings
 from backend.images.data_uri import data_uri
 from backend.images.pool import Pool
 
-# Every reading of tasks and every webhook carries what the task's data holds, so heavier images are
-# uploaded. Smaller ones need nothing to be served.
+# Every reading of tasks and every webhook transfers the tasks' data, so larger images are uploaded.
+# Smaller images are stored in the task.
 DATA_URI_MAX_BYTES = 50_000
 # The limits of one upload request. Label Studio refuses more than 100 files, or 250 MB.
 UPLOAD_MAX_FILES, UPLOAD_MAX_BYTES = 100, 50_000_000
@@ -19,9 +19,9 @@ UPLOAD_MAX_FILES, UPLOAD_MAX_BYTES = 100, 50_000_000
 def show_images(
     pool: Pool, project: LabelingProject, image_ids: Sequence[str], settings: Settings
 ) -> dict[str, str]:
-    """Return what the task of each image shows; upload large images to `project`.
+    """Return the address or data: URI for the task of each image; upload large images to `project`.
 
-    If the tasks are then not created, the uploads stay behind, which does no harm.
+    If the tasks are then not created, the uploads are left behind, which does no harm.
     """
     shown: dict[str, str] = {}
     large: dict[str, TaskImage] = {}

@@ -86,7 +86,7 @@ class AskedImage(BaseModel, frozen=True):
 
     image_id: str = Field(description="the id of the image")
     confidence: Probability = Field(
-        description="the model's confidence; the least confident image is asked first"
+        description="the model's confidence; the least confident image comes first"
     )
     guesses: tuple[tuple[str, Probability], ...] = Field(
         description="the three most likely labels, each with its probability; empty without a "

@@ -96,7 +96,7 @@ def test_only_labeled_images_are_in_the_train_split(tmp_path: Path) -> None:
         ("image;label\na.jpg;cat\n", "needs a column 'image', .* found: 'image;label'"),
         ("image,split\na.jpg,\nb.jpg,val\n", "line 3: the split 'val' is not allowed: use train"),
         ("image,split\na.jpg,test\n", "line 2: an image of the test split needs a label"),
-        ("image,label\na.jpg,\n,cat\n", "line 3 names no image"),
+        ("image,label\na.jpg,\n,cat\n", "line 3: the image is missing"),
         ("image,label\na, b.jpg,cat\n", "line 2 has too many values: put values with commas in"),
         ('image,label\n"a.jpg,cat\n', "unexpected end of data"),
         ("image\ncaf\u00e9.jpg\n".encode("latin-1"), "the list is not UTF-8: save it as UTF-8"),
@@ -115,7 +115,7 @@ def test_a_csv_file_with_a_fault_is_an_error_that_names_it(
         ("", "the list has no rows"),
         ('{"image": "a.jpg"}\n{"image"\n', r"line 2 is not a JSON object like \{"),
         ('["a.jpg"]\n', r"line 1 is not a JSON object like \{"),
-        ('{"image": "a.jpg"}\n{"label": "cat"}\n', "line 2 names no image"),
+        ('{"image": "a.jpg"}\n{"label": "cat"}\n', "line 2: the image is missing"),
         (
             '{"image": "a.jpg"}\n{"image": "b", "lable": "c"}\n',
             "the column 'lable' looks like 'label'",
