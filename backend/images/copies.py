@@ -29,7 +29,8 @@ class Copy:
     def rank(self) -> tuple[bool, int, bool, str]:
         """Return the sort key of this copy; the copy with the lowest key counts.
 
-        A copy that counted before comes first, then the first path; removed copies come last.
+        Removed copies come last. Otherwise, the order is by split (see SPLITS), then whether the
+        copy counted before, then path.
         """
         return self.is_removed, SPLITS.index(self.split), not self.counts, self.location
 

@@ -186,7 +186,7 @@ class Index:
         return str(self.table["copy_of"][row].as_py() or image_id)
 
     def merge(self, listing: Listing) -> Merged:
-        """Bring the index up to date with what the source lists now.
+        """Update the index from a new listing of the source.
 
         Known images keep their split. New images join the pool, or the test split if the listing
         assigns them to it; "validation" is used only in the first listing. Missing images are
@@ -268,7 +268,10 @@ class Index:
         return pa.table({**{n: self.table[n] for n in SCHEMA.names}, **columns}, schema=SCHEMA)
 
     def _with(self, table: pa.Table, is_same: NDArray[np.bool_]) -> Index:
-        """Return an index of this table with copies marked; `is_same`: rows with known content."""
+        """Return an index of this table with copies marked.
+
+        `is_same` marks the rows whose content has not changed.
+        """
         is_decoded = table["content"].to_numpy() != ""
         counts = is_same & is_decoded & (table["copy_of"].to_numpy() == "")
         index = replace(self, table=mark_copies(table, counts))

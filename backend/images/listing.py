@@ -49,7 +49,7 @@ class Listing:
 def make_listing(
     images: Iterable[Listed], left_out: Mapping[str, str], classes: Iterable[str]
 ) -> Listing:
-    """Sort what a source found into a Listing."""
+    """Make a Listing of the images that a source found, sorted by id."""
     ordered = sorted(images, key=lambda image: image.image_id)
     return Listing(tuple(ordered), dict(left_out), tuple(sorted(classes)))
 

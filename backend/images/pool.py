@@ -83,7 +83,7 @@ class Pool:
 
     @property
     def n_waiting(self) -> int:
-        """Return how many images are still to be decoded, without currently unreadable ones."""
+        """Return how many images are still to be decoded, except currently unreadable images."""
         return self.source.n_waiting if self.source else 0
 
     @property

@@ -74,7 +74,7 @@ class SourceImages:
 
     @property
     def n_waiting(self) -> int:
-        """Return how many images are still to be decoded, without currently unreadable ones."""
+        """Return how many images are still to be decoded, except currently unreadable images."""
         return int(self._is_due.sum()) - self.n_unreadable
 
     @property
@@ -228,7 +228,7 @@ class SourceImages:
 
     @property
     def _was_too_large(self) -> NDArray[np.bool_]:
-        """Return a mask of images that MAX_IMAGE_PIXELS excluded; it may have been raised since."""
+        """Return a mask of images that exceeded MAX_IMAGE_PIXELS, which may have been raised."""
         reasons = pc.match_substring(self.index.table["left_out"], "MAX_IMAGE_PIXELS")
         return reasons.to_numpy() & ~self.index.table["is_removed"].to_numpy()
 

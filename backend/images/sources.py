@@ -26,7 +26,7 @@ class Source(Protocol):
     def list(self, progress: Progress) -> Listing:
         """List all images.
 
-        Raises PoolError, for example if the folder is missing, may not be read, or has no image.
+        Raises PoolError, for example if the folder is missing or unreadable, or has no images.
         """
 
     def open(self, location: str) -> BinaryIO:

@@ -49,7 +49,7 @@ def rescan(loop: Loop, *, must_list: bool, progress: Progress) -> None:
 
 
 def record_pool(loop: Loop, began: float, *, is_listed: bool, is_larger: bool) -> None:
-    """Record how many images the pool has, and that a search for new ones began at `began`."""
+    """Record how many images the pool has, and that a search for new images began at `began`."""
     facts: dict[str, float] = {"rescanned_at": began} if is_listed else {}
     if is_larger:
         facts["exhausted_at"] = 0.0  # new images can be queried at once

@@ -112,7 +112,7 @@ class Work:
 
 
 def retrain(project_id: int) -> None:
-    """Train until no round is due; the next round learns what changes during the current one."""
+    """Train until no round is due; each round uses the changes made during the previous round."""
     work = _open(project_id)
     with _record_errors(work, "retrain"), lock(work.root, "train"):
         share_cores(work.queue.worker_counts()["train"])

@@ -177,7 +177,7 @@ def _check_contradictions(plan: Plan, record: ProjectRecord, *, may_change: bool
 
 
 def _read_classes(request: Request) -> tuple[str | None, tuple[str, ...]]:
-    """Return the user's own label config (None if not given) and the given classes, maybe ()."""
+    """Return the user's own label config, or None, and the given classes, or ()."""
     path: Path | None = request.value("label_config")
     classes: tuple[str, ...] = request.value("classes") or ()
     if path is None:

@@ -136,7 +136,7 @@ class SetupSteps:
         return bool(new)
 
     def _without_damaged(self, labels: Mapping[str, str]) -> dict[str, str]:
-        """Decode images, and return the labels of those that can be decoded."""
+        """Decode images, and return the labels of the images that can be decoded."""
         with progress_bar() as progress:
             self.pool, _ = rescan(
                 self.pool,
@@ -166,7 +166,7 @@ class SetupSteps:
         return bool(pushed)
 
     def estimate_cost(self) -> bool:
-        """Print how long scoring and training will take here, unless a version exists already."""
+        """Print how long scoring and training will take, unless a version already exists."""
         if Registry(self.root).last_round():
             return False
         device = find_device(self.settings.device)
