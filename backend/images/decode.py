@@ -84,7 +84,7 @@ def read_rgb(image: Image.Image, shrink: tuple[float, float]) -> Image.Image:
     if drafted := image.draft("RGB", wanted):  # a large JPEG is decoded at a fraction of its size
         scale = round(width / drafted[1][2])
         across, down = across / scale, down / scale
-        if not image.info.get("progressive"):  # that decoder needs the whole image anyway
+        if not image.info.get("progressive"):  # the progressive decoder needs all pixels
             n_pixels = image.width * image.height
     with _one_at_a_time if n_pixels > LARGE_PX else nullcontext():
         try:
@@ -115,7 +115,7 @@ def _reduced(image: Image.Image, factor: tuple[int, int]) -> Image.Image:
 
 def _rgb_on_white(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))  # 16-bit grey
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))  # 16-bit gray
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))

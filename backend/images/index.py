@@ -79,7 +79,7 @@ class Index:
 
     source: str  # Source.name
     classes: tuple[str, ...]  # from the latest listing, sorted; () if none is known
-    table: pa.Table  # a column for each field of Entry; labels are the source's
+    table: pa.Table  # a column for each field of Entry, with the source's labels
 
     @classmethod
     def empty(cls, source: str) -> Self:

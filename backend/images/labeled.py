@@ -15,7 +15,7 @@ from PIL import Image
 from backend.images.decode import open_image, read_rgb
 
 MAX_SIDE_PX = 512
-PNG_MAX_SIDE_PX = 128  # larger images become JPEG
+PNG_MAX_SIDE_PX = 128  # larger images are stored as JPEG
 JPEG_QUALITY = 95
 
 

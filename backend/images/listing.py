@@ -26,7 +26,7 @@ class Listed:
     """One image that a source offers."""
 
     image_id: str  # a digest of the path below the folder, or of the URL
-    location: str  # for Source.open: a path below the folder (or below the list's), or a URL
+    location: str  # for Source.open: a path below the folder (or the list's folder), or a URL
     size: int = -1  # bytes, -1 if unknown
     modified: str = ""  # the mtime in ns or an ETag, "" if unknown; changes with the content
     # "train": has a label and may be queried; "": has no label and may be queried

@@ -36,15 +36,15 @@ from backend.images.framing import View, frame
 CHUNK = 64  # images decoded between two appends
 SPOOLED_BYTES = 16 * 1024**2  # a larger original is copied to disk while it is decoded
 BLOCK_BYTES = 1024**2
-MEASURED = 256  # images that must have the same size for all to keep it
+MEASURED = 256  # images to measure when choosing the size of all rows
 MIDDLE_NATIVE_MAX_PX = 256
 
-Open = Callable[[str], BinaryIO]  # opens the original at a location; ImageError or OSError
+Open = Callable[[str], BinaryIO]  # opens the original at a location; raises ImageError or OSError
 
 
 @dataclass(frozen=True)
 class Original:
-    """An image as a source offers it."""
+    """An image that a source offers."""
 
     image_id: str
     location: str
@@ -121,7 +121,7 @@ class PixelStore:
         return image_id in self._row_of
 
     def images(self, image_ids: Sequence[str]) -> Images:
-        """Return decoded images; KeyError if one is not decoded."""
+        """Return decoded images. Raises KeyError if one of them is not decoded."""
         rows = np.array([self._row_of[image_id][0] for image_id in image_ids], dtype=np.int64)
         shape = (self._n_rows, *self._shape, 3)
         if not len(rows):  # an empty file cannot be mapped
@@ -258,7 +258,7 @@ class PixelStore:
             if len(sizes) > 1 or not self._is_native(*sizes):
                 break
         if not sizes:
-            return  # nothing can be read now
+            return  # no image can be read now
         is_native = len(sizes) == 1 and self._is_native(*sizes)
         with self._open_to_append(sizes.pop()[::-1] if is_native else self._shape):
             pass

@@ -39,7 +39,7 @@ class Program:
 
     name: str
     command: list[str]
-    is_ready: Callable[[], bool] | None = None  # if None, ready after it has run for some seconds
+    is_ready: Callable[[], bool] | None = None  # if None, ready after running for some seconds
     timeout_s: float = 60.0
     note: str = ""
     group: str = APP  # the programs of APP stop first, all at once; then Redis, then PostgreSQL

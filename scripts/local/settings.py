@@ -26,7 +26,7 @@ MEMORY_EFFICIENT_PREDICTIONS = (
 class StackSettings(Settings):
     """The settings that every command reads, with the additional settings of a local stack."""
 
-    model_config = SettingsConfigDict(env_file=".env")  # without another stack's stack.env
+    model_config = SettingsConfigDict(env_file=".env")  # reads no other stack's stack.env
 
     var_dir: Path = Field(Path("var"), description="The folder of the stack.")
     detach: bool = Field(False, description="`true` returns as soon as everything is ready.")
