@@ -29,6 +29,7 @@ from backend.network import inference, resnet, training
 from backend.network.training import Recipe
 from scripts.research.bench_backend import backend_figures
 from scripts.research.bench_circle import circle_figures
+from scripts.research.bench_pool import large_pool_figures
 from scripts.research.bench_refit import refit_figures
 from scripts.research.measurement import Figure, announce
 from scripts.research.random_project import random_probs
@@ -44,7 +45,7 @@ def main() -> int:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="leave out heads at many annotations and the measurements of a whole stack",
+        help="leave out heads at many annotations, large pools and a whole stack",
     )
     arguments = parser.parse_args()
     asked = load_settings().image_size
@@ -52,7 +53,7 @@ def main() -> int:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     figures = [*model_figures(size, device), *choice_figures(), *backend_figures(size, device)]
     if not arguments.quick:
-        figures += [*refit_figures(), *circle_figures()]
+        figures += [*refit_figures(), *large_pool_figures(), *circle_figures()]
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     width = max(len(figure.name) for figure in figures)
     print(f"\n{name}, {os.cpu_count()} cores")
