@@ -277,7 +277,7 @@ def test_a_folder_that_is_empty_now_changes_nothing(photos: Path) -> None:
     before = opened(photos)
     away = photos.rename(photos.with_name("away"))
     photos.mkdir()
-    with pytest.raises(PoolError, match="holds no images"):
+    with pytest.raises(PoolError, match="contains no images"):
         opened(photos)
     photos.rmdir()
     away.rename(photos)
