@@ -15,6 +15,7 @@ import pytest
 from backend.base.errors import LabelConfigError, ModelFolderError, TightloopError
 from backend.base.settings import Settings
 from backend.labelstudio.client import create_project, find_project
+from backend.labelstudio.former_label_configs import former_label_configs
 from backend.labelstudio.label_config import label_config_xml, parse_label_config
 from backend.labelstudio.project_setup import ProjectSetup
 from backend.store.project_record import (
@@ -217,7 +218,8 @@ def test_hints_follow_their_setting_and_are_left_out_with_blind(
 
 def test_a_label_config_of_an_earlier_release_is_brought_up_to_date(stack: Stack) -> None:
     before = _config_xml(stack)
-    earlier = before.replace('smoothing="true"', 'smoothing="false"')
+    choices = parse_label_config(before).choices
+    earlier = next(xml for xml in former_label_configs(choices) if 'smoothing="false"' in xml)
     assert earlier != before
     url, project_id = stack.settings.label_studio_url, stack.info["project_id"]
     ProjectSetup(url, _token(stack), project_id).change_label_config(earlier)
