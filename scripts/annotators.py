@@ -61,7 +61,7 @@ def main() -> int:
 
 
 def table(rows: Sequence[AnnotatorFigures]) -> list[str]:
-    """Return a header and a line per annotator, or an empty list without annotators."""
+    """Return a header and a line per annotator, or an empty list if there are no annotators."""
     if not rows:
         return []
     lines = [HEADER, *map(_cells, rows)]

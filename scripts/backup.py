@@ -1,11 +1,11 @@
-"""Back up everything in a compose stack that cannot be regenerated into one file, or restore it.
+"""Back up a compose stack's data that cannot be regenerated to one file, or restore such a file.
 
     python3 -m scripts.backup                              # into the folder backups
     python3 -m scripts.backup --restore backups/stack.tar  # into a stack that was never started
 
-The file contains Label Studio's database and files, the model versions, and .env, whose secrets
-belong to that database. Images and weights can be downloaded again. Needs only the standard
-library.
+The file contains Label Studio's database and files, the model versions, and .env with the secrets
+that this database needs. Images and weights are left out, because they can be downloaded again.
+Needs only the standard library.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     python3 -m scripts.digests
 
-Asks the registry which image each tag currently refers to, downloads it, and writes
+Asks the registry which image each tag currently refers to, downloads the image, and writes
 name:tag@sha256:… into .env. Run it again to move the pins to newer images. Needs only the standard
 library.
 """
@@ -74,7 +74,7 @@ def find_images() -> list[Image]:
 def find_pin(tag: str) -> str:
     """Download the image that a tag currently refers to; return the tag with its digest.
 
-    Raises DockerError if the registry does not have it.
+    Raises DockerError if the registry does not have the image.
     """
     if ":" not in tag.rpartition("/")[2]:
         raise DockerError("the tag is missing: write name:tag")

@@ -37,7 +37,7 @@ def main() -> int:
 
 
 def seen_at(process: str, settings: Settings) -> float:
-    """Return when a process was last seen working; OSError if a server does not respond."""
+    """Return when a process was last seen working; raise OSError if a server does not respond."""
     if process in ("backend", "dashboard"):
         with urlopen(f"http://127.0.0.1:{settings.backend_port}/health", timeout=5):
             return time.time()

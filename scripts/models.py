@@ -3,8 +3,9 @@
     python -m scripts.models list
     python -m scripts.models promote r0003
 
-The newest KEEP_VERSIONS full versions and those recently in service keep their weights; older ones
-keep only their figures. After a promotion, the ranker reorders the open tasks in Label Studio.
+The newest KEEP_VERSIONS full versions and the versions recently in service keep their weights;
+older versions keep only their figures. After a promotion, the ranker reorders the open tasks in
+Label Studio.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def _list(settings: Settings, project_id: int, *, as_json: bool) -> None:
     unknown: ModelFolderError | None = None
     try:
         current = Registry(root).current()
-    except ModelFolderError as error:  # users need the list to repair this
+    except ModelFolderError as error:  # users need the list to repair the folder
         current, unknown = None, error
     if as_json:
         print(json.dumps([meta.model_dump(mode="json") for meta in sound], indent=2))

@@ -1,4 +1,4 @@
-"""Tell users of a command's old path the new one."""
+"""Print the new path of a command that has moved."""
 
 from __future__ import annotations
 

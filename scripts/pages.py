@@ -45,7 +45,7 @@ def main() -> int:
 def with_status_tables(page: str) -> str:
     """Return the page with the table under each heading rewritten.
 
-    Raises IncompletePageError for an object without a heading. Two fields with the same kind of
+    Raises IncompletePageError if an object has no heading. Two fields with the same kind of
     object share one heading.
     """
     objects = status_objects()
@@ -81,7 +81,7 @@ def settings_by_variable() -> dict[str, Schema]:
 def with_setting_rows(page: str) -> str:
     """Return the page with the row of each setting rewritten and all other rows unchanged.
 
-    Raises IncompletePageError for a setting that has no row.
+    Raises IncompletePageError if a setting has no row.
     """
     settings = settings_by_variable()
     for missing in settings.keys() - set(SETTING_ROW.findall(page)):
@@ -114,7 +114,7 @@ def _setting_row(variable: str, setting: Schema) -> str:
 
 def _allowed(setting: Schema) -> str:
     """Return the values that a setting accepts, as far as its type defines them."""
-    value = setting.get("anyOf", [setting])[0]  # the other one is null
+    value = setting.get("anyOf", [setting])[0]  # the other alternative is null
     if value["type"] == "boolean":
         return "`true`, `false`"
     if "enum" in value:

@@ -4,7 +4,7 @@
     python -m scripts.review --count 50 --push
 
 --push creates tasks in a separate Label Studio project, in which an experienced annotator labels
-the images without a hint. Those labels become ground truth, and the next training run uses them. An
+the images without a hint. These labels become ground truth, and the next training run uses them. An
 image that is already in a review task is not pushed again.
 """
 

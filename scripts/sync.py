@@ -4,9 +4,10 @@
     python -m scripts.sync --count 50 --strategy margin --dry-run
     python -m scripts.sync --rescan
 
-Only needed to ask for more images than the ranker does automatically. An image that is already in a
-task is never asked again. With --rescan, no image is asked; the trainer then looks for images that
-were added to the pool or removed from it, which it otherwise does every RESCAN_EVERY seconds.
+Only needed to query more images than the ranker queries automatically. An image that is already in
+a task is never queried again. With --rescan, no image is queried; instead, the trainer immediately
+looks for images that were added to or removed from the pool. Without this option, the trainer looks
+for them every RESCAN_EVERY seconds.
 """
 
 from __future__ import annotations

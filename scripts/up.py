@@ -1,10 +1,10 @@
 """Run the whole stack on this machine, without Docker.
 
-    python -m scripts.up         # start the stack and run until Ctrl-C (with DETACH=1: in the
-    background) python -m scripts.up down    # stop the stack
+    python -m scripts.up         # start the stack and run it until Ctrl-C
+    python -m scripts.up down    # stop the stack
 
-While the stack runs, var/stack.json contains all addresses, process ids and passwords. VAR_DIR sets
-another folder.
+With DETACH=1, the stack runs in the background. While it runs, var/stack.json contains all
+addresses, process ids and passwords. To use another folder, set VAR_DIR.
 """
 
 from __future__ import annotations

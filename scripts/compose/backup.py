@@ -1,4 +1,4 @@
-"""Back up a compose stack into one file, and fill an empty stack from such a file."""
+"""Back up a compose stack to one file, and fill an empty stack from such a file."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ LABEL_STUDIO_FILES = "/label-studio/data"
 TABLES = "select count(*) from information_schema.tables where table_schema = 'public'"
 READY_WITHIN_S = 120
 LABEL_STUDIO_VERSION = "from importlib.metadata import version; print(version('label-studio'))"
-# The database also contains these secrets; with others, Label Studio would refuse our requests.
+# The database contains the same secrets; if they differ, Label Studio refuses our requests.
 ACCOUNT = ("LABEL_STUDIO_API_KEY", "LABEL_STUDIO_PASSWORD")
 
 
 def back_up(folder: Path) -> Path:
-    """Back up the running stack into a file in a folder; return the file's path."""
+    """Back up the running stack to a file in a folder; return the file's path."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"tightloop-{time.strftime('%Y-%m-%dT%H%M%S')}.tar"
     with tempfile.TemporaryDirectory(dir=folder) as draft:
@@ -59,7 +59,10 @@ def _save(part: Path, step: str, service: str, *command: str) -> None:
 
 
 def restore(file: Path) -> None:
-    """Fill an empty stack and leave it stopped; DockerError, unchanged, if it is not empty."""
+    """Fill an empty stack with a backup, and leave the stack stopped.
+
+    Raises DockerError, and changes nothing, if the stack is not empty.
+    """
     is_new_env = not ENV.exists()
     with (
         tempfile.TemporaryDirectory(dir=file.parent) as folder,
@@ -74,7 +77,7 @@ def restore(file: Path) -> None:
                 raise DockerError(
                     f"{file} is not a backup of Tightloop: it contains no {name}"
                 ) from None
-        _adopt_env(parts / ENV)  # compose needs it even to list running containers
+        _adopt_env(parts / ENV)  # compose needs .env even to list running containers
         if is_new_env:
             undo.callback(ENV.unlink)
         if compose("ps", "--services", "--filter", "status=running"):
@@ -120,7 +123,7 @@ def _version_in(manifest: Path) -> str:
 
 
 def _check_not_older(version: str) -> None:
-    """Raise DockerError if this Label Studio is older than the backup's: it can only upgrade."""
+    """Raise DockerError if this Label Studio is older than the backup's; databases only upgrade."""
     here = _run_in("label-studio", "python", "-c", LABEL_STUDIO_VERSION)
     if _numbers(here) < _numbers(version):
         raise DockerError(
@@ -137,7 +140,7 @@ def _numbers(version: str) -> list[int]:
 def _adopt_env(kept: Path) -> None:
     """Use the backup's .env if none exists here, and add the secrets that older releases lacked.
 
-    DockerError if the existing .env has other secrets.
+    Raises DockerError if the existing .env has different secrets.
     """
     if not ENV.exists():
         ENV.touch(mode=0o600)

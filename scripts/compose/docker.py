@@ -28,7 +28,7 @@ def docker(*arguments: str) -> str:
 def compose(
     *arguments: str, stdin: IO[bytes] | None = None, stdout: IO[bytes] | None = None
 ) -> str:
-    """Return the output of `docker compose …`, unless it goes to a file."""
+    """Run `docker compose …`; return the output unless it goes to a file."""
     return _run(*compose_command(), *arguments, stdin=stdin, stdout=stdout)
 
 

@@ -20,7 +20,7 @@ LINE = re.compile(
 
 
 def _token() -> str:
-    return secrets.token_hex(20)  # Label Studio's token may have 40 characters at most
+    return secrets.token_hex(20)  # Label Studio's token may have at most 40 characters
 
 
 def _password() -> str:
@@ -73,7 +73,7 @@ def write_values(path: Path, values: Mapping[str, str]) -> None:
 
 
 def read_env(path: Path) -> dict[str, str]:
-    """Return the values in an env file by name, without quotes; empty if there is no file."""
+    """Return an env file's values by name, without quotes; an empty dict if there is no file."""
     lines = path.read_text().splitlines() if path.exists() else []
     found = [match for line in lines if (match := LINE.match(line))]
     return {match[1]: match[2].strip("\"'") for match in found}

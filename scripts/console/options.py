@@ -13,8 +13,8 @@ from backend.store.project_record import pick_project
 
 
 def add_project_option(parser: ArgumentParser, *subcommands: ArgumentParser) -> None:
-    """Add --project to a command and its subcommands, so that it works before and after their
-    names.
+    """Add --project to a command and its subcommands; it works before and after a subcommand's
+    name.
     """
     text = "Label Studio's id of the project, if there are several"
     parser.add_argument("--project", type=int, metavar="ID", help=text)

@@ -38,7 +38,7 @@ def is_running(folder: StackFolder) -> bool:
 def stop(folder: StackFolder) -> None:
     """Stop the programs in order, then all other processes; raise StackError if one remains.
 
-    Ctrl-C is ignored until then.
+    Ctrl-C is ignored until all processes have stopped.
     """
     print("\nstopping everything", flush=True)
     handlers = {number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS}

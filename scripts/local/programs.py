@@ -75,7 +75,7 @@ def _holder(port: int) -> str | None:
 def services(
     settings: StackSettings, folder: StackFolder, environment: dict[str, str]
 ) -> list[Program]:
-    """Prepare the programs that setting up a project needs, in the order in which they start."""
+    """Prepare the programs that project set-up needs, in the order in which they start."""
     return [
         prepare_postgres(folder),
         prepare_redis(folder, settings.redis_port, environment["REDIS_PASSWORD"]),
@@ -92,7 +92,8 @@ def services(
 def workers() -> list[Program]:
     """Return the programs that need a project."""
     return [
-        # Annotators' requests take priority over training. A stopped training run starts again.
+        # Annotators' requests take priority over training. A training run that is stopped is
+        # repeated.
         Program(
             "trainer",
             ["nice", *own_command("trainer")],

@@ -26,7 +26,7 @@ MEMORY_EFFICIENT_PREDICTIONS = (
 class StackSettings(Settings):
     """The settings that every command reads, with the additional settings of a local stack."""
 
-    model_config = SettingsConfigDict(env_file=".env")  # reads no other stack's stack.env
+    model_config = SettingsConfigDict(env_file=".env")  # does not read another stack's stack.env
 
     var_dir: Path = Field(Path("var"), description="The folder of the stack.")
     detach: bool = Field(False, description="`true` returns as soon as everything is ready.")
@@ -76,7 +76,7 @@ def _own_settings(settings: StackSettings, folder: StackFolder) -> dict[str, str
     is_open = settings.dashboard_open or not dashboard_password
     return {
         "LABEL_STUDIO_URL": f"http://{LOOPBACK}:{settings.label_studio_port}",
-        "LABEL_STUDIO_API_KEY": secret("LABEL_STUDIO_API_KEY"),  # 40 characters at most
+        "LABEL_STUDIO_API_KEY": secret("LABEL_STUDIO_API_KEY"),  # at most 40 characters
         "LABEL_STUDIO_PASSWORD": secret("LABEL_STUDIO_PASSWORD", 8),
         "BACKEND_URL": f"http://{LOOPBACK}:{settings.backend_port}",
         "BACKEND_PASSWORD": secret("BACKEND_PASSWORD"),

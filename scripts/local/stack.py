@@ -24,7 +24,7 @@ from scripts.setup.request import Request
 class LocalStack:
     """PostgreSQL, Redis, Label Studio and our own processes, under one supervisord.
 
-    `stack.json` in its folder lists all addresses; `stack.env` configures our own commands.
+    `stack.json` in the stack's folder lists all addresses; `stack.env` configures our own commands.
     """
 
     def __init__(self, settings: StackSettings) -> None:

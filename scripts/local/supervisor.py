@@ -44,7 +44,7 @@ def start(
 
 
 def connect(folder: StackFolder) -> Any:
-    """Return supervisord's RPC interface; its methods raise OSError if supervisord does not run."""
+    """Return supervisord's RPC interface; its methods raise OSError if supervisord is down."""
     socket_url = f"unix://{folder.sockets / 'supervisord.sock'}"
     # ServerProxy insists on an HTTP address; the transport connects to the socket.
     return ServerProxy("http://127.0.0.1", SupervisorTransport(None, None, socket_url)).supervisor

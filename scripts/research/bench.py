@@ -36,7 +36,7 @@ from scripts.research.random_project import random_probs
 
 WIDTH, CENTERS, N_POOL, N_QUERIED, BATCH = 512, 50, 50_000, 2_000, 100
 N_CLASSES, SCORED_AT_ONCE = 10, 256
-WARM_UP = 3  # the first steps build, allocate and choose kernels
+WARM_UP = 3  # steps; the first ones build, allocate and choose kernels
 
 
 def main() -> int:
@@ -109,7 +109,7 @@ class PairedTimes:
         self._laps = [perf_counter()]
 
     def __call__(self, _done: int, _total: int) -> None:
-        """Record the time of our step, then that of a bare step."""
+        """Record the time of our step, then the time of a bare step."""
         self._lap()
         self._bare_step()
         self._lap()
@@ -126,7 +126,7 @@ class PairedTimes:
 
 
 def training_ratio(image_size: int, device: str, steps: int = 30) -> float:
-    """Return the steps/s of `training.train` divided by those on a single augmented batch."""
+    """Return the steps/s of `training.train` divided by the steps/s on one augmented batch."""
     recipe = Recipe(image_size=image_size, min_steps=steps, epochs=0)
     images, labels = _noise(512), np.arange(512) % N_CLASSES
     feed = training.batches(
@@ -151,7 +151,7 @@ def training_ratio(image_size: int, device: str, steps: int = 30) -> float:
 
 
 def scoring_ratio(image_size: int, device: str, batches: int = 20) -> float:
-    """Return the images/s of `predict` divided by those of a bare forward pass."""
+    """Return the images/s of `predict` divided by the images/s of a bare forward pass."""
     state = resnet.build(N_CLASSES, None, seed=0).state_dict()
     model = inference.load_model(state, N_CLASSES, device)
     images = _noise(SCORED_AT_ONCE * batches)

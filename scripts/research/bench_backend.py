@@ -56,10 +56,10 @@ VERSIONS, OPEN_IMAGES = 30, 40
 PAGES, EVERY_S = (
     20,
     2.0,
-)  # number of open pages, and how often each requests itself, as its script does
+)  # number of open pages, and how often the script of each page requests the page again
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 PER_S, SENDERS = 50, 20
-LOST_AFTER_S = 1.0  # Label Studio gives up
+LOST_AFTER_S = 1.0  # then Label Studio stops waiting for a response
 
 Body = dict[str, object]
 
@@ -112,7 +112,7 @@ def backend_figures(image_size: int, device: str) -> list[Figure]:
 
 
 def _attack(backend: Backend, client: httpx.Client, body: Body) -> dict[str, Webhooks]:
-    """Send webhooks without an attack, under each kind of attack, and also during /predict."""
+    """Send webhooks without an attack, under each kind of attack, and during /predict requests."""
     found = {"alone": send_webhooks(backend, ATTACKED_S)}
 
     def keep_predicting(over: Event, _: int) -> None:
@@ -156,7 +156,7 @@ def _predict(client: httpx.Client, body: Body) -> None:
 
 
 def _bare_s(image_size: int, device: str) -> float:
-    """Return the seconds that the bare model takes for the images of one /predict."""
+    """Return the seconds that the bare model takes for the images of one /predict request."""
     model = load_model(resnet.build(10, None, seed=0).state_dict(), 10, device)
     shape = (TASKS, image_size, image_size, 3)
     images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)

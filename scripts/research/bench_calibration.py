@@ -1,4 +1,4 @@
-"""Measure the error before and after calibration, and the effect on the choice of images.
+"""Measure the calibration error before and after scaling, and the effect on the choice of images.
 
     python -m scripts.research.bench_calibration --labels 100 500 --seeds 3
 
@@ -23,7 +23,7 @@ CANDIDATES, BATCH = 5000, 100
 
 
 def main() -> int:
-    """Print a row per number of labels."""
+    """Print a row for each number of labels."""
     parser = CommandParser(description=__doc__)
     parser.add_argument("--labels", type=int, nargs="+", default=[100, 200, 500, 1000])
     parser.add_argument("--seeds", type=int, default=3)
@@ -46,7 +46,7 @@ def main() -> int:
 def measure(
     experiment: Experiment, recipe: Recipe, n_labels: int, seed: int
 ) -> tuple[float, float, float, float]:
-    """Train once, fit the temperature, and apply it to images that were used for neither.
+    """Train once, fit the temperature, and measure on images that were not used for either.
 
     Returns the temperature, the expected calibration error before and after, and the share of the
     choice that stays the same.

@@ -28,16 +28,17 @@ from scripts.research.temporary_stack import temporary_stack
 
 SEEDS = 1980
 LAST_LABELS = 20
-HEADS = 5  # how many of these labels are timed until a head has reordered the tasks
+HEADS = 5  # number of these labels after which the reordering by a head is timed
 SECOND = "r0002"
-# The ranker fits a head at most every five seconds, and must have finished its other work.
+# The ranker fits a head at most once every five seconds. Before each measurement, the ranker must
+# also have finished its other work.
 QUIET_S = 6.0
 PATIENCE_S = 120.0
 TRAINING_PATIENCE_S = 3600.0
 
 
 def circle_figures() -> list[Figure]:
-    """Start a whole stack; measure how fast heads reorder the tasks, training, and photo tasks."""
+    """Start a whole stack; measure reordering by heads, training, and tasks with photographs."""
     settings = {
         "SEED_LABELS": str(SEEDS),
         # Two batches are open when the first version is ready; OPEN of these tasks stay open.
@@ -149,7 +150,7 @@ class HeadOrder:
 
     @property
     def total_s(self) -> float:
-        """The whole time."""
+        """The total time."""
         return self.begin_s + self.head_s + self.order_s
 
 
@@ -171,8 +172,8 @@ def _wait_for_order(log: Path, n_before: int, annotated_at: float) -> HeadOrder:
 
 
 def find_order(lines: str, annotated_at: float) -> HeadOrder | None:
-    """Find in the ranker's log since an annotation when the head was saved and the tasks were
-    reordered; None if they have not been yet.
+    """Return when the head was saved and the tasks were reordered, read from the ranker's log
+    since an annotation; None if this has not happened yet.
     """
     order = re.search(_line(r"(\d+) open tasks re-ordered by (r\d+h\d+)"), lines, re.MULTILINE)
     if order is None:

@@ -2,9 +2,10 @@
 
     python -m scripts.research.bench_consensus --annotators annotators.csv.xz --tables three odd
 
-A simulated crowd hands out the annotations (scripts/research/crowd.py). The model's opinion of an
-image comes from a fold that never saw the image's annotations: `--train head` fits heads on the
-pre-trained body, and `--train full` fine-tunes. To compare with Dawid-Skene, install crowd-kit:
+A simulated crowd (scripts/research/crowd.py) gives the annotations. The model's opinion of an image
+comes from a fold that never saw the image's annotations: `--train head` fits heads on the
+pre-trained body, and `--train full` fine-tunes whole networks. To compare with Dawid-Skene, install
+crowd-kit:
 pip install --no-deps crowd-kit attrs
 """
 
@@ -194,7 +195,7 @@ def find_labels(
 
 
 def three_figures(trial: ConsensusTrial, *, has_unreliable: bool) -> Figures:
-    """Measure how well consensus of 3 annotations per image finds labels and rates annotators."""
+    """Measure how well a consensus of 3 annotations finds labels and rates annotators."""
     annotations = trial.annotate_all(3, has_unreliable=has_unreliable)
     found = find_labels(trial, annotations, trial.judge, np.random.default_rng(trial.seed))
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -287,7 +288,9 @@ def _gains(
 def _rank_annotators(
     annotations: Sequence[ClassAnnotation], found: Consensus, trial: ConsensusTrial
 ) -> str:
-    """Return Spearman's correlation of estimated and true quality, and the last two's ranks."""
+    """Return Spearman's correlation of estimated and true quality, and the ranks of the last two
+    annotators.
+    """
     rows = trial.pool.positions([a.image_id for a in annotations])
     annotators = np.array([a.annotator for a in annotations])
     is_right = np.array([a.label for a in annotations]) == trial.truth[rows]

@@ -1,7 +1,8 @@
-"""Measure what framing is worth on photographs whose object is at the edge.
+"""Measure how framing affects the accuracy on photographs whose object is at the edge.
 
-The photographs are made from the pool: each shows one image at an end of a canvas of 4:1 that is
-filled with a blurred part of another image. A head on the pre-trained body is fitted to each view.
+The photographs are made from the pool: each shows one image at one end of a 4:1 canvas, which is
+otherwise filled with a blurred part of another image. A head on the pre-trained body is fitted to
+each view.
 
     python -m scripts.research.bench_framing
 """
@@ -30,7 +31,7 @@ BLUR_PX = 12
 
 
 def main() -> int:
-    """Print a row per view."""
+    """Print a row for each view."""
     parser = CommandParser(description=__doc__)
     parser.add_argument("--labels", type=int, default=1000)
     parser.add_argument("--tested", type=int, default=1000)

@@ -1,14 +1,14 @@
 """Measure what a large pool costs: the time until the first batch, and memory.
 
-The pool is a bucket of photographs that are made while they are read. Each stage runs in its own
-process, as set-up, the trainer and their jobs do. Memory means anonymous memory: the decoded images
-are a mapped file, whose pages the system can drop at any time, so they do not count.
+The pool is a bucket of photographs that are generated while they are read. Each stage runs in its
+own process, as set-up, the trainer and their jobs do. Memory means anonymous memory: the decoded
+images are a mapped file, which does not count, because the system can drop its pages at any time.
 
     python -m scripts.research.bench_pool --images 200000 --width 320 --height 240
 
-Decoding stops after --decode-for seconds. The remaining images are recorded as if they were
-decoded, as black squares, so that all later stages see the whole pool. The speed of scoring is
-measured on --scored images.
+Decoding stops after --decode-for seconds. The remaining images are then recorded as decoded,
+with black squares as their pixels, so that all later stages see the whole pool. The speed of
+scoring is measured on --scored images.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def opening_figures(plan: Plan) -> list[Figure]:
 
 
 def scoring_figures(plan: Plan) -> list[Figure]:
-    """Score the pool with random weights, and choose a batch by each strategy."""
+    """Score the pool with random weights, and choose a batch with each strategy."""
     per_s, peak_mb = in_process(_score_some, plan)
     _, whole_mb = in_process(_score_all, plan)
     times, choosing_mb = in_process(_choose, plan)
@@ -220,7 +220,7 @@ def _set_up(plan: Plan) -> dict[str, float]:
 
 
 def _decode(plan: Plan) -> tuple[int, float]:
-    """List the pool again and decode more images; return how many, and the seconds it took."""
+    """List the pool again and decode more images; return their number and the seconds this took."""
     before = plan.open()
     source = find_source(plan.source, image_hosts=())
     update_index(source, plan.index, plan.folder, 0, quiet)
@@ -237,7 +237,7 @@ def _record_all(plan: Plan) -> None:
     known = set(pool.image_ids)
     with (images.store.folder / "rows.txt").open("a") as rows:
         for entry in images.index.entries(np.arange(len(images.index))):
-            if entry.image_id not in known:  # its id stands in for the hash of its content
+            if entry.image_id not in known:  # the image's id replaces the hash of its content
                 of_original = stamp(entry.size, entry.modified)
                 rows.write(f"{entry.image_id} {of_original} {entry.image_id}\n")
     with (images.store.folder / "pixels.bin").open("r+b") as pixels:
@@ -248,7 +248,7 @@ def _record_all(plan: Plan) -> None:
 
 
 def _open(plan: Plan) -> float:
-    """Open the pool and look up all images; return the seconds that took."""
+    """Open the pool and look up all images; return how many seconds this took."""
     began = time.monotonic()
     pool = plan.open()
     pool.positions(pool.known_ids)
@@ -256,7 +256,7 @@ def _open(plan: Plan) -> float:
 
 
 def _list_again(plan: Plan) -> float:
-    """List the pool again; return the seconds that took."""
+    """List the pool again; return how many seconds this took."""
     pool = plan.open()
     began = time.monotonic()
     pools.rescan(pool, 0, must_list=True, budget_s=0)
@@ -284,7 +284,7 @@ def _score(images: Images, image_size: int) -> None:
 
 
 def _choose(plan: Plan) -> dict[str, float]:
-    """Choose a batch by each strategy from random embeddings; return the seconds it took."""
+    """Choose a batch with each strategy from random embeddings; return the seconds by strategy."""
     image_ids = plan.open().image_ids
     rng = np.random.default_rng(0)
     width = resnet18(len(CLASSES))[HEAD_TENSORS[0]].shape[1]

@@ -69,8 +69,8 @@ def measure_refits(n_annotations: int) -> tuple[float, ...]:
     n_images = n_annotations + NEVER_QUERIED
     with tempfile.TemporaryDirectory(prefix="tightloop-") as folder:
         loop, project = make_annotated_project(Path(folder), n_annotations, n_images, OPEN + TRIES)
-        # Keep a connection open, as the clock does. Otherwise, each one that closes would copy
-        # the log.
+        # Keep a connection open, as the clock does. Otherwise, each connection that closes would
+        # copy the log.
         with closing(project_db.connect(loop.root)):
             gc.collect()
             gc.freeze()  # as the workers do

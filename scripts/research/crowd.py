@@ -1,9 +1,10 @@
-"""Simulate annotators who give out the annotations that real people made of each image.
+"""Simulate annotators who reuse the annotations that real people gave to each image.
 
 The data does not record who made which annotation, so a rule invents the annotators; all random
 numbers come from a seed. Each annotator has a level of care; the levels are evenly spaced from 0 to
-1. With that probability, they choose the class that most real people chose, otherwise the rarest.
-No real annotation is used twice while others are left. By default, the last two are unreliable: the
+1. The level is the probability that an annotator chooses the class that most real people chose;
+otherwise, the annotator chooses the class that the fewest of these people chose. No real annotation
+is used twice while others are left. By default, the last two annotators are unreliable: the
 second-to-last always accepts the model's guess, and the last one annotates at random.
 """
 
@@ -25,13 +26,13 @@ from backend.images.pool import Pool
 
 @dataclass
 class Crowd:
-    """`size` annotators, numbered from 1, and which real annotations they have used."""
+    """`size` annotators, numbered from 1, and the real annotations that they have used."""
 
     real: Mapping[str, Sequence[str]]  # the real annotations, by image id
     classes: Sequence[str]
     size: int
     rng: np.random.Generator
-    has_unreliable: bool = True  # the last two
+    has_unreliable: bool = True  # whether the last two annotators are unreliable
     used: dict[str, list[str]] = field(default_factory=dict)
 
     @property
@@ -70,7 +71,10 @@ class Crowd:
 
 
 def real_annotations(file: str, pool: Pool) -> dict[str, tuple[str, ...]]:
-    """Return each image's real annotations; SettingsError if the file or an image is missing."""
+    """Return each image's real annotations.
+
+    Raises SettingsError if the file does not exist or lacks an image.
+    """
     if not Path(file).is_file():
         raise SettingsError(f"--annotators {file}: no such file")
     by_key = _read(file)
@@ -87,7 +91,7 @@ def real_annotations(file: str, pool: Pool) -> dict[str, tuple[str, ...]]:
 
 @cache
 def _read(file: str) -> dict[str, tuple[str, ...]]:
-    """Return real annotations by the image's path and by its number."""
+    """Return the real annotations, keyed by the image's path and also by the image's number."""
     with lzma.open(file, "rt") if file.endswith(".xz") else Path(file).open() as lines:
         by_path = {
             line["image"]: tuple(v for k, v in line.items() if k.startswith("annotator_"))

@@ -1,4 +1,4 @@
-"""Make up a bucket of photographs of any number and size, which takes no space on disk.
+"""Generate a bucket of photographs of any number and size that takes no space on disk.
 
 After `register`, s3://<count>-photos-<width>x<height>/ names such a bucket in this process, as in
 s3://200000-photos-320x240/. All photographs differ: they share a few encoded pictures, and each
@@ -46,7 +46,7 @@ class GeneratedBucket(fsspec.AbstractFileSystem):  # type: ignore[misc]  # fsspe
         }
 
     def cat_file(self, path: str, *_: object, **__: object) -> bytes:
-        """Return one photograph. Raises FileNotFoundError."""
+        """Return one photograph; raise FileNotFoundError if it does not exist."""
         photographs = _open_bucket(path)[1]
         number = int(path.rpartition("/")[2].removesuffix(".jpg"))
         if number >= photographs.count:
@@ -61,13 +61,13 @@ class Photographs:
         self.count, self._size = count, size
 
     def size(self, number: int) -> int:
-        """Return how many bytes a photograph has."""
+        """Return the size of a photograph's file in bytes."""
         return len(self._pictures[number % PICTURES]) + 4 + COMMENT_BYTES
 
     def read(self, number: int) -> bytes:
         """Return a photograph as a JPEG file."""
         picture = self._pictures[number % PICTURES]
-        # A comment is its marker, its length with these two bytes, and its text.
+        # A comment consists of its marker, its length (including these two bytes) and its text.
         comment = b"\xff\xfe" + (2 + COMMENT_BYTES).to_bytes(2) + b"%016d" % number
         return picture[:2] + comment + picture[2:]  # after the marker that starts every JPEG
 
@@ -78,7 +78,7 @@ class Photographs:
 
 
 def register() -> None:
-    """Let s3:// mean generated buckets in this process."""
+    """Make s3:// addresses refer to generated buckets in this process."""
     fsspec.register_implementation("s3", GeneratedBucket, clobber=True)
 
 
@@ -88,7 +88,7 @@ def bucket_url(count: int, width: int, height: int) -> str:
 
 
 def _open_bucket(path: str) -> tuple[str, Photographs]:
-    """Return the name of a bucket and its photographs. Raises FileNotFoundError."""
+    """Return a bucket's name and photographs; raise FileNotFoundError if it does not exist."""
     bucket = path.removeprefix("s3://").partition("/")[0]
     if not (parts := BUCKET.fullmatch(bucket)):
         raise FileNotFoundError(path)

@@ -19,7 +19,7 @@ from backend.base.command_line import CommandParser, run
 
 BYTE_EVERY_S = 1.0
 REOPEN_AFTER_S = 0.2
-# What each kind sends first; the rest of the request follows at one byte per second.
+# What each kind of connection sends first; the rest of the request follows at one byte per second.
 KINDS = {
     "headers": b"POST /webhook HTTP/1.1\r\nHost: x\r\nX-Slow: ",
     "body": b"POST /webhook HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"

@@ -75,8 +75,10 @@ def interval(values: Floats) -> tuple[float, float]:
 
 
 def labels_needed(budgets: Sequence[int], curve: Floats, target: float) -> float:
-    """Return how many labels a curve needs to reach an accuracy, interpolated between budgets; inf
-    if the curve does not reach it.
+    """Return how many labels a curve needs to reach an accuracy; inf if it never does.
+
+    Interpolates between budgets.
+
     """
     reached = np.flatnonzero(curve >= target)
     if not len(reached):

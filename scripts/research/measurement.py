@@ -65,7 +65,7 @@ def core_share(pid: int, seconds: float) -> float:
     """Return the share of a core that a process and its children use; 1.0 is one whole core."""
     tree = _tree(pid)
     for process in tree:
-        process.cpu_percent()  # counts from here
+        process.cpu_percent()  # the measurement starts here
     time.sleep(seconds)
     return sum(process.cpu_percent() for process in tree) / 100
 

@@ -1,4 +1,4 @@
-"""Create a project with one version of random weights, as set-up and training would leave it."""
+"""Create a project whose only version has random weights, as set-up and training would leave it."""
 
 from __future__ import annotations
 

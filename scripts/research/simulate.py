@@ -113,7 +113,7 @@ def _make_runs(arguments: argparse.Namespace, settings: Settings, plan: Plan) ->
 
 
 def _claim(out: Path, plan: Plan) -> None:
-    """Write the plan into its folder; SettingsError if the folder already has a different plan."""
+    """Write the plan into its folder; raise SettingsError if a different plan is already there."""
     path = out / "plan.json"
     text = json.dumps(asdict(plan), indent=2)
     if path.exists() and path.read_text() != text:

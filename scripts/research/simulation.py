@@ -125,7 +125,7 @@ def _row(run: Run, root: Path, project: OracleProject, number: int) -> Row:
 
 
 def make_loop(run: Run, pool: Pool, project: OracleProject) -> Loop:
-    """Return the loop in the form in which a stack's processes would open it."""
+    """Return a loop like the one that a stack's processes would open."""
     strategy, _, overlap = run.arm.partition("+")
     settings = Settings.model_construct(
         data_dir=run.data_dir,
@@ -162,7 +162,7 @@ def pool_of(plan: Plan, data_dir: Path) -> tuple[Pool, dict[str, str]]:
     n_images = len(whole.image_ids)
     n_distinct = max(1, max(1, round(n_images * plan.pool_fraction)) // plan.duplicates)
     distinct = np.sort(np.random.default_rng(0).permutation(n_images)[:n_distinct])
-    original = {  # by the name of the copy; the first copy keeps the image's name
+    original = {  # keyed by the name of the copy; the first copy keeps the image's name
         f"{whole.image_ids[row]}~{copy}" if copy else whole.image_ids[row]: row
         for copy in range(plan.duplicates)
         for row in distinct
@@ -172,7 +172,7 @@ def pool_of(plan: Plan, data_dir: Path) -> tuple[Pool, dict[str, str]]:
         whole,
         image_ids=tuple(original),
         images=ImageView(whole.images, np.array(rows)),
-        source=whole.source if plan.duplicates == 1 else None,  # a file has one name
+        source=whole.source if plan.duplicates == 1 else None,  # copies have no files of their own
     )
     return pool, {name: truth[whole.image_ids[row]] for name, row in original.items()}
 
@@ -185,7 +185,7 @@ def finished_rows(run: Run) -> list[Row]:
 def run_missing(runs: Sequence[Run], jobs: int) -> None:
     """Run the unfinished runs, `jobs` at a time; keep finished runs even if a later one fails.
 
-    The first error or Ctrl-C ends all other runs.
+    The first error, or Ctrl-C, ends all other runs.
     """
     missing = [run for run in runs if not (run.folder / FINISHED).exists()]
     total = sum(run.plan.rounds + bool(run.plan.seed_labels) for run in missing)

@@ -55,7 +55,10 @@ class Backend:
 
 @contextmanager
 def running_backend(folder: Path, **settings: str) -> Iterator[Backend]:
-    """Run the backend and Redis as `make up` does; the path `folder` must be short for a socket."""
+    """Run the backend and Redis as `make up` does.
+
+    The path `folder` must be short enough for the path of a socket in it.
+    """
     root = project_root(folder, PROJECT)
     image_ids = [f"i{n}" for n in range(POOL_IMAGES)]
     save_random_project(root, image_ids, IMAGE_SIZE, np.random.default_rng(0))

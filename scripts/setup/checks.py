@@ -27,7 +27,7 @@ FIXED = {"seed": "it determined the validation images"}
 
 @dataclass(frozen=True)
 class Plan:
-    """The settings to set up a project with: given settings, or else the recorded ones."""
+    """The settings to set up a project with: the given settings, or else the recorded ones."""
 
     title: str
     record: ProjectRecord | None  # of an earlier set-up
@@ -145,7 +145,7 @@ def _plan_recorded(request: Request, record: ProjectRecord, progress: Progress) 
         choose_classes(plan.classes, listing.classes)
         return replace(plan, offered=frozenset(image.image_id for image in listing.images))
     if record.pool not in DATA_SETS:
-        _name_of(record.pool, request.settings)  # raises if its folder or file is gone
+        _name_of(record.pool, request.settings)  # raises PoolError if its folder or file is gone
     return plan
 
 
@@ -177,7 +177,7 @@ def _check_contradictions(plan: Plan, record: ProjectRecord, *, may_change: bool
 
 
 def _read_classes(request: Request) -> tuple[str | None, tuple[str, ...]]:
-    """Return the user's own label config, or None, and the given classes, or ()."""
+    """Return the user's own label config (or None) and the given classes (or ())."""
     path: Path | None = request.value("label_config")
     classes: tuple[str, ...] = request.value("classes") or ()
     if path is None:
@@ -206,12 +206,12 @@ def _source(pool: str, settings: Settings) -> Source:
 
 
 def _name_of(pool: str, settings: Settings) -> str:
-    """Return the name under which a pool is recorded. Raises PoolError if it is not a pool."""
+    """Return the name under which a pool is recorded; raise PoolError if there is no such pool."""
     return pool if pool in DATA_SETS else _source(pool, settings).name
 
 
 def _list(pool: str, settings: Settings, progress: Progress) -> Listing:
-    """List the images of a source. Raises PoolError if there are too few to learn from."""
+    """List the images of a source. Raises PoolError if there are too few for training."""
     listing = _source(pool, settings).list(progress)
     if (n_images := len(listing.images)) < MIN_IMAGES:
         left_out = summarize(listing.left_out, n_images)

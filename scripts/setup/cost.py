@@ -13,10 +13,10 @@ from backend.network import resnet
 from backend.network.inference import load_model, predict
 from backend.network.training import Recipe, train
 
-LABELS = 500  # of the training run in the estimate
-SAMPLE = 16  # images
+LABELS = 500  # in the estimated training run
+SAMPLE = 16  # images, on which the speed is measured
 STEPS = 3
-REPEATS = 3  # the fastest counts: other programs only slow a run down
+REPEATS = 3  # the fastest run counts: other programs only slow runs down
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def describe_cost(speed: Speed, n_images: int, recipe: Recipe, device: torch.dev
 
 
 def measure_speed(recipe: Recipe, n_classes: int, device: torch.device) -> Speed:
-    """Measure the speed of the network on a few random images; this takes seconds on a CPU.
+    """Measure the speed of the network on a few random images, which takes seconds on a CPU.
 
     The time to build the network is left out: training is measured as the difference between a
     longer and a shorter run.

@@ -39,8 +39,8 @@ def check_label_config(xml: str, pool_classes: Sequence[str]) -> None:
 def replace_label_config(project: ProjectSetup, xml: str) -> bool:
     """Use a label config that the user wrote; return whether it differs from the current one.
 
-    Raises LabelConfigError if it renames anything that annotations and predictions refer to: Label
-    Studio would accept the config, but we could no longer read the annotations.
+    Raises LabelConfigError if the new config renames anything that annotations and predictions
+    refer to: Label Studio would accept the config, but we could no longer read the annotations.
     """
     now, wanted = project.label_config(), parse_label_config(xml)
     if (now.from_name, now.to_name) != (wanted.from_name, wanted.to_name):

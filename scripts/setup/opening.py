@@ -117,7 +117,7 @@ class Opening:
     def _change_label_config(self) -> bool:
         """Use the user's label config, or different classes; return whether anything changed.
 
-        Raises SettingsError for different classes if anything is already labeled or trained.
+        Raises SettingsError if the classes differ and anything is already labeled or trained.
         """
         plan, project = self.plan, self.project
         if not plan.has_new_classes:
@@ -177,7 +177,7 @@ class Opening:
         return record
 
     def _open_pool_and_weights(self) -> dict[str, Any]:
-        """Open the pool; return the fields to record. An earlier choice of `auto` is kept."""
+        """Open the pool; return the fields to record. A choice that `auto` made earlier is kept."""
         settings, plan, kept = self.settings, self.plan, self.plan.record
         is_kept = kept is not None and not plan.has_new_pool
         root = project_root(settings.model_dir, kept.project_id) if kept else Path()

@@ -50,7 +50,7 @@ GUESS = """\
 The choice that is already selected is the model's guess, on an image that it finds hard. Look \
 first, then submit it or choose another. Pressing the key of the guess deselects it.<br><br>
 """
-# Projects that still have these former texts get the current ones.
+# If a project still has one of these former texts, set-up replaces it with the current text.
 FORMER_INSTRUCTIONS = """\
 Press <b>Label All Tasks</b>: it brings the images that the model is least sure of first, and \
 keeps each for you while you have it open. A click on a row of the table, or a link to a task, \
@@ -203,7 +203,7 @@ class SetupSteps:
         return has_instructed or has_described
 
     def start_first_training(self) -> bool:
-        """Request the first training run, unless one has run or nothing is labeled yet."""
+        """Request the first training run, unless one has already run or nothing is labeled."""
         if Registry(self.root).last_round() or not self.project.counts().annotations:
             return False
         store = ProjectStore(self.root)
