@@ -93,9 +93,9 @@ def remarks(rows: Sequence[AnnotatorFigures], overlap: OverlapName) -> list[str]
 
 
 def _accepts_everything(row: AnnotatorFigures) -> bool:
-    # A careful annotator corrects wrong guesses, so the share accepted is close to the share that
-    # is right. It is suspicious to accept more than 95 % of at least 20 guesses if even the upper
-    # end of the 95 % interval of the share that was right is below the share accepted.
+    # A careful annotator corrects wrong guesses, so the share of accepted guesses is close to the
+    # share of right guesses. Accepting more than 95 % of at least 20 guesses is suspicious if the
+    # accepted share exceeds even the upper end of the right share's 95 % interval.
     if row.guesses_taken is None or row.guesses_right is None or row.guesses_shown < MIN_GUESSES:
         return False
     _, high = interval_of(row.guesses_right, row.guesses_shown)

@@ -1,4 +1,4 @@
-"""Back up a compose stack's data that cannot be regenerated to one file, or restore such a file.
+"""Back up to one file all data of a compose stack that cannot be regenerated, or restore it.
 
     python3 -m scripts.backup                              # into the folder backups
     python3 -m scripts.backup --restore backups/stack.tar  # into a stack that was never started

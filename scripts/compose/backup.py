@@ -32,14 +32,15 @@ def back_up(folder: Path) -> Path:
     file = folder / f"tightloop-{time.strftime('%Y-%m-%dT%H%M%S')}.tar"
     with tempfile.TemporaryDirectory(dir=folder) as draft:
         parts = Path(draft)
-        # Save the versions first. If one is promoted before the database is dumped, the backup
-        # lacks it, and after a restore, the clock reorders the tasks by an older version.
+        # Save the versions first. If a version is promoted before the database is dumped, the
+        # backup lacks this version, and after a restore, the clock reorders the tasks by an older
+        # version.
         pack_models = ("python", "-m", "scripts.pack_models")
         _save(parts / MODELS, "packing the model versions", "backend", *pack_models)
         dump = ("pg_dump", "-Fc", *POSTGRES)
         _save(parts / DATABASE, "dumping the database", "postgres", *dump)
-        # tar exits with 1 if a file changed while it was read. Only an upload can, and the dump
-        # does not refer to it.
+        # tar exits with 1 if a file changed while it was read. Only a new upload can change, and
+        # the dump does not refer to it.
         pack_files = ("sh", "-c", f"tar -c -C {LABEL_STUDIO_FILES} . || [ $? -eq 1 ]")
         _save(parts / MEDIA, "packing Label Studio's files", "label-studio", *pack_files)
         (parts / ENV).write_bytes(ENV.read_bytes())

@@ -59,7 +59,7 @@ def curves(rows: Sequence[Row], strategy: str) -> pd.DataFrame:
 
 
 def gain(own: pd.DataFrame, baseline: pd.DataFrame, labels: int) -> tuple[float, float]:
-    """Return the mean gain over a baseline, paired by seed, and its interval's half-width."""
+    """Return the mean gain over a baseline, paired by seed, and the half-width of its interval."""
     return interval((own[labels] - baseline[labels]).dropna().to_numpy())
 
 
