@@ -53,7 +53,7 @@ def typiclust(
     chosen: list[int] = []
     alive = np.flatnonzero(np.bincount(own, minlength=n_clusters))
     while len(chosen) < min(count, len(embeddings)):
-        # Order by fewest queried images, then by largest size; outliers come last.
+        # Clusters with the fewest queried images come first, then the largest; outliers come last.
         order = np.lexsort((-size[alive], n_asked[alive], size[alive] < CLUSTER_MIN))
         cluster = int(alive[order[0]])
         if cluster not in queues:
@@ -88,7 +88,7 @@ def k_center(embeddings: Embeddings, asked: Embeddings, count: int) -> Positions
 
 
 def badge(probs: Probs, embeddings: Embeddings, count: int, rng: np.random.Generator) -> Positions:
-    """Choose by k-means++ over the last layer's gradients for the model's own predictions.
+    """Choose images by k-means++ over the last layer's gradients for the model's own predictions.
 
     In BADGE (Ash et al., 2020), a gradient is long if the model is unsure, and images that would
     teach the same thing have gradients in the same direction. A gradient is the outer product of
@@ -116,7 +116,7 @@ def uncertain_clusters(
     count: int,
     rng: np.random.Generator,
 ) -> Positions:
-    """Group the most uncertain images into `count` clusters, and choose the most uncertain of each.
+    """Choose the most uncertain image from each of `count` clusters of the most uncertain images.
 
     Based on Zhdanov (2019), "Diverse mini-batch active learning", with ten candidates per image.
     Copies of a queried or more uncertain image come last, since their labels will be known. If
@@ -165,7 +165,7 @@ def interleave(embeddings: Embeddings, order: Positions) -> Positions:
 
 
 def _directions(embeddings: Embeddings, asked: Embeddings) -> tuple[Directions, Directions]:
-    """Center both on the mean of `embeddings`, and scale each row to length 1."""
+    """Center both arrays on the mean of `embeddings`, and scale each row to length 1."""
     center = embeddings.mean(axis=0, dtype=np.float32)
     centered = np.concatenate([embeddings, asked]).astype(np.float32) - center
     length = np.linalg.norm(centered, axis=1, keepdims=True)
@@ -175,7 +175,7 @@ def _directions(embeddings: Embeddings, asked: Embeddings) -> tuple[Directions, 
 
 
 def _typicality(directions: Directions) -> Scores:
-    """Return the inverse of the mean distance to the nearest neighbors, for each cluster member."""
+    """Return the inverse of each cluster member's mean distance to its nearest neighbors."""
     n_neighbors = min(NEIGHBORS, len(directions) - 1)
     if n_neighbors == 0:
         return np.zeros(1, np.float32)
@@ -187,7 +187,7 @@ def _typicality(directions: Directions) -> Scores:
 def _without_copies(
     own: Directions, theirs: Directions, order: Positions, wanted: int
 ) -> Positions:
-    """Return the first `wanted` of `order` that duplicate no earlier image and none of `theirs`."""
+    """Return the first `wanted` rows in `order` that copy neither an earlier row nor `theirs`."""
     kept: Positions = np.empty(0, np.int64)
     for first in range(0, len(order), BLOCK):
         block = order[first : first + BLOCK]

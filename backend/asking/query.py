@@ -20,7 +20,7 @@ from backend.base.arrays import Embeddings, Probs, Scores
 from backend.base.errors import NoModelError
 from backend.base.strategy_names import ResolvedName, StrategyName
 
-# Until this many images per class have been queried, `auto` chooses typical ones. The number was
+# Until this many images per class have been queried, `auto` chooses typical images. The number was
 # found by experiment.
 TYPICAL_PER_CLASS = 20
 
@@ -103,7 +103,7 @@ def confidence(
 
 
 def resolve(strategy: StrategyName, *, n_asked: int, n_classes: int) -> ResolvedName:
-    """Resolve `auto` to the strategy for now: first typical images, then uncertain ones."""
+    """Resolve `auto` to its current strategy: typical images at first, uncertain images later."""
     if strategy != "auto":
         return strategy
     is_early = n_asked < TYPICAL_PER_CLASS * n_classes

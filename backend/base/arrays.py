@@ -29,7 +29,7 @@ class Images(Protocol):
 
 
 class ImageView:
-    """Some rows of other images, in any order, copied only when they are used."""
+    """A selection of rows from `Images`, in any order. Rows are copied only when they are used."""
 
     def __init__(self, images: Images, rows: NDArray[np.int64]) -> None:
         self._images, self._rows = images, rows

@@ -22,7 +22,7 @@ exit codes:
 
 
 class CommandParser(argparse.ArgumentParser):
-    """Show the module's docstring as written, followed by the exit codes, also for subcommands."""
+    """In help texts, show the module's docstring as written, and then the exit codes."""
 
     def __init__(self, **options: Any) -> None:
         file = Path(sys.argv[0]).resolve().with_suffix("")
@@ -36,14 +36,14 @@ class CommandParser(argparse.ArgumentParser):
 def run(main: Callable[[], int]) -> NoReturn:
     """End this process with the exit code that `main` returns.
 
-    After a TightloopError, which is printed to stderr, the code is 1. After Ctrl-C or a closed pipe
-    (`… | head -1`), it is the code that a shell expects.
+    If `main` raises a TightloopError, print it to stderr and exit with code 1. After Ctrl-C or a
+    closed pipe (`… | head -1`), exit with the code that a shell expects.
     """
     try:
         try:
             code = main()
         finally:
-            sys.stdout.flush()  # a closed pipe raises here, where we can catch the error
+            sys.stdout.flush()  # a closed pipe must raise its error here, where it is caught
     except TightloopError as error:
         sys.stderr.write(f"{error}\n")
         code = 1

@@ -18,7 +18,7 @@ def download(
     """Download `url` to `file`. Raises OSError or HTTPException on failure or a wrong hash.
 
     `what` names the file in progress lines, `sha256` is the beginning of the file's hash, and
-    `timeout_s` is the longest time that the host may send nothing.
+    `timeout_s` is how long the host may go without sending data.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_name(f"{file.name}.{os.getpid()}.partial")

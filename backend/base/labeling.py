@@ -59,7 +59,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Asked:
-    """A record of how an image was queried, written at that time and never changed."""
+    """A record of how an image was queried, written at the time of the query and never changed."""
 
     image_id: str
     round: int  # 0 = before the first model
@@ -150,10 +150,10 @@ class LabelingProject(Protocol):
 
 
 def match_classes(choices: Sequence[str], pool_classes: Sequence[str]) -> tuple[str, ...]:
-    """Return the label config's spellings of the classes in the pool's order.
+    """Return the classes in the pool's order, spelled as in the label config.
 
-    Ignores case, order and surrounding spaces. If the lists still differ, raises a LabelConfigError
-    that names both.
+    Ignores case, order and surrounding spaces. If the two lists still differ, raises a
+    LabelConfigError that contains both.
     """
     spelling = {choice.strip().casefold(): choice for choice in choices}
     wanted = [name.strip().casefold() for name in pool_classes]

@@ -1,7 +1,7 @@
 """Log one line per event to standard error, in the same format in every process.
 
-Messages may contain text from requests. Therefore each is shortened to about MESSAGE_MAX_CHARS, and
-none can imitate a second event.
+Messages may contain text from requests. Therefore, each message is shortened to about
+MESSAGE_MAX_CHARS and cannot imitate a second event.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from pythonjsonlogger.json import JsonFormatter
 
 MESSAGE_MAX_CHARS = 2000
-TAIL_CHARS = 400  # kept from the end: RQ logs tracebacks, which name the error last
+TAIL_CHARS = 400  # kept from the end, where RQ's tracebacks name the error
 UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 

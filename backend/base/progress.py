@@ -8,7 +8,7 @@ from collections.abc import Callable
 Progress = Callable[[str, int, int], None]  # phase, done, total; 0, 0 if unknown
 
 LINE_EVERY_S = 10.0
-# Shorter phases get neither a line nor a bar.
+# Phases shorter than this get neither a log line nor a progress bar.
 LONG_S = 2.0
 # Units by the first word of a phase's name; all other phases count images.
 UNITS = {"training": "steps", "downloading": "MB", "simulating": "rounds"}
@@ -25,7 +25,7 @@ def seconds_left(done: int, total: int, took_s: float) -> float | None:
 
 
 class ProgressLines:
-    """Write plain log lines: one every LINE_EVERY_S, and one at the end of a long phase."""
+    """Write plain log lines: one every LINE_EVERY_S seconds, and one when a long phase ends."""
 
     def __init__(
         self, write: Callable[[str], None], clock: Callable[[], float] = time.monotonic

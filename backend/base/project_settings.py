@@ -11,7 +11,8 @@ from pydantic_settings import BaseSettings, NoDecode
 
 MAX_IMAGE_PIXELS = 50_000_000
 HOST = re.compile(r"([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[0-9]+)?")
-# Classes go into JSON and XML, and Python reads bytes that are not UTF-8 as lone surrogates.
+# JSON and XML must be able to contain class names. Python reads bytes that are not UTF-8 as lone
+# surrogates.
 UNUSABLE_IN_CLASSES = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 

@@ -26,7 +26,7 @@ LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 class Settings(ProjectSettings):
-    """All variables of `.env.example`, under the same names in lower case."""
+    """All variables in `.env.example`, with their names in lower case."""
 
     model_config = SettingsConfigDict(
         # Later files win: `make up` writes var/stack.env for the stack on this machine, while .env
@@ -191,7 +191,8 @@ class Settings(ProjectSettings):
     def load(cls, **overrides: Any) -> Self:
         """Read the environment and `.env`.
 
-        Raises SettingsError, which names each bad variable, its value and the allowed values.
+        If any value is bad, raises a SettingsError that lists each bad variable, its value and the
+        allowed values.
         """
         try:
             return cls(**overrides)

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-# All copies of an image belong to one split: the first of these that contains any copy.
+# All copies of an image belong to one split: the first of these splits that contains any copy.
 SPLITS = ("validation", "test", "pool")
 
 
@@ -29,8 +29,8 @@ class Copy:
     def rank(self) -> tuple[bool, int, bool, str]:
         """Return the sort key of this copy; the copy with the lowest key counts.
 
-        Removed copies come last. Otherwise, the order is by split (see SPLITS), then whether the
-        copy counted before, then path.
+        Removed copies come last. Otherwise, copies are ordered by split (see SPLITS), then by
+        whether they counted before, then by path.
         """
         return self.is_removed, SPLITS.index(self.split), not self.counts, self.location
 
@@ -66,12 +66,12 @@ def mark_copies(table: pa.Table, counts: NDArray[np.bool_]) -> pa.Table:
 
 
 def common_split(copies: Sequence[Copy]) -> str:
-    """Return the split of copies; if one copy is held out, none is ever queried or trained on."""
+    """Return the split shared by copies: if one is held out, none is ever queried or trained on."""
     return min((copy.split for copy in copies), key=SPLITS.index)
 
 
 def common_label(copies: Sequence[Copy]) -> str | None:
-    """Return the label of copies: "" if none is known, None if labels contradict each other.
+    """Return the label shared by copies: "" if none is known, None if their labels conflict.
 
     Removed copies matter only if all copies are removed, because a file may have been moved to
     another class.

@@ -11,7 +11,7 @@ from backend.images.digits import cache_digits
 
 
 def cache_data_set(name: str, data_dir: Path, progress: Progress) -> tuple[str, Path, str] | None:
-    """Cache CIFAR-10 or the digits; return name, cache folder, notice (None for other names)."""
+    """Cache CIFAR-10 or the digits; return name, cache folder and notice. None for other names."""
     notice = ""
     if name in ("auto", "cifar10"):
         try:

@@ -23,16 +23,16 @@ from backend.base.errors import ImageError
 # is decoded at a fraction of its size.
 LARGE_PX = 4_000_000
 TILE_PX = 1024
-# How many times larger than wanted an image remains for the final, finer resizing: after a JPEG is
-# scaled during decoding, and after blocks are averaged. Values above 3 make hardly any difference
-# (see reducing_gap in Pillow's documentation).
+# Scaling a JPEG during decoding and averaging blocks both leave an image this many times larger
+# than wanted, for the final, finer resizing. Values above 3 make hardly any difference (see
+# reducing_gap in Pillow's documentation).
 DRAFT_GAP = 2
 REDUCING_GAP = 3
 # These decoders keep several copies of the image in memory, so fewer pixels are allowed.
 COPIES = {"WEBP": 2}
 
 # malloc returns blocks of this size to the system immediately. With Pillow's default blocks of
-# 16 MB, every thread would keep the memory of a whole image.
+# 16 MB, every thread would hold on to as much memory as a whole image needs.
 BLOCK_BYTES = 64 * 1024**2
 
 _one_at_a_time = threading.Lock()
@@ -44,7 +44,7 @@ def open_image(
 ) -> Iterator[Image.Image]:
     """Open an image without decoding it. Raises ImageError if it has too many pixels.
 
-    Any exception that Pillow raises for a damaged file, here or inside the block, becomes an
+    Any exception that Pillow raises for a damaged file, here or inside the `with` block, becomes an
     ImageError.
     """
     # Pillow warns about images above half of its limit, which would only clutter the log.

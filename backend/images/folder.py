@@ -48,7 +48,7 @@ class Folder:
 
 
 class _Scan:
-    """Finds all files with an image suffix below a folder, and why other files are left out."""
+    """Finds all files with an image suffix below a folder; records why others are left out."""
 
     def __init__(self, root: Path, progress: Progress) -> None:
         self.files: dict[str, tuple[int, str]] = {}  # path -> size, and mtime in ns
@@ -58,7 +58,7 @@ class _Scan:
         self._seen: set[tuple[int, int]] = set()  # device and inode of every folder
         self._links: deque[str] = deque()
         folders = deque([""])
-        # Links come last: a folder keeps its own path, and a link to a folder above ends there.
+        # Follow links last, so that folders keep their own paths and links to parents are left out.
         while folders or self._links:
             folders.extend(self._scan(folders.popleft() if folders else self._links.popleft()))
 
@@ -69,7 +69,7 @@ class _Scan:
             self._enter(folder)
             entries = _entries(self._root / folder)
         except (ImageError, OSError) as error:
-            if folder in ("", "train", "test"):  # do not mistake labeled images for unlabeled ones
+            if folder in ("", "train", "test"):  # otherwise, labeled images could look unlabeled
                 place = f"its folder {folder}" if folder else "the folder"
                 raise PoolError(
                     f"POOL={self._root}: {place} cannot be read ({_reason(error)})"
@@ -89,7 +89,7 @@ class _Scan:
         return folders
 
     def _enter(self, folder: str) -> None:
-        """Raise ImageError if the folder was listed under another path."""
+        """Raise ImageError if the folder was already listed under another path."""
         found = (self._root / folder).stat()
         key = found.st_dev, found.st_ino
         if key in self._seen and found.st_ino:  # some network drives assign no inode numbers

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from backend.images.decode import read_rgb
 
 FramingName = Literal["whole", "middle"]
-# The side of a middle square, whatever the model's image size: 1.5 times the default of 64.
+# The side of the squares stored for "middle", for every image size: 1.5 times the default of 64.
 MIDDLE_PX = 96
 
 

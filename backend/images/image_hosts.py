@@ -31,7 +31,7 @@ class ImageHosts:
     def fault(self, url: str) -> str:
         """Return the reason why a URL must not be fetched, or "" if it may be fetched.
 
-        Images are fetched from other hosts only over https.
+        From hosts other than this machine, images are fetched only over https.
         """
         try:
             parts = urlsplit(url)

@@ -45,7 +45,7 @@ class ImageList:
 
     def list(self, progress: Progress) -> Listing:
         """List all images; see `Source.list`. Unreadable images are left out."""
-        resolve = cache(_resolve)  # most images share their folder with others
+        resolve = cache(_resolve)  # many images are in the same folder
         rows: dict[str, ListRow] = {}
         stamps: dict[str, tuple[int, str]] = {}
         left_out: dict[str, str] = {}
@@ -119,7 +119,7 @@ class ImageList:
     def _check_buckets(self, locations: Iterable[str]) -> None:
         """Raise PoolError if a bucket refuses access to one of its images.
 
-        Leaving out all of its images would remove them from the pool.
+        Otherwise, all images in the bucket would be left out and thus removed from the pool.
         """
         some = {_bucket_url(loc): loc for loc in locations if _scheme(loc) in PACKAGES}
         for location in some.values():

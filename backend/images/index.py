@@ -50,7 +50,7 @@ class Entry:
     label: str  # the known class, "" if unknown or if copies contradict each other
     left_out: str  # why the file cannot be used, "" if it can
     copy_of: str  # the id of the copy that counts, "" if this image counts
-    is_changed: bool  # since it was decoded; until it is decoded again, the old pixels are used
+    is_changed: bool  # since decoding; the old pixels are used until it is decoded again
     is_removed: bool  # no longer listed by the source
 
 
@@ -159,7 +159,7 @@ class Index:
 
     @cached_property
     def is_usable(self) -> NDArray[np.bool_]:
-        """Return a mask of the images that count: decoded, not removed, and no copies of others."""
+        """Return a mask of the images that count: decoded, not removed, not copies of others."""
         return self._is_decoded & (self._column("copy_of") == "") & ~self._column("is_removed")
 
     def rows(self, image_ids: Sequence[str]) -> NDArray[np.int64]:
@@ -231,9 +231,10 @@ class Index:
     def record(self, contents: Mapping[str, str], left_out: Mapping[str, str]) -> Index:
         """Record the content hashes of decoded images, and why others cannot be used, by id.
 
-        This also finds copies: among images with the same content, the first path counts, unless
-        another image counted before. If one copy is held out, all copies are. Leave out only files
-        that are known to be unusable: after a network error, an image should keep waiting.
+        This also finds copies: among images with the same content, the image with the first path
+        counts, unless another one counted before. If one copy is held out, all copies are. Leave
+        out only files that are known to be unusable: after a network error, an image should keep
+        waiting.
         """
         content, reason = self._column("content").copy(), self._column("left_out").copy()
         is_changed = self._column("is_changed").copy()

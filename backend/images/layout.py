@@ -12,7 +12,7 @@ from backend.images.listing import Listed, ListedSplit, Listing, make_listing, n
 def list_by_path(
     files: Mapping[str, tuple[int, str]], left_out: Mapping[str, str], *, root: str = ""
 ) -> Listing:
-    """Make a Listing of image files, given as path below the source -> size, modification time.
+    """Make a Listing of `files`, which maps paths below the source to size and modification time.
 
     If two or more folders train/<class>/ contain images, their names are the labels, and
     test/<class>/ contains test images; images elsewhere are unlabeled. Otherwise, all images are

@@ -27,7 +27,7 @@ class ListRow:
     place: str  # "line 7" of a text file, or "row 7"
     image: str
     label: str  # "" if unknown
-    split: ListedSplit  # "" only without a label, "train" only with one
+    split: ListedSplit  # "" implies no label, "train" implies one
 
 
 def read_list(path: Path) -> Iterator[ListRow]:

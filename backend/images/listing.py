@@ -14,7 +14,8 @@ ListedSplit = Literal["train", "validation", "test", ""]
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 NOT_SUPPORTED = "not a supported format"
 NAMED_MAX = 20
-# Class names go into JSON and XML. Python reads bytes that are not UTF-8 as lone surrogates.
+# JSON and XML must be able to contain class names. Python reads bytes that are not UTF-8 as lone
+# surrogates.
 UNUSABLE_NAMES = {
     "is not UTF-8": re.compile(r"[\ud800-\udfff]"),
     "contains a control character": re.compile(r"[\x00-\x1f\x7f-\x9f\ufffe\uffff]"),
@@ -43,7 +44,7 @@ class Listing:
 
     images: tuple[Listed, ...]
     left_out: Mapping[str, str]  # location -> reason; a whole folder counts as one
-    classes: tuple[str, ...]  # of all known labels that may be queried, sorted; () if none is known
+    classes: tuple[str, ...]  # known labels of images that may be queried, sorted; may be ()
 
 
 def make_listing(

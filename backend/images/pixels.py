@@ -53,7 +53,7 @@ class Original:
 
 @dataclass
 class Decoded:
-    """The outcome of a call of `decode` for each image."""
+    """The outcome of one call of `decode` for each image."""
 
     contents: dict[str, str] = field(default_factory=dict)  # image id -> hash of the file
     damaged: dict[str, str] = field(default_factory=dict)  # image id -> reason
@@ -204,7 +204,7 @@ class PixelStore:
                 new.append((original, *result))
                 found.contents[original.image_id] = result[1]
         with self._open_to_append(self._shape) as (pixels_file, rows_file):
-            # Another process may have appended some of them, or have chosen another size.
+            # Another process may have appended some of these images or chosen another size.
             lacking = [
                 (original, pixels, content)
                 for original, pixels, content in new
@@ -284,7 +284,7 @@ def _spooled(open_original: Open, location: str) -> Iterator[tuple[IO[bytes], st
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
-    if max(image.size) > MIDDLE_NATIVE_MAX_PX:  # a PNG's EXIF may follow all its pixels
+    if max(image.size) > MIDDLE_NATIVE_MAX_PX:  # in a PNG, EXIF data may follow the pixels
         return image.size
     is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
     return image.size[::-1] if is_turned else image.size

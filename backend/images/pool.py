@@ -83,7 +83,7 @@ class Pool:
 
     @property
     def n_waiting(self) -> int:
-        """Return how many images are still to be decoded, except currently unreadable images."""
+        """Return how many images are still to be decoded, excluding currently unreadable ones."""
         return self.source.n_waiting if self.source else 0
 
     @property
@@ -180,9 +180,9 @@ def open_pool(
     `index` is the project's index file; labeled images are kept beside it. Without `index`, the
     index is in data_dir and no image is kept. `classes` are the classes of the labels, if known.
     With `rescan`, or if no index exists yet, the source is listed. Then images are decoded for
-    about `budget_s` seconds; `needed` images, and with `needs_held_out` the images for validation
-    and testing, are always decoded. Files of more than `max_pixels` are left out. If the source is
-    gone, the decoded images remain. Raises PoolError.
+    about `budget_s` seconds. Images in `needed` are always decoded; with `needs_held_out`, so are
+    the validation and test images. Images of more than `max_pixels` pixels are left out. If the
+    source is gone, the decoded images are still available. Raises PoolError.
     """
     try:
         if found := cache_data_set(name, data_dir, progress):

@@ -37,7 +37,7 @@ from backend.images.splits import draw_validation
 
 log = logging.getLogger(__name__)
 
-# This many images of the pool are decoded before the held-out ones, for the first batch.
+# For the first batch, this many images in the pool are decoded before the held-out images.
 FIRST = 256
 MEASURED = 16  # images to open when estimating the size of a source's images
 
@@ -54,7 +54,7 @@ class SourceImages:
     max_pixels: int
     labeled: LabeledFolder | None = None  # None in simulations, which lose no files
     n_unreadable: int = 0  # images that the last call of `decode` could not read
-    fault: str = ""  # the reason if that call could not read any image
+    fault: str = ""  # why the last call of `decode` could read no image, or ""
 
     @property
     def folder(self) -> Path:
@@ -74,7 +74,7 @@ class SourceImages:
 
     @property
     def n_waiting(self) -> int:
-        """Return how many images are still to be decoded, except currently unreadable images."""
+        """Return how many images are still to be decoded, excluding currently unreadable ones."""
         return int(self._is_due.sum()) - self.n_unreadable
 
     @property
@@ -123,8 +123,8 @@ class SourceImages:
     ) -> SourceImages:
         """Decode images for about `budget_s` seconds, and record the results in the index.
 
-        Images in `needed`, the held-out images with `needs_held_out`, and a few images if none of
-        the pool are decoded yet, are decoded however long this takes.
+        The budget does not apply to images in `needed`, to the held-out images (with
+        `needs_held_out`), or to a few images if none in the pool is decoded yet.
         """
         is_due = self._is_due | self._was_too_large
         is_needed = is_due & np.isin(self.index.image_ids, np.array([*needed], dtype=object))
@@ -316,9 +316,9 @@ def measure_side(source: Source, index: Index, max_pixels: int) -> int:
 
 
 def _choose_validation(index: Index, listing: Listing, data_dir: Path, seed: int) -> list[str]:
-    """Choose the images to hold out, as an earlier release did if its cache still exists.
+    """Choose the images to hold out: repeat an earlier release's choice if its cache exists.
 
-    Return no images if the source names validation images itself, or if some images have no label.
+    Return no images if the source itself assigns validation images or if some images lack a label.
     """
     if any(image.split in ("", "validation") for image in listing.images):
         return []
@@ -337,7 +337,7 @@ def _choose_validation(index: Index, listing: Listing, data_dir: Path, seed: int
 
 @contextmanager
 def _locked(index_path: Path) -> Iterator[None]:
-    """Wait until no other process changes the index."""
+    """Keep other processes from changing the index; wait if one is changing it."""
     index_path.parent.mkdir(parents=True, exist_ok=True)
     with index_path.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

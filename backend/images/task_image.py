@@ -9,7 +9,8 @@ from PIL import ExifTags, Image
 from backend.base.labeling import TaskImage
 from backend.images.decode import open_image, read_rgb
 
-# The formats that browsers show, by Pillow's name. MPO is a JPEG with a second picture appended.
+# The formats that browsers show, as Pillow names them. MPO is a JPEG with a second picture
+# appended.
 MIMES = {
     "JPEG": "image/jpeg",
     "MPO": "image/jpeg",

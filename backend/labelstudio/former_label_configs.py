@@ -13,7 +13,7 @@ HINT = '\n    <Header value="$hint" style="margin: 8px 0; font-size: 14px; line-
 
 
 def former_label_configs(classes: Sequence[str]) -> Iterator[str]:
-    """Yield what earlier releases wrote for these classes.
+    """Yield the label configs that earlier releases wrote for these classes.
 
     The first releases drew the image without smoothing, and had no columns.
     """

@@ -60,7 +60,7 @@ def read_webhook(payload: object) -> WebhookEvent:
 
 
 def project_id_of(project: object) -> int:
-    """Return the id in the `project` field of a /setup or /predict request, e.g. 25.
+    """Return the id in the `project` field of a /setup or /predict request, for example 25.
 
     The field looks like "25.1795346887". Raises ValueError if it is malformed.
     """

@@ -14,7 +14,7 @@ from backend.base.labeling import LabelConfig
 from backend.labelstudio.choice_tags import HOTKEYS, choice_tags
 from backend.labelstudio.former_label_configs import HINT, former_label_configs
 
-ONE_COLUMN = 20  # choices beside a small image; with more in one column, annotators would scroll
+ONE_COLUMN = 20  # choices beside a small image; more in one column would need scrolling
 # What surrounds the image and the choices in Label Studio's page: its bars, and our margins.
 AROUND_PX = 136
 FILTER_PX = 48
@@ -31,9 +31,9 @@ def label_config_xml(
 ) -> str:
     """Return a label config with the image beside the choices, which have the hotkeys 1-9 and 0.
 
-    Images that are `is_large` use the height of the screen and can be zoomed; small ones are 400 px
-    wide. With `has_hint`, the task's text about the model's guess is shown below the image. More
-    choices than hotkeys get a filter, and scroll in their own box.
+    With `is_large`, images use the height of the screen and can be zoomed; otherwise, they are
+    400 px wide. With `has_hint`, the task's text about the model's guess is shown below the image.
+    If there are more choices than hotkeys, the choices get a filter and their own scroll box.
     """
     hint = HINT if has_hint else ""
     if is_large:
@@ -84,7 +84,7 @@ def is_our_label_config(xml: str) -> bool:
 
 
 def parse_label_config(xml: str) -> LabelConfig:
-    """Read names and choices. Raises LabelConfigError unless there is one Image and one Choices."""
+    """Read names and choices. Raises LabelConfigError unless both tags exist exactly once."""
     try:
         tags = list(fromstring(xml, forbid_dtd=True).iter())
     except (ParseError, ValueError, LookupError) as error:  # a DTD, an unknown encoding
@@ -105,13 +105,13 @@ def parse_label_config(xml: str) -> LabelConfig:
     if not re.fullmatch(r"\$.+", value):
         raise LabelConfigError('the label config\'s Image must have value="$image", or another key')
     choices = tuple(
-        choice.get("alias") or choice.get("value") or ""  # the alias is what annotations carry
+        choice.get("alias") or choice.get("value") or ""  # annotations contain the alias
         for choice in control.iter()
         if choice.tag.lower() == "choice"
     )
     if not all(choices) or len(choices) < 2:
         raise LabelConfigError("the label config's Choices must hold at least two, with values")
-    # Label Studio refuses to upload images if named tags read more than one key of the data.
+    # Label Studio refuses image uploads if the named tags read more than one key of task data.
     keys = {key for tag in tags if tag.get("name") for key in _data_keys(tag.get("value", ""))}
     return LabelConfig(from_name, to_name, value[1:], choices, takes_uploads=len(keys) == 1)
 

@@ -64,7 +64,7 @@ class LabelStudioProject:
         return str(self._read()["title"])
 
     def created_at(self) -> str:
-        """Return the project's creation time, which tells it from another server's project."""
+        """Return the project's creation time, to distinguish it from another server's project."""
         return str(self._read()["created_at"])
 
     def label_config(self) -> LabelConfig:
@@ -145,13 +145,13 @@ class LabelStudioProject:
 
     def reopen(self, task_id: int, n_annotators: int) -> None:
         """Reopen a finished task until `n_annotators` annotators in total have annotated it; ignore
-        a deleted task.
+        deleted tasks.
         """
         changes = {"overlap": n_annotators, "is_labeled": False}
         self._server.request("PATCH", f"api/tasks/{task_id}/", json=changes, may_be_gone=True)
 
     def upload(self, images: Mapping[str, TaskImage]) -> dict[str, str]:
-        """Upload images by id, creating no task; return what their tasks must show.
+        """Upload images without creating tasks; return the path that each image's task must show.
 
         Label Studio accepts up to 100 files in one request.
         """
@@ -269,7 +269,10 @@ class LabelStudioProject:
     def _pages(
         self, include: str, filters: Sequence[Mapping[str, Any]] = ()
     ) -> Iterator[Mapping[str, Any]]:
-        """Yield tasks by id. Each page begins after the last id, so deletions shift none."""
+        """Yield tasks in order of id.
+
+        Each page begins after the last id of the previous page, so deletions do not shift it.
+        """
         last_id = 0
         while True:
             later = task_filter("id", "greater", "Number", last_id)

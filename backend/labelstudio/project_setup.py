@@ -19,7 +19,7 @@ ORDER_TAB_COLUMNS = frozenset(
         "tasks:data.image",
         "tasks:data.asked_by",
         "tasks:data.asked_round",
-        HINT_COLUMN,  # replaces predictions: Label Studio would show those of all versions
+        HINT_COLUMN,  # instead of the predictions column, which would show every version's
         "tasks:predictions_score",
         "tasks:total_annotations",
         "tasks:annotators",
@@ -58,7 +58,7 @@ class ProjectSetup(LabelStudioProject):
         return True
 
     def instruct(self, html: str, earlier: Collection[str]) -> bool:
-        """Set the annotators' instructions; replace only those that `earlier` contains."""
+        """Set the annotators' instructions; replace existing ones only if they are in `earlier`."""
         now = str(self._read()["expert_instruction"] or "")
         if now == html or (now and now not in earlier):
             return False
@@ -161,7 +161,7 @@ class ProjectSetup(LabelStudioProject):
         is_sound: Callable[[Mapping[str, Any]], bool],
         create: Callable[[], None],
     ) -> bool:
-        """Keep or create one valid row, and delete our others; return whether anything changed."""
+        """Keep or create one valid row; delete our other rows. Return whether anything changed."""
         ours = [row for row in self._list(path) if is_ours(row)]
         kept = [row for row in ours if is_sound(row)][:1]
         if len(ours) == len(kept) == 1:

@@ -47,7 +47,7 @@ def write_task(config: LabelConfig, task: NewTask) -> dict[str, Any]:
     if task.prediction is not None:
         row["predictions"] = [write_prediction(config, task.prediction)]
     if task.label is not None:
-        # Imported annotations are ground truth by default, and Label Studio does not count those.
+        # Imported annotations default to ground truth, which Label Studio does not count.
         result = prediction_result(config, task.label)
         row["annotations"] = [{"result": result, "ground_truth": False}]
     return row
@@ -120,7 +120,7 @@ def _accepted_guess(result: Any) -> bool:
 
 
 def _read_label(result: Any) -> str | None:
-    """Return the single choice in an annotation's result, which may be any JSON, or None."""
+    """Return the single choice in an annotation's result (any JSON), or None."""
     for region in result if isinstance(result, list) else ():
         match region:
             case {"type": "choices", "value": {"choices": [choice]}}:

@@ -1,7 +1,7 @@
 """Load a task's image from a data URI or from the configured Label Studio server.
 
 A task's data is not trusted: images are requested only from that server, no file is opened, and the
-response may have only so many bytes and pixels and take only so many seconds.
+bytes, pixels and duration of the response are limited.
 """
 
 from __future__ import annotations

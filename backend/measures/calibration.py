@@ -37,7 +37,7 @@ def rescale(probs: Probs, temperature: float) -> Probs:
 def log_loss(probs: Probs, labels: Labels) -> float:
     """Return the mean negative log-likelihood of the labels, in nats."""
     own = probs[np.arange(len(labels)), labels]
-    return float(-np.log(np.maximum(own, 1e-7)).mean())  # 0 would be infinite
+    return float(-np.log(np.maximum(own, 1e-7)).mean())  # log(0) would be infinite
 
 
 def expected_calibration_error(probs: Probs, labels: Labels) -> float:

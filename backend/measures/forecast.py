@@ -1,15 +1,15 @@
 """Forecast the gain from more labels, and check past forecasts against the measured gains.
 
 Accuracy follows the law `a - b * labels ** -c` with 0 <= b and a <= 1 (Cortes et al., 1993;
-Figueroa et al., 2012). A short curve cannot determine three numbers, so c takes a few fixed
-values, a and b are fitted by closed-form least squares, and the laws are averaged, each weighted by
-the likelihood of the curve under it.
+Figueroa et al., 2012). A short curve cannot determine three parameters. Therefore, c takes a few
+fixed values, a and b are fitted for each by closed-form least squares, and the resulting laws are
+averaged, each weighted by the likelihood of the curve under it.
 
 `scipy.optimize.curve_fit` was also tried. Intervals from its covariance are 1.4 times as wide.
 Intervals from a bootstrap of 60 fits are as good, but a forecast then takes 0.2 s instead of 1 ms.
 
 All points must be measured on the same images. The constant a then absorbs any error that all
-points share, and the remaining error is far smaller than that of independent measurements.
+points share, and the remaining error is far smaller than the error of independent measurements.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from scipy.special import softmax, stdtr, stdtrit
 Floats = NDArray[np.float64]
 
 INTERVAL = 0.9
-# A curve can always be fitted exactly to two label counts; only a third one tests the fit.
+# A curve can always be fitted exactly to two label counts; testing the fit takes a third count.
 MIN_COUNTS = 3
 EXPONENTS = (0.125, 0.18, 0.25, 0.35, 0.5, 0.7, 1.0, 1.4)
-# The share of a version's error that differs between training runs (seed, order). The rest comes
-# from the labels: the more labels two versions share, the more of this error they share.
+# The share of a version's error that differs between training runs (seed, order). The rest of the
+# error comes from the labels: versions that share more labels share more of it.
 FRESH = (0.05, 0.3)
 SHRINKS = 0.25  # errors shrink in proportion to labels ** -SHRINKS, so later points weigh more
-# The prior of the scatter is the sampling variance of the images; it weighs as much as this many
-# points.
+# The prior for the scatter is the sampling variance of the images. It has as much weight as this
+# many points.
 PRIOR_POINTS = 4
 
 
@@ -54,7 +54,7 @@ class CurvePoint:
         metadata={"description": "lower bound of the accuracy's 95 % interval (Wilson)"}
     )
     high: float | None = field(metadata={"description": "upper bound of the same interval"})
-    # All points have the same number: GET /status reports it once, with the version in service.
+    # The same for all points: GET /status reports it once, with the version in service.
     images: int = field(metadata={"exclude": True})
     test_accuracy: float | None = field(
         default=None, metadata={"description": "share of the test images classified correctly"}
@@ -76,14 +76,14 @@ class CurvePoint:
 
     @property
     def measured(self) -> float:
-        """The accuracy, for a point that certainly has validation images."""
+        """The accuracy of a point that is known to have validation images."""
         assert self.accuracy is not None, f"{self.version} has no validation images"
         return self.accuracy
 
 
 @dataclass(frozen=True)
 class TrackRecord:
-    """How accurate the forecasts from one version to the next were."""
+    """The accuracy of past forecasts, each from one version to the next."""
 
     forecasts: int = field(metadata={"description": "how many forecasts can be checked so far"})
     inside: int = field(metadata={"description": "how many intervals contained the measured gain"})
@@ -104,7 +104,7 @@ class Forecast:
 
 
 def forecast(curve: Sequence[CurvePoint], more_labels: int) -> Forecast | None:
-    """Forecast the gain from `more_labels`; None with fewer than three different label counts."""
+    """Forecast the gain from `more_labels`; return None below three different label counts."""
     gain = _forecast_gain(curve, more_labels)
     return None if gain is None else Forecast(more_labels, *gain, track_record(curve))
 
@@ -133,7 +133,7 @@ def _forecast_gain(
     now = curve[-1]
     counts = np.array([point.labels for point in curve] + [now.labels + more_labels])
     accuracy = np.array([point.measured for point in curve])
-    right = (now.measured * now.images + 1) / (now.images + 2)  # a perfect score varies too
+    right = (now.measured * now.images + 1) / (now.images + 2)  # even a perfect score varies
     scatter = right * (1 - right) / now.images
     freedom = PRIOR_POINTS + len(curve) - 2  # fitting a and b uses up two degrees
     laws = [

@@ -23,11 +23,12 @@ class Gate:
 
     against: str
     p_value: float = field(metadata={"ge": 0, "le": 1})  # McNemar's test; null hypothesis: no worse
-    # Regressions are images that only the reference classified correctly, improvements those that
-    # only the candidate did. The aliases are the older names, which meta.json still uses.
+    # Regressions are images that only the reference classified correctly; improvements are images
+    # that only the candidate classified correctly. The aliases are older names that meta.json still
+    # uses.
     regressions: int = field(metadata={"ge": 0, "le": 10**9, "alias": "fell"})
     improvements: int = field(metadata={"ge": 0, "le": 10**9, "alias": "rose"})
-    note: str = ""  # the reason if the comparison was ignored
+    note: str = ""  # why the comparison was ignored, or ""
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,15 @@ class Verdict:
     """The decision whether a candidate may be promoted, and the comparison behind it."""
 
     gate: Gate | None  # None if there is no version to compare with
-    refused: str | None  # the reason if it may not be promoted
+    refused: str | None  # why it may not be promoted; None if it may
 
 
 def judge(candidate: Right, references: Mapping[str, Right]) -> Verdict:
     """Refuse a candidate that is significantly worse than any of the references.
 
     `references` maps version names to their results on the same images in the same order, starting
-    with the version in service. If no comparison leads to a refusal, the first one is reported.
+    with the version in service. If no comparison leads to a refusal, the first comparison is
+    reported.
     """
     gates = [compare(candidate, reference, name) for name, reference in references.items()]
     for gate in gates:

@@ -53,7 +53,7 @@ def fit_head(
             f"{len(labels)} labels of {len(seen)} class(es): a head needs labels of at least two "
             "classes"
         )
-    # This scaling makes the penalty equally strong for every body and saves the solver steps.
+    # This scaling makes the penalty equally strong for every body and saves solver steps.
     center = embeddings.mean(axis=0, dtype=np.float32)
     centered = embeddings.astype(np.float32) - center
     scale = float(np.sqrt((centered**2).sum(axis=1).mean())) or 1.0
@@ -65,7 +65,7 @@ def fit_head(
         model.coef_ = start.weight * scale
         model.intercept_ = start.bias + start.weight @ center
     model.fit(centered / scale, labels, None if weights is None else weights / weights.mean())
-    if len(seen) == 2:  # the model has a single row, for the second class against the first
+    if len(seen) == 2:  # the model's only row compares the second class with the first
         coef = np.vstack([-model.coef_, model.coef_]) / 2
         intercept = np.array([-0.5, 0.5]) * model.intercept_
     else:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from backend.base.arrays import Embeddings, Images, Probs
 from backend.base.errors import BrokenVersionError
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)  # as in the training of torchvision's weights
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # as used to train torchvision's weights
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 

@@ -51,7 +51,7 @@ def resnet18(n_classes: int, width: int = 64) -> dict[str, TensorType]:
 
 
 def find_fault(tensors: Mapping[str, TensorType], n_classes: int) -> str:
-    """Return why tensors are not a ResNet-18 of `n_classes` classes; "" if they are.
+    """Return why tensors do not form a ResNet-18 for `n_classes` classes; "" if they do.
 
     Any width is accepted here, but torch later loads only torchvision's width.
     """
@@ -60,7 +60,7 @@ def find_fault(tensors: Mapping[str, TensorType], n_classes: int) -> str:
 
 
 def find_head_fault(tensors: Mapping[str, TensorType], n_classes: int) -> str:
-    """Return why tensors are not a last layer of `n_classes` classes; "" if they are."""
+    """Return why tensors do not form a last layer for `n_classes` classes; "" if they do."""
     weight, bias = HEAD_TENSORS
     width = tensors[weight].shape[-1:] if weight in tensors else ()
     expected = {

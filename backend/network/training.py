@@ -30,7 +30,7 @@ class Recipe:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     max_translate: float = 0.125  # how far an image may move, as a share of its sides
-    color_jitter: float = 0.3  # largest change in brightness (in deviations), contrast, saturation
+    color_jitter: float = 0.3  # largest change in brightness (in SDs), contrast and saturation
 
     def steps(self, n_images: int) -> int:
         """Return the number of training steps: `epochs` epochs, but at least `min_steps` steps."""
@@ -61,9 +61,9 @@ def train(
     """Fine-tune `start`, and return the trained weights on the CPU.
 
     The same seed on the same device gives the same weights, bit for bit. `weights` set how much
-    each label counts; only their ratios matter. `on_step(step, steps)` is called after each step;
-    on a GPU, as soon as the step is enqueued. Raises TooFewLabelsError, or TrainingError if the
-    loss diverges.
+    each label counts; only their ratios matter. `on_step(step, steps)` is called after each step
+    (on a GPU, as soon as the step is enqueued). Raises TooFewLabelsError for labels of fewer than
+    two classes, and TrainingError if the loss diverges.
     """
     if (n_seen := len(np.unique(labels))) < 2:
         raise TooFewLabelsError(
@@ -199,7 +199,7 @@ def _augment(images: Tensor, views: Tensor, jitters: Tensor, image_size: int) ->
     brightness, contrast, saturation = jitters.T[..., None, None, None]
     grey = images.mean(dim=1, keepdim=True)
     # Change colors before resizing, while the images are small: both steps are linear, so their
-    # order makes no difference.
+    # order does not affect the result.
     jittered = grey.lerp(images, saturation).mul_(contrast).add_(brightness)
     grid = F.affine_grid(views, [len(images), 3, image_size, image_size], align_corners=False)
     resized = F.grid_sample(jittered, grid, padding_mode="reflection", align_corners=False)

@@ -29,7 +29,7 @@ Row = NDArray[np.float32]  # (classes,), the class probabilities of one image
 
 
 class ClassAnnotation(NamedTuple):
-    """One annotator's class for one image of the pool."""
+    """The class that one annotator chose for one image in the pool."""
 
     image_id: str
     annotator: int | None  # None = a label from the data set
@@ -58,10 +58,10 @@ def find_consensus(annotations: Iterable[ClassAnnotation], probs: Mapping[str, R
     all other images. The latest ground truth wins; without a ground truth, a label from the data
     set wins. If someone annotated an image twice, the later annotation counts.
 
-    Until MIN_SHARED images have several annotations, the annotators' qualities are unknown. Until
-    then, the majority decides, the model breaks ties, and a label's quality is the probability
-    that the model assigns to it. Afterward, the quality is unknown only for annotators who share
-    no image with another annotator.
+    The annotators' qualities are unknown until MIN_SHARED images have several annotations. Until
+    then, the majority decides, the model breaks ties, and a label's quality is the probability that
+    the model assigns to it. Afterward, only annotators who share no image with another annotator
+    have an unknown quality.
 
     A label's weight is its quality if the annotators' qualities are known, and 1 otherwise.
     In experiments, weights based only on the model's predictions reduced a head's accuracy by 1.8
@@ -98,8 +98,8 @@ def find_consensus(annotations: Iterable[ClassAnnotation], probs: Mapping[str, R
 def active_lab(
     annotations: Iterable[ClassAnnotation], probs: Mapping[str, Row], probs_unlabeled: Probs
 ) -> tuple[dict[str, float], Scores]:
-    """Score how little another annotation would help each annotated image in `probs` and each row
-    of `probs_unlabeled`.
+    """Score each annotated image in `probs` and each row of `probs_unlabeled` by how little another
+    annotation would help.
 
     All scores are on the same scale; the image with the lowest score should be queried first.
     Uses ActiveLab (Goh & Mueller 2023, arXiv:2301.11856).
@@ -175,7 +175,7 @@ class _Crowd:
         """Return the labels, their qualities, and the known qualities of annotators."""
         with _silence_cleanlab():
             found = get_label_quality_multiannotator(self.matrix, self.probs)
-        # cleanlab's consensus may be a label that nobody chose: use the best chosen label instead.
+        # cleanlab may choose a label that no one gave: use the best label that someone gave.
         quality: NDArray[np.float64] = found["detailed_label_quality"].to_numpy()
         best = np.nanargmax(quality, axis=1)
         rows = np.arange(len(self.image_ids))

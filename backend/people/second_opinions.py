@@ -15,9 +15,9 @@ from backend.base.arrays import Probs
 from backend.base.labeling import DELETED, Annotation
 from backend.people.consensus import ClassAnnotation, Row, active_lab
 
-RECENT_ANNOTATIONS = 200  # whoever made one of these is expected to continue
+RECENT_ANNOTATIONS = 200  # anyone who made one of these is expected to continue
 MAX_ANNOTATORS = 5
-MAX_SHARE = 0.5  # of a batch: someone who has annotated all reopened images needs new ones
+MAX_SHARE = 0.5  # of a batch: anyone who has annotated all reopened images needs new ones
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class AnnotatedTask:
 def find_annotated(
     annotations: Mapping[int, Sequence[Annotation]], image_ids: Set[str]
 ) -> list[AnnotatedTask]:
-    """List the tasks of `image_ids` that another person could annotate, oldest first."""
+    """List the tasks for `image_ids` that another person could annotate, oldest first."""
     found = []
     for task_id, of_task in sorted(annotations.items()):
         submitted = [a for a in of_task if not a.was_skipped]
@@ -77,7 +77,7 @@ def choose_second_opinions(
     active: Set[int],
     count: int,
 ) -> list[AnnotatedTask]:
-    """Choose tasks for a batch of `count` if a second opinion is worth more than a new image.
+    """For a batch of `count`, choose tasks whose second opinions are worth more than new images.
 
     Only tasks that at least one of the `active` annotators has not seen are chosen. `new_probs`
     contains the model's (images, classes) probabilities for images that have not been queried yet.

@@ -91,7 +91,7 @@ class ForeignJobError(Exception):
 
 
 def job_id(name: str, project_id: int) -> str:
-    """Return the id of a project's job, so that only one job per name can wait or run."""
+    """Return the id of a project's job. It allows only one job per name to wait or run."""
     return f"{name}-p{project_id}"
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from backend.queue.training_queue import TrainingQueue
 
-# The clock may be waiting for a slow Label Studio. After this time, its findings are outdated.
+# The clock's findings are outdated after this time, which allows for a slow Label Studio.
 SILENCE_S = 60.0
 CHECKED_BY_CLOCK = ("label_studio", "backend")
 # For each service: its queue, and the message to show if no worker listens to it.
@@ -40,8 +40,9 @@ class Service:
 
 
 def find_services(queue: TrainingQueue, now: float) -> list[Service]:
-    """Return the status of all services except Redis. `now` is in seconds; QueueError if Redis
-    fails.
+    """Return the status of all services except Redis.
+
+    `now` is in seconds. Raises QueueError if Redis fails.
     """
     n_workers = queue.worker_counts()
     found = []

@@ -173,13 +173,13 @@ class TrainingQueue:
         return True
 
     def requeue_abandoned(self) -> None:
-        """Put jobs whose worker died back in their queue; RQ does this only on request."""
+        """Put jobs back in their queue if their worker died; RQ does this only on request."""
         for queue in self._queues.values():
             queue.started_job_registry.cleanup()
 
     def forget_dead_executions(self, job: Job) -> None:
-        """Delete the records of earlier runs of a job that died with their worker, before this run
-        ends.
+        """Delete the records of a job's earlier runs that died with their worker, before the
+        current run ends.
 
         RQ 3.0.0 keeps the id of a run for a minute longer than the run itself. A job that ended
         within that minute would fail with "Execution ... not found in Redis".

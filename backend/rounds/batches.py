@@ -77,8 +77,8 @@ def choose_batch(
 ) -> Batch:
     """Choose the `count` most informative images that have no task yet.
 
-    The caller must hold the push lock and have read the changes. Before the first version exists,
-    strategies that need a model choose at random.
+    The caller must hold the push lock and must have read the latest changes. Before the first
+    version exists, strategies that need a model choose at random.
     """
     tasks = loop.store.tasks()
     _delete_duplicate_tasks(loop, tasks)

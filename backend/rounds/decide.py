@@ -44,7 +44,7 @@ class State:
     """
 
     facts: Facts  # what was recorded in the project's database
-    n_new: int = 0  # new annotations as last read, and images named by later webhooks
+    n_new: int = 0  # new annotations as last read, plus images named by later webhooks
     first_new_at: float | None = None  # when the first of them was noticed
     hinted_at: float = 0.0  # when a webhook last reported a change
     train_asked_at: float = 0.0  # when a person last requested training
@@ -61,7 +61,7 @@ class State:
 
     @property
     def is_rescan_asked(self) -> bool:
-        """Return whether a person requested a search for images and none has finished since."""
+        """Return whether a person requested a search and no search has finished since."""
         return self.rescan_asked_at > self.facts.rescanned_at
 
     def is_asked(self, step: TrainStep) -> bool:
@@ -71,7 +71,7 @@ class State:
 
 @dataclass(frozen=True)
 class Decision:
-    """At most one step per queue, and when to look again if nothing happens earlier."""
+    """At most one step per queue, and when to look again if nothing happens before then."""
 
     train: TrainStep | None
     rank: RankStep | None
@@ -100,7 +100,7 @@ def batch_is_due(
 ) -> bool:
     """Return whether to query the next batch: annotators may run out of tasks, and rounds remain.
 
-    A batch is also due for a new version if at most two batches are open after that; its images
+    A batch is also due for a new version if at most two batches would then be open; the new images
     come before the rest of the previous batch.
     """
     size = settings.batch_size

@@ -27,7 +27,7 @@ class LabelReading:
 
     annotations: tuple[ClassAnnotation, ...]
     asked_probs: Mapping[str, Row]  # from the version that queried the image
-    probs: Mapping[str, Row]  # also those from other models that never saw the annotations
+    probs: Mapping[str, Row]  # including those from other models that never saw the annotations
     consensus: Consensus
     labels: LabeledImages
 

@@ -96,8 +96,8 @@ def open_loop(
 ) -> Loop:
     """Gather what a project's rounds need, with the pool and weights chosen during set-up.
 
-    The pool has the images that are decoded by now and all that have a task; for training, also
-    all images that are held out, so that every version is validated on the same ones.
+    The pool contains all images that are already decoded or have a task. For training, it also
+    contains all held-out images, so that every version is validated on the same images.
     """
     root = project_root(settings.model_dir, project_id)
     record = read_record(root)

@@ -49,8 +49,8 @@ def count_new(
 ) -> tuple[int, float | None]:
     """Count annotations that no training run has used; also return when the first was noticed.
 
-    Counts annotations found by the last reading, and images named by later webhooks. An image that
-    the reading has found is not counted again for its webhook.
+    Counts annotations found by the last reading, and images named by later webhooks. An image found
+    by the reading is not counted again because of its webhook.
     """
     read_at = store.facts().read_at
     # Until the first reading, all annotations used by an earlier release look deleted.

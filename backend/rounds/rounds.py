@@ -100,7 +100,7 @@ def _make_version(
     *,
     is_forced: bool = False,
 ) -> Meta | None:
-    """Train a full version, or a head on `body`; then `record` None, or why that is impossible.
+    """Train a full version, or a head on `body`. Call `record` with why that failed, or with None.
 
     Returns None without training if the last full version, or the last version on `body`, was
     trained on exactly these labels.

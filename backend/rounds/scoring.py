@@ -89,9 +89,9 @@ def pool_probs(loop: Loop, meta: Meta, progress: Progress) -> Probs:
 
 
 def scored_part(loop: Loop) -> Loop:
-    """Return the loop without new images that the version in service has still to score.
+    """Return the loop without new images that the version in service has not scored yet.
 
-    The trainer scores them. Images in a task stay.
+    The trainer will score these images. Images that have a task are kept.
     """
     version = loop.registry.current()
     kept = model_outputs.load_pool_probs(loop.root, version.version) if version else None
@@ -225,7 +225,7 @@ def _load(loop: Loop, key: str, view: View) -> tuple[tuple[str, ...], Embeddings
 
 
 def _kept_embeddings(loop: Loop, meta: Meta, image_ids: Sequence[str]) -> Embeddings | None:
-    """Load the version's embeddings of these images, or return None if one has none."""
+    """Load the version's embeddings of these images, or return None if any is missing."""
     kept = _load(loop, meta.body_key, meta.view) if meta.body_key else None
     return _select(kept, image_ids) if kept and set(kept[0]) >= set(image_ids) else None
 
@@ -235,9 +235,9 @@ def _complete(
     wanted: Sequence[str],
     compute: Callable[[Sequence[str]], Rows],
 ) -> tuple[tuple[str, ...], Rows]:
-    """Return what is kept, with computed rows added for the wanted images that lack one.
+    """Return the kept rows, plus computed rows for the wanted images that lack one.
 
-    Rows of other images stay: another process may have opened a larger pool.
+    Rows of other images are also kept: another process may have opened a larger pool.
     """
     if kept is None:
         return tuple(wanted), compute(wanted)
@@ -269,7 +269,7 @@ def _split(pool: Pool, rows: Embeddings) -> PoolEmbeddings:
 
 
 def _predict_probs(loop: Loop, meta: Meta, images: Images, phase: str, progress: Progress) -> Probs:
-    """Run a saved version on images; NoModelError if its probabilities are not finite."""
+    """Run a saved version on images. Raises NoModelError if its probabilities are not finite."""
     state = loop.registry.load_state(meta.version)
     return _finite(meta, score(loop, state, meta.view, images, phase, progress).probs)
 

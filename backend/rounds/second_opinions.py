@@ -35,7 +35,7 @@ def reopen_all(loop: Loop, n_annotators: int) -> None:
     if n_free <= 0:
         return
     if loop.has_pretrained_body:
-        # The version in service learned the first annotation: wait for one that has not.
+        # The version in service was trained on the first annotation: wait for a model that was not.
         probs = read_labels(loop, annotations).probs
         tasks = [task for task in tasks if task.image_id in probs]
     _reopen(loop, annotated_by_fewer_than(tasks, n_annotators)[:n_free])

@@ -68,8 +68,8 @@ def lock(
 ) -> Iterator[None]:
     """Hold one of the project's locks; the operating system releases it if the process dies.
 
-    See backend/workers/jobs.py for what happens when a worker dies.
-    Waits indefinitely, or raises ModelFolderError after `wait_s` seconds.
+    See backend/workers/jobs.py for what happens when a worker dies. Waits indefinitely by default;
+    with `wait_s`, raises ModelFolderError after that many seconds.
     """
     path = root / f"{name}.lock"
     give_up = None if wait_s is None else time.monotonic() + wait_s

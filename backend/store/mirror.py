@@ -1,7 +1,7 @@
 """Mirror a project's tasks and annotations, and find what changed since the last training run.
 
-Readings may overlap: if a task is read twice, the reading that Label Studio's clock dates later
-wins.
+Readings may overlap: if a task is read twice, the reading with the later `updated_at` (from Label
+Studio's clock) wins.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Mirror:
         """Count annotations that were added, changed or deleted since the last training run,
         and return when the first change was noticed.
         """
-        # The condition must match the index's; otherwise, SQLite would scan the whole table.
+        # The condition must match the index's condition; otherwise, SQLite scans the whole table.
         query = "count(*), min(changed_at) FROM mirror_annotation WHERE answer IS NOT learned"
         [(n_new, first_at)] = select(self._root, f"SELECT {query}")
         return n_new, first_at

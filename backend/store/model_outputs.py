@@ -40,7 +40,7 @@ def save_embeddings(path: Path, image_ids: Sequence[str], embeddings: Embeddings
 
 
 def load_embeddings(path: Path, width: int) -> tuple[tuple[str, ...], Embeddings] | None:
-    """Load what save_embeddings wrote, or None: image ids, and a row of `width` for each."""
+    """Load saved embeddings: image ids, and a row of `width` numbers for each. None if unusable."""
     with damage_logged(path):
         image_ids, embeddings = _read_embeddings(path)
         if embeddings.shape[1] != width:
@@ -96,7 +96,7 @@ def save_validation_probs(root: Path, version: str, labels: Labels, probs: Probs
 
 
 def load_validation(root: Path, version: str) -> tuple[Labels, Probs] | None:
-    """Load the saved labels and a row of `Probs` for each, or return None."""
+    """Load the saved labels and a row of `Probs` for each. None if unusable."""
     path = _path(root, version, "validation")
     with damage_logged(path):
         _, arrays = read_tensors(path)
@@ -116,7 +116,7 @@ def load_validation_probs(root: Path, version: str, labels: Labels) -> Probs | N
     return kept[1] if kept is not None and np.array_equal(kept[0], labels) else None
 
 
-# Fitting a head and ordering the open tasks read the same 100 MB file one after the other.
+# Fitting a head and then ordering the open tasks both read the same 100 MB file.
 @cached_until_changed(1)
 def _read_embeddings(path: Path) -> tuple[tuple[str, ...], Embeddings]:
     metadata, arrays = read_tensors(path)

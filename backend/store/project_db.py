@@ -209,7 +209,7 @@ def _migrate(db: Connection, root: Path) -> None:
 
 
 def _create_tables(db: Connection) -> None:
-    """Create missing tables; if a mirror table was missing, have Label Studio read in full."""
+    """Create missing tables; if a mirror table was missing, request a full reading."""
     lacked_mirror_tables = _lacks_mirror_tables(db)
     for script in (*MIGRATIONS[_version(db) :], MIRROR_TABLES):
         for statement in script.split(";\n"):

@@ -101,8 +101,6 @@ def read_record(root: Path) -> ProjectRecord | None:
 
 
 def read_records(model_dir: Path) -> list[ProjectRecord]:
-    """Read the records of all projects, in the order of their ids; ModelFolderError if one cannot
-    be read.
-    """
+    """Read all projects' records, in order of id. Raises ModelFolderError if one is unreadable."""
     found = (read_record(project_root(model_dir, i)) for i in known_projects(model_dir))
     return [record for record in found if record is not None]

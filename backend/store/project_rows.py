@@ -33,8 +33,8 @@ class Facts(BaseModel, frozen=True):
     rescan_asked_at: Moment = 0.0  # when a person last requested a search for new images
     rescanned_at: Moment = 0.0  # when the last complete search for new images began
     decoded_at: Moment = 0.0  # when images were last decoded
-    pool_images: int = 0  # images that can be asked, as of the last search or decoding
-    undecoded_images: int = 0  # images that were found by then, but not decoded
+    pool_images: int = 0  # images that can be queried, as of the last search or decoding
+    undecoded_images: int = 0  # images found by then but not yet decoded
     failed_at: dict[str, Moment] = {}  # when each step last failed; removed once the step succeeds
     # What the dashboard shows
     open_read_at: Moment = 0.0  # when the open images were last ordered

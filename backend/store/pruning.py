@@ -82,7 +82,7 @@ def prune(
 
 
 def notice(root: Path, sound: Sequence[Meta], keep_versions: int) -> str:
-    """Return a notice that weights will be deleted, with the time; "" if none was announced."""
+    """Return a notice of when weights will be deleted; "" if no deletion was announced."""
     announced_at = read_announcement(root)
     if announced_at is None or _has_pruned(sound, announced_at):
         return ""

@@ -1,11 +1,15 @@
 """Save, promote, roll back and load the model versions of a project.
 
-    MODEL_DIR/p<project>/ project.json      see project_record.py project.db        see
-    project_store.py current           the version in service and its predecessors r0007/
-    model.safetensors, meta.json and the probabilities (model_outputs.py); a pruned version has only
-    meta.json r0007h02/         the second head on the body of r0007: the same files, but only the
-    last layer embeddings/       cached by body: pool, validation and test (model_outputs.py)
-    *.lock            see `lock` in files.py
+    MODEL_DIR/p<project>/
+        project.json      see project_record.py
+        project.db        see project_store.py
+        current           the version in service and its predecessors
+        r0007/            model.safetensors, meta.json and the probabilities (model_outputs.py);
+                          a pruned version has only meta.json
+        r0007h02/         the second head on the body of r0007: the same files, but only the last
+                          layer
+        embeddings/       cached by body: pool, validation and test (model_outputs.py)
+        *.lock            see `lock` in files.py
 
 Pydantic reads all JSON, because it rejects text that is nested too deeply or is not Unicode.
 Readers never see partial data: every file is written to a temporary path and then renamed.
@@ -143,15 +147,15 @@ class Registry:
     def load_state(self, version: str) -> tensor_file.State:
         """Load a version's weights; for a head, include the weights of its body.
 
-        Raises BrokenVersionError unless they match their sha256, fit a ResNet-18 and are finite,
-        or NoModelError if they were pruned.
+        Raises NoModelError if the weights were pruned, and BrokenVersionError if they do not match
+        their sha256, do not fit a ResNet-18 or are not finite.
         """
         own = self.load_own_state(version)
         body = body_of(version)
         return own if body == version else self.load_own_state(body) | own
 
     def load_own_state(self, version: str) -> tensor_file.State:
-        """Load a version's weights like `load_state`, but only the last layer of a head."""
+        """Load a version's weights like `load_state`, but for a head, load only the last layer."""
         meta = self.read_meta(version)
         if meta.pruned_at is not None:
             raise NoModelError(
@@ -184,7 +188,7 @@ class Registry:
         return self._find_current()[0]
 
     def promote(self, version: str, now: datetime | None = None) -> Meta:
-        """Put a version in service from the next request on; use an older one to roll back."""
+        """Put a version in service from the next request on; promote an older one to roll back."""
         if not VERSION_NAME.fullmatch(version) or not (self.root / version).is_dir():
             known = ", ".join(self.version_names()) or "none yet"
             raise NoModelError(f"no version {version!r} in {self.root}; known versions: {known}")
@@ -231,7 +235,7 @@ class Registry:
             raise BrokenVersionError(f"{meta.version}/{weights.name} {fault}")
 
     def _find_current(self) -> tuple[Meta | None, dict[str, str]]:
-        """Return the version in service, and the fault of each skipped later promotion."""
+        """Return the version in service, and the fault of each later promotion that was skipped."""
         passed_over: dict[str, str] = {}
         for promotion in self.promotions():
             try:

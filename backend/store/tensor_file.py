@@ -138,8 +138,8 @@ def find_fault(path: Path, expected_sha256: str) -> str:
 def read_weights(path: Path, expected_sha256: str) -> State:
     """Read the weights in a version's own file.
 
-    Raises BrokenVersionError unless they match the hash and are finite, and OSError if the file
-    cannot be read.
+    Raises OSError if the file cannot be read, and BrokenVersionError if the weights do not match
+    the hash or are not finite.
     """
     name = f"{path.parent.name}/{path.name}"
     try:

@@ -78,7 +78,7 @@ class Meta(
     parent: VersionName | None
     classes: Classes
     image_size: int = Field(ge=16, le=512, multiple_of=8)
-    framing: FramingName = "middle"  # of versions made before framings were recorded
+    framing: FramingName = "middle"  # for versions made before framings were recorded
     pool: str
     weights: str
     strategy: str
@@ -100,12 +100,12 @@ class Meta(
         "", pattern="^[0-9a-f]*$"
     )  # identifies its embeddings; "" in versions made before embeddings were saved
     # When the weights and scores were deleted. A head is pruned together with its body and shares
-    # its mark.
+    # its body's mark.
     pruned_at: AwareDatetime | None = None
 
     @property
     def view(self) -> View:
-        """How it sees images."""
+        """How this version sees images."""
         return View(self.image_size, self.framing)
 
     @property

@@ -41,7 +41,7 @@ class BackendClient:
         self._press("train", {"project": str(project_id)})
 
     def rescan_now(self, project_id: int) -> None:
-        """Have new images looked for on behalf of the person who pressed the button."""
+        """Start a search for new images on behalf of the person who pressed the button."""
         self._press("rescan", {"project": str(project_id)})
 
     def _press(self, button: str, form: dict[str, str]) -> None:

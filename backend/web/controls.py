@@ -33,8 +33,9 @@ class LocalControls:
         self._queue = queue
 
     def promote(self, project_id: int, version: str) -> Meta:
-        """Put a version in service and have the open tasks reordered; NoModelError if the version
-        does not exist.
+        """Put a version in service and have the open tasks reordered.
+
+        Raises NoModelError if the version does not exist.
         """
         root = project_root(self._model_dir, project_id)
         with lock(root, "promote"):  # a new head may be promoted at the same time
@@ -47,7 +48,7 @@ class LocalControls:
         self._queue.ask_for_training(project_id, time.time())
 
     def rescan_now(self, project_id: int) -> None:
-        """Request a search for new images; SettingsError if the pool never changes."""
+        """Request a search for new images. Raises SettingsError if the pool never changes."""
         record = read_record(project_root(self._model_dir, project_id))
         if record is not None and not record.may_pool_change:
             raise SettingsError(f"POOL={record.pool} never changes: there are no new images")

@@ -256,7 +256,7 @@ def _find_project(status: Status, project_id: int | None) -> ProjectStatus:
 
 
 def _curve_key(project: ProjectStatus) -> str:
-    """Return a key that identifies the content of the learning curve's image, for its address."""
+    """Return a key for the learning curve's address that identifies the image's content."""
     shown = repr((project.learning_curve, project.outlook))
     return hashlib.sha256(shown.encode()).hexdigest()[:16]
 

@@ -50,7 +50,7 @@ class VersionsPayload(Payload):
 
 
 def read_payload(kind: type[P], content: bytes) -> P:
-    """Parse a body; BadRequest with a one-sentence reason if it is invalid."""
+    """Parse a body. Raises BadRequest, with a one-sentence reason, if it is invalid."""
     try:
         return kind.model_validate_json(content)
     except ValidationError as error:
@@ -60,7 +60,7 @@ def read_payload(kind: type[P], content: bytes) -> P:
 
 
 def read_event(content: bytes) -> WebhookEvent:
-    """Parse the body of a webhook; BadRequest with the reason if it is invalid.
+    """Parse the body of a webhook. Raises BadRequest, with the reason, if it is invalid.
 
     JSON that is nested too deeply or contains invalid Unicode is also refused.
     """

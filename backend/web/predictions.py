@@ -61,7 +61,7 @@ class ModelService:
         return project_root(self.settings.model_dir, project_id)
 
     def in_service(self, project_id: int) -> InService:
-        """Return the version in service; NoModelError before the first one."""
+        """Return the version in service. Raises NoModelError before the first one."""
         root = self.root(project_id)
         meta = Registry(root).current()
         if meta is None:
@@ -86,7 +86,7 @@ class ModelService:
         """
         served = self.in_service(project_id)
         probs = np.full((len(tasks), len(served.meta.classes)), np.nan, np.float32)
-        images: dict[int, NDArray[np.uint8]] = {}  # framed as soon as they are read: small
+        images: dict[int, NDArray[np.uint8]] = {}  # framed at once, to use little memory
         view = served.meta.view
         for number, task in enumerate(tasks):
             data = task.get("data") or {}

@@ -50,7 +50,7 @@ class BufferedApp:
         )
         limit = self._body_limit(scope["path"], headers)
         body = await _read(receive, limit, headers)
-        # Without a body, the application refuses the request, possibly because it is too large.
+        # If the body was not read, the application refuses the request, possibly as too large.
         length = limit + 1 if body is None else len(body)
         kept = [header for header in scope["headers"] if header[0] not in FRAMING_HEADERS]
         complete: Any = {**scope, "headers": [*kept, (b"content-length", str(length).encode())]}
@@ -59,7 +59,7 @@ class BufferedApp:
 
 
 class DeadlineProtocol(H11Protocol):
-    """Uvicorn's HTTP/1.1, but closes connections that send no complete request head in time."""
+    """Uvicorn's HTTP/1.1, except that it closes connections whose request head takes too long."""
 
     def connection_made(self, transport: Any) -> None:
         """Start the first deadline."""

@@ -125,7 +125,7 @@ class MLBackend:
 
 
 def create_app(settings: Settings | None = None) -> Flask:
-    """Create the backend's application; SettingsError if a secret is missing."""
+    """Create the backend's application. Raises SettingsError if a secret is missing."""
     settings = settings or load_settings()
     settings.require("backend_password", "webhook_secret")
     queue = TrainingQueue(settings.redis_url.get_secret_value())

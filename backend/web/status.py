@@ -30,9 +30,9 @@ from backend.store.version_meta import Meta
 from backend.web.status_model import Confusion, JobStatus, ProjectStatus, Status
 
 NEXT_IMAGES = 12
-CLOCK_SKEW_S = 2.0  # between the processes that order the open images and that receive webhooks
+CLOCK_SKEW_S = 2.0  # between the process that orders open images and the web server
 
-Fields = dict[str, Any]  # of ProjectStatus, which checks their types
+Fields = dict[str, Any]  # fields of ProjectStatus, which checks their types
 
 
 def whole_status(settings: Settings, queue: TrainingQueue) -> Status:
@@ -51,7 +51,7 @@ def whole_status(settings: Settings, queue: TrainingQueue) -> Status:
 
 
 def project_status(settings: Settings, queue: TrainingQueue, project_id: int) -> ProjectStatus:
-    """Return the status of one project; ModelFolderError if one of its files is damaged."""
+    """Return the status of one project. Raises ModelFolderError if one of its files is damaged."""
     root = project_root(settings.model_dir, project_id)
     registry = Registry(root)
     sound, broken = registry.versions()

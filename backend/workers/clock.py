@@ -48,7 +48,7 @@ class Found:
 
 @dataclass
 class Watch:
-    """What the clock remembers about one project between ticks."""
+    """The clock's memory of one project between ticks."""
 
     project_id: int
     project: LabelStudioProject

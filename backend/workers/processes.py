@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 def run_backend(settings: Settings) -> None:
     """Serve the Label Studio ML backend over HTTP."""
-    import torchvision  # noqa: F401  # takes seconds, which the first annotator must not wait
+    import torchvision  # noqa: F401  # slow: do not make the first annotator wait for it
 
     from backend.web.server import serve
     from backend.web.serving import create_app
