@@ -116,7 +116,7 @@ class NewTask:
 
 @dataclass(frozen=True)
 class ProjectCounts:
-    """The size of a project; `annotations` excludes skipped ones."""
+    """The size of a project; `annotations` excludes skipped annotations."""
 
     tasks: int
     annotations: int

@@ -29,9 +29,9 @@ class Settings(ProjectSettings):
     """All variables in `.env.example`, with their names in lower case."""
 
     model_config = SettingsConfigDict(
-        # Later files win: `make up` writes var/stack.env for the stack on this machine, while .env
-        # may contain secrets that `make secrets` wrote for docker compose. The environment wins
-        # over both.
+        # Later files win. `make up` writes var/stack.env for the stack on this machine; .env may
+        # contain secrets that `make secrets` wrote for docker compose. The environment wins over
+        # both files.
         env_file=(".env", "var/stack.env"),
         extra="ignore",
         frozen=True,

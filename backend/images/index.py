@@ -39,7 +39,7 @@ QUOTED = "quoted:"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One image of the pool."""
+    """One image in the pool."""
 
     image_id: str
     location: str  # for Source.open
@@ -174,7 +174,7 @@ class Index:
         return rows.astype(np.int64)
 
     def entries(self, rows: NDArray[np.int64]) -> Iterator[Entry]:
-        """Yield these images one by one."""
+        """Yield the entries in these rows one by one."""
         columns = {name: self.table[name].take(rows).to_pylist() for name in SCHEMA.names}
         columns["location"] = [_unquoted(stored) for stored in columns["location"]]
         columns["label"] = self.labels[rows].tolist()
@@ -223,7 +223,7 @@ class Index:
         )
 
     def hold_out(self, image_ids: Sequence[str]) -> Index:
-        """Move images of the pool to the validation split; call once, after the first listing."""
+        """Move images from the pool to the validation split; call once, after the first listing."""
         splits = self.splits.copy()
         splits[self.rows(image_ids)] = "validation"
         return self._with(self._replace(split=splits), np.ones(len(self), dtype=bool))

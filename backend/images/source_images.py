@@ -97,7 +97,7 @@ class SourceImages:
         return np.flatnonzero(is_found)
 
     def known_labels(self) -> dict[str, str]:
-        """Return the label of each image of the pool that has one, whether decoded or not."""
+        """Return the label of each labeled image in the pool, whether it is decoded or not."""
         index = self.index
         is_listed = ~index.table["is_removed"].to_numpy() & (index.splits == "pool")
         is_known = is_listed & (index.labels != "")
@@ -228,7 +228,7 @@ class SourceImages:
 
     @property
     def _was_too_large(self) -> NDArray[np.bool_]:
-        """Return a mask of images that exceeded MAX_IMAGE_PIXELS, which may have been raised."""
+        """Return a mask of images left out for exceeding MAX_IMAGE_PIXELS; it may be higher now."""
         reasons = pc.match_substring(self.index.table["left_out"], "MAX_IMAGE_PIXELS")
         return reasons.to_numpy() & ~self.index.table["is_removed"].to_numpy()
 

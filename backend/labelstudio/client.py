@@ -132,7 +132,7 @@ _cached_server = lru_cache(maxsize=1)(LabelStudio)
 
 @contextmanager
 def _explaining(url: str) -> Iterator[None]:
-    """Replace errors from the SDK and httpx, whose text may contain tokens and cookies."""
+    """Replace errors from the SDK and httpx, because their text may contain tokens and cookies."""
     try:
         yield
     except ApiError as error:

@@ -245,7 +245,7 @@ class LabelStudioProject:
         return str(self._read()["model_version"] or "")
 
     def switch_model_version(self, version: str) -> None:
-        """Order the tasks by this version's predictions; LabelStudioError if it has none."""
+        """Order tasks by this version's predictions. Raises LabelStudioError if it has none."""
         self._change(model_version=version)
 
     def model_versions(self) -> list[str]:

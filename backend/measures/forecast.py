@@ -31,7 +31,7 @@ INTERVAL = 0.9
 MIN_COUNTS = 3
 EXPONENTS = (0.125, 0.18, 0.25, 0.35, 0.5, 0.7, 1.0, 1.4)
 # The share of a version's error that differs between training runs (seed, order). The rest of the
-# error comes from the labels: versions that share more labels share more of it.
+# error comes from the labels: versions that share more labels share more of this error.
 FRESH = (0.05, 0.3)
 SHRINKS = 0.25  # errors shrink in proportion to labels ** -SHRINKS, so later points weigh more
 # The prior for the scatter is the sampling variance of the images. It has as much weight as this

@@ -137,7 +137,7 @@ def _train_at(state: State, settings: Settings) -> float:
 
 
 def _rescan_at(state: State, settings: Settings) -> float:
-    """Return when to look for new images, and to decode those that were found."""
+    """Return when to look for new images or to decode images that were found."""
     if not state.may_pool_change:
         return math.inf
     facts = state.facts

@@ -46,7 +46,7 @@ class Loop:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """The label config's spellings of the pool's classes, in the pool's order."""
+        """The pool's classes in the pool's order, spelled as in the label config."""
         return match_classes(self.project.label_config().choices, self.pool.classes)
 
     @property

@@ -143,7 +143,8 @@ def record_open_images(loop: Loop, read_at: float, images: Sequence[OpenImage]) 
 def _put_second_opinions_first(
     loop: Loop, tasks: Sequence[Task], confidences: NDArray[np.float32], probs: NDArray[np.float32]
 ) -> None:
-    """Put images that await a second opinion first, with probabilities from before the first one.
+    """Put images that await a second opinion first, with probabilities from before their
+    annotation.
 
     The version in service was trained on the first annotation; its guess would only repeat that
     annotation to the second annotator.

@@ -188,7 +188,7 @@ def _pretrained(loop: Loop, progress: Progress) -> State:
 def _load_or_embed(
     loop: Loop, state: State, key: str, view: View, folder: Path, progress: Progress
 ) -> PoolEmbeddings:
-    """Load a body's embeddings, and compute and keep those of new images."""
+    """Load a body's embeddings; compute and store the embeddings of new images."""
     pool = loop.pool
 
     def compute(image_ids: Sequence[str]) -> Embeddings:

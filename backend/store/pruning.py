@@ -21,7 +21,7 @@ from backend.store.version_meta import Meta, body_of
 log = logging.getLogger(__name__)
 
 HEADS_KEPT = 10  # in addition to those recently in service
-BODIES_KEPT = 2  # those most recently in service
+BODIES_KEPT = 2  # the bodies most recently in service
 DRAFT_LIFETIME_S = 3600.0
 NOTICE = timedelta(days=1)  # between the announcement and the deletion
 
@@ -142,7 +142,7 @@ def _prune_heads(root: Path) -> None:
 
 
 def _made_at(folder: Path) -> float:
-    """Return the modification time of meta.json; the folder's changes when weights are deleted."""
+    """Return when meta.json changed; the folder itself also changes when weights are deleted."""
     meta = folder / "meta.json"
     return (meta if meta.exists() else folder).stat().st_mtime
 

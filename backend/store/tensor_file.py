@@ -1,6 +1,6 @@
 """Read, write and check safetensors files, which store a version's weights and outputs.
 
-A full version has all the weights of a ResNet-18; a head has only those of the last layer.
+A full version has all the weights of a ResNet-18; a head has only the weights of the last layer.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ def project_number(project: object) -> int:
 
 
 def requested_project() -> int | None:
-    """Return the project id in a request, if any; BadRequest if the id is not a number."""
+    """Return the project id in a request, if any. Raises BadRequest if it is not a number."""
     project = request.values.get("project")
     if project is None:
         return None
@@ -89,7 +89,7 @@ def requested_project() -> int | None:
 
 
 def required_project(model_dir: Path) -> int:
-    """Return the project id in a request; BadRequest if it is missing, NotFound if unknown."""
+    """Return the project id in a request. Raises BadRequest without one, NotFound if unknown."""
     project_id = requested_project()
     if project_id is None:
         raise BadRequest("name a project")

@@ -61,7 +61,7 @@ class ModelService:
         return project_root(self.settings.model_dir, project_id)
 
     def in_service(self, project_id: int) -> InService:
-        """Return the version in service. Raises NoModelError before the first one."""
+        """Return the version in service. Raises NoModelError if no version exists yet."""
         root = self.root(project_id)
         meta = Registry(root).current()
         if meta is None:

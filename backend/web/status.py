@@ -77,7 +77,7 @@ def project_status(settings: Settings, queue: TrainingQueue, project_id: int) ->
 
 
 def next_images(settings: Settings, queue: TrainingQueue, project_id: int) -> list[OpenImage]:
-    """Return the open images in order, except those annotated since they were ordered.
+    """Return the open images in order, without images annotated since they were ordered.
 
     With BLIND, the model's guesses are omitted.
     """

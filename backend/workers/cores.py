@@ -9,7 +9,7 @@ from threadpoolctl import threadpool_limits
 
 
 def share_cores(n_sharing: int = 1) -> None:
-    """Limit this process to its share of all cores but one, among `n_sharing` processes.
+    """Limit this process to its share if `n_sharing` processes use all cores but one.
 
     Threads synchronize after every layer, so all wait for a thread whose core is busy. On two
     cores, next to another busy process, two threads were five times slower than one thread. Two
