@@ -23,11 +23,10 @@ from backend.base.errors import ImageError
 # is decoded at a fraction of its size.
 LARGE_PX = 4_000_000
 TILE_PX = 1024
-# Scaling a JPEG during decoding and averaging blocks both leave an image this many times larger
-# than wanted, for the final, finer resizing. Values above 3 make hardly any difference (see
-# reducing_gap in Pillow's documentation).
-DRAFT_GAP = 2
-REDUCING_GAP = 3
+# Scaling a JPEG during decoding and averaging blocks both leave an image at least this many times
+# larger than wanted, for the final, finer resizing. Pillow's thumbnail() uses the same value. With
+# a larger one, an image of 50 megapixels would be copied at full size for a task.
+GAP = 2
 # These decoders keep several copies of the image in memory, so fewer pixels are allowed.
 COPIES = {"WEBP": 2}
 
@@ -80,7 +79,7 @@ def read_rgb(image: Image.Image, shrink: tuple[float, float]) -> Image.Image:
     """
     (across, down), (width, height) = shrink, image.size
     n_pixels = width * height
-    wanted = max(1, round(DRAFT_GAP * width / across)), max(1, round(DRAFT_GAP * height / down))
+    wanted = max(1, round(GAP * width / across)), max(1, round(GAP * height / down))
     if drafted := image.draft("RGB", wanted):  # a large JPEG is decoded at a fraction of its size
         scale = round(width / drafted[1][2])
         across, down = across / scale, down / scale
@@ -90,7 +89,7 @@ def read_rgb(image: Image.Image, shrink: tuple[float, float]) -> Image.Image:
         try:
             Image.core.set_block_size(BLOCK_BYTES)  # type: ignore[attr-defined]  # documented
             image.load()
-            factor = max(1, int(across / REDUCING_GAP)), max(1, int(down / REDUCING_GAP))
+            factor = max(1, int(across / GAP)), max(1, int(down / GAP))
             small = _reduced(image, factor)
             orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
         finally:

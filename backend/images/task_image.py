@@ -44,11 +44,11 @@ def png_image(picture: Image.Image) -> TaskImage:
 
 
 def _is_shown_as_it_is(image: Image.Image, max_side_px: int) -> bool:
+    # Check the size first: a PNG's EXIF may follow its pixels, so reading it decodes the image.
+    if image.format not in MIMES or max(image.size) > max_side_px:
+        return False
     is_animated = image.format != "MPO" and getattr(image, "is_animated", False)
-    is_upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
-    return (
-        image.format in MIMES and max(image.size) <= max_side_px and is_upright and not is_animated
-    )
+    return not is_animated and image.getexif().get(ExifTags.Base.Orientation, 1) == 1
 
 
 def _encode(picture: Image.Image, kind: str) -> TaskImage:
