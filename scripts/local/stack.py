@@ -7,6 +7,7 @@ import os
 import subprocess
 import time
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 from scripts.console.progress_bars import progress_bar
@@ -114,8 +115,9 @@ class LocalStack:
 
     def _name_new_projects(self) -> None:
         """Update the projects in stack.json, because some may have been set up since the start."""
-        links = project_links(self.settings.model_dir, self.settings.browser_url)
-        if links and links != self.folder.read().get("projects"):
+        stack = self.folder.read()
+        links = project_links(Path(stack["model_dir"]), stack["label_studio_url"])
+        if links and links != stack.get("projects"):
             self.folder.update(projects=links)
 
     def _say_how_to_add_a_project(self) -> None:

@@ -92,7 +92,7 @@ def test_an_image_read_in_tiles_equals_the_whole_image_reduced(
     kind: str, factor: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(decode, "TILE_PX", 10)
-    shrink = decode.REDUCING_GAP * factor[0], decode.REDUCING_GAP * factor[1]
+    shrink = decode.GAP * factor[0], decode.GAP * factor[1]
     expected = whole(KINDS[kind]).reduce(factor)
     assert same(read(KINDS[kind], shrink), expected)
 
@@ -107,7 +107,7 @@ def test_an_image_read_in_tiles_is_turned_upright(
     exif[ExifTags.Base.Orientation] = orientation
     # Whole blocks only: the rest of a block would move to another side when turned.
     file = encoded(noise(36, 24), kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {}))
-    small = read(file, (2 * decode.REDUCING_GAP, 2 * decode.REDUCING_GAP))
+    small = read(file, (2 * decode.GAP, 2 * decode.GAP))
     assert same(small, whole(file).reduce(2))
     assert small.size == ((18, 12) if orientation < 5 else (12, 18))
 

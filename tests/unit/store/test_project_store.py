@@ -85,6 +85,7 @@ READERS: dict[str, tuple[Callable[[ProjectStore], object], object]] = {
     "counts": (ProjectStore.counts, ProjectCounts(0, 0, 0, 0)),
     "tasks": (ProjectStore.tasks, []),
     "annotations": (ProjectStore.annotations, {}),
+    "annotated_images": (ProjectStore.annotated_images, set()),
     "new_annotations": (ProjectStore.new_annotations, (0, None)),
     "new_images": (ProjectStore.new_images, set()),
     "asked_probs": (lambda store: store.asked_probs(2), {}),

@@ -65,7 +65,7 @@ def test_the_summary_says_how_many_labels_each_strategy_saves() -> None:
     assert "auto needs 65% (" in text
     assert "auto is never significantly worse" in text
     assert "margin does not reach random's final accuracy with 300 labels" in text
-    assert "margin is significantly worse at 100, 200, 300 labels" in text
+    assert "margin is significantly worse than random at 100, 200, 300 labels" in text
     assert "calibration error on the test split: 0.020 at most at any budget, 0.020 in any" in text
 
 
