@@ -7,7 +7,6 @@ import os
 import subprocess
 import time
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 from scripts.console.progress_bars import progress_bar
@@ -116,7 +115,8 @@ class LocalStack:
     def _name_new_projects(self) -> None:
         """Update the projects in stack.json, because some may have been set up since the start."""
         stack = self.folder.read()
-        links = project_links(Path(stack["model_dir"]), stack["label_studio_url"])
+        address = stack.get("label_studio_url", self.settings.browser_url)
+        links = project_links(self.settings.model_dir, address)
         if links and links != stack.get("projects"):
             self.folder.update(projects=links)
 
