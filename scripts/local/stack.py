@@ -114,10 +114,9 @@ class LocalStack:
 
     def _name_new_projects(self) -> None:
         """Update the projects in stack.json, because some may have been set up since the start."""
-        stack = self.folder.read()
-        address = stack.get("label_studio_url", self.settings.browser_url)
-        links = project_links(self.settings.model_dir, address)
-        if links and links != stack.get("projects"):
+        known = {link["project_id"] for link in self.folder.read().get("projects", ())}
+        links = project_links(self.settings.model_dir, self.settings.browser_url)
+        if {link["project_id"] for link in links} - known:
             self.folder.update(projects=links)
 
     def _say_how_to_add_a_project(self) -> None:
