@@ -74,6 +74,7 @@ def set_up(request: Request) -> int:
             plan = make_plan(request, progress)
         opened = Opening(settings, plan).open(may_create=request.may_create)
         project, steps = opened.project, SetupSteps(settings, opened)
+        steps.print_cost()  # before any training run slows the measurement down
         changes = [
             opened.has_changed,
             project.configure(is_blind=settings.blind),
@@ -82,7 +83,6 @@ def set_up(request: Request) -> int:
             steps.connect(),  # first, so that annotations are reported even if a later step fails
             steps.import_seed_labels(),
             steps.push_first_batch(),
-            steps.estimate_cost(),
             project.add_order_tab(),
             steps.explain(),
             steps.start_first_training(),
@@ -94,7 +94,7 @@ def set_up(request: Request) -> int:
 
 
 class SetupSteps:
-    """The steps of set-up. Each can be repeated, and returns whether it changed anything."""
+    """The steps of set-up. Each can be repeated, and most return whether they changed anything."""
 
     def __init__(self, settings: Settings, opened: OpenedProject) -> None:
         self.settings = settings
@@ -165,16 +165,15 @@ class SetupSteps:
         print(f"tasks     {self.project.counts().open} open, {pushed} of them new")
         return bool(pushed)
 
-    def estimate_cost(self) -> bool:
+    def print_cost(self) -> None:
         """Print how long scoring and training will take, unless a version already exists."""
         if Registry(self.root).last_round():
-            return False
+            return
         device = find_device(self.settings.device)
         recipe = Recipe(image_size=self.record.image_size)
         speed = measure_speed(recipe, len(self.record.classes), device)
         n_images = len(self.pool.image_ids) + self.pool.n_waiting
         print(f"cost      {describe_cost(speed, n_images, recipe, device)}")
-        return False
 
     def connect(self) -> bool:
         """Connect the webhook and the ML backend, each with its secret."""
