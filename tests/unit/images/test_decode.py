@@ -181,7 +181,7 @@ def test_a_damaged_large_image_does_not_block_the_next_ones() -> None:
 
 
 MEASURED = """
-import io, sys
+import ast, io, sys
 from pathlib import Path
 from PIL import Image
 
@@ -284,7 +284,7 @@ def test_a_pool_decodes_images_at_the_limit_one_at_a_time_and_none_over_it(
 READ = """
 from backend.images.decode import open_image, read_rgb
 
-content = bomb(sys.argv[1], sys.argv[2], **eval(sys.argv[3]))
+content = bomb(sys.argv[1], sys.argv[2], **ast.literal_eval(sys.argv[3]))
 begin()
 with open_image(io.BytesIO(content), 50_000_000) as image:
     small = read_rgb(image, (110, 110))
