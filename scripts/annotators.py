@@ -86,7 +86,7 @@ def remarks(rows: Sequence[AnnotatorFigures], overlap: OverlapName) -> list[str]
             else f"with OVERLAP={overlap}, others get these images once they label"
         )
         found.append(
-            "Quality is unknown if nobody else labeled the same images: "
+            "Quality is unknown if no one else labeled the same images: "
             f"{', '.join(alone)} ({remedy})."
         )
     return found

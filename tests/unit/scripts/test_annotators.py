@@ -73,7 +73,7 @@ def test_a_remark_names_annotators_whose_images_nobody_else_labeled() -> None:
     without_model = replace(ADA, annotator=5, name="Di", quality=None)
     rows = [ADA, BO, alone, without_model]
     [line] = remarks(rows, "1")
-    assert line.startswith("Quality is unknown if nobody else labeled the same images: Cy (")
+    assert line.startswith("Quality is unknown if no one else labeled the same images: Cy (")
     assert "set OVERLAP=auto" in line
     [line] = remarks(rows, "auto")
     assert "set OVERLAP" not in line
