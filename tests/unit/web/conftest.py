@@ -31,18 +31,22 @@ SECRET = {SECRET_HEADER: "hook-secret"}
 POOL_PROBS = np.array([[0.2, 0.7, 0.1], [0.4, 0.3, 0.3]], dtype=np.float32)
 
 
+def settings_of(folder: Path, redis_server: RedisServer, **changes: object) -> Settings:
+    """Return the settings of a backend whose Label Studio is out of reach."""
+    defaults: dict[str, object] = {
+        "model_dir": folder / "models",
+        "redis_url": redis_server.url,
+        "label_studio_url": "http://127.0.0.1:9",
+        "label_studio_api_key": "ls-token",
+        "backend_password": "backend-pass",
+        "webhook_secret": "hook-secret",
+    }
+    return load_settings(_env_file=None, **defaults | changes)
+
+
 @pytest.fixture
 def config(tmp_path: Path, redis_server: RedisServer) -> Settings:
-    own = load_settings(
-        _env_file=None,
-        model_dir=tmp_path / "models",
-        redis_url=redis_server.url,
-        label_studio_url="http://127.0.0.1:9",
-        label_studio_api_key="ls-token",
-        backend_password="backend-pass",
-        webhook_secret="hook-secret",
-        retrain_after=2,
-    )
+    own = settings_of(tmp_path, redis_server, retrain_after=2)
     root = project_root(own.model_dir, PROJECT)
     write_record(
         root,

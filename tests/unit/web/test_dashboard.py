@@ -30,6 +30,7 @@ from backend.web.serving import create_app
 from tests.conftest import RedisServer
 from tests.unit.store.test_registry import meta, record
 from tests.unit.store.test_registry import save as save_version
+from tests.unit.web.conftest import settings_of
 from tests.unit.web.test_status import keep_reading
 
 PROJECT = 7
@@ -40,13 +41,10 @@ SAFE = "&lt;script&gt;alert(1)&lt;/script&gt;"
 
 @pytest.fixture
 def config(tmp_path: Path, redis_server: RedisServer) -> Settings:
-    own = load_settings(
-        _env_file=None,
-        model_dir=tmp_path / "models",
-        redis_url=redis_server.url,
+    own = settings_of(
+        tmp_path,
+        redis_server,
         label_studio_url="http://127.0.0.1:8080",
-        backend_password="backend-pass",
-        webhook_secret="hook-secret",
         dashboard_password="dash-pass",
         dashboard_open=True,
     )

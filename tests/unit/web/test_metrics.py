@@ -15,7 +15,7 @@ from redis import Redis
 from rq import SimpleWorker
 from rq.job import Job
 
-from backend.base.settings import Settings, load_settings
+from backend.base.settings import Settings
 from backend.labelstudio.incoming import SECRET_HEADER
 from backend.measures.evaluation import Evaluation
 from backend.queue.training_queue import TrainingQueue
@@ -27,7 +27,15 @@ from backend.web.serving import create_app
 from tests.conftest import RedisServer
 from tests.unit.store.test_registry import meta, record
 from tests.unit.store.test_registry import save as save_version
-from tests.unit.web.conftest import PROJECT, event, png, predict, put_in_service, task
+from tests.unit.web.conftest import (
+    PROJECT,
+    event,
+    png,
+    predict,
+    put_in_service,
+    settings_of,
+    task,
+)
 from tests.unit.web.test_status import files, keep_reading
 
 BOARD = json.loads((Path(__file__).parents[3] / "docs/grafana.json").read_text())
@@ -39,17 +47,7 @@ EXPRESSIONS = [target["expr"] for panel in PANELS for target in panel["targets"]
 
 @pytest.fixture
 def config(tmp_path: Path, redis_server: RedisServer) -> Settings:
-    own = load_settings(
-        _env_file=None,
-        model_dir=tmp_path / "models",
-        redis_url=redis_server.url,
-        label_studio_url="http://127.0.0.1:9",
-        label_studio_api_key="ls-token",
-        backend_password="backend-pass",
-        webhook_secret="hook-secret",
-        dashboard_password="dash-pass",
-        retrain_after=5,
-    )
+    own = settings_of(tmp_path, redis_server, dashboard_password="dash-pass", retrain_after=5)
     write_record(project_root(own.model_dir, PROJECT), record(PROJECT))
     return own
 
