@@ -132,7 +132,8 @@ class SetupSteps:
                         ]
                     )
                 progress("importing seed labels", len(new), len(new))
-        print(f"seeds     {len(labels)} labels from the data set, {len(new)} of them new")
+        known_labels = f"{len(labels)} known labels, {len(new)} of them new" if labels else "none"
+        print(f"seeds     {known_labels}")
         return bool(new)
 
     def _without_damaged(self, labels: Mapping[str, str]) -> dict[str, str]:
