@@ -1,7 +1,7 @@
 """Score how informative images are, from class probabilities.
 
-Every score is in 0..1. An image with a higher score is queried sooner, so 1 - score can be shown
-as a confidence.
+Every score is between 0 and 1. An image with a higher score is queried sooner, so 1 - score can be
+shown as a confidence.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from backend.base.strategy_names import ResolvedName
 
 
 def least_confidence(probs: Probs) -> Scores:
-    """Return 1 minus the top class's probability (Lewis & Gale, 1994); at most 1 - 1/classes."""
+    """Return 1 minus the top class's probability, at most 1 - 1/classes (Lewis & Gale, 1994)."""
     return _unit(1.0 - probs.max(axis=1))
 
 
 def margin(probs: Probs) -> Scores:
-    """Return how close the second class comes to the top class, 0..1 (Scheffer et al., 2001)."""
+    """Return 1 minus the gap between the two highest probabilities (Scheffer et al., 2001)."""
     second, first = np.partition(probs, -2, axis=1)[:, -2:].T
     return _unit(1.0 - (first - second))
 

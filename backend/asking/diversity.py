@@ -34,7 +34,7 @@ BLOCK = 1000  # rows compared at a time, to limit memory
 def typiclust(
     embeddings: Embeddings, asked: Embeddings, count: int, rng: np.random.Generator
 ) -> Positions:
-    """Choose the most typical image from each of the largest clusters without queried images.
+    """Choose the most typical image from each of the largest clusters with no queried image.
 
     In TypiClust (Hacohen et al., 2022), the number of clusters is the number of images queried so
     far plus `count`, and an image is typical if its neighbors are close. The strategy needs no
@@ -78,7 +78,7 @@ def k_center(embeddings: Embeddings, asked: Embeddings, count: int) -> Positions
     distance = _distance_to_nearest(own, theirs)
     chosen: list[int] = []
     for _ in range(min(count, len(own))):
-        # If no image has been queried yet, start with the most central one.
+        # If no image has been queried yet, start with the most central image.
         best = int(distance.argmax()) if np.isfinite(distance).any() else _most_central(embeddings)
         chosen.append(best)
         apart = np.maximum(square + square[best] - 2 * (own @ own[best]), 0)
@@ -118,9 +118,10 @@ def uncertain_clusters(
 ) -> Positions:
     """Choose the most uncertain image from each of `count` clusters of the most uncertain images.
 
-    Based on Zhdanov (2019), "Diverse mini-batch active learning", with ten candidates per image.
-    Copies of a queried or more uncertain image come last, since their labels will be known. If
-    every image is chosen, the most uncertain images come first.
+    The method follows Zhdanov (2019), "Diverse mini-batch active learning", with ten candidates for
+    each image to choose. Near-duplicates of a queried or more uncertain image come last, because
+    their labels will already be known. If every image is chosen, the most uncertain images come
+    first.
     """
     if count >= len(embeddings):
         return np.argsort(-uncertainty, kind="stable")
@@ -133,7 +134,7 @@ def uncertain_clusters(
         found = KMeans(count, n_init=1, max_iter=30, random_state=int(rng.integers(2**31))).fit(
             own[candidates]
         )
-        # The candidates are sorted, so the first one in each cluster is its most uncertain.
+        # The candidates are sorted, so the first one in each cluster is the most uncertain.
         _, firsts = np.unique(found.labels_, return_index=True)
         chosen = candidates[np.sort(firsts)]
     rest = by_uncertainty[~np.isin(by_uncertainty, chosen)]
@@ -146,7 +147,7 @@ def interleave(embeddings: Embeddings, order: Positions) -> Positions:
     """Reorder images so that similar images are far apart, but otherwise keep `order`.
 
     One image from each group of similar images comes first, then a second image from each, and so
-    on. More than BLOCK images are reordered block by block.
+    on. If there are more than BLOCK images, each block of BLOCK images is reordered separately.
     """
     if len(order) < 3:
         return order
@@ -187,7 +188,7 @@ def _typicality(directions: Directions) -> Scores:
 def _without_copies(
     own: Directions, theirs: Directions, order: Positions, wanted: int
 ) -> Positions:
-    """Return the first `wanted` rows in `order` that copy neither an earlier row nor `theirs`."""
+    """Return `wanted` rows in `order`, skipping near-duplicates of earlier rows and of `theirs`."""
     kept: Positions = np.empty(0, np.int64)
     for first in range(0, len(order), BLOCK):
         block = order[first : first + BLOCK]
@@ -200,7 +201,7 @@ def _without_copies(
 
 
 def _distance_to_nearest(directions: Directions, others: Directions) -> NDArray[np.float32]:
-    """Return each row's distance to the nearest row of `others`; infinity if there is none."""
+    """Return each row's distance to the nearest row of `others`, or infinity if there is none."""
     if not len(others):
         return np.full(len(directions), np.inf, np.float32)
     return pairwise_distances_argmin_min(directions, others)[1]

@@ -1,4 +1,4 @@
-"""Choose which images to query next, and in what order, by a query strategy."""
+"""Use a query strategy to choose which images to query next, and in what order."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Candidates:
 
     image_ids: Sequence[str]
     probs: Probs | None  # None if there is no model
-    embeddings: Embeddings | None = None  # None if not needed or not available
+    embeddings: Embeddings | None = None  # None if they are not needed or not available
     asked: Embeddings | None = None  # embeddings of the images already queried
 
 
@@ -70,7 +70,7 @@ def select(
 
 
 def rank(strategy: ResolvedName, candidates: Candidates, rng: np.random.Generator) -> Scores:
-    """Return the confidences that order the candidates if all of them are queried."""
+    """Return the confidences that set the order of the candidates if all of them are queried."""
     n_images = len(candidates.image_ids)
     _, order, ordered = _choose(strategy, candidates, n_images, rng)
     confidences = np.empty(n_images, np.float32)
@@ -81,12 +81,12 @@ def rank(strategy: ResolvedName, candidates: Candidates, rng: np.random.Generato
 def confidence(
     strategy: ResolvedName, n_images: int, probs: Probs | None, rng: np.random.Generator
 ) -> Scores:
-    """Return the confidence of each image considered alone, 0..1; low = query first.
+    """Return each image's confidence, 0..1, independent of the other images; low = query first.
 
-    The confidence is 1 minus the acquisition score. `random` has an order but no scores, so an
-    image's confidence is its position in that order as a share of all images. A strategy that
-    chooses sets cannot score single images, so the margin is used instead. Raises NoModelError
-    without usable probabilities.
+    The confidence is 1 minus the acquisition score. `random` provides an order but no scores, so an
+    image's confidence is its position in that order divided by the number of images. A strategy
+    that chooses sets cannot score single images, so the margin is used instead. Raises NoModelError
+    if there are no usable probabilities.
     """
     if strategy == "random":
         return (rng.permutation(n_images) / max(n_images, 1)).astype(np.float32)

@@ -15,11 +15,11 @@ Embeddings = NDArray[np.float16] | NDArray[np.float32]  # (images, width): penul
 
 
 class Images(Protocol):
-    """Images of one size: an array, or a view of a file that is read in pieces."""
+    """Images of the same size, as an array or as a view of a file that is read in pieces."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Return (images, height, width, 3)."""
+        """Return the shape (images, height, width, 3)."""
 
     def __len__(self) -> int: ...
 
@@ -36,7 +36,7 @@ class ImageView:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Return (images, height, width, 3)."""
+        """Return the shape (images, height, width, 3)."""
         return (len(self._rows), *self._images.shape[1:])
 
     def __len__(self) -> int:

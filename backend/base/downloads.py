@@ -15,10 +15,10 @@ MB = 1_000_000
 def download(
     url: str, file: Path, what: str, progress: Progress, *, timeout_s: float, sha256: str = ""
 ) -> None:
-    """Download `url` to `file`. Raises OSError or HTTPException on failure or a wrong hash.
+    """Download `url` to `file`. Raises OSError or HTTPException if that fails or the hash is wrong.
 
-    `what` names the file in progress lines, `sha256` is the beginning of the file's hash, and
-    `timeout_s` is how long the host may go without sending data.
+    `what` names the file in progress lines, `sha256` is the expected beginning of the file's hash,
+    and `timeout_s` is how long the host may go without sending data.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_name(f"{file.name}.{os.getpid()}.partial")

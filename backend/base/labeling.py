@@ -106,7 +106,7 @@ class TaskImage:
 
 @dataclass(frozen=True)
 class NewTask:
-    """A task to create; a task with a `label` is imported as annotated."""
+    """A task to create. If it has a `label`, it is imported as already annotated."""
 
     image_id: str
     data: Mapping[str, Any]
@@ -126,7 +126,7 @@ class ProjectCounts:
 
 
 class LabelingProject(Protocol):
-    """A project in which people label images, in Label Studio or simulated."""
+    """A project whose images are labeled by people in Label Studio or by a simulation."""
 
     def label_config(self) -> LabelConfig: ...
     def n_tasks(self) -> int: ...
@@ -152,7 +152,7 @@ class LabelingProject(Protocol):
 def match_classes(choices: Sequence[str], pool_classes: Sequence[str]) -> tuple[str, ...]:
     """Return the classes in the pool's order, spelled as in the label config.
 
-    Ignores case, order and surrounding spaces. If the two lists still differ, raises a
+    Case, order and surrounding spaces are ignored. If the two lists still differ, raises a
     LabelConfigError that contains both.
     """
     spelling = {choice.strip().casefold(): choice for choice in choices}

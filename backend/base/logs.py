@@ -1,7 +1,7 @@
 """Log one line per event to standard error, in the same format in every process.
 
 Messages may contain text from requests. Therefore, each message is shortened to about
-MESSAGE_MAX_CHARS and cannot imitate a second event.
+MESSAGE_MAX_CHARS characters, and its lines cannot be mistaken for a second event.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff
 
 
 class TextFormatter(logging.Formatter):
-    """Write human-readable lines; further lines of the same event are indented."""
+    """Write human-readable text; the second and later lines of an event are indented."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Format an event, with its message cut to a limited length but any traceback in full."""

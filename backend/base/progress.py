@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-Progress = Callable[[str, int, int], None]  # phase, done, total; 0, 0 if unknown
+Progress = Callable[[str, int, int], None]  # phase, done, total; the numbers are 0 if unknown
 
 LINE_EVERY_S = 10.0
 # Phases shorter than this get neither a log line nor a progress bar.
@@ -20,7 +20,7 @@ def unit(phase: str) -> str:
 
 
 def seconds_left(done: int, total: int, took_s: float) -> float | None:
-    """Estimate the seconds left from the average pace so far; None if nothing is done yet."""
+    """Estimate the seconds left from the average pace, or return None if nothing is done yet."""
     return took_s / done * (total - done) if 0 < done <= total else None
 
 
@@ -52,7 +52,7 @@ class ProgressLines:
             self._write(f"{phase}: {done:,} of {total:,} {unit(phase)} ({done / total:.0%}){left}")
 
     def end(self) -> None:
-        """End the current phase, if any."""
+        """End the current phase if there is one."""
         took_s = self._clock() - self._since
         if self._phase and took_s > LONG_S:
             counted = f"{self._done:,} {unit(self._phase)}, " if self._done else ""

@@ -33,13 +33,13 @@ ImageSize = Annotated[
 
 
 class ProjectSettings(BaseSettings):
-    """The settings that a project is set up with."""
+    """The settings with which a project is set up."""
 
     project_title: str = Field(
         "Tightloop",
         min_length=3,
         max_length=50,
-        description="The title of the Label Studio project. A new title means a new project; "
+        description="The title of the Label Studio project. A new title creates a new project; "
         "without a title, Tightloop continues with the project that was set up first.",
     )
     pool: str = Field(
@@ -56,7 +56,7 @@ class ProjectSettings(BaseSettings):
     )
     classes: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="The classes that annotators choose from, separated by commas. Unless set, "
+        description="The classes that annotators choose from, separated by commas. By default, "
         "they come from `LABEL_CONFIG`, or else from the names of the class folders.",
     )
     label_config: Path | None = Field(
@@ -73,7 +73,7 @@ class ProjectSettings(BaseSettings):
     image_size: ImageSize = Field(
         "auto",
         description="The side of the square images that the model sees, in pixels. `auto` is `64` "
-        "for a pool of images of up to 64 px, and `128` for larger ones.",
+        "if the images in the pool are at most 64 px wide and high, and `128` if they are larger.",
     )
     task_image_px: int = Field(
         1600,
@@ -98,9 +98,9 @@ class ProjectSettings(BaseSettings):
     seed_labels: int = Field(
         500,
         ge=0,
-        description="How many images start with the data set's own labels, with the same number "
-        "from every class. If fewer labels are known, all of them are used. With `0`, the first "
-        "batch is chosen without a model.",
+        description="How many images start with a label from the data set, with the same number "
+        "of images from every class. If fewer labels are known, all of them are used. With `0`, "
+        "the first batch is chosen without a model.",
     )
     seed: int = Field(
         0,

@@ -121,14 +121,14 @@ class Settings(ProjectSettings):
     )
     label_studio_host: str = Field(
         "",
-        description="Label Studio's address in annotators' browsers if it differs, for example "
-        "`https://label.example.org` behind a proxy.",
+        description="Label Studio's address in annotators' browsers if it differs from "
+        "`LABEL_STUDIO_URL`, for example `https://label.example.org` behind a proxy.",
     )
     label_studio_port: int | None = Field(
         None,
         ge=1,
         le=65535,
-        description="The port of this machine on which users reach Label Studio (8080 unless set).",
+        description="The port on this machine at which users reach Label Studio (8080 unless set).",
     )
     task_lock_s: int = Field(
         1800,
@@ -183,8 +183,8 @@ class Settings(ProjectSettings):
     control_secret: SecretStr = Field(
         SecretStr(""),
         description="The secret with which a dashboard in a separate process passes button "
-        "presses to the backend. If it is empty, the backend refuses them. `make secrets` creates "
-        "the secret; `make up` does not need it.",
+        "presses to the backend. If the secret is empty, the backend refuses button presses. "
+        "`make secrets` creates the secret, and `make up` does not need it.",
     )
 
     @classmethod
@@ -247,7 +247,7 @@ class Settings(ProjectSettings):
         empty = [name.upper() for name in names if not getattr(self, name)]
         if empty:
             raise SettingsError(
-                f"{', '.join(empty)} must be set: `make up` does so for a local stack; otherwise "
+                f"{', '.join(empty)} must be set: `make up` does this for a local stack; otherwise "
                 "use the environment or .env (see .env.example)"
             )
 

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 StrategyName = Literal[
     "auto", "least_confidence", "margin", "entropy", "badge", "typiclust", "k_center", "random"
 ]
-# Strategies that can choose a batch. `auto` is first resolved to one of them, for example
-# uncertain_clusters.
+# Strategies that can choose a batch. `auto` is first resolved to one of these strategies, for
+# example uncertain_clusters.
 ResolvedName = StrategyName | Literal["uncertain_clusters"]
 STRATEGIES: tuple[StrategyName, ...] = get_args(StrategyName)

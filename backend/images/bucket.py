@@ -32,7 +32,10 @@ class Bucket:
     """
 
     def __init__(self, url: str) -> None:
-        """Do not connect yet. Raises PoolError if the URL is invalid or a package is missing."""
+        """Prepare to read the bucket without connecting to it yet.
+
+        Raises PoolError if the URL is invalid or a package is missing.
+        """
         self.name = f"{url.rstrip('/')}/"
         try:
             self._files = BucketFiles(url)
@@ -69,7 +72,7 @@ class Bucket:
         return self._files.open(location)
 
     def url(self, location: str) -> str | None:  # noqa: ARG002
-        """Return None: a browser has no credentials for the bucket."""
+        """Return None, because a browser has no credentials for the bucket."""
         return None
 
 
@@ -114,7 +117,7 @@ class BucketFiles:
             raise OSError(self._explain(error)) from None
 
     def check(self, location: str) -> None:
-        """Raise OSError if the bucket refuses access to a file; the file may be missing."""
+        """Raise OSError if the bucket refuses access to a file. A missing file is not an error."""
         try:
             self._file_system.info(location)
         except FileNotFoundError:
@@ -123,7 +126,7 @@ class BucketFiles:
             raise OSError(self._explain(error)) from None
 
     def _explain(self, error: Exception) -> str:
-        """Write a message that says what is wrong and what to do.
+        """Return a message that states what is wrong and what to do about it.
 
         The libraries' own messages are not repeated, because they may contain parts of credentials.
         """

@@ -1,4 +1,4 @@
-"""Find images with the same content, and decide which of them counts."""
+"""Find images with the same content, and decide which image in each group counts."""
 
 from __future__ import annotations
 
@@ -66,15 +66,18 @@ def mark_copies(table: pa.Table, counts: NDArray[np.bool_]) -> pa.Table:
 
 
 def common_split(copies: Sequence[Copy]) -> str:
-    """Return the split shared by copies: if one is held out, none is ever queried or trained on."""
+    """Return the split that all copies share.
+
+    If one copy is held out, no copy is ever queried or trained on.
+    """
     return min((copy.split for copy in copies), key=SPLITS.index)
 
 
 def common_label(copies: Sequence[Copy]) -> str | None:
-    """Return the label shared by copies: "" if none is known, None if their labels conflict.
+    """Return the label that all copies share, "" if no label is known, or None if labels conflict.
 
-    Removed copies matter only if all copies are removed, because a file may have been moved to
-    another class.
+    Removed copies are considered only if all copies are removed, because a file may have been moved
+    to another class.
     """
     present = [copy for copy in copies if not copy.is_removed] or copies
     labels = {copy.label for copy in present} - {""}

@@ -11,7 +11,10 @@ from backend.images.digits import cache_digits
 
 
 def cache_data_set(name: str, data_dir: Path, progress: Progress) -> tuple[str, Path, str] | None:
-    """Cache CIFAR-10 or the digits; return name, cache folder and notice. None for other names."""
+    """Cache CIFAR-10 or the digits, and return the name, the cache folder and a notice.
+
+    Returns None for any other name.
+    """
     notice = ""
     if name in ("auto", "cifar10"):
         try:

@@ -25,7 +25,7 @@ LARGE_PX = 4_000_000
 TILE_PX = 1024
 # Scaling a JPEG during decoding and averaging blocks both leave an image at least this many times
 # larger than wanted, for the final, finer resizing. Pillow's thumbnail() uses the same value. With
-# a larger one, an image of 50 megapixels would be copied at full size for a task.
+# a larger value, an image of 50 megapixels would be copied at full size for a task.
 GAP = 2
 # These decoders keep several copies of the image in memory, so fewer pixels are allowed.
 COPIES = {"WEBP": 2}
@@ -46,7 +46,8 @@ def open_image(
     Any exception that Pillow raises for a damaged file, here or inside the `with` block, becomes an
     ImageError.
     """
-    # Pillow warns about images above half of its limit, which would only clutter the log.
+    # Pillow warns about images larger than half its limit, but the warnings would only clutter the
+    # log.
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     try:
         with Image.open(file, formats=formats) as image:
@@ -64,7 +65,7 @@ def open_image(
             f"the image has more than {max_pixels:,} pixels (see MAX_IMAGE_PIXELS)"
         ) from None
     except OSError as error:
-        if error.errno is not None:  # the file cannot be read, damaged or not
+        if error.errno is not None:  # the file cannot be read, but may be undamaged
             raise
         raise _damaged(error) from None
     except Exception as error:  # Pillow's decoders may raise any exception on damaged bytes

@@ -48,7 +48,7 @@ class Folder:
 
 
 class _Scan:
-    """Finds all files with an image suffix below a folder; records why others are left out."""
+    """Finds the files with an image suffix below a folder; records why other files are left out."""
 
     def __init__(self, root: Path, progress: Progress) -> None:
         self.files: dict[str, tuple[int, str]] = {}  # path -> size, and mtime in ns
@@ -63,7 +63,7 @@ class _Scan:
             folders.extend(self._scan(folders.popleft() if folders else self._links.popleft()))
 
     def _scan(self, folder: str) -> list[str]:
-        """List the files of a folder, and return its sub-folders."""
+        """List the files in a folder, and return its subfolders."""
         entries: list[os.DirEntry[str]] = []
         try:
             self._enter(folder)

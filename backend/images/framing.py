@@ -47,7 +47,7 @@ def _whole(image: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
     rgb = read_rgb(image, (shrink, shrink))
     scale = min(size[0] / rgb.width, size[1] / rgb.height)
     width, height = max(1, round(scale * rgb.width)), max(1, round(scale * rgb.height))
-    # With this filter, torch enlarges small squares in the same way.
+    # This filter enlarges images in the same way as torch enlarges small squares.
     resized = np.asarray(rgb.resize((width, height), Image.Resampling.BILINEAR))
     left, top = (size[0] - width) // 2, (size[1] - height) // 2
     right, bottom = size[0] - width - left, size[1] - height - top

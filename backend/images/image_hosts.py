@@ -31,7 +31,7 @@ class ImageHosts:
     def fault(self, url: str) -> str:
         """Return the reason why a URL must not be fetched, or "" if it may be fetched.
 
-        From hosts other than this machine, images are fetched only over https.
+        Images on hosts other than this machine are fetched only over https.
         """
         try:
             parts = urlsplit(url)
@@ -78,7 +78,7 @@ class ImageHosts:
         return httpx.Client(timeout=TIMEOUT, mounts=direct)
 
     def _fetch(self, url: str) -> BinaryIO | str:
-        """Return the content at a URL, or the address that the server redirects to."""
+        """Return the content of a URL, or the address to which the server redirects."""
         give_up = time.monotonic() + GIVE_UP_AFTER_S
         content = io.BytesIO()
         with self._client.stream("GET", url) as response:

@@ -1,4 +1,4 @@
-"""List the images whose paths or URLs a CSV, JSON Lines or Parquet file contains."""
+"""List the images whose paths or URLs are in a CSV, JSON Lines or Parquet file."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ REPORT_EVERY = 1000
 class ImageList:
     """A list of images, with their labels and splits if known.
 
-    Paths refer to files below the list's folder, URLs to buckets or to hosts in IMAGE_HOSTS.
+    Paths refer to files below the list's folder. URLs refer to images in buckets or on hosts in
+    IMAGE_HOSTS.
     """
 
     def __init__(self, path: Path, hosts: ImageHosts) -> None:

@@ -50,7 +50,7 @@ class Entry:
     label: str  # the known class, "" if unknown or if copies contradict each other
     left_out: str  # why the file cannot be used, "" if it can
     copy_of: str  # the id of the copy that counts, "" if this image counts
-    is_changed: bool  # since decoding; the old pixels are used until it is decoded again
+    is_changed: bool  # changed after decoding; the old pixels are used until it is decoded again
     is_removed: bool  # no longer listed by the source
 
 
@@ -74,7 +74,8 @@ class Merged:
 class Index:
     """All images that a source has ever listed, sorted by id. An index never changes.
 
-    Arrays have one item per image, in the same order ("rows").
+    Every array has one item per image. All arrays use the same order, and a "row" is a position in
+    that order.
     """
 
     source: str  # Source.name
@@ -88,7 +89,7 @@ class Index:
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
-        """Read an index; return None if it does not exist. Raises PoolError if it is damaged."""
+        """Read an index, or return None if none exists. Raises PoolError if it is damaged."""
         try:
             with pq.ParquetFile(path) as file:
                 meta = file.schema_arrow.metadata or {}
@@ -107,7 +108,7 @@ class Index:
             ) from error
 
     def write(self, path: Path) -> None:
-        """Replace the file: a reader sees either the old index or the new one. Raises PoolError."""
+        """Replace the file atomically: readers see the old or the new index. Raises PoolError."""
         meta = {
             "format": INDEX_FORMAT,
             "source": self.source,
@@ -181,7 +182,7 @@ class Index:
         yield from map(Entry, *columns.values())
 
     def canonical(self, image_id: str) -> str:
-        """Return the image that counts for this one: itself, or another with the same content."""
+        """Return the id of the image that counts: this image, or another with the same content."""
         row = int(self.rows([image_id])[0])
         return str(self.table["copy_of"][row].as_py() or image_id)
 
@@ -190,7 +191,7 @@ class Index:
 
         Known images keep their split. New images join the pool, or the test split if the listing
         assigns them to it; "validation" is used only in the first listing. Missing images are
-        marked as removed until they come back. Raises PoolError if the listing is empty.
+        marked as removed until they are listed again. Raises PoolError if the listing is empty.
         """
         if not listing.images:
             raise PoolError(
@@ -229,12 +230,12 @@ class Index:
         return self._with(self._replace(split=splits), np.ones(len(self), dtype=bool))
 
     def record(self, contents: Mapping[str, str], left_out: Mapping[str, str]) -> Index:
-        """Record the content hashes of decoded images, and why others cannot be used, by id.
+        """Record, by image id, the hashes of decoded images and why other images cannot be used.
 
         This also finds copies: among images with the same content, the image with the first path
-        counts, unless another one counted before. If one copy is held out, all copies are. Leave
-        out only files that are known to be unusable: after a network error, an image should keep
-        waiting.
+        counts, unless another copy counted before. If one copy is held out, all copies are. Leave
+        out only files that are known to be unusable; an image that failed because of a network
+        error should keep waiting.
         """
         content, reason = self._column("content").copy(), self._column("left_out").copy()
         is_changed = self._column("is_changed").copy()
@@ -269,7 +270,7 @@ class Index:
         return pa.table({**{n: self.table[n] for n in SCHEMA.names}, **columns}, schema=SCHEMA)
 
     def _with(self, table: pa.Table, is_same: NDArray[np.bool_]) -> Index:
-        """Return an index of this table with copies marked.
+        """Return an index with this table, in which copies are marked.
 
         `is_same` marks the rows whose content has not changed.
         """

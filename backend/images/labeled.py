@@ -1,6 +1,6 @@
 """Keep the pixels of labeled images permanently, so that labels outlive the source's files.
 
-This is not a cache: once the source has lost an image, the file stored here is the only one.
+This is not a cache: once the source has lost an image, the file stored here is the only one left.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ JPEG_QUALITY = 95
 
 
 class LabeledFolder:
-    """A project's folder of labeled images, named by their ids."""
+    """A project's folder of labeled images, in files named after the image ids."""
 
     def __init__(self, path: Path, max_pixels: int) -> None:
         self.path, self.max_pixels = path, max_pixels

@@ -1,4 +1,4 @@
-"""Read the rows of a list of images: CSV, JSON lines, or Parquet."""
+"""Read the rows of a list of images: CSV, JSON Lines, or Parquet."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ListRow:
     place: str  # "line 7" of a text file, or "row 7"
     image: str
     label: str  # "" if unknown
-    split: ListedSplit  # "" implies no label, "train" implies one
+    split: ListedSplit  # "" implies no label, "train" implies a label
 
 
 def read_list(path: Path) -> Iterator[ListRow]:
@@ -63,7 +63,7 @@ def _check_columns(found: Iterable[str]) -> None:
 
 
 def _parse(place: str, row: Mapping[str, Any]) -> ListRow:
-    """Check the values of a row. Raises ValueError, naming the row."""
+    """Check the values of a row. Raises ValueError with a message that names the row."""
     image, label, split = (_text(place, name, row.get(name)) for name in COLUMNS)
     if not image:
         raise ValueError(f"{place}: the image is missing")
@@ -72,7 +72,7 @@ def _parse(place: str, row: Mapping[str, Any]) -> ListRow:
             f"{place}: the split {split!r} is not allowed: use train, validation, test, or nothing"
         )
     if split in ("validation", "test") and not label:
-        raise ValueError(f"{place}: an image of the {split} split needs a label")
+        raise ValueError(f"{place}: an image in the {split} split needs a label")
     usual: ListedSplit = "train" if label else ""
     return ListRow(place, image, label, SPLITS[split] if split not in ("", "train") else usual)
 

@@ -37,13 +37,13 @@ class Listed:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Listing:
-    """All images that a source offers at the moment, in the order of their ids.
+    """All images that a source currently offers, in the order of their ids.
 
     The ids are digests, so the order reveals neither folders nor classes.
     """
 
     images: tuple[Listed, ...]
-    left_out: Mapping[str, str]  # location -> reason; a whole folder counts as one
+    left_out: Mapping[str, str]  # location -> reason; a whole folder counts as one location
     classes: tuple[str, ...]  # known labels of images that may be queried, sorted; may be ()
 
 

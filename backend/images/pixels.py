@@ -48,12 +48,12 @@ class Original:
 
     image_id: str
     location: str
-    stamp: str  # changes whenever the image does
+    stamp: str  # changes whenever the image changes
 
 
 @dataclass
 class Decoded:
-    """The outcome of one call of `decode` for each image."""
+    """The outcome, for each image, of one call to `decode`."""
 
     contents: dict[str, str] = field(default_factory=dict)  # image id -> hash of the file
     damaged: dict[str, str] = field(default_factory=dict)  # image id -> reason
@@ -87,7 +87,7 @@ class PixelStore:
         try:
             with (self.folder / "rows.txt").open("rb") as file:
                 if file.seek(0, os.SEEK_END) < self._n_bytes_read:
-                    self._forget()  # the store was deleted and started again
+                    self._forget()  # the store was deleted and created again
                 file.seek(self._n_bytes_read)
                 added = file.read()
             n_whole = (self.folder / "pixels.bin").stat().st_size
@@ -99,7 +99,7 @@ class PixelStore:
             header = lines.pop(0)
             sides = header.split()
             if len(sides) != 2 or not all(side.isdecimal() for side in sides):
-                return  # damaged: the next append starts over
+                return  # the header is damaged, so the next append starts over
             self._shape = (int(sides[0]), int(sides[1]))
             self._n_bytes_read = len(header)
         for line in lines:
@@ -112,7 +112,7 @@ class PixelStore:
             self._n_bytes_read += len(line)
 
     def content(self, original: Original) -> str:
-        """Return the content hash of an image, or "" if it is not decoded or has changed since."""
+        """Return an image's content hash, or "" if it is not decoded or the file has changed."""
         _, of_original, content = self._row_of.get(original.image_id, (0, "", ""))
         return content if of_original == original.stamp else ""
 
@@ -121,7 +121,7 @@ class PixelStore:
         return image_id in self._row_of
 
     def images(self, image_ids: Sequence[str]) -> Images:
-        """Return decoded images. Raises KeyError if one of them is not decoded."""
+        """Return decoded images. Raises KeyError if an image is not decoded."""
         rows = np.array([self._row_of[image_id][0] for image_id in image_ids], dtype=np.int64)
         shape = (self._n_rows, *self._shape, 3)
         if not len(rows):  # an empty file cannot be mapped
@@ -138,7 +138,7 @@ class PixelStore:
         """Decode the images that are not yet decoded, in order, until time.monotonic() > `until`.
 
         At least one chunk is decoded. Decoding also ends if none of the images in a chunk can be
-        opened, because then the whole source is probably out of reach.
+        opened, because then the whole source is probably unavailable.
         """
         found = Decoded()
         missing = []
@@ -223,7 +223,7 @@ class PixelStore:
 
     @contextmanager
     def _open_to_append(self, shape: tuple[int, int]) -> Iterator[tuple[BinaryIO, BinaryIO]]:
-        """Hold the store's lock, cut off incomplete rows, and open both files at their ends."""
+        """Lock the store, cut off incomplete rows, and open both files for appending."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -240,7 +240,7 @@ class PixelStore:
                 yield pixels_file, rows_file
 
     def _begin(self, originals: Sequence[Original], open_original: Open) -> None:
-        """Choose the height and width of all rows, and write them down.
+        """Choose the height and width of all rows, and write them to rows.txt.
 
         Images keep their size if all have the same small size and the framing would not change
         their shape.
@@ -253,7 +253,7 @@ class PixelStore:
                     open_image(file, self.max_pixels) as image,
                 ):
                     sizes.add(_upright_size(image))
-            except (ImageError, OSError):  # reported when the image is decoded
+            except (ImageError, OSError):  # the error is reported when the image is decoded
                 continue
             if len(sizes) > 1 or not self._is_native(*sizes):
                 break
@@ -272,7 +272,7 @@ class PixelStore:
 
 @contextmanager
 def _spooled(open_original: Open, location: str) -> Iterator[tuple[IO[bytes], str]]:
-    """Read an original once; yield a file that can be read again, and a hash of its content."""
+    """Read an original once; yield a file that can be read repeatedly, and its content hash."""
     content = hashlib.blake2b(digest_size=16)
     with SpooledTemporaryFile(SPOOLED_BYTES) as copy:
         with open_original(location) as original:

@@ -33,7 +33,7 @@ from backend.images.task_image import png_image, task_image
 log = logging.getLogger(__name__)
 
 THUMBNAIL_MAX_PX = 64
-# A model sees images of up to 64 px at 64 px, and larger ones at 128 px.
+# A model sees images of up to 64 px at a size of 64 px, and larger images at 128 px.
 SMALL_PX, LARGE_PX = 64, 128
 
 
@@ -43,7 +43,7 @@ def quiet(*_: object) -> None:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class LabeledSplit:
-    """Held-out images with the data set's labels; empty if none are known."""
+    """Held-out images with labels from the data set; empty if no labels are known."""
 
     image_ids: tuple[str, ...]
     images: Images  # rows match image_ids
@@ -68,12 +68,12 @@ class Pool:
 
     @cached_property
     def retired_ids(self) -> tuple[str, ...]:
-        """Return labeled images that the source has lost: trained on, but never queried."""
+        """Return labeled images that the source has lost. They are trained on, not queried."""
         return self.source.retired_ids if self.source else ()
 
     @cached_property
     def known_ids(self) -> tuple[str, ...]:
-        """Return all images whose labels can be learned: image_ids, then retired_ids."""
+        """Return all images that a model can be trained on: image_ids, then retired_ids."""
         return self.image_ids + self.retired_ids
 
     @property
@@ -83,7 +83,7 @@ class Pool:
 
     @property
     def n_waiting(self) -> int:
-        """Return how many images are still to be decoded, excluding currently unreadable ones."""
+        """Return the number of images still to decode, excluding currently unreadable images."""
         return self.source.n_waiting if self.source else 0
 
     @property
@@ -92,7 +92,7 @@ class Pool:
         return self.source.fault if self.source else ""
 
     def canonical(self, image_id: str) -> str:
-        """Return the image that counts for this one: the first with the same content."""
+        """Return the id of the image that counts: this image, or another with the same content."""
         index = self.source.index if self.source else None
         if index is None or image_id in self._rows:
             return image_id
@@ -111,9 +111,10 @@ class Pool:
     def images_of(
         self, image_ids: Sequence[str], view: View | None = None, progress: Progress = quiet
     ) -> Images:
-        """Return images of one split as a version with this view sees them (default: the next one).
+        """Return images in one split as a version with this view sees them.
 
-        Raises PoolError for an unknown id, or if an image cannot be read.
+        The default view is the next version's. Raises PoolError for an unknown id, or if an image
+        cannot be read.
         """
         if self.source is not None:
             return self.source.images_of(image_ids, view or View(self.image_size), progress)
@@ -124,7 +125,7 @@ class Pool:
         return ImageView(self.images, self.positions(image_ids))
 
     def keep_labeled(self, image_ids: Sequence[str]) -> None:
-        """Keep the pixels of labeled images permanently, unless the pool cannot lose images."""
+        """Keep the pixels of labeled images permanently, unless the pool can never lose images."""
         if self.source is not None:
             self.source.keep_labeled(image_ids)
 
@@ -135,14 +136,14 @@ class Pool:
         return (side or self.image_size) > SMALL_PX
 
     def task_image(self, image_id: str, max_side_px: int) -> TaskImage:
-        """Return the image for a task, made from the original if it exists, or from the array."""
+        """Return a task's image, made from the original file if there is one, or from the array."""
         if self.source is None:
             return png_image(self._picture(image_id))
         try:
             return task_image(self.source.read(image_id), max_side_px, self.source.max_pixels)
         except (ImageError, OSError) as error:
             raise PoolError(
-                f"cannot read the image {image_id} of {self.name} ({error}): restore it"
+                f"cannot read image {image_id} in {self.name} ({error}): restore it"
             ) from error
 
     def thumbnail(self, image_id: str) -> str:
@@ -178,11 +179,12 @@ def open_pool(
     """Open `name`: auto, cifar10, digits, or what find_source accepts.
 
     `index` is the project's index file; labeled images are kept beside it. Without `index`, the
-    index is in data_dir and no image is kept. `classes` are the classes of the labels, if known.
-    With `rescan`, or if no index exists yet, the source is listed. Then images are decoded for
-    about `budget_s` seconds. Images in `needed` are always decoded; with `needs_held_out`, so are
-    the validation and test images. Images of more than `max_pixels` pixels are left out. If the
-    source is gone, the decoded images are still available. Raises PoolError.
+    index is stored in data_dir and no labeled images are kept. `classes` contains the class names
+    if they are known. With `rescan`, or if no index exists yet, the source is listed. Then images
+    are decoded for about `budget_s` seconds. Images in `needed` are always decoded; with
+    `needs_held_out`, so are the validation and test images. Images of more than `max_pixels` pixels
+    are left out. If the source is unavailable, the decoded images can still be used. Raises
+    PoolError.
     """
     try:
         if found := cache_data_set(name, data_dir, progress):
@@ -220,7 +222,7 @@ def rescan(
     """Decode waiting images for about `budget_s` seconds; with `must_list`, list the source first.
 
     Returns the updated pool, and the changes that the listing made. Raises PoolError if the source
-    is out of reach; in that case, nothing is changed.
+    is unavailable; in that case, nothing is changed.
     """
     images, merged = pool.source, None
     if images is None:  # CIFAR-10 and the digits never change
@@ -231,7 +233,7 @@ def rescan(
 
 
 def true_labels(pool: Pool) -> dict[str, str]:
-    """Return the known labels by image id, for seed labels and simulations.
+    """Return a mapping from image id to known label, for seed labels and simulations.
 
     Images that are waiting to be decoded are included.
     """
@@ -257,7 +259,7 @@ def seed_labels(
     known = true_labels(pool) if truth is None else truth
     if count > len(known):
         log.warning(
-            "SEED_LABELS=%d: only %d images of the pool have a known label", count, len(known)
+            "SEED_LABELS=%d: only %d images in the pool have a known label", count, len(known)
         )
     image_ids = list(known)
     labels = np.array([pool.classes.index(label) for label in known.values()], dtype=np.int64)
@@ -268,7 +270,7 @@ def seed_labels(
 def _read_arrays(
     name: str, cache: Path, notice: str, seed: int, image_size: int | Literal["auto"]
 ) -> Pool:
-    """Read a cache of arrays. Raises PoolError if it is damaged."""
+    """Read a cache of arrays. Raises PoolError if the cache is damaged."""
     try:
         meta = json.loads((cache / "meta.json").read_text())
         image_ids = json.loads((cache / "index.json").read_text())["image_ids"]
@@ -314,7 +316,7 @@ def _find_source(name: str, image_hosts: Sequence[str], index: Path | None) -> S
 
 
 def _read_source(images: SourceImages, classes: Sequence[str]) -> Pool:
-    """Return the pool of a source. Raises PoolError if it has fewer than two classes."""
+    """Make a pool from a source. Raises PoolError if there are fewer than two classes."""
     index = images.index
     classes = tuple(classes or index.classes)
     name = images.source.name

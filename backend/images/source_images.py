@@ -1,4 +1,4 @@
-"""List, decode and open the images of a source for one project."""
+"""List, decode and open a source's images for one project."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ MEASURED = 16  # images to open when estimating the size of a source's images
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SourceImages:
-    """The images of a source, with the index that one project keeps of them."""
+    """A source's images, with the index that one project keeps of them."""
 
     source: Source
     index: Index
@@ -53,8 +53,8 @@ class SourceImages:
     image_size: int
     max_pixels: int
     labeled: LabeledFolder | None = None  # None in simulations, which lose no files
-    n_unreadable: int = 0  # images that the last call of `decode` could not read
-    fault: str = ""  # why the last call of `decode` could read no image, or ""
+    n_unreadable: int = 0  # images that the last call to `decode` could not read
+    fault: str = ""  # why the last call to `decode` could read no image, or ""
 
     @property
     def folder(self) -> Path:
@@ -74,12 +74,12 @@ class SourceImages:
 
     @property
     def n_waiting(self) -> int:
-        """Return how many images are still to be decoded, excluding currently unreadable ones."""
+        """Return the number of images still to decode, excluding currently unreadable images."""
         return int(self._is_due.sum()) - self.n_unreadable
 
     @property
     def removed_ids(self) -> frozenset[str]:
-        """Return the images that the source no longer lists, without copies of others."""
+        """Return the images that the source no longer lists, excluding copies of other images."""
         is_first = self.index.table["copy_of"].to_numpy() == ""
         return frozenset(self.index.image_ids[self.index.table["is_removed"].to_numpy() & is_first])
 
@@ -92,7 +92,7 @@ class SourceImages:
         return tuple(image_id for image_id in ids if image_id in kept)
 
     def find(self, split: str) -> NDArray[np.int64]:
-        """Return the rows of the usable, decoded images of a split in the index."""
+        """Return the index rows of the usable, decoded images in a split."""
         is_found = self.index.is_usable & self.is_decoded & (self.index.splits == split)
         return np.flatnonzero(is_found)
 
@@ -108,7 +108,7 @@ class SourceImages:
     def list_again(self, seed: int, progress: Progress) -> tuple[SourceImages, Merged]:
         """List the source and bring the index up to date; also return what has changed.
 
-        Raises PoolError if the source is out of reach; in that case, the index is unchanged.
+        Raises PoolError if the source is unavailable; in that case, the index is unchanged.
         """
         merged = update_index(self.source, self.index_path, self.data_dir, seed, progress)
         return replace(self, index=merged.index, n_unreadable=0, fault=""), merged
@@ -163,11 +163,11 @@ class SourceImages:
             return store.images(image_ids)
         except KeyError as error:
             raise PoolError(
-                f"cannot read the image {error} of {self.source.name}: restore its file"
+                f"cannot read image {error} in {self.source.name}: restore its file"
             ) from None
 
     def measure_side(self) -> int:
-        """Return the longest side of the first images that can be read, 0 if none can be read."""
+        """Return the longest side of the first readable images, or 0 if none can be read."""
         return measure_side(self.source, self.index, self.max_pixels)
 
     def url(self, image_id: str) -> str | None:
@@ -190,7 +190,7 @@ class SourceImages:
     def keep_labeled(self, image_ids: Sequence[str]) -> None:
         """Keep the pixels of labeled images permanently; log which images cannot be read.
 
-        If an original is gone, the decoded pixels are kept.
+        If an original is gone, the decoded pixels are kept instead.
         """
         if (labeled := self.labeled) is None:
             return
@@ -212,7 +212,7 @@ class SourceImages:
             list(threads.map(keep, self.index.entries(self.index.rows(lacking))))
         if faults:
             log.warning(
-                "labeled images not kept: %s", summarize(faults, len(lacking) - len(faults))
+                "could not keep labeled images: %s", summarize(faults, len(lacking) - len(faults))
             )
 
     def _decoded(self, image_id: str) -> BinaryIO:
@@ -228,7 +228,7 @@ class SourceImages:
 
     @property
     def _was_too_large(self) -> NDArray[np.bool_]:
-        """Return a mask of images left out for exceeding MAX_IMAGE_PIXELS; it may be higher now."""
+        """Return a mask of images that exceeded MAX_IMAGE_PIXELS; the limit may be higher now."""
         reasons = pc.match_substring(self.index.table["left_out"], "MAX_IMAGE_PIXELS")
         return reasons.to_numpy() & ~self.index.table["is_removed"].to_numpy()
 
@@ -287,8 +287,8 @@ def update_index(
         if before.source != source.name:  # moved, or another list of the same images
             if not np.isin(before.image_ids, [image.image_id for image in listing.images]).any():
                 raise PoolError(
-                    f"the index {path} lists the images of {before.source}, and none of "
-                    f"{source.name}: set a new PROJECT_TITLE for other images"
+                    f"the index {path} lists images in {before.source}, but none in "
+                    f"{source.name}: set a new PROJECT_TITLE to label other images"
                 )
             before = replace(before, source=source.name)
         merged = before.merge(listing)
@@ -303,7 +303,7 @@ def update_index(
 
 
 def measure_side(source: Source, index: Index, max_pixels: int) -> int:
-    """Return the longest side of the first images that can be read, 0 if none can be read."""
+    """Return the longest side of the first readable images, or 0 if none can be read."""
     sides = [0]
     for entry in index.entries(np.flatnonzero(~index.table["is_removed"].to_numpy())[:MEASURED]):
         with (
@@ -337,7 +337,7 @@ def _choose_validation(index: Index, listing: Listing, data_dir: Path, seed: int
 
 @contextmanager
 def _locked(index_path: Path) -> Iterator[None]:
-    """Keep other processes from changing the index; wait if one is changing it."""
+    """Keep other processes from changing the index; wait if another process is changing it."""
     index_path.parent.mkdir(parents=True, exist_ok=True)
     with index_path.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -30,14 +30,14 @@ class Source(Protocol):
         """
 
     def open(self, location: str) -> BinaryIO:
-        """Open the file of an image. Raises ImageError or OSError with the reason."""
+        """Open an image file. Raises ImageError or OSError with the reason."""
 
     def url(self, location: str) -> str | None:
         """Return the address at which a browser can open the image, or None."""
 
 
 class MissingSource:
-    """A source that is out of reach, for example because a disk is not mounted."""
+    """A source that is unavailable, for example because a disk is not mounted."""
 
     def __init__(self, name: str, fault: str) -> None:
         self.name, self.fault = name, fault

@@ -13,7 +13,7 @@ VALIDATION_MAX = 2000
 
 
 def draw_validation(image_ids: Sequence[str], labels: Labels, seed: int) -> Labels:
-    """Return the positions of the validation images: a balanced tenth, at most VALIDATION_MAX."""
+    """Return the positions of a class-balanced tenth of the images, at most VALIDATION_MAX."""
     count = min(VALIDATION_MAX, len(labels) // 10)
     return draw_balanced(image_ids, labels, count, f"validation-{seed}", max_share=0.5)
 

@@ -13,7 +13,7 @@ BINS = 15
 
 
 def fit_temperature(probs: Probs, labels: Labels) -> float:
-    """Return the temperature that makes the held-out `labels` most likely, or 1.0 without images.
+    """Return the temperature that makes the held-out `labels` most likely, or 1.0 if none exist.
 
     Temperature scaling (Guo et al., 2017) divides the log-probabilities by the temperature. A
     temperature above 1 means that the model was overconfident. The predicted class never changes.

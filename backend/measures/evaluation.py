@@ -26,7 +26,7 @@ class Evaluation:
 
 
 def evaluate(probs: Probs, labels: Labels) -> Evaluation:
-    """Compare predictions with known labels. Raises TooFewLabelsError without images."""
+    """Compare predictions with known labels. Raises TooFewLabelsError if there are no images."""
     if len(labels) == 0:
         raise TooFewLabelsError("no held-out image for measuring the model: label more images")
     return Evaluation(

@@ -46,7 +46,7 @@ class CurvePoint:
     version: str = field(metadata={"description": "the version's name"})
     made_at: str = field(metadata={"description": "when the version was made"})
     labels: int = field(metadata={"description": "how many labels it was trained on"})  # at least 1
-    # Accuracy and bounds are None without validation images.
+    # The accuracy and its bounds are None if there are no validation images.
     accuracy: float | None = field(
         metadata={"description": "share of the validation images classified correctly"}
     )
@@ -54,7 +54,8 @@ class CurvePoint:
         metadata={"description": "lower bound of the accuracy's 95 % interval (Wilson)"}
     )
     high: float | None = field(metadata={"description": "upper bound of the same interval"})
-    # The same for all points: GET /status reports it once, with the version in service.
+    # The number is the same for all points, so GET /status reports it once, with the version in
+    # service.
     images: int = field(metadata={"exclude": True})
     test_accuracy: float | None = field(
         default=None, metadata={"description": "share of the test images classified correctly"}
@@ -76,7 +77,7 @@ class CurvePoint:
 
     @property
     def measured(self) -> float:
-        """The accuracy of a point that is known to have validation images."""
+        """Return the accuracy of a point that is known to have validation images."""
         assert self.accuracy is not None, f"{self.version} has no validation images"
         return self.accuracy
 
@@ -104,7 +105,10 @@ class Forecast:
 
 
 def forecast(curve: Sequence[CurvePoint], more_labels: int) -> Forecast | None:
-    """Forecast the gain from `more_labels`; return None below three different label counts."""
+    """Forecast the gain from `more_labels`.
+
+    Returns None if the curve has fewer than three different label counts.
+    """
     gain = _forecast_gain(curve, more_labels)
     return None if gain is None else Forecast(more_labels, *gain, track_record(curve))
 
@@ -133,9 +137,9 @@ def _forecast_gain(
     now = curve[-1]
     counts = np.array([point.labels for point in curve] + [now.labels + more_labels])
     accuracy = np.array([point.measured for point in curve])
-    right = (now.measured * now.images + 1) / (now.images + 2)  # even a perfect score varies
+    right = (now.measured * now.images + 1) / (now.images + 2)  # never exactly 0 or 1
     scatter = right * (1 - right) / now.images
-    freedom = PRIOR_POINTS + len(curve) - 2  # fitting a and b uses up two degrees
+    freedom = PRIOR_POINTS + len(curve) - 2  # fitting a and b uses up two degrees of freedom
     laws = [
         _fit(np.log(counts / now.labels), accuracy, scatter, freedom, exponent, fresh)
         for exponent in EXPONENTS
@@ -155,10 +159,10 @@ def _fit(
 ) -> tuple[float, float, float]:
     """Fit one law; return its log evidence up to a constant, expected gain, and Student t scale.
 
-    `steps` are log label counts relative to the current count; the last one belongs to the
-    forecast. Uses generalized least squares with a conjugate prior on the scatter. The forecast
-    carries over the errors of the last points to the extent that the next version shares them
-    (universal kriging).
+    `steps` contains the logarithms of the label counts, relative to the current count; the last
+    value belongs to the forecast. Uses generalized least squares with a conjugate prior on the
+    scatter. The forecast carries over the errors of the last points to the extent that the next
+    version shares them (universal kriging).
     """
     shared = np.exp(-np.abs(steps[:, None] - steps))
     covariance = (1 - fresh) * shared + fresh * np.eye(len(steps))

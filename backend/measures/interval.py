@@ -11,7 +11,7 @@ CONFIDENCE = 0.95
 
 @lru_cache(maxsize=4096)
 def interval_of(share: float, n: int) -> tuple[float, float]:
-    """Return Wilson's 95 % interval for a share of `n` items, within 0..1; (0, 1) if `n` is 0.
+    """Return Wilson's 95 % interval for a share of `n` items, within 0..1, or (0, 1) if `n` is 0.
 
     Wilson (1927), "Probable inference, the law of succession, and statistical inference".
     """

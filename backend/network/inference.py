@@ -22,7 +22,7 @@ def load_model(
     state: Mapping[str, Tensor], n_classes: int, device: torch.device | str
 ) -> nn.Module:
     """Load `state` into a ResNet-18. Raises BrokenVersionError if the tensors do not fit."""
-    from torchvision.models import resnet18  # takes seconds, which most commands do not need
+    from torchvision.models import resnet18  # a slow import that most commands do not need
 
     with torch.device("meta"):  # skips drawing random weights that would be overwritten anyway
         model = resnet18(num_classes=n_classes)

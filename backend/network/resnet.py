@@ -12,7 +12,7 @@ State = dict[str, Tensor]  # a state_dict
 
 def build(n_classes: int, start: Mapping[str, Tensor] | None, *, seed: int) -> nn.Module:
     """Build a ResNet-18 from the tensors in `start` that fit; `seed` determines the others."""
-    from torchvision.models import resnet18  # takes seconds, which most commands do not need
+    from torchvision.models import resnet18  # a slow import that most commands do not need
 
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed CUDA

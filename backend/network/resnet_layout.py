@@ -12,14 +12,14 @@ COUNTER = "num_batches_tracked"
 
 
 class TensorType(NamedTuple):
-    """A tensor's type, as in the header of a safetensors file."""
+    """A tensor's data type and shape, as in the header of a safetensors file."""
 
     dtype: str  # F32, I64, ...
     shape: tuple[int, ...]
 
 
 def resnet18(n_classes: int, width: int = 64) -> dict[str, TensorType]:
-    """Return the type of every tensor of torchvision's ResNet-18.
+    """Return the data type and shape of every tensor in torchvision's ResNet-18.
 
     `width` is the number of channels in the first stage.
     """
@@ -51,7 +51,7 @@ def resnet18(n_classes: int, width: int = 64) -> dict[str, TensorType]:
 
 
 def find_fault(tensors: Mapping[str, TensorType], n_classes: int) -> str:
-    """Return why tensors do not form a ResNet-18 for `n_classes` classes; "" if they do.
+    """Return why tensors do not form a ResNet-18 for `n_classes` classes, or "" if they do.
 
     Any width is accepted here, but torch later loads only torchvision's width.
     """
@@ -60,7 +60,7 @@ def find_fault(tensors: Mapping[str, TensorType], n_classes: int) -> str:
 
 
 def find_head_fault(tensors: Mapping[str, TensorType], n_classes: int) -> str:
-    """Return why tensors do not form a last layer for `n_classes` classes; "" if they do."""
+    """Return why tensors do not form a last layer for `n_classes` classes, or "" if they do."""
     weight, bias = HEAD_TENSORS
     width = tensors[weight].shape[-1:] if weight in tensors else ()
     expected = {

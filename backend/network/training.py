@@ -19,7 +19,10 @@ from backend.network.inference import normalizer, on_device, resize_bytes
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train a model. The defaults were tuned on CIFAR-10 with 200 to 5,000 labels."""
+    """The hyperparameters of a training run.
+
+    The defaults were tuned on CIFAR-10 with 200 to 5,000 labels.
+    """
 
     image_size: int = 64
     batch_size: int = 64
@@ -62,8 +65,8 @@ def train(
 
     The same seed on the same device gives the same weights, bit for bit. `weights` set how much
     each label counts; only their ratios matter. `on_step(step, steps)` is called after each step
-    (on a GPU, as soon as the step is enqueued). Raises TooFewLabelsError for labels of fewer than
-    two classes, and TrainingError if the loss diverges.
+    (on a GPU, as soon as the step is enqueued). Raises TooFewLabelsError if the labels cover fewer
+    than two classes. Raises TrainingError if the loss diverges.
     """
     if (n_seen := len(np.unique(labels))) < 2:
         raise TooFewLabelsError(
@@ -99,7 +102,7 @@ def train(
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Return SGD with Nesterov momentum."""
+    """Return an SGD optimizer with Nesterov momentum."""
     return torch.optim.SGD(
         model.parameters(),
         lr=recipe.lr,
@@ -117,8 +120,9 @@ def take_step(
     targets: Tensor,
     weights: Tensor,
 ) -> Tensor:
-    """Update the model once. The loss stays on the device, because reading it would wait for the
-    step.
+    """Update the model once, and return the loss.
+
+    The loss stays on the device, because reading it would mean waiting for the step to finish.
     """
     with torch.autocast(batch.device.type, torch.bfloat16):
         logits = model(batch)

@@ -51,12 +51,12 @@ class Consensus:
 
 
 def find_consensus(annotations: Iterable[ClassAnnotation], probs: Mapping[str, Row]) -> Consensus:
-    """Find one label for each annotated image, always one that an annotator chose.
+    """Find one label for each annotated image; it is always a label that an annotator chose.
 
-    Uses CROWDLAB (Goh et al. 2022, arXiv:2210.06812) for images in `probs`, which contains the
-    (classes,) probabilities of a model that was not trained on these images, and the majority for
-    all other images. The latest ground truth wins; without a ground truth, a label from the data
-    set wins. If someone annotated an image twice, the later annotation counts.
+    Uses CROWDLAB (Goh et al. 2022, arXiv:2210.06812) for images in `probs`, and the majority for
+    all other images. `probs` contains the (classes,) probabilities of a model that was not trained
+    on these images. The latest ground truth wins; without a ground truth, a label from the data set
+    wins. If someone annotated an image twice, the later annotation counts.
 
     The annotators' qualities are unknown until MIN_SHARED images have several annotations. Until
     then, the majority decides, the model breaks ties, and a label's quality is the probability that
@@ -130,7 +130,7 @@ def latest_labels(annotations: Iterable[ClassAnnotation]) -> dict[str, dict[int,
 def _ground_truths(
     given: Iterable[ClassAnnotation],
 ) -> tuple[dict[str, int], tuple[str, ...]]:
-    """Return the label of each image with a ground truth, and the images with conflicts."""
+    """Return the labels of images with a ground truth, and images whose ground truths conflict."""
     of_data_set: dict[str, int] = {}
     of_people: dict[str, list[int]] = defaultdict(list)
     for annotation in given:
@@ -175,7 +175,8 @@ class _Crowd:
         """Return the labels, their qualities, and the known qualities of annotators."""
         with _silence_cleanlab():
             found = get_label_quality_multiannotator(self.matrix, self.probs)
-        # cleanlab may choose a label that no one gave: use the best label that someone gave.
+        # cleanlab may choose a label that no annotator chose. In that case, use the best label
+        # that an annotator chose.
         quality: NDArray[np.float64] = found["detailed_label_quality"].to_numpy()
         best = np.nanargmax(quality, axis=1)
         rows = np.arange(len(self.image_ids))

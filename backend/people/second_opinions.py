@@ -17,7 +17,7 @@ from backend.people.consensus import ClassAnnotation, Row, active_lab
 
 RECENT_ANNOTATIONS = 200  # anyone who made one of these is expected to continue
 MAX_ANNOTATORS = 5
-MAX_SHARE = 0.5  # of a batch: anyone who has annotated all reopened images needs new ones
+MAX_SHARE = 0.5  # share of a batch; annotators who have annotated all reopened images need new ones
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def choose_second_opinions(
 
     Only tasks that at least one of the `active` annotators has not seen are chosen. `new_probs`
     contains the model's (images, classes) probabilities for images that have not been queried yet.
-    Without new images, no second opinions are chosen either, so that a project can end.
+    If there are no new images, no second opinions are chosen either, so that a project can end.
     """
     if not len(new_probs):
         return []

@@ -95,7 +95,7 @@ def test_only_labeled_images_are_in_the_train_split(tmp_path: Path) -> None:
         ("image,Split\na.jpg,train\n", "the column 'Split' looks like 'split': rename it"),
         ("image;label\na.jpg;cat\n", "needs a column 'image', .* found: 'image;label'"),
         ("image,split\na.jpg,\nb.jpg,val\n", "line 3: the split 'val' is not allowed: use train"),
-        ("image,split\na.jpg,test\n", "line 2: an image of the test split needs a label"),
+        ("image,split\na.jpg,test\n", "line 2: an image in the test split needs a label"),
         ("image,label\na.jpg,\n,cat\n", "line 3: the image is missing"),
         ("image,label\na, b.jpg,cat\n", "line 2 has too many values: put values with commas in"),
         ('image,label\n"a.jpg,cat\n', "unexpected end of data"),

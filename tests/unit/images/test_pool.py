@@ -74,4 +74,4 @@ def test_more_seed_labels_than_known_are_all_that_are_known(
     assert len(seed_labels(pool, 36, 0)) == 36
     assert not caplog.records
     assert seed_labels(pool, 37, 0) == true_labels(pool)
-    assert "SEED_LABELS=37: only 36 images of the pool have a known label" in caplog.text
+    assert "SEED_LABELS=37: only 36 images in the pool have a known label" in caplog.text

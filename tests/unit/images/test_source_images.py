@@ -61,7 +61,7 @@ def test_an_unlabeled_folder_is_a_pool_without_validation_or_seeds(
         assert split.labels.shape == (0,)
     assert true_labels(pool) == {}
     assert seed_labels(pool, 5, 0) == {}
-    assert "only 0 images of the pool have a known label" in caplog.text
+    assert "only 0 images in the pool have a known label" in caplog.text
     assert pool.thumbnail(pool.image_ids[0]).startswith("data:image/png")
     assert pool.task_image(pool.image_ids[0], 1600).mime == "image/png"
 
@@ -292,7 +292,7 @@ def test_labeled_images_that_cannot_be_kept_are_named(
     (photos / "a/2.png").unlink()
     pool = opened(photos, rescan=False)
     pool.keep_labeled(ids)
-    assert "labeled images not kept: 1 of 12" in caplog.text
+    assert "could not keep labeled images: 1 of 12" in caplog.text
     assert "No such file or directory" in caplog.text
     assert pool.source is not None
     assert pool.source.labeled is not None

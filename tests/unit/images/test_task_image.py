@@ -76,5 +76,5 @@ def test_a_missing_original_is_named(pool: Pool, folder: Path) -> None:
     for path in folder.glob("train/*/*.png"):
         path.unlink()
 
-    with pytest.raises(PoolError, match=r"cannot read the image .* restore it"):
+    with pytest.raises(PoolError, match=r"cannot read image .* restore it"):
         pool.task_image(pool.image_ids[0], 1600)
