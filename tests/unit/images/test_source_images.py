@@ -269,7 +269,7 @@ def test_a_moved_folder_keeps_its_index_and_another_folder_is_refused(photos: Pa
     moved = photos.rename(photos.with_name("moved"))
     assert opened(moved).image_ids == before.image_ids
     save_image(photos.with_name("others") / "x.png")
-    with pytest.raises(PoolError, match="set a new PROJECT_TITLE for other images"):
+    with pytest.raises(PoolError, match="set a new PROJECT_TITLE to label other images"):
         opened(photos.with_name("others"))
 
 
