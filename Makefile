@@ -18,7 +18,7 @@ install: .venv/.installed .venv-label-studio/.installed  ## install our packages
 up: install  ## start everything and show its state (Ctrl-C stops it); DETACH=1 leaves it running
 	@.venv/bin/python -m scripts.up
 
-down: .venv/.installed  ## stop everything; labels, models and settings stay
+down: .venv/.installed  ## stop everything, but keep labels, models and settings
 	@.venv/bin/python -m scripts.up down
 
 status: .venv/.installed  ## show the project, its version, labels, queue and running job
@@ -33,7 +33,7 @@ digests:  ## for docker compose: pin third-party images in .env, or update the p
 backup:  ## for docker compose: save labels, models and secrets to one file in backups/
 	@$(PYTHON) -m scripts.backup
 
-restore:  ## for docker compose: fill an empty stack: make restore FROM=backups/….tar
+restore:  ## for docker compose: fill an empty stack from a backup: make restore FROM=backups/….tar
 	@test -n "$(FROM)" || { echo "no backup is named: run make restore FROM=backups/….tar"; exit 1; }
 	@$(PYTHON) -m scripts.backup --restore "$(FROM)"
 
@@ -58,7 +58,7 @@ $(REGISTRY):
 	@cd $(dir $@) && dpkg --fsys-tarfile docker-registry_*.deb \
 	  | tar -x --strip-components=3 ./usr/bin/docker-registry && rm docker-registry_*.deb
 
-compose-test: docker-answers .venv/.installed  ## run the tests of the compose stack; needs Docker
+compose-test: docker-answers .venv/.installed  ## test the compose stack; needs Docker
 	.venv/bin/python -m pytest tests/compose -v --timeout 900
 
 docker-answers:
@@ -74,7 +74,7 @@ format: .venv/.installed  ## format the code with ruff
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 
-pages: .venv/.installed  ## write the tables of docs/status.md and docs/settings.md from the code
+pages: .venv/.installed  ## write the tables in docs/status.md and docs/settings.md from the code
 	.venv/bin/python -m scripts.pages
 
 fuzz: install  ## send 10,000 hostile requests to a temporary stack; takes a few minutes

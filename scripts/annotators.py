@@ -38,8 +38,8 @@ def main() -> int:
     parser = CommandParser(description=__doc__)
     add_project_option(parser)
     formats = parser.add_mutually_exclusive_group()
-    formats.add_argument("--json", action="store_true", help="all figures, as JSON")
-    formats.add_argument("--csv", action="store_true", help="all figures, as CSV")
+    formats.add_argument("--json", action="store_true", help="print all figures as JSON")
+    formats.add_argument("--csv", action="store_true", help="print all figures as CSV")
     arguments = parser.parse_args()
     settings = load_settings()
     with progress_bar() as progress:
@@ -94,8 +94,8 @@ def remarks(rows: Sequence[AnnotatorFigures], overlap: OverlapName) -> list[str]
 
 def _accepts_everything(row: AnnotatorFigures) -> bool:
     # A careful annotator corrects wrong guesses, so the share of accepted guesses is close to the
-    # share of right guesses. Accepting more than 95 % of at least 20 guesses is suspicious if the
-    # accepted share exceeds even the upper end of the right share's 95 % interval.
+    # share of right guesses. Accepting more than 95 % of at least 20 guesses is suspicious if this
+    # share is above the whole 95 % interval for the share of right guesses.
     if row.guesses_taken is None or row.guesses_right is None or row.guesses_shown < MIN_GUESSES:
         return False
     _, high = interval_of(row.guesses_right, row.guesses_shown)
@@ -126,14 +126,14 @@ def _percent(share: float | None) -> str:
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    """Align names to the left and figures to the right."""
+    """Return a table row with the name left-aligned and the figures right-aligned."""
     blanks = [" " * (width - _columns(cell)) for cell, width in zip(cells, widths, strict=True)]
     figures = [blank + cell for blank, cell in zip(blanks[1:], cells[1:], strict=True)]
     return "  ".join([cells[0] + blanks[0], *figures])
 
 
 def _columns(text: str) -> int:
-    """Return the width of text on a terminal, where some Asian letters take two columns."""
+    """Return the width of text in terminal columns; wide East Asian characters take two."""
     return sum(2 if east_asian_width(letter) in "WF" else 1 for letter in text)
 
 

@@ -1,10 +1,10 @@
-"""Back up to one file all data of a compose stack that cannot be regenerated, or restore it.
+"""Back up everything in a compose stack that cannot be regenerated, or restore a backup.
 
     python3 -m scripts.backup                              # into the folder backups
     python3 -m scripts.backup --restore backups/stack.tar  # into a stack that was never started
 
 The file contains Label Studio's database and files, the model versions, and .env with the secrets
-that this database needs. Images and weights are left out, because they can be downloaded again.
+that the database needs. Images and weights are left out, because they can be downloaded again.
 Needs only the standard library.
 """
 
@@ -20,7 +20,7 @@ from scripts.compose.docker import DockerError
 
 
 def main() -> int:
-    """Back up or restore."""
+    """Back up or restore the stack."""
     parser = CommandParser(description=__doc__)
     parser.add_argument(
         "folder", nargs="?", type=Path, default=Path("backups"), help="default: backups"
@@ -33,7 +33,7 @@ def main() -> int:
             restore(arguments.restore)
             print("restored; to start the stack: docker compose up -d")
         else:
-            print(f"{back_up(arguments.folder)}: contains secrets, keep it safe")
+            print(f"{back_up(arguments.folder)}: contains secrets; keep it safe")
     except (OSError, tarfile.TarError) as error:
         raise DockerError(str(error)) from error
     return 0

@@ -1,4 +1,4 @@
-"""Pin the third-party images of docker-compose.yml, so that every start uses the same images.
+"""Pin the third-party images in docker-compose.yml, so that every start uses the same images.
 
     python3 -m scripts.digests
 
@@ -25,7 +25,7 @@ DIGEST = re.compile(r"^Digest: (sha256:[0-9a-f]{64})$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Image:
-    """An image: its variable in .env, and the name that is currently used."""
+    """A third-party image: its variable in .env, its default name and its current name."""
 
     variable: str
     default: str
@@ -33,7 +33,7 @@ class Image:
 
     @property
     def tag(self) -> str:
-        """The image's name and tag, without the pin."""
+        """The image's name and tag, without the digest."""
         return self.now.partition("@")[0]
 
     def describe(self, pin: str) -> str:
@@ -59,13 +59,13 @@ def main() -> int:
             continue
         print(image.describe(pin))
         if image.tag != image.default:
-            print(f"  docker-compose.yml names {image.default}: to follow it, delete the line")
+            print(f"  docker-compose.yml names {image.default}: to use it, delete the line")
     write_pins(images, pins)
     return 0 if len(pins) == len(images) else 1
 
 
 def find_images() -> list[Image]:
-    """Return the images of docker-compose.yml, with the overrides in .env."""
+    """Return the images in docker-compose.yml, with the overrides from .env."""
     env = read_env(ENV)
     found = dict(IMAGE.findall(COMPOSE_FILE.read_text()))
     return [Image(name, default, env.get(name) or default) for name, default in found.items()]

@@ -2,7 +2,7 @@
 
     python3 -m scripts.env_file
 
-Needs only the standard library, so that a server needs only Docker, make and Python 3.
+This command uses only the standard library, so a server needs only Docker, make and Python 3.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Check whether one of Tightloop's processes is working, for a container's health check.
+"""Check whether one of Tightloop's processes is working, as a container's health check.
 
     python -m scripts.health trainer
 
-Prints nothing if the process is healthy, otherwise the problem. Run this on the machine or in the
-container in which the process runs.
+Prints the problem, or nothing if the process is healthy. Run the command on the machine, or in the
+container, in which the process runs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from urllib.request import urlopen
 from backend.base.command_line import CommandParser, run
 from backend.base.settings import Settings, load_settings
 
-# Twice the time that an idle worker may be silent, and many ticks of the clock.
+# Twice as long as an idle worker can be silent, and much longer than the clock's interval.
 SILENCE_S = 60.0
 
 
@@ -37,7 +37,10 @@ def main() -> int:
 
 
 def seen_at(process: str, settings: Settings) -> float:
-    """Return when a process was last seen working; raise OSError if a server does not respond."""
+    """Return the time of a process's last sign of life.
+
+    Raises OSError if a server does not respond.
+    """
     if process in ("backend", "dashboard"):
         with urlopen(f"http://127.0.0.1:{settings.backend_port}/health", timeout=5):
             return time.time()

@@ -3,9 +3,9 @@
     python -m scripts.models list
     python -m scripts.models promote r0003
 
-The newest KEEP_VERSIONS full versions and the versions recently in service keep their weights;
-older versions keep only their figures. After a promotion, the ranker reorders the open tasks in
-Label Studio.
+The newest KEEP_VERSIONS full versions and the versions that were recently in service keep their
+weights; all other versions keep only their figures. After a promotion, the ranker reorders the open
+tasks in Label Studio.
 """
 
 from __future__ import annotations

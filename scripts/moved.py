@@ -8,7 +8,7 @@ from typing import NoReturn
 
 
 def exit_moved(old_file: str) -> NoReturn:
-    """Print the new path of a research command, and exit as after a usage error."""
+    """Print the new path of a research command, and exit with the code of a usage error."""
     name = Path(old_file).stem
     sys.stderr.write(f"this command is now: python -m scripts.research.{name}\n")
     sys.exit(2)

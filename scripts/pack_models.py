@@ -2,8 +2,8 @@
 
     python -m scripts.pack_models > models.tar
 
-SQLite copies the databases, because a plain copy made during a write may be damaged. Files that can
-be regenerated are left out: embeddings and drafts.
+SQLite copies the databases, because a plain copy made during a write may be damaged. Embeddings and
+drafts are left out, because they can be regenerated.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main() -> int:
 
 
 def pack(folder: Path, tar: tarfile.TarFile) -> None:
-    """Add everything below the model folder that cannot be regenerated.
+    """Add everything in the model folder that cannot be regenerated.
 
     A damaged database is added unchanged, and reported on standard error.
     """
@@ -50,12 +50,12 @@ def pack(folder: Path, tar: tarfile.TarFile) -> None:
                     print(f"packed unchanged: {error}", file=sys.stderr)
             try:
                 tar.add(source, str(place), recursive=False)
-            except FileNotFoundError:  # a draft was renamed or weights were pruned meanwhile
+            except FileNotFoundError:  # meanwhile, a draft was renamed or weights were pruned
                 continue
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    """Yield everything below a folder; skip folders that disappear meanwhile."""
+    """Yield all paths below a folder, but skip folders that are deleted in the meantime."""
 
     def refuse(error: OSError) -> None:
         if not isinstance(error, FileNotFoundError):
@@ -66,7 +66,7 @@ def _below(folder: Path) -> Iterator[Path]:
 
 
 def is_left_out(place: Path) -> bool:
-    """Return whether a path below the model folder can be regenerated, or is part of a database."""
+    """Return whether a path in the model folder can be regenerated, or belongs to a database."""
     is_draft = any(".draft-" in part for part in place.parts)
     is_beside_database = place.name in (f"{FILE}-wal", f"{FILE}-shm")
     return is_draft or is_beside_database or place.parts[1:2] == ("embeddings",)

@@ -29,7 +29,7 @@ Schema = dict[str, Any]  # JSON schema of an object, with "properties"
 
 
 class IncompletePageError(TightloopError):
-    """A page lacks the heading or row that is to be written."""
+    """A page lacks a heading or row that must be filled in."""
 
 
 def main() -> int:
@@ -45,7 +45,7 @@ def main() -> int:
 def with_status_tables(page: str) -> str:
     """Return the page with the table under each heading rewritten.
 
-    Raises IncompletePageError if an object has no heading. Two fields with the same kind of
+    Raises IncompletePageError if an object has no heading. Fields that contain the same kind of
     object share one heading.
     """
     objects = status_objects()
@@ -58,7 +58,7 @@ def with_status_tables(page: str) -> str:
 
 
 def status_objects() -> dict[str, Schema]:
-    """Return the schemas of the objects in the status, by the names of their fields."""
+    """Return the schemas of the objects in the status, keyed by field name."""
     status = TypeAdapter(Status).json_schema(mode="serialization")
     objects, waiting = {}, [status]
     for schema in waiting:
@@ -70,10 +70,10 @@ def status_objects() -> dict[str, Schema]:
 
 
 def settings_by_variable() -> dict[str, Schema]:
-    """Return the schema of every setting, by the name of its environment variable."""
+    """Return the schema of every setting, keyed by environment variable."""
     properties = Settings.model_json_schema()["properties"]
     for name, field in Settings.model_fields.items():
-        if isinstance(field.default, SecretStr):  # otherwise, the schema shows asterisks
+        if isinstance(field.default, SecretStr):  # the schema would show asterisks
             properties[field.alias or name]["default"] = field.default.get_secret_value()
     return {name.upper(): setting for name, setting in properties.items()}
 

@@ -4,8 +4,8 @@
     python -m scripts.review --count 50 --push
 
 --push creates tasks in a separate Label Studio project, in which an experienced annotator labels
-the images without a hint. These labels become ground truth, and the next training run uses them. An
-image that is already in a review task is not pushed again.
+the images without seeing hints. These labels become ground truth, and the next training run uses
+them. An image that is already in a review task is not pushed again.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from scripts.console.progress_bars import progress_bar
 
 
 def main() -> int:
-    """List likely label errors, and push them to review with --push."""
+    """List likely label errors; with --push, create review tasks for them."""
     parser = CommandParser(description=__doc__)
     parser.add_argument(
         "--count", type=at_least(1), default=50, help="number of labels to list (default: 50)"

@@ -51,22 +51,30 @@ def main() -> int:
 def _parser() -> CommandParser:
     parser = CommandParser(description=__doc__)
     parser.add_argument(
-        "--title", dest="project_title", metavar="TITLE", help="the project, if there are several"
+        "--title",
+        dest="project_title",
+        metavar="TITLE",
+        help="the project's title, if there are several projects",
     )
     parser.add_argument("--pool", help="the images of a new project: see the setting POOL")
     parser.add_argument(
-        "--classes", metavar="A,B", help="what annotators choose from, separated by commas"
+        "--classes",
+        metavar="A,B",
+        help="the classes that annotators choose from, separated by commas",
     )
     parser.add_argument(
         "--seed-labels", metavar="N", help="how many images start with their known labels"
     )
     parser.add_argument(
-        "--label-config", type=Path, metavar="FILE", help="replace the project's label config"
+        "--label-config",
+        type=Path,
+        metavar="FILE",
+        help="replace the project's label config with this file",
     )
     parser.add_argument(
         "--change", action="store_true", help="let the given values replace the recorded ones"
     )
-    parser.add_argument("--json", action="store_true", help="print ids and addresses, as JSON")
+    parser.add_argument("--json", action="store_true", help="print ids and addresses as JSON")
     return parser
 
 

@@ -4,10 +4,10 @@
     python -m scripts.sync --count 50 --strategy margin --dry-run
     python -m scripts.sync --rescan
 
-Only needed to query more images than the ranker queries automatically. An image that is already in
-a task is never queried again. With --rescan, no image is queried; instead, the trainer immediately
-looks for images that were added to or removed from the pool. Without this option, the trainer looks
-for them every RESCAN_EVERY seconds.
+This command is needed only to query more images than the ranker queries automatically. An image
+that is already in a task is never queried again. With --rescan, no image is queried; instead, the
+trainer immediately looks for images that were added to or removed from the pool. Without this
+option, the trainer looks for such images every RESCAN_EVERY seconds.
 """
 
 from __future__ import annotations
@@ -31,12 +31,22 @@ from scripts.console.progress_bars import progress_bar
 def main() -> int:
     """Create the tasks of one batch, and print its images."""
     parser = CommandParser(description=__doc__)
-    parser.add_argument("--count", type=at_least(1), default=20, help="images to ask (default: 20)")
-    parser.add_argument("--strategy", choices=STRATEGIES, help="instead of the setting STRATEGY")
-    parser.add_argument("--dry-run", action="store_true", help="only print what would be asked")
-    parser.add_argument("--json", action="store_true", help="print the images and why, as JSON")
     parser.add_argument(
-        "--rescan", action="store_true", help="only have the pool searched for new images, now"
+        "--count", type=at_least(1), default=20, help="number of images to query (default: 20)"
+    )
+    parser.add_argument(
+        "--strategy", choices=STRATEGIES, help="use this strategy instead of the setting STRATEGY"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="only print the images that would be queried"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print the images and the reasons as JSON"
+    )
+    parser.add_argument(
+        "--rescan",
+        action="store_true",
+        help="query no images, but make the trainer look for new images now",
     )
     add_project_option(parser)
     arguments = parser.parse_args()

@@ -1,1 +1,1 @@
-"""Manage the stack in Docker: its .env file, checks before it starts, and backups."""
+"""Manage the Docker stack: its .env file, the checks before it starts, and its backups."""

@@ -39,8 +39,8 @@ def back_up(folder: Path) -> Path:
         _save(parts / MODELS, "packing the model versions", "backend", *pack_models)
         dump = ("pg_dump", "-Fc", *POSTGRES)
         _save(parts / DATABASE, "dumping the database", "postgres", *dump)
-        # tar exits with 1 if a file changed while it was read. Only a new upload can change, and
-        # the dump does not refer to it.
+        # tar exits with 1 if a file changed while it was read. Only a new upload can change while
+        # tar runs, and the dump does not refer to new uploads.
         pack_files = ("sh", "-c", f"tar -c -C {LABEL_STUDIO_FILES} . || [ $? -eq 1 ]")
         _save(parts / MEDIA, "packing Label Studio's files", "label-studio", *pack_files)
         (parts / ENV).write_bytes(ENV.read_bytes())
@@ -82,7 +82,7 @@ def restore(file: Path) -> None:
         if is_new_env:
             undo.callback(ENV.unlink)
         if compose("ps", "--services", "--filter", "status=running"):
-            raise DockerError("this stack is running: restore into one that was never started")
+            raise DockerError("this stack is running: restore into a stack that was never started")
         _print_step("building the image, unless it exists")
         compose("build", "backend")
         _check_not_older(_version_in(parts / MANIFEST))
@@ -104,7 +104,7 @@ def restore(file: Path) -> None:
 
 
 def _print_step(step: str) -> None:
-    """Announce a step that may take minutes."""
+    """Print the name of the next step, which may take minutes."""
     print(step, file=sys.stderr, flush=True)
 
 
@@ -124,7 +124,10 @@ def _version_in(manifest: Path) -> str:
 
 
 def _check_not_older(version: str) -> None:
-    """Raise DockerError if this Label Studio is older than the backup's; databases only upgrade."""
+    """Raise DockerError if the backup is from a newer Label Studio.
+
+    Label Studio can upgrade a database, but cannot downgrade it.
+    """
     here = _run_in("label-studio", "python", "-c", LABEL_STUDIO_VERSION)
     if _numbers(here) < _numbers(version):
         raise DockerError(
@@ -139,9 +142,10 @@ def _numbers(version: str) -> list[int]:
 
 
 def _adopt_env(kept: Path) -> None:
-    """Use the backup's .env if none exists here, and add the secrets that older releases lacked.
+    """Use the backup's .env if this stack has none.
 
-    Raises DockerError if the existing .env has different secrets.
+    Adds the secrets that did not exist when the backup was made. Raises DockerError if the existing
+    .env has different secrets.
     """
     if not ENV.exists():
         ENV.touch(mode=0o600)

@@ -17,7 +17,7 @@ DOCKER_IS_DOWN = re.compile(
 
 
 class DockerError(TightloopError):
-    """Docker is not installed or reports an error; the message says what to do."""
+    """Docker is not installed or reported an error; the message explains what to do."""
 
 
 def docker(*arguments: str) -> str:
@@ -28,7 +28,7 @@ def docker(*arguments: str) -> str:
 def compose(
     *arguments: str, stdin: IO[bytes] | None = None, stdout: IO[bytes] | None = None
 ) -> str:
-    """Run `docker compose …`; return the output unless it goes to a file."""
+    """Run `docker compose …`; return the output unless it is written to a file."""
     return _run(*compose_command(), *arguments, stdin=stdin, stdout=stdout)
 
 

@@ -1,4 +1,4 @@
-"""Read a compose stack's .env file as compose does, and fill it with secrets."""
+"""Read a compose stack's .env file as compose does, and add missing secrets to it."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def write_missing(path: Path) -> list[str]:
 
 
 def write_values(path: Path, values: Mapping[str, str]) -> None:
-    """Set each value in the last line with its name, or in a new line; change no other line.
+    """Replace the last line that sets each name, or append a line; change no other line.
 
     Raises SettingsError if the file cannot be written.
     """
@@ -73,14 +73,14 @@ def write_values(path: Path, values: Mapping[str, str]) -> None:
 
 
 def read_env(path: Path) -> dict[str, str]:
-    """Return an env file's values by name, without quotes; an empty dict if there is no file."""
+    """Return an env file's values by name, without quotes, or an empty dict if there is no file."""
     lines = path.read_text().splitlines() if path.exists() else []
     found = [match for line in lines if (match := LINE.match(line))]
     return {match[1]: match[2].strip("\"'") for match in found}
 
 
 def choose_profile() -> str:
-    """Return `gpu` if Docker can give a GPU to a container, else `cpu`; "" if Docker is down."""
+    """Return `gpu` if containers can use a GPU, `cpu` if they cannot, or "" if Docker is down."""
     if not shutil.which("nvidia-smi"):
         return "cpu"
     try:

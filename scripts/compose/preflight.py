@@ -15,14 +15,15 @@ from scripts.compose.env import ENV, docker_has_gpus
 
 EXAMPLE, COMPOSE_FILE = Path(".env.example"), Path("docker-compose.yml")
 IMAGE = "tightloop:0.1.0"
-PORTS = {"LABEL_STUDIO_PORT": "8080", "DASHBOARD_PORT": "9090"}  # published, with their defaults
+# The settings of the published ports, with their defaults.
+PORTS = {"LABEL_STUDIO_PORT": "8080", "DASHBOARD_PORT": "9090"}
 # Space needed to download and build all images, and later for data only.
 GB_TO_BUILD, GB_TO_RUN = 20, 2
 NOT_OURS = re.compile(r"COMPOSE_\w+|DOCKER_\w+|BUILDKIT_\w+|\w+_PROXY|\w+_proxy|VAR_DIR|DETACH")
 
 
 def find_problems(env: dict[str, str]) -> Iterator[str]:
-    """Yield a sentence for each problem that would stop the stack."""
+    """Yield a sentence for each problem that would keep the stack from starting."""
     known = _known()
     for name in env:
         if name not in known and not NOT_OURS.fullmatch(name):
@@ -67,7 +68,7 @@ def _machine_problems(env: dict[str, str]) -> Iterator[str]:
     address = env.get("BIND") or "127.0.0.1"
     folder = os.environ.get(
         "PWD", str(Path.cwd())
-    )  # as compose records the folder, with symbolic links
+    )  # compose records this path, without resolving symbolic links
     ours = f"label=com.docker.compose.project.working_dir={folder}"
     for name, default in PORTS.items():
         port = env.get(name) or default
@@ -93,7 +94,7 @@ def _why_not_free(address: str, port: str) -> str:
             probe.bind((address, int(port)))
     except ValueError:
         return "not a port"
-    except PermissionError:  # ports below 1024 are closed to us, but not to Docker
+    except PermissionError:  # we may not use ports below 1024, but Docker may
         return ""
     except (OSError, OverflowError) as error:
         return getattr(error, "strerror", None) or str(error)

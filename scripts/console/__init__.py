@@ -1,1 +1,1 @@
-"""Share terminal output and command-line options among commands."""
+"""Provide the terminal output and command-line options that several commands share."""

@@ -13,17 +13,18 @@ from backend.store.project_record import pick_project
 
 
 def add_project_option(parser: ArgumentParser, *subcommands: ArgumentParser) -> None:
-    """Add --project to a command and its subcommands; it works before and after a subcommand's
-    name.
+    """Add --project to a command and its subcommands.
+
+    The option works before and after the name of a subcommand.
     """
-    text = "Label Studio's id of the project, if there are several"
+    text = "the project's id in Label Studio, if there are several projects"
     parser.add_argument("--project", type=int, metavar="ID", help=text)
     for subcommand in subcommands:  # without a default, which would overwrite an earlier value
         subcommand.add_argument("--project", type=int, metavar="ID", default=SUPPRESS, help=text)
 
 
 def at_least(least: int) -> Callable[[str], int]:
-    """Return an argument type for integers of at least `least`."""
+    """Return an argparse type that accepts only integers of `least` or more."""
 
     def number(text: str) -> int:
         if int(text) < least:

@@ -27,7 +27,7 @@ def progress_bar() -> Iterator[Progress]:
 
 
 class _Bars:
-    """Shows a bar for each long phase, or only its name if progress cannot be counted."""
+    """Shows a bar for each long phase, or only the phase's name if it has no total."""
 
     def __init__(self) -> None:
         self._phase = ""

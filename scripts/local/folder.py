@@ -25,7 +25,7 @@ class StackError(TightloopError):
 
 @dataclass(frozen=True)
 class StackFolder:
-    """The files of one stack. Only their owner can read them."""
+    """The files of one stack. Only the owner of the files can read them."""
 
     path: Path
 
@@ -63,7 +63,10 @@ class StackFolder:
         return (self.path / "run").resolve()
 
     def make_sockets_folder(self) -> None:
-        """Make an empty folder for sockets, outside this folder if the paths would be too long."""
+        """Make an empty folder for sockets.
+
+        The folder is a link to a temporary folder if the sockets' paths would be too long here.
+        """
         self.remove_sockets_folder()
         run = self.path / "run"
         if len(bytes(run / "postgres/.s.PGSQL.5432")) < SOCKET_PATH_BYTES:
@@ -73,13 +76,13 @@ class StackFolder:
         run.chmod(0o711)  # as root, PostgreSQL runs as another user, who must reach its subfolder
 
     def remove_sockets_folder(self) -> None:
-        """Remove the folder of the sockets and everything in it."""
+        """Remove the folder for sockets and everything in it."""
         shutil.rmtree(self.sockets, ignore_errors=True)
         (self.path / "run").unlink(missing_ok=True)
 
     @contextmanager
     def start_lock(self) -> Iterator[None]:
-        """Hold the start lock of this stack; raise StackError if another `make up` holds it."""
+        """Lock the start of this stack; raise StackError if another `make up` has locked it."""
         with (self.path / "up.lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -17,8 +17,8 @@ STOP_S, KILL_AFTER_S = 60, 5
 def processes(folder: StackFolder) -> list[psutil.Process]:
     """Return every live process of the stack, identified by a variable in its environment.
 
-    Parent processes and recorded pids are not reliable: a training run outlives a killed worker,
-    and after a crash the system may have given a pid to another program.
+    Neither parent processes nor recorded pids are reliable: a training run outlives a killed
+    worker, and after a crash the system may have given a pid to another program.
     """
     return [process for process in psutil.process_iter() if _belongs(process, folder)]
 
@@ -36,7 +36,7 @@ def is_running(folder: StackFolder) -> bool:
 
 
 def stop(folder: StackFolder) -> None:
-    """Stop the programs in order, then all other processes; raise StackError if one remains.
+    """Stop the programs in order, then all other processes; raise StackError if any remain.
 
     Ctrl-C is ignored until all processes have stopped.
     """

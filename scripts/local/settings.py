@@ -24,9 +24,9 @@ MEMORY_EFFICIENT_PREDICTIONS = (
 
 
 class StackSettings(Settings):
-    """The settings that every command reads, with the additional settings of a local stack."""
+    """The settings that all commands share, plus the settings of a local stack."""
 
-    model_config = SettingsConfigDict(env_file=".env")  # does not read another stack's stack.env
+    model_config = SettingsConfigDict(env_file=".env")  # ignores another stack's stack.env
 
     var_dir: Path = Field(Path("var"), description="The folder of the stack.")
     detach: bool = Field(False, description="`true` returns as soon as everything is ready.")
@@ -34,7 +34,7 @@ class StackSettings(Settings):
     redis_port: int = Field(6379, ge=1, le=65535, description="The port of Redis.")
 
     def within(self, folder: StackFolder) -> Self:
-        """Return these settings, with DATA_DIR and MODEL_DIR in the stack's folder by default."""
+        """Return these settings, with DATA_DIR and MODEL_DIR in the stack's folder unless set."""
         given = self.model_fields_set
         data = self.data_dir.resolve() if "data_dir" in given else folder.path / "data"
         models = self.model_dir.resolve() if "model_dir" in given else folder.path / "models"
@@ -42,7 +42,7 @@ class StackSettings(Settings):
 
 
 def make_environment(settings: StackSettings, folder: StackFolder) -> dict[str, str]:
-    """Return the environment of all processes, and write stack.env for our own commands."""
+    """Return the environment for all processes, and write stack.env for our own commands."""
     own = _own_settings(settings, folder)
     folder.write("stack.env", "".join(f"{name}='{value}'\n" for name, value in own.items()))
     proxied = [os.environ.get(name, "") for name in ("NO_PROXY", "no_proxy")]
@@ -64,7 +64,7 @@ def make_environment(settings: StackSettings, folder: StackFolder) -> dict[str, 
 
 
 def _own_settings(settings: StackSettings, folder: StackFolder) -> dict[str, str]:
-    """Return the settings of our commands; secrets are created once and kept in stack.env."""
+    """Return the settings for our commands. Secrets are created once and kept in stack.env."""
     kept = dotenv_values(folder.path / "stack.env", interpolate=False)
 
     def secret(name: str, n_bytes: int = 20) -> str:
@@ -94,7 +94,10 @@ def _own_settings(settings: StackSettings, folder: StackFolder) -> dict[str, str
 def _label_studio_settings(
     settings: StackSettings, folder: StackFolder, own: dict[str, str]
 ) -> dict[str, str]:
-    """Return Label Studio's variables: no sign-up page, no telemetry, PostgreSQL over a socket."""
+    """Return Label Studio's environment variables.
+
+    They turn off the sign-up page and telemetry, and select PostgreSQL over a socket.
+    """
     return {
         "LABEL_STUDIO_USERNAME": USERNAME,
         "LABEL_STUDIO_USER_TOKEN": own["LABEL_STUDIO_API_KEY"],
@@ -104,7 +107,7 @@ def _label_studio_settings(
         "LABEL_STUDIO_DISABLE_SIGNUP_WITHOUT_LINK": "true",
         "LABEL_STUDIO_TASK_LOCK_TTL": str(settings.task_lock_s),
         "LABEL_STUDIO_USE_DEFAULT_BANNED_SUBNETS": "false",  # our backend is on loopback
-        # Without this flag, importing 20 predictions recounts every task of the project.
+        # Without this flag, importing 20 predictions recounts every task in the project.
         MEMORY_EFFICIENT_PREDICTIONS: "true",
         "COLLECT_ANALYTICS": "false",
         "LATEST_VERSION_CHECK": "false",

@@ -22,7 +22,7 @@ from scripts.setup.request import Request
 
 
 class LocalStack:
-    """PostgreSQL, Redis, Label Studio and our own processes, under one supervisord.
+    """PostgreSQL, Redis, Label Studio and our own processes, run by one supervisord.
 
     `stack.json` in the stack's folder lists all addresses; `stack.env` configures our own commands.
     """
@@ -78,7 +78,7 @@ class LocalStack:
         rpc = supervisor.connect(self.folder)
 
         self._run(rpc, [program for program in services if program.group != APP])
-        # Label Studio and the backend do not wait for each other, which saves seconds.
+        # Label Studio and the backend do not wait for each other, which saves a few seconds.
         self._run(rpc, [program for program in services if program.group == APP])
         projects = set_up_projects(environment)  # set-up calls the backend's /setup
         self._run(rpc, workers)
@@ -106,14 +106,14 @@ class LocalStack:
         rpc.startProcess("watch", False)
 
     def _run(self, rpc: Any, together: list[Program]) -> None:
-        """Start programs at the same time, and return when all are ready."""
+        """Start programs in parallel, and return when all of them are ready."""
         for program in together:
             rpc.startProcess(f"{program.group}:{program.name}", False)
         for program in together:
             wait_until_ready(rpc, program, self.folder)
 
     def _name_new_projects(self) -> None:
-        """Update the projects in stack.json, because some may have been set up since the start."""
+        """Update the projects in stack.json: some may have been set up after the stack started."""
         known = {link["project_id"] for link in self.folder.read().get("projects", ())}
         links = project_links(self.settings.model_dir, self.settings.browser_url)
         if {link["project_id"] for link in links} - known:
@@ -129,7 +129,7 @@ class LocalStack:
             )
 
     def _follow(self) -> int:
-        """Print restarts until `make down` stops the stack, or supervisord dies."""
+        """Print each restart of a program until `make down` stops the stack or supervisord dies."""
         with self.folder.log("watch").open() as log:
             log.seek(0, os.SEEK_END)
             while is_running(self.folder):

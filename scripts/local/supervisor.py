@@ -51,7 +51,7 @@ def connect(folder: StackFolder) -> Any:
 
 
 def wait_until_ready(supervisor: Any, program: Program, folder: StackFolder) -> None:
-    """Print a line once the program can be used; raise StackError if it dies or takes too long."""
+    """Print a line once the program is ready; raise StackError if it dies or takes too long."""
     print(f"  {program.name:<13}{program.note}", end="", flush=True)
     began = time.monotonic()
     first_pid = 0

@@ -1,1 +1,1 @@
-"""Simulate, measure and attack the loop; none of these commands is needed to run it."""
+"""Simulate, measure and attack the loop; running the loop needs none of these commands."""

@@ -1,4 +1,4 @@
-"""Measure what the loop costs: as ratios within one run if possible, otherwise in seconds.
+"""Measure the cost of the loop, as ratios within one run if possible, otherwise in seconds.
 
     python -m scripts.research.bench --quick
 
@@ -36,7 +36,7 @@ from scripts.research.random_project import random_probs
 
 WIDTH, CENTERS, N_POOL, N_QUERIED, BATCH = 512, 50, 50_000, 2_000, 100
 N_CLASSES, SCORED_AT_ONCE = 10, 256
-WARM_UP = 3  # steps; the first ones build, allocate and choose kernels
+WARM_UP = 3  # steps that do not count, because they build, allocate and choose kernels
 
 
 def main() -> int:
@@ -45,7 +45,7 @@ def main() -> int:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="leave out heads at many annotations, large pools and a whole stack",
+        help="skip heads with many annotations, large pools and a whole stack",
     )
     arguments = parser.parse_args()
     asked = load_settings().image_size
@@ -66,8 +66,8 @@ def main() -> int:
 
 
 def model_figures(image_size: int, device: str) -> list[Figure]:
-    """Measure what feeding the model costs; at a ratio of 1.0, it costs nothing."""
-    announce("measuring what feeding the model costs")
+    """Measure the speed of scoring and training; at a ratio of 1.0, it equals a bare loop's."""
+    announce("measuring the cost of feeding the model")
     scoring, steps = scoring_ratio(image_size, device), training_ratio(image_size, device)
     return [
         Figure("scoring the pool, over bare forward", f"{scoring:.2f}", ">= 0.9"),
@@ -76,8 +76,8 @@ def model_figures(image_size: int, device: str) -> list[Figure]:
 
 
 def choice_figures() -> list[Figure]:
-    """Measure what choosing a batch costs on random clustered embeddings, without scoring."""
-    announce("measuring what choosing a batch costs")
+    """Measure the cost of choosing a batch from random clustered embeddings, without scoring."""
+    announce("measuring the cost of choosing a batch")
     rng = np.random.default_rng(0)
     centers = rng.normal(size=(CENTERS, WIDTH))
     of = rng.integers(CENTERS, size=N_POOL + N_QUERIED)
@@ -98,9 +98,9 @@ def choice_figures() -> list[Figure]:
 
 
 class PairedTimes:
-    """Times each of our steps together with a bare step right after it.
+    """Times each of our steps and, right after it, a bare step.
 
-    The steps are paired because a busy machine slows down both.
+    A busy machine slows down both steps of a pair, and hardly changes their ratio.
     """
 
     def __init__(self, device: str, bare_step: Callable[[], object]) -> None:
@@ -115,7 +115,7 @@ class PairedTimes:
         self._lap()
 
     def ratio(self) -> float:
-        """Return the median over all pairs of our speed divided by the bare step's speed."""
+        """Return our speed divided by the bare step's speed, as the median over all pairs."""
         ours_s, bare_s = np.diff(self._laps).reshape(-1, 2)[WARM_UP:].T
         return median(bare_s / ours_s)
 

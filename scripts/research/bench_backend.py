@@ -56,10 +56,10 @@ VERSIONS, OPEN_IMAGES = 30, 40
 PAGES, EVERY_S = (
     20,
     2.0,
-)  # number of open pages, and how often the script of each page requests the page again
+)  # the number of open pages, and the time between two requests from the same page
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 PER_S, SENDERS = 50, 20
-LOST_AFTER_S = 1.0  # then Label Studio stops waiting for a response
+LOST_AFTER_S = 1.0  # after this time, Label Studio stops waiting for a response
 
 Body = dict[str, object]
 
@@ -131,7 +131,7 @@ def _attack(backend: Backend, client: httpx.Client, body: Body) -> dict[str, Web
 
 @contextmanager
 def _idle_connections(backend: Backend, kind: str) -> Iterator[None]:
-    """Keep idle connections open from another process."""
+    """Open idle connections from another process, and keep them open."""
     command = [sys.executable, "-m", "scripts.research.idle_connections", backend.url, kind]
     options = ["--count", str(IDLE_CONNECTIONS), "--seconds", str(4 * ATTACKED_S)]
     attack = subprocess.Popen([*command, *options], cwd=ROOT, stdout=subprocess.DEVNULL)
@@ -173,7 +173,7 @@ def _noise_row(seed: int) -> dict[str, str]:
 
 
 def fill_project(root: Path) -> None:
-    """Add versions and open images with thumbnails, as in a project after some use."""
+    """Add versions and open tasks with thumbnails, as in a project that is well under way."""
     registry = Registry(root)
     first = registry.read_meta(FIRST)
     state = registry.load_state(FIRST)
@@ -207,7 +207,7 @@ def first_view(url: str) -> tuple[int, float | None]:
 
 @contextmanager
 def open_pages(url: str) -> Iterator[None]:
-    """Keep PAGES pages open; their requests are evenly spaced and send the last ETag."""
+    """Simulate PAGES open pages, whose requests are spread over time and send the last ETag."""
 
     def keep_open(over: Event, number: int) -> None:
         seen: dict[str, str] = {}
@@ -220,7 +220,7 @@ def open_pages(url: str) -> Iterator[None]:
                 over.wait(EVERY_S)
 
     with in_background(keep_open, PAGES):
-        time.sleep(2 * EVERY_S)  # until the first views are over
+        time.sleep(2 * EVERY_S)  # until every page has been loaded
         yield
 
 
@@ -255,7 +255,7 @@ class Webhooks:
 
 
 def webhook(image_id: str) -> dict[str, object]:
-    """Return a webhook about an annotated image, with only the fields that we read."""
+    """Return the body of a webhook for an annotated image, with only the fields that we read."""
     task = {"data": {"image": "x" * 4000, "image_id": image_id}}
     return {"action": "ANNOTATION_CREATED", "project": {"id": PROJECT}, "task": task}
 
@@ -263,7 +263,7 @@ def webhook(image_id: str) -> dict[str, object]:
 def send_webhooks(
     backend: Backend, seconds: float, *, per_s: float = PER_S, keep_connections: bool = False
 ) -> Webhooks:
-    """Send webhooks at a constant rate for `seconds`, each about a different image.
+    """Send webhooks at a constant rate for `seconds` seconds, each for a different image.
 
     If `per_s` is 0, each of the SENDERS sends webhooks without a pause. Each webhook opens a
     connection, as Label Studio's webhooks do, unless `keep_connections` is set. A webhook counts as

@@ -3,8 +3,8 @@
     python -m scripts.research.bench_calibration --labels 100 500 --seeds 3
 
 The temperature is fitted on the validation split, as in the loop; the calibration errors are
-measured on the test split. "Same choice" is how many of the 100 least confident of 5,000 pool
-images stay the same.
+measured on the test split. "Same choice" is the number of images that are among the 100 least
+confident of 5,000 pool images both before and after scaling.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ def main() -> int:
 def measure(
     experiment: Experiment, recipe: Recipe, n_labels: int, seed: int
 ) -> tuple[float, float, float, float]:
-    """Train once, fit the temperature, and measure on images that were not used for either.
+    """Train once, fit the temperature, and measure on images that were used for neither.
 
-    Returns the temperature, the expected calibration error before and after, and the share of the
-    choice that stays the same.
+    Returns the temperature, the expected calibration error before and after, and the share of
+    chosen images that stays the same.
     """
     pool = experiment.pool
     state = experiment.train_balanced(n_labels, recipe, seed)

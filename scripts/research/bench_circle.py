@@ -28,7 +28,7 @@ from scripts.research.temporary_stack import temporary_stack
 
 SEEDS = 1980
 LAST_LABELS = 20
-HEADS = 5  # number of these labels after which the reordering by a head is timed
+HEADS = 5  # the number of these labels for which the reordering by a head is timed
 SECOND = "r0002"
 # The ranker fits a head at most once every five seconds. Before each measurement, the ranker must
 # also have finished its other work.
@@ -140,13 +140,13 @@ def _training_figures(project: LabelStudioProject, root: Path, trainer: int) -> 
 
 @dataclass(frozen=True)
 class HeadOrder:
-    """The time from an annotation until the head that learned it has reordered the tasks."""
+    """The time from an annotation until a head that learned from it has reordered the tasks."""
 
     version: str
     n_open: int
     begin_s: float  # until the ranker's job begins
     head_s: float  # until the head is saved
-    order_s: float  # until Label Studio orders its tasks by it
+    order_s: float  # until Label Studio orders its tasks by the head
 
     @property
     def total_s(self) -> float:
@@ -172,8 +172,9 @@ def _wait_for_order(log: Path, n_before: int, annotated_at: float) -> HeadOrder:
 
 
 def find_order(lines: str, annotated_at: float) -> HeadOrder | None:
-    """Return when the head was saved and the tasks were reordered, read from the ranker's log
-    since an annotation; None if this has not happened yet.
+    """Return how long a head took to reorder the tasks, or None if no head has done so yet.
+
+    `lines` is the ranker's log since the annotation at `annotated_at`.
     """
     order = re.search(_line(r"(\d+) open tasks re-ordered by (r\d+h\d+)"), lines, re.MULTILINE)
     if order is None:

@@ -1,12 +1,12 @@
-"""Compare the consensus with the majority and Dawid-Skene on real annotations.
+"""Compare the consensus with the majority vote and Dawid-Skene on real annotations.
 
     python -m scripts.research.bench_consensus --annotators annotators.csv.xz --tables three odd
 
-A simulated crowd (scripts/research/crowd.py) gives the annotations. The model's opinion of an image
-comes from a fold that never saw the image's annotations: `--train head` fits heads on the
-pre-trained body, and `--train full` fine-tunes whole networks. To compare with Dawid-Skene, install
-crowd-kit:
-pip install --no-deps crowd-kit attrs
+A simulated crowd (scripts/research/crowd.py) makes the annotations. Each image is judged by a model
+that was not trained on the image's annotations: `--train head` fits heads on the pre-trained body,
+and `--train full` fine-tunes whole networks. To compare with Dawid-Skene, install crowd-kit:
+
+    pip install --no-deps crowd-kit attrs
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ def main() -> int:
     parser.add_argument("--tables", choices=TABLES, nargs="+", default=list(TABLES))
     parser.add_argument("--train", choices=["head", "full"], default="head")
     parser.add_argument("--folds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=4, help="of training in each fold")
+    parser.add_argument(
+        "--epochs", type=int, default=4, help="number of training epochs in each fold"
+    )
     parser.add_argument("--people", type=int, default=30, help="the number of annotators")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -88,7 +90,7 @@ class ConsensusTrial:
     n_annotators: int
     folds: int
     seed: int
-    epochs: int | None  # of training in each fold; None = fit heads on the pre-trained body
+    epochs: int | None  # of training in each fold, or None to fit heads on the pre-trained body
 
     @property
     def pool(self) -> Pool:
@@ -113,7 +115,7 @@ class ConsensusTrial:
 
     @cached_property
     def guesses(self) -> Labels:
-        """The guesses that annotators see: the classes predicted by a head fitted to few images."""
+        """The guesses that annotators see: predictions by a head fitted to a few images."""
         every = np.arange(len(self.truth))
         known = np.random.default_rng(self.seed).permutation(every)[:GUESSES_FROM]
         return self.judge_by_head(self.truth[known], known, every).argmax(axis=1)
@@ -134,7 +136,7 @@ class ConsensusTrial:
         return annotations
 
     def annotate_all(self, times: int, *, has_unreliable: bool) -> list[ClassAnnotation]:
-        """Have each image of the pool annotated `times` times."""
+        """Have each image in the pool annotated `times` times."""
         every = np.arange(len(self.truth))
         rng = np.random.default_rng([self.seed, times * len(every), has_unreliable])
         crowd = Crowd(
@@ -143,7 +145,7 @@ class ConsensusTrial:
         return self.annotate(crowd, np.full(len(every), times), every)
 
     def judge(self, labels: Labels, learned: Rows, judged: Rows) -> Probs:
-        """Fit a head or train a network, depending on the trial, and predict."""
+        """Fit a head or train a network, depending on the trial, and return its predictions."""
         if self.epochs is None:
             return self.judge_by_head(labels, learned, judged)
         recipe = Recipe(image_size=self.image_size, epochs=self.epochs)
@@ -151,7 +153,7 @@ class ConsensusTrial:
         return self.experiment.predict(state, self.pool.images[judged], self.image_size).probs
 
     def judge_by_head(self, labels: Labels, learned: Rows, judged: Rows) -> Probs:
-        """Fit a head on the pre-trained body, and predict."""
+        """Fit a head on the pre-trained body, and return its predictions."""
         embeddings, _ = self.embeddings
         head = fit_head(embeddings[learned], labels, len(self.pool.classes))
         return head.probs(embeddings[judged])
@@ -163,7 +165,7 @@ class Findings:
 
     rows: Rows  # of these images
     majority: Labels
-    probs: Probs  # by models that never saw the annotations of these images
+    probs: Probs  # from models that were not trained on the annotations of these images
     consensus: Consensus
     seconds: float  # how long the consensus took
 
@@ -233,8 +235,10 @@ def single_figures(trial: ConsensusTrial) -> Figures:
 
 
 def weight_figures(trial: ConsensusTrial) -> Figures:
-    """Return how many points each weighting scheme gains over equal weights on the validation split
-    when few images are labeled and every fourth has two annotations.
+    """Return each weighting scheme's gain over equal weights, in percentage points.
+
+    The gain is measured on the validation split. Few images are labeled, and every fourth of them
+    has two annotations.
     """
     figures = {}
     for n_images, is_careful in product((700, 1600), (False, True)):
@@ -288,8 +292,9 @@ def _gains(
 def _rank_annotators(
     annotations: Sequence[ClassAnnotation], found: Consensus, trial: ConsensusTrial
 ) -> str:
-    """Return Spearman's correlation of estimated and true quality, and the ranks of the last two
-    annotators.
+    """Return Spearman's correlation between estimated and true quality.
+
+    Also returns the ranks of the last two annotators.
     """
     rows = trial.pool.positions([a.image_id for a in annotations])
     annotators = np.array([a.annotator for a in annotations])

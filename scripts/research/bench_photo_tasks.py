@@ -24,7 +24,7 @@ PHOTO_PX = (800, 600)
 
 
 def photo_tasks_figures(stack: Mapping[str, Any]) -> list[Figure]:
-    """Create a project with tasks of uploaded photographs; count the bytes of reading all tasks."""
+    """Create tasks with uploaded photographs in a new project; count the bytes of reading them."""
     announce(f"measuring how much data reading {N_TASKS:,} photo tasks moves")
     server = stack["label_studio_url"], stack["api_key"]
     xml = label_config_xml(CLASSES, has_hint=True, is_large=True)
@@ -48,7 +48,7 @@ def photo_tasks_figures(stack: Mapping[str, Any]) -> list[Figure]:
 
 
 def _photograph() -> bytes:
-    """Return a JPEG of noise; a photograph with as many pixels has a smaller file."""
+    """Return a JPEG of noise, which is larger than a photograph with as many pixels."""
     pixels = np.random.default_rng(0).integers(0, 256, (*PHOTO_PX[::-1], 3), np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=80)

@@ -1,6 +1,6 @@
-"""Measure what a large pool costs: the time until the first batch, and memory.
+"""Measure the cost of a large pool: the time until the first batch, and the memory used.
 
-The pool is a bucket of photographs that are generated while they are read. Each stage runs in its
+The pool is a bucket of photographs that are generated as they are read. Each stage runs in its
 own process, as set-up, the trainer and their jobs do. Memory means anonymous memory: the decoded
 images are a mapped file, which does not count, because the system can drop its pages at any time.
 
@@ -101,7 +101,7 @@ def main() -> int:
 
 
 def large_pool_figures() -> list[Figure]:
-    """Measure the pools of POOLS."""
+    """Measure the pools in POOLS."""
     return [
         figure
         for n_images, *size in POOLS
@@ -112,7 +112,7 @@ def large_pool_figures() -> list[Figure]:
 def pool_figures(
     n_images: int, size: tuple[int, int], decode_s: float, n_scored: int
 ) -> Iterator[Figure]:
-    """Measure one pool in a temporary folder, and yield each row once it is known."""
+    """Measure one pool in a temporary folder, and yield each row as soon as it is measured."""
     announce(f"measuring a pool of {n_images:,} images of {size[0]} x {size[1]}")
     with tempfile.TemporaryDirectory(prefix="tightloop-") as folder:
         source = bucket_url(n_images, *size)
@@ -125,7 +125,7 @@ def pool_figures(
 
 
 def set_up_figures(plan: Plan) -> list[Figure]:
-    """List a new pool, and decode its first images, in a process like set-up."""
+    """List a new pool and decode its first images in one process, as set-up does."""
     laps, peak_mb = in_process(_set_up, plan)
     return [
         Figure("  … listed and indexed", f"{laps['listed']:.1f} s"),
@@ -147,7 +147,7 @@ def decoding_figures(plan: Plan) -> list[Figure]:
 
 
 def opening_figures(plan: Plan) -> list[Figure]:
-    """Open the whole pool, and list its source without finding anything new."""
+    """Open the whole pool, then list its unchanged source again."""
     opened_s, opened_mb = in_process(_open, plan)
     listed_s, listed_mb = in_process(_list_again, plan)
     return [
@@ -196,11 +196,11 @@ def _watch(stage: Callable[[Plan], Result], plan: Plan) -> tuple[Result, float]:
 
 
 def anonymous_mb() -> float:
-    """Return this process's resident memory in MB that belongs to no file."""
+    """Return how much of this process's resident memory belongs to no file, in MB."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024 / MB
-    raise OSError("/proc/self/status names no RssAnon: run this on Linux")
+    raise OSError("/proc/self/status has no RssAnon: run this on Linux")
 
 
 def _set_up(plan: Plan) -> dict[str, float]:
@@ -230,7 +230,7 @@ def _decode(plan: Plan) -> tuple[int, float]:
 
 
 def _record_all(plan: Plan) -> None:
-    """Fill the pixel store with black squares for all waiting images, and record them."""
+    """Record all remaining images as decoded, with black squares as their pixels."""
     pool = plan.open()
     images = pool.source
     assert images is not None

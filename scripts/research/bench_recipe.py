@@ -2,7 +2,7 @@
 
     python -m scripts.research.bench_recipe --sizes 64 --lrs 0.01 0.02 --labels 200 500
 
-Trains on random class-balanced images of POOL, starting from WEIGHTS, once per seed; each seed
+Trains on random class-balanced images from POOL, starting from WEIGHTS, once per seed; each seed
 draws different images. Prints the accuracy on the validation split (the test split is never used
 for choices) with its range over seeds, and the core-seconds of training.
 """

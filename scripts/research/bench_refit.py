@@ -1,8 +1,8 @@
-"""Measure what an annotation between two training runs costs, for few and many annotations.
+"""Measure the cost of an annotation between training runs, with few and many annotations.
 
-One process does the work of the ranker's job, on a database and a model folder like those of the
-loop. A substitute for Label Studio counts the data that Label Studio would send. Only the consensus
-and the fit may take longer with more annotations.
+One process does the work of the ranker's job, on a database and a model folder like the loop's. A
+substitute for Label Studio counts the data that Label Studio would send. Only the consensus and the
+fit may take longer with more annotations.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ TRIES = 3
 OPEN = 40
 NEVER_QUERIED = 2_000
 kB = 1000
-# What one annotation costs, from observing the project to the new order: name, format, target.
+# The costs of one annotation, from observing the project to the new order: name, format, target.
 ROWS = (
     ("reading changes", "{:.3f} s", "flat"),
     ("consensus", "{:.2f} s", "measured"),
@@ -69,8 +69,8 @@ def measure_refits(n_annotations: int) -> tuple[float, ...]:
     n_images = n_annotations + NEVER_QUERIED
     with tempfile.TemporaryDirectory(prefix="tightloop-") as folder:
         loop, project = make_annotated_project(Path(folder), n_annotations, n_images, OPEN + TRIES)
-        # Keep a connection open, as the clock does. Otherwise, each connection that closes would
-        # copy the log.
+        # Keep a connection open, as the clock does. Otherwise, SQLite would copy its log into the
+        # database whenever a connection closes.
         with closing(project_db.connect(loop.root)):
             gc.collect()
             gc.freeze()  # as the workers do
@@ -130,7 +130,7 @@ def _timed(seconds: Counter[str], phase: str) -> Iterator[None]:
 
 
 def _written_bytes() -> float:
-    """Return how many bytes this process has written; NaN if the system does not report them."""
+    """Return how many bytes this process has written, or NaN if the system does not report it."""
     try:
         lines = Path("/proc/self/io").read_text().splitlines()
     except OSError:

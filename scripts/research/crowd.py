@@ -1,11 +1,11 @@
 """Simulate annotators who reuse the annotations that real people gave to each image.
 
-The data does not record who made which annotation, so a rule invents the annotators; all random
-numbers come from a seed. Each annotator has a level of care; the levels are evenly spaced from 0 to
-1. The level is the probability that an annotator chooses the class that most real people chose;
-otherwise, the annotator chooses the class that the fewest of these people chose. No real annotation
-is used twice while others are left. By default, the last two annotators are unreliable: the
-second-to-last always accepts the model's guess, and the last one annotates at random.
+The data does not record who made which annotation, so the annotators are invented by a rule. All
+random numbers come from a seed. Each annotator has a level of care; the levels are evenly spaced
+from 0 to 1. The level is the probability that an annotator chooses the class that most real people
+chose; otherwise, the annotator chooses the class that the fewest of these people chose. No real
+annotation is used twice while others are left. By default, the last two annotators are unreliable:
+the second-to-last always accepts the model's guess, and the last one annotates at random.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ class Crowd:
 
     @property
     def guess_accepter(self) -> int:
-        """The annotator who always accepts the model's guess; 0 if there is none."""
+        """The annotator who always accepts the model's guess, or 0 if there is none."""
         return self.size - 1 if self.has_unreliable else 0
 
     @property
     def random_annotator(self) -> int:
-        """The annotator who annotates at random; 0 if there is none."""
+        """The annotator who annotates at random, or 0 if there is none."""
         return self.size if self.has_unreliable else 0
 
     def care(self, annotator: int) -> float:
@@ -50,12 +50,13 @@ class Crowd:
         return (annotator - 1) / max(1, self.size - (3 if self.has_unreliable else 1))
 
     def pick(self, excluded: set[int | None]) -> int:
-        """Pick any annotator who is not excluded."""
+        """Return a random annotator who is not in `excluded`."""
         return int(self.rng.choice([p for p in range(1, self.size + 1) if p not in excluded]))
 
     def annotate(self, annotator: int, image_id: str, guess: str | None) -> str:
-        """Return the class that an annotator chooses; `guess` is the model's displayed guess, if
-        any.
+        """Return the class that an annotator chooses.
+
+        `guess` is the model's guess that the annotator sees, or None if no guess is displayed.
         """
         if annotator == self.random_annotator:
             return str(self.rng.choice(self.classes))
@@ -85,13 +86,15 @@ def real_annotations(file: str, pool: Pool) -> dict[str, tuple[str, ...]]:
         keys = [entry.location for entry in index.entries(index.rows(pool.image_ids))]
     missing = [key for key in keys if key not in by_key]
     if missing:
-        raise SettingsError(f"--annotators {file} has no annotation of {missing[0]} in the pool")
+        raise SettingsError(
+            f"--annotators {file} has no annotation of {missing[0]}, which is in the pool"
+        )
     return {i: by_key[key] for i, key in zip(pool.image_ids, keys, strict=True)}
 
 
 @cache
 def _read(file: str) -> dict[str, tuple[str, ...]]:
-    """Return the real annotations, keyed by the image's path and also by the image's number."""
+    """Return the real annotations, keyed by both the image's path and the image's number."""
     with lzma.open(file, "rt") if file.endswith(".xz") else Path(file).open() as lines:
         by_path = {
             line["image"]: tuple(v for k, v in line.items() if k.startswith("annotator_"))

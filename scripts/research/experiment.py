@@ -1,4 +1,4 @@
-"""Open the pool, weights and device in the settings, to train and predict in benchmarks."""
+"""Open the pool, weights and device that the settings name, for training in benchmarks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Experiment:
     device: torch.device
 
     def train(self, rows: Rows, labels: Labels, recipe: Recipe, seed: int) -> State:
-        """Fine-tune the pre-trained weights on these images of the pool."""
+        """Fine-tune the pre-trained weights on these images from the pool."""
         with progress_bar() as progress:
             return train(
                 self.pool.images[rows],

@@ -83,7 +83,7 @@ class Report:
 
     @property
     def is_clean(self) -> bool:
-        """Whether nothing failed and every valid webhook was counted."""
+        """Whether no request failed and every valid webhook was counted."""
         return not self.failures and not self.lost_webhooks and bool(self.webhook_s)
 
     def lines(self) -> list[str]:
@@ -155,7 +155,7 @@ def _send_described(target: Target, report: Report, n_requests: int) -> None:
 
 
 def _send_hostile(target: Target, report: Report, n_requests: int) -> None:
-    """Send hostile bodies, nine out of ten to routes that read a body."""
+    """Send requests with hostile bodies, nine out of ten of them to routes that read a body."""
     rng, session = Random(0), requests.Session()
     bodies = list(hostile_bodies(target.project_id, target.classes).items())
     rng.shuffle(bodies)

@@ -1,8 +1,8 @@
-"""Generate a bucket of photographs of any number and size that takes no space on disk.
+"""Generate a bucket with any number of photographs of any size, without using disk space.
 
-After `register`, s3://<count>-photos-<width>x<height>/ names such a bucket in this process, as in
-s3://200000-photos-320x240/. All photographs differ: they share a few encoded pictures, and each
-has a comment with its number.
+After `register`, s3://<count>-photos-<width>x<height>/ refers to such a bucket in this process, for
+example s3://200000-photos-320x240/. All photographs differ: they share a few encoded pictures, and
+each has a comment with its number.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class GeneratedBucket(fsspec.AbstractFileSystem):  # type: ignore[misc]  # fsspe
     """List and read photographs as s3fs does, without a server."""
 
     def find(self, path: str, *_: object, **__: object) -> dict[str, dict[str, Any]]:
-        """Describe all photographs with the keys that s3fs gives."""
+        """Return the properties of all photographs, with the keys that s3fs uses."""
         bucket, photographs = _open_bucket(path)
         return {
             name: {
@@ -55,7 +55,7 @@ class GeneratedBucket(fsspec.AbstractFileSystem):  # type: ignore[misc]  # fsspe
 
 
 class Photographs:
-    """Photographs of one size."""
+    """A set of photographs of the same size."""
 
     def __init__(self, count: int, size: tuple[int, int]) -> None:
         self.count, self._size = count, size

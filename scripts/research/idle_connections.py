@@ -1,8 +1,8 @@
-"""Hold open many connections that send almost nothing, as an attacker would.
+"""Keep many connections open while sending almost nothing, as an attacker would.
 
     python -m scripts.research.idle_connections http://127.0.0.1:9090 headers --count 500
 
-Used by the benchmark and the tests. Replaces each connection that the server closes.
+The benchmark and the tests use this command. It replaces each connection that the server closes.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ KINDS = {
 
 
 def main() -> int:
-    """Hold the connections open, then print how many were opened and how many were refused."""
+    """Keep the connections open, then print how many were opened and how many were refused."""
     parser = CommandParser(description=__doc__)
-    parser.add_argument("url", help="a server on this machine")
+    parser.add_argument("url", help="the address of a server on this machine")
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--seconds", type=float, default=60.0)
@@ -39,7 +39,7 @@ def main() -> int:
     address = urlsplit(arguments.url)
     host = "127.0.0.1" if address.hostname == "localhost" else address.hostname or ""
     if not ip_address(host).is_loopback:
-        print("the server must be on this machine's loopback", file=sys.stderr)
+        print("the server's address must be a loopback address", file=sys.stderr)
         return 1
     end = time.monotonic() + arguments.seconds
     tally = asyncio.run(hold(host, address.port or 80, arguments.kind, arguments.count, end))

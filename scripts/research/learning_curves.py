@@ -66,7 +66,7 @@ def gain(own: pd.DataFrame, baseline: pd.DataFrame, labels: int) -> tuple[float,
 def interval(values: Floats) -> tuple[float, float]:
     """Return the mean over seeds and the half-width of its 95 % interval (Student's t).
 
-    The half-width is NaN with one seed.
+    The half-width is NaN if there is only one seed.
     """
     mean = float(values.mean())
     if len(values) < 2:
@@ -75,7 +75,7 @@ def interval(values: Floats) -> tuple[float, float]:
 
 
 def labels_needed(budgets: Sequence[int], curve: Floats, target: float) -> float:
-    """Return how many labels a curve needs to reach an accuracy; inf if it never does.
+    """Return how many labels a curve needs to reach an accuracy, or inf if it never does.
 
     Interpolates between budgets.
 
@@ -88,7 +88,7 @@ def labels_needed(budgets: Sequence[int], curve: Floats, target: float) -> float
 
 
 def summarize(rows: Sequence[Row], strategies: Sequence[str]) -> str:
-    """Return a Markdown table of accuracies, and what each strategy saves over random."""
+    """Return a Markdown table of accuracies, and how many labels each strategy saves."""
     found = {strategy: curves(rows, strategy) for strategy in strategies}
     budgets = sorted(set.intersection(*(set(of_one.columns) for of_one in found.values())))
     lines = [
@@ -145,7 +145,7 @@ def _cell(own: pd.DataFrame, baseline: pd.DataFrame | None, labels: int) -> str:
 
 
 def _saved(own: pd.DataFrame, baseline: pd.DataFrame) -> str:
-    """Report how many labels a strategy needs to reach the final accuracy of random.
+    """Report how many labels a strategy needs to reach the final accuracy of random selection.
 
     The interval comes from resampling the seeds.
     """
@@ -167,7 +167,7 @@ def _saved(own: pd.DataFrame, baseline: pd.DataFrame) -> str:
 
 
 def _worse(own: pd.DataFrame, baseline: pd.DataFrame) -> str:
-    """Report the numbers of labels at which a strategy is significantly worse than random."""
+    """Report at how many labels a strategy is significantly worse than random selection."""
     gains = {n: gain(own, baseline, n) for n in own.columns.intersection(baseline.columns)}
     worse = [f"{labels:,}" for labels, (mean, around) in gains.items() if mean < -around]
     if not worse:

@@ -32,7 +32,7 @@ def percentiles(seconds: Sequence[float]) -> str:
 
 
 def announce(what: str) -> None:
-    """Announce the next measurement on standard error."""
+    """Print to standard error what is measured next."""
     print(what, file=sys.stderr, flush=True)
 
 
@@ -54,7 +54,7 @@ def in_background(work: Callable[[Event, int], None], count: int = 1) -> Iterato
 
 
 def memory_mb(pid: int) -> float:
-    """Return the total PSS of a process and its children in MB; 0 if they have ended."""
+    """Return the total PSS of a process and its children in MB, or 0 if they have ended."""
     try:
         return sum(process.memory_full_info().pss for process in _tree(pid)) / MB
     except psutil.NoSuchProcess:

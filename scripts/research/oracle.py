@@ -28,7 +28,7 @@ LONG_AGO = timedelta(days=1)
 
 @dataclass
 class OracleProject:
-    """A labeling project in memory that follows the Label Studio rules the loop relies on."""
+    """A labeling project in memory that follows the Label Studio rules that the loop relies on."""
 
     choices: tuple[str, ...]
     by_task: dict[int, NewTask] = field(default_factory=dict)

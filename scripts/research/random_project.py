@@ -1,4 +1,4 @@
-"""Create a project whose only version has random weights, as set-up and training would leave it."""
+"""Create a project whose only version has random weights, as if set-up and training had run."""
 
 from __future__ import annotations
 

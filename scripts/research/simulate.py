@@ -3,7 +3,7 @@
     python -m scripts.research.simulate --strategies auto,random --rounds 20 --batch 100
 
 Runs the same rounds as with human annotators, once per strategy and seed, in parallel. Writes
-curves.csv, summary.md, curves.png and curves.svg into the folder --out. Rerun to resume.
+curves.csv, summary.md, curves.png and curves.svg into the folder given by --out. Rerun to resume.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from scripts.research.simulation import Plan, Run, finished_rows, make_loop, poo
 
 
 def main() -> int:
-    """Run the missing runs, then write and print the results."""
+    """Execute the runs that are missing, then write and print the results."""
     arguments = _parser().parse_args()
     signal.signal(
         signal.SIGTERM, signal.default_int_handler

@@ -183,7 +183,7 @@ def finished_rows(run: Run) -> list[Row]:
 
 
 def run_missing(runs: Sequence[Run], jobs: int) -> None:
-    """Run the unfinished runs, `jobs` at a time; keep finished runs even if a later one fails.
+    """Execute unfinished runs, `jobs` at a time; keep finished runs even if a later one fails.
 
     The first error, or Ctrl-C, ends all other runs.
     """

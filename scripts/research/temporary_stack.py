@@ -39,7 +39,7 @@ PORTS = ("LABEL_STUDIO_PORT", "BACKEND_PORT", "REDIS_PORT")
 
 @dataclass(frozen=True)
 class Backend:
-    """A running backend, and the password that it uses everywhere."""
+    """A running backend, and the single password for all its routes."""
 
     port: int
     password: str
@@ -57,7 +57,7 @@ class Backend:
 def running_backend(folder: Path, **settings: str) -> Iterator[Backend]:
     """Run the backend and Redis as `make up` does.
 
-    The path `folder` must be short enough for the path of a socket in it.
+    `folder` must be a short path, because the path of a socket in it has a limited length.
     """
     root = project_root(folder, PROJECT)
     image_ids = [f"i{n}" for n in range(POOL_IMAGES)]

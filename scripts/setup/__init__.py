@@ -1,1 +1,1 @@
-"""The steps that set up a project in Label Studio."""
+"""Provide the steps that set up a project in Label Studio."""

@@ -21,16 +21,16 @@ DATA_SETS = ("auto", "cifar10", "digits")  # downloaded, or part of a library
 MIN_IMAGES = 10
 NAMED_MAX = 5
 COMMAND = "`python -m scripts.setup_project --change`"
-# Settings that can never change, with the reason.
+# Settings that can never change, each with the reason.
 FIXED = {"seed": "it determined the validation images"}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The settings to set up a project with: the given settings, or else the recorded ones."""
+    """The settings with which a project is set up: each given value, or else the recorded value."""
 
     title: str
-    record: ProjectRecord | None  # of an earlier set-up
+    record: ProjectRecord | None  # from an earlier set-up
     pool: str
     weights: str
     seed: int
@@ -54,8 +54,8 @@ class Plan:
 def make_plan(request: Request, progress: Progress = lambda *_: None) -> Plan:
     """Check a request, and return the plan for setting up the project.
 
-    Raises a TightloopError that says what is wrong and what to do. Contacts neither Label Studio
-    nor Redis, and lists the images only if the project is new or gets a different pool.
+    Raises a TightloopError that explains what is wrong and what to do. Contacts neither Label
+    Studio nor Redis, and lists the images only if the project is new or gets a different pool.
     """
     record = find_record(request.settings.model_dir, request.title)
     if record is None:
@@ -64,7 +64,7 @@ def make_plan(request: Request, progress: Progress = lambda *_: None) -> Plan:
 
 
 def is_same(one: Sequence[str], other: Sequence[str]) -> bool:
-    """Return whether two lists name the same classes, ignoring order, case and outer spaces."""
+    """Return whether two lists name the same classes, ignoring order, case and extra spaces."""
     return sorted(map(_fold, one)) == sorted(map(_fold, other))
 
 
@@ -187,8 +187,8 @@ def _read_classes(request: Request) -> tuple[str | None, tuple[str, ...]]:
     check_label_config(xml, choices)
     if classes and not is_same(classes, choices):
         raise LabelConfigError(
-            f"the choices of the label config {path} ({', '.join(choices)}) are not those of "
-            f"CLASSES={','.join(classes)}: leave out CLASSES, or make them agree"
+            f"the choices of the label config {path} ({', '.join(choices)}) differ from "
+            f"CLASSES={','.join(classes)}: leave out CLASSES, or make the two agree"
         )
     return xml, classes or choices
 

@@ -13,8 +13,8 @@ from backend.network import resnet
 from backend.network.inference import load_model, predict
 from backend.network.training import Recipe, train
 
-LABELS = 500  # in the estimated training run
-SAMPLE = 16  # images, on which the speed is measured
+LABELS = 500  # the number of labels in the estimated training run
+SAMPLE = 16  # the number of images on which the speed is measured
 STEPS = 3
 REPEATS = 3  # the fastest run counts: other programs only slow runs down
 
@@ -36,7 +36,7 @@ class Speed:
 
 
 def describe_cost(speed: Speed, n_images: int, recipe: Recipe, device: torch.device) -> str:
-    """Describe in one line how long a pool takes to score and to train on."""
+    """Describe in one line how long it takes to score a pool and to train on it."""
     return (
         f"{n_images:,} images at {recipe.image_size} px: {_about(speed.scoring_s(n_images))} to "
         f"score, a training run on {LABELS} labels {_about(speed.training_s(recipe, LABELS))} "

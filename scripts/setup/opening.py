@@ -45,7 +45,7 @@ class OpenedProject:
 
 
 class Opening:
-    """Finds or creates the project of a plan."""
+    """Finds or creates the project that a plan describes."""
 
     project: ProjectSetup
     root: Path
@@ -100,7 +100,7 @@ class Opening:
         return OpenedProject(project, self.root, record, self.pool, has_changed)
 
     def _create(self, pool_notice: str) -> int:
-        """Create the project; delete it again if its folder belongs to another Label Studio."""
+        """Create the project; delete it if its folder belongs to another Label Studio instance."""
         plan = self.plan
         classes = plan.classes or self.pool.classes
         xml = plan.label_config or self._write_label_config(classes)
@@ -127,8 +127,8 @@ class Opening:
         counts = project.counts()
         if counts.annotations or counts.skipped or Registry(self.root).last_round():
             raise SettingsError(
-                f'the classes of "{plan.title}" can no longer change, since images are labeled: '
-                "restore the former CLASSES and LABEL_CONFIG, or set a new PROJECT_TITLE"
+                f'the classes of "{plan.title}" can no longer change, because images are '
+                "labeled: restore the former CLASSES and LABEL_CONFIG, or set a new PROJECT_TITLE"
             )
         return project.change_label_config(
             plan.label_config or self._write_label_config(plan.classes)
@@ -146,13 +146,13 @@ class Opening:
         if missing := sorted(known - offered):
             raise PoolError(
                 f"POOL={self.plan.pool} lacks {len(missing):,} of the {len(known):,} images that "
-                f'"{self.plan.title}" has already queried (one is {missing[0]}), so their '
+                f'"{self.plan.title}" has already queried (for example {missing[0]}), so their '
                 "annotations would be lost: set a new PROJECT_TITLE, or name the folder to which "
                 "the same images were moved"
             )
 
     def _keep_index(self) -> None:
-        """Write a new project's index; if the pool has changed, make a rescan due at once."""
+        """Write a new project's index; if the pool has changed, schedule an immediate rescan."""
         if self.plan.has_new_pool:
             ProjectStore(self.root).record(rescanned_at=0.0)
         path = self.root / POOL_INDEX
@@ -162,7 +162,7 @@ class Opening:
     def _read_record(self, project_id: int) -> ProjectRecord | None:
         """Read the record of an earlier set-up.
 
-        Raises ModelFolderError if the record belongs to a project of another Label Studio.
+        Raises ModelFolderError if the record belongs to a project in another Label Studio instance.
         """
         root = project_root(self.settings.model_dir, project_id)
         record = read_record(root)

@@ -1,4 +1,4 @@
-"""The projects that are set up: find one by its title, and link to all of them."""
+"""Find a project by its title, and list links to all projects that are set up."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FELL_BACK_SHORT = " (digits)"
 
 
 class Link(TypedDict):
-    """One project as stack.json lists it."""
+    """A project as listed in stack.json."""
 
     project_id: int
     title: str
@@ -27,9 +27,10 @@ def titles_of(title: str) -> tuple[str, str]:
 
 
 def recorded_projects(model_dir: Path) -> list[ProjectRecord]:
-    """Return the record of each project in the order of set-up; the first is the stack's own.
+    """Return the record of each project, in the order in which the projects were set up.
 
-    If a project was deleted in Label Studio and created again, only its later record counts.
+    The first record belongs to the stack's default project. If a project was deleted in Label
+    Studio and created again, only its later record counts.
     """
     by_title: dict[str, ProjectRecord] = {}
     for record in read_records(model_dir) if model_dir.is_dir() else ():
@@ -38,7 +39,7 @@ def recorded_projects(model_dir: Path) -> list[ProjectRecord]:
 
 
 def find_record(model_dir: Path, title: str | None) -> ProjectRecord | None:
-    """Return the record of the project with this title; without a title, of the first project."""
+    """Return the record of the project with this title, or of the first if `title` is None."""
     records = recorded_projects(model_dir)
     if title is None:
         return next(iter(records), None)

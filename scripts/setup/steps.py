@@ -94,7 +94,10 @@ def set_up(request: Request) -> int:
 
 
 class SetupSteps:
-    """The steps of set-up. Each can be repeated, and most return whether they changed anything."""
+    """The steps of set-up.
+
+    Each step can be repeated, and most steps return whether they changed anything.
+    """
 
     def __init__(self, settings: Settings, opened: OpenedProject) -> None:
         self.settings = settings
@@ -102,7 +105,7 @@ class SetupSteps:
         self.record, self.pool = opened.record, opened.pool
 
     def import_seed_labels(self) -> bool:
-        """Import SEED_LABELS images with the data set's labels, except images already in a task.
+        """Import SEED_LABELS images with labels from the data set, except images that have a task.
 
         If fewer labels are known, import all of them.
         """
@@ -151,7 +154,7 @@ class SetupSteps:
         return {image_id: label for image_id, label in labels.items() if image_id in decoded}
 
     def push_first_batch(self) -> bool:
-        """Query the first images now, so that nobody waits for the first training run.
+        """Query the first images now, so that no one waits for the first training run.
 
         The images are random, or typical if the strategy looks for typical images.
         """

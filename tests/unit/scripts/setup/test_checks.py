@@ -104,7 +104,7 @@ def test_a_label_config_that_cannot_be_used_is_refused_with_the_reason(
     for xml, complaint in (
         (good.replace("</View>", ""), "not XML"),
         (good.replace("$image", "$photo"), r'write value="\$image"'),
-        (good, r"\(a, b\) are not those of CLASSES=a,c"),
+        (good, r"\(a, b\) differ from CLASSES=a,c"),
     ):
         config.write_text(xml)
         with pytest.raises(LabelConfigError, match=complaint):
