@@ -90,8 +90,8 @@ class OpenTask(Task):
 class Prediction:
     """A model version's prediction for one image; `score` orders the tasks, low = query first."""
 
-    label: str
-    probability: float
+    label: str | None  # None = annotators see no guess
+    probability: float | None
     score: float
     model_version: str
 

@@ -54,9 +54,10 @@ def write_task(config: LabelConfig, task: NewTask) -> dict[str, Any]:
 
 
 def write_prediction(config: LabelConfig, prediction: Prediction) -> dict[str, Any]:
-    """Return a prediction in the form that an import expects."""
+    """Return a prediction in the form that an import expects; without a label, its result is empty."""
+    label = prediction.label
     return {
-        "result": prediction_result(config, prediction.label, prediction.probability),
+        "result": [] if label is None else prediction_result(config, label, prediction.probability),
         "score": prediction.score,
         "model_version": prediction.model_version,
     }

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from backend.base.arrays import Probs
-from backend.base.labeling import DELETED, Annotation
+from backend.base.labeling import Annotation
+from backend.people.annotators import has_duplicate_annotations
 from backend.people.consensus import ClassAnnotation, Row, active_lab
 
-RECENT_ANNOTATIONS = 200  # anyone who made one of these is expected to continue
 MAX_ANNOTATORS = 5
 MAX_SHARE = 0.5  # share of a batch; annotators who have annotated all reopened images need new ones
 
@@ -44,29 +44,6 @@ def find_annotated(
             seen_by = frozenset(a.annotator for a in of_task)
             found.append(AnnotatedTask(task_id, submitted[0].image_id, len(annotators), seen_by))
     return found
-
-
-def has_duplicate_annotations(of_task: Sequence[Annotation]) -> bool:
-    """Return whether anyone annotated the task more than once.
-
-    Label Studio then offers the task to no one, even if the task is reopened, because it compares
-    the number of annotations with the requested number of annotators.
-    """
-    submitted = [a.annotator for a in of_task if not a.was_skipped]
-    return len(submitted) > len(set(submitted))
-
-
-def active_annotators(annotations: Mapping[int, Sequence[Annotation]]) -> set[int]:
-    """Return the annotators who made the latest annotations.
-
-    This excludes annotators who have left and people who only set ground truths.
-    """
-    given = sorted(
-        (a for of_task in annotations.values() for a in of_task if not a.is_ground_truth),
-        key=lambda a: a.updated_at,
-    )
-    people = [a.annotator for a in given if a.annotator not in (None, DELETED)]
-    return {person for person in people[-RECENT_ANNOTATIONS:] if person is not None}
 
 
 def choose_second_opinions(

@@ -38,6 +38,7 @@ class Loop:
     recipe: Recipe
     seed: int
     device: torch.device
+    validation_labels: int = 0  # how many validation labels annotators give; 0 = they are known
 
     @cached_property
     def store(self) -> ProjectStore:

@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 
 from backend.base.labeling import Annotation
 from backend.base.progress import Progress
+from backend.people.annotators import active_annotators, has_duplicate_annotations
 from backend.people.second_opinions import (
     AnnotatedTask,
-    active_annotators,
     annotated_by_fewer_than,
     choose_second_opinions,
     find_annotated,
-    has_duplicate_annotations,
 )
 from backend.rounds.labels import read_labels
 from backend.rounds.loop import Loop

@@ -6,17 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from backend.base.labeling import DELETED, Annotation
+from backend.base.labeling import Annotation
 from backend.people.consensus import ClassAnnotation
 from backend.people.second_opinions import (
     MAX_ANNOTATORS,
-    RECENT_ANNOTATIONS,
     AnnotatedTask,
-    active_annotators,
     annotated_by_fewer_than,
     choose_second_opinions,
     find_annotated,
-    has_duplicate_annotations,
 )
 
 
@@ -66,33 +63,14 @@ def test_settled_skipped_and_foreign_tasks_are_left_out() -> None:
 
 def test_a_task_that_one_person_annotated_twice_is_left_out() -> None:
     twice = [annotate(1, 7), annotate(1, 7, at=1)]
-    assert has_duplicate_annotations(twice)
     assert find_annotated({1: twice, 2: [annotate(2, 7), annotate(2, 8)]}, POOL) == [
         AnnotatedTask(2, "i2", 2, frozenset({7, 8}))
     ]
-    assert not has_duplicate_annotations([annotate(1, 7), annotate(1, 7, was_skipped=True)])
 
 
 def test_a_person_who_skipped_an_image_has_seen_it() -> None:
     [found] = find_annotated({1: [annotate(1, 7), annotate(1, 8, was_skipped=True)]}, POOL)
     assert found == AnnotatedTask(1, "i1", 1, frozenset({7, 8}))
-
-
-def test_deleted_people_and_people_who_only_set_ground_truths_are_not_active() -> None:
-    annotations = {
-        1: [annotate(1, 7)],
-        2: [annotate(2, DELETED)],
-        3: [annotate(3, 8, is_truth=True)],
-    }
-    assert active_annotators(annotations) == {7}
-
-
-def test_people_who_made_none_of_the_latest_annotations_are_not_active() -> None:
-    left = {1: [annotate(1, 9, at=0)]}
-    here = {n: [annotate(n, 7, at=n)] for n in range(2, RECENT_ANNOTATIONS + 1)}
-    assert active_annotators({**left, **here}) == {7, 9}
-    here[RECENT_ANNOTATIONS + 1] = [annotate(RECENT_ANNOTATIONS + 1, 8, at=RECENT_ANNOTATIONS + 1)]
-    assert active_annotators({**left, **here}) == {7, 8}
 
 
 UNSURE, SURE = [0.34, 0.33, 0.33], [0.98, 0.01, 0.01]

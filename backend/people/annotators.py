@@ -1,0 +1,32 @@
+"""Tell who annotates at present, and whether a task can be given to another annotator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from backend.base.labeling import DELETED, Annotation
+
+RECENT_ANNOTATIONS = 200  # anyone who made one of these is expected to continue
+
+
+def has_duplicate_annotations(of_task: Sequence[Annotation]) -> bool:
+    """Return whether anyone annotated the task more than once.
+
+    Label Studio then offers the task to no one, even if the task is reopened, because it compares
+    the number of annotations with the requested number of annotators.
+    """
+    submitted = [a.annotator for a in of_task if not a.was_skipped]
+    return len(submitted) > len(set(submitted))
+
+
+def active_annotators(annotations: Mapping[int, Sequence[Annotation]]) -> set[int]:
+    """Return the annotators who made the latest annotations.
+
+    This excludes annotators who have left and people who only set ground truths.
+    """
+    given = sorted(
+        (a for of_task in annotations.values() for a in of_task if not a.is_ground_truth),
+        key=lambda a: a.updated_at,
+    )
+    people = [a.annotator for a in given if a.annotator not in (None, DELETED)]
+    return {person for person in people[-RECENT_ANNOTATIONS:] if person is not None}

@@ -1,0 +1,114 @@
+"""Decide the labels of validation images, which only annotators label."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence, Set
+from dataclasses import dataclass
+from typing import Literal
+
+from backend.base.labeling import Annotation, Task
+from backend.people.annotators import has_duplicate_annotations
+
+MAX_SKIPS = 2  # an image that was skipped this often is not asked again
+MOST_ANNOTATORS = 3  # two annotators, and a third if they differ
+
+
+@dataclass(frozen=True)
+class ValidationProgress:
+    """How many images of the validation sample are labeled."""
+
+    labeled: int
+    wanted: int  # VALIDATION_LABELS
+    undecided: int  # skipped twice, or no label has a majority
+    pending: int  # asked, but neither labeled nor undecided yet
+
+
+@dataclass(frozen=True)
+class DeletedSkip:
+    """A skip that was deleted in Label Studio, so that its image is served once more."""
+
+    annotation_id: int
+    image_id: str
+    annotator: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the annotations of a validation image have led to so far."""
+
+    state: Literal["decided", "pending", "undecided"]
+    label: str | None = None  # None unless decided
+    needs_third: bool = False  # two annotators differ, and the task must be reopened
+    skip: Annotation | None = None  # the skip to delete, because only its annotator can answer
+
+
+PENDING, UNDECIDED = Outcome("pending"), Outcome("undecided")
+
+
+def decide_label(
+    task: Task,
+    annotations: Sequence[Annotation],
+    deleted_skips: Sequence[DeletedSkip],
+    active: Set[int],
+    classes: Collection[str],
+) -> Outcome:
+    """Decide the label of one validation image from the annotations of its task.
+
+    A ground truth decides. Otherwise, the latest annotation of each annotator counts, and a unique
+    majority decides, once the task is closed or none of the `active` annotators can receive it.
+    Labels from the data set do not count.
+    """
+    of_people = sorted(
+        (a for a in annotations if a.annotator is not None), key=lambda a: a.updated_at
+    )
+    truths = [a.label for a in of_people if a.is_ground_truth and a.label in classes]
+    if truths:
+        return Outcome("decided", truths[-1])
+    latest = {a.annotator: a for a in of_people}
+    is_anyone_waiting = bool(active - latest.keys())
+    labels = [a.label for a in latest.values() if a.label in classes]
+    if labels:
+        may_ask = is_anyone_waiting and not has_duplicate_annotations(annotations)
+        return _decide(labels, is_open=task.awaits_second_opinion, may_ask=may_ask)
+    skips = {a.annotation_id: a for a in latest.values() if a.was_skipped}
+    n_skips = len(skips.keys() | {skip.annotation_id for skip in deleted_skips})
+    if n_skips >= MAX_SKIPS or (latest and not skips):
+        return UNDECIDED
+    if skips and not is_anyone_waiting:
+        return Outcome("pending", skip=next(iter(skips.values())))
+    return PENDING
+
+
+def decide_labels(
+    tasks: Sequence[Task],
+    annotations: Mapping[int, Sequence[Annotation]],
+    deleted_skips: Sequence[DeletedSkip],
+    active: Set[int],
+    classes: Collection[str],
+) -> dict[int, Outcome]:
+    """Decide the labels of all validation images; return one outcome per task."""
+    skips_of: dict[str, list[DeletedSkip]] = {}
+    for skip in deleted_skips:
+        skips_of.setdefault(skip.image_id, []).append(skip)
+    return {
+        task.task_id: decide_label(
+            task,
+            annotations.get(task.task_id, ()),
+            skips_of.get(task.image_id, ()),
+            active,
+            classes,
+        )
+        for task in tasks
+    }
+
+
+def _decide(labels: Sequence[str | None], *, is_open: bool, may_ask: bool) -> Outcome:
+    """Decide between the labels of several annotators."""
+    [(label, count), *others] = Counter(labels).most_common()
+    needs_third = len(labels) < MOST_ANNOTATORS and len(others) == 1
+    if may_ask and (is_open or needs_third):
+        return Outcome("pending", needs_third=needs_third and not is_open)
+    if others and others[0][1] == count:
+        return UNDECIDED
+    return Outcome("decided", label)

@@ -1,0 +1,34 @@
+"""Test who counts as an active annotator on tables that can be checked by hand."""
+
+from __future__ import annotations
+
+from backend.base.labeling import DELETED
+from backend.people.annotators import (
+    RECENT_ANNOTATIONS,
+    active_annotators,
+    has_duplicate_annotations,
+)
+from tests.unit.people.test_second_opinions import annotate
+
+
+def test_deleted_people_and_people_who_only_set_ground_truths_are_not_active() -> None:
+    annotations = {
+        1: [annotate(1, 7)],
+        2: [annotate(2, DELETED)],
+        3: [annotate(3, 8, is_truth=True)],
+    }
+    assert active_annotators(annotations) == {7}
+
+
+def test_people_who_made_none_of_the_latest_annotations_are_not_active() -> None:
+    left = {1: [annotate(1, 9, at=0)]}
+    here = {n: [annotate(n, 7, at=n)] for n in range(2, RECENT_ANNOTATIONS + 1)}
+    assert active_annotators({**left, **here}) == {7, 9}
+    here[RECENT_ANNOTATIONS + 1] = [annotate(RECENT_ANNOTATIONS + 1, 8, at=RECENT_ANNOTATIONS + 1)]
+    assert active_annotators({**left, **here}) == {7, 8}
+
+
+def test_only_two_annotations_by_one_person_are_duplicates() -> None:
+    assert has_duplicate_annotations([annotate(1, 7), annotate(1, 7, at=1)])
+    assert not has_duplicate_annotations([annotate(1, 7), annotate(1, 8)])
+    assert not has_duplicate_annotations([annotate(1, 7), annotate(1, 7, was_skipped=True)])
