@@ -54,7 +54,7 @@ def write_task(config: LabelConfig, task: NewTask) -> dict[str, Any]:
 
 
 def write_prediction(config: LabelConfig, prediction: Prediction) -> dict[str, Any]:
-    """Return a prediction in the form that an import expects; without a label, its result is empty."""
+    """Return a prediction as an import expects it; without a label, it shows no guess."""
     label = prediction.label
     return {
         "result": [] if label is None else prediction_result(config, label, prediction.probability),
