@@ -9,11 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom
 
+from backend.measures.evaluation import MIN_IMAGES as MIN_MEASURED
+
 Right = NDArray[np.bool_]  # (images,), whether a version predicts each image's label
 
 SIGNIFICANCE = 0.025
-# With fewer images, six regressions are already a large loss, but fewer than six are never
-# significant.
+# With fewer images of known labels, six regressions are already a large loss, but fewer than six
+# are never significant. Annotators' labels come slowly, so that they count from MIN_MEASURED on.
 MIN_IMAGES = 100
 
 
@@ -39,14 +41,19 @@ class Verdict:
     refused: str | None  # why it may not be promoted; None if it may
 
 
-def judge(candidate: Right, references: Mapping[str, Right]) -> Verdict:
+def judge(
+    candidate: Right, references: Mapping[str, Right], n_wanted: int | None = None
+) -> Verdict:
     """Refuse a candidate that is significantly worse than any of the references.
 
     `references` maps version names to their results on the same images in the same order, starting
     with the version in service. If no comparison leads to a refusal, the first comparison is
-    reported.
+    reported. `n_wanted` is how many images annotators are asked to label for this; None if the
+    labels are known.
     """
-    gates = [compare(candidate, reference, name) for name, reference in references.items()]
+    gates = [
+        compare(candidate, reference, name, n_wanted) for name, reference in references.items()
+    ]
     for gate in gates:
         if not gate.note and gate.p_value < SIGNIFICANCE:
             return Verdict(
@@ -59,7 +66,7 @@ def judge(candidate: Right, references: Mapping[str, Right]) -> Verdict:
     return Verdict(gates[0] if gates else None, None)
 
 
-def compare(candidate: Right, reference: Right, against: str) -> Gate:
+def compare(candidate: Right, reference: Right, against: str, n_wanted: int | None = None) -> Gate:
     """Compare two versions by McNemar's exact, one-sided test (McNemar, 1947).
 
     Both arrays cover the same images in the same order. If the versions are equally good, each
@@ -69,10 +76,14 @@ def compare(candidate: Right, reference: Right, against: str) -> Gate:
     regressions = int((reference & ~candidate).sum())
     improvements = int((candidate & ~reference).sum())
     p_value = float(binom.sf(regressions - 1, regressions + improvements, 0.5))
-    note = ""
-    if len(candidate) < MIN_IMAGES:
-        note = (
-            f"{len(candidate)} validation images are too few to compare versions: "
-            "promoted unchecked"
-        )
+    note = _find_note(len(candidate), n_wanted)
     return Gate(against, p_value, regressions, improvements, note)
+
+
+def _find_note(n_images: int, n_wanted: int | None) -> str:
+    """Return why a comparison on so few images is ignored, or ""."""
+    if n_wanted is not None and n_images < MIN_MEASURED:
+        return f"not judged yet ({n_images} of {n_wanted} validation images labeled)"
+    if n_wanted is None and n_images < MIN_IMAGES:
+        return f"{n_images} validation images are too few to compare versions: promoted unchecked"
+    return ""

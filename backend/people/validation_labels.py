@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from backend.base.labeling import Annotation, Task
@@ -18,10 +18,20 @@ MOST_ANNOTATORS = 3  # two annotators, and a third if they differ
 class ValidationProgress:
     """How many images of the validation sample are labeled."""
 
-    labeled: int
-    wanted: int  # VALIDATION_LABELS
-    undecided: int  # skipped twice, or no label has a majority
-    pending: int  # asked, but neither labeled nor undecided yet
+    labeled: int = field(metadata={"description": "images whose label is decided"})
+    wanted: int = field(
+        metadata={"description": "how many labels annotators are asked for (`VALIDATION_LABELS`)"}
+    )
+    undecided: int = field(
+        metadata={
+            "description": "images that were skipped twice, or for which no label has a majority"
+        }
+    )
+    pending: int = field(
+        metadata={
+            "description": "images that were queried, but are neither labeled nor undecided yet"
+        }
+    )
 
 
 @dataclass(frozen=True)

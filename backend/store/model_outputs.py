@@ -8,9 +8,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from backend.base.arrays import Embeddings, Labels, Probs
@@ -27,6 +29,8 @@ from backend.store.tensor_file import (
     write_tensors,
 )
 
+SAMPLE_FILE = "sample.safetensors"
+UNLABELED = -1
 ROUNDING = 0.01  # how far the sum of a row of probabilities may deviate from 1
 _IMAGE_IDS = TypeAdapter(tuple[str, ...])
 
@@ -103,10 +107,51 @@ def load_validation(root: Path, version: str) -> tuple[Labels, Probs] | None:
         labels = find_array(arrays, "labels", "i", 1)
         probs = _find_probs(root, version, arrays, len(labels))
         _check_rows(probs)
-        n_classes = probs.shape[1]
-        if labels.size and not 0 <= labels.min() <= labels.max() < n_classes:
-            raise ValueError(f"labels are not all in 0..{n_classes - 1}")
+        _check_labels(labels, probs.shape[1])
         return labels, probs
+    return None
+
+
+@dataclass(frozen=True)
+class SampleProbs:
+    """A version's outputs for the validation sample, which annotators label bit by bit."""
+
+    image_ids: tuple[str, ...]
+    probs: Probs
+    labels: Labels  # (images,), UNLABELED if no label is decided yet
+
+    @property
+    def is_labeled(self) -> NDArray[np.bool_]:
+        """Return for each image whether its label is decided, (images,)."""
+        return self.labels != UNLABELED
+
+
+def save_sample_probs(root: Path, version: str, sample: SampleProbs) -> None:
+    """Save a version's outputs for the validation sample.
+
+    Pruning keeps this file, so that all versions can be measured on the same labels.
+    """
+    with folder_errors(root):
+        write_tensors(
+            root / version / SAMPLE_FILE,
+            {"probs": sample.probs, "labels": sample.labels},
+            {"image_ids": json.dumps(sample.image_ids)},
+        )
+
+
+def load_sample_probs(root: Path, version: str) -> SampleProbs | None:
+    """Load a version's outputs for the validation sample. None if unusable."""
+    path = root / version / SAMPLE_FILE
+    with damage_logged(path):
+        metadata, arrays = read_tensors(path)
+        image_ids = _IMAGE_IDS.validate_json(metadata.get("image_ids", ""))
+        labels = find_array(arrays, "labels", "i", 1)
+        if len(labels) != len(image_ids):
+            raise ValueError(f"{len(labels)} labels are of {len(image_ids)} images")
+        probs = _find_probs(root, version, arrays, len(image_ids))
+        _check_rows(probs)
+        _check_labels(labels[labels != UNLABELED], probs.shape[1])
+        return SampleProbs(image_ids, probs, labels)
     return None
 
 
@@ -144,6 +189,11 @@ def _check_rows(probs: Probs) -> None:
     in_range = (probs >= -ROUNDING) & (probs <= 1 + ROUNDING)  # False for NaN
     if not in_range.all() or not np.allclose(probs.sum(axis=1), 1, rtol=0, atol=ROUNDING):
         raise ValueError("probs contains rows that are not probabilities")
+
+
+def _check_labels(labels: Labels, n_classes: int) -> None:
+    if labels.size and not 0 <= labels.min() <= labels.max() < n_classes:
+        raise ValueError(f"labels are not all in 0..{n_classes - 1}")
 
 
 def _path(root: Path, version: str, split: str) -> Path:

@@ -13,7 +13,9 @@ from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from backend.base.errors import BrokenVersionError
 from backend.store.files import folder_errors
+from backend.store.model_outputs import SAMPLE_FILE
 from backend.store.project_store import ProjectStore
 from backend.store.registry import Promotion, Registry
 from backend.store.version_meta import Meta, body_of
@@ -119,11 +121,15 @@ def _sentence(sound: Sequence[Meta], going: Sequence[str], announced_at: datetim
 
 
 def _delete_weights(root: Path) -> None:
-    """Delete the weights, scores and drafts of all pruned versions, including heads."""
+    """Delete the weights, scores and drafts of all pruned versions, including heads.
+
+    Their outputs for the validation sample are kept, because annotators may still label it.
+    """
     pruned = [m.version for m in Registry(root).versions()[0] if m.pruned_at is not None]
     with folder_errors(root):
         for path in (path for version in pruned for path in (root / version).iterdir()):
-            if path.suffix == ".safetensors" or ".draft-" in path.name:
+            is_output = path.suffix == ".safetensors" and path.name != SAMPLE_FILE
+            if is_output or ".draft-" in path.name:
                 path.unlink(missing_ok=True)
 
 
@@ -134,17 +140,27 @@ def _prune_heads(root: Path) -> None:
     """
     heads = [name for name in Registry(root).version_names() if body_of(name) != name]
     # Sort by time because the newest head may belong to an older body after a rollback.
-    heads.sort(key=lambda name: _made_at(root / name))
+    heads.sort(key=lambda name: _made_at(root, name))
     keep = {*heads[-HEADS_KEPT:], *(p.version for p in Registry(root).promotions()[:2])}
     with folder_errors(root):
         for name in set(heads) - keep:
             shutil.rmtree(root / name, ignore_errors=True)
 
 
-def _made_at(folder: Path) -> float:
-    """Return when meta.json changed; the folder itself also changes when weights are deleted."""
-    meta = folder / "meta.json"
-    return (meta if meta.exists() else folder).stat().st_mtime
+def _made_at(root: Path, head: str) -> tuple[float, float]:
+    """Return a key that sorts heads by creation.
+
+    The first number also holds for heads that were measured again, which rewrites meta.json, but
+    counts only whole seconds.
+    """
+    folder = root / head
+    path = folder / "meta.json"
+    changed_at = (path if path.exists() else folder).stat().st_mtime
+    try:
+        created_at = Registry(root).read_meta(head).created_at
+    except BrokenVersionError:
+        return changed_at, changed_at
+    return datetime.fromisoformat(created_at).timestamp(), changed_at
 
 
 def _prune_embeddings(root: Path, sound: Sequence[Meta], promotions: Sequence[Promotion]) -> None:

@@ -5,7 +5,8 @@
         project.db        see project_store.py
         current           the version in service and its predecessors
         r0007/            model.safetensors, meta.json and the probabilities (model_outputs.py);
-                          a pruned version has only meta.json
+                          a pruned version has only meta.json and its validation sample's
+                          probabilities
         r0007h02/         the second head on the body of r0007: the same files, but only the last
                           layer
         embeddings/       cached by body: pool, validation and test (model_outputs.py)
@@ -29,6 +30,7 @@ from pathlib import Path
 from pydantic import AwareDatetime, BaseModel, ValidationError
 
 from backend.base.errors import BrokenVersionError, ModelFolderError, NoModelError
+from backend.measures.evaluation import Evaluation
 from backend.store import tensor_file
 from backend.store.files import cached_until_changed, folder_errors, sha256, write_text
 from backend.store.version_meta import VERSION_NAME, Meta, VersionName, body_of, version_order
@@ -142,6 +144,11 @@ class Registry:
     def mark_pruned(self, version: str, now: datetime) -> None:
         """Mark a version, and thereby its heads, as pruned in meta.json."""
         meta = self._read_meta_file(version).model_copy(update={"pruned_at": now})
+        _write_meta(self.root / version, meta)
+
+    def record_validation(self, version: str, validation: Evaluation | None) -> None:
+        """Replace a version's accuracy in meta.json after validation labels have changed."""
+        meta = self._read_meta_file(version).model_copy(update={"validation": validation})
         _write_meta(self.root / version, meta)
 
     def load_state(self, version: str) -> tensor_file.State:

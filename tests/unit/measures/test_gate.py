@@ -95,3 +95,21 @@ def test_fewer_than_a_hundred_images_refuse_nothing_and_say_so() -> None:
     assert verdict.refused is None
     assert verdict.gate is not None
     assert verdict.gate.note.startswith("99 validation images are too few")
+
+
+def test_annotators_labels_are_judged_from_thirty_images_on() -> None:
+    few = judge(right("-" * 29), {"r0001": right("+" * 29)}, n_wanted=200)
+    assert few.refused is None
+    assert few.gate is not None
+    assert few.gate.note == "not judged yet (29 of 200 validation images labeled)"
+    enough = judge(right("-" * 6 + "+" * 24), {"r0001": right("+" * 30)}, n_wanted=200)
+    assert enough.refused is not None
+    assert "80.0% against 100.0%" in enough.refused
+
+
+def test_without_any_label_of_annotators_nothing_is_judged_yet() -> None:
+    no_image = np.zeros(0, np.bool_)
+    none = judge(no_image, {"r0001": no_image}, n_wanted=200)
+    assert none.refused is None
+    assert none.gate is not None
+    assert none.gate.note == "not judged yet (0 of 200 validation images labeled)"

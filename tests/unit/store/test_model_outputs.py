@@ -14,6 +14,7 @@ import safetensors.numpy
 from backend.base.errors import NoModelError
 from backend.images.framing import View
 from backend.store import model_outputs
+from backend.store.model_outputs import UNLABELED, SampleProbs
 from backend.store.project_record import project_root
 from tests.unit.store.test_registry import meta, save
 
@@ -192,3 +193,29 @@ def test_damaged_embeddings_are_treated_as_missing(
     metadata = None if ids is None else {"image_ids": json.dumps(ids)}
     path.write_bytes(safetensors.numpy.save({"embeddings": embeddings}, metadata))
     assert model_outputs.load_embeddings(path, 4) is None
+
+
+# The validation sample
+
+SAMPLE = SampleProbs(("a", "b"), PROBS, np.array([1, UNLABELED]))
+
+
+def test_the_samples_outputs_are_kept_with_the_labels_that_are_decided(root: Path) -> None:
+    assert model_outputs.load_sample_probs(root, "r0001") is None
+    model_outputs.save_sample_probs(root, "r0001", SAMPLE)
+    kept = model_outputs.load_sample_probs(root, "r0001")
+    assert kept is not None
+    assert kept.image_ids == ("a", "b")
+    assert np.array_equal(kept.probs, PROBS)
+    assert kept.labels.tolist() == [1, -1]
+    assert kept.is_labeled.tolist() == [True, False]
+
+
+@pytest.mark.parametrize("labels", [[1], [2, 0], [-2, 0]], ids=str)
+def test_impossible_labels_of_the_sample_are_treated_as_missing(
+    root: Path, labels: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    damaged = SampleProbs(SAMPLE.image_ids, PROBS, np.array(labels))
+    model_outputs.save_sample_probs(root, "r0001", damaged)
+    assert model_outputs.load_sample_probs(root, "r0001") is None
+    assert "r0001/sample.safetensors is damaged" in caplog.text

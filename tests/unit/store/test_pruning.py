@@ -448,3 +448,27 @@ def test_a_head_that_loses_its_weights_does_not_become_newer(root: Path) -> None
     prune(root)
     assert not (root / "r0001h01").exists()
     assert all((root / head).exists() for head in heads)
+
+
+def test_a_head_that_is_measured_again_does_not_become_newer(root: Path) -> None:
+    save(root, meta())
+    for number in range(1, pruning.HEADS_KEPT + 1):
+        made_at = f"2026-01-01T12:00:{number:02d}+00:00"
+        save(root, meta(version=f"r0001h{number:02d}", created_at=made_at))
+    Registry(root).record_validation("r0001h01", None)
+    newest = f"r0001h{pruning.HEADS_KEPT + 1:02d}"
+    save(root, meta(version=newest, created_at="2026-01-01T12:01:00+00:00"))
+    prune(root)
+    assert not (root / "r0001h01").exists()
+    assert (root / newest).exists()
+
+
+def test_pruning_keeps_the_outputs_for_the_validation_sample(root: Path) -> None:
+    fill(root, "r0001", "r0002", "r0003")
+    sample = model_outputs.SampleProbs(("a",), PROBS[:1], np.array([0]))
+    model_outputs.save_sample_probs(root, "r0001", sample)
+    prune(root)
+    assert pruned(root) == ["r0001"]
+    kept = model_outputs.load_sample_probs(root, "r0001")
+    assert kept is not None
+    assert kept.labels.tolist() == [0]

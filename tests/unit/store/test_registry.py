@@ -278,3 +278,12 @@ def test_a_head_without_its_body_is_broken_and_not_in_service(root: Path) -> Non
     assert current is not None
     assert current.version == "r0001"
     assert "r0002 has no meta.json" in Registry(root).versions()[1]["r0002h01"]
+
+
+def test_a_version_that_is_measured_again_keeps_everything_but_its_accuracy(root: Path) -> None:
+    saved = save(root, meta())
+    measured = Evaluation(accuracy=0.75, log_loss=0.6, images=120)
+    Registry(root).record_validation("r0001", measured)
+    found = Registry(root).read_meta("r0001")
+    assert found == saved.model_copy(update={"validation": measured})
+    assert Registry(root).load_state("r0001")
