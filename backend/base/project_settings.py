@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PlainValidator, WithJsonSchema, field_validator
 from pydantic_settings import BaseSettings, NoDecode
 
+ValidatedBy = Literal["known", "people"]
 MAX_IMAGE_PIXELS = 50_000_000
 HOST = re.compile(r"([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[0-9]+)?")
 # JSON and XML must be able to contain class names. Python reads bytes that are not UTF-8 as lone
@@ -101,6 +102,20 @@ class ProjectSettings(BaseSettings):
         description="How many images start with a label from the data set, with the same number "
         "of images from every class. If fewer labels are known, all of them are used. With `0`, "
         "the first batch is chosen without a model.",
+    )
+    validation: Literal["auto", "known", "people"] = Field(
+        "auto",
+        description="Whose labels measure how good a model is. With `known`, images with known "
+        "labels are held out for validation. With `people`, annotators label a random sample of "
+        "the images, without seeing the model's guess. `auto` uses known labels if there are any "
+        "to hold out.",
+    )
+    validation_labels: int = Field(
+        200,
+        ge=30,
+        le=10_000,
+        description="How many images annotators label for validation. A third more are held out, "
+        "to replace images that annotators cannot tell; together, at most a fifth of the images.",
     )
     seed: int = Field(
         0,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -52,17 +52,33 @@ def find_copies(table: pa.Table, counts: NDArray[np.bool_]) -> list[list[Copy]]:
     return [sorted(group, key=lambda copy: copy.rank) for group in groups.values()]
 
 
-def mark_copies(table: pa.Table, counts: NDArray[np.bool_]) -> pa.Table:
-    """Return an index's table with `copy_of` filled in and the splits of copies unified."""
+def mark_copies(table: pa.Table, counts: NDArray[np.bool_], *, has_sample: bool) -> pa.Table:
+    """Return an index's table with `copy_of` filled in and the splits of copies unified.
+
+    With a validation sample, `keep_in_pool` decides about copies of images in the pool.
+    """
     copy_of = np.full(table.num_rows, "", dtype=object)
     splits = table["split"].to_numpy().copy()
-    for first, *others in find_copies(table, counts):
+    for copies in find_copies(table, counts):
+        first, *others = keep_in_pool(copies) if has_sample else copies
         copy_of[[copy.row for copy in others]] = first.image_id
         splits[first.row] = common_split([first, *others])
     for name, values in (("copy_of", copy_of), ("split", splits)):
         place = table.schema.get_field_index(name)
         table = table.set_column(place, table.schema.field(place), pa.array(values, pa.string()))
     return table
+
+
+def keep_in_pool(copies: list[Copy]) -> list[Copy]:
+    """Keep copies in the pool if one of them counted there before any of them was in the sample.
+
+    Otherwise, a copy that is added later could move an image that was trained on to the sample.
+    """
+    counted = {copy.split for copy in copies if copy.counts}
+    if "pool" not in counted or "validation" in counted:
+        return copies
+    kept = (replace(c, split="pool") if c.split == "validation" else c for c in copies)
+    return sorted(kept, key=lambda copy: copy.rank)
 
 
 def common_split(copies: Sequence[Copy]) -> str:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
-from urllib.parse import quote, quote_from_bytes, unquote_to_bytes
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -20,44 +19,13 @@ from numpy.typing import NDArray
 
 from backend.base.errors import PoolError
 from backend.images.copies import Copy, common_label, find_copies, mark_copies
-from backend.images.listing import ListedSplit, Listing, name_some
+from backend.images.entry import SCHEMA, Entry, as_table, unquoted
+from backend.images.listing import Listing, name_some
+from backend.images.validation_sample import ValidationSample, draw_sample
 
 log = logging.getLogger(__name__)
 
-Split = Literal["pool", "validation", "test"]
-
-LISTED_SPLITS: dict[ListedSplit, Split] = {
-    "train": "pool",
-    "": "pool",
-    "validation": "validation",
-    "test": "test",
-}
 INDEX_FORMAT = "1"
-# Precedes the percent-encoded bytes of a location that is not UTF-8 or begins with this prefix.
-QUOTED = "quoted:"
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One image in the pool."""
-
-    image_id: str
-    location: str  # for Source.open
-    size: int  # bytes, -1 if unknown
-    modified: str  # the mtime in ns or an ETag, "" if unknown
-    content: str  # a hash of the file's content, "" until it is decoded
-    split: Split
-    label: str  # the known class, "" if unknown or if copies contradict each other
-    left_out: str  # why the file cannot be used, "" if it can
-    copy_of: str  # the id of the copy that counts, "" if this image counts
-    is_changed: bool  # changed after decoding; the old pixels are used until it is decoded again
-    is_removed: bool  # no longer listed by the source
-
-
-COLUMN_TYPES = {"int": pa.int64(), "bool": pa.bool_()}
-SCHEMA = pa.schema(
-    (field.name, COLUMN_TYPES.get(str(field.type), pa.string())) for field in fields(Entry)
-)
 
 
 @dataclass(frozen=True)
@@ -81,6 +49,7 @@ class Index:
     source: str  # Source.name
     classes: tuple[str, ...]  # from the latest listing, sorted; () if none is known
     table: pa.Table  # a column for each field of Entry, with the source's labels
+    sample: ValidationSample | None = None  # None = annotators label no validation images
 
     @classmethod
     def empty(cls, source: str) -> Self:
@@ -99,7 +68,13 @@ class Index:
                         f"{INDEX_FORMAT}: use the release that wrote the index"
                     )
                 table = file.read(SCHEMA.names).cast(SCHEMA)
-            return cls(meta[b"source"].decode(), tuple(json.loads(meta[b"classes"])), table)
+            sample = json.loads(meta.get(b"sample", b"null"))
+            return cls(
+                meta[b"source"].decode(),
+                tuple(json.loads(meta[b"classes"])),
+                table,
+                ValidationSample(**sample) if sample else None,
+            )
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, pa.ArrowException) as error:
@@ -114,6 +89,8 @@ class Index:
             "source": self.source,
             "classes": json.dumps(self.classes),
         }
+        if self.sample:
+            meta["sample"] = json.dumps(asdict(self.sample))
         draft = path.with_name(f".{path.name}.draft-{os.getpid()}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -177,7 +154,7 @@ class Index:
     def entries(self, rows: NDArray[np.int64]) -> Iterator[Entry]:
         """Yield the entries in these rows one by one."""
         columns = {name: self.table[name].take(rows).to_pylist() for name in SCHEMA.names}
-        columns["location"] = [_unquoted(stored) for stored in columns["location"]]
+        columns["location"] = [unquoted(stored) for stored in columns["location"]]
         columns["label"] = self.labels[rows].tolist()
         yield from map(Entry, *columns.values())
 
@@ -189,15 +166,16 @@ class Index:
     def merge(self, listing: Listing) -> Merged:
         """Update the index from a new listing of the source.
 
-        Known images keep their split. New images join the pool, or the test split if the listing
-        assigns them to it; "validation" is used only in the first listing. Missing images are
-        marked as removed until they are listed again. Raises PoolError if the listing is empty.
+        Known images keep their split. New images join the pool, the validation sample if the draw
+        chooses them, or the test split if the listing assigns them to it; a listed "validation" is
+        used only in the first listing. Missing images are marked as removed until they are listed
+        again. Raises PoolError if the listing is empty.
         """
         if not listing.images:
             raise PoolError(
                 f"{self.source} no longer contains images: is the disk mounted? Nothing was changed"
             )
-        listed = _as_table(listing, is_first=not len(self))
+        listed = as_table(listing, is_first=not len(self))
         all_ids = pc.unique(pa.concat_tables([self.table, listed])["image_id"])
         ids = all_ids.take(pc.sort_indices(all_ids))
         before = self.table.take(pc.index_in(ids, value_set=_whole(self.table["image_id"])))
@@ -214,6 +192,7 @@ class Index:
         is_decoded = pc.not_equal(table["content"], "").to_numpy()
         table["is_changed"] = (_flags(before["is_changed"]) | is_changed) & is_decoded
         table["is_removed"] = is_removed
+        table["split"] = self._with_sampled(table["split"], ids, is_new)
         merged = pa.table(table, schema=SCHEMA)
         index = replace(self, classes=listing.classes)._with(merged, np.ones(len(ids), dtype=bool))
         return Merged(
@@ -228,6 +207,26 @@ class Index:
         splits = self.splits.copy()
         splits[self.rows(image_ids)] = "validation"
         return self._with(self._replace(split=splits), np.ones(len(self), dtype=bool))
+
+    def draw_sample(self, seed: int, n_labels: int, exempt: Collection[str] = ()) -> Index:
+        """Draw the validation sample, which replaces any other validation split.
+
+        Images in `exempt` and their copies, test images, and images that cannot be used stay where
+        they are.
+        """
+        splits = self.splits.copy()
+        splits[splits == "validation"] = "pool"
+        copy_of = self._column("copy_of")
+        firsts = np.where(copy_of == "", self.image_ids, copy_of)
+        is_exempt = np.isin(firsts, firsts[np.isin(self.image_ids, [*exempt])])
+        is_usable = (self._column("left_out") == "") & ~self._column("is_removed")
+        rows = np.flatnonzero((splits == "pool") & is_usable & (copy_of == "") & ~is_exempt)
+        sample = draw_sample(self.image_ids[rows].tolist(), seed, n_labels)
+        if sample:
+            is_drawn = [sample.contains(image_id) for image_id in self.image_ids[rows]]
+            splits[rows[is_drawn]] = "validation"
+        drawn = replace(self, sample=sample)
+        return drawn._with(drawn._replace(split=splits), np.ones(len(self), dtype=bool))
 
     def record(self, contents: Mapping[str, str], left_out: Mapping[str, str]) -> Index:
         """Record, by image id, the hashes of decoded images and why other images cannot be used.
@@ -250,7 +249,7 @@ class Index:
     def contradictions(self) -> frozenset[tuple[str, ...]]:
         """Return the locations of images with the same content but different known labels."""
         return frozenset(
-            tuple(_unquoted(copy.location) for copy in copies)
+            tuple(unquoted(copy.location) for copy in copies)
             for copies in self._copies
             if common_label(copies) is None
         )
@@ -269,6 +268,18 @@ class Index:
     def _replace(self, **columns: NDArray[Any]) -> pa.Table:
         return pa.table({**{n: self.table[n] for n in SCHEMA.names}, **columns}, schema=SCHEMA)
 
+    def _with_sampled(
+        self, splits: pa.Array, image_ids: pa.Array, is_new: NDArray[np.bool_]
+    ) -> pa.Array:
+        """Return the splits, with those new images of the pool that the draw chooses held out."""
+        if self.sample is None:
+            return splits
+        rows = np.flatnonzero(is_new & pc.equal(splits, "pool").to_numpy(zero_copy_only=False))
+        is_drawn = [self.sample.contains(i) for i in image_ids.take(rows).to_pylist()]
+        changed = splits.to_numpy(zero_copy_only=False).copy()
+        changed[rows[is_drawn]] = "validation"
+        return pa.array(changed, pa.string())
+
     def _with(self, table: pa.Table, is_same: NDArray[np.bool_]) -> Index:
         """Return an index with this table, in which copies are marked.
 
@@ -276,7 +287,8 @@ class Index:
         """
         is_decoded = table["content"].to_numpy() != ""
         counts = is_same & is_decoded & (table["copy_of"].to_numpy() == "")
-        index = replace(self, table=mark_copies(table, counts))
+        has_sample = self.sample is not None
+        index = replace(self, table=mark_copies(table, counts, has_sample=has_sample))
         for locations in sorted(index.contradictions - self.contradictions):
             log.warning(
                 "pool %s: copies of one image have different labels, so they count as unlabeled: "
@@ -285,31 +297,6 @@ class Index:
                 name_some(locations),
             )
         return index
-
-
-def _as_table(listing: Listing, *, is_first: bool) -> pa.Table:
-    """Convert a listing to rows of an index."""
-    images = listing.images
-    splits = [LISTED_SPLITS[image.split] for image in images]
-    if not is_first:  # the validation split is drawn once
-        splits = ["pool" if split == "validation" else split for split in splits]
-    nothing = [""] * len(images)
-    return pa.table(
-        {
-            "image_id": [image.image_id for image in images],
-            "location": [_quoted(image.location) for image in images],
-            "size": [image.size for image in images],
-            "modified": [image.modified for image in images],
-            "content": nothing,
-            "split": splits,
-            "label": [image.label for image in images],
-            "left_out": nothing,
-            "copy_of": nothing,
-            "is_changed": [False] * len(images),
-            "is_removed": [False] * len(images),
-        },
-        schema=SCHEMA,
-    )
 
 
 def _whole(column: pa.ChunkedArray) -> pa.Array:
@@ -324,19 +311,3 @@ def _differ(before: pa.ChunkedArray, now: pa.ChunkedArray, unknown: int | str) -
     """Return a mask of the rows in which both values are known and differ."""
     is_known = pc.and_(pc.not_equal(before, unknown), pc.not_equal(now, unknown))
     return _flags(pc.and_(pc.not_equal(before, now), is_known))
-
-
-def _quoted(location: str) -> str:
-    """Return a location as text that can be stored; paths may contain bytes that are not UTF-8."""
-    try:
-        location.encode()
-    except UnicodeEncodeError:
-        return QUOTED + quote_from_bytes(os.fsencode(location))
-    return QUOTED + quote(location) if location.startswith(QUOTED) else location
-
-
-def _unquoted(stored: str) -> str:
-    """Return the location that `_quoted` stored."""
-    if not stored.startswith(QUOTED):
-        return stored
-    return os.fsdecode(unquote_to_bytes(stored.removeprefix(QUOTED)))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,16 +18,19 @@ from backend.base.arrays import Images, ImageView
 from backend.base.errors import ImageError, PoolError
 from backend.base.labeling import TaskImage
 from backend.base.progress import Progress
-from backend.base.project_settings import MAX_IMAGE_PIXELS
+from backend.base.project_settings import MAX_IMAGE_PIXELS, ValidatedBy
 from backend.images.data_sets import cache_data_set
 from backend.images.data_uri import data_uri
 from backend.images.framing import View
 from backend.images.index import Index, Merged
+from backend.images.index_file import update_index
 from backend.images.labeled import LabeledFolder
-from backend.images.source_images import SourceImages, measure_side, source_folder, update_index
+from backend.images.pool_cache import read_cache
+from backend.images.source_images import SourceImages, measure_side, source_folder
 from backend.images.sources import MissingSource, Source, find_source
-from backend.images.splits import draw_balanced, draw_validation
+from backend.images.splits import NO_IMAGES, LabeledSplit, Split, draw_validation
 from backend.images.task_image import png_image, task_image
+from backend.images.validation_sample import KNOWN, Validation, draw_sample
 
 log = logging.getLogger(__name__)
 
@@ -42,15 +44,6 @@ def quiet(*_: object) -> None:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class LabeledSplit:
-    """Held-out images with labels from the data set; empty if no labels are known."""
-
-    image_ids: tuple[str, ...]
-    images: Images  # rows match image_ids
-    labels: NDArray[np.int64]  # (images,), positions in the classes
-
-
-@dataclass(frozen=True, eq=False, repr=False)
 class Pool:
     """All images that may be queried, without their labels (see true_labels)."""
 
@@ -58,13 +51,15 @@ class Pool:
     classes: tuple[str, ...]
     image_ids: tuple[str, ...]
     images: Images  # rows match image_ids
-    validation: LabeledSplit
+    validation: LabeledSplit  # without images until annotators label some, if they validate
     test: LabeledSplit
     may_flip: bool  # whether a mirrored image keeps its class
     notice: str  # a warning to show to users, or ""
     folder: Path  # the cache folder
     image_size: int  # the side of the squares that the next version will see
     source: SourceImages | None = None  # None for cifar10 and digits, which have no image files
+    sample: Split = NO_IMAGES  # the validation images that only annotators label, in their order
+    validated_by: ValidatedBy = "known"  # whose labels measure how good a version is
 
     @cached_property
     def retired_ids(self) -> tuple[str, ...]:
@@ -101,6 +96,18 @@ class Pool:
         except PoolError:  # a task that a person created
             return image_id
 
+    def is_in_sample(self, image_id: str) -> bool:
+        """Return whether only annotators label an image, or the image that it is a copy of.
+
+        Images of the sample that are not decoded or that the source has lost are included.
+        """
+        if self.source is None:
+            return image_id in self._sample_ids
+        try:
+            return self.source.is_in_sample(image_id)
+        except PoolError:  # a task that a person created
+            return False
+
     def positions(self, image_ids: Sequence[str]) -> NDArray[np.int64]:
         """Return the rows of these images in known_ids. Raises PoolError for an unknown id."""
         try:
@@ -118,7 +125,7 @@ class Pool:
         """
         if self.source is not None:
             return self.source.images_of(image_ids, view or View(self.image_size), progress)
-        for split in (self.validation, self.test):
+        for split in (self.sample, self.validation, self.test):
             if image_ids and image_ids[0] in split.image_ids:
                 row_of = {image_id: row for row, image_id in enumerate(split.image_ids)}
                 return ImageView(split.images, np.array([row_of[i] for i in image_ids]))
@@ -156,6 +163,17 @@ class Pool:
         return Image.fromarray(self.images_of([image_id])[:][0])
 
     @cached_property
+    def _sample_ids(self) -> frozenset[str]:
+        return frozenset(self.sample.image_ids)
+
+    @property
+    def n_held_out(self) -> int:
+        """Return how many images are held out for validation, whether they are decoded or not."""
+        if self.source is not None:
+            return self.source.n_held_out
+        return len(self.sample.image_ids) or len(self.validation.image_ids)
+
+    @cached_property
     def _rows(self) -> dict[str, int]:
         return {image_id: row for row, image_id in enumerate(self.known_ids)}
 
@@ -165,6 +183,7 @@ def open_pool(
     data_dir: Path,
     *,
     seed: int,
+    validation: Validation = KNOWN,
     index: Path | None = None,
     classes: Sequence[str] = (),
     image_size: int | Literal["auto"] = "auto",
@@ -179,20 +198,22 @@ def open_pool(
     """Open `name`: auto, cifar10, digits, or what find_source accepts.
 
     `index` is the project's index file; labeled images are kept beside it. Without `index`, the
-    index is stored in data_dir and no labeled images are kept. `classes` contains the class names
-    if they are known. With `rescan`, or if no index exists yet, the source is listed. Then images
-    are decoded for about `budget_s` seconds. Images in `needed` are always decoded; with
+    index is stored in data_dir and no labeled images are kept. Once an index exists, it determines
+    the validation images, whatever `validation` says. `classes` contains the class names if they
+    are known. With `rescan`, or if no index exists yet, the source is listed. Then images are
+    decoded for about `budget_s` seconds. Images in `needed` are always decoded; with
     `needs_held_out`, so are the validation and test images. Images of more than `max_pixels` pixels
     are left out. If the source is unavailable, the decoded images can still be used. Raises
     PoolError.
     """
     try:
         if found := cache_data_set(name, data_dir, progress):
-            return _read_arrays(*found, seed, image_size)
+            return _read_arrays(*found, seed, image_size, validation)
         source = _find_source(name, image_hosts, index)
-        path = index or source_folder(data_dir, source.name) / f"index-{seed}.parquet"
+        suffix = "" if validation == KNOWN else f"-people-{validation.n_labels}"
+        path = index or source_folder(data_dir, source.name) / f"index-{seed}{suffix}.parquet"
         if rescan or (listed := Index.read(path)) is None:
-            listed = update_index(source, path, data_dir, seed, progress).index
+            listed = update_index(source, path, data_dir, seed, progress, validation).index
         if image_size == "auto":
             image_size = choose_image_size(measure_side(source, listed, max_pixels))
         labeled = LabeledFolder(index.parent / "labeled", max_pixels) if index else None
@@ -232,76 +253,44 @@ def rescan(
     return _read_source(images.decode(progress, budget_s, needed), pool.classes), merged
 
 
-def true_labels(pool: Pool) -> dict[str, str]:
-    """Return a mapping from image id to known label, for seed labels and simulations.
-
-    Images that are waiting to be decoded are included.
-    """
-    if pool.source is not None:
-        labels = pool.source.known_labels()
-        return {image_id: label for image_id, label in labels.items() if label in pool.classes}
-    try:
-        image_ids = json.loads((pool.folder / "index.json").read_text())["image_ids"]
-        positions = np.load(pool.folder / "train_labels.npy")
-    except OSError as error:
-        raise PoolError(f"the pool's cache is missing ({error}): start again") from error
-    known = {i: pool.classes[label] for i, label in zip(image_ids, positions, strict=True)}
-    return {i: known[i] for i in pool.image_ids}
-
-
-def seed_labels(
-    pool: Pool, count: int, seed: int, truth: Mapping[str, str] | None = None
-) -> dict[str, str]:
-    """Draw up to `count` images with known labels, balanced over the classes.
-
-    If `truth` is not given, the known labels are looked up.
-    """
-    known = true_labels(pool) if truth is None else truth
-    if count > len(known):
-        log.warning(
-            "SEED_LABELS=%d: only %d images in the pool have a known label", count, len(known)
-        )
-    image_ids = list(known)
-    labels = np.array([pool.classes.index(label) for label in known.values()], dtype=np.int64)
-    rows = draw_balanced(image_ids, labels, count, f"seed-labels-{seed}")
-    return {image_ids[row]: known[image_ids[row]] for row in rows}
-
-
 def _read_arrays(
-    name: str, cache: Path, notice: str, seed: int, image_size: int | Literal["auto"]
+    name: str,
+    cache: Path,
+    notice: str,
+    seed: int,
+    image_size: int | Literal["auto"],
+    validation: Validation,
 ) -> Pool:
     """Read a cache of arrays. Raises PoolError if the cache is damaged."""
-    try:
-        meta = json.loads((cache / "meta.json").read_text())
-        image_ids = json.loads((cache / "index.json").read_text())["image_ids"]
-        labels = np.load(cache / "train_labels.npy")
-        images = np.load(cache / "train.npy", mmap_mode="r")
-        test = np.load(cache / "test.npy", mmap_mode="r")
-        test_labels = np.load(cache / "test_labels.npy")
-        held_out = draw_validation(image_ids, labels, seed)
-        asked = np.setdiff1d(np.arange(len(labels)), held_out)
-        return Pool(
-            name=name,
-            classes=tuple(meta["classes"]),
-            image_ids=tuple(image_ids[row] for row in asked),
-            images=ImageView(images, asked),
-            validation=LabeledSplit(
-                tuple(image_ids[row] for row in held_out),
-                ImageView(images, held_out),
-                labels[held_out],
-            ),
-            test=LabeledSplit(
-                tuple(f"test-{row:05d}" for row in range(len(test_labels))), test, test_labels
-            ),
-            may_flip=meta["may_flip"],
-            notice=notice,
-            folder=cache,
-            image_size=choose_image_size(images.shape[1]) if image_size == "auto" else image_size,
-        )
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise PoolError(
-            f"the cache {cache} is damaged ({error!r}): delete this folder, then start again"
-        ) from error
+    cached = read_cache(cache)
+    if validation.by == "people":
+        sample = draw_sample(cached.image_ids, seed, validation.n_labels)
+        row_of = {image_id: row for row, image_id in enumerate(cached.image_ids)}
+        drawn = sample.choose(cached.image_ids) if sample else []
+        held_out = np.array([row_of[image_id] for image_id in drawn], dtype=np.int64)
+    else:
+        held_out = draw_validation(cached.image_ids, cached.labels, seed)
+    asked = np.setdiff1d(np.arange(len(cached.labels)), held_out)
+    held_out_ids = tuple(cached.image_ids[row] for row in held_out)
+    split = Split(held_out_ids, ImageView(cached.images, held_out))
+    known = LabeledSplit(held_out_ids, split.images, cached.labels[held_out])
+    test_ids = tuple(f"test-{row:05d}" for row in range(len(cached.test_labels)))
+    return Pool(
+        name=name,
+        classes=cached.classes,
+        image_ids=tuple(cached.image_ids[row] for row in asked),
+        images=ImageView(cached.images, asked),
+        validation=split.select({}) if validation.by == "people" else known,
+        test=LabeledSplit(test_ids, cached.test, cached.test_labels),
+        may_flip=cached.may_flip,
+        notice=notice,
+        folder=cache,
+        image_size=image_size
+        if image_size != "auto"
+        else choose_image_size(cached.images.shape[1]),
+        sample=split if validation.by == "people" else NO_IMAGES,
+        validated_by=validation.by,
+    )
 
 
 def _find_source(name: str, image_hosts: Sequence[str], index: Path | None) -> Source:
@@ -331,7 +320,7 @@ def _read_source(images: SourceImages, classes: Sequence[str]) -> Pool:
         raise PoolError(f"POOL={name}: none of its {len(index):,} images can be read")
     splits = []
     for split in ("validation", "test"):
-        rows = images.find(split)
+        rows = images.find(split) if split == "test" or not index.sample else np.zeros(0, np.int64)
         rows = rows[np.isin(index.labels[rows].astype(str), classes)]
         split_ids = tuple(map(str, index.image_ids[rows]))
         labels = np.array([classes.index(label) for label in index.labels[rows]], dtype=np.int64)
@@ -348,4 +337,6 @@ def _read_source(images: SourceImages, classes: Sequence[str]) -> Pool:
         folder=images.folder,
         image_size=images.image_size,
         source=images,
+        sample=Split(images.sample_ids, images.store.images(images.sample_ids)),
+        validated_by="people" if index.sample else "known",
     )

@@ -14,14 +14,30 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from backend.base.errors import PoolError
+
 log = logging.getLogger(__name__)
 
 CACHE_FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class CachedImages:
+    """What a cache folder contains; images are mapped, not read."""
+
+    image_ids: list[str]
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    test: NDArray[np.uint8]
+    test_labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+    may_flip: bool
 
 
 def open_cache(
@@ -82,3 +98,22 @@ def write_meta(
     (draft / "index.json").write_text(json.dumps({"image_ids": image_ids}))
     meta = {"classes": classes, "may_flip": may_flip}
     (draft / "meta.json").write_text(json.dumps(meta, indent=1))
+
+
+def read_cache(folder: Path) -> CachedImages:
+    """Read a cache folder. Raises PoolError if the cache is damaged."""
+    try:
+        meta = json.loads((folder / "meta.json").read_text())
+        return CachedImages(
+            image_ids=json.loads((folder / "index.json").read_text())["image_ids"],
+            images=np.load(folder / "train.npy", mmap_mode="r"),
+            labels=np.load(folder / "train_labels.npy"),
+            test=np.load(folder / "test.npy", mmap_mode="r"),
+            test_labels=np.load(folder / "test_labels.npy"),
+            classes=tuple(meta["classes"]),
+            may_flip=meta["may_flip"],
+        )
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise PoolError(
+            f"the cache {folder} is damaged ({error!r}): delete this folder, then start again"
+        ) from error

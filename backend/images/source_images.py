@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
 import logging
 import math
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from io import BytesIO
@@ -26,19 +24,20 @@ from backend.base.errors import ImageError, PoolError
 from backend.base.progress import Progress
 from backend.images.decode import open_image
 from backend.images.digest import digest
+from backend.images.entry import Entry
 from backend.images.framing import View
-from backend.images.index import Entry, Index, Merged
+from backend.images.index import Index, Merged
+from backend.images.index_file import draw_validation_sample, locked, update_index
 from backend.images.labeled import LabeledFolder
-from backend.images.listing import Listing, shown, summarize
+from backend.images.listing import shown, summarize
 from backend.images.pixels import Decoded, Original, PixelStore, stamp
-from backend.images.pool_cache import find_cache
 from backend.images.sources import Source
-from backend.images.splits import draw_validation
 
 log = logging.getLogger(__name__)
 
 # For the first batch, this many images in the pool are decoded before the held-out images.
 FIRST = 256
+FIRST_OF_SAMPLE = 16  # images of the validation sample to decode with them
 MEASURED = 16  # images to open when estimating the size of a source's images
 
 
@@ -86,10 +85,39 @@ class SourceImages:
     @cached_property
     def retired_ids(self) -> tuple[str, ...]:
         """Return the pool's labeled images that the source has lost."""
-        kept = self.labeled.image_ids() if self.labeled else set()
-        is_gone = self.index.table["is_removed"].to_numpy() & (self.index.splits == "pool")
-        ids = self.index.image_ids[is_gone & (self.index.table["copy_of"].to_numpy() == "")]
-        return tuple(image_id for image_id in ids if image_id in kept)
+        return self._retired("pool")
+
+    @cached_property
+    def sample_ids(self) -> tuple[str, ...]:
+        """Return the images of the validation sample in the order in which they are asked.
+
+        Labeled images that the source has lost are included if their pixels can be read.
+        """
+        sample = self.index.sample
+        if sample is None:
+            return ()
+        lost = self._retired("validation")
+        self._decode_lost(lost, self.store, lambda *_: None)
+        found = [str(i) for i in self.index.image_ids[self.find("validation")]]
+        return tuple(sample.order([*found, *filter(self.store.holds, lost)]))
+
+    @property
+    def n_held_out(self) -> int:
+        """Return how many images are held out for validation, whether they are decoded or not."""
+        return int((self._is_listed & (self.index.splits == "validation")).sum())
+
+    def is_in_sample(self, image_id: str) -> bool:
+        """Return whether an image, or the image that it is a copy of, is in the validation sample.
+
+        Raises PoolError for an unknown id.
+        """
+        [row] = self.index.rows([self.index.canonical(image_id)])
+        return self.index.sample is not None and self.index.splits[row] == "validation"
+
+    def draw_sample(self, seed: int, n_labels: int, exempt: Collection[str]) -> SourceImages:
+        """Hold out a validation sample, without images in `exempt`; see `Index.draw_sample`."""
+        index = draw_validation_sample(self.index_path, seed, n_labels, exempt)
+        return replace(self, index=index)
 
     def find(self, split: str) -> NDArray[np.int64]:
         """Return the index rows of the usable, decoded images in a split."""
@@ -99,10 +127,7 @@ class SourceImages:
     def known_labels(self) -> dict[str, str]:
         """Return the label of each labeled image in the pool, whether it is decoded or not."""
         index = self.index
-        is_listed = ~index.table["is_removed"].to_numpy() & (index.splits == "pool")
-        is_known = is_listed & (index.labels != "")
-        for column in ("copy_of", "left_out"):
-            is_known &= index.table[column].to_numpy() == ""
+        is_known = self._is_listed & (index.splits == "pool") & (index.labels != "")
         return dict(zip(index.image_ids[is_known], index.labels[is_known], strict=True))
 
     def list_again(self, seed: int, progress: Progress) -> tuple[SourceImages, Merged]:
@@ -138,9 +163,7 @@ class SourceImages:
         found = self.store.decode(
             self._originals(np.flatnonzero(is_needed)), self.source.open, progress
         )
-        is_pool = self.index.splits[due] == "pool"
-        is_late = is_pool & (np.cumsum(is_pool) > FIRST)
-        originals = self._originals(due[np.argsort(is_late + 0.5 * ~is_pool, kind="stable")])
+        originals = self._originals(due[np.argsort(self._turns(due), kind="stable")])
         until = time.monotonic() + budget_s
         found.add(self.store.decode(originals, self.source.open, progress, until))
         return self._record(found)
@@ -156,9 +179,7 @@ class SourceImages:
             rows = self.index.rows(missing)
             rows = rows[~self.index.table["is_removed"].to_numpy()[rows]]
             store.decode(self._originals(rows), self.source.open, progress)
-            lost = [Original(i, i, "labeled") for i in missing if not store.holds(i)]
-            if lost and self.labeled:
-                store.decode(lost, self.labeled.open, progress)
+            self._decode_lost(missing, store, progress)
         try:
             return store.images(image_ids)
         except KeyError as error:
@@ -222,6 +243,40 @@ class SourceImages:
         file.seek(0)
         return file
 
+    @property
+    def _is_listed(self) -> NDArray[np.bool_]:
+        """Return a mask of the images that count or can count once they are decoded."""
+        is_listed = ~self.index.table["is_removed"].to_numpy()
+        for column in ("copy_of", "left_out"):
+            is_listed &= self.index.table[column].to_numpy() == ""
+        return is_listed
+
+    def _retired(self, split: str) -> tuple[str, ...]:
+        """Return the labeled images of a split that the source has lost."""
+        kept = self.labeled.image_ids() if self.labeled else set()
+        is_gone = self.index.table["is_removed"].to_numpy() & (self.index.splits == split)
+        ids = self.index.image_ids[is_gone & (self.index.table["copy_of"].to_numpy() == "")]
+        return tuple(image_id for image_id in ids if image_id in kept)
+
+    def _turns(self, due: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return when to decode each of these rows, low = first.
+
+        The first images are a part of the pool, and a few of the validation sample.
+        """
+        is_pool = self.index.splits[due] == "pool"
+        turns = np.where(is_pool, np.where(np.cumsum(is_pool) > FIRST, 2.0, 0.0), 1.0)
+        if sample := self.index.sample:
+            held_out = due[self.index.splits[due] == "validation"]
+            first = sample.order(self.index.image_ids[held_out])[:FIRST_OF_SAMPLE]
+            turns[np.isin(due, self.index.rows(first))] = -1.0
+        return turns
+
+    def _decode_lost(self, image_ids: Sequence[str], store: PixelStore, progress: Progress) -> None:
+        """Decode images from the labeled folder, except those that the store holds."""
+        lost = [Original(i, i, "labeled") for i in image_ids if not store.holds(i)]
+        if lost and self.labeled:
+            store.decode(lost, self.labeled.open, progress)
+
     @cached_property
     def _is_due(self) -> NDArray[np.bool_]:
         return self.index.is_waiting | (self.index.is_usable & ~self.is_decoded)
@@ -254,7 +309,7 @@ class SourceImages:
                 self.source.name,
                 summarize(left_out, len(self.index) - len(left_out)),
             )
-        with _locked(self.index_path):
+        with locked(self.index_path):
             index = Index.read(self.index_path) or self.index
             index = index.record(found.contents, found.damaged)
             index.write(self.index_path)
@@ -274,34 +329,6 @@ def source_folder(data_dir: Path, name: str) -> Path:
     return data_dir / "pools" / digest(name)
 
 
-def update_index(
-    source: Source, path: Path, data_dir: Path, seed: int, progress: Progress
-) -> Merged:
-    """List the source and update the index at `path`; hold out images if the index is new.
-
-    Raises PoolError if the source cannot be listed, or if the index belongs to another source.
-    """
-    listing = source.list(progress)
-    with _locked(path):
-        before = Index.read(path) or Index.empty(source.name)
-        if before.source != source.name:  # moved, or another list of the same images
-            if not np.isin(before.image_ids, [image.image_id for image in listing.images]).any():
-                raise PoolError(
-                    f"the index {path} lists images in {before.source}, but none in "
-                    f"{source.name}: set a new PROJECT_TITLE to label other images"
-                )
-            before = replace(before, source=source.name)
-        merged = before.merge(listing)
-        index = merged.index
-        if not len(before):
-            index = index.hold_out(_choose_validation(index, listing, data_dir, seed))
-        if not index.table.equals(before.table) or index.classes != before.classes:
-            index.write(path)
-    if listing.left_out and (merged.added or merged.changed):
-        log.warning("pool %s: %s", source.name, summarize(listing.left_out, len(listing.images)))
-    return replace(merged, index=index)
-
-
 def measure_side(source: Source, index: Index, max_pixels: int) -> int:
     """Return the longest side of the first readable images, or 0 if none can be read."""
     sides = [0]
@@ -313,32 +340,3 @@ def measure_side(source: Source, index: Index, max_pixels: int) -> int:
         ):
             sides.append(max(image.size))
     return max(sides)
-
-
-def _choose_validation(index: Index, listing: Listing, data_dir: Path, seed: int) -> list[str]:
-    """Choose the images to hold out: repeat an earlier release's choice if its cache exists.
-
-    Return no images if the source itself assigns validation images or if some images lack a label.
-    """
-    if any(image.split in ("", "validation") for image in listing.images):
-        return []
-    ids, labels = index.image_ids, index.labels
-    may_hold_out = (index.splits == "pool") & (labels != "")
-    ids, labels = ids[may_hold_out], labels[may_hold_out]
-    if cache := find_cache(data_dir, f"folder-{digest(index.source)}"):
-        with suppress(OSError, ValueError, KeyError):
-            cached_ids = json.loads((cache / "index.json").read_text())["image_ids"]
-            is_known = np.isin(np.array(cached_ids, dtype=object), ids)
-            held_out = draw_validation(cached_ids, np.load(cache / "train_labels.npy"), seed)
-            return [cached_ids[row] for row in held_out if is_known[row]]
-    _, positions = np.unique(labels.astype(str), return_inverse=True)
-    return [str(ids[row]) for row in draw_validation(ids.tolist(), positions, seed)]
-
-
-@contextmanager
-def _locked(index_path: Path) -> Iterator[None]:
-    """Keep other processes from changing the index; wait if another process is changing it."""
-    index_path.parent.mkdir(parents=True, exist_ok=True)
-    with index_path.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

@@ -1,15 +1,45 @@
-"""Draw class-balanced splits of labeled images."""
+"""Describe the splits of a pool, and draw class-balanced ones of labeled images."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from backend.base.arrays import Labels
+from backend.base.arrays import Images, ImageView, Labels
 from backend.images.digest import digest
 
 VALIDATION_MAX = 2000
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Split:
+    """Held-out images."""
+
+    image_ids: tuple[str, ...]
+    images: Images  # rows match image_ids
+
+    def select(self, labels: Mapping[str, int]) -> LabeledSplit:
+        """Return the images that have a label, by image id, in the order of this split."""
+        rows = [row for row, image_id in enumerate(self.image_ids) if image_id in labels]
+        image_ids = tuple(self.image_ids[row] for row in rows)
+        return LabeledSplit(
+            image_ids,
+            ImageView(self.images, np.array(rows, dtype=np.int64)),
+            np.array([labels[image_id] for image_id in image_ids], dtype=np.int64),
+        )
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class LabeledSplit(Split):
+    """Held-out images with labels; empty if no labels are known."""
+
+    labels: NDArray[np.int64]  # (images,), positions in the classes
+
+
+NO_IMAGES = Split((), np.zeros((0, 1, 1, 3), np.uint8))
 
 
 def draw_validation(image_ids: Sequence[str], labels: Labels, seed: int) -> Labels:

@@ -19,6 +19,7 @@ from backend.base.progress import Progress
 from backend.base.settings import Settings
 from backend.images.framing import View
 from backend.images.pool import Pool, open_pool
+from backend.images.validation_sample import Validation
 from backend.network.device import find_device
 from backend.network.training import Recipe
 from backend.store.project_record import POOL_INDEX, project_root, read_record
@@ -111,6 +112,7 @@ def open_loop(
         record.pool,
         settings.data_dir,
         seed=record.seed,
+        validation=Validation(record.validation or "known", record.validation_labels or 0),
         index=root / POOL_INDEX,
         classes=record.classes,
         image_size=record.image_size if settings.image_size == "auto" else settings.image_size,
@@ -131,6 +133,7 @@ def open_loop(
         recipe=Recipe(image_size=pool.image_size),
         seed=record.seed,
         device=find_device(settings.device),
+        validation_labels=record.validation_labels or 0,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from backend.base.errors import ModelFolderError, SettingsError
+from backend.base.project_settings import ValidatedBy
 from backend.store.files import folder_errors, write_text
 
 
@@ -39,6 +40,8 @@ class ProjectRecord(BaseModel, frozen=True):
     seed: int = Field(ge=0)
     classes: Classes
     seed_labels: int | None = Field(None, ge=0)  # None = an earlier release did not keep it
+    validation: ValidatedBy | None = None  # None = an earlier release did not keep it
+    validation_labels: int | None = Field(None, ge=1)  # of annotators; None = known labels
     label_config: Literal["ours", "own"] = "ours"  # who wrote it: Tightloop or the user
     pool_notice: str = ""
     weights_notice: str = ""

@@ -25,7 +25,8 @@ from sklearn.metrics import roc_auc_score
 from backend.base.arrays import Embeddings, Labels, Probs, Scores
 from backend.base.command_line import CommandParser, run
 from backend.base.settings import load_settings
-from backend.images.pool import Pool, true_labels
+from backend.images.known_labels import true_labels
+from backend.images.pool import Pool
 from backend.network import resnet
 from backend.network.head import fit_head
 from backend.network.training import Recipe

@@ -20,7 +20,7 @@ from backend.base.command_line import CommandParser, run
 from backend.base.settings import load_settings
 from backend.images.decode import open_image
 from backend.images.framing import View, frame
-from backend.images.pool import seed_labels
+from backend.images.known_labels import seed_labels
 from backend.network.head import fit_head
 from backend.network.resnet import build
 from scripts.research.experiment import Experiment, open_experiment

@@ -33,9 +33,10 @@ from backend.base.command_line import CommandParser, run
 from backend.base.progress import Progress
 from backend.base.strategy_names import STRATEGIES
 from backend.images import pool as pools
+from backend.images.index_file import update_index
 from backend.images.pixels import stamp
 from backend.images.pool import Pool, open_pool, quiet
-from backend.images.source_images import FIRST, update_index
+from backend.images.source_images import FIRST
 from backend.images.sources import find_source
 from backend.network import inference, resnet
 from backend.network.resnet_layout import HEAD_TENSORS, resnet18

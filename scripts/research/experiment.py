@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from backend.base.arrays import Images, Labels
 from backend.base.settings import Settings
-from backend.images.pool import Pool, open_pool, seed_labels
+from backend.images.known_labels import seed_labels
+from backend.images.pool import Pool, open_pool
 from backend.network.device import find_device
 from backend.network.inference import Outputs, load_model, predict
 from backend.network.resnet import State

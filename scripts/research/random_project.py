@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from backend.base.arrays import Embeddings, Labels, Probs
 from backend.base.labeling import Annotation, Asked, NewTask
 from backend.base.settings import Settings
-from backend.images.pool import LabeledSplit, Pool
+from backend.images.pool import Pool
+from backend.images.splits import LabeledSplit
 from backend.labelstudio import task_data
 from backend.measures.evaluation import Evaluation
 from backend.network import resnet

@@ -19,7 +19,8 @@ from threadpoolctl import threadpool_limits
 from backend.base.arrays import ImageView
 from backend.base.labeling import NewTask
 from backend.base.settings import Settings
-from backend.images.pool import Pool, open_pool, seed_labels, true_labels
+from backend.images.known_labels import seed_labels, true_labels
+from backend.images.pool import Pool, open_pool
 from backend.network.training import Recipe
 from backend.rounds import batches, rounds
 from backend.rounds.loop import Loop

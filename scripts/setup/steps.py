@@ -8,7 +8,8 @@ from pathlib import Path
 
 from backend.base.labeling import NewTask, match_classes
 from backend.base.settings import Settings
-from backend.images.pool import Pool, rescan, seed_labels, true_labels
+from backend.images.known_labels import seed_labels, true_labels
+from backend.images.pool import Pool, rescan
 from backend.labelstudio import task_data
 from backend.labelstudio.client import label_now_url
 from backend.labelstudio.label_config import (

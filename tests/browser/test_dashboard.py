@@ -9,7 +9,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Locator, Page, expect
 
-from backend.images.pool import true_labels
+from backend.images.known_labels import true_labels
 from backend.labelstudio.project import LabelStudioProject
 from tests.browser.conftest import NewPage, login_of_the_lead
 from tests.integration.conftest import Stack

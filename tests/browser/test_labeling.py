@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from backend.images.pool import true_labels
+from backend.images.known_labels import true_labels
 from backend.labelstudio.choice_tags import HOTKEYS
 from backend.labelstudio.project import LabelStudioProject
 from tests.browser.conftest import LAPTOP, NewPage, login_of_the_lead, sign_up

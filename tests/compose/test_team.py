@@ -24,7 +24,8 @@ import httpx
 import pytest
 import yaml
 
-from backend.images.pool import open_pool, true_labels
+from backend.images.known_labels import true_labels
+from backend.images.pool import open_pool
 from scripts.compose.backup import LABEL_STUDIO_FILES as MEDIA
 from scripts.compose.docker import compose_command, docker
 from scripts.compose.env import MAKERS

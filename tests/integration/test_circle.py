@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from backend.base.labeling import LabelConfig
-from backend.images.pool import Pool, true_labels
+from backend.images.known_labels import true_labels
+from backend.images.pool import Pool
 from backend.labelstudio.project import LabelStudioProject
 from tests.integration.conftest import CreateTables, Stack, running_stack
 from tests.integration.people import Person, pool_of

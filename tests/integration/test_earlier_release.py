@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from backend.images.pool import true_labels
+from backend.images.known_labels import true_labels
 from backend.labelstudio.label_config import parse_label_config
 from tests.integration.conftest import CreateTables, Stack, running_stack
 from tests.integration.earlier_release.rebuild import Rebuilt, rebuild, with_rebuilt_person

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from backend.base.labeling import LabelConfig
-from backend.images.pool import true_labels
+from backend.images.known_labels import true_labels
 from backend.labelstudio.project import LabelStudioProject
 from tests.integration.conftest import ROOT, Stack
 from tests.integration.people import Person, pool_of

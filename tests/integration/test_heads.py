@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from backend.images.pool import true_labels
+from backend.images.known_labels import true_labels
 from backend.labelstudio.project import LabelStudioProject
 from backend.store import model_outputs
 from backend.store.project_record import project_root

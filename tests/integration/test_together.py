@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from backend.base.labeling import LabelConfig
-from backend.images.pool import true_labels
+from backend.images.known_labels import true_labels
 from backend.labelstudio.project import LabelStudioProject
 from backend.store.project_record import project_root
 from backend.store.registry import Registry

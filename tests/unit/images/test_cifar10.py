@@ -19,7 +19,8 @@ from torchvision.datasets import CIFAR10
 
 from backend.base.errors import PoolError
 from backend.images import cifar10
-from backend.images.pool import open_pool, true_labels
+from backend.images.known_labels import true_labels
+from backend.images.pool import open_pool
 
 
 def write_cifar10(served: Path) -> type[CIFAR10]:

@@ -12,7 +12,8 @@ from PIL import Image
 
 from backend.base.errors import PoolError
 from backend.images.digest import digest
-from backend.images.pool import Pool, open_pool, seed_labels, true_labels
+from backend.images.known_labels import seed_labels, true_labels
+from backend.images.pool import Pool, open_pool
 from tests.unit.images.image_folders import (
     class_by_color,
 )

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from backend.base.errors import PoolError
-from backend.images.pool import Pool, open_pool, true_labels
+from backend.images.known_labels import true_labels
+from backend.images.pool import Pool, open_pool
 from backend.images.pool_cache import open_cache, write_split
 from tests.patience import PATIENCE_S
 

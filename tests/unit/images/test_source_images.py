@@ -14,7 +14,8 @@ from backend.base.errors import PoolError
 from backend.images import pixels, source_images
 from backend.images.digest import digest
 from backend.images.framing import View
-from backend.images.pool import Pool, open_pool, rescan, seed_labels, true_labels
+from backend.images.known_labels import seed_labels, true_labels
+from backend.images.pool import Pool, open_pool, rescan
 from backend.images.splits import draw_validation
 from tests.unit.images.image_folders import BLUE, make_folder, save_image
 

@@ -13,7 +13,9 @@ import torch
 
 from backend.base.labeling import Annotation, Asked, NewTask, Task, TaskReading
 from backend.base.settings import Settings
-from backend.images.pool import LabeledSplit, Pool, open_pool, seed_labels, true_labels
+from backend.images.known_labels import seed_labels, true_labels
+from backend.images.pool import Pool, open_pool
+from backend.images.splits import LabeledSplit
 from backend.network.training import Recipe
 from backend.rounds import batches, observe, rounds
 from backend.rounds.annotators import annotator_figures

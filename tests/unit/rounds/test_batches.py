@@ -11,7 +11,7 @@ import torch
 
 from backend.base.labeling import Prediction
 from backend.base.strategy_names import STRATEGIES, StrategyName
-from backend.images.pool import true_labels
+from backend.images.known_labels import true_labels
 from backend.network import resnet
 from backend.rounds import batches
 from backend.rounds.loop import Loop

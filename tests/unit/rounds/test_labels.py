@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from backend.images.digest import digest
-from backend.images.pool import open_pool, true_labels
+from backend.images.known_labels import true_labels
+from backend.images.pool import open_pool
 from backend.network import resnet
 from backend.rounds import batches, scoring
 from backend.rounds.annotators import annotator_figures

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from backend.images.pool import true_labels
+from backend.images.known_labels import true_labels
 from backend.rounds import batches, observe, ordering, scoring
 from backend.rounds.loop import Loop
 from backend.store.files import lock

@@ -11,7 +11,7 @@ import pytest
 
 from backend.base.arrays import Probs
 from backend.base.errors import LabelStudioError, TrainingError
-from backend.images.pool import true_labels
+from backend.images.known_labels import true_labels
 from backend.measures.calibration import expected_calibration_error
 from backend.measures.gate import Gate
 from backend.network.head import Head, fit_head

@@ -18,7 +18,8 @@ from rq import Queue
 from backend.base.errors import LabelStudioError, ModelFolderError
 from backend.base.labeling import Annotation, NewTask
 from backend.base.settings import Settings, load_settings
-from backend.images.pool import LabeledSplit, Pool
+from backend.images.pool import Pool
+from backend.images.splits import LabeledSplit
 from backend.network.training import Recipe
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds import observe

@@ -11,7 +11,7 @@ import pytest
 
 from backend.base.errors import TooFewLabelsError
 from backend.base.labeling import NewTask, TaskReading
-from backend.images.pool import true_labels
+from backend.images.known_labels import true_labels
 from backend.rounds import batches, observe, rounds
 from backend.rounds.loop import Loop
 from scripts.research.oracle import OracleProject

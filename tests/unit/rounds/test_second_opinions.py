@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from backend.images.pool import true_labels
+from backend.images.known_labels import true_labels
 from backend.rounds import batches, scoring
 from backend.rounds.loop import Loop
 from scripts.research.oracle import OracleProject

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from backend.images.pool import true_labels
+from backend.images.known_labels import true_labels
 from backend.rounds import rounds, scoring
 from backend.rounds.loop import Loop
 from scripts.research.oracle import OracleProject
