@@ -21,6 +21,7 @@ from backend.measures.interval import interval_of
 from backend.rounds.annotators import annotator_figures
 from backend.rounds.labels import read_labels
 from backend.rounds.observe import read_everything_changed
+from backend.rounds.validation import read_sample
 from backend.store.project_rows import AnnotatorFigures
 from scripts.console.options import add_project_option, open_chosen
 from scripts.console.progress_bars import progress_bar
@@ -48,7 +49,8 @@ def main() -> int:
         read_everything_changed(project, loop.store)
         annotations = loop.store.annotations()
         reading = read_labels(loop, annotations)
-        rows = annotator_figures(annotations, reading, loop.names, project.annotator_names())
+        names = project.annotator_names()
+        rows = annotator_figures(annotations, reading, loop.names, names, read_sample(loop))
     if arguments.json:
         print(json.dumps([asdict(row) for row in rows], indent=2))
     elif arguments.csv:

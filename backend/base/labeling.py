@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -12,6 +12,7 @@ from pydantic import FiniteFloat
 from backend.base.errors import LabelConfigError
 
 DELETED = 0  # represents all deleted accounts, whose annotations are kept without their names
+VALIDATION = "validation"  # recorded instead of a strategy if an image is asked for validation
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,15 @@ class Annotation:
 
 
 @dataclass(frozen=True)
+class DeletedSkip:
+    """A skip that was deleted in Label Studio, so that its image is served once more."""
+
+    annotation_id: int
+    image_id: str
+    annotator: int
+
+
+@dataclass(frozen=True)
 class Task:
     """One task, without its image."""
 
@@ -63,7 +73,7 @@ class Asked:
 
     image_id: str
     round: int  # 0 = before the first model
-    strategy: str
+    strategy: str  # or VALIDATION
     version: str  # "" = before the first model
     confidence: float | None = None  # None = not recorded
     probs: tuple[float, ...] = ()  # (classes,), as predicted by that version; () = none
@@ -133,9 +143,10 @@ class LabelingProject(Protocol):
     def tasks(self) -> list[Task]: ...
     def annotations(self) -> dict[int, list[Annotation]]: ...
     def read_tasks(self, changed_after: datetime | None = None) -> Iterator[TaskReading]: ...
-    def open_tasks(self) -> list[OpenTask]: ...
+    def open_tasks(self, skipped: Set[int] = frozenset()) -> list[OpenTask]: ...
     def annotations_of(self, image_id: str) -> dict[int, list[Annotation]]: ...
     def add_ground_truth(self, task_id: int, label: str, annotator: int | None) -> None: ...
+    def delete_annotation(self, annotation_id: int) -> None: ...
     def upload(self, images: Mapping[str, TaskImage]) -> dict[str, str]: ...
     def import_tasks(self, new_tasks: Sequence[NewTask]) -> int: ...
     def import_predictions(self, by_task_id: Mapping[int, Prediction]) -> int: ...

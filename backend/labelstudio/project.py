@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -135,16 +135,23 @@ class LabelStudioProject:
             filters = [task_filter("updated_at", "greater", "Datetime", moment)]
         yield from map(rows.read_task_reading, self._pages(rows.ANNOTATION_COLUMNS, filters))
 
-    def open_tasks(self) -> list[OpenTask]:
-        """Return the tasks that await a first or further annotation, oldest first."""
+    def open_tasks(self, skipped: Set[int] = frozenset()) -> list[OpenTask]:
+        """Return the tasks that await a first or further annotation, oldest first.
+
+        Tasks that were only skipped are left out, except those in `skipped`.
+        """
         found = [
             OpenTask(**vars(rows.read_task(task)), versions=rows.read_versions(task))
             for task in self._pages(rows.OPEN_TASK_COLUMNS, [UNFINISHED])
         ]
-        return [task for task in found if task.is_open or task.awaits_second_opinion]
+        return [
+            task
+            for task in found
+            if task.is_open or task.awaits_second_opinion or task.task_id in skipped
+        ]
 
     def reopen(self, task_id: int, n_annotators: int) -> None:
-        """Reopen a finished task until `n_annotators` annotators in total have annotated it; ignore
+        """Keep a task open until `n_annotators` annotators in total have annotated it; ignore
         deleted tasks.
         """
         changes = {"overlap": n_annotators, "is_labeled": False}
@@ -221,6 +228,10 @@ class LabelStudioProject:
         if annotator not in (None, DELETED):
             body["completed_by"] = annotator
         self._server.request("POST", f"api/tasks/{task_id}/annotations/", json=body)
+
+    def delete_annotation(self, annotation_id: int) -> None:
+        """Delete an annotation; ignore annotations that no longer exist."""
+        self._server.request("DELETE", f"api/annotations/{annotation_id}/", may_be_gone=True)
 
     # Predictions
 

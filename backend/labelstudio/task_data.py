@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from backend.asking.acquisition import ACQUISITIONS
-from backend.base.labeling import Asked
+from backend.base.labeling import VALIDATION, Asked
 
 IMAGE = "image"
 SEED = "seed"  # the strategy recorded for a task that came with the data set's label
@@ -57,6 +57,11 @@ def read_image_id(data: object) -> str:
 def is_seed(data: object) -> bool:
     """Return whether a task was created with the data set's label."""
     return _fields(data).get("asked_by") == SEED
+
+
+def is_validation(data: object) -> bool:
+    """Return whether a task asks for a validation label, without a guess."""
+    return _fields(data).get("asked_by") == VALIDATION
 
 
 def read_asked(data: object) -> Asked | None:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Literal
 
-from backend.base.labeling import Annotation, Task
+from backend.base.labeling import Annotation, DeletedSkip, Task
 from backend.people.annotators import has_duplicate_annotations
 
 MAX_SKIPS = 2  # an image that was skipped this often is not asked again
@@ -35,15 +35,6 @@ class ValidationProgress:
 
 
 @dataclass(frozen=True)
-class DeletedSkip:
-    """A skip that was deleted in Label Studio, so that its image is served once more."""
-
-    annotation_id: int
-    image_id: str
-    annotator: int
-
-
-@dataclass(frozen=True)
 class Outcome:
     """What the annotations of a validation image have led to so far."""
 
@@ -51,6 +42,11 @@ class Outcome:
     label: str | None = None  # None unless decided
     needs_third: bool = False  # two annotators differ, and the task must be reopened
     skip: Annotation | None = None  # the skip to delete, because only its annotator can answer
+
+    @property
+    def must_ask(self) -> bool:
+        """Return whether Label Studio serves the task to no one unless it is reopened."""
+        return self.needs_third or self.skip is not None
 
 
 PENDING, UNDECIDED = Outcome("pending"), Outcome("undecided")

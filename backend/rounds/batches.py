@@ -28,6 +28,13 @@ from backend.rounds.ordering import (
 from backend.rounds.scoring import find_candidates
 from backend.rounds.second_opinions import reopen_all, reopen_doubtful
 from backend.rounds.task_images import show_images
+from backend.rounds.validation import (
+    ask_sample,
+    ask_sample_again,
+    choose_sample_images,
+    open_for_two,
+    sample_task,
+)
 from backend.store.files import lock
 from backend.store.version_meta import Meta
 
@@ -57,6 +64,7 @@ def top_up(
     settings = loop.settings
     with lock(loop.root, "push"):
         read_everything_changed(loop.project, loop.store)
+        ask_sample_again(loop)
         found: dict[str, float] = {}
         pushed = 0
         if settings.overlap in ("2", "3"):
@@ -66,7 +74,9 @@ def top_up(
         if batch_is_due(settings, n_open, rounds_done, is_new_version=is_new_version):
             n_again = reopen_doubtful(loop, progress) if settings.overlap == "auto" else 0
             count = settings.batch_size - n_again
-            pushed = push(loop, choose_batch(loop, count, settings.strategy, progress))
+            sample = choose_sample_images(loop, count)
+            batch = choose_batch(loop, count - len(sample), settings.strategy, progress)
+            pushed = push(loop, batch, sample)
             found["exhausted_at"] = 0.0 if pushed or n_again else time.time()
         loop.store.record_success("top_up", **found)
     return pushed
@@ -82,7 +92,8 @@ def choose_batch(
     """
     tasks = loop.store.tasks()
     _delete_duplicate_tasks(loop, tasks)
-    asked = {loop.pool.canonical(task.image_id) for task in tasks}
+    of_sample = {task.task_id for task in loop.store.validation_tasks()}
+    asked = {loop.pool.canonical(t.image_id) for t in tasks if t.task_id not in of_sample}
     rows = [row for row, image_id in enumerate(loop.pool.image_ids) if image_id not in asked]
     version = loop.registry.current()
     resolved = resolve(strategy, n_asked=len(asked), n_classes=len(loop.pool.classes))
@@ -95,32 +106,35 @@ def choose_batch(
     return Batch(query.image_ids, query.confidences, query.strategy, version, probs)
 
 
-def push(loop: Loop, batch: Batch) -> int:
-    """Create the tasks of a batch with their predictions, and return the number of new tasks.
+def push(loop: Loop, batch: Batch, sample: Sequence[str] = ()) -> int:
+    """Create the tasks of a batch and of images of the validation sample; return their number.
 
     The caller must hold the push lock, as for `choose_batch`.
     """
-    if not batch.image_ids:
+    asked = [_asked(batch, row) for row in range(len(batch.image_ids))]
+    of_sample = ask_sample(sample, batch.version)
+    if not asked and not of_sample:
         if n_waiting := loop.pool.n_waiting:
             log.info("every decoded image has been queried; %d are not decoded yet", n_waiting)
         else:
             log.info("the pool is exhausted: every image has been queried")
         return 0
-    asked = [_asked(batch, row) for row in range(len(batch.image_ids))]
-    shown = show_images(loop.pool, loop.project, batch.image_ids, loop.settings)
+    shown = show_images(loop.pool, loop.project, [*batch.image_ids, *sample], loop.settings)
     new_tasks = [
         _new_task(loop, batch, row, of_image, shown[of_image.image_id])
         for row, of_image in enumerate(asked)
     ]
+    new_tasks += [sample_task(loop, of_image, shown[of_image.image_id]) for of_image in of_sample]
     began = time.time()
-    loop.store.record_asked(asked)  # before annotators can see the tasks
+    loop.store.record_asked([*asked, *of_sample])  # before annotators can see the tasks
     pushed = loop.project.import_tasks(new_tasks)
     read_changes(loop.project, loop.store)
+    open_for_two(loop, sample)
     if batch.version is not None:
         switch(loop, batch.version.version)
-    _show_batch(loop, batch, began)
+    _show_batch(loop, batch, sample, began)
     by = batch.version.version if batch.version else "no model yet"
-    log.info("queried %d images by %s (%s)", pushed, batch.strategy, by)
+    log.info("queried %d images by %s (%s)", len(asked), batch.strategy, by)
     return pushed
 
 
@@ -149,12 +163,13 @@ def _new_task(loop: Loop, batch: Batch, row: int, asked: Asked, shown: str) -> N
     return NewTask(asked.image_id, data, prediction)
 
 
-def _show_batch(loop: Loop, batch: Batch, began: float) -> None:
-    """Add a batch to the recorded open images."""
+def _show_batch(loop: Loop, batch: Batch, sample: Sequence[str], began: float) -> None:
+    """Add new tasks to the recorded open images."""
     still_open = {
         task.image_id for task in loop.store.tasks() if task.is_open or task.awaits_second_opinion
     }
     images = [image for image in loop.store.open_images() if image.image_id in still_open]
+    images += [show_open(loop, image_id, None, 0.0) for image_id in sample]
     for row, image_id in enumerate(batch.image_ids):
         probs = None if batch.probs is None else batch.probs[row]
         images.append(show_open(loop, image_id, probs, batch.confidences[row]))

@@ -12,7 +12,6 @@ import numpy as np
 from backend.base.errors import TooFewLabelsError
 from backend.base.labeling import Annotation
 from backend.base.progress import Progress
-from backend.images.pool import Pool
 from backend.network.head import fit_head
 from backend.people.consensus import ClassAnnotation, Consensus, Row, find_consensus
 from backend.rounds.loop import LabeledImages, Loop
@@ -42,7 +41,7 @@ def read_labels(
     If `progress` is given, also compute probabilities for images that were queried without a model;
     this takes seconds.
     """
-    usable, left_out = _usable(annotations, loop.names, loop.pool)
+    usable, left_out = _usable(loop, annotations)
     asked_probs = {
         loop.pool.canonical(image_id): probs
         for image_id, probs in loop.store.asked_probs(len(loop.names)).items()
@@ -63,18 +62,22 @@ def read_labels(
 
 
 def _usable(
-    annotations: Mapping[int, Sequence[Annotation]], names: Sequence[str], pool: Pool
+    loop: Loop, annotations: Mapping[int, Sequence[Annotation]]
 ) -> tuple[tuple[ClassAnnotation, ...], dict[str, int]]:
     """Return the usable annotations, and the number of unusable ones by reason.
 
-    An annotation of a copy counts for the first image with the same content.
+    An annotation of a copy counts for the first image with the same content. Annotations of the
+    validation sample are left out without counting them as unusable.
     """
-    class_of = {name: position for position, name in enumerate(names)}
+    pool = loop.pool
+    class_of = {name: position for position, name in enumerate(loop.names)}
     known = set(pool.known_ids)
     left_out: Counter[str] = Counter()
     usable = []
     for annotation in (a for of_task in annotations.values() for a in of_task):
         image_id = pool.canonical(annotation.image_id)
+        if image_id not in known and pool.is_in_sample(image_id):
+            continue
         if annotation.was_skipped:
             left_out["skipped"] += 1
         elif annotation.label is None:

@@ -12,15 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.asking.query import rank, resolve
-from backend.base.labeling import Prediction, Task
+from backend.base.labeling import OpenTask, Prediction, Task
 from backend.base.progress import Progress
 from backend.people.consensus import Row
 from backend.rounds.accuracy import describe_project
 from backend.rounds.loop import Loop
 from backend.rounds.scoring import find_candidates
+from backend.rounds.validation_reading import read_validation
 from backend.store.files import lock
 from backend.store.project_rows import OPEN_IMAGES_KEPT, OpenImage
-from backend.store.version_meta import VERSION_NAME
+from backend.store.version_meta import VERSION_NAME, Meta
 
 log = logging.getLogger(__name__)
 
@@ -47,44 +48,30 @@ def order_open_tasks(loop: Loop, progress: Progress = lambda *_: None) -> int:
     version = loop.registry.current()
     if version is None:
         return 0
-    row_of = {image_id: row for row, image_id in enumerate(loop.pool.image_ids)}
     began = time.time()
-    tasks = [t for t in loop.project.open_tasks() if loop.pool.canonical(t.image_id) in row_of]
-    if not tasks:
+    tasks, of_sample = _open_tasks(loop)
+    if not tasks and not of_sample:
         # Label Studio refuses a version without predictions; the next push will switch to it.
         loop.store.record_open_images(began, [])
         loop.store.record_success("refresh", ordered_by=version.version)
         return 0
-    rows = [row_of[loop.pool.canonical(task.image_id)] for task in tasks]
-    strategy = resolve(
-        loop.settings.strategy, n_asked=loop.store.n_tasks(), n_classes=len(loop.pool.classes)
-    )
-    candidates = find_candidates(loop, version, strategy, rows, set(), progress)
-    rng = np.random.default_rng([loop.seed, version.round])
-    confidences = rank(strategy, candidates, rng)
-    probs = candidates.probs
-    assert probs is not None, "there is a version"
-    _put_second_opinions_first(loop, tasks, confidences, probs)
+    confidences, probs = _rank(loop, version, tasks, progress)
+    predictions = {
+        task.task_id: make_prediction(probs[i], confidences[i], loop.names, version.version)
+        for i, task in enumerate(tasks)
+    } | {task.task_id: without_guess(version.version) for task in of_sample}
     refreshed = loop.project.import_predictions(
         {
-            task.task_id: make_prediction(probs[i], confidences[i], loop.names, version.version)
-            for i, task in enumerate(tasks)
+            task.task_id: predictions[task.task_id]
+            for task in (*tasks, *of_sample)
             if version.version not in task.versions
         }
     )
     switch(loop, version.version)
-    log.info("%d open tasks re-ordered by %s", len(tasks), version.version)
+    log.info("%d open tasks re-ordered by %s", len(predictions), version.version)
     first = np.argsort(confidences, kind="stable")[:OPEN_IMAGES_KEPT]
-    shown = [
-        show_open(
-            loop,
-            tasks[i].image_id,
-            probs[i],
-            confidences[i],
-            awaits_second_opinion=tasks[i].awaits_second_opinion,
-        )
-        for i in first
-    ]
+    shown = [_show(loop, task, None, 0.0) for task in of_sample[:OPEN_IMAGES_KEPT]]
+    shown += [_show(loop, tasks[i], probs[i], confidences[i]) for i in first]
     record_open_images(loop, began, shown)
     loop.store.record_success("refresh", ordered_by=version.version)
     _delete_old_predictions(loop, datetime.now(UTC))
@@ -110,6 +97,11 @@ def make_prediction(
     )
 
 
+def without_guess(version: str) -> Prediction:
+    """Return a prediction that shows no guess and puts a validation task first."""
+    return Prediction(label=None, probability=None, score=0.0, model_version=version)
+
+
 def likeliest(probs: Row, names: Sequence[str]) -> list[tuple[str, float]]:
     """Return the GUESSES_SHOWN most probable classes, each with its probability."""
     rows = np.argsort(-probs, kind="stable")[:GUESSES_SHOWN]
@@ -120,11 +112,11 @@ def show_open(
     loop: Loop,
     image_id: str,
     probs: Row | None,
-    confidence: np.float32,
+    confidence: float,
     *,
     awaits_second_opinion: bool = False,
 ) -> OpenImage:
-    """Return an open image with its picture and the model's guesses."""
+    """Return an open image with its picture and the model's guesses, if any are shown."""
     return OpenImage(
         image_id=image_id,
         confidence=float(confidence),
@@ -138,6 +130,44 @@ def record_open_images(loop: Loop, read_at: float, images: Sequence[OpenImage]) 
     """Record the open images in the order of the tasks; the last entry for an image wins."""
     newest = {image.image_id: image for image in images}.values()
     loop.store.record_open_images(read_at, sorted(newest, key=lambda i: i.confidence))
+
+
+def _show(loop: Loop, task: Task, probs: Row | None, confidence: float) -> OpenImage:
+    is_again = task.awaits_second_opinion
+    return show_open(loop, task.image_id, probs, confidence, awaits_second_opinion=is_again)
+
+
+def _open_tasks(loop: Loop) -> tuple[list[OpenTask], list[OpenTask]]:
+    """Return the open tasks of the pool and those of the validation sample.
+
+    A validation task that one annotator skipped is open to the others.
+    """
+    reading = read_validation(loop.store, loop.names, loop.validation_labels)
+    pending = {i for i, outcome in reading.outcomes.items() if outcome.state == "pending"}
+    of_pool, of_sample = set(loop.pool.image_ids), set(loop.pool.sample.image_ids)
+    tasks = [
+        (task, loop.pool.canonical(task.image_id)) for task in loop.project.open_tasks(pending)
+    ]
+    return (
+        [task for task, image_id in tasks if image_id in of_pool],
+        [task for task, image_id in tasks if image_id in of_sample],
+    )
+
+
+def _rank(
+    loop: Loop, version: Meta, tasks: Sequence[Task], progress: Progress
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the confidences that order the tasks, and the probabilities to show."""
+    row_of = {image_id: row for row, image_id in enumerate(loop.pool.image_ids)}
+    rows = [row_of[loop.pool.canonical(task.image_id)] for task in tasks]
+    n_asked = loop.store.n_tasks() - len(loop.store.validation_tasks())
+    strategy = resolve(loop.settings.strategy, n_asked=n_asked, n_classes=len(loop.pool.classes))
+    candidates = find_candidates(loop, version, strategy, rows, set(), progress)
+    confidences = rank(strategy, candidates, np.random.default_rng([loop.seed, version.round]))
+    assert candidates.probs is not None, "there is a version"
+    probs = candidates.probs
+    _put_second_opinions_first(loop, tasks, confidences, probs)
+    return confidences, probs
 
 
 def _put_second_opinions_first(

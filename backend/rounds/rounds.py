@@ -18,6 +18,7 @@ from backend.rounds.observe import read_everything_changed
 from backend.rounds.ordering import refresh_predictions
 from backend.rounds.promotion import keep
 from backend.rounds.training import train_candidate, train_head
+from backend.rounds.validation import read_sample, with_validation
 from backend.store.files import lock
 from backend.store.version_meta import Meta
 
@@ -55,6 +56,7 @@ def refit_head(loop: Loop, progress: Progress = lambda *_: None) -> Meta | None:
     with lock(loop.root, "head"):
         revision = loop.store.facts().revision
         labels = read_labels(loop, loop.store.annotations()).labels
+        loop = with_validation(loop)
 
         def record(_: str | None) -> None:
             now = time.time()
@@ -75,8 +77,12 @@ def _learn(loop: Loop, body: str | None, *, is_forced: bool, progress: Progress)
     annotations = loop.store.annotations()
     reading = read_labels(loop, annotations, progress)
     loop.pool.keep_labeled(reading.labels.image_ids)
-    names = loop.project.annotator_names()
-    loop.store.record_annotators(annotator_figures(annotations, reading, loop.names, names))
+    if loop.validation_labels:
+        loop = with_validation(loop)
+        loop.pool.keep_labeled(loop.pool.validation.image_ids)
+    names, sample = loop.project.annotator_names(), read_sample(loop)
+    figures = annotator_figures(annotations, reading, loop.names, names, sample)
+    loop.store.record_annotators(figures)
     digests = {a.annotation_id: a.digest for of_task in annotations.values() for a in of_task}
 
     def record(waiting_for: str | None) -> None:

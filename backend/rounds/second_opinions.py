@@ -63,7 +63,12 @@ def _find_reopenable(
     loop: Loop, annotations: Mapping[int, Sequence[Annotation]], limit: int
 ) -> tuple[int, list[AnnotatedTask]]:
     """Return how many more tasks may be reopened within `limit`, and the candidates."""
-    waiting = {task.task_id for task in loop.store.tasks() if task.awaits_second_opinion}
+    of_sample = {task.task_id for task in loop.store.validation_tasks()}
+    waiting = {
+        task.task_id
+        for task in loop.store.tasks()
+        if task.awaits_second_opinion and task.task_id not in of_sample
+    }
     n_servable = sum(not has_duplicate_annotations(annotations.get(i, ())) for i in waiting)
     found = find_annotated(annotations, set(loop.pool.image_ids))
     return limit - n_servable, [task for task in found if task.task_id not in waiting]

@@ -2,7 +2,27 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+
+from backend.base.labeling import VALIDATION, Asked, DeletedSkip, NewTask
+from backend.labelstudio import task_data
+from backend.people.validation_labels import MOST_ANNOTATORS
 from backend.rounds.loop import Loop
+from backend.rounds.observe import read_changes
+from backend.rounds.ordering import order_open_tasks, without_guess
+from backend.rounds.validation_reading import ValidationReading, read_validation
+from backend.store.version_meta import Meta
+
+log = logging.getLogger(__name__)
+
+EVERY = 5  # one of this many new tasks asks for a validation label
+
+
+def read_sample(loop: Loop) -> ValidationReading:
+    """Decide the validation labels from the annotations that were last read."""
+    return read_validation(loop.store, loop.names, loop.validation_labels)
 
 
 def with_validation(loop: Loop) -> Loop:
@@ -10,4 +30,82 @@ def with_validation(loop: Loop) -> Loop:
 
     If the pool's validation labels are known, the loop is returned unchanged.
     """
-    return loop
+    if not loop.validation_labels:
+        return loop
+    class_of = {name: position for position, name in enumerate(loop.names)}
+    labels = {
+        loop.pool.canonical(image_id): class_of[label]
+        for image_id, label in read_sample(loop).labels.items()
+        if label in class_of
+    }
+    pool = replace(loop.pool, validation=loop.pool.sample.select(labels))
+    return replace(loop, pool=pool)
+
+
+def choose_sample_images(loop: Loop, count: int) -> list[str]:
+    """Choose the validation images among `count` new tasks, in the order of the sample.
+
+    One in EVERY tasks asks for a validation label, until VALIDATION_LABELS images are labeled or
+    pending, or none is left. The caller must hold the push lock and must have read the latest
+    changes.
+    """
+    if not loop.validation_labels:
+        return []
+    reading = read_sample(loop)
+    done = reading.progress
+    due = (loop.store.n_queried() + count) // EVERY - len(reading.tasks)
+    missing = done.wanted - done.labeled - done.pending
+    n_images = max(0, min(due, -(-count // EVERY), missing))
+    asked = {loop.pool.canonical(task.image_id) for task in reading.tasks}
+    return [i for i in loop.pool.sample.image_ids if i not in asked][:n_images]
+
+
+def ask_sample(image_ids: Sequence[str], version: Meta | None) -> list[Asked]:
+    """Return the records of how images of the sample are queried: at random, without a guess."""
+    return [
+        Asked(
+            image_id=image_id,
+            round=version.round if version else 0,
+            strategy=VALIDATION,
+            version=version.version if version else "",
+        )
+        for image_id in image_ids
+    ]
+
+
+def sample_task(loop: Loop, asked: Asked, shown: str) -> NewTask:
+    """Return the task of a validation image, with nothing that reveals a guess."""
+    data = task_data.write_asked(shown, asked, None if loop.settings.blind else "")
+    return NewTask(asked.image_id, data, without_guess(asked.version) if asked.version else None)
+
+
+def open_for_two(loop: Loop, image_ids: Sequence[str]) -> None:
+    """Open new validation tasks for two annotators, if at least two people annotate at present."""
+    if not image_ids or read_sample(loop).n_active < 2:
+        return
+    new = set(image_ids)
+    for task in loop.store.validation_tasks():
+        if task.image_id in new and task.is_open:
+            loop.project.reopen(task.task_id, 2)
+
+
+def ask_sample_again(loop: Loop) -> None:
+    """Ask a third annotator if two differ, and a lone annotator once more after a skip.
+
+    Label Studio never serves a task again to an annotator who skipped it, so the skip is recorded
+    here and deleted there. The caller must hold the push lock.
+    """
+    reading = read_sample(loop)
+    outcomes = {i: outcome for i, outcome in reading.outcomes.items() if outcome.must_ask}
+    if not outcomes:
+        return
+    for task_id, outcome in outcomes.items():
+        if outcome.needs_third:
+            loop.project.reopen(task_id, MOST_ANNOTATORS)
+        if (skip := outcome.skip) is not None and skip.annotator is not None:
+            deleted = DeletedSkip(skip.annotation_id, skip.image_id, skip.annotator)
+            loop.store.record_deleted_skip(deleted)
+            loop.project.delete_annotation(skip.annotation_id)
+    read_changes(loop.project, loop.store)
+    order_open_tasks(loop)  # Label Studio serves only tasks that have a prediction of this version
+    log.info("asked again for the validation labels of %d images", len(outcomes))

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from backend.people.validation_labels import ValidationProgress
+from backend.base.labeling import Annotation, DeletedSkip, Task
+from backend.people.annotators import RECENT_ANNOTATIONS, active_annotators
+from backend.people.validation_labels import Outcome, ValidationProgress, decide_labels
 from backend.store.project_store import ProjectStore
 
 
 @dataclass(frozen=True)
 class ValidationReading:
-    """The validation labels so far, spelled as in the label config, and the progress."""
+    """The validation labels so far, and the data from which they were derived."""
 
-    labels: Mapping[str, str]  # by the id of the image that was queried
+    labels: Mapping[str, str]  # by image id as queried; spelled as in the label config
     progress: ValidationProgress
+    tasks: Sequence[Task]
+    outcomes: Mapping[int, Outcome]  # by task
+    annotations: Mapping[int, Sequence[Annotation]]  # by task
+    deleted_skips: Sequence[DeletedSkip]
+    n_active: int  # people who annotate at present
+
+
+NO_READING = ValidationReading({}, ValidationProgress(0, 0, 0, 0), (), {}, {}, (), 0)
 
 
 def read_validation(
@@ -22,6 +33,37 @@ def read_validation(
 ) -> ValidationReading:
     """Decide the validation labels from the annotations that were last read from Label Studio.
 
-    `classes` are the label config's choices, and `n_wanted` is VALIDATION_LABELS.
+    `classes` are the pool's classes or the label config's choices; case is ignored. `n_wanted` is
+    VALIDATION_LABELS.
     """
-    raise NotImplementedError(store, classes, n_wanted)
+    tasks = store.validation_tasks()
+    annotations = store.validation_annotations()
+    skips = store.deleted_skips()
+    active = active_annotators(store.recent_annotations(RECENT_ANNOTATIONS))
+    usable = _usable(annotations, classes)
+    outcomes = decide_labels(tasks, annotations, skips, active, usable)
+    labels = {task.image_id: outcomes[task.task_id].label for task in tasks}
+    states = Counter(outcome.state for outcome in outcomes.values())
+    return ValidationReading(
+        labels={image_id: label for image_id, label in labels.items() if label is not None},
+        progress=ValidationProgress(
+            labeled=states["decided"],
+            wanted=n_wanted,
+            undecided=states["undecided"],
+            pending=states["pending"],
+        ),
+        tasks=tasks,
+        outcomes=outcomes,
+        annotations=annotations,
+        deleted_skips=skips,
+        n_active=len(active),
+    )
+
+
+def _usable(
+    annotations: Mapping[int, Sequence[Annotation]], classes: Collection[str]
+) -> frozenset[str]:
+    """Return the labels that annotators gave and that are still classes."""
+    known = {name.strip().casefold() for name in classes}
+    given = {a.label for of_task in annotations.values() for a in of_task if a.label is not None}
+    return frozenset(label for label in given if label.strip().casefold() in known)

@@ -10,8 +10,9 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from backend.base.labeling import Annotation, ProjectCounts, Task, TaskReading
+from backend.base.labeling import DELETED, Annotation, ProjectCounts, Task, TaskReading
 from backend.store.project_db import select
 
 _WRITE_TASK = """
@@ -78,11 +79,23 @@ class Mirror:
 
     def annotations(self) -> dict[int, list[Annotation]]:
         """Return all annotations by task, oldest first."""
+        return self._annotations("ORDER BY task_id, annotation_id")
+
+    def recent_annotations(self, count: int) -> dict[int, list[Annotation]]:
+        """Return the latest annotations by people, except ground truths."""
+        return self._annotations(
+            f"AND annotator != {DELETED} AND NOT is_ground_truth ORDER BY updated_at DESC LIMIT ?",
+            count,
+        )
+
+    def _annotations(self, rest: str, *parameters: Any) -> dict[int, list[Annotation]]:
+        """Return the annotations that the rest of the query selects, by task."""
         rows = select(
             self._root,
             "SELECT annotation_id, task_id, image_id, annotator, label, was_skipped, updated_at, "
             "is_ground_truth, took_guess, seconds FROM mirror_annotation "
-            "WHERE answer IS NOT NULL ORDER BY task_id, annotation_id",
+            f"WHERE answer IS NOT NULL {rest}",
+            *parameters,
         )
         found: dict[int, list[Annotation]] = defaultdict(list)
         for id_, task_id, image_id, annotator, label, skipped, at, truth, took, seconds in rows:

@@ -59,6 +59,14 @@ MIGRATIONS = (
         value TEXT NOT NULL
     ) WITHOUT ROWID, STRICT;
     """,
+    """
+    CREATE TABLE own_skip (         -- skips deleted in Label Studio to serve their image once more
+        annotation_id INTEGER PRIMARY KEY,
+        image_id TEXT NOT NULL,
+        annotator INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX own_asked_validation ON own_asked (image_id) WHERE strategy = 'validation';
+    """,
 )
 MIRROR_TABLES = """
     CREATE TABLE IF NOT EXISTS mirror_task (
@@ -116,7 +124,7 @@ def reading(root: Path) -> Iterator[Connection]:
     Raises StoreError if it cannot be opened, for example on a read-only mount.
     """
     with _store_errors(root / FILE), closing(_open_for_reading(root / FILE)) as db:
-        if _version(db) and _lacks_mirror_tables(db):
+        if _version(db) and _is_outdated(db):
             connect(root).close()
         yield db
 
@@ -165,8 +173,7 @@ def _connect(path: Path, mode: str) -> Connection:
                 f"{path} was made by a newer release of Tightloop: update, or restore a backup of "
                 "this release"
             )
-        is_outdated = _version(db) < len(MIGRATIONS) or _lacks_mirror_tables(db)
-        if mode == "mode=rwc" and is_outdated:
+        if mode == "mode=rwc" and _is_outdated(db):
             _migrate(db, path.parent)
     except BaseException:
         db.close()
@@ -216,6 +223,10 @@ def _create_tables(db: Connection) -> None:
             db.execute(statement)
     if lacked_mirror_tables:
         db.execute("DELETE FROM own_fact WHERE name IN ('read_at', 'full_read_at')")
+
+
+def _is_outdated(db: Connection) -> bool:
+    return _version(db) < len(MIGRATIONS) or _lacks_mirror_tables(db)
 
 
 def _lacks_mirror_tables(db: Connection) -> bool:

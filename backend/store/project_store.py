@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,7 +18,14 @@ import numpy as np
 from pydantic import TypeAdapter
 from pydantic_core import from_json
 
-from backend.base.labeling import Asked, TaskReading
+from backend.base.labeling import (
+    VALIDATION,
+    Annotation,
+    Asked,
+    DeletedSkip,
+    Task,
+    TaskReading,
+)
 from backend.store import mirror
 from backend.store.mirror import Mirror
 from backend.store.project_db import reading, select, writing
@@ -26,6 +33,7 @@ from backend.store.project_rows import OPEN_IMAGES_KEPT, AnnotatorFigures, Facts
 
 ERRORS_KEPT = 10
 _FIGURES = TypeAdapter(AnnotatorFigures)
+_VALIDATION_IMAGES = f"SELECT image_id FROM own_asked WHERE strategy = '{VALIDATION}'"
 
 Row = np.ndarray[Any, np.dtype[np.float32]]  # (classes,)
 
@@ -119,6 +127,41 @@ class ProjectStore(Mirror):
         """Replace all out-of-sample probabilities; one row per image."""
         blobs = [row.astype(np.float32).tobytes() for row in probs]
         self._replace_rows("own_fold", zip(image_ids, blobs, strict=True))
+
+    # Validation by annotators
+
+    def n_queried(self) -> int:
+        """Count the tasks that ask for a label, including those of the validation sample."""
+        query = "SELECT count(*) FROM mirror_task JOIN own_asked USING (image_id)"
+        return int(select(self._root, query)[0][0])
+
+    def validation_tasks(self) -> list[Task]:
+        """Return the tasks of the validation sample, oldest first."""
+        query = (
+            "SELECT task_id, image_id, is_open, is_again FROM mirror_task "
+            f"WHERE image_id IN ({_VALIDATION_IMAGES}) ORDER BY 1"
+        )
+        return [
+            Task(task_id, image_id, bool(is_open), bool(is_again))
+            for task_id, image_id, is_open, is_again in select(self._root, query)
+        ]
+
+    def validation_annotations(self) -> dict[int, list[Annotation]]:
+        """Return the annotations of the validation sample by task, oldest first."""
+        return self._annotations(
+            "AND task_id IN (SELECT task_id FROM mirror_task "
+            f"WHERE image_id IN ({_VALIDATION_IMAGES})) ORDER BY task_id, annotation_id"
+        )
+
+    def deleted_skips(self) -> list[DeletedSkip]:
+        """Return the skips that were deleted in Label Studio to serve their images once more."""
+        query = "SELECT annotation_id, image_id, annotator FROM own_skip ORDER BY 1"
+        return [DeletedSkip(*row) for row in select(self._root, query)]
+
+    def record_deleted_skip(self, skip: DeletedSkip) -> None:
+        """Record a skip before it is deleted in Label Studio."""
+        with writing(self._root) as db:
+            db.execute("INSERT OR REPLACE INTO own_skip VALUES (?, ?, ?)", astuple(skip))
 
     # Reviews
 

@@ -22,6 +22,7 @@ from backend.base.errors import ImageError, NoModelError
 from backend.base.labeling import match_classes
 from backend.base.settings import Settings, load_settings
 from backend.images.framing import View
+from backend.labelstudio import task_data
 from backend.labelstudio.label_config import parse_label_config
 from backend.labelstudio.rows import prediction_result
 from backend.labelstudio.task_images import load_task_image
@@ -160,6 +161,7 @@ class ResNetBackend(LabelStudioMLBase):  # type: ignore[misc]  # the library has
         """Return one prediction per task: its class probability and its confidence (low = ask
         first).
 
+        Tasks of the validation sample get no guess, and a score that puts them first.
         If a task's image cannot be read, its prediction has neither result nor score. Label Studio
         then keeps the other predictions, does not retry, and serves that task last.
         """
@@ -168,10 +170,13 @@ class ResNetBackend(LabelStudioMLBase):  # type: ignore[misc]  # the library has
         meta = self._service.in_service(project_id).meta
         config = parse_label_config(self._label_config or "")
         names = match_classes(config.choices, meta.classes)
-        probs = self._service.probs(project_id, tasks, config.image_key)
+        of_sample = [task_data.is_validation(task.get("data")) for task in tasks]
+        guessed = [row for row, is_validation in enumerate(of_sample) if not is_validation]
+        probs = self._service.probs(project_id, [tasks[row] for row in guessed], config.image_key)
         readable = np.isfinite(probs).all(axis=1)
         predictions: list[dict[str, Any]] = [
-            {"result": [], "score": None, "model_version": meta.version} for _ in tasks
+            {"result": [], "score": 0.0 if is_validation else None, "model_version": meta.version}
+            for is_validation in of_sample
         ]
         strategy = self._service.settings.strategy
         scores = confidence(
@@ -181,7 +186,7 @@ class ResNetBackend(LabelStudioMLBase):  # type: ignore[misc]  # the library has
             favourite = int(probs[number].argmax())
             probability = float(probs[number, favourite])
             result = prediction_result(config, names[favourite], probability)
-            predictions[number].update(result=result, score=float(score))
+            predictions[guessed[number]].update(result=result, score=float(score))
         return predictions
 
     def fit(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # noqa: ARG002

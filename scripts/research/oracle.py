@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import takewhile
@@ -35,6 +35,8 @@ class OracleProject:
     answers: dict[int, list[Annotation]] = field(default_factory=dict)
     predictions: dict[int, dict[str, Prediction]] = field(default_factory=dict)
     asked_again: set[int] = field(default_factory=set)
+    missing: dict[int, int] = field(default_factory=dict)  # annotators that these tasks lack
+    n_given: int = 0
     version: str = ""
     description: str = ""
 
@@ -60,7 +62,7 @@ class OracleProject:
                 task_id=i,
                 image_id=new.image_id,
                 is_open=not self.answers.get(i),
-                awaits_second_opinion=i in self.asked_again,
+                awaits_second_opinion=i in self.asked_again and bool(self._annotators(i)),
             )
             for i, new in self.by_task.items()
         ]
@@ -72,11 +74,11 @@ class OracleProject:
             answers = tuple(self.answers.get(task.task_id, ()))
             yield TaskReading(task, now, answers, task_data.read_asked(data))
 
-    def open_tasks(self) -> list[OpenTask]:
+    def open_tasks(self, skipped: Set[int] = frozenset()) -> list[OpenTask]:
         return [
             OpenTask(**vars(task), versions=frozenset(self.predictions[task.task_id]))
             for task in self.tasks()
-            if task.is_open or task.awaits_second_opinion
+            if task.is_open or task.awaits_second_opinion or task.task_id in skipped
         ]
 
     def annotations(self) -> dict[int, list[Annotation]]:
@@ -93,6 +95,10 @@ class OracleProject:
             *(replace(other, is_ground_truth=False) for other in others),
             replace(truth, is_ground_truth=True),
         ]
+
+    def delete_annotation(self, annotation_id: int) -> None:
+        for task_id, of_task in self.answers.items():
+            self.answers[task_id] = [a for a in of_task if a.annotation_id != annotation_id]
 
     def upload(self, images: Mapping[str, TaskImage]) -> dict[str, str]:
         return {image_id: f"/data/upload/{image_id}" for image_id in images}
@@ -137,8 +143,8 @@ class OracleProject:
             self.answers.pop(task_id, None)
 
     def reopen(self, task_id: int, n_annotators: int) -> None:
-        said = {a.annotator for a in self.answers[task_id] if not a.was_skipped}
-        assert len(said) == n_annotators - 1, "one more annotator is asked"
+        self.missing[task_id] = n_annotators - len(self._annotators(task_id))
+        assert self.missing[task_id] > 0, "at least one more annotator is asked"
         self.asked_again.add(task_id)
 
     def annotator_names(self) -> dict[int, str]:
@@ -159,11 +165,14 @@ class OracleProject:
         accepted_guess: bool = False,
     ) -> None:
         """Submit an annotation as a person would."""
-        number = sum(len(of_task) for of_task in self.answers.values()) + 1
-        self.asked_again.discard(task_id)
+        self.n_given += 1
+        if not was_skipped:
+            self.missing[task_id] = self.missing.get(task_id, 0) - 1
+            if self.missing[task_id] <= 0:
+                self.asked_again.discard(task_id)
         self.answers.setdefault(task_id, []).append(
             Annotation(
-                annotation_id=number,
+                annotation_id=self.n_given,
                 task_id=task_id,
                 image_id=self.by_task[task_id].image_id,
                 annotator=annotator,
@@ -173,6 +182,9 @@ class OracleProject:
                 accepted_guess=accepted_guess,
             )
         )
+
+    def _annotators(self, task_id: int) -> set[int | None]:
+        return {a.annotator for a in self.answers.get(task_id, ()) if not a.was_skipped}
 
     def labels(self) -> set[str | None]:
         """Return all labels given so far."""
@@ -213,7 +225,7 @@ class CountingProject(OracleProject):
             self.tasks_read += 1
             yield self._send(task_id)
 
-    def open_tasks(self) -> list[OpenTask]:
+    def open_tasks(self, skipped: Set[int] = frozenset()) -> list[OpenTask]:  # noqa: ARG002
         return [
             OpenTask(**vars(self._send(i).task), versions=frozenset(self.predictions[i]))
             for i in sorted(self.open_ids)

@@ -19,7 +19,17 @@ import numpy as np
 import pytest
 
 from backend.base.errors import StoreError
-from backend.base.labeling import Annotation, Asked, NewTask, ProjectCounts, Task, TaskReading
+from backend.base.labeling import (
+    DELETED,
+    VALIDATION,
+    Annotation,
+    Asked,
+    DeletedSkip,
+    NewTask,
+    ProjectCounts,
+    Task,
+    TaskReading,
+)
 from backend.rounds.observe import read_everything_changed
 from backend.store import project_db
 from backend.store.project_db import FILE, MIGRATIONS, connect, copy, reading, writing
@@ -90,6 +100,11 @@ READERS: dict[str, tuple[Callable[[ProjectStore], object], object]] = {
     "new_images": (ProjectStore.new_images, set()),
     "asked_probs": (lambda store: store.asked_probs(2), {}),
     "fold_probs": (lambda store: store.fold_probs(2), {}),
+    "recent_annotations": (lambda store: store.recent_annotations(200), {}),
+    "n_queried": (ProjectStore.n_queried, 0),
+    "validation_tasks": (ProjectStore.validation_tasks, []),
+    "validation_annotations": (ProjectStore.validation_annotations, {}),
+    "deleted_skips": (ProjectStore.deleted_skips, []),
     "reviewed": (ProjectStore.reviewed, {}),
     "open_images": (ProjectStore.open_images, []),
     "annotators": (ProjectStore.annotators, []),
@@ -105,6 +120,7 @@ WRITERS: dict[str, Callable[[ProjectStore], object]] = {
     "record_learned": lambda store: store.record_learned({1: "cat"}, NOON),
     "record_asked": lambda store: store.record_asked([Asked("img", 1, "margin", "r0001")]),
     "record_fold_probs": lambda store: store.record_fold_probs([], []),
+    "record_deleted_skip": lambda store: store.record_deleted_skip(DeletedSkip(1, "img", 7)),
     "start_reviews": lambda store: store.start_reviews(9),
     "record_reviewed": lambda store: store.record_reviewed("img", "cat"),
     "record_open_images": lambda store: store.record_open_images(NOON, []),
@@ -806,6 +822,84 @@ def test_new_fold_probabilities_replace_the_previous_ones(store: ProjectStore) -
     store.record_fold_probs(["b"], [np.array([0.25, 0.75])])
     assert numbers(store.fold_probs(2)) == {"b": [0.25, 0.75]}
     assert store.fold_probs(3) == {}
+
+
+# Reviews
+
+
+# Validation by annotators
+
+
+def asked(task_id: int, strategy: str) -> Asked:
+    return Asked(f"img-{task_id}", round=1, strategy=strategy, version="r0001")
+
+
+def test_validation_tasks_are_those_that_were_asked_for_validation_and_still_exist(
+    store: ProjectStore,
+) -> None:
+    store.record_asked([asked(1, "margin"), asked(2, VALIDATION), asked(9, VALIDATION)])
+    store.record_tasks(
+        [
+            task(1, annotation(1)),
+            task(2, annotation(2, task_id=2), is_again=True),
+            task(3, annotation(3, task_id=3)),  # a seed
+            task(4, asked=asked(4, VALIDATION)),  # asked before the database was lost
+        ],
+        NOON,
+    )
+    assert store.validation_tasks() == [
+        Task(2, "img-2", is_open=False, awaits_second_opinion=True),
+        Task(4, "img-4", is_open=True, awaits_second_opinion=False),
+    ]
+    assert store.validation_annotations() == {2: [annotation(2, task_id=2)]}
+    assert store.n_queried() == 3
+
+
+def test_finding_validation_tasks_reads_only_their_records(store: ProjectStore, root: Path) -> None:
+    store.record_asked([asked(n, "margin") for n in range(100)])
+    query = "SELECT image_id FROM own_asked WHERE strategy = 'validation'"
+    [(*_, step)] = rows_of(root, f"EXPLAIN QUERY PLAN {query}")
+    assert "own_asked_validation" in step
+
+
+def test_the_recent_annotations_are_the_latest_by_people(store: ProjectStore) -> None:
+    given = [
+        annotation(1, updated_at="2026-01-01T12:00:03Z"),
+        annotation(2, updated_at="2026-01-01T12:00:02Z", annotator=2),
+        annotation(3, updated_at="2026-01-01T12:00:01Z", annotator=3),
+        annotation(4, updated_at="2026-01-01T12:00:09Z", annotator=4, is_ground_truth=True),
+        annotation(5, updated_at="2026-01-01T12:00:09Z", annotator=None),
+        annotation(6, updated_at="2026-01-01T12:00:09Z", annotator=DELETED),
+    ]
+    store.record_tasks([task(1, *given)], NOON)
+    assert store.recent_annotations(2) == {1: given[:2]}
+
+
+def test_a_deleted_skip_is_kept_once(store: ProjectStore) -> None:
+    for image_id in ("img-1", "img-2", "img-1"):
+        store.record_deleted_skip(DeletedSkip(int(image_id[-1]), image_id, 7))
+    assert store.deleted_skips() == [DeletedSkip(1, "img-1", 7), DeletedSkip(2, "img-2", 7)]
+
+
+def test_a_database_of_an_earlier_release_gains_the_new_tables_when_it_is_read(
+    store: ProjectStore, root: Path
+) -> None:
+    with closing(sqlite3.connect(store_of_first_release(root))) as db:
+        db.execute("INSERT INTO own_reviewed VALUES ('img', 'cat')")
+        db.commit()
+    assert store.deleted_skips() == []
+    assert store.reviewed() == {"img": "cat"}
+    assert rows_of(root, "PRAGMA user_version") == [(len(MIGRATIONS),)]
+
+
+def store_of_first_release(root: Path) -> Path:
+    """Create a database with the first version of the schema."""
+    root.mkdir()
+    with closing(sqlite3.connect(root / FILE)) as db:
+        db.executescript(MIGRATIONS[0])
+        db.executescript(project_db.MIRROR_TABLES)
+        db.execute("PRAGMA user_version = 1")
+    return root / FILE
 
 
 # Reviews
