@@ -10,6 +10,7 @@ from pydantic import Field, PlainValidator, WithJsonSchema, field_validator
 from pydantic_settings import BaseSettings, NoDecode
 
 ValidatedBy = Literal["known", "people"]
+ValidationName = Literal["auto", "known", "people"]
 MAX_IMAGE_PIXELS = 50_000_000
 HOST = re.compile(r"([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[0-9]+)?")
 # JSON and XML must be able to contain class names. Python reads bytes that are not UTF-8 as lone
@@ -103,7 +104,7 @@ class ProjectSettings(BaseSettings):
         "of images from every class. If fewer labels are known, all of them are used. With `0`, "
         "the first batch is chosen without a model.",
     )
-    validation: Literal["auto", "known", "people"] = Field(
+    validation: ValidationName = Field(
         "auto",
         description="Whose labels measure how good a model is. With `known`, images with known "
         "labels are held out for validation. With `people`, annotators label a random sample of "

@@ -1,10 +1,10 @@
-"""Update the file in which a project keeps the index of its pool."""
+"""Keep the index of a project's pool in a file that only one process changes at a time."""
 
 from __future__ import annotations
 
 import fcntl
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +16,21 @@ from backend.base.progress import Progress
 from backend.images.index import Index, Merged
 from backend.images.known_validation import choose_validation
 from backend.images.listing import summarize
-from backend.images.sources import Source
+from backend.images.sources import MissingSource, Source, find_source
 from backend.images.validation_sample import KNOWN, Validation
 
 log = logging.getLogger(__name__)
+
+
+def find_indexed_source(name: str, image_hosts: Sequence[str], index: Path | None) -> Source:
+    """Find a source; return a MissingSource if it is gone but the project has listed it before."""
+    try:
+        return find_source(name, image_hosts=image_hosts)
+    except PoolError as error:
+        listed = Index.read(index) if index else None
+        if listed is None:
+            raise
+        return MissingSource(listed.source, str(error))
 
 
 def update_index(

@@ -17,11 +17,10 @@ from backend.images.splits import draw_validation
 
 
 def can_hold_out(listing: Listing) -> bool:
-    """Return whether the first listing of a source offers images to hold out with known labels."""
+    """Return whether a first listing offers images with known labels for validation."""
     if any(image.split == "validation" for image in listing.images):
         return True
-    index = Index.empty("").merge(listing).index
-    return bool(_draw(index, seed=0)) if _may_hold_out(listing) else False
+    return _may_hold_out(listing) and bool(_draw(Index.empty("").merge(listing).index, seed=0))
 
 
 def choose_validation(index: Index, listing: Listing, data_dir: Path, seed: int) -> list[str]:

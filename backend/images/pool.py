@@ -23,11 +23,10 @@ from backend.images.data_sets import cache_data_set
 from backend.images.data_uri import data_uri
 from backend.images.framing import View
 from backend.images.index import Index, Merged
-from backend.images.index_file import update_index
+from backend.images.index_file import find_indexed_source, update_index
 from backend.images.labeled import LabeledFolder
 from backend.images.pool_cache import read_cache
 from backend.images.source_images import SourceImages, measure_side, source_folder
-from backend.images.sources import MissingSource, Source, find_source
 from backend.images.splits import NO_IMAGES, LabeledSplit, Split, draw_validation
 from backend.images.task_image import png_image, task_image
 from backend.images.validation_sample import KNOWN, Validation, draw_sample
@@ -51,15 +50,15 @@ class Pool:
     classes: tuple[str, ...]
     image_ids: tuple[str, ...]
     images: Images  # rows match image_ids
-    validation: LabeledSplit  # without images until annotators label some, if they validate
+    validation: LabeledSplit  # empty if annotators label the sample; the loop adds their labels
     test: LabeledSplit
     may_flip: bool  # whether a mirrored image keeps its class
     notice: str  # a warning to show to users, or ""
     folder: Path  # the cache folder
     image_size: int  # the side of the squares that the next version will see
     source: SourceImages | None = None  # None for cifar10 and digits, which have no image files
-    sample: Split = NO_IMAGES  # the validation images that only annotators label, in their order
-    validated_by: ValidatedBy = "known"  # whose labels measure how good a version is
+    sample: Split = NO_IMAGES  # validation images that only annotators label, first to ask first
+    validated_by: ValidatedBy = "known"  # whose labels say how good a version is
 
     @cached_property
     def retired_ids(self) -> tuple[str, ...]:
@@ -209,7 +208,7 @@ def open_pool(
     try:
         if found := cache_data_set(name, data_dir, progress):
             return _read_arrays(*found, seed, image_size, validation)
-        source = _find_source(name, image_hosts, index)
+        source = find_indexed_source(name, image_hosts, index)
         suffix = "" if validation == KNOWN else f"-people-{validation.n_labels}"
         path = index or source_folder(data_dir, source.name) / f"index-{seed}{suffix}.parquet"
         if rescan or (listed := Index.read(path)) is None:
@@ -253,6 +252,13 @@ def rescan(
     return _read_source(images.decode(progress, budget_s, needed), pool.classes), merged
 
 
+def hold_out_sample(pool: Pool, seed: int, n_labels: int, exempt: Collection[str]) -> Pool:
+    """Hold out a validation sample, without images in `exempt`, in a pool that has none."""
+    if pool.source is None:
+        return pool
+    return _read_source(pool.source.draw_sample(seed, n_labels, exempt), pool.classes)
+
+
 def _read_arrays(
     name: str,
     cache: Path,
@@ -263,7 +269,8 @@ def _read_arrays(
 ) -> Pool:
     """Read a cache of arrays. Raises PoolError if the cache is damaged."""
     cached = read_cache(cache)
-    if validation.by == "people":
+    is_by_people = validation.by == "people"
+    if is_by_people:
         sample = draw_sample(cached.image_ids, seed, validation.n_labels)
         row_of = {image_id: row for row, image_id in enumerate(cached.image_ids)}
         drawn = sample.choose(cached.image_ids) if sample else []
@@ -271,37 +278,26 @@ def _read_arrays(
     else:
         held_out = draw_validation(cached.image_ids, cached.labels, seed)
     asked = np.setdiff1d(np.arange(len(cached.labels)), held_out)
-    held_out_ids = tuple(cached.image_ids[row] for row in held_out)
-    split = Split(held_out_ids, ImageView(cached.images, held_out))
-    known = LabeledSplit(held_out_ids, split.images, cached.labels[held_out])
+    split = Split(
+        tuple(cached.image_ids[row] for row in held_out), ImageView(cached.images, held_out)
+    )
+    known = LabeledSplit(split.image_ids, split.images, cached.labels[held_out])
     test_ids = tuple(f"test-{row:05d}" for row in range(len(cached.test_labels)))
+    side = cached.images.shape[1]
     return Pool(
         name=name,
         classes=cached.classes,
         image_ids=tuple(cached.image_ids[row] for row in asked),
         images=ImageView(cached.images, asked),
-        validation=split.select({}) if validation.by == "people" else known,
+        validation=split.select({}) if is_by_people else known,
         test=LabeledSplit(test_ids, cached.test, cached.test_labels),
         may_flip=cached.may_flip,
         notice=notice,
         folder=cache,
-        image_size=image_size
-        if image_size != "auto"
-        else choose_image_size(cached.images.shape[1]),
-        sample=split if validation.by == "people" else NO_IMAGES,
+        image_size=choose_image_size(side) if image_size == "auto" else image_size,
+        sample=split if is_by_people else NO_IMAGES,
         validated_by=validation.by,
     )
-
-
-def _find_source(name: str, image_hosts: Sequence[str], index: Path | None) -> Source:
-    """Find a source; return a MissingSource if it is gone but the project has listed it before."""
-    try:
-        return find_source(name, image_hosts=image_hosts)
-    except PoolError as error:
-        listed = Index.read(index) if index else None
-        if listed is None:
-            raise
-        return MissingSource(listed.source, str(error))
 
 
 def _read_source(images: SourceImages, classes: Sequence[str]) -> Pool:
@@ -318,25 +314,30 @@ def _read_source(images: SourceImages, classes: Sequence[str]) -> Pool:
     image_ids = tuple(map(str, index.image_ids[images.find("pool")]))
     if not image_ids:
         raise PoolError(f"POOL={name}: none of its {len(index):,} images can be read")
-    splits = []
-    for split in ("validation", "test"):
-        rows = images.find(split) if split == "test" or not index.sample else np.zeros(0, np.int64)
-        rows = rows[np.isin(index.labels[rows].astype(str), classes)]
-        split_ids = tuple(map(str, index.image_ids[rows]))
-        labels = np.array([classes.index(label) for label in index.labels[rows]], dtype=np.int64)
-        splits.append(LabeledSplit(split_ids, images.store.images(split_ids), labels))
+    sample = Split(images.sample_ids, images.store.images(images.sample_ids))
     return Pool(
         name=name,
         classes=classes,
         image_ids=image_ids,
         images=images.store.images(image_ids),
-        validation=splits[0],
-        test=splits[1],
+        validation=sample.select({}) if index.sample else _labeled(images, "validation", classes),
+        test=_labeled(images, "test", classes),
         may_flip=True,
         notice="",
         folder=images.folder,
         image_size=images.image_size,
         source=images,
-        sample=Split(images.sample_ids, images.store.images(images.sample_ids)),
+        sample=sample,
         validated_by="people" if index.sample else "known",
     )
+
+
+def _labeled(
+    images: SourceImages, split: Literal["validation", "test"], classes: Sequence[str]
+) -> LabeledSplit:
+    """Return the decoded images in a split that have a known label."""
+    index, rows = images.index, images.find(split)
+    rows = rows[np.isin(index.labels[rows].astype(str), classes)]
+    image_ids = tuple(map(str, index.image_ids[rows]))
+    labels = np.array([classes.index(label) for label in index.labels[rows]], dtype=np.int64)
+    return LabeledSplit(image_ids, images.store.images(image_ids), labels)

@@ -110,6 +110,10 @@ class ProjectStore(Mirror):
         with writing(self._root) as db:
             _write_asked(db, asked, "OR REPLACE")
 
+    def queried_images(self) -> set[str]:
+        """Return all images that were ever queried, even if their tasks no longer exist."""
+        return {image_id for (image_id,) in select(self._root, "SELECT image_id FROM own_asked")}
+
     def asked_probs(self, n_classes: int) -> dict[str, Row]:
         """Return the probabilities at the time of the query, for each image that has a task."""
         query = (

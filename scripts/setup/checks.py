@@ -8,21 +8,29 @@ from pathlib import Path
 
 from backend.base.errors import LabelConfigError, PoolError, SettingsError, WeightsError
 from backend.base.progress import Progress
+from backend.base.project_settings import ProjectSettings, ValidatedBy, ValidationName
 from backend.base.settings import Settings
+from backend.images.known_validation import can_hold_out
 from backend.images.listing import Listing, summarize
 from backend.images.sources import Source, find_source
+from backend.images.validation_sample import KNOWN, Validation
 from backend.labelstudio.label_config import parse_label_config
 from backend.store.project_record import ProjectRecord
 from scripts.setup.label_config import check_label_config, read_label_config
 from scripts.setup.projects import find_record, recorded_projects
 from scripts.setup.request import Request
 
+VALIDATION_LABELS: int = ProjectSettings.model_fields["validation_labels"].default
 DATA_SETS = ("auto", "cifar10", "digits")  # downloaded, or part of a library
 MIN_IMAGES = 10
 NAMED_MAX = 5
 COMMAND = "`python -m scripts.setup_project --change`"
 # Settings that can never change, each with the reason.
-FIXED = {"seed": "it determined the validation images"}
+FIXED = {
+    "seed": "it determined the validation images",
+    "validation": "other images would have to be held out, and some are already labeled",
+    "validation_labels": "it determined the validation images",
+}
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,9 @@ class Plan:
     seed: int
     seed_labels: int | None  # None = an earlier release did not record it: import no labels
     classes: tuple[str, ...]  # () = the classes of the pool
+    # None = an earlier release set the project up; the pool shows whether images were held out
+    validation: ValidatedBy | None
+    validation_labels: int  # how many validation labels annotators give, if they validate
     label_config: str | None = None  # the XML of the user's own label config
     offered: frozenset[str] = frozenset()  # the image ids of a pool that replaces the recorded one
     notes: tuple[str, ...] = ()
@@ -44,6 +55,18 @@ class Plan:
     def has_new_pool(self) -> bool:
         """Return whether the project will get its images from a different pool."""
         return self.record is not None and self.pool != self.record.pool
+
+    @property
+    def first_validation(self) -> Validation:
+        """Return how to hold out images if the pool has never been listed.
+
+        In the project of an earlier release, images may already be labeled, so that a sample can be
+        drawn only once these are known.
+        """
+        is_earlier = self.record is not None and self.record.validation is None
+        if self.validation != "people" or is_earlier:
+            return KNOWN
+        return Validation("people", self.validation_labels)
 
     @property
     def has_new_classes(self) -> bool:
@@ -95,6 +118,8 @@ def _plan_new(request: Request, progress: Progress) -> Plan:
     xml, classes = _read_classes(request)
     _check_weights(settings.weights)
     pool = request.value("pool") or "auto"
+    asked: ValidationName = request.value("validation") or "auto"
+    validation: ValidatedBy = "known" if asked == "auto" else asked
     notes: tuple[str, ...] = ()
     if pool not in DATA_SETS:
         listing = _list(pool, settings, progress)
@@ -107,6 +132,7 @@ def _plan_new(request: Request, progress: Progress) -> Plan:
             )
         if xml is not None:
             check_label_config(xml, classes)
+        validation = _choose_validation(pool, asked, listing)
         notes = _notes_on_seeds(
             settings.seed_labels, listing, is_given="seed_labels" in request.given
         )
@@ -118,6 +144,8 @@ def _plan_new(request: Request, progress: Progress) -> Plan:
         seed=settings.seed,
         seed_labels=settings.seed_labels,
         classes=classes,
+        validation=validation,
+        validation_labels=request.value("validation_labels") or VALIDATION_LABELS,
         label_config=xml,
         notes=notes,
     )
@@ -127,6 +155,7 @@ def _plan_recorded(request: Request, record: ProjectRecord, progress: Progress) 
     xml, classes = _read_classes(request)
     pool, weights = request.value("pool"), request.value("weights")
     seed, seed_labels = request.value("seed"), request.value("seed_labels")
+    validation, n_labels = request.value("validation"), request.value("validation_labels")
     plan = Plan(
         title=record.title,
         record=record,
@@ -135,6 +164,8 @@ def _plan_recorded(request: Request, record: ProjectRecord, progress: Progress) 
         seed=record.seed if seed is None else seed,
         seed_labels=record.seed_labels if seed_labels is None else seed_labels,
         classes=classes or record.classes,
+        validation=record.validation if validation in (None, "auto") else validation,
+        validation_labels=n_labels or record.validation_labels or VALIDATION_LABELS,
         label_config=xml,
     )
     _check_contradictions(plan, record, may_change=request.may_change)
@@ -158,6 +189,10 @@ def _check_contradictions(plan: Plan, record: ProjectRecord, *, may_change: bool
     }
     if record.seed_labels is not None:
         pairs["seed_labels"] = (plan.seed_labels, record.seed_labels)
+    if record.validation is not None:
+        pairs["validation"] = (plan.validation, record.validation)
+    if record.validation_labels is not None:
+        pairs["validation_labels"] = (plan.validation_labels, record.validation_labels)
     if plan.has_new_classes:
         pairs["classes"] = (",".join(plan.classes), ",".join(record.classes))
     changed = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
@@ -220,6 +255,19 @@ def _list(pool: str, settings: Settings, progress: Progress) -> Listing:
             + (f" ({left_out})" if left_out else "")
         )
     return listing
+
+
+def _choose_validation(pool: str, asked: ValidationName, listing: Listing) -> ValidatedBy:
+    """Return whose labels validate. Raises SettingsError if known labels cannot."""
+    if asked != "people" and can_hold_out(listing):
+        return "known"
+    if asked == "known":
+        raise SettingsError(
+            f"VALIDATION=known: POOL={pool} has no known labels to hold out, because some images "
+            "have no label or because the labels are too few: set VALIDATION=people (annotators "
+            "label a random sample), or name validation images in a list (column split)"
+        )
+    return "people"
 
 
 def _notes_on_seeds(count: int, listing: Listing, *, is_given: bool) -> tuple[str, ...]:

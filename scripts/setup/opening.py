@@ -28,6 +28,7 @@ from scripts.console.progress_bars import progress_bar
 from scripts.setup.checks import Plan
 from scripts.setup.label_config import check_label_config, replace_label_config
 from scripts.setup.projects import titles_of
+from scripts.setup.validation import describe_validation, draw_missing_sample, validated_by
 
 # The trainer decodes the rest while people label the first batch.
 DECODE_FOR_S = 15.0
@@ -78,9 +79,12 @@ class Opening:
         self.root = project_root(settings.model_dir, project_id)
         if plan.has_new_pool:
             self._check_images_are_offered()
+        self.pool = draw_missing_sample(plan, self.pool, project, self.root)
         is_changed = not is_new and self._change_label_config()
         match_classes(project.label_config().choices, self.pool.classes)
         is_ours = is_our_label_config(project.label_config_xml())
+        self._keep_index()
+        validation = validated_by(plan, self.pool, self.root)
         record = ProjectRecord(
             project_id=project_id,
             title=project.title() if earlier is None else earlier.title,
@@ -89,13 +93,15 @@ class Opening:
             seed=plan.seed,
             seed_labels=plan.seed_labels,
             classes=self.pool.classes,
+            validation=validation,
+            validation_labels=plan.validation_labels if validation == "people" else None,
             label_config="ours" if is_ours else "own",
             **chosen,
         )
-        self._keep_index()
         if record != earlier:
             write_record(self.root, record)
         print(f'project   "{record.title}" (id {project_id}) {"created" if is_new else "found"}')
+        print(f"validation {describe_validation(self.pool, plan.validation_labels)}")
         has_changed = is_changed or record != earlier
         return OpenedProject(project, self.root, record, self.pool, has_changed)
 
@@ -189,6 +195,7 @@ class Opening:
                 plan.pool,
                 settings.data_dir,
                 seed=plan.seed,
+                validation=plan.first_validation,
                 classes=plan.classes,
                 image_size=image_size,
                 image_hosts=settings.image_hosts,

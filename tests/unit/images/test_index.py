@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from backend.base.errors import PoolError
 from backend.images.index import Index
 from backend.images.listing import Listed, ListedSplit, Listing, make_listing
+from backend.images.validation_sample import ValidationSample
 
 
 def listed(
@@ -230,6 +232,100 @@ def test_an_image_that_moves_to_another_class_has_the_new_one() -> None:
     index = index_of(listed("a", label="cat"), "c", a="00")
     moved = index.merge(listing(listed("b", label="dog"), "c")).index.record({"b": "00"}, {})
     assert labels(moved) == {"a": "dog", "b": "dog", "c": ""}
+
+
+# A validation sample
+
+NAMES = [f"image-{number:02d}" for number in range(50)]
+
+
+def sampled(index: Index) -> list[str]:
+    return [name for name, split in splits(index).items() if split == "validation"]
+
+
+def test_a_fifth_of_the_pool_is_drawn_and_listed_validation_images_are_drawn_like_all_others() -> (
+    None
+):
+    first = listing(
+        *(listed(name, "validation", "cat") for name in NAMES[:25]),
+        *(listed(name, "train", "dog") for name in NAMES[25:]),
+        listed("test", "test", "cat"),
+    )
+    index = Index.empty("/photos").merge(first).index.draw_sample(0, 30)
+    assert len(sampled(index)) == 10
+    assert splits(index)["test"] == "test"
+    assert index.sample is not None
+    assert sorted(index.sample.choose(NAMES)) == sampled(index)
+
+
+def test_new_images_join_the_sample_if_the_draw_chooses_them_and_none_leaves_it() -> None:
+    before = index_of(*NAMES).draw_sample(0, 30)
+    assert before.sample is not None
+    more = [f"new-{number}" for number in range(50)]
+    after = before.merge(listing(*NAMES[:25], *more, listed("test", "test", "cat"))).index
+    assert set(sampled(before)) < set(sampled(after))
+    joined = set(sampled(after)) - set(sampled(before))
+    assert joined == set(before.sample.choose(more))
+    assert 0 < len(joined) < 50
+    assert splits(after)["test"] == "test"
+    assert after.sample == before.sample
+
+
+def test_images_that_were_queried_and_their_copies_stay_in_the_pool() -> None:
+    contents = {name: name for name in NAMES} | {"image-00": "same", "image-01": "same"}
+    queried = NAMES[1:30]  # image-01 is a copy of image-00
+    index = index_of(*NAMES, **contents).draw_sample(0, 1000, queried)
+    assert len(sampled(index)) == 4  # a fifth of 20
+    assert not set(sampled(index)) & {"image-00", *queried}
+
+
+def test_removed_and_damaged_images_are_not_drawn() -> None:
+    index = index_of(*NAMES).record({}, dict.fromkeys(NAMES[:20], "damaged"))
+    index = index.merge(listing(*NAMES[:40])).index.draw_sample(0, 30)
+    assert len(sampled(index)) == 4  # a fifth of 20
+    assert set(sampled(index)) <= set(NAMES[20:40])
+
+
+def test_too_few_images_draw_no_sample() -> None:
+    assert index_of("a", "b", "c", "d").draw_sample(0, 30).sample is None
+
+
+def sample_of(*chosen: str, **contents: str) -> Index:
+    """An index of a and b, whose sample holds the chosen images."""
+    index = index_of("a", "b").hold_out(chosen)
+    return replace(index, sample=ValidationSample(0, "")).record(contents, {})
+
+
+def test_a_copy_of_a_sampled_image_joins_the_sample() -> None:
+    index = sample_of("b", b="00").record({"a": "00"}, {})
+    assert usable(index) == ["b"]
+    assert splits(index)[index.canonical("a")] == "validation"
+
+
+def test_a_sampled_copy_of_an_image_that_counted_in_the_pool_stays_in_the_pool() -> None:
+    index = sample_of("b", a="00").record({"b": "00"}, {})
+    assert usable(index) == ["a"]
+    assert splits(index)["a"] == "pool"
+    assert index.canonical("b") == "a"
+    moved = index.merge(listing("b")).index
+    assert usable(moved) == ["b"]
+    assert splits(moved)["b"] == "pool"
+
+
+def test_of_copies_that_are_decoded_together_the_sampled_one_counts() -> None:
+    index = sample_of("b", a="00", b="00")
+    assert usable(index) == ["b"]
+    assert splits(index)["b"] == "validation"
+
+
+def test_the_sample_is_kept_in_the_file(tmp_path: Path) -> None:
+    index = index_of(*NAMES).draw_sample(7, 30)
+    index.write(tmp_path / "pool.parquet")
+    found = Index.read(tmp_path / "pool.parquet")
+    assert found is not None
+    assert found.sample == index.sample
+    assert found.sample is not None
+    assert found.sample.seed == 7
 
 
 # The file

@@ -98,6 +98,7 @@ READERS: dict[str, tuple[Callable[[ProjectStore], object], object]] = {
     "annotated_images": (ProjectStore.annotated_images, set()),
     "new_annotations": (ProjectStore.new_annotations, (0, None)),
     "new_images": (ProjectStore.new_images, set()),
+    "queried_images": (ProjectStore.queried_images, set()),
     "asked_probs": (lambda store: store.asked_probs(2), {}),
     "fold_probs": (lambda store: store.fold_probs(2), {}),
     "recent_annotations": (lambda store: store.recent_annotations(200), {}),
@@ -771,6 +772,7 @@ def test_the_probabilities_an_image_was_asked_with_are_kept_exactly(store: Proje
     asked = Asked("img-1", 3, "margin", "r0003", 0.5, tuple(map(float, probs)))
     store.record_asked([asked])
     assert store.asked_probs(3) == {}  # no task has it
+    assert store.queried_images() == {"img-1"}
     store.record_tasks([task(1)], NOON)
     [(image_id, row)] = store.asked_probs(3).items()
     assert image_id == "img-1"

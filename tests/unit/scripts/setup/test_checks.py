@@ -15,6 +15,7 @@ from backend.base.errors import (
     WeightsError,
 )
 from backend.base.settings import Settings
+from backend.images.validation_sample import KNOWN, Validation
 from backend.labelstudio.label_config import label_config_xml
 from backend.store.project_record import ProjectRecord, project_root, write_record
 from scripts.setup.checks import Plan, choose_classes, make_plan
@@ -209,3 +210,56 @@ def test_a_project_that_is_only_brought_up_to_date_is_never_created(tmp_path: Pa
     settings = Settings.model_validate({"model_dir": tmp_path / "models", "pool": "digits"})
     with pytest.raises(TightloopError, match='called "Gone"'):
         make_plan(Request.to_refresh(settings, "Gone"))
+
+
+# Validation
+
+
+def test_known_labels_validate_if_there_are_any_to_hold_out_and_otherwise_people(
+    tmp_path: Path, photos: Path, birds: Path
+) -> None:
+    by_people = plan(tmp_path, pool=str(photos), classes="a,b")
+    assert by_people.first_validation == Validation("people", 200)
+    fewer = plan(tmp_path, pool=str(photos), classes="a,b", validation_labels=30)
+    assert fewer.first_validation == Validation("people", 30)
+    assert plan(tmp_path, pool=str(birds)).first_validation == KNOWN
+    assert plan(tmp_path, pool=str(birds), validation="people").validation == "people"
+    assert plan(tmp_path).first_validation == KNOWN
+    assert plan(tmp_path, pool="digits", validation="people").validation == "people"
+
+
+def test_known_validation_is_refused_if_nothing_can_be_held_out(
+    tmp_path: Path, photos: Path
+) -> None:
+    with pytest.raises(SettingsError, match=r"no known labels to hold out.*VALIDATION=people"):
+        plan(tmp_path, pool=str(photos), classes="a,b", validation="known")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"validation": "known"}, "VALIDATION=known contradicts VALIDATION=people"),
+        ({"validation_labels": 60}, "VALIDATION_LABELS=60 contradicts VALIDATION_LABELS=50"),
+    ],
+)
+def test_validation_cannot_change_even_with_change(
+    tmp_path: Path, given: dict[str, Any], said: str
+) -> None:
+    keep(tmp_path, validation="people", validation_labels=50)
+    with pytest.raises(SettingsError, match=said) as caught:
+        plan(tmp_path, may_change=True, **given)
+    assert "can never change" in str(caught.value)
+    assert "set a new PROJECT_TITLE" in str(caught.value)
+    for same in ({}, {"validation": "auto"}, {"validation": "people", "validation_labels": 50}):
+        assert plan(tmp_path, **same).first_validation == Validation("people", 50)
+
+
+def test_the_project_of_an_earlier_release_draws_no_sample_when_it_is_listed(
+    tmp_path: Path,
+) -> None:
+    keep(tmp_path)
+    assert plan(tmp_path).validation is None
+    asked = plan(tmp_path, validation="people")
+    assert (asked.validation, asked.first_validation) == ("people", KNOWN)
+    keep(tmp_path, validation="known")
+    assert plan(tmp_path, validation_labels=60).validation == "known"
