@@ -59,12 +59,12 @@ class ProjectSettings(BaseSettings):
     classes: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description="The classes that annotators choose from, separated by commas. By default, "
-        "they come from `LABEL_CONFIG`, or else from the names of the class folders.",
+        "the classes come from `LABEL_CONFIG`, or else from the names of the class folders.",
     )
     label_config: Path | None = Field(
         None,
-        description="The file of your own label config, which replaces the one that Tightloop "
-        "writes. The file is read again at every set-up.",
+        description="The file that contains your own label config, which replaces the config that "
+        "Tightloop writes. The file is read again at every set-up.",
     )
     weights: str = Field(
         "auto",
@@ -94,15 +94,15 @@ class ProjectSettings(BaseSettings):
         MAX_IMAGE_PIXELS,
         ge=1_000_000,
         le=178_956_970,  # Pillow refuses anything larger
-        description="The largest image to read, in pixels (WEBP: half as many). Larger images are "
-        "skipped and listed in the log.",
+        description="The maximum number of pixels in an image (half as many for WEBP). Larger "
+        "images are skipped and listed in the log.",
     )
     seed_labels: int = Field(
         500,
         ge=0,
         description="How many images start with a label from the data set, with the same number "
-        "of images from every class. If fewer labels are known, all of them are used. With `0`, "
-        "the first batch is chosen without a model.",
+        "for every class. If fewer labels are available, all of them are used. With `0`, the first "
+        "batch is chosen without a model.",
     )
     validation: ValidationName = Field(
         "auto",
@@ -116,7 +116,8 @@ class ProjectSettings(BaseSettings):
         ge=30,
         le=10_000,
         description="How many images annotators label for validation. A third more are held out, "
-        "to replace images that annotators cannot tell; together, at most a fifth of the images.",
+        "to replace images that annotators cannot classify. At most a fifth of the images are held "
+        "out in total.",
     )
     seed: int = Field(
         0,

@@ -42,9 +42,9 @@ class Settings(ProjectSettings):
     # The loop
     train: TrainName = Field(
         "both",
-        description="What learns from new annotations: `full` trains the whole network (minutes "
-        "on a CPU), `head` fits only the last layer (about a second), and `both` fits heads "
-        "between full training runs.",
+        description="Which part of the model learns from new annotations: `full` trains the whole "
+        "network (minutes on a CPU), `head` fits only the last layer (about a second), and `both` "
+        "fits heads between full training runs.",
     )
     strategy: StrategyName = Field(
         "least_confidence", description="The strategy that chooses the images to query next."
@@ -52,7 +52,7 @@ class Settings(ProjectSettings):
     overlap: OverlapName = Field(
         "auto",
         description="How many annotators label each image: `1`, `2` or `3`. `auto` asks for a "
-        "second opinion if it helps the model more than a new image.",
+        "second opinion if it helps the model more than a new image does.",
     )
     batch_size: int = Field(
         20,
@@ -68,8 +68,8 @@ class Settings(ProjectSettings):
     keep_versions: int = Field(
         20,
         ge=0,
-        description="How many full model versions keep their weights (45 MB each). Older ones "
-        "keep their figures but cannot be promoted again. `0` keeps all.",
+        description="How many full model versions keep their weights (45 MB each). Older "
+        "versions keep their figures but cannot be promoted again. `0` keeps all.",
     )
     retrain_after: int = Field(20, ge=1, description="Retrain after this many new annotations.")
     retrain_wait_s: float = Field(
@@ -163,7 +163,7 @@ class Settings(ProjectSettings):
     )
     webhook_secret: SecretStr = Field(
         SecretStr(""),
-        description="The secret header that proves that a webhook comes from our Label Studio. "
+        description="The secret header that proves that a webhook comes from this Label Studio. "
         "`make up` and `make secrets` create it.",
     )
     dashboard_user: str = Field(
@@ -182,9 +182,9 @@ class Settings(ProjectSettings):
     )
     control_secret: SecretStr = Field(
         SecretStr(""),
-        description="The secret with which a dashboard in a separate process passes button "
-        "presses to the backend. If the secret is empty, the backend refuses button presses. "
-        "`make secrets` creates the secret, and `make up` does not need it.",
+        description="The secret that a dashboard in a separate process sends to the backend when "
+        "someone presses a button. If the secret is empty, the backend refuses these requests. "
+        "`make secrets` creates the secret; `make up` does not need it.",
     )
 
     @classmethod

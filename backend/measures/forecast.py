@@ -44,7 +44,7 @@ class CurvePoint:
     """One version on the learning curve: its number of labels and its accuracy."""
 
     version: str = field(metadata={"description": "the version's name"})
-    made_at: str = field(metadata={"description": "when the version was made"})
+    made_at: str = field(metadata={"description": "when the version was created"})
     labels: int = field(metadata={"description": "how many labels it was trained on"})  # at least 1
     # The accuracy and its bounds are None if there are no validation images.
     accuracy: float | None = field(
@@ -98,7 +98,7 @@ class Forecast:
     """The expected gain in measured accuracy from more labels, compared with the last version."""
 
     more_labels: int = field(metadata={"description": "the number of additional labels"})
-    gain: float = field(metadata={"description": "the accuracy that these labels should gain"})
+    gain: float = field(metadata={"description": "the gain in accuracy expected from these labels"})
     low: float = field(metadata={"description": "lower bound of the gain's 90 % interval"})
     high: float = field(metadata={"description": "upper bound of the same interval"})
     past: TrackRecord = field(metadata={"description": "how accurate earlier forecasts were"})

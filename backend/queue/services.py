@@ -33,10 +33,10 @@ class Service:
 
     name: str = field(metadata={"description": "the service's name"})
     is_up: bool | None = field(
-        metadata={"description": "whether it is up; `null` if it was not checked recently"}
+        metadata={"description": "whether the service is up; `null` if it was not checked recently"}
     )
     problem: str = field(metadata={"description": 'what is wrong and what to do, or `""`'})
-    seen_at: str | None = field(metadata={"description": "when it was last checked"})
+    seen_at: str | None = field(metadata={"description": "when the service was last checked"})
 
 
 def find_services(queue: TrainingQueue, now: float) -> list[Service]:

@@ -31,7 +31,7 @@ class Confusion(StatusPart):
 
     classes: tuple[str, ...] = Field(description="the classes, in the order of rows and columns")
     counts: tuple[tuple[int, ...], ...] = Field(
-        description="numbers of images: a row per true class, a column per predicted class"
+        description="numbers of images, with a row per true class and a column per predicted class"
     )
 
 
@@ -50,7 +50,7 @@ class JobStatus(StatusPart):
     done: int | None = Field(
         None,
         exclude_if=_is_none,
-        description="progress in this phase, in training steps, MB of a download, or images; "
+        description="progress in this phase, in training steps, downloaded MB, or images; "
         "absent before the first report",
     )
     total: int | None = Field(
@@ -84,10 +84,10 @@ class ProjectStatus(StatusPart):
         description="whether images can be added to the pool; false for CIFAR-10 and the digits"
     )
     pool_images: int | None = Field(
-        description="images of the pool that are decoded and can be queried; null until they are "
+        description="images in the pool that are decoded and can be queried; null until they are "
         "counted"
     )
-    undecoded_images: int = Field(description="images of the pool that are waiting to be decoded")
+    undecoded_images: int = Field(description="images in the pool that are waiting to be decoded")
     rescanned_at: str | None = Field(description="when the pool was last searched for new images")
     weights: str | None = Field(description="the weights that every training run starts from")
     train: str = Field(description="the setting `TRAIN`")
@@ -123,7 +123,7 @@ class ProjectStatus(StatusPart):
         description="version folders that cannot be read, with the reason"
     )
     annotations: int | None = Field(description="annotations in Label Studio, without skipped ones")
-    skipped: int | None = Field(description="how many times an annotator skipped an image")
+    skipped: int | None = Field(description="how many times annotators skipped an image")
     open_tasks: int | None = Field(description="images awaiting their first annotation")
     asked_again: int | None = Field(
         description="images awaiting another person's annotation (a second opinion)"
@@ -133,7 +133,9 @@ class ProjectStatus(StatusPart):
         description="the next images among `open_tasks` and `asked_again`, in labeling order"
     )
     new_annotations: int = Field(description="annotations that no training run has read yet")
-    retrain_after: int = Field(description="how many new annotations make training due")
+    retrain_after: int = Field(
+        description="how many new annotations are needed for the next training run"
+    )
     waiting_for: str | None = Field(description="the reason why training is not possible yet")
     left_out: dict[str, int] = Field(
         description="annotations that the newest version could not use, by reason"
