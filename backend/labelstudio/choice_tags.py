@@ -1,4 +1,4 @@
-"""Write the Choice tags of a label config."""
+"""Write the Choice tags for a label config."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ HOTKEYS = "1234567890"
 
 
 def choice_tags(classes: Sequence[str]) -> str:
-    """Return one Choice tag for each class, the first ten with a hotkey."""
+    """Return one Choice tag for each class; the first ten tags have a hotkey."""
     return "\n".join(
         f"      <Choice value={quoteattr(name)}"
         + (f' hotkey="{HOTKEYS[i]}"' if i < len(HOTKEYS) else "")

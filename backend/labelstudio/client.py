@@ -1,7 +1,7 @@
-"""Send requests to Label Studio and turn its errors into messages that say what to do.
+"""Send requests to Label Studio, and turn its errors into messages that explain the remedy.
 
 The SDK handles authentication with both kinds of access token. Requests use plain JSON, because
-the SDK's models make reading tasks three times slower.
+the SDK's models triple the time that it takes to read tasks.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ REASON_LENGTH = 300
 
 
 class LabelStudio:
-    """A Label Studio server. Methods raise LabelStudioError, whose message says what to do."""
+    """A Label Studio server.
+
+    Methods raise LabelStudioError, whose message explains what to do.
+    """
 
     def __init__(self, url: str, api_key: str) -> None:
         if not re.fullmatch(r"[!-~]+", api_key):
@@ -39,7 +42,8 @@ class LabelStudio:
             )
         self.url = url
         with _explaining(url):  # raises if the token has expired
-            # The SDK's LabelStudio class loads pandas, which costs each process 95 MB and seconds.
+            # The SDK's LabelStudio class loads pandas, which costs each process 95 MB and
+            # several seconds.
             self._sdk = LabelStudioBase(
                 base_url=f"{url}/",
                 api_key=api_key,
@@ -57,9 +61,9 @@ class LabelStudio:
         files: Mapping[str, Any] | None = None,
         may_be_gone: bool = False,
     ) -> Any:
-        """Send a request; `files` (name, content and MIME type of each) are sent as a form.
+        """Send a request; send `files`, each with a name, content and MIME type, as a form.
 
-        Returns the response's JSON, or None for a 404 if the object `may_be_gone`.
+        Returns the response's JSON, or None for a 404 response if `may_be_gone` is set.
         """
         with _explaining(self.url):
             # This client is not part of the public API, but all of the SDK's methods use it.
@@ -86,7 +90,9 @@ class LabelStudio:
 def find_project(
     url: str, api_key: str, *, titles: Sequence[str], project_id: int | None = None
 ) -> int | None:
-    """Return `project_id` if that project exists, otherwise the oldest project with the title."""
+    """Return `project_id` if that project exists. Otherwise, return the id of the oldest project
+    with one of the titles, or None.
+    """
     server = LabelStudio(url, api_key)
     fields = {"include": "id,title", "page_size": 1000}
     if project_id is not None:
@@ -132,7 +138,10 @@ _cached_server = lru_cache(maxsize=1)(LabelStudio)
 
 @contextmanager
 def _explaining(url: str) -> Iterator[None]:
-    """Replace errors from the SDK and httpx, because their text may contain tokens and cookies."""
+    """Replace errors from the SDK and httpx with LabelStudioErrors.
+
+    The text of the original errors may contain tokens and cookies.
+    """
     try:
         yield
     except ApiError as error:
@@ -144,7 +153,7 @@ def _explaining(url: str) -> Iterator[None]:
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise LabelStudioError(
             f"Label Studio at {url} cannot be reached ({type(error).__name__}): "
-            "check that it runs, and LABEL_STUDIO_URL"
+            "check that it is running, and check LABEL_STUDIO_URL"
         ) from None
     except ValueError:  # not JSON
         raise LabelStudioError(

@@ -15,7 +15,7 @@ HINT = '\n    <Header value="$hint" style="margin: 8px 0; font-size: 14px; line-
 def former_label_configs(classes: Sequence[str]) -> Iterator[str]:
     """Yield the label configs that earlier releases wrote for these classes.
 
-    The first releases drew the image without smoothing, and had no columns.
+    In the first releases, the image was not smoothed and the choices were not in columns.
     """
     for hint, smoothing, columns_above in product(("", HINT), ("true", "false"), (ONE_COLUMN, inf)):
         style, columns = "", ""

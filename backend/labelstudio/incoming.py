@@ -75,4 +75,4 @@ def _read_project(payload: Mapping[Any, Any]) -> int:
             isinstance(project_id, bool)
         ):
             return project_id
-    raise ValueError("a webhook must carry its project's id: create it with send_payload")
+    raise ValueError("a webhook must contain its project's id: create it with send_payload")

@@ -1,4 +1,4 @@
-"""Write our label config and read any project's: one Image, and one Choices tag for it."""
+"""Write our label config, and read any label config with one Image tag and one Choices tag."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from backend.base.labeling import LabelConfig
 from backend.labelstudio.choice_tags import HOTKEYS, choice_tags
 from backend.labelstudio.former_label_configs import HINT, former_label_configs
 
-ONE_COLUMN = 20  # choices beside a small image; more in one column would need scrolling
-# What surrounds the image and the choices in Label Studio's page: its bars, and our margins.
+ONE_COLUMN = 20  # the most choices that fit in one column beside a small image without scrolling
+# The height of Label Studio's bars and our margins above and below the image and the choices.
 AROUND_PX = 136
 FILTER_PX = 48
 HINT_PX = 56  # two lines of a hint, with their margin
@@ -84,10 +84,14 @@ def is_our_label_config(xml: str) -> bool:
 
 
 def parse_label_config(xml: str) -> LabelConfig:
-    """Read names and choices. Raises LabelConfigError unless both tags exist exactly once."""
+    """Read the tags' names and the choices from a label config.
+
+    Raises LabelConfigError if the label config does not have exactly one of each tag, or if one of
+    the tags cannot be used.
+    """
     try:
         tags = list(fromstring(xml, forbid_dtd=True).iter())
-    except (ParseError, ValueError, LookupError) as error:  # a DTD, an unknown encoding
+    except (ParseError, ValueError, LookupError) as error:  # e.g. a DTD or an unknown encoding
         raise LabelConfigError(f"the label config is not XML ({error})") from None
     images = [tag for tag in tags if tag.tag.lower() == "image"]
     controls = [tag for tag in tags if tag.tag.lower() == "choices"]
@@ -110,7 +114,9 @@ def parse_label_config(xml: str) -> LabelConfig:
         if choice.tag.lower() == "choice"
     )
     if not all(choices) or len(choices) < 2:
-        raise LabelConfigError("the label config's Choices must hold at least two, with values")
+        raise LabelConfigError(
+            "the label config's Choices must contain at least two Choice tags with values"
+        )
     # Label Studio refuses image uploads if the named tags read more than one key of task data.
     keys = {key for tag in tags if tag.get("name") for key in _data_keys(tag.get("value", ""))}
     return LabelConfig(from_name, to_name, value[1:], choices, takes_uploads=len(keys) == 1)

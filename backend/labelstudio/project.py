@@ -27,9 +27,9 @@ from backend.labelstudio.label_config import parse_label_config
 IMPORT_CHUNK = 500
 PAGE_SIZE = 500
 OUR_DESCRIPTION = "Tightloop, round"  # how every project description that we write begins
-# To read the changes since a given time, start this much earlier, because clocks differ.
+# A reading of recent changes starts this much earlier, because clocks differ.
 CLOCK_SKEW = timedelta(seconds=10)
-# The parts of a task, and the names under which an import's response counts them.
+# For each part of a task: the field of an import's response that counts it.
 IMPORT_COUNTS = {
     "data": "task_count",
     "annotations": "annotation_count",
@@ -51,7 +51,10 @@ UNFINISHED = task_filter("completed_at", "empty", "Datetime", True)
 
 
 class LabelStudioProject:
-    """A Label Studio project. Methods raise LabelStudioError, whose message says what to do."""
+    """A Label Studio project.
+
+    Methods raise LabelStudioError, whose message explains what to do.
+    """
 
     def __init__(self, url: str, api_key: str, project_id: int) -> None:
         self.project_id = project_id
@@ -68,7 +71,10 @@ class LabelStudioProject:
         return str(self._read()["created_at"])
 
     def label_config(self) -> LabelConfig:
-        """Return the label config, which is read only once. Raises LabelConfigError if unusable."""
+        """Return the label config, which is read only once.
+
+        Raises LabelConfigError if the label config is unusable.
+        """
         if self._label_config is None:
             self._label_config = parse_label_config(self.label_config_xml())
         return self._label_config
@@ -120,14 +126,15 @@ class LabelStudioProject:
         return [rows.read_task(task) for task in self._pages(rows.TASK_COLUMNS)]
 
     def image_ids(self) -> set[str]:
-        """Return the image ids of all tasks, open or not."""
+        """Return the image ids of all tasks, whether open or not."""
         return {task.image_id for task in self.tasks()} - {""}
 
     def read_tasks(self, changed_after: datetime | None = None) -> Iterator[TaskReading]:
         """Yield all tasks with their annotations, or only tasks that changed after a given time.
 
-        New tasks and tasks that lost an annotation count as changed; deleted tasks are not found.
-        The time is compared with Label Studio's clock, so start CLOCK_SKEW before the last reading.
+        New tasks and tasks that lost an annotation count as changed. Deleted tasks are not found.
+        The time is compared with Label Studio's clock, so pass a time CLOCK_SKEW before the last
+        reading.
         """
         filters = []
         if changed_after is not None:
@@ -238,8 +245,9 @@ class LabelStudioProject:
     def import_predictions(self, by_task_id: Mapping[int, Prediction]) -> int:
         """Add a prediction to each of these tasks; return their number.
 
-        Not idempotent: leave out tasks whose `versions` already include the version. If a single
-        task was deleted, Label Studio rejects the whole chunk: read the tasks again and retry.
+        Not idempotent: leave out tasks whose `versions` already include the version. If even one of
+        the tasks was deleted, Label Studio rejects the whole chunk; in that case, read the tasks
+        again and retry.
         """
         if not by_task_id:
             return 0
@@ -256,7 +264,10 @@ class LabelStudioProject:
         return str(self._read()["model_version"] or "")
 
     def switch_model_version(self, version: str) -> None:
-        """Order tasks by this version's predictions. Raises LabelStudioError if it has none."""
+        """Order tasks by this version's predictions.
+
+        Raises LabelStudioError if the version has no predictions.
+        """
         self._change(model_version=version)
 
     def model_versions(self) -> list[str]:
@@ -266,7 +277,7 @@ class LabelStudioProject:
         return [version for version, count in found.items() if count]
 
     def delete_predictions(self, version: str) -> None:
-        """Delete all predictions of a version, if any."""
+        """Delete all predictions of a version."""
         self._server.request(
             "DELETE", f"{self._path}model-versions/", json={"model_version": version}
         )

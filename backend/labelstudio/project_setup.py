@@ -19,21 +19,22 @@ ORDER_TAB_COLUMNS = frozenset(
         "tasks:data.image",
         "tasks:data.asked_by",
         "tasks:data.asked_round",
-        HINT_COLUMN,  # instead of the predictions column, which would show every version's
+        HINT_COLUMN,  # the predictions column would show the predictions of every version
         "tasks:predictions_score",
         "tasks:total_annotations",
         "tasks:annotators",
     }
 )
-# Columns to hide. Label Studio lists them only once a model has queried an image.
+# Columns to hide. Label Studio lists these columns only once a model has queried an image.
 LATER_COLUMNS = frozenset(
     f"tasks:data.asked_{name}" for name in ("probs", "confidence", "margin", "entropy")
 )
 
 
 class ProjectSetup(LabelStudioProject):
-    """The steps that set up a project. Each step may be repeated, and returns whether it changed
-    anything.
+    """The steps that set up a project.
+
+    Each step may be repeated, and returns whether it changed anything.
     """
 
     def configure(self, *, is_blind: bool) -> bool:
@@ -45,7 +46,7 @@ class ProjectSetup(LabelStudioProject):
             return False
         self._change(**changes)
         if self.model_version() != (now["model_version"] or ""):
-            # Hiding predictions made Label Studio clear the version and its order: restore them.
+            # When predictions were hidden, Label Studio cleared the version, so restore it.
             self._change(model_version=now["model_version"])
         return True
 
@@ -77,7 +78,7 @@ class ProjectSetup(LabelStudioProject):
             place: [column for column, is_shown in columns.items() if not is_shown[place]]
             for place in ("explore", "labeling")
         }
-        if not tabs:  # Label Studio opens the first tab: keep its default tab there
+        if not tabs:  # Label Studio opens the first tab, so keep its default tab first
             self._add_tab(FIRST_TAB, hiddenColumns=hidden)
         unused = sorted((LATER_COLUMNS | {*columns}) - ORDER_TAB_COLUMNS)
         self._add_tab(
@@ -90,7 +91,7 @@ class ProjectSetup(LabelStudioProject):
         return True
 
     def connect_webhook(self, url: str, secret: str) -> bool:
-        """Create one webhook that sends changes and our secret to `url`; delete any others of ours.
+        """Create one webhook that sends changes and our secret to `url`; delete our other webhooks.
 
         Call this before `connect_backend`, so that Label Studio does not add its default webhook.
         """
@@ -114,7 +115,7 @@ class ProjectSetup(LabelStudioProject):
         )
 
     def connect_backend(self, url: str, user: str, password: str) -> bool:
-        """Connect the ML backend at `url`, which must be up; delete our other connections."""
+        """Connect the ML backend at `url`, which must be running; delete our other connections."""
         has_changed = self._keep_one(
             "api/ml/",
             "api/ml/{id}",
@@ -127,8 +128,8 @@ class ProjectSetup(LabelStudioProject):
             create=lambda: self._create_backend(url, user, password),
         )
         if has_changed and self.model_version() == BACKEND_TITLE:
-            # Clear the version that Label Studio set: with it, each opened task would wait for
-            # /predict.
+            # Clear the version that Label Studio set; otherwise, each task that is opened would
+            # wait for /predict.
             self._change(model_version="")
         return has_changed
 
@@ -148,8 +149,8 @@ class ProjectSetup(LabelStudioProject):
                 if row["id"] not in before:
                     self._server.request("DELETE", f"api/ml/{row['id']}")
             raise LabelStudioError(
-                f"the ML backend at {url} could not be connected: check that it runs, and that "
-                f"BACKEND_URL is an address that Label Studio can reach. {error}"
+                f"Label Studio cannot connect to the ML backend at {url}: check that it is "
+                f"running, and that Label Studio can reach BACKEND_URL. {error}"
             ) from None
 
     def _keep_one(

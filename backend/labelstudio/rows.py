@@ -28,7 +28,7 @@ def prediction_result(
     config: LabelConfig, label: str, probability: float | None = None
 ) -> list[dict[str, Any]]:
     """Return the `result` of an annotation or prediction that chooses `label`."""
-    if label not in config.choices:  # Label Studio would silently drop it
+    if label not in config.choices:  # Label Studio would silently drop the label
         raise LabelConfigError(
             f"{label!r} is not among the label config's choices ({', '.join(config.choices)})"
         )
@@ -47,7 +47,8 @@ def write_task(config: LabelConfig, task: NewTask) -> dict[str, Any]:
     if task.prediction is not None:
         row["predictions"] = [write_prediction(config, task.prediction)]
     if task.label is not None:
-        # Imported annotations default to ground truth, which Label Studio does not count.
+        # By default, imported annotations are ground truth, which is missing from Label Studio's
+        # counts of annotations.
         result = prediction_result(config, task.label)
         row["annotations"] = [{"result": result, "ground_truth": False}]
     return row
@@ -74,7 +75,7 @@ def read_task(task: Mapping[str, Any]) -> Task:
 
 
 def read_versions(task: Mapping[str, Any]) -> frozenset[str]:
-    """Read the model versions of a task's predictions, requested with OPEN_TASK_COLUMNS."""
+    """Read the model versions of the predictions of a task requested with OPEN_TASK_COLUMNS."""
     versions = task["predictions_model_versions"] or ""
     return frozenset(name for part in versions.split(",") if (name := part.strip()))
 
@@ -121,7 +122,7 @@ def _accepted_guess(result: Any) -> bool:
 
 
 def _read_label(result: Any) -> str | None:
-    """Return the single choice in an annotation's result (any JSON), or None."""
+    """Return the single choice in an annotation's result, which may be any JSON, or None."""
     for region in result if isinstance(result, list) else ():
         match region:
             case {"type": "choices", "value": {"choices": [choice]}}:

@@ -15,8 +15,9 @@ SEED = "seed"  # the strategy recorded for a task that came with the data set's 
 
 
 def write_asked(image: str, asked: Asked, hint: str | None) -> dict[str, Any]:
-    """Return the data of a task that asks for a label. Without a hint, omit the numbers that
-    would reveal the model's guess.
+    """Return the data of a task that asks for a label.
+
+    If there is no hint, omit the numbers that would reveal the model's guess.
     """
     data: dict[str, Any] = {
         IMAGE: image,
@@ -50,7 +51,7 @@ def write_review(image: str, image_id: str, label: str, reason: str) -> dict[str
 
 
 def read_image_id(data: object) -> str:
-    """Return the id of the task's image; "" if Tightloop did not create the task."""
+    """Return the id of the task's image, or "" if Tightloop did not create the task."""
     return str(_fields(data).get("image_id") or "")
 
 
@@ -65,8 +66,9 @@ def is_validation(data: object) -> bool:
 
 
 def read_asked(data: object) -> Asked | None:
-    """Return how a task was queried, or None if this is missing or invalid: users may edit the
-    data.
+    """Return the record of how a task was queried, or None if it is missing or invalid.
+
+    The record may be invalid because users can edit a task's data.
     """
     fields = _fields(data)
     image_id = read_image_id(data)

@@ -1,7 +1,7 @@
 """Load a task's image from a data URI or from the configured Label Studio server.
 
-A task's data is not trusted: images are requested only from that server, no file is opened, and the
-bytes, pixels and duration of the response are limited.
+A task's data is not trusted. Images are requested only from that server, no file is opened, and the
+size, pixel count and duration of the response are limited.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def load_task_image(
     max_pixels: int,
     give_up_after_s: float = 30.0,
 ) -> NDArray[np.uint8]:
-    """Return a task's image as a version with this view sees it, (side, side, 3).
+    """Return a task's image, framed and resized according to `view`, (side, side, 3).
 
     Raises ImageError if the image cannot be read or its address is not allowed.
     """
@@ -69,9 +69,9 @@ def _from_data_uri(value: str) -> bytes:
 
 
 def _checked_url(value: str, label_studio_url: str) -> str:
-    """Return the URL to request, always on the origin of `label_studio_url`."""
+    """Return the URL to request, which always has the origin of `label_studio_url`."""
     own = urlsplit(label_studio_url)
-    # URL parsers treat these differently: some drop a tab, some turn a backslash into a slash.
+    # URL parsers differ here: some drop a tab, and some turn a backslash into a slash.
     if re.search(r"[\x00-\x20\x7f\\\ud800-\udfff]", value):
         raise ImageError("the image's address contains spaces, control characters or backslashes")
     try:
@@ -82,10 +82,10 @@ def _checked_url(value: str, label_studio_url: str) -> str:
     is_relative = value.startswith("/") and not asked.scheme and not asked.netloc
     if not is_own and not is_relative:
         raise ImageError(
-            "the image is neither a data: URI nor at LABEL_STUDIO_URL, and no request is sent to "
-            f"other servers ({_shown(value)})"
+            "the image is neither a data: URI nor at LABEL_STUDIO_URL, and requests to other "
+            f"servers are not allowed ({_shown(value)})"
         )
-    # Decode and encode again, so that the path that is requested is the one that was checked.
+    # Decode the path and encode it again, so that exactly the checked path is requested.
     path = unquote(asked.path)
     is_image = IMAGE_PATHS.fullmatch(path.removeprefix(own.path))
     if not is_image or not _is_plain(asked.path) or "#" in value:
@@ -108,7 +108,7 @@ def _is_plain(path: str) -> bool:
 
 
 def _shown(text: str) -> str:
-    """Return an address, shortened and made printable."""
+    """Return an address in a short, printable form."""
     cut = f"… ({len(text):,} characters)" if len(text) > SHOWN_CHARS else ""
     return repr(text[:SHOWN_CHARS])[1:-1] + cut
 

@@ -1,8 +1,8 @@
 """Accept only jobs that we enqueued, because anyone who can reach Redis can write to it.
 
-RQ imports and calls whatever a job's hash contains: a function, callbacks, webhooks to any address.
-Therefore each raw hash is checked before RQ reads it, and a foreign job is deleted and logged. This
-includes jobs from an earlier release if their function has since moved.
+RQ imports and calls whatever a job's hash contains: a function, callbacks or webhooks to any
+address. Therefore, each raw hash is checked before RQ reads it, and a foreign job is deleted and
+logged. A job from an earlier release is also foreign if its function has since moved.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 JobName = Literal["retrain", "rescan", "rank"]
 
 MODULE = "backend.workers.jobs"
-# For each function: its queue, and the seconds after which RQ aborts it.
+# For each function: its queue, and the number of seconds after which RQ aborts it.
 JOBS: Mapping[str, tuple[str, int]] = {
     "retrain": ("train", 12 * 3600),
     "rescan": ("train", 12 * 3600),
@@ -74,7 +74,9 @@ class OwnJob(Job):
             raise
         except Exception as error:  # RQ may raise any error while parsing foreign data
             reason = str(error) if isinstance(error, ForeignJobError) else "its fields are damaged"
-            log.error("deleted job %r from Redis, which Tightloop did not enqueue: %s", id, reason)
+            log.error(
+                "deleted job %r from Redis because Tightloop did not enqueue it: %s", id, reason
+            )
             if connection is not None:
                 _delete(connection, id)
             raise NoSuchJobError(f"job {id!r} is not ours") from None
@@ -91,12 +93,12 @@ class ForeignJobError(Exception):
 
 
 def job_id(name: str, project_id: int) -> str:
-    """Return the id of a project's job. It allows only one job per name to wait or run."""
+    """Return the id of a project's job; with this id, only one job per name can wait or run."""
     return f"{name}-p{project_id}"
 
 
 def _find_foreign(id_: str, raw: Mapping[bytes, bytes]) -> str:
-    """Describe a part of a job's hash that we did not write; "" if there is none."""
+    """Describe a part of a job's hash that we did not write, or return ""."""
     for key, value in raw.items():
         name = key.decode(errors="replace")
         if name not in BOOKKEEPING and not (name in ALWAYS_EMPTY and not value):
@@ -134,5 +136,5 @@ def _delete(connection: Redis, id_: str) -> None:
                     if run.rpartition(b":")[0] == own:
                         pipe.zrem(f"rq:wip:{name}", run)
             pipe.execute()
-    except NoPermissionError:  # the published dashboard has read access only
+    except NoPermissionError:  # the published dashboard has only read access
         log.info("left job %r to the worker, which will delete it", id_)

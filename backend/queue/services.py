@@ -1,4 +1,4 @@
-"""Report which services are up and how to fix the others, from Redis and the clock's checks."""
+"""Report, from Redis and the clock's checks, which services are up and how to fix the others."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from backend.queue.training_queue import TrainingQueue
 
-# The clock's findings are outdated after this time, which allows for a slow Label Studio.
+# The clock's findings are outdated after this time, which is long enough for a slow Label Studio.
 SILENCE_S = 60.0
 CHECKED_BY_CLOCK = ("label_studio", "backend")
 # For each service: its queue, and the message to show if no worker listens to it.

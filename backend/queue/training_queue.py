@@ -1,7 +1,7 @@
 """Enqueue jobs, and keep hints and heartbeats in Redis. No other module writes to Redis.
 
-A hint means that something may have changed in a project. It is never treated as fact: the clock
-reads Label Studio, so nothing is lost if Redis loses its data.
+A hint means that something may have changed in a project. A hint is never treated as fact. The
+clock reads Label Studio, so nothing is lost if Redis loses its data.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ HINTS_KEPT_S = 24 * 3600.0
 
 @dataclass(frozen=True)
 class Hints:
-    """The latest hints about a project. Times are seconds since the epoch, 0 = never."""
+    """The latest hints about a project. Times are in seconds since the epoch; 0 means never."""
 
-    looks: int = 0  # counts the requests to look at the project
+    looks: int = 0  # number of requests to check the project
     hinted_at: float = 0.0  # when a webhook last reported a change
     train_asked_at: float = 0.0  # when a person last requested training
     rescan_asked_at: float = 0.0  # when a person last requested a search for new images
@@ -56,7 +56,8 @@ def _redis_errors() -> Iterator[None]:
     except redis.RedisError as error:
         # The error's text may contain the URL with the password.
         raise QueueError(
-            f"Redis cannot be used ({type(error).__name__}): check that it runs and REDIS_URL"
+            f"Redis cannot be used ({type(error).__name__}): "
+            "check that it is running, and check REDIS_URL"
         ) from error
 
 
@@ -82,7 +83,7 @@ class TrainingQueue:
     # Hints
 
     def hint(self, project_id: int, now: float, annotated: Iterable[str] = ()) -> None:
-        """Store a webhook's report of a change and of annotated images, and request a look."""
+        """Store a webhook's report of a change and of annotated images, and request a check."""
         named = islice((i for i in annotated if len(i) <= IMAGE_ID_LENGTH), IMAGES_PER_HINT)
         annotated_key = _key(project_id, "answered")
         with self._redis.pipeline() as pipe:
@@ -95,26 +96,26 @@ class TrainingQueue:
         self.request_look(project_id)
 
     def ask_for_training(self, project_id: int, now: float) -> None:
-        """Record that a person requested training, even without new labels, and request a look."""
+        """Record that a person requested training, even without new labels; request a check."""
         self._redis.hset(_key(project_id), "train_asked_at", now)
         self.request_look(project_id)
 
     def ask_for_rescan(self, project_id: int, now: float) -> None:
-        """Store that a person requested a search for new images; request a look."""
+        """Record that a person requested a search for new images; request a check."""
         self._redis.hset(_key(project_id), "rescan_asked_at", now)
         self.request_look(project_id)
 
     def request_look(self, project_id: int) -> None:
-        """Make the ranker and the clock look at the project now."""
+        """Make the ranker and the clock check the project now."""
         self.notify_clock(project_id)
         self.enqueue("rank", project_id)
 
     def notify_clock(self, project_id: int) -> None:
-        """Make the clock look at the project at its next tick, for example when a job ends."""
+        """Make the clock check the project at its next tick, for example when a job ends."""
         self._redis.hincrby(_key(project_id), "looks", 1)
 
     def hints(self, project_id: int) -> Hints:
-        """Return the last hints about the project."""
+        """Return the latest hints about the project."""
         raw = self._redis.hgetall(_key(project_id))
         found = {_text(key): float(value) for key, value in raw.items()}
         return Hints(
@@ -138,12 +139,12 @@ class TrainingQueue:
         keys = [_key(project_id, part) for part in ("generation", "errors", "facts")]
         counted = {_text(k): float(v) for k, v in self._redis.hgetall(keys[0]).items()}
         errors = [json.loads(line) for line in self._redis.lrange(keys[1], 0, -1)]
-        if counted:  # the earlier release also kept images here that were read long ago
+        if counted:  # this key also contains annotated images that were read long ago
             keys.append(_key(project_id, "answered"))
         self._redis.delete(*keys)
         return counted.get("forced", 0) > counted.get("trained", 0), errors
 
-    # Jobs; backend/workers/jobs.py explains what happens when one dies
+    # Jobs (backend/workers/jobs.py explains what happens when a job dies)
 
     def enqueue(self, name: JobName, project_id: int, *, is_forced: bool = False) -> bool:
         """Enqueue a project's job; return False if it is already waiting or running.
@@ -173,16 +174,16 @@ class TrainingQueue:
         return True
 
     def requeue_abandoned(self) -> None:
-        """Put jobs back in their queue if their worker died; RQ does this only on request."""
+        """Put jobs whose worker died back in their queue; RQ does this only on request."""
         for queue in self._queues.values():
             queue.started_job_registry.cleanup()
 
     def forget_dead_executions(self, job: Job) -> None:
-        """Delete the records of a job's earlier runs that died with their worker, before the
-        current run ends.
+        """Delete the records of a job's earlier runs that died with their worker.
 
-        RQ 3.0.0 keeps the id of a run for a minute longer than the run itself. A job that ended
-        within that minute would fail with "Execution ... not found in Redis".
+        Call this before the current run ends. RQ 3.0.0 keeps the id of a run for a minute longer
+        than the run itself. A job that ended within that minute would fail with "Execution ... not
+        found in Redis".
         """
         runs = job.execution_registry
         for run_id in runs.get_execution_ids():
@@ -196,7 +197,7 @@ class TrainingQueue:
         job.save_meta()  # type: ignore[no-untyped-call]
 
     def report_progress(self, job: Job, phase: str, done: int, total: int) -> None:
-        """Store what a running job is doing, for the dashboard."""
+        """Store the phase and progress of a running job, for the dashboard."""
         previous = job.meta.get("progress", {})
         now = time.time()
         since = previous.get("since", now) if previous.get("phase") == phase else now
@@ -247,16 +248,16 @@ class TrainingQueue:
         self._redis.set(CLOCK_KEY, now)
 
     def ticked_at(self) -> float:
-        """Return the time of the clock's last heartbeat; 0 if none."""
+        """Return the time of the clock's last heartbeat, or 0."""
         return float(self._redis.get(CLOCK_KEY) or 0)
 
     def record_health(self, service: str, problem: str, now: float, every_s: float) -> None:
-        """Store the result of the clock's check of a service; `problem` is "" if all is well."""
+        """Store the result of the clock's check of a service; `problem` is "" if it is up."""
         found = {"checked_at": now, "problem": problem, "every_s": every_s}
         self._redis.hset(HEALTH_KEY, service, json.dumps(found))
 
     def health(self) -> dict[str, dict[str, Any]]:
-        """Return the result of the clock's last check of each service."""
+        """Return, for each service, the result of the clock's last check."""
         raw = self._redis.hgetall(HEALTH_KEY)
         return {_text(service): json.loads(found) for service, found in raw.items()}
 
@@ -272,5 +273,5 @@ def _key(project_id: int, part: str = "hints") -> str:
 
 
 def _text(value: bytes | str) -> str:
-    """Decode a value from Redis: RQ needs a connection that does not decode values."""
+    """Decode a value from Redis, because RQ needs a connection that does not decode values."""
     return value.decode() if isinstance(value, bytes) else value

@@ -13,7 +13,7 @@ from backend.store.version_meta import Meta
 
 NO_MODEL = "no model yet"
 MORE_LABELS = 100
-OUTLOOK_POINTS = 30  # older points add little, and checking their forecasts takes seconds
+OUTLOOK_POINTS = 30  # older points add little, and checking their forecasts is slow
 
 
 def describe_version(version: str, validation: Evaluation | None, labels: int) -> str:
@@ -31,15 +31,18 @@ def describe_project(version: Meta | None) -> str:
 
 
 def learning_curve(sound: Sequence[Meta], current: str | None = None) -> tuple[CurvePoint, ...]:
-    """Return a point per version, oldest first; `current` is the name of the version in service."""
+    """Return one point per version, oldest first.
+
+    `current` is the name of the version in service.
+    """
     return tuple(_point(meta, meta.version == current) for meta in sound)
 
 
 def outlook(sound: Sequence[Meta]) -> Forecast | None:
-    """Forecast the gain from MORE_LABELS more labels; None with fewer than three full versions.
+    """Forecast the gain from MORE_LABELS more labels.
 
-    Uses only versions that have the same validation split as the newest version. Also returns None
-    if that split is too small to tell versions apart.
+    Uses only versions that have the same validation split as the newest version. Returns None if
+    there are fewer than three full versions, or if that split is too small to distinguish versions.
     """
     validation = sound[-1].validation if sound else None
     n_images = validation.images if validation else 0

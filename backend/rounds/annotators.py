@@ -1,4 +1,4 @@
-"""Measure how well each annotator does."""
+"""Measure the quality and speed of each annotator."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def annotator_figures(
     names: Mapping[int, str],
     validation: ValidationReading = NO_READING,
 ) -> list[AnnotatorFigures]:
-    """Return a row per annotator, least reliable first; annotators of unknown quality come last.
+    """Return one row per annotator, least reliable first.
 
-    `names` contains the annotators' names by id. `classes` contains the label config's choices, in
-    the order of the pool's classes. Images of the validation sample count for everything but the
-    quality.
+    Annotators of unknown quality come last. `names` contains the annotators' names by id. `classes`
+    contains the label config's choices, in the order of the pool's classes. Images of the
+    validation sample count for everything but the quality.
     """
     label_of = _labels(reading, validation, classes)
     n_annotators = _count_annotators(reading, validation)
@@ -35,7 +35,7 @@ def annotator_figures(
     n_skips = _count_skips(annotations, validation)
     for annotator, own in _by_annotator(annotations, n_skips).items():
         usable = [a for a in own if a.label in classes and a.image_id in label_of]
-        # Ground truth agrees with the label by definition, and annotators set it unaided.
+        # Ground truth agrees with the label by definition, and is set without seeing a guess.
         judged = [a for a in usable if not a.is_ground_truth]
         shared = [a for a in judged if n_annotators[a.image_id] > 1 and label_of[a.image_id]]
         guessed = [a for a in judged if a.image_id in guess_of]
@@ -112,7 +112,7 @@ def _by_annotator(
 
 
 def _interval(quality: float | None, n_shared: int) -> tuple[float | None, float | None]:
-    """Return the interval of a quality estimated from `n_shared` comparable annotations."""
+    """Return the confidence interval of a quality, based on `n_shared` shared annotations."""
     if quality is None or not n_shared:
         return None, None
     return interval_of(quality, n_shared)

@@ -43,13 +43,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Batch:
-    """Images to query, most informative first, and the model's probabilities."""
+    """Images to query, most informative first, with the model's probabilities for them."""
 
     image_ids: tuple[str, ...]
-    confidences: Scores  # (images,), low = query first
+    confidences: Scores  # (images,), the lowest is queried first
     strategy: ResolvedName
     version: Meta | None
-    probs: Probs | None  # (images, classes), None without a model
+    probs: Probs | None  # (images, classes), or None without a model
 
 
 def top_up(
@@ -109,7 +109,7 @@ def choose_batch(
 def push(loop: Loop, batch: Batch, sample: Sequence[str] = ()) -> int:
     """Create the tasks of a batch and of images of the validation sample; return their number.
 
-    The caller must hold the push lock, as for `choose_batch`.
+    As for `choose_batch`, the caller must hold the push lock.
     """
     asked = [_asked(batch, row) for row in range(len(batch.image_ids))]
     of_sample = ask_sample(sample, batch.version)
@@ -139,7 +139,7 @@ def push(loop: Loop, batch: Batch, sample: Sequence[str] = ()) -> int:
 
 
 def _asked(batch: Batch, row: int) -> Asked:
-    """Return the record of how an image is queried."""
+    """Return a record of how an image is queried."""
     version = batch.version
     return Asked(
         image_id=batch.image_ids[row],
@@ -152,7 +152,7 @@ def _asked(batch: Batch, row: int) -> Asked:
 
 
 def _new_task(loop: Loop, batch: Batch, row: int, asked: Asked, shown: str) -> NewTask:
-    """Return the task of one image, with the model's prediction if a model exists."""
+    """Return the task for one image, with the model's prediction if a model exists."""
     hint, prediction = "asked before there was a model: no guess", None
     if batch.probs is not None:
         probs = batch.probs[row]
@@ -179,8 +179,8 @@ def _show_batch(loop: Loop, batch: Batch, sample: Sequence[str], began: float) -
 def _delete_duplicate_tasks(loop: Loop, tasks: Sequence[Task]) -> None:
     """Delete open tasks for images that already have an earlier task.
 
-    Duplicates exist only if a push was killed while Label Studio was still storing its tasks, and
-    another push read the tasks before Label Studio had finished.
+    Duplicates exist only if a push was killed while Label Studio was still storing its tasks and
+    another push read the tasks before Label Studio had stored them all.
     """
     first_of: dict[str, int] = {}
     duplicates = []

@@ -1,7 +1,8 @@
-"""Decide what is due for a project: the only rule, as a pure function of plain data.
+"""Decide what is due for a project, with a pure function of plain data.
 
-A webhook, a tick of the clock, a button or the end of a job only requests a check of the project.
-The job or the clock then gathers a `State` (backend/rounds/observe.py) and calls `decide`.
+No other code decides this: a webhook, a tick of the clock, a button or the end of a job only
+requests a check of the project. The job or the clock then gathers a `State`
+(backend/rounds/observe.py) and calls `decide`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ RankStep = Literal["read", "refresh", "top_up", "refit", "collect_reviews"]
 TrainStep = Literal["retrain", "rescan"]
 Step = TrainStep | RankStep
 
-READ_EVERY_S = 2.0  # at most this often, however many webhooks arrive
+READ_EVERY_S = 2.0  # no more often than this, however many webhooks arrive
 # Every head adds a prediction to each open task, and a prediction must be kept for as long as an
 # open browser tab may refer to it.
 REFIT_EVERY_S = 5.0
@@ -37,15 +38,15 @@ RETRY_AFTER_S: Mapping[str, float] = {
 
 @dataclass(frozen=True)
 class State:
-    """Everything that the decision depends on. Times are seconds since the epoch, 0 = never.
+    """Everything that the decision depends on.
 
-    An annotation is new until a training run has used it. It becomes new again if it is changed or
-    deleted.
+    Times are in seconds since the epoch; 0 means never. An annotation is new until a training run
+    has used it, and becomes new again if it is changed or deleted.
     """
 
     facts: Facts  # what was recorded in the project's database
-    n_new: int = 0  # new annotations as last read, plus images named by later webhooks
-    first_new_at: float | None = None  # when the first of them was noticed
+    n_new: int = 0  # new annotations found by the last reading, plus images in later webhooks
+    first_new_at: float | None = None  # when the first new annotation was noticed
     hinted_at: float = 0.0  # when a webhook last reported a change
     train_asked_at: float = 0.0  # when a person last requested training
     rescan_asked_at: float = 0.0  # when a person last requested a search for new images
@@ -71,11 +72,11 @@ class State:
 
 @dataclass(frozen=True)
 class Decision:
-    """At most one step per queue, and when to look again if nothing happens before then."""
+    """At most one step per queue, and the time of the next check if nothing happens earlier."""
 
     train: TrainStep | None
     rank: RankStep | None
-    look_at: float  # infinity if nothing becomes due without a change
+    look_at: float  # infinity if only a change can make a step due
 
 
 def decide(state: State, settings: Settings, now: float) -> Decision:
@@ -91,17 +92,17 @@ def decide(state: State, settings: Settings, now: float) -> Decision:
 
 
 def is_listing_due(state: State, settings: Settings, now: float) -> bool:
-    """Return whether to list the pool's source; otherwise, a rescan only decodes images."""
+    """Return whether a rescan must list the pool's source; otherwise, it only decodes images."""
     return state.is_rescan_asked or state.facts.rescanned_at + settings.rescan_every_s <= now
 
 
 def batch_is_due(
     settings: Settings, n_open: int, rounds_done: int, *, is_new_version: bool = False
 ) -> bool:
-    """Return whether to query the next batch: annotators may run out of tasks, and rounds remain.
+    """Return whether to query the next batch.
 
-    A batch is also due for a new version if at most two batches would then be open; the new images
-    come before the rest of the previous batch.
+    A batch is due if rounds remain and fewer than BATCH_SIZE tasks are open. With a new version, a
+    batch is also due if exactly BATCH_SIZE tasks are open; the new images then come before them.
     """
     size = settings.batch_size
     has_room = n_open < size or (is_new_version and n_open == size)
@@ -111,8 +112,8 @@ def batch_is_due(
 def _train_steps(state: State, settings: Settings) -> Sequence[tuple[TrainStep, float]]:
     """Return each step of the trainer with its due time, most urgent first.
 
-    A rescan that was due before the last training run began comes before the next run, so that
-    new images are found and decoded however often training is due.
+    A rescan that was due before the last training run began comes before the next training run.
+    New images are therefore found and decoded no matter how often training is due.
     """
     train_at, rescan_at = _train_at(state, settings), _rescan_at(state, settings)
     steps: list[tuple[TrainStep, float]] = [("retrain", train_at), ("rescan", rescan_at)]
@@ -122,12 +123,12 @@ def _train_steps(state: State, settings: Settings) -> Sequence[tuple[TrainStep, 
 def _train_at(state: State, settings: Settings) -> float:
     """Return when training is due.
 
-    Training is due at once if a person requested it or enough annotations are new, and otherwise
-    `retrain_wait_s` after the first new annotation.
+    Training is due at once if a person requested it or enough annotations are new. Otherwise, it is
+    due `retrain_wait_s` after the first new annotation.
     """
     retry_at = _retry_at(state, "retrain")
     if state.is_training_asked:
-        # A request after a failure is retried at once.
+        # A request that was made after the last failure is carried out at once.
         return 0.0 if state.train_asked_at > state.facts.failed_at.get("retrain", 0.0) else retry_at
     if state.n_new >= settings.retrain_after:
         return retry_at

@@ -26,7 +26,7 @@ class LabelReading:
 
     annotations: tuple[ClassAnnotation, ...]
     asked_probs: Mapping[str, Row]  # from the version that queried the image
-    probs: Mapping[str, Row]  # including those from other models that never saw the annotations
+    probs: Mapping[str, Row]  # also from heads that never saw the annotations
     consensus: Consensus
     labels: LabeledImages
 
@@ -38,8 +38,8 @@ def read_labels(
 ) -> LabelReading:
     """Find one label per image, and count the annotations that cannot be used.
 
-    If `progress` is given, also compute probabilities for images that were queried without a model;
-    this takes seconds.
+    If `progress` is given, also compute probabilities for images that were queried without a model,
+    which takes seconds.
     """
     usable, left_out = _usable(loop, annotations)
     asked_probs = {
@@ -66,8 +66,8 @@ def _usable(
 ) -> tuple[tuple[ClassAnnotation, ...], dict[str, int]]:
     """Return the usable annotations, and the number of unusable ones by reason.
 
-    An annotation of a copy counts for the first image with the same content. Annotations of the
-    validation sample are left out without counting them as unusable.
+    If several images have the same content, their annotations count for the first of these images.
+    Annotations of the validation sample are left out, but do not count as unusable.
     """
     pool = loop.pool
     class_of = {name: position for position, name in enumerate(loop.names)}
@@ -107,9 +107,9 @@ def _fold_probs(
 ) -> dict[str, Row]:
     """Return out-of-sample probabilities for images that were queried without a model.
 
-    A head fitted to four fifths of the labels predicts the remaining fifth, five times over. The
-    heads use embeddings of the pre-trained body, because a body trained here has seen the labels.
-    The probabilities are computed at most once.
+    A head fitted to four fifths of the labels predicts the remaining fifth; this is done for each
+    fifth. The heads use embeddings of the pre-trained body, because a body trained here has seen
+    the labels. The probabilities are computed at most once.
     """
     of_people = {a.image_id for a in annotations if a.annotator is not None}
     queried_without_model = of_people - probs.keys()

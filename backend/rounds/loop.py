@@ -39,51 +39,51 @@ class Loop:
     recipe: Recipe
     seed: int
     device: torch.device
-    validation_labels: int = 0  # how many validation labels annotators give; 0 = they are known
+    validation_labels: int = 0  # how many annotators provide; 0 if the labels are known
 
     @cached_property
     def store(self) -> ProjectStore:
-        """The project's database."""
+        """Return the project's database."""
         return ProjectStore(self.root)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """The pool's classes in the pool's order, spelled as in the label config."""
+        """Return the pool's classes in the pool's order, spelled as in the label config."""
         return match_classes(self.project.label_config().choices, self.pool.classes)
 
     @property
     def registry(self) -> Registry:
-        """The model versions of the project."""
+        """Return the model versions of the project."""
         return Registry(self.root)
 
     @property
     def has_pretrained_body(self) -> bool:
-        """Whether embeddings are available before the first training run."""
+        """Return whether embeddings are available before the first training run."""
         return self.weights != "none"
 
     @property
     def view(self) -> View:
-        """How the next version sees images."""
+        """Return how images are framed and resized for the next version."""
         return View(self.recipe.image_size)
 
     @property
     def own_embeddings(self) -> Path:
-        """The folder for embeddings of bodies that were trained in this project."""
+        """Return the folder for embeddings of bodies that were trained in this project."""
         return self.root / "embeddings"
 
     @property
     def shared_embeddings(self) -> Path:
-        """The folder for embeddings of pre-trained weights, shared by all projects."""
+        """Return the folder for embeddings of pre-trained weights, shared by all projects."""
         return self.settings.data_dir / "embeddings"
 
 
 @dataclass(frozen=True)
 class LabeledImages:
-    """Labels, ready to train on."""
+    """Labels in the form that training needs."""
 
     image_ids: tuple[str, ...]
     classes: np.ndarray[Any, np.dtype[np.int64]]  # (images,), positions in the pool's classes
-    weights: np.ndarray[Any, np.dtype[np.float32]]  # (images,), how much each label counts
+    weights: np.ndarray[Any, np.dtype[np.float32]]  # (images,), the weight of each label
     left_out: dict[str, int]  # unusable annotations by reason
     fingerprint: str  # changes whenever the images, classes or weights change
 
@@ -96,10 +96,11 @@ def open_loop(
     is_for_training: bool = False,
     progress: Progress = lambda *_: None,
 ) -> Loop:
-    """Gather what a project's rounds need, with the pool and weights chosen during set-up.
+    """Gather everything that a project's rounds need.
 
-    The pool contains all images that are already decoded or have a task. For training, it also
-    contains all held-out images, so that every version is validated on the same images.
+    The pool and the weights were chosen during set-up. The pool contains all images that are
+    already decoded or have a task. For training, it also contains all held-out images, so that
+    every version is validated on the same images.
     """
     root = project_root(settings.model_dir, project_id)
     record = read_record(root)
@@ -139,7 +140,7 @@ def open_loop(
 
 @contextmanager
 def timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
-    """Record how many seconds the block took."""
+    """Record how many seconds the `with` block took."""
     begin = perf_counter()
     yield
     seconds[phase] = round(perf_counter() - begin, 3)

@@ -47,10 +47,10 @@ def observe(root: Path, queue: TrainingQueue, project_id: int) -> State:
 def count_new(
     store: ProjectStore, queue: TrainingQueue, project_id: int
 ) -> tuple[int, float | None]:
-    """Count annotations that no training run has used; also return when the first was noticed.
+    """Count annotations that no training run has used; return when the first was noticed.
 
-    Counts annotations found by the last reading, and images named by later webhooks. An image found
-    by the reading is not counted again because of its webhook.
+    Counts annotations found by the last reading, and images reported by later webhooks. If the
+    reading has found an image, the image is not counted again because of its webhook.
     """
     read_at = store.facts().read_at
     # Until the first reading, all annotations used by an earlier release look deleted.
@@ -71,8 +71,8 @@ def read_changes(
 ) -> None:
     """Update the local copy of the project's tasks and annotations.
 
-    Reads only what changed since the last reading, or everything if `is_full` is set or nothing has
-    been read before. `now` is in seconds since the epoch and defaults to the current time.
+    Reads only what changed since the last reading. Reads everything if `is_full` is set or nothing
+    has been read before. `now` is in seconds since the epoch and defaults to the current time.
     """
     began = time.time() if now is None else now
     read_at = store.facts().read_at
@@ -88,7 +88,10 @@ def read_changes(
 def read_everything_changed(
     project: LabelingProject, store: ProjectStore, *, now: float | None = None
 ) -> None:
-    """Update the local copy, and read all tasks if their number differs, e.g. after a deletion."""
+    """Update the local copy; read all tasks if Label Studio has a different number of tasks.
+
+    The numbers differ after a deletion, for example.
+    """
     read_changes(project, store, now=now)
     if project.n_tasks() != store.n_tasks():
         read_changes(project, store, is_full=True, now=now)

@@ -29,7 +29,8 @@ GUESSES_SHOWN = 3
 
 
 def refresh_predictions(loop: Loop, progress: Progress = lambda *_: None) -> int:
-    """Order the open tasks by the version in service; describe that version in Label Studio.
+    """Order the open tasks by the predictions of the version in service, and describe that version
+    in Label Studio.
 
     Returns the number of new predictions.
     """
@@ -51,7 +52,7 @@ def order_open_tasks(loop: Loop, progress: Progress = lambda *_: None) -> int:
     began = time.time()
     tasks, of_sample = _open_tasks(loop)
     if not tasks and not of_sample:
-        # Label Studio refuses a version without predictions; the next push will switch to it.
+        # Label Studio refuses a version without predictions, so let the next push switch to it.
         loop.store.record_open_images(began, [])
         loop.store.record_success("refresh", ordered_by=version.version)
         return 0
@@ -79,7 +80,7 @@ def order_open_tasks(loop: Loop, progress: Progress = lambda *_: None) -> int:
 
 
 def switch(loop: Loop, version: str) -> None:
-    """Order Label Studio's tasks by a version that has predictions."""
+    """Make Label Studio order its tasks by this version's predictions, which must exist."""
     if loop.project.model_version() != version:
         loop.project.switch_model_version(version)
 
@@ -173,10 +174,10 @@ def _rank(
 def _put_second_opinions_first(
     loop: Loop, tasks: Sequence[Task], confidences: NDArray[np.float32], probs: NDArray[np.float32]
 ) -> None:
-    """Put images that await a second opinion first, with probabilities from before their
-    annotation.
+    """Put images that await a second opinion first, with probabilities from before they were
+    annotated.
 
-    The version in service was trained on the first annotation; its guess would only repeat that
+    The version in service was trained on the first annotation, so its guess would only show that
     annotation to the second annotator.
     """
     again = [i for i, task in enumerate(tasks) if task.awaits_second_opinion]

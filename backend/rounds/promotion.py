@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 def keep(loop: Loop, labels: LabeledImages, candidate: Candidate) -> Meta | None:
     """Save a candidate, and promote it unless the gate refuses it.
 
-    Discards a head and returns None if another body was promoted while the head was being fitted.
+    If another body was promoted while a head was being fitted, discards the head and returns None.
     """
     _check_finite(candidate)
     temperature = fit_temperature(candidate.validation, loop.pool.validation.labels)
@@ -50,7 +50,7 @@ def keep(loop: Loop, labels: LabeledImages, candidate: Candidate) -> Meta | None
                 scores = rescale(raw, temperature), embeddings
         with lock(loop.root, "promote"):
             if loop.registry.current() != current:
-                continue  # judge against the version that has just been promoted
+                continue  # compare with the version that has just been promoted
             meta = _meta(loop, labels, candidate, temperature, current, verdict)
             meta = loop.registry.save(candidate.state, meta)
             _save_scores(loop, meta, validation, None if meta.refused else scores)
@@ -67,14 +67,14 @@ def _check_finite(candidate: Candidate) -> None:
     version = candidate.version
     if not (np.isfinite(candidate.validation).all() and np.isfinite(candidate.test).all()):
         raise TrainingError(
-            f"the probabilities of {version} contain NaN, so it was not kept: check the weights in "
-            "WEIGHTS, then press Start Training"
+            f"the probabilities of {version} contain NaN, so it was not saved: check the weights "
+            "in WEIGHTS, then press Start Training"
         )
     # Some weights are not used for images of this size, and may be NaN although all probabilities
     # are finite.
     if name := tensor_file.find_not_finite(candidate.state):
         raise TrainingError(
-            f"training diverged: {name} of {version} contains NaN, so it was not kept: set a "
+            f"training diverged: {name} of {version} contains NaN, so it was not saved: set a "
             "larger IMAGE_SIZE, or press Start Training"
         )
 
@@ -165,7 +165,7 @@ def _save_scores(
 
 
 def _prune(loop: Loop) -> None:
-    """Delete the weights of old versions; after an error, the next round retries."""
+    """Delete the weights of old versions; if this fails, the next round tries again."""
     now = datetime.now(UTC)
     try:
         pruning.prune(loop.root, loop.settings.keep_versions, loop.project.model_versions, now)

@@ -1,4 +1,4 @@
-"""Find images that were added to the pool or removed from it, and prepare new ones for querying."""
+"""Find images that were added to the pool or removed from it, and prepare new images."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DECODE_FOR_S = 60.0  # short, because a training run may become due
 def rescan(loop: Loop, *, must_list: bool, progress: Progress) -> None:
     """Decode, embed and score new images; with `must_list`, list the pool's source first.
 
-    Raises PoolError if the source is out of reach; in that case, no image counts as removed.
+    Raises PoolError if the source cannot be reached; in that case, no image counts as removed.
     """
     began = time.time()
     before = loop.pool
@@ -36,7 +36,7 @@ def rescan(loop: Loop, *, must_list: bool, progress: Progress) -> None:
     n_decoded = len(set(pool.image_ids) - set(before.image_ids))
     version = loop.registry.current()
     if version is not None:
-        embeddings_of(loop, version, progress)  # first, so that scoring needs no second pass
+        embeddings_of(loop, version, progress)  # first, so that scoring can reuse the embeddings
         pool_probs(loop, version, progress)
     record_pool(loop, began, is_listed=must_list, is_larger=bool(n_decoded))
     if line := _summary(pool, changes, n_decoded, n_closed):
@@ -63,7 +63,7 @@ def record_pool(loop: Loop, began: float, *, is_listed: bool, is_larger: bool) -
 
 
 def close_tasks_of_removed_images(loop: Loop) -> int:
-    """Delete the tasks of removed images that nobody has annotated; return their number.
+    """Delete the unannotated tasks of removed images; return their number.
 
     Keeps the pixels of annotated images.
     """
@@ -94,5 +94,5 @@ def _summary(pool: Pool, changes: Merged | None, n_decoded: int, n_closed: int) 
     if n_decoded:
         parts.append(f"{n_decoded:,} decoded")
     if parts and pool.n_waiting:
-        parts.append(f"{pool.n_waiting:,} wait to be decoded")
+        parts.append(f"{pool.n_waiting:,} waiting to be decoded")
     return f"pool: {', '.join(parts)}" if parts else ""

@@ -60,7 +60,7 @@ def open_reviews(settings: Settings, root: Path, project: LabelStudioProject) ->
 
 
 def review_title(title: str) -> str:
-    """Return the review project's title, cut to the length that Label Studio allows."""
+    """Return the review project's title, shortened to the length that Label Studio allows."""
     return title[: TITLE_LENGTH - len(TITLE_END)].rstrip() + TITLE_END
 
 
@@ -115,7 +115,7 @@ def _label_studio(settings: Settings) -> tuple[str, str]:
 
 
 def _latest_reviews(reviews: LabelingProject) -> dict[str, Annotation]:
-    """Return the latest annotation of each image, ignoring skipped and empty ones."""
+    """Return the latest annotation of each image, ignoring skipped and empty annotations."""
     given = [
         a for of_task in reviews.annotations().values() for a in of_task if a.label and a.image_id
     ]
@@ -132,5 +132,5 @@ def _settle(project: LabelingProject, image_id: str, label: str, reviewer: int |
     if truths == {label}:
         return False
     project.add_ground_truth(min(by_task), label, reviewer)
-    log.info("%s: a review set the ground truth %s", image_id, label)
+    log.info("%s: a review set the ground truth to %s", image_id, label)
     return True

@@ -29,8 +29,8 @@ def train_round(loop: Loop, *, is_forced: bool, progress: Progress) -> Meta | No
     """Train a version on all annotations, then reorder the open tasks and query the next batch.
 
     Returns None if the labels have not changed since the last version and `is_forced` is not set.
-    With TRAIN=head, only the first version is a full version. Raises TooFewLabelsError if training
-    is not possible yet.
+    With TRAIN=head, only the first version is full; later versions are heads. Raises
+    TooFewLabelsError if training is not possible yet.
     """
     current = loop.registry.current()
     body = current.body if current is not None and loop.settings.train == "head" else None
@@ -45,9 +45,9 @@ def train_round(loop: Loop, *, is_forced: bool, progress: Progress) -> Meta | No
 
 
 def refit_head(loop: Loop, progress: Progress = lambda *_: None) -> Meta | None:
-    """Fit a head to all annotations read so far, and reorder the open tasks by it.
+    """Fit a head to all annotations read so far, and reorder the open tasks by its predictions.
 
-    Returns None before the first version, if no label is new, or if a full version was promoted
+    Returns None if no version exists yet, if no label is new, or if a full version was promoted
     during the fit. Raises TooFewLabelsError if a fit is not possible yet.
     """
     current = loop.registry.current()
@@ -73,7 +73,7 @@ def _learn(loop: Loop, body: str | None, *, is_forced: bool, progress: Progress)
     progress("reading annotations", 0, 0)
     began = time.time()
     read_everything_changed(loop.project, loop.store)
-    revision = loop.store.facts().revision  # read before the annotations, which may then be newer
+    revision = loop.store.facts().revision  # read first, so the annotations may be newer
     annotations = loop.store.annotations()
     reading = read_labels(loop, annotations, progress)
     loop.pool.keep_labeled(reading.labels.image_ids)
@@ -90,7 +90,7 @@ def _learn(loop: Loop, body: str | None, *, is_forced: bool, progress: Progress)
             digests,
             time.time(),
             trained_at=began,
-            head_revision=revision,  # heads of an earlier body may have used more labels
+            head_revision=revision,  # an earlier body's head may have used more labels
             waiting_for=waiting_for,
         )
 
@@ -106,7 +106,9 @@ def _make_version(
     *,
     is_forced: bool = False,
 ) -> Meta | None:
-    """Train a full version, or a head on `body`. Call `record` with why that failed, or with None.
+    """Train a full version, or a head on `body`.
+
+    Afterwards, call `record` with None, or with the reason why training is not possible yet.
 
     Returns None without training if the last full version, or the last version on `body`, was
     trained on exactly these labels.

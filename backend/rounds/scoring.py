@@ -39,7 +39,7 @@ def find_candidates(
     asked: Set[str],
     progress: Progress,
 ) -> Candidates:
-    """Return what a query strategy needs for the pool's images in `rows`."""
+    """Return the data that a query strategy needs about the pool's images in `rows`."""
     embeddings = None
     if needs_embeddings(strategy):
         if version is not None:
@@ -57,7 +57,7 @@ def find_candidates(
 
 @dataclass(frozen=True)
 class PoolEmbeddings:
-    """One body's embeddings of the images of a pool, (images, width) for each split."""
+    """One body's embeddings of the images in a pool, (images, width) for each split."""
 
     pool: Embeddings  # rows match the pool's known_ids
     validation: Embeddings
@@ -67,7 +67,7 @@ class PoolEmbeddings:
 def pool_probs(loop: Loop, meta: Meta, progress: Progress) -> Probs:
     """Return a version's calibrated probabilities for the pool; each image is scored only once.
 
-    Raises a NoModelError that names the version if its probabilities are not finite.
+    Raises NoModelError, which names the version, if its probabilities are not finite.
     """
     wanted = loop.pool.image_ids
 
@@ -91,7 +91,7 @@ def pool_probs(loop: Loop, meta: Meta, progress: Progress) -> Probs:
 def scored_part(loop: Loop) -> Loop:
     """Return the loop without new images that the version in service has not scored yet.
 
-    The trainer will score these images. Images that have a task are kept.
+    The trainer will score those images. Images that have a task are not removed.
     """
     version = loop.registry.current()
     kept = model_outputs.load_pool_probs(loop.root, version.version) if version else None
@@ -118,7 +118,10 @@ def predicted_classes(loop: Loop, meta: Meta) -> Labels:
 
 
 def embeddings_of(loop: Loop, meta: Meta, progress: Progress) -> tuple[str, PoolEmbeddings]:
-    """Return a version's body key, and its embeddings of all images; each is computed only once."""
+    """Return a version's body key, and its embeddings of all images.
+
+    The embedding of an image is computed only once.
+    """
     kept = _load(loop, meta.body_key, meta.view) if meta.body_key else None
     wanted = _split_ids(loop.pool)
     if kept is not None and set(kept[0]) >= set(wanted):
@@ -153,7 +156,7 @@ def pretrained_embeddings(loop: Loop, image_ids: Sequence[str], progress: Progre
 def save_embeddings(
     loop: Loop, folder: Path, key: str, view: View, embeddings: PoolEmbeddings
 ) -> None:
-    """Keep a body's embeddings of all images."""
+    """Save a body's embeddings of all images."""
     path = model_outputs.embeddings_path(folder, key, view, loop.pool.name)
     rows = np.concatenate([embeddings.pool, embeddings.validation, embeddings.test])
     model_outputs.save_embeddings(path, _split_ids(loop.pool), rows)
@@ -215,7 +218,7 @@ def _load_or_embed(
 
 
 def _load(loop: Loop, key: str, view: View) -> tuple[tuple[str, ...], Embeddings] | None:
-    """Load a body's kept embeddings if they have the width of our network."""
+    """Load a body's saved embeddings if they have the width of our network."""
     width = resnet18(len(loop.pool.classes))[HEAD_TENSORS[0]].shape[1]
     for folder in (loop.own_embeddings, loop.shared_embeddings):
         path = model_outputs.embeddings_path(folder, key, view, loop.pool.name)
@@ -235,9 +238,10 @@ def _complete(
     wanted: Sequence[str],
     compute: Callable[[Sequence[str]], Rows],
 ) -> tuple[tuple[str, ...], Rows]:
-    """Return the kept rows, plus computed rows for the wanted images that lack one.
+    """Return the saved rows, plus newly computed rows for wanted images that have no saved row.
 
-    Rows of other images are also kept: another process may have opened a larger pool.
+    The result includes the saved rows of all other images, because another process may have opened
+    a larger pool.
     """
     if kept is None:
         return tuple(wanted), compute(wanted)
@@ -251,7 +255,7 @@ def _complete(
 
 
 def _select(kept: tuple[tuple[str, ...], Rows], wanted: Sequence[str]) -> Rows:
-    """Return the rows of the wanted images, in their order."""
+    """Return the rows of the wanted images, in the order of those images."""
     if kept[0] == wanted:
         return kept[1]
     row_of = {image_id: row for row, image_id in enumerate(kept[0])}

@@ -24,24 +24,25 @@ log = logging.getLogger(__name__)
 
 
 def reopen_all(loop: Loop, n_annotators: int) -> None:
-    """Reopen tasks that fewer than `n_annotators` people annotated, oldest first.
+    """Reopen tasks that fewer than `n_annotators` people have annotated, oldest first.
 
-    At most two batches of tasks await a second opinion at a time, so that their predictions can be
-    refreshed quickly.
+    No more than two batches of tasks await a second opinion at a time, because their predictions
+    must be refreshed quickly.
     """
     annotations = loop.store.annotations()
     n_free, tasks = _find_reopenable(loop, annotations, 2 * loop.settings.batch_size)
     if n_free <= 0:
         return
     if loop.has_pretrained_body:
-        # The version in service was trained on the first annotation: wait for a model that was not.
+        # The version in service was trained on the first annotation, so wait for probabilities
+        # from a model that was not.
         probs = read_labels(loop, annotations).probs
         tasks = [task for task in tasks if task.image_id in probs]
     _reopen(loop, annotated_by_fewer_than(tasks, n_annotators)[:n_free])
 
 
 def reopen_doubtful(loop: Loop, progress: Progress) -> int:
-    """Reopen tasks if a second opinion is worth more than a new image; return how many."""
+    """Reopen tasks if a second opinion is worth more than a new image; return their number."""
     version = loop.registry.current()
     annotations = loop.store.annotations()
     n_free, tasks = _find_reopenable(loop, annotations, loop.settings.batch_size)
@@ -62,7 +63,7 @@ def reopen_doubtful(loop: Loop, progress: Progress) -> int:
 def _find_reopenable(
     loop: Loop, annotations: Mapping[int, Sequence[Annotation]], limit: int
 ) -> tuple[int, list[AnnotatedTask]]:
-    """Return how many more tasks may be reopened within `limit`, and the candidates."""
+    """Return how many more tasks may be reopened within `limit`, and the tasks to choose from."""
     of_sample = {task.task_id for task in loop.store.validation_tasks()}
     waiting = {
         task.task_id

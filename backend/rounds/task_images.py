@@ -9,8 +9,8 @@ from backend.base.settings import Settings
 from backend.images.data_uri import data_uri
 from backend.images.pool import Pool
 
-# Every reading of tasks and every webhook transfers the tasks' data, so larger images are uploaded.
-# Smaller images are stored in the task.
+# Images up to this size are stored in the task. Larger images are uploaded, because every reading
+# of tasks and every webhook transfers the tasks' data.
 DATA_URI_MAX_BYTES = 50_000
 # The limits of one upload request. Label Studio refuses more than 100 files, or 250 MB.
 UPLOAD_MAX_FILES, UPLOAD_MAX_BYTES = 100, 50_000_000
@@ -21,7 +21,7 @@ def show_images(
 ) -> dict[str, str]:
     """Return the address or data: URI for the task of each image; upload large images to `project`.
 
-    If the tasks are then not created, the uploads are left behind, which does no harm.
+    If the tasks are not created afterwards, the uploads remain, which does no harm.
     """
     shown: dict[str, str] = {}
     large: dict[str, TaskImage] = {}

@@ -1,7 +1,7 @@
 """Train a candidate for the next model version.
 
 A full candidate is a fine-tuned network. A head is a new last layer on the body of the version in
-service; fitting it takes only a logistic regression on that body's cached embeddings.
+service; it is fitted by logistic regression on that body's cached embeddings.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Candidate:
     body_key: str
     validation: Probs
     test: Probs
-    # This takes minutes for a new body, and returns embeddings only if the body is new.
+    # Takes minutes for a new body; returns embeddings only if the body is new.
     score_pool: Callable[[], tuple[Probs, PoolEmbeddings | None]]
     seconds: dict[str, float]  # how long each phase took
 
@@ -60,7 +60,8 @@ def train_head(loop: Loop, labels: LabeledImages, progress: Progress) -> Candida
     """Fit a head on the body in service.
 
     The caller must hold the head lock from reading the labels until the candidate is saved: with
-    TRAIN=head, trainer and ranker both fit heads, and the later head must use the newer labels.
+    TRAIN=head, the trainer and the ranker both fit heads, and the later head must use the newer
+    labels.
     """
     _check(labels)
     current = loop.registry.current()
@@ -123,7 +124,7 @@ def _fit(loop: Loop, labels: LabeledImages, embeddings: PoolEmbeddings, start: H
 
 
 def _start(loop: Loop, version: str) -> Head | None:
-    """Return a version's last layer as a starting point, which makes the fit converge sooner."""
+    """Return a version's last layer as a starting point, so that the fit converges sooner."""
     try:
         state = loop.registry.load_own_state(version)
     except BrokenVersionError as error:

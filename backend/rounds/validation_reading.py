@@ -1,4 +1,4 @@
-"""Read the validation labels that annotators have given, without Label Studio and the pool."""
+"""Read the validation labels that annotators have given, from the project's folder only."""
 
 from __future__ import annotations
 

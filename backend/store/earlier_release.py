@@ -66,7 +66,7 @@ def move_files(root: Path) -> None:
     for name in FILES:
         if (path := root / f"{name}.json").exists():
             (root / MOVED_TO).mkdir(exist_ok=True)
-            with suppress(FileNotFoundError):  # another process got there first
+            with suppress(FileNotFoundError):  # another process has moved it
                 path.replace(root / MOVED_TO / path.name)
 
 

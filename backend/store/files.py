@@ -68,7 +68,7 @@ def lock(
 ) -> Iterator[None]:
     """Hold one of the project's locks; the operating system releases it if the process dies.
 
-    See backend/workers/jobs.py for what happens when a worker dies. Waits indefinitely by default;
+    backend/workers/jobs.py explains what happens when a worker dies. Waits indefinitely by default;
     with `wait_s`, raises ModelFolderError after that many seconds.
     """
     path = root / f"{name}.lock"
@@ -92,7 +92,7 @@ def lock(
 
 @contextmanager
 def folder_errors(folder: Path) -> Iterator[None]:
-    """Replace any OSError by a ModelFolderError that says what to check."""
+    """Replace any OSError with a ModelFolderError that explains what to check."""
     try:
         yield
     except OSError as error:

@@ -1,6 +1,6 @@
 """Mirror a project's tasks and annotations, and find what changed since the last training run.
 
-Readings may overlap: if a task is read twice, the reading with the later `updated_at` (from Label
+Readings may overlap. If a task is read twice, the reading with the later `updated_at` (from Label
 Studio's clock) wins.
 """
 
@@ -73,7 +73,7 @@ class Mirror:
         ]
 
     def annotated_images(self) -> set[str]:
-        """Return the images with an annotation."""
+        """Return the ids of all images that have an annotation."""
         query = "SELECT DISTINCT image_id FROM mirror_annotation WHERE answer IS NOT NULL"
         return {image_id for (image_id,) in select(self._root, query)}
 
@@ -125,7 +125,7 @@ class Mirror:
         return n_new, first_at
 
     def new_images(self) -> set[str]:
-        """Return the images whose annotations changed since the last training run."""
+        """Return the ids of images whose annotations changed since the last training run."""
         query = "SELECT DISTINCT image_id FROM mirror_annotation WHERE answer IS NOT learned"
         return {image_id for (image_id,) in select(self._root, query)}
 
@@ -151,7 +151,7 @@ def write_tasks(db: sqlite3.Connection, tasks: Iterable[TaskReading], now: float
 
 
 def delete_tasks_unseen_since(db: sqlite3.Connection, moment: float) -> bool:
-    """Delete tasks that were not read since `moment`; return whether any annotation was deleted."""
+    """Delete tasks not read since `moment`; return whether any annotation was deleted."""
     rows = db.execute("SELECT task_id FROM mirror_task WHERE read_at < ?", (moment,))
     return delete_tasks(db, [task_id for (task_id,) in rows.fetchall()], moment)
 
@@ -166,9 +166,9 @@ def delete_tasks(db: sqlite3.Connection, task_ids: Sequence[int], now: float) ->
 
 
 def write_learned(db: sqlite3.Connection, digests: Mapping[int, str], now: float) -> None:
-    """Record which annotations a training run used, as digests by annotation id.
+    """Record which annotations a training run used; `digests` are by annotation id.
 
-    An annotation that was deleted in the meantime counts as new, because its deletion is a change.
+    An annotation that has been deleted since then counts as new, because its deletion is a change.
     """
     db.execute("CREATE TEMP TABLE learned (annotation_id INTEGER PRIMARY KEY, answer TEXT)")
     db.executemany("INSERT INTO learned VALUES (?, ?)", digests.items())

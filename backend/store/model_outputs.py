@@ -44,7 +44,10 @@ def save_embeddings(path: Path, image_ids: Sequence[str], embeddings: Embeddings
 
 
 def load_embeddings(path: Path, width: int) -> tuple[tuple[str, ...], Embeddings] | None:
-    """Load saved embeddings: image ids, and a row of `width` numbers for each. None if unusable."""
+    """Load saved embeddings: image ids, and a row of `width` numbers for each.
+
+    Returns None if the embeddings are missing or unusable.
+    """
     with damage_logged(path):
         image_ids, embeddings = _read_embeddings(path)
         if embeddings.shape[1] != width:
@@ -54,7 +57,7 @@ def load_embeddings(path: Path, width: int) -> tuple[tuple[str, ...], Embeddings
 
 
 def embeddings_path(folder: Path, body_key: str, view: View, pool_name: str) -> Path:
-    """Return where a body's embeddings of a pool are kept."""
+    """Return the path of the file for a body's embeddings of a pool."""
     pool_key = hashlib.sha256(pool_name.encode("utf-8", "surrogateescape")).hexdigest()[:16]
     return folder / f"{body_key}-{view.image_size}px-{view.framing}-{pool_key}.safetensors"
 
@@ -68,10 +71,10 @@ def save_pool_probs(root: Path, version: str, image_ids: Sequence[str], probs: P
 
 
 def load_pool_probs(root: Path, version: str) -> tuple[tuple[str, ...], Probs] | None:
-    """Load the saved pool probabilities: image ids, and a row of `Probs` for each. None if missing.
+    """Load the saved pool probabilities: image ids, and a row of `Probs` for each.
 
-    Raises NoModelError if they contain NaN, because scoring the pool again would give the same
-    result.
+    Returns None if the file is missing or damaged. Raises NoModelError if the probabilities contain
+    NaN, because scoring the pool again would give the same result.
     """
     path = _path(root, version, "pool")
     with damage_logged(path):
@@ -100,7 +103,10 @@ def save_validation_probs(root: Path, version: str, labels: Labels, probs: Probs
 
 
 def load_validation(root: Path, version: str) -> tuple[Labels, Probs] | None:
-    """Load the saved labels and a row of `Probs` for each. None if unusable."""
+    """Load the saved validation labels, and a row of `Probs` for each.
+
+    Returns None if the file is missing or damaged.
+    """
     path = _path(root, version, "validation")
     with damage_logged(path):
         _, arrays = read_tensors(path)
@@ -114,7 +120,7 @@ def load_validation(root: Path, version: str) -> tuple[Labels, Probs] | None:
 
 @dataclass(frozen=True)
 class SampleProbs:
-    """A version's outputs for the validation sample, which annotators label bit by bit."""
+    """A version's outputs for the validation sample, which annotators label gradually."""
 
     image_ids: tuple[str, ...]
     probs: Probs
@@ -147,7 +153,7 @@ def load_sample_probs(root: Path, version: str) -> SampleProbs | None:
         image_ids = _IMAGE_IDS.validate_json(metadata.get("image_ids", ""))
         labels = find_array(arrays, "labels", "i", 1)
         if len(labels) != len(image_ids):
-            raise ValueError(f"{len(labels)} labels are of {len(image_ids)} images")
+            raise ValueError(f"{len(labels)} labels for {len(image_ids)} images")
         probs = _find_probs(root, version, arrays, len(image_ids))
         _check_rows(probs)
         _check_labels(labels[labels != UNLABELED], probs.shape[1])
@@ -156,32 +162,33 @@ def load_sample_probs(root: Path, version: str) -> SampleProbs | None:
 
 
 def load_validation_probs(root: Path, version: str, labels: Labels) -> Probs | None:
-    """Load the probabilities saved for exactly these labels, or return None."""
+    """Load the validation probabilities saved for exactly these labels, or return None."""
     kept = load_validation(root, version)
     return kept[1] if kept is not None and np.array_equal(kept[0], labels) else None
 
 
-# Fitting a head and then ordering the open tasks both read the same 100 MB file.
+# A fit of a head and the ordering of tasks that follows it read the same 100 MB file.
 @cached_until_changed(1)
 def _read_embeddings(path: Path) -> tuple[tuple[str, ...], Embeddings]:
     metadata, arrays = read_tensors(path)
     image_ids = _IMAGE_IDS.validate_json(metadata.get("image_ids", ""))
     embeddings = find_array(arrays, "embeddings", "f", 2)
     if len(embeddings) != len(image_ids):
-        raise ValueError(f"{len(embeddings)} embeddings are of {len(image_ids)} images")
+        raise ValueError(f"{len(embeddings)} embeddings for {len(image_ids)} images")
     if find_not_finite(arrays):
-        raise ValueError("the embeddings hold NaN or infinite numbers")
+        raise ValueError("the embeddings contain NaN or infinite numbers")
     return image_ids, embeddings
 
 
 def _find_probs(root: Path, version: str, arrays: State, n_rows: int) -> Probs:
-    """Return the array `probs`. Raises ValueError unless it has `n_rows` rows and a column per
-    class.
+    """Return the array `probs`.
+
+    Raises ValueError if the array does not have `n_rows` rows and one column per class.
     """
     probs = find_array(arrays, "probs", "f", 2)
     expected = [n_rows, len(Registry(root).read_meta(version).classes)]
     if list(probs.shape) != expected:
-        raise ValueError(f"probs is {list(probs.shape)}, not {expected}")
+        raise ValueError(f"probs has the shape {list(probs.shape)}, not {expected}")
     return probs
 
 

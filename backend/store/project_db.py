@@ -1,7 +1,7 @@
 """Open a project's database; create or migrate it first if necessary.
 
 Tables named `mirror_*` copy Label Studio's data and may be emptied or dropped at any time. Tables
-named `own_*` contain data that cannot be read again. Reading while another process writes requires
+named `own_*` contain data that exists nowhere else. Reading while another process writes requires
 SQLite's WAL, which works only on local disks. On a read-only mount, the database can be opened only
 if another process has it open for writing (as the clock does) or if no process has it open.
 """
@@ -103,7 +103,7 @@ MIRROR_TABLES = """
     ) STRICT;
 """
 
-# Remedies by SQLite's error message
+# Problem and remedy, by a pattern for SQLite's error message
 ADVICE = {
     "unable to open|readonly": (
         "cannot be opened ({}): if this process may only read, it must wait for the clock; "
@@ -119,7 +119,7 @@ ADVICE = {
 
 @contextmanager
 def reading(root: Path) -> Iterator[Connection]:
-    """Open a project's database for reading, or an empty one in memory if nothing was written yet.
+    """Open a project's database for reading, or an empty one in memory if none exists yet.
 
     Raises StoreError if it cannot be opened, for example on a read-only mount.
     """
@@ -138,7 +138,7 @@ def writing(root: Path) -> Iterator[Connection]:
 
 
 def select(root: Path, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
-    """Return all rows of one query."""
+    """Return all rows that one query finds."""
     with reading(root) as db:
         return db.execute(query, parameters).fetchall()
 
@@ -170,8 +170,8 @@ def _connect(path: Path, mode: str) -> Connection:
         db.execute("PRAGMA synchronous = NORMAL")  # a power cut may lose the last second
         if _version(db) > len(MIGRATIONS):
             raise StoreError(
-                f"{path} was made by a newer release of Tightloop: update, or restore a backup of "
-                "this release"
+                f"{path} was made by a newer release of Tightloop: update Tightloop, or restore a "
+                "backup of this release"
             )
         if mode == "mode=rwc" and _is_outdated(db):
             _migrate(db, path.parent)
@@ -198,8 +198,8 @@ def _connect_for_reading(path: Path) -> Connection:
     except sqlite3.OperationalError:
         if path.with_name(f"{path.name}-wal").exists():
             raise
-    # No process has the database open, and this process is not allowed to create the log with which
-    # SQLite opens it. Without a writer, the file does not change and can be read without a log.
+    # No process has the database open, and this process is not allowed to create the log that
+    # SQLite needs. Since no process is writing to the file, it can be read without a log.
     return _connect(path, "mode=ro&immutable=1")
 
 
@@ -260,7 +260,7 @@ def _store_errors(path: Path) -> Iterator[None]:
         raise  # a bug in this code
     except (sqlite3.DatabaseError, OSError, ValueError) as error:
         reason = (
-            "a row cannot be read"  # not JSON, or with invalid fields
+            "a row cannot be read"  # it is not JSON or has invalid fields
             if isinstance(error, ValueError)
             else str(getattr(error, "strerror", None) or error)
         )

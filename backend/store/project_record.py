@@ -36,13 +36,13 @@ class ProjectRecord(BaseModel, frozen=True):
     project_created_at: str
     pool: str
     weights: str
-    image_size: int = Field(64, ge=16, le=512, multiple_of=8)  # unless IMAGE_SIZE says otherwise
+    image_size: int = Field(64, ge=16, le=512, multiple_of=8)  # used if IMAGE_SIZE=auto
     seed: int = Field(ge=0)
     classes: Classes
-    seed_labels: int | None = Field(None, ge=0)  # None = an earlier release did not keep it
-    validation: ValidatedBy | None = None  # None = an earlier release did not keep it
+    seed_labels: int | None = Field(None, ge=0)  # None = an earlier release did not record it
+    validation: ValidatedBy | None = None  # None = an earlier release did not record it
     validation_labels: int | None = Field(None, ge=1)  # of annotators; None = known labels
-    label_config: Literal["ours", "own"] = "ours"  # who wrote it: Tightloop or the user
+    label_config: Literal["ours", "own"] = "ours"  # written by Tightloop or by the user
     pool_notice: str = ""
     weights_notice: str = ""
 
@@ -71,7 +71,11 @@ def known_projects(model_dir: Path) -> list[int]:
 
 
 def pick_project(model_dir: Path, asked: int | None) -> int:
-    """Return the requested project, or the only one. Raises SettingsError if neither exists."""
+    """Return the id of the requested project, or of the only project.
+
+    Raises SettingsError if the requested project does not exist, or if none was requested and there
+    is not exactly one project.
+    """
     known = known_projects(model_dir)
     if asked in known:
         return asked
@@ -89,7 +93,10 @@ def write_record(root: Path, record: ProjectRecord) -> None:
 
 
 def read_record(root: Path) -> ProjectRecord | None:
-    """Return a project's record, or None before setup. Raises ModelFolderError if it is damaged."""
+    """Return a project's record, or None if the project is not set up.
+
+    Raises ModelFolderError if the record is damaged.
+    """
     path = root / "project.json"
     with folder_errors(root):
         if not path.exists():
@@ -104,6 +111,9 @@ def read_record(root: Path) -> ProjectRecord | None:
 
 
 def read_records(model_dir: Path) -> list[ProjectRecord]:
-    """Read all projects' records, in order of id. Raises ModelFolderError if one is unreadable."""
+    """Read all projects' records, in order of id.
+
+    Raises ModelFolderError if a record cannot be read.
+    """
     found = (read_record(project_root(model_dir, i)) for i in known_projects(model_dir))
     return [record for record in found if record is not None]

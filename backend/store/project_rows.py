@@ -15,7 +15,7 @@ Moment = Annotated[float, Field(ge=0, lt=253_370_764_800)]  # up to the year 999
 
 
 class Facts(BaseModel, frozen=True):
-    """Single facts about a project. Moments are in seconds since the epoch; 0 means never."""
+    """Individual facts about a project. Times are in seconds since the epoch; 0 means never."""
 
     # What was read from Label Studio
     read_at: Moment = 0.0  # when the last reading of changed tasks began
@@ -24,17 +24,17 @@ class Facts(BaseModel, frozen=True):
     # What the loop has learned and done
     train_asked_at: Moment = 0.0  # when a person last requested training
     trained_at: Moment = 0.0  # when the last finished training run began reading
-    head_revision: int = 0  # the revision that the last head or training run learned from
+    head_revision: int = 0  # the revision that the last head or training run used
     head_fitted_at: Moment = 0.0
     ordered_by: str = ""  # the version whose predictions order the open tasks
-    looked_for_again: int = 0  # the revision at which second opinions were last looked for
+    looked_for_again: int = 0  # the revision at the last search for tasks to reopen
     exhausted_at: Moment = 0.0  # when a batch was due but no image was left to query
     waiting_for: str | None = None  # why training cannot start yet
     rescan_asked_at: Moment = 0.0  # when a person last requested a search for new images
     rescanned_at: Moment = 0.0  # when the last complete search for new images began
     decoded_at: Moment = 0.0  # when images were last decoded
     pool_images: int = 0  # images that can be queried, as of the last search or decoding
-    undecoded_images: int = 0  # images found by then but not yet decoded
+    undecoded_images: int = 0  # images still to be decoded, as of the last search or decoding
     failed_at: dict[str, Moment] = {}  # when each step last failed; removed once the step succeeds
     # What the dashboard shows
     open_read_at: Moment = 0.0  # when the open images were last ordered
@@ -47,7 +47,7 @@ class Facts(BaseModel, frozen=True):
 
 @dataclass(frozen=True)
 class AnnotatorFigures:
-    """Statistics of one annotator; shares are in 0..1, None if unknown."""
+    """Statistics of one annotator. Shares are between 0 and 1, or None if unknown."""
 
     annotator: int = field(metadata={"description": "the person's id in Label Studio"})
     name: str = field(metadata={"description": "the person's name in Label Studio"})

@@ -1,8 +1,8 @@
 """Store everything about a project except its weights, in one SQLite file.
 
-The copy of Label Studio's data may be deleted at any time, because it can be read again. Which
-images were queried and how, which labels were reviewed, and which errors occurred is recorded
-nowhere else.
+The copy of Label Studio's data may be deleted at any time, because it can be read again. The
+following is recorded nowhere else: which images were queried and how, which labels were reviewed,
+and which errors occurred.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ class ProjectStore(Mirror):
     # Facts
 
     def facts(self) -> Facts:
-        """Return all single facts."""
+        """Return all facts in `Facts`."""
         with reading(self._root) as db:
             return _facts(db)
 
     def record(self, **facts: Any) -> None:
-        """Record facts by their names in `Facts`."""
+        """Record facts under their names in `Facts`."""
         with writing(self._root) as db:
             _record(db, facts)
 
@@ -128,7 +128,7 @@ class ProjectStore(Mirror):
         return _read_probs(select(self._root, query, 4 * n_classes), n_classes)
 
     def record_fold_probs(self, image_ids: Sequence[str], probs: Sequence[Row]) -> None:
-        """Replace all out-of-sample probabilities; one row per image."""
+        """Replace all out-of-sample probabilities; `probs` has one row per image."""
         blobs = [row.astype(np.float32).tobytes() for row in probs]
         self._replace_rows("own_fold", zip(image_ids, blobs, strict=True))
 

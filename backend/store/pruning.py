@@ -1,6 +1,6 @@
-"""Delete superseded files from a project's folder, announcing deleted weights a day in advance.
+"""Delete superseded files from a project's folder; announce deletions of weights a day in advance.
 
-A version is marked as pruned before its files are deleted, so after a crash it is either intact or
+A version is marked as pruned before its files are deleted, so after a crash, it is either intact or
 marked as pruned. The next pruning deletes any files that a crash left behind.
 """
 
@@ -22,7 +22,7 @@ from backend.store.version_meta import Meta, body_of
 
 log = logging.getLogger(__name__)
 
-HEADS_KEPT = 10  # in addition to those recently in service
+HEADS_KEPT = 10  # in addition to the heads recently in service
 BODIES_KEPT = 2  # the bodies most recently in service
 DRAFT_LIFETIME_S = 3600.0
 NOTICE = timedelta(days=1)  # between the announcement and the deletion
@@ -36,8 +36,9 @@ def choose_pruned(
 ) -> list[str]:
     """Return the full versions to prune, oldest first; their heads are pruned with them.
 
-    `metas` contains the intact versions, `promotions` is newest first, and `named` contains the
-    versions to which predictions in Label Studio refer. keep_versions=0 keeps all versions.
+    `metas` contains the intact versions, `promotions` starts with the newest promotion, and `named`
+    contains the versions to which predictions in Label Studio refer. If `keep_versions` is 0, all
+    versions are kept.
     """
     full = sorted((meta for meta in metas if not meta.is_head), key=lambda meta: meta.round)
     newest = {meta.version for meta in full[-keep_versions:]}  # [-0:] selects all
@@ -57,8 +58,8 @@ def prune(
 ) -> None:
     """Delete old heads and embeddings; announce the deletion of old weights, then delete them.
 
-    The caller must hold the promote lock. `find_named` asks Label Studio to which versions
-    its predictions refer; it is called only if weights are due to be deleted.
+    The caller must hold the promote lock. `find_named` asks Label Studio which versions its
+    predictions refer to; it is called only if weights are due to be deleted.
     """
     announced_at = before = read_announcement(root)
     _prune_heads(root)
@@ -69,7 +70,7 @@ def prune(
     if not going:
         # KEEP_VERSIONS=0 cancels the announcement: a later deletion must be announced again.
         announced_at = announced_at if keep_versions and _has_pruned(sound, announced_at) else None
-    elif announced_at is None:  # gives users a day to prevent it
+    elif announced_at is None:  # a day before the deletion, so that users can prevent it
         announced_at = now
         log.warning("%s", _sentence(sound, going, now))
     elif now >= announced_at + NOTICE:
@@ -84,7 +85,7 @@ def prune(
 
 
 def notice(root: Path, sound: Sequence[Meta], keep_versions: int) -> str:
-    """Return a notice of when weights will be deleted; "" if no deletion was announced."""
+    """Return a notice of when weights will be deleted, or "" if no deletion was announced."""
     announced_at = read_announcement(root)
     if announced_at is None or _has_pruned(sound, announced_at):
         return ""
@@ -134,9 +135,9 @@ def _delete_weights(root: Path) -> None:
 
 
 def _prune_heads(root: Path) -> None:
-    """Delete all heads except the newest and those most recently in service.
+    """Delete all heads except the newest heads and the heads most recently in service.
 
-    A new head is made after every few labels.
+    Without this, heads would accumulate, because a new head is fitted after every few labels.
     """
     heads = [name for name in Registry(root).version_names() if body_of(name) != name]
     # Sort by time because the newest head may belong to an older body after a rollback.
@@ -150,8 +151,8 @@ def _prune_heads(root: Path) -> None:
 def _made_at(root: Path, head: str) -> tuple[float, float]:
     """Return a key that sorts heads by creation.
 
-    The first number also holds for heads that were measured again, which rewrites meta.json, but
-    counts only whole seconds.
+    The first number is correct even if a head was measured again, which rewrites meta.json.
+    However, this number is in whole seconds, so the second number breaks ties.
     """
     folder = root / head
     path = folder / "meta.json"

@@ -69,7 +69,7 @@ class Registry:
 
     def versions(self) -> tuple[list[Meta], dict[str, str]]:
         """Return all intact versions (oldest first, including pruned ones), and the fault of each
-        other version.
+        broken version.
 
         Reads only the weights of the version in service, and only once: see `current`.
         """
@@ -91,7 +91,7 @@ class Registry:
         return sound, broken
 
     def last_round(self) -> int:
-        """Return the highest round with an intact or broken folder; 0 before the first round."""
+        """Return the highest round that has a folder, intact or broken, or 0 if there is none."""
         return max((version_order(name)[0] for name in self.version_names()), default=0)
 
     def next_head(self, body: str) -> str:
@@ -109,7 +109,7 @@ class Registry:
         draft = self.root / f".draft-{meta.version}-{os.getpid()}"
         with folder_errors(self.root):
             if final.exists():
-                raise ModelFolderError(f"{final} exists already: versions are never overwritten")
+                raise ModelFolderError(f"{final} already exists: versions are never overwritten")
             for leftover in self.root.glob(f".draft-{meta.version}-*"):  # from a killed process
                 shutil.rmtree(leftover, ignore_errors=True)
             draft.mkdir(parents=True)
@@ -124,18 +124,18 @@ class Registry:
         return meta
 
     def read_meta(self, version: str) -> Meta:
-        """Return a version's metadata. Raises BrokenVersionError with the fault if the version is
-        broken.
+        """Return a version's metadata.
 
-        Checks only the weights' header (names, types and shapes); a pruned version has no weights.
+        Raises BrokenVersionError, which names the fault, if the version is broken. Checks only the
+        header of the weights (names, types and shapes); a pruned version has no weights.
         """
         meta = self._read_meta_file(version)
         if meta.pruned_at is None:
             try:
                 self._check_weights(meta)
             except BrokenVersionError:
-                # Pruning marks a version before deleting its files, perhaps since meta.json was
-                # read.
+                # Pruning marks a version before deleting its files, so read meta.json again: the
+                # version may have been pruned in the meantime.
                 meta = self._read_meta_file(version)
                 if meta.pruned_at is None:
                     raise
@@ -154,27 +154,30 @@ class Registry:
     def load_state(self, version: str) -> tensor_file.State:
         """Load a version's weights; for a head, include the weights of its body.
 
-        Raises NoModelError if the weights were pruned, and BrokenVersionError if they do not match
-        their sha256, do not fit a ResNet-18 or are not finite.
+        Raises NoModelError if the weights were pruned. Raises BrokenVersionError if the weights do
+        not match their sha256, do not fit a ResNet-18 or are not finite.
         """
         own = self.load_own_state(version)
         body = body_of(version)
         return own if body == version else self.load_own_state(body) | own
 
     def load_own_state(self, version: str) -> tensor_file.State:
-        """Load a version's weights like `load_state`, but for a head, load only the last layer."""
+        """Load the weights in a version's own file; for a head, these are only the last layer.
+
+        Raises the same errors as `load_state`.
+        """
         meta = self.read_meta(version)
         if meta.pruned_at is not None:
             raise NoModelError(
                 f"the weights of {version} were pruned on {meta.pruned_at:%Y-%m-%d}: choose "
-                "another version; a higher KEEP_VERSIONS keeps more of them (0: all)"
+                "another version; a higher KEEP_VERSIONS keeps more versions (0: all)"
             )
         weights = self._weights(version)
         with _broken_version_errors(weights):
             return tensor_file.read_weights(weights, meta.sha256)
 
     def promotions(self) -> list[Promotion]:
-        """Return all promotions, newest first; an empty list before the first promotion."""
+        """Return all promotions, newest first; the list is empty before the first promotion."""
         path = self.root / "current"
         with folder_errors(self.root):
             if not path.exists():
@@ -204,7 +207,7 @@ class Registry:
         try:
             before = self.promotions()
         except ModelFolderError:
-            before = []  # this promotion repairs the damaged file
+            before = []  # the file is damaged; this promotion replaces it
         entry = Promotion(version=version, promoted_at=now or datetime.now(UTC))
         kept = Promotions(promotions=[entry, *before][:PROMOTIONS_KEPT])
         write_text(self.root / "current", kept.model_dump_json(indent=2))
@@ -222,14 +225,14 @@ class Registry:
                 f"{version}/meta.json belongs to {meta.version}: the folder was renamed or copied"
             )
         if meta.is_head:
-            # A body marked as pruned also prunes all its heads.
+            # If a body is marked as pruned, all of its heads are also pruned.
             with suppress(BrokenVersionError):
                 body = self._read_meta_file(meta.body)
                 meta = meta.model_copy(update={"pruned_at": meta.pruned_at or body.pruned_at})
         return meta
 
     def _check_weights(self, meta: Meta) -> None:
-        """Raise BrokenVersionError unless the headers of the version's and body's weights fit."""
+        """Raise BrokenVersionError if the header of a version's or its body's weights is wrong."""
         if meta.is_head:
             self.read_meta(meta.body)
         weights, body = self._weights(meta.version), self._weights(meta.body)
@@ -242,12 +245,12 @@ class Registry:
             raise BrokenVersionError(f"{meta.version}/{weights.name} {fault}")
 
     def _find_current(self) -> tuple[Meta | None, dict[str, str]]:
-        """Return the version in service, and the fault of each later promotion that was skipped."""
+        """Return the version in service, and the fault of each later version that was skipped."""
         passed_over: dict[str, str] = {}
         for promotion in self.promotions():
             try:
                 meta = self.read_meta(promotion.version)
-                if meta.pruned_at is None:  # otherwise it was superseded long ago
+                if meta.pruned_at is None:  # a pruned version was superseded long ago
                     self._check_numbers(meta)
                     return meta, passed_over
             except BrokenVersionError as error:
@@ -256,7 +259,7 @@ class Registry:
         return None, passed_over
 
     def _check_numbers(self, meta: Meta) -> None:
-        """Raise BrokenVersionError unless the weights of a version and its body are intact."""
+        """Raise BrokenVersionError if the weights of a version or of its body are damaged."""
         for part in (meta, self.read_meta(meta.body)) if meta.is_head else (meta,):
             weights = self._weights(part.version)
             with _broken_version_errors(weights):
@@ -302,5 +305,5 @@ def _describe(error: ValidationError) -> str:
 
 @lru_cache(maxsize=256)
 def _log_passed_over(project: str, fault: str) -> None:
-    """Log a skipped promotion only once per process: the status is read every two seconds."""
+    """Log a skipped version only once per process, because the status is read every two seconds."""
     log.error("%s: %s; serving the version before it", project, fault)

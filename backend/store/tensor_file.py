@@ -23,7 +23,7 @@ from backend.network import resnet_layout
 from backend.network.resnet_layout import HEAD_TENSORS, TensorType
 from backend.store.files import cached_until_changed, sha256
 
-State = dict[str, NDArray[Any]]  # a state_dict of arrays, so that it can be read without torch
+State = dict[str, NDArray[Any]]  # a state_dict of arrays, which can be read without torch
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def write_tensors(
 
 
 def read_header(path: Path) -> dict[str, TensorType]:
-    """Return the types of a file's tensors without reading the tensors.
+    """Return the types and shapes of a file's tensors without reading the tensors.
 
     Like the other readers, this raises ValueError if the content is invalid and OSError if the
     file cannot be read.
@@ -87,7 +87,10 @@ def damage_logged(path: Path) -> Iterator[None]:
 def find_array(
     arrays: Mapping[str, NDArray[Any]], name: str, kind: str, n_axes: int
 ) -> NDArray[Any]:
-    """Return an array by name. Raises ValueError if its kind ("f" or "i") or n_axes is wrong."""
+    """Return an array by name.
+
+    Raises ValueError if the array is missing or has the wrong kind ("f" or "i") or number of axes.
+    """
     array = arrays.get(name)
     if array is None:
         raise ValueError(f"{name} is missing")
@@ -107,7 +110,7 @@ def body_key(state: State) -> str:
 
 @cached_until_changed(4096)
 def find_header_fault(path: Path, n_classes: int, is_head: bool) -> str:
-    """Return why a file's header does not match a ResNet-18 or a head; "" if it matches."""
+    """Return why a file's header does not match a ResNet-18 or a head, or return ""."""
     find_fault = resnet_layout.find_head_fault if is_head else resnet_layout.find_fault
     try:
         fault = find_fault(read_header(path), n_classes)
@@ -126,7 +129,7 @@ def read_width(path: Path) -> int:
 def find_fault(path: Path, expected_sha256: str) -> str:
     """Return the fault that `read_weights` finds in a file's content, or "".
 
-    An OSError is not caught, because it may be temporary and must not be cached.
+    Does not catch OSError, because such an error may be temporary and must not be cached.
     """
     try:
         read_weights(path, expected_sha256)
@@ -138,8 +141,8 @@ def find_fault(path: Path, expected_sha256: str) -> str:
 def read_weights(path: Path, expected_sha256: str) -> State:
     """Read the weights in a version's own file.
 
-    Raises OSError if the file cannot be read, and BrokenVersionError if the weights do not match
-    the hash or are not finite.
+    Raises OSError if the file cannot be read. Raises BrokenVersionError if its content is invalid,
+    does not match the hash or is not finite.
     """
     name = f"{path.parent.name}/{path.name}"
     try:

@@ -36,12 +36,12 @@ Moment = Annotated[str, AfterValidator(_check_moment)]  # ISO 8601
 
 
 def body_of(version: str) -> str:
-    """Return the version that contributed the body: r0007 for both r0007h02 and r0007."""
+    """Return the version that contributed the body, for example r0007 for r0007h02 and r0007."""
     return version.partition("h")[0]
 
 
 def version_order(version: str) -> tuple[int, int]:
-    """Return a key that sorts by creation: the round and the head's number (0 for a body)."""
+    """Return a key that sorts by creation: the round, and the head's number or 0 for a body."""
     found = VERSION_NAME.fullmatch(version)
     return (int(found["round"]), int(found["head"] or 0)) if found else (0, 0)
 
@@ -92,28 +92,28 @@ class Meta(
     # labels. See backend/rounds/cross_validation.py.
     cross_validation: Evaluation | None = None
     refused: str | None  # why it was not promoted automatically
-    gate: Annotated[Gate, AfterValidator(_check_gate)] | None = None  # None for a first version
+    gate: Annotated[Gate, AfterValidator(_check_gate)] | None = None  # None for the first version
     calibration: Calibration | None = None
     seconds: dict[str, Amount]
     torch: str
     device: str
-    sha256: str = ""  # of model.safetensors; filled in by `save`
+    sha256: str = ""  # of model.safetensors; set by `Registry.save`
     # Becomes part of a file name and therefore must not contain a path.
     body_key: str = Field(
         "", pattern="^[0-9a-f]*$"
-    )  # identifies its embeddings; "" in versions made before embeddings were saved
+    )  # identifies the embeddings; "" in versions made before embeddings were saved
     # When the weights and scores were deleted. A head is pruned together with its body and shares
     # its body's mark.
     pruned_at: AwareDatetime | None = None
 
     @property
     def view(self) -> View:
-        """How this version sees images."""
+        """Return how images are framed and resized for this version."""
         return View(self.image_size, self.framing)
 
     @property
     def body(self) -> str:
-        """Return the version that contributed the body: this one, unless it is a head."""
+        """Return the version that contributed the body; only for a head, it is another version."""
         return body_of(self.version)
 
     @property

@@ -29,7 +29,7 @@ SILENCE_S = 30.0  # a download is abandoned if nothing arrives for this long
 class PretrainedWeights:
     """The weights that training starts from."""
 
-    name: str  # as recorded in each version: "imagenet", "none" or the path
+    name: str  # recorded in each version: "imagenet", "none" or the path
     state: resnet.State | None
     notice: str  # a one-line warning, or ""
 
@@ -44,8 +44,8 @@ def find_weights(
 ) -> PretrainedWeights:
     """Return the weights for `name`: `auto`, `imagenet`, `none` or the path of a state_dict.
 
-    The file may be in safetensors or torch format. Raises WeightsError if it cannot be read or
-    downloaded.
+    A file may be in safetensors or torch format. If the weights cannot be read or downloaded, this
+    returns no weights and a notice for `auto`, and otherwise raises WeightsError.
     """
     if name == "none":
         return PretrainedWeights("none", None, "")
@@ -64,7 +64,7 @@ def find_weights(
 def _download(url: str, folder: Path, give_up_after_s: float, progress: Progress) -> resnet.State:
     cached = folder / url.rpartition("/")[2]
     if not cached.exists():
-        # torchvision puts the first digits of the sha256 into the file's name.
+        # The file's name contains the first digits of its sha256.
         named = re.search(r"-([0-9a-f]+)\.", cached.name)
         try:
             _check_answers(url, give_up_after_s)
@@ -119,11 +119,11 @@ def _read(path: Path, after_deletion: str = "") -> resnet.State:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:
-        # Given an invalid file, torch may raise any error, and may give unsafe advice to unpickle
-        # the file: hide both.
+        # An invalid file may make torch raise any error. Hide that error, because it may
+        # recommend unsafe unpickling.
         raise WeightsError(
             f"{path} cannot be read as weights: if it is damaged or incomplete, delete it"
-            f"{after_deletion}; if it holds a pickled model, save its state_dict() instead"
+            f"{after_deletion}; if it contains a pickled model, save its state_dict() instead"
         ) from None
     if fault := _find_fault(state):
         advice = f": delete it{after_deletion}" if after_deletion else ""
@@ -132,14 +132,14 @@ def _read(path: Path, after_deletion: str = "") -> resnet.State:
 
 
 def _find_fault(state: Any) -> str:
-    """Return why `state` does not fit a ResNet-18, ignoring its head; "" if it does."""
+    """Return why `state` does not fit a ResNet-18, ignoring its head, or return ""."""
     if not isinstance(state, dict) or not all(
         isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
     ):
         return "it is not a mapping of names to tensors"
     body = {k: v.shape for k, v in resnet18(n_classes=2).items() if k not in HEAD_TENSORS}
     for name, shape in body.items():
-        # Counters are not used, and old files lack them.
+        # The batch counters are not used, and old files lack them.
         if name not in state and not name.endswith(COUNTER):
             return f"{name} is missing"
         if name in state and state[name].shape != shape:
@@ -153,7 +153,7 @@ def _find_fault(state: Any) -> str:
 
 
 def _find_bad_numbers(tensor: Tensor, *, is_counter: bool) -> str:
-    """Return why training cannot start from a tensor's values; "" if it can."""
+    """Return why training cannot start from a tensor's values, or return ""."""
     if tensor.layout != torch.strided or tensor.is_meta or tensor.is_complex():
         return "is not an ordinary tensor of real numbers"
     if not is_counter and not tensor.is_floating_point():

@@ -25,7 +25,7 @@ from backend.labelstudio.incoming import SECRET_HEADER
 from backend.web.backend_client import CONTROL_HEADER
 
 MAX_BODY_BYTES = 5 * 1024**2
-# "Retrieve Predictions" sends all selected tasks, including their images.
+# Label Studio's "Retrieve Predictions" sends all selected tasks, including their images.
 MAX_PREDICT_BYTES = 512 * 1024**2
 WRONG_PASSWORDS = RateLimitItemPerMinute(10)  # per address
 # Headers that proxies and content delivery networks add to the requests they forward.
@@ -64,7 +64,10 @@ class Auth:
             self._refuse("send BACKEND_USER and BACKEND_PASSWORD with basic auth")
 
     def check_webhook(self) -> None:
-        """Let only Label Studio in. Its Start Training button sends the backend's password."""
+        """Let only Label Studio in.
+
+        Label Studio's Start Training button sends the backend's password instead of the secret.
+        """
         if not (
             self._has_webhook_secret(request.headers)
             or self._has_backend_credentials(request.headers)
@@ -90,7 +93,7 @@ class Auth:
             self._refuse(f"send CONTROL_SECRET in the header {CONTROL_HEADER}")
 
     def body_limit(self, path: str, headers: Headers) -> int:
-        """Return how many bytes of a request's body may be read: 0 without valid credentials."""
+        """Return how many bytes of a request's body may be read, or 0 without valid credentials."""
         if self._has_backend_credentials(headers):
             return MAX_PREDICT_BYTES if path == "/predict" else MAX_BODY_BYTES
         is_known = self._has_webhook_secret(headers) or self._has_dashboard_login(headers)
@@ -115,8 +118,8 @@ class Auth:
         has_password = bool(settings.dashboard_password.get_secret_value())
         if not settings.is_loopback_only or (has_password and not settings.dashboard_open):
             return False
-        # Requests through proxies, or to foreign host names that resolve to us (DNS rebinding),
-        # need a login.
+        # Requests through proxies, or to foreign host names that resolve to this machine (DNS
+        # rebinding), need a login.
         is_forwarded = any(PROXY_HEADER.fullmatch(name) for name, _ in request.headers)
         host = re.sub(r":\d+$", "", request.host.lower()).strip("[]")
         return not is_forwarded and host in LOOPBACK_HOSTS

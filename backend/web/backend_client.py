@@ -16,7 +16,7 @@ CONTROL_TIMEOUT_S = 30.0  # Redis alone may take ten seconds
 
 
 class BackendClient:
-    """Gets the metrics of the backend at BACKEND_URL, and forwards button presses to it.
+    """Gets metrics from the backend at BACKEND_URL, and forwards button presses to it.
 
     Every method raises BackendError if the backend cannot be reached or refuses the credentials.
     """
@@ -29,7 +29,7 @@ class BackendClient:
         self._secret = settings.control_secret.get_secret_value()
 
     def metrics(self) -> bytes:
-        """Return the backend's metrics, because only the backend sees webhooks and predictions."""
+        """Return the backend's metrics; only the backend can count webhooks and predictions."""
         return self._request("GET", "/metrics", auth=self._login, timeout=TIMEOUT_S).content
 
     def promote(self, project_id: int, version: str) -> None:
@@ -45,7 +45,7 @@ class BackendClient:
         self._press("rescan", {"project": str(project_id)})
 
     def _press(self, button: str, form: dict[str, str]) -> None:
-        # Pass on the person's login, which the backend also checks.
+        # Forward the person's login, which the backend also checks.
         headers = {"Authorization": str(request.authorization), CONTROL_HEADER: self._secret}
         self._request(
             "POST", f"/controls/{button}", data=form, headers=headers, timeout=CONTROL_TIMEOUT_S
@@ -58,14 +58,14 @@ class BackendClient:
         except httpx.HTTPError as error:
             raise BackendError(
                 f"the backend at {self._url} does not respond ({type(error).__name__}): check that "
-                "it runs and has the same DASHBOARD_PASSWORD and CONTROL_SECRET"
+                "it is running and has the same DASHBOARD_PASSWORD and CONTROL_SECRET"
             ) from None
         if not response.is_success:
             raise self._error(response)
         return response
 
     def _error(self, response: httpx.Response) -> TightloopError:
-        """Convert the backend's response back into the error that it reports."""
+        """Convert the backend's response into the error that it reports."""
         if response.status_code == 401:
             return BackendError(
                 f"the backend at {self._url} refuses the dashboard's own secrets: check that both "

@@ -1,8 +1,8 @@
 """Let people put a version in service, start training, or look for new images.
 
-A dashboard in another process uses POST /controls/promote (project, version), /controls/train
-(project) and /controls/rescan (project), as forms. All need CONTROL_SECRET, which proves that the
-request comes from our dashboard, and the login of the person who pressed the button.
+A dashboard in another process sends forms to POST /controls/promote (project, version),
+/controls/train (project) and /controls/rescan (project). Every request needs CONTROL_SECRET, which
+proves that it comes from our dashboard, and the login of the person who pressed the button.
 """
 
 from __future__ import annotations
@@ -44,7 +44,10 @@ class LocalControls:
         return meta
 
     def train_now(self, project_id: int) -> None:
-        """Request training even if no label is new; if training is running, it is then repeated."""
+        """Request training even if no label is new.
+
+        If a training run is in progress, another one follows it.
+        """
         self._queue.ask_for_training(project_id, time.time())
 
     def rescan_now(self, project_id: int) -> None:

@@ -44,7 +44,7 @@ def draw_curve(
 ) -> bytes:
     """Return an SVG with a transparent background and selectable text; `curve` is oldest first.
 
-    A long curve is thinned to POINTS_DRAWN points, including the newest.
+    A long curve is thinned to POINTS_DRAWN points, including the newest point.
     """
     drawn = [p for p in curve if p.images >= MIN_IMAGES]
     step = -(-len(drawn) // POINTS_DRAWN) or 1

@@ -66,7 +66,7 @@ SERVICES = {
 
 
 class Dashboard:
-    """The dashboard's views for people and programs."""
+    """The dashboard's views: pages for people, and data for programs."""
 
     def __init__(
         self,
@@ -114,8 +114,9 @@ class Dashboard:
         return response.make_conditional(request)
 
     def curve(self) -> Response:
-        """Draw the learning curve. Browsers may cache the image if the key in its address is
-        current.
+        """Draw the learning curve.
+
+        Browsers may cache the image if the key in its address is current.
         """
         project = _find_project(whole_status(self._settings, self._queue), requested_project())
         is_as_requested = request.args.get("v") == _curve_key(project)
@@ -256,7 +257,7 @@ def _find_project(status: Status, project_id: int | None) -> ProjectStatus:
 
 
 def _curve_key(project: ProjectStatus) -> str:
-    """Return a key for the learning curve's address that identifies the image's content."""
+    """Return a key that identifies the content of the learning curve, for use in its address."""
     shown = repr((project.learning_curve, project.outlook))
     return hashlib.sha256(shown.encode()).hexdigest()[:16]
 
@@ -279,7 +280,11 @@ def _newest_first(curve: Sequence[CurvePoint]) -> list[tuple[CurvePoint, str]]:
 
 
 def _confused_pairs(confusion: Confusion) -> list[tuple[str, str, int, int]]:
-    """Return the most confused classes: true, predicted, number, and images of the true class."""
+    """Return the pairs of classes that are confused most often.
+
+    Each pair is the true class, the predicted class, the number of images confused in this way, and
+    the number of images of the true class.
+    """
     pairs = [
         (true, predicted, count, sum(counts))
         for true, counts in zip(confusion.classes, confusion.counts, strict=True)

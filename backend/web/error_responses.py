@@ -33,7 +33,7 @@ def status_of(error: TightloopError) -> int:
 
 
 def status_of_refusal(error: TightloopError) -> int:
-    """Return the HTTP status for a failed button press; 404 if the version does not exist."""
+    """Return the HTTP status for a failed button press, such as 404 for an unknown version."""
     return 404 if isinstance(error, NoModelError) else status_of(error)
 
 

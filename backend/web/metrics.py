@@ -36,11 +36,11 @@ WEBHOOK_BUCKETS_S = (
 )  # fmt: skip
 SERVICES = ("redis", "model_folder")
 JOB_NAMES = (*get_args(TrainStep), "rank", *get_args(RankStep))
-# Name -> description, and labels.
+# For each metric: its description and its labels.
 GAUGES = {
     "up": (
-        "1 if the service could be read just now, else 0: projects are then missing here, and "
-        "GET /status reports the reason.",
+        "1 if the service could be read just now, otherwise 0. If it is 0, projects are missing "
+        "here, and GET /status reports the reason.",
         ("service",),
     ),
     "workers": ("RQ workers that listen to a queue, for all projects.", ("queue",)),
@@ -62,17 +62,18 @@ GAUGES = {
         "Seconds that each phase of the newest training run of the whole network took.",
         ("project", "phase"),
     ),
-    "pool_images": ("Images of the pool that are decoded and can be asked.", ("project",)),
-    "undecoded_images": ("Images of the pool that wait to be decoded.", ("project",)),
-    "annotations": ("Annotations in Label Studio, without skipped ones.", ("project",)),
-    "skipped_annotations": ("Annotations by which an annotator skipped the image.", ("project",)),
-    "open_tasks": ("Images in Label Studio that wait for their first annotation.", ("project",)),
+    "pool_images": ("Images in the pool that are decoded and can be queried.", ("project",)),
+    "undecoded_images": ("Images in the pool that are waiting to be decoded.", ("project",)),
+    "annotations": ("Annotations in Label Studio, not counting skipped images.", ("project",)),
+    "skipped_annotations": ("Number of times that an annotator skipped an image.", ("project",)),
+    "open_tasks": ("Images in Label Studio that await their first annotation.", ("project",)),
     "asked_again_tasks": (
-        "Annotated images that wait for another annotator.",
+        "Annotated images that await another annotator.",
         ("project",),
     ),
     "new_annotations": (
-        "Annotations made, changed or deleted that no finished training run has read.",
+        "Annotations that were added, changed or deleted and that no finished training run has "
+        "read yet.",
         ("project",),
     ),
     "annotations_until_training": (
@@ -81,11 +82,11 @@ GAUGES = {
         ("project",),
     ),
     "jobs": (
-        "Jobs by RQ's status: queued ones wait, started ones run.",
+        "Jobs by RQ's status: queued (waiting) or started (running).",
         ("project", "job", "status"),
     ),
     "kept_errors": (
-        "The project's newest errors, ten at most, by the job in which they occurred.",
+        "The project's newest errors, at most ten, by the job in which they occurred.",
         ("project", "where"),
     ),
 }
@@ -99,7 +100,7 @@ class Metrics(Collector):
     def __init__(self, settings: Settings, queue: TrainingQueue) -> None:
         self._settings = settings
         self._queue = queue
-        # The text format lacks creation times, so each would become a separate metric.
+        # The text format cannot express creation times, so each would become a separate metric.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         self._webhook_seconds = Histogram(
@@ -163,7 +164,7 @@ class Metrics(Collector):
             for queue, n_workers in self._queue.worker_counts().items():
                 yield "workers", (queue,), n_workers
         for project_id in ids:
-            if "redis" in down:  # every further attempt would run into the timeout
+            if "redis" in down:  # every further attempt would also time out
                 break
             with _recording_failures(down):
                 yield from _of_project(project_status(self._settings, self._queue, project_id))

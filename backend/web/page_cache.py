@@ -12,7 +12,7 @@ PAGE_LIFETIME_S = 1.0
 
 @dataclass(frozen=True)
 class Page:
-    """The dashboard of one project, rendered, and its HTTP status."""
+    """The rendered dashboard of one project, and its HTTP status."""
 
     html: str
     status: int
@@ -20,15 +20,15 @@ class Page:
 
     @property
     def is_fresh(self) -> bool:
-        """Whether the page is recent enough to be sent again."""
+        """Return whether the page is recent enough to be sent again."""
         return time.monotonic() - self.rendered_at <= PAGE_LIFETIME_S
 
 
 class PageCache:
     """The newest page of each project.
 
-    While one request renders a page, others get the previous one. Slow rendering therefore does not
-    block the other threads, which webhooks need.
+    While one request renders a page, other requests get the previous page. Slow rendering therefore
+    does not block the other threads, which webhooks need.
     """
 
     def __init__(self, render: Callable[[int | None], Page]) -> None:
@@ -37,7 +37,7 @@ class PageCache:
         self._rendering = threading.Lock()
 
     def page(self, project_id: int | None) -> Page:
-        """Return the page of a known project; None means the newest project."""
+        """Return the page of a known project, or of the newest project if `project_id` is None."""
         last = self._pages.get(project_id)
         if last is not None and (last.is_fresh or not self._rendering.acquire(blocking=False)):
             return last

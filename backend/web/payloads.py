@@ -50,7 +50,10 @@ class VersionsPayload(Payload):
 
 
 def read_payload(kind: type[P], content: bytes) -> P:
-    """Parse a body. Raises BadRequest, with a one-sentence reason, if it is invalid."""
+    """Parse the JSON body of a request.
+
+    Raises BadRequest, with a one-sentence reason, if the body is invalid.
+    """
     try:
         return kind.model_validate_json(content)
     except ValidationError as error:
@@ -60,9 +63,10 @@ def read_payload(kind: type[P], content: bytes) -> P:
 
 
 def read_event(content: bytes) -> WebhookEvent:
-    """Parse the body of a webhook. Raises BadRequest, with the reason, if it is invalid.
+    """Parse the body of a webhook.
 
-    JSON that is nested too deeply or contains invalid Unicode is also refused.
+    Raises BadRequest, with the reason, if the body is invalid, including JSON that is nested too
+    deeply or contains invalid Unicode.
     """
     try:
         return read_webhook(from_json(content))
@@ -71,7 +75,10 @@ def read_event(content: bytes) -> WebhookEvent:
 
 
 def project_number(project: object) -> int:
-    """Return the id in Label Studio's project key ("7.1795346887"); BadRequest if it has none."""
+    """Return the id in Label Studio's project key ("7.1795346887").
+
+    Raises BadRequest if the key contains no id.
+    """
     try:
         return project_id_of(str(project))
     except ValueError as error:
@@ -79,7 +86,10 @@ def project_number(project: object) -> int:
 
 
 def requested_project() -> int | None:
-    """Return the project id in a request, if any. Raises BadRequest if it is not a number."""
+    """Return the project id in a request, or None.
+
+    Raises BadRequest if the id is not a number.
+    """
     project = request.values.get("project")
     if project is None:
         return None
@@ -89,7 +99,11 @@ def requested_project() -> int | None:
 
 
 def required_project(model_dir: Path) -> int:
-    """Return the project id in a request. Raises BadRequest without one, NotFound if unknown."""
+    """Return the project id in a request.
+
+    Raises BadRequest if the id is missing or not a number. Raises NotFound if that project is not
+    set up.
+    """
     project_id = requested_project()
     if project_id is None:
         raise BadRequest("name a project")
@@ -98,6 +112,6 @@ def required_project(model_dir: Path) -> int:
 
 
 def check_known(model_dir: Path, project_id: int) -> None:
-    """Raise NotFound for a project that is not set up."""
+    """Raise NotFound if the project is not set up."""
     if project_id not in known_projects(model_dir):
         raise NotFound(f"project {project_id} is not set up here")

@@ -87,7 +87,7 @@ class ModelService:
         """
         served = self.in_service(project_id)
         probs = np.full((len(tasks), len(served.meta.classes)), np.nan, np.float32)
-        images: dict[int, NDArray[np.uint8]] = {}  # framed at once, to use little memory
+        images: dict[int, NDArray[np.uint8]] = {}  # framed immediately to save memory
         view = served.meta.view
         for number, task in enumerate(tasks):
             data = task.get("data") or {}
@@ -128,7 +128,7 @@ class ModelService:
 
 @cache
 def default_service() -> ModelService:
-    """Return the service for the environment's settings."""
+    """Return the service, created from the environment's settings."""
     return ModelService(load_settings())
 
 
@@ -145,8 +145,8 @@ class ResNetBackend(LabelStudioMLBase):  # type: ignore[misc]  # the library has
         service: ModelService | None = None,
         **kwargs: Any,
     ) -> None:
-        # Do not pass the label config: we do not need it, and the library parses it without
-        # protection.
+        # Do not pass the label config: we do not need it, and the library parses its XML without
+        # protection against attacks.
         super().__init__(**kwargs)
         self._project = project_id
         self._label_config = label_config
@@ -158,12 +158,12 @@ class ResNetBackend(LabelStudioMLBase):  # type: ignore[misc]  # the library has
         context: Any = None,  # noqa: ARG002
         **kwargs: Any,  # noqa: ARG002
     ) -> list[dict[str, Any]]:
-        """Return one prediction per task: its class probability and its confidence (low = ask
-        first).
+        """Return one prediction per task: the likeliest class, its probability, and a score.
 
-        Tasks of the validation sample get no guess, and a score that puts them first.
-        If a task's image cannot be read, its prediction has neither result nor score. Label Studio
-        then keeps the other predictions, does not retry, and serves that task last.
+        Tasks with the lowest scores are labeled first. Tasks of the validation sample get no guess,
+        and a score that puts them first. If a task's image cannot be read, its prediction has
+        neither result nor score. Label Studio then keeps the other predictions, does not retry, and
+        serves that task last.
         """
         project = self._project or (tasks[0].get("project") if tasks else None)
         project_id = project_number(project)

@@ -1,7 +1,7 @@
 """Serve an application over HTTP so that slow or idle connections do not occupy threads.
 
-Uvicorn reads requests without threads. A thread takes on a request only once it is complete, and
-leaves sending the response to Uvicorn. Bodies are read only from requests with valid credentials.
+Uvicorn reads requests without threads. A thread receives a request only once it is complete, and
+Uvicorn sends the response. Bodies are read only from requests with valid credentials.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from backend.base.settings import Settings
 from backend.web.auth import Auth
 
 THREADS = 8
-# /predict occupies all cores for seconds, so nothing else may wait behind it.
+# /predict occupies all cores for seconds, so it must not occupy the other requests' threads.
 PREDICT_THREADS = 2
 REQUEST_DEADLINE_S = 10.0
 KEEP_ALIVE_S = 5  # an open dashboard sends a request every two seconds
@@ -50,7 +50,7 @@ class BufferedApp:
         )
         limit = self._body_limit(scope["path"], headers)
         body = await _read(receive, limit, headers)
-        # If the body was not read, the application refuses the request, possibly as too large.
+        # If the body was not read, the application refuses the request because of this length.
         length = limit + 1 if body is None else len(body)
         kept = [header for header in scope["headers"] if header[0] not in FRAMING_HEADERS]
         complete: Any = {**scope, "headers": [*kept, (b"content-length", str(length).encode())]}
@@ -67,16 +67,16 @@ class DeadlineProtocol(H11Protocol):
         self._expect_request()
 
     def on_response_complete(self) -> None:
-        """Start the next deadline. Until then, the rest of an unread body stays unread."""
+        """Start the next deadline, and stop reading the rest of an unread body."""
         super().on_response_complete()
         if self.conn.their_state is h11.SEND_BODY:
-            # If all connections were closed at the same time, all clients would reconnect at once.
+            # Do not close the connection here; otherwise, all clients would reconnect at once.
             self.flow.pause_reading()
             self._unset_keepalive_if_required()
         self._expect_request()
 
     def _expect_request(self) -> None:
-        # Random: connections that were opened together should not all close together.
+        # Connections that were opened together should not all be closed together.
         deadline_s = random.uniform(REQUEST_DEADLINE_S, 2 * REQUEST_DEADLINE_S)
         self.loop.call_later(deadline_s, self._close_if_idle, self.cycle)
 
@@ -104,7 +104,7 @@ def serve(app: Any, settings: Settings) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # otherwise, clients could claim any address
+        proxy_headers=False,  # otherwise, clients could pretend to have any address
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=GRACE_S,
     )

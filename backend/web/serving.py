@@ -104,7 +104,7 @@ class MLBackend:
         return jsonify(versions=[meta.version for meta in sound])
 
     def webhook(self) -> Response:
-        """Record that a project has changed, or ignore an event that changes no label."""
+        """Record that a project has changed; ignore an event that changes no label."""
         event = read_event(_body(MAX_BODY_BYTES))
         if event.kind == "ignored":
             return _ignored("this event changes no label")

@@ -30,7 +30,8 @@ from backend.store.version_meta import Meta
 from backend.web.status_model import Confusion, JobStatus, ProjectStatus, Status
 
 NEXT_IMAGES = 12
-CLOCK_SKEW_S = 2.0  # between the process that orders open images and the web server
+# The clock of the process that orders open images may differ this much from the web server's.
+CLOCK_SKEW_S = 2.0
 
 Fields = dict[str, Any]  # fields of ProjectStatus, which checks their types
 
@@ -41,7 +42,7 @@ def whole_status(settings: Settings, queue: TrainingQueue) -> Status:
     for project_id in known_projects(settings.model_dir):
         try:
             projects.append(project_status(settings, queue, project_id))
-        except ModelFolderError as error:  # a damaged file of one project must not hide the others
+        except ModelFolderError as error:  # damage to one project must not hide the others
             unreadable[str(project_id)] = str(error)
     return Status(
         services=tuple(find_services(queue, time.time())),
@@ -129,7 +130,7 @@ def _pool_fields(root: Path, facts: Facts) -> Fields:
 
 
 def _version_fields(registry: Registry, sound: Sequence[Meta]) -> Fields:
-    """Return the fields about versions; `sound` is oldest first."""
+    """Return the fields about versions; `sound` lists the intact versions, oldest first."""
     current = registry.current()
     return {
         "round": registry.last_round(),
@@ -153,7 +154,7 @@ def _version_fields(registry: Registry, sound: Sequence[Meta]) -> Fields:
 def _labeling_fields(
     store: ProjectStore, facts: Facts, queue: TrainingQueue, project_id: int
 ) -> Fields:
-    counts = store.counts() if facts.read_at else None  # None before Label Studio was read
+    counts = store.counts() if facts.read_at else None  # None until the first reading
     return {
         "annotations": counts.annotations if counts else None,
         "skipped": counts.skipped if counts else None,
@@ -167,7 +168,10 @@ def _labeling_fields(
 
 @lru_cache(maxsize=32)
 def _confusion(root: Path, version: str, classes: tuple[str, ...]) -> Confusion | None:
-    """Count how a version classifies the validation images; None without saved predictions."""
+    """Count how a version classifies the validation images.
+
+    Returns None if no predictions were saved.
+    """
     kept = model_outputs.load_validation(root, version)
     if kept is None or not len(kept[0]):
         return None
@@ -194,7 +198,7 @@ def _activity(status: ProjectStatus) -> str:
     n_open = "?" if status.open_tasks is None else status.open_tasks
     return (
         f"{n_open} open tasks, {status.new_annotations} of "
-        f"{status.retrain_after} new annotations until the next training"
+        f"{status.retrain_after} new annotations until the next training run"
     )
 
 

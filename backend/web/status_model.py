@@ -21,7 +21,7 @@ def _is_none(value: object) -> bool:
 
 
 class StatusPart(BaseModel):
-    """One object of the status."""
+    """An object in the response of GET /status."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -56,7 +56,7 @@ class JobStatus(StatusPart):
     total: int | None = Field(
         None,
         exclude_if=_is_none,
-        description="the total for this phase, 0 if unknown; absent before the first report",
+        description="the total for this phase, or 0 if unknown; absent before the first report",
     )
     seconds_left: float | None = Field(description="estimated seconds until this phase ends")
 
@@ -122,7 +122,9 @@ class ProjectStatus(StatusPart):
     broken_versions: dict[str, str] = Field(
         description="version folders that cannot be read, with the reason"
     )
-    annotations: int | None = Field(description="annotations in Label Studio, without skipped ones")
+    annotations: int | None = Field(
+        description="annotations in Label Studio, not counting skipped images"
+    )
     skipped: int | None = Field(description="how many times annotators skipped an image")
     open_tasks: int | None = Field(description="images awaiting their first annotation")
     asked_again: int | None = Field(
@@ -158,7 +160,7 @@ class Status(StatusPart):
     )
     projects: tuple[ProjectStatus, ...] = Field(description="every project that can be read")
     unreadable: dict[str, str] = Field(
-        description="projects with a damaged file, by id, each with its remedy"
+        description="projects that have a damaged file, by id, each with the remedy"
     )
 
     def as_json(self) -> dict[str, Any]:

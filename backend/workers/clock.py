@@ -32,14 +32,14 @@ BACKEND_EVERY_S = 10.0
 BACKEND_TIMEOUT_S = 2.0
 # The task count reveals a deleted task at once; only a full reading finds all other changes.
 FULL_READ_EVERY_S = 3600.0
-# Label Studio sends a webhook during the request that causes it, and gives up after a second. After
-# this delay, the webhook for an annotation that we have read has arrived or never will.
+# Label Studio sends a webhook during the request that causes it, and gives up after a second. If
+# the webhook for an annotation has not arrived after this delay, it was lost.
 WEBHOOK_GRACE_S = 2.0
 
 
 @dataclass(frozen=True)
 class Found:
-    """The number of new annotations that a reading found."""
+    """When a reading took place, and how many new annotations it found."""
 
     read_at: float
     since: float  # when the previous reading began
@@ -53,7 +53,8 @@ class Watch:
     project_id: int
     project: LabelStudioProject
     store: ProjectStore
-    # Kept open while the clock runs, so that processes with a read-only mount can open it.
+    # Kept open while the clock runs, so that processes with a read-only mount can open the
+    # database.
     connection: Connection
     next_reading: float = 0.0
     look_at: float = 0.0
@@ -88,7 +89,7 @@ class Clock:
             for project_id in known_projects(self._settings.model_dir):
                 try:
                     problems.append(self._tick_project(project_id, now))
-                except (LabelStudioError, ModelFolderError) as error:  # other projects may be fine
+                except (LabelStudioError, ModelFolderError) as error:  # check the other projects
                     problems.append(str(error))
             self._log_change("; ".join(dict.fromkeys(filter(None, problems))))
         except TightloopError as error:
@@ -138,7 +139,7 @@ class Clock:
         watch.problem = ""
         try:
             self._read_project(watch, now)
-        except LabelStudioError as error:  # other work can still be due
+        except LabelStudioError as error:  # jobs may be due nevertheless
             watch.problem = str(error)
         problems = {watch.problem for watch in self._watches.values()} - {""}
         every_s = self._settings.reconcile_every_s
@@ -161,7 +162,7 @@ class Clock:
                 store.record(ordered_by=ordered_by)
 
     def _log_lost_webhooks(self, watch: Watch, now: float) -> None:
-        """Log how many recently read annotations no webhook has reported."""
+        """Log how many of the new annotations found by the last reading no webhook has reported."""
         found = watch.found
         if found is None or now < found.read_at + WEBHOOK_GRACE_S:
             return
@@ -171,12 +172,12 @@ class Clock:
             log.info("project %d: %d changes arrived without a webhook", watch.project_id, n_lost)
 
     def _look(self, watch: Watch, now: float) -> float:
-        """Enqueue due jobs; return when to look again."""
+        """Enqueue due jobs; return the time of the next check."""
         root = project_root(self._settings.model_dir, watch.project_id)
         state = observe(root, self._queue, watch.project_id)
         for name in ("train_asked_at", "rescan_asked_at"):
             if (asked_at := getattr(state, name)) > getattr(state.facts, name):
-                watch.store.record(**{name: asked_at})  # Redis may lose its data
+                watch.store.record(**{name: asked_at})  # because Redis may lose its data
         due = decide(state, self._settings, now)
         if due.train:
             is_forced = state.is_asked(due.train)

@@ -1,10 +1,11 @@
 """Define the jobs that RQ calls by name with a project's id, and explain how failures are handled.
 
-A job may die at any moment, because each step can be repeated: versions and `current` are renamed
-into place, tasks are keyed by their image, and existing predictions are not imported again.
+A job may die at any moment without harm, because each step can be repeated: versions and `current`
+are renamed into place, tasks are keyed by their image, and existing predictions are not imported
+again.
 
 - A step raises an error (`_record_errors`): the dashboard shows the error, the job ends normally,
-  and `decide` waits before the next attempt. RQ would retry at once.
+  and `decide` waits before the next attempt. If the job failed instead, RQ would retry at once.
 - A job's process is killed, for example for using too much memory: RQ reruns the job at most five
   times (`TrainingQueue.enqueue`). Then its id is blocked for two minutes, unless a person requests
   training.
@@ -62,7 +63,7 @@ STEP_NAMES: Mapping[Step, str] = {
     "refit": "fitting a head",
     "collect_reviews": "collecting reviews",
 }
-# A ranker's job ends after this long, well before RQ's limit; the clock enqueues the next.
+# A ranker's job ends after this long, well before RQ's limit; the clock then enqueues another.
 RANK_FOR_S = 60.0
 
 
@@ -96,7 +97,7 @@ class Work:
         return scored_part(self.open_loop())
 
     def open_loop(self, *, is_for_training: bool = False) -> Loop:
-        """Open everything that rounds need, with the images that are decoded so far."""
+        """Open everything that rounds need, including the images decoded so far."""
         return open_loop(
             self.settings,
             self.project_id,
@@ -133,13 +134,13 @@ def rescan(project_id: int) -> None:
         while due.train == "rescan":
             must_list = is_listing_due(state, work.settings, time.time())
             rescans.rescan(work.open_loop(), must_list=must_list, progress=work.progress)
-            work.queue.notify_clock(project_id)  # the new images may be queried
+            work.queue.notify_clock(project_id)  # so that the new images can be queried
             state, due = work.decide()
     work.queue.notify_clock(project_id)
 
 
 def rank(project_id: int) -> None:
-    """Run the due steps that take only seconds, one after another, until none is left."""
+    """Run the due steps that take only seconds, one after another, until no step is due."""
     work = _open(project_id)
     share_cores(work.queue.worker_counts()["train"])
     job = get_current_job()
@@ -147,7 +148,7 @@ def rank(project_id: int) -> None:
     while time.monotonic() < until:
         try:
             state, due = work.decide()
-        except ModelFolderError as error:  # the clock logs it as well, and looks again
+        except ModelFolderError as error:  # the clock also logs this, and checks again
             log.error("project %d: %s", project_id, error)
             break
         if due.train:
@@ -193,7 +194,7 @@ def _open(project_id: int) -> Work:
 
 @contextmanager
 def _record_errors(work: Work, step: Step) -> Iterator[None]:
-    """Record an error for the dashboard, and its time so that the next attempt is delayed."""
+    """Record an error for the dashboard, and record its time to delay the next attempt."""
     try:
         yield
     except TooFewLabelsError as error:
@@ -213,8 +214,8 @@ def _record_errors(work: Work, step: Step) -> Iterator[None]:
 def _job_progress(queue: TrainingQueue, project_id: int) -> Progress:
     """Return a function that reports and logs the job's progress.
 
-    The function ends the job once its worker is gone: RQ gives the job to another worker, and two
-    processes finishing the same job would conflict in Redis.
+    The function ends the job's process once its worker is gone, because RQ gives the job to another
+    worker, and two processes that finish the same job would conflict in Redis.
     """
     job = get_current_job()
     worker = os.getppid()

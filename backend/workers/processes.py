@@ -2,7 +2,8 @@
 
     python -m backend.workers.processes trainer
 
-Each process imports only what it needs; for example, clock and dashboard do not import torch.
+Each process imports only what it needs; for example, the clock and the dashboard do not import
+torch.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ log = logging.getLogger(__name__)
 
 def run_backend(settings: Settings) -> None:
     """Serve the Label Studio ML backend over HTTP."""
-    import torchvision  # noqa: F401  # slow: do not make the first annotator wait for it
+    import torchvision  # noqa: F401  # this is slow, so import it before the first request
 
     from backend.web.server import serve
     from backend.web.serving import create_app
     from backend.workers.cores import share_cores
 
-    share_cores()  # leaves a core to answer webhooks during a /predict request
+    share_cores()  # leaves one core free to answer webhooks during a /predict request
     serve(create_app(settings), settings)
 
 
@@ -98,19 +99,19 @@ def main() -> int:
 
 def _work(settings: Settings, queue: str) -> None:
     """Run an RQ worker, which forks a child process for each job."""
-    # Import torch before forking, so that not every job imports it. Each child initializes CUDA.
+    # Import torch once before forking instead of in every job. Each child initializes CUDA.
     import torchvision  # noqa: F401
 
     from backend.workers import jobs  # noqa: F401
 
-    # Otherwise, each garbage collection in a job traverses all of torch, taking 0.3 s.
+    # Otherwise, each garbage collection in a job would traverse all of torch, which takes 0.3 s.
     gc.collect()
     gc.freeze()
     try:
         Worker(
             [queue],
             connection=Redis.from_url(settings.redis_url.get_secret_value()),
-            serializer=JSONSerializer,  # unpickling would run code
+            serializer=JSONSerializer,  # unpickling could run arbitrary code
             job_class=OwnJob,
             # Detect a killed worker quickly, and give its job to another worker.
             worker_ttl=30,
@@ -123,7 +124,7 @@ def _work(settings: Settings, queue: str) -> None:
             f"Redis cannot be used ({type(error).__name__}): check REDIS_URL"
         ) from None
     finally:
-        gc.unfreeze()  # otherwise triton reports leaked objects at exit, and not as JSON
+        gc.unfreeze()  # otherwise, triton reports leaked objects at exit, in text that is not JSON
 
 
 if __name__ == "__main__":

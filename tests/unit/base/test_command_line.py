@@ -265,4 +265,6 @@ def test_status_without_redis_prints_one_sentence_and_exits_with_one(
     monkeypatch.setenv("REDIS_URL", "redis://:hunter2@127.0.0.1:9/0")
     code, printed, errors = typed("scripts.status")
     assert (code, printed) == (1, "")
-    assert errors == ("Redis cannot be used (ConnectionError): check that it runs and REDIS_URL\n")
+    assert errors == (
+        "Redis cannot be used (ConnectionError): check that it is running, and check REDIS_URL\n"
+    )

@@ -85,7 +85,7 @@ def test_a_server_that_is_down_is_named_with_its_address() -> None:
         pass
     message = message_of(url)
     assert url in message
-    assert "check that it runs" in message
+    assert "check that it is running" in message
 
 
 @pytest.mark.parametrize("url", ["http://", "http://[", "http://no host"])

@@ -224,7 +224,7 @@ def test_promoting_a_pruned_version_is_refused_with_the_reason(root: Path) -> No
             Registry(root).promote(name)
         assert str(caught.value) == (
             f"the weights of {name} were pruned on 2026-01-01: choose another version; a higher "
-            "KEEP_VERSIONS keeps more of them (0: all)"
+            "KEEP_VERSIONS keeps more versions (0: all)"
         )
     current = Registry(root).current()
     assert current is not None

@@ -100,7 +100,7 @@ def test_a_saved_version_is_loaded_unchanged(root: Path) -> None:
 
 def test_a_version_is_never_overwritten(root: Path) -> None:
     save(root, meta())
-    with pytest.raises(ModelFolderError, match="exists already"):
+    with pytest.raises(ModelFolderError, match="already exists"):
         save(root, meta())
 
 

@@ -118,7 +118,8 @@ def test_before_the_first_version_it_says_so(
 ) -> None:
     keep_reading(root, annotations=3, n_open=20, new=3)
     assert say(settings, queue) == (
-        "T, round 0: no model yet; 20 open tasks, 3 of 20 new annotations until the next training."
+        "T, round 0: no model yet; 20 open tasks, 3 of 20 new annotations until the next training "
+        "run."
     )
 
 
@@ -467,7 +468,8 @@ def test_before_the_database_exists_nothing_is_known_and_reading_creates_no_file
     assert lists == ((), (), (), (), ())
     assert (status.new_annotations, status.waiting_for, status.is_finished) == (0, None, False)
     assert sentence(status) == (
-        "T, round 0: no model yet; ? open tasks, 0 of 20 new annotations until the next training."
+        "T, round 0: no model yet; ? open tasks, 0 of 20 new annotations until the next training "
+        "run."
     )
     assert files(settings.model_dir) == before
     assert [path.name for path in root.iterdir()] == ["project.json"]
