@@ -62,7 +62,7 @@ def main() -> int:
     experiment = open_experiment(settings, seed=settings.seed)
     trial = ConsensusTrial(
         experiment,
-        real_annotations(arguments.annotators, experiment.pool),
+        real_annotations(arguments.annotators, experiment.pool, experiment.pool.image_ids),
         experiment.pool.image_size,
         arguments.people,
         arguments.folds,

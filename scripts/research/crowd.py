@@ -71,8 +71,8 @@ class Crowd:
         return label
 
 
-def real_annotations(file: str, pool: Pool) -> dict[str, tuple[str, ...]]:
-    """Return each image's real annotations.
+def real_annotations(file: str, pool: Pool, image_ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return the real annotations of some images of a pool.
 
     Raises SettingsError if the file does not exist or lacks an image.
     """
@@ -80,16 +80,16 @@ def real_annotations(file: str, pool: Pool) -> dict[str, tuple[str, ...]]:
         raise SettingsError(f"--annotators {file}: no such file")
     by_key = _read(file)
     if pool.source is None:
-        keys = [i.partition("~")[0].rpartition("-")[2] for i in pool.image_ids]
+        keys = [i.partition("~")[0].rpartition("-")[2] for i in image_ids]
     else:
         index = pool.source.index
-        keys = [entry.location for entry in index.entries(index.rows(pool.image_ids))]
+        keys = [entry.location for entry in index.entries(index.rows(image_ids))]
     missing = [key for key in keys if key not in by_key]
     if missing:
         raise SettingsError(
             f"--annotators {file} has no annotation of {missing[0]}, which is in the pool"
         )
-    return {i: by_key[key] for i, key in zip(pool.image_ids, keys, strict=True)}
+    return {i: by_key[key] for i, key in zip(image_ids, keys, strict=True)}
 
 
 @cache

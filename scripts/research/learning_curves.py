@@ -6,6 +6,7 @@ import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from backend.measures.forecast import CurvePoint, track_record
 from backend.measures.interval import interval_of
 
 Floats = NDArray[np.float64]
+AnyRow = TypeVar("AnyRow")
 BASELINE = "random"
 RESAMPLES = 2000
 
@@ -37,17 +39,18 @@ class Row:
     version: str
 
 
-def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """Write rows to a CSV file atomically."""
+def write_rows(path: Path, rows: Sequence[object]) -> None:
+    """Write rows, which are dataclasses of one type, to a CSV file atomically."""
     draft = path.with_suffix(".draft")
     pd.DataFrame(rows).to_csv(draft, index=False)
     draft.replace(path)
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_rows(path: Path, kind: type[AnyRow]) -> list[AnyRow]:
     """Read the rows of a file written by `write_rows`."""
     lines = path.read_text().splitlines()
-    return TypeAdapter(list[Row]).validate_python(list(csv.DictReader(lines)))
+    adapter = TypeAdapter(kind)
+    return [adapter.validate_python(row) for row in csv.DictReader(lines)]
 
 
 def curves(rows: Sequence[Row], strategy: str) -> pd.DataFrame:

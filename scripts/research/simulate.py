@@ -9,12 +9,10 @@ curves.csv, summary.md, curves.png and curves.svg into the folder given by --out
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from typing import get_args
@@ -33,7 +31,15 @@ from scripts.research.crowd import real_annotations
 from scripts.research.experiment import open_experiment
 from scripts.research.learning_curves import draw, summarize, write_rows
 from scripts.research.oracle import OracleProject
-from scripts.research.simulation import Plan, Run, finished_rows, make_loop, pool_of, run_missing
+from scripts.research.simulation import (
+    Plan,
+    Run,
+    claim,
+    finished_rows,
+    make_loop,
+    pool_of,
+    run_missing,
+)
 
 
 def main() -> int:
@@ -47,7 +53,7 @@ def main() -> int:
         raise SettingsError("several annotations per image require --annotators with a CSV file")
     try:
         plan = _make_plan(arguments, settings)
-        _claim(arguments.out, plan)
+        claim(arguments.out, plan)
         runs = _make_runs(arguments, settings, plan)
         sentence = _describe(plan, arms, arguments.repeats)
         print(sentence)
@@ -87,7 +93,7 @@ def _make_plan(arguments: argparse.Namespace, settings: Settings) -> Plan:
             f"--seed-labels {plan.seed_labels}: the pool has only {len(pool.image_ids)} images"
         )
     if plan.annotators:
-        real_annotations(plan.annotators, pool)
+        real_annotations(plan.annotators, pool, pool.image_ids)
     return plan
 
 
@@ -110,22 +116,6 @@ def _make_runs(arguments: argparse.Namespace, settings: Settings, plan: Plan) ->
             product(range(arguments.repeats), arguments.strategies)
         )
     ]
-
-
-def _claim(out: Path, plan: Plan) -> None:
-    """Write the plan into its folder; raise SettingsError if a different plan is already there."""
-    path = out / "plan.json"
-    text = json.dumps(asdict(plan), indent=2)
-    if path.exists() and path.read_text() != text:
-        raise SettingsError(
-            f"{out} contains a simulation with other settings (see {path}): "
-            "choose another folder with --out, or delete this one"
-        )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    except OSError as error:
-        raise SettingsError(f"--out {out} cannot be written: {error.strerror}") from None
 
 
 def _prepare(run: Run) -> None:

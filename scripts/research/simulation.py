@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from itertools import count
 from pathlib import Path
@@ -17,10 +18,12 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from backend.base.arrays import ImageView
+from backend.base.errors import SettingsError
 from backend.base.labeling import NewTask
 from backend.base.settings import Settings
 from backend.images.known_labels import seed_labels, true_labels
 from backend.images.pool import Pool, open_pool
+from backend.images.validation_sample import KNOWN, Validation
 from backend.network.training import Recipe
 from backend.rounds import batches, rounds
 from backend.rounds.loop import Loop
@@ -61,21 +64,24 @@ class Run:
     data_dir: Path
     device: str
     threads: int
+    validation: Validation = KNOWN
 
 
 def simulate(run: Run, on_round: Callable[[], object] = lambda: None) -> list[Row]:
     """Run all rounds, and return the accuracy of each version."""
     torch.set_num_threads(run.threads)
     plan = run.plan
-    pool, truth = pool_of(plan, run.data_dir)
+    pool, truth = pool_of(plan, run.data_dir, run.validation)
     project = OracleProject(pool.classes)
     loop = make_loop(run, pool, project)
     crowd = None
     if plan.annotators:
         rng = np.random.default_rng([run.repeat, 3])
-        crowd = Crowd(real_annotations(plan.annotators, pool), pool.classes, plan.people, rng)
+        real = real_annotations(plan.annotators, pool, pool.image_ids)
+        crowd = Crowd(real, pool.classes, plan.people, rng)
     if plan.seed_labels:
-        seeds = seed_labels(pool, plan.seed_labels, run.repeat, truth)
+        known = {image_id: truth[image_id] for image_id in pool.image_ids}
+        seeds = seed_labels(pool, plan.seed_labels, run.repeat, known)
         project.import_tasks([NewTask(i, {}, label=label) for i, label in seeds.items()])
     while len(project.labels()) < 2:  # a model cannot learn from a single class
         batches.top_up(loop)
@@ -147,17 +153,27 @@ def make_loop(run: Run, pool: Pool, project: OracleProject) -> Loop:
         recipe=Recipe(image_size=run.plan.image_size),
         seed=run.repeat,
         device=torch.device(run.device),
+        validation_labels=run.validation.n_labels,
     )
 
 
 @cache
-def pool_of(plan: Plan, data_dir: Path) -> tuple[Pool, dict[str, str]]:
-    """Return the pool of a plan, and the true label of each of its images.
+def pool_of(
+    plan: Plan, data_dir: Path, validation: Validation = KNOWN
+) -> tuple[Pool, dict[str, str]]:
+    """Return the pool of a plan, and the true label of each image that annotators may be asked for.
 
     With duplicates, the pool keeps its size: it has fewer different images, each several times.
     """
-    whole = open_pool(plan.pool, data_dir, seed=0, image_size=plan.image_size, rescan=False)
+    open_with = partial(
+        open_pool, plan.pool, data_dir, seed=0, image_size=plan.image_size, rescan=False
+    )
+    whole = open_with()
     truth = true_labels(whole)
+    if validation != KNOWN:
+        held_out = zip(whole.validation.image_ids, whole.validation.labels, strict=True)
+        truth |= {image_id: whole.classes[label] for image_id, label in held_out}
+        whole = open_with(validation=validation)
     if plan.duplicates == 1 and plan.pool_fraction == 1:
         return whole, truth
     n_images = len(whole.image_ids)
@@ -175,12 +191,29 @@ def pool_of(plan: Plan, data_dir: Path) -> tuple[Pool, dict[str, str]]:
         images=ImageView(whole.images, np.array(rows)),
         source=whole.source if plan.duplicates == 1 else None,  # copies have no files of their own
     )
-    return pool, {name: truth[whole.image_ids[row]] for name, row in original.items()}
+    labels = {name: truth[whole.image_ids[row]] for name, row in original.items()}
+    return pool, labels | {image_id: truth[image_id] for image_id in whole.sample.image_ids}
+
+
+def claim(out: Path, plan: Plan) -> None:
+    """Write the plan into its folder; raise SettingsError if a different plan is already there."""
+    path = out / "plan.json"
+    text = json.dumps(asdict(plan), indent=2)
+    if path.exists() and path.read_text() != text:
+        raise SettingsError(
+            f"{out} contains a simulation with other settings (see {path}): "
+            "choose another folder with --out, or delete this one"
+        )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    except OSError as error:
+        raise SettingsError(f"--out {out} cannot be written: {error.strerror}") from None
 
 
 def finished_rows(run: Run) -> list[Row]:
     """Return the rows of a run that has finished."""
-    return read_rows(run.folder / FINISHED)
+    return read_rows(run.folder / FINISHED, Row)
 
 
 def run_missing(runs: Sequence[Run], jobs: int) -> None:

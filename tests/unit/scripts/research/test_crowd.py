@@ -72,4 +72,4 @@ def test_an_image_without_annotations_is_named(tmp_path: Path, pool: Pool) -> No
     path = tmp_path / "answers.csv"
     path.write_text("image,annotator_1\ntrain/x.png,1\n")
     with pytest.raises(SettingsError, match="has no annotation of"):
-        real_annotations(str(path), pool)
+        real_annotations(str(path), pool, pool.image_ids)

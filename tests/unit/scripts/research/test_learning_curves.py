@@ -32,7 +32,7 @@ RANDOM = rows("random", (0.40, 0.50, 0.60), (0.42, 0.52, 0.61))
 
 def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
     write_rows(tmp_path / "a.csv", RANDOM)
-    assert read_rows(tmp_path / "a.csv") == RANDOM
+    assert read_rows(tmp_path / "a.csv", Row) == RANDOM
 
 
 def test_a_curve_has_a_row_per_seed_and_a_column_per_budget() -> None:

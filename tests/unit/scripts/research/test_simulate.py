@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from backend.base.command_line import run
-from scripts.research.learning_curves import read_rows
+from scripts.research.learning_curves import Row, read_rows
 from scripts.research.simulate import main
 
 
@@ -53,7 +53,7 @@ def test_the_command_writes_curves_table_and_picture_and_resumes(
     code, _, errors = command(*options, "--repeats", "2", "--jobs", "2")
     assert code == 0, errors
     assert (tmp_path / "runs/auto-0/finished.csv").stat().st_mtime_ns == before
-    assert {(row.strategy, row.repeat) for row in read_rows(tmp_path / "curves.csv")} == {
+    assert {(row.strategy, row.repeat) for row in read_rows(tmp_path / "curves.csv", Row)} == {
         (strategy, repeat) for strategy in ("auto", "random") for repeat in (0, 1)
     }
     assert not list(tmp_path.glob("runs/*/models"))

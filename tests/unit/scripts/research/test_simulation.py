@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from backend.images.pool import open_pool
+from backend.images.validation_sample import Validation
 from scripts.research.simulation import Plan, Run, pool_of, simulate
 
 
@@ -69,6 +71,15 @@ def test_copies_can_also_become_seed_labels(tmp_path: Path, data_dir: Path) -> N
 def test_a_first_batch_of_one_class_is_followed_by_another(tmp_path: Path, data_dir: Path) -> None:
     rows = simulate(run(tmp_path, data_dir, seed_labels=0, batch=1, rounds=1))
     assert rows[0].labels >= 2
+
+
+def test_one_of_five_labels_is_for_validation_if_people_give_them(
+    tmp_path: Path, data_dir: Path
+) -> None:
+    known = run(tmp_path, data_dir, seed_labels=0, batch=20)
+    rows = simulate(replace(known, validation=Validation("people", 30)))
+    assert [row.labels for row in rows] == [20, 40]
+    assert [row.validation_images for row in rows] == [4, 8]
 
 
 def annotations_file(folder: Path, data_dir: Path, *, is_right: bool) -> Path:

@@ -1,0 +1,150 @@
+"""Measure how well validation by people tells a model's accuracy, and what it costs.
+
+    python -m scripts.research.bench_validation --annotators annotators.csv.xz
+
+The pool's labels are hidden from everyone but the annotators, who label the validation sample.
+
+  sample  how far estimates are from the accuracy on all other images, if annotators are right
+  people  the same, with real annotations
+  cost    the accuracy after equally many labels with VALIDATION=people and VALIDATION=known
+
+Rerun to resume.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from backend.base.command_line import CommandParser, run
+from backend.base.errors import SettingsError
+from backend.base.settings import Settings, load_settings
+from backend.network.device import find_device
+from backend.rounds.scoring import pretrained_body
+from scripts.console.options import at_least
+from scripts.console.progress_bars import progress_bar
+from scripts.research.crowd import real_annotations
+from scripts.research.experiment import open_experiment
+from scripts.research.learning_curves import read_rows, write_rows
+from scripts.research.oracle import OracleProject
+from scripts.research.simulation import Plan, Run, claim, make_loop, pool_of
+from scripts.research.validation_cost import BUDGETS, compare, simulate_both
+from scripts.research.validation_trial import Estimate, HiddenPool, run_trial, summarize
+
+BATCH = 100
+
+
+def main() -> int:
+    """Run what is missing, and print the requested tables."""
+    arguments = _parser().parse_args()
+    if "people" in arguments.tables and not arguments.annotators:
+        raise SettingsError("the table `people` requires --annotators with a CSV file")
+    base = _base_run(arguments, load_settings())
+    try:
+        claim(arguments.out, base.plan)
+        print(f"pool {base.plan.pool}, weights {base.plan.weights}")
+        for table in arguments.tables:
+            print(f"\n{table}\n\n{TABLES[table](arguments, base)}", flush=True)
+    except KeyboardInterrupt:
+        print("\nstopped: rerun the same command to resume", file=sys.stderr)
+        return 130
+    return 0
+
+
+def trial_table(arguments: argparse.Namespace, base: Run, *, is_real: bool) -> str:
+    """Run the missing trials, with the true labels or with real annotations, and summarize all."""
+    path = arguments.out / ("people.csv" if is_real else "sample.csv")
+    found = read_rows(path, Estimate) if path.exists() else []
+    missing = sorted(set(range(arguments.trials)) - {estimate.seed for estimate in found})
+    if missing:
+        pool = hide_labels(base, arguments.annotators if is_real else "")
+        with progress_bar() as progress:
+            for number, seed in enumerate(missing):
+                progress("running trials", number, len(missing))
+                found += run_trial(pool, seed)
+                write_rows(path, found)
+    return summarize([estimate for estimate in found if estimate.seed < arguments.trials])
+
+
+def cost_table(arguments: argparse.Namespace, base: Run) -> str:
+    """Run the missing simulations, and compare their accuracies."""
+    hide_labels(base, "")  # embeds the pool once, for all simulations
+    return compare(*simulate_both(base, arguments.repeats, arguments.jobs))
+
+
+TABLES: dict[str, Callable[[argparse.Namespace, Run], str]] = {
+    "sample": partial(trial_table, is_real=False),
+    "people": partial(trial_table, is_real=True),
+    "cost": cost_table,
+}
+
+
+def hide_labels(base: Run, annotators: str) -> HiddenPool:
+    """Return all images of the pool and of its validation split, with their labels hidden."""
+    pool, truth = pool_of(base.plan, base.data_dir)
+    loop = make_loop(base, pool, OracleProject(pool.classes))
+    with progress_bar() as progress:
+        _, embeddings = pretrained_body(loop, progress)
+    image_ids = pool.image_ids + pool.validation.image_ids
+    position = {name: n for n, name in enumerate(pool.classes)}
+    annotations = None
+    if annotators:
+        real = real_annotations(annotators, pool, image_ids)
+        annotations = np.array([[position[name] for name in real[i]] for i in image_ids])
+    labels = [position[truth[image_id]] for image_id in pool.image_ids]
+    return HiddenPool(
+        image_ids,
+        np.concatenate([embeddings.pool, embeddings.validation]),
+        np.array(labels + pool.validation.labels.tolist()),
+        len(pool.classes),
+        annotations,
+    )
+
+
+def _base_run(arguments: argparse.Namespace, settings: Settings) -> Run:
+    """Open the pool and the weights, and return the run that all simulations are variants of."""
+    experiment = open_experiment(settings, seed=0)
+    plan = Plan(
+        pool=experiment.pool.name,
+        weights=experiment.weights.name,
+        image_size=experiment.pool.image_size,
+        train="head",
+        seed_labels=0,
+        rounds=max(BUDGETS) // BATCH,
+        batch=BATCH,
+        pool_fraction=1.0,
+        duplicates=1,
+        annotators="",
+        people=1,
+    )
+    return Run(
+        plan=plan,
+        arm="auto",
+        repeat=0,
+        folder=arguments.out / "runs",
+        data_dir=settings.data_dir,
+        device=str(find_device(settings.device)),
+        threads=max(1, (os.cpu_count() or 1) // arguments.jobs),
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = CommandParser(description=__doc__)
+    add = parser.add_argument
+    add("--tables", choices=TABLES, nargs="+", default=list(TABLES))
+    add("--trials", type=at_least(2), default=100, help="for `sample` and `people`")
+    add("--repeats", type=at_least(2), default=5, help="number of seeds for `cost`")
+    add("--annotators", help="a CSV of real annotations: image, annotator_1, annotator_2, …")
+    add("--out", type=Path, default="var/validation", help="the results' folder; rerun to resume")
+    add("--jobs", type=at_least(1), default=1, help="number of parallel simulations for `cost`")
+    return parser
+
+
+if __name__ == "__main__":
+    run(main)
