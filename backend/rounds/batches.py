@@ -64,8 +64,10 @@ def top_up(
     settings = loop.settings
     with lock(loop.root, "push"):
         read_everything_changed(loop.project, loop.store)
-        ask_sample_again(loop)
         found: dict[str, float] = {}
+        if loop.validation_labels:
+            found["sample_asked_again"] = loop.store.facts().revision
+            ask_sample_again(loop)
         pushed = 0
         if settings.overlap in ("2", "3"):
             found["looked_for_again"] = loop.store.facts().revision
@@ -73,13 +75,20 @@ def top_up(
         n_open = loop.store.n_open()
         if batch_is_due(settings, n_open, rounds_done, is_new_version=is_new_version):
             n_again = reopen_doubtful(loop, progress) if settings.overlap == "auto" else 0
-            count = settings.batch_size - n_again
-            sample = choose_sample_images(loop, count)
-            batch = choose_batch(loop, count - len(sample), settings.strategy, progress)
-            pushed = push(loop, batch, sample)
+            pushed = query(loop, settings.batch_size - n_again, progress)
             found["exhausted_at"] = 0.0 if pushed or n_again else time.time()
         loop.store.record_success("top_up", **found)
     return pushed
+
+
+def query(loop: Loop, count: int, progress: Progress = lambda *_: None) -> int:
+    """Query `count` images, some of them from the validation sample; return how many were queried.
+
+    The caller must hold the push lock and must have read the latest changes.
+    """
+    sample = choose_sample_images(loop, count)
+    batch = choose_batch(loop, count - len(sample), loop.settings.strategy, progress)
+    return push(loop, batch, sample)
 
 
 def choose_batch(

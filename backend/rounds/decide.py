@@ -54,6 +54,7 @@ class State:
     n_open: int = 0  # tasks that nobody has annotated
     rounds_done: int = 0
     in_service: str = ""  # version name
+    must_ask_sample: bool = False  # whether a validation image waits to be asked again
 
     @property
     def is_training_asked(self) -> bool:
@@ -177,6 +178,8 @@ def _ask_at(state: State, settings: Settings) -> float:
     if not state.facts.read_at:
         return math.inf  # the number of open tasks is unknown
     if settings.overlap in ("2", "3") and state.facts.revision > state.facts.looked_for_again:
+        return 0.0
+    if state.must_ask_sample:
         return 0.0
     if not batch_is_due(settings, state.n_open, state.rounds_done):
         return math.inf

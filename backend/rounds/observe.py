@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from backend.base.labeling import LabelingProject, TaskReading
 from backend.labelstudio.project import CLOCK_SKEW
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds.decide import State
+from backend.rounds.validation_reading import read_validation
 from backend.store.project_record import read_record
 from backend.store.project_store import ProjectStore
 from backend.store.registry import Registry
@@ -41,6 +43,10 @@ def observe(root: Path, queue: TrainingQueue, project_id: int) -> State:
         n_open=store.n_open(),
         rounds_done=Registry(root).last_round(),
         in_service=current.version if current else "",
+        must_ask_sample=record is not None
+        and record.validation == "people"
+        and facts.revision > facts.sample_asked_again
+        and _must_ask_sample(root, record.classes, facts.revision),
     )
 
 
@@ -95,6 +101,14 @@ def read_everything_changed(
     read_changes(project, store, now=now)
     if project.n_tasks() != store.n_tasks():
         read_changes(project, store, is_full=True, now=now)
+
+
+# The clock observes every project once a second, and only a new revision can change the answer.
+@lru_cache(maxsize=32)
+def _must_ask_sample(root: Path, classes: tuple[str, ...], revision: int) -> bool:  # noqa: ARG001
+    """Return whether a validation image waits until Label Studio serves its task again."""
+    outcomes = read_validation(ProjectStore(root), classes, n_wanted=0).outcomes
+    return any(outcome.must_ask for outcome in outcomes.values())
 
 
 def _chunks(tasks: Iterable[TaskReading]) -> Iterator[Sequence[TaskReading]]:

@@ -28,6 +28,7 @@ class Facts(BaseModel, frozen=True):
     head_fitted_at: Moment = 0.0
     ordered_by: str = ""  # the version whose predictions order the open tasks
     looked_for_again: int = 0  # the revision at the last search for tasks to reopen
+    sample_asked_again: int = 0  # the revision at which validation images were last asked again
     exhausted_at: Moment = 0.0  # when a batch was due but no image was left to query
     waiting_for: str | None = None  # why training cannot start yet
     rescan_asked_at: Moment = 0.0  # when a person last requested a search for new images

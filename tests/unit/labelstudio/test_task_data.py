@@ -11,9 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from backend.base.labeling import Asked, Task, TaskReading
+from backend.base.labeling import VALIDATION, Asked, Task, TaskReading
 from backend.labelstudio.task_data import (
     is_seed,
+    is_validation,
     read_asked,
     read_image_id,
     write_asked,
@@ -50,6 +51,13 @@ def test_a_task_queried_without_a_model_holds_no_scores() -> None:
         "asked_version": "",
         "hint": "no guess",
     }
+
+
+def test_a_validation_task_is_recognized_by_how_it_was_asked() -> None:
+    asked = replace(FIRST, strategy=VALIDATION)
+    assert is_validation(write_asked("data:,", asked, ""))
+    assert not is_validation(write_asked("data:,", FIRST, ""))
+    assert not is_validation(None)
 
 
 def test_without_a_hint_no_readable_field_reveals_the_prediction() -> None:

@@ -15,7 +15,7 @@ from backend.base.labeling import Annotation, Asked, NewTask, Task, TaskReading
 from backend.base.settings import Settings
 from backend.images.known_labels import seed_labels, true_labels
 from backend.images.pool import Pool, open_pool
-from backend.images.splits import LabeledSplit
+from backend.images.splits import NO_IMAGES, LabeledSplit, Split
 from backend.network.training import Recipe
 from backend.rounds import batches, observe, rounds
 from backend.rounds.annotators import annotator_figures
@@ -70,6 +70,24 @@ def loop(tmp_path: Path, pool: Pool, project: OracleProject) -> Loop:
         recipe=FAST,
         seed=0,
         device=torch.device("cpu"),
+    )
+
+
+@pytest.fixture
+def sampled(loop: Loop) -> Loop:
+    """The loop with its last 40 images as the validation sample; 30 labels are wanted."""
+    pool = loop.pool
+    return replace(
+        loop,
+        validation_labels=30,
+        pool=replace(
+            pool,
+            image_ids=pool.image_ids[:-40],
+            images=pool.images[:-40],
+            validation=NO_IMAGES.select({}),
+            sample=Split(pool.image_ids[-40:], pool.images[-40:]),
+            validated_by="people",
+        ),
     )
 
 

@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from backend.base.labeling import VALIDATION, Asked, DeletedSkip, Task, TaskReading
 from backend.rounds.annotators import annotator_figures
 from backend.rounds.loop import Loop
+from backend.rounds.validation import read_sample
 from tests.unit.rounds.conftest import (
     NAMES,
     PEOPLE,
@@ -86,3 +88,42 @@ def test_the_quality_interval_counts_only_images_with_several_annotations(
 def test_an_annotator_who_left_label_studio_is_still_reported(animals: Loop) -> None:
     rows = figures(animals, annotation("a", "Cat", 8), annotation("b", "Cat", 1))
     assert rows.keys() == {"Ada", "person 8 (no longer in Label Studio)"}
+
+
+def test_annotations_of_the_validation_sample_count_except_for_the_quality(animals: Loop) -> None:
+    # The labels of v and w are Cat and undecided; x awaits its first annotation.
+    of_sample = [
+        annotation("v", "Cat", 1, seconds=2.0),
+        annotation("v", "Cat", 2),
+        annotation("v", "Dog", 3),
+        annotation("w", "Cat", 1, at=2, seconds=4.0),
+        annotation("w", "Dog", 2),
+    ]
+    of_sample = [replace(a, annotation_id=n) for n, a in enumerate(of_sample)]
+    asked = [Asked(i, 0, VALIDATION, "") for i in "vwx"]
+    animals.store.record_asked(asked)
+    animals.store.record_tasks(
+        [
+            TaskReading(
+                Task(ord(i), i, is_open=i == "x", awaits_second_opinion=False),
+                "2026",
+                tuple(a for a in of_sample if a.image_id == i),
+                None,
+            )
+            for i in "vwx"
+        ],
+        0.0,
+    )
+    animals.store.record_deleted_skip(DeletedSkip(50, "x", 1))
+    animals.store.record_deleted_skip(DeletedSkip(51, "x", 8))
+    given = (*of_sample, annotation("a", "Cat", 1), annotation("a", "Cat", 2))
+    reading = read(animals, *given)
+    known = replace(reading, consensus=replace(reading.consensus, annotators={1: 0.8, 2: None}))
+    sample = read_sample(animals)
+    assert sample.labels == {"v": "Cat"}
+    rows = {r.annotator: r for r in annotator_figures(by_task(given), known, NAMES, PEOPLE, sample)}
+    assert (rows[1].answers, rows[1].skipped, rows[1].median_seconds) == (3, 1, 3.0)
+    assert [rows[by].agreement for by in (1, 2, 3)] == [1.0, 1.0, 0.0]
+    alone = annotator_figures(by_task(given[-2:]), known, NAMES, PEOPLE)[0]
+    assert (rows[1].quality_low, rows[1].quality_high) == (alone.quality_low, alone.quality_high)
+    assert (rows[8].answers, rows[8].skipped, rows[8].agreement) == (0, 1, None)

@@ -239,6 +239,9 @@ CASES = (
              settings={"overlap": overlap})
         for overlap in ("auto", "1")
     ),
+    Case("a validation image that no one can answer is asked again at the end of pool and rounds",
+         {"n_open": 20, "must_ask_sample": True, "exhausted_at": -1, "rounds_done": 3},
+         rank="top_up", settings={"rounds": 3}),
     # A head
     Case("a changed annotation makes a head due",
          {"revision": 8, "head_revision": 7, "head_fitted_at": -5}, rank="refit"),
@@ -381,6 +384,7 @@ states = st.builds(
     n_open=number,
     rounds_done=number,
     in_service=versions,
+    must_ask_sample=st.booleans(),
 )
 all_settings = st.builds(
     Settings.model_construct,

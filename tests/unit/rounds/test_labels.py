@@ -12,6 +12,7 @@ import torch
 from backend.images.digest import digest
 from backend.images.known_labels import true_labels
 from backend.images.pool import open_pool
+from backend.images.splits import Split
 from backend.network import resnet
 from backend.rounds import batches, scoring
 from backend.rounds.annotators import annotator_figures
@@ -332,3 +333,24 @@ def test_an_annotation_of_a_copy_counts_for_the_first_image(animals: Loop, tmp_p
     assert reading.labels.image_ids == (first,)
     assert list(reading.labels.classes) == [1]
     assert reading.labels.left_out == {"not of the pool": 1}
+
+
+def test_annotations_of_the_validation_sample_enter_no_label_and_are_no_waste(
+    animals: Loop,
+) -> None:
+    pool = animals.pool
+    sampled = replace(
+        animals,
+        pool=replace(
+            pool,
+            image_ids=pool.image_ids[:-2],
+            images=pool.images[:-2],
+            sample=Split(pool.image_ids[-2:], pool.images[-2:]),  # t and u
+        ),
+    )
+    given = [annotation("a", "Dog"), annotation("t", "Cat"), annotation("u", None)]
+    given.append(annotation("u", None, 2, was_skipped=True))
+    reading = read(sampled, *given)
+    assert labels_of(reading) == {"a": ("Dog", 1.0)}
+    assert reading.labels.left_out == {}
+    assert read(animals, *given).labels.left_out == {"empty": 1, "skipped": 1}

@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from backend.base.labeling import Annotation, NewTask, Task, TaskReading
+from backend.base.labeling import VALIDATION, Annotation, Asked, NewTask, Task, TaskReading
 from backend.base.settings import Settings
 from backend.labelstudio.project import CLOCK_SKEW
 from backend.queue.training_queue import TrainingQueue
@@ -498,3 +498,22 @@ def test_how_tasks_were_asked_is_recorded_with_them(empty: ProjectStore) -> None
     assert {i: list(map(float, p)) for i, p in empty.asked_probs(2).items()} == {
         "img-0": [0.25, 0.75]
     }
+
+
+def test_a_skip_by_a_lone_annotator_is_asked_again_once_for_each_change(
+    store: ProjectStore, look: Callable[[], State], tmp_path: Path
+) -> None:
+    [found] = annotated(1)
+    skip = replace(found.annotations[0], label=None, was_skipped=True)
+    asked = Asked("1", round=0, strategy=VALIDATION, version="")
+    read(store, [replace(found, annotations=(skip,), asked=asked)], NOON)
+    assert not look().must_ask_sample  # known labels validate
+    write_record(
+        tmp_path,
+        record(PROJECT).model_copy(update={"validation": "people", "validation_labels": 30}),
+    )
+    assert look().must_ask_sample
+    store.record(sample_asked_again=store.facts().revision)
+    assert not look().must_ask_sample
+    read(store, [replace(found, updated_at="2027", asked=asked)], NOON)  # a label
+    assert not look().must_ask_sample

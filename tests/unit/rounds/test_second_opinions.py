@@ -124,3 +124,24 @@ def test_a_task_that_label_studio_cannot_serve_again_takes_no_place(
         annotate_as(project, 1, truth)
         batches.top_up(loop)
     assert len([task for task in project.open_tasks() if task.awaits_second_opinion]) == 10 + 20
+
+
+def test_validation_images_that_await_another_annotator_take_no_place(
+    sampled: Loop, project: OracleProject
+) -> None:
+    loop = with_settings(sampled, overlap="2", batch_size=5)
+    everything = dict.fromkeys(loop.pool.image_ids + loop.pool.sample.image_ids, "0")
+    truth = everything | true_labels(loop.pool)
+    seed(loop, project)
+    train(loop)
+    annotate_as(project, 1, truth)
+    held_out = [task for task in project.tasks() if loop.pool.is_in_sample(task.image_id)]
+    for task in held_out:
+        project.reopen(task.task_id, 3)
+    for _ in range(4):
+        batches.top_up(loop)
+        annotate_as(project, 1, truth)
+    waiting = [task for task in project.tasks() if task.awaits_second_opinion]
+    of_pool = [task for task in waiting if not loop.pool.is_in_sample(task.image_id)]
+    assert len(held_out) == 1
+    assert len(of_pool) == 2 * 5

@@ -67,6 +67,22 @@ def test_one_bad_image_loses_only_its_own_prediction(client: FlaskClient, root: 
     ]
 
 
+def test_a_task_of_the_validation_sample_comes_first_without_a_guess(
+    client: FlaskClient, root: Path
+) -> None:
+    put_in_service(root)
+    first, held_out, last = predict(
+        client,
+        task(1, image_id="img-a"),
+        task(2, image_id="img-b", asked_by="validation"),
+        task(3, image=png((1, 2, 3)), asked_by="margin"),
+    )
+    assert held_out == {"result": [], "score": 0.0, "model_version": "r0001"}
+    assert (first["score"], bool(last["result"])) == (pytest.approx(0.7), True)
+    alone = predict(client, task(2, image="data:,broken", asked_by="validation"))
+    assert alone == [held_out]
+
+
 def test_a_newly_promoted_version_is_served_from_the_next_request_on(
     client: FlaskClient, root: Path
 ) -> None:
