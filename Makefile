@@ -8,7 +8,7 @@ export UV_HTTP_TIMEOUT ?= 300
 export PYTHONDONTWRITEBYTECODE =
 
 .DEFAULT_GOAL := help
-.PHONY: help install up down status secrets digests backup restore test browser chromium registry compose-test docker-answers check format pages fuzz bench lock
+.PHONY: help install up down status secrets digests backup restore test coverage browser chromium registry compose-test docker-answers check format pages fuzz bench lock
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ restore:  ## for docker compose: fill an empty stack from a backup: make restore
 
 # Use more processes than cores, and keep this order: the first files mostly wait for their services.
 test: install  ## run all tests, with real services
+	.venv/bin/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+
+coverage: install  ## run all tests, and list the lines that they do not reach
 	.venv/bin/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --cov --cov-report=term
 
 browser: install  ## run only the browser tests; they save screenshots in var/browser/

@@ -1,7 +1,7 @@
 """Restore a recording of an earlier release to Label Studio, Redis and the model folder of a stack.
 
 Label Studio assigns new ids, which replace the recorded ones in the files. Weights were not
-recorded: they are zeros.
+recorded: they are zeros, so the scores of the open images are derived from the recorded guesses.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import numpy as np
 import redis
 
 from backend.network.resnet_layout import HEAD_TENSORS, resnet18
+from backend.store.model_outputs import save_pool_probs
 from backend.store.tensor_file import body_key, write_tensors
 from tests.integration.conftest import Stack
 from tests.integration.earlier_release.record import read_project_tasks
@@ -221,7 +222,9 @@ def _fill_redis(url: str, recording: Recording, made: Rebuilt) -> None:
 
 
 def _fill_model_folder(stack: Stack, recording: Recording, made: Rebuilt) -> None:
-    """Copy the recorded files with the new ids, and add weights of zeros."""
+    """Copy the recorded files with the new ids, and add weights of zeros and the open images'
+    scores.
+    """
     _, project_id = _project_ids(recording, made)
     root = stack.folder / "models" / f"p{project_id}"
     shutil.copytree(recording.model_files, root)
@@ -251,6 +254,7 @@ def _fill_model_folder(stack: Stack, recording: Recording, made: Rebuilt) -> Non
     figures = json.loads((root / "annotators.json").read_text())
     _rewrite(root / "annotators.json", [with_rebuilt_person(row, made) for row in figures])
     _write_zeros(root)
+    _write_scores(root, recording)
 
 
 def with_rebuilt_person(row: Mapping[str, Any], made: Rebuilt) -> dict[str, Any]:
@@ -290,6 +294,23 @@ def _write_zeros(root: Path) -> None:
         else:
             weights.hardlink_to(first[is_head][0])
         _rewrite(path, {**meta, "sha256": first[is_head][1], "body_key": key})
+
+
+def _write_scores(root: Path, recording: Recording) -> None:
+    """Write the probabilities of the open images by the version in service.
+
+    Without them, the first re-ordering after the upgrade would score these images with weights of
+    zeros, and `next_images` would depend on when it is read.
+    """
+    version = recording.status["version"]
+    classes = json.loads((root / version / "meta.json").read_text())["classes"]
+    images = json.loads((root / "open.json").read_text())["images"]
+    probs = np.empty((len(images), len(classes)), np.float32)
+    for row, image in zip(probs, images, strict=True):
+        guesses = dict(image["guesses"])
+        rest = (1 - sum(guesses.values())) / (len(classes) - len(guesses))
+        row[:] = [guesses.get(name, rest) for name in classes]
+    save_pool_probs(root, version, [image["image_id"] for image in images], probs)
 
 
 def _tasks(recording: Recording) -> Sequence[tuple[dict[str, Any], list[dict[str, Any]]]]:
