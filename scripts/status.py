@@ -14,7 +14,7 @@ import sys
 from backend.base.command_line import CommandParser, run
 from backend.base.settings import load_settings
 from backend.queue.training_queue import TrainingQueue
-from backend.rounds.accuracy import outlook_sentence
+from backend.rounds.accuracy import estimate_sentence, outlook_sentence
 from backend.web.status import sentence, whole_status
 
 
@@ -33,6 +33,8 @@ def main() -> int:
     for project in status.projects:
         print(sentence(project))
         print(f"  {project.label_url}")
+        if project.cross_validation is not None:
+            print(f"  estimated accuracy: {estimate_sentence(project.cross_validation)}")
         if project.outlook is not None:
             print(f"  {outlook_sentence(project.outlook)}")
         for notice in project.notices:

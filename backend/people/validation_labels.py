@@ -33,6 +33,11 @@ class ValidationProgress:
         }
     )
 
+    @property
+    def asked(self) -> int:
+        """Return how many images have been decided: labeled, or left undecided."""
+        return self.labeled + self.undecided
+
 
 @dataclass(frozen=True)
 class Outcome:

@@ -9,24 +9,58 @@ from backend.labelstudio.project import OUR_DESCRIPTION
 from backend.measures.evaluation import MIN_IMAGES, Evaluation, describe_accuracy
 from backend.measures.forecast import CurvePoint, Forecast, forecast
 from backend.measures.interval import interval_of
+from backend.people.validation_labels import ValidationProgress
 from backend.store.version_meta import Meta
 
 NO_MODEL = "no model yet"
 MORE_LABELS = 100
+# With this many validation labels, no estimate from the training labels is needed any more.
+ENOUGH_LABELS = 100
 OUTLOOK_POINTS = 30  # older points add little, and checking their forecasts is slow
 
 
-def describe_version(version: str, validation: Evaluation | None, labels: int) -> str:
+def describe_measured(validation: Evaluation | None, progress: ValidationProgress | None) -> str:
+    """Return a model's accuracy as text, with how far annotators are if they label the images."""
+    if progress is None:
+        return describe_accuracy(validation)
+    if validation is None or validation.images < MIN_IMAGES:
+        labeled = f"{progress.labeled:,} of {progress.wanted:,} validation images labeled"
+        text = f"accuracy not known yet: {labeled}"
+    else:
+        low, high = interval_of(validation.accuracy, validation.images)
+        text = (
+            f"{validation.accuracy:.1%} right ({low:.1%} to {high:.1%}) on {validation.images:,} "
+            "validation images labeled by annotators"
+        )
+    n_undecided = progress.undecided
+    return f"{text}, {n_undecided} of {progress.asked:,} undecided" if n_undecided else text
+
+
+def estimate_sentence(estimate: Evaluation) -> str:
+    """Return an estimate of the accuracy, and why it is only that, as one sentence."""
+    return (
+        f"{estimate.accuracy:.0%} (cross-validated on {estimate.images:,} training labels, which "
+        "were chosen to be hard: biased)"
+    )
+
+
+def describe_version(
+    version: str,
+    validation: Evaluation | None,
+    labels: int,
+    progress: ValidationProgress | None = None,
+) -> str:
     """Return the name of the version in service, its accuracy and its number of labels."""
-    return f"{version} in service, {describe_accuracy(validation)}, trained on {labels:,} labels"
+    accuracy = describe_measured(validation, progress)
+    return f"{version} in service, {accuracy}, trained on {labels:,} labels"
 
 
-def describe_project(version: Meta | None) -> str:
+def describe_project(version: Meta | None, progress: ValidationProgress | None = None) -> str:
     """Return the project's description in Label Studio."""
     round_, model = 0, NO_MODEL
     if version is not None:
         round_ = version.round
-        model = describe_version(version.version, version.validation, version.labels)
+        model = describe_version(version.version, version.validation, version.labels, progress)
     return f"{OUR_DESCRIPTION} {round_}: {model}. Press Label All Tasks."
 
 

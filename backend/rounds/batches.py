@@ -17,6 +17,7 @@ from backend.base.strategy_names import ResolvedName, StrategyName
 from backend.labelstudio import task_data
 from backend.rounds.decide import batch_is_due
 from backend.rounds.loop import Loop
+from backend.rounds.measuring import measure_again
 from backend.rounds.observe import read_changes, read_everything_changed
 from backend.rounds.ordering import (
     likeliest,
@@ -34,6 +35,7 @@ from backend.rounds.validation import (
     choose_sample_images,
     open_for_two,
     sample_task,
+    with_validation,
 )
 from backend.store.files import lock
 from backend.store.version_meta import Meta
@@ -78,6 +80,7 @@ def top_up(
             pushed = query(loop, settings.batch_size - n_again, progress)
             found["exhausted_at"] = 0.0 if pushed or n_again else time.time()
         loop.store.record_success("top_up", **found)
+    measure_again(with_validation(loop), progress)
     return pushed
 
 

@@ -12,12 +12,10 @@ import numpy as np
 from backend.base.errors import TooFewLabelsError
 from backend.base.labeling import Annotation
 from backend.base.progress import Progress
-from backend.network.head import fit_head
+from backend.network.head import cross_validated_probs
 from backend.people.consensus import ClassAnnotation, Consensus, Row, find_consensus
 from backend.rounds.loop import LabeledImages, Loop
 from backend.rounds.scoring import pretrained_embeddings
-
-FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -120,16 +118,15 @@ def _fold_probs(
         return known
     labels = find_consensus(annotations, probs)
     embeddings = pretrained_embeddings(loop, labels.image_ids, progress)
-    found: dict[str, Row] = {}
     rng = np.random.default_rng(loop.seed)
-    for fold in np.array_split(rng.permutation(len(labels.image_ids)), FOLDS):
-        others = np.setdiff1d(np.arange(len(labels.image_ids)), fold)
-        try:
-            head = fit_head(embeddings[others], labels.labels[others], n_classes)
-        except TooFewLabelsError:
-            return known
-        for row, of_image in zip(fold, head.probs(embeddings[fold]), strict=True):
-            if labels.image_ids[row] in queried_without_model:
-                found[labels.image_ids[row]] = of_image
+    try:
+        unseen = cross_validated_probs(embeddings, labels.labels, n_classes, rng)
+    except TooFewLabelsError:
+        return known
+    found = {
+        image_id: of_image
+        for image_id, of_image in zip(labels.image_ids, unseen, strict=True)
+        if image_id in queried_without_model
+    }
     loop.store.record_fold_probs([*found], [*found.values()])
     return found

@@ -17,6 +17,7 @@ from backend.base.progress import Progress
 from backend.people.consensus import Row
 from backend.rounds.accuracy import describe_project
 from backend.rounds.loop import Loop
+from backend.rounds.measuring import read_progress
 from backend.rounds.scoring import find_candidates
 from backend.rounds.validation_reading import read_validation
 from backend.store.files import lock
@@ -36,7 +37,7 @@ def refresh_predictions(loop: Loop, progress: Progress = lambda *_: None) -> int
     """
     with lock(loop.root, "push"):
         refreshed = order_open_tasks(loop, progress)
-        loop.project.set_description(describe_project(loop.registry.current()))
+        loop.project.set_description(describe_project(loop.registry.current(), read_progress(loop)))
         return refreshed
 
 
@@ -123,6 +124,7 @@ def show_open(
         confidence=float(confidence),
         guesses=() if probs is None else tuple(likeliest(probs, loop.names)),
         is_again=awaits_second_opinion,
+        is_validation=loop.pool.is_in_sample(image_id),
         picture=loop.pool.thumbnail(image_id),
     )
 

@@ -12,13 +12,17 @@ import torch
 from backend.base.arrays import Probs
 from backend.base.errors import LabelStudioError, ModelFolderError, TrainingError
 from backend.measures.calibration import expected_calibration_error, fit_temperature, rescale
-from backend.measures.evaluation import describe_accuracy, evaluate
+from backend.measures.evaluation import MIN_IMAGES, evaluate
 from backend.measures.gate import Verdict, judge
+from backend.rounds.accuracy import describe_measured
+from backend.rounds.cross_validation import estimate_accuracy
 from backend.rounds.loop import LabeledImages, Loop, timed
+from backend.rounds.measuring import read_progress, sample_labels
 from backend.rounds.scoring import PoolEmbeddings, predicted_classes, save_embeddings
 from backend.rounds.training import Candidate
 from backend.store import model_outputs, pruning, tensor_file
 from backend.store.files import lock
+from backend.store.model_outputs import SampleProbs
 from backend.store.version_meta import Calibration, Meta, body_of, round_of
 
 log = logging.getLogger(__name__)
@@ -30,8 +34,9 @@ def keep(loop: Loop, labels: LabeledImages, candidate: Candidate) -> Meta | None
     If another body was promoted while a head was being fitted, discards the head and returns None.
     """
     _check_finite(candidate)
-    temperature = fit_temperature(candidate.validation, loop.pool.validation.labels)
-    validation = rescale(candidate.validation, temperature)
+    validation = _labeled(loop, candidate.validation)
+    temperature = _fit_temperature(loop, validation)
+    estimate = estimate_accuracy(loop, labels, lambda *_: None)
     body = body_of(candidate.version)
     scores: tuple[Probs, PoolEmbeddings | None] | None = None
     while True:
@@ -46,19 +51,21 @@ def keep(loop: Loop, labels: LabeledImages, candidate: Candidate) -> Meta | None
         if verdict.refused is None and scores is None:
             # This takes minutes, during which another version may be promoted.
             with timed(candidate.seconds, "scoring the pool"):
-                raw, embeddings = candidate.score_pool()
-                scores = rescale(raw, temperature), embeddings
+                pool_probs, embeddings = candidate.score_pool()
+                scores = rescale(pool_probs, temperature), embeddings
         with lock(loop.root, "promote"):
             if loop.registry.current() != current:
                 continue  # compare with the version that has just been promoted
             meta = _meta(loop, labels, candidate, temperature, current, verdict)
+            meta = meta.model_copy(update={"cross_validation": estimate})
             meta = loop.registry.save(candidate.state, meta)
-            _save_scores(loop, meta, validation, None if meta.refused else scores)
+            held_out_probs = rescale(candidate.validation, temperature)
+            _save_scores(loop, meta, held_out_probs, None if meta.refused else scores)
             if meta.refused is None:
                 loop.registry.promote(meta.version)
             _prune(loop)
         refusal = f", not promoted: {meta.refused}" if meta.refused else ""
-        accuracy = describe_accuracy(meta.validation)
+        accuracy = describe_measured(meta.validation, read_progress(loop))
         log.info("%s: %d labels, %s%s", meta.version, meta.labels, accuracy, refusal)
         return meta
 
@@ -79,6 +86,26 @@ def _check_finite(candidate: Candidate) -> None:
         )
 
 
+def _fit_temperature(loop: Loop, probs: Probs) -> float:
+    """Return the temperature that the validation labels make likely, or 1.0 for too few labels.
+
+    Annotators begin with a handful of labels, to which any temperature could be fitted.
+    """
+    labels = loop.pool.validation.labels
+    if loop.validation_labels and len(labels) < MIN_IMAGES:
+        return 1.0
+    return fit_temperature(probs, labels)
+
+
+def _labeled(loop: Loop, held_out: Probs) -> Probs:
+    """Return the rows of the held-out images whose labels are known by now."""
+    pool = loop.pool
+    if not pool.sample.image_ids:
+        return held_out
+    row_of = {image_id: row for row, image_id in enumerate(pool.sample.image_ids)}
+    return held_out[[row_of[image_id] for image_id in pool.validation.image_ids]]
+
+
 def _judge(loop: Loop, version: str, current: Meta | None, probs: Probs) -> Verdict:
     """Compare a candidate with the version in service on the validation images.
 
@@ -87,11 +114,11 @@ def _judge(loop: Loop, version: str, current: Meta | None, probs: Probs) -> Verd
     references = [] if current is None else [current]
     if current is not None and body_of(version) == current.body != current.version:
         references.append(loop.registry.read_meta(current.body))
-    labels = loop.pool.validation.labels
-    if not len(labels):
+    labels, n_wanted = loop.pool.validation.labels, loop.validation_labels or None
+    if not len(labels) and n_wanted is None:
         return Verdict(None, None)
     right = {meta.version: predicted_classes(loop, meta) == labels for meta in references}
-    verdict = judge(probs.argmax(axis=1) == labels, right)
+    verdict = judge(probs.argmax(axis=1) == labels, right, n_wanted)
     if verdict.gate is not None and verdict.gate.note:
         log.warning("%s", verdict.gate.note)
     return verdict
@@ -107,7 +134,8 @@ def _meta(
 ) -> Meta:
     version = candidate.version
     validated, tested = loop.pool.validation.labels, loop.pool.test.labels
-    validation = rescale(candidate.validation, temperature)
+    raw = _labeled(loop, candidate.validation)
+    validation = rescale(raw, temperature)
     test = rescale(candidate.test, temperature)
     view = parent.view if body_of(version) != version and parent else loop.view
     per_class = Counter(map(int, labels.classes))
@@ -132,11 +160,11 @@ def _meta(
         gate=verdict.gate,
         calibration=Calibration(
             temperature=temperature,
-            error_before=expected_calibration_error(candidate.validation, validated),
+            error_before=expected_calibration_error(raw, validated),
             error_after=expected_calibration_error(validation, validated),
             test_error_after=expected_calibration_error(test, tested) if len(test) else None,
         )
-        if len(validated)
+        if len(validated) >= (MIN_IMAGES if loop.validation_labels else 1)
         else None,
         seconds=candidate.seconds,
         torch=torch.__version__,
@@ -148,18 +176,23 @@ def _meta(
 def _save_scores(
     loop: Loop,
     meta: Meta,
-    validation: Probs,
+    held_out_probs: Probs,
     scores: tuple[Probs, PoolEmbeddings | None] | None,
 ) -> None:
     """Cache a version's scores before its promotion, because readers of `current` expect them."""
-    root, image_ids = loop.root, loop.pool.image_ids
-    labels = loop.pool.validation.labels
-    if len(labels):
-        model_outputs.save_validation_probs(root, meta.version, labels, validation)
+    root, pool = loop.root, loop.pool
+    if pool.sample.image_ids:
+        sample = SampleProbs(
+            pool.sample.image_ids, held_out_probs, sample_labels(pool, pool.sample.image_ids)
+        )
+        model_outputs.save_sample_probs(root, meta.version, sample)
+    elif len(pool.validation.labels):
+        labels = pool.validation.labels
+        model_outputs.save_validation_probs(root, meta.version, labels, held_out_probs)
     if scores is None:
         return
     probs, embeddings = scores
-    model_outputs.save_pool_probs(root, meta.version, image_ids, probs)
+    model_outputs.save_pool_probs(root, meta.version, pool.image_ids, probs)
     if embeddings is not None:
         save_embeddings(loop, loop.own_embeddings, meta.body_key, meta.view, embeddings)
 

@@ -13,7 +13,7 @@ from backend.images.index import Merged
 from backend.images.pool import Pool
 from backend.rounds.loop import Loop
 from backend.rounds.observe import read_everything_changed
-from backend.rounds.scoring import embeddings_of, pool_probs
+from backend.rounds.scoring import embeddings_of, pool_probs, score_sample
 from backend.store.files import lock
 
 log = logging.getLogger(__name__)
@@ -38,6 +38,8 @@ def rescan(loop: Loop, *, must_list: bool, progress: Progress) -> None:
     if version is not None:
         embeddings_of(loop, version, progress)  # first, so that scoring can reuse the embeddings
         pool_probs(loop, version, progress)
+        if pool.sample.image_ids:
+            score_sample(loop, version, progress)
     record_pool(loop, began, is_listed=must_list, is_larger=bool(n_decoded))
     if line := _summary(pool, changes, n_decoded, n_closed):
         log.info("%s", line)

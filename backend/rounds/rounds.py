@@ -14,6 +14,7 @@ from backend.rounds.annotators import annotator_figures
 from backend.rounds.batches import top_up
 from backend.rounds.labels import read_labels
 from backend.rounds.loop import LabeledImages, Loop
+from backend.rounds.measuring import measure_again
 from backend.rounds.observe import read_everything_changed
 from backend.rounds.ordering import refresh_predictions
 from backend.rounds.promotion import keep
@@ -56,7 +57,6 @@ def refit_head(loop: Loop, progress: Progress = lambda *_: None) -> Meta | None:
     with lock(loop.root, "head"):
         revision = loop.store.facts().revision
         labels = read_labels(loop, loop.store.annotations()).labels
-        loop = with_validation(loop)
 
         def record(_: str | None) -> None:
             now = time.time()
@@ -113,12 +113,16 @@ def _make_version(
     Returns None without training if the last full version, or the last version on `body`, was
     trained on exactly these labels.
     """
-    meta, sound = None, loop.registry.versions()[0]
+    meta, candidate, sound = None, None, loop.registry.versions()[0]
     earlier = [m for m in sound if (m.body == body if body else not m.is_head)]
     try:
         if is_forced or not earlier or earlier[-1].labels_fingerprint != labels.fingerprint:
             make = train_head if body else train_candidate
-            meta = keep(loop, labels, make(loop, labels, progress))
+            candidate = make(loop, labels, progress)
+        loop = with_validation(loop)  # includes labels that were given during training
+        measure_again(loop, progress)
+        if candidate is not None:
+            meta = keep(loop, labels, candidate)
     except TooFewLabelsError as error:
         record(str(error))
         raise

@@ -17,6 +17,7 @@ from backend.base.progress import Progress
 from backend.base.strategy_names import ResolvedName
 from backend.images.framing import View
 from backend.images.pool import Pool
+from backend.images.splits import Split
 from backend.measures.calibration import rescale
 from backend.network import resnet
 from backend.network.head import Head
@@ -24,11 +25,21 @@ from backend.network.inference import Outputs, load_model, predict
 from backend.network.resnet_layout import HEAD_TENSORS, resnet18
 from backend.rounds.loop import Loop
 from backend.store import model_outputs
+from backend.store.model_outputs import SampleProbs
 from backend.store.tensor_file import State, body_key
 from backend.store.version_meta import Meta
 from backend.store.weights import find_weights
 
 Rows = TypeVar("Rows", Probs, Embeddings)
+
+
+def held_out(pool: Pool) -> Split:
+    """Return the images that every version is measured on.
+
+    The labels of a sample that annotators label become known bit by bit; pool.validation contains
+    those images of the sample that are already labeled.
+    """
+    return pool.sample if pool.sample.image_ids else pool.validation
 
 
 def find_candidates(
@@ -60,7 +71,7 @@ class PoolEmbeddings:
     """One body's embeddings of the images in a pool, (images, width) for each split."""
 
     pool: Embeddings  # rows match the pool's known_ids
-    validation: Embeddings
+    validation: Embeddings  # of the images in `held_out`
     test: Embeddings
 
 
@@ -72,14 +83,7 @@ def pool_probs(loop: Loop, meta: Meta, progress: Progress) -> Probs:
     wanted = loop.pool.image_ids
 
     def compute(image_ids: Sequence[str]) -> Probs:
-        if (embeddings := _kept_embeddings(loop, meta, image_ids)) is not None:
-            state = loop.registry.load_own_state(meta.version)
-            head = Head(*(state[name] for name in HEAD_TENSORS))
-            return rescale(_finite(meta, head.probs(embeddings)), meta.temperature)
-        images = loop.pool.images_of(image_ids, meta.view, progress)
-        return rescale(
-            _predict_probs(loop, meta, images, "scoring the pool", progress), meta.temperature
-        )
+        return _calibrated_probs(loop, meta, image_ids, "scoring the pool", progress)
 
     kept = model_outputs.load_pool_probs(loop.root, meta.version)
     whole = _complete(kept, wanted, compute)
@@ -88,27 +92,54 @@ def pool_probs(loop: Loop, meta: Meta, progress: Progress) -> Probs:
     return _select(whole, wanted)
 
 
+def score_sample(loop: Loop, meta: Meta, progress: Progress) -> SampleProbs:
+    """Return a version's outputs for the validation sample; each image is scored only once.
+
+    Images that lack a label here are measured later, by `measure_again`.
+    """
+
+    def compute(image_ids: Sequence[str]) -> Probs:
+        return _calibrated_probs(loop, meta, image_ids, "validating", progress)
+
+    kept = model_outputs.load_sample_probs(loop.root, meta.version)
+    before = (kept.image_ids, kept.probs) if kept else None
+    whole = _complete(before, loop.pool.sample.image_ids, compute)
+    if kept is not None and whole is before:
+        return kept
+    labels = np.full(len(whole[0]), model_outputs.UNLABELED)
+    if kept is not None:
+        labels[: len(kept.labels)] = kept.labels
+    sample = SampleProbs(*whole, labels)
+    model_outputs.save_sample_probs(loop.root, meta.version, sample)
+    return sample
+
+
 def scored_part(loop: Loop) -> Loop:
     """Return the loop without new images that the version in service has not scored yet.
 
     The trainer will score those images. Images that have a task are not removed.
     """
-    version = loop.registry.current()
-    kept = model_outputs.load_pool_probs(loop.root, version.version) if version else None
-    if kept is None or loop.pool.source is None:
+    pool, version = loop.pool, loop.registry.current()
+    if version is None or pool.source is None:
         return loop
-    known = {*kept[0], *(loop.pool.canonical(task.image_id) for task in loop.store.tasks())}
-    rows = [row for row, image_id in enumerate(loop.pool.image_ids) if image_id in known]
-    if len(rows) == len(loop.pool.image_ids):
+    kept = model_outputs.load_pool_probs(loop.root, version.version)
+    if kept is None:
         return loop
-    image_ids = tuple(loop.pool.image_ids[row] for row in rows)
-    images = ImageView(loop.pool.images, np.array(rows, dtype=np.int64))
-    return replace(loop, pool=replace(loop.pool, image_ids=image_ids, images=images))
+    asked = {pool.canonical(task.image_id) for task in loop.store.tasks()}
+    image_ids, images = _part_of(pool.image_ids, pool.images, asked.union(kept[0]))
+    sample = pool.sample
+    if (scored := model_outputs.load_sample_probs(loop.root, version.version)) is not None:
+        known = asked.union(scored.image_ids)
+        sample = Split(*_part_of(sample.image_ids, sample.images, known))
+    return replace(loop, pool=replace(pool, image_ids=image_ids, images=images, sample=sample))
 
 
 def predicted_classes(loop: Loop, meta: Meta) -> Labels:
     """Return the class that a version predicts for each validation image."""
     validation = loop.pool.validation
+    if loop.pool.sample.image_ids:
+        sample = score_sample(loop, meta, lambda *_: None)
+        return _select((sample.image_ids, sample.probs), validation.image_ids).argmax(axis=1)
     probs = model_outputs.load_validation_probs(loop.root, meta.version, validation.labels)
     if probs is None:  # the version used another split, or is older than this cache
         phase = "validating the version in service"
@@ -142,7 +173,10 @@ def pretrained_body(loop: Loop, progress: Progress) -> tuple[State, PoolEmbeddin
 
 
 def pretrained_embeddings(loop: Loop, image_ids: Sequence[str], progress: Progress) -> Embeddings:
-    """Return the pre-trained body's embeddings of some known images, (images, width)."""
+    """Return the pre-trained body's embeddings of some known images, (images, width).
+
+    Each image is embedded only once; all projects share these embeddings.
+    """
     state = _pretrained(loop, progress)
     kept = _load(loop, body_key(state), loop.view)
 
@@ -150,7 +184,13 @@ def pretrained_embeddings(loop: Loop, image_ids: Sequence[str], progress: Progre
         images = loop.pool.images_of(missing, progress=progress)
         return score(loop, state, loop.view, images, "embedding", progress).embeddings
 
-    return _select(_complete(kept, image_ids, compute), image_ids)
+    whole = _complete(kept, image_ids, compute)
+    if whole is not kept:
+        path = model_outputs.embeddings_path(
+            loop.shared_embeddings, body_key(state), loop.view, loop.pool.name
+        )
+        model_outputs.save_embeddings(path, *whole)
+    return _select(whole, image_ids)
 
 
 def save_embeddings(
@@ -197,7 +237,7 @@ def _load_or_embed(
     def compute(image_ids: Sequence[str]) -> Embeddings:
         missing = set(image_ids)
         embedded: list[Embeddings] = []
-        for ids in (pool.known_ids, pool.validation.image_ids, pool.test.image_ids):
+        for ids in (pool.known_ids, held_out(pool).image_ids, pool.test.image_ids):
             images = pool.images_of([i for i in ids if i in missing], view, progress)
             outputs = score(loop, state, view, images, "embedding the pool", progress)
             embedded.append(outputs.embeddings)
@@ -262,12 +302,23 @@ def _select(kept: tuple[tuple[str, ...], Rows], wanted: Sequence[str]) -> Rows:
     return kept[1][[row_of[image_id] for image_id in wanted]]
 
 
+def _part_of(
+    image_ids: tuple[str, ...], images: Images, known: Set[str]
+) -> tuple[tuple[str, ...], Images]:
+    """Return those images that are known, in their order."""
+    rows = [row for row, image_id in enumerate(image_ids) if image_id in known]
+    if len(rows) == len(image_ids):
+        return image_ids, images
+    part = ImageView(images, np.array(rows, dtype=np.int64))
+    return tuple(image_ids[row] for row in rows), part
+
+
 def _split_ids(pool: Pool) -> tuple[str, ...]:
-    return pool.known_ids + pool.validation.image_ids + pool.test.image_ids
+    return pool.known_ids + held_out(pool).image_ids + pool.test.image_ids
 
 
 def _split(pool: Pool, rows: Embeddings) -> PoolEmbeddings:
-    n_known, n_validation = len(pool.known_ids), len(pool.validation.image_ids)
+    n_known, n_validation = len(pool.known_ids), len(held_out(pool).image_ids)
     n_not_test = n_known + n_validation
     return PoolEmbeddings(rows[:n_known], rows[n_known:n_not_test], rows[n_not_test:])
 
@@ -276,6 +327,20 @@ def _predict_probs(loop: Loop, meta: Meta, images: Images, phase: str, progress:
     """Run a saved version on images. Raises NoModelError if its probabilities are not finite."""
     state = loop.registry.load_state(meta.version)
     return _finite(meta, score(loop, state, meta.view, images, phase, progress).probs)
+
+
+def _calibrated_probs(
+    loop: Loop, meta: Meta, image_ids: Sequence[str], phase: str, progress: Progress
+) -> Probs:
+    """Score images with a saved version, from its body's embeddings if they are kept."""
+    if (embeddings := _kept_embeddings(loop, meta, image_ids)) is not None:
+        state = loop.registry.load_own_state(meta.version)
+        head = Head(*(state[name] for name in HEAD_TENSORS))
+        probs = _finite(meta, head.probs(embeddings))
+    else:
+        images = loop.pool.images_of(image_ids, meta.view, progress)
+        probs = _predict_probs(loop, meta, images, phase, progress)
+    return rescale(probs, meta.temperature)
 
 
 def _finite(meta: Meta, probs: Probs) -> Probs:

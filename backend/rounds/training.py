@@ -19,7 +19,13 @@ from backend.network.head import Head, fit_head
 from backend.network.resnet_layout import HEAD_TENSORS
 from backend.network.training import train
 from backend.rounds.loop import LabeledImages, Loop, timed
-from backend.rounds.scoring import PoolEmbeddings, embeddings_of, pretrained_body, score
+from backend.rounds.scoring import (
+    PoolEmbeddings,
+    embeddings_of,
+    held_out,
+    pretrained_body,
+    score,
+)
 from backend.store.tensor_file import State, body_key
 from backend.store.weights import find_weights
 
@@ -35,7 +41,7 @@ class Candidate:
     version: str
     state: State
     body_key: str
-    validation: Probs
+    validation: Probs  # of the images in `held_out`, also of those without a label so far
     test: Probs
     # Takes minutes for a new body; returns embeddings only if the body is new.
     score_pool: Callable[[], tuple[Probs, PoolEmbeddings | None]]
@@ -105,7 +111,7 @@ def _fine_tune(loop: Loop, labels: LabeledImages, version: str, progress: Progre
     view = loop.view
     state = {name: tensor.numpy() for name, tensor in tensors.items()}
     with timed(seconds, "evaluating"):
-        validation = score(loop, state, view, loop.pool.validation.images, "validating", progress)
+        validation = score(loop, state, view, held_out(loop.pool).images, "validating", progress)
         test = score(loop, state, view, loop.pool.test.images, "testing", progress)
 
     def score_pool() -> tuple[Probs, PoolEmbeddings]:

@@ -91,10 +91,14 @@ class AskedImage(BaseModel, frozen=True):
     )
     guesses: tuple[tuple[str, Probability], ...] = Field(
         description="the three most likely labels, each with its probability; empty without a "
-        "model or with `BLIND=true`"
+        "model, for validation images, or with `BLIND=true`"
     )
     is_again: bool = Field(
         description="whether it is already annotated and awaits another annotator"
+    )
+    is_validation: bool = Field(
+        False,
+        description="whether it is a validation image, which annotators label without a guess",
     )
 
 

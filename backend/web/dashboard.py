@@ -16,10 +16,15 @@ from werkzeug.wrappers import Response as AnyResponse
 from backend.base.errors import ModelFolderError, TightloopError
 from backend.base.progress import unit
 from backend.base.settings import Settings
-from backend.measures.evaluation import MIN_IMAGES, describe_accuracy
+from backend.measures.evaluation import MIN_IMAGES
 from backend.measures.forecast import CurvePoint
 from backend.queue.training_queue import TrainingQueue
-from backend.rounds.accuracy import outlook_sentence
+from backend.rounds.accuracy import (
+    ENOUGH_LABELS,
+    describe_measured,
+    estimate_sentence,
+    outlook_sentence,
+)
 from backend.web.auth import Auth, guarded
 from backend.web.backend_client import BackendClient
 from backend.web.controls import LocalControls
@@ -224,6 +229,8 @@ def _view_of(settings: Settings, status: Status, project_id: int | None) -> dict
         "project": project,
         "projects": status.projects,
         "sentence": sentence(project),
+        "estimate": estimate_sentence(project.cross_validation) if project.cross_validation else "",
+        "estimate_until": ENOUGH_LABELS,
         "accuracy_unknown": _why_accuracy_is_unknown(project),
         "min_images": MIN_IMAGES,
         "outlook_sentence": outlook_sentence(project.outlook) if project.outlook else "",
@@ -266,7 +273,7 @@ def _why_accuracy_is_unknown(project: ProjectStatus) -> str:
     """Return why there is no learning curve yet, or "" if a version's accuracy is known."""
     if any(point.images >= MIN_IMAGES for point in project.learning_curve):
         return ""
-    return describe_accuracy(project.validation)
+    return describe_measured(project.validation, project.validation_labels)
 
 
 def _newest_first(curve: Sequence[CurvePoint]) -> list[tuple[CurvePoint, str]]:

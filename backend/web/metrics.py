@@ -23,6 +23,7 @@ from prometheus_client.registry import Collector
 
 from backend.base.errors import ModelFolderError, QueueError
 from backend.base.settings import Settings
+from backend.measures.interval import interval_of
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds.decide import RankStep, TrainStep
 from backend.store.project_record import known_projects
@@ -52,6 +53,19 @@ GAUGES = {
     "accuracy_ratio": (
         "Share of held-out images that the version in service classifies correctly, 0 to 1.",
         ("project", "split"),
+    ),
+    "accuracy_bound_ratio": (
+        "Lower and upper bound of accuracy_ratio's 95 % interval, 0 to 1; few images give a wide "
+        "interval.",
+        ("project", "split", "bound"),
+    ),
+    "validation_labels": (
+        "Validation images that annotators label, by state: labeled, undecided or pending.",
+        ("project", "state"),
+    ),
+    "validation_labels_wanted": (
+        "Validation images that annotators are asked to label (VALIDATION_LABELS).",
+        ("project",),
     ),
     "versions": ("Sound model versions on disk, including refused ones.", ("project",)),
     "refused_versions": (
@@ -194,6 +208,13 @@ def _of_project(status: ProjectStatus) -> Iterator[Sample]:
     for split, evaluation in (("validation", status.validation), ("test", status.test)):
         if evaluation is not None:
             yield "accuracy_ratio", (project, split), evaluation.accuracy
+            bounds = interval_of(evaluation.accuracy, evaluation.images)
+            for bound, share in zip(("low", "high"), bounds, strict=True):
+                yield "accuracy_bound_ratio", (project, split, bound), share
+    if (progress := status.validation_labels) is not None:
+        yield "validation_labels_wanted", (project,), progress.wanted
+        for state in ("labeled", "undecided", "pending"):
+            yield "validation_labels", (project, state), getattr(progress, state)
     for phase, seconds in status.training_seconds.items():
         yield "training_phase_seconds", (project, phase), seconds
     jobs = {(name, state): 0 for name in JOB_NAMES for state in ("queued", "started")}

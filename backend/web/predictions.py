@@ -69,7 +69,9 @@ class ModelService:
             raise NoModelError("no model yet: training starts once the first images are labeled")
         with self._lock:
             served = self._in_service.get(project_id)
-            if served is None or served.meta != meta:
+            # Measuring a version again changes its metadata, but not its predictions.
+            made = (meta.version, meta.created_at)
+            if served is None or (served.meta.version, served.meta.created_at) != made:
                 image_ids, probs = model_outputs.load_pool_probs(root, meta.version) or (
                     (),
                     np.empty((0, len(meta.classes)), np.float32),

@@ -14,13 +14,21 @@ from typing import Any
 
 import numpy as np
 
+from backend.base.arrays import Labels, Probs
 from backend.base.errors import ModelFolderError
 from backend.base.settings import Settings
 from backend.labelstudio.client import label_now_url
 from backend.queue.services import find_services
 from backend.queue.training_queue import TrainingQueue
-from backend.rounds.accuracy import NO_MODEL, describe_version, learning_curve, outlook
+from backend.rounds.accuracy import (
+    ENOUGH_LABELS,
+    NO_MODEL,
+    describe_version,
+    learning_curve,
+    outlook,
+)
 from backend.rounds.observe import count_new
+from backend.rounds.validation_reading import read_validation
 from backend.store import model_outputs, pruning
 from backend.store.project_record import known_projects, project_root, read_record
 from backend.store.project_rows import Facts, OpenImage
@@ -67,6 +75,7 @@ def project_status(settings: Settings, queue: TrainingQueue, project_id: int) ->
         **_setup_fields(settings, root, project_id, sound),
         **_pool_fields(root, facts),
         **versions,
+        **_validation_fields(registry, store),
         broken_versions=broken,
         **labeling,
         is_finished=is_all_labeled and (is_last_round or is_exhausted),
@@ -96,7 +105,9 @@ def sentence(status: ProjectStatus) -> str:
     """Return the project's state as one sentence."""
     model = NO_MODEL
     if status.version is not None:
-        model = describe_version(status.version, status.validation, status.trained_on_labels)
+        model = describe_version(
+            status.version, status.validation, status.trained_on_labels, status.validation_labels
+        )
     return f"{status.title}, round {status.round}: {model}; {_activity(status)}."
 
 
@@ -151,6 +162,21 @@ def _version_fields(registry: Registry, sound: Sequence[Meta]) -> Fields:
     }
 
 
+def _validation_fields(registry: Registry, store: ProjectStore) -> Fields:
+    record, current = read_record(registry.root), registry.current()
+    progress = None
+    if record is not None and record.validation_labels:
+        # The label config may spell the classes differently than the pool.
+        names = current.classes if current else record.classes
+        progress = read_validation(store, names, record.validation_labels).progress
+    is_early = progress is not None and progress.labeled < ENOUGH_LABELS
+    return {
+        "validation_by": "people" if progress else "known",
+        "validation_labels": progress,
+        "cross_validation": current.cross_validation if current and is_early else None,
+    }
+
+
 def _labeling_fields(
     store: ProjectStore, facts: Facts, queue: TrainingQueue, project_id: int
 ) -> Fields:
@@ -166,16 +192,24 @@ def _labeling_fields(
     }
 
 
-@lru_cache(maxsize=32)
 def _confusion(root: Path, version: str, classes: tuple[str, ...]) -> Confusion | None:
-    """Count how a version classifies the validation images.
+    """Count how a version classifies the validation images; None without saved predictions."""
+    if (sample := model_outputs.load_sample_probs(root, version)) is None:
+        return _known_confusion(root, version, classes)
+    is_labeled = sample.is_labeled
+    return _count_confusion(sample.labels[is_labeled], sample.probs[is_labeled], classes)
 
-    Returns None if no predictions were saved.
-    """
+
+@lru_cache(maxsize=32)
+def _known_confusion(root: Path, version: str, classes: tuple[str, ...]) -> Confusion | None:
+    """Count like `_confusion`, once per version, because known labels never change."""
     kept = model_outputs.load_validation(root, version)
-    if kept is None or not len(kept[0]):
+    return None if kept is None else _count_confusion(*kept, classes)
+
+
+def _count_confusion(truth: Labels, probs: Probs, classes: tuple[str, ...]) -> Confusion | None:
+    if not len(truth):
         return None
-    truth, probs = kept
     n_classes = len(classes)
     cells = n_classes * truth + probs.argmax(axis=1)
     counts = np.bincount(cells, minlength=n_classes**2).reshape(n_classes, -1)

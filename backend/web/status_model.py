@@ -6,12 +6,13 @@ generated from these fields and their descriptions.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from backend.measures.evaluation import Evaluation
 from backend.measures.forecast import CurvePoint, Forecast
+from backend.people.validation_labels import ValidationProgress
 from backend.queue.services import Service
 from backend.store.project_rows import AnnotatorFigures, AskedImage
 
@@ -101,6 +102,19 @@ class ProjectStatus(StatusPart):
     version: str | None = Field(description="the model version in service")
     validation: Evaluation | None = Field(
         description="accuracy of `version` on the validation images"
+    )
+    validation_by: Literal["known", "people"] = Field(
+        description="who labels the validation images: `known` if their labels were known from the "
+        "start, `people` if annotators label a random sample"
+    )
+    validation_labels: ValidationProgress | None = Field(
+        description="how many validation images annotators have labeled; null if the labels are "
+        "known"
+    )
+    cross_validation: Evaluation | None = Field(
+        description="an estimate of the accuracy from the training labels, which is biased because "
+        "they are those of hard images; null once annotators have labeled 100 validation images, "
+        "or if the labels are known"
     )
     test: Evaluation | None = Field(description="accuracy of `version` on the test images")
     trained_on_labels: int = Field(description="how many labels `version` was trained on")

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from backend.base.errors import TooFewLabelsError
-from backend.network.head import Head, fit_head
+from backend.network.head import Head, cross_validated_probs, fit_head
 
 
 def clouds(
@@ -69,3 +69,22 @@ def test_identical_embeddings_give_each_class_its_share() -> None:
     head = fit_head(np.ones((4, 8), np.float16), np.array([0, 0, 0, 1]), 2)
     probs = head.probs(np.ones((1, 8), np.float16))
     np.testing.assert_allclose(probs, [[0.75, 0.25]], atol=0.02)
+
+
+def test_each_cross_validated_row_comes_from_a_head_that_has_not_seen_its_label() -> None:
+    embeddings, labels = clouds(2, 25)
+    flipped = labels.copy()
+    flipped[7] = 1 - flipped[7]
+    rng = np.random.default_rng(0)
+    probs = cross_validated_probs(embeddings, flipped, 2, rng)
+    # A head that had seen the wrong label could not be this sure of the right one.
+    assert probs[7, labels[7]] > 0.9
+    assert (probs.argmax(axis=1) == labels).all()
+    np.testing.assert_allclose(probs.sum(axis=1), 1, atol=1e-5)
+
+
+def test_too_few_labels_of_a_second_class_cannot_be_cross_validated() -> None:
+    embeddings, _ = clouds(2, 5)
+    one_dog = np.array([1] + [0] * 9)
+    with pytest.raises(TooFewLabelsError):
+        cross_validated_probs(embeddings, one_dog, 2, np.random.default_rng(0))

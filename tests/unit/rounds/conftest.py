@@ -95,6 +95,14 @@ def with_settings(loop: Loop, **changes: object) -> Loop:
     return replace(loop, settings=loop.settings.model_copy(update=changes))
 
 
+def with_sample(loop: Loop, sample: Split, labels: Mapping[str, int]) -> Loop:
+    """Return a loop that is validated by annotators, who have labeled a part of the sample."""
+    pool = replace(
+        loop.pool, sample=sample, validation=sample.select(labels), validated_by="people"
+    )
+    return replace(loop, pool=pool, validation_labels=40)
+
+
 def seed(loop: Loop, project: OracleProject, count: int = 40) -> None:
     project.import_tasks(
         [

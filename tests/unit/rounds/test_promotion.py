@@ -9,15 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backend.base.arrays import Probs
+from backend.base.arrays import Labels, Probs
 from backend.base.errors import LabelStudioError, TrainingError
 from backend.images.known_labels import true_labels
+from backend.images.splits import Split
 from backend.measures.calibration import expected_calibration_error
 from backend.measures.gate import Gate
 from backend.network.head import Head, fit_head
-from backend.rounds import accuracy, batches, promotion, rounds, scoring, training
-from backend.rounds.loop import Loop
+from backend.rounds import accuracy, batches, observe, promotion, rounds, scoring, training
+from backend.rounds.labels import read_labels
+from backend.rounds.loop import LabeledImages, Loop
 from backend.store import model_outputs, pruning
+from backend.store.version_meta import Meta
 from scripts.research.oracle import OracleProject
 from tests.unit.rounds.conftest import (
     FAST,
@@ -27,9 +30,10 @@ from tests.unit.rounds.conftest import (
     refit,
     seed,
     train,
+    with_sample,
     with_settings,
 )
-from tests.unit.store.test_registry import meta
+from tests.unit.store.test_registry import meta, state_of
 from tests.unit.store.test_registry import save as save_version
 
 
@@ -284,3 +288,102 @@ def test_diverged_weights_behind_finite_probabilities_are_not_kept(
     assert loop.registry.versions() == ([], {})
     monkeypatch.undo()
     assert train(loop).version == "r0001"  # the next try succeeds
+
+
+# With validation labels that annotators give one by one
+
+CAT_OR_DOG = np.array([[0.9, 0.1], [0.1, 0.9]], np.float32)  # what a version says
+
+
+def keep_candidate(loop: Loop, version: str, predicted: Labels) -> Meta:
+    """Keep a candidate that predicts these classes for the sample."""
+    labels = LabeledImages(("a", "b"), np.array([0, 1]), np.ones(2, np.float32), {}, version)
+    state = state_of(meta(version=version))
+    test = np.zeros((len(loop.pool.test.labels), 2), np.float32)
+    candidate = training.Candidate(
+        version, state, "", CAT_OR_DOG[predicted], test, lambda: (CAT_OR_DOG[[0, 0]], None), {}
+    )
+    kept = promotion.keep(loop, labels, candidate)
+    assert kept is not None
+    return kept
+
+
+def animals(loop: Loop, n_labeled: int) -> Loop:
+    """Return a loop whose annotators have labeled the first images of 40, all of them cats."""
+    pool = replace(
+        loop.pool,
+        classes=("cat", "dog"),
+        image_ids=("a", "b"),
+        images=loop.pool.images[:2],
+        test=loop.pool.test.select({}),
+    )
+    own = replace(loop, pool=pool, project=OracleProject(pool.classes))
+    sample = Split(tuple(f"val-{n}" for n in range(40)), loop.pool.images[:40])
+    return with_sample(own, sample, {f"val-{n}": 0 for n in range(n_labeled)})
+
+
+CATS, DOGS = np.zeros(40, np.int64), np.ones(40, np.int64)
+
+
+def test_with_fewer_than_thirty_labels_of_annotators_a_version_is_promoted_unjudged(
+    loop: Loop,
+) -> None:
+    few = animals(loop, 29)
+    keep_candidate(few, "r0001", CATS)
+    worse = keep_candidate(few, "r0002", DOGS)
+    assert worse.refused is None
+    assert worse.gate is not None
+    assert worse.gate.note == "not judged yet (29 of 40 validation images labeled)"
+    assert worse.validation is not None
+    assert (worse.validation.accuracy, worse.validation.images) == (0.0, 29)
+    assert few.registry.current() == worse
+
+
+def test_thirty_labels_of_annotators_are_enough_to_refuse_a_much_worse_version(
+    loop: Loop,
+) -> None:
+    keep_candidate(animals(loop, 0), "r0001", CATS)  # labels are compared with what it said then
+    worse = keep_candidate(animals(loop, 30), "r0002", DOGS)
+    assert worse.refused is not None
+    assert "0.0% against 100.0%; 30 regressions, 0 improvements" in worse.refused
+
+
+def test_confidence_is_calibrated_from_thirty_labels_of_annotators_on(loop: Loop) -> None:
+    few = keep_candidate(animals(loop, 29), "r0001", CATS)
+    assert (few.temperature, few.calibration) == (1.0, None)
+    enough = keep_candidate(animals(loop, 30), "r0002", CATS)
+    assert enough.temperature < 1.0  # it was right every time, but only 90 % sure
+    assert enough.calibration is not None
+
+
+def test_what_a_version_says_about_the_whole_sample_is_kept_with_the_labels_so_far(
+    loop: Loop,
+) -> None:
+    kept = keep_candidate(animals(loop, 3), "r0001", CATS)
+    sample = model_outputs.load_sample_probs(loop.root, kept.version)
+    assert sample is not None
+    assert len(sample.image_ids) == 40
+    assert sample.labels.tolist() == [0] * 3 + [-1] * 37
+    assert model_outputs.load_validation(loop.root, kept.version) is None
+
+
+def test_heads_and_full_versions_are_measured_on_the_images_that_annotators_labeled(
+    loop: Loop, project: OracleProject
+) -> None:
+    known = loop.pool.validation
+    sample = Split(known.image_ids[:50], known.images[:50])
+    labels = dict(zip(known.image_ids[:35], known.labels[:35].tolist(), strict=True))
+    people = with_sample(loop, sample, labels)
+    seed(people, project, 100)
+    observe.read_changes(project, people.store)
+    reading = read_labels(people, people.store.annotations()).labels
+    full = promotion.keep(people, reading, training.train_candidate(people, reading, quiet))
+    head = promotion.keep(people, reading, training.train_head(people, reading, quiet))
+    for version in (full, head):
+        assert version is not None
+        assert version.validation is not None
+        assert version.validation.images == 35
+        kept = model_outputs.load_sample_probs(loop.root, version.version)
+        assert kept is not None
+        n_right = int((kept.probs[:35].argmax(axis=1) == known.labels[:35]).sum())
+        assert version.validation.accuracy == n_right / 35

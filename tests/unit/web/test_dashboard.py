@@ -16,6 +16,7 @@ from rq import Queue, SimpleWorker
 from rq.job import Job
 
 from backend.base.settings import Settings, load_settings
+from backend.measures.evaluation import Evaluation
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds.decide import decide
 from backend.rounds.observe import observe
@@ -31,7 +32,7 @@ from tests.conftest import RedisServer
 from tests.unit.store.test_registry import meta, record
 from tests.unit.store.test_registry import save as save_version
 from tests.unit.web.conftest import settings_of
-from tests.unit.web.test_status import keep_reading
+from tests.unit.web.test_status import keep_reading, keep_validation
 
 PROJECT = 7
 LEAD = ("tightloop", "dash-pass")
@@ -150,6 +151,39 @@ def test_the_page_shows_what_the_status_says(
     assert "80.0% (55.0% to 95.0%)" in section(html, "people")
     assert "refused: plainly worse" in section(html, "versions")
     assert "the disk is full: free space" in section(html, "errors")
+
+
+def test_the_page_shows_how_far_annotators_are_with_validation(
+    client: FlaskClient, root: Path
+) -> None:
+    estimate = Evaluation(accuracy=0.63, log_loss=1.1, images=140)
+    save(root, 1, validation=None, cross_validation=estimate)
+    assert "Validation:" not in section(page(client), "now")
+    keep_validation(root, *["cat"] * 12, None)
+    now = section(page(client), "now")
+    assert "Validation: 12 of 200 images labeled by annotators, 1 undecided" in now
+    assert '<progress max="200" value="12"' in now
+    assert (
+        "Until 100 are labeled, an estimate of the accuracy: 63% (cross-validated on 140 training "
+        "labels, which were chosen to be hard: biased)."
+    ) in now
+    assert "accuracy not known yet: 12 of 200" in section(page(client), "curve")
+    keep_validation(root, *["cat"] * 200)
+    now = section(page(client), "now")
+    assert "Validation: 200 of 200 images labeled by annotators</p>" in now
+    assert "estimate" not in now
+
+
+def test_a_validation_image_is_shown_without_a_guess(
+    client: FlaskClient, store: ProjectStore
+) -> None:
+    image = OpenImage(
+        image_id="a", confidence=0, guesses=(), is_again=False, is_validation=True, picture="data:,"
+    )
+    store.record_open_images(time.time(), [image])
+    html = section(page(client), "next")
+    assert "<b>validation</b><span>no guess shown</span>" in html
+    assert "without a model" not in html
 
 
 def test_the_button_says_roll_back_for_an_older_version_and_put_in_service_for_a_newer_one(

@@ -36,7 +36,7 @@ from tests.unit.web.conftest import (
     settings_of,
     task,
 )
-from tests.unit.web.test_status import files, keep_reading
+from tests.unit.web.test_status import VALIDATED_BY_PEOPLE, files, keep_reading, keep_validation
 
 BOARD = json.loads((Path(__file__).parents[3] / "docs/grafana.json").read_text())
 SECRETS = ("backend-pass", "hook-secret", "ls-token", "dash-pass")
@@ -101,6 +101,7 @@ def work(root: Path, queue: TrainingQueue, redis_server: RedisServer) -> None:
         save_version(root, version)
     Registry(root).promote("r0002")
     keep_reading(root, annotations=61, skipped=4, n_open=18, again=3, new=2)
+    write_record(root, record(PROJECT).model_copy(update=VALIDATED_BY_PEOPLE))
     queue.enqueue("retrain", PROJECT)
     queue.enqueue("rank", PROJECT)
     connection = Redis.from_url(redis_server.url)
@@ -126,6 +127,14 @@ def test_every_gauge_of_a_project_has_its_value(
         "round": {("7",): 2},
         "trained_labels": {("7",): 50},
         "accuracy_ratio": {("7", "validation"): 0.75, ("7", "test"): 0.625},
+        "accuracy_bound_ratio": {
+            ("7", "low", "validation"): pytest.approx(0.531, abs=1e-3),
+            ("7", "high", "validation"): pytest.approx(0.888, abs=1e-3),
+            ("7", "low", "test"): pytest.approx(0.470, abs=1e-3),
+            ("7", "high", "test"): pytest.approx(0.758, abs=1e-3),
+        },
+        "validation_labels": {("7", "labeled"): 0, ("7", "undecided"): 0, ("7", "pending"): 0},
+        "validation_labels_wanted": {("7",): 200},
         "versions": {("7",): 3},
         "refused_versions": {("7",): 1},
         "training_phase_seconds": {("7", "training"): 12.5, ("7", "scoring the pool"): 4},
@@ -171,6 +180,7 @@ def test_unknown_values_are_left_out_and_reading_creates_no_file(
     unknown = {
         "trained_labels", "accuracy_ratio", "training_phase_seconds", "annotations",
         "skipped_annotations", "open_tasks", "asked_again_tasks", "kept_errors", "pool_images",
+        "accuracy_bound_ratio", "validation_labels", "validation_labels_wanted",
     }  # fmt: skip
     assert GAUGES.keys() - found.keys() == unknown
 
@@ -178,6 +188,15 @@ def test_unknown_values_are_left_out_and_reading_creates_no_file(
 def test_annotations_until_training_is_never_negative(client: FlaskClient, root: Path) -> None:
     keep_reading(root, annotations=9, new=9)
     assert samples(client)["annotations_until_training"] == {("7",): 0}
+
+
+def test_validation_labels_are_counted_by_state(client: FlaskClient, root: Path) -> None:
+    keep_validation(root, "cat", "dog", None, pending=4)
+    assert samples(client)["validation_labels"] == {
+        ("7", "labeled"): 2,
+        ("7", "undecided"): 1,
+        ("7", "pending"): 4,
+    }
 
 
 def test_each_project_has_its_own_label(client: FlaskClient, config: Settings) -> None:

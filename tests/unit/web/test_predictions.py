@@ -10,6 +10,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from backend.base.settings import Settings
+from backend.measures.evaluation import Evaluation
 from backend.network import inference, resnet
 from backend.store.registry import Registry
 from backend.web.predictions import ModelService, ResNetBackend
@@ -93,6 +94,17 @@ def test_a_newly_promoted_version_is_served_from_the_next_request_on(
         assert {prediction["model_version"] for prediction in predictions} == {f"r000{number}"}
     Registry(root).promote("r0001")
     assert predict(client, task(1, image_id="img-a"))[0]["model_version"] == "r0001"
+
+
+def test_a_version_that_was_measured_again_is_not_loaded_again(
+    client: FlaskClient, root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    put_in_service(root)
+    predict(client, task(1, image_id="img-a"))
+    Registry(root).record_validation("r0001", Evaluation(accuracy=0.7, log_loss=0.9, images=40))
+    predict(client, task(1, image_id="img-a"))
+    assert caplog.text.count("serving r0001") == 1
 
 
 @pytest.mark.parametrize(

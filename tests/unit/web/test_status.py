@@ -14,10 +14,18 @@ from redis import Redis
 from rq import SimpleWorker
 from rq.job import Job
 
-from backend.base.labeling import Annotation, Task, TaskReading
+from backend.base.labeling import (
+    VALIDATION,
+    Annotation,
+    Asked,
+    DeletedSkip,
+    Task,
+    TaskReading,
+)
 from backend.base.settings import Settings, load_settings
 from backend.measures.evaluation import Evaluation
 from backend.measures.forecast import Forecast
+from backend.people.validation_labels import ValidationProgress
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds.accuracy import outlook_sentence
 from backend.store import model_outputs, pruning
@@ -34,7 +42,9 @@ from tests.unit.store.test_registry import save as save_version
 
 PROJECT = 7
 NOON = 1_767_268_800.0  # 2026-01-01 12:00 UTC
+ESTIMATE = Evaluation(accuracy=0.63, log_loss=1.1, images=140)
 ADA = AnnotatorFigures(1, "Ada", 12, 3, 0.75, 0.8, 0.55, 0.95, 12, 0.5, 0.25, 4.2)
+VALIDATED_BY_PEOPLE = {"validation": "people", "validation_labels": 200}
 DOCUMENTED = (Path(__file__).parents[3] / "docs/status.md").read_text()
 
 
@@ -100,6 +110,27 @@ def keep_reading(
     store.record_learned(
         {annotation.annotation_id: annotation.digest for annotation in learned}, at
     )
+
+
+def keep_validation(root: Path, *labels: str | None, pending: int = 0) -> None:
+    """Make a project be validated by Ada, who wants to label 200 images; None is an image that she
+    skipped twice. More images are `pending`.
+    """
+    write_record(root, record(PROJECT).model_copy(update=VALIDATED_BY_PEOPLE))
+    store, moment = ProjectStore(root), "2026-01-01T12:00:00Z"
+    given: list[str | None] = [*labels, *[""] * pending]
+    store.record_asked([Asked(f"val-{n}", 1, VALIDATION, "r0001") for n in range(len(given))])
+    tasks = []
+    for n, label in enumerate(given):
+        annotation = Annotation(
+            1000 + n, 1000 + n, f"val-{n}", 1, label, was_skipped=label is None, updated_at=moment
+        )
+        if label is None:
+            store.record_deleted_skip(DeletedSkip(2000 + n, f"val-{n}", 1))
+        is_pending = label == ""
+        task = Task(1000 + n, f"val-{n}", is_open=is_pending, awaits_second_opinion=False)
+        tasks.append(TaskReading(task, moment, () if is_pending else (annotation,), None))
+    store.record_tasks(tasks, NOON)
 
 
 def save(settings: Settings, number: int, **changes: Any) -> None:
@@ -346,6 +377,69 @@ def test_the_confusion_counts_predicted_classes_per_true_class(
     assert status.labels_per_class == {"cat": 4, "dog": 6}
 
 
+def test_validation_images_with_known_labels_have_no_progress(
+    settings: Settings, queue: TrainingQueue
+) -> None:
+    save(settings, 1, cross_validation=ESTIMATE)
+    status = project_status(settings, queue, PROJECT)
+    assert (status.validation_by, status.validation_labels) == ("known", None)
+    assert status.cross_validation is None
+
+
+def test_the_progress_of_the_annotators_who_label_the_validation_images_is_counted(
+    settings: Settings, queue: TrainingQueue, root: Path
+) -> None:
+    keep_validation(root, "cat", "dog", None, "cat", pending=2)
+    status = project_status(settings, queue, PROJECT)
+    assert status.validation_by == "people"
+    assert status.validation_labels == ValidationProgress(
+        labeled=3, wanted=200, undecided=1, pending=2
+    )
+
+
+def test_the_estimate_is_reported_until_a_hundred_validation_images_are_labeled(
+    settings: Settings, queue: TrainingQueue, root: Path
+) -> None:
+    save(settings, 1, cross_validation=ESTIMATE)
+    keep_validation(root, *["cat"] * 99)
+    assert project_status(settings, queue, PROJECT).cross_validation == ESTIMATE
+    keep_validation(root, *["cat"] * 100)
+    assert project_status(settings, queue, PROJECT).cross_validation is None
+
+
+def test_the_sentence_says_how_few_validation_images_annotators_have_labeled(
+    settings: Settings, queue: TrainingQueue, root: Path
+) -> None:
+    save(settings, 1, validation=Evaluation(accuracy=0.75, log_loss=0.7, images=12))
+    keep_validation(root, *["cat"] * 12, None)
+    assert (
+        "r0001 in service, accuracy not known yet: 12 of 200 validation images labeled, 1 of 13 "
+        "undecided, trained on 10 labels"
+    ) in sentence(project_status(settings, queue, PROJECT))
+    save(settings, 2, validation=Evaluation(accuracy=0.75, log_loss=0.7, images=60))
+    keep_validation(root, *["cat"] * 60)
+    assert (
+        "r0002 in service, 75.0% right (62.8% to 84.2%) on 60 validation images labeled by "
+        "annotators, trained on 10 labels"
+    ) in sentence(project_status(settings, queue, PROJECT))
+
+
+def test_the_confusion_follows_new_validation_labels(
+    settings: Settings, queue: TrainingQueue, root: Path
+) -> None:
+    save(settings, 1)
+    says = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]], np.float32)
+    for labels, counts in (
+        ([-1, -1, -1], None),
+        ([0, -1, -1], ((1, 0), (0, 0))),
+        ([0, 1, 1], ((1, 0), (1, 1))),
+    ):
+        sample = model_outputs.SampleProbs(("a", "b", "c"), says, np.array(labels))
+        model_outputs.save_sample_probs(root, "r0001", sample)
+        confusion = project_status(settings, queue, PROJECT).confusion
+        assert (confusion.counts if confusion else None) == counts
+
+
 def keep_open(store: ProjectStore, *image_ids: str) -> None:
     images = [
         OpenImage(
@@ -374,6 +468,7 @@ def test_images_annotated_since_the_last_order_are_not_next(
         "confidence": 0.1,
         "guesses": (("cat", 0.6), ("dog", 0.4)),
         "is_again": False,
+        "is_validation": False,
     }
 
 
@@ -512,6 +607,7 @@ def test_every_field_of_the_status_is_documented_and_nothing_else_is(
         np.array([0]),
         np.array([[0.9, 0.1]], np.float32),
     )
+    keep_validation(project_root(settings.model_dir, PROJECT), "cat")
     queue.enqueue("retrain", PROJECT)
     store.record_error("training", "the disk is full: free space")
     status = whole_status(settings, queue).as_json()
@@ -520,6 +616,7 @@ def test_every_field_of_the_status_is_documented_and_nothing_else_is(
         "services": set(status["services"][0]),
         "projects": set(project),
         "validation": set(project["validation"]),
+        "validation_labels": set(project["validation_labels"]),
         "confusion": set(project["confusion"]),
         "learning_curve": set(project["learning_curve"][0]),
         "next_images": set(project["next_images"][0]),

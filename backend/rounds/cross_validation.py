@@ -1,0 +1,32 @@
+"""Estimate the accuracy from the training labels, until annotators have labeled enough images."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from backend.base.errors import TooFewLabelsError
+from backend.base.progress import Progress
+from backend.measures.evaluation import Evaluation, evaluate
+from backend.network.head import cross_validated_probs
+from backend.rounds.accuracy import ENOUGH_LABELS
+from backend.rounds.loop import LabeledImages, Loop
+from backend.rounds.scoring import pretrained_embeddings
+
+
+def estimate_accuracy(loop: Loop, labels: LabeledImages, progress: Progress) -> Evaluation | None:
+    """Return how well heads on the pre-trained body predict labels that they were not fitted to.
+
+    The estimate is biased: query strategies choose hard images, and a head on the pre-trained body
+    is weaker than a fine-tuned network. Returns None if a better measurement exists, without
+    pre-trained weights, or if the labels are too few.
+    """
+    is_needed = loop.validation_labels and len(loop.pool.validation.labels) < ENOUGH_LABELS
+    if not is_needed or not loop.has_pretrained_body:
+        return None
+    embeddings = pretrained_embeddings(loop, labels.image_ids, progress)
+    rng = np.random.default_rng(loop.seed)
+    try:
+        probs = cross_validated_probs(embeddings, labels.classes, len(loop.pool.classes), rng)
+    except TooFewLabelsError:
+        return None
+    return evaluate(probs, labels.classes)

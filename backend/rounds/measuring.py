@@ -1,0 +1,76 @@
+"""Measure all versions again whenever annotators have changed labels of the validation sample."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from backend.base.arrays import Labels
+from backend.base.progress import Progress
+from backend.images.pool import Pool
+from backend.measures.evaluation import evaluate
+from backend.people.validation_labels import ValidationProgress
+from backend.rounds.accuracy import describe_project
+from backend.rounds.loop import Loop
+from backend.rounds.scoring import score_sample
+from backend.rounds.validation_reading import read_validation
+from backend.store import model_outputs
+from backend.store.files import lock
+from backend.store.version_meta import Meta
+
+
+def measure_again(loop: Loop, progress: Progress = lambda *_: None) -> None:
+    """Measure all versions on the validation labels of this loop, and describe the one in service.
+
+    The learning curve, the forecast and the status then compare all versions on the same images.
+    Known validation labels never change, so nothing is done for them.
+    """
+    if not loop.pool.sample.image_ids:
+        return
+    has_changed = False
+    for meta in loop.registry.versions()[0]:
+        has_changed |= _measure(loop, meta, progress)
+    if has_changed:
+        current = loop.registry.current()
+        loop.project.set_description(describe_project(current, read_progress(loop)))
+
+
+def read_progress(loop: Loop) -> ValidationProgress | None:
+    """Return how far annotators are with the validation sample; None if labels are known."""
+    if not loop.validation_labels:
+        return None
+    return read_validation(loop.store, loop.names, loop.validation_labels).progress
+
+
+def sample_labels(pool: Pool, image_ids: Sequence[str]) -> Labels:
+    """Return the validation labels of these images, UNLABELED if none is decided yet."""
+    validation = pool.validation
+    label_of: Mapping[str, int] = dict(
+        zip(validation.image_ids, validation.labels.tolist(), strict=True)
+    )
+    found = [label_of.get(image_id, model_outputs.UNLABELED) for image_id in image_ids]
+    return np.array(found, dtype=np.int64)
+
+
+def _measure(loop: Loop, meta: Meta, progress: Progress) -> bool:
+    """Measure one version unless it was measured on exactly these labels."""
+    sample = model_outputs.load_sample_probs(loop.root, meta.version)
+    known = set(sample.image_ids) if sample else set()
+    # Images may have joined the sample since this version was made, or the whole sample.
+    if meta.pruned_at is None and not known.issuperset(loop.pool.validation.image_ids):
+        sample = score_sample(loop, meta, progress)
+    if sample is None:
+        return False
+    labels = sample_labels(loop.pool, sample.image_ids)
+    if np.array_equal(labels, sample.labels):
+        return False
+    now = replace(sample, labels=labels)
+    probs = now.probs[now.is_labeled]
+    validation = evaluate(probs, labels[now.is_labeled]) if len(probs) else None
+    with lock(loop.root, "promote"):
+        # In this order, so that a version is measured again if the process dies in between.
+        loop.registry.record_validation(meta.version, validation)
+        model_outputs.save_sample_probs(loop.root, meta.version, now)
+    return True
