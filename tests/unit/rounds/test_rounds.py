@@ -171,3 +171,18 @@ def test_a_training_learns_labels_that_only_a_head_has_learned(
     ask_and_annotate(loop, project)
     head = refit(loop)
     assert train(loop).labels_fingerprint == head.labels_fingerprint
+
+
+def test_a_validation_label_trains_nothing_and_its_annotator_is_reported(
+    sampled: Loop, project: OracleProject
+) -> None:
+    seed(sampled, project)
+    train(sampled)
+    held_out = [t.task_id for t in project.open_tasks() if sampled.pool.is_in_sample(t.image_id)]
+    for task_id in held_out:
+        project.answer(task_id, "0", annotator=7)
+    assert rounds.train_round(sampled, is_forced=False, progress=quiet) is None
+    assert read_and_refit(sampled) is None
+    [row] = sampled.store.annotators()
+    assert (row.annotator, row.answers) == (7, len(held_out))
+    assert len(held_out) == 2

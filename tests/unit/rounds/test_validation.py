@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from backend.base.labeling import VALIDATION, NewTask, Prediction
+from backend.base.strategy_names import StrategyName
 from backend.images.known_labels import true_labels
 from backend.rounds import batches, observe, ordering
 from backend.rounds.loop import Loop
@@ -169,6 +170,20 @@ def test_a_task_that_one_of_two_skipped_is_still_ordered_for_the_other(
     ordering.order_open_tasks(sampled)
     assert project.predictions[waiting].keys() == {"r0001"}
     assert not project.predictions[undecided]
+
+
+@pytest.mark.parametrize("strategy", ["margin", "typiclust", "uncertain_clusters", "random"])
+def test_a_project_may_have_only_validation_tasks_open(
+    strategy: StrategyName, sampled: Loop, project: OracleProject
+) -> None:
+    seed(sampled, project)
+    train(with_settings(sampled, strategy=strategy))
+    for task_id in project.by_task.keys() - of_sample(project).keys():
+        project.answer(task_id, "0")
+    project.delete_predictions("r0001")
+    assert ordering.order_open_tasks(with_settings(sampled, strategy=strategy)) == 2
+    assert [image.guesses for image in sampled.store.open_images()] == [(), ()]
+    assert ask_next(with_settings(sampled, strategy=strategy), project, 1) == 1
 
 
 def test_without_a_model_a_validation_task_has_no_prediction(
