@@ -81,7 +81,7 @@ def quoted(location: str) -> str:
 
 
 def unquoted(stored: str) -> str:
-    """Return the location that `quoted` stored."""
+    """Return the location that `quoted` encoded."""
     if not stored.startswith(QUOTED):
         return stored
     return os.fsdecode(unquote_to_bytes(stored.removeprefix(QUOTED)))

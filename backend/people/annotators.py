@@ -1,4 +1,4 @@
-"""Tell who annotates at present, and whether a task can be given to another annotator."""
+"""Find who is currently annotating, and whether a task can be given to another annotator."""
 
 from __future__ import annotations
 

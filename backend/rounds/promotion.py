@@ -87,9 +87,8 @@ def _check_finite(candidate: Candidate) -> None:
 
 
 def _fit_temperature(loop: Loop, probs: Probs) -> float:
-    """Return the temperature that the validation labels make likely, or 1.0 for too few labels.
-
-    Annotators begin with a handful of labels, to which any temperature could be fitted.
+    """Return the temperature that makes the validation labels most likely, or 1.0 if annotators
+    have given too few labels: any temperature could be fitted to a handful of them.
     """
     labels = loop.pool.validation.labels
     if loop.validation_labels and len(labels) < MIN_IMAGES:

@@ -16,13 +16,13 @@ from backend.store.project_store import ProjectStore
 class ValidationReading:
     """The validation labels so far, and the data from which they were derived."""
 
-    labels: Mapping[str, str]  # by image id as queried; spelled as in the label config
+    labels: Mapping[str, str]  # by image id; classes are spelled as in the label config
     progress: ValidationProgress
     tasks: Sequence[Task]
     outcomes: Mapping[int, Outcome]  # by task
     annotations: Mapping[int, Sequence[Annotation]]  # by task
     deleted_skips: Sequence[DeletedSkip]
-    n_active: int  # people who annotate at present
+    n_active: int  # people who are currently annotating
 
 
 NO_READING = ValidationReading({}, ValidationProgress(0, 0, 0, 0), (), {}, {}, (), 0)

@@ -36,7 +36,7 @@ WRONG_VALUES: dict[str, Any] = {
 
 
 def hostile_bodies(project_id: int, classes: Sequence[str]) -> dict[str, bytes]:
-    """Return the bodies by name; their valid parts refer to this project."""
+    """Return request bodies by name. Bodies that name a project name this one."""
     whole: dict[str, bytes] = {
         "nothing": b"",
         "JSON nested 2,000 deep": b"[" * 2000 + b"]" * 2000,

@@ -34,8 +34,8 @@ def draw_missing_sample(plan: Plan, pool: Pool, project: ProjectSetup, root: Pat
     if plan.validation not in (None, found):
         raise SettingsError(
             f'VALIDATION={plan.validation} contradicts the project "{plan.title}", in which '
-            f"{HELD_OUT[found]}: leave out VALIDATION, or set a new PROJECT_TITLE for another "
-            "project"
+            f"{HELD_OUT[found]}: leave out VALIDATION, or set a different PROJECT_TITLE to "
+            "create a new project"
         )
     if pool.n_held_out:
         return pool
