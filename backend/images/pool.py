@@ -70,6 +70,11 @@ class Pool:
         """Return all images that a model can be trained on: image_ids, then retired_ids."""
         return self.image_ids + self.retired_ids
 
+    @cached_property
+    def queryable_ids(self) -> frozenset[str]:
+        """Return all images that annotators can be asked to label, with the validation sample."""
+        return frozenset((*self.image_ids, *self.sample.image_ids)) - self.removed_ids
+
     @property
     def removed_ids(self) -> frozenset[str]:
         """Return the images that the source has lost, whether they are labeled or not."""

@@ -33,7 +33,7 @@ def rescan(loop: Loop, *, must_list: bool, progress: Progress) -> None:
     )
     loop = replace(loop, pool=pool)
     n_closed = close_tasks_of_removed_images(loop) if changes and changes.removed else 0
-    n_decoded = len(set(pool.image_ids) - set(before.image_ids))
+    n_decoded = len(pool.queryable_ids - before.queryable_ids)
     version = loop.registry.current()
     if version is not None:
         embeddings_of(loop, version, progress)  # first, so that scoring can reuse the embeddings
@@ -58,7 +58,7 @@ def record_pool(loop: Loop, began: float, *, is_listed: bool, is_larger: bool) -
     loop.store.record_success(
         "rescan",
         decoded_at=began,
-        pool_images=len(loop.pool.image_ids),
+        pool_images=len(loop.pool.queryable_ids),
         undecoded_images=loop.pool.n_waiting,
         **facts,
     )

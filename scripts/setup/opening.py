@@ -211,7 +211,7 @@ class Opening:
                 found = find_weights(plan.weights, settings.data_dir, progress=progress)
                 weights, weights_notice = found.name, found.notice
         pool_notice = kept.pool_notice if kept and not plan.has_new_pool else pool.notice
-        n_images = len(pool.image_ids) + pool.n_waiting
+        n_images = len(pool.queryable_ids) + pool.n_waiting
         print(f"pool      {pool.name}: {n_images:,} images, {len(pool.classes)} classes")
         print(f"weights   {weights}")
         for notice in filter(None, (*plan.notes, pool_notice, weights_notice)):

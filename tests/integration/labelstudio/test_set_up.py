@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pyarrow as pa
 import pytest
 
 from backend.base.errors import LabelConfigError, ModelFolderError, TightloopError
 from backend.base.settings import Settings
+from backend.images.index import Index
 from backend.labelstudio.client import create_project, find_project
 from backend.labelstudio.former_label_configs import former_label_configs
 from backend.labelstudio.label_config import label_config_xml, parse_label_config
 from backend.labelstudio.project_setup import ProjectSetup
 from backend.store.project_record import (
+    POOL_INDEX,
     ProjectRecord,
     known_projects,
     project_root,
@@ -111,6 +114,48 @@ def test_a_second_project_is_set_up_beside_the_first_and_keeps_its_images(
     finally:
         # While the ranker still adds tasks, Label Studio may fail to delete the project.
         path = f"/api/projects/{second['project_id']}/"
+        wait_for(lambda: api.delete(path).status_code in (204, 404), "the project's deletion")
+        (root / "project.json").unlink()
+
+
+def test_a_project_that_an_earlier_release_set_up_without_validation_gets_a_sample(
+    stack: Stack, plain: Stack, tmp_path: Path, api: httpx.Client
+) -> None:
+    for number in range(50):
+        save_image(tmp_path / f"photos/{number}.png", (9, 9, number))
+    title = "Photos under test"
+    options = ("--title", title, "--pool", str(tmp_path / "photos"), "--classes", "cat,dog")
+    created = plain.run("scripts.setup_project", *options, "--seed-labels", "0", "--json")
+    assert created.returncode == 0, created.stderr
+    project_id = json.loads(created.stdout)["project_id"]
+    root = project_root(stack.settings.model_dir, project_id)
+    try:
+        assert "validation 10 images that annotators label (10 held out)" in created.stderr
+        kept = read_record(root)
+        index = Index.read(root / POOL_INDEX)
+        assert kept is not None
+        assert index is not None
+        assert (kept.validation, kept.validation_labels) == ("people", 200)
+
+        write_record(root, kept.model_copy(update={"validation": None, "validation_labels": None}))
+        no_sample = index.table.set_column(
+            index.table.schema.get_field_index("split"), "split", pa.array(["pool"] * 50)
+        )
+        replace(index, table=no_sample, sample=None).write(root / POOL_INDEX)
+        project = ProjectSetup(str(api.base_url).rstrip("/"), _token(stack), project_id)
+        queried = project.image_ids()
+        again = plain.run("scripts.setup_project", "--title", title)
+        assert again.returncode == 0, again.stderr
+        assert "images that annotators label" in again.stdout
+        assert read_record(root) == kept
+        drawn = Index.read(root / POOL_INDEX)
+        assert drawn is not None
+        held_out = set(drawn.image_ids[drawn.splits == "validation"])
+        assert len(held_out) == (50 - len(queried)) // 5
+        assert not held_out & queried
+        assert "nothing changed" in plain.run("scripts.setup_project", "--title", title).stdout
+    finally:
+        path = f"/api/projects/{project_id}/"
         wait_for(lambda: api.delete(path).status_code in (204, 404), "the project's deletion")
         (root / "project.json").unlink()
 

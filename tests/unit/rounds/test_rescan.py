@@ -17,6 +17,7 @@ from backend.base.labeling import NewTask
 from backend.images.digest import digest
 from backend.images.index import Index
 from backend.images.pool import open_pool
+from backend.images.validation_sample import Validation
 from backend.network import inference
 from backend.rounds import batches, rescan, scoring
 from backend.rounds.labels import read_labels
@@ -72,6 +73,30 @@ def test_new_images_can_be_asked_and_none_of_them_validates(
     assert after.pool.validation.image_ids == before.pool.validation.image_ids
     facts = after.store.facts()
     assert (facts.pool_images, facts.undecoded_images, facts.exhausted_at) == (48, 0, 0)
+
+
+def test_new_images_of_the_sample_count_as_images_that_can_be_asked(
+    folder: Path, tmp_path: Path, reopen: Callable[[], Loop], caplog: pytest.LogCaptureFixture
+) -> None:
+    open_pool(
+        str(folder), tmp_path, seed=0, index=tmp_path / "p1/pool.parquet", image_size=16,
+        validation=Validation("people", 30),
+    )  # fmt: skip
+    before = look(reopen)
+    assert (len(before.pool.image_ids), len(before.pool.sample.image_ids)) == (32, 8)
+    before.store.record(exhausted_at=1.0)
+    index = before.pool.source.index if before.pool.source else None
+    assert index
+    assert index.sample
+    names = [f"new-{number}.png" for number in range(50)]
+    [drawn, *_] = [name for name in names if index.sample.contains(image_id(name))]
+    save_image(folder / drawn, (9, 9, 9))
+    with caplog.at_level(logging.INFO):
+        after = look(reopen)
+    assert "pool: 1 new, 1 decoded" in caplog.messages
+    assert (len(after.pool.image_ids), len(after.pool.sample.image_ids)) == (32, 9)
+    facts = after.store.facts()
+    assert (facts.pool_images, facts.undecoded_images, facts.exhausted_at) == (41, 0, 0)
 
 
 def test_a_folder_that_did_not_change_is_not_mentioned_in_the_log(
