@@ -80,7 +80,7 @@ def sample_task(loop: Loop, asked: Asked, shown: str) -> NewTask:
 
 
 def open_for_two(loop: Loop, image_ids: Sequence[str]) -> None:
-    """Open new validation tasks for two annotators, if at least two people are currently annotating."""
+    """Open new validation tasks for two annotators, if at least two people are annotating now."""
     if not image_ids or read_sample(loop).n_active < 2:
         return
     new = set(image_ids)
