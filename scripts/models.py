@@ -15,8 +15,9 @@ import json
 from backend.base.command_line import CommandParser, run
 from backend.base.errors import ModelFolderError
 from backend.base.settings import Settings, load_settings
-from backend.measures.evaluation import describe_accuracy
 from backend.queue.training_queue import TrainingQueue
+from backend.rounds.accuracy import describe_measured
+from backend.rounds.validation_reading import project_progress
 from backend.store import pruning
 from backend.store.project_record import pick_project, project_root
 from backend.store.registry import Registry
@@ -41,8 +42,9 @@ def main() -> int:
     else:
         queue = TrainingQueue(settings.redis_url.get_secret_value())
         meta = LocalControls(settings, queue).promote(project_id, arguments.version)
+        progress = project_progress(project_root(settings.model_dir, project_id))
         print(
-            f"{meta.version} is in service ({describe_accuracy(meta.validation)}); "
+            f"{meta.version} is in service ({describe_measured(meta.validation, progress)}); "
             "the ranker now reorders Label Studio's open tasks"
         )
     return 0

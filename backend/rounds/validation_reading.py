@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from backend.base.labeling import Annotation, DeletedSkip, Task
 from backend.people.annotators import RECENT_ANNOTATIONS, active_annotators
 from backend.people.validation_labels import Outcome, ValidationProgress, decide_labels
+from backend.store.project_record import read_record
 from backend.store.project_store import ProjectStore
 
 
@@ -26,6 +28,15 @@ class ValidationReading:
 
 
 NO_READING = ValidationReading({}, ValidationProgress(0, 0, 0, 0), (), {}, {}, (), 0)
+
+
+def project_progress(root: Path) -> ValidationProgress | None:
+    """Return how far annotators are with a project's sample; None if its labels are known."""
+    record = read_record(root)
+    if record is None or not record.validation_labels:
+        return None
+    store = ProjectStore(root)
+    return read_validation(store, record.classes, record.validation_labels).progress
 
 
 def read_validation(

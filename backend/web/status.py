@@ -28,7 +28,7 @@ from backend.rounds.accuracy import (
     outlook,
 )
 from backend.rounds.observe import count_new
-from backend.rounds.validation_reading import read_validation
+from backend.rounds.validation_reading import project_progress
 from backend.store import model_outputs, pruning
 from backend.store.project_record import known_projects, project_root, read_record
 from backend.store.project_rows import Facts, OpenImage
@@ -75,7 +75,7 @@ def project_status(settings: Settings, queue: TrainingQueue, project_id: int) ->
         **_setup_fields(settings, root, project_id, sound),
         **_pool_fields(root, facts),
         **versions,
-        **_validation_fields(registry, store),
+        **_validation_fields(registry),
         broken_versions=broken,
         **labeling,
         is_finished=is_all_labeled and (is_last_round or is_exhausted),
@@ -162,13 +162,8 @@ def _version_fields(registry: Registry, sound: Sequence[Meta]) -> Fields:
     }
 
 
-def _validation_fields(registry: Registry, store: ProjectStore) -> Fields:
-    record, current = read_record(registry.root), registry.current()
-    progress = None
-    if record is not None and record.validation_labels:
-        # The label config may spell the classes differently than the pool.
-        names = current.classes if current else record.classes
-        progress = read_validation(store, names, record.validation_labels).progress
+def _validation_fields(registry: Registry) -> Fields:
+    current, progress = registry.current(), project_progress(registry.root)
     is_early = progress is not None and progress.labeled < ENOUGH_LABELS
     return {
         "validation_by": "people" if progress else "known",

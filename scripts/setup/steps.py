@@ -27,6 +27,7 @@ from backend.rounds.loop import open_loop
 from backend.rounds.rescan import record_pool
 from backend.rounds.reviews import find_reviews
 from backend.rounds.task_images import show_images
+from backend.rounds.validation_reading import project_progress
 from backend.store.files import lock
 from backend.store.project_store import ProjectStore
 from backend.store.registry import Registry
@@ -203,7 +204,9 @@ class SetupSteps:
             INSTRUCTIONS.format(guess="" if self.settings.blind else GUESS), earlier=ours
         )
         version = Registry(self.root).current()
-        has_described = self.project.set_description(describe_project(version))
+        has_described = self.project.set_description(
+            describe_project(version, project_progress(self.root))
+        )
         return has_instructed or has_described
 
     def start_first_training(self) -> bool:

@@ -12,16 +12,18 @@ import pytest
 
 from backend.base.arrays import Labels
 from backend.base.errors import ModelFolderError
+from backend.images.known_labels import true_labels
 from backend.images.splits import Split
 from backend.measures.evaluation import Evaluation
-from backend.rounds import measuring, promotion, training
+from backend.rounds import accuracy, batches, measuring, observe, promotion, rounds, training
 from backend.rounds.loop import LabeledImages, Loop
 from backend.rounds.measuring import measure_again
+from backend.rounds.validation import read_sample
 from backend.store import model_outputs
 from backend.store.model_outputs import UNLABELED, SampleProbs
 from backend.store.version_meta import Meta
 from scripts.research.oracle import OracleProject
-from tests.unit.rounds.conftest import quiet, with_sample
+from tests.unit.rounds.conftest import quiet, seed, with_sample
 from tests.unit.store.test_registry import meta
 from tests.unit.store.test_registry import save as save_version
 
@@ -184,3 +186,46 @@ def test_a_version_without_outputs_for_the_sample_is_scored_unless_its_weights_a
 def test_labels_of_the_sample_are_found_by_image(people: Loop) -> None:
     pool = labeled(people, c=1, a=0).pool
     assert measuring.sample_labels(pool, ("d", "c", "b", "a")).tolist() == [-1, 1, -1, 0]
+
+
+# In the rounds of a project
+
+
+def test_all_versions_are_compared_on_the_labels_that_annotators_have_given_by_now(
+    sampled: Loop, project: OracleProject, loop: Loop
+) -> None:
+    truth = true_labels(loop.pool)
+    seed(sampled, project, 40)
+    first = rounds.train_round(sampled, is_forced=False, progress=quiet)
+    for _ in range(2):
+        project.answer_open_tasks(truth)
+        observe.read_changes(project, sampled.store)
+        batches.query(sampled, 10)
+    project.answer_open_tasks(truth)
+    second = rounds.train_round(sampled, is_forced=False, progress=quiet)
+    assert first is not None
+    assert second is not None
+    assert second.gate is not None
+    n_labeled = len(read_sample(sampled).labels)
+    assert n_labeled == 6  # one in five of three batches of ten
+    assert second.gate.note == "not judged yet (6 of 30 validation images labeled)"
+    for version in (first, second):
+        measured = sampled.registry.read_meta(version.version).validation
+        assert measured is not None
+        assert measured.images == 6
+    points = accuracy.learning_curve(sampled.registry.versions()[0])
+    assert [point.images for point in points] == [6, 6]
+    assert "6 of 30 validation images labeled" in project.description
+
+
+def test_labels_that_are_read_when_no_version_is_due_also_count(
+    sampled: Loop, project: OracleProject, loop: Loop
+) -> None:
+    seed(sampled, project, 40)
+    rounds.train_round(sampled, is_forced=False, progress=quiet)
+    assert validation(sampled) is None
+    project.answer_open_tasks(true_labels(loop.pool))
+    batches.top_up(sampled)
+    found = validation(sampled)
+    assert found is not None
+    assert found[1] == 2
