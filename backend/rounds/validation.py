@@ -85,7 +85,7 @@ def open_for_two(loop: Loop, image_ids: Sequence[str]) -> None:
         return
     new = set(image_ids)
     for task in loop.store.validation_tasks():
-        if task.image_id in new and task.is_open:
+        if task.image_id in new:
             loop.project.reopen(task.task_id, 2)
 
 

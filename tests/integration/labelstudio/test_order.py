@@ -12,6 +12,7 @@ from backend.asking.query import Candidates, select
 from backend.base.errors import LabelStudioError
 from backend.labelstudio.project_setup import ProjectSetup
 from backend.labelstudio.rows import prediction_result
+from backend.rounds.ordering import without_guess
 from tests.integration.labelstudio.annotating import guess, import_images, new_task, served_order
 
 
@@ -38,6 +39,30 @@ def test_annotators_get_the_least_confident_first_and_the_new_order_after_a_swit
         for task_id in rescored
         for prediction in api.get("/api/predictions/", params={"task": task_id}).json()
     } == {"r0002"}
+
+
+def test_a_task_without_a_guess_comes_first_also_after_a_new_order(
+    project: ProjectSetup, api: httpx.Client
+) -> None:
+    project.configure(is_blind=False)
+    ids = import_images(
+        project,
+        new_task("sure", guess(0.9)),
+        new_task("unsure", guess(0.1)),
+        new_task("held-out", without_guess("r0001")),
+        new_task("held-out-too", without_guess("r0001")),
+    )
+    [kept] = api.get("/api/predictions/", params={"task": ids["held-out"]}).json()
+    assert (kept["result"], kept["score"], kept["model_version"]) == ([], 0.0, "r0001")
+    assert served_order(api, project, 1)[0].startswith("held-out")
+
+    rescored = {ids["sure"]: guess(0.2, "r0002"), ids["unsure"]: guess(0.3, "r0002")}
+    [left] = {ids["held-out"], ids["held-out-too"]} & {t.task_id for t in project.open_tasks()}
+    assert project.import_predictions({**rescored, left: without_guess("r0002")}) == 3
+    project.switch_model_version("r0002")
+    order = served_order(api, project, 3)
+    assert order[0].startswith("held-out")
+    assert order[1:] == ["sure", "unsure"]
 
 
 def test_annotators_get_a_diverse_set_with_no_two_similar_images_in_a_row(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -10,6 +10,7 @@ import pytest
 from backend.base.labeling import VALIDATION, NewTask, Prediction
 from backend.base.strategy_names import StrategyName
 from backend.images.known_labels import true_labels
+from backend.images.pool import Pool
 from backend.rounds import batches, observe, ordering
 from backend.rounds.loop import Loop
 from backend.rounds.validation import (
@@ -295,3 +296,22 @@ def test_an_annotator_may_correct_a_validation_label(sampled: Loop, project: Ora
     project.change(task_id, "7")
     observe.read_changes(project, sampled.store)
     assert with_validation(sampled).pool.validation.labels.tolist() == [7]
+
+
+def test_a_label_counts_for_the_copy_that_took_the_images_place(
+    sampled: Loop, project: OracleProject
+) -> None:
+    ask_next(sampled, project, 5)
+    [(task_id, task)] = of_sample(project).items()
+    project.answer(task_id, "1")
+    observe.read_changes(project, sampled.store)
+    copy_id, *_ = sampled.pool.sample.image_ids[1:]
+
+    class PoolWithCopy(Pool):
+        def canonical(self, image_id: str) -> str:
+            return copy_id if image_id == task.image_id else image_id
+
+    pool = PoolWithCopy(**{f.name: getattr(sampled.pool, f.name) for f in fields(Pool)})
+    with_copy = replace(sampled, pool=pool)
+    assert with_validation(with_copy).pool.validation.image_ids == (copy_id,)
+    assert copy_id not in choose_sample_images(with_copy, 50)
