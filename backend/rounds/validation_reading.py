@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from backend.base.labeling import Annotation, DeletedSkip, Task
@@ -48,6 +48,8 @@ def read_validation(
     VALIDATION_LABELS.
     """
     tasks = store.validation_tasks()
+    if not tasks:
+        return replace(NO_READING, progress=ValidationProgress(0, n_wanted, 0, 0))
     annotations = store.validation_annotations()
     skips = store.deleted_skips()
     active = active_annotators(store.recent_annotations(RECENT_ANNOTATIONS))

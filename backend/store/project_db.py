@@ -95,6 +95,7 @@ MIRROR_TABLES = """
         changed_at REAL NOT NULL    -- when the answer was first seen to differ
     ) STRICT;
     CREATE INDEX IF NOT EXISTS mirror_annotation_task ON mirror_annotation (task_id);
+    CREATE INDEX IF NOT EXISTS mirror_annotation_time ON mirror_annotation (updated_at);
     CREATE INDEX IF NOT EXISTS mirror_annotation_new ON mirror_annotation (changed_at)
         WHERE answer IS NOT learned;
     CREATE TABLE IF NOT EXISTS mirror_open ( -- the open images as last ordered, for people to see

@@ -88,6 +88,21 @@ def test_a_project_with_many_earlier_tasks_still_asks_one_in_five(
     assert len(sample_ids(project)) == 2
 
 
+def test_validation_tasks_do_not_change_which_other_images_are_asked(
+    sampled: Loop, project: OracleProject
+) -> None:
+    ask_next(sampled, project, 10)  # two of them for validation
+    other = replace(
+        sampled,
+        validation_labels=0,
+        root=sampled.root.with_name("p2"),
+        project=OracleProject(sampled.pool.classes),
+    )
+    batches.query(other, 8)
+    chosen = [batches.choose_batch(loop, 8, "random").image_ids for loop in (sampled, other)]
+    assert chosen[0] == chosen[1]
+
+
 def test_pending_images_count_until_enough_images_are_labeled(
     sampled: Loop, project: OracleProject
 ) -> None:
