@@ -52,6 +52,9 @@ GUESS = """\
 The choice that is already selected is the model's guess, on an image that it finds hard. Look \
 first, then submit it or choose another. Pressing the key of the guess deselects it.<br><br>
 """
+NO_GUESS = """\
+On some images, no choice is selected: these images measure how good the model is.<br><br>
+"""
 # If a project still has one of these former texts, set-up replaces it with the current text.
 FORMER_INSTRUCTIONS = """\
 Press <b>Label All Tasks</b>: it brings the images that the model is least sure of first, and \
@@ -198,11 +201,11 @@ class SetupSteps:
         ours = {
             text.format(guess=part)
             for text, guess in ((INSTRUCTIONS, GUESS), (FORMER_INSTRUCTIONS, FORMER_GUESS))
-            for part in (guess, "")
+            for part in (guess, guess + NO_GUESS, "")
         }
-        has_instructed = self.project.instruct(
-            INSTRUCTIONS.format(guess="" if self.settings.blind else GUESS), earlier=ours
-        )
+        has_sample = self.record.validation == "people"
+        text = write_instructions(is_blind=self.settings.blind, has_sample=has_sample)
+        has_instructed = self.project.instruct(text, earlier=ours)
         version = Registry(self.root).current()
         has_described = self.project.set_description(
             describe_project(version, project_progress(self.root))
@@ -221,6 +224,12 @@ class SetupSteps:
         is_enqueued = queue.enqueue("retrain", self.project.project_id)
         print(f"training  {'queued' if is_enqueued else 'already queued or running'}")
         return is_new
+
+
+def write_instructions(*, is_blind: bool, has_sample: bool) -> str:
+    """Return the instructions for annotators, who may see guesses and a validation sample."""
+    guess = GUESS + NO_GUESS if has_sample else GUESS
+    return INSTRUCTIONS.format(guess="" if is_blind else guess)
 
 
 def update_review_label_config(settings: Settings, root: Path, pool: Pool) -> bool:
