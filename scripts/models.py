@@ -15,6 +15,8 @@ import json
 from backend.base.command_line import CommandParser, run
 from backend.base.errors import ModelFolderError
 from backend.base.settings import Settings, load_settings
+from backend.measures.evaluation import Evaluation
+from backend.measures.interval import interval_of
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds.accuracy import describe_measured
 from backend.rounds.validation_reading import project_progress
@@ -61,15 +63,15 @@ def _list(settings: Settings, project_id: int, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps([meta.model_dump(mode="json") for meta in sound], indent=2))
         return
-    print("version  labels  validation    test  created at")
+    print("version  labels  validation (95 % interval)    test  created at")
     for meta in sound:
-        accuracy = f"{meta.validation.accuracy:.1%}" if meta.validation else "-"
+        accuracy = _describe_interval(meta.validation) if meta.validation else "-"
         test = f"{meta.test.accuracy:.1%}" if meta.test else "-"
         note = "in service" if current and meta.version == current.version else meta.refused or ""
         if meta.pruned_at is not None:
             note = f"pruned; {note}".removesuffix("; ")
         print(
-            f"{meta.version:7}  {meta.labels:6,}  {accuracy:>10}  {test:>6}  "
+            f"{meta.version:7}  {meta.labels:6,}  {accuracy:>25}  {test:>6}  "
             f"{meta.created_at}  {note}".rstrip()
         )
     for name, reason in broken.items():
@@ -80,6 +82,11 @@ def _list(settings: Settings, project_id: int, *, as_json: bool) -> None:
         raise unknown
     if notice := pruning.notice(root, sound, settings.keep_versions):
         print(f"note: {notice}")
+
+
+def _describe_interval(validation: Evaluation) -> str:
+    low, high = interval_of(validation.accuracy, validation.images)
+    return f"{validation.accuracy:.1%} ({low:.1%} to {high:.1%})"
 
 
 if __name__ == "__main__":

@@ -12,17 +12,24 @@ from backend.rounds.accuracy import ENOUGH_LABELS
 from backend.rounds.loop import LabeledImages, Loop
 from backend.rounds.scoring import pretrained_embeddings
 
+GROWTH = 1.25  # five heads take seconds, so that they wait until there are a quarter more labels
 
-def estimate_accuracy(loop: Loop, labels: LabeledImages, progress: Progress) -> Evaluation | None:
+
+def estimate_accuracy(
+    loop: Loop, labels: LabeledImages, earlier: Evaluation | None, progress: Progress
+) -> Evaluation | None:
     """Return how well heads on the pre-trained body predict labels that they were not fitted to.
 
     The estimate is biased: query strategies choose hard images, and a head on the pre-trained body
     is weaker than a fine-tuned network. Returns None if a better measurement exists, without
-    pre-trained weights, or if the labels are too few.
+    pre-trained weights, or if the labels are too few. Returns the `earlier` estimate if it was made
+    from almost as many labels.
     """
     is_needed = loop.validation_labels and len(loop.pool.validation.labels) < ENOUGH_LABELS
     if not is_needed or not loop.has_pretrained_body:
         return None
+    if earlier is not None and earlier.images <= len(labels.classes) < GROWTH * earlier.images:
+        return earlier
     embeddings = pretrained_embeddings(loop, labels.image_ids, progress)
     rng = np.random.default_rng(loop.seed)
     try:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from backend.base.arrays import Labels
+from backend.base.errors import BrokenVersionError, NoModelError
 from backend.base.progress import Progress
 from backend.images.pool import Pool
 from backend.measures.evaluation import evaluate
@@ -20,6 +22,8 @@ from backend.store import model_outputs
 from backend.store.files import lock
 from backend.store.version_meta import Meta
 
+log = logging.getLogger(__name__)
+
 
 def measure_again(loop: Loop, progress: Progress = lambda *_: None) -> None:
     """Measure all versions on the validation labels of this loop, and describe the one in service.
@@ -31,7 +35,10 @@ def measure_again(loop: Loop, progress: Progress = lambda *_: None) -> None:
         return
     has_changed = False
     for meta in loop.registry.versions()[0]:
-        has_changed |= _measure(loop, meta, progress)
+        try:
+            has_changed |= _measure(loop, meta, progress)
+        except (BrokenVersionError, NoModelError) as error:  # for example, just pruned
+            log.warning("%s was not measured again: %s", meta.version, error)
     if has_changed:
         current = loop.registry.current()
         loop.project.set_description(describe_project(current, read_progress(loop)))

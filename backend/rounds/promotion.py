@@ -36,7 +36,9 @@ def keep(loop: Loop, labels: LabeledImages, candidate: Candidate) -> Meta | None
     _check_finite(candidate)
     validation = _labeled(loop, candidate.validation)
     temperature = _fit_temperature(loop, validation)
-    estimate = estimate_accuracy(loop, labels, lambda *_: None)
+    before = loop.registry.current()
+    earlier = before.cross_validation if before else None
+    estimate = estimate_accuracy(loop, labels, earlier, lambda *_: None)
     body = body_of(candidate.version)
     scores: tuple[Probs, PoolEmbeddings | None] | None = None
     while True:
@@ -119,7 +121,8 @@ def _judge(loop: Loop, version: str, current: Meta | None, probs: Probs) -> Verd
     right = {meta.version: predicted_classes(loop, meta) == labels for meta in references}
     verdict = judge(probs.argmax(axis=1) == labels, right, n_wanted)
     if verdict.gate is not None and verdict.gate.note:
-        log.warning("%s", verdict.gate.note)
+        # Annotators always begin without validation labels.
+        log.log(logging.WARNING if n_wanted is None else logging.INFO, "%s", verdict.gate.note)
     return verdict
 
 

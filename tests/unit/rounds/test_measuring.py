@@ -183,6 +183,19 @@ def test_a_version_without_outputs_for_the_sample_is_scored_unless_its_weights_a
     assert validation(loop) == found
 
 
+def test_a_version_with_damaged_weights_does_not_stop_the_others(
+    people: Loop, caplog: pytest.LogCaptureFixture
+) -> None:
+    keep_version(people)
+    keep_version(people, number=2)
+    for name, content in (("sample.safetensors", b"lost"), ("model.safetensors", None)):
+        path = people.root / "r0001" / name
+        path.write_bytes(content or path.read_bytes()[:-1] + b"?")
+    measure_again(labeled(people, a=0))
+    assert "r0001 was not measured again: r0001/model.safetensors" in caplog.text
+    assert validation(people, "r0002") == (1.0, 1)
+
+
 def test_labels_of_the_sample_are_found_by_image(people: Loop) -> None:
     pool = labeled(people, c=1, a=0).pool
     assert measuring.sample_labels(pool, ("d", "c", "b", "a")).tolist() == [-1, 1, -1, 0]

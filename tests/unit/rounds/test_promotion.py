@@ -351,6 +351,9 @@ def test_thirty_labels_of_annotators_are_enough_to_refuse_a_much_worse_version(
 def test_confidence_is_calibrated_from_thirty_labels_of_annotators_on(loop: Loop) -> None:
     few = keep_candidate(animals(loop, 29), "r0001", CATS)
     assert (few.temperature, few.calibration) == (1.0, None)
+    scores = model_outputs.load_pool_probs(loop.root, "r0001")
+    assert scores is not None
+    assert np.allclose(scores[1], CAT_OR_DOG[[0, 0]])
     enough = keep_candidate(animals(loop, 30), "r0002", CATS)
     assert enough.temperature < 1.0  # it was right every time, but only 90 % sure
     assert enough.calibration is not None

@@ -23,6 +23,7 @@ from backend.rounds import batches, rescan, scoring
 from backend.rounds.labels import read_labels
 from backend.rounds.loop import Loop
 from backend.rounds.observe import read_changes
+from backend.store import model_outputs
 from scripts.research.oracle import OracleProject
 from tests.unit.images.image_folders import make_folder, save_image
 from tests.unit.rounds.conftest import quiet, seed, train
@@ -97,6 +98,37 @@ def test_new_images_of_the_sample_count_as_images_that_can_be_asked(
     assert (len(after.pool.image_ids), len(after.pool.sample.image_ids)) == (32, 9)
     facts = after.store.facts()
     assert (facts.pool_images, facts.undecoded_images, facts.exhausted_at) == (41, 0, 0)
+
+
+def test_the_ranker_leaves_new_images_of_the_sample_to_the_trainer_until_they_are_scored(
+    folder: Path, tmp_path: Path, reopen: Callable[[], Loop], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_pool(
+        str(folder), tmp_path, seed=0, index=tmp_path / "p1/pool.parquet", image_size=16,
+        validation=Validation("people", 30),
+    )  # fmt: skip
+    loop = replace(look(reopen), validation_labels=30)
+    seed(loop, loop.project, 10)  # type: ignore[arg-type]  # it is the oracle
+    version = train(loop)
+    scored = loop.pool.sample.image_ids
+    assert loop.pool.source
+    assert loop.pool.source.index.sample
+    contains = loop.pool.source.index.sample.contains
+    names = [f"new-{number}.png" for number in range(50)]
+    [drawn, *_] = [name for name in names if contains(image_id(name))]
+    save_image(folder / drawn, (9, 9, 9))
+    monkeypatch.setattr(rescan, "score_sample", lambda *_: None)  # the trainer is not yet ready
+    assert image_id(drawn) in look(reopen).pool.sample.image_ids
+    part = scoring.scored_part(reopen()).pool.sample
+    assert part.image_ids == scored
+    assert np.array_equal(part.images[:], loop.pool.sample.images[:])
+    monkeypatch.undo()
+    whole = look(reopen)
+    assert scoring.scored_part(reopen()).pool.sample.image_ids == whole.pool.sample.image_ids
+    kept = model_outputs.load_sample_probs(loop.root, version.version)
+    assert kept is not None
+    assert set(kept.image_ids) == {*scored, image_id(drawn)}
+    assert (kept.labels == -1).all()
 
 
 def test_a_folder_that_did_not_change_is_not_mentioned_in_the_log(
