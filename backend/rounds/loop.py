@@ -134,7 +134,7 @@ def open_loop(
         recipe=Recipe(image_size=pool.image_size),
         seed=record.seed,
         device=find_device(settings.device),
-        validation_labels=record.validation_labels or 0,
+        validation_labels=record.wanted_validation_labels,
     )
 
 

@@ -33,10 +33,10 @@ NO_READING = ValidationReading({}, ValidationProgress(0, 0, 0, 0), (), {}, {}, (
 def project_progress(root: Path) -> ValidationProgress | None:
     """Return how far annotators are with a project's sample; None if its labels are known."""
     record = read_record(root)
-    if record is None or not record.validation_labels:
+    if record is None or not record.wanted_validation_labels:
         return None
     store = ProjectStore(root)
-    return read_validation(store, record.classes, record.validation_labels).progress
+    return read_validation(store, record.classes, record.wanted_validation_labels).progress
 
 
 def read_validation(

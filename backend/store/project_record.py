@@ -42,9 +42,20 @@ class ProjectRecord(BaseModel, frozen=True):
     seed_labels: int | None = Field(None, ge=0)  # None = an earlier release did not record it
     validation: ValidatedBy | None = None  # None = an earlier release did not record it
     validation_labels: int | None = Field(None, ge=1)  # of annotators; None = known labels
+    validation_images: int | None = Field(None, ge=1)  # in the sample; None = known labels
     label_config: Literal["ours", "own"] = "ours"  # written by Tightloop or by the user
     pool_notice: str = ""
     weights_notice: str = ""
+
+    @property
+    def wanted_validation_labels(self) -> int:
+        """Return how many validation labels annotators give; 0 if the labels are known.
+
+        In a small pool, the sample is too small for VALIDATION_LABELS. A quarter of the sample
+        still replaces images whose class annotators cannot tell.
+        """
+        of_sample = 3 * (self.validation_images or 0) // 4
+        return min(self.validation_labels or 0, max(1, of_sample))
 
     @property
     def may_pool_change(self) -> bool:

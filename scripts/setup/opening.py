@@ -95,13 +95,14 @@ class Opening:
             classes=self.pool.classes,
             validation=validation,
             validation_labels=plan.validation_labels if validation == "people" else None,
+            validation_images=self.pool.n_held_out if validation == "people" else None,
             label_config="ours" if is_ours else "own",
             **chosen,
         )
         if record != earlier:
             write_record(self.root, record)
         print(f'project   "{record.title}" (id {project_id}) {"created" if is_new else "found"}')
-        print(f"validation {describe_validation(self.pool, plan.validation_labels)}")
+        print(f"validation {describe_validation(self.pool, record.wanted_validation_labels)}")
         has_changed = is_changed or record != earlier
         return OpenedProject(project, self.root, record, self.pool, has_changed)
 

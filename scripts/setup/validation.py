@@ -61,4 +61,4 @@ def describe_validation(pool: Pool, n_labels: int) -> str:
         return "none: too few images are left to hold out"
     if pool.validated_by == "known":
         return f"{count:,} images with known labels"
-    return f"{min(n_labels, count):,} images that annotators label ({count:,} held out)"
+    return f"{n_labels:,} images that annotators label ({count:,} held out)"

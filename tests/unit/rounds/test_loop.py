@@ -14,7 +14,11 @@ from scripts.research.oracle import OracleProject
 from tests.unit.images.image_folders import save_image
 from tests.unit.store.test_registry import record
 
-BY_PEOPLE: dict[str, Any] = {"validation": "people", "validation_labels": 30}
+BY_PEOPLE: dict[str, Any] = {
+    "validation": "people",
+    "validation_labels": 30,
+    "validation_images": 40,
+}
 
 
 def opened(tmp_path: Path, *, is_for_training: bool = False, **recorded: Any) -> Loop:

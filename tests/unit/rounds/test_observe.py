@@ -508,10 +508,8 @@ def test_a_skip_by_a_lone_annotator_is_asked_again_once_for_each_change(
     asked = Asked("1", round=0, strategy=VALIDATION, version="")
     read(store, [replace(found, annotations=(skip,), asked=asked)], NOON)
     assert not look().must_ask_sample  # known labels validate
-    write_record(
-        tmp_path,
-        record(PROJECT).model_copy(update={"validation": "people", "validation_labels": 30}),
-    )
+    by_people = {"validation": "people", "validation_labels": 30, "validation_images": 40}
+    write_record(tmp_path, record(PROJECT).model_copy(update=by_people))
     assert look().must_ask_sample
     store.record(sample_asked_again=store.facts().revision)
     assert not look().must_ask_sample

@@ -43,6 +43,17 @@ def test_a_record_of_an_earlier_release_is_read(root: Path) -> None:
     assert record().seed_labels is None
 
 
+@pytest.mark.parametrize(
+    ("validation_labels", "validation_images", "wanted"),
+    [(200, 267, 200), (200, 20, 15), (200, 1, 1), (None, None, 0)],
+)
+def test_a_small_sample_is_asked_for_three_quarters_of_its_labels(
+    validation_labels: int | None, validation_images: int | None, wanted: int
+) -> None:
+    given = {"validation_labels": validation_labels, "validation_images": validation_images}
+    assert record().model_copy(update=given).wanted_validation_labels == wanted
+
+
 def test_a_damaged_record_says_what_to_do(root: Path) -> None:
     write_record(root, record())
     (root / "project.json").write_text(json.dumps({"project_id": 7}))

@@ -44,7 +44,11 @@ PROJECT = 7
 NOON = 1_767_268_800.0  # 2026-01-01 12:00 UTC
 ESTIMATE = Evaluation(accuracy=0.63, log_loss=1.1, images=140)
 ADA = AnnotatorFigures(1, "Ada", 12, 3, 0.75, 0.8, 0.55, 0.95, 12, 0.5, 0.25, 4.2)
-VALIDATED_BY_PEOPLE = {"validation": "people", "validation_labels": 200}
+VALIDATED_BY_PEOPLE = {
+    "validation": "people",
+    "validation_labels": 200,
+    "validation_images": 267,
+}
 DOCUMENTED = (Path(__file__).parents[3] / "docs/status.md").read_text()
 
 
