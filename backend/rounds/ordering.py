@@ -143,7 +143,8 @@ def _show(loop: Loop, task: Task, probs: Row | None, confidence: float) -> OpenI
 def _open_tasks(loop: Loop) -> tuple[list[OpenTask], list[OpenTask]]:
     """Return the open tasks of the pool and those of the validation sample.
 
-    A validation task that one annotator skipped is open to the others.
+    A validation task that one annotator skipped is open to the others. A task that is decided
+    although Label Studio would serve it, because nobody else is annotating, is left out.
     """
     reading = read_validation(loop.store, loop.names, loop.validation_labels)
     pending = {i for i, outcome in reading.outcomes.items() if outcome.state == "pending"}
@@ -153,7 +154,7 @@ def _open_tasks(loop: Loop) -> tuple[list[OpenTask], list[OpenTask]]:
     ]
     return (
         [task for task, image_id in tasks if image_id in of_pool],
-        [task for task, image_id in tasks if image_id in of_sample],
+        [task for task, i in tasks if i in of_sample and task.task_id in pending],
     )
 
 

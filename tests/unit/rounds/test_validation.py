@@ -188,6 +188,27 @@ def test_a_task_that_one_of_two_skipped_is_still_ordered_for_the_other(
     assert not project.predictions[undecided]
 
 
+def test_a_task_opened_for_two_is_ordered_only_while_a_second_annotator_is_active(
+    sampled: Loop, project: OracleProject
+) -> None:
+    seed(sampled, project)
+    train(sampled)
+    opened, _ = of_sample(project)
+    project.reopen(opened, 2)
+    project.answer(opened, "4", annotator=1)
+    observe.read_changes(project, sampled.store)
+    project.delete_predictions("r0001")
+    ordering.order_open_tasks(sampled)
+    assert read_sample(sampled).outcomes[opened].label == "4"
+    assert not project.predictions[opened]
+
+    project.answer(min(set(project.by_task) - set(of_sample(project))), "0", annotator=2)
+    observe.read_changes(project, sampled.store)
+    ordering.order_open_tasks(sampled)
+    assert read_sample(sampled).outcomes[opened].state == "pending"
+    assert project.predictions[opened].keys() == {"r0001"}
+
+
 @pytest.mark.parametrize("strategy", ["margin", "typiclust", "uncertain_clusters", "random"])
 def test_a_project_may_have_only_validation_tasks_open(
     strategy: StrategyName, sampled: Loop, project: OracleProject
