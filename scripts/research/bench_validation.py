@@ -14,13 +14,17 @@ Rerun to resume.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Callable
-from functools import partial
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from backend.base.command_line import CommandParser, run
 from backend.base.errors import SettingsError
@@ -45,6 +49,9 @@ def main() -> int:
     arguments = _parser().parse_args()
     if "people" in arguments.tables and not arguments.annotators:
         raise SettingsError("the table `people` requires --annotators with a CSV file")
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # otherwise, the trials would outlive this process
     base = _base_run(arguments, load_settings())
     try:
         claim(arguments.out, base.plan)
@@ -63,12 +70,15 @@ def trial_table(arguments: argparse.Namespace, base: Run, *, is_real: bool) -> s
     found = read_rows(path, Estimate) if path.exists() else []
     missing = sorted(set(range(arguments.trials)) - {estimate.seed for estimate in found})
     if missing:
-        pool = hide_labels(base, arguments.annotators if is_real else "")
-        with progress_bar() as progress:
-            for number, seed in enumerate(missing):
-                progress("running trials", number, len(missing))
-                found += run_trial(pool, seed)
+        annotators = arguments.annotators if is_real else ""
+        hide_labels(base, annotators)  # embeds the pool once, for all processes
+        context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+        with progress_bar() as progress, ProcessPoolExecutor(arguments.jobs, context) as processes:
+            trials = processes.map(partial(_run_trial, base, annotators), missing)
+            for number, estimates in enumerate(trials, 1):
+                found += estimates
                 write_rows(path, found)
+                progress("running trials", number, len(missing))
     return summarize([estimate for estimate in found if estimate.seed < arguments.trials])
 
 
@@ -85,6 +95,12 @@ TABLES: dict[str, Callable[[argparse.Namespace, Run], str]] = {
 }
 
 
+def _run_trial(base: Run, annotators: str, seed: int) -> list[Estimate]:
+    with threadpool_limits(base.threads):
+        return run_trial(hide_labels(base, annotators), seed)
+
+
+@cache
 def hide_labels(base: Run, annotators: str) -> HiddenPool:
     """Return all images of the pool and of its validation split, with their labels hidden."""
     pool, truth = pool_of(base.plan, base.data_dir)
@@ -100,7 +116,7 @@ def hide_labels(base: Run, annotators: str) -> HiddenPool:
     labels = [position[truth[image_id]] for image_id in pool.image_ids]
     return HiddenPool(
         image_ids,
-        np.concatenate([embeddings.pool, embeddings.validation]),
+        np.concatenate([embeddings.pool, embeddings.validation]).astype(np.float32),
         np.array(labels + pool.validation.labels.tolist()),
         len(pool.classes),
         annotations,
@@ -142,7 +158,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--repeats", type=at_least(2), default=5, help="number of seeds for `cost`")
     add("--annotators", help="a CSV of real annotations: image, annotator_1, annotator_2, …")
     add("--out", type=Path, default="var/validation", help="the results' folder; rerun to resume")
-    add("--jobs", type=at_least(1), default=1, help="number of parallel simulations for `cost`")
+    jobs = os.cpu_count() or 1
+    add("--jobs", type=at_least(1), default=jobs, help="number of processes")
     return parser
 
 

@@ -14,12 +14,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from backend.asking.query import Candidates, resolve, select
+from backend.asking.query import Candidates, needs_model, resolve, select
 from backend.base.arrays import Embeddings, Labels
 from backend.base.labeling import Annotation, Task
 from backend.images.validation_sample import draw_sample
 from backend.measures.interval import interval_of
-from backend.network.head import Head, fit_head
+from backend.network.head import Head, cross_validated_probs, fit_head
 from backend.people.validation_labels import PENDING, decide_label
 from scripts.research.experiment import Rows
 from scripts.research.learning_curves import interval
@@ -27,7 +27,7 @@ from scripts.research.oracle import make_annotation
 
 BATCH = 80  # training labels; the other 20 of 100 tasks are for validation
 STAGES = {240: 60, 800: 200}  # training labels: validation labels that exist by then
-FOLDS = 5
+TYPICAL_AMONG = 5000  # random images; clusters of the whole pool would take most of the time
 TRUE_LABELS, CROSS_VALIDATION = "true labels", "cross-validation"
 SEVERAL, ONE = "two people, a third if they differ", "one person"
 
@@ -72,12 +72,12 @@ class Judged:
 def run_trial(pool: HiddenPool, seed: int) -> list[Estimate]:
     """Label images batch by batch, and return all estimates at all stages."""
     held_out = draw(pool.image_ids, seed)
-    answers = pool.truth[:, None]
+    annotations = pool.truth[:, None]
     if pool.annotations is not None:
-        answers = np.random.default_rng(seed).permuted(pool.annotations, axis=1)
+        annotations = np.random.default_rng(seed).permuted(pool.annotations, axis=1)
     free = np.setdiff1d(np.arange(len(pool.image_ids)), held_out)
     found = []
-    for asked, head in train(pool, free, answers[:, 0], seed):
+    for asked, head in train(pool, free, annotations[:, 0], seed):
         if (n_labels := STAGES.get(len(asked))) is None:
             continue
         predicted = head.probs(pool.embeddings).argmax(axis=1)
@@ -85,11 +85,11 @@ def run_trial(pool: HiddenPool, seed: int) -> list[Estimate]:
         accuracy = float((predicted[others] == pool.truth[others]).mean())
         judged = {
             TRUE_LABELS: Judged(first, pool.truth[first], predicted[first]),
-            CROSS_VALIDATION: cross_validate(pool, asked, answers[asked, 0], seed),
+            CROSS_VALIDATION: cross_validate(pool, asked, annotations[asked, 0], seed),
         }
         if pool.annotations is not None:
-            judged[ONE] = Judged(first, answers[first, 0], predicted[first])
-            judged[SEVERAL] = label_by_several(answers, held_out, n_labels, predicted)
+            judged[ONE] = Judged(first, annotations[first, 0], predicted[first])
+            judged[SEVERAL] = label_by_several(annotations, held_out, n_labels, predicted)
         found += [
             Estimate(
                 seed,
@@ -113,14 +113,17 @@ def train(pool: HiddenPool, free: Rows, labels: Labels, seed: int) -> Iterator[t
     head: Head | None = None
     while len(asked) < max(STAGES):
         rows = np.setdiff1d(free, asked)
+        rng = np.random.default_rng([seed, len(asked)])
         strategy = resolve("auto", n_asked=len(asked), n_classes=pool.n_classes)
+        if not needs_model(strategy):
+            rows = np.sort(rng.permutation(rows)[:TYPICAL_AMONG])
         candidates = Candidates(
             image_ids=[pool.image_ids[row] for row in rows],
             probs=None if head is None else head.probs(pool.embeddings[rows]),
             embeddings=pool.embeddings[rows],
             asked=pool.embeddings[asked],
         )
-        query = select(strategy, candidates, BATCH, np.random.default_rng([seed, len(asked)]))
+        query = select(strategy, candidates, BATCH, rng)
         row_of = dict(zip(candidates.image_ids, rows.tolist(), strict=True))
         asked = np.append(asked, [row_of[image_id] for image_id in query.image_ids])
         head = fit_head(pool.embeddings[asked], labels[asked], pool.n_classes, head)
@@ -128,18 +131,14 @@ def train(pool: HiddenPool, free: Rows, labels: Labels, seed: int) -> Iterator[t
 
 
 def cross_validate(pool: HiddenPool, rows: Rows, labels: Labels, seed: int) -> Judged:
-    """Predict each training image by a head that was fitted to four fifths of the others."""
-    predicted = np.empty(len(rows), np.int64)
-    shuffled = np.random.default_rng(seed).permutation(len(rows))
-    for fold in np.array_split(shuffled, FOLDS):
-        others = np.setdiff1d(shuffled, fold)
-        head = fit_head(pool.embeddings[rows[others]], labels[others], pool.n_classes)
-        predicted[fold] = head.probs(pool.embeddings[rows[fold]]).argmax(axis=1)
-    return Judged(rows, labels, predicted)
+    """Predict each training image by a head that was not fitted to its label, as the loop does."""
+    rng = np.random.default_rng(seed)
+    probs = cross_validated_probs(pool.embeddings[rows], labels, pool.n_classes, rng)
+    return Judged(rows, labels, probs.argmax(axis=1))
 
 
 def label_by_several(
-    answers: NDArray[np.int64], held_out: Rows, n_labels: int, predicted: Labels
+    annotations: NDArray[np.int64], held_out: Rows, n_labels: int, predicted: Labels
 ) -> Judged:
     """Have several people label held-out images in order until `n_labels` have a label."""
     rows: list[int] = []
@@ -148,7 +147,7 @@ def label_by_several(
     for row in held_out.tolist():
         if len(rows) == n_labels:
             break
-        label, n_people = decide(answers[row].tolist())
+        label, n_people = decide(annotations[row].tolist())
         n_asked += 1
         n_annotations += n_people
         if label is not None:
@@ -163,18 +162,18 @@ def label_by_several(
     )
 
 
-def decide(answers: Sequence[int]) -> tuple[int | None, int]:
+def decide(choices: Sequence[int]) -> tuple[int | None, int]:
     """Return the label of an image, None if undecided, and the number of people who annotated it.
 
-    People annotate the image in the order of `answers` until its label is decided.
+    People annotate the image in the order of `choices` until its label is decided.
     """
     given: list[Annotation] = []
-    everyone = range(1, len(answers) + 2)  # and someone who could still be asked
+    everyone = range(1, len(choices) + 2)  # and someone who could still be asked
     outcome = PENDING
-    for person, answer in zip(everyone, answers, strict=False):
-        given.append(make_annotation(person, 1, person, str(answer)))
+    for person, choice in zip(everyone, choices, strict=False):
+        given.append(make_annotation(person, 1, person, str(choice)))
         task = Task(1, "i0", is_open=False, awaits_second_opinion=person == 1)
-        outcome = decide_label(task, given, (), set(everyone), set(map(str, answers)))
+        outcome = decide_label(task, given, (), set(everyone), set(map(str, choices)))
         if outcome.state != "pending":
             break
     return (None if outcome.label is None else int(outcome.label)), len(given)

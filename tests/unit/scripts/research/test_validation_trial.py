@@ -41,18 +41,18 @@ def estimate(seed: int, method: str, share: float, accuracy: float) -> Estimate:
 
 
 @pytest.mark.parametrize(
-    ("answers", "label", "people"),
+    ("choices", "label", "people"),
     [((1, 1, 2), 1, 2), ((1, 2, 2), 2, 3), ((2, 1, 2), 2, 3), ((0, 1, 2), None, 3)],
 )
 def test_a_third_person_is_asked_only_if_two_differ(
-    answers: tuple[int, ...], label: int | None, people: int
+    choices: tuple[int, ...], label: int | None, people: int
 ) -> None:
-    assert decide(answers) == (label, people)
+    assert decide(choices) == (label, people)
 
 
 def test_undecided_images_are_replaced_by_the_next_ones() -> None:
-    answers = np.array([[0, 0, 0], [0, 1, 2], [2, 1, 2], [1, 1, 0]])
-    judged = label_by_several(answers, np.array([1, 0, 2, 3]), 2, np.array([0, 0, 1, 1]))
+    annotations = np.array([[0, 0, 0], [0, 1, 2], [2, 1, 2], [1, 1, 0]])
+    judged = label_by_several(annotations, np.array([1, 0, 2, 3]), 2, np.array([0, 0, 1, 1]))
     assert judged.rows.tolist() == [0, 2]
     assert judged.labels.tolist() == [0, 2]
     assert judged.predicted.tolist() == [0, 1]
