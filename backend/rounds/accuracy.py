@@ -19,6 +19,11 @@ ENOUGH_LABELS = 100
 OUTLOOK_POINTS = 30  # older points add little, and checking their forecasts is slow
 
 
+def enough_labels(n_wanted: int) -> int:
+    """Return how many validation labels replace the estimate from the training labels."""
+    return min(ENOUGH_LABELS, n_wanted)
+
+
 def describe_measured(validation: Evaluation | None, progress: ValidationProgress | None) -> str:
     """Return a model's accuracy as text, with how far annotators are if they label the images."""
     if progress is None:

@@ -8,7 +8,7 @@ from backend.base.errors import TooFewLabelsError
 from backend.base.progress import Progress
 from backend.measures.evaluation import Evaluation, evaluate
 from backend.network.head import cross_validated_probs
-from backend.rounds.accuracy import ENOUGH_LABELS
+from backend.rounds.accuracy import enough_labels
 from backend.rounds.loop import LabeledImages, Loop
 from backend.rounds.scoring import pretrained_embeddings
 
@@ -25,8 +25,8 @@ def estimate_accuracy(
     pre-trained weights, or if the labels are too few. Returns the `earlier` estimate if it was made
     from almost as many labels.
     """
-    is_needed = loop.validation_labels and len(loop.pool.validation.labels) < ENOUGH_LABELS
-    if not is_needed or not loop.has_pretrained_body:
+    n_labels = len(loop.pool.validation.labels)
+    if n_labels >= enough_labels(loop.validation_labels) or not loop.has_pretrained_body:
         return None
     if earlier is not None and earlier.images <= len(labels.classes) < GROWTH * earlier.images:
         return earlier

@@ -20,8 +20,8 @@ from backend.measures.evaluation import MIN_IMAGES
 from backend.measures.forecast import CurvePoint
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds.accuracy import (
-    ENOUGH_LABELS,
     describe_measured,
+    enough_labels,
     estimate_sentence,
     outlook_sentence,
 )
@@ -230,7 +230,7 @@ def _view_of(settings: Settings, status: Status, project_id: int | None) -> dict
         "projects": status.projects,
         "sentence": sentence(project),
         "estimate": estimate_sentence(project.cross_validation) if project.cross_validation else "",
-        "estimate_until": ENOUGH_LABELS,
+        "enough_labels": enough_labels,
         "accuracy_unknown": _why_accuracy_is_unknown(project),
         "min_images": MIN_IMAGES,
         "outlook_sentence": outlook_sentence(project.outlook) if project.outlook else "",

@@ -21,9 +21,9 @@ from backend.labelstudio.client import label_now_url
 from backend.queue.services import find_services
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds.accuracy import (
-    ENOUGH_LABELS,
     NO_MODEL,
     describe_version,
+    enough_labels,
     learning_curve,
     outlook,
 )
@@ -164,7 +164,7 @@ def _version_fields(registry: Registry, sound: Sequence[Meta]) -> Fields:
 
 def _validation_fields(registry: Registry) -> Fields:
     current, progress = registry.current(), project_progress(registry.root)
-    is_early = progress is not None and progress.labeled < ENOUGH_LABELS
+    is_early = progress is not None and progress.labeled < enough_labels(progress.wanted)
     return {
         "validation_by": "people" if progress else "known",
         "validation_labels": progress,

@@ -113,8 +113,8 @@ class ProjectStatus(StatusPart):
     )
     cross_validation: Evaluation | None = Field(
         description="an estimate of the accuracy from the training labels, which is biased because "
-        "they are those of hard images; null once annotators have labeled 100 validation images, "
-        "or if the labels are known"
+        "they are those of hard images; null once annotators have labeled enough images (100, or "
+        "`VALIDATION_LABELS` if that is less), or if the labels are known"
     )
     test: Evaluation | None = Field(description="accuracy of `version` on the test images")
     trained_on_labels: int = Field(description="how many labels `version` was trained on")

@@ -49,14 +49,20 @@ def test_the_estimate_needs_two_classes(people: Loop) -> None:
     assert estimate_accuracy(people, same, None, quiet) is None
 
 
-def test_a_hundred_validation_labels_replace_the_estimate(people: Loop) -> None:
+def test_a_hundred_validation_labels_or_all_that_are_wanted_replace_the_estimate(
+    people: Loop,
+) -> None:
     def with_labels(count: int) -> Loop:
         sample = people.pool.sample
-        return with_sample(people, sample, dict.fromkeys(sample.image_ids[:count], 0))
+        labeled = with_sample(people, sample, dict.fromkeys(sample.image_ids[:count], 0))
+        return replace(labeled, validation_labels=n_wanted)
 
-    labels = labels_of(people, 40)
+    n_wanted, labels = 200, labels_of(people, 40)
     assert estimate_accuracy(with_labels(99), labels, None, quiet) is not None
     assert estimate_accuracy(with_labels(100), labels, None, quiet) is None
+    n_wanted = 60
+    assert estimate_accuracy(with_labels(59), labels, None, quiet) is not None
+    assert estimate_accuracy(with_labels(60), labels, None, quiet) is None
 
 
 def test_without_pretrained_weights_or_with_known_labels_there_is_no_estimate(
