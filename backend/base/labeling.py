@@ -12,7 +12,7 @@ from pydantic import FiniteFloat
 from backend.base.errors import LabelConfigError
 
 DELETED = 0  # represents all deleted accounts, whose annotations are kept without their names
-VALIDATION = "validation"  # recorded instead of a strategy if an image is asked for validation
+VALIDATION = "validation"  # recorded instead of a strategy for validation images
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Annotation:
 
 @dataclass(frozen=True)
 class DeletedSkip:
-    """A skip that was deleted in Label Studio, so that its image is served once more."""
+    """A skip that was deleted in Label Studio so that the image is served again."""
 
     annotation_id: int
     image_id: str

@@ -55,7 +55,7 @@ def find_copies(table: pa.Table, counts: NDArray[np.bool_]) -> list[list[Copy]]:
 def mark_copies(table: pa.Table, counts: NDArray[np.bool_], *, has_sample: bool) -> pa.Table:
     """Return an index's table with `copy_of` filled in and the splits of copies unified.
 
-    With a validation sample, `keep_in_pool` decides about copies of images in the pool.
+    If there is a validation sample, `keep_in_pool` decides whether copies stay in the pool.
     """
     copy_of = np.full(table.num_rows, "", dtype=object)
     splits = table["split"].to_numpy().copy()
@@ -70,9 +70,9 @@ def mark_copies(table: pa.Table, counts: NDArray[np.bool_], *, has_sample: bool)
 
 
 def keep_in_pool(copies: list[Copy]) -> list[Copy]:
-    """Keep copies in the pool if one of them counted there before any of them was in the sample.
+    """Keep copies in the pool if one copy counted there before any copy was in the sample.
 
-    Otherwise, a copy that is added later could move an image that was trained on to the sample.
+    Otherwise, adding a copy later could move a training image into the sample.
     """
     counted = {copy.split for copy in copies if copy.counts}
     if "pool" not in counted or "validation" in counted:

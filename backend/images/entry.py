@@ -50,7 +50,7 @@ def as_table(listing: Listing, *, is_first: bool) -> pa.Table:
     """Convert a listing to rows of an index."""
     images = listing.images
     splits = [LISTED_SPLITS[image.split] for image in images]
-    if not is_first:  # the validation split is drawn once
+    if not is_first:  # validation images are chosen only once
         splits = ["pool" if split == "validation" else split for split in splits]
     nothing = [""] * len(images)
     return pa.table(

@@ -166,10 +166,10 @@ class Index:
     def merge(self, listing: Listing) -> Merged:
         """Update the index from a new listing of the source.
 
-        Known images keep their split. New images join the pool, the validation sample if the draw
-        chooses them, or the test split if the listing assigns them to it; a listed "validation" is
-        used only in the first listing. Missing images are marked as removed until they are listed
-        again. Raises PoolError if the listing is empty.
+        Known images keep their split. New images join the validation sample if the draw chooses
+        them, the test split if the listing assigns them to it, and otherwise the pool. The split
+        "validation" is used only in the first listing. Missing images are marked as removed until
+        they are listed again. Raises PoolError if the listing is empty.
         """
         if not listing.images:
             raise PoolError(
@@ -211,8 +211,8 @@ class Index:
     def draw_sample(self, seed: int, n_labels: int, exempt: Collection[str] = ()) -> Index:
         """Draw the validation sample, which replaces any other validation split.
 
-        Images in `exempt` and their copies, test images, and images that cannot be used stay where
-        they are.
+        Images in `exempt` and their copies, test images, and images that cannot be used keep their
+        split.
         """
         splits = self.splits.copy()
         splits[splits == "validation"] = "pool"

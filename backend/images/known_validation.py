@@ -1,4 +1,4 @@
-"""Choose the images to hold out for validation among those whose labels are known."""
+"""Choose which images with known labels to hold out for validation."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from backend.images.splits import draw_validation
 
 
 def can_hold_out(listing: Listing) -> bool:
-    """Return whether a first listing offers images with known labels for validation."""
+    """Return whether a first listing contains images with known labels that can be held out."""
     if any(image.split == "validation" for image in listing.images):
         return True
     return _may_hold_out(listing) and bool(_draw(Index.empty("").merge(listing).index, seed=0))
 
 
 def choose_validation(index: Index, listing: Listing, data_dir: Path, seed: int) -> list[str]:
-    """Choose the images to hold out: repeat an earlier release's choice if its cache exists.
+    """Choose the images to hold out, repeating an earlier release's choice if its cache exists.
 
-    Return no images if the source itself assigns validation images or if some images lack a label.
+    Returns no images if the source itself assigns validation images or if an image lacks a label.
     """
     if not _may_hold_out(listing):
         return []

@@ -50,14 +50,15 @@ class Pool:
     classes: tuple[str, ...]
     image_ids: tuple[str, ...]
     images: Images  # rows match image_ids
-    validation: LabeledSplit  # empty if annotators label the sample; the loop adds their labels
+    # If annotators label the sample, `validation` is empty until the loop adds their labels.
+    validation: LabeledSplit
     test: LabeledSplit
     may_flip: bool  # whether a mirrored image keeps its class
     notice: str  # a warning to show to users, or ""
     folder: Path  # the cache folder
     image_size: int  # the side of the squares that the next version will see
     source: SourceImages | None = None  # None for cifar10 and digits, which have no image files
-    sample: Split = NO_IMAGES  # validation images that only annotators label, first to ask first
+    sample: Split = NO_IMAGES  # validation images that only annotators label, in labeling order
     validated_by: ValidatedBy = "known"  # whose labels say how good a version is
 
     @cached_property
@@ -72,7 +73,7 @@ class Pool:
 
     @cached_property
     def queryable_ids(self) -> frozenset[str]:
-        """Return all images that annotators can be asked to label, with the validation sample."""
+        """Return all images that annotators can be asked to label, including the sample."""
         return frozenset((*self.image_ids, *self.sample.image_ids)) - self.removed_ids
 
     @property
@@ -101,9 +102,9 @@ class Pool:
             return image_id
 
     def is_in_sample(self, image_id: str) -> bool:
-        """Return whether only annotators label an image, or the image that it is a copy of.
+        """Return whether only annotators label an image, or the image that it copies.
 
-        Images of the sample that are not decoded or that the source has lost are included.
+        Images in the sample are included even if they are not decoded or the source has lost them.
         """
         if self.source is None:
             return image_id in self._sample_ids
@@ -203,7 +204,7 @@ def open_pool(
 
     `index` is the project's index file; labeled images are kept beside it. Without `index`, the
     index is stored in data_dir and no labeled images are kept. Once an index exists, it determines
-    the validation images, whatever `validation` says. `classes` contains the class names if they
+    the validation images, regardless of `validation`. `classes` contains the class names if they
     are known. With `rescan`, or if no index exists yet, the source is listed. Then images are
     decoded for about `budget_s` seconds. Images in `needed` are always decoded; with
     `needs_held_out`, so are the validation and test images. Images of more than `max_pixels` pixels
@@ -258,7 +259,7 @@ def rescan(
 
 
 def hold_out_sample(pool: Pool, seed: int, n_labels: int, exempt: Collection[str]) -> Pool:
-    """Hold out a validation sample, without images in `exempt`, in a pool that has none."""
+    """Hold out a validation sample in a pool that has none, leaving out images in `exempt`."""
     if pool.source is None:
         return pool
     return _read_source(pool.source.draw_sample(seed, n_labels, exempt), pool.classes)

@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 # For the first batch, this many images in the pool are decoded before the held-out images.
 FIRST = 256
-FIRST_OF_SAMPLE = 16  # images of the validation sample to decode with them
+FIRST_OF_SAMPLE = 16  # images in the validation sample to decode together with them
 MEASURED = 16  # images to open when estimating the size of a source's images
 
 
@@ -89,7 +89,7 @@ class SourceImages:
 
     @cached_property
     def sample_ids(self) -> tuple[str, ...]:
-        """Return the images of the validation sample in the order in which they are asked.
+        """Return the images in the validation sample, in labeling order.
 
         Labeled images that the source has lost are included if their pixels can be read.
         """
@@ -107,7 +107,7 @@ class SourceImages:
         return int((self._is_listed & (self.index.splits == "validation")).sum())
 
     def is_in_sample(self, image_id: str) -> bool:
-        """Return whether an image, or the image that it is a copy of, is in the validation sample.
+        """Return whether an image, or the image that it copies, is in the validation sample.
 
         Raises PoolError for an unknown id.
         """
@@ -115,7 +115,7 @@ class SourceImages:
         return self.index.sample is not None and self.index.splits[row] == "validation"
 
     def draw_sample(self, seed: int, n_labels: int, exempt: Collection[str]) -> SourceImages:
-        """Hold out a validation sample, without images in `exempt`; see `Index.draw_sample`."""
+        """Hold out a validation sample, leaving out images in `exempt`; see `Index.draw_sample`."""
         index = draw_validation_sample(self.index_path, seed, n_labels, exempt)
         return replace(self, index=index)
 
@@ -261,7 +261,7 @@ class SourceImages:
     def _turns(self, due: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return when to decode each of these rows, low = first.
 
-        The first images are a part of the pool, and a few of the validation sample.
+        Part of the pool and a few images in the validation sample come first.
         """
         is_pool = self.index.splits[due] == "pool"
         turns = np.where(is_pool, np.where(np.cumsum(is_pool) > FIRST, 2.0, 0.0), 1.0)

@@ -12,10 +12,10 @@ from backend.images.digest import digest
 
 @dataclass(frozen=True)
 class Validation:
-    """Say whose labels validate a project's versions, and how many labels annotators give."""
+    """The origin of a project's validation labels, and how many of them annotators give."""
 
     by: ValidatedBy = "known"
-    n_labels: int = 0  # of annotators
+    n_labels: int = 0  # given by annotators
 
 
 KNOWN = Validation()
@@ -23,7 +23,7 @@ KNOWN = Validation()
 
 @dataclass(frozen=True)
 class ValidationSample:
-    """A random draw by hash: each image is in the sample or not, whatever other images exist.
+    """A random draw by hash: whether an image is in the sample depends on no other image.
 
     The threshold is fixed when the sample is drawn, so images that are added later can join the
     sample, and none leaves it.
@@ -37,11 +37,11 @@ class ValidationSample:
         return self._hash(image_id) <= self.below
 
     def choose(self, image_ids: Sequence[str]) -> list[str]:
-        """Return the images that the draw chooses, in the order in which they are asked."""
+        """Return the images that the draw chooses, in labeling order."""
         return self.order([image_id for image_id in image_ids if self.contains(image_id)])
 
     def order(self, image_ids: Sequence[str]) -> list[str]:
-        """Return these images in the order in which they are asked."""
+        """Return these images in labeling order."""
         return sorted(image_ids, key=self._hash)
 
     def _hash(self, image_id: str) -> str:
@@ -51,8 +51,8 @@ class ValidationSample:
 def draw_sample(image_ids: Sequence[str], seed: int, n_labels: int) -> ValidationSample | None:
     """Draw enough images for `n_labels` labels; return None if there are fewer than five images.
 
-    A third more images are drawn, to replace images that annotators cannot tell; together, they are
-    at most a fifth of all images.
+    Draws a third more images than labels, to replace images that annotators cannot classify, but at
+    most a fifth of all images.
     """
     count = min(math.ceil(n_labels * 4 / 3), len(image_ids) // 5)
     if count < 1:

@@ -145,7 +145,7 @@ class LabelStudioProject:
     def open_tasks(self, skipped: Set[int] = frozenset()) -> list[OpenTask]:
         """Return the tasks that await a first or further annotation, oldest first.
 
-        Tasks that were only skipped are left out, except those in `skipped`.
+        Tasks that were only skipped are left out, except the tasks in `skipped`.
         """
         found = [
             OpenTask(**vars(rows.read_task(task)), versions=rows.read_versions(task))

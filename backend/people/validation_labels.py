@@ -10,17 +10,19 @@ from typing import Literal
 from backend.base.labeling import Annotation, DeletedSkip, Task
 from backend.people.annotators import has_duplicate_annotations
 
-MAX_SKIPS = 2  # an image that was skipped this often is not asked again
-MOST_ANNOTATORS = 3  # two annotators, and a third if they differ
+MAX_SKIPS = 2  # an image that was skipped this many times is not shown again
+MOST_ANNOTATORS = 3  # two annotators, and a third if they disagree
 
 
 @dataclass(frozen=True)
 class ValidationProgress:
-    """How many images of the validation sample are labeled."""
+    """How many images in the validation sample are labeled."""
 
     labeled: int = field(metadata={"description": "images whose label is decided"})
     wanted: int = field(
-        metadata={"description": "how many labels annotators are asked for (`VALIDATION_LABELS`)"}
+        metadata={
+            "description": "how many labels annotators are asked to give (`VALIDATION_LABELS`)"
+        }
     )
     undecided: int = field(
         metadata={
@@ -35,22 +37,22 @@ class ValidationProgress:
 
     @property
     def asked(self) -> int:
-        """Return how many images have been decided: labeled, or left undecided."""
+        """Return how many images are finished, whether labeled or undecided."""
         return self.labeled + self.undecided
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the annotations of a validation image have led to so far."""
+    """The result of annotating one validation image, as of now."""
 
     state: Literal["decided", "pending", "undecided"]
     label: str | None = None  # None unless decided
-    needs_third: bool = False  # two annotators differ, and the task must be reopened
-    skip: Annotation | None = None  # the skip to delete, because only its annotator can answer
+    needs_third: bool = False  # two annotators disagree, and the task must be reopened
+    skip: Annotation | None = None  # the skip to delete, if no other annotator is available
 
     @property
     def must_ask(self) -> bool:
-        """Return whether Label Studio serves the task to no one unless it is reopened."""
+        """Return whether the task must be reopened before Label Studio serves it to anyone."""
         return self.needs_third or self.skip is not None
 
 
@@ -66,9 +68,10 @@ def decide_label(
 ) -> Outcome:
     """Decide the label of one validation image from the annotations of its task.
 
-    A ground truth decides. Otherwise, the latest annotation of each annotator counts, and a unique
-    majority decides, once the task is closed or none of the `active` annotators can receive it.
-    Labels from the data set do not count.
+    A ground truth annotation always decides. Otherwise, only the latest annotation of each
+    annotator counts. Once the task is closed, or none of the `active` annotators can receive it,
+    the most frequent label decides; a tie leaves the image undecided. Labels from the data set do
+    not count.
     """
     of_people = sorted(
         (a for a in annotations if a.annotator is not None), key=lambda a: a.updated_at
@@ -115,7 +118,7 @@ def decide_labels(
 
 
 def _decide(labels: Sequence[str | None], *, is_open: bool, may_ask: bool) -> Outcome:
-    """Decide between the labels of several annotators."""
+    """Decide the label from the labels that annotators gave."""
     [(label, count), *others] = Counter(labels).most_common()
     needs_third = len(labels) < MOST_ANNOTATORS and len(others) == 1
     if may_ask and (is_open or needs_third):

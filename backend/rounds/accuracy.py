@@ -14,18 +14,18 @@ from backend.store.version_meta import Meta
 
 NO_MODEL = "no model yet"
 MORE_LABELS = 100
-# With this many validation labels, no estimate from the training labels is needed any more.
+# With this many validation labels, an estimate from the training labels is no longer needed.
 ENOUGH_LABELS = 100
 OUTLOOK_POINTS = 30  # older points add little, and checking their forecasts is slow
 
 
 def enough_labels(n_wanted: int) -> int:
-    """Return how many validation labels replace the estimate from the training labels."""
+    """Return how many validation labels make an estimate from the training labels unnecessary."""
     return min(ENOUGH_LABELS, n_wanted)
 
 
 def describe_measured(validation: Evaluation | None, progress: ValidationProgress | None) -> str:
-    """Return a model's accuracy as text, with how far annotators are if they label the images."""
+    """Describe a model's accuracy, and how many images are labeled if annotators label them."""
     if progress is None:
         return describe_accuracy(validation)
     if validation is None or validation.images < MIN_IMAGES:

@@ -25,8 +25,8 @@ def annotator_figures(
     """Return one row per annotator, least reliable first.
 
     Annotators of unknown quality come last. `names` contains the annotators' names by id. `classes`
-    contains the label config's choices, in the order of the pool's classes. Images of the
-    validation sample count for everything but the quality.
+    contains the label config's choices, in the order of the pool's classes. Images in the
+    validation sample count toward every figure except the quality.
     """
     label_of = _labels(reading, validation, classes)
     n_annotators = _count_annotators(reading, validation)
@@ -89,7 +89,7 @@ def _count_annotators(reading: LabelReading, validation: ValidationReading) -> C
 def _count_skips(
     annotations: Mapping[int, Sequence[Annotation]], validation: ValidationReading
 ) -> Counter[int]:
-    """Count how often each annotator skipped an image, including skips that were deleted."""
+    """Count how often each annotator skipped an image, including deleted skips."""
     skips = {
         a.annotation_id: a.annotator
         for of_task in annotations.values()

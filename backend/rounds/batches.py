@@ -85,7 +85,7 @@ def top_up(
 
 
 def query(loop: Loop, count: int, progress: Progress = lambda *_: None) -> int:
-    """Query `count` images, some of them from the validation sample; return how many were queried.
+    """Query `count` images, including validation images; return how many were queried.
 
     The caller must hold the push lock and must have read the latest changes.
     """
@@ -119,7 +119,7 @@ def choose_batch(
 
 
 def push(loop: Loop, batch: Batch, sample: Sequence[str] = ()) -> int:
-    """Create the tasks of a batch and of images of the validation sample; return their number.
+    """Create tasks for a batch and for validation images; return how many were created.
 
     As for `choose_batch`, the caller must hold the push lock.
     """

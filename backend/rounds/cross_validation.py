@@ -1,4 +1,4 @@
-"""Estimate the accuracy from the training labels, until annotators have labeled enough images."""
+"""Estimate the accuracy from the training labels until there are enough validation labels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from backend.rounds.accuracy import enough_labels
 from backend.rounds.loop import LabeledImages, Loop
 from backend.rounds.scoring import pretrained_embeddings
 
-GROWTH = 1.25  # five heads take seconds, so that they wait until there are a quarter more labels
+GROWTH = 1.25  # fitting five heads takes seconds, so wait for a quarter more labels
 
 
 def estimate_accuracy(
@@ -21,9 +21,9 @@ def estimate_accuracy(
     """Return how well heads on the pre-trained body predict labels that they were not fitted to.
 
     The estimate is biased: query strategies choose hard images, and a head on the pre-trained body
-    is weaker than a fine-tuned network. Returns None if a better measurement exists, without
-    pre-trained weights, or if the labels are too few. Returns the `earlier` estimate if it was made
-    from almost as many labels.
+    is weaker than a fine-tuned network. Returns None if a better measurement exists, if there are
+    no pre-trained weights, or if there are too few labels. Returns the `earlier` estimate if it was
+    made from almost as many labels.
     """
     n_labels = len(loop.pool.validation.labels)
     if n_labels >= enough_labels(loop.validation_labels) or not loop.has_pretrained_body:

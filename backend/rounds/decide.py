@@ -54,7 +54,7 @@ class State:
     n_open: int = 0  # tasks that nobody has annotated
     rounds_done: int = 0
     in_service: str = ""  # version name
-    must_ask_sample: bool = False  # whether a validation image waits to be asked again
+    must_ask_sample: bool = False  # whether a validation task must be reopened
 
     @property
     def is_training_asked(self) -> bool:

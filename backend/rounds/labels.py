@@ -65,7 +65,7 @@ def _usable(
     """Return the usable annotations, and the number of unusable ones by reason.
 
     If several images have the same content, their annotations count for the first of these images.
-    Annotations of the validation sample are left out, but do not count as unusable.
+    Annotations of validation images are left out, but do not count as unusable.
     """
     pool = loop.pool
     class_of = {name: position for position, name in enumerate(loop.names)}

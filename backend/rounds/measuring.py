@@ -1,4 +1,4 @@
-"""Measure all versions again whenever annotators have changed labels of the validation sample."""
+"""Measure all versions again after annotators have changed validation labels."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ log = logging.getLogger(__name__)
 
 
 def measure_again(loop: Loop, progress: Progress = lambda *_: None) -> None:
-    """Measure all versions on the validation labels of this loop, and describe the one in service.
+    """Measure all versions on this loop's validation labels, and update the project's description.
 
     The learning curve, the forecast and the status then compare all versions on the same images.
-    Known validation labels never change, so nothing is done for them.
+    If the validation labels were known from the start, they never change, and nothing is done.
     """
     if not loop.pool.sample.image_ids:
         return
@@ -45,14 +45,14 @@ def measure_again(loop: Loop, progress: Progress = lambda *_: None) -> None:
 
 
 def read_progress(loop: Loop) -> ValidationProgress | None:
-    """Return how far annotators are with the validation sample; None if labels are known."""
+    """Return the progress in labeling validation images, or None if their labels are known."""
     if not loop.validation_labels:
         return None
     return read_validation(loop.store, loop.names, loop.validation_labels).progress
 
 
 def sample_labels(pool: Pool, image_ids: Sequence[str]) -> Labels:
-    """Return the validation labels of these images, UNLABELED if none is decided yet."""
+    """Return each image's validation label, or UNLABELED if no label is decided yet."""
     validation = pool.validation
     label_of: Mapping[str, int] = dict(
         zip(validation.image_ids, validation.labels.tolist(), strict=True)
@@ -65,7 +65,7 @@ def _measure(loop: Loop, meta: Meta, progress: Progress) -> bool:
     """Measure one version unless it was measured on exactly these labels."""
     sample = model_outputs.load_sample_probs(loop.root, meta.version)
     known = set(sample.image_ids) if sample else set()
-    # Images may have joined the sample since this version was made, or the whole sample.
+    # Since this version was made, images may have joined the sample, or it may have been drawn.
     if meta.pruned_at is None and not known.issuperset(loop.pool.validation.image_ids):
         sample = score_sample(loop, meta, progress)
     if sample is None:

@@ -106,7 +106,7 @@ def read_everything_changed(
 # The clock observes every project once a second, and only a new revision can change the answer.
 @lru_cache(maxsize=32)
 def _must_ask_sample(root: Path, classes: tuple[str, ...], revision: int) -> bool:  # noqa: ARG001
-    """Return whether a validation image waits until Label Studio serves its task again."""
+    """Return whether any validation task must be reopened."""
     outcomes = read_validation(ProjectStore(root), classes, n_wanted=0).outcomes
     return any(outcome.must_ask for outcome in outcomes.values())
 

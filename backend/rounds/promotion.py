@@ -89,8 +89,9 @@ def _check_finite(candidate: Candidate) -> None:
 
 
 def _fit_temperature(loop: Loop, probs: Probs) -> float:
-    """Return the temperature that makes the validation labels most likely, or 1.0 if annotators
-    have given too few labels: any temperature could be fitted to a handful of them.
+    """Return the temperature that makes the validation labels most likely.
+
+    Returns 1.0 if annotators have given too few labels for a reliable fit.
     """
     labels = loop.pool.validation.labels
     if loop.validation_labels and len(labels) < MIN_IMAGES:
@@ -121,7 +122,7 @@ def _judge(loop: Loop, version: str, current: Meta | None, probs: Probs) -> Verd
     right = {meta.version: predicted_classes(loop, meta) == labels for meta in references}
     verdict = judge(probs.argmax(axis=1) == labels, right, n_wanted)
     if verdict.gate is not None and verdict.gate.note:
-        # Annotators always begin without validation labels.
+        # If annotators label the validation images, a project always begins without labels.
         log.log(logging.WARNING if n_wanted is None else logging.INFO, "%s", verdict.gate.note)
     return verdict
 

@@ -36,8 +36,8 @@ Rows = TypeVar("Rows", Probs, Embeddings)
 def held_out(pool: Pool) -> Split:
     """Return the images that every version is measured on.
 
-    The labels of a sample that annotators label become known bit by bit; pool.validation contains
-    those images of the sample that are already labeled.
+    If annotators label a sample, returns the whole sample. In this case, `pool.validation` contains
+    only the images that are already labeled.
     """
     return pool.sample if pool.sample.image_ids else pool.validation
 

@@ -1,4 +1,4 @@
-"""Have annotators label the validation sample, and validate versions with their labels."""
+"""Have annotators label the validation sample, and measure versions on these labels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from backend.store.version_meta import Meta
 
 log = logging.getLogger(__name__)
 
-EVERY = 5  # one of this many new tasks asks for a validation label
+EVERY = 5  # one in this many new tasks asks for a validation label
 
 
 def read_sample(loop: Loop) -> ValidationReading:
@@ -43,10 +43,10 @@ def with_validation(loop: Loop) -> Loop:
 
 
 def choose_sample_images(loop: Loop, count: int) -> list[str]:
-    """Choose the validation images among `count` new tasks, in the order of the sample.
+    """Choose the validation images for `count` new tasks, in labeling order.
 
     One in EVERY tasks asks for a validation label, until VALIDATION_LABELS images are labeled or
-    pending, or none is left. The caller must hold the push lock and must have read the latest
+    pending, or no image is left. The caller must hold the push lock and must have read the latest
     changes.
     """
     if not loop.validation_labels:
@@ -61,7 +61,7 @@ def choose_sample_images(loop: Loop, count: int) -> list[str]:
 
 
 def ask_sample(image_ids: Sequence[str], version: Meta | None) -> list[Asked]:
-    """Return the records of how images of the sample are queried: at random, without a guess."""
+    """Return records that these validation images were queried at random, without a guess."""
     return [
         Asked(
             image_id=image_id,
@@ -74,13 +74,13 @@ def ask_sample(image_ids: Sequence[str], version: Meta | None) -> list[Asked]:
 
 
 def sample_task(loop: Loop, asked: Asked, shown: str) -> NewTask:
-    """Return the task of a validation image, with nothing that reveals a guess."""
+    """Return a validation image's task, which does not reveal a guess."""
     data = task_data.write_asked(shown, asked, None if loop.settings.blind else "")
     return NewTask(asked.image_id, data, without_guess(asked.version) if asked.version else None)
 
 
 def open_for_two(loop: Loop, image_ids: Sequence[str]) -> None:
-    """Open new validation tasks for two annotators, if at least two people are annotating now."""
+    """Open new validation tasks to two annotators if at least two people are annotating now."""
     if not image_ids or read_sample(loop).n_active < 2:
         return
     new = set(image_ids)
@@ -90,10 +90,10 @@ def open_for_two(loop: Loop, image_ids: Sequence[str]) -> None:
 
 
 def ask_sample_again(loop: Loop) -> None:
-    """Ask a third annotator if two differ, and a lone annotator once more after a skip.
+    """Ask a third annotator if two disagree, and ask a sole annotator again after a skip.
 
     Label Studio never serves a task again to an annotator who skipped it, so the skip is recorded
-    here and deleted there. The caller must hold the push lock.
+    here and deleted in Label Studio. The caller must hold the push lock.
     """
     reading = read_sample(loop)
     outcomes = {i: outcome for i, outcome in reading.outcomes.items() if outcome.must_ask}
@@ -108,4 +108,4 @@ def ask_sample_again(loop: Loop) -> None:
             loop.project.delete_annotation(skip.annotation_id)
     read_changes(loop.project, loop.store)
     order_open_tasks(loop)  # Label Studio serves only tasks that have a prediction of this version
-    log.info("asked again for the validation labels of %d images", len(outcomes))
+    log.info("reopened %d validation tasks", len(outcomes))

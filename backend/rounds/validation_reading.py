@@ -1,4 +1,4 @@
-"""Read the validation labels that annotators have given, from the project's folder only."""
+"""Read the validation labels that annotators have given, using only the project's folder."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class ValidationReading:
     outcomes: Mapping[int, Outcome]  # by task
     annotations: Mapping[int, Sequence[Annotation]]  # by task
     deleted_skips: Sequence[DeletedSkip]
-    n_active: int  # people who are currently annotating
+    n_active: int  # how many people are currently annotating
 
 
 NO_READING = ValidationReading({}, ValidationProgress(0, 0, 0, 0), (), {}, {}, (), 0)
 
 
 def project_progress(root: Path) -> ValidationProgress | None:
-    """Return how far annotators are with a project's sample; None if its labels are known."""
+    """Return a project's progress in labeling validation images, or None if labels are known."""
     record = read_record(root)
     if record is None or not record.wanted_validation_labels:
         return None
@@ -76,7 +76,7 @@ def read_validation(
 def _usable(
     annotations: Mapping[int, Sequence[Annotation]], classes: Collection[str]
 ) -> frozenset[str]:
-    """Return the labels that annotators gave and that are still classes."""
+    """Return the labels given by annotators that are still among the classes."""
     known = {name.strip().casefold() for name in classes}
     given = {a.label for of_task in annotations.values() for a in of_task if a.label is not None}
     return frozenset(label for label in given if label.strip().casefold() in known)

@@ -103,7 +103,7 @@ def save_validation_probs(root: Path, version: str, labels: Labels, probs: Probs
 
 
 def load_validation(root: Path, version: str) -> tuple[Labels, Probs] | None:
-    """Load the saved validation labels, and a row of `Probs` for each.
+    """Load the saved validation labels, and a row of `Probs` for each label.
 
     Returns None if the file is missing or damaged.
     """
@@ -146,7 +146,7 @@ def save_sample_probs(root: Path, version: str, sample: SampleProbs) -> None:
 
 
 def load_sample_probs(root: Path, version: str) -> SampleProbs | None:
-    """Load a version's outputs for the validation sample. None if unusable."""
+    """Load a version's outputs for the validation sample, or return None if they are unusable."""
     path = root / version / SAMPLE_FILE
     with damage_logged(path):
         metadata, arrays = read_tensors(path)

@@ -41,7 +41,7 @@ class ProjectRecord(BaseModel, frozen=True):
     classes: Classes
     seed_labels: int | None = Field(None, ge=0)  # None = an earlier release did not record it
     validation: ValidatedBy | None = None  # None = an earlier release did not record it
-    validation_labels: int | None = Field(None, ge=1)  # of annotators; None = known labels
+    validation_labels: int | None = Field(None, ge=1)  # given by annotators; None = known labels
     validation_images: int | None = Field(None, ge=1)  # in the sample; None = known labels
     label_config: Literal["ours", "own"] = "ours"  # written by Tightloop or by the user
     pool_notice: str = ""
@@ -49,10 +49,10 @@ class ProjectRecord(BaseModel, frozen=True):
 
     @property
     def wanted_validation_labels(self) -> int:
-        """Return how many validation labels annotators give; 0 if the labels are known.
+        """Return how many validation labels annotators give, or 0 if the labels are known.
 
-        In a small pool, the sample is too small for VALIDATION_LABELS. A quarter of the sample
-        still replaces images whose class annotators cannot tell.
+        If the sample of a small pool is too small for VALIDATION_LABELS, annotators label three
+        quarters of the sample. The rest replaces images that they cannot classify.
         """
         of_sample = 3 * (self.validation_images or 0) // 4
         return min(self.validation_labels or 0, max(1, of_sample))

@@ -28,7 +28,7 @@ class Facts(BaseModel, frozen=True):
     head_fitted_at: Moment = 0.0
     ordered_by: str = ""  # the version whose predictions order the open tasks
     looked_for_again: int = 0  # the revision at the last search for tasks to reopen
-    sample_asked_again: int = 0  # the revision at which validation images were last asked again
+    sample_asked_again: int = 0  # the revision at which validation tasks were last reopened
     exhausted_at: Moment = 0.0  # when a batch was due but no image was left to query
     waiting_for: str | None = None  # why training cannot start yet
     rescan_asked_at: Moment = 0.0  # when a person last requested a search for new images
@@ -90,8 +90,8 @@ class AskedImage(BaseModel, frozen=True):
         description="the model's confidence; the least confident image comes first"
     )
     guesses: tuple[tuple[str, Probability], ...] = Field(
-        description="the three most likely labels, each with its probability; empty without a "
-        "model, for validation images, or with `BLIND=true`"
+        description="the three most likely labels, each with its probability; empty if there is "
+        "no model, for validation images, or with `BLIND=true`"
     )
     is_again: bool = Field(
         description="whether it is already annotated and awaits another annotator"

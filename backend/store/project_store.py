@@ -135,12 +135,12 @@ class ProjectStore(Mirror):
     # Validation by annotators
 
     def n_queried(self) -> int:
-        """Count the tasks that ask for a label, including those of the validation sample."""
+        """Count the tasks that ask for a label, including validation tasks."""
         query = "SELECT count(*) FROM mirror_task JOIN own_asked USING (image_id)"
         return int(select(self._root, query)[0][0])
 
     def validation_tasks(self) -> list[Task]:
-        """Return the tasks of the validation sample, oldest first."""
+        """Return the validation tasks, oldest first."""
         query = (
             "SELECT task_id, image_id, is_open, is_again FROM mirror_task "
             f"WHERE image_id IN ({_VALIDATION_IMAGES}) ORDER BY 1"
@@ -151,14 +151,14 @@ class ProjectStore(Mirror):
         ]
 
     def validation_annotations(self) -> dict[int, list[Annotation]]:
-        """Return the annotations of the validation sample by task, oldest first."""
+        """Return the annotations of validation images, grouped by task, oldest first."""
         return self._annotations(
             "AND task_id IN (SELECT task_id FROM mirror_task "
             f"WHERE image_id IN ({_VALIDATION_IMAGES})) ORDER BY task_id, annotation_id"
         )
 
     def deleted_skips(self) -> list[DeletedSkip]:
-        """Return the skips that were deleted in Label Studio to serve their images once more."""
+        """Return the skips that were deleted in Label Studio so that images are served again."""
         query = "SELECT annotation_id, image_id, annotator FROM own_skip ORDER BY 1"
         return [DeletedSkip(*row) for row in select(self._root, query)]
 

@@ -124,7 +124,7 @@ def _sentence(sound: Sequence[Meta], going: Sequence[str], announced_at: datetim
 def _delete_weights(root: Path) -> None:
     """Delete the weights, scores and drafts of all pruned versions, including heads.
 
-    Their outputs for the validation sample are kept, because annotators may still label it.
+    Outputs for the validation sample are kept, because annotators may still label it.
     """
     pruned = [m.version for m in Registry(root).versions()[0] if m.pruned_at is not None]
     with folder_errors(root):

@@ -5,8 +5,8 @@
         project.db        see project_store.py
         current           the version in service and its predecessors
         r0007/            model.safetensors, meta.json and the probabilities (model_outputs.py);
-                          a pruned version has only meta.json and its validation sample's
-                          probabilities
+                          a pruned version has only meta.json and its probabilities for the
+                          validation sample
         r0007h02/         the second head on the body of r0007: the same files, but only the last
                           layer
         embeddings/       cached by body: pool, validation and test (model_outputs.py)
@@ -245,7 +245,7 @@ class Registry:
             raise BrokenVersionError(f"{meta.version}/{weights.name} {fault}")
 
     def _find_current(self) -> tuple[Meta | None, dict[str, str]]:
-        """Return the version in service, and the fault of each later version that was skipped."""
+        """Return the version in service, and what is wrong with each later version, by name."""
         passed_over: dict[str, str] = {}
         for promotion in self.promotions():
             try:

@@ -88,8 +88,8 @@ class Meta(
     left_out: dict[str, Count]
     validation: Evaluation | None  # None without validation images
     test: Evaluation | None
-    # An estimate from the training labels, made while annotators have given too few validation
-    # labels. See backend/rounds/cross_validation.py.
+    # An estimate from the training labels, made while there are too few validation labels.
+    # See backend/rounds/cross_validation.py.
     cross_validation: Evaluation | None = None
     refused: str | None  # why it was not promoted automatically
     gate: Annotated[Gate, AfterValidator(_check_gate)] | None = None  # None for the first version

@@ -162,8 +162,8 @@ class ResNetBackend(LabelStudioMLBase):  # type: ignore[misc]  # the library has
     ) -> list[dict[str, Any]]:
         """Return one prediction per task: the likeliest class, its probability, and a score.
 
-        Tasks with the lowest scores are labeled first. Tasks of the validation sample get no guess,
-        and a score that puts them first. If a task's image cannot be read, its prediction has
+        Tasks with the lowest scores are labeled first. Validation tasks get no guess, and a score
+        that puts them first. If a task's image cannot be read, its prediction has
         neither result nor score. Label Studio then keeps the other predictions, does not retry, and
         serves that task last.
         """

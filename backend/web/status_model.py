@@ -104,7 +104,7 @@ class ProjectStatus(StatusPart):
         description="accuracy of `version` on the validation images"
     )
     validation_by: Literal["known", "people"] = Field(
-        description="who labels the validation images: `known` if their labels were known from the "
+        description="where the validation labels come from: `known` if they were known from the "
         "start, `people` if annotators label a random sample"
     )
     validation_labels: ValidationProgress | None = Field(
@@ -113,8 +113,8 @@ class ProjectStatus(StatusPart):
     )
     cross_validation: Evaluation | None = Field(
         description="an estimate of the accuracy from the training labels, which is biased because "
-        "they are those of hard images; null once annotators have labeled enough images (100, or "
-        "`VALIDATION_LABELS` if that is less), or if the labels are known"
+        "hard images are chosen for training; null once annotators have labeled enough images "
+        "(100, or `VALIDATION_LABELS` if that is less), or if the labels are known"
     )
     test: Evaluation | None = Field(description="accuracy of `version` on the test images")
     trained_on_labels: int = Field(description="how many labels `version` was trained on")

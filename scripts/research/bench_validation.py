@@ -1,12 +1,12 @@
-"""Measure how well validation by people tells a model's accuracy, and what it costs.
+"""Measure how well labels from annotators estimate a model's accuracy, and what they cost.
 
     python -m scripts.research.bench_validation --annotators annotators.csv.xz
 
 The pool's labels are hidden from everyone but the annotators, who label the validation sample.
 
-  sample  how far estimates are from the accuracy on all other images, if annotators are right
+  sample  how far estimates are from the accuracy on all other images, without wrong labels
   people  the same, with real annotations
-  cost    the accuracy after equally many labels with VALIDATION=people and VALIDATION=known
+  cost    the accuracy with VALIDATION=people and VALIDATION=known, for the same number of labels
 
 Rerun to resume.
 """
@@ -45,7 +45,7 @@ BATCH = 100
 
 
 def main() -> int:
-    """Run what is missing, and print the requested tables."""
+    """Run the missing trials and simulations, and print the requested tables."""
     arguments = _parser().parse_args()
     if "people" in arguments.tables and not arguments.annotators:
         raise SettingsError("the table `people` requires --annotators with a CSV file")
@@ -65,7 +65,7 @@ def main() -> int:
 
 
 def trial_table(arguments: argparse.Namespace, base: Run, *, is_real: bool) -> str:
-    """Run the missing trials, with the true labels or with real annotations, and summarize all."""
+    """Run the missing trials, with true labels or real annotations, and summarize all trials."""
     path = arguments.out / ("people.csv" if is_real else "sample.csv")
     found = read_rows(path, Estimate) if path.exists() else []
     missing = sorted(set(range(arguments.trials)) - {estimate.seed for estimate in found})
@@ -102,7 +102,7 @@ def _run_trial(base: Run, annotators: str, seed: int) -> list[Estimate]:
 
 @cache
 def hide_labels(base: Run, annotators: str) -> HiddenPool:
-    """Return all images of the pool and of its validation split, with their labels hidden."""
+    """Return all images in the pool and in its validation split, with their labels hidden."""
     pool, truth = pool_of(base.plan, base.data_dir)
     loop = make_loop(base, pool, OracleProject(pool.classes))
     with progress_bar() as progress:
@@ -124,7 +124,7 @@ def hide_labels(base: Run, annotators: str) -> HiddenPool:
 
 
 def _base_run(arguments: argparse.Namespace, settings: Settings) -> Run:
-    """Open the pool and the weights, and return the run that all simulations are variants of."""
+    """Open the pool and the weights, and return the run from which all simulations are derived."""
     experiment = open_experiment(settings, seed=0)
     plan = Plan(
         pool=experiment.pool.name,

@@ -1,4 +1,4 @@
-"""Simulate what validation labels cost: people who give them label fewer images for training."""
+"""Simulate the cost of validation labels: annotators who give them label fewer training images."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ PEOPLE = Validation("people", 200)
 
 
 def simulate_both(run: Run, repeats: int, jobs: int) -> tuple[list[Row], list[Row]]:
-    """Run the missing simulations of `run` with known validation labels and with people's.
+    """Simulate `run` with known validation labels, and with validation labels from annotators.
 
-    Each repeat has its own seed. Returns the rows with known labels, and those with people's.
+    Each repeat has its own seed. Finished simulations are not repeated. Returns the rows for known
+    labels, and the rows for labels from annotators.
     """
     runs = {
         validation.by: [
@@ -43,9 +44,9 @@ def simulate_both(run: Run, repeats: int, jobs: int) -> tuple[list[Row], list[Ro
 
 
 def compare(known: Sequence[Row], people: Sequence[Row]) -> str:
-    """Return a Markdown table of test accuracies by the number of labels given by people."""
+    """Return a Markdown table of test accuracies by the number of labels that people gave."""
     lines = [
-        "| labels given by people | known validation labels | people's | difference, points |",
+        "| labels by people | `VALIDATION=known` | `VALIDATION=people` | difference, points |",
         "|---|---|---|---|",
     ]
     of_known, of_people = (curves(rows, rows[0].strategy) for rows in (known, people))
@@ -64,7 +65,7 @@ def compare(known: Sequence[Row], people: Sequence[Row]) -> str:
         [
             *lines,
             "",
-            f"intervals of people's validation accuracy that hold the accuracy on the test split: "
+            f"intervals with `VALIDATION=people` that contain the accuracy on the test split: "
             f"{held} of {len(judged)} versions",
         ]
     )

@@ -1,8 +1,8 @@
 """Run a trial: hide the labels of a pool, estimate the accuracy of heads from a labeled sample, and
 compare the estimates with the accuracy on all other images.
 
-Like the loop, a trial has batches of images labeled that STRATEGY=auto chooses, and fits a head
-after each batch. STAGES says when accuracies are estimated.
+Like the loop, a trial labels batches of images that STRATEGY=auto chooses, and fits a head after
+each batch. STAGES defines when accuracies are estimated.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from scripts.research.experiment import Rows
 from scripts.research.learning_curves import interval
 from scripts.research.oracle import make_annotation
 
-BATCH = 80  # training labels; the other 20 of 100 tasks are for validation
-STAGES = {240: 60, 800: 200}  # training labels: validation labels that exist by then
-TYPICAL_AMONG = 5000  # random images; clusters of the whole pool would take most of the time
+BATCH = 80  # training labels per batch; the other 20 of 100 tasks are for validation
+STAGES = {240: 60, 800: 200}  # number of training labels: number of validation labels by then
+TYPICAL_AMONG = 5000  # random images, because clustering the whole pool is slow
 TRUE_LABELS, CROSS_VALIDATION = "true labels", "cross-validation"
 SEVERAL, ONE = "two people, a third if they differ", "one person"
 
@@ -37,24 +37,24 @@ class HiddenPool:
     """All images of a pool, with labels that only annotators and the comparison may use."""
 
     image_ids: tuple[str, ...]
-    embeddings: Embeddings  # of the pre-trained body
+    embeddings: Embeddings  # from the pre-trained body
     truth: Labels
     n_classes: int
-    annotations: NDArray[np.int64] | None  # (images, people), real ones; None = all are right
+    annotations: NDArray[np.int64] | None  # (images, people); None = all annotators are right
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """One estimate of a head's accuracy, beside the accuracy itself."""
+    """An estimate of a head's accuracy, and the accuracy itself."""
 
     seed: int
-    labels: int  # that the head was trained on
+    labels: int  # how many the head was trained on
     method: str
-    images: int  # that the estimate is based on
+    images: int  # how many the estimate is based on
     estimate: float
     accuracy: float  # on all images that were neither held out nor trained on
-    wrong: float  # share of the labels behind the estimate that are not the true ones
-    undecided: float  # share of the annotated images that got no label
+    wrong: float  # share of the labels used for the estimate that are wrong
+    undecided: float  # share of the annotated images that remained undecided
     annotations: float  # per label
 
 
@@ -70,7 +70,7 @@ class Judged:
 
 
 def run_trial(pool: HiddenPool, seed: int) -> list[Estimate]:
-    """Label images batch by batch, and return all estimates at all stages."""
+    """Label images in batches, and return all estimates for all stages."""
     held_out = draw(pool.image_ids, seed)
     annotations = pool.truth[:, None]
     if pool.annotations is not None:
@@ -108,7 +108,7 @@ def run_trial(pool: HiddenPool, seed: int) -> list[Estimate]:
 
 
 def train(pool: HiddenPool, free: Rows, labels: Labels, seed: int) -> Iterator[tuple[Rows, Head]]:
-    """Yield the labeled rows, in the order of their labels, and a head after each batch."""
+    """After each batch, yield the labeled rows in labeling order, and a head."""
     asked: Rows = np.empty(0, np.int64)
     head: Head | None = None
     while len(asked) < max(STAGES):
@@ -131,7 +131,7 @@ def train(pool: HiddenPool, free: Rows, labels: Labels, seed: int) -> Iterator[t
 
 
 def cross_validate(pool: HiddenPool, rows: Rows, labels: Labels, seed: int) -> Judged:
-    """Predict each training image by a head that was not fitted to its label, as the loop does."""
+    """Like the loop, predict each training image with a head that was not fitted to its label."""
     rng = np.random.default_rng(seed)
     probs = cross_validated_probs(pool.embeddings[rows], labels, pool.n_classes, rng)
     return Judged(rows, labels, probs.argmax(axis=1))
@@ -140,7 +140,7 @@ def cross_validate(pool: HiddenPool, rows: Rows, labels: Labels, seed: int) -> J
 def label_by_several(
     annotations: NDArray[np.int64], held_out: Rows, n_labels: int, predicted: Labels
 ) -> Judged:
-    """Have several people label held-out images in order until `n_labels` have a label."""
+    """Have several people label held-out images in order until `n_labels` images have a label."""
     rows: list[int] = []
     labels: list[int] = []
     n_asked = n_annotations = 0
@@ -163,12 +163,12 @@ def label_by_several(
 
 
 def decide(choices: Sequence[int]) -> tuple[int | None, int]:
-    """Return the label of an image, None if undecided, and the number of people who annotated it.
+    """Return an image's label (None if undecided), and how many people annotated the image.
 
     People annotate the image in the order of `choices` until its label is decided.
     """
     given: list[Annotation] = []
-    everyone = range(1, len(choices) + 2)  # and someone who could still be asked
+    everyone = range(1, len(choices) + 2)  # and one more person who can still be asked
     outcome = PENDING
     for person, choice in zip(everyone, choices, strict=False):
         given.append(make_annotation(person, 1, person, str(choice)))
@@ -180,7 +180,7 @@ def decide(choices: Sequence[int]) -> tuple[int | None, int]:
 
 
 def draw(image_ids: Sequence[str], seed: int) -> Rows:
-    """Return the rows of the validation sample in the order in which they are labeled."""
+    """Return the rows of the validation sample in labeling order."""
     sample = draw_sample(image_ids, seed, max(STAGES.values()))
     assert sample is not None, "a trial has more images than its stages need"
     row_of = {image_id: row for row, image_id in enumerate(image_ids)}
@@ -190,7 +190,7 @@ def draw(image_ids: Sequence[str], seed: int) -> Rows:
 def summarize(estimates: Sequence[Estimate]) -> str:
     """Return a Markdown table with a row for each stage and method."""
     lines = [
-        "| trained on | estimated from | interval holds the accuracy | estimate minus accuracy, "
+        "| trained on | estimated from | interval contains the accuracy | estimate minus accuracy, "
         "points | mean distance | minus the estimate from true labels | wrong labels | undecided "
         "| annotations per label |",
         "|---" * 9 + "|",
@@ -209,7 +209,7 @@ def summarize(estimates: Sequence[Estimate]) -> str:
 
 
 def _held(of: pd.DataFrame) -> str:
-    """Report in how many trials the interval of the estimate holds the accuracy."""
+    """Report in how many trials the interval of the estimate contains the accuracy."""
     bounds = (interval_of(row.estimate, row.images) for row in of.itertuples())
     held = [
         low <= accuracy <= high for (low, high), accuracy in zip(bounds, of.accuracy, strict=True)

@@ -46,7 +46,7 @@ class Plan:
     classes: tuple[str, ...]  # () = the classes of the pool
     # None = an earlier release set the project up; the pool shows whether images were held out
     validation: ValidatedBy | None
-    validation_labels: int  # how many validation labels annotators give, if they validate
+    validation_labels: int  # how many labels annotators give if VALIDATION=people
     label_config: str | None = None  # the XML of the user's own label config
     offered: frozenset[str] = frozenset()  # the image ids of a pool that replaces the recorded one
     notes: tuple[str, ...] = ()
@@ -60,8 +60,8 @@ class Plan:
     def first_validation(self) -> Validation:
         """Return how to hold out images if the pool has never been listed.
 
-        In the project of an earlier release, images may already be labeled, so that a sample can be
-        drawn only once these are known.
+        In a project that an earlier release set up, some images may already be labeled. A sample
+        can be drawn only once these images are known.
         """
         is_earlier = self.record is not None and self.record.validation is None
         if self.validation != "people" or is_earlier:
@@ -258,7 +258,10 @@ def _list(pool: str, settings: Settings, progress: Progress) -> Listing:
 
 
 def _choose_validation(pool: str, asked: ValidationName, listing: Listing) -> ValidatedBy:
-    """Return whose labels validate. Raises SettingsError if known labels cannot."""
+    """Return where the validation labels come from.
+
+    Raises SettingsError if VALIDATION=known is impossible.
+    """
     if asked != "people" and can_hold_out(listing):
         return "known"
     if asked == "known":

@@ -227,7 +227,7 @@ class SetupSteps:
 
 
 def write_instructions(*, is_blind: bool, has_sample: bool) -> str:
-    """Return the instructions for annotators, who may see guesses and a validation sample."""
+    """Return the instructions for annotators; they explain guesses and images without a guess."""
     guess = GUESS + NO_GUESS if has_sample else GUESS
     return INSTRUCTIONS.format(guess="" if is_blind else guess)
 

@@ -1,4 +1,4 @@
-"""Hold out validation images during set-up, and record whose labels they get."""
+"""Hold out validation images during set-up, and find out where their labels come from."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ HELD_OUT = {
 def draw_missing_sample(plan: Plan, pool: Pool, project: ProjectSetup, root: Path) -> Pool:
     """Draw the validation sample of a project that an earlier release set up without validation.
 
-    Images that were ever queried stay in the pool. Raises SettingsError if VALIDATION contradicts
-    the images that are held out.
+    Images that have ever been queried stay in the pool. Raises SettingsError if VALIDATION
+    contradicts the images that are held out.
     """
     record = plan.record
     if record is None or record.validation is not None or plan.has_new_pool:
@@ -45,7 +45,7 @@ def draw_missing_sample(plan: Plan, pool: Pool, project: ProjectSetup, root: Pat
 
 
 def validated_by(plan: Plan, pool: Pool, root: Path) -> ValidatedBy | None:
-    """Return whose labels validate, as the project's index says; None if nothing is held out."""
+    """Return where the validation labels come from, or None if nothing is held out."""
     if pool.source is None:
         return plan.validation
     index = Index.read(root / POOL_INDEX)
