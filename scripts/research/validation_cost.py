@@ -46,7 +46,8 @@ def simulate_both(run: Run, repeats: int, jobs: int) -> tuple[list[Row], list[Ro
 def compare(known: Sequence[Row], people: Sequence[Row]) -> str:
     """Return a Markdown table of test accuracies by the number of labels that people gave."""
     lines = [
-        "| labels by people | `VALIDATION=known` | `VALIDATION=people` | difference, points |",
+        "| labels given by people | `VALIDATION=known` | `VALIDATION=people` "
+        "| difference, points |",
         "|---|---|---|---|",
     ]
     of_known, of_people = (curves(rows, rows[0].strategy) for rows in (known, people))
