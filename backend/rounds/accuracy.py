@@ -45,7 +45,7 @@ def estimate_sentence(estimate: Evaluation) -> str:
     """Return an estimate of the accuracy, and why it is only that, as one sentence."""
     return (
         f"{estimate.accuracy:.0%} (cross-validated on {estimate.images:,} training labels, which "
-        "were chosen to be hard: biased)"
+        "are not a random sample: biased)"
     )
 
 

@@ -47,5 +47,5 @@ def test_an_accuracy_from_fewer_than_thirty_labels_is_not_shown() -> None:
 def test_an_estimate_names_its_bias() -> None:
     estimate = Evaluation(accuracy=0.634, log_loss=1.0, images=140)
     assert accuracy.estimate_sentence(estimate) == (
-        "63% (cross-validated on 140 training labels, which were chosen to be hard: biased)"
+        "63% (cross-validated on 140 training labels, which are not a random sample: biased)"
     )

@@ -165,7 +165,7 @@ def test_the_page_shows_how_far_annotators_are_with_validation(
     assert '<progress max="200" value="12"' in now
     assert (
         "Until 100 are labeled, an estimate of the accuracy: 63% (cross-validated on 140 training "
-        "labels, which were chosen to be hard: biased)."
+        "labels, which are not a random sample: biased)."
     ) in now
     assert "accuracy not known yet: 12 of 200" in section(page(client), "curve")
     keep_validation(root, *["cat"] * 200)
