@@ -36,7 +36,7 @@ from backend.images.framing import View, frame
 CHUNK = 64  # images decoded between two appends
 SPOOLED_BYTES = 16 * 1024**2  # a larger original is copied to disk while it is decoded
 BLOCK_BYTES = 1024**2
-MEASURED = 256  # images to measure when choosing the size of all rows
+MEASURED = 256  # how many images to measure when choosing one size for all rows
 MIDDLE_NATIVE_MAX_PX = 256
 
 Open = Callable[[str], BinaryIO]  # opens the original at a location; raises ImageError or OSError

@@ -176,7 +176,7 @@ def _draw_order(n_images: int, recipe: Recipe, rng: torch.Generator) -> Tensor:
 def _draw_views(
     order: Tensor, size: torch.Size, max_translate: float, may_flip: bool, rng: torch.Generator
 ) -> Tensor:
-    """Draw flips and translations by whole pixels, as (steps, batch, 2, 3) affine maps."""
+    """Draw random flips and whole-pixel translations, as (steps, batch, 2, 3) affine maps."""
     views = torch.zeros(*order.shape, 2, 3)
     views[..., 0, 0] = torch.randint(2, order.shape, generator=rng) * 2 - 1 if may_flip else 1
     views[..., 1, 1] = 1

@@ -1,9 +1,10 @@
 """Open a project's database; create or migrate it first if necessary.
 
 Tables named `mirror_*` copy Label Studio's data and may be emptied or dropped at any time. Tables
-named `own_*` contain data that exists nowhere else. Reading while another process writes requires
-SQLite's WAL, which works only on local disks. On a read-only mount, the database can be opened only
-if another process has it open for writing (as the clock does) or if no process has it open.
+named `own_*` contain data that exists nowhere else. To read while another process is writing,
+SQLite needs its WAL mode, which works only on local disks. On a read-only mount, the database can
+be opened only if another process has it open for writing (as the clock does) or if no process has
+it open.
 """
 
 from __future__ import annotations

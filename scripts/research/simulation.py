@@ -163,7 +163,7 @@ def pool_of(
 ) -> tuple[Pool, dict[str, str]]:
     """Return the pool of a plan, and the true label of each image that annotators may be asked for.
 
-    With duplicates, the pool keeps its size: it has fewer different images, each several times.
+    With duplicates, the pool keeps its size, but has fewer distinct images, each repeated.
     """
     open_with = partial(
         open_pool, plan.pool, data_dir, seed=0, image_size=plan.image_size, rescan=False

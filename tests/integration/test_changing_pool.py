@@ -7,7 +7,9 @@ from pathlib import Path
 import httpx
 
 from backend.images.digest import digest
+from backend.images.index import Index
 from backend.labelstudio.project import LabelStudioProject
+from backend.store.project_record import POOL_INDEX, project_root
 from tests.integration.conftest import CreateTables, Stack, running_stack
 from tests.patience import PATIENCE_S, wait_for
 from tests.unit.images.image_folders import save_image
@@ -37,22 +39,33 @@ def test_added_images_become_tasks_and_tasks_of_removed_ones_are_closed(
         info = stack.info
         project = LabelStudioProject(info["label_studio_url"], info["api_key"], info["project_id"])
 
+        root = project_root(stack.settings.model_dir, info["project_id"])
+
         def asked() -> set[str]:
             return {task.image_id for task in project.open_tasks()}
 
-        assert asked() == image_ids(range(12))
+        def of_pool(numbers: range) -> set[str]:
+            """Return those images that are not in the validation sample, most of which wait."""
+            index = Index.read(root / POOL_INDEX)
+            assert index is not None
+            return image_ids(numbers) & {*index.image_ids[index.splits == "pool"]}
+
+        assert len(of_pool(range(12))) == 10
+        assert len(asked()) == 11  # one validation label is wanted
+        assert asked() > of_pool(range(12))
         for number in range(12, 17):
             save_photo(folder, number)
         press(stack, "rescan")
-        wait_for(lambda: asked() == image_ids(range(17)), "the new images")
+        wait_for(lambda: asked() > of_pool(range(17)) > of_pool(range(12)), "the new images")
 
-        [first, *_] = project.open_tasks()
+        first = next(task for task in project.open_tasks() if task.image_id in of_pool(range(12)))
         project.add_ground_truth(first.task_id, "cat", annotator=None)
         for photo in photos:
             photo.unlink()
         done = stack.run("scripts.sync", "--rescan")
         assert done.returncode == 0, done.stderr
-        wait_for(lambda: asked() == image_ids(range(12, 17)), "the closed tasks")
+        wait_for(lambda: not asked() & image_ids(range(12)), "the closed tasks")
+        assert asked() >= of_pool(range(12, 17))
         assert {task.image_id for task in project.tasks()} - asked() == {first.image_id}
         status = httpx.get(f"{info['backend_url']}/status", timeout=PATIENCE_S).json()
         [shown] = status["projects"]
