@@ -63,6 +63,8 @@ def mark_copies(table: pa.Table, counts: NDArray[np.bool_], *, has_sample: bool)
         first, *others = keep_in_pool(copies) if has_sample else copies
         copy_of[[copy.row for copy in others]] = first.image_id
         splits[first.row] = common_split([first, *others])
+        if has_sample:  # also for copies that count later because the first one changes
+            splits[[copy.row for copy in others]] = splits[first.row]
     for name, values in (("copy_of", copy_of), ("split", splits)):
         place = table.schema.get_field_index(name)
         table = table.set_column(place, table.schema.field(place), pa.array(values, pa.string()))

@@ -25,7 +25,9 @@ from backend.images.validation_sample import ValidationSample, draw_sample
 
 log = logging.getLogger(__name__)
 
-INDEX_FORMAT = "1"
+# Format 2 has a validation sample. During an update, processes of the earlier release may still be
+# running: they refuse this format instead of dropping the sample.
+FORMAT, FORMAT_WITH_SAMPLE = "1", "2"
 
 
 @dataclass(frozen=True)
@@ -62,10 +64,10 @@ class Index:
         try:
             with pq.ParquetFile(path) as file:
                 meta = file.schema_arrow.metadata or {}
-                if (found := meta[b"format"].decode()) != INDEX_FORMAT:
+                if (found := meta[b"format"].decode()) not in (FORMAT, FORMAT_WITH_SAMPLE):
                     raise PoolError(
-                        f"the index {path} has format {found}, but this release reads "
-                        f"{INDEX_FORMAT}: use the release that wrote the index"
+                        f"the index {path} has format {found}, but this release reads {FORMAT} and "
+                        f"{FORMAT_WITH_SAMPLE}: use the release that wrote the index"
                     )
                 table = file.read(SCHEMA.names).cast(SCHEMA)
             sample = json.loads(meta.get(b"sample", b"null"))
@@ -85,7 +87,7 @@ class Index:
     def write(self, path: Path) -> None:
         """Replace the file atomically: readers see the old or the new index. Raises PoolError."""
         meta = {
-            "format": INDEX_FORMAT,
+            "format": FORMAT_WITH_SAMPLE if self.sample else FORMAT,
             "source": self.source,
             "classes": json.dumps(self.classes),
         }

@@ -312,6 +312,15 @@ def test_a_sampled_copy_of_an_image_that_counted_in_the_pool_stays_in_the_pool()
     assert splits(moved)["b"] == "pool"
 
 
+def test_a_copy_stays_where_it_belongs_if_the_first_image_changes() -> None:
+    """Neither are the pixels of a training image sampled, nor those of the sample queried."""
+    trained = sample_of("b", a="00").record({"b": "00"}, {})  # b was drawn, but copies a
+    assert splits(trained.record({"a": "01"}, {})) == {"a": "pool", "b": "pool"}
+    validated = sample_of("b", b="00").record({"a": "00"}, {})  # a copies b of the sample
+    changed = validated.record({"b": "01"}, {})
+    assert splits(changed) == {"a": "validation", "b": "validation"}
+
+
 def test_of_copies_that_are_decoded_together_the_sampled_one_counts() -> None:
     index = sample_of("b", a="00", b="00")
     assert usable(index) == ["b"]
@@ -368,8 +377,8 @@ def test_an_index_of_a_later_release_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "pool.parquet"
     index_of("a").write(path)
     table = pq.read_table(path)
-    pq.write_table(table.replace_schema_metadata({**table.schema.metadata, b"format": b"2"}), path)
-    with pytest.raises(PoolError, match="has format 2, but this release reads 1"):
+    pq.write_table(table.replace_schema_metadata({**table.schema.metadata, b"format": b"3"}), path)
+    with pytest.raises(PoolError, match="has format 3, but this release reads 1 and 2"):
         Index.read(path)
 
 
