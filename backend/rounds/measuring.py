@@ -63,6 +63,8 @@ def sample_labels(pool: Pool, image_ids: Sequence[str]) -> Labels:
 
 def _measure(loop: Loop, meta: Meta, progress: Progress) -> bool:
     """Measure one version unless it was measured on exactly these labels."""
+    if [name.casefold() for name in meta.classes] != [name.casefold() for name in loop.names]:
+        return False  # its columns are in another order
     sample = model_outputs.load_sample_probs(loop.root, meta.version)
     known = set(sample.image_ids) if sample else set()
     # Since this version was made, images may have joined the sample, or it may have been drawn.

@@ -163,7 +163,8 @@ def _plan_recorded(request: Request, record: ProjectRecord, progress: Progress) 
         weights=record.weights if weights in (None, "auto") else weights,
         seed=record.seed if seed is None else seed,
         seed_labels=record.seed_labels if seed_labels is None else seed_labels,
-        classes=classes or record.classes,
+        # The columns of all saved probabilities are in the recorded order.
+        classes=record.classes if is_same(classes, record.classes) else classes or record.classes,
         validation=record.validation if validation in (None, "auto") else validation,
         validation_labels=n_labels or record.validation_labels or VALIDATION_LABELS,
         label_config=xml,

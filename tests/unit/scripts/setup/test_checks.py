@@ -212,6 +212,11 @@ def test_a_project_that_is_only_brought_up_to_date_is_never_created(tmp_path: Pa
         make_plan(Request.to_refresh(settings, "Gone"))
 
 
+def test_classes_in_another_order_keep_the_recorded_order(tmp_path: Path) -> None:
+    keep(tmp_path)
+    assert plan(tmp_path, classes="dog,cat").classes == ("cat", "dog")
+
+
 # Validation
 
 
