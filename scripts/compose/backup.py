@@ -158,7 +158,7 @@ def _adopt_env(kept: Path) -> None:
     if missing or other:
         raise DockerError(
             f"{ENV} and the backup differ in {' and '.join(missing or other)}: move {ENV} away to "
-            "use the backup's {ENV}"
+            f"use the backup's {ENV}"
         )
 
 

@@ -19,7 +19,10 @@ IMAGE = "tightloop:0.1.0"
 PORTS = {"LABEL_STUDIO_PORT": "8080", "DASHBOARD_PORT": "9090"}
 # Space needed to download and build all images, and later for data only.
 GB_TO_BUILD, GB_TO_RUN = 20, 2
-NOT_OURS = re.compile(r"COMPOSE_\w+|DOCKER_\w+|BUILDKIT_\w+|\w+_PROXY|\w+_proxy|VAR_DIR|DETACH")
+NOT_OURS = re.compile(
+    r"COMPOSE_\w+|DOCKER_\w+|BUILDKIT_\w+|\w+_PROXY|\w+_proxy|VAR_DIR|DETACH"
+    r"|AWS_\w+|FSSPEC_\w+|GOOGLE_\w+"  # credentials of buckets
+)
 
 
 def find_problems(env: dict[str, str]) -> Iterator[str]:
