@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from backend.base.labeling import DELETED, Annotation
@@ -30,3 +31,18 @@ def active_annotators(annotations: Mapping[int, Sequence[Annotation]]) -> set[in
     )
     people = [a.annotator for a in given if a.annotator not in (None, DELETED)]
     return {person for person in people[-RECENT_ANNOTATIONS:] if person is not None}
+
+
+def frequent_annotators(annotations: Mapping[int, Sequence[Annotation]]) -> set[int]:
+    """Return the people who gave at least a quarter of an equal share of these annotations.
+
+    No one needs to wait for the others, such as a colleague who tried out a single task.
+    """
+    given = Counter(
+        a.annotator
+        for of_task in annotations.values()
+        for a in of_task
+        if not a.is_ground_truth and a.annotator not in (None, DELETED)
+    )
+    least = given.total() / (4 * max(1, len(given)))
+    return {person for person, count in given.items() if person is not None and count >= least}

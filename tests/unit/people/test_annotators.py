@@ -6,6 +6,7 @@ from backend.base.labeling import DELETED
 from backend.people.annotators import (
     RECENT_ANNOTATIONS,
     active_annotators,
+    frequent_annotators,
     has_duplicate_annotations,
 )
 from tests.unit.people.test_second_opinions import annotate
@@ -26,6 +27,15 @@ def test_people_who_made_none_of_the_latest_annotations_are_not_active() -> None
     assert active_annotators({**left, **here}) == {7, 9}
     here[RECENT_ANNOTATIONS + 1] = [annotate(RECENT_ANNOTATIONS + 1, 8, at=RECENT_ANNOTATIONS + 1)]
     assert active_annotators({**left, **here}) == {7, 8}
+
+
+def test_people_with_less_than_a_quarter_of_an_equal_share_are_not_waited_for() -> None:
+    """Of 9 annotations by two people, a quarter of an equal share is 9 / 8."""
+    annotations = {n: [annotate(n, 7)] for n in range(8)}
+    assert frequent_annotators({}) == set()
+    assert frequent_annotators({**annotations, 8: [annotate(8, 9)]}) == {7}
+    del annotations[0]  # now 8 / 8
+    assert frequent_annotators({**annotations, 8: [annotate(8, 9)]}) == {7, 9}
 
 
 def test_only_two_annotations_by_one_person_are_duplicates() -> None:
