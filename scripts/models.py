@@ -15,7 +15,7 @@ import json
 from backend.base.command_line import CommandParser, run
 from backend.base.errors import ModelFolderError
 from backend.base.settings import Settings, load_settings
-from backend.measures.evaluation import Evaluation
+from backend.measures.evaluation import MIN_IMAGES, Evaluation
 from backend.measures.interval import interval_of
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds.accuracy import describe_measured
@@ -85,6 +85,8 @@ def _list(settings: Settings, project_id: int, *, as_json: bool) -> None:
 
 
 def _describe_interval(validation: Evaluation) -> str:
+    if validation.images < MIN_IMAGES:
+        return f"too few images ({validation.images})"
     low, high = interval_of(validation.accuracy, validation.images)
     return f"{validation.accuracy:.1%} ({low:.1%} to {high:.1%})"
 

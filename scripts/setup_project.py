@@ -22,7 +22,15 @@ from scripts.setup.projects import project_links
 from scripts.setup.request import Request
 from scripts.setup.steps import set_up
 
-OPTIONS = ("project_title", "pool", "classes", "seed_labels", "label_config")
+OPTIONS = (
+    "project_title",
+    "pool",
+    "classes",
+    "seed_labels",
+    "validation",
+    "validation_labels",
+    "label_config",
+)
 
 
 def main() -> int:
@@ -64,6 +72,10 @@ def _parser() -> CommandParser:
     )
     parser.add_argument(
         "--seed-labels", metavar="N", help="how many images start with their known labels"
+    )
+    parser.add_argument("--validation", help="who labels the validation images: see VALIDATION")
+    parser.add_argument(
+        "--validation-labels", metavar="N", help="how many images annotators label for validation"
     )
     parser.add_argument(
         "--label-config",

@@ -21,7 +21,7 @@ OUTLOOK_POINTS = 30  # older points add little, and checking their forecasts is 
 
 def enough_labels(n_wanted: int) -> int:
     """Return how many validation labels make an estimate from the training labels unnecessary."""
-    return min(ENOUGH_LABELS, n_wanted)
+    return max(MIN_IMAGES, min(ENOUGH_LABELS, n_wanted))
 
 
 def describe_measured(validation: Evaluation | None, progress: ValidationProgress | None) -> str:
@@ -31,6 +31,8 @@ def describe_measured(validation: Evaluation | None, progress: ValidationProgres
     if validation is None or validation.images < MIN_IMAGES:
         labeled = f"{progress.labeled:,} of {progress.wanted:,} validation images labeled"
         text = f"accuracy not known yet: {labeled}"
+        if progress.wanted < MIN_IMAGES:
+            text = f"accuracy unknown: {labeled}, but at least {MIN_IMAGES} are needed"
     else:
         low, high = interval_of(validation.accuracy, validation.images)
         text = (

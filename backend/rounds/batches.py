@@ -91,6 +91,9 @@ def query(loop: Loop, count: int, progress: Progress = lambda *_: None) -> int:
     """
     sample = choose_sample_images(loop, count)
     batch = choose_batch(loop, count - len(sample), loop.settings.strategy, progress)
+    if lacking := count - len(sample) - len(batch.image_ids):
+        # Few other images are left, so one in five new tasks would never complete the sample.
+        sample = choose_sample_images(loop, len(sample) + lacking, is_rest=True)
     return push(loop, batch, sample)
 
 

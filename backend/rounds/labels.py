@@ -69,11 +69,13 @@ def _usable(
     """
     pool = loop.pool
     class_of = {name: position for position, name in enumerate(loop.names)}
-    known = set(pool.known_ids)
+    known, of_sample = set(pool.known_ids), {t.task_id for t in loop.store.validation_tasks()}
     left_out: Counter[str] = Counter()
     usable = []
     for annotation in (a for of_task in annotations.values() for a in of_task):
         image_id = pool.canonical(annotation.image_id)
+        if annotation.task_id in of_sample:
+            continue
         if image_id not in known and pool.is_in_sample(image_id):
             continue
         if annotation.was_skipped:

@@ -15,6 +15,7 @@ from backend.rounds.loop import Loop
 from backend.rounds.observe import read_everything_changed
 from backend.rounds.scoring import embeddings_of, pool_probs, score_sample
 from backend.store.files import lock
+from backend.store.project_record import read_record, write_record
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ def rescan(loop: Loop, *, must_list: bool, progress: Progress) -> None:
         before, loop.seed, must_list=must_list, budget_s=DECODE_FOR_S, progress=progress
     )
     loop = replace(loop, pool=pool)
-    n_closed = close_tasks_of_removed_images(loop) if changes and changes.removed else 0
+    n_closed = close_tasks_of_removed_images(loop) if must_list and pool.removed_ids else 0
     n_decoded = len(pool.queryable_ids - before.queryable_ids)
     version = loop.registry.current()
     if version is not None:
@@ -41,6 +42,7 @@ def rescan(loop: Loop, *, must_list: bool, progress: Progress) -> None:
         if pool.sample.image_ids:
             score_sample(loop, version, progress)
     record_pool(loop, began, is_listed=must_list, is_larger=bool(n_decoded))
+    _record_sample(loop)
     if line := _summary(pool, changes, n_decoded, n_closed):
         log.info("%s", line)
     if pool.fault:
@@ -48,6 +50,15 @@ def rescan(loop: Loop, *, must_list: bool, progress: Progress) -> None:
             f"POOL={pool.name}: none of the images to be decoded can be read ({pool.fault}): check "
             "that the disk is mounted, or that the credentials are right"
         )
+
+
+def _record_sample(loop: Loop) -> None:
+    """Record that images have joined the validation sample, so that more labels are wanted."""
+    record, n_images = read_record(loop.root), loop.pool.n_held_out
+    if record is None or not record.validation_labels:
+        return
+    if n_images > (record.validation_images or 0):
+        write_record(loop.root, record.model_copy(update={"validation_images": n_images}))
 
 
 def record_pool(loop: Loop, began: float, *, is_listed: bool, is_larger: bool) -> None:

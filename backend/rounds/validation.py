@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
-from backend.base.labeling import VALIDATION, Asked, DeletedSkip, NewTask
+from backend.base.labeling import VALIDATION, Annotation, Asked, DeletedSkip, NewTask
 from backend.labelstudio import task_data
 from backend.people.validation_labels import MOST_ANNOTATORS
 from backend.rounds.loop import Loop
@@ -32,22 +32,21 @@ def with_validation(loop: Loop) -> Loop:
     """
     if not loop.validation_labels:
         return loop
-    class_of = {name: position for position, name in enumerate(loop.names)}
+    class_of = {name.strip().casefold(): position for position, name in enumerate(loop.names)}
     labels = {
-        loop.pool.canonical(image_id): class_of[label]
+        loop.pool.canonical(image_id): class_of[label.strip().casefold()]
         for image_id, label in read_sample(loop).labels.items()
-        if label in class_of
     }
     pool = replace(loop.pool, validation=loop.pool.sample.select(labels))
     return replace(loop, pool=pool)
 
 
-def choose_sample_images(loop: Loop, count: int) -> list[str]:
+def choose_sample_images(loop: Loop, count: int, *, is_rest: bool = False) -> list[str]:
     """Choose the validation images for `count` new tasks, in labeling order.
 
-    One in EVERY tasks asks for a validation label, until VALIDATION_LABELS images are labeled or
-    pending, or no image is left. The caller must hold the push lock and must have read the latest
-    changes.
+    One in EVERY tasks asks for a validation label, or all of them if `is_rest` is set, until
+    VALIDATION_LABELS images are labeled or pending, or no image is left. The caller must hold the
+    push lock and must have read the latest changes.
     """
     if not loop.validation_labels:
         return []
@@ -55,8 +54,10 @@ def choose_sample_images(loop: Loop, count: int) -> list[str]:
     done = reading.progress
     due = (loop.store.n_queried() + count) // EVERY - len(reading.tasks)
     missing = done.wanted - done.labeled - done.pending
-    n_images = max(0, min(due, -(-count // EVERY), missing))
-    asked = {loop.pool.canonical(task.image_id) for task in reading.tasks}
+    share = count if is_rest else min(due, -(-count // EVERY))
+    n_images = max(0, min(share, missing))
+    # An image that was queried for training before it joined the sample has a biased answer.
+    asked = {loop.pool.canonical(task.image_id) for task in loop.store.tasks()}
     return [i for i in loop.pool.sample.image_ids if i not in asked][:n_images]
 
 
@@ -102,10 +103,20 @@ def ask_sample_again(loop: Loop) -> None:
     for task_id, outcome in outcomes.items():
         if outcome.needs_third:
             loop.project.reopen(task_id, MOST_ANNOTATORS)
-        if (skip := outcome.skip) is not None and skip.annotator is not None:
-            deleted = DeletedSkip(skip.annotation_id, skip.image_id, skip.annotator)
-            loop.store.record_deleted_skip(deleted)
-            loop.project.delete_annotation(skip.annotation_id)
+        if outcome.skip is not None:
+            _ask_once_more(loop, outcome.skip)
     read_changes(loop.project, loop.store)
     order_open_tasks(loop)  # Label Studio serves only tasks that have a prediction of this version
     log.info("reopened %d validation tasks", len(outcomes))
+
+
+def _ask_once_more(loop: Loop, skip: Annotation) -> None:
+    """Delete a skip in Label Studio, unless its annotator has answered in the meantime."""
+    now = loop.project.annotations_of(skip.image_id).get(skip.task_id, ())
+    if skip.annotator is None or not any(
+        a.annotation_id == skip.annotation_id and a.was_skipped for a in now
+    ):
+        return
+    deleted = DeletedSkip(skip.annotation_id, skip.image_id, skip.annotator)
+    loop.store.record_deleted_skip(deleted)
+    loop.project.delete_annotation(skip.annotation_id)

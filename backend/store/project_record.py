@@ -42,7 +42,7 @@ class ProjectRecord(BaseModel, frozen=True):
     seed_labels: int | None = Field(None, ge=0)  # None = an earlier release did not record it
     validation: ValidatedBy | None = None  # None = an earlier release did not record it
     validation_labels: int | None = Field(None, ge=1)  # given by annotators; None = known labels
-    validation_images: int | None = Field(None, ge=1)  # in the sample; None = known labels
+    validation_images: int | None = Field(None, ge=0)  # in the sample; None = known labels
     label_config: Literal["ours", "own"] = "ours"  # written by Tightloop or by the user
     pool_notice: str = ""
     weights_notice: str = ""
@@ -54,8 +54,9 @@ class ProjectRecord(BaseModel, frozen=True):
         If the sample of a small pool is too small for VALIDATION_LABELS, annotators label three
         quarters of the sample. The rest replaces images that they cannot classify.
         """
-        of_sample = 3 * (self.validation_images or 0) // 4
-        return min(self.validation_labels or 0, max(1, of_sample))
+        if not self.validation_images:
+            return 0
+        return min(self.validation_labels or 0, max(1, 3 * self.validation_images // 4))
 
     @property
     def may_pool_change(self) -> bool:

@@ -14,6 +14,7 @@ from backend.images.pool import Pool, open_pool
 from backend.labelstudio.client import create_project, delete_project, find_project
 from backend.labelstudio.label_config import is_our_label_config, label_config_xml
 from backend.labelstudio.project_setup import ProjectSetup
+from backend.measures.evaluation import MIN_IMAGES
 from backend.store.project_record import (
     POOL_INDEX,
     ProjectRecord,
@@ -32,6 +33,9 @@ from scripts.setup.validation import describe_validation, draw_missing_sample, v
 
 # The trainer decodes the rest while people label the first batch.
 DECODE_FOR_S = 15.0
+TOO_FEW_TO_VALIDATE = (
+    f"this pool is too small for {MIN_IMAGES} validation labels, so the accuracy will not be known"
+)
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ class Opening:
             classes=self.pool.classes,
             validation=validation,
             validation_labels=plan.validation_labels if validation == "people" else None,
-            validation_images=self.pool.n_held_out if validation == "people" else None,
+            validation_images=self._count_sample(earlier) if validation == "people" else None,
             label_config="ours" if is_ours else "own",
             **chosen,
         )
@@ -103,8 +107,15 @@ class Opening:
             write_record(self.root, record)
         print(f'project   "{record.title}" (id {project_id}) {"created" if is_new else "found"}')
         print(f"validation {describe_validation(self.pool, record.wanted_validation_labels)}")
+        if 0 < record.wanted_validation_labels < MIN_IMAGES:
+            print(f"NOTE      {TOO_FEW_TO_VALIDATE}")
         has_changed = is_changed or record != earlier
         return OpenedProject(project, self.root, record, self.pool, has_changed)
+
+    def _count_sample(self, earlier: ProjectRecord | None) -> int:
+        """Count the images that were ever in the sample: labels of removed images still count."""
+        before = earlier.validation_images if earlier else None
+        return max(before or 0, self.pool.n_held_out)
 
     def _create(self, pool_notice: str) -> int:
         """Create the project; delete it if its folder belongs to another Label Studio instance."""

@@ -42,6 +42,9 @@ def test_an_accuracy_from_fewer_than_thirty_labels_is_not_shown() -> None:
     assert described(28, ValidationProgress(29, 1000, 1, 2)) == (
         "accuracy not known yet: 29 of 1,000 validation images labeled, 1 of 30 undecided"
     )
+    assert described(6, ValidationProgress(6, 6, 0, 0)) == (
+        "accuracy unknown: 6 of 6 validation images labeled, but at least 30 are needed"
+    )
 
 
 def test_an_estimate_names_its_bias() -> None:

@@ -135,6 +135,25 @@ def test_the_sample_can_be_exhausted(sampled: Loop, project: OracleProject) -> N
     assert sample_ids(project) == []
 
 
+def test_the_sample_is_completed_once_no_other_image_is_left(
+    sampled: Loop, project: OracleProject
+) -> None:
+    """Of 10 tasks, 2 would be a fifth; the pool has 3 images, so the sample provides 7."""
+    pool = sampled.pool
+    few = replace(pool, image_ids=pool.image_ids[:3], images=pool.images[:3])
+    assert ask_next(replace(sampled, pool=few), project) == 10
+    assert sample_ids(project) == list(pool.sample.image_ids[:7])
+
+
+def test_an_image_that_was_queried_for_training_is_not_asked_for_a_validation_label(
+    sampled: Loop, project: OracleProject
+) -> None:
+    first, second, third, *_ = sampled.pool.sample.image_ids
+    project.import_tasks([NewTask(first, {"asked_by": "random"})])
+    ask_next(sampled, project)
+    assert sample_ids(project) == [second, third]
+
+
 def test_known_validation_labels_are_not_asked_for(loop: Loop, project: OracleProject) -> None:
     assert ask_next(loop, project) == 10
     assert sample_ids(project) == []

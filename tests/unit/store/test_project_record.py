@@ -45,7 +45,7 @@ def test_a_record_of_an_earlier_release_is_read(root: Path) -> None:
 
 @pytest.mark.parametrize(
     ("validation_labels", "validation_images", "wanted"),
-    [(200, 267, 200), (200, 20, 15), (200, 1, 1), (None, None, 0)],
+    [(200, 267, 200), (200, 20, 15), (200, 1, 1), (200, 0, 0), (None, None, 0)],
 )
 def test_a_small_sample_is_asked_for_three_quarters_of_its_labels(
     validation_labels: int | None, validation_images: int | None, wanted: int
