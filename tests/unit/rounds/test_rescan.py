@@ -24,9 +24,11 @@ from backend.rounds.labels import read_labels
 from backend.rounds.loop import Loop
 from backend.rounds.observe import read_changes
 from backend.store import model_outputs
+from backend.store.project_record import read_record, write_record
 from scripts.research.oracle import OracleProject
 from tests.unit.images.image_folders import make_folder, save_image
 from tests.unit.rounds.conftest import quiet, seed, train
+from tests.unit.store.test_registry import record
 
 
 @pytest.fixture
@@ -98,6 +100,27 @@ def test_new_images_of_the_sample_count_as_images_that_can_be_asked(
     assert (len(after.pool.image_ids), len(after.pool.sample.image_ids)) == (32, 9)
     facts = after.store.facts()
     assert (facts.pool_images, facts.undecoded_images, facts.exhausted_at) == (41, 0, 0)
+
+
+def test_images_that_join_the_sample_are_counted_in_the_record(
+    folder: Path, tmp_path: Path, reopen: Callable[[], Loop]
+) -> None:
+    open_pool(
+        str(folder), tmp_path, seed=0, index=tmp_path / "p1/pool.parquet", image_size=16,
+        validation=Validation("people", 30),
+    )  # fmt: skip
+    loop = look(reopen)
+    by_people = {"validation": "people", "validation_labels": 30, "validation_images": 8}
+    write_record(loop.root, record().model_copy(update=by_people))
+    assert loop.pool.source
+    assert loop.pool.source.index.sample
+    contains = loop.pool.source.index.sample.contains
+    drawn = next(name for n in range(50) if contains(image_id(name := f"new-{n}.png")))
+    save_image(folder / drawn, (9, 9, 9))
+    look(reopen)
+    found = read_record(loop.root)
+    assert found is not None
+    assert found.validation_images == 9
 
 
 def test_the_ranker_leaves_new_images_of_the_sample_to_the_trainer_until_they_are_scored(

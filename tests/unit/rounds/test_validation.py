@@ -14,6 +14,7 @@ from backend.images.pool import Pool
 from backend.rounds import batches, observe, ordering
 from backend.rounds.loop import Loop
 from backend.rounds.validation import (
+    ask_sample_again,
     choose_sample_images,
     open_for_two,
     read_sample,
@@ -296,6 +297,21 @@ def test_a_lone_annotator_is_asked_once_more_after_a_skip(
     assert len(project.answers[task_id]) == 1
     assert read_sample(sampled).outcomes[task_id].state == "undecided"
     assert len(sampled.store.deleted_skips()) == 1
+
+
+def test_a_skip_that_was_answered_in_the_meantime_is_not_deleted(
+    sampled: Loop, project: OracleProject
+) -> None:
+    ask_next(sampled, project)
+    task_id, other = of_sample(project)
+    project.answer(other, "3")
+    project.answer(task_id, None, was_skipped=True)
+    observe.read_changes(project, sampled.store)
+    answered = replace(project.answers[task_id][0], label="4", was_skipped=False)
+    project.answers[task_id] = [answered]
+    ask_sample_again(sampled)
+    assert project.answers[task_id] == [answered]
+    assert sampled.store.deleted_skips() == []
 
 
 def test_an_image_that_is_asked_once_more_gets_the_order_of_the_version_in_service(

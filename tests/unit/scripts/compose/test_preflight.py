@@ -115,3 +115,11 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@pytest.mark.usefixtures("_docker")
+@pytest.mark.parametrize(
+    "name", ["AWS_ACCESS_KEY_ID", "FSSPEC_S3_ANON", "GOOGLE_APPLICATION_CREDENTIALS"]
+)
+def test_the_credentials_of_a_bucket_are_no_problem(name: str) -> None:
+    assert problems(**{name: "x"}) == problems()
