@@ -34,15 +34,11 @@ def active_annotators(annotations: Mapping[int, Sequence[Annotation]]) -> set[in
 
 
 def frequent_annotators(annotations: Mapping[int, Sequence[Annotation]]) -> set[int]:
-    """Return the people who gave at least a quarter of an equal share of these annotations.
+    """Return the people who gave a fair part of these annotations, which are all by people.
 
-    No one needs to wait for the others, such as a colleague who tried out a single task.
+    If n people annotated, a fair part is 1 / (4 n) of all annotations. Therefore, no one waits for
+    the answer of a colleague who only tried out a task.
     """
-    given = Counter(
-        a.annotator
-        for of_task in annotations.values()
-        for a in of_task
-        if not a.is_ground_truth and a.annotator not in (None, DELETED)
-    )
+    given = Counter(a.annotator for of_task in annotations.values() for a in of_task)
     least = given.total() / (4 * max(1, len(given)))
     return {person for person, count in given.items() if person is not None and count >= least}

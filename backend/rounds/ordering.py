@@ -143,8 +143,8 @@ def _show(loop: Loop, task: Task, probs: Row | None, confidence: float) -> OpenI
 def _open_tasks(loop: Loop) -> tuple[list[OpenTask], list[OpenTask]]:
     """Return the open tasks of pool images, and the open tasks of validation images.
 
-    A validation task that one annotator skipped is still open to the others. A task is left out if
-    its label is decided because nobody else is annotating, even if Label Studio still serves it.
+    A validation task that one annotator skipped is still open to the others. Validation tasks whose
+    label is decided are left out: Label Studio may still wait for an annotator who has left.
     """
     reading = read_validation(loop.store, loop.names, loop.validation_labels)
     pending = {i for i, outcome in reading.outcomes.items() if outcome.state == "pending"}

@@ -13,7 +13,7 @@ from backend.people.validation_labels import Outcome, ValidationProgress, decide
 from backend.store.project_record import read_record
 from backend.store.project_store import ProjectStore
 
-RECENT_ANNOTATIONS = 50  # these show who is annotating
+LATEST_ANNOTATIONS = 50  # these show who is annotating
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def read_validation(
         return replace(NO_READING, progress=ValidationProgress(0, n_wanted, 0, 0))
     annotations = store.validation_annotations()
     skips = store.deleted_skips()
-    active = frequent_annotators(store.recent_annotations(RECENT_ANNOTATIONS))
+    active = frequent_annotators(store.recent_annotations(LATEST_ANNOTATIONS))
     usable = _usable(annotations, classes)
     outcomes = decide_labels(tasks, annotations, skips, active, usable)
     labels = {task.image_id: outcomes[task.task_id].label for task in tasks}
