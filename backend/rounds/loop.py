@@ -40,6 +40,7 @@ class Loop:
     seed: int
     device: torch.device
     validation_labels: int = 0  # how many annotators provide; 0 if the labels are known
+    is_attached: bool = False  # whether the tasks belong to the team, so none is created or deleted
 
     @cached_property
     def store(self) -> ProjectStore:
@@ -135,6 +136,7 @@ def open_loop(
         seed=record.seed,
         device=find_device(settings.device),
         validation_labels=record.wanted_validation_labels,
+        is_attached=record.is_attached,
     )
 
 

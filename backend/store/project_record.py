@@ -27,6 +27,15 @@ POOL_INDEX = "pool.parquet"  # in the project's folder
 FIXED_POOLS = ("cifar10", "digits")
 
 
+class FormerSettings(BaseModel, frozen=True):
+    """The settings of a Label Studio project before Tightloop was attached to it."""
+
+    sampling: str
+    model_version: str
+    show_collab_predictions: bool
+    description: str
+
+
 class ProjectRecord(BaseModel, frozen=True):
     """The choices made when a project was set up; `auto` settings are not resolved again."""
 
@@ -46,6 +55,13 @@ class ProjectRecord(BaseModel, frozen=True):
     label_config: Literal["ours", "own"] = "ours"  # written by Tightloop or by the user
     pool_notice: str = ""
     weights_notice: str = ""
+    # What detaching restores; None = Tightloop created the project and its tasks.
+    attached: FormerSettings | None = None
+
+    @property
+    def is_attached(self) -> bool:
+        """Return whether the project and its tasks belong to a team that works without us."""
+        return self.attached is not None
 
     @property
     def wanted_validation_labels(self) -> int:

@@ -16,6 +16,7 @@ import httpx
 
 from backend.base.errors import LabelStudioError, ModelFolderError, TightloopError
 from backend.base.settings import Settings
+from backend.labelstudio.attached_project import open_project
 from backend.labelstudio.project import LabelStudioProject
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds.decide import decide
@@ -118,7 +119,9 @@ class Clock:
 
     def _watch(self, project_id: int) -> Watch:
         root = project_root(self._settings.model_dir, project_id)
-        watch = Watch(project_id, self._project(project_id), ProjectStore(root), connect(root))
+        watch = Watch(
+            project_id, open_project(self._settings, project_id), ProjectStore(root), connect(root)
+        )
         is_training_asked, errors = self._queue.take_over_earlier_release(project_id)
         for error in reversed(errors):
             at = datetime.fromisoformat(error["at"])
@@ -126,13 +129,6 @@ class Clock:
         if is_training_asked:
             watch.store.record(train_asked_at=time.time())
         return watch
-
-    def _project(self, project_id: int) -> LabelStudioProject:
-        return LabelStudioProject(
-            self._settings.label_studio_url,
-            self._settings.label_studio_api_key.get_secret_value(),
-            project_id,
-        )
 
     def _read(self, watch: Watch, now: float) -> None:
         """Read the changes from Label Studio, and record for the dashboard whether it responded."""

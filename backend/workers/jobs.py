@@ -37,7 +37,7 @@ from backend.base.errors import ModelFolderError, TightloopError, TooFewLabelsEr
 from backend.base.labeling import LabelingProject
 from backend.base.progress import Progress, ProgressLines
 from backend.base.settings import Settings, load_settings
-from backend.labelstudio.project import LabelStudioProject
+from backend.labelstudio.attached_project import open_project
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds import batches, ordering, reviews, rounds
 from backend.rounds import rescan as rescans
@@ -80,11 +80,7 @@ class Work:
     @cached_property
     def project(self) -> LabelingProject:
         """Return the project in Label Studio."""
-        return LabelStudioProject(
-            self.settings.label_studio_url,
-            self.settings.label_studio_api_key.get_secret_value(),
-            self.project_id,
-        )
+        return open_project(self.settings, self.project_id)
 
     @cached_property
     def progress(self) -> Progress:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from backend.base.progress import Progress
 from backend.base.settings import Settings
+from backend.labelstudio.attached_project import open_project
 from backend.labelstudio.project import LabelStudioProject
 from backend.rounds.loop import Loop, open_loop
 from backend.store.project_record import pick_project
@@ -40,7 +41,5 @@ def open_chosen(
     """Return the project and its loop."""
     settings.require("label_studio_api_key")
     project_id = pick_project(settings.model_dir, chosen)
-    project = LabelStudioProject(
-        settings.label_studio_url, settings.label_studio_api_key.get_secret_value(), project_id
-    )
+    project = open_project(settings, project_id)
     return project, open_loop(settings, project_id, project, progress=progress)
