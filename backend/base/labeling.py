@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -13,6 +13,7 @@ from backend.base.errors import LabelConfigError
 
 DELETED = 0  # represents all deleted accounts, whose annotations are kept without their names
 VALIDATION = "validation"  # recorded instead of a strategy for validation images
+OTHER_CONTROL = "(another control)"  # the digest of an annotation by another control
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,13 @@ class Annotation:
     is_ground_truth: bool = False
     accepted_guess: bool = False  # the model's pre-selected label was submitted unchanged
     seconds: FiniteFloat | None = None  # how long the task was open in the browser
+    is_of_other_control: bool = False  # it has results, but none from the label config's Choices
 
     @property
     def digest(self) -> str:
         """Return text that changes whenever the annotation's meaning changes."""
-        label = "(skipped)" if self.was_skipped else self.label or "(empty)"
+        empty = OTHER_CONTROL if self.is_of_other_control else "(empty)"
+        label = "(skipped)" if self.was_skipped else self.label or empty
         return f"{label} (ground truth)" if self.is_ground_truth else label
 
 
@@ -87,6 +90,15 @@ class TaskReading:
     updated_at: str  # ISO 8601, from Label Studio's clock
     annotations: tuple[Annotation, ...]
     asked: Asked | None  # as recorded in the task's data
+    address: str | None = None  # of the image, "" if the task has none; None in our own projects
+
+
+@dataclass(frozen=True)
+class ListedTask:
+    """A task of an attached project, without its state."""
+
+    task_id: int
+    address: str  # of its image, as `rows.kept_address` returns it; "" = none
 
 
 @dataclass(frozen=True)
@@ -143,7 +155,9 @@ class LabelingProject(Protocol):
     def tasks(self) -> list[Task]: ...
     def annotations(self) -> dict[int, list[Annotation]]: ...
     def read_tasks(self, changed_after: datetime | None = None) -> Iterator[TaskReading]: ...
-    def open_tasks(self, skipped: Set[int] = frozenset()) -> list[OpenTask]: ...
+    def open_tasks(
+        self, skipped: Set[int] = frozenset(), among: Collection[int] | None = None
+    ) -> list[OpenTask]: ...
     def annotations_of(self, image_id: str) -> dict[int, list[Annotation]]: ...
     def add_ground_truth(self, task_id: int, label: str, annotator: int | None) -> None: ...
     def delete_annotation(self, annotation_id: int) -> None: ...

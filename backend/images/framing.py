@@ -18,6 +18,8 @@ from backend.images.decode import read_rgb
 FramingName = Literal["whole", "middle"]
 # The side of the squares stored for "middle", for every image size: 1.5 times the default of 64.
 MIDDLE_PX = 96
+# A model sees images of up to 64 px at a size of 64 px, and larger images at 128 px.
+SMALL_PX, LARGE_PX = 64, 128
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,11 @@ class View:
     def side_px(self) -> int:
         """Return the side of the stored squares; the network resizes them if necessary."""
         return MIDDLE_PX if self.framing == "middle" else self.image_size
+
+
+def choose_image_size(side_px: int) -> int:
+    """Return the image size for a pool whose images are at most `side_px` wide and high."""
+    return SMALL_PX if side_px <= SMALL_PX else LARGE_PX
 
 
 def frame(image: Image.Image, framing: FramingName, size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Iterable
-from functools import cached_property
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import BinaryIO
 from urllib.parse import urljoin, urlsplit
 
@@ -16,10 +17,19 @@ from backend.base.settings import LOOPBACK_HOSTS
 from backend.images.listing import shown
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
-MAX_BYTES = 200 * 1024**2
 MAX_REDIRECTS = 3
 TIMEOUT = httpx.Timeout(20.0, connect=5.0)
-GIVE_UP_AFTER_S = 60.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The limits of one response."""
+
+    max_bytes: int
+    give_up_after_s: float
+
+
+OF_LISTS = Limits(max_bytes=200 * 1024**2, give_up_after_s=60.0)
 
 
 class ImageHosts:
@@ -54,43 +64,53 @@ class ImageHosts:
             return "use https instead of http"
         return ""
 
-    def open(self, url: str) -> BinaryIO:
+    def open(
+        self, url: str, limits: Limits = OF_LISTS, *, max_redirects: int = MAX_REDIRECTS
+    ) -> BinaryIO:
         """Fetch an image. Raises OSError, or ImageError if the file is too large.
 
         Redirects are followed only to other allowed URLs.
         """
-        for _ in range(1 + MAX_REDIRECTS):
+        for _ in range(1 + max_redirects):
             if fault := self.fault(url):
                 raise OSError(fault)
-            try:
-                found = self._fetch(url)
-            except (httpx.HTTPError, httpx.InvalidURL) as error:
-                raise OSError(f"{shown(url)} cannot be fetched ({type(error).__name__})") from None
+            found = download(url, limits)
             if not isinstance(found, str):
                 return found
             url = urljoin(url, found)
-        raise OSError(f"more than {MAX_REDIRECTS} redirects")
+        raise OSError(f"more than {max_redirects} redirects")
 
-    @cached_property
-    def _client(self) -> httpx.Client:
-        # Requests to this machine bypass the proxy that the environment sets.
-        direct = {f"all://{f'[{host}]' if ':' in host else host}": None for host in LOOPBACK_HOSTS}
-        return httpx.Client(timeout=TIMEOUT, mounts=direct)
 
-    def _fetch(self, url: str) -> BinaryIO | str:
-        """Return the content of a URL, or the address to which the server redirects."""
-        give_up = time.monotonic() + GIVE_UP_AFTER_S
-        content = io.BytesIO()
-        with self._client.stream("GET", url) as response:
+def download(url: str, limits: Limits, authorization: str = "") -> BinaryIO | str:
+    """Return the content of a URL, or the address to which the server redirects.
+
+    Raises OSError, or ImageError if the file is too large.
+    """
+    give_up = time.monotonic() + limits.give_up_after_s
+    headers = {"Accept-Encoding": "identity"}
+    if authorization:
+        headers["Authorization"] = authorization
+    content = io.BytesIO()
+    try:
+        with _client().stream("GET", url, headers=headers) as response:
             if response.has_redirect_location:
                 return response.headers["Location"]
             if not response.is_success:
                 raise OSError(f"the server answered {response.status_code} for {shown(url)}")
             for chunk in response.iter_bytes():
-                if content.tell() + len(chunk) > MAX_BYTES:
-                    raise ImageError(f"the file has more than {MAX_BYTES:,} bytes")
+                if content.tell() + len(chunk) > limits.max_bytes:
+                    raise ImageError(f"{shown(url)} has more than {limits.max_bytes:,} bytes")
                 content.write(chunk)
                 if time.monotonic() > give_up:
-                    raise OSError(f"{shown(url)} took more than {GIVE_UP_AFTER_S:g} s")
-        content.seek(0)
-        return content
+                    raise OSError(f"{shown(url)} took more than {limits.give_up_after_s:g} s")
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise OSError(f"{shown(url)} cannot be fetched ({type(error).__name__})") from None
+    content.seek(0)
+    return content
+
+
+@lru_cache(maxsize=1)
+def _client() -> httpx.Client:
+    # Requests to this machine bypass the proxy that the environment sets.
+    direct = {f"all://{f'[{host}]' if ':' in host else host}": None for host in LOOPBACK_HOSTS}
+    return httpx.Client(timeout=TIMEOUT, mounts=direct)

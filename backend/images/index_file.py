@@ -58,7 +58,7 @@ def update_index(
         merged = before.merge(listing)
         index = merged.index
         if not len(before) and validation.by == "people":
-            index = index.draw_sample(seed, validation.n_labels)
+            index = index.draw_sample(seed, validation.n_labels, validation.exempt)
         elif not len(before):
             index = index.hold_out(choose_validation(index, listing, data_dir, seed))
         if not index.table.equals(before.table) or index.classes != before.classes:

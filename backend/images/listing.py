@@ -14,6 +14,7 @@ ListedSplit = Literal["train", "validation", "test", ""]
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 NOT_SUPPORTED = "not a supported format"
 NAMED_MAX = 20
+SHOWN_CHARS = 200
 # JSON and XML must be able to contain class names. Python reads bytes that are not UTF-8 as lone
 # surrogates.
 UNUSABLE_NAMES = {
@@ -89,7 +90,8 @@ def shown(location: str) -> str:
     """Return a printable form of a location, without the parts of a URL that may be secret."""
     if "://" in location:
         location = re.sub(r"://[^/]*@", "://…@", location.partition("?")[0])
-    return repr(location)
+    cut = f"… ({len(location):,} characters)" if len(location) > SHOWN_CHARS else ""
+    return repr(location[:SHOWN_CHARS]) + cut
 
 
 def name_some(locations: Sequence[str]) -> str:

@@ -21,12 +21,13 @@ from backend.base.progress import Progress
 from backend.base.project_settings import MAX_IMAGE_PIXELS, ValidatedBy
 from backend.images.data_sets import cache_data_set
 from backend.images.data_uri import data_uri
-from backend.images.framing import View
+from backend.images.framing import SMALL_PX, View, choose_image_size
 from backend.images.index import Index, Merged
 from backend.images.index_file import find_indexed_source, update_index
 from backend.images.labeled import LabeledFolder
 from backend.images.pool_cache import read_cache
 from backend.images.source_images import SourceImages, measure_side, source_folder
+from backend.images.sources import Source
 from backend.images.splits import NO_IMAGES, LabeledSplit, Split, draw_validation
 from backend.images.task_image import png_image, task_image
 from backend.images.validation_sample import KNOWN, Validation, draw_sample
@@ -34,8 +35,6 @@ from backend.images.validation_sample import KNOWN, Validation, draw_sample
 log = logging.getLogger(__name__)
 
 THUMBNAIL_MAX_PX = 64
-# A model sees images of up to 64 px at a size of 64 px, and larger images at 128 px.
-SMALL_PX, LARGE_PX = 64, 128
 
 
 def quiet(*_: object) -> None:
@@ -190,6 +189,7 @@ def open_pool(
     seed: int,
     validation: Validation = KNOWN,
     index: Path | None = None,
+    source: Source | None = None,
     classes: Sequence[str] = (),
     image_size: int | Literal["auto"] = "auto",
     image_hosts: Sequence[str] = (),
@@ -200,28 +200,29 @@ def open_pool(
     max_pixels: int = MAX_IMAGE_PIXELS,
     progress: Progress = quiet,
 ) -> Pool:
-    """Open `name`: auto, cifar10, digits, or what find_source accepts.
+    """Open `name`: auto, cifar10, digits, or what find_source accepts; or open `source` instead.
 
-    `index` is the project's index file; labeled images are kept beside it. Without `index`, the
-    index is stored in data_dir and no labeled images are kept. Once an index exists, it determines
-    the validation images, regardless of `validation`. `classes` contains the class names if they
-    are known. With `rescan`, or if no index exists yet, the source is listed. Then images are
-    decoded for about `budget_s` seconds. Images in `needed` are always decoded; with
-    `needs_held_out`, so are the validation and test images. Images of more than `max_pixels` pixels
-    are left out. If the source is unavailable, the decoded images can still be used. Raises
-    PoolError.
+    `index` is the project's index file; labeled images are kept beside it, unless `source` is
+    given. Without `index`, the index is stored in data_dir and no labeled images are kept. Once an
+    index exists, it determines the validation images, regardless of `validation`. `classes`
+    contains the class names if they are known. With `rescan`, or if no index exists yet, the source
+    is listed. Then images are decoded for about `budget_s` seconds. Images in `needed` are always
+    decoded; with `needs_held_out`, so are the validation and test images. Images of more than
+    `max_pixels` pixels are left out. If the source is unavailable, the decoded images can still be
+    used. Raises PoolError.
     """
     try:
-        if found := cache_data_set(name, data_dir, progress):
+        if source is None and (found := cache_data_set(name, data_dir, progress)):
             return _read_arrays(*found, seed, image_size, validation)
-        source = find_indexed_source(name, image_hosts, index)
+        keeps_labeled = index is not None and source is None
+        source = source or find_indexed_source(name, image_hosts, index)
         suffix = "" if validation == KNOWN else f"-people-{validation.n_labels}"
         path = index or source_folder(data_dir, source.name) / f"index-{seed}{suffix}.parquet"
         if rescan or (listed := Index.read(path)) is None:
             listed = update_index(source, path, data_dir, seed, progress, validation).index
         if image_size == "auto":
             image_size = choose_image_size(measure_side(source, listed, max_pixels))
-        labeled = LabeledFolder(index.parent / "labeled", max_pixels) if index else None
+        labeled = LabeledFolder(path.parent / "labeled", max_pixels) if keeps_labeled else None
         images = SourceImages(source, listed, path, data_dir, image_size, max_pixels, labeled)
         images = images.decode(progress, budget_s, needed, needs_held_out=needs_held_out)
         return _read_source(images, classes)
@@ -229,11 +230,6 @@ def open_pool(
         raise PoolError(
             f"POOL={name}: {error}; check that DATA_DIR={data_dir} is writable and has space left"
         ) from error
-
-
-def choose_image_size(side_px: int) -> int:
-    """Return the image size for a pool whose images are at most `side_px` wide and high."""
-    return SMALL_PX if side_px <= SMALL_PX else LARGE_PX
 
 
 def rescan(

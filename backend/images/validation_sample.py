@@ -16,6 +16,7 @@ class Validation:
 
     by: ValidatedBy = "known"
     n_labels: int = 0  # given by annotators
+    exempt: frozenset[str] = frozenset()  # images that stay in the pool when the sample is drawn
 
 
 KNOWN = Validation()

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Set
+from dataclasses import replace
+from typing import Any
+
+from backend.base.image_ids import image_id_of_task, task_id_of_image
+from backend.base.labeling import LabelConfig, OpenTask, Prediction, TaskReading
 from backend.base.settings import Settings
-from backend.labelstudio.project import LabelStudioProject
+from backend.labelstudio import rows
+from backend.labelstudio.project import LabelStudioProject, task_filter
 from backend.store.project_record import project_root, read_record
+from backend.store.version_meta import VERSION_NAME
 
 
 class AttachedProject(LabelStudioProject):
@@ -14,6 +22,75 @@ class AttachedProject(LabelStudioProject):
     Our versions are named after the project (`tl12-r0007`) in Label Studio, and `r0007` here; the
     predictions of all other versions belong to the team.
     """
+
+    _task_columns = rows.STATE_COLUMNS  # without the data, which may contain whole images
+
+    def image_value(self, task_id: int) -> str:
+        """Return what a task's data contains under the label config's image key."""
+        task = self._server.request("GET", f"api/tasks/{task_id}/")
+        return str(task["data"].get(self.label_config().image_key))
+
+    def open_tasks(
+        self, skipped: Set[int] = frozenset(), among: Collection[int] | None = None
+    ) -> list[OpenTask]:
+        """Return open tasks with those versions of their predictions that are ours."""
+        return [
+            replace(task, versions=frozenset(filter(None, map(self._our_version, task.versions))))
+            for task in super().open_tasks(skipped, among)
+        ]
+
+    def import_predictions(self, by_task_id: Mapping[int, Prediction]) -> int:
+        """Add a prediction to each of these tasks; return their number."""
+        return super().import_predictions(
+            {
+                task_id: replace(prediction, model_version=self._name(prediction.model_version))
+                for task_id, prediction in by_task_id.items()
+            }
+        )
+
+    def model_version(self) -> str:
+        """Return the version whose predictions order the tasks, which may be one of the team's.
+
+        A version of the team's that is named like ours is put in quotation marks.
+        """
+        named = super().model_version()
+        if ours := self._our_version(named):
+            return ours
+        return f'"{named}"' if VERSION_NAME.fullmatch(named) else named
+
+    def switch_model_version(self, version: str) -> None:
+        """Order tasks by the predictions of one of our versions."""
+        super().switch_model_version(self._name(version))
+
+    def model_versions(self) -> list[str]:
+        """Return our model versions that have predictions."""
+        return [*filter(None, map(self._our_version, super().model_versions()))]
+
+    def delete_predictions(self, version: str) -> None:
+        """Delete all predictions of one of our versions."""
+        super().delete_predictions(self._name(version))
+
+    def _name(self, version: str) -> str:
+        """Return what one of our versions is called in Label Studio."""
+        return f"{self._prefix}{version}"
+
+    def _our_version(self, name: str) -> str:
+        """Return our version that has this name in Label Studio, or "" if it is the team's."""
+        version = name.removeprefix(self._prefix)
+        return version if version != name and VERSION_NAME.fullmatch(version) else ""
+
+    @property
+    def _prefix(self) -> str:
+        return f"tl{self.project_id}-"
+
+    def _image_id_of(self, task: Mapping[str, Any]) -> str:
+        return image_id_of_task(task["id"])
+
+    def _filter_of(self, image_id: str) -> dict[str, Any]:
+        return task_filter("id", "equal", "Number", task_id_of_image(image_id))
+
+    def _read_task(self, task: Mapping[str, Any], config: LabelConfig) -> TaskReading:
+        return rows.read_attached_task(task, config)
 
 
 def open_project(settings: Settings, project_id: int) -> LabelStudioProject:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from backend.base.errors import LabelStudioError
 from backend.base.labeling import (
@@ -20,12 +20,13 @@ from backend.base.labeling import (
     TaskImage,
     TaskReading,
 )
-from backend.labelstudio import rows
+from backend.labelstudio import rows, task_data
 from backend.labelstudio.client import LabelStudio
 from backend.labelstudio.label_config import parse_label_config
 
-IMPORT_CHUNK = 500
-PAGE_SIZE = 500
+T = TypeVar("T")
+
+CHUNK = 500  # tasks or predictions in one request
 OUR_DESCRIPTION = "Tightloop, round"  # how every project description that we write begins
 # A reading of recent changes starts this much earlier, because clocks differ.
 CLOCK_SKEW = timedelta(seconds=10)
@@ -56,6 +57,8 @@ class LabelStudioProject:
     Methods raise LabelStudioError, whose message explains what to do.
     """
 
+    _task_columns = rows.TASK_COLUMNS
+
     def __init__(self, url: str, api_key: str, project_id: int) -> None:
         self.project_id = project_id
         self._server = LabelStudio(url, api_key)
@@ -71,7 +74,7 @@ class LabelStudioProject:
         return str(self._read()["created_at"])
 
     def label_config(self) -> LabelConfig:
-        """Return the label config, which is read only once.
+        """Return the label config as it was first read, or as the last reading of tasks found it.
 
         Raises LabelConfigError if the label config is unusable.
         """
@@ -123,7 +126,8 @@ class LabelStudioProject:
 
     def tasks(self) -> list[Task]:
         """Return all tasks, oldest first."""
-        return [rows.read_task(task) for task in self._pages(rows.TASK_COLUMNS)]
+        pages = self._pages(self._task_columns)
+        return [rows.read_task(task, self._image_id_of(task)) for task in pages]
 
     def image_ids(self) -> set[str]:
         """Return the image ids of all tasks, whether open or not."""
@@ -134,22 +138,34 @@ class LabelStudioProject:
 
         New tasks and tasks that lost an annotation count as changed. Deleted tasks are not found.
         The time is compared with Label Studio's clock, so pass a time CLOCK_SKEW before the last
-        reading.
+        reading. Reads the label config again first; raises LabelConfigError if it is unusable.
         """
+        self._label_config = None
+        config = self.label_config()
         filters = []
         if changed_after is not None:
             moment = changed_after.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
             filters = [task_filter("updated_at", "greater", "Datetime", moment)]
-        yield from map(rows.read_task_reading, self._pages(rows.ANNOTATION_COLUMNS, filters))
+        for task in self._pages(rows.ANNOTATION_COLUMNS, filters):
+            yield self._read_task(task, config)
 
-    def open_tasks(self, skipped: Set[int] = frozenset()) -> list[OpenTask]:
+    def open_tasks(
+        self, skipped: Set[int] = frozenset(), among: Collection[int] | None = None
+    ) -> list[OpenTask]:
         """Return the tasks that await a first or further annotation, oldest first.
 
-        Tasks that were only skipped are left out, except the tasks in `skipped`.
+        Tasks that were only skipped are left out, except the tasks in `skipped`. With `among`, only
+        these tasks are read, in one request for every CHUNK tasks.
         """
+        columns = f"{self._task_columns},{rows.VERSIONS_COLUMN}"
+        selections = [None] if among is None else _chunks(sorted(among))
         found = [
-            OpenTask(**vars(rows.read_task(task)), versions=rows.read_versions(task))
-            for task in self._pages(rows.OPEN_TASK_COLUMNS, [UNFINISHED])
+            OpenTask(
+                **vars(rows.read_task(task, self._image_id_of(task))),
+                versions=rows.read_versions(task),
+            )
+            for selection in selections
+            for task in self._pages(columns, [UNFINISHED], selection)
         ]
         return [
             task
@@ -219,10 +235,9 @@ class LabelStudioProject:
 
     def annotations_of(self, image_id: str) -> dict[int, list[Annotation]]:
         """Return the annotations of one image, by task."""
-        pages = self._pages(
-            rows.ANNOTATION_COLUMNS, [task_filter("data.image_id", "equal", "String", image_id)]
-        )
-        return {task["id"]: rows.read_annotations(task) for task in pages}
+        config = self.label_config()
+        pages = self._pages(rows.ANNOTATION_COLUMNS, [self._filter_of(image_id)])
+        return {task["id"]: list(self._read_task(task, config).annotations) for task in pages}
 
     def add_ground_truth(self, task_id: int, label: str, annotator: int | None) -> None:
         """Annotate a task in an annotator's name, and make this annotation the task's only ground
@@ -282,6 +297,17 @@ class LabelStudioProject:
             "DELETE", f"{self._path}model-versions/", json={"model_version": version}
         )
 
+    # What an attached project does differently
+
+    def _image_id_of(self, task: Mapping[str, Any]) -> str:
+        return task_data.read_image_id(task["data"])
+
+    def _filter_of(self, image_id: str) -> dict[str, Any]:
+        return task_filter("data.image_id", "equal", "String", image_id)
+
+    def _read_task(self, task: Mapping[str, Any], config: LabelConfig) -> TaskReading:
+        return rows.read_own_task(task, config)
+
     def _read(self) -> Mapping[str, Any]:
         return self._server.request("GET", self._path)
 
@@ -289,24 +315,43 @@ class LabelStudioProject:
         self._server.request("PATCH", self._path, json=fields)
 
     def _pages(
-        self, include: str, filters: Sequence[Mapping[str, Any]] = ()
+        self,
+        include: str,
+        filters: Sequence[Mapping[str, Any]] = (),
+        selection: Sequence[int] | None = None,
     ) -> Iterator[Mapping[str, Any]]:
-        """Yield tasks in order of id.
+        """Yield tasks in order of id; with `selection`, only these tasks.
 
         Each page begins after the last id of the previous page, so deletions do not shift it.
         """
         last_id = 0
         while True:
             later = task_filter("id", "greater", "Number", last_id)
-            body = self._page([later, *filters], include=include, fields="all", page_size=PAGE_SIZE)
+            body = self._page(
+                [later, *filters],
+                selection,
+                include=include,
+                fields="all",
+                page_size=CHUNK,
+            )
             page = body["tasks"]
             yield from page
             if len(page) >= body["total"] or not page:
                 return
             last_id = page[-1]["id"]
 
-    def _page(self, filters: Sequence[Mapping[str, Any]], **params: Any) -> Mapping[str, Any]:
-        query = {"filters": {"conjunction": "and", "items": filters}, "ordering": ["tasks:id"]}
+    def _page(
+        self,
+        filters: Sequence[Mapping[str, Any]],
+        selection: Sequence[int] | None = None,
+        **params: Any,
+    ) -> Mapping[str, Any]:
+        query: dict[str, Any] = {
+            "filters": {"conjunction": "and", "items": filters},
+            "ordering": ["tasks:id"],
+        }
+        if selection is not None:
+            query["selectedItems"] = {"all": False, "included": selection}
         params |= {"project": self.project_id, "query": json.dumps(query)}
         return self._server.request("GET", "api/tasks/", params=params)
 
@@ -321,5 +366,5 @@ class LabelStudioProject:
             )
 
 
-def _chunks(sent: Sequence[dict[str, Any]]) -> Iterator[Sequence[dict[str, Any]]]:
-    return (sent[i : i + IMPORT_CHUNK] for i in range(0, len(sent), IMPORT_CHUNK))
+def _chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    return (items[i : i + CHUNK] for i in range(0, len(items), CHUNK))

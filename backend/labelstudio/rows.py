@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from backend.base.errors import LabelConfigError
+from backend.base.image_ids import image_id_of_task
 from backend.base.labeling import (
     DELETED,
     Annotation,
@@ -15,13 +16,18 @@ from backend.base.labeling import (
     Task,
     TaskReading,
 )
+from backend.images.digest import digest
 from backend.labelstudio import task_data
 
 # The columns of a task that each kind of reading requests.
-TASK_COLUMNS = "id,data,total_annotations,cancelled_annotations,is_labeled"
-OPEN_TASK_COLUMNS = f"{TASK_COLUMNS},predictions_model_versions"
+STATE_COLUMNS = "id,total_annotations,cancelled_annotations,is_labeled"
+TASK_COLUMNS = f"{STATE_COLUMNS},data"
+VERSIONS_COLUMN = "predictions_model_versions"
 _OF_ANNOTATIONS = "result,completed_by,updated_at,was_cancelled,ground_truth,lead_time"
 ANNOTATION_COLUMNS = f"{TASK_COLUMNS},annotations,{_OF_ANNOTATIONS}"
+# A longer address is kept as a digest, and so is a data: URI, which contains a whole image.
+ADDRESS_LENGTH = 2000
+DIGEST = "digest:"
 
 
 def prediction_result(
@@ -64,66 +70,115 @@ def write_prediction(config: LabelConfig, prediction: Prediction) -> dict[str, A
     }
 
 
-def read_task(task: Mapping[str, Any]) -> Task:
-    """Read a task requested with TASK_COLUMNS."""
+def read_task(task: Mapping[str, Any], image_id: str) -> Task:
+    """Read the state of a task requested with STATE_COLUMNS."""
     return Task(
         task_id=task["id"],
-        image_id=task_data.read_image_id(task["data"]),
+        image_id=image_id,
         is_open=not (task["total_annotations"] or task["cancelled_annotations"]),
         awaits_second_opinion=bool(task["total_annotations"]) and not task["is_labeled"],
     )
 
 
 def read_versions(task: Mapping[str, Any]) -> frozenset[str]:
-    """Read the model versions of the predictions of a task requested with OPEN_TASK_COLUMNS."""
-    versions = task["predictions_model_versions"] or ""
+    """Read the model versions of the predictions of a task requested with VERSIONS_COLUMN."""
+    versions = task[VERSIONS_COLUMN] or ""
     return frozenset(name for part in versions.split(",") if (name := part.strip()))
 
 
-def read_task_reading(task: Mapping[str, Any]) -> TaskReading:
-    """Read a task requested with ANNOTATION_COLUMNS: its annotations and how it was queried."""
+def read_own_task(task: Mapping[str, Any], config: LabelConfig) -> TaskReading:
+    """Read one of our tasks requested with ANNOTATION_COLUMNS, and how it was queried."""
+    image_id = task_data.read_image_id(task["data"])
     return TaskReading(
-        task=read_task(task),
+        task=read_task(task, image_id),
         updated_at=task["updated_at"],
-        annotations=tuple(read_annotations(task)),
+        annotations=tuple(read_annotations(task, image_id, config, seed_id=seed_id_of(task))),
         asked=task_data.read_asked(task["data"]),
     )
 
 
-def read_annotations(task: Mapping[str, Any]) -> list[Annotation]:
-    """Read the annotations of a task requested with ANNOTATION_COLUMNS."""
-    annotations = task["annotations"]
-    # A seed task's first annotation was imported together with the task; people made the others.
+def read_attached_task(task: Mapping[str, Any], config: LabelConfig) -> TaskReading:
+    """Read a task of an attached project, whose data tells nothing but its image's address."""
+    image_id = image_id_of_task(task["id"])
+    data = task["data"]
+    return TaskReading(
+        task=read_task(task, image_id),
+        updated_at=task["updated_at"],
+        annotations=tuple(read_annotations(task, image_id, config)),
+        asked=None,
+        address=kept_address(data.get(config.image_key) if isinstance(data, Mapping) else None),
+    )
+
+
+def kept_address(value: object) -> str:
+    """Return an image's address, a digest of an address that is too long, or "" if it is none."""
+    if not isinstance(value, str) or not value.strip():
+        return ""
+    is_kept = len(value) <= ADDRESS_LENGTH and value.isprintable()
+    if is_kept and value[:5].lower() != "data:":
+        return value
+    return DIGEST + digest(ascii(value))
+
+
+def seed_id_of(task: Mapping[str, Any]) -> int | None:
+    """Return the id of the annotation that was imported together with one of our tasks, or None.
+
+    People made all other annotations.
+    """
     is_seed = task_data.is_seed(task["data"])
-    seed_id = min((a["id"] for a in annotations), default=None) if is_seed else None
+    return min((a["id"] for a in task["annotations"]), default=None) if is_seed else None
+
+
+def read_annotations(
+    task: Mapping[str, Any], image_id: str, config: LabelConfig, *, seed_id: int | None = None
+) -> list[Annotation]:
+    """Read the annotations of a task requested with ANNOTATION_COLUMNS.
+
+    The label of the annotation `seed_id` comes from the data set.
+    """
     return [
-        Annotation(
-            annotation_id=annotation["id"],
-            task_id=task["id"],
-            image_id=task_data.read_image_id(task["data"]),
-            annotator=(
-                None if annotation["id"] == seed_id else annotation["completed_by"] or DELETED
-            ),
-            label=None if annotation["was_cancelled"] else _read_label(annotation["result"]),
-            was_skipped=bool(annotation["was_cancelled"]),
-            updated_at=annotation["updated_at"],
-            is_ground_truth=bool(annotation["ground_truth"]),
-            accepted_guess=_accepted_guess(annotation["result"]),
-            seconds=annotation["lead_time"],
+        _read_annotation(
+            annotation, task["id"], image_id, config, is_seed=annotation["id"] == seed_id
         )
-        for annotation in annotations
+        for annotation in task["annotations"]
     ]
 
 
-def _accepted_guess(result: Any) -> bool:
-    """Return whether an annotation repeats the displayed prediction unchanged."""
+def _read_annotation(
+    annotation: Mapping[str, Any],
+    task_id: int,
+    image_id: str,
+    config: LabelConfig,
+    *,
+    is_seed: bool,
+) -> Annotation:
+    result = annotation["result"]
     regions = [r for r in result if isinstance(r, Mapping)] if isinstance(result, list) else []
+    ours = [region for region in regions if region.get("from_name") == config.from_name]
+    was_skipped = bool(annotation["was_cancelled"])
+    return Annotation(
+        annotation_id=annotation["id"],
+        task_id=task_id,
+        image_id=image_id,
+        annotator=None if is_seed else annotation["completed_by"] or DELETED,
+        label=None if was_skipped else _read_label(ours),
+        was_skipped=was_skipped,
+        updated_at=annotation["updated_at"],
+        is_ground_truth=bool(annotation["ground_truth"]),
+        accepted_guess=_accepted_guess(regions),
+        seconds=annotation["lead_time"],
+        is_of_other_control=bool(regions) and not ours and not was_skipped,
+    )
+
+
+def _accepted_guess(regions: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether an annotation repeats the displayed prediction unchanged."""
     return bool(regions) and all(region.get("origin") == "prediction" for region in regions)
 
 
-def _read_label(result: Any) -> str | None:
-    """Return the single choice in an annotation's result, which may be any JSON, or None."""
-    for region in result if isinstance(result, list) else ():
+def _read_label(regions: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return the single choice among an annotation's regions, or None."""
+    for region in regions:
         match region:
             case {"type": "choices", "value": {"choices": [choice]}}:
                 return str(choice)

@@ -1,7 +1,7 @@
-"""Load a task's image from a data URI or from the configured Label Studio server.
+"""Fetch the images of tasks: data: URIs, images in Label Studio, and images on IMAGE_HOSTS.
 
-A task's data is not trusted. Images are requested only from that server, no file is opened, and the
-size, pixel count and duration of the response are limited.
+A task's data is not trusted. Our token is sent only to Label Studio, and only to its addresses of
+images. No file is opened, and the size, pixel count and duration of every response are limited.
 """
 
 from __future__ import annotations
@@ -9,51 +9,144 @@ from __future__ import annotations
 import binascii
 import io
 import re
-import time
 from base64 import b64decode
-from urllib.parse import SplitResult, quote, unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
-import httpx
 import numpy as np
 from numpy.typing import NDArray
 
 from backend.base.errors import ImageError
+from backend.base.settings import Settings
 from backend.images.decode import open_image
 from backend.images.framing import View, frame
+from backend.images.image_hosts import DEFAULT_PORTS, ImageHosts, Limits, download
+from backend.images.listing import SHOWN_CHARS, shown
 from backend.labelstudio.client import authorization
 
 MAX_BYTES = 20 * 1024**2
+LIMITS = Limits(MAX_BYTES, give_up_after_s=30.0)
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
-TIMEOUT = httpx.Timeout(10.0, connect=5.0)
-DEFAULT_PORTS = {"http": 80, "https": 443}
 # The paths of images in Label Studio 1.23: uploads; local file storage (?d=…); cloud storage
 # (?fileuri=…). No other path is allowed, because a GET with our token would also reach the API and
 # /logout on the same host.
-IMAGE_PATHS = re.compile(r"/data/upload/.*[^/]|/data/local-files/|/tasks/[0-9]+/(resolve|presign)/")
-SHOWN_CHARS = 100
+CLOUD_PATHS = r"/tasks/[0-9]+/(resolve|presign)/"
+IMAGE_PATHS = re.compile(rf"/data/upload/.*[^/]|/data/local-files/|{CLOUD_PATHS}")
 
 
-def load_task_image(
-    value: str,
-    *,
-    label_studio_url: str,
-    api_key: str,
-    view: View,
-    max_pixels: int,
-    give_up_after_s: float = 30.0,
-) -> NDArray[np.uint8]:
-    """Return a task's image, framed and resized according to `view`, (side, side, 3).
+class TaskImages:
+    """The images to which the tasks of a Label Studio server may refer."""
 
-    Raises ImageError if the image cannot be read or its address is not allowed.
-    """
-    if value[:5].lower() == "data:":
-        content = _from_data_uri(value)
-    else:
-        url = _checked_url(value, label_studio_url)
-        token = authorization(label_studio_url, api_key)
-        content = _download(url, token, give_up_after_s)
-    with open_image(io.BytesIO(content), max_pixels, FORMATS) as image:
-        return frame(image, view.framing, (view.side_px, view.side_px))
+    def __init__(self, settings: Settings, limits: Limits = LIMITS) -> None:
+        self._url = settings.label_studio_url
+        # Label Studio itself writes the address that browsers use into the data of tasks.
+        self._origins = [urlsplit(url) for url in (self._url, settings.label_studio_host) if url]
+        self._token = settings.label_studio_api_key
+        self._hosts = ImageHosts(settings.image_hosts)
+        self._max_pixels = settings.max_image_pixels
+        self._limits = limits
+
+    def load(self, address: str, view: View) -> NDArray[np.uint8]:
+        """Return an image, framed and resized according to `view`, (side, side, 3).
+
+        Raises ImageError if the image cannot be read or its address is not allowed.
+        """
+        try:
+            content = self.read(address)
+        except OSError as error:
+            raise ImageError(str(error)) from None
+        with open_image(io.BytesIO(content), self._max_pixels, FORMATS) as image:
+            return frame(image, view.framing, (view.side_px, view.side_px))
+
+    def read(self, address: str) -> bytes:
+        """Return the file of an image.
+
+        Raises ImageError if the address is not allowed or the file is unusable, and OSError if the
+        file cannot be fetched now.
+        """
+        if _is_data_uri(address):
+            return _from_data_uri(address)
+        url = self._label_studio_url(address)
+        if url is None:
+            return self._hosts.open(address, self._limits).read()
+        token = authorization(self._url, self._token.get_secret_value())
+        found = download(url, self._limits, token)
+        if isinstance(found, str):
+            target = self._cloud_url(url, found)
+            found = self._hosts.open(target, self._limits, max_redirects=0)
+        return found.read()
+
+    def fault(self, address: str) -> str:
+        """Return the reason why an address is not allowed, without a request, or ""."""
+        if _is_data_uri(address):
+            return ""
+        try:
+            self._label_studio_url(address)
+        except ImageError as error:
+            return str(error)
+        return ""
+
+    def _label_studio_url(self, address: str) -> str | None:
+        """Return the URL to request from Label Studio, or None if the address is on another host.
+
+        The URL always has the origin of LABEL_STUDIO_URL. Raises ImageError if the address is not
+        allowed.
+        """
+        # URL parsers differ here: some drop a tab, and some turn a backslash into a slash.
+        if re.search(r"[\x00-\x20\x7f\\\ud800-\udfff]", address):
+            raise ImageError(
+                "the image's address contains spaces, control characters or backslashes"
+            )
+        try:
+            asked = urlsplit(address)
+            origins = [base for base in self._origins if _origin(base) == _origin(asked)]
+        except ValueError:
+            raise ImageError("the image's address is malformed") from None
+        if address.startswith("/") and not asked.scheme and not asked.netloc:
+            origins = self._origins
+        if not origins or "@" in asked.netloc:
+            self._check_host(address, asked)
+            return None
+        # Decode the path and encode it again, so that exactly the checked path is requested.
+        path = unquote(asked.path)
+        paths = [path.removeprefix(base.path.rstrip("/")) for base in origins]
+        found = next(filter(IMAGE_PATHS.fullmatch, paths), None)
+        if found is None or not _is_plain(asked.path) or "#" in address:
+            raise ImageError(
+                "Label Studio does not serve images at this address; use /data/upload/…, "
+                "/data/local-files/?d=… or /tasks/<id>/resolve/?fileuri=…"
+            )
+        query = f"?{asked.query}" if asked.query else ""
+        return f"{self._url}{quote(found)}{query}"
+
+    def _check_host(self, address: str, asked: SplitResult) -> None:
+        """Raise ImageError if an address outside Label Studio is not allowed."""
+        if asked.scheme not in DEFAULT_PORTS and (asked.scheme or not asked.netloc):
+            scheme = re.match(r"[a-z0-9+.-]{1,20}:", address.lower())
+            named = f" ({scheme[0]}…)" if scheme else ""
+            raise ImageError(
+                "the image is neither a data: URI, nor in Label Studio, nor at an https address"
+                f"{named}: connect the storage that contains it to the project"
+            )
+        no_scheme = "the address does not begin with https:"
+        if fault := self._hosts.fault(address) if asked.scheme else no_scheme:
+            raise ImageError(f"requests to other servers are not allowed: {fault[:SHOWN_CHARS]}")
+
+    def _cloud_url(self, url: str, location: str) -> str:
+        """Return the address in cloud storage to which Label Studio redirects.
+
+        Raises OSError if the redirect must not be followed. It is followed without our token, since
+        the request is sent to another server.
+        """
+        if not re.search(rf"{CLOUD_PATHS}$", urlsplit(url).path):
+            raise OSError(f"Label Studio redirects {shown(url)}, which only cloud storage may do")
+        target = urljoin(url, location)
+        if fault := self._hosts.fault(target):
+            raise OSError(f"Label Studio redirects to cloud storage: {fault[:SHOWN_CHARS]}")
+        return target
+
+
+def _is_data_uri(address: str) -> bool:
+    return address[:5].lower() == "data:"
 
 
 def _from_data_uri(value: str) -> bytes:
@@ -68,35 +161,6 @@ def _from_data_uri(value: str) -> bytes:
         raise ImageError("the data URI is not valid base64") from None
 
 
-def _checked_url(value: str, label_studio_url: str) -> str:
-    """Return the URL to request, which always has the origin of `label_studio_url`."""
-    own = urlsplit(label_studio_url)
-    # URL parsers differ here: some drop a tab, and some turn a backslash into a slash.
-    if re.search(r"[\x00-\x20\x7f\\\ud800-\udfff]", value):
-        raise ImageError("the image's address contains spaces, control characters or backslashes")
-    try:
-        asked = urlsplit(value)
-        is_own = _origin(asked) == _origin(own) and "@" not in asked.netloc
-    except ValueError:
-        raise ImageError("the image's address is malformed") from None
-    is_relative = value.startswith("/") and not asked.scheme and not asked.netloc
-    if not is_own and not is_relative:
-        raise ImageError(
-            "the image is neither a data: URI nor at LABEL_STUDIO_URL, and requests to other "
-            f"servers are not allowed ({_shown(value)})"
-        )
-    # Decode the path and encode it again, so that exactly the checked path is requested.
-    path = unquote(asked.path)
-    is_image = IMAGE_PATHS.fullmatch(path.removeprefix(own.path))
-    if not is_image or not _is_plain(asked.path) or "#" in value:
-        raise ImageError(
-            "Label Studio does not serve images at this address; use /data/upload/…, "
-            f"/data/local-files/?d=… or /tasks/<id>/resolve/?fileuri=…: {_shown(value)}"
-        )
-    query = f"?{asked.query}" if asked.query else ""
-    return f"{own.scheme}://{own.netloc}{quote(path)}{query}"
-
-
 def _is_plain(path: str) -> bool:
     """Return whether all servers and proxies must interpret the path in the same way."""
     names = [unquote(name) for name in path.split("/")[1:]]
@@ -107,31 +171,5 @@ def _is_plain(path: str) -> bool:
     )
 
 
-def _shown(text: str) -> str:
-    """Return an address in a short, printable form."""
-    cut = f"… ({len(text):,} characters)" if len(text) > SHOWN_CHARS else ""
-    return repr(text[:SHOWN_CHARS])[1:-1] + cut
-
-
 def _origin(url: SplitResult) -> tuple[str, str | None, int | None]:
     return url.scheme, url.hostname, url.port or DEFAULT_PORTS.get(url.scheme)
-
-
-def _download(url: str, token: str, give_up_after_s: float) -> bytes:
-    give_up = time.monotonic() + give_up_after_s
-    headers = {"Authorization": token, "Accept-Encoding": "identity"}
-    content = bytearray()
-    shown = _shown(url)
-    try:
-        with httpx.stream("GET", url, headers=headers, timeout=TIMEOUT) as response:
-            if not response.is_success:
-                raise ImageError(f"Label Studio answered {response.status_code} for {shown}")
-            for chunk in response.iter_raw():
-                content += chunk
-                if len(content) > MAX_BYTES:
-                    raise ImageError(f"{shown} has more than {MAX_BYTES:,} bytes")
-                if time.monotonic() > give_up:
-                    raise ImageError(f"{shown} took more than {give_up_after_s:g} s")
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise ImageError(f"{shown} could not be fetched ({type(error).__name__})") from None
-    return bytes(content)

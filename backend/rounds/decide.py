@@ -25,6 +25,7 @@ READ_EVERY_S = 2.0  # no more often than this, however many webhooks arrive
 REFIT_EVERY_S = 5.0
 REVIEWS_EVERY_S = 60.0
 EXHAUSTED_AGAIN_S = 60.0
+LIST_TASKS_EVERY_S = 10.0  # no more often than this, however often tasks come and go
 RETRY_AFTER_S: Mapping[str, float] = {
     "retrain": 60.0,
     "rescan": 60.0,
@@ -94,7 +95,9 @@ def decide(state: State, settings: Settings, now: float) -> Decision:
 
 def is_listing_due(state: State, settings: Settings, now: float) -> bool:
     """Return whether a rescan must list the pool's source; otherwise, it only decodes images."""
-    return state.is_rescan_asked or state.facts.rescanned_at + settings.rescan_every_s <= now
+    facts = state.facts
+    is_behind = facts.tasks_revision != facts.listed_revision
+    return is_behind or state.is_rescan_asked or facts.rescanned_at + settings.rescan_every_s <= now
 
 
 def batch_is_due(
@@ -148,6 +151,8 @@ def _rescan_at(state: State, settings: Settings) -> float:
         is_asked_again = state.rescan_asked_at > facts.failed_at.get("rescan", 0.0)
         return state.rescan_asked_at if is_asked_again else retry_at
     list_at = facts.rescanned_at + settings.rescan_every_s
+    if facts.tasks_revision != facts.listed_revision:  # only in attached projects
+        list_at = min(list_at, facts.rescanned_at + LIST_TASKS_EVERY_S)
     at = min(list_at, facts.decoded_at) if facts.undecoded_images else list_at
     return max(at, retry_at)
 

@@ -80,6 +80,8 @@ def _usable(
             continue
         if annotation.was_skipped:
             left_out["skipped"] += 1
+        elif annotation.is_of_other_control:
+            left_out["another control"] += 1
         elif annotation.label is None:
             left_out["empty"] += 1
         elif annotation.label not in class_of:

@@ -20,9 +20,10 @@ from backend.base.settings import Settings
 from backend.images.framing import View
 from backend.images.pool import Pool, open_pool
 from backend.images.validation_sample import Validation
+from backend.labelstudio.task_source import TaskSource
 from backend.network.device import find_device
 from backend.network.training import Recipe
-from backend.store.project_record import POOL_INDEX, project_root, read_record
+from backend.store.project_record import POOL_INDEX, ProjectRecord, project_root, read_record
 from backend.store.project_store import ProjectStore
 from backend.store.registry import Registry
 
@@ -100,8 +101,9 @@ def open_loop(
     """Gather everything that a project's rounds need.
 
     The pool and the weights were chosen during set-up. The pool contains all images that are
-    already decoded or have a task. For training, it also contains all held-out images, so that
-    every version is validated on the same images.
+    already decoded or were queried. For training, it also contains all held-out images, so that
+    every version is validated on the same images. An attached project's pool is listed again if its
+    tasks have changed.
     """
     root = project_root(settings.model_dir, project_id)
     record = read_record(root)
@@ -110,18 +112,21 @@ def open_loop(
             f"project {project_id} is not set up in {settings.model_dir}: "
             "run `python -m scripts.setup_project`"
         )
+    store = ProjectStore(root)
+    facts = store.facts()
     pool = open_pool(
         record.pool,
         settings.data_dir,
         seed=record.seed,
-        validation=Validation(record.validation or "known", record.validation_labels or 0),
+        validation=_validation(record, store),
         index=root / POOL_INDEX,
+        source=TaskSource(settings, project_id) if record.is_attached else None,
         classes=record.classes,
         image_size=record.image_size if settings.image_size == "auto" else settings.image_size,
-        rescan=False,
+        rescan=facts.tasks_revision != facts.listed_revision and bool(facts.full_read_at),
         budget_s=0.0,
         needs_held_out=is_for_training,
-        needed=[task.image_id for task in ProjectStore(root).tasks()],
+        needed=[task.image_id for task in store.tasks()],
         image_hosts=settings.image_hosts,
         max_pixels=settings.max_image_pixels,
         progress=progress,
@@ -138,6 +143,19 @@ def open_loop(
         validation_labels=record.wanted_validation_labels,
         is_attached=record.is_attached,
     )
+
+
+def _validation(record: ProjectRecord, store: ProjectStore) -> Validation:
+    """Return whose labels validate, for a pool that is listed for the first time.
+
+    Of an attached project's images, those that its team annotated without being asked to are
+    trained on.
+    """
+    exempt = frozenset[str]()
+    if record.is_attached:
+        of_sample = {task.image_id for task in store.validation_tasks()}
+        exempt = frozenset(store.annotated_images() - of_sample)
+    return Validation(record.validation or "known", record.validation_labels or 0, exempt)
 
 
 @contextmanager

@@ -77,8 +77,9 @@ def read_changes(
 ) -> None:
     """Update the local copy of the project's tasks and annotations.
 
-    Reads only what changed since the last reading. Reads everything if `is_full` is set or nothing
-    has been read before. `now` is in seconds since the epoch and defaults to the current time.
+    Reads only what changed since the last reading. Reads everything if `is_full` is set, if nothing
+    has been read before, or if the label config now names another control or another key of the
+    task's data. `now` is in seconds since the epoch and defaults to the current time.
     """
     began = time.time() if now is None else now
     read_at = store.facts().read_at
@@ -88,7 +89,16 @@ def read_changes(
         changes = project.read_tasks(datetime.fromtimestamp(read_at, UTC) - CLOCK_SKEW)
     for tasks in _chunks(changes):
         store.record_tasks(tasks, began)
-    store.record_reading(began, is_full=is_full or not read_at)
+    config = project.label_config()  # as `read_tasks` found it
+    read_with = f"{config.from_name} {config.image_key}"
+    is_full = is_full or not read_at
+    is_renamed = read_with != store.facts().read_with
+    if is_renamed and not is_full:
+        read_changes(project, store, is_full=True, now=now)
+        return
+    store.record_reading(began, is_full=is_full)
+    if is_renamed:
+        store.record(read_with=read_with)
 
 
 def read_everything_changed(

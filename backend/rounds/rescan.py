@@ -27,13 +27,14 @@ def rescan(loop: Loop, *, must_list: bool, progress: Progress) -> None:
 
     Raises PoolError if the source cannot be reached; in that case, no image counts as removed.
     """
-    began = time.time()
+    began, revision = time.time(), loop.store.facts().tasks_revision
     before = loop.pool
     pool, changes = pools.rescan(
         before, loop.seed, must_list=must_list, budget_s=DECODE_FOR_S, progress=progress
     )
     loop = replace(loop, pool=pool)
-    n_closed = close_tasks_of_removed_images(loop) if must_list and pool.removed_ids else 0
+    must_close = must_list and pool.removed_ids and not loop.is_attached
+    n_closed = close_tasks_of_removed_images(loop) if must_close else 0
     n_decoded = len(pool.queryable_ids - before.queryable_ids)
     version = loop.registry.current()
     if version is not None:
@@ -42,6 +43,8 @@ def rescan(loop: Loop, *, must_list: bool, progress: Progress) -> None:
         if pool.sample.image_ids:
             score_sample(loop, version, progress)
     record_pool(loop, began, is_listed=must_list, is_larger=bool(n_decoded))
+    if must_list:
+        loop.store.record(listed_revision=revision)
     _record_sample(loop)
     if line := _summary(pool, changes, n_decoded, n_closed):
         log.info("%s", line)

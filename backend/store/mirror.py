@@ -9,17 +9,27 @@ from __future__ import annotations
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backend.base.labeling import DELETED, Annotation, ProjectCounts, Task, TaskReading
+from backend.base.labeling import (
+    DELETED,
+    OTHER_CONTROL,
+    Annotation,
+    ListedTask,
+    ProjectCounts,
+    Task,
+    TaskReading,
+)
 from backend.store.project_db import select
 
 _WRITE_TASK = """
-    INSERT INTO mirror_task VALUES (?, ?, ?, ?, ?, ?)
+    INSERT INTO mirror_task VALUES (?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (task_id) DO UPDATE SET
         image_id = excluded.image_id, is_open = excluded.is_open, is_again = excluded.is_again,
-        updated_at = excluded.updated_at, read_at = max(read_at, excluded.read_at)
+        updated_at = excluded.updated_at, read_at = max(read_at, excluded.read_at),
+        address = excluded.address
     WHERE excluded.updated_at >= updated_at
     RETURNING task_id
 """
@@ -37,27 +47,39 @@ _WRITE_ANNOTATION = """
 """
 
 
+@dataclass
+class MirrorChanges:
+    """What a reading has changed in the copy of Label Studio's data."""
+
+    has_annotations: bool = False  # whether any annotation's digest has changed
+    has_tasks: bool = False  # whether an attached project's tasks or their addresses have changed
+
+
 class Mirror:
-    """Query the copy of Label Studio's data in the project's database."""
+    """Query the copy of Label Studio's data in the project's database.
+
+    Queried tasks are all tasks of our own project, and those tasks of an attached project that
+    Tightloop has asked people to label or that people have annotated or skipped.
+    """
 
     def __init__(self, root: Path) -> None:
         self._root = root
 
     def n_tasks(self) -> int:
-        """Count all tasks."""
+        """Count all tasks, whether they are queried or not."""
         return int(select(self._root, "SELECT count(*) FROM mirror_task")[0][0])
 
     def n_open(self) -> int:
-        """Count the tasks that nobody has annotated yet."""
-        return int(select(self._root, "SELECT count(*) FROM mirror_task WHERE is_open")[0][0])
+        """Count the queried tasks that nobody has annotated yet."""
+        return int(select(self._root, "SELECT count(*) FROM mirror_queried WHERE is_open")[0][0])
 
     def counts(self) -> ProjectCounts:
-        """Count tasks and annotations."""
+        """Count queried tasks and all annotations."""
         [counts] = select(
             self._root,
             "SELECT tasks, annotations, skipped, open, again FROM "
             "(SELECT count(*) AS tasks, coalesce(sum(is_open), 0) AS open, "
-            "coalesce(sum(is_again), 0) AS again FROM mirror_task), "
+            "coalesce(sum(is_again), 0) AS again FROM mirror_queried), "
             "(SELECT coalesce(sum(NOT was_skipped), 0) AS annotations, "
             "coalesce(sum(was_skipped), 0) AS skipped "
             "FROM mirror_annotation WHERE answer IS NOT NULL)",
@@ -65,12 +87,17 @@ class Mirror:
         return ProjectCounts(*counts)
 
     def tasks(self) -> list[Task]:
-        """Return all tasks, oldest first."""
-        query = "SELECT task_id, image_id, is_open, is_again FROM mirror_task ORDER BY 1"
+        """Return the queried tasks, oldest first."""
+        query = "SELECT task_id, image_id, is_open, is_again FROM mirror_queried ORDER BY 1"
         return [
             Task(task_id, image_id, bool(is_open), bool(is_again))
             for task_id, image_id, is_open, is_again in select(self._root, query)
         ]
+
+    def listed_tasks(self) -> list[ListedTask]:
+        """Return all tasks of an attached project with the addresses of their images."""
+        query = "SELECT task_id, address FROM mirror_task WHERE address IS NOT NULL ORDER BY 1"
+        return [ListedTask(*row) for row in select(self._root, query)]
 
     def annotated_images(self) -> set[str]:
         """Return the ids of all images that have an annotation."""
@@ -93,12 +120,14 @@ class Mirror:
         rows = select(
             self._root,
             "SELECT annotation_id, task_id, image_id, annotator, label, was_skipped, updated_at, "
-            "is_ground_truth, took_guess, seconds FROM mirror_annotation "
+            "is_ground_truth, took_guess, seconds, answer FROM mirror_annotation "
             f"WHERE answer IS NOT NULL {rest}",
             *parameters,
         )
         found: dict[int, list[Annotation]] = defaultdict(list)
-        for id_, task_id, image_id, annotator, label, skipped, at, truth, took, seconds in rows:
+        for (
+            id_, task_id, image_id, annotator, label, skipped, at, truth, took, seconds, answer
+        ) in rows:  # fmt: skip
             found[task_id].append(
                 Annotation(
                     annotation_id=id_,
@@ -111,6 +140,7 @@ class Mirror:
                     is_ground_truth=bool(truth),
                     accepted_guess=bool(took),
                     seconds=seconds,
+                    is_of_other_control=label is None and answer.startswith(OTHER_CONTROL),
                 )
             )
         return dict(found)
@@ -130,9 +160,10 @@ class Mirror:
         return {image_id for (image_id,) in select(self._root, query)}
 
 
-def write_tasks(db: sqlite3.Connection, tasks: Iterable[TaskReading], now: float) -> bool:
-    """Record tasks that were just read; return whether any annotation changed."""
-    is_changed = False
+def write_tasks(db: sqlite3.Connection, tasks: Iterable[TaskReading], now: float) -> MirrorChanges:
+    """Record tasks that were just read; return what has changed."""
+    changes = MirrorChanges()
+    query = "SELECT address FROM mirror_task WHERE task_id = ?"
     for found in tasks:
         task = found.task
         values = (
@@ -142,27 +173,33 @@ def write_tasks(db: sqlite3.Connection, tasks: Iterable[TaskReading], now: float
             task.awaits_second_opinion,
             found.updated_at,
             now,
+            found.address,
         )
+        before = db.execute(query, (task.task_id,)).fetchone()
         if db.execute(_WRITE_TASK, values).fetchone():
-            is_changed |= _write_annotations(db, task.task_id, found.annotations, now)
+            changes.has_tasks |= found.address is not None and before != (found.address,)
+            is_changed = _write_annotations(db, task.task_id, found.annotations, now)
+            changes.has_annotations |= is_changed
         else:  # another process has read a later state of the task
             db.execute(_RECORD_READ, (now, task.task_id))
-    return is_changed
+    return changes
 
 
-def delete_tasks_unseen_since(db: sqlite3.Connection, moment: float) -> bool:
-    """Delete tasks not read since `moment`; return whether any annotation was deleted."""
+def delete_tasks_unseen_since(db: sqlite3.Connection, moment: float) -> MirrorChanges:
+    """Delete tasks not read since `moment`; return what has changed."""
     rows = db.execute("SELECT task_id FROM mirror_task WHERE read_at < ?", (moment,))
     return delete_tasks(db, [task_id for (task_id,) in rows.fetchall()], moment)
 
 
-def delete_tasks(db: sqlite3.Connection, task_ids: Sequence[int], now: float) -> bool:
-    """Delete tasks with their annotations; return whether any annotation was deleted."""
-    is_changed = False
+def delete_tasks(db: sqlite3.Connection, task_ids: Sequence[int], now: float) -> MirrorChanges:
+    """Delete tasks with their annotations; return what has changed."""
+    changes = MirrorChanges()
+    query = "DELETE FROM mirror_task WHERE task_id = ? RETURNING address"
     for task_id in task_ids:
-        db.execute("DELETE FROM mirror_task WHERE task_id = ?", (task_id,))
-        is_changed |= _write_annotations(db, task_id, (), now)
-    return is_changed
+        deleted = db.execute(query, (task_id,)).fetchone()
+        changes.has_tasks |= deleted is not None and deleted[0] is not None
+        changes.has_annotations |= _write_annotations(db, task_id, (), now)
+    return changes
 
 
 def write_learned(db: sqlite3.Connection, digests: Mapping[int, str], now: float) -> None:

@@ -68,6 +68,18 @@ MIGRATIONS = (
     ) STRICT;
     CREATE INDEX own_asked_validation ON own_asked (image_id) WHERE strategy = 'validation';
     """,
+    """
+    CREATE TABLE IF NOT EXISTS mirror_task (    -- as the first two versions of the schema had it
+        task_id INTEGER PRIMARY KEY,
+        image_id TEXT NOT NULL,
+        is_open INTEGER NOT NULL,
+        is_again INTEGER NOT NULL,
+        updated_at TEXT NOT NULL,
+        read_at REAL NOT NULL
+    ) STRICT;
+    ALTER TABLE mirror_task ADD COLUMN address TEXT;
+    DROP INDEX IF EXISTS mirror_task_open;
+    """,
 )
 MIRROR_TABLES = """
     CREATE TABLE IF NOT EXISTS mirror_task (
@@ -76,10 +88,16 @@ MIRROR_TABLES = """
         is_open INTEGER NOT NULL,
         is_again INTEGER NOT NULL,
         updated_at TEXT NOT NULL,   -- by Label Studio's clock, ISO 8601
-        read_at REAL NOT NULL       -- by our clock, seconds since the epoch
+        read_at REAL NOT NULL,      -- by our clock, seconds since the epoch
+        address TEXT                -- of the image, '' = none; NULL = a task in our own project
     ) STRICT;
     CREATE INDEX IF NOT EXISTS mirror_task_image ON mirror_task (image_id);
-    CREATE INDEX IF NOT EXISTS mirror_task_open ON mirror_task (task_id) WHERE is_open;
+    CREATE INDEX IF NOT EXISTS mirror_task_open ON mirror_task (image_id) WHERE is_open;
+    -- An attached project has all its tasks from the beginning. Those that count as queried are the
+    -- tasks that Tightloop has asked people to label, and the tasks that people labeled unasked.
+    CREATE VIEW IF NOT EXISTS mirror_queried AS SELECT * FROM mirror_task
+        WHERE image_id NOT GLOB 'ls-*' OR NOT is_open
+        OR image_id IN (SELECT image_id FROM own_asked);
     CREATE TABLE IF NOT EXISTS mirror_annotation (
         annotation_id INTEGER PRIMARY KEY,
         task_id INTEGER NOT NULL,

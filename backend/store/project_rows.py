@@ -20,7 +20,9 @@ class Facts(BaseModel, frozen=True):
     # What was read from Label Studio
     read_at: Moment = 0.0  # when the last reading of changed tasks began
     full_read_at: Moment = 0.0  # when the last reading of all tasks began
+    read_with: str = ""  # the names in the label config with which all tasks were read
     revision: int = 0  # increases whenever an annotation has changed
+    tasks_revision: int = 0  # increases whenever an attached project's tasks have changed
     # What the loop has learned and done
     train_asked_at: Moment = 0.0  # when a person last requested training
     trained_at: Moment = 0.0  # when the last finished training run began reading
@@ -33,6 +35,7 @@ class Facts(BaseModel, frozen=True):
     waiting_for: str | None = None  # why training cannot start yet
     rescan_asked_at: Moment = 0.0  # when a person last requested a search for new images
     rescanned_at: Moment = 0.0  # when the last complete search for new images began
+    listed_revision: int = 0  # the tasks_revision at the beginning of that search
     decoded_at: Moment = 0.0  # when images were last decoded
     pool_images: int = 0  # images that can be queried, as of the last search or decoding
     undecoded_images: int = 0  # images still to be decoded, as of the last search or decoding

@@ -27,7 +27,7 @@ from backend.base.labeling import (
     TaskReading,
 )
 from backend.store import mirror
-from backend.store.mirror import Mirror
+from backend.store.mirror import Mirror, MirrorChanges
 from backend.store.project_db import reading, select, writing
 from backend.store.project_rows import OPEN_IMAGES_KEPT, AnnotatorFigures, Facts, OpenImage
 
@@ -73,9 +73,9 @@ class ProjectStore(Mirror):
     def record_tasks(self, tasks: Sequence[TaskReading], now: float) -> None:
         """Record tasks that were just read, with their annotations and how they were queried."""
         with writing(self._root) as db:
-            is_changed = mirror.write_tasks(db, tasks, now)
+            changes = mirror.write_tasks(db, tasks, now)
             _write_asked(db, filter(None, (task.asked for task in tasks)), "OR IGNORE")
-            _raise_revision(db, is_changed)
+            _raise_revisions(db, changes)
 
     def record_reading(self, began: float, *, is_full: bool) -> None:
         """Record that all changes up to `began` were read; after a full reading, delete all tasks
@@ -85,14 +85,14 @@ class ProjectStore(Mirror):
             before = _facts(db)
             found: dict[str, Any] = {"read_at": max(began, before.read_at)}
             if is_full:
-                _raise_revision(db, mirror.delete_tasks_unseen_since(db, began))
+                _raise_revisions(db, mirror.delete_tasks_unseen_since(db, began))
                 found["full_read_at"] = max(began, before.full_read_at)
             _record(db, found)
 
     def forget_tasks(self, task_ids: Sequence[int], now: float) -> None:
         """Delete tasks that were deleted in Label Studio."""
         with writing(self._root) as db:
-            _raise_revision(db, mirror.delete_tasks(db, task_ids, now))
+            _raise_revisions(db, mirror.delete_tasks(db, task_ids, now))
 
     def record_learned(self, digests: Mapping[int, str], now: float, **facts: Any) -> None:
         """Record the annotations that a training run used (digests by annotation id), and its
@@ -254,9 +254,11 @@ def _record(db: sqlite3.Connection, facts: Mapping[str, Any]) -> None:
     db.executemany("INSERT OR REPLACE INTO own_fact VALUES (?, ?)", rows)
 
 
-def _raise_revision(db: sqlite3.Connection, is_changed: bool) -> None:
-    if is_changed:
+def _raise_revisions(db: sqlite3.Connection, changes: MirrorChanges) -> None:
+    if changes.has_annotations:
         _record(db, {"revision": _facts(db).revision + 1})
+    if changes.has_tasks:
+        _record(db, {"tasks_revision": _facts(db).tasks_revision + 1})
 
 
 def _write_asked(db: sqlite3.Connection, asked: Iterable[Asked], otherwise: str) -> None:

@@ -21,11 +21,10 @@ from backend.base.arrays import Probs
 from backend.base.errors import ImageError, NoModelError
 from backend.base.labeling import match_classes
 from backend.base.settings import Settings, load_settings
-from backend.images.framing import View
 from backend.labelstudio import task_data
 from backend.labelstudio.label_config import parse_label_config
 from backend.labelstudio.rows import prediction_result
-from backend.labelstudio.task_images import load_task_image
+from backend.labelstudio.task_images import TaskImages
 from backend.measures.calibration import rescale
 from backend.network.device import find_device
 from backend.network.inference import load_model, predict
@@ -53,6 +52,7 @@ class ModelService:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self._images = TaskImages(settings)
         self._device = find_device(settings.device)
         self._lock = threading.Lock()
         self._in_service: dict[int, InService] = {}
@@ -98,7 +98,7 @@ class ModelService:
                 probs[number] = served.probs[row]
                 continue
             try:
-                images[number] = self._fetch(data, image_key, view)
+                images[number] = self._images.load(str(data.get(image_key) or ""), view)
             except ImageError as error:
                 log.warning("task %s: no prediction: %s", task.get("id"), error)
         if images:
@@ -109,15 +109,6 @@ class ModelService:
                 raise model_outputs.nan_error(served.meta.version)
             probs[list(images)] = rescale(raw, served.meta.temperature)
         return probs
-
-    def _fetch(self, data: Mapping[str, Any], image_key: str, view: View) -> NDArray[np.uint8]:
-        return load_task_image(
-            str(data.get(image_key) or ""),
-            label_studio_url=self.settings.label_studio_url,
-            api_key=self.settings.label_studio_api_key.get_secret_value(),
-            view=view,
-            max_pixels=self.settings.max_image_pixels,
-        )
 
     def _model(self, project_id: int, served: InService) -> nn.Module:
         with self._lock:

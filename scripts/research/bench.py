@@ -24,7 +24,7 @@ from backend.base.arrays import Images
 from backend.base.command_line import ROOT, CommandParser, run
 from backend.base.settings import load_settings
 from backend.base.strategy_names import STRATEGIES
-from backend.images.pool import SMALL_PX
+from backend.images.framing import SMALL_PX
 from backend.network import inference, resnet, training
 from backend.network.training import Recipe
 from scripts.research.bench_backend import backend_figures

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import takewhile
@@ -74,11 +74,14 @@ class OracleProject:
             answers = tuple(self.answers.get(task.task_id, ()))
             yield TaskReading(task, now, answers, task_data.read_asked(data))
 
-    def open_tasks(self, skipped: Set[int] = frozenset()) -> list[OpenTask]:
+    def open_tasks(
+        self, skipped: Set[int] = frozenset(), among: Collection[int] | None = None
+    ) -> list[OpenTask]:
         return [
             OpenTask(**vars(task), versions=frozenset(self.predictions[task.task_id]))
             for task in self.tasks()
-            if task.is_open or task.awaits_second_opinion or task.task_id in skipped
+            if (task.is_open or task.awaits_second_opinion or task.task_id in skipped)
+            and (among is None or task.task_id in among)
         ]
 
     def annotations(self) -> dict[int, list[Annotation]]:
@@ -225,7 +228,11 @@ class CountingProject(OracleProject):
             self.tasks_read += 1
             yield self._send(task_id)
 
-    def open_tasks(self, skipped: Set[int] = frozenset()) -> list[OpenTask]:  # noqa: ARG002
+    def open_tasks(
+        self,
+        skipped: Set[int] = frozenset(),  # noqa: ARG002
+        among: Collection[int] | None = None,  # noqa: ARG002
+    ) -> list[OpenTask]:
         return [
             OpenTask(**vars(self._send(i).task), versions=frozenset(self.predictions[i]))
             for i in sorted(self.open_ids)

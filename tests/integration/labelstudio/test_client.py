@@ -10,10 +10,11 @@ import pytest
 from PIL import Image
 
 from backend.base.errors import LabelStudioError
+from backend.base.settings import load_settings
 from backend.images.framing import View
 from backend.labelstudio.client import authorization, find_project
 from backend.labelstudio.project_setup import ProjectSetup
-from backend.labelstudio.task_images import load_task_image
+from backend.labelstudio.task_images import TaskImages
 from tests.integration.labelstudio.annotating import new_task
 from tests.integration.labelstudio.conftest import TITLE
 
@@ -51,9 +52,10 @@ def test_a_personal_token_works_also_for_images_uploaded_to_label_studio(
     [path] = {task["data"]["image"] for task in tasks} - {"data:image/png;base64,"}
     assert path.startswith("/data/")
     for key in (personal_token, credentials[1]):
-        pixels = load_task_image(
-            path, label_studio_url=credentials[0], api_key=key, view=View(64), max_pixels=1_000_000
+        settings = load_settings(
+            _env_file=None, label_studio_url=credentials[0], label_studio_api_key=key
         )
+        pixels = TaskImages(settings).load(path, View(64))
         assert pixels.shape == (64, 64, 3)
 
 

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from backend.base.errors import ImageError
-from backend.images import image_hosts
-from backend.images.image_hosts import ImageHosts
+from backend.images.image_hosts import ImageHosts, Limits
 from tests.unit.images.image_server import ImageServer, serve_images
 
 
@@ -94,9 +93,6 @@ def test_a_server_that_does_not_answer_is_an_error() -> None:
         hosts.open(gone.url("/a.png"))
 
 
-def test_a_large_file_is_not_read_to_its_end(
-    server: ImageServer, hosts: ImageHosts, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(image_hosts, "MAX_BYTES", 11)
+def test_a_large_file_is_not_read_to_its_end(server: ImageServer, hosts: ImageHosts) -> None:
     with pytest.raises(ImageError, match="more than 11 bytes"):
-        hosts.open(server.url("/a.png"))
+        hosts.open(server.url("/a.png"), Limits(11, 60.0))

@@ -1,12 +1,20 @@
-"""Build predictions in Label Studio's format."""
+"""Write predictions and read tasks in Label Studio's format."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 
 from backend.base.errors import LabelConfigError
 from backend.base.labeling import LabelConfig, Prediction
-from backend.labelstudio.rows import prediction_result, write_prediction
+from backend.labelstudio.rows import (
+    kept_address,
+    prediction_result,
+    read_attached_task,
+    read_own_task,
+    write_prediction,
+)
 
 CONFIG = LabelConfig("label", "image", "image", ("cat", "dog"))
 
@@ -34,3 +42,83 @@ def test_a_prediction_without_a_label_shows_no_guess() -> None:
         "score": 0.0,
         "model_version": "r0001",
     }
+
+
+def choice(label: str, from_name: str = "label", **more: Any) -> dict[str, Any]:
+    value = {"choices": [label]}
+    return {"from_name": from_name, "to_name": "image", "type": "choices", "value": value, **more}
+
+
+def row(data: dict[str, Any], *results: list[Any]) -> dict[str, Any]:
+    """Return a task in Label Studio's JSON, with one annotation for each result."""
+    annotations = [
+        {
+            "id": 10 + n, "result": result, "completed_by": 3, "updated_at": "2026-01-01",
+            "was_cancelled": False, "ground_truth": False, "lead_time": 1.5,
+        }
+        for n, result in enumerate(results)
+    ]  # fmt: skip
+    return {
+        "id": 5, "data": data, "total_annotations": len(annotations), "cancelled_annotations": 0,
+        "is_labeled": bool(annotations), "updated_at": "2026-01-01", "annotations": annotations,
+    }  # fmt: skip
+
+
+def test_only_the_results_of_the_configs_choices_are_labels() -> None:
+    text = {"from_name": "comment", "type": "textarea", "value": {"text": ["blurred"]}}
+    task = row(
+        {"image_id": "img"},
+        [text, choice("cat")],
+        [choice("dog", "former")],
+        [text],
+        [],
+        "no list",  # type: ignore[arg-type]  # the API accepts any JSON
+    )
+    found = read_own_task(task, CONFIG).annotations
+    assert [a.label for a in found] == ["cat", None, None, None, None]
+    assert [a.is_of_other_control for a in found] == [False, True, True, False, False]
+    assert [a.digest for a in found] == [
+        "cat", "(another control)", "(another control)", "(empty)", "(empty)",
+    ]  # fmt: skip
+
+
+def test_a_skipped_annotation_is_no_annotation_of_another_control() -> None:
+    task = row({}, [choice("dog", "former")])
+    task["annotations"][0]["was_cancelled"] = True
+    [found] = read_own_task(task, CONFIG).annotations
+    assert (found.digest, found.is_of_other_control) == ("(skipped)", False)
+
+
+def test_the_image_of_an_attached_projects_task_is_named_after_the_task() -> None:
+    data = {
+        "image": "/data/upload/7/ab-cat.png", "image_id": "img-1", "asked_by": "seed",
+        "asked_probs": [0.5, 0.5],
+    }  # fmt: skip
+    own, theirs = (
+        read(row(data, [choice("cat")]), CONFIG) for read in (read_own_task, read_attached_task)
+    )
+    assert (own.task.image_id, own.annotations[0].image_id) == ("img-1", "img-1")
+    assert (theirs.task.image_id, theirs.annotations[0].image_id) == ("ls-5", "ls-5")
+    assert own.annotations[0].annotator is None  # imported with the task
+    assert theirs.annotations[0].annotator == 3
+    assert (own.address, theirs.address) == (None, "/data/upload/7/ab-cat.png")
+    assert theirs.asked is None
+
+
+@pytest.mark.parametrize("data", [{}, {"image": None}, {"image": 7}, {"image": "  "}, [], None])
+def test_a_task_without_an_image_has_an_empty_address(data: Any) -> None:
+    assert read_attached_task(row(data), CONFIG).address == ""
+
+
+def test_the_image_of_a_data_uri_or_a_very_long_address_is_not_kept() -> None:
+    long = [
+        f"data:image/png;base64,{'A' * 5000}",
+        f"/data/upload/{'x' * 2000}",
+        "DATA:,x",
+        "\ud800",
+    ]
+    kept = [kept_address(address) for address in long]
+    assert all(len(address) == len("digest:") + 16 for address in kept)
+    assert len(set(kept)) == 4
+    assert kept == [kept_address(address) for address in long]
+    assert kept_address("s3://bucket/key.png") == "s3://bucket/key.png"

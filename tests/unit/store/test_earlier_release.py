@@ -23,6 +23,7 @@ from backend.store.project_db import FILE
 from backend.store.project_record import project_root, write_record
 from backend.store.project_rows import AnnotatorFigures, OpenImage
 from backend.store.project_store import ProjectStore
+from backend.workers import clock as clocks
 from backend.workers.clock import Clock
 from scripts.research.oracle import OracleProject
 from tests.conftest import RedisServer
@@ -250,7 +251,7 @@ def clock(
 ) -> Callable[[], Clock]:
     """Return a function that starts the clock after the update."""
     settings = load_settings(_env_file=None, model_dir=root.parent, redis_url=redis_server.url)
-    monkeypatch.setattr(Clock, "_project", lambda *_: project)
+    monkeypatch.setattr(clocks, "open_project", lambda *_: project)
     return lambda: Clock(settings, TrainingQueue(redis_server.url))
 
 

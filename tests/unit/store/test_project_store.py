@@ -39,6 +39,25 @@ from scripts.research.oracle import OracleProject
 from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).parents[3]
+FIRST_MIRROR_TABLES = """
+    CREATE TABLE mirror_task (
+        task_id INTEGER PRIMARY KEY, image_id TEXT NOT NULL, is_open INTEGER NOT NULL,
+        is_again INTEGER NOT NULL, updated_at TEXT NOT NULL, read_at REAL NOT NULL
+    ) STRICT;
+    CREATE INDEX mirror_task_image ON mirror_task (image_id);
+    CREATE INDEX mirror_task_open ON mirror_task (task_id) WHERE is_open;
+    CREATE TABLE mirror_annotation (
+        annotation_id INTEGER PRIMARY KEY, task_id INTEGER NOT NULL, image_id TEXT NOT NULL,
+        annotator INTEGER, label TEXT, was_skipped INTEGER NOT NULL, updated_at TEXT NOT NULL,
+        is_ground_truth INTEGER NOT NULL, took_guess INTEGER NOT NULL, seconds REAL, answer TEXT,
+        learned TEXT, changed_at REAL NOT NULL
+    ) STRICT;
+    CREATE INDEX mirror_annotation_task ON mirror_annotation (task_id);
+    CREATE INDEX mirror_annotation_time ON mirror_annotation (updated_at);
+    CREATE INDEX mirror_annotation_new ON mirror_annotation (changed_at)
+        WHERE answer IS NOT learned;
+    CREATE TABLE mirror_open (place INTEGER PRIMARY KEY, image TEXT NOT NULL) STRICT;
+"""
 NOON = 1_700_000_000.0
 NOBODY = 65_534
 
@@ -94,6 +113,7 @@ READERS: dict[str, tuple[Callable[[ProjectStore], object], object]] = {
     "n_open": (ProjectStore.n_open, 0),
     "counts": (ProjectStore.counts, ProjectCounts(0, 0, 0, 0)),
     "tasks": (ProjectStore.tasks, []),
+    "listed_tasks": (ProjectStore.listed_tasks, []),
     "annotations": (ProjectStore.annotations, {}),
     "annotated_images": (ProjectStore.annotated_images, set()),
     "new_annotations": (ProjectStore.new_annotations, (0, None)),
@@ -749,6 +769,70 @@ def test_counting_new_annotations_reads_only_new_ones(
     ]  # fmt: skip
 
 
+# Tasks of attached projects
+
+
+def attached(task_id: int, address: str, *annotations: Annotation) -> TaskReading:
+    """Return a task of an attached project as read: open unless it has an annotation."""
+    read = task(task_id, *annotations)
+    return replace(read, task=replace(read.task, image_id=f"ls-{task_id}"), address=address)
+
+
+def test_of_an_attached_project_only_asked_or_annotated_tasks_count_as_queried(
+    store: ProjectStore,
+) -> None:
+    given = annotation(1, task_id=2, image_id="ls-2")
+    skip = annotation(2, None, task_id=3, image_id="ls-3", was_skipped=True)
+    store.record_tasks(
+        [attached(1, "/a"), attached(2, "/b", given), attached(3, "/c", skip), attached(4, "/d")],
+        NOON,
+    )
+    store.record_asked([Asked("ls-4", 1, "margin", "r0001")])
+    assert [t.task_id for t in store.tasks()] == [2, 3, 4]
+    assert store.n_open() == 1
+    assert store.counts() == ProjectCounts(tasks=3, annotations=1, skipped=1, open=1)
+    assert store.n_tasks() == 4
+    listed = [(t.task_id, t.address) for t in store.listed_tasks()]
+    assert listed == [(1, "/a"), (2, "/b"), (3, "/c"), (4, "/d")]
+
+
+def test_our_own_tasks_all_count_as_queried_and_are_not_listed(store: ProjectStore) -> None:
+    store.record_tasks([task(1), task(2, annotation(1, task_id=2))], NOON)
+    assert [t.task_id for t in store.tasks()] == [1, 2]
+    assert (store.n_open(), store.n_tasks(), store.listed_tasks()) == (1, 2, [])
+
+
+def test_the_tasks_revision_rises_when_a_task_of_an_attached_project_comes_goes_or_moves(
+    store: ProjectStore,
+) -> None:
+    def revision_after(*tasks: TaskReading) -> int:
+        store.record_tasks(tasks, NOON)
+        return store.facts().tasks_revision
+
+    assert revision_after(task(9)) == 0  # our own
+    assert revision_after(attached(1, "/a"), attached(2, "/b")) == 1
+    assert revision_after(attached(1, "/a"), attached(2, "/b")) == 1
+    given = annotation(1, task_id=1, image_id="ls-1")
+    assert revision_after(attached(1, "/a", given)) == 1
+    assert revision_after(attached(2, "/elsewhere")) == 2
+    assert [t.address for t in store.listed_tasks()] == ["/a", "/elsewhere"]
+    store.forget_tasks([2], NOON)
+    store.forget_tasks([2], NOON)
+    store.forget_tasks([9], NOON)
+    assert store.facts().tasks_revision == 3
+    store.record_reading(NOON + 1, is_full=True)
+    assert (store.facts().tasks_revision, store.listed_tasks()) == (4, [])
+
+
+def test_an_annotation_of_another_control_is_told_from_an_empty_one(store: ProjectStore) -> None:
+    other = annotation(1, None, is_of_other_control=True)
+    empty, truth = annotation(2, None), replace(other, annotation_id=3, is_ground_truth=True)
+    named = annotation(4, "(another control)")  # a class with an unlucky name
+    store.record_tasks([task(1, other, empty, truth, named)], NOON)
+    found = {a.annotation_id: a.is_of_other_control for a in store.annotations()[1]}
+    assert found == {1: True, 2: False, 3: True, 4: False}
+
+
 def test_images_with_new_or_deleted_annotations_are_listed_once(
     store: ProjectStore,
 ) -> None:
@@ -899,9 +983,27 @@ def store_of_first_release(root: Path) -> Path:
     root.mkdir()
     with closing(sqlite3.connect(root / FILE)) as db:
         db.executescript(MIGRATIONS[0])
-        db.executescript(project_db.MIRROR_TABLES)
+        db.executescript(FIRST_MIRROR_TABLES)
         db.execute("PRAGMA user_version = 1")
     return root / FILE
+
+
+def test_tasks_annotations_and_what_was_learned_survive_the_new_columns(
+    store: ProjectStore, root: Path
+) -> None:
+    with closing(sqlite3.connect(store_of_first_release(root))) as db:
+        db.execute("INSERT INTO mirror_task VALUES (1, 'img-1', 0, 1, '2026-01-01', 5.0)")
+        db.execute(
+            "INSERT INTO mirror_annotation VALUES "
+            "(4, 1, 'img-1', 7, 'cat', 0, '2026-01-01', 0, 0, NULL, 'cat', 'cat', 5.0)"
+        )
+        db.execute("INSERT INTO own_fact VALUES ('full_read_at', '5.0')")
+        db.commit()
+    assert store.tasks() == [Task(1, "img-1", is_open=False, awaits_second_opinion=True)]
+    assert [a.label for a in store.annotations()[1]] == ["cat"]
+    assert store.new_annotations() == (0, None)
+    assert store.facts().full_read_at == 5.0
+    assert store.listed_tasks() == []
 
 
 # Reviews

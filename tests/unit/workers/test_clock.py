@@ -22,6 +22,7 @@ from backend.rounds.observe import observe
 from backend.store.project_record import project_root, write_record
 from backend.store.project_store import ProjectStore
 from backend.store.registry import Registry
+from backend.workers import clock as clocks
 from backend.workers.clock import FULL_READ_EVERY_S, Clock
 from scripts.research.oracle import OracleProject
 from tests.conftest import RedisServer
@@ -73,7 +74,7 @@ def clock(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Clock]:
     own = Clock(settings, queue)
-    monkeypatch.setattr(own, "_project", lambda _: project)
+    monkeypatch.setattr(clocks, "open_project", lambda *_: project)
     yield own
     own.close()
 
@@ -272,7 +273,7 @@ def test_a_new_annotation_makes_a_head_due_unless_train_is_full(
     project.import_predictions({1: Prediction("cat", 0.5, 0.5, "r0001")})
     project.switch_model_version("r0001")
     own = Clock(settings.model_copy(update={"train": train}), queue)
-    monkeypatch.setattr(own, "_project", lambda _: project)
+    monkeypatch.setattr(clocks, "open_project", lambda *_: project)
     project.answer(2, "cat")
     own.tick(NOON)
     own.tick(NOON + 1)
@@ -392,7 +393,7 @@ def test_the_clock_records_whether_the_backend_responds(
     with HTTPServer(("127.0.0.1", 0), Health) as server:
         url = f"http://127.0.0.1:{server.server_port}"
         clock = Clock(settings.model_copy(update={"backend_url": url}), queue)
-        monkeypatch.setattr(clock, "_project", lambda _: project)
+        monkeypatch.setattr(clocks, "open_project", lambda *_: project)
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:
@@ -453,7 +454,8 @@ def test_one_projects_success_does_not_hide_anothers_error(
 
     monkeypatch.setattr(gone, "read_tasks", away)
     write_record(project_root(settings.model_dir, 3), record(3))
-    monkeypatch.setattr(clock, "_project", {3: gone, PROJECT: project}.__getitem__)
+    projects = {3: gone, PROJECT: project}
+    monkeypatch.setattr(clocks, "open_project", lambda _, project_id: projects[project_id])
     clock.tick(NOON)  # project 7 is read after project 3
     assert queue.health()["label_studio"]["problem"] == "Label Studio has no project 3: run set-up"
 
