@@ -44,7 +44,7 @@ def main() -> int:
     else:
         queue = TrainingQueue(settings.redis_url.get_secret_value())
         meta = LocalControls(settings, queue).promote(project_id, arguments.version)
-        progress = project_progress(project_root(settings.model_dir, project_id))
+        progress = project_progress(settings, project_root(settings.model_dir, project_id))
         print(
             f"{meta.version} is in service ({describe_measured(meta.validation, progress)}); "
             "the ranker now reorders Label Studio's open tasks"

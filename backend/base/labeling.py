@@ -44,6 +44,11 @@ class Annotation:
     is_of_other_control: bool = False  # it has results, but none from the label config's Choices
 
     @property
+    def updated_s(self) -> float:
+        """Return the time of the last change, in seconds since the epoch."""
+        return datetime.fromisoformat(self.updated_at).timestamp()
+
+    @property
     def digest(self) -> str:
         """Return text that changes whenever the annotation's meaning changes."""
         empty = OTHER_CONTROL if self.is_of_other_control else "(empty)"
@@ -147,6 +152,15 @@ class ProjectCounts:
     awaiting_second_opinion: int = 0
 
 
+@dataclass(frozen=True)
+class TaskOrder:
+    """The project settings that decide which task annotators get next."""
+
+    is_by_confidence: bool  # tasks with predictions of `model_version` come first, in their order
+    model_version: str  # "" = none
+    annotations_per_task: int = 1  # with more, tasks that were begun come first
+
+
 class LabelingProject(Protocol):
     """A project whose images are labeled by people in Label Studio or by a simulation."""
 
@@ -164,7 +178,7 @@ class LabelingProject(Protocol):
     def upload(self, images: Mapping[str, TaskImage]) -> dict[str, str]: ...
     def import_tasks(self, new_tasks: Sequence[NewTask]) -> int: ...
     def import_predictions(self, by_task_id: Mapping[int, Prediction]) -> int: ...
-    def model_version(self) -> str: ...
+    def task_order(self) -> TaskOrder: ...
     def switch_model_version(self, version: str) -> None: ...
     def model_versions(self) -> list[str]: ...
     def delete_predictions(self, version: str) -> None: ...

@@ -59,8 +59,8 @@ class Settings(ProjectSettings):
         ge=1,
         le=1000,
         description="How many images to query at a time. A new batch is queried as soon as fewer "
-        "images than this are open. If more than three annotators work at once, the batch contains "
-        "at least five images for each annotator.",
+        "images than this are open. If several people annotate at once, a batch contains at "
+        "least five images for each of them.",
     )
     rounds: int = Field(
         0, ge=0, description="The number of rounds after which to stop querying. `0` never stops."
@@ -236,6 +236,18 @@ class Settings(ProjectSettings):
     def shows_hints(self) -> bool:
         """Return whether the labeling view shows the guesses made when the image was chosen."""
         return self.hints and not self.blind
+
+    def overlap_in(self, *, is_attached: bool) -> OverlapName:
+        """Return how many annotators label each image of a project.
+
+        In a project that Tightloop is attached to, a second opinion changes the team's task, so
+        there is none unless OVERLAP is set.
+        """
+        return "1" if is_attached and "overlap" not in self.model_fields_set else self.overlap
+
+    def may_reopen(self, *, is_attached: bool) -> bool:
+        """Return whether a project's tasks may be reopened for other annotators."""
+        return not is_attached or self.overlap_in(is_attached=True) != "1"
 
     @property
     def is_loopback_only(self) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from backend.base.image_ids import image_id_of_task, task_id_of_image
-from backend.base.labeling import LabelConfig, OpenTask, Prediction, TaskReading
+from backend.base.labeling import LabelConfig, OpenTask, Prediction, TaskOrder, TaskReading
 from backend.base.settings import Settings
 from backend.labelstudio import rows
 from backend.labelstudio.project import LabelStudioProject, task_filter
@@ -48,15 +48,15 @@ class AttachedProject(LabelStudioProject):
             }
         )
 
-    def model_version(self) -> str:
-        """Return the version whose predictions order the tasks, which may be one of the team's.
+    def task_order(self) -> TaskOrder:
+        """Return the settings that decide which task annotators get next.
 
-        A version of the team's that is named like ours is put in quotation marks.
+        A model version of the team's that is named like ours is put in quotation marks.
         """
-        named = super().model_version()
-        if ours := self._our_version(named):
-            return ours
-        return f'"{named}"' if VERSION_NAME.fullmatch(named) else named
+        order = super().task_order()
+        named = order.model_version
+        theirs = f'"{named}"' if VERSION_NAME.fullmatch(named) else named
+        return replace(order, model_version=self._our_version(named) or theirs)
 
     def switch_model_version(self, version: str) -> None:
         """Order tasks by the predictions of one of our versions."""

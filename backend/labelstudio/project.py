@@ -18,10 +18,11 @@ from backend.base.labeling import (
     ProjectCounts,
     Task,
     TaskImage,
+    TaskOrder,
     TaskReading,
 )
 from backend.labelstudio import rows, task_data
-from backend.labelstudio.client import LabelStudio
+from backend.labelstudio.client import UNCERTAINTY_SAMPLING, LabelStudio
 from backend.labelstudio.label_config import parse_label_config
 
 T = TypeVar("T")
@@ -274,9 +275,18 @@ class LabelStudioProject:
             self._check_count("predictions", len(chunk), created.get("created"))
         return len(by_task_id)
 
+    def task_order(self) -> TaskOrder:
+        """Return the settings that decide which task annotators get next."""
+        now = self._read()
+        return TaskOrder(
+            is_by_confidence=now["sampling"] == UNCERTAINTY_SAMPLING,
+            model_version=str(now["model_version"] or ""),
+            annotations_per_task=now["maximum_annotations"],
+        )
+
     def model_version(self) -> str:
         """Return the model version whose predictions order the tasks, or ""."""
-        return str(self._read()["model_version"] or "")
+        return self.task_order().model_version
 
     def switch_model_version(self, version: str) -> None:
         """Order tasks by this version's predictions.

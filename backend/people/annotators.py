@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from backend.base.labeling import DELETED, Annotation
 
 RECENT_ANNOTATIONS = 200  # anyone who made one of these is expected to continue
+AT_WORK_S = 3600.0  # anyone who annotated this recently is still annotating
 
 
 def has_duplicate_annotations(of_task: Sequence[Annotation]) -> bool:
@@ -31,6 +32,17 @@ def active_annotators(annotations: Mapping[int, Sequence[Annotation]]) -> set[in
     )
     people = [a.annotator for a in given if a.annotator not in (None, DELETED)]
     return {person for person in people[-RECENT_ANNOTATIONS:] if person is not None}
+
+
+def people_at_work(annotations: Mapping[int, Sequence[Annotation]]) -> set[int]:
+    """Return the people who annotated within an hour before the latest of these annotations.
+
+    The annotations are all by people. The hour is not counted from now, so a break changes nothing.
+    """
+    given = [a for of_task in annotations.values() for a in of_task]
+    latest = max((a.updated_s for a in given), default=0.0)
+    recent = {a.annotator for a in given if a.updated_s >= latest - AT_WORK_S}
+    return {person for person in recent if person is not None}
 
 
 def frequent_annotators(annotations: Mapping[int, Sequence[Annotation]]) -> set[int]:

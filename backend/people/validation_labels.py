@@ -65,13 +65,15 @@ def decide_label(
     deleted_skips: Sequence[DeletedSkip],
     active: Set[int],
     classes: Collection[str],
+    *,
+    may_reopen: bool = True,
 ) -> Outcome:
     """Decide the label of one validation image from the annotations of its task.
 
     A ground truth annotation always decides. Otherwise, only the latest annotation of each
     annotator counts. Once the task is closed, or none of the `active` annotators can receive it,
     the most frequent label decides; a tie leaves the image undecided. Labels from the data set do
-    not count.
+    not count. If the task may not be reopened, no outcome requires it.
     """
     of_people = sorted(
         (a for a in annotations if a.annotator is not None), key=lambda a: a.updated_at
@@ -84,13 +86,17 @@ def decide_label(
     labels = [a.label for a in latest.values() if a.label in classes]
     if labels:
         may_ask = is_anyone_waiting and not has_duplicate_annotations(annotations)
-        return _decide(labels, is_open=task.awaits_second_opinion, may_ask=may_ask)
+        outcome = _decide(labels, is_open=task.awaits_second_opinion, may_ask=may_ask)
+        if may_reopen or not outcome.needs_third:
+            return outcome
+        return _decide(labels, is_open=False, may_ask=False)
     skips = {a.annotation_id: a for a in latest.values() if a.was_skipped}
     n_skips = len(skips.keys() | {skip.annotation_id for skip in deleted_skips})
     if n_skips >= MAX_SKIPS or (latest and not skips):
         return UNDECIDED
     if skips and not is_anyone_waiting:
-        return Outcome("pending", skip=next(iter(skips.values())))
+        skip = next(iter(skips.values()))
+        return Outcome("pending", skip=skip) if may_reopen else UNDECIDED
     return PENDING
 
 
@@ -100,6 +106,8 @@ def decide_labels(
     deleted_skips: Sequence[DeletedSkip],
     active: Set[int],
     classes: Collection[str],
+    *,
+    may_reopen: bool = True,
 ) -> dict[int, Outcome]:
     """Decide the labels of all validation images; return one outcome per task."""
     skips_of: dict[str, list[DeletedSkip]] = {}
@@ -112,6 +120,7 @@ def decide_labels(
             skips_of.get(task.image_id, ()),
             active,
             classes,
+            may_reopen=may_reopen,
         )
         for task in tasks
     }

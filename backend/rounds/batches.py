@@ -5,31 +5,34 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from backend.asking.query import resolve, select
 from backend.base.arrays import Probs, Scores
-from backend.base.labeling import Asked, NewTask, Task
+from backend.base.image_ids import task_id_of_image
+from backend.base.labeling import Asked, NewTask, Prediction, Task
 from backend.base.progress import Progress
 from backend.base.strategy_names import ResolvedName, StrategyName
 from backend.labelstudio import task_data
-from backend.rounds.decide import batch_is_due
+from backend.rounds.decide import batch_is_due, batch_size
 from backend.rounds.loop import Loop
 from backend.rounds.measuring import measure_again
-from backend.rounds.observe import read_changes, read_everything_changed
+from backend.rounds.observe import count_at_work, read_changes, read_everything_changed
 from backend.rounds.ordering import (
     likeliest,
     make_prediction,
     record_open_images,
     show_open,
     switch,
+    without_guess,
 )
 from backend.rounds.scoring import find_candidates
 from backend.rounds.second_opinions import reopen_all, reopen_doubtful
 from backend.rounds.task_images import show_images
 from backend.rounds.validation import (
+    adopt_answers,
     ask_sample,
     ask_sample_again,
     choose_sample_images,
@@ -38,7 +41,7 @@ from backend.rounds.validation import (
     with_validation,
 )
 from backend.store.files import lock
-from backend.store.version_meta import Meta
+from backend.store.version_meta import UNTRAINED, Meta
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +56,11 @@ class Batch:
     version: Meta | None
     probs: Probs | None  # (images, classes), or None without a model
 
+    @property
+    def version_name(self) -> str:
+        """Return the name under which the batch's predictions are imported."""
+        return self.version.version if self.version else UNTRAINED
+
 
 def top_up(
     loop: Loop, *, is_new_version: bool = False, progress: Progress = lambda *_: None
@@ -63,21 +71,23 @@ def top_up(
     """
     # A round ends once its batch has been queried.
     rounds_done = loop.registry.last_round() - is_new_version
-    settings = loop.settings
+    overlap = loop.overlap
     with lock(loop.root, "push"):
         read_everything_changed(loop.project, loop.store)
         found: dict[str, float] = {}
         if loop.validation_labels:
             found["sample_asked_again"] = loop.store.facts().revision
+            if loop.is_attached:
+                adopt_answers(loop)
             ask_sample_again(loop)
-        pushed = 0
-        if settings.overlap in ("2", "3"):
+        pushed, size = 0, batch_size(loop.settings, count_at_work(loop.store))
+        if overlap in ("2", "3"):
             found["looked_for_again"] = loop.store.facts().revision
-            reopen_all(loop, int(settings.overlap))
+            reopen_all(loop, int(overlap), size)
         n_open = loop.store.n_open()
-        if batch_is_due(settings, n_open, rounds_done, is_new_version=is_new_version):
-            n_again = reopen_doubtful(loop, progress) if settings.overlap == "auto" else 0
-            pushed = query(loop, settings.batch_size - n_again, progress)
+        if batch_is_due(loop.settings, size, n_open, rounds_done, is_new_version=is_new_version):
+            n_again = reopen_doubtful(loop, size, progress) if overlap == "auto" else 0
+            pushed = query(loop, size - n_again, progress)
             found["exhausted_at"] = 0.0 if pushed or n_again else time.time()
         loop.store.record_success("top_up", **found)
     measure_again(with_validation(loop), progress)
@@ -106,10 +116,12 @@ def choose_batch(
     version exists, strategies that need a model choose at random.
     """
     tasks = loop.store.tasks()
-    _delete_duplicate_tasks(loop, tasks)
+    if not loop.is_attached:
+        _delete_duplicate_tasks(loop, tasks)
     of_sample = {task.task_id for task in loop.store.validation_tasks()}
     asked = {loop.pool.canonical(t.image_id) for t in tasks if t.task_id not in of_sample}
-    rows = [row for row, image_id in enumerate(loop.pool.image_ids) if image_id not in asked]
+    excluded = asked | loop.gone_images()
+    rows = [row for row, image_id in enumerate(loop.pool.image_ids) if image_id not in excluded]
     version = loop.registry.current()
     resolved = resolve(strategy, n_asked=len(asked), n_classes=len(loop.pool.classes))
     candidates = find_candidates(loop, version, resolved, rows, asked, progress)
@@ -124,7 +136,8 @@ def choose_batch(
 def push(loop: Loop, batch: Batch, sample: Sequence[str] = ()) -> int:
     """Create tasks for a batch and for validation images; return how many were created.
 
-    As for `choose_batch`, the caller must hold the push lock.
+    The tasks of an attached project exist, so they get predictions instead. As for `choose_batch`,
+    the caller must hold the push lock.
     """
     asked = [_asked(batch, row) for row in range(len(batch.image_ids))]
     of_sample = ask_sample(sample, batch.version)
@@ -134,19 +147,17 @@ def push(loop: Loop, batch: Batch, sample: Sequence[str] = ()) -> int:
         else:
             log.info("the pool is exhausted: every image has been queried")
         return 0
-    shown = show_images(loop.pool, loop.project, [*batch.image_ids, *sample], loop.settings)
-    new_tasks = [
-        _new_task(loop, batch, row, of_image, shown[of_image.image_id])
-        for row, of_image in enumerate(asked)
-    ]
-    new_tasks += [sample_task(loop, of_image, shown[of_image.image_id]) for of_image in of_sample]
     began = time.time()
-    loop.store.record_asked([*asked, *of_sample])  # before annotators can see the tasks
-    pushed = loop.project.import_tasks(new_tasks)
+    if loop.is_attached:
+        pushed = _predict_tasks(loop, batch, asked, of_sample)
+    else:
+        pushed = _create_tasks(loop, batch, asked, of_sample)
     read_changes(loop.project, loop.store)
     open_for_two(loop, sample)
-    if batch.version is not None:
-        switch(loop, batch.version.version)
+    if batch.version is not None or loop.is_attached:
+        switch(loop, batch.version_name)
+    if loop.is_attached:
+        loop.store.record(ordered_by=batch.version_name)
     _show_batch(loop, batch, sample, began)
     by = batch.version.version if batch.version else "no model yet"
     log.info("queried %d images by %s (%s)", len(asked), batch.strategy, by)
@@ -166,6 +177,47 @@ def _asked(batch: Batch, row: int) -> Asked:
     )
 
 
+def _create_tasks(
+    loop: Loop, batch: Batch, asked: Sequence[Asked], of_sample: Sequence[Asked]
+) -> int:
+    """Create the tasks of a batch and of validation images; return their number."""
+    image_ids = [of_image.image_id for of_image in (*asked, *of_sample)]
+    shown = show_images(loop.pool, loop.project, image_ids, loop.settings)
+    new_tasks = [
+        _new_task(loop, batch, row, of_image, shown[of_image.image_id])
+        for row, of_image in enumerate(asked)
+    ]
+    new_tasks += [sample_task(loop, of_image, shown[of_image.image_id]) for of_image in of_sample]
+    loop.store.record_asked([*asked, *of_sample])  # before annotators can see the tasks
+    return loop.project.import_tasks(new_tasks)
+
+
+def _predict_tasks(
+    loop: Loop, batch: Batch, asked: Sequence[Asked], of_sample: Sequence[Asked]
+) -> int:
+    """Add predictions to the tasks that an attached project has for these images, so that Label
+    Studio serves these tasks first; return their number.
+    """
+    # If this process dies before the last step, the next refresh adds what is missing.
+    loop.store.record(ordered_by="")
+    loop.store.record_asked([*asked, *of_sample])
+    predictions = {
+        task_id_of_image(of_image.image_id): _prediction(loop, batch, row)
+        for row, of_image in enumerate(asked)
+    }
+    no_guess = without_guess(batch.version_name)
+    predictions |= {task_id_of_image(of_image.image_id): no_guess for of_image in of_sample}
+    return loop.project.import_predictions(predictions)
+
+
+def _prediction(loop: Loop, batch: Batch, row: int) -> Prediction:
+    """Return the prediction for one image of a batch; without a model, it shows no guess."""
+    if batch.probs is None:
+        score = float(batch.confidences[row])
+        return replace(without_guess(batch.version_name), score=score)
+    return make_prediction(batch.probs[row], batch.confidences[row], loop.names, batch.version_name)
+
+
 def _new_task(loop: Loop, batch: Batch, row: int, asked: Asked, shown: str) -> NewTask:
     """Return the task for one image, with the model's prediction if a model exists."""
     hint, prediction = "asked before there was a model: no guess", None
@@ -173,7 +225,7 @@ def _new_task(loop: Loop, batch: Batch, row: int, asked: Asked, shown: str) -> N
         probs = batch.probs[row]
         guesses = (f"{name} {100 * p:.0f} %" for name, p in likeliest(probs, loop.names))
         hint = f"{asked.version} guessed when it asked: {', '.join(guesses)}"
-        prediction = make_prediction(probs, batch.confidences[row], loop.names, asked.version)
+        prediction = _prediction(loop, batch, row)
     data = task_data.write_asked(shown, asked, None if loop.settings.blind else hint)
     return NewTask(asked.image_id, data, prediction)
 

@@ -14,6 +14,7 @@ from typing import Literal
 
 from backend.base.settings import Settings
 from backend.store.project_rows import Facts
+from backend.store.version_meta import UNTRAINED
 
 RankStep = Literal["read", "refresh", "top_up", "refit", "collect_reviews"]
 TrainStep = Literal["retrain", "rescan"]
@@ -25,6 +26,7 @@ READ_EVERY_S = 2.0  # no more often than this, however many webhooks arrive
 REFIT_EVERY_S = 5.0
 REVIEWS_EVERY_S = 60.0
 EXHAUSTED_AGAIN_S = 60.0
+IMAGES_PER_PERSON = 5  # so that people who work at once do not run out of images
 LIST_TASKS_EVERY_S = 10.0  # no more often than this, however often tasks come and go
 RETRY_AFTER_S: Mapping[str, float] = {
     "retrain": 60.0,
@@ -52,10 +54,18 @@ class State:
     train_asked_at: float = 0.0  # when a person last requested training
     rescan_asked_at: float = 0.0  # when a person last requested a search for new images
     may_pool_change: bool = False  # False for CIFAR-10 and the digits
-    n_open: int = 0  # tasks that nobody has annotated
+    n_open: int = 0  # queried tasks that nobody has annotated
+    n_at_work: int = 0  # people who are annotating at once
     rounds_done: int = 0
     in_service: str = ""  # version name
+    is_attached: bool = False
     must_ask_sample: bool = False  # whether a validation task must be reopened
+
+    @property
+    def must_order(self) -> bool:
+        """Return whether the open tasks need the predictions of another version."""
+        version = self.in_service or (UNTRAINED if self.is_attached else "")
+        return version not in ("", self.facts.ordered_by)
 
     @property
     def is_training_asked(self) -> bool:
@@ -100,15 +110,19 @@ def is_listing_due(state: State, settings: Settings, now: float) -> bool:
     return is_behind or state.is_rescan_asked or facts.rescanned_at + settings.rescan_every_s <= now
 
 
-def batch_is_due(
-    settings: Settings, n_open: int, rounds_done: int, *, is_new_version: bool = False
-) -> bool:
-    """Return whether to query the next batch.
+def batch_size(settings: Settings, n_at_work: int) -> int:
+    """Return how many images to query at a time while this many people annotate at once."""
+    return max(settings.batch_size, IMAGES_PER_PERSON * n_at_work if n_at_work > 1 else 0)
 
-    A batch is due if rounds remain and fewer than BATCH_SIZE tasks are open. With a new version, a
-    batch is also due if exactly BATCH_SIZE tasks are open; the new images then come before them.
+
+def batch_is_due(
+    settings: Settings, size: int, n_open: int, rounds_done: int, *, is_new_version: bool = False
+) -> bool:
+    """Return whether to query the next batch of `size` images.
+
+    A batch is due if rounds remain and fewer than `size` tasks are open. With a new version, a
+    batch is also due if exactly `size` tasks are open; the new images then come before them.
     """
-    size = settings.batch_size
     has_room = n_open < size or (is_new_version and n_open == size)
     return has_room and not 0 < settings.rounds <= rounds_done
 
@@ -162,7 +176,7 @@ def _rank_steps(state: State, settings: Settings) -> Iterator[tuple[RankStep, fl
     ask_at = _ask_at(state, settings)
     steps: tuple[tuple[RankStep, float], ...] = (
         ("read", _read_at(state)),
-        ("refresh", 0.0 if state.in_service not in ("", state.facts.ordered_by) else math.inf),
+        ("refresh", 0.0 if state.must_order else math.inf),
         ("top_up", math.inf if state.n_open else ask_at),  # nobody has anything to label
         ("refit", _refit_at(state, settings)),
         ("top_up", ask_at),
@@ -184,9 +198,10 @@ def _ask_at(state: State, settings: Settings) -> float:
         return math.inf  # the number of open tasks is unknown
     if settings.overlap in ("2", "3") and state.facts.revision > state.facts.looked_for_again:
         return 0.0
-    if state.must_ask_sample:
+    if state.must_ask_sample and settings.may_reopen(is_attached=state.is_attached):
         return 0.0
-    if not batch_is_due(settings, state.n_open, state.rounds_done):
+    size = batch_size(settings, state.n_at_work)
+    if not batch_is_due(settings, size, state.n_open, state.rounds_done):
         return math.inf
     return state.facts.exhausted_at + EXHAUSTED_AGAIN_S if state.facts.exhausted_at else 0.0
 

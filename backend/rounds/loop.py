@@ -14,9 +14,10 @@ import numpy as np
 import torch
 
 from backend.base.errors import SettingsError
+from backend.base.image_ids import image_id_of_task
 from backend.base.labeling import LabelingProject, match_classes
 from backend.base.progress import Progress
-from backend.base.settings import Settings
+from backend.base.settings import OverlapName, Settings
 from backend.images.framing import View
 from backend.images.pool import Pool, open_pool
 from backend.images.validation_sample import Validation
@@ -52,6 +53,25 @@ class Loop:
     def names(self) -> tuple[str, ...]:
         """Return the pool's classes in the pool's order, spelled as in the label config."""
         return match_classes(self.project.label_config().choices, self.pool.classes)
+
+    @property
+    def overlap(self) -> OverlapName:
+        """Return how many annotators label each image."""
+        return self.settings.overlap_in(is_attached=self.is_attached)
+
+    @property
+    def may_reopen(self) -> bool:
+        """Return whether tasks may be reopened for other annotators."""
+        return self.settings.may_reopen(is_attached=self.is_attached)
+
+    def gone_images(self) -> set[str]:
+        """Return the images whose tasks the team of an attached project deleted after the pool was
+        last listed.
+        """
+        if not self.is_attached:
+            return set()
+        listed = {image_id_of_task(task.task_id) for task in self.store.listed_tasks()}
+        return {*self.pool.image_ids, *self.pool.sample.image_ids} - listed
 
     @property
     def registry(self) -> Registry:

@@ -48,7 +48,9 @@ def read_progress(loop: Loop) -> ValidationProgress | None:
     """Return the progress in labeling validation images, or None if their labels are known."""
     if not loop.validation_labels:
         return None
-    return read_validation(loop.store, loop.names, loop.validation_labels).progress
+    return read_validation(
+        loop.store, loop.names, loop.validation_labels, may_reopen=loop.may_reopen
+    ).progress
 
 
 def sample_labels(pool: Pool, image_ids: Sequence[str]) -> Labels:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from backend.base.labeling import LabelingProject, TaskReading
 from backend.labelstudio.project import CLOCK_SKEW
+from backend.people.annotators import RECENT_ANNOTATIONS, people_at_work
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds.decide import State
 from backend.rounds.validation_reading import read_validation
@@ -41,8 +42,10 @@ def observe(root: Path, queue: TrainingQueue, project_id: int) -> State:
         rescan_asked_at=max(facts.rescan_asked_at, hints.rescan_asked_at),
         may_pool_change=record is not None and record.may_pool_change,
         n_open=store.n_open(),
+        n_at_work=_count_at_work(root, facts.revision),
         rounds_done=Registry(root).last_round(),
         in_service=current.version if current else "",
+        is_attached=record is not None and record.is_attached,
         must_ask_sample=record is not None
         and record.validation == "people"
         and facts.revision > facts.sample_asked_again
@@ -113,7 +116,17 @@ def read_everything_changed(
         read_changes(project, store, is_full=True, now=now)
 
 
+def count_at_work(store: ProjectStore) -> int:
+    """Count the people who are annotating at once."""
+    return len(people_at_work(store.recent_annotations(RECENT_ANNOTATIONS)))
+
+
 # The clock observes every project once a second, and only a new revision can change the answer.
+@lru_cache(maxsize=32)
+def _count_at_work(root: Path, revision: int) -> int:  # noqa: ARG001
+    return count_at_work(ProjectStore(root))
+
+
 @lru_cache(maxsize=32)
 def _must_ask_sample(root: Path, classes: tuple[str, ...], revision: int) -> bool:  # noqa: ARG001
     """Return whether any validation task must be reopened."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
@@ -18,11 +18,12 @@ from backend.people.consensus import Row
 from backend.rounds.accuracy import describe_project
 from backend.rounds.loop import Loop
 from backend.rounds.measuring import read_progress
+from backend.rounds.order_problem import may_switch
 from backend.rounds.scoring import find_candidates
 from backend.rounds.validation_reading import read_validation
 from backend.store.files import lock
 from backend.store.project_rows import OPEN_IMAGES_KEPT, OpenImage
-from backend.store.version_meta import VERSION_NAME, Meta
+from backend.store.version_meta import UNTRAINED, VERSION_NAME, Meta
 
 log = logging.getLogger(__name__)
 
@@ -45,45 +46,64 @@ def order_open_tasks(loop: Loop, progress: Progress = lambda *_: None) -> int:
     """Import predictions of the version in service, then have Label Studio order tasks by them.
 
     The caller must hold the push lock. Tasks that already have a prediction of this version are
-    skipped, so an interrupted call can be repeated. Returns the number of new predictions.
+    skipped, so an interrupted call can be repeated. Before the first version, only the tasks of an
+    attached project are ordered. Returns the number of new predictions.
     """
     version = loop.registry.current()
-    if version is None:
+    if version is None and not loop.is_attached:
         return 0
+    name = version.version if version else UNTRAINED
     began = time.time()
     tasks, of_sample = _open_tasks(loop)
     if not tasks and not of_sample:
         # Label Studio refuses a version without predictions, so let the next push switch to it.
         loop.store.record_open_images(began, [])
-        loop.store.record_success("refresh", ordered_by=version.version)
+        loop.store.record_success("refresh", ordered_by=name)
         return 0
-    confidences, probs = _rank(loop, version, tasks, progress)
+    confidences: NDArray[np.float32] = np.zeros(len(tasks), np.float32)
+    probs: NDArray[np.float32] | None = None
+    if version is not None:
+        confidences, probs = _rank(loop, version, tasks, progress)
     predictions = {
-        task.task_id: make_prediction(probs[i], confidences[i], loop.names, version.version)
+        task.task_id: without_guess(name)
+        if probs is None
+        else make_prediction(probs[i], confidences[i], loop.names, name)
         for i, task in enumerate(tasks)
-    } | {task.task_id: without_guess(version.version) for task in of_sample}
+    } | {task.task_id: without_guess(name) for task in of_sample}
     refreshed = loop.project.import_predictions(
         {
             task.task_id: predictions[task.task_id]
             for task in (*tasks, *of_sample)
-            if version.version not in task.versions
+            if name not in task.versions
         }
     )
-    switch(loop, version.version)
-    log.info("%d open tasks re-ordered by %s", len(predictions), version.version)
+    now_by = switch(loop, name)
+    log.info("%d open tasks have predictions of %s", len(predictions), name)
     first = np.argsort(confidences, kind="stable")[:OPEN_IMAGES_KEPT]
     shown = [_show(loop, task, None, 0.0) for task in of_sample[:OPEN_IMAGES_KEPT]]
-    shown += [_show(loop, tasks[i], probs[i], confidences[i]) for i in first]
+    shown += [
+        _show(loop, tasks[i], None if probs is None else probs[i], confidences[i]) for i in first
+    ]
     record_open_images(loop, began, shown)
-    loop.store.record_success("refresh", ordered_by=version.version)
-    _delete_old_predictions(loop, datetime.now(UTC))
+    loop.store.record_success("refresh", ordered_by=name)
+    _delete_old_predictions(loop, now_by, datetime.now(UTC))
     return refreshed
 
 
-def switch(loop: Loop, version: str) -> None:
-    """Make Label Studio order its tasks by this version's predictions, which must exist."""
-    if loop.project.model_version() != version:
+def switch(loop: Loop, version: str) -> str:
+    """Make Label Studio order its tasks by this version's predictions, which must exist.
+
+    If the team of an attached project chose another order, that order is left alone. Returns the
+    version that orders the tasks now.
+    """
+    order, has_ordered = loop.project.task_order(), loop.store.facts().has_ordered
+    if not may_switch(order, is_attached=loop.is_attached, has_ordered=has_ordered):
+        return order.model_version
+    if order.model_version != version:
         loop.project.switch_model_version(version)
+    if loop.is_attached and not has_ordered:
+        loop.store.record(has_ordered=True)
+    return version
 
 
 def make_prediction(
@@ -146,16 +166,33 @@ def _open_tasks(loop: Loop) -> tuple[list[OpenTask], list[OpenTask]]:
     A validation task that one annotator skipped is still open to the others. Validation tasks whose
     label is decided are left out: Label Studio may still wait for an annotator who has left.
     """
-    reading = read_validation(loop.store, loop.names, loop.validation_labels)
+    reading = read_validation(
+        loop.store, loop.names, loop.validation_labels, may_reopen=loop.may_reopen
+    )
     pending = {i for i, outcome in reading.outcomes.items() if outcome.state == "pending"}
     of_pool, of_sample = set(loop.pool.image_ids), set(loop.pool.sample.image_ids)
-    tasks = [
-        (task, loop.pool.canonical(task.image_id)) for task in loop.project.open_tasks(pending)
-    ]
+    found = loop.project.open_tasks(pending, _queried_tasks(loop, pending))
+    tasks = [(task, loop.pool.canonical(task.image_id)) for task in found]
     return (
         [task for task, image_id in tasks if image_id in of_pool],
         [task for task, i in tasks if i in of_sample and task.task_id in pending],
     )
+
+
+def _queried_tasks(loop: Loop, pending: Set[int]) -> set[int] | None:
+    """Return the tasks of an attached project that may need predictions; None stands for all.
+
+    If the project asks for several annotations per task, Label Studio serves tasks that were begun
+    before all others, so predictions would not change their order.
+    """
+    if not loop.is_attached:
+        return None
+    has_reopened = loop.may_reopen and loop.store.facts().annotations_per_task == 1
+    return {
+        task.task_id
+        for task in loop.store.tasks()
+        if task.is_open or (task.awaits_second_opinion and has_reopened) or task.task_id in pending
+    }
 
 
 def _rank(
@@ -164,7 +201,7 @@ def _rank(
     """Return the confidences that order the tasks, and the probabilities to show."""
     row_of = {image_id: row for row, image_id in enumerate(loop.pool.image_ids)}
     rows = [row_of[loop.pool.canonical(task.image_id)] for task in tasks]
-    n_asked = loop.store.n_tasks() - len(loop.store.validation_tasks())
+    n_asked = len(loop.store.tasks()) - len(loop.store.validation_tasks())
     strategy = resolve(loop.settings.strategy, n_asked=n_asked, n_classes=len(loop.pool.classes))
     candidates = find_candidates(loop, version, strategy, rows, set(), progress)
     confidences = rank(strategy, candidates, np.random.default_rng([loop.seed, version.round]))
@@ -193,15 +230,17 @@ def _put_second_opinions_first(
         probs[i] = unbiased.get(tasks[i].image_id, probs[i])
 
 
-def _delete_old_predictions(loop: Loop, now: datetime) -> None:
+def _delete_old_predictions(loop: Loop, ordering: str, now: datetime) -> None:
     """Delete the predictions of all but the last two versions once no open task can refer to them.
 
     An annotation refers to the prediction that was displayed with it, and a task stays locked for
-    `task_lock_s` seconds.
+    `task_lock_s` seconds. Predictions of the version `ordering` are also kept.
     """
     history = loop.registry.promotions()
-    keep = {p.version for p in history[:2]}
+    keep = {ordering, *(p.version for p in history[:2])}
     still_open = now - timedelta(seconds=loop.settings.task_lock_s)
+    if not history or history[-1].promoted_at > still_open:
+        keep.add(UNTRAINED)
     # Newest first: each version was superseded when the entry before it in this list was promoted.
     keep |= {old.version for new, old in pairwise(history) if new.promoted_at > still_open}
     for version in loop.project.model_versions():

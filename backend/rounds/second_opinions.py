@@ -23,14 +23,14 @@ from backend.rounds.scoring import pool_probs
 log = logging.getLogger(__name__)
 
 
-def reopen_all(loop: Loop, n_annotators: int) -> None:
+def reopen_all(loop: Loop, n_annotators: int, batch_size: int) -> None:
     """Reopen tasks that fewer than `n_annotators` people have annotated, oldest first.
 
     No more than two batches of tasks await a second opinion at a time, because their predictions
     must be refreshed quickly.
     """
     annotations = loop.store.annotations()
-    n_free, tasks = _find_reopenable(loop, annotations, 2 * loop.settings.batch_size)
+    n_free, tasks = _find_reopenable(loop, annotations, 2 * batch_size)
     if n_free <= 0:
         return
     if loop.has_pretrained_body:
@@ -41,11 +41,11 @@ def reopen_all(loop: Loop, n_annotators: int) -> None:
     _reopen(loop, annotated_by_fewer_than(tasks, n_annotators)[:n_free])
 
 
-def reopen_doubtful(loop: Loop, progress: Progress) -> int:
+def reopen_doubtful(loop: Loop, batch_size: int, progress: Progress) -> int:
     """Reopen tasks if a second opinion is worth more than a new image; return their number."""
     version = loop.registry.current()
     annotations = loop.store.annotations()
-    n_free, tasks = _find_reopenable(loop, annotations, loop.settings.batch_size)
+    n_free, tasks = _find_reopenable(loop, annotations, batch_size)
     active = active_annotators(annotations)
     if version is None or n_free <= 0 or len(active) < 2 or not tasks:
         return 0

@@ -22,7 +22,9 @@ EVERY = 5  # one in this many new tasks asks for a validation label
 
 def read_sample(loop: Loop) -> ValidationReading:
     """Decide the validation labels from the annotations that were last read."""
-    return read_validation(loop.store, loop.names, loop.validation_labels)
+    return read_validation(
+        loop.store, loop.names, loop.validation_labels, may_reopen=loop.may_reopen
+    )
 
 
 def with_validation(loop: Loop) -> Loop:
@@ -58,6 +60,7 @@ def choose_sample_images(loop: Loop, count: int, *, is_rest: bool = False) -> li
     n_images = max(0, min(share, missing))
     # An image that was queried for training before it joined the sample has a biased answer.
     asked = {loop.pool.canonical(task.image_id) for task in loop.store.tasks()}
+    asked |= loop.gone_images()
     return [i for i in loop.pool.sample.image_ids if i not in asked][:n_images]
 
 
@@ -74,6 +77,17 @@ def ask_sample(image_ids: Sequence[str], version: Meta | None) -> list[Asked]:
     ]
 
 
+def adopt_answers(loop: Loop) -> None:
+    """Record validation images that were annotated without being queried as queried.
+
+    Annotators of an attached project may annotate any task. They saw no guess for these images, so
+    their annotations are as good as others for validation. The caller must hold the push lock.
+    """
+    queried, annotated = loop.store.queried_images(), loop.store.annotated_images()
+    adopted = [i for i in loop.pool.sample.image_ids if i in annotated and i not in queried]
+    loop.store.record_asked(ask_sample(adopted, loop.registry.current()))
+
+
 def sample_task(loop: Loop, asked: Asked, shown: str) -> NewTask:
     """Return a validation image's task, which does not reveal a guess."""
     data = task_data.write_asked(shown, asked, None if loop.settings.blind else "")
@@ -82,7 +96,7 @@ def sample_task(loop: Loop, asked: Asked, shown: str) -> NewTask:
 
 def open_for_two(loop: Loop, image_ids: Sequence[str]) -> None:
     """Open new validation tasks to two annotators if at least two people are annotating now."""
-    if not image_ids or read_sample(loop).n_active < 2:
+    if not image_ids or not loop.may_reopen or read_sample(loop).n_active < 2:
         return
     new = set(image_ids)
     for task in loop.store.validation_tasks():

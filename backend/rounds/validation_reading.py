@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from backend.base.labeling import Annotation, DeletedSkip, Task
+from backend.base.settings import Settings
 from backend.people.annotators import frequent_annotators
 from backend.people.validation_labels import Outcome, ValidationProgress, decide_labels
 from backend.store.project_record import read_record
@@ -32,22 +33,24 @@ class ValidationReading:
 NO_READING = ValidationReading({}, ValidationProgress(0, 0, 0, 0), (), {}, {}, (), 0)
 
 
-def project_progress(root: Path) -> ValidationProgress | None:
+def project_progress(settings: Settings, root: Path) -> ValidationProgress | None:
     """Return a project's progress in labeling validation images, or None if labels are known."""
     record = read_record(root)
     if record is None or not record.wanted_validation_labels:
         return None
     store = ProjectStore(root)
-    return read_validation(store, record.classes, record.wanted_validation_labels).progress
+    n_wanted = record.wanted_validation_labels
+    may_reopen = settings.may_reopen(is_attached=record.is_attached)
+    return read_validation(store, record.classes, n_wanted, may_reopen=may_reopen).progress
 
 
 def read_validation(
-    store: ProjectStore, classes: Collection[str], n_wanted: int
+    store: ProjectStore, classes: Collection[str], n_wanted: int, *, may_reopen: bool = True
 ) -> ValidationReading:
     """Decide the validation labels from the annotations that were last read from Label Studio.
 
     `classes` are the pool's classes or the label config's choices; case is ignored. `n_wanted` is
-    VALIDATION_LABELS.
+    VALIDATION_LABELS. `may_reopen` tells whether tasks may be reopened for other annotators.
     """
     tasks = store.validation_tasks()
     if not tasks:
@@ -56,7 +59,7 @@ def read_validation(
     skips = store.deleted_skips()
     active = frequent_annotators(store.recent_annotations(LATEST_ANNOTATIONS))
     usable = _usable(annotations, classes)
-    outcomes = decide_labels(tasks, annotations, skips, active, usable)
+    outcomes = decide_labels(tasks, annotations, skips, active, usable, may_reopen=may_reopen)
     labels = {task.image_id: outcomes[task.task_id].label for task in tasks}
     states = Counter(outcome.state for outcome in outcomes.values())
     return ValidationReading(

@@ -76,6 +76,11 @@ GAUGES = {
         "Seconds that each phase of the newest training run of the whole network took.",
         ("project", "phase"),
     ),
+    "order_problem": (
+        "1 if annotators do not get the images that the model asks for, because the project's "
+        "sampling or model version was changed in Label Studio, otherwise 0.",
+        ("project",),
+    ),
     "pool_images": ("Images in the pool that are decoded and can be queried.", ("project",)),
     "undecoded_images": ("Images in the pool that are waiting to be decoded.", ("project",)),
     "annotations": ("Annotations in Label Studio, not counting skipped images.", ("project",)),
@@ -194,6 +199,7 @@ def _of_project(status: ProjectStatus) -> Iterator[Sample]:
         "trained_labels": status.trained_on_labels if in_service else None,
         "versions": status.versions,
         "refused_versions": len(status.refused),
+        "order_problem": status.order_problem is not None,
         "pool_images": status.pool_images,
         "undecoded_images": status.undecoded_images,
         "annotations": status.annotations,

@@ -40,6 +40,10 @@ from backend.web.status_model import Confusion, JobStatus, ProjectStatus, Status
 NEXT_IMAGES = 12
 # The clock of the process that orders open images may differ this much from the web server's.
 CLOCK_SKEW_S = 2.0
+STARTED_FIRST = (
+    "This project asks for {n} annotations per task, so Label Studio serves the tasks that someone "
+    "has begun first, in random order, and only then the images that the model asks for."
+)
 
 Fields = dict[str, Any]  # fields of ProjectStatus, which checks their types
 
@@ -72,10 +76,10 @@ def project_status(settings: Settings, queue: TrainingQueue, project_id: int) ->
     is_all_labeled = labeling["open_tasks"] == 0 and not labeling["new_annotations"]
     is_exhausted = bool(facts.exhausted_at) and not facts.undecoded_images
     return ProjectStatus(
-        **_setup_fields(settings, root, project_id, sound),
+        **_setup_fields(settings, root, project_id, facts, sound),
         **_pool_fields(root, facts),
         **versions,
-        **_validation_fields(registry),
+        **_validation_fields(settings, registry),
         broken_versions=broken,
         **labeling,
         is_finished=is_all_labeled and (is_last_round or is_exhausted),
@@ -111,15 +115,23 @@ def sentence(status: ProjectStatus) -> str:
     return f"{status.title}, round {status.round}: {model}; {_activity(status)}."
 
 
-def _setup_fields(settings: Settings, root: Path, project_id: int, sound: Sequence[Meta]) -> Fields:
+def _setup_fields(
+    settings: Settings, root: Path, project_id: int, facts: Facts, sound: Sequence[Meta]
+) -> Fields:
     record = read_record(root)
-    notices = [record.pool_notice, record.weights_notice] if record else []
+    is_attached = record is not None and record.is_attached
+    notices = [facts.order_problem]
+    if is_attached and facts.annotations_per_task > 1:
+        notices.append(STARTED_FIRST.format(n=facts.annotations_per_task))
+    notices += [record.pool_notice, record.weights_notice] if record else []
     notices.append(pruning.notice(root, sound, settings.keep_versions))
     return {
         "project_id": project_id,
         "title": record.title if record else None,
         "label_url": label_now_url(settings.browser_url, project_id),
         "notices": tuple(filter(None, notices)),
+        "is_attached": is_attached,
+        "order_problem": facts.order_problem or None,
         "weights": record.weights if record else None,
         "train": settings.train,
         "strategy": settings.strategy,
@@ -162,8 +174,8 @@ def _version_fields(registry: Registry, sound: Sequence[Meta]) -> Fields:
     }
 
 
-def _validation_fields(registry: Registry) -> Fields:
-    current, progress = registry.current(), project_progress(registry.root)
+def _validation_fields(settings: Settings, registry: Registry) -> Fields:
+    current, progress = registry.current(), project_progress(settings, registry.root)
     is_early = progress is not None and progress.labeled < enough_labels(progress.wanted)
     return {
         "validation_by": "people" if progress else "known",

@@ -80,6 +80,13 @@ class ProjectStatus(StatusPart):
         description="important notices, for example that the digits replace CIFAR-10, or which "
         "weights will be deleted"
     )
+    is_attached: bool = Field(
+        description="whether Tightloop was attached to this project, whose tasks belong to its team"
+    )
+    order_problem: str | None = Field(
+        description="why annotators do not get the images that the model asks for, and what to do; "
+        "null if they do"
+    )
     pool: str | None = Field(description="the pool chosen during set-up")
     may_pool_change: bool = Field(
         description="whether images can be added to the pool; false for CIFAR-10 and the digits"
@@ -140,7 +147,10 @@ class ProjectStatus(StatusPart):
         description="annotations in Label Studio, not counting skipped images"
     )
     skipped: int | None = Field(description="how many times annotators skipped an image")
-    open_tasks: int | None = Field(description="images awaiting their first annotation")
+    open_tasks: int | None = Field(
+        description="queried images awaiting their first annotation; the other open tasks of an "
+        "attached project are not counted"
+    )
     asked_again: int | None = Field(
         description="images awaiting another person's annotation (a second opinion)"
     )

@@ -21,8 +21,9 @@ from backend.labelstudio.project import LabelStudioProject
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds.decide import decide
 from backend.rounds.observe import observe, read_changes, read_everything_changed
+from backend.rounds.order_problem import record_order
 from backend.store.project_db import Connection, connect
-from backend.store.project_record import known_projects, project_root
+from backend.store.project_record import known_projects, project_root, read_record
 from backend.store.project_store import ProjectStore
 
 log = logging.getLogger(__name__)
@@ -149,13 +150,9 @@ class Clock:
         else:
             read_everything_changed(watch.project, store, now=now)
         watch.found = Found(now, since, store.new_annotations()[0] - n_known)
-        counts, was_ordered_by = store.counts(), store.facts().ordered_by
-        # Without open tasks, there is nothing to order. Ignore an order that Label Studio reports
-        # before we have ordered tasks for the first time.
-        if was_ordered_by and (counts.open or counts.awaiting_second_opinion):
-            ordered_by = watch.project.model_version()
-            if ordered_by != was_ordered_by:
-                store.record(ordered_by=ordered_by)
+        record = read_record(project_root(self._settings.model_dir, watch.project_id))
+        if record is not None:
+            record_order(store, record, watch.project.task_order())
 
     def _log_lost_webhooks(self, watch: Watch, now: float) -> None:
         """Log how many of the new annotations found by the last reading no webhook has reported."""

@@ -18,6 +18,7 @@ from backend.base.labeling import (
     ProjectCounts,
     Task,
     TaskImage,
+    TaskOrder,
     TaskReading,
 )
 from backend.labelstudio import task_data
@@ -38,6 +39,7 @@ class OracleProject:
     missing: dict[int, int] = field(default_factory=dict)  # annotators that these tasks lack
     n_given: int = 0
     version: str = ""
+    is_by_confidence: bool = True
     description: str = ""
 
     def label_config(self) -> LabelConfig:
@@ -123,6 +125,9 @@ class OracleProject:
             )
             self.predictions[task_id][prediction.model_version] = prediction
         return len(by_task_id)
+
+    def task_order(self) -> TaskOrder:
+        return TaskOrder(is_by_confidence=self.is_by_confidence, model_version=self.version)
 
     def model_version(self) -> str:
         return self.version

@@ -208,7 +208,7 @@ class SetupSteps:
         has_instructed = self.project.instruct(text, earlier=ours)
         version = Registry(self.root).current()
         has_described = self.project.set_description(
-            describe_project(version, project_progress(self.root))
+            describe_project(version, project_progress(self.settings, self.root))
         )
         return has_instructed or has_described
 

@@ -37,6 +37,14 @@ def annotate(
     return int(made.raise_for_status().json()["id"])
 
 
+def served(api: httpx.Client, project: ProjectSetup) -> str | None:
+    """Return the image that the annotator gets next."""
+    answer = api.get(f"/api/projects/{project.project_id}/next")
+    if answer.status_code == 404:
+        return None
+    return str(answer.raise_for_status().json()["data"]["image_id"])
+
+
 def served_order(api: httpx.Client, project: ProjectSetup, count: int) -> list[str]:
     """Annotate the next tasks and return their image ids in the order served."""
     served = []

@@ -12,6 +12,7 @@ from backend.labelstudio.label_config import label_config_xml
 from backend.labelstudio.project_setup import ProjectSetup
 from tests.integration.conftest import Stack
 from tests.integration.labelstudio.receiver import Receiver, receiving
+from tests.integration.people import invite_link, log_in, sign_up
 from tests.patience import PATIENCE_S
 
 TITLE = "Edge under test"
@@ -41,6 +42,19 @@ def project(credentials: tuple[str, str], api: httpx.Client) -> Iterator[Project
     )
     yield ProjectSetup(*credentials, project_id)
     api.delete(f"/api/projects/{project_id}/").raise_for_status()
+
+
+@pytest.fixture
+def second(credentials: tuple[str, str], api: httpx.Client) -> Iterator[httpx.Client]:
+    """A client of a second annotator, whose account is deleted in the end."""
+    url, token = credentials
+    email = "validator@example.org"
+    assert sign_up(url, invite_link(url, token), email).status_code == 302
+    user_id, second_token = log_in(url, email)
+    headers = {"Authorization": f"Token {second_token}"}
+    with httpx.Client(base_url=url, headers=headers, timeout=PATIENCE_S) as client:
+        yield client
+    api.delete(f"/api/users/{user_id}/").raise_for_status()
 
 
 @pytest.fixture

@@ -24,30 +24,8 @@ from tests.integration.labelstudio.annotating import (
     annotate,
     import_images,
     new_task,
+    served,
 )
-from tests.integration.people import invite_link, log_in, sign_up
-from tests.patience import PATIENCE_S
-
-
-def served(api: httpx.Client, project: ProjectSetup) -> str | None:
-    """Return the image that the annotator gets next."""
-    answer = api.get(f"/api/projects/{project.project_id}/next")
-    if answer.status_code == 404:
-        return None
-    return str(answer.raise_for_status().json()["data"]["image_id"])
-
-
-@pytest.fixture
-def second(credentials: tuple[str, str], api: httpx.Client) -> Iterator[httpx.Client]:
-    """A client of a second annotator, whose account is deleted in the end."""
-    url, token = credentials
-    email = "validator@example.org"
-    assert sign_up(url, invite_link(url, token), email).status_code == 302
-    user_id, second_token = log_in(url, email)
-    headers = {"Authorization": f"Token {second_token}"}
-    with httpx.Client(base_url=url, headers=headers, timeout=PATIENCE_S) as client:
-        yield client
-    api.delete(f"/api/users/{user_id}/").raise_for_status()
 
 
 def test_a_skipped_task_is_served_once_more_after_its_skip_is_deleted(
@@ -156,7 +134,7 @@ def test_the_sample_is_labeled_by_one_person_and_then_by_two(
         by = second if loop.pool.is_in_sample(task.image_id) else api
         annotate(by, project, task.task_id, "4")
 
-    assert batches.top_up(loop) == 5  # now both annotate
+    assert batches.top_up(loop) == 10  # now both annotate
     assert read_sample(loop).labels == dict.fromkeys(loop.pool.sample.image_ids[:2], "4")
     [*_, third] = loop.store.validation_tasks()
     annotate(api, project, third.task_id, "4")

@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from backend.base.labeling import Prediction
+from backend.base.labeling import Prediction, TaskOrder
 from backend.labelstudio.attached_project import AttachedProject
 from backend.labelstudio.label_config import label_config_xml
 
@@ -95,8 +95,15 @@ def test_the_teams_versions_are_not_listed(
 def test_the_teams_version_is_never_taken_for_ours(
     project: AttachedProject, server: LabelStudioStandIn, named: str, found: str
 ) -> None:
-    server.answers["/api/projects/12/"] = {"model_version": named}
+    server.answers["/api/projects/12/"] = {
+        "model_version": named,
+        "sampling": "Sequential sampling",
+        "maximum_annotations": 2,
+    }
     assert project.model_version() == found
+    assert project.task_order() == TaskOrder(
+        is_by_confidence=False, model_version=found, annotations_per_task=2
+    )
 
 
 def test_open_tasks_are_read_by_id_with_one_request_for_500_tasks(

@@ -25,11 +25,12 @@ def outcome(
     active: Iterable[int] = (7,),
     is_open_to_more: bool = False,
     deleted: Iterable[int] = (),
+    may_reopen: bool = True,
 ) -> Outcome:
     """Decide task 1; `deleted` lists the annotation ids of deleted skips."""
     task = Task(1, "i1", is_open=not given, awaits_second_opinion=is_open_to_more)
     skips = [DeletedSkip(annotation_id, "i1", 7) for annotation_id in deleted]
-    return decide_label(task, given, skips, set(active), CLASSES)
+    return decide_label(task, given, skips, set(active), CLASSES, may_reopen=may_reopen)
 
 
 def skip(annotator: int) -> Annotation:
@@ -46,6 +47,25 @@ def test_the_answer_of_a_lone_annotator_decides() -> None:
 
 def test_the_answer_to_a_task_for_one_stays_decided_when_others_join() -> None:
     assert outcome(annotate(1, 7), active=(7, 8, 9)) == CAT
+
+
+def test_a_task_that_may_not_be_reopened_is_decided_by_the_annotators_it_has() -> None:
+    def settled(*given: Annotation, active: Iterable[int] = (7, 8, 9)) -> Outcome:
+        return outcome(*given, active=active, may_reopen=False)
+
+    assert settled(annotate(1, 7)) == CAT
+    assert settled(annotate(1, 7), annotate(1, 8, "dog")) == UNDECIDED
+    assert settled(annotate(1, 7), annotate(1, 8, "dog"), annotate(1, 9)) == CAT
+    assert settled(skip(7)) == PENDING  # still open to the others
+    assert settled(skip(7), active=(7,)) == UNDECIDED
+
+
+def test_a_project_that_asks_for_two_annotations_is_waited_for_although_none_may_be_reopened() -> (
+    None
+):
+    one = annotate(1, 7)
+    assert outcome(one, active=(7, 8), is_open_to_more=True, may_reopen=False) == PENDING
+    assert outcome(one, active=(7,), is_open_to_more=True, may_reopen=False) == CAT
 
 
 def test_a_task_for_two_waits_for_the_second_annotator() -> None:

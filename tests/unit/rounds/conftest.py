@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
@@ -89,6 +90,58 @@ def sampled(loop: Loop) -> Loop:
             validated_by="people",
         ),
     )
+
+
+OF_THE_TEAM = ("import_tasks", "delete_tasks", "delete_annotation", "reopen", "upload")
+
+
+class TeamProject(OracleProject):
+    """A project with one task per image before Tightloop is attached; its tasks are not ours."""
+
+    def __init__(self, choices: tuple[str, ...], n_tasks: int) -> None:
+        super().__init__(choices)
+        self.import_tasks([NewTask(f"ls-{i}", {}) for i in range(1, n_tasks + 1)])
+        vars(self).update(dict.fromkeys(OF_THE_TEAM, self.refuse))
+
+    def read_tasks(self, changed_after: datetime | None = None) -> Iterator[TaskReading]:
+        for found in super().read_tasks(changed_after):
+            yield replace(found, address=f"/data/upload/{found.task.task_id}.png")
+
+    def predicted(self, version: str) -> list[int]:
+        """Return the tasks that have a prediction of a version, in the order served."""
+        found = [(p[version].score, i) for i, p in self.predictions.items() if version in p]
+        return [task_id for _, task_id in sorted(found)]
+
+    def delete_by_team(self, task_id: int) -> None:
+        del self.by_task[task_id], self.predictions[task_id]
+        self.answers.pop(task_id, None)
+
+    def refuse(self, *_: object) -> NoReturn:
+        raise AssertionError("this changes what belongs to the team")
+
+
+@pytest.fixture
+def attached(sampled: Loop) -> Loop:
+    """The loop attached to a project with a task for each image; OVERLAP is not set."""
+    pool = sampled.pool
+    n_others = len(pool.image_ids)
+    n_tasks = n_others + len(pool.sample.image_ids)
+    ids = tuple(f"ls-{i}" for i in range(1, n_tasks + 1))
+    sample = Split(ids[n_others:], pool.sample.images)
+    return replace(
+        sampled,
+        settings=Settings.model_construct(
+            data_dir=sampled.settings.data_dir, batch_size=10, keep_versions=0
+        ),
+        project=TeamProject(pool.classes, n_tasks),
+        pool=replace(pool, image_ids=ids[:n_others], sample=sample),
+        is_attached=True,
+    )
+
+
+def team_of(loop: Loop) -> TeamProject:
+    assert isinstance(loop.project, TeamProject)
+    return loop.project
 
 
 def with_settings(loop: Loop, **changes: object) -> Loop:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,12 +14,13 @@ from backend.base.labeling import Prediction
 from backend.base.strategy_names import STRATEGIES, StrategyName
 from backend.images.known_labels import true_labels
 from backend.network import resnet
-from backend.rounds import batches
+from backend.rounds import batches, ordering
+from backend.rounds.decide import State
 from backend.rounds.loop import Loop
 from backend.store import model_outputs
 from backend.store.version_meta import Meta
 from scripts.research.oracle import OracleProject
-from tests.unit.rounds.conftest import asked, seed, train, with_settings
+from tests.unit.rounds.conftest import asked, seed, team_of, train, with_settings
 from tests.unit.store.test_registry import meta
 
 
@@ -198,3 +200,89 @@ def test_without_pretrained_weights_the_first_batch_is_random(
 ) -> None:
     batches.top_up(with_settings(loop, strategy="auto"))
     assert {task.data["asked_by"] for task in project.by_task.values()} == {"random"}
+
+
+# Attached projects, whose images have tasks from the beginning
+
+
+def answer_predicted(loop: Loop, version: str, labels: Sequence[str] = ("3", "4")) -> None:
+    """Annotate all open tasks with predictions of a version, in turn with these labels."""
+    project = team_of(loop)
+    for place, task_id in enumerate(project.predicted(version)):
+        if not project.answers.get(task_id):
+            project.answer(task_id, labels[place % len(labels)])
+
+
+def test_the_first_batch_of_an_attached_project_comes_first_by_predictions_without_a_guess(
+    attached: Loop,
+) -> None:
+    project = team_of(attached)
+    assert batches.top_up(attached) == 10
+    chosen = project.predicted("r0000")
+    assert len(chosen) == 10
+    assert {project.predictions[i]["r0000"].label for i in chosen} == {None}
+    assert project.version == "r0000"
+    assert attached.store.facts().ordered_by == "r0000"
+    # Two of ten are from the validation sample; no task comes before them.
+    of_sample = {int(image_id[3:]) for image_id in attached.pool.sample.image_ids[:2]}
+    assert {project.predictions[i]["r0000"].score for i in of_sample} == {0.0}
+    assert of_sample < set(chosen)
+    assert attached.store.n_open() == 10
+    assert attached.store.n_tasks() == 250
+    assert batches.top_up(attached) == 0
+
+
+def test_a_version_asks_the_least_confident_of_the_tasks_that_the_team_made(
+    attached: Loop,
+) -> None:
+    project = team_of(attached)
+    batches.top_up(attached)
+    answer_predicted(attached, "r0000")
+    meta = train(attached)
+    chosen = project.predicted("r0001")
+    assert len(chosen) == 10
+    kept = model_outputs.load_pool_probs(attached.root, meta.version)
+    assert kept is not None
+    confidence = dict(zip(kept[0], kept[1].max(axis=1).tolist(), strict=True))
+    others = [f"ls-{i}" for i in chosen if f"ls-{i}" in confidence]
+    left = confidence.keys() - {f"ls-{i}" for i in project.answers} - {*others}
+    assert len(others) == 8
+    assert max(confidence[i] for i in others) <= min(confidence[i] for i in left)
+    assert project.version == "r0001"
+    probs = attached.store.asked_probs(10)
+    assert probs.keys() == {*others}
+    assert probs[others[0]].max() == pytest.approx(confidence[others[0]], abs=1e-6)
+
+
+def test_tasks_that_the_team_deleted_after_the_last_listing_are_not_asked(attached: Loop) -> None:
+    project = team_of(attached)
+    second = attached.pool.sample.image_ids[1]
+    kept = {int(image_id[3:]) for image_id in (*attached.pool.image_ids[:4], second)}
+    for task_id in set(project.by_task) - kept:
+        project.delete_by_team(task_id)
+    assert batches.top_up(attached) == 5
+    assert set(project.predicted("r0000")) == kept
+
+
+def test_predictions_that_a_killed_process_did_not_import_are_added_by_the_next_refresh(
+    attached: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = team_of(attached)
+    with monkeypatch.context() as patch:
+        patch.setattr(project, "import_predictions", project.refuse)
+        with pytest.raises(AssertionError):
+            batches.top_up(attached)
+    facts = attached.store.facts()
+    assert State(facts, is_attached=True).must_order
+    ordering.refresh_predictions(attached)
+    assert len(project.predicted("r0000")) == attached.store.n_open() == 10
+    assert not State(attached.store.facts(), is_attached=True).must_order
+    assert batches.top_up(attached) == 0
+
+
+def test_two_people_at_work_have_five_images_each(loop: Loop, project: OracleProject) -> None:
+    own = with_settings(loop, batch_size=4)
+    assert batches.top_up(own) == 4
+    for annotator, task in enumerate(project.open_tasks()[:3], start=1):
+        project.answer(task.task_id, "3", annotator=annotator)
+    assert batches.top_up(own) == 15

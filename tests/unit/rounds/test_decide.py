@@ -20,6 +20,7 @@ from backend.rounds.decide import (
     State,
     TrainStep,
     batch_is_due,
+    batch_size,
     decide,
     is_listing_due,
 )
@@ -204,6 +205,14 @@ CASES = (
          {"ordered_by": ""}, rank="refresh"),
     Case("without a version in service there is nothing to order by",
          {"in_service": ""}),
+    Case("in an attached project images come first even before there is a version",
+         {"in_service": "", "ordered_by": "", "is_attached": True}, rank="refresh"),
+    Case("and are not ordered twice",
+         {"in_service": "", "ordered_by": "r0000", "is_attached": True}),
+    Case("four people keep 20 images open",
+         {"n_at_work": 4, "n_open": 20}),
+    Case("five people keep 25 images open",
+         {"n_at_work": 5, "n_open": 24}, rank="top_up"),
     Case("a re-ordering that failed is tried again after ten seconds",
          {"in_service": "r0002", "failed_at": {"refresh": -9}}, look_in=1),
     # Asking images
@@ -242,6 +251,11 @@ CASES = (
     Case("a validation image that no one can answer is asked again at the end of pool and rounds",
          {"n_open": 20, "must_ask_sample": True, "exhausted_at": -1, "rounds_done": 3},
          rank="top_up", settings={"rounds": 3}),
+    Case("the tasks of an attached project are not reopened for it",
+         {"must_ask_sample": True, "is_attached": True}),
+    Case("unless OVERLAP is set",
+         {"must_ask_sample": True, "is_attached": True}, rank="top_up",
+         settings={"overlap": "2"}),
     # A head
     Case("a changed annotation makes a head due",
          {"revision": 8, "head_revision": 7, "head_fitted_at": -5}, rank="refit"),
@@ -324,12 +338,19 @@ def test_a_batch_is_due_while_people_may_run_out_and_rounds_are_left(
     n_open: int, rounds_done: int, rounds: int, is_due: bool
 ) -> None:
     settings = SETTINGS.model_copy(update={"rounds": rounds})
-    assert batch_is_due(settings, n_open, rounds_done) is is_due
+    assert batch_is_due(settings, 20, n_open, rounds_done) is is_due
+
+
+@pytest.mark.parametrize(("n_at_work", "size"), [(0, 8), (1, 8), (2, 10), (3, 15), (30, 150)])
+def test_a_batch_has_five_images_per_person_if_several_annotate_at_once(
+    n_at_work: int, size: int
+) -> None:
+    assert batch_size(SETTINGS.model_copy(update={"batch_size": 8}), n_at_work) == size
 
 
 def test_a_new_version_asks_its_batch_if_that_leaves_at_most_two_open() -> None:
-    assert batch_is_due(SETTINGS, 20, 1, is_new_version=True)
-    assert not batch_is_due(SETTINGS, 21, 1, is_new_version=True)
+    assert batch_is_due(SETTINGS, 20, 20, 1, is_new_version=True)
+    assert not batch_is_due(SETTINGS, 20, 21, 1, is_new_version=True)
 
 
 def test_every_step_has_a_retry_delay() -> None:
@@ -385,6 +406,8 @@ states = st.builds(
     rounds_done=number,
     in_service=versions,
     must_ask_sample=st.booleans(),
+    n_at_work=number,
+    is_attached=st.booleans(),
 )
 all_settings = st.builds(
     Settings.model_construct,

@@ -65,7 +65,17 @@ def annotated(count: int) -> list[TaskReading]:
         TaskReading(
             Task(number, str(number), is_open=False, awaits_second_opinion=False),
             "2026",
-            (Annotation(number, number, str(number), 1, "cat", was_skipped=False, updated_at=""),),
+            (
+                Annotation(
+                    number,
+                    number,
+                    str(number),
+                    1,
+                    "cat",
+                    was_skipped=False,
+                    updated_at="2026-01-01",
+                ),
+            ),
             asked=None,
         )
         for number in range(1, count + 1)

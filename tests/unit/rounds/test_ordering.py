@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 
@@ -13,7 +15,15 @@ from backend.store.files import lock
 from backend.store.project_rows import OPEN_IMAGES_KEPT, OpenImage
 from backend.store.registry import Promotions
 from scripts.research.oracle import OracleProject
-from tests.unit.rounds.conftest import asked, quiet, refit, seed, train, with_settings
+from tests.unit.rounds.conftest import (
+    asked,
+    quiet,
+    refit,
+    seed,
+    team_of,
+    train,
+    with_settings,
+)
 
 
 def test_open_tasks_get_the_new_versions_order_and_keep_the_previous_predictions(
@@ -157,3 +167,96 @@ def test_annotated_images_do_not_crowd_out_new_open_images(
     waiting = {task.image_id for task in project.open_tasks()}
     assert {image.image_id for image in kept_open(loop)} == waiting
     assert len(waiting) == 10
+
+
+# Attached projects
+
+
+def ask_and_train(loop: Loop) -> None:
+    """Have people annotate the open tasks, then train."""
+    project = team_of(loop)
+    batches.top_up(loop)
+    for place, task in enumerate(loop.store.tasks()):
+        if task.is_open:
+            project.answer(task.task_id, "34"[place % 2])
+    train(loop)
+
+
+def test_a_new_version_predicts_the_asked_tasks_alone_with_three_requests(
+    attached: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = team_of(attached)
+    ask_and_train(attached)
+    asked = project.predicted("r0001")
+    writes: list[str] = []
+
+    def count(name: str, call: Callable[..., object], *given: object) -> object:
+        writes.append(name)
+        return call(*given)
+
+    for name in ("import_predictions", "switch_model_version", "delete_predictions"):
+        monkeypatch.setattr(project, name, partial(count, name, getattr(project, name)))
+    loop = with_settings(attached, batch_size=5, task_lock_s=0)  # so that no batch is due
+    train(loop, is_forced=True)
+    assert project.predicted("r0002") != []
+    assert set(project.predicted("r0002")) == set(asked)
+    assert writes == ["import_predictions", "switch_model_version", "delete_predictions"]
+
+
+def test_predictions_of_the_first_batch_are_kept_while_a_person_may_have_its_tasks_open(
+    attached: Loop,
+) -> None:
+    project = team_of(attached)
+    ask_and_train(attached)
+    assert project.model_versions() == ["r0000", "r0001"]
+    ordering.refresh_predictions(with_settings(attached, task_lock_s=0))
+    assert project.model_versions() == ["r0001"]
+
+
+@pytest.mark.parametrize("is_by_confidence", [True, False])
+def test_an_order_that_the_team_chose_is_left_alone(attached: Loop, is_by_confidence: bool) -> None:
+    project = team_of(attached)
+    ask_and_train(attached)
+    project.version, project.is_by_confidence = (
+        ("team-v3", True)
+        if is_by_confidence
+        else (
+            "r0001",
+            False,
+        )
+    )
+    chosen = project.version
+    train(attached, is_forced=True)
+    assert project.version == chosen
+    assert project.predicted("r0002") != []  # in case the team changes its mind
+    assert attached.store.facts().ordered_by == "r0002"  # so that it is not tried every second
+
+    project.version, project.is_by_confidence = "r0001", True
+    ordering.refresh_predictions(attached)
+    assert project.version == "r0002"
+
+
+def test_the_teams_former_model_version_is_replaced_by_the_first_batch(attached: Loop) -> None:
+    project = team_of(attached)
+    project.version = "team-v3"
+    batches.top_up(attached)
+    assert project.version == "r0000"
+    assert attached.store.facts().has_ordered
+
+
+def test_started_tasks_of_a_project_that_asks_for_two_annotations_get_no_new_predictions(
+    attached: Loop,
+) -> None:
+    project = team_of(attached)
+    batches.top_up(attached)
+    started, *_ = project.predicted("r0000")
+    project.asked_again.add(started)
+    project.missing[started] = 2
+    attached.store.record(annotations_per_task=2)
+    ask_and_train(attached)
+    assert started in {t.task_id for t in project.tasks() if t.awaits_second_opinion}
+    assert started not in project.predicted("r0001")
+    attached.store.record(annotations_per_task=1)  # reopened because OVERLAP was set
+    own = with_settings(attached, overlap="2")
+    ordering.refresh_predictions(own)
+    assert started in project.predicted("r0001")

@@ -21,7 +21,7 @@ from backend.rounds.validation import (
     with_validation,
 )
 from scripts.research.oracle import OracleProject
-from tests.unit.rounds.conftest import seed, train, with_settings
+from tests.unit.rounds.conftest import seed, team_of, train, with_settings
 
 
 def of_sample(project: OracleProject) -> dict[int, NewTask]:
@@ -386,3 +386,34 @@ def test_a_label_counts_for_the_copy_that_took_the_images_place(
     with_copy = replace(sampled, pool=pool)
     assert with_validation(with_copy).pool.validation.image_ids == (copy_id,)
     assert copy_id not in choose_sample_images(with_copy, 50)
+
+
+# Attached projects, whose tasks are never reopened unless OVERLAP is set
+
+
+def test_images_of_the_sample_that_were_annotated_without_being_asked_count(
+    attached: Loop,
+) -> None:
+    project = team_of(attached)
+    *_, labeled, skipped = attached.pool.sample.image_ids
+    project.answer(int(labeled[3:]), "7")
+    project.answer(int(skipped[3:]), None, was_skipped=True)
+    batches.top_up(attached)
+    reading = read_sample(attached)
+    assert reading.labels == {labeled: "7"}
+    assert (reading.progress.labeled, reading.progress.undecided) == (1, 1)
+    assert with_validation(attached).pool.validation.image_ids == (labeled,)
+
+
+def test_two_annotators_who_disagree_leave_the_teams_task_closed(attached: Loop) -> None:
+    project = team_of(attached)
+    batches.top_up(attached)  # two validation images
+    first, second = (task.task_id for task in attached.store.validation_tasks())
+    project.answer(first, "7", annotator=1)
+    project.answer(first, "8", annotator=2)
+    project.answer(second, None, annotator=1, was_skipped=True)
+    for task_id in {*project.predicted("r0000")} - {first, second}:
+        project.answer(task_id, "3", annotator=1)
+    batches.top_up(attached)  # would raise if it reopened a task or deleted a skip
+    assert read_sample(attached).outcomes[first].state == "undecided"
+    assert read_sample(attached).outcomes[second].state == "undecided"

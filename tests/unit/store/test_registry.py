@@ -20,6 +20,7 @@ from backend.base.errors import (
 from backend.measures.evaluation import Evaluation
 from backend.network.resnet_layout import HEAD_TENSORS, resnet18
 from backend.store.project_record import (
+    FormerSettings,
     ProjectRecord,
     project_root,
 )
@@ -88,6 +89,17 @@ def record(project_id: int = 7) -> ProjectRecord:
         seed=0,
         classes=("cat", "dog"),
     )
+
+
+def attached(own: ProjectRecord) -> ProjectRecord:
+    """Return the record of a project that Tightloop was attached to."""
+    former = FormerSettings(
+        sampling="Sequential sampling",
+        model_version="v3",
+        show_collab_predictions=True,
+        description="",
+    )
+    return own.model_copy(update={"attached": former, "validation": "people"})
 
 
 def test_a_saved_version_is_loaded_unchanged(root: Path) -> None:

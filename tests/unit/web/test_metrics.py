@@ -109,7 +109,7 @@ def work(root: Path, queue: TrainingQueue, redis_server: RedisServer) -> None:
     worker.register_birth()  # type: ignore[no-untyped-call]
     job = Job.fetch("retrain-p7", connection=connection, serializer="json")
     job.set_status("started")  # type: ignore[arg-type]
-    ProjectStore(root).record(pool_images=900, undecoded_images=100)
+    ProjectStore(root).record(pool_images=900, undecoded_images=100, order_problem="another")
     for where in ("training", "training", "asking"):
         ProjectStore(root).record_error(where, "dash-pass must not be seen")
 
@@ -138,6 +138,7 @@ def test_every_gauge_of_a_project_has_its_value(
         "versions": {("7",): 3},
         "refused_versions": {("7",): 1},
         "training_phase_seconds": {("7", "training"): 12.5, ("7", "scoring the pool"): 4},
+        "order_problem": {("7",): 1},
         "pool_images": {("7",): 900},
         "undecoded_images": {("7",): 100},
         "annotations": {("7",): 61},

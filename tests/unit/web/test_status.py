@@ -37,7 +37,7 @@ from backend.store.registry import Registry
 from backend.web.status import next_images, project_status, sentence, whole_status
 from backend.web.status_model import Confusion
 from tests.conftest import RedisServer
-from tests.unit.store.test_registry import meta, record
+from tests.unit.store.test_registry import attached, meta, record
 from tests.unit.store.test_registry import save as save_version
 
 PROJECT = 7
@@ -336,6 +336,26 @@ def test_pruned_versions_stay_on_the_learning_curve_and_in_the_forecast(
         assert getattr(after, field) == getattr(before, field)
     assert after.outlook is not None
     assert after.outlook.past.forecasts == 3
+
+
+def test_an_order_that_the_team_changed_is_a_notice(
+    settings: Settings, queue: TrainingQueue
+) -> None:
+    status = project_status(settings, queue, PROJECT)
+    assert (status.is_attached, status.order_problem, status.notices) == (False, None, ())
+    root = project_root(settings.model_dir, PROJECT)
+    ProjectStore(root).record(order_problem="The sampling was changed.", annotations_per_task=2)
+    status = project_status(settings, queue, PROJECT)
+    assert status.order_problem == "The sampling was changed."
+    assert status.notices == ("The sampling was changed.",)
+
+    write_record(root, attached(record(PROJECT)))
+    status = project_status(settings, queue, PROJECT)
+    assert status.is_attached
+    assert [notice[:42] for notice in status.notices] == [
+        "The sampling was changed.",
+        "This project asks for 2 annotations per ta",
+    ]
 
 
 def test_announced_pruning_is_a_notice(settings: Settings, queue: TrainingQueue) -> None:

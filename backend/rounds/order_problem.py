@@ -1,0 +1,66 @@
+"""Find out why annotators do not get the tasks in the order of the model's predictions."""
+
+from __future__ import annotations
+
+import logging
+
+from backend.base.labeling import TaskOrder
+from backend.store.project_record import ProjectRecord
+from backend.store.project_store import ProjectStore
+from backend.store.version_meta import VERSION_NAME
+
+log = logging.getLogger(__name__)
+
+
+def find_problem(order: TaskOrder, record: ProjectRecord, *, has_ordered: bool) -> str:
+    """Return why the model's predictions do not order a project's tasks and what to do, or "".
+
+    The model version of a project of ours is switched back, so only a team's choice is a problem.
+    `has_ordered` tells whether our predictions have ever ordered an attached project's tasks.
+    """
+    command = "python -m scripts.setup_project"
+    if record.is_attached:
+        command += f" --attach {record.project_id}"
+    if not order.is_by_confidence:
+        return (
+            "Annotators do not get the images that Tightloop asks for, because the project's task "
+            "sampling in Label Studio is no longer “Uncertainty sampling”. To change it back, run "
+            f"`{command}`."
+        )
+    if may_switch(order, is_attached=record.is_attached, has_ordered=has_ordered):
+        return ""
+    now = f"is now {order.model_version!r}" if order.model_version else "was cleared"
+    return (
+        "Annotators do not get the images that Tightloop asks for, because the project's model "
+        f"version in Label Studio {now}. To let Tightloop set it again, run `{command}`."
+    )
+
+
+def may_switch(order: TaskOrder, *, is_attached: bool, has_ordered: bool) -> bool:
+    """Return whether Tightloop may change the model version that orders the tasks.
+
+    In an attached project, a version that the team chose after attaching is left alone.
+    """
+    is_ours = VERSION_NAME.fullmatch(order.model_version) is not None
+    return not is_attached or (order.is_by_confidence and (is_ours or not has_ordered))
+
+
+def record_order(store: ProjectStore, record: ProjectRecord, order: TaskOrder) -> None:
+    """Record how Label Studio orders a project's tasks now, and log a new problem once.
+
+    If another version of ours orders the tasks than was recorded, a refresh becomes due.
+    """
+    facts, counts = store.facts(), store.counts()
+    problem = find_problem(order, record, has_ordered=facts.has_ordered)
+    found = {"order_problem": problem, "annotations_per_task": order.annotations_per_task}
+    # Without open tasks, there is nothing to order. Ignore an order that Label Studio reports
+    # before we have ordered tasks for the first time.
+    has_open = counts.open or counts.awaiting_second_opinion
+    if facts.ordered_by and has_open and not (problem and record.is_attached):
+        found["ordered_by"] = order.model_version
+    changed = {name: value for name, value in found.items() if value != getattr(facts, name)}
+    if changed:
+        store.record(**changed)
+    if problem != facts.order_problem:
+        message = problem or "Annotators get the images that Tightloop asks for again."
+        log.warning("project %d: %s", record.project_id, message)
