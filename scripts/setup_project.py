@@ -3,22 +3,31 @@
     python -m scripts.setup_project
     python -m scripts.setup_project --label-config my.xml
     python -m scripts.setup_project --title Birds --pool /birds --classes sparrow,robin
+    python -m scripts.setup_project --attach 12
+    python -m scripts.setup_project --detach 12
 
 Label Studio, Redis and the backend must be running. Without a title, the command updates
 all projects, beginning with the one that was set up first. Running it again changes nothing.
+
+--attach joins a project that exists in Label Studio, with its tasks and annotations. It prints
+what it will change, and asks first. --detach puts everything back, but keeps the annotations.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from argparse import Namespace
 from contextlib import redirect_stdout
 from pathlib import Path
 
 from backend.base.command_line import CommandParser, run
 from backend.base.errors import TightloopError
+from backend.base.project_settings import ATTACHED
 from backend.labelstudio.client import label_now_url
-from scripts.setup.projects import project_links
+from scripts.setup.attach import Consent, attach, refresh
+from scripts.setup.detach import detach
+from scripts.setup.projects import find_record, project_links
 from scripts.setup.request import Request
 from scripts.setup.steps import set_up
 
@@ -35,16 +44,24 @@ OPTIONS = (
 
 def main() -> int:
     """Set up the project and print what was done."""
-    arguments = _parser().parse_args()
+    parser = _parser()
+    arguments = parser.parse_args()
+    if arguments.dry_run and arguments.attach is None and arguments.detach is None:
+        parser.error("--dry-run needs --attach or --detach")
     options = {name: getattr(arguments, name) for name in OPTIONS}
     request = Request.from_options(
         {name: value for name, value in options.items() if value is not None},
         may_change=arguments.change,
     )
     with redirect_stdout(sys.stderr if arguments.json else sys.stdout):
-        project_id = set_up(request)
-        if arguments.project_title is None:
-            _refresh_others(request, project_id)
+        if arguments.detach is not None:
+            project_id = detach(request.settings, arguments.detach, is_dry_run=arguments.dry_run)
+        elif arguments.attach is not None:
+            project_id = attach(request.settings, arguments.attach, _consent(arguments))
+        else:
+            project_id = _set_up(request)
+            if arguments.project_title is None:
+                _refresh_others(request, project_id)
     if arguments.json:
         settings = request.settings
         report = {
@@ -86,8 +103,42 @@ def _parser() -> CommandParser:
     parser.add_argument(
         "--change", action="store_true", help="let the given values replace the recorded ones"
     )
+    existing = parser.add_argument_group("a project that exists in Label Studio")
+    which = existing.add_mutually_exclusive_group()
+    which.add_argument(
+        "--attach",
+        metavar="ID|TITLE",
+        help="say what would change in the project, ask, and join it",
+    )
+    which.add_argument(
+        "--detach",
+        nargs="?",
+        const="",
+        metavar="ID|TITLE",
+        help="put the project back as it was, and keep its annotations",
+    )
+    existing.add_argument("--yes", action="store_true", help="do not ask")
+    existing.add_argument(
+        "--dry-run", action="store_true", help="say what would change, and change nothing"
+    )
     parser.add_argument("--json", action="store_true", help="print ids and addresses as JSON")
     return parser
+
+
+def _consent(arguments: Namespace) -> Consent:
+    return "dry run" if arguments.dry_run else "given" if arguments.yes else "ask"
+
+
+def _set_up(request: Request) -> int:
+    """Set up the requested project, or attach to it, as the settings say; return its id."""
+    settings = request.settings
+    if request.value("pool") == ATTACHED:
+        return attach(settings, str(request.existing_project()), "given")
+    record = find_record(settings.model_dir, request.title)
+    if record is not None and record.is_attached:
+        refresh(settings, record)
+        return record.project_id
+    return set_up(request)
 
 
 def _refresh_others(request: Request, project_id: int) -> None:
@@ -99,7 +150,7 @@ def _refresh_others(request: Request, project_id: int) -> None:
     for link in project_links(settings.model_dir, settings.browser_url):
         if link["project_id"] != project_id:
             try:
-                set_up(Request.to_refresh(settings, link["title"]))
+                _set_up(Request.to_refresh(settings, link["title"]))
             except TightloopError as error:
                 print(f'project   "{link["title"]}" was left unchanged: {error}')
 

@@ -20,8 +20,8 @@ from backend.base.settings import load_settings
 from backend.base.strategy_names import STRATEGIES
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds import batches
+from backend.rounds.loop import push_lock
 from backend.rounds.observe import read_everything_changed
-from backend.store.files import lock
 from backend.store.project_record import pick_project
 from backend.web.controls import LocalControls
 from scripts.console.options import add_project_option, at_least, open_chosen
@@ -59,7 +59,7 @@ def main() -> int:
         return 0
     with progress_bar() as progress:
         _, loop = open_chosen(settings, arguments.project, progress)
-        with lock(loop.root, "push"):
+        with push_lock(loop):
             read_everything_changed(loop.project, loop.store)
             batch = batches.choose_batch(
                 loop, arguments.count, arguments.strategy or loop.settings.strategy, progress

@@ -11,6 +11,7 @@ TightloopError
 ├── ModelFolderError         the model folder cannot be read or written
 │   ├── BrokenVersionError   one version folder is corrupt, incomplete or foreign
 │   └── StoreError           a project's database cannot be read or written
+├── DetachedError            Tightloop was detached from the project while a job was running
 ├── QueueError               Redis cannot be reached
 ├── BackendError             the dashboard cannot reach the backend, or its request was refused
 ├── NoModelError             no usable model version exists yet
@@ -63,6 +64,10 @@ class BrokenVersionError(ModelFolderError):
 
 class StoreError(ModelFolderError):
     """A project's database cannot be read or written."""
+
+
+class DetachedError(TightloopError):
+    """Tightloop was detached from the project while a job was running."""
 
 
 class QueueError(TightloopError):

@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, NoDecode
 ValidatedBy = Literal["known", "people"]
 ValidationName = Literal["auto", "known", "people"]
 MAX_IMAGE_PIXELS = 50_000_000
+ATTACHED = "labelstudio"  # the value of POOL for a Label Studio project that exists already
 HOST = re.compile(r"([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[0-9]+)?")
 # JSON and XML must be able to contain class names. Python reads bytes that are not UTF-8 as lone
 # surrogates.
@@ -48,12 +49,20 @@ class ProjectSettings(BaseSettings):
         "auto",
         description="The images to label: a folder, a list (`.csv`, `.jsonl` or `.parquet`), a "
         "bucket (`s3://` or `gs://`), `cifar10`, or `digits`. `auto` uses CIFAR-10, or the digits "
-        "if CIFAR-10 cannot be downloaded.",
+        "if CIFAR-10 cannot be downloaded. `labelstudio` uses the tasks of an existing Label "
+        "Studio project: see `PROJECT_ID`.",
+    )
+    project_id: int | None = Field(
+        None,
+        ge=1,
+        description="With `POOL=labelstudio`: the id of the existing Label Studio project to which "
+        "Tightloop is attached. The id is in the project's address, `/projects/12/data`.",
     )
     image_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="The web servers to which a list of images may refer, separated by commas: "
-        "`host` or `host:port`. Other addresses, and redirects to them, are refused. Images are "
+        description="The web servers to which a list of images, or an existing Label Studio "
+        "project, may refer, separated by commas: `host` or `host:port`. Other addresses, and "
+        "redirects to them, are refused. Images are "
         "fetched over `https`, or over `http` from this machine.",
     )
     classes: Annotated[tuple[str, ...], NoDecode] = Field(

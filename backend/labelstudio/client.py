@@ -26,6 +26,9 @@ TIMEOUT = httpx.Timeout(120.0, connect=5.0)
 # fork.
 LIMITS = httpx.Limits(max_keepalive_connections=0)
 REASON_LENGTH = 300
+# Label Studio repeats a refused task in its message, with the image that the task contains.
+DATA_URI = re.compile(r"data:[^,\s]*;base64,[A-Za-z0-9+/=%]*")
+PROJECTS_PER_PAGE = 100  # Label Studio's maximum
 
 
 class LabelStudio:
@@ -106,6 +109,19 @@ def find_project(
     return min(ids, default=None)
 
 
+def find_projects(url: str, api_key: str) -> dict[int, str]:
+    """Return the titles of all projects that the token's user may see, by id."""
+    server = LabelStudio(url, api_key)
+    titles: dict[int, str] = {}
+    page, has_more = 1, True
+    while has_more:
+        fields = {"include": "id,title", "page_size": PROJECTS_PER_PAGE, "page": page}
+        found = server.request("GET", "api/projects/", params=fields)
+        titles |= {project["id"]: str(project["title"]) for project in found["results"]}
+        page, has_more = page + 1, bool(found["next"])
+    return titles
+
+
 def create_project(
     url: str, api_key: str, *, title: str, label_config: str, sampling: str = UNCERTAINTY_SAMPLING
 ) -> int:
@@ -164,7 +180,8 @@ def _explaining(url: str) -> Iterator[None]:
 def _explain(url: str, status: int | None, body: Any) -> str:
     reason = ""
     if isinstance(body, Mapping):
-        reason = str(body.get("validation_errors") or body.get("detail") or "")[:REASON_LENGTH]
+        reason = str(body.get("validation_errors") or body.get("detail") or "")
+        reason = DATA_URI.sub("data:…", reason)[:REASON_LENGTH]
     if status == 401:
         return (
             f"Label Studio at {url} refused the token (401 {reason}): set LABEL_STUDIO_API_KEY "
@@ -174,5 +191,10 @@ def _explain(url: str, status: int | None, body: Any) -> str:
         return (
             f"Label Studio at {url} refuses private addresses ({reason}): start it with "
             "LABEL_STUDIO_USE_DEFAULT_BANNED_SUBNETS=false"
+        )
+    if status == 403:
+        return (
+            f"Label Studio at {url} does not let the user of LABEL_STUDIO_API_KEY do this (403 "
+            f"{reason}): use the access token of a user who may change the project"
         )
     return f"Label Studio at {url} answered {status}: {reason or 'no reason given'}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from itertools import chain, product
-from xml.etree.ElementTree import ParseError
+from xml.etree.ElementTree import Element, ParseError
 
 from defusedxml.ElementTree import fromstring
 
@@ -19,6 +19,9 @@ ONE_COLUMN = 20  # the most choices that fit in one column beside a small image 
 AROUND_PX = 136
 FILTER_PX = 48
 HINT_PX = 56  # two lines of a hint, with their margin
+SUPPORTED = (
+    "Tightloop supports only single-choice image classification, with one Image and one Choices tag"
+)
 STYLE = "\n  <Style>.lsf-choice { break-inside: avoid; overflow-wrap: anywhere }</Style>"
 FILTER = (
     '\n    <Filter name="filter" toName="label" minlength="0" hotkey="shift+f" '
@@ -86,24 +89,20 @@ def is_our_label_config(xml: str) -> bool:
 def parse_label_config(xml: str) -> LabelConfig:
     """Read the tags' names and the choices from a label config.
 
-    Raises LabelConfigError if the label config does not have exactly one of each tag, or if one of
-    the tags cannot be used.
+    Raises LabelConfigError, which says what Tightloop does not support, unless annotators choose
+    exactly one class for one image.
     """
     try:
         tags = list(fromstring(xml, forbid_dtd=True).iter())
     except (ParseError, ValueError, LookupError) as error:  # e.g. a DTD or an unknown encoding
         raise LabelConfigError(f"the label config is not XML ({error})") from None
-    images = [tag for tag in tags if tag.tag.lower() == "image"]
-    controls = [tag for tag in tags if tag.tag.lower() == "choices"]
-    if len(images) != 1 or len(controls) != 1:
-        raise LabelConfigError(
-            f"the label config has {len(images)} Image and {len(controls)} Choices tags; "
-            "it must have exactly one of each"
-        )
-    image, control = images[0], controls[0]
-    if control.get("choice", "single") not in ("single", "single-radio"):
-        raise LabelConfigError('the label config\'s Choices must have choice="single-radio"')
+    image, control = _only_image_and_choices(tags)
+    _check_single_choice(control)
     from_name, to_name, value = control.get("name"), image.get("name"), image.get("value", "")
+    if image.get("valueList"):
+        raise LabelConfigError(
+            f"the label config's Image shows several images ({image.get('valueList')}); {SUPPORTED}"
+        )
     if not from_name or not to_name or control.get("toName") != to_name:
         raise LabelConfigError("the label config's Choices must name the Image in toName")
     if not re.fullmatch(r"\$.+", value):
@@ -120,6 +119,41 @@ def parse_label_config(xml: str) -> LabelConfig:
     # Label Studio refuses image uploads if the named tags read more than one key of task data.
     keys = {key for tag in tags if tag.get("name") for key in _data_keys(tag.get("value", ""))}
     return LabelConfig(from_name, to_name, value[1:], choices, takes_uploads=len(keys) == 1)
+
+
+def _only_image_and_choices(tags: Sequence[Element]) -> tuple[Element, Element]:
+    """Return the only Image and the only Choices tag; otherwise, raise LabelConfigError."""
+    images = [tag for tag in tags if tag.tag.lower() == "image"]
+    controls = [tag for tag in tags if tag.tag.lower() == "choices"]
+    if len(images) == len(controls) == 1:
+        return images[0], controls[0]
+    found = f"{len(images)} Image and {len(controls)} Choices tags"
+    others = sorted({tag.tag for tag in tags if _is_other(tag)})  # e.g. RectangleLabels or Text
+    other = f" (and {', '.join(others)})" if others else ""
+    raise LabelConfigError(f"the label config has {found}{other}; {SUPPORTED}")
+
+
+def _is_other(tag: Element) -> bool:
+    """Return whether a tag shows something other than an image, or labels in another way."""
+    if tag.tag.lower() in ("image", "choices", "filter", "header"):
+        return False
+    is_control = tag.get("toName") is not None
+    return is_control or (tag.get("value", "").startswith("$") and tag.get("name") is not None)
+
+
+def _check_single_choice(control: Element) -> None:
+    """Raise LabelConfigError unless annotators choose exactly one class for the whole image."""
+    kind = control.get("choice", "single")
+    if kind not in ("single", "single-radio"):
+        raise LabelConfigError(
+            f'the label config\'s Choices have choice="{kind}"; {SUPPORTED} '
+            '(if every image has one class, set choice="single-radio")'
+        )
+    for setting, what in (("perRegion", "for each region"), ("perItem", "for each item")):
+        if control.get(setting, "").lower() == "true":
+            raise LabelConfigError(
+                f'the label config\'s Choices are chosen {what} ({setting}="true"); {SUPPORTED}'
+            )
 
 
 def _data_keys(value: str) -> list[str]:

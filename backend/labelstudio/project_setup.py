@@ -45,7 +45,7 @@ class ProjectSetup(LabelStudioProject):
         if not changes:
             return False
         self._change(**changes)
-        if self.model_version() != (now["model_version"] or ""):
+        if self._read()["model_version"] != now["model_version"]:
             # When predictions were hidden, Label Studio cleared the version, so restore it.
             self._change(model_version=now["model_version"])
         return True

@@ -17,7 +17,7 @@ from backend.base.progress import Progress
 from backend.base.strategy_names import ResolvedName, StrategyName
 from backend.labelstudio import task_data
 from backend.rounds.decide import batch_is_due, batch_size
-from backend.rounds.loop import Loop
+from backend.rounds.loop import Loop, push_lock
 from backend.rounds.measuring import measure_again
 from backend.rounds.observe import count_at_work, read_changes, read_everything_changed
 from backend.rounds.ordering import (
@@ -40,7 +40,6 @@ from backend.rounds.validation import (
     sample_task,
     with_validation,
 )
-from backend.store.files import lock
 from backend.store.version_meta import UNTRAINED, Meta
 
 log = logging.getLogger(__name__)
@@ -72,7 +71,7 @@ def top_up(
     # A round ends once its batch has been queried.
     rounds_done = loop.registry.last_round() - is_new_version
     overlap = loop.overlap
-    with lock(loop.root, "push"):
+    with push_lock(loop):
         read_everything_changed(loop.project, loop.store)
         found: dict[str, float] = {}
         if loop.validation_labels:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from backend.base.errors import SettingsError
+from backend.base.errors import DetachedError, SettingsError
 from backend.base.image_ids import image_id_of_task
 from backend.base.labeling import LabelingProject, match_classes
 from backend.base.progress import Progress
@@ -24,6 +24,7 @@ from backend.images.validation_sample import Validation
 from backend.labelstudio.task_source import TaskSource
 from backend.network.device import find_device
 from backend.network.training import Recipe
+from backend.store.files import lock
 from backend.store.project_record import POOL_INDEX, ProjectRecord, project_root, read_record
 from backend.store.project_store import ProjectStore
 from backend.store.registry import Registry
@@ -176,6 +177,22 @@ def _validation(record: ProjectRecord, store: ProjectStore) -> Validation:
         of_sample = {task.image_id for task in store.validation_tasks()}
         exempt = frozenset(store.annotated_images() - of_sample)
     return Validation(record.validation or "known", record.validation_labels or 0, exempt)
+
+
+@contextmanager
+def push_lock(loop: Loop) -> Iterator[None]:
+    """Hold the lock of whoever changes the project in Label Studio.
+
+    Raises DetachedError if the project has been detached since the loop was opened, because a job
+    that still runs must no longer change anything there.
+    """
+    with lock(loop.root, "push"):
+        if loop.is_attached and read_record(loop.root) is None:
+            raise DetachedError(
+                f"Tightloop was detached from project {loop.root.name.removeprefix('p')}, so "
+                "nothing was changed there"
+            )
+        yield
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 
 from backend.base.labeling import LabelingProject, TaskReading
+from backend.base.progress import Progress
 from backend.labelstudio.project import CLOCK_SKEW
 from backend.people.annotators import RECENT_ANNOTATIONS, people_at_work
 from backend.queue.training_queue import TrainingQueue
@@ -77,6 +78,7 @@ def read_changes(
     *,
     is_full: bool = False,
     now: float | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """Update the local copy of the project's tasks and annotations.
 
@@ -90,8 +92,12 @@ def read_changes(
         changes = project.read_tasks()
     else:
         changes = project.read_tasks(datetime.fromtimestamp(read_at, UTC) - CLOCK_SKEW)
+    n_read, n_tasks = 0, project.n_tasks() if progress else 0
     for tasks in _chunks(changes):
         store.record_tasks(tasks, began)
+        n_read += len(tasks)
+        if progress:
+            progress("reading tasks", n_read, n_tasks)
     config = project.label_config()  # as `read_tasks` found it
     read_with = f"{config.from_name} {config.image_key}"
     is_full = is_full or not read_at

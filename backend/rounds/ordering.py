@@ -16,12 +16,11 @@ from backend.base.labeling import OpenTask, Prediction, Task
 from backend.base.progress import Progress
 from backend.people.consensus import Row
 from backend.rounds.accuracy import describe_project
-from backend.rounds.loop import Loop
+from backend.rounds.loop import Loop, push_lock
 from backend.rounds.measuring import read_progress
 from backend.rounds.order_problem import may_switch
 from backend.rounds.scoring import find_candidates
 from backend.rounds.validation_reading import read_validation
-from backend.store.files import lock
 from backend.store.project_rows import OPEN_IMAGES_KEPT, OpenImage
 from backend.store.version_meta import UNTRAINED, VERSION_NAME, Meta
 
@@ -36,7 +35,7 @@ def refresh_predictions(loop: Loop, progress: Progress = lambda *_: None) -> int
 
     Returns the number of new predictions.
     """
-    with lock(loop.root, "push"):
+    with push_lock(loop):
         refreshed = order_open_tasks(loop, progress)
         loop.project.set_description(describe_project(loop.registry.current(), read_progress(loop)))
         return refreshed

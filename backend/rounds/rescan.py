@@ -11,10 +11,9 @@ from backend.base.progress import Progress
 from backend.images import pool as pools
 from backend.images.index import Merged
 from backend.images.pool import Pool
-from backend.rounds.loop import Loop
+from backend.rounds.loop import Loop, push_lock
 from backend.rounds.observe import read_everything_changed
 from backend.rounds.scoring import embeddings_of, pool_probs, score_sample
-from backend.store.files import lock
 from backend.store.project_record import read_record, write_record
 
 log = logging.getLogger(__name__)
@@ -83,7 +82,7 @@ def close_tasks_of_removed_images(loop: Loop) -> int:
 
     Keeps the pixels of annotated images.
     """
-    with lock(loop.root, "push"):
+    with push_lock(loop):
         read_everything_changed(loop.project, loop.store)
         removed = loop.pool.removed_ids
         closed = [

@@ -24,16 +24,19 @@ Classes = Annotated[tuple[str, ...], Field(min_length=2), AfterValidator(_check_
 
 
 POOL_INDEX = "pool.parquet"  # in the project's folder
+RECORD = "project.json"
+DETACHING = "detaching.json"  # the record of a project that is not yet detached completely
+DETACHED = "detached.json"  # the record of a project that may be attached again
 FIXED_POOLS = ("cifar10", "digits")
 
 
 class FormerSettings(BaseModel, frozen=True):
     """The settings of a Label Studio project before Tightloop was attached to it."""
 
-    sampling: str
+    sampling: str | None
     model_version: str
     show_collab_predictions: bool
-    description: str
+    description: str | None
 
 
 class ProjectRecord(BaseModel, frozen=True):
@@ -90,12 +93,7 @@ def known_projects(model_dir: Path) -> list[int]:
 
     Raises ModelFolderError if `model_dir` cannot be read.
     """
-    with folder_errors(model_dir):
-        return sorted(
-            int(entry.name[1:])
-            for entry in model_dir.iterdir()
-            if re.fullmatch(r"p[0-9]{1,18}", entry.name) and (entry / "project.json").exists()
-        )
+    return _projects_with(RECORD, model_dir)
 
 
 def pick_project(model_dir: Path, asked: int | None) -> int:
@@ -116,8 +114,11 @@ def pick_project(model_dir: Path, asked: int | None) -> int:
 
 
 def write_record(root: Path, record: ProjectRecord) -> None:
-    """Write a project's record, replacing any existing one."""
-    write_text(root / "project.json", record.model_dump_json(indent=2))
+    """Write a project's record, replacing any existing one, and end any detaching."""
+    write_text(root / RECORD, record.model_dump_json(indent=2))
+    with folder_errors(root):
+        for name in (DETACHING, DETACHED):
+            (root / name).unlink(missing_ok=True)
 
 
 def read_record(root: Path) -> ProjectRecord | None:
@@ -125,8 +126,49 @@ def read_record(root: Path) -> ProjectRecord | None:
 
     Raises ModelFolderError if the record is damaged.
     """
-    path = root / "project.json"
+    return _read(root / RECORD)
+
+
+def begin_detaching(root: Path) -> None:
+    """Take a project out of the list of projects; `end_detaching` completes this."""
     with folder_errors(root):
+        (root / RECORD).replace(root / DETACHING)
+
+
+def end_detaching(root: Path) -> None:
+    """Record that a project is detached completely."""
+    with folder_errors(root):
+        (root / DETACHING).replace(root / DETACHED)
+
+
+def read_half_detached(model_dir: Path) -> list[ProjectRecord]:
+    """Return the records of projects whose detaching was interrupted, in order of id."""
+    ids = _projects_with(DETACHING, model_dir)
+    found = (_read(project_root(model_dir, i) / DETACHING) for i in ids)
+    return [record for record in found if record is not None]
+
+
+def is_half_detached(root: Path) -> bool:
+    """Return whether a project's detaching was interrupted."""
+    return (root / DETACHING).exists()
+
+
+def read_former(root: Path) -> ProjectRecord | None:
+    """Return the record of a project that is detached, completely or not, or None."""
+    return _read(root / DETACHING) or _read(root / DETACHED)
+
+
+def read_records(model_dir: Path) -> list[ProjectRecord]:
+    """Read all projects' records, in order of id.
+
+    Raises ModelFolderError if a record cannot be read.
+    """
+    found = (read_record(project_root(model_dir, i)) for i in known_projects(model_dir))
+    return [record for record in found if record is not None]
+
+
+def _read(path: Path) -> ProjectRecord | None:
+    with folder_errors(path.parent):
         if not path.exists():
             return None
         try:
@@ -138,10 +180,11 @@ def read_record(root: Path) -> ProjectRecord | None:
             ) from None
 
 
-def read_records(model_dir: Path) -> list[ProjectRecord]:
-    """Read all projects' records, in order of id.
-
-    Raises ModelFolderError if a record cannot be read.
-    """
-    found = (read_record(project_root(model_dir, i)) for i in known_projects(model_dir))
-    return [record for record in found if record is not None]
+def _projects_with(name: str, model_dir: Path) -> list[int]:
+    """Return the ids of the projects whose folder has this file."""
+    with folder_errors(model_dir):
+        return sorted(
+            int(entry.name[1:])
+            for entry in model_dir.iterdir()
+            if re.fullmatch(r"p[0-9]{1,18}", entry.name) and (entry / name).exists()
+        )

@@ -17,6 +17,10 @@ from backend.base.errors import (
 
 log = logging.getLogger(__name__)
 
+# The server turns this header into the reason phrase of the response's first line. If a request to
+# an ML backend fails, that line is all that Label Studio shows to its user.
+REASON_HEADER = "X-Tightloop-Reason"
+REASON_LENGTH = 500
 UNAVAILABLE = (QueueError, ModelFolderError, NoModelError, BackendError)
 
 
@@ -37,18 +41,26 @@ def status_of_refusal(error: TightloopError) -> int:
     return 404 if isinstance(error, NoModelError) else status_of(error)
 
 
-def _known_error(error: TightloopError) -> tuple[Response, int]:
-    return jsonify(error=str(error)), status_of(error)
+def _known_error(error: TightloopError) -> Response:
+    return _answer(str(error), status_of(error))
 
 
 def _http_error(error: HTTPException) -> Response:
-    response = jsonify(error=error.description)
-    response.status_code = error.code or 500
+    response = _answer(error.description or error.name, error.code or 500)
     if response.status_code == 401:
         response.headers["WWW-Authenticate"] = 'Basic realm="Tightloop"'
     return response
 
 
-def _unexpected_error(error: Exception) -> tuple[Response, int]:
+def _unexpected_error(error: Exception) -> Response:
     log.exception("%s %s", request.method, request.path)
-    return jsonify(error=f"unexpected {type(error).__name__}: see the backend's log"), 500
+    return _answer(f"unexpected {type(error).__name__}: see the backend's log", 500)
+
+
+def _answer(message: str, status: int) -> Response:
+    """Return a response with the message in its body and, for the server, as its reason phrase."""
+    response = jsonify(error=message)
+    response.status_code = status
+    phrase = " ".join(message.split()).encode("ascii", "replace").decode()
+    response.headers[REASON_HEADER] = phrase[:REASON_LENGTH]
+    return response

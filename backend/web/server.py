@@ -22,6 +22,7 @@ from werkzeug.datastructures import Headers
 
 from backend.base.settings import Settings
 from backend.web.auth import Auth
+from backend.web.error_responses import REASON_HEADER
 
 THREADS = 8
 # /predict occupies all cores for seconds, so it must not occupy the other requests' threads.
@@ -30,6 +31,7 @@ REQUEST_DEADLINE_S = 10.0
 KEEP_ALIVE_S = 5  # an open dashboard sends a request every two seconds
 GRACE_S = 5
 
+REASON_NAME = REASON_HEADER.lower().encode()
 FRAMING_HEADERS = (b"content-length", b"transfer-encoding")
 
 BodyLimit = Callable[[str, Headers], int]
@@ -58,8 +60,31 @@ class BufferedApp:
         await threads(complete, _receiver(body or b""), send)
 
 
+class ReasonConnection(h11.Connection):
+    """HTTP/1.1 whose responses may bring their own reason phrase, in the header REASON_HEADER."""
+
+    def send_with_data_passthrough(self, event: h11.Event) -> list[bytes] | None:
+        """Return the bytes of an event."""
+        if isinstance(event, h11.Response):
+            headers = list(event.headers)
+            reasons = [value for name, value in headers if name == REASON_NAME]
+            if reasons:
+                event = h11.Response(
+                    status_code=event.status_code,
+                    headers=[header for header in headers if header[0] != REASON_NAME],
+                    reason=reasons[0],
+                )
+        return super().send_with_data_passthrough(event)
+
+
 class DeadlineProtocol(H11Protocol):
-    """Uvicorn's HTTP/1.1, except that it closes connections whose request head takes too long."""
+    """Uvicorn's HTTP/1.1, except that it closes connections whose request head takes too long, and
+    that responses may bring their own reason phrase.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.conn = ReasonConnection(h11.SERVER)
 
     def connection_made(self, transport: Any) -> None:
         """Start the first deadline."""

@@ -6,17 +6,19 @@ training code; training jobs are enqueued by name.
 
 from __future__ import annotations
 
+import logging
 import time
 
 from flask import Blueprint, Flask, Response, g, jsonify, request
 
-from backend.base.errors import SettingsError
+from backend.base.errors import SettingsError, TightloopError
 from backend.base.labeling import match_classes
 from backend.base.settings import Settings, load_settings
 from backend.labelstudio.label_config import parse_label_config
 from backend.queue.training_queue import TrainingQueue
 from backend.store.project_record import known_projects, read_record
 from backend.store.registry import Registry
+from backend.store.version_meta import Meta
 from backend.web.auth import MAX_BODY_BYTES, MAX_PREDICT_BYTES, Auth, guarded
 from backend.web.controls import LocalControls
 from backend.web.dashboard import Dashboard
@@ -31,6 +33,8 @@ from backend.web.payloads import (
     read_payload,
 )
 from backend.web.predictions import ModelService, ResNetBackend
+
+log = logging.getLogger(__name__)
 
 
 class MLBackend:
@@ -71,18 +75,31 @@ class MLBackend:
         return jsonify(status="UP")
 
     def setup(self) -> Response:
-        """Check the project's label config, and return the name of the version in service."""
+        """Check the project's label config, and return the name of the version in service.
+
+        Label Studio also calls this if a person connects the backend in a project's settings.
+        """
         payload = read_payload(SetupPayload, _body(MAX_BODY_BYTES))
         project_id = project_number(payload.project)
+        try:
+            current = self._check_project(project_id, payload.label_config)
+        except TightloopError as error:
+            log.warning("project %d: refused to serve as its ML backend: %s", project_id, error)
+            raise
+        return jsonify(model_version=current.version if current else "")
+
+    def _check_project(self, project_id: int, label_config: str) -> Meta | None:
+        """Return the version in service. Raises SettingsError if the project is not set up."""
         root = self._service.root(project_id)
         record = read_record(root)
         if record is None:
             raise SettingsError(
-                f"project {project_id} is not set up here: run `python -m scripts.setup_project`"
+                f"Tightloop does not know project {project_id} yet: instead of connecting the "
+                f"model here, run `python -m scripts.setup_project --attach {project_id}`, which "
+                "connects it"
             )
-        match_classes(parse_label_config(payload.label_config).choices, record.classes)
-        current = Registry(root).current()
-        return jsonify(model_version=current.version if current else "")
+        match_classes(parse_label_config(label_config).choices, record.classes)
+        return Registry(root).current()
 
     def predict(self) -> Response:
         """Predict a label for every task in the request."""

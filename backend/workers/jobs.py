@@ -33,7 +33,7 @@ from functools import cached_property
 
 from rq import get_current_job
 
-from backend.base.errors import ModelFolderError, TightloopError, TooFewLabelsError
+from backend.base.errors import DetachedError, ModelFolderError, TightloopError, TooFewLabelsError
 from backend.base.labeling import LabelingProject
 from backend.base.progress import Progress, ProgressLines
 from backend.base.settings import Settings, load_settings
@@ -195,6 +195,9 @@ def _record_errors(work: Work, step: Step) -> Iterator[None]:
         yield
     except TooFewLabelsError as error:
         log.info("project %d: %s has to wait: %s", work.project_id, STEP_NAMES[step], error)
+    except DetachedError as error:
+        log.info("project %d: %s stopped: %s", work.project_id, STEP_NAMES[step], error)
+        work.store.record_failure(step, time.time())
     except Exception as error:
         where = STEP_NAMES[step]
         if isinstance(error, TightloopError):

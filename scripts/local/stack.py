@@ -9,6 +9,7 @@ import time
 from contextlib import ExitStack
 from typing import Any
 
+from backend.base.project_settings import ATTACHED
 from scripts.console.progress_bars import progress_bar
 from scripts.local import programs, supervisor
 from scripts.local.folder import StackError, StackFolder
@@ -43,8 +44,7 @@ class LocalStack:
                 print("already running:\n" + where_to_go(self.folder.read()))
                 self._say_how_to_add_a_project()
                 return 0
-            with progress_bar() as progress:
-                make_plan(Request.from_settings(self.settings), progress)
+            self._check_settings()
             if processes(self.folder):
                 print("an earlier stack left processes behind")
                 stop(self.folder)
@@ -66,6 +66,15 @@ class LocalStack:
             return 0
         stop(self.folder)
         return 0
+
+    def _check_settings(self) -> None:
+        """Raise a TightloopError if the project cannot be set up with these settings."""
+        request = Request.from_settings(self.settings)
+        if request.value("pool") == ATTACHED:
+            request.existing_project()
+        elif not request.is_for_existing:  # else, set-up only renews its connections
+            with progress_bar() as progress:
+                make_plan(request, progress)
 
     def _start(self) -> None:
         (self.folder.path / "log").mkdir(exist_ok=True)

@@ -29,13 +29,13 @@ def titles_of(title: str) -> tuple[str, str]:
 def recorded_projects(model_dir: Path) -> list[ProjectRecord]:
     """Return the record of each project, in the order in which the projects were set up.
 
-    The first record belongs to the stack's default project. If a project was deleted in Label
-    Studio and created again, only its later record counts.
+    The first record belongs to the stack's default project. If a project that we created was
+    deleted in Label Studio and created again, only its later record counts.
     """
-    by_title: dict[str, ProjectRecord] = {}
+    by_key: dict[str | int, ProjectRecord] = {}
     for record in read_records(model_dir) if model_dir.is_dir() else ():
-        by_title[record.title] = record
-    return list(by_title.values())
+        by_key[record.project_id if record.is_attached else record.title] = record
+    return list(by_key.values())
 
 
 def find_record(model_dir: Path, title: str | None) -> ProjectRecord | None:

@@ -6,7 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+from backend.base.errors import SettingsError
+from backend.base.project_settings import ATTACHED
 from backend.base.settings import Settings, load_settings
+from scripts.setup.projects import find_record
+
+DECIDED = frozenset({"classes", "label_config"})  # by an existing project
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,28 @@ class Request:
     def to_refresh(cls, settings: Settings, title: str) -> Self:
         """Request a recorded project with its recorded settings."""
         return cls(settings, title, frozenset(), may_create=False)
+
+    @property
+    def is_for_existing(self) -> bool:
+        """Return whether the project and its tasks belong to a team that works without us."""
+        record = find_record(self.settings.model_dir, self.title)
+        return self.value("pool") == ATTACHED or (record is not None and record.is_attached)
+
+    def existing_project(self) -> int:
+        """Return PROJECT_ID. Raises SettingsError if it is missing, or if another setting is given
+        that an existing project decides itself.
+        """
+        if self.settings.project_id is None:
+            raise SettingsError(
+                f"POOL={ATTACHED} needs PROJECT_ID: the number in the project's address in Label "
+                "Studio, /projects/12/data"
+            )
+        if decided := sorted(self.given & DECIDED):
+            raise SettingsError(
+                f"{', '.join(map(str.upper, decided))} cannot be set with POOL={ATTACHED}, because "
+                "the existing project decides: remove the setting"
+            )
+        return self.settings.project_id
 
     def value(self, name: str) -> Any:
         """Return a setting if it was given for this project, else None."""

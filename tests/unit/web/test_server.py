@@ -17,6 +17,7 @@ import pytest
 
 from backend.labelstudio.incoming import SECRET_HEADER
 from backend.labelstudio.label_config import label_config_xml
+from backend.web.error_responses import REASON_HEADER
 from backend.web.server import REQUEST_DEADLINE_S
 from scripts.research.idle_connections import KINDS
 from scripts.research.random_project import CLASSES, PROJECT
@@ -189,3 +190,17 @@ def read_to_the_end(connection: socket.socket) -> bytes:
     while part := connection.recv(65536):
         response += part
     return response
+
+
+def test_a_refusal_is_the_reason_phrase_which_is_all_that_label_studio_shows(
+    backend: Backend,
+) -> None:
+    """Label Studio's dialog shows only the first line of a failed response."""
+    body = {"project": "8.1795346887", "schema": label_config_xml(CLASSES)}
+    response = httpx.post(
+        f"{backend.url}/setup", json=body, auth=(USER, backend.password), timeout=PATIENCE_S
+    )
+    assert response.status_code == 400
+    assert "python -m scripts.setup_project --attach 8" in response.reason_phrase
+    assert response.reason_phrase == response.json()["error"]
+    assert REASON_HEADER not in response.headers

@@ -1,0 +1,129 @@
+"""Attach Tightloop to a Label Studio project that exists, and detach it again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from backend.base.errors import LabelStudioError
+from backend.labelstudio.attached_project import AttachedProject
+from backend.labelstudio.client import UNCERTAINTY_SAMPLING
+from backend.labelstudio.incoming import SECRET_HEADER
+from backend.labelstudio.project import OUR_DESCRIPTION
+from backend.labelstudio.project_setup import BACKEND_TITLE, ProjectSetup
+from backend.store.project_record import FormerSettings
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where Label Studio finds our backend, with the secrets that the two share."""
+
+    url: str
+    user: str
+    password: str
+    secret: str
+
+
+class AttachedSetup(ProjectSetup, AttachedProject):
+    """The steps that attach Tightloop to a project, and those that detach it.
+
+    Each step may be repeated. No step creates, changes or deletes a task or an annotation.
+    """
+
+    def former_settings(self) -> FormerSettings:
+        """Return the settings that detaching restores; values of ours stand for empty ones."""
+        now = self._read()
+        version, description = str(now["model_version"] or ""), now["description"]
+        is_ours = self._our_version(version) or version == BACKEND_TITLE
+        return FormerSettings(
+            sampling=now["sampling"],
+            model_version="" if is_ours else version,
+            show_collab_predictions=bool(now["show_collab_predictions"]),
+            description="" if self._is_our_description(description) else description,
+        )
+
+    def is_held_by_another(self, address: Address) -> bool:
+        """Return whether another Tightloop receives this project's annotations."""
+        return any(
+            (hook["headers"] or {}).get(SECRET_HEADER, address.secret) != address.secret
+            and hook["url"] != f"{address.url}/webhook"
+            for hook in self._list("api/webhooks/")
+        )
+
+    def other_backends(self, url: str) -> list[str]:
+        """Return the titles of the team's own ML backends."""
+        return [row["title"] for row in self._list("api/ml/") if not _is_our_backend(row, url)]
+
+    def connect(self, address: Address) -> bool:
+        """Connect the webhook and the ML backend; return whether anything changed."""
+        has_new_webhook = self.connect_webhook(f"{address.url}/webhook", address.secret)
+        return self.connect_backend(address.url, address.user, address.password) or has_new_webhook
+
+    def disconnect(self, address: Address) -> None:
+        """Delete our webhook and our ML backend connection."""
+        for row in self._list("api/ml/"):
+            if _is_our_backend(row, address.url):
+                self._server.request("DELETE", f"api/ml/{row['id']}", may_be_gone=True)
+        for hook in self._list("api/webhooks/"):
+            is_ours = (hook["headers"] or {}).get(SECRET_HEADER) == address.secret
+            if is_ours or hook["url"] == f"{address.url}/webhook":
+                self._server.request("DELETE", f"api/webhooks/{hook['id']}/", may_be_gone=True)
+
+    def delete_our_predictions(self) -> int:
+        """Delete the predictions of all our versions; return the number of versions."""
+        versions = self.model_versions()
+        for version in versions:
+            self.delete_predictions(version)
+        return len(versions)
+
+    def restore(self, former: FormerSettings, *, is_blind: bool) -> list[str]:
+        """Disconnect nothing, but put our settings and predictions back as they were.
+
+        Settings that the team has changed since then stay as they are. Returns a sentence for each
+        of them, and for a former model version that no longer exists.
+        """
+        now = self._read()
+        ours: dict[str, bool] = {
+            "sampling": now["sampling"] == UNCERTAINTY_SAMPLING,
+            "show_collab_predictions": now["show_collab_predictions"] == (not is_blind),
+            "description": self._is_our_description(now["description"]),
+        }
+        wanted = former.model_dump(include={*ours})
+        changes = {k: v for k, v in wanted.items() if ours[k] and now[k] != v}
+        version = str(now["model_version"] or "")
+        if self._our_version(version) or version in ("", BACKEND_TITLE):
+            version = former.model_version
+        self.delete_our_predictions()
+        if changes:
+            self._change(**changes)
+        left = [
+            f"{NAMES[name]} stays as the team has set it since then"
+            for name, value in wanted.items()
+            if not ours[name] and now[name] != value
+        ]
+        return left + self._restore_version(version)
+
+    def _restore_version(self, version: str) -> list[str]:
+        """Restore the model version that orders the tasks; deleting predictions may clear it."""
+        if str(self._read()["model_version"] or "") == version:
+            return []
+        try:
+            self._change(model_version=version)
+        except LabelStudioError:
+            return [f'the former model version "{version}" no longer has predictions']
+        return []
+
+    def _is_our_description(self, text: str | None) -> bool:
+        return (text or "").startswith(OUR_DESCRIPTION)
+
+
+NAMES: Mapping[str, str] = {
+    "sampling": "the order of the tasks (sampling)",
+    "show_collab_predictions": "the setting that shows predictions to annotators",
+    "description": "the description",
+}
+
+
+def _is_our_backend(row: Mapping[str, Any], url: str) -> bool:
+    return row["url"] == url or row["title"] == BACKEND_TITLE

@@ -1,0 +1,266 @@
+"""Attach Tightloop to a Label Studio project that exists: read it, say what changes, and ask."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from backend.base.errors import ModelFolderError, SettingsError, TightloopError
+from backend.base.progress import Progress
+from backend.base.settings import Settings
+from backend.images.pool import Pool, open_pool
+from backend.images.validation_sample import Validation
+from backend.labelstudio.attached_setup import AttachedSetup
+from backend.labelstudio.client import find_projects, label_now_url
+from backend.labelstudio.task_source import TaskSource
+from backend.rounds.accuracy import describe_project
+from backend.rounds.observe import read_changes
+from backend.rounds.validation_reading import project_progress
+from backend.store import project_db
+from backend.store.project_record import (
+    POOL_INDEX,
+    ProjectRecord,
+    begin_detaching,
+    end_detaching,
+    is_half_detached,
+    project_root,
+    read_former,
+    read_record,
+    write_record,
+)
+from backend.store.project_store import ProjectStore
+from backend.store.registry import Registry
+from backend.store.weights import find_weights
+from scripts.console.progress_bars import progress_bar
+from scripts.setup.detach import address_of, restore
+from scripts.setup.existing import ExistingProject, describe
+from scripts.setup.opening import DECODE_FOR_S, OpenedProject
+from scripts.setup.steps import SetupSteps
+from scripts.setup.survey import Survey
+
+Consent = Literal["ask", "given", "dry run"]
+NAMED_MAX = 10
+
+
+def attach(settings: Settings, named: str, consent: Consent) -> int:
+    """Attach to the project with this id or title, unless the user declines; return its id.
+
+    If Tightloop is attached already, switch on whatever is missing.
+    """
+    settings.require("label_studio_api_key", "webhook_secret", "backend_password")
+    project_id = find_existing(settings, named)
+    record = read_record(project_root(settings.model_dir, project_id))
+    if record is None:
+        Attaching(settings, project_id).run(consent)
+        return project_id
+    if not record.is_attached:
+        raise SettingsError(
+            f'Tightloop itself created the project "{record.title}" (id {project_id}), so there is '
+            "nothing to attach: `python -m scripts.setup_project` updates it"
+        )
+    if consent == "dry run":
+        print(f'Tightloop is already attached to "{record.title}" (id {project_id})')
+    else:
+        switch_on(settings, record)
+        print(f'project   "{record.title}" (id {project_id}) is attached')
+    return project_id
+
+
+def refresh(settings: Settings, record: ProjectRecord) -> bool:
+    """Mend the webhook and the ML backend connection; return whether anything changed."""
+    project = _open(settings, record.project_id)
+    has_changed = project.connect(address_of(settings))
+    state = "is connected again" if has_changed else "is connected"
+    print(f'project   "{record.title}" (id {record.project_id}): {settings.backend_url} {state}')
+    return has_changed
+
+
+def switch_on(settings: Settings, record: ProjectRecord) -> None:
+    """Connect the webhook and the ML backend, and let predictions order the project's tasks."""
+    project = _open(settings, record.project_id)
+    project.connect(address_of(settings))
+    project.configure(is_blind=settings.blind)
+    store = ProjectStore(project_root(settings.model_dir, record.project_id))
+    # The next version that has predictions may replace the model version of the team.
+    store.record(has_ordered=False, ordered_by="", order_problem="")
+
+
+def find_existing(settings: Settings, named: str) -> int:
+    """Return the id of the project with this id or title.
+
+    Raises SettingsError if there is none, or if several projects have this title.
+    """
+    url = settings.label_studio_url
+    titles = find_projects(url, settings.label_studio_api_key.get_secret_value())
+    if named.isdecimal() and int(named) in titles:
+        return int(named)
+    found = [project_id for project_id, title in titles.items() if title == named]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        ids = ", ".join(map(str, sorted(found)))
+        raise SettingsError(f'several projects are called "{named}": give one of the ids {ids}')
+    known = [f'{i} ("{title}")' for i, title in sorted(titles.items())]
+    more = f" and {len(known) - NAMED_MAX} more" if len(known) > NAMED_MAX else ""
+    raise SettingsError(
+        f'Label Studio at {url} has no project with the id or title "{named}". The user of '
+        f"LABEL_STUDIO_API_KEY sees {', '.join(known[:NAMED_MAX]) or 'no project'}{more}"
+    )
+
+
+class Attaching:
+    """Attaches Tightloop to one project."""
+
+    def __init__(self, settings: Settings, project_id: int) -> None:
+        self.settings = settings
+        self.project_id = project_id
+        self.root = project_root(settings.model_dir, project_id)
+        self.project = _open(settings, project_id)
+
+    def run(self, consent: Consent) -> None:
+        """Read the project, print the plan, and carry it out if the user agrees."""
+        earlier = self._read_earlier()
+        if self.project.is_held_by_another(address_of(self.settings)):
+            raise SettingsError(
+                f"another Tightloop is attached to project {self.project_id}: its webhook is "
+                "listed in the project's Settings, Webhooks. Detach the other Tightloop first, or "
+                "delete that webhook if the other Tightloop no longer exists"
+            )
+        former = self.project.former_settings()
+        if earlier is not None and earlier.attached and is_half_detached(self.root):
+            former = earlier.attached  # Label Studio may still have our settings
+        with tempfile.TemporaryDirectory(prefix="tightloop-") as folder:
+            survey = Survey(self.settings, self.project, ProjectStore(Path(folder)))
+            with progress_bar() as progress:
+                found = survey.read(former, progress)
+            print("\n".join(describe(found, self.settings)))
+            if not has_consent(consent):
+                return
+            pool, record = self._prepare(Path(folder), found, earlier)
+        write_record(self.root, record)
+        self._switch_on(pool, record)
+
+    def _read_earlier(self) -> ProjectRecord | None:
+        """Return the record of the project if it was attached before and then detached.
+
+        Raises ModelFolderError if the folder belongs to a project of another Label Studio.
+        """
+        earlier = read_former(self.root)
+        if earlier is not None and earlier.project_created_at != self.project.created_at():
+            raise ModelFolderError(
+                f"{self.root} belongs to project {self.project_id} of another Label Studio "
+                f'("{earlier.title}", created {earlier.project_created_at}): '
+                "move that folder elsewhere or set MODEL_DIR, then try again"
+            )
+        return earlier
+
+    def _prepare(
+        self, folder: Path, found: ExistingProject, earlier: ProjectRecord | None
+    ) -> tuple[Pool, ProjectRecord]:
+        """Fetch the weights and the first images; change nothing in Label Studio.
+
+        A project that was attached before keeps its classes, seed and validation sample, to which
+        its versions refer.
+        """
+        settings, root = self.settings, self.root
+        if not (root / project_db.FILE).exists():
+            root.mkdir(parents=True, exist_ok=True)
+            project_db.copy(folder, root)
+        with progress_bar() as progress:
+            read_changes(self.project, ProjectStore(root), progress=progress)
+            weights = find_weights(settings.weights, settings.data_dir, progress=progress)
+            seed = earlier.seed if earlier else settings.seed
+            pool = self._open_pool(found.config.choices, seed, progress)
+        fields = {
+            "title": found.title,
+            "label_studio_url": settings.label_studio_url,
+            "weights": weights.name,
+            "weights_notice": weights.notice,
+            "image_size": pool.image_size,
+            "validation_images": pool.n_held_out,
+            "attached": found.former,
+        }
+        if earlier is not None:
+            return pool, earlier.model_copy(update=fields)
+        return pool, ProjectRecord(
+            project_id=self.project_id,
+            project_created_at=self.project.created_at(),
+            pool=pool.name,
+            seed=seed,
+            seed_labels=0,
+            classes=found.config.choices,
+            validation="people",
+            validation_labels=settings.validation_labels,
+            label_config="own",
+            **fields,
+        )
+
+    def _open_pool(self, classes: Sequence[str], seed: int, progress: Progress) -> Pool:
+        """List the images and fetch the first ones; images that are annotated never validate."""
+        settings = self.settings
+        annotated = frozenset(ProjectStore(self.root).annotated_images())
+        source = TaskSource(settings, self.project_id)
+        return open_pool(
+            source.name,
+            settings.data_dir,
+            seed=seed,
+            validation=Validation("people", settings.validation_labels, annotated),
+            classes=classes,
+            image_size=settings.image_size,
+            index=self.root / POOL_INDEX,
+            source=source,
+            budget_s=DECODE_FOR_S,
+            max_pixels=settings.max_image_pixels,
+            progress=progress,
+        )
+
+    def _switch_on(self, pool: Pool, record: ProjectRecord) -> None:
+        """Change Label Studio, query the first tasks, and request the first training run.
+
+        If Label Studio refuses a change, undo all changes.
+        """
+        opened = OpenedProject(self.project, self.root, record, pool, has_changed=True)
+        steps = SetupSteps(self.settings, opened)
+        steps.print_cost()  # before any training run slows the measurement down
+        try:
+            switch_on(self.settings, record)
+        except TightloopError:
+            begin_detaching(self.root)
+            restore(self.settings, record)
+            end_detaching(self.root)
+            print("Label Studio refused a change, so the project was put back as it was")
+            raise
+        print(f"backend   {self.settings.backend_url} is connected and receives every annotation")
+        steps.push_first_batch()
+        version = Registry(self.root).current()
+        self.project.set_description(
+            describe_project(version, project_progress(self.settings, self.root))
+        )
+        steps.start_first_training()
+        print(f"  {label_now_url(self.settings.browser_url, self.project_id)} -> Label All Tasks")
+
+
+def has_consent(consent: Consent) -> bool:
+    """Return whether to carry out the plan; ask the user if necessary.
+
+    Raises SettingsError if there is no terminal to ask at.
+    """
+    if consent == "dry run":
+        print("--dry-run: nothing was changed")
+        return False
+    if consent == "given":
+        return True
+    if not sys.stdin.isatty():
+        raise SettingsError("nothing was changed, because no terminal can ask: add --yes to agree")
+    if input("Attach Tightloop to this project? [y/N] ").strip().lower() in ("y", "yes"):
+        return True
+    print("nothing was changed")
+    return False
+
+
+def _open(settings: Settings, project_id: int) -> AttachedSetup:
+    token = settings.label_studio_api_key.get_secret_value()
+    return AttachedSetup(settings.label_studio_url, token, project_id)

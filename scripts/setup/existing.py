@@ -1,0 +1,211 @@
+"""Read a Label Studio project that exists, and describe what attaching to it would do."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from backend.base.labeling import Annotation, LabelConfig
+from backend.base.settings import Settings
+from backend.labelstudio.client import UNCERTAINTY_SAMPLING
+from backend.store.project_record import FormerSettings
+
+CLASSES_SHOWN = 8
+REASONS_SHOWN = 3
+WIDTH = 12  # of the first column
+# What has no label, and why.
+SKIPPED = "skipped"
+EMPTY = "without a choice"
+OTHER = "of another control"
+UNKNOWN = "with a class that the label config lacks"
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The annotations of a project, by class, and those that have no usable class."""
+
+    by_class: Mapping[str, int]  # tasks, in the order of the label config
+    left_out: Mapping[str, int]  # annotations, by reason
+    n_tasks: int = 0  # with at least one usable annotation
+    n_people: int = 0
+
+
+@dataclass(frozen=True)
+class ExistingProject:
+    """What was read from a project before Tightloop is attached to it."""
+
+    project_id: int
+    title: str
+    n_tasks: int
+    n_open: int
+    config: LabelConfig
+    former: FormerSettings
+    labels: Labels
+    images: Mapping[str, int]  # tasks, by where their images are
+    left_out: Mapping[str, int] = field(default_factory=dict)  # tasks, by reason
+    n_sampled: int = 0
+    unreadable: Mapping[str, int] = field(default_factory=dict)  # of the sampled images, by reason
+    other_backends: Sequence[str] = ()
+    annotations_per_task: int = 1
+
+
+def count_labels(annotations: Iterable[Sequence[Annotation]], choices: Sequence[str]) -> Labels:
+    """Count the labels of tasks; each item holds the annotations of one task.
+
+    A task that several people labeled counts for the class of its first annotation.
+    """
+    left_out: Counter[str] = Counter()
+    by_class: Counter[str] = Counter()
+    people: set[int | None] = set()
+    for of_task in annotations:
+        usable = []
+        for annotation in of_task:
+            if reason := _why_unusable(annotation, choices):
+                left_out[reason] += 1
+            else:
+                usable.append(annotation)
+                people.add(annotation.annotator)
+        by_class.update(str(annotation.label) for annotation in usable[:1])
+    found = {choice: by_class[choice] for choice in choices}
+    return Labels(found, dict(left_out.most_common()), sum(found.values()), len(people))
+
+
+def _why_unusable(annotation: Annotation, choices: Sequence[str]) -> str:
+    if annotation.was_skipped:
+        return SKIPPED
+    if annotation.is_of_other_control:
+        return OTHER
+    if annotation.label is None:
+        return EMPTY
+    return "" if annotation.label in choices else UNKNOWN
+
+
+def describe(found: ExistingProject, settings: Settings) -> list[str]:
+    """Return the lines of the plan, which fit on one screen."""
+    return [
+        f'"{found.title}" (project {found.project_id}): {found.n_tasks:,} tasks, '
+        f"{found.n_open:,} without an annotation",
+        "Tightloop will read",
+        *_rows(_read_rows(found)),
+        *_section("It will leave out", _rows(_left_out_rows(found))),
+        "It will switch on in Label Studio",
+        *_rows(_switched_rows(found, settings)),
+        "It will not touch",
+        "  tasks, annotations, label config, instructions, tabs, and predictions of other models",
+        "Annotators will notice",
+        *(f"  {line}" for line in _noticed(found, settings)),
+        f"To undo everything: python -m scripts.setup_project --detach {found.project_id}",
+    ]
+
+
+def _read_rows(found: ExistingProject) -> list[tuple[str, str]]:
+    labels = found.labels
+    people = f"{labels.n_people} {'person' if labels.n_people == 1 else 'people'}"
+    classes = ", ".join(f"{name} {count:,}" for name, count in _first(labels.by_class))
+    more = len(labels.by_class) - CLASSES_SHOWN
+    return [
+        (
+            "labels",
+            f"{labels.n_tasks:,} tasks labeled by {people}"
+            if labels.n_tasks
+            else "none yet: the first tasks are chosen without a model",
+        ),
+        ("classes", f"{classes}{f' and {more} more' if more > 0 else ''}"),
+        (
+            "images",
+            ", ".join(f"{count:,} {place}" for place, count in found.images.items())
+            + "; each is fetched once",
+        ),
+    ]
+
+
+def _left_out_rows(found: ExistingProject) -> list[tuple[str, str]]:
+    rows = []
+    if found.left_out:
+        rows.append(("tasks", _name_reasons(found.left_out)))
+    if n_unreadable := sum(found.unreadable.values()):
+        about = round(sum(found.images.values()) * n_unreadable / found.n_sampled)
+        rows.append(
+            (
+                "images",
+                f"{n_unreadable} of {found.n_sampled} sampled images cannot be read, so about "
+                f"{max(about, n_unreadable):,} in total ({_name_reasons(found.unreadable)})",
+            )
+        )
+    if left_out := found.labels.left_out:
+        counts = (f"{count:,} {reason}" for reason, count in left_out.items())
+        rows.append(("annotations", ", ".join(counts)))
+    return rows
+
+
+def _switched_rows(found: ExistingProject, settings: Settings) -> list[tuple[str, str]]:
+    former = found.former
+    rows = [("order", f"{UNCERTAINTY_SAMPLING} (now: {former.sampling or 'not set'})")]
+    shows, now_shows = not settings.blind, former.show_collab_predictions
+    if shows != now_shows:
+        rows.append(
+            (
+                "predictions",
+                f"{_shown(shows)} (now: {_shown(now_shows)})",
+            )
+        )
+    if former.model_version:
+        rows.append(("version", f'tl{found.project_id}-r… (now: "{former.model_version}")'))
+    beside = ", ".join(f'"{title}"' for title in found.other_backends)
+    rows.append(
+        (
+            "ML backend",
+            f"{settings.backend_url}, and a webhook that reports annotations"
+            + (f"; {beside} stays connected" if beside else ""),
+        )
+    )
+    if not former.description:
+        rows.append(("description", "how good the model is (now: empty)"))
+    return rows
+
+
+def _noticed(found: ExistingProject, settings: Settings) -> list[str]:
+    guess = "" if settings.blind else "; the model's guess is already selected"
+    lines = [
+        f'"Label All Tasks" brings the images that help the model most{guess}',
+        f"{settings.validation_labels:,} randomly chosen images come without a guess: they measure "
+        "the model",
+    ]
+    if found.annotations_per_task > 1:
+        lines.append(
+            f"tasks that one person has annotated still come first, because this project asks for "
+            f"{found.annotations_per_task} annotations per task"
+        )
+    if settings.overlap not in ("auto", "1") or (
+        settings.overlap == "auto" and "overlap" in settings.model_fields_set
+    ):
+        lines.append(
+            f"OVERLAP={settings.overlap}: some tasks are opened to another person, which changes "
+            "their overlap"
+        )
+    return lines
+
+
+def _shown(is_shown: bool) -> str:
+    return "shown to annotators" if is_shown else "hidden"
+
+
+def _first(counts: Mapping[str, int]) -> list[tuple[str, int]]:
+    return list(counts.items())[:CLASSES_SHOWN]
+
+
+def _name_reasons(reasons: Mapping[str, int]) -> str:
+    ordered = sorted(reasons.items(), key=lambda item: -item[1])
+    shown = [f"{count:,}: {reason}" for reason, count in ordered[:REASONS_SHOWN]]
+    if rest := sum(count for _, count in ordered[REASONS_SHOWN:]):
+        shown.append(f"{rest:,}: other reasons")
+    return "; ".join(shown)
+
+
+def _rows(rows: Sequence[tuple[str, str]]) -> list[str]:
+    return [f"  {name:<{WIDTH}}{text}" for name, text in rows]
+
+
+def _section(title: str, lines: Sequence[str]) -> list[str]:
+    return [title, *lines] if lines else []
