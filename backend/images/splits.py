@@ -38,6 +38,15 @@ class LabeledSplit(Split):
 
     labels: NDArray[np.int64]  # (images,), positions in the classes
 
+    def relabel(self, targets: Labels) -> LabeledSplit:
+        """Replace each label by its target, and leave out images whose target is negative."""
+        labels = targets[self.labels]
+        if np.array_equal(labels, self.labels):
+            return self
+        rows = np.flatnonzero(labels >= 0)
+        image_ids = tuple(self.image_ids[row] for row in rows)
+        return LabeledSplit(image_ids, ImageView(self.images, rows), labels[rows])
+
 
 NO_IMAGES = Split((), np.zeros((0, 1, 1, 3), np.uint8))
 

@@ -43,7 +43,8 @@ def fit_head(
 ) -> Head:
     """Fit a multinomial logistic regression.
 
-    The problem has a single optimum, so `start` only saves time. `weights` determine how much each
+    The problem has a single optimum, so `start`, which may have fewer classes, only saves time.
+    `weights` determine how much each
     label counts; only their ratios matter. A class without labels gets the probability that it
     would have with one more labeled image (Laplace's rule of succession). Raises TooFewLabelsError
     if fewer than two classes have labels.
@@ -61,10 +62,10 @@ def fit_head(
     model = LogisticRegression(
         C=INVERSE_PENALTY, tol=TOLERANCE, max_iter=MAX_STEPS, warm_start=True
     )
-    if start is not None and len(seen) == n_classes > 2:
+    if start is not None and len(seen) > 2 and seen[-1] < len(start.bias):
         model.classes_ = seen
-        model.coef_ = start.weight * scale
-        model.intercept_ = start.bias + start.weight @ center
+        model.coef_ = start.weight[seen] * scale
+        model.intercept_ = start.bias[seen] + start.weight[seen] @ center
     model.fit(centered / scale, labels, None if weights is None else weights / weights.mean())
     if len(seen) == 2:  # the model's only row compares the second class with the first
         coef = np.vstack([-model.coef_, model.coef_]) / 2

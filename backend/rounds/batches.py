@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -54,6 +54,8 @@ class Batch:
     strategy: ResolvedName
     version: Meta | None
     probs: Probs | None  # (images, classes), or None without a model
+    # The images that another strategy chose, because a class has no label yet.
+    chosen_by: Mapping[str, ResolvedName] = field(default_factory=dict)
 
     @property
     def version_name(self) -> str:
@@ -111,8 +113,10 @@ def choose_batch(
 ) -> Batch:
     """Choose the `count` most informative images that have no task yet.
 
-    The caller must hold the push lock and must have read the latest changes. Before the first
-    version exists, strategies that need a model choose at random.
+    While a class that joined the project later has no label, half of the images are typical ones,
+    because a model is not uncertain about a class that it does not know. The caller must hold the
+    push lock and must have read the latest changes. Before the first version exists, strategies
+    that need a model choose at random.
     """
     tasks = loop.store.tasks()
     if not loop.is_attached:
@@ -122,14 +126,60 @@ def choose_batch(
     excluded = asked | loop.gone_images()
     rows = [row for row, image_id in enumerate(loop.pool.image_ids) if image_id not in excluded]
     version = loop.registry.current()
-    resolved = resolve(strategy, n_asked=len(asked), n_classes=len(loop.pool.classes))
-    candidates = find_candidates(loop, version, resolved, rows, asked, progress)
-    query = select(resolved, candidates, count, np.random.default_rng([loop.seed, len(asked)]))
+    resolved = resolve(strategy, n_asked=len(asked), n_classes=len(loop.classes.current))
+    if resolved == "typiclust" or version is None or not lacks_labels(loop):
+        return _choose(loop, version, resolved, rows, asked, count, progress)
+    typical = _choose(loop, version, "typiclust", rows, asked, count // 2, progress)
+    chosen = set(typical.image_ids)
+    rest = [row for row in rows if loop.pool.image_ids[row] not in chosen]
+    others = _choose(loop, version, resolved, rest, asked, count - len(chosen), progress)
+    return _join(typical, others)
+
+
+def lacks_labels(loop: Loop) -> bool:
+    """Return whether a class that joined after the first version has no label yet.
+
+    A class that was there from the start may never be used, for example "unsure".
+    """
+    n_first = min((len(meta.classes) for meta in loop.registry.versions()[0]), default=0)
+    labeled = {loop.classes.spell(label) for label in loop.store.label_counts()}
+    return not labeled.issuperset(set(loop.classes.current) & set(loop.names[n_first:]))
+
+
+def _choose(
+    loop: Loop,
+    version: Meta | None,
+    strategy: ResolvedName,
+    rows: Sequence[int],
+    asked: Set[str],
+    count: int,
+    progress: Progress,
+) -> Batch:
+    """Choose `count` images among these rows of the pool with one strategy."""
+    candidates = find_candidates(loop, version, strategy, rows, asked, progress)
+    query = select(strategy, candidates, count, np.random.default_rng([loop.seed, len(asked)]))
     probs = None
     if candidates.probs is not None:
         row_of = {image_id: row for row, image_id in enumerate(candidates.image_ids)}
         probs = candidates.probs[[row_of[image_id] for image_id in query.image_ids]]
     return Batch(query.image_ids, query.confidences, query.strategy, version, probs)
+
+
+def _join(typical: Batch, others: Batch) -> Batch:
+    """Join two batches of one version in the order of their confidences."""
+    assert typical.probs is not None
+    assert others.probs is not None
+    confidences = np.concatenate([typical.confidences, others.confidences])
+    order = np.argsort(confidences, kind="stable")
+    image_ids = (*typical.image_ids, *others.image_ids)
+    return Batch(
+        tuple(image_ids[i] for i in order),
+        confidences[order],
+        others.strategy,
+        others.version,
+        np.concatenate([typical.probs, others.probs])[order],
+        dict.fromkeys(typical.image_ids, typical.strategy),
+    )
 
 
 def push(loop: Loop, batch: Batch, sample: Sequence[str] = ()) -> int:
@@ -169,7 +219,7 @@ def _asked(batch: Batch, row: int) -> Asked:
     return Asked(
         image_id=batch.image_ids[row],
         round=version.round if version else 0,
-        strategy=batch.strategy,
+        strategy=batch.chosen_by.get(batch.image_ids[row], batch.strategy),
         version=version.version if version else "",
         confidence=float(batch.confidences[row]),
         probs=() if batch.probs is None else tuple(map(float, batch.probs[row])),

@@ -42,7 +42,9 @@ def read_labels(
     usable, left_out = _usable(loop, annotations)
     asked_probs = {
         loop.pool.canonical(image_id): probs
-        for image_id, probs in loop.store.asked_probs(len(loop.names)).items()
+        for image_id, probs in loop.classes.align_rows(
+            loop.store.asked_probs(len(loop.names))
+        ).items()
     }
     probs = asked_probs | _fold_probs(loop, usable, asked_probs, progress)
     consensus = find_consensus(usable, probs)
@@ -68,7 +70,6 @@ def _usable(
     Annotations of validation images are left out, but do not count as unusable.
     """
     pool = loop.pool
-    class_of = {name: position for position, name in enumerate(loop.names)}
     known, of_sample = set(pool.known_ids), {t.task_id for t in loop.store.validation_tasks()}
     left_out: Counter[str] = Counter()
     usable = []
@@ -84,8 +85,9 @@ def _usable(
             left_out["another control"] += 1
         elif annotation.label is None:
             left_out["empty"] += 1
-        elif annotation.label not in class_of:
-            left_out["unknown class"] += 1
+        elif (position := loop.classes.position(annotation.label)) is None:
+            was_known = loop.classes.was_known(annotation.label)
+            left_out["removed class" if was_known else "unknown class"] += 1
         elif image_id not in known:
             left_out["not of the pool"] += 1
         else:
@@ -93,7 +95,7 @@ def _usable(
                 ClassAnnotation(
                     image_id,
                     annotation.annotator,
-                    class_of[annotation.label],
+                    position,
                     annotation.updated_at,
                     annotation.is_ground_truth,
                 )
@@ -116,7 +118,7 @@ def _fold_probs(
     of_people = {a.image_id for a in annotations if a.annotator is not None}
     queried_without_model = of_people - probs.keys()
     n_classes = len(loop.pool.classes)
-    kept = loop.store.fold_probs(n_classes)
+    kept = loop.classes.align_rows(loop.store.fold_probs(n_classes))
     known = {i: kept[i] for i in queried_without_model & kept.keys()}
     if progress is None or len(known) == len(queried_without_model) or not loop.has_pretrained_body:
         return known

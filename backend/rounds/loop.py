@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from time import perf_counter
@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from backend.base.classes import ClassList
 from backend.base.errors import DetachedError, SettingsError
 from backend.base.image_ids import image_id_of_task
-from backend.base.labeling import LabelingProject, match_classes
+from backend.base.labeling import LabelingProject
 from backend.base.progress import Progress
 from backend.base.settings import OverlapName, Settings
 from backend.images.framing import View
@@ -24,6 +25,7 @@ from backend.images.validation_sample import Validation
 from backend.labelstudio.task_source import TaskSource
 from backend.network.device import find_device
 from backend.network.training import Recipe
+from backend.rounds.classes import follow_classes
 from backend.store.files import lock
 from backend.store.project_record import POOL_INDEX, ProjectRecord, project_root, read_record
 from backend.store.project_store import ProjectStore
@@ -37,11 +39,13 @@ class Loop:
     settings: Settings
     root: Path  # the project's folder of model versions
     project: LabelingProject
+    choices: tuple[str, ...]  # the classes that the label config offered when the job began
     pool: Pool
     weights: str  # the pre-trained weights that every training run starts from
     recipe: Recipe
     seed: int
     device: torch.device
+    renamed_classes: tuple[tuple[str, str], ...] = ()  # former names and new names
     validation_labels: int = 0  # how many annotators provide; 0 if the labels are known
     is_attached: bool = False  # whether the tasks belong to the team, so none is created or deleted
 
@@ -51,9 +55,14 @@ class Loop:
         return ProjectStore(self.root)
 
     @cached_property
+    def classes(self) -> ClassList:
+        """Return all classes that the project ever had; the pool's classes are its columns."""
+        return ClassList(self.pool.classes, self.choices, self.renamed_classes)
+
+    @property
     def names(self) -> tuple[str, ...]:
-        """Return the pool's classes in the pool's order, spelled as in the label config."""
-        return match_classes(self.project.label_config().choices, self.pool.classes)
+        """Return the name of each column of probabilities, spelled as in the label config."""
+        return self.classes.names
 
     @property
     def overlap(self) -> OverlapName:
@@ -127,7 +136,8 @@ def open_loop(
     tasks have changed.
     """
     root = project_root(settings.model_dir, project_id)
-    record = read_record(root)
+    choices = project.label_config().choices
+    record = follow_classes(root, choices)
     if record is None:
         raise SettingsError(
             f"project {project_id} is not set up in {settings.model_dir}: "
@@ -156,14 +166,22 @@ def open_loop(
         settings=settings,
         root=root,
         project=project,
-        pool=pool,
+        choices=choices,
+        pool=_with_classes(pool, record.offering(choices)),
         weights=record.weights,
         recipe=Recipe(image_size=pool.image_size),
         seed=record.seed,
         device=find_device(settings.device),
+        renamed_classes=record.renamed_classes,
         validation_labels=record.wanted_validation_labels,
         is_attached=record.is_attached,
     )
+
+
+def _with_classes(pool: Pool, classes: ClassList) -> Pool:
+    """Return a pool whose held-out labels are current classes, without images of removed ones."""
+    validation, test = (split.relabel(classes.targets) for split in (pool.validation, pool.test))
+    return replace(pool, classes=classes.columns, validation=validation, test=test)
 
 
 def _validation(record: ProjectRecord, store: ProjectStore) -> Validation:

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from backend.base.arrays import Labels
+from backend.base.classes import fold
 from backend.base.errors import BrokenVersionError, NoModelError
 from backend.base.progress import Progress
 from backend.images.pool import Pool
@@ -49,7 +50,7 @@ def read_progress(loop: Loop) -> ValidationProgress | None:
     if not loop.validation_labels:
         return None
     return read_validation(
-        loop.store, loop.names, loop.validation_labels, may_reopen=loop.may_reopen
+        loop.store, loop.classes, loop.validation_labels, may_reopen=loop.may_reopen
     ).progress
 
 
@@ -65,7 +66,8 @@ def sample_labels(pool: Pool, image_ids: Sequence[str]) -> Labels:
 
 def _measure(loop: Loop, meta: Meta, progress: Progress) -> bool:
     """Measure one version unless it was measured on exactly these labels."""
-    if [name.casefold() for name in meta.classes] != [name.casefold() for name in loop.names]:
+    columns = [*map(fold, loop.pool.classes)]
+    if [*map(fold, meta.classes)] != columns[: len(meta.classes)]:
         return False  # its columns are in another order
     sample = model_outputs.load_sample_probs(loop.root, meta.version)
     known = set(sample.image_ids) if sample else set()
@@ -78,7 +80,7 @@ def _measure(loop: Loop, meta: Meta, progress: Progress) -> bool:
     if np.array_equal(labels, sample.labels):
         return False
     now = replace(sample, labels=labels)
-    probs = now.probs[now.is_labeled]
+    probs = loop.classes.align(now.probs[now.is_labeled])
     validation = evaluate(probs, labels[now.is_labeled]) if len(probs) else None
     with lock(loop.root, "promote"):
         # In this order, so that a version is measured again if the process dies in between.

@@ -12,6 +12,7 @@ from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
+from backend.base.classes import ClassList
 from backend.base.labeling import LabelingProject, TaskReading
 from backend.base.progress import Progress
 from backend.labelstudio.project import CLOCK_SKEW
@@ -50,7 +51,7 @@ def observe(root: Path, queue: TrainingQueue, project_id: int) -> State:
         must_ask_sample=record is not None
         and record.validation == "people"
         and facts.revision > facts.sample_asked_again
-        and _must_ask_sample(root, record.classes, facts.revision),
+        and _must_ask_sample(root, record.class_list, facts.revision),
     )
 
 
@@ -134,7 +135,7 @@ def _count_at_work(root: Path, revision: int) -> int:  # noqa: ARG001
 
 
 @lru_cache(maxsize=32)
-def _must_ask_sample(root: Path, classes: tuple[str, ...], revision: int) -> bool:  # noqa: ARG001
+def _must_ask_sample(root: Path, classes: ClassList, revision: int) -> bool:  # noqa: ARG001
     """Return whether any validation task must be reopened."""
     outcomes = read_validation(ProjectStore(root), classes, n_wanted=0).outcomes
     return any(outcome.must_ask for outcome in outcomes.values())

@@ -124,9 +124,12 @@ def without_guess(version: str) -> Prediction:
 
 
 def likeliest(probs: Row, names: Sequence[str]) -> list[tuple[str, float]]:
-    """Return the GUESSES_SHOWN most probable classes, each with its probability."""
+    """Return the GUESSES_SHOWN most probable classes, each with its probability.
+
+    Classes that the version does not know, or that were removed, have no probability.
+    """
     rows = np.argsort(-probs, kind="stable")[:GUESSES_SHOWN]
-    return [(names[row], float(probs[row])) for row in rows]
+    return [(names[row], float(probs[row])) for row in rows if probs[row] > 0]
 
 
 def show_open(
@@ -166,7 +169,7 @@ def _open_tasks(loop: Loop) -> tuple[list[OpenTask], list[OpenTask]]:
     label is decided are left out: Label Studio may still wait for an annotator who has left.
     """
     reading = read_validation(
-        loop.store, loop.names, loop.validation_labels, may_reopen=loop.may_reopen
+        loop.store, loop.classes, loop.validation_labels, may_reopen=loop.may_reopen
     )
     pending = {i for i, outcome in reading.outcomes.items() if outcome.state == "pending"}
     of_pool, of_sample = set(loop.pool.image_ids), set(loop.pool.sample.image_ids)
@@ -201,7 +204,7 @@ def _rank(
     row_of = {image_id: row for row, image_id in enumerate(loop.pool.image_ids)}
     rows = [row_of[loop.pool.canonical(task.image_id)] for task in tasks]
     n_asked = len(loop.store.tasks()) - len(loop.store.validation_tasks())
-    strategy = resolve(loop.settings.strategy, n_asked=n_asked, n_classes=len(loop.pool.classes))
+    strategy = resolve(loop.settings.strategy, n_asked=n_asked, n_classes=len(loop.classes.current))
     candidates = find_candidates(loop, version, strategy, rows, set(), progress)
     confidences = rank(strategy, candidates, np.random.default_rng([loop.seed, version.round]))
     assert candidates.probs is not None, "there is a version"
@@ -223,7 +226,9 @@ def _put_second_opinions_first(
     if not again:
         return
     n_classes = probs.shape[1]
-    unbiased = loop.store.fold_probs(n_classes) | loop.store.asked_probs(n_classes)
+    unbiased = loop.classes.align_rows(
+        loop.store.fold_probs(n_classes) | loop.store.asked_probs(n_classes)
+    )
     for i in again:
         confidences[i] = 0.0
         probs[i] = unbiased.get(tasks[i].image_id, probs[i])

@@ -120,6 +120,7 @@ def _judge(loop: Loop, version: str, current: Meta | None, probs: Probs) -> Verd
     if not len(labels) and n_wanted is None:
         return Verdict(None, None)
     right = {meta.version: predicted_classes(loop, meta) == labels for meta in references}
+    probs = loop.classes.align(probs)
     verdict = judge(probs.argmax(axis=1) == labels, right, n_wanted)
     if verdict.gate is not None and verdict.gate.note:
         # If annotators label the validation images, a project always begins without labels.
@@ -138,8 +139,8 @@ def _meta(
     version = candidate.version
     validated, tested = loop.pool.validation.labels, loop.pool.test.labels
     raw = _labeled(loop, candidate.validation)
-    validation = rescale(raw, temperature)
-    test = rescale(candidate.test, temperature)
+    validation = loop.classes.align(rescale(raw, temperature))
+    test = loop.classes.align(rescale(candidate.test, temperature))
     view = parent.view if body_of(version) != version and parent else loop.view
     per_class = Counter(map(int, labels.classes))
     return Meta(
@@ -154,7 +155,9 @@ def _meta(
         weights=loop.weights,
         strategy=loop.settings.strategy,
         labels=len(labels.image_ids),
-        labels_per_class={name: per_class[i] for i, name in enumerate(loop.names)},
+        labels_per_class={
+            name: per_class[i] for i, name in enumerate(loop.names) if name in loop.classes.current
+        },
         labels_fingerprint=labels.fingerprint,
         left_out=labels.left_out,
         validation=evaluate(validation, validated) if len(validated) else None,

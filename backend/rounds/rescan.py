@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import replace
+from typing import Any
 
 from backend.base.errors import PoolError
 from backend.base.progress import Progress
 from backend.images import pool as pools
 from backend.images.index import Merged
 from backend.images.pool import Pool
+from backend.rounds.classes import pool_class_notice
 from backend.rounds.loop import Loop, push_lock
 from backend.rounds.observe import read_everything_changed
 from backend.rounds.scoring import embeddings_of, pool_probs, score_sample
-from backend.store.project_record import read_record, write_record
+from backend.store.project_record import change_record, read_record
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +47,7 @@ def rescan(loop: Loop, *, must_list: bool, progress: Progress) -> None:
     if must_list:
         loop.store.record(listed_revision=revision)
     _record_sample(loop)
+    _log_new_classes(loop)
     if line := _summary(pool, changes, n_decoded, n_closed):
         log.info("%s", line)
     if pool.fault:
@@ -54,18 +57,29 @@ def rescan(loop: Loop, *, must_list: bool, progress: Progress) -> None:
         )
 
 
+def _log_new_classes(loop: Loop) -> None:
+    """Log classes that a rescan has found in the pool and that annotators cannot choose."""
+    if (record := read_record(loop.root)) is None:
+        return
+    if notice := pool_class_notice(record, loop.store.facts().pool_classes):
+        log.warning("%s", notice)
+
+
 def _record_sample(loop: Loop) -> None:
     """Record that images have joined the validation sample, so that more labels are wanted."""
     record, n_images = read_record(loop.root), loop.pool.n_held_out
     if record is None or not record.validation_labels:
         return
     if n_images > (record.validation_images or 0):
-        write_record(loop.root, record.model_copy(update={"validation_images": n_images}))
+        change_record(loop.root, lambda r: r.model_copy(update={"validation_images": n_images}))
 
 
 def record_pool(loop: Loop, began: float, *, is_listed: bool, is_larger: bool) -> None:
     """Record how many images the pool has, and that a search for new images began at `began`."""
-    facts: dict[str, float] = {"rescanned_at": began} if is_listed else {}
+    facts: dict[str, Any] = {}
+    if is_listed:
+        found = loop.pool.source.index.classes if loop.pool.source else ()
+        facts = {"rescanned_at": began, "pool_classes": found}
     if is_larger:
         facts["exhausted_at"] = 0.0  # new images can be queried at once
     loop.store.record_success(

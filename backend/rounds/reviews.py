@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from backend.base.classes import ClassList
 from backend.base.labeling import Annotation, LabelingProject, NewTask
 from backend.base.progress import Progress
 from backend.base.settings import Settings
@@ -19,6 +20,7 @@ from backend.rounds.loop import Loop
 from backend.rounds.observe import read_everything_changed
 from backend.rounds.task_images import show_images
 from backend.store.files import lock
+from backend.store.project_record import read_record
 from backend.store.project_store import ProjectStore
 
 log = logging.getLogger(__name__)
@@ -96,18 +98,24 @@ def collect_reviews(root: Path, project: LabelingProject, reviews: LabelingProje
     store = ProjectStore(root)
     with lock(root, "review"):
         collected = store.reviewed()
-        choices = project.label_config().choices
+        classes = _classes(root, project.label_config().choices)
         for image_id, review in _latest_reviews(reviews).items():
             label = review.label or ""
+            current = classes.spell(label)
             # Do not write the ground truth again: a person may have withdrawn it.
             if collected.get(image_id) == label:
                 continue
-            if label in choices:
-                n_new += _settle(project, image_id, label, review.annotator)
+            if current is not None:
+                n_new += _settle(project, image_id, current, review.annotator)
             else:
                 log.warning("%s was reviewed as %s, which is no longer a class", image_id, label)
             store.record_reviewed(image_id, label)
     return n_new
+
+
+def _classes(root: Path, choices: tuple[str, ...]) -> ClassList:
+    record = read_record(root)
+    return ClassList(choices, choices) if record is None else record.offering(choices)
 
 
 def _label_studio(settings: Settings) -> tuple[str, str]:

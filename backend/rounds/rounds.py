@@ -12,6 +12,7 @@ from backend.base.progress import Progress
 from backend.rounds.accuracy import outlook, outlook_sentence
 from backend.rounds.annotators import annotator_figures
 from backend.rounds.batches import top_up
+from backend.rounds.classes import current_labels
 from backend.rounds.labels import read_labels
 from backend.rounds.loop import LabeledImages, Loop
 from backend.rounds.measuring import measure_again
@@ -81,7 +82,8 @@ def _learn(loop: Loop, body: str | None, *, is_forced: bool, progress: Progress)
         loop = with_validation(loop)
         loop.pool.keep_labeled(loop.pool.validation.image_ids)
     names, sample = loop.project.annotator_names(), read_sample(loop)
-    figures = annotator_figures(annotations, reading, loop.names, names, sample)
+    labels = current_labels(annotations, loop.classes)
+    figures = annotator_figures(labels, reading, loop.names, names, sample)
     loop.store.record_annotators(figures)
     digests = {a.annotation_id: a.digest for of_task in annotations.values() for a in of_task}
 

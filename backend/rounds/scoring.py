@@ -78,7 +78,7 @@ class PoolEmbeddings:
 def pool_probs(loop: Loop, meta: Meta, progress: Progress) -> Probs:
     """Return a version's calibrated probabilities for the pool; each image is scored only once.
 
-    Raises NoModelError, which names the version, if its probabilities are not finite.
+    They are aligned to the loop's classes. Raises NoModelError if they are not finite.
     """
     wanted = loop.pool.image_ids
 
@@ -89,13 +89,13 @@ def pool_probs(loop: Loop, meta: Meta, progress: Progress) -> Probs:
     whole = _complete(kept, wanted, compute)
     if whole is not kept:
         model_outputs.save_pool_probs(loop.root, meta.version, *whole)
-    return _select(whole, wanted)
+    return loop.classes.align(_select(whole, wanted))
 
 
 def score_sample(loop: Loop, meta: Meta, progress: Progress) -> SampleProbs:
     """Return a version's outputs for the validation sample; each image is scored only once.
 
-    Images that lack a label here are measured later, by `measure_again`.
+    They are not aligned. Images that lack a label here are measured later, by `measure_again`.
     """
 
     def compute(image_ids: Sequence[str]) -> Probs:
@@ -139,13 +139,14 @@ def predicted_classes(loop: Loop, meta: Meta) -> Labels:
     validation = loop.pool.validation
     if loop.pool.sample.image_ids:
         sample = score_sample(loop, meta, lambda *_: None)
-        return _select((sample.image_ids, sample.probs), validation.image_ids).argmax(axis=1)
+        of_sample = _select((sample.image_ids, sample.probs), validation.image_ids)
+        return loop.classes.align(of_sample).argmax(axis=1)
     probs = model_outputs.load_validation_probs(loop.root, meta.version, validation.labels)
     if probs is None:  # the version used another split, or is older than this cache
         phase = "validating the version in service"
         images = loop.pool.images_of(validation.image_ids, meta.view)
         probs = _predict_probs(loop, meta, images, phase, lambda *_: None)
-    return probs.argmax(axis=1)
+    return loop.classes.align(probs).argmax(axis=1)
 
 
 def embeddings_of(loop: Loop, meta: Meta, progress: Progress) -> tuple[str, PoolEmbeddings]:
@@ -213,7 +214,7 @@ def score(
     """Run a network on images, and return its outputs."""
     tensors = {name: torch.from_numpy(array) for name, array in state.items()}
     return predict(
-        load_model(tensors, len(loop.pool.classes), loop.device),
+        load_model(tensors, len(state[HEAD_TENSORS[1]]), loop.device),
         images,
         image_size=view.image_size,
         device=loop.device,

@@ -23,7 +23,7 @@ EVERY = 5  # one in this many new tasks asks for a validation label
 def read_sample(loop: Loop) -> ValidationReading:
     """Decide the validation labels from the annotations that were last read."""
     return read_validation(
-        loop.store, loop.names, loop.validation_labels, may_reopen=loop.may_reopen
+        loop.store, loop.classes, loop.validation_labels, may_reopen=loop.may_reopen
     )
 
 
@@ -34,9 +34,9 @@ def with_validation(loop: Loop) -> Loop:
     """
     if not loop.validation_labels:
         return loop
-    class_of = {name.strip().casefold(): position for position, name in enumerate(loop.names)}
+    class_of = {name: position for position, name in enumerate(loop.names)}
     labels = {
-        loop.pool.canonical(image_id): class_of[label.strip().casefold()]
+        loop.pool.canonical(image_id): class_of[label]
         for image_id, label in read_sample(loop).labels.items()
     }
     pool = replace(loop.pool, validation=loop.pool.sample.select(labels))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from backend.base.classes import ClassList
 from backend.base.labeling import Annotation, DeletedSkip, Task
 from backend.base.settings import Settings
 from backend.people.annotators import frequent_annotators
 from backend.people.validation_labels import Outcome, ValidationProgress, decide_labels
+from backend.rounds.classes import current_labels
 from backend.store.project_record import read_record
 from backend.store.project_store import ProjectStore
 
@@ -21,7 +23,7 @@ LATEST_ANNOTATIONS = 50  # these show who is annotating
 class ValidationReading:
     """The validation labels so far, and the data from which they were derived."""
 
-    labels: Mapping[str, str]  # by image id; classes are spelled as in the label config
+    labels: Mapping[str, str]  # by image id; names of current classes
     progress: ValidationProgress
     tasks: Sequence[Task]
     outcomes: Mapping[int, Outcome]  # by task
@@ -41,25 +43,26 @@ def project_progress(settings: Settings, root: Path) -> ValidationProgress | Non
     store = ProjectStore(root)
     n_wanted = record.wanted_validation_labels
     may_reopen = settings.may_reopen(is_attached=record.is_attached)
-    return read_validation(store, record.classes, n_wanted, may_reopen=may_reopen).progress
+    return read_validation(store, record.class_list, n_wanted, may_reopen=may_reopen).progress
 
 
 def read_validation(
-    store: ProjectStore, classes: Collection[str], n_wanted: int, *, may_reopen: bool = True
+    store: ProjectStore, classes: ClassList, n_wanted: int, *, may_reopen: bool = True
 ) -> ValidationReading:
     """Decide the validation labels from the annotations that were last read from Label Studio.
 
-    `classes` are the pool's classes or the label config's choices; case is ignored. `n_wanted` is
+    An annotation whose label means none of the current classes counts as empty. `n_wanted` is
     VALIDATION_LABELS. `may_reopen` tells whether tasks may be reopened for other annotators.
     """
     tasks = store.validation_tasks()
     if not tasks:
         return replace(NO_READING, progress=ValidationProgress(0, n_wanted, 0, 0))
-    annotations = store.validation_annotations()
+    annotations = current_labels(store.validation_annotations(), classes)
     skips = store.deleted_skips()
     active = frequent_annotators(store.recent_annotations(LATEST_ANNOTATIONS))
-    usable = _usable(annotations, classes)
-    outcomes = decide_labels(tasks, annotations, skips, active, usable, may_reopen=may_reopen)
+    outcomes = decide_labels(
+        tasks, annotations, skips, active, classes.current, may_reopen=may_reopen
+    )
     labels = {task.image_id: outcomes[task.task_id].label for task in tasks}
     states = Counter(outcome.state for outcome in outcomes.values())
     return ValidationReading(
@@ -76,12 +79,3 @@ def read_validation(
         deleted_skips=skips,
         n_active=len(active),
     )
-
-
-def _usable(
-    annotations: Mapping[int, Sequence[Annotation]], classes: Collection[str]
-) -> frozenset[str]:
-    """Return the labels given by annotators that are still among the classes."""
-    known = {name.strip().casefold() for name in classes}
-    given = {a.label for of_task in annotations.values() for a in of_task if a.label is not None}
-    return frozenset(label for label in given if label.strip().casefold() in known)

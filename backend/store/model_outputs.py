@@ -19,6 +19,7 @@ from backend.base.arrays import Embeddings, Labels, Probs
 from backend.base.errors import NoModelError
 from backend.images.framing import View
 from backend.store.files import cached_until_changed, folder_errors
+from backend.store.project_record import read_record
 from backend.store.registry import Registry
 from backend.store.tensor_file import (
     State,
@@ -113,7 +114,7 @@ def load_validation(root: Path, version: str) -> tuple[Labels, Probs] | None:
         labels = find_array(arrays, "labels", "i", 1)
         probs = _find_probs(root, version, arrays, len(labels))
         _check_rows(probs)
-        _check_labels(labels, probs.shape[1])
+        _check_labels(root, labels, probs.shape[1])
         return labels, probs
     return None
 
@@ -156,7 +157,7 @@ def load_sample_probs(root: Path, version: str) -> SampleProbs | None:
             raise ValueError(f"{len(labels)} labels for {len(image_ids)} images")
         probs = _find_probs(root, version, arrays, len(image_ids))
         _check_rows(probs)
-        _check_labels(labels[labels != UNLABELED], probs.shape[1])
+        _check_labels(root, labels[labels != UNLABELED], probs.shape[1])
         return SampleProbs(image_ids, probs, labels)
     return None
 
@@ -198,7 +199,13 @@ def _check_rows(probs: Probs) -> None:
         raise ValueError("probs contains rows that are not probabilities")
 
 
-def _check_labels(labels: Labels, n_classes: int) -> None:
+def _check_labels(root: Path, labels: Labels, n_known: int) -> None:
+    """Raise ValueError unless all labels are classes of the project.
+
+    Some may have joined the project after the version, which knows `n_known` classes, was made.
+    """
+    record = read_record(root)
+    n_classes = max(n_known, len(record.classes) if record else 0)
     if labels.size and not 0 <= labels.min() <= labels.max() < n_classes:
         raise ValueError(f"labels are not all in 0..{n_classes - 1}")
 

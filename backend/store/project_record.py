@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
+from backend.base.classes import ClassList, append_new
 from backend.base.errors import ModelFolderError, SettingsError
 from backend.base.project_settings import ValidatedBy
-from backend.store.files import folder_errors, write_text
+from backend.store.files import folder_errors, lock, write_text
 
 
 def _check_classes(classes: tuple[str, ...]) -> tuple[str, ...]:
@@ -50,7 +52,11 @@ class ProjectRecord(BaseModel, frozen=True):
     weights: str
     image_size: int = Field(64, ge=16, le=512, multiple_of=8)  # used if IMAGE_SIZE=auto
     seed: int = Field(ge=0)
+    # Every class that the project ever had, because probabilities keep a column for each of them;
+    # new classes go last.
     classes: Classes
+    removed_classes: tuple[str, ...] = ()  # those that the label config no longer offers
+    renamed_classes: tuple[tuple[str, str], ...] = ()  # former names and new names
     seed_labels: int | None = Field(None, ge=0)  # None = an earlier release did not record it
     validation: ValidatedBy | None = None  # None = an earlier release did not record it
     validation_labels: int | None = Field(None, ge=1)  # given by annotators; None = known labels
@@ -65,6 +71,19 @@ class ProjectRecord(BaseModel, frozen=True):
     def is_attached(self) -> bool:
         """Return whether the project and its tasks belong to a team that works without us."""
         return self.attached is not None
+
+    @property
+    def class_list(self) -> ClassList:
+        """Return the classes that annotators choose from, as of the last look at the label config.
+
+        They are spelled as they were when they joined the project.
+        """
+        return self.offering(n for n in self.classes if n not in self.removed_classes)
+
+    def offering(self, choices: Iterable[str]) -> ClassList:
+        """Return the classes if the label config offers these choices."""
+        offered = tuple(choices)
+        return ClassList(append_new(self.classes, offered), offered, self.renamed_classes)
 
     @property
     def wanted_validation_labels(self) -> int:
@@ -119,6 +138,23 @@ def write_record(root: Path, record: ProjectRecord) -> None:
     with folder_errors(root):
         for name in (DETACHING, DETACHED):
             (root / name).unlink(missing_ok=True)
+
+
+def change_record(
+    root: Path, change: Callable[[ProjectRecord], ProjectRecord]
+) -> ProjectRecord | None:
+    """Change a project's record while no other process does; return the new record.
+
+    Returns None if the project is not set up.
+    """
+    with lock(root, "record"):
+        before = read_record(root)
+        if before is None:
+            return None
+        after = change(before)
+        if after != before:
+            write_record(root, after)
+        return after
 
 
 def read_record(root: Path) -> ProjectRecord | None:

@@ -42,6 +42,7 @@ class Facts(BaseModel, frozen=True):
     decoded_at: Moment = 0.0  # when images were last decoded
     pool_images: int = 0  # images that can be queried, as of the last search or decoding
     undecoded_images: int = 0  # images still to be decoded, as of the last search or decoding
+    pool_classes: tuple[str, ...] = ()  # known labels of its images, as of the last search
     failed_at: dict[str, Moment] = {}  # when each step last failed; removed once the step succeeds
     # What the dashboard shows
     open_read_at: Moment = 0.0  # when the open images were last ordered

@@ -103,6 +103,19 @@ class ProjectStore(Mirror):
             failed_at = {k: at for k, at in _facts(db).failed_at.items() if k != "retrain"}
             _record(db, {**facts, "failed_at": failed_at})
 
+    def label_counts(self) -> dict[str, int]:
+        """Return how many annotations each label has, with labels that are no longer classes."""
+        query = (
+            "SELECT label, count(*) FROM mirror_annotation "
+            "WHERE label IS NOT NULL AND answer IS NOT NULL GROUP BY label ORDER BY label"
+        )
+        return dict(select(self._root, query))
+
+    def record_new_classes(self) -> None:
+        """Record that annotations mean other classes now, so that a head is fitted to them."""
+        with writing(self._root) as db:
+            _record(db, {"revision": _facts(db).revision + 1})
+
     # What was queried and how
 
     def record_asked(self, asked: Iterable[Asked]) -> None:
@@ -115,16 +128,25 @@ class ProjectStore(Mirror):
         return {image_id for (image_id,) in select(self._root, "SELECT image_id FROM own_asked")}
 
     def asked_probs(self, n_classes: int) -> dict[str, Row]:
-        """Return the probabilities at the time of the query, for each image that has a task."""
+        """Return the probabilities at the time of the query, for each image that has a task.
+
+        A class that joined the project after an image was queried has the probability 0.
+        """
         query = (
-            "SELECT image_id, probs FROM own_asked WHERE length(probs) = ? "
-            "AND image_id IN (SELECT image_id FROM mirror_task)"
+            "SELECT image_id, probs FROM own_asked WHERE length(probs) BETWEEN 1 AND ? "
+            "AND length(probs) % 4 = 0 AND image_id IN (SELECT image_id FROM mirror_task)"
         )
         return _read_probs(select(self._root, query, 4 * n_classes), n_classes)
 
     def fold_probs(self, n_classes: int) -> dict[str, Row]:
-        """Return out-of-sample probabilities of images that were queried without a model."""
-        query = "SELECT image_id, probs FROM own_fold WHERE length(probs) = ?"
+        """Return out-of-sample probabilities of images that were queried without a model.
+
+        A class that joined the project later has the probability 0.
+        """
+        query = (
+            "SELECT image_id, probs FROM own_fold WHERE length(probs) BETWEEN 1 AND ? "
+            "AND length(probs) % 4 = 0"
+        )
         return _read_probs(select(self._root, query, 4 * n_classes), n_classes)
 
     def record_fold_probs(self, image_ids: Sequence[str], probs: Sequence[Row]) -> None:
@@ -235,8 +257,12 @@ class ProjectStore(Mirror):
 
 
 def _read_probs(rows: Sequence[tuple[str, bytes]], n_classes: int) -> dict[str, Row]:
-    """Return probabilities by image; leave out damaged rows, which contain NaN."""
-    probs = np.frombuffer(b"".join(blob for _, blob in rows), np.float32).reshape(-1, n_classes)
+    """Return probabilities by image, with 0 for every class that a row does not have.
+
+    Leaves out damaged rows, which contain NaN.
+    """
+    whole = b"".join(blob.ljust(4 * n_classes, b"\0") for _, blob in rows)
+    probs = np.frombuffer(whole, np.float32).reshape(-1, n_classes)
     is_sound = np.isfinite(probs).all(axis=1)
     return {rows[row][0]: probs[row] for row in np.flatnonzero(is_sound)}
 

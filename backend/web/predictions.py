@@ -18,8 +18,8 @@ from torch import nn
 
 from backend.asking.query import confidence
 from backend.base.arrays import Probs
+from backend.base.classes import ClassList, append_new
 from backend.base.errors import ImageError, NoModelError
-from backend.base.labeling import match_classes
 from backend.base.settings import Settings, load_settings
 from backend.labelstudio import task_data
 from backend.labelstudio.label_config import parse_label_config
@@ -29,7 +29,7 @@ from backend.measures.calibration import rescale
 from backend.network.device import find_device
 from backend.network.inference import load_model, predict
 from backend.store import model_outputs
-from backend.store.project_record import project_root
+from backend.store.project_record import project_root, read_record
 from backend.store.registry import Registry
 from backend.store.version_meta import Meta
 from backend.web.payloads import project_number
@@ -110,6 +110,16 @@ class ModelService:
             probs[list(images)] = rescale(raw, served.meta.temperature)
         return probs
 
+    def classes(self, project_id: int, meta: Meta, choices: tuple[str, ...]) -> ClassList:
+        """Return the project's classes if the label config offers these choices.
+
+        A class that joined the project after the version was made is never predicted.
+        """
+        record = read_record(self.root(project_id))
+        if record is None:
+            return ClassList(append_new(meta.classes, choices), choices)
+        return record.offering(choices)
+
     def _model(self, project_id: int, served: InService) -> nn.Module:
         with self._lock:
             if served.model is None:
@@ -162,10 +172,11 @@ class ResNetBackend(LabelStudioMLBase):  # type: ignore[misc]  # the library has
         project_id = project_number(project)
         meta = self._service.in_service(project_id).meta
         config = parse_label_config(self._label_config or "")
-        names = match_classes(config.choices, meta.classes)
+        classes = self._service.classes(project_id, meta, config.choices)
         of_sample = [task_data.is_validation(task.get("data")) for task in tasks]
         guessed = [row for row, is_validation in enumerate(of_sample) if not is_validation]
         probs = self._service.probs(project_id, [tasks[row] for row in guessed], config.image_key)
+        probs = classes.align(probs)
         readable = np.isfinite(probs).all(axis=1)
         predictions: list[dict[str, Any]] = [
             {"result": [], "score": 0.0 if is_validation else None, "model_version": meta.version}
@@ -178,7 +189,7 @@ class ResNetBackend(LabelStudioMLBase):  # type: ignore[misc]  # the library has
         for number, score in zip(np.flatnonzero(readable), scores, strict=True):
             favourite = int(probs[number].argmax())
             probability = float(probs[number, favourite])
-            result = prediction_result(config, names[favourite], probability)
+            result = prediction_result(config, classes.names[favourite], probability)
             predictions[guessed[number]].update(result=result, score=float(score))
         return predictions
 

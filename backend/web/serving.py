@@ -12,7 +12,6 @@ import time
 from flask import Blueprint, Flask, Response, g, jsonify, request
 
 from backend.base.errors import SettingsError, TightloopError
-from backend.base.labeling import match_classes
 from backend.base.settings import Settings, load_settings
 from backend.labelstudio.label_config import parse_label_config
 from backend.queue.training_queue import TrainingQueue
@@ -77,7 +76,8 @@ class MLBackend:
     def setup(self) -> Response:
         """Check the project's label config, and return the name of the version in service.
 
-        Label Studio also calls this if a person connects the backend in a project's settings.
+        Label Studio also calls this if a person connects the backend in a project's settings. The
+        classes may differ from those of this version; the next version follows them.
         """
         payload = read_payload(SetupPayload, _body(MAX_BODY_BYTES))
         project_id = project_number(payload.project)
@@ -98,7 +98,7 @@ class MLBackend:
                 f"model here, run `python -m scripts.setup_project --attach {project_id}`, which "
                 "connects it"
             )
-        match_classes(parse_label_config(label_config).choices, record.classes)
+        parse_label_config(label_config)
         return Registry(root).current()
 
     def predict(self) -> Response:

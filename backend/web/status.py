@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from backend.base.arrays import Labels, Probs
+from backend.base.classes import REMOVED, ClassList, fold
 from backend.base.errors import ModelFolderError
 from backend.base.settings import Settings
 from backend.labelstudio.client import label_now_url
@@ -27,10 +28,11 @@ from backend.rounds.accuracy import (
     learning_curve,
     outlook,
 )
+from backend.rounds.classes import left_out_notices, pool_class_notice
 from backend.rounds.observe import count_new
 from backend.rounds.validation_reading import project_progress
 from backend.store import model_outputs, pruning
-from backend.store.project_record import known_projects, project_root, read_record
+from backend.store.project_record import ProjectRecord, known_projects, project_root, read_record
 from backend.store.project_rows import Facts, OpenImage
 from backend.store.project_store import ProjectStore
 from backend.store.registry import Registry
@@ -123,7 +125,10 @@ def _setup_fields(
     notices = [facts.order_problem]
     if is_attached and facts.annotations_per_task > 1:
         notices.append(STARTED_FIRST.format(n=facts.annotations_per_task))
-    notices += [record.pool_notice, record.weights_notice] if record else []
+    if record is not None:
+        notices += [record.pool_notice, record.weights_notice]
+        notices += left_out_notices(record, ProjectStore(root).label_counts())
+        notices.append(pool_class_notice(record, facts.pool_classes))
     notices.append(pruning.notice(root, sound, settings.keep_versions))
     return {
         "project_id": project_id,
@@ -162,9 +167,7 @@ def _version_fields(registry: Registry, sound: Sequence[Meta]) -> Fields:
         "test": current.test if current else None,
         "trained_on_labels": current.labels if current else 0,
         "labels_per_class": current.labels_per_class if current else {},
-        "confusion": _confusion(registry.root, current.version, current.classes)
-        if current
-        else None,
+        "confusion": _confusion(registry.root, current) if current else None,
         "outlook": outlook(sound),
         "versions": len(sound),
         "learning_curve": learning_curve(sound, current.version if current else None),
@@ -199,28 +202,44 @@ def _labeling_fields(
     }
 
 
-def _confusion(root: Path, version: str, classes: tuple[str, ...]) -> Confusion | None:
-    """Count how a version classifies the validation images; None without saved predictions."""
-    if (sample := model_outputs.load_sample_probs(root, version)) is None:
-        return _known_confusion(root, version, classes)
+def _confusion(root: Path, meta: Meta) -> Confusion | None:
+    """Count how a version classifies the validation images; None without saved predictions.
+
+    Renamed classes count under their new names, and removed classes are left out.
+    """
+    classes = _classes(read_record(root), meta)
+    if (sample := model_outputs.load_sample_probs(root, meta.version)) is None:
+        return _known_confusion(root, meta.version, classes)
     is_labeled = sample.is_labeled
     return _count_confusion(sample.labels[is_labeled], sample.probs[is_labeled], classes)
 
 
+def _classes(record: ProjectRecord | None, meta: Meta) -> ClassList:
+    """Return the project's classes, as far as possible in the spelling that a version recorded."""
+    if record is None:
+        return ClassList(meta.classes, meta.classes)
+    removed = {*map(fold, record.removed_classes)}
+    spelled = (*meta.classes, *record.classes[len(meta.classes) :])
+    return record.offering(name for name in spelled if fold(name) not in removed)
+
+
 @lru_cache(maxsize=32)
-def _known_confusion(root: Path, version: str, classes: tuple[str, ...]) -> Confusion | None:
+def _known_confusion(root: Path, version: str, classes: ClassList) -> Confusion | None:
     """Count like `_confusion`, once per version, because known labels never change."""
     kept = model_outputs.load_validation(root, version)
     return None if kept is None else _count_confusion(*kept, classes)
 
 
-def _count_confusion(truth: Labels, probs: Probs, classes: tuple[str, ...]) -> Confusion | None:
-    if not len(truth):
+def _count_confusion(truth: Labels, probs: Probs, classes: ClassList) -> Confusion | None:
+    n_columns = len(classes.columns)
+    is_current = np.isin(truth, np.flatnonzero(classes.targets != REMOVED))
+    if not is_current.any():
         return None
-    n_classes = len(classes)
-    cells = n_classes * truth + probs.argmax(axis=1)
-    counts = np.bincount(cells, minlength=n_classes**2).reshape(n_classes, -1)
-    return Confusion(classes=classes, counts=counts.tolist())
+    guesses = classes.align(probs[is_current]).argmax(axis=1)
+    cells = n_columns * classes.targets[truth[is_current]] + guesses
+    counts = np.bincount(cells, minlength=n_columns**2).reshape(n_columns, -1)
+    current = [row for row, name in enumerate(classes.names) if name in classes.current]
+    return Confusion(classes=classes.current, counts=counts[np.ix_(current, current)].tolist())
 
 
 def _activity(status: ProjectStatus) -> str:

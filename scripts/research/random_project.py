@@ -143,6 +143,7 @@ def _make_loop(root: Path, project: CountingProject, pool: Pool) -> Loop:
             data_dir=pool.folder, strategy="auto", keep_versions=0, task_lock_s=3600
         ),
         project=project,
+        choices=project.label_config().choices,
         pool=pool,
         weights="none",
         recipe=Recipe(image_size=IMAGE_SIZE),

@@ -148,6 +148,7 @@ def make_loop(run: Run, pool: Pool, project: OracleProject) -> Loop:
         settings=settings,
         root=run.folder / "models",
         project=project,
+        choices=pool.classes,
         pool=pool,
         weights=run.plan.weights,
         recipe=Recipe(image_size=run.plan.image_size),

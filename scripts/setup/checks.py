@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from backend.base.classes import fold, is_same
 from backend.base.errors import LabelConfigError, PoolError, SettingsError, WeightsError
 from backend.base.progress import Progress
 from backend.base.project_settings import ProjectSettings, ValidatedBy, ValidationName
@@ -86,18 +87,13 @@ def make_plan(request: Request, progress: Progress = lambda *_: None) -> Plan:
     return _plan_recorded(request, record, progress)
 
 
-def is_same(one: Sequence[str], other: Sequence[str]) -> bool:
-    """Return whether two lists name the same classes, ignoring order, case and extra spaces."""
-    return sorted(map(_fold, one)) == sorted(map(_fold, other))
-
-
 def choose_classes(given: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
     """Return the given classes, or else the pool's known classes, in the pool's spelling.
 
     Raises SettingsError if the given classes lack a class that the pool has.
     """
-    spelling = {_fold(name): name for name in known}
-    chosen = tuple(spelling.get(_fold(name), name) for name in given)
+    spelling = {fold(name): name for name in known}
+    chosen = tuple(spelling.get(fold(name), name) for name in given)
     if chosen and (lacking := [name for name in known if name not in chosen]):
         raise SettingsError(
             f"the classes {', '.join(given)} lack {_name_some(lacking)}, which the images are "
@@ -164,7 +160,9 @@ def _plan_recorded(request: Request, record: ProjectRecord, progress: Progress) 
         seed=record.seed if seed is None else seed,
         seed_labels=record.seed_labels if seed_labels is None else seed_labels,
         # The columns of all saved probabilities are in the recorded order.
-        classes=record.classes if is_same(classes, record.classes) else classes or record.classes,
+        classes=classes
+        if classes and not _were_given(classes, record, may_change=request.may_change)
+        else record.classes,
         validation=record.validation if validation in (None, "auto") else validation,
         validation_labels=n_labels or record.validation_labels or VALIDATION_LABELS,
         label_config=xml,
@@ -179,6 +177,16 @@ def _plan_recorded(request: Request, record: ProjectRecord, progress: Progress) 
     if record.pool not in DATA_SETS:
         _name_of(record.pool, request.settings)  # raises PoolError if its folder or file is gone
     return plan
+
+
+def _were_given(classes: Sequence[str], record: ProjectRecord, *, may_change: bool) -> bool:
+    """Return whether these are the recorded classes, or those before some changed in Label Studio.
+
+    New classes go last in the record. With `may_change`, fewer classes are meant as a change.
+    """
+    earlier = () if may_change else record.classes[: len(classes)]
+    known = (record.classes, record.class_list.current, earlier)
+    return any(is_same(classes, names) for names in known)
 
 
 def _check_contradictions(plan: Plan, record: ProjectRecord, *, may_change: bool) -> None:
@@ -284,10 +292,6 @@ def _notes_on_seeds(count: int, listing: Listing, *, is_given: bool) -> tuple[st
         f"SEED_LABELS={count}, but only {n_known} images have known labels: all that are not held "
         "out for validation are used",
     )
-
-
-def _fold(name: str) -> str:
-    return name.strip().casefold()
 
 
 def _name_some(names: Sequence[str]) -> str:

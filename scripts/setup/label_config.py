@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from backend.base.classes import is_same
 from backend.base.errors import LabelConfigError
 from backend.base.labeling import match_classes
 from backend.base.settings import Settings
@@ -48,6 +49,12 @@ def replace_label_config(project: ProjectSetup, xml: str) -> bool:
             f'the label config must have name="{now.from_name}" in its Choices and '
             f'name="{now.to_name}" in its Image, as the existing annotations do'
         )
+    if not is_same(now.choices, wanted.choices):
+        print(
+            "NOTE      the project's label config was kept, because its classes have changed in "
+            f"Label Studio since LABEL_CONFIG was written: {', '.join(now.choices)}"
+        )
+        return False
     if set(now.choices) != set(wanted.choices):
         raise LabelConfigError(
             "the label config must spell its choices as the existing annotations do: "

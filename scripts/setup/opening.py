@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from backend.base.classes import append_new
 from backend.base.errors import ModelFolderError, PoolError, SettingsError
 from backend.base.labeling import match_classes
 from backend.base.settings import Settings
@@ -15,6 +16,7 @@ from backend.labelstudio.client import create_project, delete_project, find_proj
 from backend.labelstudio.label_config import is_our_label_config, label_config_xml
 from backend.labelstudio.project_setup import ProjectSetup
 from backend.measures.evaluation import MIN_IMAGES
+from backend.rounds.classes import follow_classes, pool_class_notice
 from backend.store.project_record import (
     POOL_INDEX,
     ProjectRecord,
@@ -85,7 +87,11 @@ class Opening:
             self._check_images_are_offered()
         self.pool = draw_missing_sample(plan, self.pool, project, self.root)
         is_changed = not is_new and self._change_label_config()
-        match_classes(project.label_config().choices, self.pool.classes)
+        if earlier is None or plan.has_new_classes:
+            match_classes(project.label_config().choices, self.pool.classes)
+        else:
+            is_changed |= self._follow_classes(earlier)
+            earlier = self._read_record(project_id)
         is_ours = is_our_label_config(project.label_config_xml())
         self._keep_index()
         validation = validated_by(plan, self.pool, self.root)
@@ -97,6 +103,8 @@ class Opening:
             seed=plan.seed,
             seed_labels=plan.seed_labels,
             classes=self.pool.classes,
+            removed_classes=earlier.removed_classes if earlier and not plan.has_new_classes else (),
+            renamed_classes=earlier.renamed_classes if earlier and not plan.has_new_classes else (),
             validation=validation,
             validation_labels=plan.validation_labels if validation == "people" else None,
             validation_images=self._count_sample(earlier) if validation == "people" else None,
@@ -111,6 +119,26 @@ class Opening:
             print(f"NOTE      {TOO_FEW_TO_VALIDATE}")
         has_changed = is_changed or record != earlier
         return OpenedProject(project, self.root, record, self.pool, has_changed)
+
+    def _follow_classes(self, record: ProjectRecord) -> bool:
+        """Offer the pool's new classes if we wrote the label config, and record its classes.
+
+        Returns whether the label config or the recorded classes have changed.
+        """
+        project, source = self.project, self.pool.source
+        choices = project.label_config().choices
+        found = record.offering(source.index.classes if source else ()).columns
+        new = found[len(record.classes) :]
+        is_ours = is_our_label_config(project.label_config_xml())
+        if new and is_ours:
+            project.change_label_config(self._write_label_config(append_new(choices, new)))
+            print(f"classes   annotators can now choose {', '.join(new)}")
+        if notice := pool_class_notice(record, new):
+            print(f"NOTE      {notice}")
+        followed = follow_classes(self.root, project.label_config().choices)
+        assert followed is not None, "the project is recorded"
+        self.pool = replace(self.pool, classes=followed.classes)
+        return followed != record
 
     def _count_sample(self, earlier: ProjectRecord | None) -> int:
         """Count the images that were ever in the sample: labels of removed images still count."""
@@ -139,14 +167,15 @@ class Opening:
         """
         plan, project = self.plan, self.project
         if not plan.has_new_classes:
-            return plan.label_config is not None and replace_label_config(
-                project, plan.label_config
-            )
+            if plan.label_config is None:
+                return False
+            return replace_label_config(project, plan.label_config)
         counts = project.counts()
         if counts.annotations or counts.skipped or Registry(self.root).last_round():
             raise SettingsError(
-                f'the classes of "{plan.title}" can no longer change, because images are '
-                "labeled: restore the former CLASSES and LABEL_CONFIG, or set a new PROJECT_TITLE"
+                f'CLASSES and LABEL_CONFIG can no longer change the classes of "{plan.title}", '
+                "because images are labeled: add, rename or remove classes in Label Studio under "
+                "Settings > Labeling Interface, and restore the former CLASSES and LABEL_CONFIG"
             )
         return project.change_label_config(
             plan.label_config or self._write_label_config(plan.classes)

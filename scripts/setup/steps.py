@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from backend.base.labeling import NewTask, match_classes
+from backend.base.labeling import NewTask
 from backend.base.settings import Settings
 from backend.images.known_labels import seed_labels, true_labels
 from backend.images.pool import Pool, rescan
@@ -116,12 +116,12 @@ class SetupSteps:
         """
         # The ranker can already see the project, and must not query these images in the meantime.
         with lock(self.root, "push"):
-            truth = true_labels(self.pool)
+            classes = self.record.offering(self.project.label_config().choices)
+            known_labels = true_labels(self.pool)
+            truth = {i: label for i, label in known_labels.items() if classes.spell(label)}
             count = min(self.record.seed_labels or 0, len(truth))
             labels = self._without_damaged(seed_labels(self.pool, count, self.record.seed, truth))
             known = self.project.image_ids() if labels else set()
-            choices = match_classes(self.project.label_config().choices, self.pool.classes)
-            spelling = dict(zip(self.pool.classes, choices, strict=True))
             hint = None if self.settings.blind else SEED_HINT
             new = [image_id for image_id in labels if image_id not in known]
             with progress_bar() as progress:
@@ -134,14 +134,14 @@ class SetupSteps:
                             NewTask(
                                 image_id,
                                 task_data.write_seed(shown[image_id], image_id, hint),
-                                label=spelling[labels[image_id]],
+                                label=classes.spell(labels[image_id]),
                             )
                             for image_id in chunk
                         ]
                     )
                 progress("importing seed labels", len(new), len(new))
-        known_labels = f"{len(labels)} known labels, {len(new)} of them new" if labels else "none"
-        print(f"seeds     {known_labels}")
+        found = f"{len(labels)} known labels, {len(new)} of them new" if labels else "none"
+        print(f"seeds     {found}")
         return bool(new)
 
     def _without_damaged(self, labels: Mapping[str, str]) -> dict[str, str]:

@@ -102,6 +102,7 @@ def loop(tmp_path: Path, credentials: tuple[str, str], api: httpx.Client) -> Ite
         settings=Settings.model_construct(batch_size=5, overlap="1", data_dir=tmp_path),
         root=tmp_path / f"p{project_id}",
         project=ProjectSetup(*credentials, project_id),
+        choices=pool.classes,
         pool=pool,
         weights="none",
         recipe=Recipe(image_size=32),

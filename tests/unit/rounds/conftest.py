@@ -66,6 +66,7 @@ def loop(tmp_path: Path, pool: Pool, project: OracleProject) -> Loop:
         ),
         root=project_root(tmp_path, 1),
         project=project,
+        choices=pool.classes,
         pool=pool,
         weights="none",
         recipe=FAST,
@@ -215,6 +216,7 @@ def animals(loop: Loop, pool: Pool) -> Loop:
     return replace(
         loop,
         project=OracleProject(NAMES),
+        choices=NAMES,
         pool=replace(
             pool,
             classes=("cat", "dog", "frog"),

@@ -52,8 +52,8 @@ def test_an_annotators_figures_count_that_annotators_work(animals: Loop) -> None
     assert (rows["Cy"].guesses_shown, rows["Cy"].guesses_taken) == (0, None)
 
 
-def test_a_prediction_over_other_classes_is_neither_right_nor_wrong(animals: Loop) -> None:
-    ask(animals, "a", (0.9, 0.1))
+def test_a_prediction_over_unknown_classes_is_neither_right_nor_wrong(animals: Loop) -> None:
+    ask(animals, "a", (0.9, 0.1, 0.0, 0.0))
     rows = figures(animals, annotation("a", "Cat"))
     assert rows["Ada"].guesses_right is None
 

@@ -62,7 +62,7 @@ def test_the_hint_is_the_asking_versions_prediction_in_the_label_configs_spellin
     project = OracleProject(tuple("JABCDEFGHI"))
     probs = np.array([[0.05, 0.41, 0.02, 0.33, 0.02, 0.1, 0.02, 0.02, 0.02, 0.01]], np.float32)
     batch = batches.Batch(pool.image_ids[:1], probs.max(1), "margin", meta(3), probs)
-    batches.push(replace(loop, pool=pool, project=project), batch)
+    batches.push(replace(loop, pool=pool, project=project, choices=project.choices), batch)
     [task] = project.by_task.values()
     assert task.data["hint"] == "r0003 guessed when it asked: B 41 %, D 33 %, F 10 %"
 

@@ -75,13 +75,16 @@ def test_without_model_probabilities_the_majority_is_the_label_and_its_share_the
     assert labels_of(reading) == {"a": ("Dog", 0.6667), "b": ("Frog", 1.0)}
 
 
-def test_probabilities_of_another_number_of_classes_are_ignored(animals: Loop) -> None:
+def test_a_class_that_joined_later_has_the_probability_0_and_more_classes_are_ignored(
+    animals: Loop,
+) -> None:
     ask(animals, "a", (0.3, 0.7))
     ask(animals, "b", (0.1, 0.2, 0.3, 0.4))
     ask(animals, "c", PERHAPS_DOG)
     reading = read(animals, annotation("a", "Cat"), annotation("b", "Dog"), annotation("c", "Dog"))
-    assert reading.probs.keys() == {"c"}
-    assert labels_of(reading) == {"a": ("Cat", 1.0), "b": ("Dog", 1.0), "c": ("Dog", 0.6)}
+    assert reading.probs.keys() == {"a", "c"}
+    assert reading.probs["a"].tolist() == pytest.approx([0.3, 0.7, 0])
+    assert labels_of(reading) == {"a": ("Cat", 0.3), "b": ("Dog", 1.0), "c": ("Dog", 0.6)}
 
 
 def test_the_quality_of_a_single_annotation_is_the_models_probability(
@@ -308,13 +311,10 @@ def test_too_few_classes_for_the_folds_give_no_probabilities(
     assert probs_of(blind) == {}
 
 
-def test_recorded_fold_probabilities_of_another_number_of_classes_are_ignored(
-    animals: Loop,
-) -> None:
+def test_recorded_fold_probabilities_are_0_for_a_class_that_joined_later(animals: Loop) -> None:
     animals.store.record_fold_probs(["a"], [np.array([0.4, 0.6], np.float32)])
-    ask(animals, "b", PERHAPS_DOG)
-    reading = read(animals, annotation("a", "Cat"), annotation("b", "Dog"))
-    assert reading.probs.keys() == {"b"}
+    reading = read(animals, annotation("a", "Cat"))
+    assert reading.probs["a"].tolist() == pytest.approx([0.4, 0.6, 0])
 
 
 def test_an_annotation_of_a_copy_counts_for_the_first_image(animals: Loop, tmp_path: Path) -> None:

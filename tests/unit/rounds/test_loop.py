@@ -23,11 +23,12 @@ BY_PEOPLE: dict[str, Any] = {
 
 def opened(tmp_path: Path, *, is_for_training: bool = False, **recorded: Any) -> Loop:
     root = project_root(tmp_path / "models", 7)
-    write_record(root, record(7).model_copy(update=recorded))
+    classes = ("cat", "dog") if "pool" in recorded else tuple("0123456789")
+    write_record(root, record(7).model_copy(update={"classes": classes, **recorded}))
     settings = Settings.model_validate(
         {"model_dir": tmp_path / "models", "data_dir": tmp_path / "data", "device": "cpu"}
     )
-    project = OracleProject(("cat", "dog"))
+    project = OracleProject(classes)
     return open_loop(settings, 7, project, is_for_training=is_for_training)
 
 

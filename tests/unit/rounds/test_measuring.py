@@ -36,7 +36,8 @@ def people(loop: Loop) -> Loop:
     """Return a loop whose annotators label a, b, c and d, of which none is labeled yet."""
     pool = replace(loop.pool, classes=("cat", "dog"))
     sample = Split(("a", "b", "c", "d"), loop.pool.images[:4])
-    return with_sample(replace(loop, pool=pool, project=OracleProject(pool.classes)), sample, {})
+    own = replace(loop, pool=pool, project=OracleProject(pool.classes), choices=pool.classes)
+    return with_sample(own, sample, {})
 
 
 def labeled(loop: Loop, **labels: int) -> Loop:

@@ -57,6 +57,7 @@ def loop(tmp_path: Path, project: OracleProject) -> Loop:
         settings=Settings.model_construct(data_dir=tmp_path, overlap="1", batch_size=10),
         root=project_root(tmp_path, PROJECT),
         project=project,
+        choices=CLASSES,
         pool=Pool(
             name="digits",
             classes=CLASSES,

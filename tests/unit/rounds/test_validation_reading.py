@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from backend.base.classes import ClassList
 from backend.base.labeling import VALIDATION, Annotation, Asked, DeletedSkip, Task, TaskReading
 from backend.people.validation_labels import ValidationProgress
 from backend.rounds.validation_reading import NO_READING, read_validation
@@ -17,6 +18,10 @@ NOON = 1_700_000_000.0
 @pytest.fixture
 def store(tmp_path: Path) -> ProjectStore:
     return ProjectStore(tmp_path / "p7")
+
+
+def classes_of(*names: str) -> ClassList:
+    return ClassList(names, names)
 
 
 def annotation(task_id: int, annotator: int, label: str | None) -> Annotation:
@@ -53,7 +58,7 @@ def test_labeled_pending_and_undecided_images_are_counted(store: ProjectStore) -
         ],
         NOON,
     )
-    reading = read_validation(store, ("Cat", "Dog"), 30)
+    reading = read_validation(store, classes_of("Cat", "Dog"), 30)
     assert reading.labels == {"img-1": "Cat", "img-2": "Dog"}
     assert reading.progress == ValidationProgress(labeled=2, wanted=30, undecided=1, pending=2)
     assert [task.task_id for task in reading.tasks] == [1, 2, 3, 4, 5]
@@ -66,17 +71,17 @@ def test_the_case_of_class_names_does_not_matter_but_unknown_classes_decide_noth
     store.record_tasks(
         [task(1, annotation(1, 1, "Cat")), task(2, annotation(2, 1, "Unicorn"))], NOON
     )
-    assert read_validation(store, ("cat", " DOG "), 30).labels == {"img-1": "Cat"}
+    assert read_validation(store, classes_of("cat", " DOG "), 30).labels == {"img-1": "cat"}
 
 
 def test_a_recorded_skip_counts_although_label_studio_has_lost_it(store: ProjectStore) -> None:
     store.record_deleted_skip(DeletedSkip(1, "img-1", 1))
     store.record_tasks([task(1)], NOON)
-    assert read_validation(store, ("Cat",), 30).progress.pending == 1
+    assert read_validation(store, classes_of("Cat"), 30).progress.pending == 1
     store.record_tasks([task(1, annotation(1, 1, None))], NOON)
-    assert read_validation(store, ("Cat",), 30).progress.undecided == 1
+    assert read_validation(store, classes_of("Cat"), 30).progress.undecided == 1
 
 
 def test_a_project_without_a_sample_has_nothing_to_read(store: ProjectStore) -> None:
-    assert read_validation(store, ("Cat",), 0) == NO_READING
-    assert read_validation(store, ("Cat",), 30).progress.wanted == 30
+    assert read_validation(store, classes_of("Cat"), 0) == NO_READING
+    assert read_validation(store, classes_of("Cat"), 30).progress.wanted == 30

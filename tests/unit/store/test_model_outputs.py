@@ -15,8 +15,8 @@ from backend.base.errors import NoModelError
 from backend.images.framing import View
 from backend.store import model_outputs
 from backend.store.model_outputs import UNLABELED, SampleProbs
-from backend.store.project_record import project_root
-from tests.unit.store.test_registry import meta, save
+from backend.store.project_record import project_root, write_record
+from tests.unit.store.test_registry import meta, record, save
 
 PROBS = np.array([[0.1, 0.9], [0.6, 0.4]], np.float32)
 LABELS = np.array([1, 0])
@@ -209,6 +209,15 @@ def test_the_samples_outputs_are_kept_with_the_labels_that_are_decided(root: Pat
     assert np.array_equal(kept.probs, PROBS)
     assert kept.labels.tolist() == [1, -1]
     assert kept.is_labeled.tolist() == [True, False]
+
+
+def test_the_sample_may_have_labels_of_classes_that_the_version_does_not_know(root: Path) -> None:
+    write_record(root, record(7).model_copy(update={"classes": ("cat", "dog", "frog")}))
+    sample = SampleProbs(SAMPLE.image_ids, PROBS, np.array([2, UNLABELED]))
+    model_outputs.save_sample_probs(root, "r0001", sample)
+    kept = model_outputs.load_sample_probs(root, "r0001")
+    assert kept is not None
+    assert kept.labels.tolist() == [2, -1]
 
 
 @pytest.mark.parametrize("labels", [[1], [2, 0], [-2, 0]], ids=str)

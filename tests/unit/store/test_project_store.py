@@ -119,6 +119,7 @@ READERS: dict[str, tuple[Callable[[ProjectStore], object], object]] = {
     "new_annotations": (ProjectStore.new_annotations, (0, None)),
     "new_images": (ProjectStore.new_images, set()),
     "queried_images": (ProjectStore.queried_images, set()),
+    "label_counts": (ProjectStore.label_counts, {}),
     "asked_probs": (lambda store: store.asked_probs(2), {}),
     "fold_probs": (lambda store: store.fold_probs(2), {}),
     "recent_annotations": (lambda store: store.recent_annotations(200), {}),
@@ -139,6 +140,7 @@ WRITERS: dict[str, Callable[[ProjectStore], object]] = {
     "record_reading": lambda store: store.record_reading(NOON, is_full=True),
     "forget_tasks": lambda store: store.forget_tasks([1], NOON),
     "record_learned": lambda store: store.record_learned({1: "cat"}, NOON),
+    "record_new_classes": ProjectStore.record_new_classes,
     "record_asked": lambda store: store.record_asked([Asked("img", 1, "margin", "r0001")]),
     "record_fold_probs": lambda store: store.record_fold_probs([], []),
     "record_deleted_skip": lambda store: store.record_deleted_skip(DeletedSkip(1, "img", 7)),
@@ -864,7 +866,9 @@ def test_the_probabilities_an_image_was_asked_with_are_kept_exactly(store: Proje
     assert row.tolist() == probs.tolist()
 
 
-def test_probabilities_of_another_number_of_classes_are_left_out(store: ProjectStore) -> None:
+def test_a_class_that_joined_later_has_the_probability_0_and_more_classes_are_left_out(
+    store: ProjectStore,
+) -> None:
     store.record_tasks([task(1), task(2)], NOON)
     store.record_asked(
         [
@@ -873,7 +877,8 @@ def test_probabilities_of_another_number_of_classes_are_left_out(store: ProjectS
         ]
     )
     assert set(store.asked_probs(2)) == {"img-1"}
-    assert store.asked_probs(3) == {}
+    assert numbers(store.asked_probs(3)) == {"img-1": [0.5, 0.5, 0.0]}
+    assert store.asked_probs(1) == {}
 
 
 def test_only_the_latest_query_of_an_image_is_kept(store: ProjectStore) -> None:
@@ -907,7 +912,8 @@ def test_new_fold_probabilities_replace_the_previous_ones(store: ProjectStore) -
     store.record_fold_probs(["a", "b"], [np.array([0.5, 0.5])] * 2)
     store.record_fold_probs(["b"], [np.array([0.25, 0.75])])
     assert numbers(store.fold_probs(2)) == {"b": [0.25, 0.75]}
-    assert store.fold_probs(3) == {}
+    assert numbers(store.fold_probs(3)) == {"b": [0.25, 0.75, 0.0]}
+    assert store.fold_probs(1) == {}
 
 
 # Reviews

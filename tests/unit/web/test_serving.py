@@ -49,19 +49,28 @@ def test_without_a_model_predict_says_so(client: FlaskClient) -> None:
     assert "no model yet" in response.get_json()["error"]
 
 
-def test_classes_that_do_not_match_are_refused_with_both_lists(
+def test_a_label_config_with_other_classes_is_served_with_those_that_the_version_knows(
+    client: FlaskClient, root: Path
+) -> None:
+    put_in_service(root)
+    horses = label_config_xml(("horse", "CAT"))
+    tasks = [task(1, image_id="img-a"), task(2, image_id="img-b")]
+    body = {"project": "7.1", "schema": horses, "label_config": horses, "tasks": tasks}
+    assert client.post("/setup", auth=AUTH, json=body).get_json() == {"model_version": "r0001"}
+    response = client.post("/predict", auth=AUTH, json=body)
+    found = [p["result"][0]["value"]["choices"] for p in response.get_json()["results"]]
+    assert found == [["CAT"], ["CAT"]]
+
+
+def test_a_label_config_that_cannot_be_used_is_refused_with_the_reason(
     client: FlaskClient, root: Path
 ) -> None:
     put_in_service(root)
     for path, key in (("/setup", "schema"), ("/predict", "label_config")):
-        response = client.post(
-            path,
-            auth=AUTH,
-            json={"project": "7.1", key: label_config_xml(("cat", "horse")), "tasks": [task(1)]},
-        )
+        body = {"project": "7.1", key: "<View/>", "tasks": [task(1)]}
+        response = client.post(path, auth=AUTH, json=body)
         assert response.status_code == 400
-        assert "horse" in response.get_json()["error"]
-        assert "frog" in response.get_json()["error"]
+        assert "0 Image and 0 Choices tags" in response.get_json()["error"]
 
 
 def test_setup_returns_the_version_in_service(client: FlaskClient, root: Path) -> None:
