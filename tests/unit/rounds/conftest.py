@@ -22,7 +22,12 @@ from backend.rounds import batches, observe, rounds
 from backend.rounds.annotators import annotator_figures
 from backend.rounds.labels import LabelReading, read_labels
 from backend.rounds.loop import Loop
-from backend.store.project_record import project_root
+from backend.store.project_record import (
+    FormerSettings,
+    ProjectRecord,
+    project_root,
+    write_record,
+)
 from backend.store.project_rows import AnnotatorFigures
 from backend.store.version_meta import Meta
 from scripts.research.oracle import OracleProject
@@ -129,6 +134,7 @@ def attached(sampled: Loop) -> Loop:
     n_tasks = n_others + len(pool.sample.image_ids)
     ids = tuple(f"ls-{i}" for i in range(1, n_tasks + 1))
     sample = Split(ids[n_others:], pool.sample.images)
+    write_record(sampled.root, attached_record(pool.classes))
     return replace(
         sampled,
         settings=Settings.model_construct(
@@ -137,6 +143,23 @@ def attached(sampled: Loop) -> Loop:
         project=TeamProject(pool.classes, n_tasks),
         pool=replace(pool, image_ids=ids[:n_others], sample=sample),
         is_attached=True,
+    )
+
+
+def attached_record(classes: tuple[str, ...]) -> ProjectRecord:
+    return ProjectRecord(
+        project_id=12,
+        title="Birds",
+        label_studio_url="http://127.0.0.1:9",
+        project_created_at="2026",
+        pool="http://127.0.0.1:9/projects/12",
+        weights="none",
+        seed=0,
+        classes=classes,
+        validation="people",
+        attached=FormerSettings(
+            sampling=None, model_version="", show_collab_predictions=True, description=None
+        ),
     )
 
 

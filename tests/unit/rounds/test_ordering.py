@@ -8,10 +8,12 @@ from functools import partial
 
 import pytest
 
+from backend.base.errors import DetachedError
 from backend.images.known_labels import true_labels
 from backend.rounds import batches, observe, ordering, scoring
 from backend.rounds.loop import Loop
 from backend.store.files import lock
+from backend.store.project_record import begin_detaching
 from backend.store.project_rows import OPEN_IMAGES_KEPT, OpenImage
 from backend.store.registry import Promotions
 from scripts.research.oracle import OracleProject
@@ -260,3 +262,12 @@ def test_started_tasks_of_a_project_that_asks_for_two_annotations_get_no_new_pre
     own = with_settings(attached, overlap="2")
     ordering.refresh_predictions(own)
     assert started in project.predicted("r0001")
+
+
+def test_a_job_changes_nothing_after_the_project_was_detached(attached: Loop) -> None:
+    begin_detaching(attached.root)
+    with pytest.raises(DetachedError, match="detached from project"):
+        ordering.refresh_predictions(attached)
+    with pytest.raises(DetachedError, match="detached from project"):
+        batches.top_up(attached)
+    assert not any(team_of(attached).predictions.values())
