@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
@@ -70,6 +71,9 @@ class Bucket:
     def open(self, location: str) -> BinaryIO:
         """Read an image; see `Source.open`."""
         return self._files.open(location)
+
+    def prefetch(self, locations: Sequence[str]) -> None:
+        """Do nothing, since every image is opened on its own."""
 
     def url(self, location: str) -> str | None:  # noqa: ARG002
         """Return None, because a browser has no credentials for the bucket."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -41,6 +42,9 @@ class Folder:
     def open(self, location: str) -> BinaryIO:
         """Open an image; see `Source.open`."""
         return (self.path / location).open("rb")
+
+    def prefetch(self, locations: Sequence[str]) -> None:
+        """Do nothing, since every image is opened on its own."""
 
     def url(self, location: str) -> str | None:  # noqa: ARG002
         """Return None: browsers cannot open files on this machine."""

@@ -87,6 +87,9 @@ class ImageList:
         # Check again: a link may have replaced the file.
         return _below(self._path.parent, location).open("rb")
 
+    def prefetch(self, locations: Sequence[str]) -> None:
+        """Do nothing, since every image is opened on its own."""
+
     def url(self, location: str) -> str | None:
         """Return the URL of an image on a web server."""
         return location if _scheme(location) in ("http", "https") else None

@@ -39,6 +39,7 @@ BLOCK_BYTES = 1024**2
 MEASURED = 256  # how many images to measure when choosing one size for all rows
 MIDDLE_NATIVE_MAX_PX = 256
 
+Prefetch = Callable[[Sequence[str]], None]
 Open = Callable[[str], BinaryIO]  # opens the original at a location; raises ImageError or OSError
 
 
@@ -134,11 +135,13 @@ class PixelStore:
         open_original: Open,
         progress: Progress,
         until: float = math.inf,
+        prefetch: Prefetch = lambda _: None,
     ) -> Decoded:
         """Decode the images that are not yet decoded, in order, until time.monotonic() > `until`.
 
         At least one chunk is decoded. Decoding also ends if none of the images in a chunk can be
-        opened, because then the whole source is probably unavailable.
+        opened, because then the whole source is probably unavailable. `prefetch` is called with the
+        locations of the images that are opened next.
         """
         found = Decoded()
         missing = []
@@ -150,10 +153,12 @@ class PixelStore:
         if not missing:
             return found
         if not self._n_bytes_read:
+            prefetch([one.location for one in missing[:MEASURED]])
             self._begin(missing, open_original)
         with ThreadPoolExecutor() as threads:
             for first in range(0, len(missing), CHUNK):
                 chunk = missing[first : first + CHUNK]
+                prefetch([one.location for one in chunk])
                 pixels = threads.map(lambda one: self._decode(one, open_original), chunk)
                 n_readable = self._keep(zip(chunk, pixels, strict=True), found)
                 progress("decoding images", first + len(chunk), len(missing))

@@ -22,11 +22,12 @@ from backend.base.project_settings import MAX_IMAGE_PIXELS, ValidatedBy
 from backend.images.data_sets import cache_data_set
 from backend.images.data_uri import data_uri
 from backend.images.framing import SMALL_PX, View, choose_image_size
+from backend.images.image_side import measure_side
 from backend.images.index import Index, Merged
 from backend.images.index_file import find_indexed_source, update_index
 from backend.images.labeled import LabeledFolder
 from backend.images.pool_cache import read_cache
-from backend.images.source_images import SourceImages, measure_side, source_folder
+from backend.images.source_images import SourceImages, source_folder
 from backend.images.sources import Source
 from backend.images.splits import NO_IMAGES, LabeledSplit, Split, draw_validation
 from backend.images.task_image import png_image, task_image

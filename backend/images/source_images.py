@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from io import BytesIO
@@ -22,10 +21,10 @@ from PIL import Image
 from backend.base.arrays import Images
 from backend.base.errors import ImageError, PoolError
 from backend.base.progress import Progress
-from backend.images.decode import open_image
 from backend.images.digest import digest
 from backend.images.entry import Entry
 from backend.images.framing import View
+from backend.images.image_side import measure_side
 from backend.images.index import Index, Merged
 from backend.images.index_file import draw_validation_sample, locked, update_index
 from backend.images.labeled import LabeledFolder
@@ -38,7 +37,6 @@ log = logging.getLogger(__name__)
 # For the first batch, this many images in the pool are decoded before the held-out images.
 FIRST = 256
 FIRST_OF_SAMPLE = 16  # images in the validation sample to decode together with them
-MEASURED = 16  # images to open when estimating the size of a source's images
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -160,12 +158,9 @@ class SourceImages:
             due = due[:0]
         if not len(due) and not is_needed.any():
             return self
-        found = self.store.decode(
-            self._originals(np.flatnonzero(is_needed)), self.source.open, progress
-        )
-        originals = self._originals(due[np.argsort(self._turns(due), kind="stable")])
-        until = time.monotonic() + budget_s
-        found.add(self.store.decode(originals, self.source.open, progress, until))
+        found = self._decode(self.store, np.flatnonzero(is_needed), progress)
+        due = due[np.argsort(self._turns(due), kind="stable")]
+        found.add(self._decode(self.store, due, progress, time.monotonic() + budget_s))
         return self._record(found)
 
     def images_of(self, image_ids: Sequence[str], view: View, progress: Progress) -> Images:
@@ -178,7 +173,7 @@ class SourceImages:
         if missing:
             rows = self.index.rows(missing)
             rows = rows[~self.index.table["is_removed"].to_numpy()[rows]]
-            store.decode(self._originals(rows), self.source.open, progress)
+            self._decode(store, rows, progress)
             self._decode_lost(missing, store, progress)
         try:
             return store.images(image_ids)
@@ -225,7 +220,7 @@ class SourceImages:
                     labeled.keep(entry.image_id, file)
             except (ImageError, OSError) as error:
                 if store.holds(entry.image_id):
-                    labeled.keep(entry.image_id, self._decoded(entry.image_id))
+                    labeled.keep(entry.image_id, self._decoded_file(entry.image_id))
                 else:
                     faults[entry.location] = getattr(error, "strerror", None) or str(error)
 
@@ -236,7 +231,7 @@ class SourceImages:
                 "could not keep labeled images: %s", summarize(faults, len(lacking) - len(faults))
             )
 
-    def _decoded(self, image_id: str) -> BinaryIO:
+    def _decoded_file(self, image_id: str) -> BinaryIO:
         """Return the decoded pixels of an image as a file."""
         file = BytesIO()
         Image.fromarray(self.store.images([image_id])[:][0]).save(file, "PNG")
@@ -261,10 +256,14 @@ class SourceImages:
     def _turns(self, due: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return when to decode each of these rows, low = first.
 
-        Part of the pool and a few images in the validation sample come first.
+        Part of the pool and a few images in the validation sample come first. The order is random,
+        because in attached projects, ids reveal when a task was created.
         """
         is_pool = self.index.splits[due] == "pool"
-        turns = np.where(is_pool, np.where(np.cumsum(is_pool) > FIRST, 2.0, 0.0), 1.0)
+        order = np.random.default_rng(0).permutation(len(due))
+        turns = np.where(is_pool, 2.0, 1.0)
+        turns[order[is_pool[order]][:FIRST]] = 0.0
+        turns[order] += np.linspace(0.0, 1.0, len(due), endpoint=False)
         if sample := self.index.sample:
             held_out = due[self.index.splits[due] == "validation"]
             first = sample.order(self.index.image_ids[held_out])[:FIRST_OF_SAMPLE]
@@ -291,11 +290,20 @@ class SourceImages:
         folder = self.folder / f"{view.framing}-{view.side_px}"
         return PixelStore(folder, view, self.max_pixels)
 
-    def _originals(self, rows: NDArray[np.int64]) -> list[Original]:
-        return [
+    def _decode(
+        self,
+        store: PixelStore,
+        rows: NDArray[np.int64],
+        progress: Progress,
+        until: float = math.inf,
+    ) -> Decoded:
+        """Decode the images in these rows of the index, in order."""
+        source = self.source
+        originals = [
             Original(entry.image_id, entry.location, stamp(entry.size, entry.modified))
             for entry in self.index.entries(rows)
         ]
+        return store.decode(originals, source.open, progress, until, source.prefetch)
 
     def _record(self, found: Decoded) -> SourceImages:
         """Record content hashes and damaged files in the index."""
@@ -327,16 +335,3 @@ class SourceImages:
 def source_folder(data_dir: Path, name: str) -> Path:
     """Return the folder that caches a source's images."""
     return data_dir / "pools" / digest(name)
-
-
-def measure_side(source: Source, index: Index, max_pixels: int) -> int:
-    """Return the longest side of the first readable images, or 0 if none can be read."""
-    sides = [0]
-    for entry in index.entries(np.flatnonzero(~index.table["is_removed"].to_numpy())[:MEASURED]):
-        with (
-            suppress(ImageError, OSError),
-            source.open(entry.location) as file,
-            open_image(BytesIO(file.read()), max_pixels) as image,
-        ):
-            sides.append(max(image.size))
-    return max(sides)

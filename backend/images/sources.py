@@ -32,6 +32,9 @@ class Source(Protocol):
     def open(self, location: str) -> BinaryIO:
         """Open an image file. Raises ImageError or OSError with the reason."""
 
+    def prefetch(self, locations: Sequence[str]) -> None:
+        """Prepare for opening these images, if they can be fetched faster together."""
+
     def url(self, location: str) -> str | None:
         """Return the address at which a browser can open the image, or None."""
 
@@ -49,6 +52,9 @@ class MissingSource:
     def open(self, location: str) -> BinaryIO:  # noqa: ARG002
         """Raise OSError with the reason."""
         raise OSError(self.fault)
+
+    def prefetch(self, locations: Sequence[str]) -> None:
+        """Do nothing, since every image is opened on its own."""
 
     def url(self, location: str) -> str | None:  # noqa: ARG002
         """Return None, since no image can be opened."""

@@ -10,7 +10,8 @@ from backend.base.image_ids import image_id_of_task, task_id_of_image
 from backend.base.labeling import LabelConfig, OpenTask, Prediction, TaskOrder, TaskReading
 from backend.base.settings import Settings
 from backend.labelstudio import rows
-from backend.labelstudio.project import LabelStudioProject, task_filter
+from backend.labelstudio.project import LabelStudioProject
+from backend.labelstudio.task_pages import task_filter
 from backend.store.project_record import project_root, read_record
 from backend.store.version_meta import VERSION_NAME
 
@@ -25,10 +26,13 @@ class AttachedProject(LabelStudioProject):
 
     _task_columns = rows.STATE_COLUMNS  # without the data, which may contain whole images
 
-    def image_value(self, task_id: int) -> str:
-        """Return what a task's data contains under the label config's image key."""
-        task = self._server.request("GET", f"api/tasks/{task_id}/")
-        return str(task["data"].get(self.label_config().image_key))
+    def image_addresses(self, task_ids: Collection[int]) -> dict[int, str]:
+        """Return the address of the image in each of these tasks, or its whole data: URI."""
+        config = self.label_config()
+        return {
+            task["id"]: str(rows.image_of(task["data"], config) or "")
+            for task in self._tasks.read("id,data", among=task_ids)
+        }
 
     def open_tasks(
         self, skipped: Set[int] = frozenset(), among: Collection[int] | None = None

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from backend.base.image_ids import image_id_of_task
 from backend.labelstudio import task_data
 
 SECRET_HEADER = "X-Tightloop-Secret"
@@ -26,7 +27,12 @@ class WebhookEvent:
 
     kind: Literal["annotations", "start_training", "ignored"]
     project_id: int
-    annotated: tuple[str, ...] = ()  # ids of the images reported as annotated
+    annotated: tuple[str, ...] = ()  # ids of our images reported as annotated
+    task_ids: tuple[int, ...] = ()  # of the tasks reported as annotated, whoever created them
+
+    def images(self, *, is_attached: bool) -> tuple[str, ...]:
+        """Return the ids of the images reported as annotated."""
+        return tuple(map(image_id_of_task, self.task_ids)) if is_attached else self.annotated
 
 
 IGNORED = WebhookEvent("ignored", 0)
@@ -50,13 +56,15 @@ def read_webhook(payload: object) -> WebhookEvent:
             raise ValueError(f"the webhook {action} must contain a list `{key}`")
         if not changed:
             return IGNORED
-    tasks = payload.get("task")
-    image_ids = tuple(
-        task_data.read_image_id(task.get("data"))
-        for task in (tasks if isinstance(tasks, list) else [tasks])
-        if isinstance(task, Mapping)
+    found = payload.get("task")
+    tasks = [t for t in (found if isinstance(found, list) else [found]) if isinstance(t, Mapping)]
+    image_ids = [task_data.read_image_id(task.get("data")) for task in tasks]
+    return WebhookEvent(
+        "annotations",
+        _read_project(payload),
+        annotated=tuple(filter(None, image_ids)),
+        task_ids=tuple(task["id"] for task in tasks if type(task.get("id")) is int),
     )
-    return WebhookEvent("annotations", _read_project(payload), tuple(filter(None, image_ids)))
 
 
 def project_id_of(project: object) -> int:

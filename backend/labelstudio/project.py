@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 from backend.base.errors import LabelStudioError
 from backend.base.labeling import (
@@ -24,10 +24,15 @@ from backend.base.labeling import (
 from backend.labelstudio import rows, task_data
 from backend.labelstudio.client import UNCERTAINTY_SAMPLING, LabelStudio
 from backend.labelstudio.label_config import parse_label_config
+from backend.labelstudio.task_pages import (
+    ANNOTATED,
+    UNANNOTATED,
+    UNFINISHED,
+    TaskPages,
+    chunks,
+    task_filter,
+)
 
-T = TypeVar("T")
-
-CHUNK = 500  # tasks or predictions in one request
 OUR_DESCRIPTION = "Tightloop, round"  # how every project description that we write begins
 # A reading of recent changes starts this much earlier, because clocks differ.
 CLOCK_SKEW = timedelta(seconds=10)
@@ -37,19 +42,6 @@ IMPORT_COUNTS = {
     "annotations": "annotation_count",
     "predictions": "prediction_count",
 }
-
-
-def task_filter(column: str, operator: str, kind: str, value: Any) -> dict[str, Any]:
-    """Return a filter for the Data Manager."""
-    return {"filter": f"filter:tasks:{column}", "operator": operator, "type": kind, "value": value}
-
-
-UNANNOTATED = [
-    task_filter(column, "equal", "Number", 0)
-    for column in ("total_annotations", "cancelled_annotations")
-]
-ANNOTATED = task_filter("total_annotations", "greater", "Number", 0)
-UNFINISHED = task_filter("completed_at", "empty", "Datetime", True)
 
 
 class LabelStudioProject:
@@ -63,6 +55,7 @@ class LabelStudioProject:
     def __init__(self, url: str, api_key: str, project_id: int) -> None:
         self.project_id = project_id
         self._server = LabelStudio(url, api_key)
+        self._tasks = TaskPages(self._server, project_id)
         self._path = f"api/projects/{project_id}/"
         self._label_config: LabelConfig | None = None
 
@@ -117,17 +110,17 @@ class LabelStudioProject:
             tasks=counts["task_number"],
             annotations=counts["total_annotations_number"],
             skipped=counts["skipped_annotations_number"],
-            open=self._count(UNANNOTATED),
-            awaiting_second_opinion=self._count([UNFINISHED, ANNOTATED]),
+            open=self._tasks.count(UNANNOTATED),
+            awaiting_second_opinion=self._tasks.count([UNFINISHED, ANNOTATED]),
         )
 
     def n_tasks(self) -> int:
         """Count the project's tasks with one cheap request."""
-        return self._count([])
+        return self._tasks.count()
 
     def tasks(self) -> list[Task]:
         """Return all tasks, oldest first."""
-        pages = self._pages(self._task_columns)
+        pages = self._tasks.read(self._task_columns)
         return [rows.read_task(task, self._image_id_of(task)) for task in pages]
 
     def image_ids(self) -> set[str]:
@@ -147,7 +140,7 @@ class LabelStudioProject:
         if changed_after is not None:
             moment = changed_after.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
             filters = [task_filter("updated_at", "greater", "Datetime", moment)]
-        for task in self._pages(rows.ANNOTATION_COLUMNS, filters):
+        for task in self._tasks.read(rows.ANNOTATION_COLUMNS, filters):
             yield self._read_task(task, config)
 
     def open_tasks(
@@ -159,14 +152,12 @@ class LabelStudioProject:
         these tasks are read, in one request for every CHUNK tasks.
         """
         columns = f"{self._task_columns},{rows.VERSIONS_COLUMN}"
-        selections = [None] if among is None else _chunks(sorted(among))
         found = [
             OpenTask(
                 **vars(rows.read_task(task, self._image_id_of(task))),
                 versions=rows.read_versions(task),
             )
-            for selection in selections
-            for task in self._pages(columns, [UNFINISHED], selection)
+            for task in self._tasks.read(columns, [UNFINISHED], among)
         ]
         return [
             task
@@ -211,7 +202,7 @@ class LabelStudioProject:
         if not new_tasks:
             return 0
         config = self.label_config()
-        for chunk in _chunks([rows.write_task(config, task) for task in new_tasks]):
+        for chunk in chunks([rows.write_task(config, task) for task in new_tasks]):
             created = self._server.request("POST", f"{self._path}import", json=chunk)
             for part, count in IMPORT_COUNTS.items():
                 self._check_count(part, sum(part in task for task in chunk), created.get(count))
@@ -237,7 +228,7 @@ class LabelStudioProject:
     def annotations_of(self, image_id: str) -> dict[int, list[Annotation]]:
         """Return the annotations of one image, by task."""
         config = self.label_config()
-        pages = self._pages(rows.ANNOTATION_COLUMNS, [self._filter_of(image_id)])
+        pages = self._tasks.read(rows.ANNOTATION_COLUMNS, [self._filter_of(image_id)])
         return {task["id"]: list(self._read_task(task, config).annotations) for task in pages}
 
     def add_ground_truth(self, task_id: int, label: str, annotator: int | None) -> None:
@@ -268,7 +259,7 @@ class LabelStudioProject:
         if not by_task_id:
             return 0
         config = self.label_config()
-        for chunk in _chunks(
+        for chunk in chunks(
             [{"task": i, **rows.write_prediction(config, p)} for i, p in by_task_id.items()]
         ):
             created = self._server.request("POST", f"{self._path}import/predictions", json=chunk)
@@ -324,57 +315,9 @@ class LabelStudioProject:
     def _change(self, **fields: Any) -> None:
         self._server.request("PATCH", self._path, json=fields)
 
-    def _pages(
-        self,
-        include: str,
-        filters: Sequence[Mapping[str, Any]] = (),
-        selection: Sequence[int] | None = None,
-    ) -> Iterator[Mapping[str, Any]]:
-        """Yield tasks in order of id; with `selection`, only these tasks.
-
-        Each page begins after the last id of the previous page, so deletions do not shift it.
-        """
-        last_id = 0
-        while True:
-            later = task_filter("id", "greater", "Number", last_id)
-            body = self._page(
-                [later, *filters],
-                selection,
-                include=include,
-                fields="all",
-                page_size=CHUNK,
-            )
-            page = body["tasks"]
-            yield from page
-            if len(page) >= body["total"] or not page:
-                return
-            last_id = page[-1]["id"]
-
-    def _page(
-        self,
-        filters: Sequence[Mapping[str, Any]],
-        selection: Sequence[int] | None = None,
-        **params: Any,
-    ) -> Mapping[str, Any]:
-        query: dict[str, Any] = {
-            "filters": {"conjunction": "and", "items": filters},
-            "ordering": ["tasks:id"],
-        }
-        if selection is not None:
-            query["selectedItems"] = {"all": False, "included": selection}
-        params |= {"project": self.project_id, "query": json.dumps(query)}
-        return self._server.request("GET", "api/tasks/", params=params)
-
-    def _count(self, filters: Sequence[Mapping[str, Any]]) -> int:
-        return int(self._page(filters, include="id", page_size=1)["total"])
-
     def _check_count(self, what: str, sent: int, kept: int | None) -> None:
         if kept != sent:
             raise LabelStudioError(
                 f"Label Studio at {self._server.url} kept {kept} of {sent} {what}: "
                 "check that the label config has not changed, and try again"
             )
-
-
-def _chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    return (items[i : i + CHUNK] for i in range(0, len(items), CHUNK))

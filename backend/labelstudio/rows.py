@@ -100,14 +100,18 @@ def read_own_task(task: Mapping[str, Any], config: LabelConfig) -> TaskReading:
 def read_attached_task(task: Mapping[str, Any], config: LabelConfig) -> TaskReading:
     """Read a task of an attached project, whose data tells nothing but its image's address."""
     image_id = image_id_of_task(task["id"])
-    data = task["data"]
     return TaskReading(
         task=read_task(task, image_id),
         updated_at=task["updated_at"],
         annotations=tuple(read_annotations(task, image_id, config)),
         asked=None,
-        address=kept_address(data.get(config.image_key) if isinstance(data, Mapping) else None),
+        address=kept_address(image_of(task["data"], config)),
     )
+
+
+def image_of(data: object, config: LabelConfig) -> object:
+    """Return what a task's data contains under the label config's image key, or None."""
+    return data.get(config.image_key) if isinstance(data, Mapping) else None
 
 
 def kept_address(value: object) -> str:

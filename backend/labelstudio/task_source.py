@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from io import BytesIO
+from threading import Lock
 from typing import BinaryIO
 
-from backend.base.errors import LabelStudioError, PoolError
+from backend.base.errors import ImageError, LabelStudioError, PoolError
 from backend.base.image_ids import image_id_of_task
 from backend.base.progress import Progress
 from backend.base.settings import Settings
@@ -17,11 +20,16 @@ from backend.labelstudio.task_images import TaskImages
 from backend.store.project_record import project_root
 from backend.store.project_store import ProjectStore
 
+KEPT_BYTES = 64 * 1024**2  # of the files that were fetched last
+PREFETCHED = 16  # tasks in one request; a data: URI may have megabytes
+
 
 class TaskSource:
     """The images of an attached project's tasks, as the copy of Label Studio's data lists them.
 
-    A location is the task's id and its image's address: "17 /data/upload/3/ab-cat.png".
+    A location is the task's id and its image's address: "17 /data/upload/3/ab-cat.png". The files
+    that were fetched last are kept in memory, because a pool measures its first images before it
+    decodes them.
     """
 
     def __init__(
@@ -33,6 +41,8 @@ class TaskSource:
         self._images = TaskImages(settings)
         token = settings.label_studio_api_key.get_secret_value()
         self._project = AttachedProject(settings.label_studio_url, token, project_id)
+        self._lock = Lock()
+        self._kept: dict[str, bytes] = {}  # by location, oldest first
 
     def list(self, progress: Progress) -> Listing:  # noqa: ARG002
         """List the images of all tasks, without a request; see `Source.list`."""
@@ -54,20 +64,57 @@ class TaskSource:
 
     def open(self, location: str) -> BinaryIO:
         """Fetch an image; see `Source.open`."""
-        task_id, _, address = location.partition(" ")
-        try:
-            if address.startswith(DIGEST):
-                value = self._project.image_value(int(task_id))
-                if kept_address(value) != address:
-                    raise OSError("the task's image has changed since the tasks were read")
-                address = value
-            return BytesIO(self._images.read(address))
-        except LabelStudioError as error:
-            raise OSError(str(error)) from None
+        with self._lock:
+            content = self._kept.get(location)
+        if content is None:
+            content = self._fetch(location)
+            self._keep(location, content)
+        return BytesIO(content)
+
+    def prefetch(self, locations: Sequence[str]) -> None:
+        """Fetch data: URIs of several tasks with each request; see `Source.prefetch`."""
+        missing = [
+            location
+            for location in locations
+            if location.partition(" ")[2].startswith(DIGEST) and location not in self._kept
+        ]
+        for first in range(0, len(missing), PREFETCHED):
+            try:
+                self._fetch_addresses(missing[first : first + PREFETCHED])
+            except LabelStudioError:  # `open` reports the error
+                return
 
     def url(self, location: str) -> str | None:  # noqa: ARG002
         """Return None, because the images are in Label Studio already."""
         return None
+
+    def _fetch(self, location: str) -> bytes:
+        task_id, _, address = location.partition(" ")
+        try:
+            if address.startswith(DIGEST):
+                found = self._project.image_addresses([int(task_id)])
+                whole = found.get(int(task_id), "")
+                if kept_address(whole) != address:
+                    raise OSError("the task's image has changed since the tasks were read")
+                address = whole
+            return self._images.read(address)
+        except LabelStudioError as error:
+            raise OSError(str(error)) from None
+
+    def _fetch_addresses(self, locations: Sequence[str]) -> None:
+        """Keep the images of those tasks whose data: URIs are as they were listed."""
+        task_ids = [int(location.partition(" ")[0]) for location in locations]
+        for task_id, address in self._project.image_addresses(task_ids).items():
+            location = f"{task_id} {kept_address(address)}"
+            if address[:5].lower() == "data:" and location in locations:
+                with suppress(ImageError):  # `open` reports the error
+                    self._keep(location, self._images.read(address))
+
+    def _keep(self, location: str, content: bytes) -> None:
+        with self._lock:
+            self._kept[location] = content
+            while sum(map(len, self._kept.values())) > KEPT_BYTES:
+                del self._kept[next(iter(self._kept))]
 
     def _fault(self, address: str) -> str:
         if not address:

@@ -21,7 +21,6 @@ from backend.base.arrays import Probs
 from backend.base.classes import ClassList, append_new
 from backend.base.errors import ImageError, NoModelError
 from backend.base.settings import Settings, load_settings
-from backend.labelstudio import task_data
 from backend.labelstudio.label_config import parse_label_config
 from backend.labelstudio.rows import prediction_result
 from backend.labelstudio.task_images import TaskImages
@@ -33,6 +32,7 @@ from backend.store.project_record import project_root, read_record
 from backend.store.registry import Registry
 from backend.store.version_meta import Meta
 from backend.web.payloads import project_number
+from backend.web.predicted_tasks import predicted_tasks
 
 log = logging.getLogger(__name__)
 
@@ -81,24 +81,30 @@ class ModelService:
                 log.info("project %d: serving %s", project_id, meta.version)
         return served
 
-    def probs(self, project_id: int, tasks: Sequence[Mapping[str, Any]], image_key: str) -> Probs:
+    def probs(
+        self,
+        project_id: int,
+        tasks: Sequence[Mapping[str, Any]],
+        image_ids: Sequence[str],
+        image_key: str,
+    ) -> Probs:
         """Return class probabilities, one row per task; a row is NaN if its image cannot be read.
 
-        Pool images were scored when the version was created. Other images are fetched and run
-        through the model.
+        Pool images were scored when the version was created; `image_ids` has one id per task, or ""
+        if its image is not in the pool. Other images are fetched and run through the model.
         """
         served = self.in_service(project_id)
         probs = np.full((len(tasks), len(served.meta.classes)), np.nan, np.float32)
         images: dict[int, NDArray[np.uint8]] = {}  # framed immediately to save memory
         view = served.meta.view
-        for number, task in enumerate(tasks):
-            data = task.get("data") or {}
-            row = served.row_of.get(str(data.get("image_id")))
+        for number, (task, image_id) in enumerate(zip(tasks, image_ids, strict=True)):
+            row = served.row_of.get(image_id)
             if row is not None:
                 probs[number] = served.probs[row]
                 continue
+            address = str((task.get("data") or {}).get(image_key) or "")
             try:
-                images[number] = self._images.load(str(data.get(image_key) or ""), view)
+                images[number] = self._images.load(address, view)
             except ImageError as error:
                 log.warning("task %s: no prediction: %s", task.get("id"), error)
         if images:
@@ -173,9 +179,12 @@ class ResNetBackend(LabelStudioMLBase):  # type: ignore[misc]  # the library has
         meta = self._service.in_service(project_id).meta
         config = parse_label_config(self._label_config or "")
         classes = self._service.classes(project_id, meta, config.choices)
-        of_sample = [task_data.is_validation(task.get("data")) for task in tasks]
+        reader = predicted_tasks(self._service.root(project_id))
+        of_sample = [reader.is_validation(task) for task in tasks]
         guessed = [row for row, is_validation in enumerate(of_sample) if not is_validation]
-        probs = self._service.probs(project_id, [tasks[row] for row in guessed], config.image_key)
+        shown = [tasks[row] for row in guessed]
+        image_ids = [reader.image_id(task) for task in shown]
+        probs = self._service.probs(project_id, shown, image_ids, config.image_key)
         probs = classes.align(probs)
         readable = np.isfinite(probs).all(axis=1)
         predictions: list[dict[str, Any]] = [

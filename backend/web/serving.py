@@ -130,7 +130,10 @@ class MLBackend:
         if event.kind == "start_training":
             self._controls.train_now(event.project_id)
         else:
-            self._queue.hint(event.project_id, time.time(), event.annotated)
+            record = read_record(self._service.root(event.project_id))
+            is_attached = record is not None and record.is_attached
+            annotated = event.images(is_attached=is_attached)
+            self._queue.hint(event.project_id, time.time(), annotated)
         return jsonify(status="counted")
 
     def _record_webhook(self, response: Response) -> Response:

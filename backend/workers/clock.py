@@ -14,7 +14,7 @@ from datetime import datetime
 
 import httpx
 
-from backend.base.errors import LabelStudioError, ModelFolderError, TightloopError
+from backend.base.errors import LabelConfigError, LabelStudioError, ModelFolderError, TightloopError
 from backend.base.settings import Settings
 from backend.labelstudio.attached_project import open_project
 from backend.labelstudio.project import LabelStudioProject
@@ -136,7 +136,7 @@ class Clock:
         watch.problem = ""
         try:
             self._read_project(watch, now)
-        except LabelStudioError as error:  # jobs may be due nevertheless
+        except (LabelStudioError, LabelConfigError) as error:  # jobs may be due nevertheless
             watch.problem = str(error)
         problems = {watch.problem for watch in self._watches.values()} - {""}
         every_s = self._settings.reconcile_every_s

@@ -130,6 +130,9 @@ def new_stack(folder: Path, **changes: str) -> Stack:
         "MODEL_DIR": str(var / "models"),
         "POOL": str(small_pool(folder)),
         "DETACH": "1",
+        # Label Studio serves files below this folder to projects that have a storage there.
+        "LOCAL_FILES_SERVING_ENABLED": "true",
+        "LOCAL_FILES_DOCUMENT_ROOT": str(var / "local-files"),
     }
     return Stack(var.resolve(), {**SMALL, **ports, **place, **changes})
 

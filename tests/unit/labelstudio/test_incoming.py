@@ -93,6 +93,14 @@ def test_a_webhook_names_the_images_that_were_annotated(
     assert read_webhook({**payload, "project": {"id": 25}}).annotated == annotated
 
 
+def test_the_images_of_an_attached_project_are_named_after_their_tasks() -> None:
+    tasks = [{"id": 5, "data": {"image_id": "a"}}, {"id": True}, {"id": "7"}, {"id": 6}]
+    payload = {"action": "ANNOTATIONS_CREATED", "annotation": [{}], "project": {"id": 25}}
+    event = read_webhook({**payload, "task": tasks})
+    assert event.images(is_attached=True) == ("ls-5", "ls-6")
+    assert event.images(is_attached=False) == ("a",)
+
+
 nearly_webhooks = st.fixed_dictionaries(
     {"action": st.sampled_from([*CHANGED_LISTS, "START_TRAINING"]) | any_json},
     optional={

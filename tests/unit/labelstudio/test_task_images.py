@@ -423,3 +423,150 @@ def test_a_file_that_is_not_an_image_is_an_image_error(label_studio: Server) -> 
 def test_a_server_that_is_down_is_an_image_error() -> None:
     with pytest.raises(ImageError, match="cannot be fetched"):
         load("/data/upload/1/a.png", "http://127.0.0.1:1")
+
+
+# Cloud storage and other hosts
+
+CLOUD = "/tasks/7/resolve/?fileuri=czM6Ly9iL2EucG5n"
+
+
+def redirect(server: Server, path: str, target: str) -> None:
+    """Let a server redirect as Label Studio does to a presigned address."""
+
+    def respond(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(303)
+        handler.send_header("Location", target)
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+
+    server.responses[path] = respond
+
+
+def host_of(server: Server) -> str:
+    return server.url.removeprefix("http://")
+
+
+@pytest.mark.parametrize("name", ["resolve", "presign"])
+def test_an_image_in_cloud_storage_is_fetched_by_one_redirect_without_the_token(
+    label_studio: Server, elsewhere: Server, name: str
+) -> None:
+    target = elsewhere.serve("/bucket/a.png", encoded(red_and_blue())) + "?X-Amz-Signature=secret"
+    redirect(label_studio, f"/tasks/7/{name}/", target)
+    address = CLOUD.replace("resolve", name)
+    assert load(address, label_studio.url, image_hosts=host_of(elsewhere)).shape == (2, 2, 3)
+    assert label_studio.requests == [(address, f"Token {TOKEN}")]
+    assert elsewhere.requests == [("/bucket/a.png?X-Amz-Signature=secret", None)]
+
+
+def test_a_redirect_to_a_host_that_is_not_allowed_is_refused_without_its_signature(
+    label_studio: Server, elsewhere: Server
+) -> None:
+    redirect(label_studio, "/tasks/7/resolve/", f"{elsewhere.url}/bucket/a.png?signature=secret")
+    with pytest.raises(ImageError, match=f"{host_of(elsewhere)} is not in IMAGE_HOSTS") as caught:
+        load(CLOUD, label_studio.url, image_hosts="images.example.org")
+    assert "secret" not in str(caught.value)
+    assert elsewhere.requests == []
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "file:///etc/passwd",
+        "/api/current-user/token",
+        "s3://b/a.png",
+        "http://10.0.0.1/a.png",
+        "//x",
+    ],
+)
+def test_cloud_storage_is_never_a_file_nor_a_private_address_nor_label_studio_itself(
+    label_studio: Server, target: str
+) -> None:
+    redirect(label_studio, "/tasks/7/resolve/", target)
+    with pytest.raises(ImageError, match="redirects to cloud storage"):
+        load(CLOUD, label_studio.url, image_hosts="images.example.org")
+    assert label_studio.requests == [(CLOUD, f"Token {TOKEN}")]
+
+
+def test_a_second_redirect_is_refused(label_studio: Server, elsewhere: Server) -> None:
+    redirect(label_studio, "/tasks/7/resolve/", f"{elsewhere.url}/first")
+    redirect(elsewhere, "/first", f"{elsewhere.url}/second")
+    with pytest.raises(ImageError, match="more than 0 redirects"):
+        load(CLOUD, label_studio.url, image_hosts=host_of(elsewhere))
+    assert [path for path, _ in elsewhere.requests] == ["/first"]
+
+
+@pytest.mark.parametrize("path", ["/data/upload/1/a.png", "/data/local-files/"])
+def test_only_cloud_storage_may_redirect(
+    label_studio: Server, elsewhere: Server, path: str
+) -> None:
+    redirect(label_studio, path, f"{elsewhere.url}/a.png")
+    with pytest.raises(ImageError, match="only cloud storage may do"):
+        load(path, label_studio.url, image_hosts=host_of(elsewhere))
+    assert elsewhere.requests == []
+
+
+def test_an_image_on_an_allowed_host_is_fetched_without_the_token(
+    label_studio: Server, elsewhere: Server
+) -> None:
+    url = elsewhere.serve("/a.png", encoded(red_and_blue()))
+    assert load(url, label_studio.url, image_hosts=host_of(elsewhere)).shape == (2, 2, 3)
+    assert elsewhere.requests == [("/a.png", None)]
+    assert label_studio.requests == []
+
+
+def test_naming_label_studio_in_image_hosts_does_not_open_its_other_pages(
+    label_studio: Server,
+) -> None:
+    with pytest.raises(ImageError, match="does not serve images at this address"):
+        load(f"{label_studio.url}/logout", label_studio.url, image_hosts=host_of(label_studio))
+    assert label_studio.requests == []
+
+
+@pytest.mark.parametrize("path", ["", "/label"])
+def test_an_address_that_browsers_use_is_requested_from_label_studio_itself(
+    label_studio: Server, path: str
+) -> None:
+    label_studio.serve("/data/upload/1/a.png", encoded(red_and_blue()))
+    host = f"https://label.example.org{path}"
+    for address in (f"{host}/data/upload/1/a.png", f"{path}/data/upload/1/a.png"):
+        load(address, label_studio.url, label_studio_host=host)
+    with pytest.raises(ImageError, match="does not serve images at this address"):
+        load(f"{host}/logout", label_studio.url, label_studio_host=host)
+    assert label_studio.requests == 2 * [("/data/upload/1/a.png", f"Token {TOKEN}")]
+
+
+@pytest.mark.parametrize(
+    ("address", "fault"),
+    [
+        ("/data/upload/1/a.png", ""),
+        ("data:image/png;base64,AAAA", ""),
+        ("https://images.example.org/a.png", ""),
+        ("http://10.1.2.3:8080/a.png", "requests to other servers are not allowed: 10.1.2.3:8080 "
+         "is not in IMAGE_HOSTS"),
+        ("https://evil.org/a.png?signature=secret", "requests to other servers are not allowed: "
+         "evil.org is not in IMAGE_HOSTS"),
+        ("s3://bucket/a.png", "the image is neither a data: URI, nor in Label Studio, nor at an "
+         "https address (s3:…): connect the storage that contains it to the project"),
+        ("file:///etc/passwd", "the image is neither a data: URI, nor in Label Studio, nor at an "
+         "https address (file:…): connect the storage that contains it to the project"),
+        ("/api/users/", "Label Studio does not serve images at this address; use /data/upload/…, "
+         "/data/local-files/?d=… or /tasks/<id>/resolve/?fileuri=…"),
+    ],
+)  # fmt: skip
+def test_the_reason_why_an_address_is_refused_names_its_host_and_nothing_secret(
+    label_studio: Server, address: str, fault: str
+) -> None:
+    images = task_images(label_studio.url, image_hosts="images.example.org")
+    assert images.fault(address) == fault
+    assert label_studio.requests == []
+
+
+def test_an_image_that_may_come_back_is_told_from_one_that_is_unusable(
+    label_studio: Server,
+) -> None:
+    images = task_images(label_studio.url)
+    with pytest.raises(OSError, match="answered 404"):
+        images.read("/data/upload/1/gone.png")
+    url = label_studio.serve("/data/upload/1/big.png", bytes(MAX_BYTES + 1))
+    with pytest.raises(ImageError, match="more than"):
+        images.read(url)

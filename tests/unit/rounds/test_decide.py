@@ -162,6 +162,18 @@ CASES = (
     Case("but after that, training comes first",
          of_folder(undecoded_images=1, decoded_at=-300, trained_at=-301, n_new=3, first_new_at=0),
          train="retrain"),
+    Case("an attached project's new tasks join the pool at once",
+         of_folder(tasks_revision=3, listed_revision=2), train="rescan"),
+    Case("but not more often than every ten seconds",
+         of_folder(tasks_revision=3, listed_revision=2, rescanned_at=-4), look_in=6),
+    Case("new tasks do not postpone a training for which enough annotations are there",
+         of_folder(tasks_revision=3, listed_revision=2, rescanned_at=-30, trained_at=-25,
+                   n_new=3, first_new_at=0),
+         train="retrain"),
+    Case("but join the pool before the next one",
+         of_folder(tasks_revision=3, listed_revision=2, rescanned_at=-50, trained_at=-25,
+                   n_new=3, first_new_at=0),
+         train="rescan"),
     Case("a rescan is due while training waits for its next try",
          of_folder(rescanned_at=-600, n_new=3, first_new_at=0, failed_at={"retrain": -1}),
          train="rescan", look_in=59),
@@ -363,6 +375,8 @@ def test_every_step_has_a_retry_delay() -> None:
         ({"undecoded_images": 7}, False),  # those are decoded without listing the folder again
         ({"rescanned_at": -600}, True),
         ({"rescan_asked_at": -1}, True),
+        ({"tasks_revision": 3, "listed_revision": 2}, True),
+        ({"tasks_revision": 3, "listed_revision": 3}, False),
     ],
 )
 def test_a_rescan_lists_the_source_if_its_time_has_come_or_a_person_asked(

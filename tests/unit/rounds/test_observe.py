@@ -12,7 +12,15 @@ from typing import Any
 
 import pytest
 
-from backend.base.labeling import VALIDATION, Annotation, Asked, NewTask, Task, TaskReading
+from backend.base.labeling import (
+    VALIDATION,
+    Annotation,
+    Asked,
+    LabelConfig,
+    NewTask,
+    Task,
+    TaskReading,
+)
 from backend.base.settings import Settings
 from backend.labelstudio.project import CLOCK_SKEW
 from backend.queue.training_queue import TrainingQueue
@@ -427,6 +435,23 @@ def test_the_first_reading_is_full_and_later_ones_read_only_changes(
     assert timedelta(seconds=10) == CLOCK_SKEW
     assert list(empty.annotations()) == [2]
     assert (empty.facts().read_at, empty.facts().full_read_at) == (NOON + 60, NOON)
+
+
+@pytest.mark.parametrize("changed", [("kind", "image"), ("label", "photo")])
+def test_another_control_or_image_key_in_the_label_config_makes_the_next_reading_full(
+    project: RecordingProject,
+    empty: ProjectStore,
+    monkeypatch: pytest.MonkeyPatch,
+    changed: tuple[str, str],
+) -> None:
+    read_changes(project, empty, now=NOON)
+    from_name, image_key = changed
+    config = LabelConfig(from_name, "image", image_key, ("cat", "dog"))
+    monkeypatch.setattr(project, "label_config", lambda: config)
+    for second in (60, 120):
+        read_changes(project, empty, now=NOON + second)
+    assert [after is None for after in project.asked_after] == [True, False, True, False]
+    assert empty.facts().full_read_at == NOON + 60
 
 
 def test_a_full_reading_can_be_requested(project: RecordingProject, empty: ProjectStore) -> None:

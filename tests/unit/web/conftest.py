@@ -17,7 +17,13 @@ from backend.labelstudio.incoming import SECRET_HEADER
 from backend.labelstudio.label_config import label_config_xml
 from backend.network import resnet
 from backend.store import model_outputs
-from backend.store.project_record import ProjectRecord, project_root, write_record
+from backend.store.project_record import (
+    FormerSettings,
+    ProjectRecord,
+    project_root,
+    read_record,
+    write_record,
+)
 from backend.store.registry import Registry
 from backend.web.serving import create_app
 from tests.conftest import RedisServer
@@ -74,11 +80,24 @@ def client(config: Settings) -> FlaskClient:
     return create_app(config).test_client()
 
 
-def put_in_service(root: Path, number: int = 1) -> None:
+def put_in_service(
+    root: Path, number: int = 1, image_ids: tuple[str, str] = ("img-a", "img-b")
+) -> None:
     state = {k: v.numpy() for k, v in resnet.build(3, None, seed=number).state_dict().items()}
     saved = Registry(root).save(state, meta(number, classes=CLASSES, image_size=32))
-    model_outputs.save_pool_probs(root, saved.version, ("img-a", "img-b"), POOL_PROBS)
+    model_outputs.save_pool_probs(root, saved.version, image_ids, POOL_PROBS)
     Registry(root).promote(saved.version)
+
+
+def attach(root: Path) -> None:
+    """Make the project one that a team has worked in before Tightloop."""
+    record = read_record(root)
+    assert record is not None
+    former = FormerSettings(
+        sampling="Sequential sampling", model_version="", show_collab_predictions=True,
+        description="",
+    )  # fmt: skip
+    write_record(root, record.model_copy(update={"attached": former}))
 
 
 def png(color: tuple[int, int, int], size: tuple[int, int] = (20, 30)) -> str:

@@ -10,12 +10,16 @@ import pytest
 from flask.testing import FlaskClient
 
 from backend.base.settings import Settings
+from backend.images.index import Index
+from backend.images.listing import Listed, make_listing
 from backend.measures.evaluation import Evaluation
 from backend.network import inference, resnet
+from backend.store.project_record import POOL_INDEX
 from backend.store.registry import Registry
 from backend.web.predictions import ModelService, ResNetBackend
 from tests.unit.web.conftest import (
     CONFIG,
+    attach,
     png,
     predict,
     put_in_service,
@@ -82,6 +86,42 @@ def test_a_task_of_the_validation_sample_comes_first_without_a_guess(
     assert (first["score"], bool(last["result"])) == (pytest.approx(0.7), True)
     alone = predict(client, task(2, image="data:,broken", asked_by="validation"))
     assert alone == [held_out]
+
+
+def test_the_tasks_of_an_attached_project_are_predicted_by_their_ids(
+    client: FlaskClient, root: Path
+) -> None:
+    attach(root)
+    put_in_service(root, image_ids=("ls-1", "ls-2"))
+    red = png((250, 0, 0))
+    known, other, unnamed = predict(
+        client,
+        task(1, image=red, image_id="ls-2", asked_by="validation"),
+        task(3, image=red, image_id="ls-1"),
+        {"id": "1", "data": {"image": red}},
+    )
+    assert known["score"] == pytest.approx(0.7)
+    assert other["score"] == unnamed["score"] != pytest.approx(0.7)
+
+
+def test_the_validation_sample_of_an_attached_project_gets_no_guess(
+    client: FlaskClient, root: Path
+) -> None:
+    attach(root)
+    put_in_service(root, image_ids=("ls-1", "ls-2"))
+    listing = make_listing([Listed(f"ls-{n}", f"{n} /a.png") for n in range(1, 41)], {}, ())
+    index = Index.empty("p").merge(listing).index.draw_sample(0, 30, exempt=["ls-1"])
+    index.write(root / POOL_INDEX)
+    assert index.sample is not None
+    sample = set(index.image_ids[index.splits == "validation"])
+    joining = {f"ls-{n}" for n in range(41, 81) if index.sample.contains(f"ls-{n}")}
+    assert len(sample) == 7
+    assert joining
+    tasks = [task(n, image=png((9, n, 0))) for n in range(1, 81)]
+    results = predict(client, *tasks)
+    blind = {f"ls-{n}" for n, found in enumerate(results, start=1) if not found["result"]}
+    assert blind == sample | joining
+    assert {found["score"] for found in results if not found["result"]} == {0.0}
 
 
 def test_a_newly_promoted_version_is_served_from_the_next_request_on(

@@ -27,6 +27,7 @@ from tests.unit.web.conftest import (
     CONFIG,
     PROJECT,
     SECRET,
+    attach,
     event,
     predict,
     put_in_service,
@@ -144,6 +145,15 @@ def test_webhooks_name_what_was_annotated_and_have_the_project_looked_at_once(
     assert Queue("rank", connection=connection).job_ids == ["rank-p7"]
     # A webhook only says that something happened, not what is due.
     assert Queue("train", connection=connection).job_ids == []
+
+
+def test_a_webhook_of_an_attached_project_names_its_tasks(
+    client: FlaskClient, config: Settings, root: Path
+) -> None:
+    attach(root)
+    queue = TrainingQueue(config.redis_url.get_secret_value())
+    assert client.post("/webhook", json=event(image_id="theirs"), headers=SECRET).status_code == 200
+    assert [*queue.annotated_since(PROJECT, 0.0)] == ["ls-1"]
 
 
 def test_two_million_annotations_in_one_webhook_make_nothing_due(

@@ -13,7 +13,7 @@ from redis import Redis
 from rq import Queue
 from rq.job import Job, JobStatus
 
-from backend.base.errors import LabelStudioError
+from backend.base.errors import LabelConfigError, LabelStudioError
 from backend.base.labeling import NewTask, Prediction
 from backend.base.settings import Settings, load_settings
 from backend.queue.training_queue import TrainingQueue
@@ -322,6 +322,22 @@ def test_the_clock_keeps_ticking_while_label_studio_is_unreachable(
         # Training does not depend on Label Studio.
         queue.hint(PROJECT, NOON + 61, ["img-0", "img-1", "img-2"])
         clock.tick(NOON + 61)
+    assert trains.job_ids == ["retrain-p7"]
+
+
+def test_an_unusable_label_config_is_reported_like_an_unreachable_label_studio(
+    clock: Clock, queue: TrainingQueue, project: OracleProject, trains: Queue,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def has_two_choices(*_: object) -> None:
+        raise LabelConfigError("the label config has 2 Choices tags")
+
+    with monkeypatch.context() as changed:
+        changed.setattr(project, "read_tasks", has_two_choices)
+        clock.tick(NOON)
+        queue.hint(PROJECT, NOON + 61, ["img-0", "img-1", "img-2"])
+        clock.tick(NOON + 61)
+    assert queue.health()["label_studio"]["problem"] == "the label config has 2 Choices tags"
     assert trains.job_ids == ["retrain-p7"]
 
 

@@ -1,0 +1,60 @@
+"""Find the pool image of a task in a /predict request, and whether the task must get no guess."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from backend.base.errors import PoolError
+from backend.base.image_ids import image_id_of_task
+from backend.images.index import Index
+from backend.labelstudio import task_data
+from backend.store.project_record import POOL_INDEX, read_record
+
+Task = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class OwnTasks:
+    """The tasks that Tightloop created, whose data says how they were queried."""
+
+    def image_id(self, task: Task) -> str:
+        """Return the id of the task's image, or "" if Tightloop did not create the task."""
+        return task_data.read_image_id(task.get("data"))
+
+    def is_validation(self, task: Task) -> bool:
+        """Return whether the task asks for a validation label."""
+        return task_data.is_validation(task.get("data"))
+
+
+@dataclass(frozen=True)
+class AttachedTasks:
+    """The tasks of an attached project, whose data is the team's."""
+
+    index: Index
+
+    def image_id(self, task: Task) -> str:
+        """Return the id of the task's image, or "" if the request does not name the task."""
+        task_id = task.get("id")
+        return image_id_of_task(task_id) if type(task_id) is int else ""
+
+    def is_validation(self, task: Task) -> bool:
+        """Return whether the task's image is, or will be, in the validation sample."""
+        sample, image_id = self.index.sample, self.image_id(task)
+        if sample is None or not image_id:
+            return False
+        try:
+            [row] = self.index.rows([image_id])
+        except PoolError:  # a new task
+            return sample.contains(image_id)
+        return bool(self.index.splits[row] == "validation")
+
+
+def predicted_tasks(root: Path) -> OwnTasks | AttachedTasks:
+    """Return how the tasks of a project are read, from its record and its pool's index."""
+    record = read_record(root)
+    if record is None or not record.is_attached:
+        return OwnTasks()
+    return AttachedTasks(Index.read(root / POOL_INDEX) or Index.empty(record.pool))
