@@ -3,6 +3,7 @@
     python -m scripts.setup_project
     python -m scripts.setup_project --label-config my.xml
     python -m scripts.setup_project --title Birds --pool /birds --classes sparrow,robin
+    python -m scripts.setup_project --title Birds --rename sparrow="house sparrow"
     python -m scripts.setup_project --attach 12
     python -m scripts.setup_project --detach 12
 
@@ -28,6 +29,7 @@ from backend.labelstudio.client import label_now_url
 from scripts.setup.attach import Consent, attach, refresh
 from scripts.setup.detach import detach
 from scripts.setup.projects import find_record, project_links
+from scripts.setup.rename import rename
 from scripts.setup.request import Request
 from scripts.setup.steps import set_up
 
@@ -54,7 +56,9 @@ def main() -> int:
         may_change=arguments.change,
     )
     with redirect_stdout(sys.stderr if arguments.json else sys.stdout):
-        if arguments.detach is not None:
+        if arguments.rename:
+            project_id = rename(request.settings, request.title, arguments.rename)
+        elif arguments.detach is not None:
             project_id = detach(request.settings, arguments.detach, is_dry_run=arguments.dry_run)
         elif arguments.attach is not None:
             project_id = attach(request.settings, arguments.attach, _consent(arguments))
@@ -102,6 +106,13 @@ def _parser() -> CommandParser:
     )
     parser.add_argument(
         "--change", action="store_true", help="let the given values replace the recorded ones"
+    )
+    parser.add_argument(
+        "--rename",
+        action="append",
+        metavar="OLD=NEW",
+        help="let the annotations of a class that was renamed in Label Studio count for its new "
+        "name; may be repeated",
     )
     existing = parser.add_argument_group("a project that exists in Label Studio")
     which = existing.add_mutually_exclusive_group()

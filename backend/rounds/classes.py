@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from backend.store.project_store import ProjectStore
 
 log = logging.getLogger(__name__)
 
+SAME_VALIDATION = "The validation images do not change, so they may contain none of the new class."
+
 
 def follow_classes(root: Path, choices: Sequence[str]) -> ProjectRecord | None:
     """Record which classes the label config has gained and lost; return the project's record.
@@ -21,20 +24,55 @@ def follow_classes(root: Path, choices: Sequence[str]) -> ProjectRecord | None:
     Returns None if the project is not set up.
     """
     offered = {*map(fold, choices)}
-    changes: list[str] = []
 
     def follow(record: ProjectRecord) -> ProjectRecord:
         classes = append_new(record.classes, choices)
         removed = tuple(name for name in classes if fold(name) not in offered)
-        changes.extend(_describe_changes(record, classes, removed))
         return record.model_copy(update={"classes": classes, "removed_classes": removed})
 
-    record = change_record(root, follow)
-    if record is not None and changes:
-        store = ProjectStore(root)
-        store.record_new_classes()
-        for change in (*changes, *left_out_notices(record, store.label_counts())):
-            log.warning("project %d: %s", record.project_id, change)
+    return _change_classes(root, follow)
+
+
+def rename_classes(root: Path, names: Sequence[tuple[str, str]]) -> ProjectRecord | None:
+    """Record former and new names, so that annotations with a former name count for the new name.
+
+    A former name that was renamed before gets the later name.
+    """
+    former = {fold(old) for old, _ in names}
+
+    def rename(record: ProjectRecord) -> ProjectRecord:
+        kept = [pair for pair in record.renamed_classes if fold(pair[0]) not in former]
+        return record.model_copy(update={"renamed_classes": (*kept, *names)})
+
+    return _change_classes(root, rename)
+
+
+def _change_classes(
+    root: Path, change: Callable[[ProjectRecord], ProjectRecord]
+) -> ProjectRecord | None:
+    """Change a project's classes, log what has changed, and have the labels learned again.
+
+    A new head follows every change. A training run is requested only if annotations count that
+    were left out before, because it has already read them.
+    """
+    seen: list[ProjectRecord] = []
+
+    def change_once(record: ProjectRecord) -> ProjectRecord:
+        seen[:] = [record]
+        return change(record)
+
+    record = change_record(root, change_once)
+    if record is None or [record] == seen:
+        return record
+    [before], store = seen, ProjectStore(root)
+    store.record_new_classes()
+    counts = store.label_counts()
+    was_left_out = (before.class_list.spell(label) is None for label in counts)
+    is_used = (record.class_list.spell(label) is not None for label in counts)
+    if any(map(all, zip(was_left_out, is_used, strict=True))):
+        store.record(train_asked_at=time.time())
+    for line in (*_describe_changes(before, record), *left_out_notices(record, counts)):
+        log.warning("project %d: %s", record.project_id, line)
     return record
 
 
@@ -64,7 +102,7 @@ def pool_class_notice(record: ProjectRecord, found: Collection[str]) -> str:
     )
     return (
         f"The pool has images of {_quote(new)}, which annotators cannot choose yet: {how}. "
-        "The validation images do not change, so they may contain none of the new class."
+        f"{SAME_VALIDATION}"
     )
 
 
@@ -83,20 +121,19 @@ def current_labels(
     }
 
 
-def _describe_changes(
-    before: ProjectRecord, classes: Sequence[str], removed: Collection[str]
-) -> list[str]:
-    """Describe how the label config differs from what was recorded, one sentence per change."""
-    lost = [name for name in removed if name not in before.removed_classes]
-    back = [name for name in before.removed_classes if name not in removed]
+def _describe_changes(before: ProjectRecord, after: ProjectRecord) -> list[str]:
+    """Describe how a project's classes have changed, one sentence per change."""
+    new = after.classes[len(before.classes) :]
+    lost = [name for name in after.removed_classes if name not in before.removed_classes]
+    back = [name for name in before.removed_classes if name not in after.removed_classes]
     sentences = {
-        "The label config has new classes ({}); the next head learns them.": classes[
-            len(before.classes) :
-        ],
+        "The label config has new classes ({}); the next head learns them.": new,
         "The label config no longer offers {}; the model stops predicting it.": lost,
         "The label config offers {} again.": back,
     }
-    return [text.format(_quote(names)) for text, names in sentences.items() if names]
+    lines = [text.format(_quote(names)) for text, names in sentences.items() if names]
+    renamed = [pair for pair in after.renamed_classes if pair not in before.renamed_classes]
+    return lines + [f'Annotations of "{old}" count for "{name}" now.' for old, name in renamed]
 
 
 def _quote(names: Collection[str]) -> str:

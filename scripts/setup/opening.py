@@ -16,7 +16,7 @@ from backend.labelstudio.client import create_project, delete_project, find_proj
 from backend.labelstudio.label_config import is_our_label_config, label_config_xml
 from backend.labelstudio.project_setup import ProjectSetup
 from backend.measures.evaluation import MIN_IMAGES
-from backend.rounds.classes import follow_classes, pool_class_notice
+from backend.rounds.classes import SAME_VALIDATION, follow_classes, pool_class_notice
 from backend.store.project_record import (
     POOL_INDEX,
     ProjectRecord,
@@ -132,8 +132,8 @@ class Opening:
         is_ours = is_our_label_config(project.label_config_xml())
         if new and is_ours:
             project.change_label_config(self._write_label_config(append_new(choices, new)))
-            print(f"classes   annotators can now choose {', '.join(new)}")
-        if notice := pool_class_notice(record, new):
+            print(f"classes   annotators can now choose {', '.join(new)}. {SAME_VALIDATION}")
+        elif notice := pool_class_notice(record, new):
             print(f"NOTE      {notice}")
         followed = follow_classes(self.root, project.label_config().choices)
         assert followed is not None, "the project is recorded"

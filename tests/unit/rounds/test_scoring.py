@@ -153,3 +153,19 @@ def test_damaged_scores_and_embeddings_are_computed_again(
     again, made = scoring.embeddings_of(loop, meta, quiet)
     assert (again, made.pool.shape) == (key, kept.pool.shape)
     assert path.stat().st_size > 1000 * len(loop.pool.image_ids)
+
+
+def test_a_version_of_fewer_classes_scores_images_and_validates_after_a_class_has_joined(
+    loop: Loop, project: OracleProject
+) -> None:
+    seed(loop, project)
+    meta = train(loop)
+    before = scoring.pool_probs(loop, meta, quiet)
+    names = (*loop.choices, "new")
+    wider = replace(loop, choices=names, pool=replace(loop.pool, classes=names))
+    for name in ("pool.safetensors", "validation.safetensors"):
+        (loop.root / "r0001" / name).unlink()
+    after = scoring.pool_probs(wider, meta, quiet)
+    np.testing.assert_allclose(after[:, :10], before, atol=0.02)
+    assert after[:, 10].tolist() == [0.0] * len(after)
+    assert scoring.predicted_classes(wider, meta).max() < 10

@@ -448,6 +448,36 @@ def test_the_sentence_says_how_few_validation_images_annotators_have_labeled(
     ) in sentence(project_status(settings, queue, PROJECT))
 
 
+def test_the_confusion_follows_classes_that_were_added_removed_and_renamed(
+    settings: Settings, queue: TrainingQueue, root: Path
+) -> None:
+    classes = ("cat", "dog", "frog", "puppy", "emu")
+    changed = {
+        "classes": classes,
+        "removed_classes": ("dog", "frog"),
+        "renamed_classes": (("dog", "puppy"),),
+    }
+    write_record(root, record(PROJECT).model_copy(update=changed))
+    save_version(root, meta(1, classes=("Cat", "dog", "frog")))
+    truth = np.array([0, 1, 2, 1])  # a cat, two dogs, and a frog
+    says = np.array([[0.4, 0, 0.6], [0.1, 0.9, 0], [0, 0, 1], [0.6, 0.4, 0]], np.float32)
+    model_outputs.save_validation_probs(root, "r0001", truth, says)
+    Registry(root).promote("r0001")
+    assert project_status(settings, queue, PROJECT).confusion == Confusion(
+        classes=("Cat", "puppy", "emu"), counts=((1, 0, 0), (1, 1, 0), (0, 0, 0))
+    )
+
+
+def test_annotations_of_a_removed_class_and_a_new_class_of_the_pool_are_notices(
+    settings: Settings, queue: TrainingQueue, root: Path
+) -> None:
+    keep_validation(root, "cat", "emu", "emu")
+    ProjectStore(root).record(pool_classes=("cat", "dog", "frog"))
+    left_out, new = project_status(settings, queue, PROJECT).notices
+    assert left_out.startswith('2 annotations of the class "emu", which the label config does not')
+    assert new.startswith('The pool has images of "frog", which annotators cannot choose yet')
+
+
 def test_the_confusion_follows_new_validation_labels(
     settings: Settings, queue: TrainingQueue, root: Path
 ) -> None:

@@ -268,3 +268,15 @@ def test_the_project_of_an_earlier_release_draws_no_sample_when_it_is_listed(
     assert (asked.validation, asked.first_validation) == ("people", KNOWN)
     keep(tmp_path, validation="known")
     assert plan(tmp_path, validation_labels=60).validation == "known"
+
+
+def test_classes_that_were_given_before_others_joined_in_label_studio_still_fit(
+    tmp_path: Path,
+) -> None:
+    everything = ("cat", "dog", "frog")
+    keep(tmp_path, classes=everything, removed_classes=("dog",))
+    for given in (("dog", "cat"), ("Frog", "cat"), everything):
+        assert plan(tmp_path, classes=given).classes == everything
+    with pytest.raises(SettingsError, match="CLASSES=cat,emu contradicts"):
+        plan(tmp_path, classes=("cat", "emu"))
+    assert plan(tmp_path, classes=("cat", "dog"), may_change=True).has_new_classes
