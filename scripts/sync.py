@@ -1,11 +1,11 @@
-"""Query more images now: score the unlabeled pool, and create tasks for the least confident images.
+"""Query more images now: score the unlabeled pool, and ask for the least confident images.
 
     python -m scripts.sync --count 50
     python -m scripts.sync --count 50 --strategy margin --dry-run
     python -m scripts.sync --rescan
 
 This command is needed only to query more images than the ranker queries automatically. An image
-that is already in a task is never queried again. With --rescan, no image is queried; instead, the
+that was queried before is never queried again. With --rescan, no image is queried; instead, the
 trainer immediately looks for images that were added to or removed from the pool. Without this
 option, the trainer looks for such images every RESCAN_EVERY seconds.
 """
@@ -29,7 +29,7 @@ from scripts.console.progress_bars import progress_bar
 
 
 def main() -> int:
-    """Create the tasks of one batch, and print its images."""
+    """Query one batch, and print its images."""
     parser = CommandParser(description=__doc__)
     parser.add_argument(
         "--count", type=at_least(1), default=20, help="number of images to query (default: 20)"
@@ -96,7 +96,7 @@ def _summary(batch: batches.Batch, count: int, n_waiting: int, *, is_dry_run: bo
     if not asked and n_waiting:
         return f"nothing to ask yet: {n_waiting:,} images wait to be decoded"
     if not asked:
-        return "nothing to query: every image of the pool already has a task"
+        return "nothing to query: every image in the pool has been queried"
     verb = "would ask" if is_dry_run else "asked"
     by = f"{batch.strategy}, {batch.version.version}" if batch.version else "random, no model yet"
     short = f"; only {asked} were left in the pool" if asked < count else ""

@@ -44,11 +44,6 @@ class Annotation:
     is_of_other_control: bool = False  # it has results, but none from the label config's Choices
 
     @property
-    def updated_s(self) -> float:
-        """Return the time of the last change, in seconds since the epoch."""
-        return datetime.fromisoformat(self.updated_at).timestamp()
-
-    @property
     def digest(self) -> str:
         """Return text that changes whenever the annotation's meaning changes."""
         empty = OTHER_CONTROL if self.is_of_other_control else "(empty)"

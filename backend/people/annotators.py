@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from backend.base.labeling import DELETED, Annotation
 
 RECENT_ANNOTATIONS = 200  # anyone who made one of these is expected to continue
-AT_WORK_S = 3600.0  # anyone who annotated this recently is still annotating
 
 
 def has_duplicate_annotations(of_task: Sequence[Annotation]) -> bool:
@@ -34,15 +33,14 @@ def active_annotators(annotations: Mapping[int, Sequence[Annotation]]) -> set[in
     return {person for person in people[-RECENT_ANNOTATIONS:] if person is not None}
 
 
-def people_at_work(annotations: Mapping[int, Sequence[Annotation]]) -> set[int]:
-    """Return the people who annotated within an hour before the latest of these annotations.
+def people_at_work(last_annotated_s: Mapping[int, float], within_s: float) -> set[int]:
+    """Return the people who annotated at most `within_s` seconds before the latest annotation.
 
-    The annotations are all by people. The hour is not counted from now, so a break changes nothing.
+    `last_annotated_s` tells when each person last annotated. The time is not counted from now, so a
+    break changes nothing.
     """
-    given = [a for of_task in annotations.values() for a in of_task]
-    latest = max((a.updated_s for a in given), default=0.0)
-    recent = {a.annotator for a in given if a.updated_s >= latest - AT_WORK_S}
-    return {person for person in recent if person is not None}
+    latest_s = max(last_annotated_s.values(), default=0.0)
+    return {person for person, at_s in last_annotated_s.items() if at_s >= latest_s - within_s}
 
 
 def frequent_annotators(annotations: Mapping[int, Sequence[Annotation]]) -> set[int]:

@@ -81,7 +81,10 @@ def top_up(
             if loop.is_attached:
                 adopt_answers(loop)
             ask_sample_again(loop)
-        pushed, size = 0, batch_size(loop.settings, count_at_work(loop.store))
+        pushed, size = (
+            0,
+            batch_size(loop.settings, count_at_work(loop.store, is_attached=loop.is_attached)),
+        )
         if overlap in ("2", "3"):
             found["looked_for_again"] = loop.store.facts().revision
             reopen_all(loop, int(overlap), size)

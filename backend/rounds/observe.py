@@ -16,7 +16,7 @@ from backend.base.classes import ClassList
 from backend.base.labeling import LabelingProject, TaskReading
 from backend.base.progress import Progress
 from backend.labelstudio.project import CLOCK_SKEW
-from backend.people.annotators import RECENT_ANNOTATIONS, people_at_work
+from backend.people.annotators import people_at_work
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds.decide import State
 from backend.rounds.validation_reading import read_validation
@@ -25,6 +25,10 @@ from backend.store.project_store import ProjectStore
 from backend.store.registry import Registry
 
 TASKS_PER_TRANSACTION = 500
+AT_WORK_S = 3600.0
+# Label Studio's default for how long it reserves a task for someone who opened it; our own stacks
+# set half an hour.
+RESERVED_FOR_S = 24 * 3600.0
 
 
 def observe(root: Path, queue: TrainingQueue, project_id: int) -> State:
@@ -35,6 +39,7 @@ def observe(root: Path, queue: TrainingQueue, project_id: int) -> State:
     n_new, first_new_at = count_new(store, queue, project_id)
     current = Registry(root).current()
     record = read_record(root)
+    is_attached = record is not None and record.is_attached
     return State(
         facts=facts,
         n_new=n_new,
@@ -44,10 +49,10 @@ def observe(root: Path, queue: TrainingQueue, project_id: int) -> State:
         rescan_asked_at=max(facts.rescan_asked_at, hints.rescan_asked_at),
         may_pool_change=record is not None and record.may_pool_change,
         n_open=store.n_open(),
-        n_at_work=_count_at_work(root, facts.revision),
+        n_at_work=_count_at_work(root, facts.revision, is_attached),
         rounds_done=Registry(root).last_round(),
         in_service=current.version if current else "",
-        is_attached=record is not None and record.is_attached,
+        is_attached=is_attached,
         must_ask_sample=record is not None
         and record.validation == "people"
         and facts.revision > facts.sample_asked_again
@@ -123,15 +128,18 @@ def read_everything_changed(
         read_changes(project, store, is_full=True, now=now)
 
 
-def count_at_work(store: ProjectStore) -> int:
-    """Count the people who are annotating at once."""
-    return len(people_at_work(store.recent_annotations(RECENT_ANNOTATIONS)))
+def count_at_work(store: ProjectStore, *, is_attached: bool) -> int:
+    """Count the people who are annotating at once, or may have left a task open that Label Studio
+    still reserves for them.
+    """
+    within_s = RESERVED_FOR_S if is_attached else AT_WORK_S
+    return len(people_at_work(store.last_annotated(), within_s))
 
 
 # The clock observes every project once a second, and only a new revision can change the answer.
 @lru_cache(maxsize=32)
-def _count_at_work(root: Path, revision: int) -> int:  # noqa: ARG001
-    return count_at_work(ProjectStore(root))
+def _count_at_work(root: Path, revision: int, is_attached: bool) -> int:  # noqa: ARG001
+    return count_at_work(ProjectStore(root), is_attached=is_attached)
 
 
 @lru_cache(maxsize=32)

@@ -16,8 +16,11 @@ def find_problem(order: TaskOrder, record: ProjectRecord, *, has_ordered: bool) 
     """Return why the model's predictions do not order a project's tasks and what to do, or "".
 
     The model version of a project of ours is switched back, so only a team's choice is a problem.
-    `has_ordered` tells whether our predictions have ever ordered an attached project's tasks.
+    `has_ordered` tells whether our predictions have ever ordered an attached project's tasks; until
+    then, attaching is not complete.
     """
+    if record.is_attached and not has_ordered:
+        return ""
     command = "python -m scripts.setup_project"
     if record.is_attached:
         command += f" --attach {record.project_id}"
@@ -29,7 +32,9 @@ def find_problem(order: TaskOrder, record: ProjectRecord, *, has_ordered: bool) 
         )
     if may_switch(order, is_attached=record.is_attached, has_ordered=has_ordered):
         return ""
-    now = f"is now {order.model_version!r}" if order.model_version else "was cleared"
+    now = f"is now {order.model_version!r}"
+    if not order.model_version:
+        now = "was cleared, as happens if predictions are hidden there instead of with BLIND=true"
     return (
         "Annotators do not get the images that Tightloop asks for, because the project's model "
         f"version in Label Studio {now}. To let Tightloop set it again, run `{command}`."
@@ -61,6 +66,7 @@ def record_order(store: ProjectStore, record: ProjectRecord, order: TaskOrder) -
     changed = {name: value for name, value in found.items() if value != getattr(facts, name)}
     if changed:
         store.record(**changed)
-    if problem != facts.order_problem:
-        message = problem or "Annotators get the images that Tightloop asks for again."
-        log.warning("project %d: %s", record.project_id, message)
+    if problem and problem != facts.order_problem:
+        log.warning("project %d: %s", record.project_id, problem)
+    elif facts.order_problem and not problem:
+        log.info("project %d: the model's predictions order the tasks again", record.project_id)

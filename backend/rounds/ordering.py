@@ -193,7 +193,7 @@ def _queried_tasks(loop: Loop, pending: Set[int]) -> set[int] | None:
     return {
         task.task_id
         for task in loop.store.tasks()
-        if task.is_open or (task.awaits_second_opinion and has_reopened) or task.task_id in pending
+        if task.is_open or (has_reopened if task.awaits_second_opinion else task.task_id in pending)
     }
 
 

@@ -10,6 +10,7 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,17 @@ class Mirror:
             f"AND annotator != {DELETED} AND NOT is_ground_truth ORDER BY updated_at DESC LIMIT ?",
             count,
         )
+
+    def last_annotated(self) -> dict[int, float]:
+        """Return when each person last annotated, in seconds since the epoch, except for ground
+        truths.
+        """
+        rows = select(
+            self._root,
+            "SELECT annotator, max(updated_at) FROM mirror_annotation WHERE answer IS NOT NULL "
+            f"AND annotator != {DELETED} AND NOT is_ground_truth GROUP BY annotator",
+        )
+        return {person: datetime.fromisoformat(at).timestamp() for person, at in rows}
 
     def _annotations(self, rest: str, *parameters: Any) -> dict[int, list[Annotation]]:
         """Return the annotations that the rest of the query selects, by task."""

@@ -256,8 +256,9 @@ def _activity(status: ProjectStatus) -> str:
     if status.waiting_for:
         return status.waiting_for
     n_open = "?" if status.open_tasks is None else status.open_tasks
+    kind = "queried" if status.is_attached else "open"  # its team has other open tasks
     return (
-        f"{n_open} open tasks, {status.new_annotations} of "
+        f"{n_open} {kind} tasks, {status.new_annotations} of "
         f"{status.retrain_after} new annotations until the next training run"
     )
 

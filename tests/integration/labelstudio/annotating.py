@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 
 from backend.base.labeling import NewTask, Prediction
+from backend.labelstudio.project import LabelStudioProject
 from backend.labelstudio.project_setup import ProjectSetup
 from backend.labelstudio.rows import prediction_result
 
@@ -29,7 +30,7 @@ def import_images(project: ProjectSetup, *tasks: NewTask) -> dict[str, int]:
 
 
 def annotate(
-    api: httpx.Client, project: ProjectSetup, task_id: int, label: str | None, **fields: Any
+    api: httpx.Client, project: LabelStudioProject, task_id: int, label: str | None, **fields: Any
 ) -> int:
     """Submit an annotation and return its id."""
     result = [] if label is None else prediction_result(project.label_config(), label)

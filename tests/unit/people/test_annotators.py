@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from backend.base.labeling import DELETED, Annotation
+from backend.base.labeling import DELETED
 from backend.people.annotators import (
     RECENT_ANNOTATIONS,
     active_annotators,
@@ -41,17 +39,10 @@ def test_people_with_less_than_a_quarter_of_an_equal_share_are_not_waited_for() 
     assert frequent_annotators({**annotations, 8: [annotate(8, 9)]}) == {7, 9}
 
 
-def annotate_at(time: str, annotator: int) -> Annotation:
-    return replace(annotate(1, annotator), updated_at=f"2026-01-01T{time}:00.000000Z")
-
-
-def test_people_work_at_once_if_each_annotated_within_the_hour_before_the_latest_annotation() -> (
-    None
-):
-    given = [annotate_at("11:59", 5), annotate_at("12:00", 6), annotate_at("13:00", 7)]
-    assert people_at_work({1: given[:2], 2: given[2:]}) == {6, 7}
-    assert people_at_work({1: given[:1]}) == {5}
-    assert people_at_work({}) == set()
+def test_people_work_at_once_if_each_annotated_shortly_before_the_latest_annotation() -> None:
+    assert people_at_work({5: 100.0, 6: 110.0, 7: 170.0}, within_s=60) == {6, 7}
+    assert people_at_work({5: 100.0}, within_s=60) == {5}
+    assert people_at_work({}, within_s=60) == set()
 
 
 def test_only_two_annotations_by_one_person_are_duplicates() -> None:

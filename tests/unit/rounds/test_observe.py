@@ -158,6 +158,7 @@ def test_every_fact_of_a_project_is_observed(
         hinted_at=NOON - 1,
         train_asked_at=NOON - 11,
         n_open=1,
+        n_at_work=1,
         rounds_done=2,
         in_service="r0001",
     )

@@ -68,14 +68,14 @@ def store(tmp_path: Path) -> ProjectStore:
 def test_a_problem_is_recorded_and_logged_once_until_it_is_solved(
     store: ProjectStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.WARNING)
+    caplog.set_level(logging.INFO)
     for version in ("v3", "v3", "r0002", "r0002"):
         record_order(store, ATTACHED, order(version))
         assert bool(store.facts().order_problem) == (version == "v3")
         assert store.facts().ordered_by == "r0002"  # so that no refresh becomes due
     assert [message[:30] for message in caplog.messages] == [
         "project 7: Annotators do not g",
-        "project 7: Annotators get the ",
+        "project 7: the model's predict",
     ]
 
 

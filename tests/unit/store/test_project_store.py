@@ -123,6 +123,7 @@ READERS: dict[str, tuple[Callable[[ProjectStore], object], object]] = {
     "asked_probs": (lambda store: store.asked_probs(2), {}),
     "fold_probs": (lambda store: store.fold_probs(2), {}),
     "recent_annotations": (lambda store: store.recent_annotations(200), {}),
+    "last_annotated": (ProjectStore.last_annotated, {}),
     "n_queried": (ProjectStore.n_queried, 0),
     "validation_tasks": (ProjectStore.validation_tasks, []),
     "validation_annotations": (ProjectStore.validation_annotations, {}),
@@ -965,6 +966,8 @@ def test_the_recent_annotations_are_the_latest_by_people(store: ProjectStore) ->
     ]
     store.record_tasks([task(1, *given)], NOON)
     assert store.recent_annotations(2) == {1: given[:2]}
+    noon = datetime(2026, 1, 1, 12, tzinfo=UTC).timestamp()
+    assert store.last_annotated() == {1: noon + 3, 2: noon + 2, 3: noon + 1}
 
 
 def test_a_deleted_skip_is_kept_once(store: ProjectStore) -> None:
