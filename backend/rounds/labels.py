@@ -89,7 +89,7 @@ def _usable(
             was_known = loop.classes.was_known(annotation.label)
             left_out["removed class" if was_known else "unknown class"] += 1
         elif image_id not in known:
-            left_out["not of the pool"] += 1
+            left_out["image not available" if loop.is_attached else "not of the pool"] += 1
         else:
             usable.append(
                 ClassAnnotation(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,7 +16,7 @@ import torch
 from backend.base.classes import ClassList
 from backend.base.errors import DetachedError, SettingsError
 from backend.base.image_ids import image_id_of_task
-from backend.base.labeling import LabelingProject
+from backend.base.labeling import LabelingProject, Task
 from backend.base.progress import Progress
 from backend.base.settings import OverlapName, Settings
 from backend.images.framing import View
@@ -132,8 +132,10 @@ def open_loop(
 
     The pool and the weights were chosen during set-up. The pool contains all images that are
     already decoded or were queried. For training, it also contains all held-out images, so that
-    every version is validated on the same images. An attached project's pool is listed again if its
-    tasks have changed.
+    every version is validated on the same images.
+
+    An attached project's pool is listed again if its tasks have changed. It lacks annotated images
+    that are not decoded yet, except for training, so that fetching them delays no batch.
     """
     root = project_root(settings.model_dir, project_id)
     choices = project.label_config().choices
@@ -157,7 +159,7 @@ def open_loop(
         rescan=facts.tasks_revision != facts.listed_revision and bool(facts.full_read_at),
         budget_s=0.0,
         needs_held_out=is_for_training,
-        needed=[task.image_id for task in store.tasks()],
+        needed=_needed(store.tasks(), has_all=is_for_training or not record.is_attached),
         image_hosts=settings.image_hosts,
         max_pixels=settings.max_image_pixels,
         progress=progress,
@@ -176,6 +178,11 @@ def open_loop(
         validation_labels=record.wanted_validation_labels,
         is_attached=record.is_attached,
     )
+
+
+def _needed(tasks: Sequence[Task], *, has_all: bool) -> list[str]:
+    """Return the images of queried tasks; without `has_all`, only those of open tasks."""
+    return [task.image_id for task in tasks if has_all or task.is_open]
 
 
 def _with_classes(pool: Pool, classes: ClassList) -> Pool:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +15,10 @@ import httpx
 import pytest
 from PIL import Image
 
+from backend.base.progress import Progress
 from backend.base.settings import Settings, load_settings
 from backend.images import pool as pools
+from backend.images.pixels import CHUNK
 from backend.images.pool import Pool, open_pool
 from backend.images.validation_sample import Validation
 from backend.labelstudio.attached_project import AttachedProject
@@ -22,7 +27,7 @@ from backend.labelstudio.task_source import TaskSource
 from backend.rounds.observe import read_changes, read_everything_changed
 from backend.store.project_record import POOL_INDEX, project_root
 from backend.store.project_store import ProjectStore
-from tests.integration.conftest import Stack
+from tests.integration.conftest import ROOT, Stack
 from tests.unit.images.buckets import KEYS, fill_bucket, serve_s3
 
 CONFIG = """
@@ -82,13 +87,13 @@ class Team:
             aws_access_key_id="testing", aws_secret_access_key="testing", region_name="us-east-1",
         )  # fmt: skip
 
-    def open(self, settings: Settings | None = None) -> Pool:
+    def open(self, settings: Settings | None = None, progress: Progress = lambda *_: None) -> Pool:
         """Read all changes, then open the pool as any process does."""
         read_everything_changed(self.project, self.store)
         return open_pool(
             "", self.settings.data_dir, seed=0, index=self.root / POOL_INDEX,
             source=TaskSource(settings or self.settings, self.project_id),
-            classes=("cat", "dog"), image_size=16,
+            classes=("cat", "dog"), image_size=16, progress=progress,
         )  # fmt: skip
 
 
@@ -223,6 +228,46 @@ def test_tasks_that_come_go_or_get_another_image_change_the_pool(team: Team) -> 
     assert pool.removed_ids == {f"ls-{first}"}
     assert pool.queryable_ids == {f"ls-{second}", f"ls-{third}"}
     assert pool.known_ids == pool.image_ids  # a deleted task takes its annotations with it
+
+
+# Opens the pool, and is killed as soon as its first images are stored.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from backend.base.settings import load_settings
+from backend.images.pool import open_pool
+from backend.labelstudio.task_source import TaskSource
+
+settings = load_settings(_env_file=None)
+open_pool(
+    "", settings.data_dir, seed=0, index=Path(sys.argv[2]), image_size=16, classes=("cat", "dog"),
+    source=TaskSource(settings, int(sys.argv[1])),
+    progress=lambda *_: os.kill(os.getpid(), signal.SIGKILL),
+)
+"""
+
+
+def test_fetching_continues_where_a_killed_process_stopped(
+    team: Team, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents = [image_file((n, 255 - n, 7)) for n in range(130)]
+    for first in range(0, 130, 65):
+        files = [(f"f{n}", (f"{n}.png", contents[n])) for n in range(first, first + 65)]
+        url = f"/api/projects/{team.project_id}/import"
+        team.api.post(url, files=files).raise_for_status()
+    read_changes(team.project, team.store)
+    for name in ("label_studio_url", "model_dir", "data_dir"):
+        monkeypatch.setenv(name.upper(), str(getattr(team.settings, name)))
+    monkeypatch.setenv(
+        "LABEL_STUDIO_API_KEY", team.settings.label_studio_api_key.get_secret_value()
+    )
+    arguments = (str(team.project_id), str(team.root / POOL_INDEX))
+    killed = subprocess.run([sys.executable, "-c", KILLED, *arguments], check=False, cwd=ROOT)
+    assert killed.returncode == -signal.SIGKILL
+    left: list[int] = []
+    pool = team.open(progress=lambda _, __, total: left.append(total))
+    assert left[0] == 130 - CHUNK
+    assert len(pool.image_ids) == 130
 
 
 def test_annotated_images_are_not_drawn_into_the_validation_sample(team: Team) -> None:
