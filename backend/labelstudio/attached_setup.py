@@ -14,6 +14,12 @@ from backend.labelstudio.project import OUR_DESCRIPTION
 from backend.labelstudio.project_setup import BACKEND_TITLE, ProjectSetup
 from backend.store.project_record import FormerSettings
 
+NAMES: Mapping[str, str] = {
+    "sampling": "the order of the tasks (sampling)",
+    "show_collab_predictions": "the setting that shows predictions to annotators",
+    "description": "the description",
+}
+
 
 @dataclass(frozen=True)
 class Address:
@@ -70,15 +76,17 @@ class AttachedSetup(ProjectSetup, AttachedProject):
             if is_ours or hook["url"] == f"{address.url}/webhook":
                 self._server.request("DELETE", f"api/webhooks/{hook['id']}/", may_be_gone=True)
 
-    def delete_our_predictions(self) -> int:
-        """Delete the predictions of all our versions; return the number of versions."""
-        versions = self.model_versions()
-        for version in versions:
+    def delete_our_predictions(self) -> None:
+        """Delete the predictions of all our versions.
+
+        Label Studio 1.23 leaves the tasks' counts of predictions as they are when it deletes a
+        version, so its column "Total predictions" still counts them.
+        """
+        for version in self.model_versions():
             self.delete_predictions(version)
-        return len(versions)
 
     def restore(self, former: FormerSettings, *, is_blind: bool) -> list[str]:
-        """Disconnect nothing, but put our settings and predictions back as they were.
+        """Delete our predictions, and put the project's settings back as they were.
 
         Settings that the team has changed since then stay as they are. Returns a sentence for each
         of them, and for a former model version that no longer exists.
@@ -106,7 +114,7 @@ class AttachedSetup(ProjectSetup, AttachedProject):
 
     def _restore_version(self, version: str) -> list[str]:
         """Restore the model version that orders the tasks; deleting predictions may clear it."""
-        if str(self._read()["model_version"] or "") == version:
+        if self._read()["model_version"] == version:
             return []
         try:
             self._change(model_version=version)
@@ -116,13 +124,6 @@ class AttachedSetup(ProjectSetup, AttachedProject):
 
     def _is_our_description(self, text: str | None) -> bool:
         return (text or "").startswith(OUR_DESCRIPTION)
-
-
-NAMES: Mapping[str, str] = {
-    "sampling": "the order of the tasks (sampling)",
-    "show_collab_predictions": "the setting that shows predictions to annotators",
-    "description": "the description",
-}
 
 
 def _is_our_backend(row: Mapping[str, Any], url: str) -> bool:

@@ -74,7 +74,8 @@ def export(api: httpx.Client, project_id: int) -> dict[str, Any]:
     tasks = get(f"/api/projects/{project_id}/export", exportType="JSON", download_all_tasks="true")
     return {
         "settings": {k: v for k, v in settings.items() if k not in COUNTERS},
-        "tasks": {task["id"]: task for task in tasks},
+        # Label Studio still counts predictions that were deleted with their version.
+        "tasks": {task.pop("id"): {**task, "total_predictions": None} for task in tasks},
         "webhooks": get("/api/webhooks/", project=project_id),
         "backends": [
             {k: v for k, v in row.items() if k != "updated_at"}
@@ -83,3 +84,14 @@ def export(api: httpx.Client, project_id: int) -> dict[str, Any]:
         "tabs": get("/api/dm/views/", project=project_id),
         "versions": get(f"/api/projects/{project_id}/model-versions/"),
     }
+
+
+def differences(before: Any, after: Any, path: str = "") -> list[str]:
+    """Return where two exports differ, with both values."""
+    if before == after:
+        return []
+    if isinstance(before, dict) and isinstance(after, dict):
+        keys = [*before, *(key for key in after if key not in before)]
+        found = [differences(before.get(k), after.get(k), f"{path}/{k}") for k in keys]
+        return [line for lines in found for line in lines]
+    return [f"{path}: {before!r} -> {after!r}"]
