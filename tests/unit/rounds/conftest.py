@@ -18,7 +18,7 @@ from backend.images.known_labels import seed_labels, true_labels
 from backend.images.pool import Pool, open_pool
 from backend.images.splits import NO_IMAGES, LabeledSplit, Split
 from backend.network.training import Recipe
-from backend.rounds import batches, observe, rounds
+from backend.rounds import batches, observe, rounds, training
 from backend.rounds.annotators import annotator_figures
 from backend.rounds.labels import LabelReading, read_labels
 from backend.rounds.loop import Loop
@@ -31,6 +31,7 @@ from backend.store.project_record import (
 from backend.store.project_rows import AnnotatorFigures
 from backend.store.version_meta import Meta
 from scripts.research.oracle import OracleProject
+from tests.unit.rounds.remembered_training import RememberedTraining
 
 FAST = Recipe(image_size=32, batch_size=16, min_steps=12, epochs=1)
 NAMES = ("Cat", "Dog", "Frog")  # the project's spellings
@@ -42,6 +43,14 @@ BOTH = ((1, "Cat"), (2, "Dog"))  # two annotators who disagree
 
 def quiet(*_: object) -> None:
     """No progress."""
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _remembered_training() -> Iterator[None]:
+    """Most tests train their first version on the same labels: train it once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "train", RememberedTraining())
+        yield
 
 
 @pytest.fixture(scope="session")
