@@ -308,7 +308,7 @@ def test_the_clock_enqueues_collecting_if_a_review_project_exists(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = Clock(settings, queue)
-    monkeypatch.setattr(clock, "_project", lambda _: project)
+    monkeypatch.setattr("backend.workers.clock.open_project", lambda *_: project)
     ranks = Queue("rank", connection=Redis.from_url(redis_server.url))
     root = project_root(settings.model_dir, PROJECT)
     noon = time.time()
