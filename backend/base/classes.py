@@ -127,7 +127,7 @@ class ClassList:
 
     @cached_property
     def _place(self) -> dict[str, int]:
-        return {fold(name): column for column, name in enumerate(self.columns)}
+        return {fold(name): column for column, name in reversed([*enumerate(self.columns)])}
 
     @cached_property
     def _new_name(self) -> dict[str, str]:

@@ -19,11 +19,12 @@ from backend.base.settings import Settings
 from backend.labelstudio.attached_project import open_project
 from backend.labelstudio.project import LabelStudioProject
 from backend.queue.training_queue import TrainingQueue
+from backend.rounds.classes import follow_classes
 from backend.rounds.decide import decide
 from backend.rounds.observe import observe, read_changes, read_everything_changed
 from backend.rounds.order_problem import record_order
 from backend.store.project_db import Connection, connect
-from backend.store.project_record import known_projects, project_root, read_record
+from backend.store.project_record import known_projects, project_root
 from backend.store.project_store import ProjectStore
 
 log = logging.getLogger(__name__)
@@ -150,7 +151,8 @@ class Clock:
         else:
             read_everything_changed(watch.project, store, now=now)
         watch.found = Found(now, since, store.new_annotations()[0] - n_known)
-        record = read_record(project_root(self._settings.model_dir, watch.project_id))
+        root = project_root(self._settings.model_dir, watch.project_id)
+        record = follow_classes(root, watch.project.label_config().choices)
         if record is not None:
             record_order(store, record, watch.project.task_order())
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from backend.base.classes import append_new
 from backend.base.errors import ModelFolderError, SettingsError, TightloopError
 from backend.base.progress import Progress
 from backend.base.settings import Settings
@@ -191,7 +192,7 @@ class Attaching:
             pool=pool.name,
             seed=seed,
             seed_labels=0,
-            classes=found.config.choices,
+            classes=append_new((), found.config.choices),
             validation="people",
             validation_labels=settings.validation_labels,
             label_config="own",

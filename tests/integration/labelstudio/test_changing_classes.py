@@ -202,12 +202,10 @@ def test_a_class_folder_that_joins_a_labeled_pool_is_offered_and_learned(
         assert "so they may contain none of the new class" in printed
 
         loop = reopened(animals, project_id)
-        batches.top_up(loop)
-        for task in opened.project.tasks():
-            if task.is_open:
-                label = "emu" if task.image_id in emus(loop) else "cat"
-                annotate(api, opened.project, task.task_id, label)
-        assert train(loop).labels_per_class["emu"] > 0
+        waiting = [task.task_id for task in opened.project.tasks() if task.is_open]
+        annotate(api, opened.project, waiting[0], "emu")
+        assert train(loop).labels_per_class == {"cat": 10, "dog": 10, "emu": 1}
+        assert emus(loop) <= set(loop.pool.image_ids)
     finally:
         api.delete(f"/api/projects/{project_id}/").raise_for_status()
 

@@ -19,7 +19,7 @@ from backend.base.settings import Settings, load_settings
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds.decide import decide
 from backend.rounds.observe import observe
-from backend.store.project_record import project_root, write_record
+from backend.store.project_record import project_root, read_record, write_record
 from backend.store.project_store import ProjectStore
 from backend.store.registry import Registry
 from backend.workers import clock as clocks
@@ -339,6 +339,24 @@ def test_an_unusable_label_config_is_reported_like_an_unreachable_label_studio(
         clock.tick(NOON + 61)
     assert queue.health()["label_studio"]["problem"] == "the label config has 2 Choices tags"
     assert trains.job_ids == ["retrain-p7"]
+
+
+def test_a_class_that_was_removed_in_label_studio_is_noticed_within_a_minute(
+    clock: Clock, root: Path, store: ProjectStore, project: OracleProject
+) -> None:
+    project.answer(1, "cat")
+    clock.tick(NOON)
+    learn(store, NOON)
+    project.choices = ("dog", "frog")
+    clock.tick(NOON + 61)
+    found = read_record(root)
+    assert found is not None
+    assert (found.classes, found.removed_classes) == (("cat", "dog", "frog"), ("cat",))
+    assert store.facts().revision > store.facts().head_revision  # so that a head is fitted
+    assert store.facts().train_asked_at == 0
+    project.choices = ("dog", "frog", "cat")
+    clock.tick(NOON + 122)
+    assert store.facts().train_asked_at > 0  # its annotation counts again
 
 
 def test_losing_label_studio_and_its_return_are_logged_once_each(
