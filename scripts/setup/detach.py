@@ -26,7 +26,7 @@ def detach(settings: Settings, named: str, *, is_dry_run: bool = False) -> int:
     A rerun continues an interrupted call. Returns the project's id.
     """
     settings.require("label_studio_api_key", "webhook_secret")
-    record = _find_attached(settings, named)
+    record = find_attached(settings, named)
     print("\n".join(_describe(record)))
     if is_dry_run:
         print("--dry-run: nothing was changed")
@@ -82,7 +82,7 @@ def address_of(settings: Settings) -> Address:
     )
 
 
-def _find_attached(settings: Settings, named: str) -> ProjectRecord:
+def find_attached(settings: Settings, named: str) -> ProjectRecord:
     """Return the record of an attached project, or of one whose detaching was interrupted."""
     model_dir = settings.model_dir
     found = [record for record in read_records(model_dir) if record.is_attached]

@@ -48,3 +48,15 @@ def test_what_the_environment_gives_is_not_for_a_project_of_another_title(
 def test_a_bad_option_is_named_like_the_setting() -> None:
     with pytest.raises(SettingsError, match=r"CLASSES='cat': must name at least two"):
         Request.from_options({"project_title": "Birds", "classes": "cat"})
+
+
+def test_an_existing_project_needs_its_id_and_decides_its_classes() -> None:
+    with pytest.raises(SettingsError, match="POOL=labelstudio needs PROJECT_ID"):
+        request_for(pool="labelstudio").existing_project()
+    with pytest.raises(SettingsError, match="CLASSES cannot be set with POOL=labelstudio"):
+        request_for(pool="labelstudio", project_id=12, classes="a,b").existing_project()
+    assert request_for(pool="labelstudio", project_id=12).existing_project() == 12
+
+
+def request_for(**settings: object) -> Request:
+    return Request.from_settings(Settings.load(_env_file=None, **settings))
