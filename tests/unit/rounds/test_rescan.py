@@ -46,7 +46,7 @@ def reopen(loop: Loop, folder: Path, tmp_path: Path) -> Callable[[], Loop]:
             str(folder), tmp_path, seed=0, index=tmp_path / "p1/pool.parquet", image_size=16,
             rescan=False, budget_s=0, needed=loop.store.annotated_images(),
         )  # fmt: skip
-        return replace(loop, pool=pool, project=project)
+        return replace(loop, pool=pool, project=project, choices=project.choices)
 
     project = OracleProject(("cat", "dog"))
     return open_again
@@ -222,6 +222,25 @@ def test_open_tasks_of_removed_images_are_closed_but_annotations_stay(
     assert reading.labels.image_ids == (labeled,)
     assert reading.labels.left_out == {}
     assert labeled not in batches.choose_batch(after, 99, "random").image_ids
+
+
+def test_in_an_attached_project_no_task_is_deleted_and_the_tasks_count_as_listed(
+    folder: Path, reopen: Callable[[], Loop]
+) -> None:
+    loop = look(reopen)
+    project = loop.project
+    assert isinstance(project, OracleProject)
+    batches.push(loop, batches.choose_batch(loop, 4, "random"))
+    n_tasks = project.n_tasks()
+    for path in sorted((folder / "train/cat").iterdir())[:15]:
+        path.unlink()
+    loop.store.record(tasks_revision=5)
+    rescan.rescan(replace(reopen(), is_attached=True), must_list=False, progress=quiet)
+    assert loop.store.facts().listed_revision == 0
+    rescan.rescan(replace(reopen(), is_attached=True), must_list=True, progress=quiet)
+    assert loop.store.facts().listed_revision == 5
+    assert reopen().pool.removed_ids
+    assert project.n_tasks() == loop.store.n_tasks() == n_tasks
 
 
 def test_a_disk_that_is_not_mounted_is_said_and_nothing_is_removed(
