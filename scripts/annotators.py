@@ -58,7 +58,7 @@ def main() -> int:
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
     else:
-        print("\n".join([*table(rows), *remarks(rows, settings.overlap)]))
+        print("\n".join([*table(rows), *remarks(rows, loop.overlap)]))
     return 0
 
 

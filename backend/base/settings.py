@@ -52,7 +52,8 @@ class Settings(ProjectSettings):
     overlap: OverlapName = Field(
         "auto",
         description="How many annotators label each image: `1`, `2` or `3`. `auto` asks for a "
-        "second opinion if it helps the model more than a new image does.",
+        "second opinion if it helps the model more than a new image does. In a project that "
+        "Tightloop was attached to, `OVERLAP` counts as `1` unless you set it.",
     )
     batch_size: int = Field(
         20,

@@ -268,6 +268,8 @@ def test_predictions_that_a_killed_process_did_not_import_are_added_by_the_next_
     attached: Loop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = team_of(attached)
+    ordering.refresh_predictions(attached)  # with nothing to order yet
+    assert not State(attached.store.facts(), is_attached=True).must_order
     with monkeypatch.context() as patch:
         patch.setattr(project, "import_predictions", project.refuse)
         with pytest.raises(AssertionError):

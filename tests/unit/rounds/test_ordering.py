@@ -210,6 +210,7 @@ def test_predictions_of_the_first_batch_are_kept_while_a_person_may_have_its_tas
 ) -> None:
     project = team_of(attached)
     ask_and_train(attached)
+    ordering.refresh_predictions(attached)
     assert project.model_versions() == ["r0000", "r0001"]
     ordering.refresh_predictions(with_settings(attached, task_lock_s=0))
     assert project.model_versions() == ["r0001"]

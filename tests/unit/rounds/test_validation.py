@@ -417,3 +417,17 @@ def test_two_annotators_who_disagree_leave_the_teams_task_closed(attached: Loop)
     batches.top_up(attached)  # would raise if it reopened a task or deleted a skip
     assert read_sample(attached).outcomes[first].state == "undecided"
     assert read_sample(attached).outcomes[second].state == "undecided"
+
+
+def test_new_validation_tasks_of_a_team_are_not_opened_for_two_people_at_work(
+    attached: Loop,
+) -> None:
+    project = team_of(attached)
+    batches.top_up(attached)
+    for place, task_id in enumerate(project.predicted("r0000")):
+        project.answer(task_id, "7", annotator=1 + place % 2)
+    assert read_sample(attached).n_active == 0  # not read yet
+    assert batches.top_up(attached) == 10  # would raise if it reopened a task
+    assert read_sample(attached).n_active == 2
+    assert len(read_sample(attached).tasks) == 4
+    assert read_sample(attached).progress.labeled == 2

@@ -133,7 +133,7 @@ def command(
     for name, value in own.items():
         monkeypatch.setenv(name, str(value))
     monkeypatch.chdir(tmp_path)  # no .env
-    monkeypatch.setattr(options, "LabelStudioProject", lambda *_: project)
+    monkeypatch.setattr(options, "open_project", lambda *_: project)
 
     def run_it(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["annotators", *arguments])
