@@ -26,6 +26,7 @@ from backend.base.command_line import CommandParser, run
 from backend.base.errors import TightloopError
 from backend.base.project_settings import ATTACHED
 from backend.labelstudio.client import label_now_url
+from backend.store.project_record import project_root, read_record
 from scripts.setup.attach import Consent, attach, refresh
 from scripts.setup.detach import detach
 from scripts.setup.projects import find_record, project_links
@@ -144,8 +145,12 @@ def _set_up(request: Request) -> int:
     """Set up the requested project, or attach to it, as the settings say; return its id."""
     settings = request.settings
     if request.value("pool") == ATTACHED:
-        return attach(settings, str(request.existing_project()), "given")
-    record = find_record(settings.model_dir, request.title)
+        project_id = request.existing_project()
+        record = read_record(project_root(settings.model_dir, project_id))
+        if record is None or not record.is_attached:
+            return attach(settings, str(project_id), "given")
+    else:
+        record = find_record(settings.model_dir, request.title)
     if record is not None and record.is_attached:
         refresh(settings, record)
         return record.project_id

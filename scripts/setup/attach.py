@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -70,13 +71,17 @@ def attach(settings: Settings, named: str, consent: Consent) -> int:
     return project_id
 
 
-def refresh(settings: Settings, record: ProjectRecord) -> bool:
-    """Mend the webhook and the ML backend connection; return whether anything changed."""
-    project = _open(settings, record.project_id)
-    has_changed = project.connect(address_of(settings))
-    state = "is connected again" if has_changed else "is connected"
-    print(f'project   "{record.title}" (id {record.project_id}): {settings.backend_url} {state}')
-    return has_changed
+def refresh(settings: Settings, record: ProjectRecord) -> None:
+    """Mend the webhook and the ML backend connection, and complete an interrupted attaching.
+
+    The order of the tasks is left alone, because the team may have changed it on purpose.
+    """
+    if ProjectStore(project_root(settings.model_dir, record.project_id)).facts().has_ordered:
+        _open(settings, record.project_id).connect(address_of(settings))
+    else:
+        switch_on(settings, record)
+    name = f'"{record.title}" (id {record.project_id})'
+    print(f"project   {name} is connected to {settings.backend_url}")
 
 
 def switch_on(settings: Settings, record: ProjectRecord) -> None:
@@ -141,6 +146,10 @@ class Attaching:
             if not has_consent(consent):
                 return
             pool, record = self._prepare(Path(folder), found, earlier)
+        store = ProjectStore(self.root)
+        if found.labels.n_tasks and not store.facts().train_asked_at:
+            # First, so that the training run that the clock may start at once serves this request.
+            store.record(train_asked_at=time.time())
         write_record(self.root, record)
         self._switch_on(pool, record)
 
