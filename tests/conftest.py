@@ -33,6 +33,11 @@ SHARED_STACKS = {
         "tests/integration/labelstudio/",
         "tests/integration/test_heads.py",
         "tests/integration/test_review.py",
+        "tests/integration/test_validation_from_people.py",
+    ),
+    "a stack with large batches": (
+        "tests/integration/test_changing_pool.py",
+        "tests/integration/test_circle.py",
     ),
     "the stack of the browser": ("tests/browser/",),
 }

@@ -11,19 +11,21 @@ import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 from dotenv import dotenv_values
 
 from backend.base.settings import Settings
+from backend.store.project_record import project_root
 from scripts.local.folder import StackFolder
 from scripts.local.processes import processes
 from scripts.research.temporary_stack import free_ports
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, wait_for
 
 ROOT = Path(__file__).parents[2]
 PORTS = ("LABEL_STUDIO_PORT", "BACKEND_PORT", "REDIS_PORT")
@@ -53,11 +55,13 @@ class Stack:
 
     folder: Path  # its VAR_DIR
     settings_given: Mapping[str, str]
+    project_id: int | None = None  # None = the project that was set up first
 
     @property
     def info(self) -> dict[str, Any]:
         """Read stack.json again: pids change when a program is restarted."""
-        return dict(json.loads((self.folder / "stack.json").read_text()))
+        found = dict(json.loads((self.folder / "stack.json").read_text()))
+        return found if self.project_id is None else {**found, "project_id": self.project_id}
 
     @property
     def environment(self) -> dict[str, str]:
@@ -83,6 +87,23 @@ class Stack:
             timeout=3 * PATIENCE_S,
             check=False,
         )
+
+    @contextmanager
+    def with_project(self, title: str, **settings: str) -> Iterator[Stack]:
+        """Set up another project in the running stack, and delete it afterwards.
+
+        `info` of the stack that this returns names the other project.
+        """
+        given = {**self.settings_given, **settings, "PROJECT_TITLE": title}
+        created = replace(self, settings_given=given).run(
+            "scripts.setup_project", "--title", title, "--json"
+        )
+        assert created.returncode == 0, created.stderr
+        project_id = json.loads(created.stdout)["project_id"]
+        try:
+            yield replace(self, settings_given=given, project_id=project_id)
+        finally:
+            delete_project(self, project_id)
 
     def up(self) -> str:
         """Start the stack and return the output; on failure, fail with the output and the logs."""
@@ -118,6 +139,16 @@ class Stack:
             for path in sorted(self.folder.glob("log/*.log"))
         ]
         return "".join(tails)
+
+
+def delete_project(stack: Stack, project_id: int) -> None:
+    """Delete a project and its record."""
+    url = f"{stack.info['label_studio_url']}/api/projects/{project_id}/"
+    headers = {"Authorization": f"Token {stack.info['api_key']}"}
+    with httpx.Client(headers=headers, timeout=PATIENCE_S) as client:
+        # While the ranker still adds tasks, Label Studio may fail to delete the project.
+        wait_for(lambda: client.delete(url).status_code in (204, 404), "the project's deletion")
+    (project_root(stack.settings.model_dir, project_id) / "project.json").unlink()
 
 
 def new_stack(folder: Path, **changes: str) -> Stack:
@@ -219,8 +250,31 @@ def copy_database(database: Path, copy: Path) -> None:
 
 
 @pytest.fixture(scope="package")
-def stack() -> Iterator[Stack]:
-    """The running stack that tests share. It started from nothing, as a user's does."""
+def stack(create_tables: CreateTables) -> Iterator[Stack]:
+    """The running stack that tests share."""
+    with running_stack(create_tables) as running:
+        yield running
+    assert not running.processes()
+
+
+@pytest.fixture(scope="package")
+def stack_with_large_batches(create_tables: CreateTables) -> Iterator[Stack]:
+    """A running stack in which each round is large enough to improve the model."""
+    with running_stack(
+        create_tables,
+        SEED_LABELS="20",
+        BATCH_SIZE="40",
+        RETRAIN_AFTER="40",
+        RETRAIN_WAIT="3600",
+        RESCAN_EVERY="3600",
+        WEIGHTS=os.environ.get("TEST_WEIGHTS", "none"),
+    ) as running:
+        yield running
+
+
+@pytest.fixture(scope="package")
+def stack_from_nothing() -> Iterator[Stack]:
+    """A running stack that also created its database, as a user's does."""
     with running_stack() as running:
         yield running
     assert not running.processes()

@@ -10,7 +10,7 @@ from backend.images.digest import digest
 from backend.images.index import Index
 from backend.labelstudio.project import LabelStudioProject
 from backend.store.project_record import POOL_INDEX, project_root
-from tests.integration.conftest import CreateTables, Stack, running_stack
+from tests.integration.conftest import Stack
 from tests.patience import PATIENCE_S, wait_for
 from tests.unit.images.image_folders import save_image
 
@@ -24,7 +24,7 @@ def image_ids(numbers: range) -> set[str]:
 
 
 def test_added_images_become_tasks_and_tasks_of_removed_ones_are_closed(
-    create_tables: CreateTables, tmp_path: Path
+    stack_with_large_batches: Stack, tmp_path: Path
 ) -> None:
     folder = tmp_path / "photos"
     photos = [save_photo(folder, number) for number in range(12)]
@@ -32,10 +32,9 @@ def test_added_images_become_tasks_and_tasks_of_removed_ones_are_closed(
         "POOL": str(folder),
         "CLASSES": "cat,dog",
         "SEED_LABELS": "0",
-        "BATCH_SIZE": "20",
-        "RESCAN_EVERY": "3600",
+        "WEIGHTS": "none",
     }
-    with running_stack(create_tables, **settings) as stack:
+    with stack_with_large_batches.with_project("Photos that change", **settings) as stack:
         info = stack.info
         project = LabelStudioProject(info["label_studio_url"], info["api_key"], info["project_id"])
 
@@ -62,13 +61,13 @@ def test_added_images_become_tasks_and_tasks_of_removed_ones_are_closed(
         project.add_ground_truth(first.task_id, "cat", annotator=None)
         for photo in photos:
             photo.unlink()
-        done = stack.run("scripts.sync", "--rescan")
+        done = stack.run("scripts.sync", "--rescan", "--project", str(info["project_id"]))
         assert done.returncode == 0, done.stderr
         wait_for(lambda: not asked() & image_ids(range(12)), "the closed tasks")
         assert asked() >= of_pool(range(12, 17))
         assert {task.image_id for task in project.tasks()} - asked() == {first.image_id}
         status = httpx.get(f"{info['backend_url']}/status", timeout=PATIENCE_S).json()
-        [shown] = status["projects"]
+        [shown] = [p for p in status["projects"] if p["project_id"] == info["project_id"]]
         assert (shown["pool_images"], shown["undecoded_images"]) == (5, 0)
         assert shown["errors"] == []
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from functools import partial
 
@@ -14,25 +13,16 @@ from backend.base.labeling import LabelConfig
 from backend.images.known_labels import true_labels
 from backend.images.pool import Pool
 from backend.labelstudio.project import LabelStudioProject
-from tests.integration.conftest import CreateTables, Stack, running_stack
+from tests.integration.conftest import Stack
 from tests.integration.people import Person, pool_of
 from tests.patience import PATIENCE_S, wait_for
 
-BATCH = 40
+BATCH = 40  # the stack's BATCH_SIZE
 
 
 @pytest.fixture(scope="module")
-def circle(create_tables: CreateTables) -> Iterator[Stack]:
-    """A stack with batches large enough for each round to improve the model."""
-    with running_stack(
-        create_tables,
-        SEED_LABELS="20",
-        BATCH_SIZE=str(BATCH),
-        RETRAIN_AFTER=str(BATCH),
-        RETRAIN_WAIT="3600",
-        WEIGHTS=os.environ.get("TEST_WEIGHTS", "none"),
-    ) as running:
-        yield running
+def circle(stack_with_large_batches: Stack) -> Stack:
+    return stack_with_large_batches
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,11 @@ from tests.integration.people import Person, pool_of
 from tests.patience import PATIENCE_S, wait_for
 
 
+@pytest.fixture(scope="module")
+def stack(stack_from_nothing: Stack) -> Stack:
+    return stack_from_nothing
+
+
 @pytest.fixture
 def person(stack: Stack) -> Iterator[Person]:
     with Person(stack) as someone:

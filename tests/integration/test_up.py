@@ -8,7 +8,6 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,10 +27,15 @@ PROGRAMS = {"postgres", "redis", "label-studio", "backend", "trainer", "ranker",
 
 
 @pytest.fixture(scope="module")
-def stopped_stack(stack: Stack) -> Iterator[Stack]:
+def stack(stack_from_nothing: Stack) -> Stack:
+    return stack_from_nothing
+
+
+@pytest.fixture(scope="module")
+def stopped_stack(stack: Stack) -> Stack:
+    """The stack for the last tests in this file; nothing needs it running afterwards."""
     stack.down()
-    yield stack
-    stack.up()
+    return stack
 
 
 def is_healthy(stack: Stack) -> bool:

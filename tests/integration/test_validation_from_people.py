@@ -8,7 +8,7 @@ from typing import Any
 from backend.images.digest import digest
 from backend.labelstudio.project import LabelStudioProject
 from backend.labelstudio.task_data import is_validation
-from tests.integration.conftest import CreateTables, running_stack
+from tests.integration.conftest import Stack
 from tests.integration.people import Person
 from tests.patience import wait_for
 from tests.unit.images.image_folders import save_image
@@ -28,7 +28,7 @@ def save_photos(folder: Path, count: int) -> dict[str, str]:
 
 
 def test_a_person_labels_the_validation_sample_first_and_versions_are_measured_on_it(
-    create_tables: CreateTables, tmp_path: Path
+    stack: Stack, tmp_path: Path
 ) -> None:
     truth = save_photos(tmp_path / "photos", 100)  # 20 of them are the sample
     settings = {
@@ -36,11 +36,9 @@ def test_a_person_labels_the_validation_sample_first_and_versions_are_measured_o
         "CLASSES": "dark,light",
         "SEED_LABELS": "0",
         "VALIDATION_LABELS": "30",
-        "BATCH_SIZE": "10",
-        "RETRAIN_AFTER": "10",
     }
-    with running_stack(create_tables, **settings) as stack, Person(stack) as person:
-        info = stack.info
+    with stack.with_project("Labeled by one person", **settings) as own, Person(own) as person:
+        info = own.info
         project = LabelStudioProject(info["label_studio_url"], info["api_key"], info["project_id"])
         config = project.label_config()
 

@@ -32,10 +32,9 @@ from scripts.setup.checks import make_plan
 from scripts.setup.opening import OpenedProject, Opening
 from scripts.setup.request import Request
 from scripts.setup.steps import set_up
-from tests.integration.conftest import Stack
+from tests.integration.conftest import Stack, delete_project
 from tests.integration.labelstudio.conftest import TITLE
 from tests.integration.labelstudio.receiver import USER, backends, receiving, webhooks
-from tests.patience import wait_for
 from tests.unit.images.image_folders import save_image
 
 UNKNOWN_IMAGE = '<Labels name="x" toName="nothing"><Label value="y"/></Labels>'
@@ -112,10 +111,7 @@ def test_a_second_project_is_set_up_beside_the_first_and_keeps_its_images(
         assert kept is not None
         assert (kept.pool, kept.seed_labels) == ("digits", 20)
     finally:
-        # While the ranker still adds tasks, Label Studio may fail to delete the project.
-        path = f"/api/projects/{second['project_id']}/"
-        wait_for(lambda: api.delete(path).status_code in (204, 404), "the project's deletion")
-        (root / "project.json").unlink()
+        delete_project(stack, second["project_id"])
 
 
 def test_a_project_that_an_earlier_release_set_up_without_validation_gets_a_sample(
@@ -157,9 +153,7 @@ def test_a_project_that_an_earlier_release_set_up_without_validation_gets_a_samp
         assert read_record(root) == kept.model_copy(update=found)
         assert "nothing changed" in plain.run("scripts.setup_project", "--title", title).stdout
     finally:
-        path = f"/api/projects/{project_id}/"
-        wait_for(lambda: api.delete(path).status_code in (204, 404), "the project's deletion")
-        (root / "project.json").unlink()
+        delete_project(stack, project_id)
 
 
 def test_a_project_that_cannot_be_recorded_is_not_left_behind(
