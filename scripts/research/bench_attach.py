@@ -155,7 +155,10 @@ def _label_to_order(stack: Mapping[str, Any], var: Path, project_id: int) -> flo
     _wait(lambda: time.time() - ranker_log.stat().st_mtime > 10)
     project = AttachedProject(stack["label_studio_url"], stack["api_key"], project_id)
     root = project_root(Path(stack["model_dir"]), project_id)
-    task_id = next(task.task_id for task in ProjectStore(root).tasks() if task.is_open)
+    store = ProjectStore(root)
+    of_sample = {task.task_id for task in store.validation_tasks()}  # no head learns from these
+    is_due = (t.task_id for t in store.tasks() if t.is_open and t.task_id not in of_sample)
+    task_id = next(is_due)
     n_before, annotated_at = ranker_log.stat().st_size, time.time()
     httpx.post(
         f"{stack['label_studio_url']}/api/tasks/{task_id}/annotations/",

@@ -176,7 +176,9 @@ def find_order(lines: str, annotated_at: float) -> HeadOrder | None:
 
     `lines` is the ranker's log since the annotation at `annotated_at`.
     """
-    order = re.search(_line(r"(\d+) open tasks re-ordered by (r\d+h\d+)"), lines, re.MULTILINE)
+    order = re.search(
+        _line(r"(\d+) open tasks have predictions of (r\d+h\d+)"), lines, re.MULTILINE
+    )
     if order is None:
         return None
     before = lines[: order.start()]

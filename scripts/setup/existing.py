@@ -141,7 +141,9 @@ def _left_out_rows(found: ExistingProject) -> list[tuple[str, str]]:
 
 def _switched_rows(found: ExistingProject, settings: Settings) -> list[tuple[str, str]]:
     former = found.former
-    rows = [("order", f"{UNCERTAINTY_SAMPLING} (now: {former.sampling or 'not set'})")]
+    is_same = former.sampling == UNCERTAINTY_SAMPLING
+    now = "as now" if is_same else f"now: {former.sampling or 'not set'}"
+    rows = [("order", f"{UNCERTAINTY_SAMPLING} ({now})")]
     shows, now_shows = not settings.blind, former.show_collab_predictions
     if shows != now_shows:
         rows.append(

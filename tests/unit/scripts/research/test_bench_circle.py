@@ -12,7 +12,7 @@ ANNOTATED_AT = datetime(2026, 1, 2, 12, 0, 0).timestamp()  # the log uses local 
 LOG = """\
 2026-01-02 12:00:00,100 INFO Worker 1a: rank: backend.workers.jobs.rank(1) (rank-p1)
 2026-01-02 12:00:00,700 INFO r0001h03: 1,983 labels, 64.0 %
-2026-01-02 12:00:01,100 INFO 40 open tasks re-ordered by r0001h03
+2026-01-02 12:00:01,100 INFO 40 open tasks have predictions of r0001h03
 """
 
 

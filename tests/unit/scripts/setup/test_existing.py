@@ -59,6 +59,8 @@ def test_the_plan_names_every_setting_that_changes_with_its_present_value() -> N
     assert "order       Uncertainty sampling (now: Sequential sampling)" in text
     assert "predictions shown to annotators (now: hidden)" in text
     assert "description how good the model is (now: empty)" in text
+    same = replace(FOUND, former=replace_former(sampling="Uncertainty sampling"))
+    assert "order       Uncertainty sampling (as now)" in plan(same)
     hidden = plan(blind=True)
     assert "predictions hidden (now: shown to annotators)" in hidden
     assert "already selected" not in hidden
