@@ -28,5 +28,5 @@ def test_the_parts_of_a_heads_order_add_up_to_the_whole() -> None:
 
 def test_no_order_is_found_before_the_open_tasks_have_it() -> None:
     assert find_order(LOG[: LOG.index("40 open")], ANNOTATED_AT) is None
-    refused = LOG.replace("re-ordered by r0001h03", "re-ordered by r0001h02")
+    refused = LOG.replace("predictions of r0001h03", "predictions of r0001h02")
     assert find_order(refused, ANNOTATED_AT) is None  # by the head before it
