@@ -317,7 +317,8 @@ def animals(loop: Loop, n_labeled: int) -> Loop:
         images=loop.pool.images[:2],
         test=loop.pool.test.select({}),
     )
-    own = replace(loop, pool=pool, project=OracleProject(pool.classes))
+    project = OracleProject(pool.classes)
+    own = replace(loop, pool=pool, choices=pool.classes, project=project)
     sample = Split(tuple(f"val-{n}" for n in range(40)), loop.pool.images[:40])
     return with_sample(own, sample, {f"val-{n}": 0 for n in range(n_labeled)})
 
