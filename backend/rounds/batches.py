@@ -81,10 +81,9 @@ def top_up(
             if loop.is_attached:
                 adopt_answers(loop)
             ask_sample_again(loop)
-        pushed, size = (
-            0,
-            batch_size(loop.settings, count_at_work(loop.store, is_attached=loop.is_attached)),
-        )
+        pushed = 0
+        n_at_work = count_at_work(loop.store, is_attached=loop.is_attached)
+        size = batch_size(loop.settings, n_at_work)
         if overlap in ("2", "3"):
             found["looked_for_again"] = loop.store.facts().revision
             reopen_all(loop, int(overlap), size)
