@@ -100,9 +100,10 @@ def test_every_annotation_counts_once_no_matter_how_many_an_image_has(
     tmp_path: Path, data_dir: Path, strategy: str
 ) -> None:
     path = annotations_file(tmp_path, data_dir, is_right=True)
-    rows = simulate(run(tmp_path, data_dir, strategy, batch=20, annotators=str(path)))
-    expected = {"random+2": [30, 40, 60, 80]}  # at first, each image has only one annotation
-    assert [row.labels for row in rows] == expected.get(strategy, [30, 50, 70])
+    # Smaller batches would grow to five images for each of the five people.
+    rows = simulate(run(tmp_path, data_dir, strategy, batch=60, annotators=str(path)))
+    expected = {"random+2": [30, 60, 120, 180]}  # at first, each image has only one annotation
+    assert [row.labels for row in rows] == expected.get(strategy, [30, 90, 150])
     assert {row.strategy for row in rows} == {strategy}
 
 
