@@ -52,8 +52,8 @@ class Settings(ProjectSettings):
     overlap: OverlapName = Field(
         "auto",
         description="How many annotators label each image: `1`, `2` or `3`. `auto` asks for a "
-        "second opinion if it helps the model more than a new image does. In a project that "
-        "Tightloop was attached to, `OVERLAP` counts as `1` unless you set it.",
+        "second opinion if it helps the model more than a new image does. In an attached "
+        "project, `OVERLAP` is `1` unless you set it.",
     )
     batch_size: int = Field(
         20,
@@ -241,8 +241,8 @@ class Settings(ProjectSettings):
     def overlap_in(self, *, is_attached: bool) -> OverlapName:
         """Return how many annotators label each image of a project.
 
-        In a project that Tightloop is attached to, a second opinion changes the team's task, so
-        there is none unless OVERLAP is set.
+        A second opinion changes the task. In an attached project, the task belongs to the team, so
+        no second opinions are requested unless OVERLAP is set.
         """
         return "1" if is_attached and "overlap" not in self.model_fields_set else self.overlap
 

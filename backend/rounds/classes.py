@@ -1,4 +1,4 @@
-"""Follow the classes of a project's label config, and say which annotations no class includes."""
+"""Follow the classes of a project's label config, and report annotations of other classes."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from backend.store.project_store import ProjectStore
 
 log = logging.getLogger(__name__)
 
-SAME_VALIDATION = "The validation images do not change, so they may contain none of the new class."
+SAME_VALIDATION = "The validation images stay the same, and may include none of the new class."
 
 
 def follow_classes(root: Path, choices: Sequence[str]) -> ProjectRecord | None:
-    """Record which classes the label config has gained and lost; return the project's record.
+    """Record which classes joined and left the label config; return the project's record.
 
     Returns None if the project is not set up.
     """
@@ -36,7 +36,7 @@ def follow_classes(root: Path, choices: Sequence[str]) -> ProjectRecord | None:
 def rename_classes(root: Path, names: Sequence[tuple[str, str]]) -> ProjectRecord | None:
     """Record former and new names, so that annotations with a former name count for the new name.
 
-    A former name that was renamed before gets the later name.
+    If a former name was recorded before, its new name is replaced.
     """
     former = {fold(old) for old, _ in names}
 
@@ -50,10 +50,10 @@ def rename_classes(root: Path, names: Sequence[tuple[str, str]]) -> ProjectRecor
 def _change_classes(
     root: Path, change: Callable[[ProjectRecord], ProjectRecord]
 ) -> ProjectRecord | None:
-    """Change a project's classes, log what has changed, and have the labels learned again.
+    """Change a project's classes, log what has changed, and have a head fitted to the labels.
 
-    A new head follows every change. A training run is requested only if annotations count that
-    were left out before, because it has already read them.
+    A training run is requested only if annotations that were left out before can now be used. They
+    are not new annotations, so they would not start a training run.
     """
     seen: list[ProjectRecord] = []
 
@@ -77,20 +77,21 @@ def _change_classes(
 
 
 def left_out_notices(record: ProjectRecord, label_counts: Mapping[str, int]) -> list[str]:
-    """Return a sentence with the remedy for every label that means none of the current classes."""
+    """Return a sentence, with a remedy, for every label that means none of the current classes."""
     classes = record.class_list
     return [
         f'{count:,} annotation{"s" if count > 1 else ""} of the class "{label}", which the label '
         "config does not offer, cannot be used. If the class was renamed, run "
         f'`python -m scripts.setup_project --title "{record.title}" '
-        f'--rename "{label}=<new name>"`; otherwise, add it to the label config again.'
+        f'--rename "{label}=<new name>"`. To use the annotations as they are, add the class to the '
+        "label config again."
         for label, count in label_counts.items()
         if classes.spell(label) is None
     ]
 
 
 def pool_class_notice(record: ProjectRecord, found: Collection[str]) -> str:
-    """Return a sentence about classes of the pool that annotators cannot choose, or ""."""
+    """Return a sentence about classes in the pool that annotators cannot choose, or ""."""
     known = {*map(fold, record.classes)}
     new = sorted(name for name in found if fold(name) not in known)
     if not new:
@@ -98,7 +99,8 @@ def pool_class_notice(record: ProjectRecord, found: Collection[str]) -> str:
     how = (
         "add the same name to the Choices of the label config"
         if record.label_config == "own"
-        else f'run `python -m scripts.setup_project --title "{record.title}"`, which adds it'
+        else f'run `python -m scripts.setup_project --title "{record.title}"` to extend the '
+        "label config"
     )
     return (
         f"The pool has images of {_quote(new)}, which annotators cannot choose yet: {how}. "
@@ -133,7 +135,7 @@ def _describe_changes(before: ProjectRecord, after: ProjectRecord) -> list[str]:
     }
     lines = [text.format(_quote(names)) for text, names in sentences.items() if names]
     renamed = [pair for pair in after.renamed_classes if pair not in before.renamed_classes]
-    return lines + [f'Annotations of "{old}" count for "{name}" now.' for old, name in renamed]
+    return lines + [f'Annotations of "{old}" now count for "{name}".' for old, name in renamed]
 
 
 def _quote(names: Collection[str]) -> str:

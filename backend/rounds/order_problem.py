@@ -1,4 +1,4 @@
-"""Find out why annotators do not get the tasks in the order of the model's predictions."""
+"""Find out why the model's predictions do not order the tasks that annotators get."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ log = logging.getLogger(__name__)
 def find_problem(order: TaskOrder, record: ProjectRecord, *, has_ordered: bool) -> str:
     """Return why the model's predictions do not order a project's tasks and what to do, or "".
 
-    The model version of a project of ours is switched back, so only a team's choice is a problem.
-    `has_ordered` tells whether our predictions have ever ordered an attached project's tasks; until
-    then, attaching is not complete.
+    In a project that we created, the model version is switched back automatically. It is a problem
+    only in an attached project, where the team chose it. `has_ordered` states whether our
+    predictions have ever ordered an attached project's tasks; until then, attaching is not
+    complete.
     """
     if record.is_attached and not has_ordered:
         return ""
@@ -32,12 +33,12 @@ def find_problem(order: TaskOrder, record: ProjectRecord, *, has_ordered: bool) 
         )
     if may_switch(order, is_attached=record.is_attached, has_ordered=has_ordered):
         return ""
-    now = f"is now {order.model_version!r}"
+    now = f"is now {order.model_version!r}."
     if not order.model_version:
-        now = "was cleared, as happens if predictions are hidden there instead of with BLIND=true"
+        now = "was cleared. This happens if someone hides the predictions without BLIND=true."
     return (
         "Annotators do not get the images that Tightloop asks for, because the project's model "
-        f"version in Label Studio {now}. To let Tightloop set it again, run `{command}`."
+        f"version in Label Studio {now} To let Tightloop set the version again, run `{command}`."
     )
 
 
@@ -53,7 +54,7 @@ def may_switch(order: TaskOrder, *, is_attached: bool, has_ordered: bool) -> boo
 def record_order(store: ProjectStore, record: ProjectRecord, order: TaskOrder) -> None:
     """Record how Label Studio orders a project's tasks now, and log a new problem once.
 
-    If another version of ours orders the tasks than was recorded, a refresh becomes due.
+    A refresh becomes due if the tasks are ordered by another of our versions than the one recorded.
     """
     facts, counts = store.facts(), store.counts()
     problem = find_problem(order, record, has_ordered=facts.has_ordered)

@@ -43,8 +43,8 @@ NEXT_IMAGES = 12
 # The clock of the process that orders open images may differ this much from the web server's.
 CLOCK_SKEW_S = 2.0
 STARTED_FIRST = (
-    "This project asks for {n} annotations per task, so Label Studio serves the tasks that someone "
-    "has begun first, in random order, and only then the images that the model asks for."
+    "This project asks for {n} annotations per task, so Label Studio first serves the tasks that "
+    "already have an annotation, in random order, and only then the images that the model asks for."
 )
 
 Fields = dict[str, Any]  # fields of ProjectStatus, which checks their types

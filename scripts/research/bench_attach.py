@@ -1,4 +1,4 @@
-"""Measure attaching to an existing Label Studio project, in a stack of its own.
+"""Measure attaching to an existing Label Studio project, in a separate stack.
 
     python -m scripts.research.bench_attach
     python -m scripts.research.bench_attach --tasks 2000 --labels 200

@@ -1,4 +1,4 @@
-"""Read a Label Studio project that exists, and describe what attaching to it would do."""
+"""Describe an existing Label Studio project, and what attaching Tightloop to it would change."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from backend.store.project_record import FormerSettings
 CLASSES_SHOWN = 8
 REASONS_SHOWN = 3
 WIDTH = 12  # of the first column
-# What has no label, and why.
+# The reasons why an annotation has no usable label.
 SKIPPED = "skipped"
 EMPTY = "without a choice"
-OTHER = "of another control"
+OTHER = "made with another control"
 UNKNOWN = "with a class that the label config lacks"
 
 
 @dataclass(frozen=True)
 class Labels:
-    """The annotations of a project, by class, and those that have no usable class."""
+    """How many labels a project has of each class, and how many annotations are left out."""
 
     by_class: Mapping[str, int]  # tasks, in the order of the label config
     left_out: Mapping[str, int]  # annotations, by reason
-    n_tasks: int = 0  # with at least one usable annotation
-    n_people: int = 0
+    n_tasks: int = 0  # tasks with at least one usable annotation
+    n_people: int = 0  # annotators who made the usable annotations
 
 
 @dataclass(frozen=True)
 class ExistingProject:
-    """What was read from a project before Tightloop is attached to it."""
+    """What set-up has read from a project before it attaches Tightloop."""
 
     project_id: int
     title: str
@@ -42,7 +42,7 @@ class ExistingProject:
     config: LabelConfig
     former: FormerSettings
     labels: Labels
-    images: Mapping[str, int]  # tasks, by where their images are
+    images: Mapping[str, int]  # tasks, by the place of their images
     left_out: Mapping[str, int] = field(default_factory=dict)  # tasks, by reason
     n_sampled: int = 0
     unreadable: Mapping[str, int] = field(default_factory=dict)  # of the sampled images, by reason
@@ -82,14 +82,14 @@ def _why_unusable(annotation: Annotation, choices: Sequence[str]) -> str:
 
 
 def describe(found: ExistingProject, settings: Settings) -> list[str]:
-    """Return the lines of the plan, which fit on one screen."""
+    """Return the lines of the plan. They fit on one screen."""
     return [
         f'"{found.title}" (project {found.project_id}): {found.n_tasks:,} tasks, '
         f"{found.n_open:,} without an annotation",
         "Tightloop will read",
         *_rows(_read_rows(found)),
         *_section("It will leave out", _rows(_left_out_rows(found))),
-        "It will switch on in Label Studio",
+        "It will set in Label Studio",
         *_rows(_switched_rows(found, settings)),
         "It will not touch",
         "  tasks, annotations, label config, instructions, tabs, and predictions of other models",
@@ -159,32 +159,32 @@ def _switched_rows(found: ExistingProject, settings: Settings) -> list[tuple[str
         (
             "ML backend",
             f"{settings.backend_url}, and a webhook that reports annotations"
-            + (f"; {beside} stays connected" if beside else ""),
+            + (f"; still connected: {beside}" if beside else ""),
         )
     )
     if not former.description:
-        rows.append(("description", "how good the model is (now: empty)"))
+        rows.append(("description", "states how good the model is (now: empty)"))
     return rows
 
 
 def _noticed(found: ExistingProject, settings: Settings) -> list[str]:
     guess = "" if settings.blind else "; the model's guess is already selected"
     lines = [
-        f'"Label All Tasks" brings the images that help the model most{guess}',
-        f"{settings.validation_labels:,} randomly chosen images come without a guess: they measure "
-        "the model",
+        f'"Label All Tasks" serves the most informative images first{guess}',
+        f"{settings.validation_labels:,} randomly chosen images show no guess: their labels "
+        "measure the model",
     ]
     if found.annotations_per_task > 1:
         lines.append(
-            f"tasks that one person has annotated still come first, because this project asks for "
+            "tasks that already have an annotation still come first, because this project asks for "
             f"{found.annotations_per_task} annotations per task"
         )
     if settings.overlap not in ("auto", "1") or (
         settings.overlap == "auto" and "overlap" in settings.model_fields_set
     ):
         lines.append(
-            f"OVERLAP={settings.overlap}: some tasks are opened to another person, which changes "
-            "their overlap"
+            f"OVERLAP={settings.overlap}: some tasks are reopened for another annotator, which "
+            "raises the number of annotations that they need"
         )
     return lines
 

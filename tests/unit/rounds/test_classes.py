@@ -92,8 +92,8 @@ def test_a_removed_class_keeps_its_column_and_returns_to_it(
         'project 7: The label config no longer offers "cat"; the model stops predicting it.',
         'project 7: 2 annotations of the class "cat", which the label config does not offer, '
         "cannot be used. If the class was renamed, run `python -m scripts.setup_project "
-        '--title "T" --rename "cat=<new name>"`; otherwise, add it to the label config '
-        "again.",
+        '--title "T" --rename "cat=<new name>"`. To use the annotations as they are, add the class '
+        "to the label config again.",
     ]
     again = followed(root, "dog", "frog", "CAT")
     assert (again.classes, again.removed_classes) == (("cat", "dog", "frog"), ())
@@ -114,7 +114,7 @@ def test_a_project_that_is_not_set_up_has_no_classes_to_follow(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("label_config", "remedy"),
     [
-        ("ours", 'run `python -m scripts.setup_project --title "T"`, which adds it'),
+        ("ours", 'run `python -m scripts.setup_project --title "T"` to extend the label config'),
         ("own", "add the same name to the Choices of the label config"),
     ],
 )
@@ -125,7 +125,7 @@ def test_a_class_of_the_pool_that_nobody_can_choose_is_reported_with_the_remedy(
     assert pool_class_notice(own, ("Cat", "dog")) == ""
     assert pool_class_notice(own, ("cat", "dog", "frog")) == (
         f'The pool has images of "frog", which annotators cannot choose yet: {remedy}. '
-        "The validation images do not change, so they may contain none of the new class."
+        "The validation images stay the same, and may include none of the new class."
     )
 
 

@@ -41,7 +41,7 @@ def test_the_teams_former_model_version_is_replaced_once() -> None:
     assert may_switch(order("v3"), is_attached=True, has_ordered=False)
 
 
-def test_a_projects_of_ours_is_switched_back() -> None:
+def test_a_project_that_we_created_is_switched_back() -> None:
     assert find_problem(order("v3"), OWN, has_ordered=False) == ""
     assert may_switch(order("v3"), is_attached=False, has_ordered=False)
 

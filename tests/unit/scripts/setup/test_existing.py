@@ -58,7 +58,7 @@ def test_the_plan_names_every_setting_that_changes_with_its_present_value() -> N
     text = plan(replace(FOUND, former=replace_former(show_collab_predictions=False)))
     assert "order       Uncertainty sampling (now: Sequential sampling)" in text
     assert "predictions shown to annotators (now: hidden)" in text
-    assert "description how good the model is (now: empty)" in text
+    assert "description states how good the model is (now: empty)" in text
     same = replace(FOUND, former=replace_former(sampling="Uncertainty sampling"))
     assert "order       Uncertainty sampling (as now)" in plan(same)
     hidden = plan(blind=True)
@@ -92,7 +92,7 @@ def test_labels_are_counted_by_task_and_unusable_annotations_by_reason() -> None
     assert labels.left_out == {
         "skipped": 1,
         "without a choice": 1,
-        "of another control": 1,
+        "made with another control": 1,
         "with a class that the label config lacks": 1,
     }
 
