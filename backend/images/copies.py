@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -52,7 +52,9 @@ def find_copies(table: pa.Table, counts: NDArray[np.bool_]) -> list[list[Copy]]:
     return [sorted(group, key=lambda copy: copy.rank) for group in groups.values()]
 
 
-def mark_copies(table: pa.Table, counts: NDArray[np.bool_], *, has_sample: bool) -> pa.Table:
+def mark_copies(
+    table: pa.Table, counts: NDArray[np.bool_], exempt: Set[str] = frozenset(), *, has_sample: bool
+) -> pa.Table:
     """Return an index's table with `copy_of` filled in and the splits of copies unified.
 
     If there is a validation sample, `keep_in_pool` decides whether copies stay in the pool.
@@ -60,7 +62,7 @@ def mark_copies(table: pa.Table, counts: NDArray[np.bool_], *, has_sample: bool)
     copy_of = np.full(table.num_rows, "", dtype=object)
     splits = table["split"].to_numpy().copy()
     for copies in find_copies(table, counts):
-        first, *others = keep_in_pool(copies) if has_sample else copies
+        first, *others = keep_in_pool(copies, exempt) if has_sample else copies
         copy_of[[copy.row for copy in others]] = first.image_id
         splits[first.row] = common_split([first, *others])
         if has_sample:  # also for copies that count later because the first one changes
@@ -71,13 +73,15 @@ def mark_copies(table: pa.Table, counts: NDArray[np.bool_], *, has_sample: bool)
     return table
 
 
-def keep_in_pool(copies: list[Copy]) -> list[Copy]:
+def keep_in_pool(copies: list[Copy], exempt: Set[str]) -> list[Copy]:
     """Keep copies in the pool if one copy counted there before any copy was in the sample.
 
-    Otherwise, adding a copy later could move a training image into the sample.
+    Otherwise, adding a copy later could move a training image into the sample. Copies of an image
+    in `exempt` always stay in the pool.
     """
     counted = {copy.split for copy in copies if copy.counts}
-    if "pool" not in counted or "validation" in counted:
+    is_exempt = any(copy.image_id in exempt for copy in copies)
+    if not is_exempt and ("pool" not in counted or "validation" in counted):
         return copies
     kept = (replace(c, split="pool") if c.split == "validation" else c for c in copies)
     return sorted(kept, key=lambda copy: copy.rank)

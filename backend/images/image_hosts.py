@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import BinaryIO
 from urllib.parse import urljoin, urlsplit
 
@@ -77,12 +78,12 @@ class ImageHosts:
             found = download(url, limits)
             if not isinstance(found, str):
                 return found
-            url = urljoin(url, found)
+            url = found
         raise OSError(f"more than {max_redirects} redirects")
 
 
 def download(url: str, limits: Limits, authorization: str = "") -> BinaryIO | str:
-    """Return the content of a URL, or the address to which the server redirects.
+    """Return the content of a URL, or the whole address to which the server redirects.
 
     Raises OSError, or ImageError if the file is too large.
     """
@@ -94,7 +95,7 @@ def download(url: str, limits: Limits, authorization: str = "") -> BinaryIO | st
     try:
         with _client().stream("GET", url, headers=headers) as response:
             if response.has_redirect_location:
-                return response.headers["Location"]
+                return urljoin(url, response.headers["Location"])
             if not response.is_success:
                 raise OSError(f"the server answered {response.status_code} for {shown(url)}")
             for chunk in response.iter_bytes():
@@ -105,6 +106,8 @@ def download(url: str, limits: Limits, authorization: str = "") -> BinaryIO | st
                     raise OSError(f"{shown(url)} took more than {limits.give_up_after_s:g} s")
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise OSError(f"{shown(url)} cannot be fetched ({type(error).__name__})") from None
+    except ValueError:
+        raise OSError(f"{shown(url)} redirects to a malformed address") from None
     content.seek(0)
     return content
 
@@ -113,4 +116,6 @@ def download(url: str, limits: Limits, authorization: str = "") -> BinaryIO | st
 def _client() -> httpx.Client:
     # Requests to this machine bypass the proxy that the environment sets.
     direct = {f"all://{f'[{host}]' if ':' in host else host}": None for host in LOOPBACK_HOSTS}
-    return httpx.Client(timeout=TIMEOUT, mounts=direct)
+    # No cookie is kept: cookies ignore ports, so a server would get those of Label Studio.
+    no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))
+    return httpx.Client(timeout=TIMEOUT, mounts=direct, cookies=no_cookies)

@@ -52,6 +52,8 @@ class Index:
     classes: tuple[str, ...]  # from the latest listing, sorted; () if none is known
     table: pa.Table  # a column for each field of Entry, with the source's labels
     sample: ValidationSample | None = None  # None = annotators label no validation images
+    # Images that were exempt from the draw before they were decoded, so their copies were unknown.
+    exempt: frozenset[str] = frozenset()
 
     @classmethod
     def empty(cls, source: str) -> Self:
@@ -76,6 +78,7 @@ class Index:
                 tuple(json.loads(meta[b"classes"])),
                 table,
                 ValidationSample(**sample) if sample else None,
+                frozenset(json.loads(meta.get(b"exempt", b"[]"))),
             )
         except FileNotFoundError:
             return None
@@ -93,6 +96,8 @@ class Index:
         }
         if self.sample:
             meta["sample"] = json.dumps(asdict(self.sample))
+        if self.exempt:
+            meta["exempt"] = json.dumps(sorted(self.exempt))
         draft = path.with_name(f".{path.name}.draft-{os.getpid()}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -152,6 +157,10 @@ class Index:
         if not is_found.all():
             raise PoolError(f"no image {wanted[~is_found][0]!r} in the index of {self.source}")
         return rows.astype(np.int64)
+
+    def mask(self, image_ids: Collection[str]) -> NDArray[np.bool_]:
+        """Return a mask of these images; unknown ids are ignored."""
+        return _is_in(self.image_ids, image_ids)
 
     def entries(self, rows: NDArray[np.int64]) -> Iterator[Entry]:
         """Yield the entries in these rows one by one."""
@@ -220,14 +229,15 @@ class Index:
         splits[splits == "validation"] = "pool"
         copy_of = self._column("copy_of")
         firsts = np.where(copy_of == "", self.image_ids, copy_of)
-        is_exempt = np.isin(firsts, firsts[np.isin(self.image_ids, [*exempt])])
+        is_exempt = _is_in(firsts, firsts[self.mask(exempt)])
         is_usable = (self._column("left_out") == "") & ~self._column("is_removed")
         rows = np.flatnonzero((splits == "pool") & is_usable & (copy_of == "") & ~is_exempt)
         sample = draw_sample(self.image_ids[rows].tolist(), seed, n_labels)
         if sample:
             is_drawn = [sample.contains(image_id) for image_id in self.image_ids[rows]]
             splits[rows[is_drawn]] = "validation"
-        drawn = replace(self, sample=sample)
+        undecoded = self.image_ids[is_exempt & ~self._is_decoded]
+        drawn = replace(self, sample=sample, exempt=frozenset(map(str, undecoded)))
         return drawn._with(drawn._replace(split=splits), np.ones(len(self), dtype=bool))
 
     def record(self, contents: Mapping[str, str], left_out: Mapping[str, str]) -> Index:
@@ -290,7 +300,8 @@ class Index:
         is_decoded = table["content"].to_numpy() != ""
         counts = is_same & is_decoded & (table["copy_of"].to_numpy() == "")
         has_sample = self.sample is not None
-        index = replace(self, table=mark_copies(table, counts, has_sample=has_sample))
+        marked = mark_copies(table, counts, self.exempt, has_sample=has_sample)
+        index = replace(self, table=marked)
         for locations in sorted(index.contradictions - self.contradictions):
             log.warning(
                 "pool %s: copies of one image have different labels, so they count as unlabeled: "
@@ -299,6 +310,12 @@ class Index:
                 name_some(locations),
             )
         return index
+
+
+def _is_in(ids: NDArray[Any], chosen: Collection[str]) -> NDArray[np.bool_]:
+    """Return a mask of the chosen ids; np.isin would take minutes for 100,000 of them."""
+    found = pc.is_in(pa.array(ids, pa.string()), pa.array([*chosen], pa.string()))
+    return found.to_numpy(zero_copy_only=False)
 
 
 def _whole(column: pa.ChunkedArray) -> pa.Array:

@@ -150,7 +150,7 @@ class SourceImages:
         `needs_held_out`), or to a few images if none in the pool is decoded yet.
         """
         is_due = self._is_due | self._was_too_large
-        is_needed = is_due & np.isin(self.index.image_ids, np.array([*needed], dtype=object))
+        is_needed = is_due & self.index.mask(needed)
         if needs_held_out:
             is_needed |= is_due & (self.index.splits != "pool")
         due = np.flatnonzero(is_due & ~is_needed)

@@ -12,7 +12,7 @@ from backend.base.settings import Settings
 from backend.labelstudio import rows
 from backend.labelstudio.project import LabelStudioProject
 from backend.labelstudio.task_pages import task_filter
-from backend.store.project_record import project_root, read_record
+from backend.store.project_record import check_attached, project_root, read_record
 from backend.store.version_meta import VERSION_NAME
 
 
@@ -98,8 +98,13 @@ class AttachedProject(LabelStudioProject):
 
 
 def open_project(settings: Settings, project_id: int) -> LabelStudioProject:
-    """Connect to a project; its record tells whether Tightloop is attached to it."""
-    record = read_record(project_root(settings.model_dir, project_id))
+    """Connect to a project; its record tells whether Tightloop is attached to it.
+
+    Raises DetachedError if Tightloop was detached from it, because its tasks would be read as ours.
+    """
+    root = project_root(settings.model_dir, project_id)
+    check_attached(root)
+    record = read_record(root)
     kind = AttachedProject if record is not None and record.is_attached else LabelStudioProject
     token = settings.label_studio_api_key.get_secret_value()
     return kind(settings.label_studio_url, token, project_id)

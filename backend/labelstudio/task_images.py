@@ -10,7 +10,7 @@ import binascii
 import io
 import re
 from base64 import b64decode
-from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,8 +71,8 @@ class TaskImages:
         token = authorization(self._url, self._token.get_secret_value())
         found = download(url, self._limits, token)
         if isinstance(found, str):
-            target = self._cloud_url(url, found)
-            found = self._hosts.open(target, self._limits, max_redirects=0)
+            self._check_redirect(url, found)
+            found = self._hosts.open(found, self._limits, max_redirects=0)
         return found.read()
 
     def fault(self, address: str) -> str:
@@ -131,18 +131,15 @@ class TaskImages:
         if fault := self._hosts.fault(address) if asked.scheme else no_scheme:
             raise ImageError(f"requests to other servers are not allowed: {fault[:SHOWN_CHARS]}")
 
-    def _cloud_url(self, url: str, location: str) -> str:
-        """Return the address in cloud storage to which Label Studio redirects.
+    def _check_redirect(self, url: str, target: str) -> None:
+        """Raise OSError unless Label Studio may redirect a request for an image to this address.
 
-        Raises OSError if the redirect must not be followed. It is followed without our token, since
-        the request is sent to another server.
+        The redirect is followed without our token, since the request is sent to another server.
         """
         if not re.search(rf"{CLOUD_PATHS}$", urlsplit(url).path):
             raise OSError(f"Label Studio redirects {shown(url)}, which only cloud storage may do")
-        target = urljoin(url, location)
         if fault := self._hosts.fault(target):
             raise OSError(f"Label Studio redirects to cloud storage: {fault[:SHOWN_CHARS]}")
-        return target
 
 
 def _is_data_uri(address: str) -> bool:

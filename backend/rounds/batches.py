@@ -198,7 +198,7 @@ def push(loop: Loop, batch: Batch, sample: Sequence[str] = ()) -> int:
         else:
             log.info("the pool is exhausted: every image has been queried")
         return 0
-    began = time.time()
+    began, ordered_by = time.time(), loop.store.facts().ordered_by
     if loop.is_attached:
         pushed = _predict_tasks(loop, batch, asked, of_sample)
     else:
@@ -207,7 +207,7 @@ def push(loop: Loop, batch: Batch, sample: Sequence[str] = ()) -> int:
     open_for_two(loop, sample)
     if batch.version is not None or loop.is_attached:
         switch(loop, batch.version_name)
-    if loop.is_attached:
+    if loop.is_attached and ordered_by in ("", batch.version_name):  # else, a refresh is due
         loop.store.record(ordered_by=batch.version_name)
     _show_batch(loop, batch, sample, began)
     by = batch.version.version if batch.version else "no model yet"

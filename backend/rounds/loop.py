@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from backend.base.classes import ClassList
-from backend.base.errors import DetachedError, SettingsError
+from backend.base.errors import SettingsError
 from backend.base.image_ids import image_id_of_task
 from backend.base.labeling import LabelingProject, Task
 from backend.base.progress import Progress
@@ -27,7 +27,12 @@ from backend.network.device import find_device
 from backend.network.training import Recipe
 from backend.rounds.classes import follow_classes
 from backend.store.files import lock
-from backend.store.project_record import POOL_INDEX, ProjectRecord, project_root, read_record
+from backend.store.project_record import (
+    POOL_INDEX,
+    ProjectRecord,
+    check_attached,
+    project_root,
+)
 from backend.store.project_store import ProjectStore
 from backend.store.registry import Registry
 
@@ -212,11 +217,7 @@ def push_lock(loop: Loop) -> Iterator[None]:
     that still runs must no longer change anything there.
     """
     with lock(loop.root, "push"):
-        if loop.is_attached and read_record(loop.root) is None:
-            raise DetachedError(
-                f"Tightloop was detached from project {loop.root.name.removeprefix('p')}, so "
-                "nothing was changed there"
-            )
+        check_attached(loop.root)
         yield
 
 

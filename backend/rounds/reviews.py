@@ -20,7 +20,7 @@ from backend.rounds.loop import Loop
 from backend.rounds.observe import read_everything_changed
 from backend.rounds.task_images import show_images
 from backend.store.files import lock
-from backend.store.project_record import read_record
+from backend.store.project_record import check_attached, read_record
 from backend.store.project_store import ProjectStore
 
 log = logging.getLogger(__name__)
@@ -97,6 +97,7 @@ def collect_reviews(root: Path, project: LabelingProject, reviews: LabelingProje
     n_new = 0
     store = ProjectStore(root)
     with lock(root, "review"):
+        check_attached(root)
         collected = store.reviewed()
         classes = _classes(root, project.label_config().choices)
         for image_id, review in _latest_reviews(reviews).items():

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from backend.base.classes import ClassList, append_new
-from backend.base.errors import ModelFolderError, SettingsError
+from backend.base.errors import DetachedError, ModelFolderError, SettingsError
 from backend.base.project_settings import ValidatedBy
 from backend.store.files import folder_errors, lock, write_text
 
@@ -167,7 +167,8 @@ def read_record(root: Path) -> ProjectRecord | None:
 
 def begin_detaching(root: Path) -> None:
     """Take a project out of the list of projects; `end_detaching` completes this."""
-    with folder_errors(root):
+    # With the lock, so that no process that is changing the record writes it again.
+    with lock(root, "record"), folder_errors(root):
         (root / RECORD).replace(root / DETACHING)
 
 
@@ -192,6 +193,15 @@ def is_half_detached(root: Path) -> bool:
 def read_former(root: Path) -> ProjectRecord | None:
     """Return the record of a project that is detached, completely or not, or None."""
     return _read(root / DETACHING) or _read(root / DETACHED)
+
+
+def check_attached(root: Path) -> None:
+    """Raise DetachedError if Tightloop was detached from a project."""
+    if read_record(root) is None and read_former(root) is not None:
+        raise DetachedError(
+            f"Tightloop was detached from project {root.name.removeprefix('p')}, so nothing was "
+            "changed there"
+        )
 
 
 def read_records(model_dir: Path) -> list[ProjectRecord]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -89,7 +90,9 @@ class Clock:
                 problem = self._check_backend()
                 self._queue.record_health("backend", problem, now, BACKEND_EVERY_S)
             problems = []
-            for project_id in known_projects(self._settings.model_dir):
+            project_ids = known_projects(self._settings.model_dir)
+            self._forget_all_but(project_ids)
+            for project_id in project_ids:
                 try:
                     problems.append(self._tick_project(project_id, now))
                 except (LabelStudioError, ModelFolderError) as error:  # check the other projects
@@ -100,8 +103,12 @@ class Clock:
 
     def close(self) -> None:
         """Close the databases."""
-        for watch in self._watches.values():
-            watch.connection.close()
+        self._forget_all_but(())
+
+    def _forget_all_but(self, project_ids: Collection[int]) -> None:
+        """Stop watching all other projects, which were detached."""
+        for gone in self._watches.keys() - project_ids:
+            self._watches.pop(gone).connection.close()
 
     def _tick_project(self, project_id: int, now: float) -> str:
         """Read the project and enqueue due jobs; return the error if reading failed, or ""."""

@@ -22,11 +22,11 @@ from backend.rounds.accuracy import describe_project
 from backend.rounds.observe import read_changes
 from backend.rounds.validation_reading import project_progress
 from backend.store import project_db
+from backend.store.files import lock
 from backend.store.project_record import (
     POOL_INDEX,
     ProjectRecord,
-    begin_detaching,
-    end_detaching,
+    check_attached,
     is_half_detached,
     project_root,
     read_former,
@@ -37,7 +37,7 @@ from backend.store.project_store import ProjectStore
 from backend.store.registry import Registry
 from backend.store.weights import find_weights
 from scripts.console.progress_bars import progress_bar
-from scripts.setup.detach import address_of, restore
+from scripts.setup.detach import address_of, put_back
 from scripts.setup.existing import ExistingProject, describe
 from scripts.setup.opening import DECODE_FOR_S, OpenedProject
 from scripts.setup.steps import SetupSteps
@@ -76,16 +76,30 @@ def refresh(settings: Settings, record: ProjectRecord) -> None:
 
     The order of the tasks is left alone, because the team may have changed it on purpose.
     """
-    if ProjectStore(project_root(settings.model_dir, record.project_id)).facts().has_ordered:
-        _open(settings, record.project_id).connect(address_of(settings))
-    else:
+    root = project_root(settings.model_dir, record.project_id)
+    if not ProjectStore(root).facts().has_ordered:
         switch_on(settings, record)
+    else:
+        with lock(root, "attach"):
+            check_attached(root)
+            _open(settings, record.project_id).connect(address_of(settings))
     name = f'"{record.title}" (id {record.project_id})'
     print(f"project   {name} is connected to {settings.backend_url}")
 
 
 def switch_on(settings: Settings, record: ProjectRecord) -> None:
-    """Connect the webhook and the ML backend, and let predictions order the project's tasks."""
+    """Connect the webhook and the ML backend, and let predictions order the project's tasks.
+
+    Raises DetachedError if another process has detached the project in the meantime.
+    """
+    root = project_root(settings.model_dir, record.project_id)
+    with lock(root, "attach"):
+        check_attached(root)
+        _connect(settings, record)
+
+
+def _connect(settings: Settings, record: ProjectRecord) -> None:
+    """Change the project in Label Studio. The caller must hold the attach lock."""
     project = _open(settings, record.project_id)
     project.connect(address_of(settings))
     project.configure(is_blind=settings.blind)
@@ -145,7 +159,17 @@ class Attaching:
             print("\n".join(describe(found, self.settings)))
             if not has_consent(consent):
                 return
-            pool, record = self._prepare(Path(folder), found, earlier)
+            with lock(self.root, "attach"):
+                self._attach(Path(folder), found, earlier)
+
+    def _attach(self, folder: Path, found: ExistingProject, earlier: ProjectRecord | None) -> None:
+        """Carry out the plan. The caller must hold the attach lock."""
+        if read_record(self.root) is not None or read_former(self.root) != earlier:
+            raise SettingsError(
+                "another process has attached or detached this project in the meantime, so nothing "
+                "was changed: try again"
+            )
+        pool, record = self._prepare(folder, found, earlier)
         store = ProjectStore(self.root)
         if found.labels.n_tasks and not store.facts().train_asked_at:
             # First, so that the training run that the clock may start at once serves this request.
@@ -176,11 +200,12 @@ class Attaching:
         its versions refer.
         """
         settings, root = self.settings, self.root
-        if not (root / project_db.FILE).exists():
-            root.mkdir(parents=True, exist_ok=True)
+        is_known = (root / project_db.FILE).exists()
+        if not is_known:
             project_db.copy(folder, root)
         with progress_bar() as progress:
-            read_changes(self.project, ProjectStore(root), progress=progress)
+            # Everything, if tasks may have been deleted since the project was detached.
+            read_changes(self.project, ProjectStore(root), is_full=is_known, progress=progress)
             weights = find_weights(settings.weights, settings.data_dir, progress=progress)
             seed = earlier.seed if earlier else settings.seed
             pool = self._open_pool(found.config.choices, seed, progress)
@@ -236,11 +261,9 @@ class Attaching:
         steps = SetupSteps(self.settings, opened)
         steps.print_cost()  # before any training run slows the measurement down
         try:
-            switch_on(self.settings, record)
+            _connect(self.settings, record)
         except TightloopError:
-            begin_detaching(self.root)
-            restore(self.settings, record)
-            end_detaching(self.root)
+            put_back(self.settings, record)
             print("Label Studio refused a change, so the project was put back as it was")
             raise
         print(f"backend   {self.settings.backend_url} is connected and receives every annotation")

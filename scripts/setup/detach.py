@@ -32,13 +32,8 @@ def detach(settings: Settings, named: str, *, is_dry_run: bool = False) -> int:
         print("--dry-run: nothing was changed")
         return record.project_id
     root = project_root(settings.model_dir, record.project_id)
-    # Jobs that still run find no record under this lock, and change nothing more.
-    with lock(root, "push", WAIT_FOR_PUSH_S):
-        if read_record(root) is not None:
-            begin_detaching(root)
-    for line in restore(settings, record):
-        print(f"NOTE        {line}")
-    end_detaching(root)
+    with lock(root, "attach", WAIT_FOR_PUSH_S):
+        put_back(settings, record)
     print(
         f"Tightloop is detached. Model versions are kept in {root}, in case you attach it again. "
         f"If .env sets POOL=labelstudio and PROJECT_ID={record.project_id}, remove both"
@@ -46,8 +41,23 @@ def detach(settings: Settings, named: str, *, is_dry_run: bool = False) -> int:
     return record.project_id
 
 
-def restore(settings: Settings, record: ProjectRecord) -> list[str]:
-    """Put a project back as it was before Tightloop was attached; return what stays different."""
+def put_back(settings: Settings, record: ProjectRecord) -> None:
+    """Put a project back as it was before Tightloop was attached; print what stays different.
+
+    The caller must hold the attach lock.
+    """
+    root = project_root(settings.model_dir, record.project_id)
+    # Jobs that still run find no record under these locks, and change nothing more.
+    with lock(root, "push", WAIT_FOR_PUSH_S), lock(root, "review", WAIT_FOR_PUSH_S):
+        if read_record(root) is not None:
+            begin_detaching(root)
+    for line in _restore(settings, record):
+        print(f"NOTE        {line}")
+    end_detaching(root)
+
+
+def _restore(settings: Settings, record: ProjectRecord) -> list[str]:
+    """Restore a project's settings; return what stays different."""
     url, token = settings.label_studio_url, settings.label_studio_api_key.get_secret_value()
     if record.project_id not in find_projects(url, token):
         return ["the project no longer exists in Label Studio"]

@@ -79,6 +79,15 @@ def test_a_redirect_in_a_circle_ends(server: ImageServer, hosts: ImageHosts) -> 
     assert len(server.asked) == 4
 
 
+@pytest.mark.parametrize("target", ["http://[bad", "http://[::1", "https://a:port/"])
+def test_a_redirect_to_a_malformed_address_is_an_error_of_this_image_only(
+    server: ImageServer, hosts: ImageHosts, target: str
+) -> None:
+    server.redirects = {"/a.png": target}
+    with pytest.raises(OSError, match=r"malformed address|cannot be fetched|not in IMAGE_HOSTS"):
+        hosts.open(server.url("/a.png"))
+
+
 def test_a_missing_image_is_an_error_without_the_query_of_its_address(
     server: ImageServer, hosts: ImageHosts
 ) -> None:

@@ -279,6 +279,36 @@ def test_images_that_were_queried_and_their_copies_stay_in_the_pool() -> None:
     assert not set(sampled(index)) & {"image-00", *queried}
 
 
+@pytest.mark.parametrize("first", ["annotated", "copy", "both"])
+def test_a_copy_of_an_image_that_was_exempt_before_it_was_decoded_stays_in_the_pool(
+    tmp_path: Path, first: str
+) -> None:
+    """Otherwise, a label that was given before attaching would neither train nor validate."""
+    drawn = index_of(*NAMES).draw_sample(0, 30)
+    [copy, *_] = sampled(drawn)
+    annotated = next(name for name in NAMES if name not in sampled(drawn))
+    drawn = index_of(*NAMES).draw_sample(0, 30, [annotated])
+    assert copy in sampled(drawn)
+    drawn.write(tmp_path / "pool.parquet")
+    index = Index.read(tmp_path / "pool.parquet")
+    assert index is not None
+    together = {
+        "annotated": [[annotated], [copy]],
+        "copy": [[copy], [annotated]],
+        "both": [[annotated, copy]],
+    }
+    for names in together[first]:
+        index = index.record(dict.fromkeys(names, "00"), {})
+    assert index.canonical(copy) == annotated or index.canonical(annotated) == copy
+    assert {splits(index)[annotated], splits(index)[copy]} == {"pool"}
+
+
+def test_a_mask_of_images_ignores_unknown_ids() -> None:
+    index = index_of(*NAMES)
+    assert index.mask(["image-03", "image-01", "unknown"]).nonzero()[0].tolist() == [1, 3]
+    assert not index.mask([]).any()
+
+
 def test_removed_and_damaged_images_are_not_drawn() -> None:
     index = index_of(*NAMES).record({}, dict.fromkeys(NAMES[:20], "damaged"))
     index = index.merge(listing(*NAMES[:40])).index.draw_sample(0, 30)

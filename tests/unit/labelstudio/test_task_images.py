@@ -487,6 +487,30 @@ def test_cloud_storage_is_never_a_file_nor_a_private_address_nor_label_studio_it
     assert label_studio.requests == [(CLOUD, f"Token {TOKEN}")]
 
 
+def test_no_cookie_of_label_studio_reaches_another_server(
+    label_studio: Server, elsewhere: Server
+) -> None:
+    """Cookies ignore ports, so a server on the same host would get Label Studio's session."""
+    cookies: list[str | None] = []
+
+    def respond(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(303)
+        handler.send_header("Set-Cookie", "sessionid=secret; Path=/")
+        handler.send_header("Location", f"{elsewhere.url}/a.png")
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+
+    def record_cookie(handler: BaseHTTPRequestHandler) -> None:
+        cookies.append(handler.headers["Cookie"])
+        send(handler, encoded(red_and_blue()))
+
+    label_studio.responses["/tasks/7/resolve/"] = respond
+    elsewhere.responses["/a.png"] = record_cookie
+    load(CLOUD, label_studio.url, image_hosts=host_of(elsewhere))
+    load(CLOUD, label_studio.url, image_hosts=host_of(elsewhere))
+    assert cookies == [None, None]
+
+
 def test_a_second_redirect_is_refused(label_studio: Server, elsewhere: Server) -> None:
     redirect(label_studio, "/tasks/7/resolve/", f"{elsewhere.url}/first")
     redirect(elsewhere, "/first", f"{elsewhere.url}/second")

@@ -272,3 +272,21 @@ def test_a_job_changes_nothing_after_the_project_was_detached(attached: Loop) ->
     with pytest.raises(DetachedError, match="detached from project"):
         batches.top_up(attached)
     assert not any(team_of(attached).predictions.values())
+
+
+def test_a_batch_of_a_new_version_leaves_the_refresh_due_that_older_open_tasks_need(
+    attached: Loop,
+) -> None:
+    """A refresh may have failed before the batch was queried."""
+    batches.top_up(attached)
+    ask_and_train(attached)
+    older = {task.task_id for task in attached.store.tasks() if task.is_open}
+    assert older
+    attached.store.record(ordered_by="r0000")  # as if the refresh had failed
+    for predictions in team_of(attached).predictions.values():
+        predictions.pop("r0001", None)
+    batches.query(attached, 5)
+    assert attached.store.facts().ordered_by != "r0001"
+    ordering.refresh_predictions(attached)
+    assert older < set(team_of(attached).predicted("r0001"))
+    assert attached.store.facts().ordered_by == "r0001"

@@ -19,7 +19,12 @@ from backend.base.settings import Settings, load_settings
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds.decide import decide
 from backend.rounds.observe import observe
-from backend.store.project_record import project_root, read_record, write_record
+from backend.store.project_record import (
+    begin_detaching,
+    project_root,
+    read_record,
+    write_record,
+)
 from backend.store.project_store import ProjectStore
 from backend.store.registry import Registry
 from backend.workers import clock as clocks
@@ -357,6 +362,24 @@ def test_a_class_that_was_removed_in_label_studio_is_noticed_within_a_minute(
     project.choices = ("dog", "frog", "cat")
     clock.tick(NOON + 122)
     assert store.facts().train_asked_at > 0  # its annotation counts again
+
+
+def test_the_problem_of_a_project_that_was_detached_is_forgotten(
+    clock: Clock, root: Path, queue: TrainingQueue, project: OracleProject,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def refuse(*_: object) -> None:
+        raise LabelStudioError("refused")
+
+    other = project_root(root.parent, PROJECT + 1)
+    write_record(other, record(PROJECT + 1))
+    with monkeypatch.context() as changed:
+        changed.setattr(project, "read_tasks", refuse)
+        clock.tick(NOON)
+    assert queue.health()["label_studio"]["problem"] == "refused"
+    begin_detaching(root)
+    clock.tick(NOON + 61)
+    assert queue.health()["label_studio"]["problem"] == ""
 
 
 def test_losing_label_studio_and_its_return_are_logged_once_each(
