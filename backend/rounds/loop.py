@@ -32,6 +32,7 @@ from backend.store.project_record import (
     ProjectRecord,
     check_attached,
     project_root,
+    read_record,
 )
 from backend.store.project_store import ProjectStore
 from backend.store.registry import Registry
@@ -143,8 +144,7 @@ def open_loop(
     that are not decoded yet, except for training, so that fetching them delays no batch.
     """
     root = project_root(settings.model_dir, project_id)
-    choices = project.label_config().choices
-    record = follow_classes(root, choices)
+    record = read_record(root)
     if record is None:
         raise SettingsError(
             f"project {project_id} is not set up in {settings.model_dir}: "
@@ -169,6 +169,9 @@ def open_loop(
         max_pixels=settings.max_image_pixels,
         progress=progress,
     )
+    # Only now, because fetching images may take minutes.
+    choices = project.label_config().choices
+    record = follow_classes(root, choices) or record
     return Loop(
         settings=settings,
         root=root,

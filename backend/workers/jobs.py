@@ -46,7 +46,7 @@ from backend.rounds.loop import Loop, open_loop
 from backend.rounds.observe import observe, read_changes
 from backend.rounds.scoring import scored_part
 from backend.store.files import lock
-from backend.store.project_record import project_root
+from backend.store.project_record import ProjectRecord, project_root, read_record
 from backend.store.project_store import ProjectStore
 from backend.workers.cores import share_cores
 
@@ -76,6 +76,7 @@ class Work:
         self.project_id = project_id
         self.root = project_root(settings.model_dir, project_id)
         self.store = ProjectStore(self.root)
+        self._opened: tuple[ProjectRecord | None, Loop] | None = None
 
     @cached_property
     def project(self) -> LabelingProject:
@@ -87,17 +88,24 @@ class Work:
         """Return a function that reports and logs the job's progress."""
         return _job_progress(self.queue, self.project_id)
 
-    @cached_property
+    @property
     def loop(self) -> Loop:
-        """Return everything that the ranker needs, without scoring images (which takes minutes)."""
-        return scored_part(self.open_loop())
+        """Return everything that the ranker needs, without scoring images (which takes minutes).
+
+        It is opened again once the project's record has changed, for example its classes.
+        """
+        if self._opened is None or self._opened[0] != read_record(self.root):
+            loop = scored_part(self.open_loop())
+            self._opened = read_record(self.root), loop
+        return self._opened[1]
 
     def open_loop(self, *, is_for_training: bool = False) -> Loop:
         """Open everything that rounds need, including the images decoded so far."""
         return open_loop(
             self.settings,
             self.project_id,
-            self.project,
+            # A new connection, which reads the label config as it is now.
+            open_project(self.settings, self.project_id),
             is_for_training=is_for_training,
             progress=self.progress,
         )

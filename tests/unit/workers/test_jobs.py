@@ -24,6 +24,7 @@ from backend.base.labeling import NewTask
 from backend.base.settings import Settings, load_settings
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds import rounds
+from backend.rounds.classes import follow_classes
 from backend.rounds.decide import RETRY_AFTER_S, decide
 from backend.rounds.loop import Loop
 from backend.rounds.observe import observe
@@ -87,7 +88,7 @@ def work(settings: Settings, queue: TrainingQueue, monkeypatch: pytest.MonkeyPat
     """Give the jobs an oracle in place of Label Studio, and no loop."""
     own = jobs.Work(settings, queue, PROJECT)
     own.project = OracleProject(("a", "b"))
-    own.loop = cast(Loop, None)
+    monkeypatch.setattr(jobs.Work, "loop", cast(Loop, None))
     monkeypatch.setattr(own, "open_loop", lambda **_: None)
     monkeypatch.setattr(jobs, "_open", lambda _: own)
     return own
@@ -124,6 +125,33 @@ def train(
 
     assert work.store
     return run
+
+
+def test_a_job_of_many_minutes_opens_each_loop_with_the_present_label_config(
+    settings: Settings, queue: TrainingQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With an earlier one, a class that was added meanwhile would count as removed again."""
+    config: tuple[str, ...] = ("cat", "dog")
+    # As in Label Studio's place, a connection reads the label config only once.
+    monkeypatch.setattr(jobs, "open_project", lambda *_: OracleProject(config))
+    monkeypatch.setattr(jobs, "open_loop", lambda _, __, project, **___: project.choices)
+    work = jobs.Work(settings, queue, PROJECT)
+    assert work.project is work.project
+    assert cast(Any, work.open_loop()) == ("cat", "dog")
+    config = ("cat", "dog", "frog")
+    assert cast(Any, work.open_loop()) == ("cat", "dog", "frog")
+
+
+def test_the_ranker_opens_its_loop_again_only_after_the_classes_have_changed(
+    settings: Settings, queue: TrainingQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = itertools.count(1)
+    work = jobs.Work(settings, queue, PROJECT)
+    monkeypatch.setattr(work, "open_loop", lambda: next(numbers))
+    monkeypatch.setattr(jobs, "scored_part", lambda loop: loop)
+    assert [cast(Any, work.loop) for _ in range(2)] == [1, 1]
+    follow_classes(project_root(settings.model_dir, PROJECT), ("cat", "dog", "frog"))
+    assert [cast(Any, work.loop) for _ in range(2)] == [2, 2]
 
 
 def test_annotations_that_arrive_during_a_training_lead_to_exactly_one_more(
