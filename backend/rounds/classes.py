@@ -130,7 +130,7 @@ def _describe_changes(before: ProjectRecord, after: ProjectRecord) -> list[str]:
     back = [name for name in before.removed_classes if name not in after.removed_classes]
     sentences = {
         "The label config has new classes ({}); the next head learns them.": new,
-        "The label config no longer offers {}; the model stops predicting it.": lost,
+        "The label config no longer offers {}; the model stops predicting removed classes.": lost,
         "The label config offers {} again.": back,
     }
     lines = [text.format(_quote(names)) for text, names in sentences.items() if names]

@@ -16,7 +16,7 @@ from backend.images.pool import Pool
 from backend.measures.evaluation import evaluate
 from backend.people.validation_labels import ValidationProgress
 from backend.rounds.accuracy import describe_project
-from backend.rounds.loop import Loop
+from backend.rounds.loop import Loop, push_lock
 from backend.rounds.scoring import score_sample
 from backend.rounds.validation_reading import read_validation
 from backend.store import model_outputs
@@ -31,6 +31,7 @@ def measure_again(loop: Loop, progress: Progress = lambda *_: None) -> None:
 
     The learning curve, the forecast and the status then compare all versions on the same images.
     If the validation labels were known from the start, they never change, and nothing is done.
+    Raises DetachedError if the project has been detached since the loop was opened.
     """
     if not loop.pool.sample.image_ids:
         return
@@ -41,8 +42,9 @@ def measure_again(loop: Loop, progress: Progress = lambda *_: None) -> None:
         except (BrokenVersionError, NoModelError) as error:  # for example, just pruned
             log.warning("%s was not measured again: %s", meta.version, error)
     if has_changed:
-        current = loop.registry.current()
-        loop.project.set_description(describe_project(current, read_progress(loop)))
+        text = describe_project(loop.registry.current(), read_progress(loop))
+        with push_lock(loop):
+            loop.project.set_description(text)
 
 
 def read_progress(loop: Loop) -> ValidationProgress | None:

@@ -19,7 +19,7 @@ from backend.base.arrays import Embeddings, Labels, Probs
 from backend.base.errors import NoModelError
 from backend.images.framing import View
 from backend.store.files import cached_until_changed, folder_errors
-from backend.store.project_record import read_record
+from backend.store.project_record import read_former, read_record
 from backend.store.registry import Registry
 from backend.store.tensor_file import (
     State,
@@ -204,7 +204,7 @@ def _check_labels(root: Path, labels: Labels, n_known: int) -> None:
 
     Some may have joined the project after the version, which knows `n_known` classes, was made.
     """
-    record = read_record(root)
+    record = read_record(root) or read_former(root)  # it may have just been detached
     n_classes = max(n_known, len(record.classes) if record else 0)
     if labels.size and not 0 <= labels.min() <= labels.max() < n_classes:
         raise ValueError(f"labels are not all in 0..{n_classes - 1}")

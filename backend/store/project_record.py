@@ -87,19 +87,22 @@ class ProjectRecord(BaseModel, frozen=True):
 
     @property
     def wanted_validation_labels(self) -> int:
-        """Return how many validation labels annotators give, or 0 if the labels are known.
-
-        If the sample of a small pool is too small for VALIDATION_LABELS, annotators label three
-        quarters of the sample. The rest replaces images that they cannot classify.
-        """
-        if not self.validation_images:
-            return 0
-        return min(self.validation_labels or 0, max(1, 3 * self.validation_images // 4))
+        """Return how many validation labels annotators give, or 0 if the labels are known."""
+        return count_wanted(self.validation_images or 0, self.validation_labels or 0)
 
     @property
     def may_pool_change(self) -> bool:
         """Return whether images may be added to the pool or removed from it."""
         return self.pool not in FIXED_POOLS
+
+
+def count_wanted(n_sample: int, n_labels: int) -> int:
+    """Return how many images of a validation sample annotators label.
+
+    If the sample of a small pool is too small for VALIDATION_LABELS, annotators label three
+    quarters of the sample. The rest replaces images that they cannot classify.
+    """
+    return min(n_labels, max(1, 3 * n_sample // 4)) if n_sample else 0
 
 
 def project_root(model_dir: Path, project_id: int) -> Path:

@@ -61,7 +61,10 @@ class Auth:
     def check_backend(self) -> None:
         """Let only Label Studio in."""
         if not self._has_backend_credentials(request.headers):
-            self._refuse("send BACKEND_USER and BACKEND_PASSWORD with basic auth")
+            self._refuse(
+                "send BACKEND_USER and BACKEND_PASSWORD with basic auth; to connect a project, run "
+                "`python -m scripts.setup_project --attach PROJECT_ID` instead"
+            )
 
     def check_webhook(self) -> None:
         """Let only Label Studio in.

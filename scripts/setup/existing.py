@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from backend.base.labeling import Annotation, LabelConfig
 from backend.base.settings import Settings
 from backend.labelstudio.client import UNCERTAINTY_SAMPLING
+from backend.measures.evaluation import MIN_IMAGES
 from backend.store.project_record import FormerSettings
 
 CLASSES_SHOWN = 8
@@ -48,6 +49,7 @@ class ExistingProject:
     unreadable: Mapping[str, int] = field(default_factory=dict)  # of the sampled images, by reason
     other_backends: Sequence[str] = ()
     annotations_per_task: int = 1
+    n_validation: int = 0  # images that annotators label without a guess
 
 
 def count_labels(annotations: Iterable[Sequence[Annotation]], choices: Sequence[str]) -> Labels:
@@ -171,8 +173,7 @@ def _noticed(found: ExistingProject, settings: Settings) -> list[str]:
     guess = "" if settings.blind else "; the model's guess is already selected"
     lines = [
         f'"Label All Tasks" serves the most informative images first{guess}',
-        f"{settings.validation_labels:,} randomly chosen images show no guess: their labels "
-        "measure the model",
+        _describe_validation(found.n_validation),
     ]
     if found.annotations_per_task > 1:
         lines.append(
@@ -187,6 +188,16 @@ def _noticed(found: ExistingProject, settings: Settings) -> list[str]:
             "raises the number of annotations that they need"
         )
     return lines
+
+
+def _describe_validation(n_images: int) -> str:
+    """Return how many images show no guess, and whether they are enough to measure the model."""
+    if not n_images:
+        return "nothing measures the model, because too few images have no annotation"
+    images = f"{n_images:,} randomly chosen image{'s show' if n_images > 1 else ' shows'} no guess"
+    if n_images >= MIN_IMAGES:
+        return f"{images}: their labels measure the model"
+    return f"{images}: too few to measure the model, which takes {MIN_IMAGES}"
 
 
 def _shown(is_shown: bool) -> str:

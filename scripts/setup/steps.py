@@ -171,7 +171,8 @@ class SetupSteps:
             loop = open_loop(self.settings, project_id, self.project, progress=progress)
             record_pool(loop, began, is_listed=is_first, is_larger=False)
             pushed = batches.top_up(loop, progress=progress)
-        print(f"tasks     {loop.store.n_open()} are open, {pushed} of them new")
+        are = "come next" if self.record.is_attached else "are open"
+        print(f"tasks     {loop.store.n_open()} {are}, {pushed} of them new")
         return bool(pushed)
 
     def print_cost(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -15,10 +15,11 @@ from backend.base.progress import Progress
 from backend.base.settings import Settings
 from backend.images.decode import open_image
 from backend.images.listing import Listed
+from backend.images.validation_sample import draw_sample
 from backend.labelstudio.attached_setup import AttachedSetup
 from backend.labelstudio.task_source import TaskSource
 from backend.rounds.observe import read_changes
-from backend.store.project_record import FormerSettings
+from backend.store.project_record import FormerSettings, count_wanted
 from backend.store.project_store import ProjectStore
 from scripts.setup.existing import ExistingProject, count_labels
 
@@ -60,13 +61,13 @@ class Survey:
         self._check(len(listing.images), config.image_key, listing.left_out)
         sample = spread(listing.images, SAMPLED)
         unreadable = self._open(sample, progress)
-        n_annotated = len(self.store.annotated_images())
+        annotated = self.store.annotated_images()
         n_tasks = self.store.n_tasks()
         return ExistingProject(
             project_id=self.project.project_id,
             title=self.project.title(),
             n_tasks=n_tasks,
-            n_open=n_tasks - n_annotated,
+            n_open=n_tasks - len(annotated),
             config=config,
             former=former,
             labels=count_labels(self.store.annotations().values(), config.choices),
@@ -76,7 +77,17 @@ class Survey:
             unreadable=unreadable,
             other_backends=self.project.other_backends(self.settings.backend_url),
             annotations_per_task=self.project.task_order().annotations_per_task,
+            n_validation=self._count_validation(
+                [image.image_id for image in listing.images], annotated
+            ),
         )
+
+    def _count_validation(self, image_ids: Sequence[str], annotated: Collection[str]) -> int:
+        """Count the images that annotators would label without a guess."""
+        n_labels = self.settings.validation_labels
+        sample = draw_sample(image_ids, self.settings.seed, n_labels)
+        drawn = sample.choose(image_ids) if sample else []
+        return count_wanted(len(set(drawn).difference(annotated)), n_labels)
 
     def _source(self) -> TaskSource:
         return TaskSource(self.settings, self.project.project_id, self.store)

@@ -89,7 +89,8 @@ def test_a_removed_class_keeps_its_column_and_returns_to_it(
     assert found.class_list.current == ("dog", "frog")
     assert ProjectStore(root).facts().revision == revision + 1  # so that a head is fitted
     assert caplog.messages[1:] == [
-        'project 7: The label config no longer offers "cat"; the model stops predicting it.',
+        'project 7: The label config no longer offers "cat"; the model stops predicting removed '
+        "classes.",
         'project 7: 2 annotations of the class "cat", which the label config does not offer, '
         "cannot be used. If the class was renamed, run `python -m scripts.setup_project "
         '--title "T" --rename "cat=<new name>"`. To use the annotations as they are, add the class '

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from backend.base.arrays import Labels
-from backend.base.errors import ModelFolderError
+from backend.base.errors import DetachedError, ModelFolderError
 from backend.images.known_labels import true_labels
 from backend.images.splits import Split
 from backend.measures.evaluation import Evaluation
@@ -21,10 +21,11 @@ from backend.rounds.measuring import measure_again
 from backend.rounds.validation import read_sample
 from backend.store import model_outputs
 from backend.store.model_outputs import UNLABELED, SampleProbs
+from backend.store.project_record import begin_detaching, write_record
 from backend.store.version_meta import Meta
 from scripts.research.oracle import OracleProject
 from tests.unit.rounds.conftest import quiet, seed, with_sample
-from tests.unit.store.test_registry import meta
+from tests.unit.store.test_registry import meta, record
 from tests.unit.store.test_registry import save as save_version
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -112,6 +113,17 @@ def test_the_description_in_label_studio_follows(people: Loop) -> None:
     # Nothing was read from Label Studio, so that no label counts as progress.
     described = "accuracy not known yet: 0 of 40 validation images labeled"
     assert described in people.project.description
+
+
+def test_the_description_stays_after_the_project_was_detached(people: Loop) -> None:
+    keep_version(people)
+    people.registry.promote("r0001")
+    write_record(people.root, record(7))
+    begin_detaching(people.root)
+    with pytest.raises(DetachedError, match="detached from project"):
+        measure_again(labeled(people, a=0, b=0))
+    assert isinstance(people.project, OracleProject)
+    assert people.project.description == ""
 
 
 def test_a_version_is_measured_again_after_its_labels_could_not_be_saved(

@@ -15,7 +15,7 @@ from backend.base.errors import NoModelError
 from backend.images.framing import View
 from backend.store import model_outputs
 from backend.store.model_outputs import UNLABELED, SampleProbs
-from backend.store.project_record import project_root, write_record
+from backend.store.project_record import begin_detaching, project_root, write_record
 from tests.unit.store.test_registry import meta, record, save
 
 PROBS = np.array([[0.1, 0.9], [0.6, 0.4]], np.float32)
@@ -218,6 +218,8 @@ def test_the_sample_may_have_labels_of_classes_that_the_version_does_not_know(ro
     kept = model_outputs.load_sample_probs(root, "r0001")
     assert kept is not None
     assert kept.labels.tolist() == [2, -1]
+    begin_detaching(root)  # a job that still runs reads the outputs
+    assert model_outputs.load_sample_probs(root, "r0001") is not None
 
 
 @pytest.mark.parametrize("labels", [[1], [2, 0], [-2, 0]], ids=str)

@@ -273,6 +273,12 @@ def test_a_ranker_job_is_shown_by_its_step_once_it_has_started(
     assert "<b>Adding tasks</b>: scoring images, 3 of 4" in section(page(client), "jobs")
 
 
+def test_commands_in_notices_are_shown_as_code(client: FlaskClient, store: ProjectStore) -> None:
+    store.record(order_problem="The order was changed. To change it back, run `do <this>`.")
+    html = page(client)
+    assert "To change it back, run <code>do &lt;this&gt;</code>.</p>" in section(html, "now")
+
+
 def test_text_from_outside_is_shown_but_never_run(
     client: FlaskClient, root: Path, store: ProjectStore, queue: TrainingQueue
 ) -> None:

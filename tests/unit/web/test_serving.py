@@ -107,6 +107,8 @@ def test_the_ml_backends_routes_need_its_password(
     )
     assert response.status_code == 401
     assert response.headers["WWW-Authenticate"].startswith("Basic")
+    # for a user who connects the model by hand in Label Studio
+    assert "run `python -m scripts.setup_project --attach PROJECT_ID`" in response.text
 
 
 @pytest.mark.parametrize("path", ["/health", "/"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from backend.base.labeling import Annotation, LabelConfig
 from backend.base.settings import Settings
 from backend.store.project_record import FormerSettings
@@ -22,6 +24,7 @@ FOUND = ExistingProject(
     former=FORMER,
     labels=Labels({"sparrow": 1204, "robin": 746, "unsure": 50}, {"skipped": 31}, 2000, 3),
     images={"uploaded to Label Studio": 19_990},
+    n_validation=200,
 )
 
 
@@ -66,6 +69,29 @@ def test_the_plan_names_every_setting_that_changes_with_its_present_value() -> N
     assert "already selected" not in hidden
     kept = plan(replace(FOUND, former=replace_former(description="Our birds")))
     assert "description" not in kept
+
+
+@pytest.mark.parametrize(
+    ("n_images", "sentence"),
+    [
+        (1200, "1,200 randomly chosen images show no guess: their labels measure the model"),
+        (30, "30 randomly chosen images show no guess: their labels measure the model"),
+        (
+            16,
+            "16 randomly chosen images show no guess: too few to measure the model, which takes 30",
+        ),
+        (
+            1,
+            "1 randomly chosen image shows no guess: too few to measure the model, which takes 30",
+        ),
+        (0, "nothing measures the model, because too few images have no annotation"),
+    ],
+)
+def test_the_plan_says_how_many_images_measure_the_model_and_whether_they_suffice(
+    n_images: int, sentence: str
+) -> None:
+    lines = plan(replace(FOUND, n_validation=n_images)).splitlines()
+    assert f"  {sentence}" in lines
 
 
 def test_the_plan_says_what_is_left_out_only_if_anything_is() -> None:
