@@ -126,7 +126,8 @@ def test_every_change_of_an_annotation_sends_a_webhook_with_the_secret(
     # submitted, skipped, edited, two deleted, a task deleted
     expected: list[tuple[str, ...]] = [("a",), ("b",), ("a",), (), ()]
     assert [read_webhook(payload) for _, payload in receiver.events] == [
-        WebhookEvent("annotations", project.project_id, image_ids) for image_ids in expected
+        WebhookEvent("annotations", project.project_id, names, tuple(ids[name] for name in names))
+        for names in expected
     ]
 
 
