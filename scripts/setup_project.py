@@ -10,8 +10,9 @@
 Label Studio, Redis and the backend must be running. Without a title, the command updates
 all projects, beginning with the one that was set up first. Running it again changes nothing.
 
---attach joins a project that exists in Label Studio, with its tasks and annotations. It prints
-what it will change, and asks first. --detach puts everything back, but keeps the annotations.
+--attach attaches Tightloop to an existing Label Studio project, and uses its tasks and annotations.
+The command prints what it will change, and asks before it changes anything. --detach restores the
+project's settings, and keeps the annotations.
 """
 
 from __future__ import annotations
@@ -115,23 +116,23 @@ def _parser() -> CommandParser:
         help="let the annotations of a class that was renamed in Label Studio count for its new "
         "name; may be repeated",
     )
-    existing = parser.add_argument_group("a project that exists in Label Studio")
+    existing = parser.add_argument_group("an existing Label Studio project")
     which = existing.add_mutually_exclusive_group()
     which.add_argument(
         "--attach",
         metavar="ID|TITLE",
-        help="say what would change in the project, ask, and join it",
+        help="show what will change in the project, ask, and attach Tightloop to it",
     )
     which.add_argument(
         "--detach",
         nargs="?",
         const="",
         metavar="ID|TITLE",
-        help="put the project back as it was, and keep its annotations",
+        help="restore the project as it was, but keep its annotations",
     )
-    existing.add_argument("--yes", action="store_true", help="do not ask")
+    existing.add_argument("--yes", action="store_true", help="do not ask for confirmation")
     existing.add_argument(
-        "--dry-run", action="store_true", help="say what would change, and change nothing"
+        "--dry-run", action="store_true", help="show what would change, and change nothing"
     )
     parser.add_argument("--json", action="store_true", help="print ids and addresses as JSON")
     return parser

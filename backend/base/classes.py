@@ -1,8 +1,8 @@
 """Keep track of a project's classes, which people may add, rename and remove in Label Studio.
 
 A class keeps its column in class probabilities forever, and a new class gets the next column.
-Therefore, probabilities of k columns always belong to the first k classes, whenever they were
-saved.
+Therefore, probabilities with k columns always belong to the first k classes, regardless of when
+they were saved.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def append_new(columns: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class ClassList:
-    """All classes that a project ever had, and the classes from which annotators choose now."""
+    """All classes that a project has ever had, and the classes from which annotators choose now."""
 
     columns: tuple[str, ...]  # every class, in the order of the columns of probabilities
     choices: tuple[str, ...]  # the choices of the label config
@@ -61,16 +61,16 @@ class ClassList:
 
     @cached_property
     def targets(self) -> Labels:
-        """Return the column in which each column counts now, or REMOVED."""
+        """Return, for each column, the column for which its probability counts now, or REMOVED."""
         place = {name: column for column, name in enumerate(self.names)}
         return np.array(
             [REMOVED if name is None else place[name] for name in self._targets], np.int64
         )
 
     def spell(self, label: str) -> str | None:
-        """Return the current class that a label means, spelled as in the label config.
+        """Return the current class to which a label refers, spelled as in the label config.
 
-        Returns None if the label means none of the current classes.
+        Returns None if the label refers to none of the current classes.
         """
         key, passed = fold(label), set[str]()
         while key not in self._place or key not in self._spelling:
@@ -81,7 +81,7 @@ class ClassList:
         return self._spelling[key]
 
     def position(self, label: str) -> int | None:
-        """Return the column of the current class that a label means, or None if it means none."""
+        """Return the column of the current class to which a label refers, or None."""
         name = self.spell(label)
         return None if name is None else self._place[fold(name)]
 
@@ -90,11 +90,12 @@ class ClassList:
         return fold(label) in self._place
 
     def align(self, probs: Probs) -> Probs:
-        """Return probabilities with one column for every class, whenever they were computed.
+        """Return probabilities with one column for each class, regardless of their age.
 
         Columns that did not exist yet are 0. The probability of a renamed class counts for its new
-        name, that of a removed class for nothing. If nothing remains of a row, all current classes
-        become equally likely. A row of NaN stays NaN.
+        name. The probability of a removed class is dropped, and the others are normalized. If no
+        probability remains in a row, all current classes become equally likely. A row of NaN stays
+        NaN.
         """
         n_known, n_columns = probs.shape[1], len(self.columns)
         targets = self.targets[:n_known]

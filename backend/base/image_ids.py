@@ -1,4 +1,4 @@
-"""Name the images of an attached project, which are identified by their tasks.
+"""Derive the ids of an attached project's images from the ids of their tasks.
 
 The tasks of an attached project belong to its team, so nothing is written into their data.
 """
@@ -14,7 +14,7 @@ def image_id_of_task(task_id: int) -> str:
 
 
 def task_id_of_image(image_id: str) -> int:
-    """Return the task of an attached project's image. Raises ValueError for any other image."""
+    """Return the id of an attached image's task. Raises ValueError for any other image id."""
     if not image_id.startswith(PREFIX):
         raise ValueError(f"{image_id!r} is not the id of an attached project's image")
     return int(image_id.removeprefix(PREFIX))

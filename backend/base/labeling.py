@@ -13,7 +13,7 @@ from backend.base.errors import LabelConfigError
 
 DELETED = 0  # represents all deleted accounts, whose annotations are kept without their names
 VALIDATION = "validation"  # recorded instead of a strategy for validation images
-OTHER_CONTROL = "(another control)"  # the digest of an annotation by another control
+OTHER_CONTROL = "(another control)"  # the digest of an annotation made with another control
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class TaskReading:
     updated_at: str  # ISO 8601, from Label Studio's clock
     annotations: tuple[Annotation, ...]
     asked: Asked | None  # as recorded in the task's data
-    address: str | None = None  # of the image, "" if the task has none; None in our own projects
+    address: str | None = None  # of the image; "" = none; None in projects that we created
 
 
 @dataclass(frozen=True)
@@ -151,9 +151,9 @@ class ProjectCounts:
 class TaskOrder:
     """The project settings that decide which task annotators get next."""
 
-    is_by_confidence: bool  # tasks with predictions of `model_version` come first, in their order
+    is_by_confidence: bool  # predictions of `model_version` order the tasks that have them
     model_version: str  # "" = none
-    annotations_per_task: int = 1  # with more, tasks that were begun come first
+    annotations_per_task: int = 1  # if more than 1, tasks that have an annotation come first
 
 
 class LabelingProject(Protocol):

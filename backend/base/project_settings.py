@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings, NoDecode
 ValidatedBy = Literal["known", "people"]
 ValidationName = Literal["auto", "known", "people"]
 MAX_IMAGE_PIXELS = 50_000_000
-ATTACHED = "labelstudio"  # the value of POOL for a Label Studio project that exists already
+ATTACHED = "labelstudio"  # the value of POOL for an existing Label Studio project
 HOST = re.compile(r"([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[0-9]+)?")
 # JSON and XML must be able to contain class names. Python reads bytes that are not UTF-8 as lone
 # surrogates.

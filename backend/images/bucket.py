@@ -73,7 +73,7 @@ class Bucket:
         return self._files.open(location)
 
     def prefetch(self, locations: Sequence[str]) -> None:
-        """Do nothing, since every image is opened on its own."""
+        """Do nothing, because images are read one at a time."""
 
     def url(self, location: str) -> str | None:  # noqa: ARG002
         """Return None, because a browser has no credentials for the bucket."""

@@ -44,7 +44,7 @@ class Folder:
         return (self.path / location).open("rb")
 
     def prefetch(self, locations: Sequence[str]) -> None:
-        """Do nothing, since every image is opened on its own."""
+        """Do nothing, because images are read one at a time."""
 
     def url(self, location: str) -> str | None:  # noqa: ARG002
         """Return None: browsers cannot open files on this machine."""

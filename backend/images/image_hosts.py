@@ -24,7 +24,7 @@ TIMEOUT = httpx.Timeout(20.0, connect=5.0)
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits of one response."""
+    """Limits on the size and the duration of one response."""
 
     max_bytes: int
     give_up_after_s: float

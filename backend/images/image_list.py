@@ -88,7 +88,7 @@ class ImageList:
         return _below(self._path.parent, location).open("rb")
 
     def prefetch(self, locations: Sequence[str]) -> None:
-        """Do nothing, since every image is opened on its own."""
+        """Do nothing, because images are read one at a time."""
 
     def url(self, location: str) -> str | None:
         """Return the URL of an image on a web server."""

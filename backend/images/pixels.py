@@ -141,7 +141,7 @@ class PixelStore:
 
         At least one chunk is decoded. Decoding also ends if none of the images in a chunk can be
         opened, because then the whole source is probably unavailable. `prefetch` is called with the
-        locations of the images that are opened next.
+        locations of the images that will be opened next.
         """
         found = Decoded()
         missing = []

@@ -201,7 +201,7 @@ def open_pool(
     max_pixels: int = MAX_IMAGE_PIXELS,
     progress: Progress = quiet,
 ) -> Pool:
-    """Open `name`: auto, cifar10, digits, or what find_source accepts; or open `source` instead.
+    """Open `name` (auto, cifar10, digits, or what find_source accepts), or `source` if given.
 
     `index` is the project's index file; labeled images are kept beside it, unless `source` is
     given. Without `index`, the index is stored in data_dir and no labeled images are kept. Once an

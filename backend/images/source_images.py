@@ -256,8 +256,8 @@ class SourceImages:
     def _turns(self, due: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return when to decode each of these rows, low = first.
 
-        Part of the pool and a few images in the validation sample come first. The order is random,
-        because in attached projects, ids reveal when a task was created.
+        Part of the pool and a few images in the validation sample come first. Otherwise, the order
+        is random, because an attached project's ids are in the order in which tasks were created.
         """
         is_pool = self.index.splits[due] == "pool"
         order = np.random.default_rng(0).permutation(len(due))

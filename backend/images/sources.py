@@ -33,7 +33,7 @@ class Source(Protocol):
         """Open an image file. Raises ImageError or OSError with the reason."""
 
     def prefetch(self, locations: Sequence[str]) -> None:
-        """Prepare for opening these images, if they can be fetched faster together."""
+        """Fetch these images in advance if fetching them together is faster."""
 
     def url(self, location: str) -> str | None:
         """Return the address at which a browser can open the image, or None."""
@@ -54,7 +54,7 @@ class MissingSource:
         raise OSError(self.fault)
 
     def prefetch(self, locations: Sequence[str]) -> None:
-        """Do nothing, since every image is opened on its own."""
+        """Do nothing, because no image can be opened."""
 
     def url(self, location: str) -> str | None:  # noqa: ARG002
         """Return None, since no image can be opened."""

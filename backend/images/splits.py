@@ -39,7 +39,7 @@ class LabeledSplit(Split):
     labels: NDArray[np.int64]  # (images,), positions in the classes
 
     def relabel(self, targets: Labels) -> LabeledSplit:
-        """Replace each label by its target, and leave out images whose target is negative."""
+        """Replace each label with its target, and leave out images whose target is negative."""
         labels = targets[self.labels]
         if np.array_equal(labels, self.labels):
             return self

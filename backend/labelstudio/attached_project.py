@@ -1,4 +1,4 @@
-"""Read and change a project whose tasks belong to its team: we only add predictions to them."""
+"""Read and change a project whose tasks belong to a team, adding only predictions to them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from backend.store.version_meta import VERSION_NAME
 class AttachedProject(LabelStudioProject):
     """A Label Studio project that existed before Tightloop was attached to it.
 
-    An image is identified by its task, and whatever the task's data calls `image_id` is ignored.
-    Our versions are named after the project (`tl12-r0007`) in Label Studio, and `r0007` here; the
-    predictions of all other versions belong to the team.
+    An image is identified by its task; an `image_id` in the task's data is ignored. In Label
+    Studio, the names of our versions contain the project's id: `tl12-r0007` is `r0007` in project
+    12. The predictions of all other versions belong to the team.
     """
 
     _task_columns = rows.STATE_COLUMNS  # without the data, which may contain whole images
@@ -37,7 +37,7 @@ class AttachedProject(LabelStudioProject):
     def open_tasks(
         self, skipped: Set[int] = frozenset(), among: Collection[int] | None = None
     ) -> list[OpenTask]:
-        """Return open tasks with those versions of their predictions that are ours."""
+        """Return open tasks. The versions of their predictions include only our versions."""
         return [
             replace(task, versions=frozenset(filter(None, map(self._our_version, task.versions))))
             for task in super().open_tasks(skipped, among)
@@ -55,7 +55,7 @@ class AttachedProject(LabelStudioProject):
     def task_order(self) -> TaskOrder:
         """Return the settings that decide which task annotators get next.
 
-        A model version of the team's that is named like ours is put in quotation marks.
+        If a model version of the team is named like ours, its name is put in quotation marks.
         """
         order = super().task_order()
         named = order.model_version
@@ -75,7 +75,7 @@ class AttachedProject(LabelStudioProject):
         super().delete_predictions(self._name(version))
 
     def _name(self, version: str) -> str:
-        """Return what one of our versions is called in Label Studio."""
+        """Return the name that one of our versions has in Label Studio."""
         return f"{self._prefix}{version}"
 
     def _our_version(self, name: str) -> str:
@@ -98,9 +98,10 @@ class AttachedProject(LabelStudioProject):
 
 
 def open_project(settings: Settings, project_id: int) -> LabelStudioProject:
-    """Connect to a project; its record tells whether Tightloop is attached to it.
+    """Connect to a project; its record states whether Tightloop is attached to it.
 
-    Raises DetachedError if Tightloop was detached from it, because its tasks would be read as ours.
+    Raises DetachedError if Tightloop was detached from the project. Otherwise, the project's tasks
+    would be read as tasks that we created.
     """
     root = project_root(settings.model_dir, project_id)
     check_attached(root)

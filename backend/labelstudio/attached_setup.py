@@ -1,4 +1,4 @@
-"""Attach Tightloop to a Label Studio project that exists, and detach it again."""
+"""Attach Tightloop to an existing Label Studio project, and detach it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NAMES: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Address:
-    """Where Label Studio finds our backend, with the secrets that the two share."""
+    """The address of our backend, and the secrets that Label Studio sends to it."""
 
     url: str
     user: str
@@ -32,13 +32,13 @@ class Address:
 
 
 class AttachedSetup(ProjectSetup, AttachedProject):
-    """The steps that attach Tightloop to a project, and those that detach it.
+    """The steps that attach Tightloop to a project or detach it.
 
     Each step may be repeated. No step creates, changes or deletes a task or an annotation.
     """
 
     def former_settings(self) -> FormerSettings:
-        """Return the settings that detaching restores; values of ours stand for empty ones."""
+        """Return the settings that detaching restores. Values that we set count as empty."""
         now = self._read()
         version, description = str(now["model_version"] or ""), now["description"]
         is_ours = self._our_version(version) or version == BACKEND_TITLE
@@ -79,17 +79,17 @@ class AttachedSetup(ProjectSetup, AttachedProject):
     def delete_our_predictions(self) -> None:
         """Delete the predictions of all our versions.
 
-        Label Studio 1.23 leaves the tasks' counts of predictions as they are when it deletes a
-        version, so its column "Total predictions" still counts them.
+        When Label Studio 1.23 deletes a version, it does not update the tasks' counts of
+        predictions. Therefore, its column "Total predictions" still counts them.
         """
         for version in self.model_versions():
             self.delete_predictions(version)
 
     def restore(self, former: FormerSettings, *, is_blind: bool) -> list[str]:
-        """Delete our predictions, and put the project's settings back as they were.
+        """Delete our predictions, and restore the project's former settings.
 
-        Settings that the team has changed since then stay as they are. Returns a sentence for each
-        of them, and for a former model version that no longer exists.
+        Settings that the team has changed since Tightloop was attached are not restored. Returns a
+        sentence for each of these settings, and for a former model version without predictions.
         """
         now = self._read()
         ours: dict[str, bool] = {
@@ -106,20 +106,23 @@ class AttachedSetup(ProjectSetup, AttachedProject):
         if changes:
             self._change(**changes)
         left = [
-            f"{NAMES[name]} stays as the team has set it since then"
+            f"{NAMES[name]} was not restored, because the team has changed it since then"
             for name, value in wanted.items()
             if not ours[name] and now[name] != value
         ]
         return left + self._restore_version(version)
 
     def _restore_version(self, version: str) -> list[str]:
-        """Restore the model version that orders the tasks; deleting predictions may clear it."""
+        """Restore the model version that orders the tasks. Deleting predictions may clear it."""
         if self._read()["model_version"] == version:
             return []
         try:
             self._change(model_version=version)
         except LabelStudioError:
-            return [f'the former model version "{version}" no longer has predictions']
+            return [
+                f'the former model version "{version}" was not restored, because it no longer has '
+                "predictions"
+            ]
         return []
 
     def _is_our_description(self, text: str | None) -> bool:

@@ -26,7 +26,7 @@ TIMEOUT = httpx.Timeout(120.0, connect=5.0)
 # fork.
 LIMITS = httpx.Limits(max_keepalive_connections=0)
 REASON_LENGTH = 300
-# Label Studio repeats a refused task in its message, with the image that the task contains.
+# If Label Studio refuses a task, its message repeats the task, including the image in it.
 DATA_URI = re.compile(r"data:[^,\s]*;base64,[A-Za-z0-9+/=%]*")
 PROJECTS_PER_PAGE = 100  # Label Studio's maximum
 
@@ -195,6 +195,6 @@ def _explain(url: str, status: int | None, body: Any) -> str:
     if status == 403:
         return (
             f"Label Studio at {url} does not let the user of LABEL_STUDIO_API_KEY do this (403 "
-            f"{reason}): use the access token of a user who may change the project"
+            f"{reason}): set it to the access token of a user who may change the project"
         )
     return f"Label Studio at {url} answered {status}: {reason or 'no reason given'}"

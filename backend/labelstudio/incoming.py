@@ -27,11 +27,11 @@ class WebhookEvent:
 
     kind: Literal["annotations", "start_training", "ignored"]
     project_id: int
-    annotated: tuple[str, ...] = ()  # ids of our images reported as annotated
-    task_ids: tuple[int, ...] = ()  # of the tasks reported as annotated, whoever created them
+    annotated: tuple[str, ...] = ()  # ids of annotated images in tasks that we created
+    task_ids: tuple[int, ...] = ()  # ids of all annotated tasks
 
     def images(self, *, is_attached: bool) -> tuple[str, ...]:
-        """Return the ids of the images reported as annotated."""
+        """Return the ids of the annotated images."""
         return tuple(map(image_id_of_task, self.task_ids)) if is_attached else self.annotated
 
 

@@ -89,8 +89,8 @@ def is_our_label_config(xml: str) -> bool:
 def parse_label_config(xml: str) -> LabelConfig:
     """Read the tags' names and the choices from a label config.
 
-    Raises LabelConfigError, which says what Tightloop does not support, unless annotators choose
-    exactly one class for one image.
+    Raises LabelConfigError if annotators do not choose exactly one class for one image. The message
+    names what Tightloop does not support.
     """
     try:
         tags = list(fromstring(xml, forbid_dtd=True).iter())
@@ -122,7 +122,7 @@ def parse_label_config(xml: str) -> LabelConfig:
 
 
 def _only_image_and_choices(tags: Sequence[Element]) -> tuple[Element, Element]:
-    """Return the only Image and the only Choices tag; otherwise, raise LabelConfigError."""
+    """Return the Image and the Choices tag. Raises LabelConfigError unless there is one of each."""
     images = [tag for tag in tags if tag.tag.lower() == "image"]
     controls = [tag for tag in tags if tag.tag.lower() == "choices"]
     if len(images) == len(controls) == 1:
@@ -134,7 +134,7 @@ def _only_image_and_choices(tags: Sequence[Element]) -> tuple[Element, Element]:
 
 
 def _is_other(tag: Element) -> bool:
-    """Return whether a tag shows something other than an image, or labels in another way."""
+    """Return whether a tag shows something other than an image, or is another kind of control."""
     if tag.tag.lower() in ("image", "choices", "filter", "header"):
         return False
     is_control = tag.get("toName") is not None

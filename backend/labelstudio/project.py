@@ -68,7 +68,7 @@ class LabelStudioProject:
         return str(self._read()["created_at"])
 
     def label_config(self) -> LabelConfig:
-        """Return the label config as it was first read, or as the last reading of tasks found it.
+        """Return the label config, which is kept until tasks are read again.
 
         Raises LabelConfigError if the label config is unusable.
         """
@@ -132,7 +132,7 @@ class LabelStudioProject:
 
         New tasks and tasks that lost an annotation count as changed. Deleted tasks are not found.
         The time is compared with Label Studio's clock, so pass a time CLOCK_SKEW before the last
-        reading. Reads the label config again first; raises LabelConfigError if it is unusable.
+        reading. The label config is read first. Raises LabelConfigError if it is unusable.
         """
         self._label_config = None
         config = self.label_config()

@@ -25,7 +25,7 @@ TASK_COLUMNS = f"{STATE_COLUMNS},data"
 VERSIONS_COLUMN = "predictions_model_versions"
 _OF_ANNOTATIONS = "result,completed_by,updated_at,was_cancelled,ground_truth,lead_time"
 ANNOTATION_COLUMNS = f"{TASK_COLUMNS},annotations,{_OF_ANNOTATIONS}"
-# A longer address is kept as a digest, and so is a data: URI, which contains a whole image.
+# Longer addresses and data: URIs, which contain whole images, are kept as digests.
 ADDRESS_LENGTH = 2000
 DIGEST = "digest:"
 
@@ -98,7 +98,7 @@ def read_own_task(task: Mapping[str, Any], config: LabelConfig) -> TaskReading:
 
 
 def read_attached_task(task: Mapping[str, Any], config: LabelConfig) -> TaskReading:
-    """Read a task of an attached project, whose data tells nothing but its image's address."""
+    """Read a task of an attached project. Its data is used only for the image's address."""
     image_id = image_id_of_task(task["id"])
     return TaskReading(
         task=read_task(task, image_id),
@@ -115,7 +115,11 @@ def image_of(data: object, config: LabelConfig) -> object:
 
 
 def kept_address(value: object) -> str:
-    """Return an image's address, a digest of an address that is too long, or "" if it is none."""
+    """Return an image's address in the form in which it is kept.
+
+    Returns a digest if the address is too long, not printable or a data: URI, and "" if the value
+    is not an address.
+    """
     if not isinstance(value, str) or not value.strip():
         return ""
     is_kept = len(value) <= ADDRESS_LENGTH and value.isprintable()

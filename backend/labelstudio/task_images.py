@@ -1,7 +1,8 @@
 """Fetch the images of tasks: data: URIs, images in Label Studio, and images on IMAGE_HOSTS.
 
-A task's data is not trusted. Our token is sent only to Label Studio, and only to its addresses of
-images. No file is opened, and the size, pixel count and duration of every response are limited.
+A task's data is not trusted. Our token is sent only to Label Studio, and only to addresses at which
+it serves images. No file is opened. The size, pixel count and duration of every response are
+limited.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class TaskImages:
         return found.read()
 
     def fault(self, address: str) -> str:
-        """Return the reason why an address is not allowed, without a request, or ""."""
+        """Return why an address is not allowed, or "". Sends no request."""
         if _is_data_uri(address):
             return ""
         try:
@@ -134,12 +135,18 @@ class TaskImages:
     def _check_redirect(self, url: str, target: str) -> None:
         """Raise OSError unless Label Studio may redirect a request for an image to this address.
 
-        The redirect is followed without our token, since the request is sent to another server.
+        The redirect is followed without our token, because it leads to another server.
         """
         if not re.search(rf"{CLOUD_PATHS}$", urlsplit(url).path):
-            raise OSError(f"Label Studio redirects {shown(url)}, which only cloud storage may do")
+            raise OSError(
+                f"Label Studio redirects {shown(url)}, but only images in cloud storage may be "
+                "redirected"
+            )
         if fault := self._hosts.fault(target):
-            raise OSError(f"Label Studio redirects to cloud storage: {fault[:SHOWN_CHARS]}")
+            raise OSError(
+                "Label Studio redirects to cloud storage that must not be contacted: "
+                f"{fault[:SHOWN_CHARS]}"
+            )
 
 
 def _is_data_uri(address: str) -> bool:

@@ -21,11 +21,11 @@ from backend.store.project_record import project_root
 from backend.store.project_store import ProjectStore
 
 KEPT_BYTES = 64 * 1024**2  # of the files that were fetched last
-PREFETCHED = 16  # tasks in one request; a data: URI may have megabytes
+PREFETCHED = 16  # tasks in one request; a data: URI may have several megabytes
 
 
 class TaskSource:
-    """The images of an attached project's tasks, as the copy of Label Studio's data lists them.
+    """The images of an attached project's tasks, as listed in our copy of Label Studio's data.
 
     A location is the task's id and its image's address: "17 /data/upload/3/ab-cat.png". The files
     that were fetched last are kept in memory, because a pool measures its first images before it
@@ -102,7 +102,7 @@ class TaskSource:
             raise OSError(str(error)) from None
 
     def _fetch_addresses(self, locations: Sequence[str]) -> None:
-        """Keep the images of those tasks whose data: URIs are as they were listed."""
+        """Keep the images of the tasks whose data: URIs have not changed since they were listed."""
         task_ids = [int(location.partition(" ")[0]) for location in locations]
         for task_id, address in self._project.image_addresses(task_ids).items():
             location = f"{task_id} {kept_address(address)}"

@@ -44,10 +44,9 @@ def fit_head(
     """Fit a multinomial logistic regression.
 
     The problem has a single optimum, so `start`, which may have fewer classes, only saves time.
-    `weights` determine how much each
-    label counts; only their ratios matter. A class without labels gets the probability that it
-    would have with one more labeled image (Laplace's rule of succession). Raises TooFewLabelsError
-    if fewer than two classes have labels.
+    `weights` determine how much each label counts; only their ratios matter. A class without labels
+    gets the probability that it would have with one more labeled image (Laplace's rule of
+    succession). Raises TooFewLabelsError if fewer than two classes have labels.
     """
     seen = np.unique(labels)
     if len(seen) < 2:

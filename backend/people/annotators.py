@@ -36,8 +36,8 @@ def active_annotators(annotations: Mapping[int, Sequence[Annotation]]) -> set[in
 def people_at_work(last_annotated_s: Mapping[int, float], within_s: float) -> set[int]:
     """Return the people who annotated at most `within_s` seconds before the latest annotation.
 
-    `last_annotated_s` tells when each person last annotated. The time is not counted from now, so a
-    break changes nothing.
+    `last_annotated_s` contains the time of each person's latest annotation. Times are compared with
+    the latest annotation, not with the present, so that a break of all annotators changes nothing.
     """
     latest_s = max(last_annotated_s.values(), default=0.0)
     return {person for person, at_s in last_annotated_s.items() if at_s >= latest_s - within_s}

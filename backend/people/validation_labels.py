@@ -73,7 +73,7 @@ def decide_label(
     A ground truth annotation always decides. Otherwise, only the latest annotation of each
     annotator counts. Once the task is closed, or none of the `active` annotators can receive it,
     the most frequent label decides; a tie leaves the image undecided. Labels from the data set do
-    not count. If the task may not be reopened, no outcome requires it.
+    not count. Without `may_reopen`, no outcome reopens the task or deletes a skip.
     """
     of_people = sorted(
         (a for a in annotations if a.annotator is not None), key=lambda a: a.updated_at

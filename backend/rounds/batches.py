@@ -54,7 +54,7 @@ class Batch:
     strategy: ResolvedName
     version: Meta | None
     probs: Probs | None  # (images, classes), or None without a model
-    # The images that another strategy chose, because a class has no label yet.
+    # Images that another strategy chose because a class has no label yet, with that strategy.
     chosen_by: Mapping[str, ResolvedName] = field(default_factory=dict)
 
     @property
@@ -141,7 +141,7 @@ def choose_batch(
 def lacks_labels(loop: Loop) -> bool:
     """Return whether a class that joined after the first version has no label yet.
 
-    A class that was there from the start may never be used, for example "unsure".
+    Classes that existed from the start are ignored, because some may never be used ("unsure").
     """
     n_first = min((len(meta.classes) for meta in loop.registry.versions()[0]), default=0)
     labeled = {loop.classes.spell(label) for label in loop.store.label_counts()}
@@ -187,8 +187,8 @@ def _join(typical: Batch, others: Batch) -> Batch:
 def push(loop: Loop, batch: Batch, sample: Sequence[str] = ()) -> int:
     """Create tasks for a batch and for validation images; return how many were created.
 
-    The tasks of an attached project exist, so they get predictions instead. As for `choose_batch`,
-    the caller must hold the push lock.
+    The tasks of an attached project already exist, so predictions are added to them instead. As for
+    `choose_batch`, the caller must hold the push lock.
     """
     asked = [_asked(batch, row) for row in range(len(batch.image_ids))]
     of_sample = ask_sample(sample, batch.version)
@@ -246,8 +246,8 @@ def _create_tasks(
 def _predict_tasks(
     loop: Loop, batch: Batch, asked: Sequence[Asked], of_sample: Sequence[Asked]
 ) -> int:
-    """Add predictions to the tasks that an attached project has for these images, so that Label
-    Studio serves these tasks first; return their number.
+    """Add predictions to an attached project's tasks for these images, so that Label Studio serves
+    these tasks first; return their number.
     """
     # If this process dies before the last step, the next refresh adds what is missing.
     loop.store.record(ordered_by="")

@@ -77,7 +77,7 @@ def _change_classes(
 
 
 def left_out_notices(record: ProjectRecord, label_counts: Mapping[str, int]) -> list[str]:
-    """Return a sentence, with a remedy, for every label that means none of the current classes."""
+    """Return a sentence, with a remedy, for every label that is not a current class."""
     classes = record.class_list
     return [
         f'{count:,} annotation{"s" if count > 1 else ""} of the class "{label}", which the label '
@@ -113,7 +113,7 @@ def current_labels(
 ) -> dict[int, list[Annotation]]:
     """Return the annotations with the names of current classes as labels.
 
-    A label that means none of the current classes becomes None.
+    A label that refers to none of the current classes becomes None.
     """
     return {
         task_id: [

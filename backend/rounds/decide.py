@@ -26,7 +26,7 @@ READ_EVERY_S = 2.0  # no more often than this, however many webhooks arrive
 REFIT_EVERY_S = 5.0
 REVIEWS_EVERY_S = 60.0
 EXHAUSTED_AGAIN_S = 60.0
-IMAGES_PER_PERSON = 5  # so that people who work at once do not run out of images
+IMAGES_PER_PERSON = 5  # so that people who annotate at once do not run out of images
 LIST_TASKS_EVERY_S = 10.0  # no more often than this, however often tasks come and go
 RETRY_AFTER_S: Mapping[str, float] = {
     "retrain": 60.0,

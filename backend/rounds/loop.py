@@ -53,7 +53,7 @@ class Loop:
     device: torch.device
     renamed_classes: tuple[tuple[str, str], ...] = ()  # former names and new names
     validation_labels: int = 0  # how many annotators provide; 0 if the labels are known
-    is_attached: bool = False  # whether the tasks belong to the team, so none is created or deleted
+    is_attached: bool = False  # whether the tasks belong to a team; we create and delete none
 
     @cached_property
     def store(self) -> ProjectStore:
@@ -62,7 +62,7 @@ class Loop:
 
     @cached_property
     def classes(self) -> ClassList:
-        """Return all classes that the project ever had; the pool's classes are its columns."""
+        """Return all classes that the project has ever had. The pool's classes are its columns."""
         return ClassList(self.pool.classes, self.choices, self.renamed_classes)
 
     @property
@@ -81,7 +81,7 @@ class Loop:
         return self.settings.may_reopen(is_attached=self.is_attached)
 
     def gone_images(self) -> set[str]:
-        """Return the images whose tasks the team of an attached project deleted after the pool was
+        """Return the images whose tasks an attached project's team has deleted since the pool was
         last listed.
         """
         if not self.is_attached:
@@ -136,12 +136,12 @@ def open_loop(
 ) -> Loop:
     """Gather everything that a project's rounds need.
 
-    The pool and the weights were chosen during set-up. The pool contains all images that are
-    already decoded or were queried. For training, it also contains all held-out images, so that
-    every version is validated on the same images.
+    The pool and the weights were chosen during set-up. The pool contains all images that have been
+    decoded or queried. For training, it also contains all held-out images, so that every version is
+    validated on the same images.
 
-    An attached project's pool is listed again if its tasks have changed. It lacks annotated images
-    that are not decoded yet, except for training, so that fetching them delays no batch.
+    An attached project's pool is listed again if its tasks have changed. Annotated images that are
+    not decoded yet are decoded only for training, so that fetching them does not delay a batch.
     """
     root = project_root(settings.model_dir, project_id)
     record = read_record(root)
@@ -194,16 +194,19 @@ def _needed(tasks: Sequence[Task], *, has_all: bool) -> list[str]:
 
 
 def _with_classes(pool: Pool, classes: ClassList) -> Pool:
-    """Return a pool whose held-out labels are current classes, without images of removed ones."""
+    """Return the pool with current classes as its held-out labels.
+
+    Held-out images of removed classes are left out.
+    """
     validation, test = (split.relabel(classes.targets) for split in (pool.validation, pool.test))
     return replace(pool, classes=classes.columns, validation=validation, test=test)
 
 
 def _validation(record: ProjectRecord, store: ProjectStore) -> Validation:
-    """Return whose labels validate, for a pool that is listed for the first time.
+    """Return how validation images are chosen if the pool is listed for the first time.
 
-    Of an attached project's images, those that its team annotated without being asked to are
-    trained on.
+    In an attached project, the images that the team annotated without being asked are not chosen,
+    because they are used for training.
     """
     exempt = frozenset[str]()
     if record.is_attached:
@@ -214,10 +217,10 @@ def _validation(record: ProjectRecord, store: ProjectStore) -> Validation:
 
 @contextmanager
 def push_lock(loop: Loop) -> Iterator[None]:
-    """Hold the lock of whoever changes the project in Label Studio.
+    """Hold the lock that is required to change the project in Label Studio.
 
     Raises DetachedError if the project has been detached since the loop was opened, because a job
-    that still runs must no longer change anything there.
+    that is still running must not change anything there.
     """
     with lock(loop.root, "push"):
         check_attached(loop.root)

@@ -26,8 +26,8 @@ from backend.store.registry import Registry
 
 TASKS_PER_TRANSACTION = 500
 AT_WORK_S = 3600.0
-# Label Studio's default for how long it reserves a task for someone who opened it; our own stacks
-# set half an hour.
+# How long Label Studio reserves a task for the person who opened it, unless it is set. Our own
+# stacks set half an hour.
 RESERVED_FOR_S = 24 * 3600.0
 
 
@@ -89,8 +89,8 @@ def read_changes(
     """Update the local copy of the project's tasks and annotations.
 
     Reads only what changed since the last reading. Reads everything if `is_full` is set, if nothing
-    has been read before, or if the label config now names another control or another key of the
-    task's data. `now` is in seconds since the epoch and defaults to the current time.
+    has been read before, or if the label config now names another control or another image key.
+    `now` is in seconds since the epoch and defaults to the current time.
     """
     began = time.time() if now is None else now
     read_at = store.facts().read_at
@@ -129,8 +129,9 @@ def read_everything_changed(
 
 
 def count_at_work(store: ProjectStore, *, is_attached: bool) -> int:
-    """Count the people who are annotating at once, or may have left a task open that Label Studio
-    still reserves for them.
+    """Count the people who are annotating at once.
+
+    In an attached project, this includes people for whom Label Studio may still reserve a task.
     """
     within_s = RESERVED_FOR_S if is_attached else AT_WORK_S
     return len(people_at_work(store.last_annotated(), within_s))

@@ -92,7 +92,7 @@ def order_open_tasks(loop: Loop, progress: Progress = lambda *_: None) -> int:
 def switch(loop: Loop, version: str) -> str:
     """Make Label Studio order its tasks by this version's predictions, which must exist.
 
-    If the team of an attached project chose another order, that order is left alone. Returns the
+    If the team of an attached project chose another order, the order is not changed. Returns the
     version that orders the tasks now.
     """
     order, has_ordered = loop.project.task_order(), loop.store.facts().has_ordered
@@ -126,7 +126,7 @@ def without_guess(version: str) -> Prediction:
 def likeliest(probs: Row, names: Sequence[str]) -> list[tuple[str, float]]:
     """Return the GUESSES_SHOWN most probable classes, each with its probability.
 
-    Classes that the version does not know, or that were removed, have no probability.
+    Classes with probability 0 are left out: the version does not know them, or they were removed.
     """
     rows = np.argsort(-probs, kind="stable")[:GUESSES_SHOWN]
     return [(names[row], float(probs[row])) for row in rows if probs[row] > 0]
@@ -182,10 +182,10 @@ def _open_tasks(loop: Loop) -> tuple[list[OpenTask], list[OpenTask]]:
 
 
 def _queried_tasks(loop: Loop, pending: Set[int]) -> set[int] | None:
-    """Return the tasks of an attached project that may need predictions; None stands for all.
+    """Return the tasks of an attached project that may need predictions, or None in other projects.
 
-    If the project asks for several annotations per task, Label Studio serves tasks that were begun
-    before all others, so predictions would not change their order.
+    If the project asks for several annotations per task, Label Studio serves tasks that already
+    have an annotation before all others, so predictions would not change their order.
     """
     if not loop.is_attached:
         return None
@@ -238,7 +238,8 @@ def _delete_old_predictions(loop: Loop, ordering: str, now: datetime) -> None:
     """Delete the predictions of all but the last two versions once no open task can refer to them.
 
     An annotation refers to the prediction that was displayed with it, and a task stays locked for
-    `task_lock_s` seconds. Predictions of the version `ordering` are also kept.
+    `task_lock_s` seconds. The version `ordering`, which orders the tasks, also keeps its
+    predictions.
     """
     history = loop.registry.promotions()
     keep = {ordering, *(p.version for p in history[:2])}

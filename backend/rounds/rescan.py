@@ -58,7 +58,7 @@ def rescan(loop: Loop, *, must_list: bool, progress: Progress) -> None:
 
 
 def _log_new_classes(loop: Loop) -> None:
-    """Log classes that a rescan has found in the pool and that annotators cannot choose."""
+    """Log the classes in the pool that annotators cannot choose."""
     if (record := read_record(loop.root)) is None:
         return
     if notice := pool_class_notice(record, loop.store.facts().pool_classes):

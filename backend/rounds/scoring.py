@@ -78,7 +78,7 @@ class PoolEmbeddings:
 def pool_probs(loop: Loop, meta: Meta, progress: Progress) -> Probs:
     """Return a version's calibrated probabilities for the pool; each image is scored only once.
 
-    They are aligned to the loop's classes. Raises NoModelError if they are not finite.
+    The columns are the loop's classes. Raises NoModelError if a probability is not finite.
     """
     wanted = loop.pool.image_ids
 
@@ -95,7 +95,8 @@ def pool_probs(loop: Loop, meta: Meta, progress: Progress) -> Probs:
 def score_sample(loop: Loop, meta: Meta, progress: Progress) -> SampleProbs:
     """Return a version's outputs for the validation sample; each image is scored only once.
 
-    They are not aligned. Images that lack a label here are measured later, by `measure_again`.
+    The columns are the version's classes. Images that lack a label here are measured later, by
+    `measure_again`.
     """
 
     def compute(image_ids: Sequence[str]) -> Probs:

@@ -78,10 +78,10 @@ def ask_sample(image_ids: Sequence[str], version: Meta | None) -> list[Asked]:
 
 
 def adopt_answers(loop: Loop) -> None:
-    """Record validation images that were annotated without being queried as queried.
+    """Record as queried the validation images that people annotated without being asked.
 
     Annotators of an attached project may annotate any task. They saw no guess for these images, so
-    their annotations are as good as others for validation. The caller must hold the push lock.
+    their annotations can be used for validation. The caller must hold the push lock.
     """
     queried, annotated = loop.store.queried_images(), loop.store.annotated_images()
     adopted = [i for i in loop.pool.sample.image_ids if i in annotated and i not in queried]

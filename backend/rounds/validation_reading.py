@@ -51,8 +51,8 @@ def read_validation(
 ) -> ValidationReading:
     """Decide the validation labels from the annotations that were last read from Label Studio.
 
-    An annotation whose label means none of the current classes counts as empty. `n_wanted` is
-    VALIDATION_LABELS. `may_reopen` tells whether tasks may be reopened for other annotators.
+    An annotation whose label refers to none of the current classes counts as empty. `n_wanted` is
+    VALIDATION_LABELS. `may_reopen` states whether tasks may be reopened for other annotators.
     """
     tasks = store.validation_tasks()
     if not tasks:

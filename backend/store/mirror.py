@@ -59,8 +59,8 @@ class MirrorChanges:
 class Mirror:
     """Query the copy of Label Studio's data in the project's database.
 
-    Queried tasks are all tasks of our own project, and those tasks of an attached project that
-    Tightloop has asked people to label or that people have annotated or skipped.
+    In a project that we created, all tasks count as queried. In an attached project, a task counts
+    as queried if Tightloop has asked people to label it, or if people have annotated or skipped it.
     """
 
     def __init__(self, root: Path) -> None:
@@ -117,8 +117,9 @@ class Mirror:
         )
 
     def last_annotated(self) -> dict[int, float]:
-        """Return when each person last annotated, in seconds since the epoch, except for ground
-        truths.
+        """Return the time of each person's latest annotation, in seconds since the epoch.
+
+        Ground truth annotations are ignored.
         """
         rows = select(
             self._root,
@@ -198,7 +199,7 @@ def write_tasks(db: sqlite3.Connection, tasks: Iterable[TaskReading], now: float
 
 
 def delete_tasks_unseen_since(db: sqlite3.Connection, moment: float) -> MirrorChanges:
-    """Delete tasks not read since `moment`; return what has changed."""
+    """Delete tasks that were not read since `moment`; return what has changed."""
     rows = db.execute("SELECT task_id FROM mirror_task WHERE read_at < ?", (moment,))
     return delete_tasks(db, [task_id for (task_id,) in rows.fetchall()], moment)
 

@@ -202,7 +202,7 @@ def _check_rows(probs: Probs) -> None:
 def _check_labels(root: Path, labels: Labels, n_known: int) -> None:
     """Raise ValueError unless all labels are classes of the project.
 
-    Some may have joined the project after the version, which knows `n_known` classes, was made.
+    The version knows `n_known` classes. Other classes may have joined the project since then.
     """
     record = read_record(root) or read_former(root)  # it may have just been detached
     n_classes = max(n_known, len(record.classes) if record else 0)

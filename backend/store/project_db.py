@@ -93,8 +93,8 @@ MIRROR_TABLES = """
     ) STRICT;
     CREATE INDEX IF NOT EXISTS mirror_task_image ON mirror_task (image_id);
     CREATE INDEX IF NOT EXISTS mirror_task_open ON mirror_task (image_id) WHERE is_open;
-    -- An attached project has all its tasks from the beginning. Those that count as queried are the
-    -- tasks that Tightloop has asked people to label, and the tasks that people labeled unasked.
+    -- The tasks of an attached project exist from the beginning. A task counts as queried if
+    -- Tightloop has asked people to label it, or if people have annotated or skipped it.
     CREATE VIEW IF NOT EXISTS mirror_queried AS SELECT * FROM mirror_task
         WHERE image_id NOT GLOB 'ls-*' OR NOT is_open
         OR image_id IN (SELECT image_id FROM own_asked);

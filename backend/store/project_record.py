@@ -52,8 +52,8 @@ class ProjectRecord(BaseModel, frozen=True):
     weights: str
     image_size: int = Field(64, ge=16, le=512, multiple_of=8)  # used if IMAGE_SIZE=auto
     seed: int = Field(ge=0)
-    # Every class that the project ever had, because probabilities keep a column for each of them;
-    # new classes go last.
+    # Every class that the project has ever had, because probabilities keep a column for each class.
+    # New classes go last.
     classes: Classes
     removed_classes: tuple[str, ...] = ()  # those that the label config no longer offers
     renamed_classes: tuple[tuple[str, str], ...] = ()  # former names and new names
@@ -69,19 +69,19 @@ class ProjectRecord(BaseModel, frozen=True):
 
     @property
     def is_attached(self) -> bool:
-        """Return whether the project and its tasks belong to a team that works without us."""
+        """Return whether Tightloop was attached to this project, whose tasks belong to a team."""
         return self.attached is not None
 
     @property
     def class_list(self) -> ClassList:
-        """Return the classes that annotators choose from, as of the last look at the label config.
+        """Return the project's classes, as of the last reading of the label config.
 
         They are spelled as they were when they joined the project.
         """
         return self.offering(n for n in self.classes if n not in self.removed_classes)
 
     def offering(self, choices: Iterable[str]) -> ClassList:
-        """Return the classes if the label config offers these choices."""
+        """Return the project's classes, given the choices that the label config offers."""
         offered = tuple(choices)
         return ClassList(append_new(self.classes, offered), offered, self.renamed_classes)
 
@@ -136,7 +136,7 @@ def pick_project(model_dir: Path, asked: int | None) -> int:
 
 
 def write_record(root: Path, record: ProjectRecord) -> None:
-    """Write a project's record, replacing any existing one, and end any detaching."""
+    """Write a project's record, and delete the records of an earlier detaching."""
     write_text(root / RECORD, record.model_dump_json(indent=2))
     with folder_errors(root):
         for name in (DETACHING, DETACHED):
@@ -146,7 +146,7 @@ def write_record(root: Path, record: ProjectRecord) -> None:
 def change_record(
     root: Path, change: Callable[[ProjectRecord], ProjectRecord]
 ) -> ProjectRecord | None:
-    """Change a project's record while no other process does; return the new record.
+    """Change a project's record under its lock; return the new record.
 
     Returns None if the project is not set up.
     """
@@ -194,7 +194,7 @@ def is_half_detached(root: Path) -> bool:
 
 
 def read_former(root: Path) -> ProjectRecord | None:
-    """Return the record of a project that is detached, completely or not, or None."""
+    """Return the record of a project that was detached, even if incompletely, or None."""
     return _read(root / DETACHING) or _read(root / DETACHED)
 
 

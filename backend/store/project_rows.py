@@ -20,7 +20,7 @@ class Facts(BaseModel, frozen=True):
     # What was read from Label Studio
     read_at: Moment = 0.0  # when the last reading of changed tasks began
     full_read_at: Moment = 0.0  # when the last reading of all tasks began
-    read_with: str = ""  # the names in the label config with which all tasks were read
+    read_with: str = ""  # the control and the image key with which all tasks were read
     revision: int = 0  # increases whenever an annotation has changed
     tasks_revision: int = 0  # increases whenever an attached project's tasks have changed
     # What the loop has learned and done
@@ -29,9 +29,9 @@ class Facts(BaseModel, frozen=True):
     head_revision: int = 0  # the revision that the last head or training run used
     head_fitted_at: Moment = 0.0
     ordered_by: str = ""  # the version whose predictions order the open tasks
-    has_ordered: bool = False  # whether our predictions ever ordered an attached project's tasks
-    order_problem: str = ""  # why annotators do not get the tasks in the order of the predictions
-    annotations_per_task: int = 1  # how many the project asks for
+    has_ordered: bool = False  # whether predictions have ordered an attached project's tasks
+    order_problem: str = ""  # why the predictions do not order the tasks that annotators get
+    annotations_per_task: int = 1  # how many annotations the project asks for
     looked_for_again: int = 0  # the revision at the last search for tasks to reopen
     sample_asked_again: int = 0  # the revision at which validation tasks were last reopened
     exhausted_at: Moment = 0.0  # when a batch was due but no image was left to query
@@ -42,7 +42,7 @@ class Facts(BaseModel, frozen=True):
     decoded_at: Moment = 0.0  # when images were last decoded
     pool_images: int = 0  # images that can be queried, as of the last search or decoding
     undecoded_images: int = 0  # images still to be decoded, as of the last search or decoding
-    pool_classes: tuple[str, ...] = ()  # known labels of its images, as of the last search
+    pool_classes: tuple[str, ...] = ()  # classes of the pool's known labels, as of the last search
     failed_at: dict[str, Moment] = {}  # when each step last failed; removed once the step succeeds
     # What the dashboard shows
     open_read_at: Moment = 0.0  # when the open images were last ordered

@@ -104,7 +104,7 @@ class ProjectStore(Mirror):
             _record(db, {**facts, "failed_at": failed_at})
 
     def label_counts(self) -> dict[str, int]:
-        """Return how many annotations each label has, with labels that are no longer classes."""
+        """Return how many annotations each label has, including labels that are not classes now."""
         query = (
             "SELECT label, count(*) FROM mirror_annotation "
             "WHERE label IS NOT NULL AND answer IS NOT NULL GROUP BY label ORDER BY label"
@@ -112,7 +112,7 @@ class ProjectStore(Mirror):
         return dict(select(self._root, query))
 
     def record_new_classes(self) -> None:
-        """Record that annotations mean other classes now, so that a head is fitted to them."""
+        """Record that annotations refer to other classes now, so that a head is fitted to them."""
         with writing(self._root) as db:
             _record(db, {"revision": _facts(db).revision + 1})
 

@@ -13,7 +13,8 @@ from backend.measures.evaluation import Evaluation
 from backend.measures.gate import Gate
 from backend.store.project_record import Classes
 
-UNTRAINED = "r0000"  # orders the tasks of an attached project before its first version
+# The predictions with this name order an attached project's tasks before its first version.
+UNTRAINED = "r0000"
 VERSION_NAME = re.compile(r"r(?P<round>[0-9]{4,})(?:h(?P<head>[0-9]{2,}))?")
 
 

@@ -1,4 +1,4 @@
-"""Find the pool image of a task in a /predict request, and whether the task must get no guess."""
+"""Find the pool image of a task in a /predict request, and decide whether it may get a guess."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Task = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class OwnTasks:
-    """The tasks that Tightloop created, whose data says how they were queried."""
+    """The tasks that Tightloop created, whose data states how they were queried."""
 
     def image_id(self, task: Task) -> str:
         """Return the id of the task's image, or "" if Tightloop did not create the task."""
@@ -53,7 +53,7 @@ class AttachedTasks:
 
 
 def predicted_tasks(root: Path) -> OwnTasks | AttachedTasks:
-    """Return how the tasks of a project are read, from its record and its pool's index."""
+    """Return the reader of a project's tasks, according to its record and its pool's index."""
     record = read_record(root)
     if record is None or not record.is_attached:
         return OwnTasks()

@@ -117,9 +117,9 @@ class ModelService:
         return probs
 
     def classes(self, project_id: int, meta: Meta, choices: tuple[str, ...]) -> ClassList:
-        """Return the project's classes if the label config offers these choices.
+        """Return the project's classes, given the choices that the label config offers.
 
-        A class that joined the project after the version was made is never predicted.
+        The version never predicts a class that joined the project later.
         """
         record = read_record(self.root(project_id))
         if record is None:

@@ -61,7 +61,7 @@ class BufferedApp:
 
 
 class ReasonConnection(h11.Connection):
-    """HTTP/1.1 whose responses may bring their own reason phrase, in the header REASON_HEADER."""
+    """An HTTP/1.1 connection that takes reason phrases from the header REASON_HEADER."""
 
     def send_with_data_passthrough(self, event: h11.Event) -> list[bytes] | None:
         """Return the bytes of an event."""
@@ -79,7 +79,7 @@ class ReasonConnection(h11.Connection):
 
 class DeadlineProtocol(H11Protocol):
     """Uvicorn's HTTP/1.1, except that it closes connections whose request head takes too long, and
-    that responses may bring their own reason phrase.
+    that a response may set its reason phrase.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:

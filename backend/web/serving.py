@@ -77,7 +77,7 @@ class MLBackend:
         """Check the project's label config, and return the name of the version in service.
 
         Label Studio also calls this if a person connects the backend in a project's settings. The
-        classes may differ from those of this version; the next version follows them.
+        label config may have other classes than this version; the next version learns them.
         """
         payload = read_payload(SetupPayload, _body(MAX_BODY_BYTES))
         project_id = project_number(payload.project)
@@ -89,7 +89,7 @@ class MLBackend:
         return jsonify(model_version=current.version if current else "")
 
     def _check_project(self, project_id: int, label_config: str) -> Meta | None:
-        """Return the version in service. Raises SettingsError if the project is not set up."""
+        """Return the version in service. Raises SettingsError if the project is unknown."""
         root = self._service.root(project_id)
         record = read_record(root)
         if record is None:

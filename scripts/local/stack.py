@@ -72,7 +72,7 @@ class LocalStack:
         request = Request.from_settings(self.settings)
         if request.value("pool") == ATTACHED:
             request.existing_project()
-        elif not request.is_for_existing:  # else, set-up only renews its connections
+        elif not request.is_for_existing:  # otherwise, set-up only repairs the connections
             with progress_bar() as progress:
                 make_plan(request, progress)
 

@@ -1,4 +1,4 @@
-"""Attach Tightloop to a Label Studio project that exists: read it, say what changes, and ask."""
+"""Attach Tightloop to an existing Label Studio project: read it, print the plan, and ask."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ NAMED_MAX = 10
 def attach(settings: Settings, named: str, consent: Consent) -> int:
     """Attach to the project with this id or title, unless the user declines; return its id.
 
-    If Tightloop is attached already, switch on whatever is missing.
+    If Tightloop is already attached, connect it again, and let it order the tasks.
     """
     settings.require("label_studio_api_key", "webhook_secret", "backend_password")
     project_id = find_existing(settings, named)
@@ -61,10 +61,13 @@ def attach(settings: Settings, named: str, consent: Consent) -> int:
     if not record.is_attached:
         raise SettingsError(
             f'Tightloop itself created the project "{record.title}" (id {project_id}), so there is '
-            "nothing to attach: `python -m scripts.setup_project` updates it"
+            "nothing to attach. To update the project, run `python -m scripts.setup_project`"
         )
     if consent == "dry run":
-        print(f'Tightloop is already attached to "{record.title}" (id {project_id})')
+        print(
+            f'Tightloop is already attached to "{record.title}" (id {project_id}). Without '
+            "--dry-run, this command repairs the connection, and lets Tightloop order the tasks"
+        )
     else:
         switch_on(settings, record)
         print(f'project   "{record.title}" (id {project_id}) is attached')
@@ -72,7 +75,7 @@ def attach(settings: Settings, named: str, consent: Consent) -> int:
 
 
 def refresh(settings: Settings, record: ProjectRecord) -> None:
-    """Mend the webhook and the ML backend connection, and complete an interrupted attaching.
+    """Repair the webhook and the ML backend connection, and complete an interrupted attaching.
 
     The order of the tasks is left alone, because the team may have changed it on purpose.
     """
@@ -104,7 +107,7 @@ def _connect(settings: Settings, record: ProjectRecord) -> None:
     project.connect(address_of(settings))
     project.configure(is_blind=settings.blind)
     store = ProjectStore(project_root(settings.model_dir, record.project_id))
-    # The next version that has predictions may replace the model version of the team.
+    # The next version that has predictions may replace the team's model version.
     store.record(has_ordered=False, ordered_by="", order_problem="")
 
 
@@ -122,12 +125,12 @@ def find_existing(settings: Settings, named: str) -> int:
         return found[0]
     if found:
         ids = ", ".join(map(str, sorted(found)))
-        raise SettingsError(f'several projects are called "{named}": give one of the ids {ids}')
+        raise SettingsError(f'several projects are called "{named}": choose one of the ids {ids}')
     known = [f'{i} ("{title}")' for i, title in sorted(titles.items())]
     more = f" and {len(known) - NAMED_MAX} more" if len(known) > NAMED_MAX else ""
     raise SettingsError(
         f'Label Studio at {url} has no project with the id or title "{named}". The user of '
-        f"LABEL_STUDIO_API_KEY sees {', '.join(known[:NAMED_MAX]) or 'no project'}{more}"
+        f"LABEL_STUDIO_API_KEY can see {', '.join(known[:NAMED_MAX]) or 'no project'}{more}"
     )
 
 
@@ -146,8 +149,8 @@ class Attaching:
         if self.project.is_held_by_another(address_of(self.settings)):
             raise SettingsError(
                 f"another Tightloop is attached to project {self.project_id}: its webhook is "
-                "listed in the project's Settings, Webhooks. Detach the other Tightloop first, or "
-                "delete that webhook if the other Tightloop no longer exists"
+                "listed under Settings > Webhooks. Detach the other Tightloop first, or delete its "
+                "webhook if the other Tightloop no longer exists"
             )
         former = self.project.former_settings()
         if earlier is not None and earlier.attached and is_half_detached(self.root):
@@ -234,7 +237,7 @@ class Attaching:
         )
 
     def _open_pool(self, classes: Sequence[str], seed: int, progress: Progress) -> Pool:
-        """List the images and fetch the first ones; images that are annotated never validate."""
+        """List the images, and fetch the first ones; annotated images never validate a version."""
         settings = self.settings
         annotated = frozenset(ProjectStore(self.root).annotated_images())
         source = TaskSource(settings, self.project_id)
@@ -264,7 +267,7 @@ class Attaching:
             _connect(self.settings, record)
         except TightloopError:
             put_back(self.settings, record)
-            print("Label Studio refused a change, so the project was put back as it was")
+            print("Label Studio refused a change, so the project's former settings were restored")
             raise
         print(f"backend   {self.settings.backend_url} is connected and receives every annotation")
         steps.push_first_batch()
@@ -279,7 +282,7 @@ class Attaching:
 def has_consent(consent: Consent) -> bool:
     """Return whether to carry out the plan; ask the user if necessary.
 
-    Raises SettingsError if there is no terminal to ask at.
+    Raises SettingsError if there is no terminal on which to ask.
     """
     if consent == "dry run":
         print("--dry-run: nothing was changed")
@@ -287,7 +290,9 @@ def has_consent(consent: Consent) -> bool:
     if consent == "given":
         return True
     if not sys.stdin.isatty():
-        raise SettingsError("nothing was changed, because no terminal can ask: add --yes to agree")
+        raise SettingsError(
+            "nothing was changed, because nobody can confirm without a terminal: add --yes"
+        )
     if input("Attach Tightloop to this project? [y/N] ").strip().lower() in ("y", "yes"):
         return True
     print("nothing was changed")

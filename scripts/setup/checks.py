@@ -180,9 +180,9 @@ def _plan_recorded(request: Request, record: ProjectRecord, progress: Progress) 
 
 
 def _were_given(classes: Sequence[str], record: ProjectRecord, *, may_change: bool) -> bool:
-    """Return whether these are the recorded classes, or those before some changed in Label Studio.
+    """Return whether these are the recorded classes, the current ones, or those before some joined.
 
-    New classes go last in the record. With `may_change`, fewer classes are meant as a change.
+    New classes go last in the record. With `may_change`, fewer classes count as a change.
     """
     earlier = () if may_change else record.classes[: len(classes)]
     known = (record.classes, record.class_list.current, earlier)

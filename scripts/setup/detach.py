@@ -1,4 +1,4 @@
-"""Detach Tightloop from a Label Studio project, and put the project's settings back."""
+"""Detach Tightloop from a Label Studio project, and restore the project's settings."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ def detach(settings: Settings, named: str, *, is_dry_run: bool = False) -> int:
         put_back(settings, record)
     print(
         f"Tightloop is detached. Model versions are kept in {root}, in case you attach it again. "
-        f"If .env sets POOL=labelstudio and PROJECT_ID={record.project_id}, remove both"
+        f"If .env contains POOL=labelstudio and PROJECT_ID={record.project_id}, remove both lines"
     )
     return record.project_id
 
 
 def put_back(settings: Settings, record: ProjectRecord) -> None:
-    """Put a project back as it was before Tightloop was attached; print what stays different.
+    """Restore a project as it was before Tightloop was attached; print what was not restored.
 
     The caller must hold the attach lock.
     """
     root = project_root(settings.model_dir, record.project_id)
-    # Jobs that still run find no record under these locks, and change nothing more.
+    # Jobs that are still running find no record under these locks, and change nothing more.
     with lock(root, "push", WAIT_FOR_PUSH_S), lock(root, "review", WAIT_FOR_PUSH_S):
         if read_record(root) is not None:
             begin_detaching(root)
@@ -57,7 +57,7 @@ def put_back(settings: Settings, record: ProjectRecord) -> None:
 
 
 def _restore(settings: Settings, record: ProjectRecord) -> list[str]:
-    """Restore a project's settings; return what stays different."""
+    """Restore a project's settings; return a sentence for each one that was not restored."""
     url, token = settings.label_studio_url, settings.label_studio_api_key.get_secret_value()
     if record.project_id not in find_projects(url, token):
         return ["the project no longer exists in Label Studio"]
@@ -68,12 +68,12 @@ def _restore(settings: Settings, record: ProjectRecord) -> list[str]:
 
 
 def _describe(record: ProjectRecord) -> list[str]:
-    """Return what detaching changes."""
+    """Describe what detaching changes."""
     former = record.attached
     assert former is not None, "the record of an attached project"
     shown = "shown to annotators" if former.show_collab_predictions else "hidden"
     return [
-        f'"{record.title}" (project {record.project_id}) gets back its former settings',
+        f'"{record.title}" (project {record.project_id}) gets its former settings back',
         f"  order       {former.sampling or 'not set'}",
         f"  predictions {shown}",
         f"  version     {former.model_version or 'none'}",
@@ -83,7 +83,7 @@ def _describe(record: ProjectRecord) -> list[str]:
 
 
 def address_of(settings: Settings) -> Address:
-    """Return where Label Studio finds our backend."""
+    """Return the address of our backend, with its secrets."""
     return Address(
         url=settings.backend_url,
         user=settings.backend_user,
@@ -98,9 +98,9 @@ def find_attached(settings: Settings, named: str) -> ProjectRecord:
     found = [record for record in read_records(model_dir) if record.is_attached]
     found += read_half_detached(model_dir)
     if not found:
-        raise SettingsError("Tightloop is attached to no project: nothing to detach")
+        raise SettingsError("Tightloop is attached to no project, so there is nothing to detach")
     chosen = [r for r in found if named in ("", str(r.project_id), r.title)]
     if len(chosen) == 1:
         return chosen[0]
     names = ", ".join(f'{record.project_id} ("{record.title}")' for record in found)
-    raise SettingsError(f"choose the project to detach by its id: --detach ID, with {names}")
+    raise SettingsError(f"choose the project to detach by its id (--detach ID): {names}")

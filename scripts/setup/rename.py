@@ -1,4 +1,4 @@
-"""Let the annotations of a class that was renamed in Label Studio count for its new name."""
+"""Record that a class was renamed, so that its annotations count for the new name."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def rename(settings: Settings, title: str | None, pairs: Sequence[str]) -> int:
     record = find_record(settings.model_dir, title)
     if record is None:
         raise SettingsError(
-            f'no project is called "{title}": give the title of the project whose class was '
-            "renamed with --title"
+            f'no project is called "{title}": use --title to name the project whose class was '
+            "renamed"
         )
     root = project_root(settings.model_dir, record.project_id)
     choices = open_project(settings, record.project_id).label_config().choices
@@ -35,7 +35,7 @@ def rename(settings: Settings, title: str | None, pairs: Sequence[str]) -> int:
     for former, new in names:
         count = sum(n for label, n in label_counts.items() if fold(label) == fold(former))
         print(f"classes   {former} is now {new}: {count:,} annotations count for the new name")
-    print("training  will start in a moment, because the labels have changed")
+    print("training  follows in a moment, because the labels have changed")
     return record.project_id
 
 

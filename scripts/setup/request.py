@@ -11,7 +11,7 @@ from backend.base.project_settings import ATTACHED
 from backend.base.settings import Settings, load_settings
 from scripts.setup.projects import find_record
 
-DECIDED = frozenset({"classes", "label_config"})  # by an existing project
+DECIDED = frozenset({"classes", "label_config"})  # by the label config of an existing project
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,13 @@ class Request:
 
     @property
     def is_for_existing(self) -> bool:
-        """Return whether the project and its tasks belong to a team that works without us."""
+        """Return whether Tightloop is, or will be, attached to the project."""
         record = find_record(self.settings.model_dir, self.title)
         return self.value("pool") == ATTACHED or (record is not None and record.is_attached)
 
     def existing_project(self) -> int:
-        """Return PROJECT_ID. Raises SettingsError if it is missing, or if another setting is given
-        that an existing project decides itself.
+        """Return PROJECT_ID. Raises SettingsError if it is missing, or if a setting is given that
+        the existing project's label config decides.
         """
         if self.settings.project_id is None:
             raise SettingsError(
@@ -67,7 +67,7 @@ class Request:
         if decided := sorted(self.given & DECIDED):
             raise SettingsError(
                 f"{', '.join(map(str.upper, decided))} cannot be set with POOL={ATTACHED}, because "
-                "the existing project decides: remove the setting"
+                "the label config of the existing project is used: remove the setting"
             )
         return self.settings.project_id
 

@@ -28,7 +28,7 @@ SAMPLED = 50  # images to open, spread over all tasks
 SAMPLE_FOR_S = 20.0
 THREADS = 8
 REASON_LENGTH = 80
-# Where an image is, by how its address begins.
+# Where an image is stored, by the beginning of its address.
 PLACES: Mapping[str, str] = {
     "digest:": "inside their tasks",
     "/data/upload/": "uploaded to Label Studio",
@@ -100,13 +100,13 @@ class Survey:
             f"{count:,} {reason}" for reason, count in Counter(left_out.values()).most_common(3)
         )
         raise PoolError(
-            f"{n_usable} of {self.store.n_tasks():,} tasks have an image that Tightloop may fetch: "
-            f"training needs at least {MIN_IMAGES}. The label config shows the image under "
+            f"{n_usable} of {self.store.n_tasks():,} tasks have an image that Tightloop may fetch, "
+            f"but training needs at least {MIN_IMAGES}. The label config reads the image from "
             f'"{image_key}"' + (f"; left out: {reasons}" if reasons else "")
         )
 
     def _places(self, usable: set[str]) -> dict[str, int]:
-        """Count the usable tasks by where their image is."""
+        """Count the usable tasks by the place where their image is stored."""
         return dict(
             Counter(
                 place_of(task.address)
@@ -116,7 +116,7 @@ class Survey:
         )
 
     def _open(self, sample: Sequence[Listed], progress: Progress) -> dict[str, int]:
-        """Open a sample of the images, for SAMPLE_FOR_S at most; count those that fail, by reason.
+        """Open sampled images for at most SAMPLE_FOR_S; count the failures by reason.
 
         Raises PoolError if none can be read.
         """
@@ -149,13 +149,13 @@ class Survey:
 
 
 def spread(images: Sequence[Listed], count: int) -> list[Listed]:
-    """Return up to `count` images, evenly spread over all."""
+    """Return up to `count` images at equal distances."""
     step = max(1, len(images) / count)
     return [images[int(i * step)] for i in range(min(count, len(images)))]
 
 
 def place_of(address: str) -> str:
-    """Return in words where an image is, given the address that the mirror keeps."""
+    """Describe where an image is stored, given the address that the mirror keeps."""
     for beginning, place in PLACES.items():
         if address.startswith(beginning):
             return place

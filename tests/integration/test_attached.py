@@ -159,7 +159,9 @@ def test_tasks_that_the_team_adds_and_deletes_join_and_leave(team: Team) -> None
     assert team.person.status()["errors"] == []
 
 
-def test_a_sampling_that_the_team_chose_is_left_alone_and_said_on_the_status(team: Team) -> None:
+def test_a_sampling_that_the_team_chose_is_left_alone_and_reported_in_the_status(
+    team: Team,
+) -> None:
     status, chosen = rest(team)
     assert status["order_problem"] is None
     team.change(sampling="Sequential sampling")

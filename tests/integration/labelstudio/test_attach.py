@@ -191,7 +191,7 @@ def test_settings_that_the_team_changes_later_stay(
     now = export(api, birds)["settings"]
     assert (now["sampling"], now["description"]) == ("Uniform sampling", "Counted by Ada")
     printed = capsys.readouterr().out
-    assert "the order of the tasks (sampling) stays as the team has set it" in printed
+    assert "the order of the tasks (sampling) was not restored, because the team" in printed
 
 
 class Killed(BaseException):
@@ -286,7 +286,7 @@ UNSUPPORTED = {
 
 
 @pytest.mark.parametrize("complaint", UNSUPPORTED)
-def test_what_is_not_supported_is_said_before_anything_changes(
+def test_what_is_not_supported_is_reported_before_anything_changes(
     settings: Settings, api: httpx.Client, complaint: str
 ) -> None:
     project_id = make_existing(api, "Not for us", 10)
@@ -331,7 +331,7 @@ def test_our_own_project_and_a_missing_project_are_refused(
         api.delete(f"/api/projects/{twin}/").raise_for_status()
 
 
-def test_images_that_cannot_be_shown_are_counted_and_do_not_stop_it(
+def test_images_that_cannot_be_shown_are_counted_and_do_not_stop_attaching(
     settings: Settings, api: httpx.Client, birds: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     upload(api, birds, [b"not an image"])
@@ -354,7 +354,7 @@ def test_a_project_with_too_few_usable_images_is_refused(
         api.delete(f"/api/projects/{project_id}/").raise_for_status()
 
 
-def test_a_wrong_token_is_said(settings: Settings) -> None:
+def test_a_wrong_token_is_reported(settings: Settings) -> None:
     wrong = settings.model_copy(update={"label_studio_api_key": _secret("0" * 40)})
     with pytest.raises(LabelStudioError, match="LABEL_STUDIO_API_KEY"):
         attach(wrong, "1", "given")

@@ -1,4 +1,4 @@
-"""Which task Label Studio serves next if only some of the open tasks have predictions.
+"""Check which task Label Studio serves next if only some open tasks have predictions.
 
 An attached project relies on these rules (`projects/functions/next_task.py` in Label Studio).
 """

@@ -93,7 +93,7 @@ def test_a_class_can_be_renamed_again_and_back() -> None:
     assert ClassList(columns, ("dog", "feline"), back).spell("cat") is None
 
 
-def test_a_former_name_that_is_a_choice_again_is_a_class_of_its_own() -> None:
+def test_a_former_name_that_is_a_choice_again_is_a_separate_class() -> None:
     classes = ClassList(("cat", "dog", "kitten"), ("kitten", "dog", "cat"), (("cat", "kitten"),))
     assert classes.spell("cat") == "cat"
 

@@ -82,7 +82,7 @@ def test_only_the_results_of_the_configs_choices_are_labels() -> None:
     ]  # fmt: skip
 
 
-def test_a_skipped_annotation_is_no_annotation_of_another_control() -> None:
+def test_a_skipped_annotation_is_not_an_annotation_of_another_control() -> None:
     task = row({}, [choice("dog", "former")])
     task["annotations"][0]["was_cancelled"] = True
     [found] = read_own_task(task, CONFIG).annotations

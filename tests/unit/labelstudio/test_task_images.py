@@ -220,7 +220,7 @@ def test_a_redirect_is_not_followed(label_studio: Server, elsewhere: Server) -> 
         handler.end_headers()
 
     label_studio.responses["/data/upload/1/a.png"] = redirect
-    with pytest.raises(ImageError, match="only cloud storage may do"):
+    with pytest.raises(ImageError, match="only images in cloud storage may be redirected"):
         load("/data/upload/1/a.png", label_studio.url)
     assert elsewhere.requests == []
 
@@ -524,7 +524,7 @@ def test_only_cloud_storage_may_redirect(
     label_studio: Server, elsewhere: Server, path: str
 ) -> None:
     redirect(label_studio, path, f"{elsewhere.url}/a.png")
-    with pytest.raises(ImageError, match="only cloud storage may do"):
+    with pytest.raises(ImageError, match="only images in cloud storage may be redirected"):
         load(path, label_studio.url, image_hosts=host_of(elsewhere))
     assert elsewhere.requests == []
 

@@ -86,7 +86,7 @@ def test_a_moved_image_has_another_stamp(settings: Settings, store: ProjectStore
     assert [b.modified == a.modified for b, a in zip(before, after, strict=True)] == [True, False]
 
 
-def test_tasks_that_were_never_read_are_no_empty_pool(
+def test_tasks_that_were_never_read_are_not_an_empty_pool(
     settings: Settings, store: ProjectStore
 ) -> None:
     with pytest.raises(PoolError, match="have not been read yet"):
