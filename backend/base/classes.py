@@ -61,7 +61,7 @@ class ClassList:
 
     @cached_property
     def targets(self) -> Labels:
-        """Return, for each column, the column for which its probability counts now, or REMOVED."""
+        """Return the column to which each column's probability is added now, or REMOVED."""
         place = {name: column for column, name in enumerate(self.names)}
         return np.array(
             [REMOVED if name is None else place[name] for name in self._targets], np.int64

@@ -116,6 +116,6 @@ def download(url: str, limits: Limits, authorization: str = "") -> BinaryIO | st
 def _client() -> httpx.Client:
     # Requests to this machine bypass the proxy that the environment sets.
     direct = {f"all://{f'[{host}]' if ':' in host else host}": None for host in LOOPBACK_HOSTS}
-    # No cookie is kept: cookies ignore ports, so a server would get those of Label Studio.
+    # Keep no cookies: they ignore ports, so another server on this host would get Label Studio's.
     no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))
     return httpx.Client(timeout=TIMEOUT, mounts=direct, cookies=no_cookies)

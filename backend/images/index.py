@@ -52,7 +52,7 @@ class Index:
     classes: tuple[str, ...]  # from the latest listing, sorted; () if none is known
     table: pa.Table  # a column for each field of Entry, with the source's labels
     sample: ValidationSample | None = None  # None = annotators label no validation images
-    # Images that were exempt from the draw before they were decoded, so their copies were unknown.
+    # Images that were exempt from the draw but not decoded yet, so that their copies were unknown.
     exempt: frozenset[str] = frozenset()
 
     @classmethod

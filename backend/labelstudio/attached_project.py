@@ -79,7 +79,7 @@ class AttachedProject(LabelStudioProject):
         return f"{self._prefix}{version}"
 
     def _our_version(self, name: str) -> str:
-        """Return our version that has this name in Label Studio, or "" if it is the team's."""
+        """Return our version that has this name in Label Studio, or "" if it is a team's name."""
         version = name.removeprefix(self._prefix)
         return version if version != name and VERSION_NAME.fullmatch(version) else ""
 

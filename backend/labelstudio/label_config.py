@@ -149,10 +149,10 @@ def _check_single_choice(control: Element) -> None:
             f'the label config\'s Choices have choice="{kind}"; {SUPPORTED} '
             '(if every image has one class, set choice="single-radio")'
         )
-    for setting, what in (("perRegion", "for each region"), ("perItem", "for each item")):
+    for setting, what in (("perRegion", "each region"), ("perItem", "each item")):
         if control.get(setting, "").lower() == "true":
             raise LabelConfigError(
-                f'the label config\'s Choices are chosen {what} ({setting}="true"); {SUPPORTED}'
+                f'the label config\'s Choices apply to {what} ({setting}="true"); {SUPPORTED}'
             )
 
 

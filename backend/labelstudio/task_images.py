@@ -1,4 +1,4 @@
-"""Fetch the images of tasks: data: URIs, images in Label Studio, and images on IMAGE_HOSTS.
+"""Fetch the images of tasks: data: URIs, images in Label Studio, and images on other hosts.
 
 A task's data is not trusted. Our token is sent only to Label Studio, and only to addresses at which
 it serves images. No file is opened. The size, pixel count and duration of every response are

@@ -85,7 +85,7 @@ class TaskSource:
                 return
 
     def url(self, location: str) -> str | None:  # noqa: ARG002
-        """Return None, because the images are in Label Studio already."""
+        """Return None, because the images are already in Label Studio."""
         return None
 
     def _fetch(self, location: str) -> bytes:

@@ -141,7 +141,7 @@ def choose_batch(
 def lacks_labels(loop: Loop) -> bool:
     """Return whether a class that joined after the first version has no label yet.
 
-    Classes that existed from the start are ignored, because some may never be used ("unsure").
+    Classes that existed from the start are ignored: some, such as "unsure", may never be used.
     """
     n_first = min((len(meta.classes) for meta in loop.registry.versions()[0]), default=0)
     labeled = {loop.classes.spell(label) for label in loop.store.label_counts()}
@@ -207,7 +207,7 @@ def push(loop: Loop, batch: Batch, sample: Sequence[str] = ()) -> int:
     open_for_two(loop, sample)
     if batch.version is not None or loop.is_attached:
         switch(loop, batch.version_name)
-    if loop.is_attached and ordered_by in ("", batch.version_name):  # else, a refresh is due
+    if loop.is_attached and ordered_by in ("", batch.version_name):  # otherwise, a refresh is due
         loop.store.record(ordered_by=batch.version_name)
     _show_batch(loop, batch, sample, began)
     by = batch.version.version if batch.version else "no model yet"

@@ -169,7 +169,7 @@ def open_loop(
         max_pixels=settings.max_image_pixels,
         progress=progress,
     )
-    # Only now, because fetching images may take minutes.
+    # Read the label config only now, because fetching images may take minutes.
     choices = project.label_config().choices
     record = follow_classes(root, choices) or record
     return Loop(

@@ -26,8 +26,8 @@ from backend.store.registry import Registry
 
 TASKS_PER_TRANSACTION = 500
 AT_WORK_S = 3600.0
-# How long Label Studio reserves a task for the person who opened it, unless it is set. Our own
-# stacks set half an hour.
+# How long Label Studio, by default, reserves a task for the person who opened it. Our own stacks
+# set half an hour.
 RESERVED_FOR_S = 24 * 3600.0
 
 

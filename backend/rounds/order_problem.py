@@ -15,10 +15,10 @@ log = logging.getLogger(__name__)
 def find_problem(order: TaskOrder, record: ProjectRecord, *, has_ordered: bool) -> str:
     """Return why the model's predictions do not order a project's tasks and what to do, or "".
 
-    In a project that we created, the model version is switched back automatically. It is a problem
-    only in an attached project, where the team chose it. `has_ordered` states whether our
-    predictions have ever ordered an attached project's tasks; until then, attaching is not
-    complete.
+    In a project that we created, the model version is switched back automatically. Therefore,
+    another model version is a problem only in an attached project, where the team chose it.
+    `has_ordered` states whether our predictions have ever ordered an attached project's tasks;
+    until then, attaching is not complete.
     """
     if record.is_attached and not has_ordered:
         return ""

@@ -204,7 +204,7 @@ def _check_labels(root: Path, labels: Labels, n_known: int) -> None:
 
     The version knows `n_known` classes. Other classes may have joined the project since then.
     """
-    record = read_record(root) or read_former(root)  # it may have just been detached
+    record = read_record(root) or read_former(root)  # the project may have just been detached
     n_classes = max(n_known, len(record.classes) if record else 0)
     if labels.size and not 0 <= labels.min() <= labels.max() < n_classes:
         raise ValueError(f"labels are not all in 0..{n_classes - 1}")

@@ -76,7 +76,7 @@ class ProjectRecord(BaseModel, frozen=True):
     def class_list(self) -> ClassList:
         """Return the project's classes, as of the last reading of the label config.
 
-        They are spelled as they were when they joined the project.
+        The classes are spelled as they were when they joined the project.
         """
         return self.offering(n for n in self.classes if n not in self.removed_classes)
 
@@ -97,7 +97,7 @@ class ProjectRecord(BaseModel, frozen=True):
 
 
 def count_wanted(n_sample: int, n_labels: int) -> int:
-    """Return how many images of a validation sample annotators label.
+    """Return how many images in a validation sample annotators label.
 
     If the sample of a small pool is too small for VALIDATION_LABELS, annotators label three
     quarters of the sample. The rest replaces images that they cannot classify.
@@ -170,7 +170,7 @@ def read_record(root: Path) -> ProjectRecord | None:
 
 def begin_detaching(root: Path) -> None:
     """Take a project out of the list of projects; `end_detaching` completes this."""
-    # With the lock, so that no process that is changing the record writes it again.
+    # Hold the lock, so that no process that is changing the record writes it again.
     with lock(root, "record"), folder_errors(root):
         (root / RECORD).replace(root / DETACHING)
 

@@ -13,7 +13,7 @@ from backend.measures.evaluation import Evaluation
 from backend.measures.gate import Gate
 from backend.store.project_record import Classes
 
-# The predictions with this name order an attached project's tasks before its first version.
+# Predictions with this name order an attached project's tasks before its first version.
 UNTRAINED = "r0000"
 VERSION_NAME = re.compile(r"r(?P<round>[0-9]{4,})(?:h(?P<head>[0-9]{2,}))?")
 

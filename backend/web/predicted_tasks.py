@@ -31,7 +31,7 @@ class OwnTasks:
 
 @dataclass(frozen=True)
 class AttachedTasks:
-    """The tasks of an attached project, whose data is the team's."""
+    """The tasks of an attached project, whose data belongs to the team."""
 
     index: Index
 

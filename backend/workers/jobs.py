@@ -92,7 +92,7 @@ class Work:
     def loop(self) -> Loop:
         """Return everything that the ranker needs, without scoring images (which takes minutes).
 
-        It is opened again once the project's record has changed, for example its classes.
+        The loop is opened again if the project's record has changed, for example its classes.
         """
         if self._opened is None or self._opened[0] != read_record(self.root):
             loop = scored_part(self.open_loop())

@@ -113,7 +113,7 @@ def _measure(stack: Mapping[str, Any], var: Path, project_id: int) -> list[Figur
     while fetched_s is None or asked_at is None:
         now, facts = time.time(), store.facts()
         if now - began > PATIENCE_S:
-            raise LabelStudioError(f"not done after an hour: see {var}/log")
+            raise LabelStudioError(f"not finished after an hour: see {var}/log")
         if fetched_s is None and facts.decoded_at and not facts.undecoded_images:
             fetched_s = now - began
         if trained_at is None and Registry(root).current() is not None:
@@ -185,7 +185,7 @@ def _wait(is_done: Callable[[], bool]) -> None:
     give_up = time.monotonic() + PATIENCE_S
     while not is_done():
         if time.monotonic() > give_up:
-            raise LabelStudioError("not done after an hour: see var/bench-attach/log")
+            raise LabelStudioError("not finished after an hour: see var/bench-attach/log")
         time.sleep(POLL_S)
 
 

@@ -175,7 +175,7 @@ class Attaching:
         pool, record = self._prepare(folder, found, earlier)
         store = ProjectStore(self.root)
         if found.labels.n_tasks and not store.facts().train_asked_at:
-            # First, so that the training run that the clock may start at once serves this request.
+            # Record this first, so that a training run that starts at once serves this request.
             store.record(train_asked_at=time.time())
         write_record(self.root, record)
         self._switch_on(pool, record)
@@ -207,7 +207,7 @@ class Attaching:
         if not is_known:
             project_db.copy(folder, root)
         with progress_bar() as progress:
-            # Everything, if tasks may have been deleted since the project was detached.
+            # Read everything if tasks may have been deleted since the project was detached.
             read_changes(self.project, ProjectStore(root), is_full=is_known, progress=progress)
             weights = find_weights(settings.weights, settings.data_dir, progress=progress)
             seed = earlier.seed if earlier else settings.seed
@@ -291,7 +291,7 @@ def has_consent(consent: Consent) -> bool:
         return True
     if not sys.stdin.isatty():
         raise SettingsError(
-            "nothing was changed, because nobody can confirm without a terminal: add --yes"
+            "nothing was changed, because there is no terminal on which to confirm: add --yes"
         )
     if input("Attach Tightloop to this project? [y/N] ").strip().lower() in ("y", "yes"):
         return True

@@ -180,7 +180,7 @@ def _plan_recorded(request: Request, record: ProjectRecord, progress: Progress) 
 
 
 def _were_given(classes: Sequence[str], record: ProjectRecord, *, may_change: bool) -> bool:
-    """Return whether these are the recorded classes, the current ones, or those before some joined.
+    """Return whether these are the recorded classes, the current ones, or those recorded first.
 
     New classes go last in the record. With `may_change`, fewer classes count as a change.
     """

@@ -24,7 +24,7 @@ UNKNOWN = "with a class that the label config lacks"
 
 @dataclass(frozen=True)
 class Labels:
-    """How many labels a project has of each class, and how many annotations are left out."""
+    """The number of labels of each class, and the number of annotations that are left out."""
 
     by_class: Mapping[str, int]  # tasks, in the order of the label config
     left_out: Mapping[str, int]  # annotations, by reason

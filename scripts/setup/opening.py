@@ -121,7 +121,7 @@ class Opening:
         return OpenedProject(project, self.root, record, self.pool, has_changed)
 
     def _follow_classes(self, record: ProjectRecord) -> bool:
-        """Offer the pool's new classes if we wrote the label config, and record which it offers.
+        """Offer the pool's new classes if we wrote the label config, and record its choices.
 
         Returns whether the label config or the recorded classes have changed.
         """

@@ -40,7 +40,7 @@ def rename(settings: Settings, title: str | None, pairs: Sequence[str]) -> int:
 
 
 def read_pair(pair: str, classes: ClassList, label_counts: Mapping[str, int]) -> tuple[str, str]:
-    """Return the former and the new name. Raises an error that says why they cannot be used."""
+    """Return the former and the new name. Raises an error that states what is wrong."""
     former, equals, new = (part.strip() for part in pair.partition("="))
     if not (former and equals and new):
         raise SettingsError(f"--rename {pair}: write the former and the new name as old=new")

@@ -57,7 +57,7 @@ class Request:
 
     def existing_project(self) -> int:
         """Return PROJECT_ID. Raises SettingsError if it is missing, or if a setting is given that
-        the existing project's label config decides.
+        the existing project's label config determines.
         """
         if self.settings.project_id is None:
             raise SettingsError(

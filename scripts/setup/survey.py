@@ -118,7 +118,7 @@ class Survey:
     def _open(self, sample: Sequence[Listed], progress: Progress) -> dict[str, int]:
         """Open sampled images for at most SAMPLE_FOR_S; count the failures by reason.
 
-        Raises PoolError if none can be read.
+        Raises PoolError if no image can be read.
         """
         source, until = self._source(), time.monotonic() + SAMPLE_FOR_S
 
