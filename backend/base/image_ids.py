@@ -14,7 +14,7 @@ def image_id_of_task(task_id: int) -> str:
 
 
 def task_id_of_image(image_id: str) -> int:
-    """Return the id of an attached image's task. Raises ValueError for any other image id."""
+    """Return the id of the task with this image. Raises ValueError for any other image id."""
     if not image_id.startswith(PREFIX):
         raise ValueError(f"{image_id!r} is not the id of an attached project's image")
     return int(image_id.removeprefix(PREFIX))

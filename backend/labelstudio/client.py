@@ -195,6 +195,6 @@ def _explain(url: str, status: int | None, body: Any) -> str:
     if status == 403:
         return (
             f"Label Studio at {url} does not let the user of LABEL_STUDIO_API_KEY do this (403 "
-            f"{reason}): set it to the access token of a user who may change the project"
+            f"{reason}): set LABEL_STUDIO_API_KEY to the access token of a user who may do it"
         )
     return f"Label Studio at {url} answered {status}: {reason or 'no reason given'}"

@@ -35,7 +35,7 @@ def find_problem(order: TaskOrder, record: ProjectRecord, *, has_ordered: bool) 
         return ""
     now = f"is now {order.model_version!r}."
     if not order.model_version:
-        now = "was cleared. This happens if someone hides the predictions without BLIND=true."
+        now = "was cleared. This happens if someone hides the predictions in Label Studio."
     return (
         "Annotators do not get the images that Tightloop asks for, because the project's model "
         f"version in Label Studio {now} To let Tightloop set the version again, run `{command}`."
