@@ -156,7 +156,8 @@ class Attaching:
         if earlier is not None and earlier.attached and is_half_detached(self.root):
             former = earlier.attached  # Label Studio may still have our settings
         with tempfile.TemporaryDirectory(prefix="tightloop-") as folder:
-            survey = Survey(self.settings, self.project, ProjectStore(Path(folder)))
+            renamed = earlier.renamed_classes if earlier else ()
+            survey = Survey(self.settings, self.project, ProjectStore(Path(folder)), renamed)
             with progress_bar() as progress:
                 found = survey.read(former, progress)
             print("\n".join(describe(found, self.settings)))
@@ -177,6 +178,7 @@ class Attaching:
         if found.labels.n_tasks and not store.facts().train_asked_at:
             # Record this first, so that a training run that starts at once serves this request.
             store.record(train_asked_at=time.time())
+        store.record(has_ordered=False)  # also if it was attached before: see `refresh`
         write_record(self.root, record)
         self._switch_on(pool, record)
 

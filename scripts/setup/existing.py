@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from backend.base.classes import ClassList
 from backend.base.labeling import Annotation, LabelConfig
 from backend.base.settings import Settings
 from backend.labelstudio.client import UNCERTAINTY_SAMPLING
@@ -52,7 +53,7 @@ class ExistingProject:
     n_validation: int = 0  # images that annotators label without a guess
 
 
-def count_labels(annotations: Iterable[Sequence[Annotation]], choices: Sequence[str]) -> Labels:
+def count_labels(annotations: Iterable[Sequence[Annotation]], classes: ClassList) -> Labels:
     """Count the labels of tasks; each item holds the annotations of one task.
 
     A task that several people labeled counts for the class of its first annotation.
@@ -63,24 +64,25 @@ def count_labels(annotations: Iterable[Sequence[Annotation]], choices: Sequence[
     for of_task in annotations:
         usable = []
         for annotation in of_task:
-            if reason := _why_unusable(annotation, choices):
-                left_out[reason] += 1
+            name = None if annotation.label is None else classes.spell(annotation.label)
+            if annotation.was_skipped or name is None:
+                left_out[_why_unusable(annotation)] += 1
             else:
-                usable.append(annotation)
+                usable.append(name)
                 people.add(annotation.annotator)
-        by_class.update(str(annotation.label) for annotation in usable[:1])
-    found = {choice: by_class[choice] for choice in choices}
+        by_class.update(usable[:1])
+    found = {name: by_class[name] for name in classes.current}
     return Labels(found, dict(left_out.most_common()), sum(found.values()), len(people))
 
 
-def _why_unusable(annotation: Annotation, choices: Sequence[str]) -> str:
+def _why_unusable(annotation: Annotation) -> str:
     if annotation.was_skipped:
         return SKIPPED
     if annotation.is_of_other_control:
         return OTHER
     if annotation.label is None:
         return EMPTY
-    return "" if annotation.label in choices else UNKNOWN
+    return UNKNOWN
 
 
 def describe(found: ExistingProject, settings: Settings) -> list[str]:

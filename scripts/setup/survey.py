@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from backend.base.classes import ClassList, append_new
 from backend.base.errors import ImageError, PoolError
 from backend.base.image_ids import image_id_of_task
 from backend.base.progress import Progress
@@ -48,6 +49,7 @@ class Survey:
     settings: Settings
     project: AttachedSetup
     store: ProjectStore
+    renamed: tuple[tuple[str, str], ...] = ()  # classes that were renamed before detaching
 
     def read(self, former: FormerSettings, progress: Progress) -> ExistingProject:
         """Read all tasks and annotations, and open a sample of the images.
@@ -56,6 +58,7 @@ class Survey:
         and PoolError if too few images can be used.
         """
         config = self.project.label_config()
+        classes = ClassList(append_new((), config.choices), config.choices, self.renamed)
         read_changes(self.project, self.store, is_full=True, progress=progress)
         listing = self._source().list(progress)
         self._check(len(listing.images), config.image_key, listing.left_out)
@@ -70,7 +73,7 @@ class Survey:
             n_open=n_tasks - len(annotated),
             config=config,
             former=former,
-            labels=count_labels(self.store.annotations().values(), config.choices),
+            labels=count_labels(self.store.annotations().values(), classes),
             images=self._places({image.image_id for image in listing.images}),
             left_out=Counter(listing.left_out.values()),
             n_sampled=len(sample),

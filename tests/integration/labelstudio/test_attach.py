@@ -24,7 +24,7 @@ from backend.store.project_record import (
     read_record,
 )
 from backend.store.project_store import ProjectStore
-from scripts.setup.attach import attach
+from scripts.setup.attach import attach, refresh
 from scripts.setup.detach import detach
 from tests.conftest import RedisServer
 from tests.integration.conftest import Stack
@@ -211,6 +211,24 @@ def test_a_kill_while_attaching_is_mended_by_running_it_again(
     assert export(api, birds)["settings"]["sampling"] == "Uncertainty sampling"
     detach(settings, "")
     assert differences(before, export(api, birds)) == []
+
+
+def test_attaching_again_that_was_killed_is_completed_at_the_next_start(
+    settings: Settings, api: httpx.Client, birds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = project_root(settings.model_dir, birds)
+    attach(settings, str(birds), "given")
+    ProjectStore(root).record(has_ordered=True)
+    detach(settings, "")
+    with monkeypatch.context() as patch:
+        patch.setattr(AttachedSetup, "configure", kill)
+        with pytest.raises(Killed):
+            attach(settings, str(birds), "given")
+    record = read_record(root)
+    assert record is not None
+    refresh(settings, record)
+    assert export(api, birds)["settings"]["sampling"] == "Uncertainty sampling"
+    detach(settings, "")
 
 
 @pytest.mark.parametrize("step", ["disconnect", "delete_our_predictions", "_restore_version"])

@@ -22,7 +22,7 @@ from backend.rounds.decide import decide
 from backend.rounds.observe import observe
 from backend.store import model_outputs
 from backend.store.project_db import writing
-from backend.store.project_record import project_root, write_record
+from backend.store.project_record import project_root, read_record, write_record
 from backend.store.project_rows import AnnotatorFigures, OpenImage
 from backend.store.project_store import ProjectStore
 from backend.store.registry import Registry
@@ -172,6 +172,20 @@ def test_the_page_shows_how_far_annotators_are_with_validation(
     now = section(page(client), "now")
     assert "Validation: 200 of 200 images labeled by annotators</p>" in now
     assert "estimate" not in now
+
+
+def test_a_pool_too_small_for_validation_has_an_estimate_without_an_end(
+    client: FlaskClient, root: Path
+) -> None:
+    estimate = Evaluation(accuracy=0.63, log_loss=1.1, images=140)
+    save(root, 1, validation=None, cross_validation=estimate)
+    keep_validation(root, *["cat"] * 12)
+    found = read_record(root)
+    assert found is not None
+    write_record(root, found.model_copy(update={"validation_images": 24}))  # 18 of them are wanted
+    now = section(page(client), "now")
+    assert "Validation: 12 of 18 images labeled by annotators" in now
+    assert '<p class="hint">Estimate of the accuracy: 63% (' in now
 
 
 def test_a_validation_image_is_shown_without_a_guess(

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from backend.base.classes import ClassList
 from backend.base.labeling import Annotation, LabelConfig
 from backend.base.settings import Settings
 from backend.store.project_record import FormerSettings
@@ -111,7 +112,7 @@ def test_labels_are_counted_by_task_and_unusable_annotations_by_reason() -> None
             [annotation(5, None)],
             [annotation(6, None, is_of_other_control=True), annotation(7, "crow", person=3)],
         ],
-        CHOICES,
+        ClassList(CHOICES, CHOICES),
     )
     assert labels.by_class == {"sparrow": 1, "robin": 1, "unsure": 0}
     assert (labels.n_tasks, labels.n_people) == (2, 2)
@@ -121,6 +122,13 @@ def test_labels_are_counted_by_task_and_unusable_annotations_by_reason() -> None
         "made with another control": 1,
         "with a class that the label config lacks": 1,
     }
+
+
+def test_labels_of_a_renamed_class_and_in_another_case_count_in_the_plan() -> None:
+    classes = ClassList(CHOICES, CHOICES, (("redbreast", "robin"),))
+    labels = count_labels([[annotation(1, "redbreast")], [annotation(2, "Robin ")]], classes)
+    assert labels.by_class == {"sparrow": 0, "robin": 2, "unsure": 0}
+    assert not labels.left_out
 
 
 def test_a_project_with_many_classes_keeps_the_plan_short() -> None:
