@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from backend.base.errors import PoolError
 from backend.base.progress import Progress
 from backend.images.index import Index, Merged
@@ -49,7 +47,7 @@ def update_index(
     with locked(path):
         before = Index.read(path) or Index.empty(source.name)
         if before.source != source.name:  # moved, or another list of the same images
-            if not np.isin(before.image_ids, [image.image_id for image in listing.images]).any():
+            if not before.mask([image.image_id for image in listing.images]).any():
                 raise PoolError(
                     f"the index {path} lists images in {before.source}, but none in "
                     f"{source.name}: set a new PROJECT_TITLE to label other images"

@@ -43,6 +43,7 @@ class TaskSource:
         self._project = AttachedProject(settings.label_studio_url, token, project_id)
         self._lock = Lock()
         self._kept: dict[str, bytes] = {}  # by location, oldest first
+        self._n_bytes = 0
 
     def list(self, progress: Progress) -> Listing:  # noqa: ARG002
         """List the images of all tasks, without a request; see `Source.list`."""
@@ -112,9 +113,10 @@ class TaskSource:
 
     def _keep(self, location: str, content: bytes) -> None:
         with self._lock:
+            self._n_bytes += len(content) - len(self._kept.pop(location, b""))
             self._kept[location] = content
-            while sum(map(len, self._kept.values())) > KEPT_BYTES:
-                del self._kept[next(iter(self._kept))]
+            while self._n_bytes > KEPT_BYTES:
+                self._n_bytes -= len(self._kept.pop(next(iter(self._kept))))
 
     def _fault(self, address: str) -> str:
         if not address:

@@ -95,8 +95,9 @@ def address_of(settings: Settings) -> Address:
 def find_attached(settings: Settings, named: str) -> ProjectRecord:
     """Return the record of an attached project, or of one whose detaching was interrupted."""
     model_dir = settings.model_dir
-    found = [record for record in read_records(model_dir) if record.is_attached]
-    found += read_half_detached(model_dir)
+    attached = [record for record in read_records(model_dir) if record.is_attached]
+    # Attaching again, if it is interrupted, may leave both records of a project.
+    found = [*{r.project_id: r for r in (*read_half_detached(model_dir), *attached)}.values()]
     if not found:
         raise SettingsError("Tightloop is attached to no project, so there is nothing to detach")
     chosen = [r for r in found if named in ("", str(r.project_id), r.title)]

@@ -79,6 +79,8 @@ class Opening:
         earlier = None if project_id is None else self._read_record(project_id)
         chosen = self._open_pool_and_weights()
         is_new = project_id is None
+        if project_id is not None and earlier is None:
+            self._check_is_ours(project_id)
         if project_id is None:
             project_id = self._create(chosen["pool_notice"])
         self.project = project = ProjectSetup(*self.label_studio, project_id)
@@ -185,6 +187,20 @@ class Opening:
         return label_config_xml(
             classes, has_hint=self.settings.shows_hints, is_large=self.pool.has_large_images
         )
+
+    def _check_is_ours(self, project_id: int) -> None:
+        """Raise SettingsError if a project that is not recorded has only tasks of a team."""
+        pool = self.pool
+        images = pool.source.index.image_ids if pool.source else pool.queryable_ids
+        tasks = ProjectSetup(*self.label_studio, project_id).tasks()
+        ids = {task.image_id for task in tasks}  # "" if Tightloop did not create the task
+        if ids and ids.isdisjoint(images):
+            raise SettingsError(
+                f'Label Studio has a project "{self.plan.title}" (id {project_id}), whose tasks '
+                "Tightloop did not create. To use its tasks and annotations, run `python -m "
+                f"scripts.setup_project --attach {project_id}`; otherwise, set another "
+                "PROJECT_TITLE"
+            )
 
     def _check_images_are_offered(self) -> None:
         """Raise PoolError unless the new pool contains all images that already have a task."""

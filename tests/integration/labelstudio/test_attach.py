@@ -34,6 +34,7 @@ from tests.integration.labelstudio.existing import (
     export,
     label,
     make_existing,
+    png,
     task_ids,
     upload,
 )
@@ -261,6 +262,21 @@ def test_attaching_after_a_half_finished_detaching_keeps_the_former_settings(
     attach(settings, str(birds), "given")
     detach(settings, "")
     assert differences(before, export(api, birds)) == []
+
+
+def test_tasks_that_came_and_went_while_detached_are_known_after_attaching_again(
+    settings: Settings, api: httpx.Client, birds: int
+) -> None:
+    """As many came as went, so their number does not tell."""
+    attach(settings, str(birds), "given")
+    detach(settings, "")
+    gone = task_ids(api, birds)[-3:]
+    for task_id in gone:
+        api.delete(f"/api/tasks/{task_id}/").raise_for_status()
+    upload(api, birds, [png(100 + number) for number in range(3)])
+    attach(settings, str(birds), "given")
+    store = ProjectStore(project_root(settings.model_dir, birds))
+    assert [task.task_id for task in store.listed_tasks()] == task_ids(api, birds)
 
 
 def test_if_label_studio_cannot_reach_the_backend_the_project_is_put_back(

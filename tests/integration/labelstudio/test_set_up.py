@@ -13,7 +13,12 @@ import httpx
 import pyarrow as pa
 import pytest
 
-from backend.base.errors import LabelConfigError, ModelFolderError, TightloopError
+from backend.base.errors import (
+    LabelConfigError,
+    ModelFolderError,
+    SettingsError,
+    TightloopError,
+)
 from backend.base.settings import Settings
 from backend.images.index import Index
 from backend.labelstudio.client import create_project, find_project
@@ -34,6 +39,7 @@ from scripts.setup.request import Request
 from scripts.setup.steps import set_up
 from tests.integration.conftest import Stack, delete_project
 from tests.integration.labelstudio.conftest import TITLE
+from tests.integration.labelstudio.existing import differences, export, make_existing
 from tests.integration.labelstudio.receiver import USER, backends, receiving, webhooks
 from tests.unit.images.image_folders import save_image
 
@@ -207,6 +213,31 @@ def test_a_project_whose_classes_do_not_match_the_pool_is_left_unchanged(
     assert known_projects(tmp_path) == []
     assert project.tasks() == []
     assert webhooks(api, project) == backends(api, project) == []
+
+
+def test_a_teams_project_of_the_same_title_is_left_unchanged(
+    stack: Stack, tmp_path: Path, api: httpx.Client
+) -> None:
+    title = "Team under test"
+    project_id = make_existing(api, title, n_images=3, n_labeled=1)
+    before = export(api, project_id)
+    for number in range(12):
+        save_image(tmp_path / f"photos/{number}.png", (number, 0, 0))
+    settings = _settings(
+        stack,
+        model_dir=tmp_path / "models",
+        project_title=title,
+        pool=str(tmp_path / "photos"),
+        classes=("Sparrow", "Robin"),
+        seed_labels=0,
+    )
+    try:
+        with pytest.raises(SettingsError, match=f"--attach {project_id}`"):
+            start(settings)
+        assert differences(before, export(api, project_id)) == []
+        assert known_projects(settings.model_dir) == []
+    finally:
+        api.delete(f"/api/projects/{project_id}/").raise_for_status()
 
 
 def test_the_choice_of_auto_is_kept_with_its_notice(

@@ -12,6 +12,8 @@ from backend.base.settings import Settings
 from backend.labelstudio.attached_project import open_project
 from backend.rounds.reviews import collect_reviews
 from backend.store.project_record import (
+    DETACHING,
+    RECORD,
     ProjectRecord,
     begin_detaching,
     change_record,
@@ -69,6 +71,15 @@ def test_a_detached_project_is_no_longer_listed_but_its_record_is_kept_for_attac
     write_record(root, former)
     assert read_former(root) is None
     assert known_projects(settings.model_dir) == [12]
+
+
+def test_a_project_can_be_detached_after_a_kill_while_it_was_attached_again(
+    settings: Settings,
+) -> None:
+    root = record(settings, 12, "Birds")
+    begin_detaching(root)
+    (root / RECORD).write_text((root / DETACHING).read_text())  # and killed before the next step
+    assert find_attached(settings, "12").project_id == 12
 
 
 def test_a_change_of_the_record_that_is_under_way_does_not_attach_the_project_again(
