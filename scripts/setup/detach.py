@@ -96,7 +96,7 @@ def find_attached(settings: Settings, named: str) -> ProjectRecord:
     """Return the record of an attached project, or of one whose detaching was interrupted."""
     model_dir = settings.model_dir
     attached = [record for record in read_records(model_dir) if record.is_attached]
-    # Attaching again, if it is interrupted, may leave both records of a project.
+    # If attaching again was interrupted, a project may have both records.
     found = [*{r.project_id: r for r in (*read_half_detached(model_dir), *attached)}.values()]
     if not found:
         raise SettingsError("Tightloop is attached to no project, so there is nothing to detach")

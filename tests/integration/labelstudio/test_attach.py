@@ -267,7 +267,7 @@ def test_attaching_after_a_half_finished_detaching_keeps_the_former_settings(
 def test_tasks_that_came_and_went_while_detached_are_known_after_attaching_again(
     settings: Settings, api: httpx.Client, birds: int
 ) -> None:
-    """As many came as went, so their number does not tell."""
+    """The number of tasks does not change, so it cannot reveal the changes."""
     attach(settings, str(birds), "given")
     detach(settings, "")
     gone = task_ids(api, birds)[-3:]
