@@ -87,6 +87,9 @@ def _why_unusable(annotation: Annotation) -> str:
 
 def describe(found: ExistingProject, settings: Settings) -> list[str]:
     """Return the lines of the plan. They fit on one screen."""
+    untouched = ["annotations, label config, instructions, tabs, and predictions of other models"]
+    if settings.overlap_in(is_attached=True) == "1":
+        untouched.insert(0, "tasks")
     return [
         f'"{found.title}" (project {found.project_id}): {found.n_tasks:,} tasks, '
         f"{found.n_open:,} without an annotation",
@@ -96,7 +99,7 @@ def describe(found: ExistingProject, settings: Settings) -> list[str]:
         "It will set in Label Studio",
         *_rows(_switched_rows(found, settings)),
         "It will not touch",
-        "  tasks, annotations, label config, instructions, tabs, and predictions of other models",
+        f"  {', '.join(untouched)}",
         "Annotators will notice",
         *(f"  {line}" for line in _noticed(found, settings)),
         f"To undo everything: python -m scripts.setup_project --detach {found.project_id}",
@@ -182,9 +185,7 @@ def _noticed(found: ExistingProject, settings: Settings) -> list[str]:
             "tasks that already have an annotation still come first, because this project asks for "
             f"{found.annotations_per_task} annotations per task"
         )
-    if settings.overlap not in ("auto", "1") or (
-        settings.overlap == "auto" and "overlap" in settings.model_fields_set
-    ):
+    if settings.overlap_in(is_attached=True) != "1":
         lines.append(
             f"OVERLAP={settings.overlap}: some tasks are reopened for another annotator, which "
             "raises the number of annotations that they need"
