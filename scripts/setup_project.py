@@ -116,6 +116,12 @@ def _parser() -> CommandParser:
         help="let the annotations of a class that was renamed in Label Studio count for its new "
         "name; may be repeated",
     )
+    _add_attach_options(parser)
+    parser.add_argument("--json", action="store_true", help="print ids and addresses as JSON")
+    return parser
+
+
+def _add_attach_options(parser: CommandParser) -> None:
     existing = parser.add_argument_group("an existing Label Studio project")
     which = existing.add_mutually_exclusive_group()
     which.add_argument(
@@ -134,8 +140,6 @@ def _parser() -> CommandParser:
     existing.add_argument(
         "--dry-run", action="store_true", help="show what would change, and change nothing"
     )
-    parser.add_argument("--json", action="store_true", help="print ids and addresses as JSON")
-    return parser
 
 
 def _consent(arguments: Namespace) -> Consent:

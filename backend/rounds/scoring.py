@@ -95,8 +95,7 @@ def pool_probs(loop: Loop, meta: Meta, progress: Progress) -> Probs:
 def score_sample(loop: Loop, meta: Meta, progress: Progress) -> SampleProbs:
     """Return a version's outputs for the validation sample; each image is scored only once.
 
-    The columns are the version's classes. Images that lack a label here are measured later, by
-    `measure_again`.
+    The columns are the version's classes. `measure_again` measures images that lack a label here.
     """
 
     def compute(image_ids: Sequence[str]) -> Probs:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -94,25 +94,8 @@ class Opening:
         else:
             is_changed |= self._follow_classes(earlier)
             earlier = self._read_record(project_id)
-        is_ours = is_our_label_config(project.label_config_xml())
         self._keep_index()
-        validation = validated_by(plan, self.pool, self.root)
-        record = ProjectRecord(
-            project_id=project_id,
-            title=project.title() if earlier is None else earlier.title,
-            label_studio_url=settings.label_studio_url,
-            project_created_at=project.created_at(),
-            seed=plan.seed,
-            seed_labels=plan.seed_labels,
-            classes=self.pool.classes,
-            removed_classes=earlier.removed_classes if earlier and not plan.has_new_classes else (),
-            renamed_classes=earlier.renamed_classes if earlier and not plan.has_new_classes else (),
-            validation=validation,
-            validation_labels=plan.validation_labels if validation == "people" else None,
-            validation_images=self._count_sample(earlier) if validation == "people" else None,
-            label_config="ours" if is_ours else "own",
-            **chosen,
-        )
+        record = self._make_record(earlier, chosen)
         if record != earlier:
             write_record(self.root, record)
         print(f'project   "{record.title}" (id {project_id}) {"created" if is_new else "found"}')
@@ -121,6 +104,30 @@ class Opening:
             print(f"NOTE      {TOO_FEW_TO_VALIDATE}")
         has_changed = is_changed or record != earlier
         return OpenedProject(project, self.root, record, self.pool, has_changed)
+
+    def _make_record(
+        self, earlier: ProjectRecord | None, chosen: Mapping[str, Any]
+    ) -> ProjectRecord:
+        """Return the project's record, with the pool and weights that were `chosen`."""
+        plan, project = self.plan, self.project
+        validation = validated_by(plan, self.pool, self.root)
+        kept = None if plan.has_new_classes else earlier
+        return ProjectRecord(
+            project_id=project.project_id,
+            title=project.title() if earlier is None else earlier.title,
+            label_studio_url=self.settings.label_studio_url,
+            project_created_at=project.created_at(),
+            seed=plan.seed,
+            seed_labels=plan.seed_labels,
+            classes=self.pool.classes,
+            removed_classes=kept.removed_classes if kept else (),
+            renamed_classes=kept.renamed_classes if kept else (),
+            validation=validation,
+            validation_labels=plan.validation_labels if validation == "people" else None,
+            validation_images=self._count_sample(earlier) if validation == "people" else None,
+            label_config="ours" if is_our_label_config(project.label_config_xml()) else "own",
+            **chosen,
+        )
 
     def _follow_classes(self, record: ProjectRecord) -> bool:
         """Offer the pool's new classes if we wrote the label config, and record its choices.
