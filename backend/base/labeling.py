@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from pydantic import FiniteFloat
 
+from backend.base.classes import fold
 from backend.base.errors import LabelConfigError
 
 DELETED = 0  # represents all deleted accounts, whose annotations are kept without their names
@@ -189,8 +190,8 @@ def match_classes(choices: Sequence[str], pool_classes: Sequence[str]) -> tuple[
     Case, order and surrounding spaces are ignored. If the two lists still differ, raises a
     LabelConfigError that contains both.
     """
-    spelling = {choice.strip().casefold(): choice for choice in choices}
-    wanted = [name.strip().casefold() for name in pool_classes]
+    spelling = {fold(choice): choice for choice in choices}
+    wanted = [*map(fold, pool_classes)]
     if len(spelling) != len(choices) or sorted(spelling) != sorted(wanted):
         raise LabelConfigError(
             f"the label config's choices ({', '.join(choices)}) do not match the pool's classes "

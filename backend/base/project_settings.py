@@ -62,8 +62,8 @@ class ProjectSettings(BaseSettings):
         (),
         description="The web servers to which a list of images, or an existing Label Studio "
         "project, may refer, separated by commas: `host` or `host:port`. Other addresses, and "
-        "redirects to them, are refused. Images are "
-        "fetched over `https`, or over `http` from this machine.",
+        "redirects to them, are refused. Images are fetched over `https`, or over `http` from this "
+        "machine.",
     )
     classes: Annotated[tuple[str, ...], NoDecode] = Field(
         (),

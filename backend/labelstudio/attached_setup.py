@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from backend.base.errors import LabelStudioError
 from backend.labelstudio.attached_project import AttachedProject
 from backend.labelstudio.client import UNCERTAINTY_SAMPLING
 from backend.labelstudio.incoming import SECRET_HEADER
 from backend.labelstudio.project import OUR_DESCRIPTION
-from backend.labelstudio.project_setup import BACKEND_TITLE, ProjectSetup
+from backend.labelstudio.project_setup import BACKEND_TITLE, ProjectSetup, is_our_backend
 from backend.store.project_record import FormerSettings
 
 NAMES: Mapping[str, str] = {
@@ -59,7 +58,7 @@ class AttachedSetup(ProjectSetup, AttachedProject):
 
     def other_backends(self, url: str) -> list[str]:
         """Return the titles of the team's own ML backends."""
-        return [row["title"] for row in self._list("api/ml/") if not _is_our_backend(row, url)]
+        return [row["title"] for row in self._list("api/ml/") if not is_our_backend(row, url)]
 
     def connect(self, address: Address) -> bool:
         """Connect the webhook and the ML backend; return whether anything changed."""
@@ -69,7 +68,7 @@ class AttachedSetup(ProjectSetup, AttachedProject):
     def disconnect(self, address: Address) -> None:
         """Delete our webhook and our ML backend connection."""
         for row in self._list("api/ml/"):
-            if _is_our_backend(row, address.url):
+            if is_our_backend(row, address.url):
                 self._server.request("DELETE", f"api/ml/{row['id']}", may_be_gone=True)
         for hook in self._list("api/webhooks/"):
             is_ours = (hook["headers"] or {}).get(SECRET_HEADER) == address.secret
@@ -127,7 +126,3 @@ class AttachedSetup(ProjectSetup, AttachedProject):
 
     def _is_our_description(self, text: str | None) -> bool:
         return (text or "").startswith(OUR_DESCRIPTION)
-
-
-def _is_our_backend(row: Mapping[str, Any], url: str) -> bool:
-    return row["url"] == url or row["title"] == BACKEND_TITLE

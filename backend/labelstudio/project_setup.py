@@ -120,7 +120,7 @@ class ProjectSetup(LabelStudioProject):
         has_changed = self._keep_one(
             "api/ml/",
             "api/ml/{id}",
-            is_ours=lambda row: row["url"] == url or row["title"] == BACKEND_TITLE,
+            is_ours=lambda row: is_our_backend(row, url),
             # Label Studio calls /setup before it lists a backend, so "connected" means that the
             # backend accepted the password.
             is_sound=lambda row: (
@@ -183,6 +183,11 @@ class ProjectSetup(LabelStudioProject):
 
     def _add_tab(self, title: str, **data: Any) -> None:
         self._create("api/dm/views/", {"data": {"title": title, **data}})
+
+
+def is_our_backend(row: Mapping[str, Any], url: str) -> bool:
+    """Return whether a connected ML backend is ours, even if our address was different then."""
+    return row["url"] == url or row["title"] == BACKEND_TITLE
 
 
 def _column_id(column: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from backend.base.labeling import (
     Task,
     TaskReading,
 )
+from backend.images.data_uri import is_data_uri
 from backend.images.digest import digest
 from backend.labelstudio import task_data
 
@@ -123,7 +124,7 @@ def kept_address(value: object) -> str:
     if not isinstance(value, str) or not value.strip():
         return ""
     is_kept = len(value) <= ADDRESS_LENGTH and value.isprintable()
-    if is_kept and value[:5].lower() != "data:":
+    if is_kept and not is_data_uri(value):
         return value
     return DIGEST + digest(ascii(value))
 

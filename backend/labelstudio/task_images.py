@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from backend.base.errors import ImageError
 from backend.base.settings import Settings
+from backend.images.data_uri import is_data_uri
 from backend.images.decode import open_image
 from backend.images.framing import View, frame
 from backend.images.image_hosts import DEFAULT_PORTS, ImageHosts, Limits, download
@@ -64,7 +65,7 @@ class TaskImages:
         Raises ImageError if the address is not allowed or the file is unusable, and OSError if the
         file cannot be fetched now.
         """
-        if _is_data_uri(address):
+        if is_data_uri(address):
             return _from_data_uri(address)
         url = self._label_studio_url(address)
         if url is None:
@@ -78,7 +79,7 @@ class TaskImages:
 
     def fault(self, address: str) -> str:
         """Return why an address is not allowed, or "". Sends no request."""
-        if _is_data_uri(address):
+        if is_data_uri(address):
             return ""
         try:
             self._label_studio_url(address)
@@ -128,8 +129,10 @@ class TaskImages:
                 "the image is neither a data: URI, nor in Label Studio, nor at an https address"
                 f"{named}: connect the storage that contains it to the project"
             )
-        no_scheme = "the address does not begin with https:"
-        if fault := self._hosts.fault(address) if asked.scheme else no_scheme:
+        fault = "the address does not begin with https:"
+        if asked.scheme:
+            fault = self._hosts.fault(address)
+        if fault:
             raise ImageError(f"requests to other servers are not allowed: {fault[:SHOWN_CHARS]}")
 
     def _check_redirect(self, url: str, target: str) -> None:
@@ -147,10 +150,6 @@ class TaskImages:
                 "Label Studio redirects to cloud storage that must not be contacted: "
                 f"{fault[:SHOWN_CHARS]}"
             )
-
-
-def _is_data_uri(address: str) -> bool:
-    return address[:5].lower() == "data:"
 
 
 def _from_data_uri(value: str) -> bytes:

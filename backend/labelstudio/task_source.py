@@ -12,6 +12,7 @@ from backend.base.errors import ImageError, LabelStudioError, PoolError
 from backend.base.image_ids import image_id_of_task
 from backend.base.progress import Progress
 from backend.base.settings import Settings
+from backend.images.data_uri import is_data_uri
 from backend.images.digest import digest
 from backend.images.listing import Listed, Listing, make_listing, summarize
 from backend.labelstudio.attached_project import AttachedProject
@@ -107,7 +108,7 @@ class TaskSource:
         task_ids = [int(location.partition(" ")[0]) for location in locations]
         for task_id, address in self._project.image_addresses(task_ids).items():
             location = f"{task_id} {kept_address(address)}"
-            if address[:5].lower() == "data:" and location in locations:
+            if is_data_uri(address) and location in locations:
                 with suppress(ImageError):  # `open` reports the error
                     self._keep(location, self._images.read(address))
 

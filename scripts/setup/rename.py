@@ -35,7 +35,7 @@ def rename(settings: Settings, title: str | None, pairs: Sequence[str]) -> int:
     for former, new in names:
         count = sum(n for label, n in label_counts.items() if fold(label) == fold(former))
         print(f"classes   {former} is now {new}: {count:,} annotations count for the new name")
-    print("training  follows in a moment, because the labels have changed")
+    print("model     learns these labels in a moment")
     return record.project_id
 
 

@@ -78,13 +78,18 @@ def test_new_images_can_be_asked_and_none_of_them_validates(
     assert (facts.pool_images, facts.undecoded_images, facts.exhausted_at) == (48, 0, 0)
 
 
-def test_new_images_of_the_sample_count_as_images_that_can_be_asked(
-    folder: Path, tmp_path: Path, reopen: Callable[[], Loop], caplog: pytest.LogCaptureFixture
-) -> None:
+def draw_sample(folder: Path, tmp_path: Path) -> None:
+    """List the folder for a project whose annotators label a validation sample."""
     open_pool(
         str(folder), tmp_path, seed=0, index=tmp_path / "p1/pool.parquet", image_size=16,
         validation=Validation("people", 30),
     )  # fmt: skip
+
+
+def test_new_images_of_the_sample_count_as_images_that_can_be_asked(
+    folder: Path, tmp_path: Path, reopen: Callable[[], Loop], caplog: pytest.LogCaptureFixture
+) -> None:
+    draw_sample(folder, tmp_path)
     before = look(reopen)
     assert (len(before.pool.image_ids), len(before.pool.sample.image_ids)) == (32, 8)
     before.store.record(exhausted_at=1.0)
@@ -105,10 +110,7 @@ def test_new_images_of_the_sample_count_as_images_that_can_be_asked(
 def test_images_that_join_the_sample_are_counted_in_the_record(
     folder: Path, tmp_path: Path, reopen: Callable[[], Loop]
 ) -> None:
-    open_pool(
-        str(folder), tmp_path, seed=0, index=tmp_path / "p1/pool.parquet", image_size=16,
-        validation=Validation("people", 30),
-    )  # fmt: skip
+    draw_sample(folder, tmp_path)
     loop = look(reopen)
     by_people = {"validation": "people", "validation_labels": 30, "validation_images": 8}
     write_record(loop.root, record().model_copy(update=by_people))
@@ -126,10 +128,7 @@ def test_images_that_join_the_sample_are_counted_in_the_record(
 def test_the_ranker_leaves_new_images_of_the_sample_to_the_trainer_until_they_are_scored(
     folder: Path, tmp_path: Path, reopen: Callable[[], Loop], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    open_pool(
-        str(folder), tmp_path, seed=0, index=tmp_path / "p1/pool.parquet", image_size=16,
-        validation=Validation("people", 30),
-    )  # fmt: skip
+    draw_sample(folder, tmp_path)
     loop = replace(look(reopen), validation_labels=30)
     seed(loop, loop.project, 10)  # type: ignore[arg-type]  # it is the oracle
     version = train(loop)
