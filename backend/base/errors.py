@@ -51,7 +51,14 @@ class LabelConfigError(TightloopError):
 
 
 class LabelStudioError(TightloopError):
-    """Label Studio cannot be reached, or it refused a request."""
+    """Label Studio cannot be reached, or it refused a request.
+
+    `status` is the HTTP status with which it answered, or None if it did not answer.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class ModelFolderError(TightloopError):

@@ -81,7 +81,8 @@ class LabelStudio:
                 return None
             body = response.json() if response.content else None
         if not response.is_success:
-            raise LabelStudioError(_explain(self.url, response.status_code, body))
+            status = response.status_code
+            raise LabelStudioError(_explain(self.url, status, body), status)
         return body
 
     def authorization(self) -> str:

@@ -6,12 +6,16 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+from backend.base.errors import LabelStudioError
 from backend.labelstudio.client import LabelStudio
 
 T = TypeVar("T")
 Filter = Mapping[str, Any]
 
 CHUNK = 500  # tasks or predictions in one request
+# Label Studio 1.23 answers 500 if a task is deleted while it reads the task's page: it looks up the
+# page's ids first, and expects to find all of these tasks afterwards.
+TRIES = 3
 
 
 def task_filter(column: str, operator: str, kind: str, value: Any) -> dict[str, Any]:
@@ -86,7 +90,14 @@ class TaskPages:
         if selected is not None:
             query["selectedItems"] = selected
         params |= {"project": self._project_id, "query": json.dumps(query)}
-        return self._server.request("GET", "api/tasks/", params=params)
+        tries = 1
+        while True:
+            try:
+                return self._server.request("GET", "api/tasks/", params=params)
+            except LabelStudioError as error:
+                if error.status != 500 or tries == TRIES:
+                    raise
+                tries += 1
 
 
 def chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
