@@ -21,6 +21,7 @@ ROOMS = (
     "labelstudio",
     "queue",
     "rounds",
+    "results",
     "web",
     "workers",
 )

@@ -1,0 +1,1 @@
+"""Bring labels and models out of Tightloop, and labels from elsewhere in."""
