@@ -16,7 +16,8 @@ TightloopError
 ├── BackendError             the dashboard cannot reach the backend, or its request was refused
 ├── NoModelError             no usable model version exists yet
 ├── TooFewLabelsError        there are too few labels or classes to train on
-└── TrainingError            training diverged: the loss is NaN
+├── TrainingError            training diverged: the loss is NaN
+└── FinishError              the model cannot label the rest of the images now
 """
 
 from __future__ import annotations
@@ -95,3 +96,7 @@ class TooFewLabelsError(TightloopError):
 
 class TrainingError(TightloopError):
     """Training diverged: the loss is NaN."""
+
+
+class FinishError(TightloopError):
+    """The model cannot label the rest of the images now."""

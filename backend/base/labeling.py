@@ -14,6 +14,7 @@ from backend.base.errors import LabelConfigError
 
 DELETED = 0  # represents all deleted accounts, whose annotations are kept without their names
 VALIDATION = "validation"  # recorded instead of a strategy for validation images
+ACCEPTANCE = "acceptance"  # recorded instead of a strategy for images of an acceptance sample
 OTHER_CONTROL = "(another control)"  # the digest of an annotation made with another control
 
 
@@ -77,7 +78,7 @@ class Asked:
 
     image_id: str
     round: int  # 0 = before the first model
-    strategy: str  # or VALIDATION
+    strategy: str  # or VALIDATION, or ACCEPTANCE
     version: str  # "" = before the first model
     confidence: float | None = None  # None = not recorded
     probs: tuple[float, ...] = ()  # (classes,), as predicted by that version; () = none

@@ -22,6 +22,7 @@ from backend.base.strategy_names import StrategyName
 
 TrainName = Literal["both", "full", "head"]
 OverlapName = Literal["auto", "1", "2", "3"]
+GoalName = Literal["learn", "finish"]
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -48,6 +49,12 @@ class Settings(ProjectSettings):
     )
     strategy: StrategyName = Field(
         "least_confidence", description="The strategy that chooses the images to query next."
+    )
+    goal: GoalName = Field(
+        "learn",
+        description="What to query once the model may label the rest of the images: `learn` "
+        "queries the images that `STRATEGY` chooses, and `finish` the images that are left for "
+        "people, least confident first.",
     )
     overlap: OverlapName = Field(
         "auto",

@@ -80,6 +80,33 @@ MIGRATIONS = (
     ALTER TABLE mirror_task ADD COLUMN address TEXT;
     DROP INDEX IF EXISTS mirror_task_open;
     """,
+    """
+    CREATE TABLE own_finish_try (   -- attempts to have the model label the rest of the images
+        number INTEGER PRIMARY KEY, -- from 1
+        started_at REAL NOT NULL,   -- seconds since the epoch
+        version TEXT NOT NULL,
+        max_error REAL NOT NULL,
+        share REAL NOT NULL,        -- of all tries' risk that a promise is broken
+        threshold REAL NOT NULL,
+        n_images INTEGER NOT NULL,
+        n_sample INTEGER NOT NULL,
+        allowed_errors INTEGER NOT NULL,
+        n_unlabeled INTEGER NOT NULL,
+        state TEXT NOT NULL,
+        n_errors INTEGER NOT NULL,
+        ended_at REAL               -- NULL = not yet
+    ) STRICT;
+    CREATE TABLE own_finish_image ( -- the images of a try, with the model's labels when it began
+        try INTEGER NOT NULL,
+        image_id TEXT NOT NULL,
+        label TEXT NOT NULL,
+        confidence REAL NOT NULL,
+        place INTEGER,              -- in the acceptance sample, in random order; NULL = not in it
+        is_lost INTEGER NOT NULL,   -- 1 = a sampled image that can no longer be labeled
+        PRIMARY KEY (try, image_id)
+    ) WITHOUT ROWID, STRICT;
+    CREATE INDEX own_finish_sample ON own_finish_image (try, place) WHERE place IS NOT NULL;
+    """,
 )
 MIRROR_TABLES = """
     CREATE TABLE IF NOT EXISTS mirror_task (

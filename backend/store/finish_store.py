@@ -1,0 +1,215 @@
+"""Store the tries to have the model label the rest of a project's images.
+
+A try begins with the images that the model is confident about, its labels for them at that moment,
+and a random sample of these images that people must label: the acceptance sample. If people find
+few enough errors in the sample, the try passes, and the other images keep the model's labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import astuple, dataclass
+from typing import Literal
+
+from backend.base.errors import FinishError
+from backend.base.labeling import Annotation, Task
+from backend.store.mirror import Mirror
+from backend.store.project_db import select, writing
+
+TryState = Literal["asking", "passed", "failed", "canceled"]
+COLUMNS = (
+    "number, started_at, version, max_error, share, threshold, n_images, n_sample, "
+    "allowed_errors, n_unlabeled, state, n_errors, ended_at"
+)
+_PASSED = "try IN (SELECT number FROM own_finish_try WHERE state = 'passed') AND place IS NULL"
+_SAMPLED = "SELECT image_id FROM own_finish_image WHERE try = ? AND place IS NOT NULL"
+_LABELED = "SELECT image_id FROM mirror_annotation WHERE answer IS NOT NULL AND label IS NOT NULL"
+
+
+@dataclass(frozen=True)
+class FinishTry:
+    """A try to have the model label the rest of the images, with its plan and its result."""
+
+    number: int  # from 1
+    started_at: float  # seconds since the epoch
+    version: str  # whose labels the try is about
+    max_error: float  # the promise: at most this share of the model's labels is wrong
+    share: float  # this try's part of the risk that any promise of the project is broken
+    threshold: float  # the lowest confidence of the images
+    n_images: int  # including the sample
+    n_sample: int
+    allowed_errors: int  # the most errors in the sample with which the try passes
+    n_unlabeled: int  # the images without a task when the try began, including n_images
+    state: TryState = "asking"
+    n_errors: int = 0  # found in the sample; final once the try has ended
+    ended_at: float | None = None
+
+    @property
+    def n_left(self) -> int:
+        """Return how many images the model labels if the try passes."""
+        return self.n_images - self.n_sample
+
+    @property
+    def most_wrong(self) -> int:
+        """Return how many of the model's labels may be wrong without breaking the promise."""
+        return int(self.max_error * self.n_left + 1e-9)
+
+
+@dataclass(frozen=True)
+class FinishImage:
+    """An image of a try, with the model's label and confidence when the try began."""
+
+    image_id: str
+    label: str  # the name of a class when the try began
+    confidence: float
+
+
+@dataclass(frozen=True)
+class SampledImage:
+    """An image of an acceptance sample."""
+
+    image_id: str
+    label: str  # the model's
+    is_lost: bool  # it can no longer be labeled, because the pool has lost it
+
+
+@dataclass(frozen=True)
+class ModelLabel:
+    """A label that the model gave to an image in a try that passed."""
+
+    label: str  # the name of a class when the try began
+    confidence: float
+    version: str
+    try_number: int
+
+
+class FinishStore(Mirror):
+    """The tries in a project's database; see `ProjectStore` for connections and errors."""
+
+    def tries(self) -> list[FinishTry]:
+        """Return all tries, oldest first."""
+        query = f"SELECT {COLUMNS} FROM own_finish_try ORDER BY number"
+        return [FinishTry(*row) for row in select(self._root, query)]
+
+    def current(self) -> FinishTry | None:
+        """Return the last try if it is asking or has passed."""
+        last = next(reversed(self.tries()), None)
+        return last if last is not None and last.state in ("asking", "passed") else None
+
+    def asking(self) -> FinishTry | None:
+        """Return the try whose sample people are labeling."""
+        last = self.current()
+        return last if last is not None and last.state == "asking" else None
+
+    def begin(self, begun: FinishTry, images: Sequence[FinishImage], sample: Sequence[str]) -> None:
+        """Record a new try with its images; `sample` lists some of them in random order.
+
+        Raises FinishError if another try is asking, or if another process began this try.
+        """
+        places = {image_id: place for place, image_id in enumerate(sample)}
+        rows = (
+            (begun.number, i.image_id, i.label, i.confidence, places.get(i.image_id), 0)
+            for i in images
+        )
+        with writing(self._root) as db:
+            query = "SELECT number, state FROM own_finish_try ORDER BY number"
+            before = db.execute(query).fetchall()
+            if any(state == "asking" for _, state in before):
+                raise FinishError(
+                    "an acceptance sample is already being labeled: wait until it is complete, or "
+                    "run `python -m scripts.finish --cancel`"
+                )
+            if begun.number != len(before) + 1:
+                raise FinishError("another process has begun a try at the same time: run it again")
+            db.execute(
+                f"INSERT INTO own_finish_try ({COLUMNS}) VALUES ({_marks(13)})", astuple(begun)
+            )
+            db.executemany(f"INSERT INTO own_finish_image VALUES ({_marks(6)})", rows)
+
+    def end(self, number: int, state: TryState, n_errors: int, at: float) -> None:
+        """Record how a try ended. A try that passed can only be canceled, and others never end
+        twice.
+        """
+        before = ("asking", "passed") if state == "canceled" else ("asking",)
+        with writing(self._root) as db:
+            db.execute(
+                "UPDATE own_finish_try SET state = ?, n_errors = ?, ended_at = ? "
+                f"WHERE number = ? AND state IN ({_marks(len(before))})",
+                (state, n_errors, at, number, *before),
+            )
+
+    def model_labels(self) -> dict[str, ModelLabel]:
+        """Return the labels of all tries that passed, by image, without the samples.
+
+        If a person has labeled one of these images since, the person's label counts instead.
+        """
+        query = (
+            "SELECT image_id, label, confidence, version, try FROM own_finish_image "
+            f"JOIN own_finish_try ON number = try WHERE {_PASSED} ORDER BY image_id"
+        )
+        return {image_id: ModelLabel(*row) for image_id, *row in select(self._root, query)}
+
+    def n_model_labels(self) -> int:
+        """Count the labels of all tries that passed, without images that a person has labeled."""
+        query = (
+            f"SELECT count(*) FROM own_finish_image WHERE {_PASSED} "
+            f"AND image_id NOT IN ({_LABELED})"
+        )
+        return int(select(self._root, query)[0][0])
+
+    def reserved(self) -> set[str]:
+        """Return the images of all tries that are asking or have passed.
+
+        These images are not queried for anything else.
+        """
+        query = (
+            "SELECT image_id FROM own_finish_image WHERE try IN "
+            "(SELECT number FROM own_finish_try WHERE state IN ('asking', 'passed'))"
+        )
+        return {image_id for (image_id,) in select(self._root, query)}
+
+    # The acceptance sample
+
+    def sample(self, number: int) -> list[str]:
+        """Return the images of a try's acceptance sample, in random order."""
+        return [image.image_id for image in self.sampled_images(number)]
+
+    def sampled_images(self, number: int) -> list[SampledImage]:
+        """Return the images of a try's acceptance sample with the model's labels, in order."""
+        query = (
+            "SELECT image_id, label, is_lost FROM own_finish_image "
+            "WHERE try = ? AND place IS NOT NULL ORDER BY place"
+        )
+        return [
+            SampledImage(image_id, label, bool(is_lost))
+            for image_id, label, is_lost in select(self._root, query, number)
+        ]
+
+    def record_lost(self, number: int, image_ids: Collection[str]) -> None:
+        """Record that these images of a sample can no longer be labeled."""
+        with writing(self._root) as db:
+            db.executemany(
+                "UPDATE own_finish_image SET is_lost = 1 WHERE try = ? AND image_id = ?",
+                [(number, image_id) for image_id in image_ids],
+            )
+
+    def sample_tasks(self, number: int) -> list[Task]:
+        """Return the tasks of a try's acceptance sample that were queried, oldest first."""
+        query = (
+            "SELECT task_id, image_id, is_open, is_again FROM mirror_queried "
+            f"WHERE image_id IN ({_SAMPLED}) ORDER BY 1"
+        )
+        return [
+            Task(task_id, image_id, bool(is_open), bool(is_again))
+            for task_id, image_id, is_open, is_again in select(self._root, query, number)
+        ]
+
+    def sample_annotations(self, number: int) -> dict[int, list[Annotation]]:
+        """Return the annotations of a try's acceptance sample, grouped by task, oldest first."""
+        return self._annotations(
+            f"AND image_id IN ({_SAMPLED}) ORDER BY task_id, annotation_id", number
+        )
+
+
+def _marks(count: int) -> str:
+    return ", ".join("?" * count)
