@@ -12,6 +12,7 @@ TightloopError
 │   ├── BrokenVersionError   one version folder is corrupt, incomplete or foreign
 │   └── StoreError           a project's database cannot be read or written
 ├── DetachedError            Tightloop was detached from the project while a job was running
+├── ExportError              a file or folder of results cannot be written, or exists already
 ├── QueueError               Redis cannot be reached
 ├── BackendError             the dashboard cannot reach the backend, or its request was refused
 ├── NoModelError             no usable model version exists yet
@@ -76,6 +77,10 @@ class StoreError(ModelFolderError):
 
 class DetachedError(TightloopError):
     """Tightloop was detached from the project while a job was running."""
+
+
+class ExportError(TightloopError):
+    """A file or folder of results cannot be written, or it exists already."""
 
 
 class QueueError(TightloopError):

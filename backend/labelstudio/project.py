@@ -95,6 +95,10 @@ class LabelStudioProject:
             for user in self._server.request("GET", "api/users/")
         }
 
+    def annotator_emails(self) -> dict[int, str]:
+        """Return the emails of all users, by id."""
+        return {user["id"]: user["email"] for user in self._server.request("GET", "api/users/")}
+
     # Tasks
 
     def counts(self) -> ProjectCounts:

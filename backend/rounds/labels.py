@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
+from backend.base.classes import ClassList
 from backend.base.errors import TooFewLabelsError
 from backend.base.labeling import Annotation
 from backend.base.progress import Progress
@@ -16,6 +18,21 @@ from backend.network.head import cross_validated_probs
 from backend.people.consensus import ClassAnnotation, Consensus, Row, find_consensus
 from backend.rounds.loop import LabeledImages, Loop
 from backend.rounds.scoring import pretrained_embeddings
+from backend.store.project_store import ProjectStore
+
+
+class KnownImages(Protocol):
+    """The images whose annotations count, with or without their pixels."""
+
+    @property
+    def known_ids(self) -> Collection[str]:
+        """Return all images that a model can be trained on."""
+
+    def canonical(self, image_id: str) -> str:
+        """Return the id of the image that counts: this image, or another with the same content."""
+
+    def is_in_sample(self, image_id: str) -> bool:
+        """Return whether only annotators label an image, or the image that it copies."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +56,10 @@ def read_labels(
     If `progress` is given, also compute probabilities for images that were queried without a model,
     which takes seconds.
     """
-    usable, left_out = _usable(loop, annotations)
-    asked_probs = {
-        loop.pool.canonical(image_id): probs
-        for image_id, probs in loop.classes.align_rows(
-            loop.store.asked_probs(len(loop.names))
-        ).items()
-    }
+    usable, left_out = usable_annotations(
+        loop.pool, loop.store, loop.classes, annotations, is_attached=loop.is_attached
+    )
+    asked_probs = read_asked_probs(loop.pool, loop.store, loop.classes)
     probs = asked_probs | _fold_probs(loop, usable, asked_probs, progress)
     consensus = find_consensus(usable, probs)
     if consensus.conflicts:
@@ -61,23 +75,27 @@ def read_labels(
     return LabelReading(usable, asked_probs, probs, consensus, labels)
 
 
-def _usable(
-    loop: Loop, annotations: Mapping[int, Sequence[Annotation]]
+def usable_annotations(
+    images: KnownImages,
+    store: ProjectStore,
+    classes: ClassList,
+    annotations: Mapping[int, Sequence[Annotation]],
+    *,
+    is_attached: bool,
 ) -> tuple[tuple[ClassAnnotation, ...], dict[str, int]]:
     """Return the usable annotations, and the number of unusable ones by reason.
 
     If several images have the same content, their annotations count for the first of these images.
     Annotations of validation images are left out, but do not count as unusable.
     """
-    pool = loop.pool
-    known, of_sample = set(pool.known_ids), {t.task_id for t in loop.store.validation_tasks()}
+    known, of_sample = set(images.known_ids), {t.task_id for t in store.validation_tasks()}
     left_out: Counter[str] = Counter()
     usable = []
     for annotation in (a for of_task in annotations.values() for a in of_task):
-        image_id = pool.canonical(annotation.image_id)
+        image_id = images.canonical(annotation.image_id)
         if annotation.task_id in of_sample:
             continue
-        if image_id not in known and pool.is_in_sample(image_id):
+        if image_id not in known and images.is_in_sample(image_id):
             continue
         if annotation.was_skipped:
             left_out["skipped"] += 1
@@ -85,11 +103,11 @@ def _usable(
             left_out["another control"] += 1
         elif annotation.label is None:
             left_out["empty"] += 1
-        elif (position := loop.classes.position(annotation.label)) is None:
-            was_known = loop.classes.was_known(annotation.label)
+        elif (position := classes.position(annotation.label)) is None:
+            was_known = classes.was_known(annotation.label)
             left_out["removed class" if was_known else "unknown class"] += 1
         elif image_id not in known:
-            left_out["image not available" if loop.is_attached else "not of the pool"] += 1
+            left_out["image not available" if is_attached else "not of the pool"] += 1
         else:
             usable.append(
                 ClassAnnotation(
@@ -101,6 +119,14 @@ def _usable(
                 )
             )
     return tuple(usable), dict(left_out)
+
+
+def read_asked_probs(
+    images: KnownImages, store: ProjectStore, classes: ClassList
+) -> dict[str, Row]:
+    """Return the probabilities of each image from the version that queried it."""
+    kept = classes.align_rows(store.asked_probs(len(classes.columns)))
+    return {images.canonical(image_id): probs for image_id, probs in kept.items()}
 
 
 def _fold_probs(

@@ -49,6 +49,10 @@ class Facts(BaseModel, frozen=True):
     # Reviews
     review_project: int | None = None
     reviews_read_at: Moment = 0.0
+    # Exports
+    emails: dict[int, str] = {}  # of people in Label Studio, as of the last export
+    export_wanted: Moment = 0.0  # when a person last requested a file with the labels
+    exported_at: Moment = 0.0  # when that file was last started
     # Old versions
     pruning_announced_at: Moment = 0.0  # when the deletion of weights was announced
 

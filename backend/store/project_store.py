@@ -127,6 +127,11 @@ class ProjectStore(Mirror):
         """Return all images that were ever queried, even if their tasks no longer exist."""
         return {image_id for (image_id,) in select(self._root, "SELECT image_id FROM own_asked")}
 
+    def asked(self) -> dict[str, Asked]:
+        """Return how each image was queried, without its probabilities."""
+        query = "SELECT image_id, round, strategy, version, confidence FROM own_asked"
+        return {row[0]: Asked(*row) for row in select(self._root, query)}
+
     def asked_probs(self, n_classes: int) -> dict[str, Row]:
         """Return the probabilities at the time of the query, for each image that has a task.
 

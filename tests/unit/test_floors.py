@@ -40,7 +40,7 @@ LIBRARIES = {
     "label_studio_sdk": {"labelstudio"},
     "matplotlib": {"web"},
     "prometheus_client": {"web"},
-    "pyarrow": {"images"},
+    "pyarrow": {"images", "results"},
     "redis": {"queue", "workers"},
     "rq": {"queue", "workers"},
     "safetensors": {"store"},
