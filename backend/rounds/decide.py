@@ -16,7 +16,7 @@ from backend.base.settings import Settings
 from backend.store.project_rows import Facts
 from backend.store.version_meta import UNTRAINED
 
-RankStep = Literal["read", "refresh", "top_up", "refit", "collect_reviews"]
+RankStep = Literal["read", "refresh", "top_up", "refit", "export", "collect_reviews"]
 TrainStep = Literal["retrain", "rescan"]
 Step = TrainStep | RankStep
 
@@ -35,6 +35,7 @@ RETRY_AFTER_S: Mapping[str, float] = {
     "read": 10.0,
     "refresh": 10.0,
     "top_up": 10.0,
+    "export": 60.0,
     "collect_reviews": 60.0,
 }
 
@@ -76,6 +77,11 @@ class State:
     def is_rescan_asked(self) -> bool:
         """Return whether a person requested a search and no search has finished since."""
         return self.rescan_asked_at > self.facts.rescanned_at
+
+    @property
+    def is_export_asked(self) -> bool:
+        """Return whether a person requested the labels and no later export has finished."""
+        return self.facts.export_asked_at > self.facts.exported_at
 
     def is_asked(self, step: TrainStep) -> bool:
         """Return whether a person requested this step."""
@@ -180,6 +186,7 @@ def _rank_steps(state: State, settings: Settings) -> Iterator[tuple[RankStep, fl
         ("top_up", math.inf if state.n_open else ask_at),  # nobody has anything to label
         ("refit", _refit_at(state, settings)),
         ("top_up", ask_at),
+        ("export", 0.0 if state.is_export_asked else math.inf),
         ("collect_reviews", _reviews_at(state)),
     )
     for step, at in steps:

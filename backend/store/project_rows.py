@@ -51,8 +51,8 @@ class Facts(BaseModel, frozen=True):
     reviews_read_at: Moment = 0.0
     # Exports
     emails: dict[int, str] = {}  # of people in Label Studio, as of the last export
-    export_wanted: Moment = 0.0  # when a person last requested a file with the labels
-    exported_at: Moment = 0.0  # when that file was last started
+    export_asked_at: Moment = 0.0  # when a person last requested a file with the labels
+    exported_at: Moment = 0.0  # when the last export of that file began
     # Old versions
     pruning_announced_at: Moment = 0.0  # when the deletion of weights was announced
 

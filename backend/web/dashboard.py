@@ -59,6 +59,7 @@ JOBS = {
     "refit": "Fitting a new head",
     "top_up": "Adding tasks",
     "refresh": "Reordering tasks",
+    "export": "Exporting labels",
     "collect_reviews": "Collecting reviews",
 }
 SERVICES = {

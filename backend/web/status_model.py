@@ -41,7 +41,7 @@ class JobStatus(StatusPart):
 
     job: str = Field(
         description="`retrain`, `rescan` or `rank`; for a `rank` job that has started, its step: "
-        "`read`, `refit`, `top_up`, `refresh` or `collect_reviews`"
+        "`read`, `refit`, `top_up`, `refresh`, `export` or `collect_reviews`"
     )
     queue: str = Field(description="`train` for `retrain` and `rescan`, `rank` for the others")
     status: str = Field(description="RQ's status: `queued`, `started`, …")

@@ -39,12 +39,14 @@ from backend.base.progress import Progress, ProgressLines
 from backend.base.settings import Settings, load_settings
 from backend.labelstudio.attached_project import open_project
 from backend.queue.training_queue import TrainingQueue
+from backend.results.label_export import export_file
 from backend.rounds import batches, ordering, reviews, rounds
 from backend.rounds import rescan as rescans
 from backend.rounds.decide import Decision, RankStep, State, Step, decide, is_listing_due
 from backend.rounds.loop import Loop, open_loop
 from backend.rounds.observe import observe, read_changes
 from backend.rounds.scoring import scored_part
+from backend.store.exports import labels_path
 from backend.store.files import lock
 from backend.store.project_record import ProjectRecord, project_root, read_record
 from backend.store.project_store import ProjectStore
@@ -61,6 +63,7 @@ STEP_NAMES: Mapping[Step, str] = {
     "refresh": "re-ordering open tasks",
     "top_up": "querying images",
     "refit": "fitting a head",
+    "export": "exporting labels",
     "collect_reviews": "collecting reviews",
 }
 # A ranker's job ends after this long, well before RQ's limit; the clock then enqueues another.
@@ -171,6 +174,13 @@ def _read(work: Work) -> None:
     work.store.record_success("read")
 
 
+def _export(work: Work) -> None:
+    began = time.time()  # a request that a person makes from now on needs another export
+    path = labels_path(work.root)
+    export_file(work.settings, work.project_id, path, is_forced=True, progress=work.progress)
+    work.store.record_success("export", exported_at=began)
+
+
 def _collect_reviews(work: Work) -> None:
     found = reviews.find_reviews(work.settings, work.root)
     if found is not None:
@@ -184,6 +194,7 @@ STEPS: Mapping[RankStep, Callable[[Work], object]] = {
     "refresh": lambda work: ordering.refresh_predictions(work.loop, work.progress),
     "top_up": lambda work: batches.top_up(work.loop, progress=work.progress),
     "refit": lambda work: rounds.refit_head(work.loop, work.progress),
+    "export": _export,
     "collect_reviews": _collect_reviews,
 }
 

@@ -293,6 +293,15 @@ CASES = (
     Case("collecting that failed is tried again after a minute",
          {"review_project": 8, "reviews_read_at": -90, "failed_at": {"collect_reviews": -30}},
          look_in=30),
+    # An export
+    Case("an export that a person requested is written once",
+         {"export_asked_at": -5, "exported_at": -9}, rank="export"),
+    Case("and not again until a person requests another",
+         {"export_asked_at": -5, "exported_at": -5}),
+    Case("an export that failed is tried again after a minute",
+         {"export_asked_at": -50, "exported_at": -90, "failed_at": {"export": -20}}, look_in=40),
+    Case("people get new images before an export is written",
+         {"n_open": 0, "export_asked_at": -5}, rank="top_up"),
     # What comes first
     Case("a change is read before anything else is done",
          {"hinted_at": -1, "in_service": "r0002", "n_open": 0, "revision": 1}, rank="read"),

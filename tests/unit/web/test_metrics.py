@@ -162,7 +162,7 @@ def test_a_ranker_job_is_named_by_the_step_that_it_has_started(
     connection = Redis.from_url(redis_server.url)
     job = Job.fetch("rank-p7", connection=connection, serializer="json")
     job.set_status("started")  # type: ignore[arg-type]
-    for step in ("read", "refresh", "top_up", "refit", "collect_reviews"):
+    for step in ("read", "refresh", "top_up", "refit", "export", "collect_reviews"):
         queue.report_step(job, step)
         jobs = samples(client)["jobs"]
         assert {key for key, value in jobs.items() if value} == {("7", step, "started")}

@@ -28,6 +28,7 @@ from backend.rounds.classes import follow_classes
 from backend.rounds.decide import RETRY_AFTER_S, decide
 from backend.rounds.loop import Loop
 from backend.rounds.observe import observe
+from backend.store.exports import labels_path
 from backend.store.files import lock
 from backend.store.project_record import project_root, write_record
 from backend.store.project_store import ProjectStore
@@ -504,3 +505,14 @@ def test_a_job_ends_when_its_worker_is_killed(redis_server: RedisServer) -> None
 
 def has_ended(process: psutil.Process) -> bool:
     return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+def test_the_ranker_writes_the_labels_that_a_person_requested(
+    store: ProjectStore, work: jobs.Work
+) -> None:
+    store.record(export_asked_at=time.time(), exhausted_at=time.time() + 999)
+    jobs.rank(PROJECT)
+    assert store.errors() == []
+    header = labels_path(work.root).read_text().splitlines()[0]
+    assert header.startswith("image,image_id,split,label")
+    assert decide(observe(work.root, work.queue, PROJECT), work.settings, time.time()).rank is None
