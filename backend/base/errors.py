@@ -7,6 +7,7 @@ TightloopError
 ├── WeightsError             the pre-trained weights cannot be read or downloaded
 ├── ImageError               one image cannot be read, so it gets no prediction
 ├── LabelConfigError         the project's label config does not match the pool or the model
+├── LabelFileError           a file of labels cannot be imported
 ├── LabelStudioError         Label Studio cannot be reached, or it refused a request
 ├── ModelFolderError         the model folder cannot be read or written
 │   ├── BrokenVersionError   one version folder is corrupt, incomplete or foreign
@@ -50,6 +51,10 @@ class ImageError(TightloopError):
 
 class LabelConfigError(TightloopError):
     """The project's label config does not match the pool or the model."""
+
+
+class LabelFileError(TightloopError):
+    """A file of labels cannot be imported."""
 
 
 class LabelStudioError(TightloopError):

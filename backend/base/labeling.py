@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -130,12 +130,13 @@ class TaskImage:
 
 @dataclass(frozen=True)
 class NewTask:
-    """A task to create. If it has a `label`, it is imported as already annotated."""
+    """A task to create. If it has a `label` or `labels_by`, it is imported as already annotated."""
 
     image_id: str
     data: Mapping[str, Any]
     prediction: Prediction | None = None
-    label: str | None = None
+    label: str | None = None  # the label that comes from the data set
+    labels_by: Mapping[int, str] = field(default_factory=dict)  # labels by annotator
 
 
 @dataclass(frozen=True)
@@ -171,6 +172,7 @@ class LabelingProject(Protocol):
     ) -> list[OpenTask]: ...
     def annotations_of(self, image_id: str) -> dict[int, list[Annotation]]: ...
     def add_ground_truth(self, task_id: int, label: str, annotator: int | None) -> None: ...
+    def annotate(self, task_id: int, label: str, annotator: int) -> bool: ...
     def delete_annotation(self, annotation_id: int) -> None: ...
     def upload(self, images: Mapping[str, TaskImage]) -> dict[str, str]: ...
     def import_tasks(self, new_tasks: Sequence[NewTask]) -> int: ...

@@ -11,7 +11,14 @@ LINE_EVERY_S = 10.0
 # Phases shorter than this get neither a log line nor a progress bar.
 LONG_S = 2.0
 # Units by the first word of a phase's name; all other phases count images.
-UNITS = {"training": "steps", "downloading": "MB", "simulating": "rounds", "reading": "tasks"}
+UNITS = {
+    "training": "steps",
+    "downloading": "MB",
+    "simulating": "rounds",
+    "reading": "tasks",
+    "creating": "tasks",
+    "annotating": "labels",
+}
 
 
 def unit(phase: str) -> str:

@@ -38,7 +38,6 @@ OUR_DESCRIPTION = "Tightloop, round"  # how every project description that we wr
 CLOCK_SKEW = timedelta(seconds=10)
 # For each part of a task: the field of an import's response that counts it.
 IMPORT_COUNTS = {
-    "data": "task_count",
     "annotations": "annotation_count",
     "predictions": "prediction_count",
 }
@@ -98,6 +97,10 @@ class LabelStudioProject:
     def annotator_emails(self) -> dict[int, str]:
         """Return the emails of all users, by id."""
         return {user["id"]: user["email"] for user in self._server.request("GET", "api/users/")}
+
+    def create_account(self, email: str) -> None:
+        """Create a user without a password, whose annotations can be imported."""
+        self._server.request("POST", "api/users/", json={"email": email, "username": email})
 
     # Tasks
 
@@ -202,14 +205,16 @@ class LabelStudioProject:
         return {image_id: f"/data/{path_of[name]}" for image_id, name in names.items()}
 
     def import_tasks(self, new_tasks: Sequence[NewTask]) -> int:
-        """Create tasks, each with its prediction or label; return their number."""
+        """Create tasks, each with its prediction and labels; return their number."""
         if not new_tasks:
             return 0
         config = self.label_config()
         for chunk in chunks([rows.write_task(config, task) for task in new_tasks]):
             created = self._server.request("POST", f"{self._path}import", json=chunk)
+            self._check_count("tasks", len(chunk), created.get("task_count"))
             for part, count in IMPORT_COUNTS.items():
-                self._check_count(part, sum(part in task for task in chunk), created.get(count))
+                sent = sum(len(task.get(part, ())) for task in chunk)
+                self._check_count(part, sent, created.get(count))
         return len(new_tasks)
 
     def delete_tasks(self, task_ids: Sequence[int]) -> None:
@@ -246,6 +251,15 @@ class LabelStudioProject:
         if annotator not in (None, DELETED):
             body["completed_by"] = annotator
         self._server.request("POST", f"api/tasks/{task_id}/annotations/", json=body)
+
+    def annotate(self, task_id: int, label: str, annotator: int) -> bool:
+        """Annotate a task in an annotator's name; return False if the task no longer exists."""
+        body = {
+            "result": rows.prediction_result(self.label_config(), label),
+            "completed_by": annotator,
+        }
+        path = f"api/tasks/{task_id}/annotations/"
+        return self._server.request("POST", path, json=body, may_be_gone=True) is not None
 
     def delete_annotation(self, annotation_id: int) -> None:
         """Delete an annotation; ignore annotations that no longer exist."""

@@ -49,15 +49,21 @@ def prediction_result(
 
 
 def write_task(config: LabelConfig, task: NewTask) -> dict[str, Any]:
-    """Return a task in the form that an import expects, with its prediction or label."""
+    """Return a task in the form that an import expects, with its prediction and labels."""
     row: dict[str, Any] = {"data": dict(task.data)}
     if task.prediction is not None:
         row["predictions"] = [write_prediction(config, task.prediction)]
-    if task.label is not None:
-        # By default, imported annotations are ground truth, which is missing from Label Studio's
-        # counts of annotations.
+    # By default, imported annotations are ground truth, which is missing from Label Studio's counts
+    # of annotations.
+    annotations: list[dict[str, Any]] = []
+    if task.label is not None:  # must come first; see `seed_id_of`
         result = prediction_result(config, task.label)
-        row["annotations"] = [{"result": result, "ground_truth": False}]
+        annotations.append({"result": result, "ground_truth": False})
+    for annotator, label in task.labels_by.items():
+        result = prediction_result(config, label)
+        annotations.append({"result": result, "ground_truth": False, "completed_by": annotator})
+    if annotations:
+        row["annotations"] = annotations
     return row
 
 

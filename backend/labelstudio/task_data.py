@@ -45,6 +45,12 @@ def write_seed(image: str, image_id: str, hint: str | None) -> dict[str, Any]:
     return data if hint is None else {**data, "hint": hint}
 
 
+def write_imported(image: str, image_id: str, hint: str | None) -> dict[str, Any]:
+    """Return the data of a task that comes with labels that annotators gave elsewhere."""
+    data = {IMAGE: image, "image_id": image_id}
+    return data if hint is None else {**data, "hint": hint}
+
+
 def write_review(image: str, image_id: str, label: str, reason: str) -> dict[str, Any]:
     """Return the data of a task that asks for a review of a doubtful label."""
     return {IMAGE: image, "image_id": image_id, "review_label": label, "review_reason": reason}

@@ -63,7 +63,7 @@ def cached_until_changed(
 @contextmanager
 def lock(
     root: Path,
-    name: Literal["train", "head", "push", "promote", "review", "record", "attach"],
+    name: Literal["train", "head", "push", "promote", "review", "record", "attach", "import"],
     wait_s: float | None = None,
 ) -> Iterator[None]:
     """Hold one of the project's locks; the operating system releases it if the process dies.

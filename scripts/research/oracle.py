@@ -101,6 +101,12 @@ class OracleProject:
             replace(truth, is_ground_truth=True),
         ]
 
+    def annotate(self, task_id: int, label: str, annotator: int) -> bool:
+        is_known = task_id in self.by_task
+        if is_known:
+            self.answer(task_id, label, annotator=annotator)
+        return is_known
+
     def delete_annotation(self, annotation_id: int) -> None:
         for task_id, of_task in self.answers.items():
             self.answers[task_id] = [a for a in of_task if a.annotation_id != annotation_id]
@@ -116,6 +122,8 @@ class OracleProject:
             self.predictions[task_id] = {prediction.model_version: prediction} if prediction else {}
             if new.label is not None:
                 self.answer(task_id, new.label, annotator=None)
+            for annotator, label in new.labels_by.items():
+                self.answer(task_id, label, annotator=annotator)
         return len(new_tasks)
 
     def import_predictions(self, by_task_id: Mapping[int, Prediction]) -> int:
