@@ -1,10 +1,10 @@
-"""Choose which images the model could label, and the sample that people check first."""
+"""Choose which images the model could label, and the sample that people label first."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,8 @@ ALLOWED_ERRORS = range(10)
 N_THRESHOLDS = 50
 MIN_PASS_PROBABILITY = 0.5
 MAX_ERRORS = range(1, 51)  # percent
+
+Counts = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,18 @@ class FinishPlan:
         """Return how many images the model labels if the try passes."""
         return self.n_above - self.n_sample
 
+    @property
+    def n_expected(self) -> float:
+        """Return how many images the model labels on average; none if the try fails.
+
+        This is 0 for a plan that is not worth a try: it is unlikely to pass, or asks people for
+        more images than the model would label.
+        """
+        is_worthwhile = (
+            self.pass_probability >= MIN_PASS_PROBABILITY and self.n_by_model >= self.n_sample
+        )
+        return self.pass_probability * self.n_by_model * is_worthwhile
+
 
 def choose_plan(
     confidence: Scores,
@@ -53,12 +67,16 @@ def choose_plan(
     The choice cannot break the promise, which rests on the sample alone. It only decides how often
     a try passes, and for how many images.
     """
-    plans = (
-        plan
-        for plan in _find_plans(confidence, is_right, unlabeled, max_error, share)
-        if plan.pass_probability >= MIN_PASS_PROBABILITY and plan.n_by_model >= plan.n_sample
-    )
-    return max(plans, key=lambda plan: plan.pass_probability * plan.n_by_model, default=None)
+    best: FinishPlan | None = None
+    drafts = _draft_plans(confidence, is_right, unlabeled, max_error, share)
+    for draft in sorted(drafts, key=lambda draft: draft.n_expected, reverse=True):
+        best_expected = best.n_expected if best else 0.0
+        if draft.n_expected <= best_expected:
+            break  # a draft is never worse than its plan, so no better plan follows
+        plan = _complete(draft, is_right[confidence >= draft.threshold])
+        if plan is not None and plan.n_expected > best_expected:
+            best = plan
+    return best
 
 
 def smallest_max_error(
@@ -76,53 +94,59 @@ def smallest_max_error(
     return None if found == len(MAX_ERRORS) else MAX_ERRORS[found] / 100
 
 
-def _find_plans(
+def _draft_plans(
     confidence: Scores,
     is_right: NDArray[np.bool_],
     unlabeled: Scores,
     max_error: float,
     share: float,
 ) -> Iterator[FinishPlan]:
-    """Yield the plans for thresholds at evenly spaced ranks of the unlabeled images."""
+    """Yield plans whose samples are as small as in an unlimited pool, which takes no search.
+
+    Their thresholds are at evenly spaced ranks of the unlabeled images.
+    """
     if not len(unlabeled):
         return
-    smallest_sizes = [unlimited_size(max_error, c, share) for c in ALLOWED_ERRORS]
     ranks = np.linspace(0, 1, N_THRESHOLDS, endpoint=False)
-    for threshold in np.unique(np.quantile(unlabeled, ranks, method="lower")):
-        right = is_right[confidence >= threshold]
-        n_right, n_wrong = int(right.sum()), int((~right).sum())
-        if (_pass_probabilities(n_right, n_wrong, smallest_sizes) < MIN_PASS_PROBABILITY).all():
-            continue  # larger samples are even less likely to pass
-        n_above = int((unlabeled >= threshold).sum())
-        sizes = list(_sample_sizes(n_above, max_error, share))
-        probabilities = _pass_probabilities(n_right, n_wrong, sizes)
-        for allowed_errors, n_sample in enumerate(sizes):
-            yield FinishPlan(
-                max_error,
-                share,
-                float(threshold),
-                n_above,
-                n_sample,
-                allowed_errors,
-                float(probabilities[allowed_errors]),
-            )
-
-
-def _sample_sizes(n_images: int, max_error: float, share: float) -> Iterator[int]:
-    """Yield the sample sizes for 0, 1, 2, ... allowed errors, as long as a sample is enough."""
+    thresholds = np.unique(np.quantile(unlabeled, ranks, method="lower"))
+    n_above = _count_above(thresholds, unlabeled).tolist()
+    n_right = _count_above(thresholds, confidence[is_right])
+    n_wrong = _count_above(thresholds, confidence[~is_right])
     for allowed_errors in ALLOWED_ERRORS:
-        n_sample = sample_size(n_images, max_error, allowed_errors, share)
-        if n_sample is None:
-            return
-        yield n_sample
+        n_sample = unlimited_size(max_error, allowed_errors, share)
+        chances = _pass_probability(n_right, n_wrong, n_sample, allowed_errors)
+        for threshold, n, chance in zip(
+            thresholds.tolist(), n_above, chances.tolist(), strict=True
+        ):
+            yield FinishPlan(max_error, share, threshold, n, n_sample, allowed_errors, chance)
 
 
-def _pass_probabilities(n_right: int, n_wrong: int, sizes: Sequence[int]) -> NDArray[np.float64]:
-    """Return the probability of at most c errors in a sample of `sizes[c]` images, for each c.
+def _complete(draft: FinishPlan, validated: NDArray[np.bool_]) -> FinishPlan | None:
+    """Return the plan with the size that its number of images needs, or None if it needs all.
+
+    `validated` tells whether the model is right on each validation image above the threshold.
+    """
+    n_sample = sample_size(draft.n_above, draft.max_error, draft.allowed_errors, draft.share)
+    if n_sample is None:
+        return None
+    n_right = validated.sum(keepdims=True)
+    n_wrong = len(validated) - n_right
+    chance = _pass_probability(n_right, n_wrong, n_sample, draft.allowed_errors)
+    return replace(draft, n_sample=n_sample, pass_probability=chance.item())
+
+
+def _count_above(thresholds: Scores, confidence: Scores) -> Counts:
+    """Return for each threshold how many images reach it."""
+    return len(confidence) - np.searchsorted(np.sort(confidence), thresholds)
+
+
+def _pass_probability(
+    n_right: Counts, n_wrong: Counts, n_sample: int, allowed_errors: int
+) -> NDArray[np.float64]:
+    """Return the probability of at most `allowed_errors` errors in a sample, for each threshold.
 
     The error rate has Jeffreys' prior, Beta(1/2, 1/2), updated by the validation images that reach
     the threshold. The number of errors in a sample is therefore beta-binomial.
     """
-    n_errors = np.arange(len(sizes))[:, None]
-    pmf = betabinom.pmf(n_errors, np.array(sizes), n_wrong + 0.5, n_right + 0.5)
-    return pmf.cumsum(axis=0).diagonal()
+    n_errors = np.arange(allowed_errors + 1)[:, None]
+    return betabinom.pmf(n_errors, n_sample, n_wrong + 0.5, n_right + 0.5).sum(axis=0)

@@ -20,26 +20,21 @@ import signal
 import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 from threadpoolctl import threadpool_limits
 
 from backend.base.command_line import CommandParser, run
 from backend.base.errors import SettingsError
-from backend.base.settings import Settings, load_settings
-from backend.network.device import find_device
-from backend.rounds.scoring import pretrained_body
+from backend.base.settings import load_settings
 from scripts.console.options import at_least
 from scripts.console.progress_bars import progress_bar
-from scripts.research.crowd import real_annotations
-from scripts.research.experiment import open_experiment
+from scripts.research.hidden_pool import hide_labels, open_run
 from scripts.research.learning_curves import read_rows, write_rows
-from scripts.research.oracle import OracleProject
-from scripts.research.simulation import Plan, Run, claim, make_loop, pool_of
+from scripts.research.simulation import Run, claim
 from scripts.research.validation_cost import BUDGETS, compare, simulate_both
-from scripts.research.validation_trial import Estimate, HiddenPool, run_trial, summarize
+from scripts.research.validation_trial import Estimate, run_trial, summarize
 
 BATCH = 100
 
@@ -52,7 +47,7 @@ def main() -> int:
     signal.signal(
         signal.SIGTERM, signal.default_int_handler
     )  # otherwise, the trials would outlive this process
-    base = _base_run(arguments, load_settings())
+    base = open_run(load_settings(), arguments.out, arguments.jobs, max(BUDGETS) // BATCH, BATCH)
     try:
         claim(arguments.out, base.plan)
         print(f"pool {base.plan.pool}, weights {base.plan.weights}")
@@ -98,56 +93,6 @@ TABLES: dict[str, Callable[[argparse.Namespace, Run], str]] = {
 def _run_trial(base: Run, annotators: str, seed: int) -> list[Estimate]:
     with threadpool_limits(base.threads):
         return run_trial(hide_labels(base, annotators), seed)
-
-
-@cache
-def hide_labels(base: Run, annotators: str) -> HiddenPool:
-    """Return all images in the pool and in its validation split, with their labels hidden."""
-    pool, truth = pool_of(base.plan, base.data_dir)
-    loop = make_loop(base, pool, OracleProject(pool.classes))
-    with progress_bar() as progress:
-        _, embeddings = pretrained_body(loop, progress)
-    image_ids = pool.image_ids + pool.validation.image_ids
-    position = {name: n for n, name in enumerate(pool.classes)}
-    annotations = None
-    if annotators:
-        real = real_annotations(annotators, pool, image_ids)
-        annotations = np.array([[position[name] for name in real[i]] for i in image_ids])
-    labels = [position[truth[image_id]] for image_id in pool.image_ids]
-    return HiddenPool(
-        image_ids,
-        np.concatenate([embeddings.pool, embeddings.validation]).astype(np.float32),
-        np.array(labels + pool.validation.labels.tolist()),
-        len(pool.classes),
-        annotations,
-    )
-
-
-def _base_run(arguments: argparse.Namespace, settings: Settings) -> Run:
-    """Open the pool and the weights, and return the run from which all simulations are derived."""
-    experiment = open_experiment(settings, seed=0)
-    plan = Plan(
-        pool=experiment.pool.name,
-        weights=experiment.weights.name,
-        image_size=experiment.pool.image_size,
-        train="head",
-        seed_labels=0,
-        rounds=max(BUDGETS) // BATCH,
-        batch=BATCH,
-        pool_fraction=1.0,
-        duplicates=1,
-        annotators="",
-        people=1,
-    )
-    return Run(
-        plan=plan,
-        arm="auto",
-        repeat=0,
-        folder=arguments.out / "runs",
-        data_dir=settings.data_dir,
-        device=str(find_device(settings.device)),
-        threads=max(1, (os.cpu_count() or 1) // arguments.jobs),
-    )
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -15,13 +15,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from backend.asking.query import Candidates, needs_model, resolve, select
-from backend.base.arrays import Embeddings, Labels
+from backend.base.arrays import Labels
 from backend.base.labeling import Annotation, Task
 from backend.images.validation_sample import draw_sample
 from backend.measures.interval import interval_of
 from backend.network.head import Head, cross_validated_probs, fit_head
 from backend.people.validation_labels import PENDING, decide_label
 from scripts.research.experiment import Rows
+from scripts.research.hidden_pool import HiddenPool
 from scripts.research.learning_curves import interval
 from scripts.research.oracle import make_annotation
 
@@ -30,17 +31,6 @@ STAGES = {240: 60, 800: 200}  # number of training labels: number of validation 
 TYPICAL_AMONG = 5000  # random images, because clustering the whole pool is slow
 TRUE_LABELS, CROSS_VALIDATION = "true labels", "cross-validation"
 SEVERAL, ONE = "two people, a third if they differ", "one person"
-
-
-@dataclass(frozen=True, eq=False)
-class HiddenPool:
-    """All images of a pool, with labels that only annotators and the comparison may use."""
-
-    image_ids: tuple[str, ...]
-    embeddings: Embeddings  # from the pre-trained body
-    truth: Labels
-    n_classes: int
-    annotations: NDArray[np.int64] | None  # (images, people); None = all annotators are right
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from scripts.research.hidden_pool import HiddenPool
 from scripts.research.validation_trial import (
     CROSS_VALIDATION,
     ONE,
@@ -13,7 +14,6 @@ from scripts.research.validation_trial import (
     STAGES,
     TRUE_LABELS,
     Estimate,
-    HiddenPool,
     cross_validate,
     decide,
     draw,
