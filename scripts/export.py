@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser, Namespace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from backend.base.command_line import CommandParser, run
@@ -37,7 +38,7 @@ def main() -> int:
     commands = parser.add_subparsers(required=True)
     labels = commands.add_parser("labels", help="every labeled image", description=__doc__)
     _add_labels_options(labels)
-    labels.set_defaults(export=_export_labels)
+    labels.set_defaults(export=partial(_export_labels, labels))
     add_project_option(parser, labels)
     arguments = parser.parse_args()
     settings = load_settings()
@@ -67,7 +68,11 @@ def _add_labels_options(parser: ArgumentParser) -> None:
     )
 
 
-def _export_labels(settings: Settings, project_id: int, arguments: Namespace) -> None:
+def _export_labels(
+    parser: ArgumentParser, settings: Settings, project_id: int, arguments: Namespace
+) -> None:
+    if arguments.copy and arguments.layout != "folder":
+        parser.error("--copy needs --layout folder")
     with progress_bar() as progress:
         if arguments.layout == "folder":
             path = arguments.path or Path("labels")
@@ -112,10 +117,12 @@ def _remarks(exported: Exported) -> list[str]:
     if missing := exported.missing:
         shown = [f"{image!r} ({why})" for image, why in [*missing.items()][:FAULTS_SHOWN]]
         more = ", …" if len(missing) > FAULTS_SHOWN else ""
-        remarks.append(
-            f"{len(missing):,} images are only in labels.csv, because they cannot be read: "
-            f"{', '.join(shown)}{more}"
+        which = (
+            "1 image is only in labels.csv, because it"
+            if len(missing) == 1
+            else f"{len(missing):,} images are only in labels.csv, because they"
         )
+        remarks.append(f"{which} cannot be read: {', '.join(shown)}{more}")
     return remarks
 
 

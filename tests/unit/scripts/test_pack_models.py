@@ -40,7 +40,8 @@ def models(tmp_path: Path) -> Path:
     drafts = (
         ".current.draft-99", "r0001/pool.safetensors.draft-99", ".draft-r0002-99/model.safetensors",
     )  # fmt: skip
-    for name in (*drafts, "embeddings/0123-32px.safetensors", "embeddings/4567.draft-99"):
+    caches = "embeddings/0123-32px.safetensors", "embeddings/4567.draft-99", "exports/labels.csv"
+    for name in (*drafts, *caches):
         path = root / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"x")
