@@ -3,15 +3,14 @@
 `embeddings` has one row for each image that may be queried. Each function returns the positions of
 `count` rows (at least one), or of all rows if there are fewer, in the order in which to query them.
 `asked` contains the embeddings of the images that have already been queried.
+
+Importing scikit-learn takes a second, so only the functions that use scikit-learn import it.
 """
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.cluster import AgglomerativeClustering, KMeans, MiniBatchKMeans
-from sklearn.metrics import pairwise_distances, pairwise_distances_argmin_min
-from sklearn.neighbors import NearestNeighbors
 
 from backend.base.arrays import Embeddings, Probs, Scores
 
@@ -40,6 +39,8 @@ def typiclust(
     far plus `count`, and an image is typical if its neighbors are close. The strategy needs no
     labels and works best when few images are labeled.
     """
+    from sklearn.cluster import MiniBatchKMeans
+
     directions = np.concatenate(_directions(embeddings, asked))
     n_clusters = min(len(asked) + count, CLUSTERS_MAX, len(directions))
     found = MiniBatchKMeans(
@@ -131,6 +132,8 @@ def uncertain_clusters(
     candidates = _without_copies(own, theirs, by_uncertainty, wanted)
     chosen = candidates
     if len(candidates) > count:
+        from sklearn.cluster import KMeans
+
         found = KMeans(count, n_init=1, max_iter=30, random_state=int(rng.integers(2**31))).fit(
             own[candidates]
         )
@@ -154,6 +157,8 @@ def interleave(embeddings: Embeddings, order: Positions) -> Positions:
     if len(order) > BLOCK:
         blocks = (order[first : first + BLOCK] for first in range(0, len(order), BLOCK))
         return np.concatenate([interleave(embeddings, block) for block in blocks])
+    from sklearn.cluster import AgglomerativeClustering
+
     directions, _ = _directions(embeddings[order], embeddings[:0])
     groups = AgglomerativeClustering(
         n_clusters=None, distance_threshold=ALIKE, linkage="average"
@@ -180,6 +185,8 @@ def _typicality(directions: Directions) -> Scores:
     n_neighbors = min(NEIGHBORS, len(directions) - 1)
     if n_neighbors == 0:
         return np.zeros(1, np.float32)
+    from sklearn.neighbors import NearestNeighbors
+
     nearest = NearestNeighbors(n_neighbors=n_neighbors, algorithm="brute").fit(directions)
     distances, _ = nearest.kneighbors()  # an image is not its own neighbor
     return np.float32(1) / (distances.mean(axis=1) + np.float32(1e-5))
@@ -189,6 +196,8 @@ def _without_copies(
     own: Directions, theirs: Directions, order: Positions, wanted: int
 ) -> Positions:
     """Return `wanted` rows in `order`, skipping near-duplicates of earlier rows and of `theirs`."""
+    from sklearn.metrics import pairwise_distances
+
     kept: Positions = np.empty(0, np.int64)
     for first in range(0, len(order), BLOCK):
         block = order[first : first + BLOCK]
@@ -204,6 +213,8 @@ def _distance_to_nearest(directions: Directions, others: Directions) -> NDArray[
     """Return each row's distance to the nearest row of `others`, or infinity if there is none."""
     if not len(others):
         return np.full(len(directions), np.inf, np.float32)
+    from sklearn.metrics import pairwise_distances_argmin_min
+
     return pairwise_distances_argmin_min(directions, others)[1]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 
 from backend.base.arrays import Labels, Probs
@@ -20,6 +19,8 @@ def fit_temperature(probs: Probs, labels: Labels) -> float:
     """
     if len(labels) == 0:
         return 1.0
+    from scipy.optimize import minimize_scalar  # a slow import that only new versions need
+
     found = minimize_scalar(
         lambda log_t: log_loss(rescale(probs, float(np.exp(log_t))), labels),
         bounds=tuple(np.log(TEMPERATURES)),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binom
+from scipy.special import bdtrc
 
 from backend.measures.evaluation import MIN_IMAGES as MIN_MEASURED
 
@@ -75,7 +75,7 @@ def compare(candidate: Right, reference: Right, against: str, n_wanted: int | No
     """
     regressions = int((reference & ~candidate).sum())
     improvements = int((candidate & ~reference).sum())
-    p_value = float(binom.sf(regressions - 1, regressions + improvements, 0.5))
+    p_value = float(bdtrc(regressions - 1, regressions + improvements, 0.5))
     note = _find_note(len(candidate), n_wanted)
     return Gate(against, p_value, regressions, improvements, note)
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp, softmax
-from sklearn.linear_model import LogisticRegression
 
 from backend.base.arrays import Embeddings, Labels, Probs, Scores
 from backend.base.errors import TooFewLabelsError
@@ -54,6 +53,8 @@ def fit_head(
             f"{len(labels)} labels of {len(seen)} class(es): a head needs labels of at least two "
             "classes"
         )
+    from sklearn.linear_model import LogisticRegression  # a slow import
+
     # This scaling makes the penalty equally strong for every body and saves solver steps.
     center = embeddings.mean(axis=0, dtype=np.float32)
     centered = embeddings.astype(np.float32) - center

@@ -1,4 +1,7 @@
-"""Find one label per image from several annotators and a model, and rate the annotators."""
+"""Find one label per image from several annotators and a model, and rate the annotators.
+
+Importing cleanlab takes a second, so only the functions that call cleanlab import it.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,6 @@ from io import StringIO
 from typing import NamedTuple
 
 import numpy as np
-from cleanlab.multiannotator import (
-    get_active_learning_scores,
-    get_label_quality_multiannotator,
-    get_majority_vote_label,
-)
-from cleanlab.rank import get_label_quality_scores
 from numpy.typing import NDArray
 
 from backend.base.arrays import Labels, Probs, Scores
@@ -104,6 +101,8 @@ def active_lab(
     All scores are on the same scale; the image with the lowest score should be queried first.
     Uses ActiveLab (Goh & Mueller 2023, arXiv:2301.11856).
     """
+    from cleanlab.multiannotator import get_active_learning_scores
+
     crowd = _Crowd(latest_labels(annotations), probs)
     if not crowd.image_ids:
         return {}, np.asarray(get_active_learning_scores(pred_probs_unlabeled=probs_unlabeled)[1])
@@ -168,11 +167,16 @@ class _Crowd:
 
     def majority(self) -> tuple[Labels, NDArray[np.float64]]:
         """Return the most frequent labels (the model breaks ties) and their probabilities."""
+        from cleanlab.multiannotator import get_majority_vote_label
+        from cleanlab.rank import get_label_quality_scores
+
         labels = get_majority_vote_label(self.matrix, self.probs, verbose=False)
         return labels, get_label_quality_scores(labels, self.probs)
 
     def crowdlab(self) -> tuple[Labels, NDArray[np.float64], dict[int, float]]:
         """Return the labels, their qualities, and the known qualities of annotators."""
+        from cleanlab.multiannotator import get_label_quality_multiannotator
+
         with _silence_cleanlab():
             found = get_label_quality_multiannotator(self.matrix, self.probs)
         # cleanlab may choose a label that no annotator chose. In that case, use the best label

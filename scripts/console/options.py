@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from backend.base.progress import Progress
 from backend.base.settings import Settings
 from backend.labelstudio.attached_project import open_project
 from backend.labelstudio.project import LabelStudioProject
-from backend.rounds.loop import Loop, open_loop
 from backend.store.project_record import pick_project
+
+if TYPE_CHECKING:
+    from backend.rounds.loop import Loop
 
 
 def add_project_option(parser: ArgumentParser, *subcommands: ArgumentParser) -> None:
@@ -39,6 +42,8 @@ def open_chosen(
     settings: Settings, chosen: int | None, progress: Progress
 ) -> tuple[LabelStudioProject, Loop]:
     """Return the project and its loop."""
+    from backend.rounds.loop import open_loop  # imports torch, which most commands do not need
+
     settings.require("label_studio_api_key")
     project_id = pick_project(settings.model_dir, chosen)
     project = open_project(settings, project_id)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -29,11 +31,11 @@ ROOMS = (
 CORE = ("measures", "people", "asking", "network")
 CORE_MAY_IMPORT = {
     "__future__", "backend", "bisect", "cleanlab", "collections", "contextlib", "dataclasses",
-    "functools", "io", "itertools", "math", "numpy", "scipy", "sklearn", "torch", "torchvision",
+    "functools", "io", "itertools", "math", "numpy", "scipy", "sklearn", "torch",
     "typing", "warnings",
 }  # fmt: skip
 LIBRARIES = {
-    "cleanlab": {"people"},
+    "cleanlab": {"people", "workers"},
     "flask": {"web"},
     "fsspec": {"images"},
     "label_studio_ml": {"web"},
@@ -127,6 +129,16 @@ def test_what_is_published_and_what_ticks_are_light_and_load_no_torch(door: str)
 )
 def test_cleanlab_and_its_pandas_are_loaded_by_workers_alone(door: str) -> None:
     assert not any("cleanlab" in libraries_of(module) for module in reachable_from(door))
+
+
+def test_what_starts_often_starts_without_the_slow_libraries() -> None:
+    doors = "backend.workers.clock, backend.web.dashboard, scripts.models, scripts.status"
+    slow = ("torch", "sklearn", "pandas", "cleanlab", "scipy.stats")
+    code = f"import sys, {doors}; print(*(name for name in {slow} if name in sys.modules))"
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert found.stdout == "\n"
 
 
 def test_the_package_never_imports_its_scripts() -> None:
