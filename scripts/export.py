@@ -1,11 +1,13 @@
-"""Export the results of a project: its labels.
+"""Export the results of a project: its labels or its model.
 
     python -m scripts.export labels
     python -m scripts.export labels labels.parquet
     python -m scripts.export labels dataset --layout folder
+    python -m scripts.export model
+    python -m scripts.export model r0007 --folder birds-model
 
-Labels are exported as of one moment, so people can go on labeling. The same state always gives the
-same bytes.
+Labels are exported as of one moment, so people can go on labeling. A model is exported as a folder
+that needs nothing of Tightloop. The same state always gives the same bytes.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from pathlib import Path
 from backend.base.command_line import CommandParser, run
 from backend.base.settings import Settings, load_settings
 from backend.results.label_export import Exported, export_file, export_folder
-from backend.store.project_record import pick_project
+from backend.results.model_export import export_model
+from backend.store.project_record import pick_project, project_root
 from scripts.console.options import add_project_option
 from scripts.console.progress_bars import progress_bar
 
@@ -33,13 +36,16 @@ FAULTS_SHOWN = 10
 
 
 def main() -> int:
-    """Export labels."""
+    """Export labels or a model."""
     parser = CommandParser(description=__doc__)
     commands = parser.add_subparsers(required=True)
     labels = commands.add_parser("labels", help="every labeled image", description=__doc__)
     _add_labels_options(labels)
     labels.set_defaults(export=partial(_export_labels, labels))
-    add_project_option(parser, labels)
+    model = commands.add_parser("model", help="a model version", description=__doc__)
+    _add_model_options(model)
+    model.set_defaults(export=_export_model)
+    add_project_option(parser, labels, model)
     arguments = parser.parse_args()
     settings = load_settings()
     project_id = pick_project(settings.model_dir, arguments.project)
@@ -68,6 +74,18 @@ def _add_labels_options(parser: ArgumentParser) -> None:
     )
 
 
+def _add_model_options(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "version", nargs="?", help="the version's name, for example r0007 (default: in service)"
+    )
+    parser.add_argument(
+        "--folder", type=Path, help="the folder to write (default: the version's name)"
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="replace the folder of an earlier export"
+    )
+
+
 def _export_labels(
     parser: ArgumentParser, settings: Settings, project_id: int, arguments: Namespace
 ) -> None:
@@ -92,6 +110,20 @@ def _export_labels(
     for remark in _remarks(exported):
         print(remark, file=sys.stderr)
     print(f"{path}: {_describe_labels(exported)}")
+
+
+def _export_model(settings: Settings, project_id: int, arguments: Namespace) -> None:
+    with progress_bar() as progress:
+        folder, notice = export_model(
+            project_root(settings.model_dir, project_id),
+            arguments.version,
+            arguments.folder,
+            is_forced=arguments.force,
+            progress=progress,
+        )
+    if notice:
+        print(notice, file=sys.stderr)
+    print(f"{folder}: README.md explains how to use the model")
 
 
 def _describe_labels(exported: Exported) -> str:

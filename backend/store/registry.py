@@ -199,9 +199,7 @@ class Registry:
 
     def promote(self, version: str, now: datetime | None = None) -> Meta:
         """Put a version in service from the next request on; promote an older one to roll back."""
-        if not VERSION_NAME.fullmatch(version) or not (self.root / version).is_dir():
-            known = ", ".join(self.version_names()) or "none yet"
-            raise NoModelError(f"no version {version!r} in {self.root}; known versions: {known}")
+        self.check_known(version)
         self.load_state(version)
         meta = self.read_meta(version)
         try:
@@ -212,6 +210,12 @@ class Registry:
         kept = Promotions(promotions=[entry, *before][:PROMOTIONS_KEPT])
         write_text(self.root / "current", kept.model_dump_json(indent=2))
         return meta
+
+    def check_known(self, version: str) -> None:
+        """Raise NoModelError, which lists the known versions, if a version has no folder."""
+        if not VERSION_NAME.fullmatch(version) or not (self.root / version).is_dir():
+            known = ", ".join(self.version_names()) or "none yet"
+            raise NoModelError(f"no version {version!r} in {self.root}; known versions: {known}")
 
     def _weights(self, version: str) -> Path:
         return self.root / version / tensor_file.WEIGHTS_FILE

@@ -41,6 +41,8 @@ LIBRARIES = {
     "label_studio_ml": {"web"},
     "label_studio_sdk": {"labelstudio"},
     "matplotlib": {"web"},
+    "onnx": {"results"},
+    "onnxruntime": {"results"},
     "prometheus_client": {"web"},
     "pyarrow": {"images", "results"},
     "redis": {"queue", "workers"},

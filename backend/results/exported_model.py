@@ -1,0 +1,69 @@
+"""Read a version as one whole network, with the project's current classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from backend.base.classes import ClassList
+from backend.base.errors import ExportError, NoModelError
+from backend.network.resnet_layout import HEAD_TENSORS
+from backend.store.registry import Registry
+from backend.store.tensor_file import State
+from backend.store.version_meta import Meta
+
+
+@dataclass(frozen=True)
+class ExportedModel:
+    """A version's whole network, and the classes that its outputs stand for now."""
+
+    meta: Meta
+    state: State  # the weights of the body and of the last layer
+    classes: tuple[str, ...]  # spelled as in the label config
+    # The class of each output, as a position in `classes`. Two outputs belong to one class if the
+    # class of one of them was renamed to the other.
+    class_of_output: tuple[int, ...]
+    removed: tuple[str, ...]  # classes of the version that the project no longer has
+    unknown: tuple[str, ...]  # classes of the project that joined after the version was trained
+
+    @property
+    def is_merged(self) -> bool:
+        """Return whether two outputs belong to one class, so that their probabilities add up."""
+        return len(self.classes) < len(self.class_of_output)
+
+
+def read_model(registry: Registry, version: str | None, classes: ClassList) -> ExportedModel:
+    """Read a version, or the version in service if `version` is None.
+
+    Outputs for removed classes are dropped. The probabilities are still those that ClassList.align
+    returns, because it does not matter whether outputs are dropped before or after temperature
+    scaling. Raises NoModelError, BrokenVersionError or ExportError.
+    """
+    if version is None:
+        meta = registry.current()
+        if meta is None:
+            raise NoModelError(
+                "no version is in service yet: the first one is trained once images are labeled"
+            )
+    else:
+        registry.check_known(version)
+        meta = registry.read_meta(version)
+    targets = [classes.spell(name) for name in meta.classes]
+    kept = [output for output, target in enumerate(targets) if target is not None]
+    names = tuple(dict.fromkeys(target for target in targets if target is not None))
+    if len(names) < 2:
+        raise ExportError(
+            f"{meta.version} knows only {len(names)} of the project's current classes: export a "
+            "version that was trained after the classes changed"
+        )
+    state = registry.load_state(meta.version)
+    head = {name: np.ascontiguousarray(state[name][kept]) for name in HEAD_TENSORS}
+    return ExportedModel(
+        meta,
+        state | head,
+        names,
+        tuple(names.index(targets[output] or "") for output in kept),
+        tuple(n for n, target in zip(meta.classes, targets, strict=True) if target is None),
+        tuple(name for name in classes.current if name not in names),
+    )
