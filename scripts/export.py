@@ -143,6 +143,8 @@ def _remarks(exported: Exported) -> list[str]:
             else "no annotations, because none have been read yet"
         )
         remarks.append(f"{exported.problem}; the export includes {included}")
+    if exported.model_problem:
+        remarks.append(f"{exported.model_problem}; the columns model_… are empty")
     if exported.left_out:
         reasons = (f"{count:,} {reason}" for reason, count in exported.left_out.items())
         remarks.append(f"annotations that give no label: {', '.join(reasons)}")

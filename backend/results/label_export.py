@@ -36,6 +36,7 @@ class Exported:
     missing: Mapping[str, str]  # why images could not be copied, by path or URL
     read_at: float  # when annotations were last read, in seconds since the epoch
     problem: str  # why the latest annotations are missing, or ""
+    model_problem: str  # why there are no predictions by the version in service, or ""
 
 
 def export_file(
@@ -151,4 +152,5 @@ def _summarize(
         missing=missing,
         read_at=facts.read_at,
         problem=problem,
+        model_problem=reading.model_problem,
     )

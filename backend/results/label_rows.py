@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Literal, NamedTuple
 
+from backend.base.errors import ModelFolderError, NoModelError
 from backend.base.labeling import DELETED, Asked
 from backend.images.catalog import CatalogImage
 from backend.labelstudio.rows import DIGEST
@@ -16,6 +17,7 @@ from backend.results.label_sources import LabelSources
 from backend.results.predicted_labels import PredictedLabel, predicted_labels
 from backend.rounds.labels import read_asked_probs, usable_annotations
 from backend.rounds.validation_reading import read_validation
+from backend.store.registry import Registry
 
 LabeledBy = Literal["people", "ground truth", "data set", "model"]
 SplitName = Literal["train", "validation", "test"]
@@ -49,10 +51,11 @@ LABEL_COLUMNS = tuple(field.name for field in fields(LabelRow))
 
 
 class LabelReading(NamedTuple):
-    """The rows, sorted by image id, and how many annotations could not be used, by reason."""
+    """The labels of a project."""
 
-    rows: list[LabelRow]
-    left_out: dict[str, int]
+    rows: list[LabelRow]  # sorted by image id
+    left_out: dict[str, int]  # how many annotations could not be used, by reason
+    model_problem: str  # why there are no predictions by the version in service, or ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +75,8 @@ def read_label_rows(sources: LabelSources) -> LabelReading:
     consensus, left_out = _consensus_labels(sources)
     labels |= consensus
     # The prediction that became a label, or else the prediction by the version in service
-    predicted = _predictions(sources, labels) | {
-        i: found for i, found in by_model.items() if labels[i].labeled_by == "model"
-    }
+    predicted, model_problem = _predictions(sources, labels)
+    predicted |= {i: found for i, found in by_model.items() if labels[i].labeled_by == "model"}
     asked = _asked(sources)
     rows = []
     for image_id in sorted(labels):
@@ -82,7 +84,7 @@ def read_label_rows(sources: LabelSources) -> LabelReading:
         if image is not None:
             of_image = predicted.get(image_id), asked.get(image_id)
             rows.append(_row(sources, image, labels[image_id], *of_image))
-    return LabelReading(rows, left_out)
+    return LabelReading(rows, left_out, model_problem)
 
 
 def _labels_by_model(sources: LabelSources) -> dict[str, tuple[str, PredictedLabel]]:
@@ -167,20 +169,27 @@ def _labeled_by(annotations: Sequence[ClassAnnotation]) -> LabeledBy:
 
 def _predictions(
     sources: LabelSources, labels: Mapping[str, _Label]
-) -> dict[str, tuple[str, PredictedLabel]]:
-    """Return the version and its prediction for each labeled image that it has scored."""
-    meta = sources.in_service
-    if meta is None:
-        return {}
-    found = predicted_labels(
-        sources.root,
-        meta,
-        labels.keys(),
-        sources.record.class_list,
-        sources.settings.data_dir,
-        sources.catalog.pool_name,
-    )
-    return {image_id: (meta.version, prediction) for image_id, prediction in found.items()}
+) -> tuple[dict[str, tuple[str, PredictedLabel]], str]:
+    """Return the version in service and its prediction for each labeled image that it has scored.
+
+    If the version is broken, returns no predictions and the reason: labels are worth exporting
+    without them.
+    """
+    try:
+        meta = Registry(sources.root).current()
+        if meta is None:
+            return {}, ""
+        found = predicted_labels(
+            sources.root,
+            meta,
+            labels.keys(),
+            sources.record.class_list,
+            sources.settings.data_dir,
+            sources.catalog.pool_name,
+        )
+    except (ModelFolderError, NoModelError) as error:
+        return {}, str(error)
+    return {image_id: (meta.version, prediction) for image_id, prediction in found.items()}, ""
 
 
 def _asked(sources: LabelSources) -> dict[str, Asked]:

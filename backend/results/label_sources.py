@@ -17,13 +17,11 @@ from backend.store import project_db
 from backend.store.finish_store import FinishStore
 from backend.store.project_record import POOL_INDEX, ProjectRecord, read_record
 from backend.store.project_store import ProjectStore
-from backend.store.registry import Registry
-from backend.store.version_meta import Meta
 
 
 @dataclass(frozen=True)
 class LabelSources:
-    """A project's record, its pool, the version in service, and a copy of its database."""
+    """A project's record, its pool, and a copy of its database."""
 
     settings: Settings
     root: Path
@@ -31,7 +29,6 @@ class LabelSources:
     store: ProjectStore  # a copy, in which nothing changes
     finish: FinishStore  # the same copy
     catalog: Catalog
-    in_service: Meta | None
     emails: Mapping[int, str]  # of people in Label Studio
 
 
@@ -71,6 +68,5 @@ def open_sources(settings: Settings, root: Path) -> Iterator[LabelSources]:
             store=store,
             finish=FinishStore(Path(folder)),
             catalog=catalog,
-            in_service=Registry(root).current(),
             emails=store.facts().emails,
         )

@@ -28,9 +28,10 @@ NOWHERE = "http://127.0.0.1:9"  # nothing listens there
 
 @dataclass
 class Exporter:
-    """A project with a folder as its pool, and no Label Studio."""
+    """A project with a folder as its pool."""
 
     settings: Settings
+    project_id: int
     pool: Path
     ids: Mapping[str, str]  # by path below the pool's folder
     n_given: int = 0
@@ -38,7 +39,7 @@ class Exporter:
 
     @property
     def root(self) -> Path:
-        return project_root(self.settings.model_dir, PROJECT)
+        return project_root(self.settings.model_dir, self.project_id)
 
     @property
     def store(self) -> ProjectStore:
@@ -101,20 +102,26 @@ class Exporter:
         return sorted(row.image for row in self.read().rows)
 
 
-def set_up(folder: Path, validation: Validation = KNOWN, **changes: Any) -> Exporter:
-    """Set up a project of the images in `folder/pool`."""
+def set_up(
+    folder: Path,
+    validation: Validation = KNOWN,
+    label_studio: tuple[str, str] = (NOWHERE, "t"),
+    **changes: Any,
+) -> Exporter:
+    """Set up a project of the images in `folder/pool`; `label_studio` is an address and a token."""
+    url, token = label_studio
     settings = Settings.model_construct(
         model_dir=folder / "models",
         data_dir=folder / "data",
-        label_studio_url=NOWHERE,
-        label_studio_api_key=SecretStr("t"),
+        label_studio_url=url,
+        label_studio_api_key=SecretStr(token),
         overlap="1",
     )
-    pool, root = folder / "pool", project_root(folder / "models", PROJECT)
+    pool = folder / "pool"
     record = ProjectRecord(
         project_id=PROJECT,
         title="T",
-        label_studio_url=NOWHERE,
+        label_studio_url=url,
         project_created_at="2026",
         pool=str(pool),
         weights="none",
@@ -124,6 +131,7 @@ def set_up(folder: Path, validation: Validation = KNOWN, **changes: Any) -> Expo
         validation_labels=validation.n_labels or None,
     )
     record = record.model_copy(update=changes)
+    root = project_root(settings.model_dir, record.project_id)
     write_record(root, record)
     open_pool(
         record.pool,
@@ -135,6 +143,7 @@ def set_up(folder: Path, validation: Validation = KNOWN, **changes: Any) -> Expo
     )
     index = Index.read(root / POOL_INDEX) or Index.empty("digits")
     entries = index.entries(index.rows(index.image_ids.tolist()))
-    exporter = Exporter(settings, pool, {entry.location: entry.image_id for entry in entries})
+    ids = {entry.location: entry.image_id for entry in entries}
+    exporter = Exporter(settings, record.project_id, pool, ids)
     exporter.store.record(emails=EMAILS, read_at=1_767_225_600.0)
     return exporter

@@ -104,6 +104,17 @@ def test_paths_that_are_not_utf8_and_odd_classes_become_folders_and_links(tmp_pa
     assert row.image == "quoted:%FF.png"
 
 
+def test_the_images_of_a_list_are_links_to_its_files(tmp_path: Path) -> None:
+    for i in range(2):
+        save_image(tmp_path / f"photos/{i}.png", (i, 0, 0))
+    (tmp_path / "list.csv").write_text("image\nphotos/0.png\nphotos/1.png\n")
+    exporter = set_up(tmp_path, pool=str(tmp_path / "list.csv"))
+    exporter.annotate("photos/0.png", "cat")
+    assert export(exporter, tmp_path / "out") == {}
+    link = tmp_path / f"out/train/cat/{exporter.ids['photos/0.png']}.png"
+    assert link.readlink() == tmp_path / "photos/0.png"
+
+
 @pytest.mark.parametrize(
     ("label", "name"),
     [("cat", "cat"), ("a/b", "a%2Fb"), ("..", "%2E."), (".cat", "%2Ecat"), ("50%", "50%25")],

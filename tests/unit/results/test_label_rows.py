@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from backend.base.command_line import ROOT
 from backend.base.labeling import DELETED, VALIDATION, Annotation, Task, TaskReading
 from backend.images.digest import digest
 from backend.images.index import Index
@@ -16,7 +18,7 @@ from backend.images.listing import Listed, make_listing
 from backend.images.sources import find_source
 from backend.images.validation_sample import Validation
 from backend.labelstudio.rows import DIGEST
-from backend.results.label_rows import read_label_rows
+from backend.results.label_rows import LABEL_COLUMNS, read_label_rows
 from backend.results.label_sources import open_sources
 from backend.store import model_outputs
 from backend.store.project_record import POOL_INDEX, change_record
@@ -113,6 +115,17 @@ def test_an_image_without_saved_scores_is_scored_by_its_embedding(exporter: Expo
     model_outputs.save_embeddings(path, [digest("1.png")], np.ones((1, width), np.float16))
     row = exporter.row("1.png")
     assert (row.model_label, row.model_confidence) == ("cat", 0.8)  # 4 : 1
+
+
+def test_labels_are_exported_even_if_the_version_in_service_is_broken(exporter: Exporter) -> None:
+    exporter.annotate("1.png", "cat")
+    save(exporter.root, meta(1))
+    nan = np.full((1, 2), np.nan, np.float32)
+    model_outputs.save_pool_probs(exporter.root, "r0001", [digest("1.png")], nan)
+    Registry(exporter.root).promote("r0001")
+    reading = exporter.read()
+    assert [(row.label, row.model_label) for row in reading.rows] == [("cat", None)]
+    assert "r0001 contain NaN" in reading.model_problem
 
 
 def test_labels_by_the_model_are_marked_and_give_way_to_labels_by_people(
@@ -243,3 +256,10 @@ def test_images_of_an_attached_project_are_named_by_the_addresses_in_their_tasks
         given = Annotation(task_id, task_id, image_id, ADA, "cat", False, "2026-01-01T00:00:00Z")
         exporter.store.record_tasks([TaskReading(task, "2026-01-01", (given,), None, address)], 0.0)
     assert [row.image for row in exporter.read().rows] == [*addresses[:2], "ls-102"]
+
+
+def test_the_page_explains_every_column() -> None:
+    page = (ROOT / "docs/your-results.md").read_text()
+    section = page.partition("## Export the labels")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    assert re.findall(r"`(\w+)`", " ".join(rows)) == list(LABEL_COLUMNS)
