@@ -99,10 +99,15 @@ def _with_table(section: str, objects: dict[str, Schema]) -> str:
         return section
     prose = "\n".join(line for line in section.splitlines() if not line.startswith("|")).rstrip()
     rows = [
-        f"| `{name}` | {field['description']}{': see below' if name in objects else ''} |"
+        f"| `{name}` | {field['description']}{_pointer(field)} |"
         for name, field in objects[heading[1]]["properties"].items()
     ]
     return "\n".join([prose, "", "| field | meaning |", "|---|---|", *rows, "", ""])
+
+
+def _pointer(field: Schema) -> str:
+    """Return a pointer to the table of the objects that a field contains, if any."""
+    return ": see below" if REFERENCE.search(json.dumps(field)) else ""
 
 
 def _setting_row(variable: str, setting: Schema) -> str:

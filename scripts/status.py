@@ -15,6 +15,7 @@ from backend.base.command_line import CommandParser, run
 from backend.base.settings import load_settings
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds.accuracy import estimate_sentence, outlook_sentence
+from backend.rounds.finish_progress import finish_sentence
 from backend.web.status import sentence, whole_status
 
 
@@ -37,6 +38,8 @@ def main() -> int:
             print(f"  estimated accuracy: {estimate_sentence(project.cross_validation)}")
         if project.outlook is not None:
             print(f"  {outlook_sentence(project.outlook)}")
+        if project.finish is not None and (line := finish_sentence(project.finish)):
+            print(f"  {line}")
         for notice in project.notices:
             print(f"  note: {notice}")
         for last in project.errors[:1]:

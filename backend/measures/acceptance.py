@@ -13,7 +13,6 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import hypergeom, nbinom
 
 # The probability that any promise of a project is broken, over all of its tries together.
 RISK = 0.05
@@ -44,6 +43,8 @@ def unlimited_size(max_error: float, allowed_errors: int, share: float) -> int:
     an error, with a confidence of 1 - `share`, is at most `max_error`: P(X <= c) <= `share` for
     X ~ Binomial(n, max_error). Without any error, 2 % needs 149 images at a share of 5 %.
     """
+    from scipy.stats import nbinom  # a slow import that only plans need
+
     # P(X <= c) is the probability that error number c + 1 takes more than n draws. The negative
     # binomial distribution counts these draws without the errors themselves.
     return int(nbinom.isf(share, allowed_errors + 1, max_error)) + allowed_errors + 1
@@ -80,6 +81,8 @@ def risk(
     E - X >= A + 1, and P(X <= c) falls with E. The worst case is therefore E = A + 1 + c, for which
     the promise is broken exactly if X <= c.
     """
+    from scipy.stats import hypergeom
+
     allowed = np.array([allowed_wrong(n_images - int(size), max_error) for size in sizes])
     worst = allowed + 1 + allowed_errors
     return hypergeom.cdf(allowed_errors, n_images, worst, sizes)
@@ -96,6 +99,7 @@ def error_bound(n_images: int, n_sampled: int, n_errors: int, share: float) -> f
     n_left = n_images - n_sampled
     if n_left == 0:
         return 0.0
+    from scipy.stats import hypergeom
 
     def is_refuted(n_wrong_left: int) -> bool:
         return hypergeom.cdf(n_errors, n_images, n_wrong_left + n_errors, n_sampled) <= share

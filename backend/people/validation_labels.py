@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -12,6 +12,10 @@ from backend.people.annotators import has_duplicate_annotations
 
 MAX_SKIPS = 2  # an image that was skipped this many times is not shown again
 MOST_ANNOTATORS = 3  # two annotators, and a third if they disagree
+
+# Takes the labels of an image, and whether its task is open to another annotator; returns whether
+# to wait for another annotator.
+WaitRule = Callable[[Sequence[str], bool], bool]
 
 
 @dataclass(frozen=True)
@@ -43,20 +47,25 @@ class ValidationProgress:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of annotating one validation image, as of now."""
+    """The result of annotating one image without the model's guess, as of now."""
 
     state: Literal["decided", "pending", "undecided"]
     label: str | None = None  # None unless decided
-    needs_third: bool = False  # two annotators disagree, and the task must be reopened
+    reopen_for: int = 0  # for how many annotators the task must be reopened; 0 = it must not
     skip: Annotation | None = None  # the skip to delete, if no other annotator is available
 
     @property
     def must_ask(self) -> bool:
         """Return whether the task must be reopened before Label Studio serves it to anyone."""
-        return self.needs_third or self.skip is not None
+        return bool(self.reopen_for) or self.skip is not None
 
 
 PENDING, UNDECIDED = Outcome("pending"), Outcome("undecided")
+
+
+def until_two_agree(labels: Sequence[str], is_open: bool) -> bool:
+    """Wait as long as the task is open, and for a third annotator if two disagree."""
+    return is_open or (len(labels) < MOST_ANNOTATORS and len(set(labels)) == 2)
 
 
 def decide_label(
@@ -66,14 +75,15 @@ def decide_label(
     active: Set[int],
     classes: Collection[str],
     *,
+    must_wait: WaitRule = until_two_agree,
     may_reopen: bool = True,
 ) -> Outcome:
-    """Decide the label of one validation image from the annotations of its task.
+    """Decide the label of one image from the annotations of its task.
 
     A ground truth annotation always decides. Otherwise, only the latest annotation of each
-    annotator counts. Once the task is closed, or none of the `active` annotators can receive it,
-    the most frequent label decides; a tie leaves the image undecided. Labels from the data set do
-    not count. Without `may_reopen`, no outcome reopens the task or deletes a skip.
+    annotator counts. Once `must_wait` returns False, or none of the `active` annotators can receive
+    the task, the most frequent label decides; a tie leaves the image undecided. Labels from the
+    data set do not count. Without `may_reopen`, no outcome reopens the task or deletes a skip.
     """
     of_people = sorted(
         (a for a in annotations if a.annotator is not None), key=lambda a: a.updated_at
@@ -83,13 +93,13 @@ def decide_label(
         return Outcome("decided", truths[-1])
     latest = {a.annotator: a for a in of_people}
     is_anyone_waiting = bool(active - latest.keys())
-    labels = [a.label for a in latest.values() if a.label in classes]
+    labels = [a.label for a in latest.values() if a.label is not None and a.label in classes]
     if labels:
         may_ask = is_anyone_waiting and not has_duplicate_annotations(annotations)
-        outcome = _decide(labels, is_open=task.awaits_second_opinion, may_ask=may_ask)
-        if may_reopen or not outcome.needs_third:
-            return outcome
-        return _decide(labels, is_open=False, may_ask=False)
+        is_open = task.awaits_second_opinion
+        if may_ask and (is_open or may_reopen) and must_wait(labels, is_open):
+            return PENDING if is_open else Outcome("pending", reopen_for=len(labels) + 1)
+        return _majority(labels)
     skips = {a.annotation_id: a for a in latest.values() if a.was_skipped}
     n_skips = len(skips.keys() | {skip.annotation_id for skip in deleted_skips})
     if n_skips >= MAX_SKIPS or (latest and not skips):
@@ -126,12 +136,9 @@ def decide_labels(
     }
 
 
-def _decide(labels: Sequence[str | None], *, is_open: bool, may_ask: bool) -> Outcome:
+def _majority(labels: Sequence[str]) -> Outcome:
     """Decide the label from the labels that annotators gave."""
     [(label, count), *others] = Counter(labels).most_common()
-    needs_third = len(labels) < MOST_ANNOTATORS and len(others) == 1
-    if may_ask and (is_open or needs_third):
-        return Outcome("pending", needs_third=needs_third and not is_open)
     if others and others[0][1] == count:
         return UNDECIDED
     return Outcome("decided", label)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from backend.base.labeling import NewTask
+from backend.base.labeling import VALIDATION, NewTask
 from backend.base.progress import Progress
 from backend.images.pool import rescan
 from backend.labelstudio import task_data
@@ -14,7 +14,7 @@ from backend.results.import_plan import ImportPlan, KnownTasks, NewLabels, plan_
 from backend.rounds.loop import Loop, push_lock
 from backend.rounds.observe import read_changes, read_everything_changed
 from backend.rounds.task_images import show_images
-from backend.rounds.validation import ask_sample, sample_task
+from backend.rounds.tasks_without_guess import record_random, task_without_guess
 
 TASKS_AT_ONCE = 100
 HINT = "imported: no guess"
@@ -80,8 +80,11 @@ def _tasks(loop: Loop, new: Mapping[str, NewLabels]) -> Iterator[NewTask]:
     are used for validation.
     """
     shown = show_images(loop.pool, loop.project, [*new], loop.settings)
-    asked = ask_sample([i for i in new if loop.pool.is_in_sample(i)], loop.registry.current())
-    of_sample = {image.image_id: sample_task(loop, image, shown[image.image_id]) for image in asked}
+    held_out = [image_id for image_id in new if loop.pool.is_in_sample(image_id)]
+    of_sample = {
+        asked.image_id: task_without_guess(loop, asked, shown[asked.image_id])
+        for asked in record_random(held_out, VALIDATION, loop.registry.current())
+    }
     hint = None if loop.settings.blind else HINT
     for image_id, labels in new.items():
         is_seed = labels.of_data_set is not None

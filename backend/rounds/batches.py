@@ -12,11 +12,12 @@ import numpy as np
 from backend.asking.query import resolve, select
 from backend.base.arrays import Probs, Scores
 from backend.base.image_ids import task_id_of_image
-from backend.base.labeling import Asked, NewTask, Prediction, Task
+from backend.base.labeling import ACCEPTANCE, VALIDATION, Asked, NewTask, Prediction, Task
 from backend.base.progress import Progress
 from backend.base.strategy_names import ResolvedName, StrategyName
 from backend.labelstudio import task_data
 from backend.rounds.decide import batch_is_due, batch_size
+from backend.rounds.finish import choose_acceptance_images
 from backend.rounds.loop import Loop, push_lock
 from backend.rounds.measuring import measure_again
 from backend.rounds.observe import count_at_work, read_changes, read_everything_changed
@@ -31,13 +32,12 @@ from backend.rounds.ordering import (
 from backend.rounds.scoring import find_candidates
 from backend.rounds.second_opinions import reopen_all, reopen_doubtful
 from backend.rounds.task_images import show_images
+from backend.rounds.tasks_without_guess import record_random, task_without_guess
 from backend.rounds.validation import (
     adopt_answers,
-    ask_sample,
     ask_sample_again,
     choose_sample_images,
     open_for_two,
-    sample_task,
     with_validation,
 )
 from backend.store.version_meta import UNTRAINED, Meta
@@ -87,27 +87,41 @@ def top_up(
         if overlap in ("2", "3"):
             found["looked_for_again"] = loop.store.facts().revision
             reopen_all(loop, int(overlap), size)
-        n_open = loop.store.n_open()
-        if batch_is_due(loop.settings, size, n_open, rounds_done, is_new_version=is_new_version):
-            n_again = reopen_doubtful(loop, size, progress) if overlap == "auto" else 0
-            pushed = query(loop, size - n_again, progress)
+        accepted = choose_acceptance_images(loop, size)
+        is_due = batch_is_due(
+            loop.settings, size, loop.store.n_open(), rounds_done, is_new_version=is_new_version
+        )
+        if is_due or accepted:
+            n_again = 0
+            if overlap == "auto" and is_due and not accepted:
+                n_again = reopen_doubtful(loop, size, progress)
+            n_others = max(0, size - n_again - len(accepted)) if is_due else 0
+            pushed = query(loop, n_others, progress, accepted)
             found["exhausted_at"] = 0.0 if pushed or n_again else time.time()
         loop.store.record_success("top_up", **found)
     measure_again(with_validation(loop), progress)
     return pushed
 
 
-def query(loop: Loop, count: int, progress: Progress = lambda *_: None) -> int:
-    """Query `count` images, including validation images; return how many were queried.
+def query(
+    loop: Loop,
+    count: int,
+    progress: Progress = lambda *_: None,
+    accepted: Sequence[str] = (),
+) -> int:
+    """Query `count` images, including validation images, and the images `accepted` of the
+    acceptance sample; return how many were queried.
 
     The caller must hold the push lock and must have read the latest changes.
     """
     sample = choose_sample_images(loop, count)
-    batch = choose_batch(loop, count - len(sample), loop.settings.strategy, progress)
+    batch = choose_batch(loop, count - len(sample), loop.strategy, progress)
     if lacking := count - len(sample) - len(batch.image_ids):
         # Few other images are left, so one in five new tasks would never complete the sample.
         sample = choose_sample_images(loop, len(sample) + lacking, is_rest=True)
-    return push(loop, batch, sample)
+    version = loop.registry.current()
+    without_guess = record_random(accepted, ACCEPTANCE, version)
+    return push(loop, batch, [*without_guess, *record_random(sample, VALIDATION, version)])
 
 
 def choose_batch(
@@ -125,7 +139,7 @@ def choose_batch(
         _delete_duplicate_tasks(loop, tasks)
     of_sample = {task.task_id for task in loop.store.validation_tasks()}
     asked = {loop.pool.canonical(t.image_id) for t in tasks if t.task_id not in of_sample}
-    excluded = asked | loop.gone_images()
+    excluded = asked | loop.gone_images() | loop.reserved_images()
     rows = [row for row, image_id in enumerate(loop.pool.image_ids) if image_id not in excluded]
     version = loop.registry.current()
     resolved = resolve(strategy, n_asked=len(asked), n_classes=len(loop.classes.current))
@@ -184,14 +198,14 @@ def _join(typical: Batch, others: Batch) -> Batch:
     )
 
 
-def push(loop: Loop, batch: Batch, sample: Sequence[str] = ()) -> int:
-    """Create tasks for a batch and for validation images; return how many were created.
+def push(loop: Loop, batch: Batch, of_sample: Sequence[Asked] = ()) -> int:
+    """Create tasks for a batch, and for sampled images that are labeled without a guess; return how
+    many were created.
 
     The tasks of an attached project already exist, so predictions are added to them instead. As for
     `choose_batch`, the caller must hold the push lock.
     """
     asked = [_asked(batch, row) for row in range(len(batch.image_ids))]
-    of_sample = ask_sample(sample, batch.version)
     if not asked and not of_sample:
         if n_waiting := loop.pool.n_waiting:
             log.info("every decoded image has been queried; %d are not decoded yet", n_waiting)
@@ -204,12 +218,12 @@ def push(loop: Loop, batch: Batch, sample: Sequence[str] = ()) -> int:
     else:
         pushed = _create_tasks(loop, batch, asked, of_sample)
     read_changes(loop.project, loop.store)
-    open_for_two(loop, sample)
+    open_for_two(loop, [a.image_id for a in of_sample if a.strategy == VALIDATION])
     if batch.version is not None or loop.is_attached:
         switch(loop, batch.version_name)
     if loop.is_attached and ordered_by in ("", batch.version_name):  # otherwise, a refresh is due
         loop.store.record(ordered_by=batch.version_name)
-    _show_batch(loop, batch, sample, began)
+    _show_batch(loop, batch, [of_image.image_id for of_image in of_sample], began)
     by = batch.version.version if batch.version else "no model yet"
     log.info("queried %d images by %s (%s)", len(asked), batch.strategy, by)
     return pushed
@@ -231,14 +245,16 @@ def _asked(batch: Batch, row: int) -> Asked:
 def _create_tasks(
     loop: Loop, batch: Batch, asked: Sequence[Asked], of_sample: Sequence[Asked]
 ) -> int:
-    """Create the tasks of a batch and of validation images; return their number."""
+    """Create the tasks of a batch and of sampled images; return their number."""
     image_ids = [of_image.image_id for of_image in (*asked, *of_sample)]
     shown = show_images(loop.pool, loop.project, image_ids, loop.settings)
     new_tasks = [
         _new_task(loop, batch, row, of_image, shown[of_image.image_id])
         for row, of_image in enumerate(asked)
     ]
-    new_tasks += [sample_task(loop, of_image, shown[of_image.image_id]) for of_image in of_sample]
+    new_tasks += [
+        task_without_guess(loop, of_image, shown[of_image.image_id]) for of_image in of_sample
+    ]
     loop.store.record_asked([*asked, *of_sample])  # before annotators can see the tasks
     return loop.project.import_tasks(new_tasks)
 

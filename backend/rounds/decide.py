@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from backend.base.settings import Settings
+from backend.rounds.finish_reading import FinishReading
 from backend.store.project_rows import Facts
 from backend.store.version_meta import UNTRAINED
 
-RankStep = Literal["read", "refresh", "top_up", "refit", "export", "collect_reviews"]
+RankStep = Literal["read", "refresh", "finish", "top_up", "refit", "export", "collect_reviews"]
 TrainStep = Literal["retrain", "rescan"]
 Step = TrainStep | RankStep
 
@@ -27,6 +28,7 @@ REFIT_EVERY_S = 5.0
 REVIEWS_EVERY_S = 60.0
 EXHAUSTED_AGAIN_S = 60.0
 IMAGES_PER_PERSON = 5  # so that people who annotate at once do not run out of images
+OUTLOOK_EVERY_S = 30.0  # heads replace each other every few seconds
 LIST_TASKS_EVERY_S = 10.0  # no more often than this, however often tasks come and go
 RETRY_AFTER_S: Mapping[str, float] = {
     "retrain": 60.0,
@@ -34,6 +36,7 @@ RETRY_AFTER_S: Mapping[str, float] = {
     "refit": 60.0,
     "read": 10.0,
     "refresh": 10.0,
+    "finish": 10.0,
     "top_up": 10.0,
     "export": 60.0,
     "collect_reviews": 60.0,
@@ -61,6 +64,7 @@ class State:
     in_service: str = ""  # version name
     is_attached: bool = False
     must_ask_sample: bool = False  # whether a validation task must be reopened
+    acceptance: FinishReading | None = None  # None = no acceptance sample is being labeled
 
     @property
     def must_order(self) -> bool:
@@ -183,9 +187,11 @@ def _rank_steps(state: State, settings: Settings) -> Iterator[tuple[RankStep, fl
     steps: tuple[tuple[RankStep, float], ...] = (
         ("read", _read_at(state)),
         ("refresh", 0.0 if state.must_order else math.inf),
+        ("finish", 0.0 if _must_judge(state) else math.inf),
         ("top_up", math.inf if state.n_open else ask_at),  # nobody has anything to label
         ("refit", _refit_at(state, settings)),
         ("top_up", ask_at),
+        ("finish", _outlook_at(state)),
         ("export", 0.0 if state.is_export_asked else math.inf),
         ("collect_reviews", _reviews_at(state)),
     )
@@ -208,9 +214,35 @@ def _ask_at(state: State, settings: Settings) -> float:
     if state.must_ask_sample and settings.may_reopen(is_attached=state.is_attached):
         return 0.0
     size = batch_size(settings, state.n_at_work)
-    if not batch_is_due(settings, size, state.n_open, state.rounds_done):
+    acceptance = state.acceptance
+    is_sample_due = (
+        acceptance is not None
+        and acceptance.state == "asking"
+        and bool(acceptance.unasked)
+        and acceptance.n_open < size
+    )
+    is_due = is_sample_due or batch_is_due(settings, size, state.n_open, state.rounds_done)
+    if not is_due:
         return math.inf
     return state.facts.exhausted_at + EXHAUSTED_AGAIN_S if state.facts.exhausted_at else 0.0
+
+
+def _must_judge(state: State) -> bool:
+    """Return whether a try to label the rest must begin, must end, or needs a task reopened."""
+    if not state.facts.read_at:
+        return False
+    is_new = state.facts.revision > state.facts.finish_checked
+    must_act = state.acceptance is not None and state.acceptance.must_act
+    return state.facts.finish_wanted is not None or (is_new and must_act)
+
+
+def _outlook_at(state: State) -> float:
+    is_known = state.in_service in ("", state.facts.finish_outlook_of)
+    return (
+        math.inf
+        if is_known or state.must_order
+        else state.facts.finish_outlook_at + OUTLOOK_EVERY_S
+    )
 
 
 def _refit_at(state: State, settings: Settings) -> float:

@@ -19,6 +19,7 @@ from backend.base.image_ids import image_id_of_task
 from backend.base.labeling import LabelingProject, Task
 from backend.base.progress import Progress
 from backend.base.settings import OverlapName, Settings
+from backend.base.strategy_names import StrategyName
 from backend.images.framing import View
 from backend.images.pool import Pool, open_pool
 from backend.images.validation_sample import Validation
@@ -27,6 +28,7 @@ from backend.network.device import find_device
 from backend.network.training import Recipe
 from backend.rounds.classes import follow_classes
 from backend.store.files import lock
+from backend.store.finish_store import FinishStore
 from backend.store.project_record import (
     POOL_INDEX,
     ProjectRecord,
@@ -61,6 +63,11 @@ class Loop:
         return ProjectStore(self.root)
 
     @cached_property
+    def finish_store(self) -> FinishStore:
+        """Return the project's tries to have the model label the rest of the images."""
+        return FinishStore(self.root)
+
+    @cached_property
     def classes(self) -> ClassList:
         """Return all classes that the project has ever had. The pool's classes are its columns."""
         return ClassList(self.pool.classes, self.choices, self.renamed_classes)
@@ -79,6 +86,21 @@ class Loop:
     def may_reopen(self) -> bool:
         """Return whether tasks may be reopened for other annotators."""
         return self.settings.may_reopen(is_attached=self.is_attached)
+
+    @property
+    def strategy(self) -> StrategyName:
+        """Return the query strategy. With GOAL=finish, images that are left for people are queried
+        by their confidence as soon as a try to label the others has begun.
+        """
+        must_finish = self.settings.goal == "finish" and self.finish_store.current() is not None
+        return "least_confidence" if must_finish else self.settings.strategy
+
+    def reserved_images(self) -> set[str]:
+        """Return the images that the model has labeled, or will label if its labels are accepted.
+
+        People are not asked about them, except about those in the acceptance sample.
+        """
+        return set(map(self.pool.canonical, self.finish_store.reserved()))
 
     def gone_images(self) -> set[str]:
         """Return the images whose tasks an attached project's team has deleted since the pool was

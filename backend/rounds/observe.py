@@ -19,6 +19,7 @@ from backend.labelstudio.project import CLOCK_SKEW
 from backend.people.annotators import people_at_work
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds.decide import State
+from backend.rounds.finish_reading import read_finish
 from backend.rounds.validation_reading import read_validation
 from backend.store.project_record import read_record
 from backend.store.project_store import ProjectStore
@@ -57,6 +58,8 @@ def observe(root: Path, queue: TrainingQueue, project_id: int) -> State:
         and record.validation == "people"
         and facts.revision > facts.sample_asked_again
         and _must_ask_sample(root, record.class_list, facts.revision),
+        # `decide` does not depend on whether tasks may be reopened: the step "finish" does.
+        acceptance=read_finish(root, record.class_list, may_reopen=True) if record else None,
     )
 
 

@@ -16,6 +16,7 @@ from backend.base.labeling import OpenTask, Prediction, Task
 from backend.base.progress import Progress
 from backend.people.consensus import Row
 from backend.rounds.accuracy import describe_project
+from backend.rounds.finish_reading import read_finish
 from backend.rounds.loop import Loop, push_lock
 from backend.rounds.measuring import read_progress
 from backend.rounds.order_problem import may_switch
@@ -79,7 +80,10 @@ def order_open_tasks(loop: Loop, progress: Progress = lambda *_: None) -> int:
     now_by = switch(loop, name)
     log.info("%d open tasks have predictions of %s", len(predictions), name)
     first = np.argsort(confidences, kind="stable")[:OPEN_IMAGES_KEPT]
-    shown = [_show(loop, task, None, 0.0) for task in of_sample[:OPEN_IMAGES_KEPT]]
+    known = {*loop.pool.image_ids, *loop.pool.sample.image_ids}
+    # An image of the acceptance sample keeps its task even if it has left the pool.
+    with_picture = [t for t in of_sample if loop.pool.canonical(t.image_id) in known]
+    shown = [_show(loop, task, None, 0.0) for task in with_picture[:OPEN_IMAGES_KEPT]]
     shown += [
         _show(loop, tasks[i], None if probs is None else probs[i], confidences[i]) for i in first
     ]
@@ -119,7 +123,7 @@ def make_prediction(
 
 
 def without_guess(version: str) -> Prediction:
-    """Return a prediction that shows no guess and puts a validation task first."""
+    """Return a prediction that shows no guess and puts its task first."""
     return Prediction(label=None, probability=None, score=0.0, model_version=version)
 
 
@@ -153,7 +157,11 @@ def show_open(
 
 def record_open_images(loop: Loop, read_at: float, images: Sequence[OpenImage]) -> None:
     """Record the open images in the order of the tasks; the last entry for an image wins."""
-    newest = {image.image_id: image for image in images}.values()
+    accepted = loop.finish_store.asked_images()
+    newest = {
+        image.image_id: image.model_copy(update={"is_acceptance": image.image_id in accepted})
+        for image in images
+    }.values()
     loop.store.record_open_images(read_at, sorted(newest, key=lambda i: i.confidence))
 
 
@@ -163,21 +171,28 @@ def _show(loop: Loop, task: Task, probs: Row | None, confidence: float) -> OpenI
 
 
 def _open_tasks(loop: Loop) -> tuple[list[OpenTask], list[OpenTask]]:
-    """Return the open tasks of pool images, and the open tasks of validation images.
+    """Return the open tasks that show a guess, and the open tasks of sampled images, which do not.
 
-    A validation task that one annotator skipped is still open to the others. Validation tasks whose
+    A sampled image that one annotator skipped is still open to the others. Sampled images whose
     label is decided are left out: Label Studio may still wait for an annotator who has left.
     """
     reading = read_validation(
         loop.store, loop.classes, loop.validation_labels, may_reopen=loop.may_reopen
     )
     pending = {i for i, outcome in reading.outcomes.items() if outcome.state == "pending"}
+    acceptance = read_finish(loop.root, loop.classes, may_reopen=loop.may_reopen)
+    accepted = set(acceptance.pending) if acceptance else set()
+    of_try = loop.finish_store.asked_tasks()
     of_pool, of_sample = set(loop.pool.image_ids), set(loop.pool.sample.image_ids)
-    found = loop.project.open_tasks(pending, _queried_tasks(loop, pending))
+    found = loop.project.open_tasks(pending | accepted, _queried_tasks(loop, pending | accepted))
     tasks = [(task, loop.pool.canonical(task.image_id)) for task in found]
     return (
-        [task for task, image_id in tasks if image_id in of_pool],
-        [task for task, i in tasks if i in of_sample and task.task_id in pending],
+        [task for task, i in tasks if i in of_pool and task.task_id not in of_try],
+        [
+            task
+            for task, i in tasks
+            if task.task_id in accepted or (i in of_sample and task.task_id in pending)
+        ],
     )
 
 
@@ -204,7 +219,7 @@ def _rank(
     row_of = {image_id: row for row, image_id in enumerate(loop.pool.image_ids)}
     rows = [row_of[loop.pool.canonical(task.image_id)] for task in tasks]
     n_asked = len(loop.store.tasks()) - len(loop.store.validation_tasks())
-    strategy = resolve(loop.settings.strategy, n_asked=n_asked, n_classes=len(loop.classes.current))
+    strategy = resolve(loop.strategy, n_asked=n_asked, n_classes=len(loop.classes.current))
     candidates = find_candidates(loop, version, strategy, rows, set(), progress)
     confidences = rank(strategy, candidates, np.random.default_rng([loop.seed, version.round]))
     assert candidates.probs is not None, "there is a version"

@@ -18,7 +18,7 @@ from backend.rounds.accuracy import describe_measured
 from backend.rounds.cross_validation import estimate_accuracy
 from backend.rounds.loop import LabeledImages, Loop, timed
 from backend.rounds.measuring import read_progress, sample_labels
-from backend.rounds.scoring import PoolEmbeddings, predicted_classes, save_embeddings
+from backend.rounds.scoring import PoolEmbeddings, save_embeddings, validation_probs
 from backend.rounds.training import Candidate
 from backend.store import model_outputs, pruning, tensor_file
 from backend.store.files import lock
@@ -119,7 +119,7 @@ def _judge(loop: Loop, version: str, current: Meta | None, probs: Probs) -> Verd
     labels, n_wanted = loop.pool.validation.labels, loop.validation_labels or None
     if not len(labels) and n_wanted is None:
         return Verdict(None, None)
-    right = {meta.version: predicted_classes(loop, meta) == labels for meta in references}
+    right = {m.version: validation_probs(loop, m).argmax(axis=1) == labels for m in references}
     probs = loop.classes.align(probs)
     verdict = judge(probs.argmax(axis=1) == labels, right, n_wanted)
     if verdict.gate is not None and verdict.gate.note:

@@ -94,15 +94,17 @@ def record_pool(loop: Loop, began: float, *, is_listed: bool, is_larger: bool) -
 def close_tasks_of_removed_images(loop: Loop) -> int:
     """Delete the unannotated tasks of removed images; return their number.
 
-    Keeps the pixels of annotated images.
+    Keeps the pixels of annotated images, and the tasks of the acceptance sample.
     """
     with push_lock(loop):
         read_everything_changed(loop.project, loop.store)
-        removed = loop.pool.removed_ids
+        removed, accepted = loop.pool.removed_ids, loop.finish_store.asked_tasks()
         closed = [
             task.task_id
             for task in loop.store.tasks()
-            if task.is_open and loop.pool.canonical(task.image_id) in removed
+            if task.is_open
+            and task.task_id not in accepted
+            and loop.pool.canonical(task.image_id) in removed
         ]
         loop.project.delete_tasks(closed)
         loop.store.forget_tasks(closed, time.time())

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from backend.asking.query import Candidates, needs_embeddings, needs_model
-from backend.base.arrays import Embeddings, Images, ImageView, Labels, Probs
+from backend.base.arrays import Embeddings, Images, ImageView, Probs
 from backend.base.errors import TrainingError
 from backend.base.progress import Progress
 from backend.base.strategy_names import ResolvedName
@@ -134,19 +134,17 @@ def scored_part(loop: Loop) -> Loop:
     return replace(loop, pool=replace(pool, image_ids=image_ids, images=images, sample=sample))
 
 
-def predicted_classes(loop: Loop, meta: Meta) -> Labels:
-    """Return the class that a version predicts for each validation image."""
+def validation_probs(loop: Loop, meta: Meta) -> Probs:
+    """Return a version's calibrated probabilities for the validation images."""
     validation = loop.pool.validation
     if loop.pool.sample.image_ids:
         sample = score_sample(loop, meta, lambda *_: None)
-        of_sample = _select((sample.image_ids, sample.probs), validation.image_ids)
-        return loop.classes.align(of_sample).argmax(axis=1)
+        return loop.classes.align(_select((sample.image_ids, sample.probs), validation.image_ids))
     probs = model_outputs.load_validation_probs(loop.root, meta.version, validation.labels)
     if probs is None:  # the version used another split, or is older than this cache
         phase = "validating the version in service"
-        images = loop.pool.images_of(validation.image_ids, meta.view)
-        probs = _predict_probs(loop, meta, images, phase, lambda *_: None)
-    return loop.classes.align(probs).argmax(axis=1)
+        probs = _calibrated_probs(loop, meta, validation.image_ids, phase, lambda *_: None)
+    return loop.classes.align(probs)
 
 
 def embeddings_of(loop: Loop, meta: Meta, progress: Progress) -> tuple[str, PoolEmbeddings]:

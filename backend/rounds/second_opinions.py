@@ -51,6 +51,7 @@ def reopen_doubtful(loop: Loop, batch_size: int, progress: Progress) -> int:
         return 0
     reading = read_labels(loop, annotations)
     asked = {loop.pool.canonical(task.image_id) for task in loop.store.tasks()}
+    asked |= loop.reserved_images()
     rows = [row for row, image_id in enumerate(loop.pool.image_ids) if image_id not in asked]
     new_probs = pool_probs(loop, version, progress)[rows]
     chosen = choose_second_opinions(
@@ -63,16 +64,20 @@ def reopen_doubtful(loop: Loop, batch_size: int, progress: Progress) -> int:
 def _find_reopenable(
     loop: Loop, annotations: Mapping[int, Sequence[Annotation]], limit: int
 ) -> tuple[int, list[AnnotatedTask]]:
-    """Return how many more tasks may be reopened within `limit`, and the tasks to choose from."""
+    """Return how many more tasks may be reopened within `limit`, and the tasks to choose from.
+
+    Tasks of the acceptance sample are reopened only to judge it.
+    """
     of_sample = {task.task_id for task in loop.store.validation_tasks()}
+    accepted = loop.finish_store.asked_tasks()
     waiting = {
         task.task_id
         for task in loop.store.tasks()
-        if task.awaits_second_opinion and task.task_id not in of_sample
+        if task.awaits_second_opinion and task.task_id not in of_sample | accepted
     }
     n_servable = sum(not has_duplicate_annotations(annotations.get(i, ())) for i in waiting)
     found = find_annotated(annotations, set(loop.pool.image_ids))
-    return limit - n_servable, [task for task in found if task.task_id not in waiting]
+    return limit - n_servable, [t for t in found if t.task_id not in waiting | accepted]
 
 
 def _reopen(loop: Loop, tasks: Sequence[AnnotatedTask]) -> None:

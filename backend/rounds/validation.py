@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
-from backend.base.labeling import VALIDATION, Annotation, Asked, DeletedSkip, NewTask
-from backend.labelstudio import task_data
-from backend.people.validation_labels import MOST_ANNOTATORS
+from backend.base.labeling import VALIDATION
 from backend.rounds.loop import Loop
-from backend.rounds.observe import read_changes
-from backend.rounds.ordering import order_open_tasks, without_guess
+from backend.rounds.tasks_without_guess import ask_again, record_random
 from backend.rounds.validation_reading import ValidationReading, read_validation
-from backend.store.version_meta import Meta
-
-log = logging.getLogger(__name__)
 
 EVERY = 5  # one in this many new tasks asks for a validation label
 
@@ -64,19 +57,6 @@ def choose_sample_images(loop: Loop, count: int, *, is_rest: bool = False) -> li
     return [i for i in loop.pool.sample.image_ids if i not in asked][:n_images]
 
 
-def ask_sample(image_ids: Sequence[str], version: Meta | None) -> list[Asked]:
-    """Return records that these validation images were queried at random, without a guess."""
-    return [
-        Asked(
-            image_id=image_id,
-            round=version.round if version else 0,
-            strategy=VALIDATION,
-            version=version.version if version else "",
-        )
-        for image_id in image_ids
-    ]
-
-
 def adopt_answers(loop: Loop) -> None:
     """Record as queried the validation images that people annotated without being asked.
 
@@ -85,13 +65,7 @@ def adopt_answers(loop: Loop) -> None:
     """
     queried, annotated = loop.store.queried_images(), loop.store.annotated_images()
     adopted = [i for i in loop.pool.sample.image_ids if i in annotated and i not in queried]
-    loop.store.record_asked(ask_sample(adopted, loop.registry.current()))
-
-
-def sample_task(loop: Loop, asked: Asked, shown: str) -> NewTask:
-    """Return a validation image's task, which does not reveal a guess."""
-    data = task_data.write_asked(shown, asked, None if loop.settings.blind else "")
-    return NewTask(asked.image_id, data, without_guess(asked.version) if asked.version else None)
+    loop.store.record_asked(record_random(adopted, VALIDATION, loop.registry.current()))
 
 
 def open_for_two(loop: Loop, image_ids: Sequence[str]) -> None:
@@ -107,30 +81,6 @@ def open_for_two(loop: Loop, image_ids: Sequence[str]) -> None:
 def ask_sample_again(loop: Loop) -> None:
     """Ask a third annotator if two disagree, and ask a sole annotator again after a skip.
 
-    Label Studio never serves a task again to an annotator who skipped it, so the skip is recorded
-    here and deleted in Label Studio. The caller must hold the push lock.
+    The caller must hold the push lock.
     """
-    reading = read_sample(loop)
-    outcomes = {i: outcome for i, outcome in reading.outcomes.items() if outcome.must_ask}
-    if not outcomes:
-        return
-    for task_id, outcome in outcomes.items():
-        if outcome.needs_third:
-            loop.project.reopen(task_id, MOST_ANNOTATORS)
-        if outcome.skip is not None:
-            _ask_once_more(loop, outcome.skip)
-    read_changes(loop.project, loop.store)
-    order_open_tasks(loop)  # Label Studio serves only tasks that have a prediction of this version
-    log.info("reopened %d validation tasks", len(outcomes))
-
-
-def _ask_once_more(loop: Loop, skip: Annotation) -> None:
-    """Delete a skip in Label Studio, unless its annotator has answered in the meantime."""
-    now = loop.project.annotations_of(skip.image_id).get(skip.task_id, ())
-    if skip.annotator is None or not any(
-        a.annotation_id == skip.annotation_id and a.was_skipped for a in now
-    ):
-        return
-    deleted = DeletedSkip(skip.annotation_id, skip.image_id, skip.annotator)
-    loop.store.record_deleted_skip(deleted)
-    loop.project.delete_annotation(skip.annotation_id)
+    ask_again(loop, read_sample(loop).outcomes)

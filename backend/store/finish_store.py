@@ -13,13 +13,14 @@ from typing import Literal
 
 from backend.base.errors import FinishError
 from backend.base.labeling import Annotation, Task
+from backend.measures.acceptance import allowed_wrong
 from backend.store.mirror import Mirror
 from backend.store.project_db import select, writing
 
 TryState = Literal["asking", "passed", "failed", "canceled"]
 COLUMNS = (
     "number, started_at, version, max_error, share, threshold, n_images, n_sample, "
-    "allowed_errors, n_unlabeled, state, n_errors, ended_at"
+    "allowed_errors, n_unlabeled, state, n_errors, ended_at, n_decided"
 )
 _PASSED = "try IN (SELECT number FROM own_finish_try WHERE state = 'passed') AND place IS NULL"
 _SAMPLED = "SELECT image_id FROM own_finish_image WHERE try = ? AND place IS NOT NULL"
@@ -43,6 +44,7 @@ class FinishTry:
     state: TryState = "asking"
     n_errors: int = 0  # found in the sample; final once the try has ended
     ended_at: float | None = None
+    n_decided: int = 0  # images of the sample that people had judged when it ended
 
     @property
     def n_left(self) -> int:
@@ -52,7 +54,7 @@ class FinishTry:
     @property
     def most_wrong(self) -> int:
         """Return how many of the model's labels may be wrong without breaking the promise."""
-        return int(self.max_error * self.n_left + 1e-9)
+        return allowed_wrong(self.n_left, self.max_error)
 
 
 @dataclass(frozen=True)
@@ -122,20 +124,23 @@ class FinishStore(Mirror):
             if begun.number != len(before) + 1:
                 raise FinishError("another process has begun a try at the same time: run it again")
             db.execute(
-                f"INSERT INTO own_finish_try ({COLUMNS}) VALUES ({_marks(13)})", astuple(begun)
+                f"INSERT INTO own_finish_try ({COLUMNS}) VALUES ({_marks(14)})", astuple(begun)
             )
             db.executemany(f"INSERT INTO own_finish_image VALUES ({_marks(6)})", rows)
 
-    def end(self, number: int, state: TryState, n_errors: int, at: float) -> None:
-        """Record how a try ended. A try that passed can only be canceled, and others never end
-        twice.
+    def end(
+        self, number: int, state: TryState, n_errors: int, at: float, n_decided: int = 0
+    ) -> None:
+        """Record how a try ended, and how many images of its sample people had judged by then.
+
+        A try that passed can only be canceled, and others never end twice.
         """
         before = ("asking", "passed") if state == "canceled" else ("asking",)
         with writing(self._root) as db:
             db.execute(
-                "UPDATE own_finish_try SET state = ?, n_errors = ?, ended_at = ? "
+                "UPDATE own_finish_try SET state = ?, n_errors = ?, ended_at = ?, n_decided = ? "
                 f"WHERE number = ? AND state IN ({_marks(len(before))})",
-                (state, n_errors, at, number, *before),
+                (state, n_errors, at, n_decided, number, *before),
             )
 
     def model_labels(self) -> dict[str, ModelLabel]:
@@ -193,6 +198,14 @@ class FinishStore(Mirror):
                 [(number, image_id) for image_id in image_ids],
             )
 
+    def record_moved(self, number: int, image_id: str, now: str) -> None:
+        """Record that an image without a task has another id now, because its file was moved."""
+        with writing(self._root) as db:
+            db.execute(
+                "UPDATE OR IGNORE own_finish_image SET image_id = ? WHERE try = ? AND image_id = ?",
+                (now, number, image_id),
+            )
+
     def sample_tasks(self, number: int) -> list[Task]:
         """Return the tasks of a try's acceptance sample that were queried, oldest first."""
         query = (
@@ -203,6 +216,16 @@ class FinishStore(Mirror):
             Task(task_id, image_id, bool(is_open), bool(is_again))
             for task_id, image_id, is_open, is_again in select(self._root, query, number)
         ]
+
+    def asked_tasks(self) -> set[int]:
+        """Return the tasks of the acceptance sample that is being labeled now."""
+        asking = self.asking()
+        return {task.task_id for task in self.sample_tasks(asking.number)} if asking else set()
+
+    def asked_images(self) -> frozenset[str]:
+        """Return the images of the acceptance sample that is being labeled now."""
+        asking = self.asking()
+        return frozenset(self.sample(asking.number)) if asking else frozenset()
 
     def sample_annotations(self, number: int) -> dict[int, list[Annotation]]:
         """Return the annotations of a try's acceptance sample, grouped by task, oldest first."""

@@ -128,6 +128,20 @@ class Mirror:
         )
         return {person: datetime.fromisoformat(at).timestamp() for person, at in rows}
 
+    def annotation_times(self, count: int) -> list[float]:
+        """Return when people made the latest annotations, in seconds since the epoch, in order.
+
+        Skips and ground truths are ignored.
+        """
+        rows = select(
+            self._root,
+            "SELECT updated_at FROM mirror_annotation WHERE label IS NOT NULL "
+            "AND answer IS NOT NULL AND annotator IS NOT NULL AND NOT is_ground_truth "
+            "ORDER BY updated_at DESC LIMIT ?",
+            count,
+        )
+        return sorted(datetime.fromisoformat(at).timestamp() for (at,) in rows)
+
     def _annotations(self, rest: str, *parameters: Any) -> dict[int, list[Annotation]]:
         """Return the annotations that the rest of the query selects, by task."""
         rows = select(

@@ -94,7 +94,8 @@ MIGRATIONS = (
         n_unlabeled INTEGER NOT NULL,
         state TEXT NOT NULL,
         n_errors INTEGER NOT NULL,
-        ended_at REAL               -- NULL = not yet
+        ended_at REAL,              -- NULL = not yet
+        n_decided INTEGER NOT NULL  -- sampled images that people had judged when it ended
     ) STRICT;
     CREATE TABLE own_finish_image ( -- the images of a try, with the model's labels when it began
         try INTEGER NOT NULL,

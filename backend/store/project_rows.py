@@ -14,6 +14,21 @@ OPEN_IMAGES_KEPT = 48
 Moment = Annotated[float, Field(ge=0, lt=253_370_764_800)]  # up to the year 9999
 
 
+class FinishOutlook(BaseModel, frozen=True):
+    """What the model could label now if at most a certain share of its labels may be wrong."""
+
+    max_error: float = Field(description="the largest share of wrong labels, 0 to 1")
+    model_labels: int = Field(
+        description="how many images the model would label; 0 if no threshold of confidence makes "
+        "that possible yet"
+    )
+    sample: int = Field(description="how many images people would have to label first")
+    allowed_errors: int = Field(description="how many errors in this sample would be allowed")
+    pass_probability: Probability = Field(
+        description="the estimated probability that the sample contains no more errors than that"
+    )
+
+
 class Facts(BaseModel, frozen=True):
     """Individual facts about a project. Times are in seconds since the epoch; 0 means never."""
 
@@ -44,6 +59,13 @@ class Facts(BaseModel, frozen=True):
     undecoded_images: int = 0  # images still to be decoded, as of the last search or decoding
     pool_classes: tuple[str, ...] = ()  # classes of the pool's known labels, as of the last search
     failed_at: dict[str, Moment] = {}  # when each step last failed; removed once the step succeeds
+    # Labels by the model
+    finish_wanted: float | None = None  # the largest share of errors that a person asked for
+    finish_checked: int = 0  # the revision at which the acceptance sample was last judged
+    finish_outlook: tuple[FinishOutlook, ...] = ()
+    finish_outlook_of: str = ""  # the version that this outlook is about
+    finish_outlook_at: Moment = 0.0
+    unlabeled_images: int = 0  # pool images that no person has labeled, as of this outlook
     # What the dashboard shows
     open_read_at: Moment = 0.0  # when the open images were last ordered
     # Reviews
@@ -110,6 +132,11 @@ class AskedImage(BaseModel, frozen=True):
     is_validation: bool = Field(
         False,
         description="whether it is a validation image, which annotators label without a guess",
+    )
+    is_acceptance: bool = Field(
+        False,
+        description="whether it is in the acceptance sample, which annotators also label without a "
+        "guess",
     )
 
 

@@ -67,6 +67,16 @@ GAUGES = {
         "Validation images that annotators are asked to label (VALIDATION_LABELS).",
         ("project",),
     ),
+    "model_labels": (
+        "Images that the model has labeled in tries that passed; missing while people label an "
+        "acceptance sample.",
+        ("project",),
+    ),
+    "acceptance_sample": (
+        "Images of the acceptance sample that people are labeling, by state: right, error or "
+        "pending.",
+        ("project", "state"),
+    ),
     "versions": ("Sound model versions on disk, including refused ones.", ("project",)),
     "refused_versions": (
         "Model versions on disk that were not promoted automatically because they were worse.",
@@ -221,6 +231,12 @@ def _of_project(status: ProjectStatus) -> Iterator[Sample]:
         yield "validation_labels_wanted", (project,), progress.wanted
         for state in ("labeled", "undecided", "pending"):
             yield "validation_labels", (project, state), getattr(progress, state)
+    if (finish := status.finish) is not None and finish.state == "asking":
+        n_right, n_pending = finish.decided - finish.errors, finish.sample - finish.decided
+        for state, count in (("right", n_right), ("error", finish.errors), ("pending", n_pending)):
+            yield "acceptance_sample", (project, state), count
+    else:
+        yield "model_labels", (project,), finish.model_labels if finish else 0
     for phase, seconds in status.training_seconds.items():
         yield "training_phase_seconds", (project, phase), seconds
     jobs = {(name, state): 0 for name in JOB_NAMES for state in ("queued", "started")}

@@ -169,10 +169,10 @@ class ResNetBackend(LabelStudioMLBase):  # type: ignore[misc]  # the library has
     ) -> list[dict[str, Any]]:
         """Return one prediction per task: the likeliest class, its probability, and a score.
 
-        Tasks with the lowest scores are labeled first. Validation tasks get no guess, and a score
-        that puts them first. If a task's image cannot be read, its prediction has
-        neither result nor score. Label Studio then keeps the other predictions, does not retry, and
-        serves that task last.
+        Tasks with the lowest scores are labeled first. Tasks of the validation and the acceptance
+        sample get no guess, and a score that puts them first. If a task's image cannot be read, its
+        prediction has neither result nor score. Label Studio then keeps the other predictions, does
+        not retry, and serves that task last.
         """
         project = self._project or (tasks[0].get("project") if tasks else None)
         project_id = project_number(project)
@@ -180,16 +180,16 @@ class ResNetBackend(LabelStudioMLBase):  # type: ignore[misc]  # the library has
         config = parse_label_config(self._label_config or "")
         classes = self._service.classes(project_id, meta, config.choices)
         reader = predicted_tasks(self._service.root(project_id))
-        of_sample = [reader.is_validation(task) for task in tasks]
-        guessed = [row for row, is_validation in enumerate(of_sample) if not is_validation]
+        of_sample = [reader.is_without_guess(task) for task in tasks]
+        guessed = [row for row, is_sampled in enumerate(of_sample) if not is_sampled]
         shown = [tasks[row] for row in guessed]
         image_ids = [reader.image_id(task) for task in shown]
         probs = self._service.probs(project_id, shown, image_ids, config.image_key)
         probs = classes.align(probs)
         readable = np.isfinite(probs).all(axis=1)
         predictions: list[dict[str, Any]] = [
-            {"result": [], "score": 0.0 if is_validation else None, "model_version": meta.version}
-            for is_validation in of_sample
+            {"result": [], "score": 0.0 if is_sampled else None, "model_version": meta.version}
+            for is_sampled in of_sample
         ]
         strategy = self._service.settings.strategy
         scores = confidence(

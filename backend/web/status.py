@@ -29,6 +29,7 @@ from backend.rounds.accuracy import (
     outlook,
 )
 from backend.rounds.classes import left_out_notices, pool_class_notice
+from backend.rounds.finish_progress import finish_progress
 from backend.rounds.observe import count_new
 from backend.rounds.validation_reading import project_progress
 from backend.store import model_outputs, pruning
@@ -76,7 +77,9 @@ def project_status(settings: Settings, queue: TrainingQueue, project_id: int) ->
     labeling = _labeling_fields(store, facts, queue, project_id)
     is_last_round = bool(settings.rounds) and versions["round"] > settings.rounds
     is_all_labeled = labeling["open_tasks"] == 0 and not labeling["new_annotations"]
-    is_exhausted = bool(facts.exhausted_at) and not facts.undecoded_images
+    finish = finish_progress(settings, root)
+    is_asking = finish is not None and finish.state == "asking"
+    is_exhausted = bool(facts.exhausted_at) and not facts.undecoded_images and not is_asking
     return ProjectStatus(
         **_setup_fields(settings, root, project_id, facts, sound),
         **_pool_fields(root, facts),
@@ -84,6 +87,9 @@ def project_status(settings: Settings, queue: TrainingQueue, project_id: int) ->
         **_validation_fields(settings, registry),
         broken_versions=broken,
         **labeling,
+        finish=finish,
+        finish_wanted=facts.finish_wanted,
+        finish_outlook=facts.finish_outlook,
         is_finished=is_all_labeled and (is_last_round or is_exhausted),
         waiting_for=facts.waiting_for,
         next_images=tuple(next_images(settings, queue, project_id)[:NEXT_IMAGES]),
@@ -140,6 +146,7 @@ def _setup_fields(
         "weights": record.weights if record else None,
         "train": settings.train,
         "strategy": settings.strategy,
+        "goal": settings.goal,
         "rounds": settings.rounds,
         "retrain_after": settings.retrain_after,
     }

@@ -14,7 +14,8 @@ from backend.measures.evaluation import Evaluation
 from backend.measures.forecast import CurvePoint, Forecast
 from backend.people.validation_labels import ValidationProgress
 from backend.queue.services import Service
-from backend.store.project_rows import AnnotatorFigures, AskedImage
+from backend.rounds.finish_progress import FinishProgress
+from backend.store.project_rows import AnnotatorFigures, AskedImage, FinishOutlook
 
 
 def _is_none(value: object) -> bool:
@@ -41,7 +42,7 @@ class JobStatus(StatusPart):
 
     job: str = Field(
         description="`retrain`, `rescan` or `rank`; for a `rank` job that has started, its step: "
-        "`read`, `refit`, `top_up`, `refresh`, `export` or `collect_reviews`"
+        "`read`, `refit`, `finish`, `top_up`, `refresh`, `export` or `collect_reviews`"
     )
     queue: str = Field(description="`train` for `retrain` and `rescan`, `rank` for the others")
     status: str = Field(description="RQ's status: `queued`, `started`, …")
@@ -100,6 +101,7 @@ class ProjectStatus(StatusPart):
     weights: str | None = Field(description="the weights that every training run starts from")
     train: str = Field(description="the setting `TRAIN`")
     strategy: str = Field(description="the setting `STRATEGY`")
+    goal: str = Field(description="the setting `GOAL`")
     round: int = Field(description="the newest round")
     rounds: int = Field(description="the last round that queries images (0: no limit)")
     is_finished: bool = Field(
@@ -142,6 +144,18 @@ class ProjectStatus(StatusPart):
     )
     broken_versions: dict[str, str] = Field(
         description="version folders that cannot be read, with the reason"
+    )
+    finish: FinishProgress | None = Field(
+        description="the last try to have the model label the rest of the images; null before the "
+        "first"
+    )
+    finish_wanted: float | None = Field(
+        description="the largest share of wrong labels for which a person has requested a try that "
+        "has not begun yet"
+    )
+    finish_outlook: tuple[FinishOutlook, ...] = Field(
+        description="what the model could label now if at most 2, 5 or 10 % of its labels may be "
+        "wrong; empty until this is known"
     )
     annotations: int | None = Field(
         description="annotations in Label Studio, not counting skipped images"

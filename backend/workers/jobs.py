@@ -40,7 +40,7 @@ from backend.base.settings import Settings, load_settings
 from backend.labelstudio.attached_project import open_project
 from backend.queue.training_queue import TrainingQueue
 from backend.results.label_export import export_file
-from backend.rounds import batches, ordering, reviews, rounds
+from backend.rounds import batches, finish, ordering, reviews, rounds
 from backend.rounds import rescan as rescans
 from backend.rounds.decide import Decision, RankStep, State, Step, decide, is_listing_due
 from backend.rounds.loop import Loop, open_loop
@@ -61,6 +61,7 @@ STEP_NAMES: Mapping[Step, str] = {
     "rescan": "looking for new images",
     "read": "reading annotations",
     "refresh": "re-ordering open tasks",
+    "finish": "having the model label the rest",
     "top_up": "querying images",
     "refit": "fitting a head",
     "export": "exporting labels",
@@ -192,6 +193,7 @@ def _collect_reviews(work: Work) -> None:
 STEPS: Mapping[RankStep, Callable[[Work], object]] = {
     "read": _read,
     "refresh": lambda work: ordering.refresh_predictions(work.loop, work.progress),
+    "finish": lambda work: finish.follow(work.loop, work.progress),
     "top_up": lambda work: batches.top_up(work.loop, progress=work.progress),
     "refit": lambda work: rounds.refit_head(work.loop, work.progress),
     "export": _export,

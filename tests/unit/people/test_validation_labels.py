@@ -17,7 +17,7 @@ from backend.people.validation_labels import (
 from tests.unit.people.test_second_opinions import annotate
 
 CLASSES = {"cat", "dog", "frog"}
-CAT, THIRD = Outcome("decided", "cat"), Outcome("pending", needs_third=True)
+CAT, THIRD = Outcome("decided", "cat"), Outcome("pending", reopen_for=3)
 
 
 def outcome(

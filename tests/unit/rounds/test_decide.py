@@ -13,6 +13,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from backend.base.settings import Settings
+from backend.people.validation_labels import Outcome
 from backend.rounds.decide import (
     RETRY_AFTER_S,
     Decision,
@@ -24,6 +25,8 @@ from backend.rounds.decide import (
     decide,
     is_listing_due,
 )
+from backend.rounds.finish_reading import FinishReading
+from backend.store.finish_store import FinishTry
 from backend.store.project_rows import Facts
 
 NOON = 1_700_000_000.0
@@ -34,7 +37,12 @@ SETTINGS = Settings.model_construct(
 # Read 100 s ago and trained on; a batch is open, in the order of the version in service.
 FACTS = frozenset(Facts.model_fields)
 AT_REST = State(
-    Facts(read_at=NOON - 100, trained_at=NOON - 1000, ordered_by="r0001"),
+    Facts(
+        read_at=NOON - 100,
+        trained_at=NOON - 1000,
+        ordered_by="r0001",
+        finish_outlook_of="r0001",
+    ),
     n_open=20,
     in_service="r0001",
     rounds_done=1,
@@ -82,6 +90,21 @@ def never_read(**changes: Any) -> dict[str, Any]:
 def of_folder(**changes: Any) -> dict[str, Any]:
     """Return the changes to AT_REST for a pool that may change, which was listed 500 s ago."""
     return {"may_pool_change": True, "rescanned_at": -500, **changes}
+
+
+def sample(
+    *,
+    n_right: int = 0,
+    n_errors: int = 0,
+    n_open: int = 0,
+    unasked: int = 0,
+    must_ask: bool = False,
+) -> FinishReading:
+    """Return how far an acceptance sample of 30 images is, in which no error is allowed."""
+    current = FinishTry(1, NOON, "r0001", 0.1, 0.025, 0.9, 300, 30, 0, 900)
+    outcome = Outcome("pending", reopen_for=2 if must_ask else 0)
+    images = tuple(f"i{n}" for n in range(unasked))
+    return FinishReading(current, n_right, n_errors, {7: outcome}, n_open, images)
 
 
 CASES = (
@@ -293,6 +316,46 @@ CASES = (
     Case("collecting that failed is tried again after a minute",
          {"review_project": 8, "reviews_read_at": -90, "failed_at": {"collect_reviews": -30}},
          look_in=30),
+    # The model labels the rest
+    Case("what a new version could label is found out once people have its order",
+         {"finish_outlook_of": "", "finish_outlook_at": -30}, rank="finish"),
+    Case("but at most every thirty seconds",
+         {"finish_outlook_of": "r0001h04", "finish_outlook_at": -10}, look_in=20),
+    Case("people get images and a head is fitted before that",
+         {"finish_outlook_of": "", "n_open": 0}, rank="top_up"),
+    Case("without a version there is nothing to find out",
+         {"in_service": "", "ordered_by": "", "finish_outlook_of": ""}),
+    Case("a try that a person asked for begins before anything is queried",
+         {"finish_wanted": 0.02, "n_open": 0}, rank="finish"),
+    Case("but only once the annotations have been read",
+         never_read(finish_wanted=0.02), rank="read"),
+    Case("a try that could not begin is not tried again before ten seconds",
+         {"finish_wanted": 0.02, "failed_at": {"finish": -4}}, look_in=6),
+    Case("the next images of the acceptance sample are queried while fewer than a batch are open",
+         {"acceptance": sample(n_open=19, unasked=5)}, rank="top_up"),
+    Case("also when all rounds are done",
+         {"acceptance": sample(n_open=0, unasked=5), "rounds_done": 3}, rank="top_up",
+         settings={"rounds": 3}),
+    Case("but not while a batch of the sample is open",
+         {"acceptance": sample(n_open=20, unasked=5)}),
+    Case("and not when all of the sample has been queried",
+         {"acceptance": sample(n_open=0, unasked=0)}),
+    Case("images of the sample that cannot be queried yet are tried again after a minute",
+         {"acceptance": sample(n_open=0, unasked=5), "exhausted_at": -20}, look_in=40),
+    Case("a sample with too many errors is judged at once",
+         {"acceptance": sample(n_errors=1), "revision": 8, "head_revision": 8}, rank="finish"),
+    Case("and nothing more of it is queried before that",
+         {"acceptance": sample(n_errors=1, unasked=5), "revision": 8, "head_revision": 8,
+          "failed_at": {"finish": -4}}, look_in=6),
+    Case("so is a complete sample",
+         {"acceptance": sample(n_right=30), "revision": 8, "head_revision": 8}, rank="finish"),
+    Case("a seeming error is shown to another person",
+         {"acceptance": sample(must_ask=True), "revision": 8, "head_revision": 8}, rank="finish"),
+    Case("once for each change",
+         {"acceptance": sample(must_ask=True), "revision": 8, "head_revision": 8,
+          "finish_checked": 8}),
+    Case("a label of the sample that settles nothing is only counted",
+         {"acceptance": sample(n_right=12), "revision": 8, "head_revision": 8}),
     # An export
     Case("an export that a person requested is written once",
          {"export_asked_at": -5, "exported_at": -9}, rank="export"),
@@ -414,6 +477,10 @@ facts = st.builds(
     undecoded_images=number,
     review_project=st.none() | st.just(8),
     reviews_read_at=ago_or_never,
+    finish_wanted=st.none() | st.just(0.02),
+    finish_checked=number,
+    finish_outlook_of=versions,
+    finish_outlook_at=ago_or_never,
     failed_at=st.dictionaries(st.sampled_from(sorted(RETRY_AFTER_S)), ago),
 )
 states = st.builds(
@@ -431,6 +498,15 @@ states = st.builds(
     must_ask_sample=st.booleans(),
     n_at_work=number,
     is_attached=st.booleans(),
+    acceptance=st.none()
+    | st.builds(
+        sample,
+        n_right=st.sampled_from((0, 29, 30)),
+        n_errors=st.integers(0, 1),
+        n_open=number,
+        unasked=number,
+        must_ask=st.booleans(),
+    ),
 )
 all_settings = st.builds(
     Settings.model_construct,

@@ -349,7 +349,7 @@ def step(
     """Return the rank step that is due with a version in service."""
     save_version(tmp_path, meta(1))
     Registry(tmp_path).promote("r0001")
-    store.record(ordered_by="r0001")
+    store.record(ordered_by="r0001", finish_outlook_of="r0001")
     return lambda now: decide(look(), SETTINGS, now).rank
 
 

@@ -19,15 +19,17 @@ from backend.images.index import Index
 from backend.images.pool import open_pool
 from backend.images.validation_sample import Validation
 from backend.network import inference
-from backend.rounds import batches, rescan, scoring
+from backend.rounds import batches, ordering, rescan, scoring
 from backend.rounds.labels import read_labels
 from backend.rounds.loop import Loop
 from backend.rounds.observe import read_changes
 from backend.store import model_outputs
+from backend.store.finish_store import FinishImage
 from backend.store.project_record import read_record, write_record
 from scripts.research.oracle import OracleProject
 from tests.unit.images.image_folders import make_folder, save_image
 from tests.unit.rounds.conftest import quiet, seed, train
+from tests.unit.store.test_finish_store import FIRST
 from tests.unit.store.test_registry import record
 
 
@@ -221,6 +223,30 @@ def test_open_tasks_of_removed_images_are_closed_but_annotations_stay(
     assert reading.labels.image_ids == (labeled,)
     assert reading.labels.left_out == {}
     assert labeled not in batches.choose_batch(after, 99, "random").image_ids
+
+
+def test_a_removed_image_of_the_acceptance_sample_keeps_its_task_and_its_place(
+    folder: Path, reopen: Callable[[], Loop]
+) -> None:
+    loop = look(reopen)
+    project = loop.project
+    assert isinstance(project, OracleProject)
+    location = {image_id(f"train/{c}/{i}.png"): f"train/{c}/{i}.png"
+                for c in ("cat", "dog") for i in range(20)}  # fmt: skip
+    seed(loop, project, 20)
+    train(loop)
+    sampled, other, *_ = (task.image_id for task in project.tasks() if task.is_open)
+    images = [FinishImage(each, "cat", 0.95) for each in (sampled, other)]
+    loop.finish_store.begin(replace(FIRST, n_images=2, n_sample=1), images, [sampled])
+    for gone in (sampled, other):
+        (folder / location[gone]).unlink()
+    after = look(reopen)
+    still_open = {task.image_id: task.task_id for task in project.tasks() if task.is_open}
+    assert sampled in still_open
+    assert other not in still_open
+    project.delete_predictions("r0001")
+    ordering.order_open_tasks(after)
+    assert project.predictions[still_open[sampled]]["r0001"].label is None
 
 
 def test_in_an_attached_project_no_task_is_deleted_and_the_tasks_count_as_listed(

@@ -128,7 +128,7 @@ def test_a_version_is_scored_with_the_view_that_it_was_trained_with(
     (loop.root / "r0001/pool.safetensors").unlink()
     (loop.root / "r0001/validation.safetensors").unlink()
     scoring.pool_probs(loop, old, quiet)
-    scoring.predicted_classes(loop, old)
+    scoring.validation_probs(loop, old)
     scoring.embeddings_of(loop, old, quiet)
     assert views == [View(32, "middle")] * 5
 
@@ -168,4 +168,4 @@ def test_a_version_of_fewer_classes_scores_images_and_validates_after_a_class_ha
     after = scoring.pool_probs(wider, meta, quiet)
     np.testing.assert_allclose(after[:, :10], before, atol=0.02)
     assert after[:, 10].tolist() == [0.0] * len(after)
-    assert scoring.predicted_classes(wider, meta).max() < 10
+    assert scoring.validation_probs(wider, meta).argmax(axis=1).max() < 10

@@ -112,11 +112,11 @@ def test_only_a_try_that_passed_has_labels_and_only_a_live_one_reserves_images(
 
 
 def test_the_end_is_recorded_once_but_a_promise_can_be_given_up(begun: FinishStore) -> None:
-    begun.end(1, "passed", 1, NOON + 60)
+    begun.end(1, "passed", 1, NOON + 60, 2)
     begun.end(1, "failed", 2, NOON + 90)
-    passed = replace(FIRST, state="passed", n_errors=1, ended_at=NOON + 60)
+    passed = replace(FIRST, state="passed", n_errors=1, ended_at=NOON + 60, n_decided=2)
     assert begun.tries() == [passed]
-    begun.end(1, "canceled", 1, NOON + 99)
+    begun.end(1, "canceled", 1, NOON + 99, 2)
     assert begun.tries() == [replace(passed, state="canceled", ended_at=NOON + 99)]
     begun.end(1, "passed", 0, NOON + 120)
     assert begun.current() is None

@@ -124,6 +124,7 @@ READERS: dict[str, tuple[Callable[[ProjectStore], object], object]] = {
     "fold_probs": (lambda store: store.fold_probs(2), {}),
     "recent_annotations": (lambda store: store.recent_annotations(200), {}),
     "last_annotated": (ProjectStore.last_annotated, {}),
+    "annotation_times": (lambda store: store.annotation_times(200), []),
     "n_queried": (ProjectStore.n_queried, 0),
     "validation_tasks": (ProjectStore.validation_tasks, []),
     "validation_annotations": (ProjectStore.validation_annotations, {}),

@@ -19,12 +19,14 @@ from backend.base.settings import Settings
 from backend.labelstudio.incoming import SECRET_HEADER
 from backend.measures.evaluation import Evaluation
 from backend.queue.training_queue import TrainingQueue
+from backend.store.finish_store import FinishStore
 from backend.store.project_record import project_root, write_record
 from backend.store.project_store import ProjectStore
 from backend.store.registry import Registry
 from backend.web.metrics import GAUGES
 from backend.web.serving import create_app
 from tests.conftest import RedisServer
+from tests.unit.store.test_finish_store import FIRST, IMAGES, SAMPLE
 from tests.unit.store.test_registry import meta, record
 from tests.unit.store.test_registry import save as save_version
 from tests.unit.web.conftest import (
@@ -119,7 +121,7 @@ def test_every_gauge_of_a_project_has_its_value(
 ) -> None:
     work(root, queue, redis_server)
     found = samples(client)
-    gauges = {name: found[name] for name in GAUGES}
+    gauges = {name: found[name] for name in GAUGES if name != "acceptance_sample"}
     jobs = gauges.pop("jobs")
     assert gauges == {
         "up": {("redis",): 1, ("model_folder",): 1},
@@ -135,6 +137,7 @@ def test_every_gauge_of_a_project_has_its_value(
         },
         "validation_labels": {("7", "labeled"): 0, ("7", "undecided"): 0, ("7", "pending"): 0},
         "validation_labels_wanted": {("7",): 200},
+        "model_labels": {("7",): 0},
         "versions": {("7",): 3},
         "refused_versions": {("7",): 1},
         "training_phase_seconds": {("7", "training"): 12.5, ("7", "scoring the pool"): 4},
@@ -162,7 +165,7 @@ def test_a_ranker_job_is_named_by_the_step_that_it_has_started(
     connection = Redis.from_url(redis_server.url)
     job = Job.fetch("rank-p7", connection=connection, serializer="json")
     job.set_status("started")  # type: ignore[arg-type]
-    for step in ("read", "refresh", "top_up", "refit", "export", "collect_reviews"):
+    for step in ("read", "refresh", "finish", "top_up", "refit", "export", "collect_reviews"):
         queue.report_step(job, step)
         jobs = samples(client)["jobs"]
         assert {key for key, value in jobs.items() if value} == {("7", step, "started")}
@@ -182,8 +185,28 @@ def test_unknown_values_are_left_out_and_reading_creates_no_file(
         "trained_labels", "accuracy_ratio", "training_phase_seconds", "annotations",
         "skipped_annotations", "open_tasks", "asked_again_tasks", "kept_errors", "pool_images",
         "accuracy_bound_ratio", "validation_labels", "validation_labels_wanted",
+        "acceptance_sample",
     }  # fmt: skip
     assert GAUGES.keys() - found.keys() == unknown
+
+
+def test_an_acceptance_sample_is_counted_by_state_until_the_model_has_labels(
+    client: FlaskClient, root: Path
+) -> None:
+    finish = FinishStore(root)
+    finish.begin(FIRST, IMAGES, SAMPLE)
+    finish.record_lost(1, SAMPLE[:1])
+    found = samples(client)
+    assert found["acceptance_sample"] == {
+        ("7", "right"): 0,
+        ("7", "error"): 1,
+        ("7", "pending"): 1,
+    }
+    assert "model_labels" not in found
+    finish.end(1, "passed", 0, 1.0)
+    found = samples(client)
+    assert found["model_labels"] == {("7",): 4}
+    assert "acceptance_sample" not in found
 
 
 def test_annotations_until_training_is_never_negative(client: FlaskClient, root: Path) -> None:
@@ -312,7 +335,7 @@ def test_every_metric_has_a_name_and_a_description_as_prometheus_requires(
     work(root, queue, redis_server)
     client.post("/webhook", json=event(), headers=HOOK)
     families = list(text_string_to_metric_families(page(client)))
-    assert len(families) == len(GAUGES) + 4
+    assert len(families) == len(GAUGES) - 1 + 4  # no acceptance sample is being labeled
     for family in families:
         assert re.fullmatch(r"tightloop(_[a-z]+)+", family.name)
         assert len(family.documentation) > 30

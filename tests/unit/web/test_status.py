@@ -29,14 +29,16 @@ from backend.people.validation_labels import ValidationProgress
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds.accuracy import outlook_sentence
 from backend.store import model_outputs, pruning
+from backend.store.finish_store import FinishStore
 from backend.store.project_db import writing
 from backend.store.project_record import project_root, write_record
-from backend.store.project_rows import AnnotatorFigures, OpenImage
+from backend.store.project_rows import AnnotatorFigures, FinishOutlook, OpenImage
 from backend.store.project_store import ProjectStore
 from backend.store.registry import Registry
 from backend.web.status import next_images, project_status, sentence, whole_status
 from backend.web.status_model import Confusion
 from tests.conftest import RedisServer
+from tests.unit.store.test_finish_store import FIRST, IMAGES, SAMPLE
 from tests.unit.store.test_registry import attached, meta, record
 from tests.unit.store.test_registry import save as save_version
 
@@ -44,6 +46,9 @@ PROJECT = 7
 NOON = 1_767_268_800.0  # 2026-01-01 12:00 UTC
 ESTIMATE = Evaluation(accuracy=0.63, log_loss=1.1, images=140)
 ADA = AnnotatorFigures(1, "Ada", 12, 3, 0.75, 0.8, 0.55, 0.95, 12, 0.5, 0.25, 4.2)
+OUTLOOK = FinishOutlook(
+    max_error=0.05, model_labels=800, sample=90, allowed_errors=1, pass_probability=0.7
+)
 VALIDATED_BY_PEOPLE = {
     "validation": "people",
     "validation_labels": 200,
@@ -523,6 +528,7 @@ def test_images_annotated_since_the_last_order_are_not_next(
         "guesses": (("cat", 0.6), ("dog", 0.4)),
         "is_again": False,
         "is_validation": False,
+        "is_acceptance": False,
     }
 
 
@@ -598,6 +604,31 @@ def test_unreadable_annotator_figures_of_an_earlier_release_are_left_out(
     assert project_status(settings, queue, PROJECT).annotators == ()
 
 
+# Labels by the model
+
+
+def test_before_the_first_try_the_status_shows_only_what_the_model_could_label(
+    settings: Settings, queue: TrainingQueue, store: ProjectStore
+) -> None:
+    store.record(finish_outlook=[OUTLOOK.model_dump()], finish_wanted=0.05)
+    status = project_status(settings, queue, PROJECT)
+    assert (status.finish, status.finish_wanted, status.goal) == (None, 0.05, "learn")
+    assert status.finish_outlook == (OUTLOOK,)
+
+
+def test_a_project_is_not_finished_while_an_acceptance_sample_is_labeled(
+    settings: Settings, queue: TrainingQueue, root: Path, store: ProjectStore
+) -> None:
+    keep_reading(root, annotations=3)
+    store.record(exhausted_at=NOON)
+    endless = settings.model_copy(update={"rounds": 0})
+    assert project_status(endless, queue, PROJECT).is_finished
+    FinishStore(root).begin(FIRST, IMAGES, SAMPLE)
+    assert not project_status(endless, queue, PROJECT).is_finished
+    FinishStore(root).end(1, "passed", 0, NOON)
+    assert project_status(endless, queue, PROJECT).is_finished
+
+
 # Before Label Studio was read
 
 
@@ -662,6 +693,8 @@ def test_every_field_of_the_status_is_documented_and_nothing_else_is(
         np.array([[0.9, 0.1]], np.float32),
     )
     keep_validation(project_root(settings.model_dir, PROJECT), "cat")
+    FinishStore(project_root(settings.model_dir, PROJECT)).begin(FIRST, IMAGES, SAMPLE)
+    store.record(finish_outlook=[OUTLOOK.model_dump()])
     queue.enqueue("retrain", PROJECT)
     store.record_error("training", "the disk is full: free space")
     status = whole_status(settings, queue).as_json()
@@ -675,6 +708,8 @@ def test_every_field_of_the_status_is_documented_and_nothing_else_is(
         "learning_curve": set(project["learning_curve"][0]),
         "next_images": set(project["next_images"][0]),
         "outlook": set(project["outlook"]),
+        "finish": set(project["finish"]),
+        "finish_outlook": set(project["finish_outlook"][0]),
         "past": set(project["outlook"]["past"]),
         "annotators": set(project["annotators"][0]),
         "jobs": set(project["jobs"][0]) | {"phase", "done", "total"},

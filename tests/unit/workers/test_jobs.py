@@ -288,7 +288,9 @@ def test_a_head_is_due_again_only_after_an_error(
     project.answer(2, "b")
     save_version(work.root, meta(1))
     Registry(work.root).promote("r0001")
-    store.record(read_at=0.0, ordered_by="r0001", exhausted_at=time.time())
+    store.record(
+        read_at=0.0, ordered_by="r0001", finish_outlook_of="r0001", exhausted_at=time.time()
+    )
 
     def refit_head(*_: Any) -> None:
         if not isinstance(outcome, LabelStudioError):

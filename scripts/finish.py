@@ -1,0 +1,182 @@
+"""Have the model label the rest of the images, after people have checked a random sample.
+
+    python -m scripts.finish
+    python -m scripts.finish --max-error 0.02
+    python -m scripts.finish --cancel
+
+Without options, this command shows how far it is, or what the model could label now. With
+--max-error, it shows the plan and, once you agree, has people label the sample: random images among
+those that the model is confident about, without the model's guess, before all other images. If
+people find few enough errors, the model labels the other images that it is confident about. With
+95 % confidence, at most the given share of these labels is wrong.
+"""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentTypeError, Namespace
+
+from backend.base.command_line import CommandParser, run
+from backend.base.errors import FinishError
+from backend.base.settings import load_settings
+from backend.measures.finish_plan import FinishPlan
+from backend.queue.training_queue import TrainingQueue
+from backend.rounds import finish
+from backend.rounds.finish_progress import finish_progress, finish_sentence, percent
+from backend.rounds.loop import Loop, push_lock
+from backend.rounds.observe import read_everything_changed
+from backend.rounds.prospect import OUTLOOK_ERRORS, Prospect, look_ahead
+from backend.store.project_record import pick_project
+from scripts.console.options import add_project_option, open_chosen
+from scripts.console.progress_bars import progress_bar
+
+
+def main() -> int:
+    """Show the plan, begin a try, or show how far it is."""
+    arguments = _parse()
+    settings = load_settings()
+    with progress_bar() as progress:
+        project, loop = open_chosen(settings, arguments.project, progress)
+        progress("reading annotations", 0, 0)
+        read_everything_changed(project, loop.store)
+        asking = loop.finish_store.asking()
+        prospect = None if asking or arguments.cancel else look_ahead(loop, progress)
+    is_changed = _cancel(loop) if arguments.cancel else _follow(loop, prospect, arguments)
+    if is_changed:  # the ranker carries out what follows
+        project_id = pick_project(settings.model_dir, arguments.project)
+        TrainingQueue(settings.redis_url.get_secret_value()).request_look(project_id)
+    return 0
+
+
+def _follow(loop: Loop, prospect: Prospect | None, arguments: Namespace) -> bool:
+    """Print how far it is; begin a try if the person wants it. Return whether a try has begun."""
+    _print_progress(loop)
+    if prospect is None:
+        return False
+    print("\n".join(_table(prospect, arguments.max_error)))
+    if arguments.max_error is None:
+        print("To begin, add --max-error and the largest share of wrong labels that you accept")
+        return False
+    plan = prospect.plan(arguments.max_error)
+    if plan is None:
+        raise FinishError(prospect.advice(arguments.max_error))
+    if not (arguments.yes or _is_confirmed(plan)):
+        print("nothing was changed")
+        return False
+    _begin(loop, arguments.max_error)
+    return True
+
+
+def _parse() -> Namespace:
+    parser = CommandParser(description=__doc__)
+    parser.add_argument(
+        "--max-error",
+        type=_share,
+        metavar="SHARE",
+        help="the largest share of wrong labels that you accept, for example 0.02",
+    )
+    parser.add_argument("--yes", action="store_true", help="begin without asking")
+    parser.add_argument(
+        "--cancel",
+        action="store_true",
+        help="give the images back: people may be asked about all of them again",
+    )
+    add_project_option(parser)
+    arguments = parser.parse_args()
+    if arguments.cancel and (arguments.yes or arguments.max_error is not None):
+        parser.error("--cancel cannot be combined with --max-error or --yes")
+    return arguments
+
+
+def _share(text: str) -> float:
+    """Return an argument as a share of wrong labels."""
+    try:
+        share = float(text)
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r} is not a number: 2 % is 0.02") from None
+    if share == 0:
+        raise ArgumentTypeError("no finite sample proves that no label is wrong: 2 % is 0.02")
+    if not 0 < share < 1:
+        raise ArgumentTypeError(f"{text} is not between 0 and 1: 2 % is 0.02")
+    return share
+
+
+def _print_progress(loop: Loop) -> None:
+    """Print how far the last try is, if there was one."""
+    progress = finish_progress(loop.settings, loop.root)
+    if progress is None or not (sentence := finish_sentence(progress)):
+        return
+    print(f"{sentence[0].upper()}{sentence[1:]}")
+    if progress.state == "asking":
+        print(
+            f"If it passes, the model labels {progress.model_labels:,} images (at most "
+            f"{percent(progress.max_error)} wrong, with 95 % confidence)"
+        )
+
+
+def _table(prospect: Prospect, max_error: float | None) -> list[str]:
+    """Return what the model could label now, with a line for each share of wrong labels."""
+    shares = sorted({*OUTLOOK_ERRORS, *([] if max_error is None else [max_error])})
+    lines = [
+        f"{prospect.version} could label these of the {len(prospect.image_ids):,} images that no "
+        "one has been asked about:"
+    ]
+    for share in shares:
+        plan = prospect.plan(share)
+        found = "none yet" if plan is None else _describe(plan)
+        lines.append(f"  at most {percent(share):>6} wrong: {found}")
+    return lines
+
+
+def _describe(plan: FinishPlan) -> str:
+    return (
+        f"{plan.n_by_model:,} images, after people have labeled {plan.n_sample:,} with at most "
+        f"{_count(plan.allowed_errors, 'error')}; passes with a probability of about "
+        f"{plan.pass_probability:.0%}"
+    )
+
+
+def _is_confirmed(plan: FinishPlan) -> bool:
+    """Ask whether to begin."""
+    if not sys.stdin.isatty():
+        raise FinishError("to begin without being asked, add --yes")
+    text = (
+        f"Have people label {plan.n_sample:,} random images without a guess, before all others? "
+        "[y/N] "
+    )
+    return input(text).strip().casefold() in ("y", "yes")
+
+
+def _begin(loop: Loop, max_error: float) -> None:
+    """Begin the try with the annotations as they are now."""
+    with push_lock(loop):
+        read_everything_changed(loop.project, loop.store)
+        prospect = look_ahead(loop, lambda *_: None)
+        plan = prospect.plan(max_error)
+        if plan is None:
+            raise FinishError(prospect.advice(max_error))
+        begun = finish.begin(loop, plan, prospect)
+    print(
+        f"People are asked to label {begun.n_sample:,} images. With at most "
+        f"{_count(begun.allowed_errors, 'error')}, the model labels {begun.n_left:,} images. Run "
+        "this command again to see how far it is"
+    )
+
+
+def _cancel(loop: Loop) -> bool:
+    """Give the images of the last try back; return True."""
+    with push_lock(loop):
+        canceled = finish.cancel(loop)
+    print(
+        f"{canceled.n_images:,} images can be queried again. The next sample is larger, because "
+        "all tries share the risk of 5 % that a promise is broken"
+    )
+    return True
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+if __name__ == "__main__":
+    run(main)
