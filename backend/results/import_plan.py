@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from backend.base.image_ids import image_id_of_task
 from backend.base.labeling import Annotation
@@ -29,14 +30,16 @@ class KnownTasks:
             self._tasks = {image_id_of_task(t.task_id): t.task_id for t in store.listed_tasks()}
         else:
             self._tasks = {t.image_id: t.task_id for t in reversed(store.tasks()) if t.image_id}
-        self._annotations = store.annotations()
+        canonical = loop.pool.canonical
+        self._tasks_of_copies = {canonical(i): task_id for i, task_id in self._tasks.items()}
         self._labels: dict[int, dict[int | None, set[str | None]]] = {}
         self._usable = frozenset((*loop.pool.image_ids, *loop.pool.sample.image_ids))
 
     def task_of(self, image_id: str) -> int | None:
-        """Return the task of an image, or of the image that it copies, or None."""
-        canonical = self._loop.pool.canonical(image_id)
-        return self._tasks.get(image_id, self._tasks.get(canonical))
+        """Return the task of an image, or of an image with the same content, or None."""
+        if (task_id := self._tasks.get(image_id)) is not None:
+            return task_id
+        return self._tasks_of_copies.get(self._loop.pool.canonical(image_id))
 
     def labels(self, task_id: int) -> dict[int | None, set[str | None]]:
         """Return the current classes that each annotator has chosen in a task, if any.
@@ -59,6 +62,10 @@ class KnownTasks:
         if canonical not in self._usable:
             return HELD_OUT if self._is_held_out(canonical) else NOT_USABLE
         return OF_SAMPLE if annotator is None and pool.is_in_sample(canonical) else ""
+
+    @cached_property
+    def _annotations(self) -> Mapping[int, Sequence[Annotation]]:
+        return self._loop.store.annotations()
 
     def _label(self, annotation: Annotation) -> str | None:
         return None if annotation.label is None else self._loop.classes.spell(annotation.label)

@@ -16,7 +16,7 @@ from backend.rounds.observe import read_changes, read_everything_changed
 from backend.rounds.task_images import show_images
 from backend.rounds.tasks_without_guess import record_random, task_without_guess
 
-TASKS_AT_ONCE = 100
+TASKS_AT_ONCE = 250
 HINT = "imported: no guess"
 
 

@@ -82,6 +82,10 @@ class Auth:
         if not self._is_free():
             self._check_dashboard_login()
 
+    def check_login(self) -> None:
+        """Let in only people who know the dashboard's password."""
+        self._check_dashboard_login()
+
     def check_operator(self) -> None:
         """Let in anyone who may change things, unless a page of another site sent the request."""
         _refuse_other_sites()

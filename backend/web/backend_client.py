@@ -44,6 +44,14 @@ class BackendClient:
         """Start a search for new images on behalf of the person who pressed the button."""
         self._press("rescan", {"project": str(project_id)})
 
+    def export_now(self, project_id: int) -> None:
+        """Request a file with all labels on behalf of the person who pressed the button."""
+        self._press("export", {"project": str(project_id)})
+
+    def finish_now(self, project_id: int, max_error: float) -> None:
+        """Request labels by the model on behalf of the person who pressed the button."""
+        self._press("finish", {"project": str(project_id), "max_error": str(max_error)})
+
     def _press(self, button: str, form: dict[str, str]) -> None:
         # Forward the person's login, which the backend also checks.
         headers = {"Authorization": str(request.authorization), CONTROL_HEADER: self._secret}

@@ -1,8 +1,9 @@
-"""Let people put a version in service, start training, or look for new images.
+"""Let people put a version in service, start training, or use the dashboard's other buttons.
 
 A dashboard in another process sends forms to POST /controls/promote (project, version),
-/controls/train (project) and /controls/rescan (project). Every request needs CONTROL_SECRET, which
-proves that it comes from our dashboard, and the login of the person who pressed the button.
+/controls/train (project), /controls/rescan (project), /controls/export (project) and
+/controls/finish (project, max_error). Every request needs CONTROL_SECRET, which proves that it
+comes from our dashboard, and the login of the person who pressed the button.
 """
 
 from __future__ import annotations
@@ -11,16 +12,18 @@ import time
 
 from flask import Blueprint, Response, jsonify, request
 
-from backend.base.errors import SettingsError, TightloopError
+from backend.base.errors import FinishError, SettingsError, TightloopError
 from backend.base.settings import Settings
 from backend.queue.training_queue import TrainingQueue
 from backend.store.files import lock
+from backend.store.finish_store import FinishStore
 from backend.store.project_record import project_root, read_record
+from backend.store.project_store import ProjectStore
 from backend.store.registry import Registry
 from backend.store.version_meta import Meta
 from backend.web.auth import Auth
 from backend.web.error_responses import status_of_refusal
-from backend.web.payloads import required_project
+from backend.web.payloads import requested_max_error, required_project
 
 MAX_FORM_BYTES = 10_000
 
@@ -57,6 +60,24 @@ class LocalControls:
             raise SettingsError(f"POOL={record.pool} never changes: there are no new images")
         self._queue.ask_for_rescan(project_id, time.time())
 
+    def export_now(self, project_id: int) -> None:
+        """Request a file with all labels, which the ranker writes."""
+        root = project_root(self._model_dir, project_id)
+        ProjectStore(root).record(export_asked_at=time.time())
+        self._queue.request_look(project_id)
+
+    def finish_now(self, project_id: int, max_error: float) -> None:
+        """Request that the model labels the rest, of which at most this share may be wrong.
+
+        The ranker then draws the acceptance sample. Raises FinishError if people are already
+        labeling one.
+        """
+        root = project_root(self._model_dir, project_id)
+        if FinishStore(root).asking():
+            raise FinishError("people are already labeling an acceptance sample: wait for the end")
+        ProjectStore(root).record(finish_wanted=max_error)
+        self._queue.request_look(project_id)
+
     def blueprint(self, auth: Auth) -> Blueprint:
         """Return the routes, which explain every refusal in one sentence for the dashboard."""
         routes = Blueprint("controls", __name__, url_prefix="/controls")
@@ -65,6 +86,8 @@ class LocalControls:
         routes.post("/promote")(self._promote)
         routes.post("/train")(self._train)
         routes.post("/rescan")(self._rescan)
+        routes.post("/export")(self._export)
+        routes.post("/finish")(self._finish)
         routes.register_error_handler(TightloopError, _refuse)
         return routes
 
@@ -79,6 +102,14 @@ class LocalControls:
 
     def _rescan(self) -> Response:
         self.rescan_now(required_project(self._model_dir))
+        return jsonify(status="enqueued")
+
+    def _export(self) -> Response:
+        self.export_now(required_project(self._model_dir))
+        return jsonify(status="enqueued")
+
+    def _finish(self) -> Response:
+        self.finish_now(required_project(self._model_dir), requested_max_error())
         return jsonify(status="enqueued")
 
 

@@ -1,4 +1,4 @@
-"""Serve the dashboard: a page with three kinds of buttons, GET /status and /metrics.
+"""Serve the dashboard: a page with buttons, GET /status and /metrics.
 
 An open page refreshes itself every two seconds.
 """
@@ -33,6 +33,7 @@ from backend.web.error_responses import register_error_handlers, status_of, stat
 from backend.web.metrics import CONTENT_TYPE
 from backend.web.page_cache import Page, PageCache
 from backend.web.payloads import check_known, requested_project, required_project
+from backend.web.results_section import ResultsSection, view_of_results
 from backend.web.status import sentence, whole_status
 from backend.web.status_model import Confusion, ProjectStatus, Status
 
@@ -59,7 +60,8 @@ JOBS = {
     "refit": "Fitting a new head",
     "top_up": "Adding tasks",
     "refresh": "Reordering tasks",
-    "export": "Exporting labels",
+    "finish": "Checking what the model can label",
+    "export": "Preparing labels.csv",
     "collect_reviews": "Collecting reviews",
 }
 SERVICES = {
@@ -88,6 +90,7 @@ class Dashboard:
         self._controls = controls
         self._read_metrics = read_metrics
         self._pages = PageCache(self._render)
+        self._results = ResultsSection(settings, auth, controls, self._change)
 
     def blueprint(self) -> Blueprint:
         """Return the routes, each with its access checks."""
@@ -103,6 +106,7 @@ class Dashboard:
         routes.post("/dashboard/promote")(guarded(self.promote, change))
         routes.post("/dashboard/train")(guarded(self.train, change))
         routes.post("/dashboard/rescan")(guarded(self.rescan, change))
+        self._results.add_routes(routes)
         return routes
 
     def show(self) -> AnyResponse:
@@ -244,6 +248,7 @@ def _view_of(settings: Settings, status: Status, project_id: int | None) -> dict
         "most_labels": max(project.labels_per_class.values(), default=0),
         "matrix": confusion if confusion and len(confusion.classes) <= MATRIX_CLASSES else None,
         "confused": _confused_pairs(confusion) if confusion else [],
+        **view_of_results(settings, project),
         "versions": first,
         "other_versions": [v for v in versions if v not in first][:OTHER_VERSIONS_SHOWN],
         "may_change": bool(settings.dashboard_password.get_secret_value()),

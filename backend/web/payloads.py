@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -109,6 +110,23 @@ def required_project(model_dir: Path) -> int:
         raise BadRequest("name a project")
     check_known(model_dir, project_id)
     return project_id
+
+
+def requested_max_error() -> float:
+    """Return the largest share of wrong labels in a request.
+
+    Raises BadRequest unless it is a number between 0 and 1.
+    """
+    try:
+        max_error = float(request.values.get("max_error", ""))
+    except ValueError:
+        max_error = math.nan
+    if not 0 < max_error < 1:
+        raise BadRequest(
+            "max_error must be a number between 0 and 1, such as 0.02; no sample can prove that no "
+            "label is wrong"
+        )
+    return max_error
 
 
 def check_known(model_dir: Path, project_id: int) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import re
+from collections import Counter
 
 import psutil
 import pytest
@@ -123,6 +125,19 @@ def test_a_button_that_fails_says_why_and_the_page_keeps_refreshing(
     expect(page.locator("#freshness")).to_contain_text("as of")  # the page refreshes itself
     expect(page.locator("#connection")).to_be_empty()
     expect(refused).to_be_visible()  # long enough to be read
+
+
+def test_the_lead_prepares_and_downloads_the_labels(team: Stack, new_page: NewPage) -> None:
+    page = dashboard(new_page(**login_of_the_lead(team)), team)
+    page.get_by_role("button", name="Prepare labels.csv").click()
+    link = page.get_by_role("link", name="Download labels.csv")
+    expect(link).to_be_visible()
+    with page.expect_download() as download:
+        link.click()
+    with download.value.path().open(newline="") as file:
+        labels = Counter((row["labeled_by"], row["split"]) for row in csv.DictReader(file))
+    assert labels["data set", "train"] == 100  # the seed labels
+    expect(page.locator("#results .choices li")).to_have_count(3)
 
 
 def expect_connection_alert(page: Page) -> Locator:

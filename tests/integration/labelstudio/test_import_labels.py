@@ -124,7 +124,7 @@ def test_labels_of_an_attached_project_annotate_its_tasks_and_create_none(
         by = accounts_of(project)[admin]
         assert labels_of(project) == {
             f"ls-{first}": [(by, "Sparrow")],
-            f"ls-{second}": [(by, "robin")],
+            f"ls-{second}": [(by, "Robin")],
         }
         assert task_ids(api, project_id) == ids
     finally:

@@ -8,6 +8,8 @@ import pytest
 
 from backend.base.errors import LabelFileError
 from backend.results.import_file import ImportedLabel, LabelFile, read_label_file
+from backend.results.label_files import write_csv
+from backend.results.label_rows import LabeledBy, LabelRow
 
 IMAGES = {"a.jpg": "1a", "b, c.jpg": "2b", "2b": "2b"}
 CLASSES = {"cat": "cat", "Dog": "dog", "dog": "dog"}
@@ -115,17 +117,40 @@ def test_a_missing_file_is_named(path: Path) -> None:
         read_label_file(path, find_image, CLASSES.get)
 
 
+def exported(image_id: str, label: str, labeled_by: LabeledBy, annotators: str) -> LabelRow:
+    return LabelRow(
+        image="a.jpg",
+        image_id=image_id,
+        split="train",
+        label=label,
+        labeled_by=labeled_by,
+        label_probability=0.9,
+        annotations=1,
+        annotators=annotators,
+        annotated_at=None,
+        asked_round=None,
+        asked_version=None,
+        asked_strategy=None,
+        model_version=None,
+        model_label=None,
+        model_confidence=None,
+        is_removed=False,
+    )
+
+
 def test_exported_labels_are_read_without_those_by_the_model(path: Path) -> None:
     """Nobody knows what each of several annotators chose, so such a label names none."""
-    content = (
-        "image,image_id,split,label,labeled_by,annotators\n"
-        "x.jpg,2b,train,cat,people,ann@x.org\n"
-        "a.jpg,99,train,dog,people,ann@x.org;bo@x.org\n"
-        "z.jpg,98,train,cat,model,\n"
-    )
-    found = read(path, content)
+    rows = [
+        exported("2b", "cat", "people", "ann@x.org"),
+        exported("of another pool", "dog", "people", "ann@x.org;bo@x.org"),
+        exported("2b", "dog", "data set", ""),
+        exported("2b", "cat", "model", ""),
+    ]
+    write_csv(path, rows)
+    found = read_label_file(path, find_image, CLASSES.get)
     assert found.n_by_model == 1
     assert found.labels == (
         ImportedLabel("2b", "cat", "ann@x.org"),
         ImportedLabel("1a", "dog", ""),
+        ImportedLabel("2b", "dog", ""),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from backend.base.labeling import NewTask
 from backend.images.digest import digest
 from backend.results.import_file import ImportedLabel
@@ -110,3 +112,12 @@ def test_labels_of_copies_count_for_one_image(folder_loop: Loop) -> None:
     assert {i: new.by for i, new in found.new_tasks.items()} == {canonical: {1: "cat", 2: "dog"}}
     assert (found.n_unchanged, found.n_different) == (1, 1)
     assert found.left_out == {NOT_USABLE: 1}
+
+
+@pytest.mark.parametrize("with_task", ["first.png", "second.png"])
+def test_a_copy_is_annotated_in_the_task_of_the_other_image(
+    folder_loop: Loop, with_task: str
+) -> None:
+    folder_loop.project.import_tasks([NewTask(digest(with_task), {})])
+    for name in ("first.png", "second.png"):
+        assert plan(folder_loop, (digest(name), "cat", "ann@x.org")).annotations == [(1, 1, "cat")]

@@ -178,7 +178,8 @@ def test_the_published_dashboard_has_none_of_the_ml_backends_routes(
     routes = {rule.rule for rule in app.url_map.iter_rules()}
     assert routes == {
         "/", "/health", "/dashboard", "/dashboard/curve.svg", "/dashboard/promote",
-        "/dashboard/train", "/dashboard/rescan", "/status", "/metrics", "/static/<path:filename>",
+        "/dashboard/train", "/dashboard/rescan", "/dashboard/labels.csv", "/dashboard/export",
+        "/dashboard/finish", "/status", "/metrics", "/static/<path:filename>",
     }  # fmt: skip
     client = app.test_client()
     assert client.get("/health").get_json() == {"status": "UP"}

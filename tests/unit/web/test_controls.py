@@ -11,16 +11,20 @@ from rq import Queue
 
 from backend.base.settings import Settings, load_settings
 from backend.queue.training_queue import Hints, TrainingQueue
+from backend.store.finish_store import FinishStore
 from backend.store.project_record import project_root, write_record
+from backend.store.project_store import ProjectStore
 from backend.store.registry import Registry
 from backend.web import serving
 from backend.web.backend_client import CONTROL_HEADER
 from tests.conftest import RedisServer
+from tests.unit.store.test_finish_store import FIRST, IMAGES, SAMPLE
 from tests.unit.store.test_registry import meta, record, save
 
 PROJECT = 7
 LEAD = ("tightloop", "dash-pass")
 SECRET = "control-secret"
+PATHS = [f"/controls/{name}" for name in ("promote", "train", "rescan", "export", "finish")]
 
 
 @pytest.fixture
@@ -56,7 +60,7 @@ def is_untouched(redis_server: RedisServer) -> bool:
     return not waiting and TrainingQueue(redis_server.url).hints(PROJECT) == Hints()
 
 
-@pytest.mark.parametrize("path", ["/controls/promote", "/controls/train", "/controls/rescan"])
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize(
     ("secret", "login", "status"),
     [
@@ -78,7 +82,7 @@ def test_controls_need_both_the_secret_and_a_persons_login(
     status: int,
 ) -> None:
     backend = serving.create_app(settings).test_client()
-    form = {"project": PROJECT, "version": "r0001"}
+    form = {"project": PROJECT, "version": "r0001", "max_error": 0.02}
     headers = {} if secret is None else {CONTROL_HEADER: secret}
     response = backend.post(path, data=form, auth=login, headers=headers)
     assert response.status_code == status
@@ -87,14 +91,14 @@ def test_controls_need_both_the_secret_and_a_persons_login(
     assert is_untouched(redis_server)
 
 
-@pytest.mark.parametrize("path", ["/controls/promote", "/controls/train", "/controls/rescan"])
+@pytest.mark.parametrize("path", PATHS)
 def test_without_a_secret_the_controls_are_closed(
     settings: Settings, redis_server: RedisServer, path: str
 ) -> None:
     closed = settings.model_copy(update={"control_secret": SecretStr("")})
     backend = serving.create_app(closed).test_client()
     for headers in ({}, {CONTROL_HEADER: ""}, {CONTROL_HEADER: SECRET}):
-        form = {"project": PROJECT, "version": "r0001"}
+        form = {"project": PROJECT, "version": "r0001", "max_error": 0.02}
         response = backend.post(path, data=form, auth=LEAD, headers=headers)
         assert response.status_code == 404
         assert "CONTROL_SECRET" in response.get_json()["error"]
@@ -148,3 +152,26 @@ def test_new_images_are_looked_for_only_in_a_pool_that_may_change(
     write_record(root, record(PROJECT).model_copy(update={"pool": "/birds"}))
     assert press() == (200, "")
     assert TrainingQueue(redis_server.url).hints(PROJECT).rescan_asked_at > 0
+
+
+def test_labels_by_the_model_are_requested_unless_people_are_labeling_a_sample(
+    settings: Settings, redis_server: RedisServer
+) -> None:
+    backend = serving.create_app(settings).test_client()
+    root = project_root(settings.model_dir, PROJECT)
+
+    def press(max_error: str) -> tuple[int, str]:
+        headers, form = {CONTROL_HEADER: SECRET}, {"project": PROJECT, "max_error": max_error}
+        response = backend.post("/controls/finish", data=form, auth=LEAD, headers=headers)
+        return response.status_code, response.get_json().get("error", "")
+
+    assert press("0")[0] == 400
+    assert is_untouched(redis_server)
+    assert press("0.02") == (200, "")
+    assert ProjectStore(root).facts().finish_wanted == 0.02
+    FinishStore(root).begin(FIRST, IMAGES, SAMPLE)
+    assert press("0.05") == (
+        400,
+        "people are already labeling an acceptance sample: wait for the end",
+    )
+    assert ProjectStore(root).facts().finish_wanted == 0.02

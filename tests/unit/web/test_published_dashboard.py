@@ -30,6 +30,7 @@ from backend.base.settings import Settings, load_settings
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds.decide import decide
 from backend.rounds.observe import observe
+from backend.store.exports import labels_path
 from backend.store.project_record import project_root, write_record
 from backend.store.project_rows import OpenImage
 from backend.store.project_store import ProjectStore
@@ -361,9 +362,37 @@ def test_the_button_starts_a_training_through_the_backend(
     assert decide(state, settings, time.time()).train == "retrain"
 
 
+def test_labels_are_exported_through_the_backend_and_read_from_the_read_only_folder(
+    client: FlaskClient, settings: Settings, team_redis: ComposeRedis
+) -> None:
+    root = project_root(settings.model_dir, PROJECT)
+    assert press(client, "export").status_code == 303
+    assert ProjectStore(root).facts().export_asked_at > 0
+    assert jobs(team_redis) == ["rank-p7"]
+    labels_path(root).parent.mkdir()
+    labels_path(root).write_text("image,label\na.jpg,cat\n")
+    path = f"/dashboard/labels.csv?project={PROJECT}"
+    with mounted_read_only(settings.model_dir, team_redis):
+        assert client.get(path).status_code == 401
+        sent = client.get(path, auth=LEAD)
+        assert (sent.status_code, sent.text) == (200, "image,label\na.jpg,cat\n")
+        sent.close()
+
+
+def test_labels_by_the_model_are_requested_through_the_backend(
+    client: FlaskClient, settings: Settings, team_redis: ComposeRedis
+) -> None:
+    assert press(client, "finish", max_error="0.05").status_code == 303
+    assert ProjectStore(project_root(settings.model_dir, PROJECT)).facts().finish_wanted == 0.05
+    assert jobs(team_redis) == ["rank-p7"]
+
+
 @pytest.mark.parametrize(
     ("button", "form"),
     [
+        ("finish", {"max_error": "0"}),
+        ("finish", {"max_error": "x"}),
+        ("export", {"project": 8}),
         ("promote", {"version": "r0009"}),
         ("promote", {"version": ""}),
         ("promote", {"version": "../../etc"}),
