@@ -245,6 +245,14 @@ class Settings(ProjectSettings):
         """Return whether the labeling view shows the guesses made when the image was chosen."""
         return self.hints and not self.blind
 
+    def strategy_in(self, *, is_finishing: bool) -> StrategyName:
+        """Return the query strategy of a project.
+
+        `is_finishing` states whether a try to have the model label the rest is asking or has
+        passed. With GOAL=finish, the images that are left for people then follow the confidence.
+        """
+        return "least_confidence" if is_finishing and self.goal == "finish" else self.strategy
+
     def overlap_in(self, *, is_attached: bool) -> OverlapName:
         """Return how many annotators label each image of a project.
 

@@ -225,7 +225,10 @@ def push(loop: Loop, batch: Batch, of_sample: Sequence[Asked] = ()) -> int:
         loop.store.record(ordered_by=batch.version_name)
     _show_batch(loop, batch, [of_image.image_id for of_image in of_sample], began)
     by = batch.version.version if batch.version else "no model yet"
-    log.info("queried %d images by %s (%s)", len(asked), batch.strategy, by)
+    if asked:
+        log.info("queried %d images by %s (%s)", len(asked), batch.strategy, by)
+    if of_sample:
+        log.info("queried %d random images, to be labeled without a guess", len(of_sample))
     return pushed
 
 

@@ -89,11 +89,8 @@ class Loop:
 
     @property
     def strategy(self) -> StrategyName:
-        """Return the query strategy. With GOAL=finish, images that are left for people are queried
-        by their confidence as soon as a try to label the others has begun.
-        """
-        must_finish = self.settings.goal == "finish" and self.finish_store.current() is not None
-        return "least_confidence" if must_finish else self.settings.strategy
+        """Return the query strategy as of now."""
+        return self.settings.strategy_in(is_finishing=self.finish_store.current() is not None)
 
     def reserved_images(self) -> set[str]:
         """Return the images that the model has labeled, or will label if its labels are accepted.

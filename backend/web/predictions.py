@@ -28,6 +28,7 @@ from backend.measures.calibration import rescale
 from backend.network.device import find_device
 from backend.network.inference import load_model, predict
 from backend.store import model_outputs
+from backend.store.finish_store import FinishStore
 from backend.store.project_record import project_root, read_record
 from backend.store.registry import Registry
 from backend.store.version_meta import Meta
@@ -191,7 +192,8 @@ class ResNetBackend(LabelStudioMLBase):  # type: ignore[misc]  # the library has
             {"result": [], "score": 0.0 if is_sampled else None, "model_version": meta.version}
             for is_sampled in of_sample
         ]
-        strategy = self._service.settings.strategy
+        is_finishing = FinishStore(self._service.root(project_id)).current() is not None
+        strategy = self._service.settings.strategy_in(is_finishing=is_finishing)
         scores = confidence(
             strategy, int(readable.sum()), probs[readable], np.random.default_rng(0)
         )

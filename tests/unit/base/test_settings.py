@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from backend.base.errors import SettingsError
-from backend.base.settings import Settings, load_settings
+from backend.base.settings import GoalName, Settings, load_settings
 
 ROOT = Path(__file__).parents[3]
 
@@ -132,3 +132,19 @@ def test_every_setting_is_described_in_full_sentences(name: str) -> None:
     description = Settings.model_fields[name].description
     assert description
     assert description.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("goal", "is_finishing", "strategy"),
+    [
+        ("learn", False, "margin"),
+        ("learn", True, "margin"),
+        ("finish", False, "margin"),
+        ("finish", True, "least_confidence"),
+    ],
+)
+def test_goal_finish_follows_the_confidence_once_the_model_may_label_the_rest(
+    goal: GoalName, is_finishing: bool, strategy: str
+) -> None:
+    settings = Settings.model_construct(strategy="margin", goal=goal)
+    assert settings.strategy_in(is_finishing=is_finishing) == strategy
