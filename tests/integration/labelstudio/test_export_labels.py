@@ -87,10 +87,10 @@ def test_label_studio_imports_the_tasks_with_labels_by_the_model_as_predictions(
         annotations = LabelStudioProject(*credentials, other).annotations()
         given = {a.label: a.is_ground_truth for of_task in annotations.values() for a in of_task}
         assert given == {"dog": False, "cat": True}
-        [prediction] = found["2.png"]["predictions"]
+        params = {"task": found["2.png"]["id"]}
+        [prediction] = api.get("/api/predictions/", params=params).raise_for_status().json()
         assert prediction["result"][0]["value"] == {"choices": ["cat"]}
         assert (prediction["score"], prediction["model_version"]) == (0.9375, "r0003")
-        assert not found["0.png"]["predictions"]
     finally:
         delete_project(*credentials, other)
 

@@ -13,6 +13,7 @@ from tests.unit.images.image_folders import make_folder, save_image
 
 def test_it_knows_the_images_that_the_pool_knows(tmp_path: Path) -> None:
     folder, index = make_folder(tmp_path / "pool"), tmp_path / "pool.parquet"
+    save_image(folder / "test/cat/copy.png", (255, 0, 200))  # of test/cat/0.png
     pool = open_pool(str(folder), tmp_path, seed=0, index=index)
     catalog = open_catalog(str(folder), tmp_path, index, seed=0, validation=KNOWN)
     assert catalog.pool_name == pool.name

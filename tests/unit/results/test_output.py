@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -107,6 +108,15 @@ def test_a_full_disk_leaves_the_former_folder(tmp_path: Path) -> None:
     write_folder(path, "former")
     with full_disk(1000), pytest.raises(ExportError, match="File too large"):
         write_folder(path, "new", "x" * 5000, is_forced=True)
+    assert contents(path) == [MARKER, "former"]
+    assert contents(tmp_path) == ["labels"]
+
+
+def test_a_folder_that_cannot_be_put_into_place_leaves_the_former_one(tmp_path: Path) -> None:
+    path = tmp_path / "labels"
+    write_folder(path, "former")
+    with pytest.raises(ExportError), new_folder(path, is_forced=True) as draft:
+        shutil.rmtree(draft)
     assert contents(path) == [MARKER, "former"]
     assert contents(tmp_path) == ["labels"]
 
