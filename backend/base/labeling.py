@@ -15,6 +15,7 @@ from backend.base.errors import LabelConfigError
 DELETED = 0  # represents all deleted accounts, whose annotations are kept without their names
 VALIDATION = "validation"  # recorded instead of a strategy for validation images
 ACCEPTANCE = "acceptance"  # recorded instead of a strategy for images of an acceptance sample
+IMPORTED_S = 0.0  # recorded instead of the seconds that a person took for an imported annotation
 OTHER_CONTROL = "(another control)"  # the digest of an annotation made with another control
 
 
@@ -42,8 +43,13 @@ class Annotation:
     updated_at: str
     is_ground_truth: bool = False
     accepted_guess: bool = False  # the model's pre-selected label was submitted unchanged
-    seconds: FiniteFloat | None = None  # how long the task was open in the browser
+    seconds: FiniteFloat | None = None  # how long the task was open in the browser; or IMPORTED_S
     is_of_other_control: bool = False  # it has results, but none from the label config's Choices
+
+    @property
+    def is_imported(self) -> bool:
+        """Return whether the annotation was made elsewhere, so its annotator may not be here."""
+        return self.seconds == IMPORTED_S
 
     @property
     def digest(self) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from backend.base.errors import LabelStudioError
 from backend.base.labeling import (
     DELETED,
+    IMPORTED_S,
     Annotation,
     LabelConfig,
     NewTask,
@@ -253,10 +254,11 @@ class LabelStudioProject:
         self._server.request("POST", f"api/tasks/{task_id}/annotations/", json=body)
 
     def annotate(self, task_id: int, label: str, annotator: int) -> bool:
-        """Annotate a task in an annotator's name; return False if the task no longer exists."""
+        """Import an annotation by an annotator; return False if the task no longer exists."""
         body = {
             "result": rows.prediction_result(self.label_config(), label),
             "completed_by": annotator,
+            "lead_time": IMPORTED_S,
         }
         path = f"api/tasks/{task_id}/annotations/"
         return self._server.request("POST", path, json=body, may_be_gone=True) is not None

@@ -9,6 +9,7 @@ from backend.base.errors import LabelConfigError
 from backend.base.image_ids import image_id_of_task
 from backend.base.labeling import (
     DELETED,
+    IMPORTED_S,
     Annotation,
     LabelConfig,
     NewTask,
@@ -61,7 +62,8 @@ def write_task(config: LabelConfig, task: NewTask) -> dict[str, Any]:
         annotations.append({"result": result, "ground_truth": False})
     for annotator, label in task.labels_by.items():
         result = prediction_result(config, label)
-        annotations.append({"result": result, "ground_truth": False, "completed_by": annotator})
+        imported = {"completed_by": annotator, "lead_time": IMPORTED_S}
+        annotations.append({"result": result, "ground_truth": False, **imported})
     if annotations:
         row["annotations"] = annotations
     return row

@@ -23,12 +23,14 @@ def has_duplicate_annotations(of_task: Sequence[Annotation]) -> bool:
 def active_annotators(annotations: Mapping[int, Sequence[Annotation]]) -> set[int]:
     """Return the annotators who made the latest annotations.
 
-    This excludes annotators who have left and people who only set ground truths.
+    This excludes annotators who have left and people who only set ground truths, or whose
+    annotations were imported.
     """
     given = sorted(
-        (a for of_task in annotations.values() for a in of_task if not a.is_ground_truth),
+        (a for of_task in annotations.values() for a in of_task),
         key=lambda a: a.updated_at,
     )
+    given = [a for a in given if not (a.is_ground_truth or a.is_imported)]
     people = [a.annotator for a in given if a.annotator not in (None, DELETED)]
     return {person for person in people[-RECENT_ANNOTATIONS:] if person is not None}
 

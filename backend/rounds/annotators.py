@@ -38,7 +38,7 @@ def annotator_figures(
         # Ground truth agrees with the label by definition, and is set without seeing a guess.
         judged = [a for a in usable if not a.is_ground_truth]
         shared = [a for a in judged if n_annotators[a.image_id] > 1 and label_of[a.image_id]]
-        guessed = [a for a in judged if a.image_id in guess_of]
+        guessed = [a for a in judged if a.image_id in guess_of and not a.is_imported]
         # The accepted guess may come from a later version than the one that queried the image.
         is_right = [
             label_of[a.image_id] == (a.label if a.accepted_guess else guess_of[a.image_id])
@@ -48,7 +48,7 @@ def annotator_figures(
         # The consensus, which estimates the quality, does not include the validation sample.
         n_compared = sum(a.task_id not in validation.outcomes for a in shared)
         low, high = _interval(quality, n_compared)
-        seconds = [a.seconds for a in usable if a.seconds is not None]
+        seconds = [a.seconds for a in usable if a.seconds is not None and not a.is_imported]
         rows.append(
             AnnotatorFigures(
                 annotator=annotator,

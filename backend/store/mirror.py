@@ -16,6 +16,7 @@ from typing import Any
 
 from backend.base.labeling import (
     DELETED,
+    IMPORTED_S,
     OTHER_CONTROL,
     Annotation,
     ListedTask,
@@ -34,6 +35,8 @@ _WRITE_TASK = """
     WHERE excluded.updated_at >= updated_at
     RETURNING task_id
 """
+# Selects the annotations that show who is labeling now, and how fast.
+_MADE_NOW = f"AND NOT is_ground_truth AND seconds IS NOT {IMPORTED_S}"
 _RECORD_READ = "UPDATE mirror_task SET read_at = max(read_at, ?) WHERE task_id = ?"
 _WRITE_ANNOTATION = """
     INSERT INTO mirror_annotation VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, ?)
@@ -110,33 +113,32 @@ class Mirror:
         return self._annotations("ORDER BY task_id, annotation_id")
 
     def recent_annotations(self, count: int) -> dict[int, list[Annotation]]:
-        """Return the latest annotations by people, except ground truths."""
+        """Return the latest annotations by people, except ground truths and imports."""
         return self._annotations(
-            f"AND annotator != {DELETED} AND NOT is_ground_truth ORDER BY updated_at DESC LIMIT ?",
-            count,
+            f"AND annotator != {DELETED} {_MADE_NOW} ORDER BY updated_at DESC LIMIT ?", count
         )
 
     def last_annotated(self) -> dict[int, float]:
         """Return the time of each person's latest annotation, in seconds since the epoch.
 
-        Ground truth annotations are ignored.
+        Ground truth annotations and imports are ignored.
         """
         rows = select(
             self._root,
             "SELECT annotator, max(updated_at) FROM mirror_annotation WHERE answer IS NOT NULL "
-            f"AND annotator != {DELETED} AND NOT is_ground_truth GROUP BY annotator",
+            f"AND annotator != {DELETED} {_MADE_NOW} GROUP BY annotator",
         )
         return {person: datetime.fromisoformat(at).timestamp() for person, at in rows}
 
     def annotation_times(self, count: int) -> list[float]:
         """Return when people made the latest annotations, in seconds since the epoch, in order.
 
-        Skips and ground truths are ignored.
+        Skips, ground truths and imports are ignored.
         """
         rows = select(
             self._root,
             "SELECT updated_at FROM mirror_annotation WHERE label IS NOT NULL "
-            "AND answer IS NOT NULL AND annotator IS NOT NULL AND NOT is_ground_truth "
+            f"AND answer IS NOT NULL AND annotator IS NOT NULL {_MADE_NOW} "
             "ORDER BY updated_at DESC LIMIT ?",
             count,
         )

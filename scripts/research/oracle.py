@@ -10,6 +10,7 @@ from itertools import takewhile
 from typing import Any
 
 from backend.base.labeling import (
+    IMPORTED_S,
     Annotation,
     LabelConfig,
     NewTask,
@@ -104,7 +105,7 @@ class OracleProject:
     def annotate(self, task_id: int, label: str, annotator: int) -> bool:
         is_known = task_id in self.by_task
         if is_known:
-            self.answer(task_id, label, annotator=annotator)
+            self.answer(task_id, label, annotator=annotator, seconds=IMPORTED_S)
         return is_known
 
     def delete_annotation(self, annotation_id: int) -> None:
@@ -123,7 +124,7 @@ class OracleProject:
             if new.label is not None:
                 self.answer(task_id, new.label, annotator=None)
             for annotator, label in new.labels_by.items():
-                self.answer(task_id, label, annotator=annotator)
+                self.annotate(task_id, label, annotator)
         return len(new_tasks)
 
     def import_predictions(self, by_task_id: Mapping[int, Prediction]) -> int:
@@ -179,6 +180,7 @@ class OracleProject:
         annotator: int | None = 1,
         was_skipped: bool = False,
         accepted_guess: bool = False,
+        seconds: float | None = None,
     ) -> None:
         """Submit an annotation as a person would."""
         self.n_given += 1
@@ -196,6 +198,7 @@ class OracleProject:
                 was_skipped=was_skipped,
                 updated_at=datetime.now(UTC).isoformat(),
                 accepted_guess=accepted_guess,
+                seconds=seconds,
             )
         )
 

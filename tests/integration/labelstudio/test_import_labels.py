@@ -89,8 +89,9 @@ def test_labels_become_annotations_in_their_annotators_names_and_a_second_run_ch
         assert labels_of(project) == expected
         store = ProjectStore(root)
         assert held_out in {task.image_id for task in store.validation_tasks()}
-        truths = [a.is_ground_truth for found in store.annotations().values() for a in found]
-        assert truths == [False] * 5
+        given = [a for found in store.annotations().values() for a in found]
+        assert [a.is_ground_truth for a in given] == [False] * 5
+        assert [a.is_imported for a in given if a.annotator is not None] == [True] * 4
 
         again = own.run(*command, path, "--create-accounts")
         assert again.returncode == 0, again.stderr

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from backend.base.labeling import DELETED
+from dataclasses import replace
+
+from backend.base.labeling import DELETED, IMPORTED_S
 from backend.people.annotators import (
     RECENT_ANNOTATIONS,
     active_annotators,
@@ -20,6 +22,11 @@ def test_deleted_people_and_people_who_only_set_ground_truths_are_not_active() -
         3: [annotate(3, 8, is_truth=True)],
     }
     assert active_annotators(annotations) == {7}
+
+
+def test_people_whose_annotations_were_imported_are_not_active() -> None:
+    imported = replace(annotate(2, 8), seconds=IMPORTED_S)
+    assert active_annotators({1: [annotate(1, 7)], 2: [imported]}) == {7}
 
 
 def test_people_who_made_none_of_the_latest_annotations_are_not_active() -> None:

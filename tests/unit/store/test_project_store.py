@@ -21,6 +21,7 @@ import pytest
 from backend.base.errors import StoreError
 from backend.base.labeling import (
     DELETED,
+    IMPORTED_S,
     VALIDATION,
     Annotation,
     Asked,
@@ -956,7 +957,7 @@ def test_finding_validation_tasks_reads_only_their_records(store: ProjectStore, 
     assert "own_asked_validation" in step
 
 
-def test_the_recent_annotations_are_the_latest_by_people(store: ProjectStore) -> None:
+def test_the_recent_annotations_are_the_latest_that_people_made_here(store: ProjectStore) -> None:
     given = [
         annotation(1, updated_at="2026-01-01T12:00:03Z"),
         annotation(2, updated_at="2026-01-01T12:00:02Z", annotator=2),
@@ -964,11 +965,13 @@ def test_the_recent_annotations_are_the_latest_by_people(store: ProjectStore) ->
         annotation(4, updated_at="2026-01-01T12:00:09Z", annotator=4, is_ground_truth=True),
         annotation(5, updated_at="2026-01-01T12:00:09Z", annotator=None),
         annotation(6, updated_at="2026-01-01T12:00:09Z", annotator=DELETED),
+        annotation(7, updated_at="2026-01-01T12:00:09Z", annotator=7, seconds=IMPORTED_S),
     ]
     store.record_tasks([task(1, *given)], NOON)
     assert store.recent_annotations(2) == {1: given[:2]}
     noon = datetime(2026, 1, 1, 12, tzinfo=UTC).timestamp()
     assert store.last_annotated() == {1: noon + 3, 2: noon + 2, 3: noon + 1}
+    assert store.annotation_times(9) == [noon + 1, noon + 2, noon + 3, noon + 9]
 
 
 def test_a_deleted_skip_is_kept_once(store: ProjectStore) -> None:
