@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import _thread
 import argparse
 import os
 import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 from backend.base.errors import TightloopError
 
 ROOT = Path(__file__).resolve().parents[2]
+REPEAT_AFTER_S = 0.05
 EXIT_CODES = """\
 exit codes:
   0  done
@@ -41,7 +45,8 @@ def run(main: Callable[[], int]) -> NoReturn:
     """
     try:
         try:
-            code = main()
+            with _repeat_ignored_interrupts():
+                code = main()
         finally:
             sys.stdout.flush()  # a closed pipe must raise its error here, where it is caught
     except TightloopError as error:
@@ -54,3 +59,24 @@ def run(main: Callable[[], int]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 128 + signal.SIGPIPE
     sys.exit(code)
+
+
+@contextmanager
+def _repeat_ignored_interrupts() -> Iterator[None]:
+    """Repeat a Ctrl-C that arrived in a callback or destructor, where Python ignores exceptions."""
+    former = sys.unraisablehook
+
+    def repeat(ignored: sys.UnraisableHookArgs) -> None:
+        if ignored.exc_type is not KeyboardInterrupt:
+            former(ignored)
+            return
+        # Not at once, because the callback has not returned yet.
+        timer = threading.Timer(REPEAT_AFTER_S, _thread.interrupt_main)
+        timer.daemon = True
+        timer.start()
+
+    sys.unraisablehook = repeat
+    try:
+        yield
+    finally:
+        sys.unraisablehook = former

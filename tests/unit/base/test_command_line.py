@@ -211,6 +211,22 @@ def test_help_into_a_closed_pipe_prints_no_error(module: str) -> None:
     assert done.returncode == 141  # the shell's exit code for SIGPIPE
 
 
+def test_ctrl_c_in_a_destructor_still_ends_the_command() -> None:
+    ignored = """
+    class Ignorant:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+    import signal
+    Ignorant()
+    time.sleep(60)
+    return 0
+"""
+    with start(ignored) as interrupted:
+        _, errors = interrupted.communicate(timeout=PATIENCE_S)
+    assert interrupted.returncode == 130
+    assert "Traceback" not in errors
+
+
 def test_ctrl_c_during_a_real_command_exits_with_130_and_no_traceback(tmp_path: Path) -> None:
     command = [
         sys.executable,
