@@ -26,7 +26,8 @@ class CatalogImage:
     # As the index stores it (see `quoted`); "" for images of CIFAR-10 and the digits.
     location: str
     split: SplitName
-    known_label: str  # as the source names it, "" if unknown
+    # As the source names it; "" if unknown, or if the source has lost the image or it is damaged
+    known_label: str
     is_removed: bool  # the source does not list the image any more
 
 
@@ -122,13 +123,15 @@ def open_catalog(
 def _of_index(index: Index) -> Catalog:
     ids = index.image_ids.tolist()
     copy_of = index.table["copy_of"].to_pylist()
+    is_removed = index.table["is_removed"].to_numpy()
+    is_usable = ~is_removed & (index.table["left_out"].to_numpy() == "")
     return Catalog(
         index.source,
         ids,
         index.table["location"].to_pylist(),
         index.splits,
-        index.labels.tolist(),
-        index.table["is_removed"].to_numpy(),
+        np.where(is_usable, index.labels, "").tolist(),
+        is_removed,
         {i: first for i, first in zip(ids, copy_of, strict=True) if first},
         has_sample=index.sample is not None,
     )

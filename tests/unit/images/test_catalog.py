@@ -31,6 +31,21 @@ def test_it_knows_the_images_that_the_pool_knows(tmp_path: Path) -> None:
     assert catalog.find("of no image") is None
 
 
+def test_held_out_images_that_are_damaged_or_lost_are_left_out(tmp_path: Path) -> None:
+    folder, index = make_folder(tmp_path / "pool"), tmp_path / "pool.parquet"
+    (folder / "test/cat/damaged.png").write_bytes(b"no image")
+    save_image(folder / "test/cat/lost.png", (9, 9, 9))
+    open_pool(str(folder), tmp_path, seed=0, index=index)
+    (folder / "test/cat/lost.png").unlink()
+    open_pool(str(folder), tmp_path, seed=0, index=index)
+    catalog = open_catalog(str(folder), tmp_path, index, seed=0, validation=KNOWN)
+    of_test = {image.location for image in catalog.held_out() if image.split == "test"}
+    assert of_test == {"test/cat/0.png", "test/dog/0.png"}
+    lost = catalog.find(digest("test/cat/lost.png"))
+    assert lost is not None
+    assert lost.is_removed
+
+
 def test_a_copy_counts_for_the_first_image_even_in_the_sample(tmp_path: Path) -> None:
     folder, index = tmp_path / "pool", tmp_path / "pool.parquet"
     for i in range(20):

@@ -121,6 +121,7 @@ READERS: dict[str, tuple[Callable[[ProjectStore], object], object]] = {
     "new_images": (ProjectStore.new_images, set()),
     "queried_images": (ProjectStore.queried_images, set()),
     "label_counts": (ProjectStore.label_counts, {}),
+    "asked": (ProjectStore.asked, {}),
     "asked_probs": (lambda store: store.asked_probs(2), {}),
     "fold_probs": (lambda store: store.fold_probs(2), {}),
     "recent_annotations": (lambda store: store.recent_annotations(200), {}),
@@ -862,6 +863,7 @@ def test_the_probabilities_an_image_was_asked_with_are_kept_exactly(store: Proje
     store.record_asked([asked])
     assert store.asked_probs(3) == {}  # no task has it
     assert store.queried_images() == {"img-1"}
+    assert store.asked() == {"img-1": Asked("img-1", 3, "margin", "r0003", 0.5)}
     store.record_tasks([task(1)], NOON)
     [(image_id, row)] = store.asked_probs(3).items()
     assert image_id == "img-1"
