@@ -49,15 +49,23 @@ def _data(model: ExportedModel, record: ProjectRecord) -> str:
     lines = [
         "## Data and labels",
         "",
-        f"The model was trained on {meta.labels:,} labeled images from `{meta.pool}`. Active "
-        "learning chose most of them because the model was unsure about them, so they are not a "
-        "random sample of the images.",
+        f"The model was trained on {meta.labels:,} labeled images from `{meta.pool}`. "
+        f"{_selection(meta.strategy)}",
         "",
         *(f"- {name}: {count:,} labels" for name, count in _label_counts(model, record).items()),
     ]
     if record.seed_labels:
         lines += ["", "Part of the labels came with the data set; annotators chose the others."]
     return "\n".join(lines)
+
+
+def _selection(strategy: str) -> str:
+    if strategy == "random":
+        return "They were chosen at random."
+    return (
+        f"Most of them were chosen by the query strategy `{strategy}`, so they are not a random "
+        "sample of the images."
+    )
 
 
 def _label_counts(model: ExportedModel, record: ProjectRecord) -> dict[str, int]:
@@ -130,7 +138,7 @@ def _limits(model: ExportedModel, *, has_onnx: bool) -> str:
     if has_onnx:
         lines.append(
             "- `model.onnx` takes decoded images. Tightloop and `predict.py` decode large JPEG "
-            "files at a fraction of their size, so that the probabilities differ slightly."
+            "files at a fraction of their size, which changes the probabilities by about 0.01."
         )
     if model.removed:
         lines.append(

@@ -49,8 +49,10 @@ def export_model(
     folder = folder or Path(model.meta.version)
     with new_folder(folder, is_forced=is_forced) as draft:
         notice = _write_onnx(model, draft / ONNX, progress)
-        tensor_file.write_tensors(draft / tensor_file.WEIGHTS_FILE, model.state)
         _write_json(draft / "classes.json", model.classes)
+        weights = draft / tensor_file.WEIGHTS_FILE
+        tensor_file.write_tensors(weights, model.state)
+        weights.chmod((draft / "classes.json").stat().st_mode)  # others may read exported files
         _write_json(draft / "inference.json", _inference(model))
         _write_json(draft / "metrics.json", _metrics(model))
         script = TEMPLATES / f"predict_{model.meta.framing}.txt"

@@ -92,6 +92,11 @@ def test_a_card_explains_onnx_only_if_the_folder_has_it(tmp_path: Path, has_onnx
     assert ("onnx" in card(tmp_path, has_onnx=has_onnx)) == has_onnx
 
 
+def test_a_card_says_how_the_images_were_chosen(tmp_path: Path) -> None:
+    assert "chosen by the query strategy `margin`, so they are not a random" in card(tmp_path)
+    assert "They were chosen at random." in card(tmp_path, version="r0002", strategy="random")
+
+
 def test_a_card_says_where_a_head_comes_from(tmp_path: Path) -> None:
     save(tmp_path, meta(classes=(CAT, DOG, OWL)))
     text = card(tmp_path, version="r0001h02")

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from backend.base.errors import ExportError
+from backend.store.registry import Registry
 from scripts import export
 from tests.unit.images.image_folders import save_image
 from tests.unit.results.exporter import Exporter, set_up
+from tests.unit.store.test_registry import meta, save
 
 Command = Callable[..., tuple[str, str]]
 
@@ -92,3 +94,31 @@ def test_an_existing_file_is_replaced_only_with_force(
 def test_copy_needs_the_layout_folder(command: Command) -> None:
     with pytest.raises(SystemExit):
         command("labels", "--copy")
+
+
+def test_the_version_in_service_is_exported_here_without_onnx_if_it_is_not_installed(
+    exporter: Exporter, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # as if it were not installed
+    save(exporter.root, meta())
+    Registry(exporter.root).promote("r0001")
+    printed, notes = command("model")
+    assert printed == "r0001: README.md explains how to use the model\n"
+    assert notes.startswith("model.onnx was left out, because onnx, onnxruntime and onnxscript")
+    assert notes.endswith(": `make install` installs them\n")
+    assert (tmp_path / "here/r0001/predict.py").is_file()
+    assert not (tmp_path / "here/r0001/model.onnx").exists()
+
+
+def test_a_named_version_is_exported_to_a_named_folder(
+    exporter: Exporter, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    save(exporter.root, meta(1))
+    save(exporter.root, meta(2))
+    Registry(exporter.root).promote("r0001")
+    command("model", "r0002", "--folder", "birds")
+    with pytest.raises(ExportError, match="--force"):
+        command("model", "--folder", "birds")
+    metrics = (tmp_path / "here/birds/metrics.json").read_text()
+    assert '"version": "r0002"' in metrics
