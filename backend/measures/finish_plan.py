@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import betabinom
 
 from backend.base.arrays import Scores
 from backend.measures.acceptance import sample_size, unlimited_size
@@ -148,5 +147,7 @@ def _pass_probability(
     The error rate has Jeffreys' prior, Beta(1/2, 1/2), updated by the validation images that reach
     the threshold. The number of errors in a sample is therefore beta-binomial.
     """
+    from scipy.stats import betabinom  # a slow import that only plans need
+
     n_errors = np.arange(allowed_errors + 1)[:, None]
     return betabinom.pmf(n_errors, n_sample, n_wrong + 0.5, n_right + 0.5).sum(axis=0)

@@ -102,7 +102,7 @@ def _work(settings: Settings, queue: str) -> None:
     # Import the slow libraries once before forking instead of in every job. Each child initializes
     # CUDA.
     from cleanlab import multiannotator  # noqa: F401
-    from scipy import optimize  # noqa: F401
+    from scipy import optimize, stats  # noqa: F401
     from sklearn import cluster, linear_model  # noqa: F401
 
     from backend.workers import jobs  # noqa: F401
