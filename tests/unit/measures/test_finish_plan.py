@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy.special import softmax
+from scipy.stats import beta, binom
 
 from backend.base.arrays import Scores
 from backend.measures.acceptance import sample_size, share_of
@@ -49,6 +50,18 @@ def test_a_model_that_is_always_right_may_label_all_images() -> None:
     assert plan.n_above == 1000
 
 
+def test_the_chance_to_pass_averages_over_the_error_rates_that_validation_leaves_open() -> None:
+    # 1,000 right and 3 wrong: the rate is Beta(3 + 3/2, 1,000 + 1/2), here as 20,000 quantiles.
+    confidence = np.full(1003, 0.9, np.float32)
+    plan = choose_plan(
+        confidence, np.arange(1003) >= 3, np.full(5000, 0.9, np.float32), 0.02, SHARE
+    )
+    assert plan is not None
+    rates = beta.ppf((np.arange(20_000) + 0.5) / 20_000, 4.5, 1000.5)
+    expected = binom.cdf(plan.allowed_errors, plan.n_sample, rates).mean()
+    assert plan.pass_probability == pytest.approx(expected, abs=1e-4)
+
+
 def test_a_weak_model_a_few_validation_images_or_a_small_pool_allow_no_plan() -> None:
     confidence, is_right, pool = two_groups()
     assert choose_plan(confidence, np.arange(800) % 10 != 0, pool, 0.02, SHARE) is None
@@ -76,13 +89,13 @@ def test_the_promise_is_kept_in_98_of_100_runs_however_badly_the_model_is_calibr
 ) -> None:
     outcomes = [try_once(np.random.default_rng([seed, 7]), temperature) for seed in range(100)]
     passed = [is_kept for plan, is_kept in outcomes if plan is not None and is_kept is not None]
-    assert len(passed) >= 30
+    assert len(passed) >= 60
     assert passed.count(False) <= 2
 
 
 def try_once(rng: np.random.Generator, temperature: float) -> tuple[FinishPlan | None, bool | None]:
     """Return the plan of a random model, and whether the promise was kept, or None if not made."""
-    logits = rng.normal(0, 3, (6500, 5))
+    logits = rng.normal(0, 5, (6500, 5))
     true_probs = softmax(logits, axis=1)
     labels = (true_probs.cumsum(axis=1) < rng.random((6500, 1))).sum(axis=1)
     probs = rescale(true_probs.astype(np.float32), temperature)
