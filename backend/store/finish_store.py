@@ -230,7 +230,9 @@ class FinishStore(Mirror):
     def sample_annotations(self, number: int) -> dict[int, list[Annotation]]:
         """Return the annotations of a try's acceptance sample, grouped by task, oldest first."""
         return self._annotations(
-            f"AND image_id IN ({_SAMPLED}) ORDER BY task_id, annotation_id", number
+            f"AND task_id IN (SELECT task_id FROM mirror_task WHERE image_id IN ({_SAMPLED})) "
+            "ORDER BY task_id, annotation_id",
+            number,
         )
 
 

@@ -13,7 +13,7 @@ from backend.base.labeling import ACCEPTANCE, NewTask, Prediction
 from backend.images.known_labels import true_labels
 from backend.images.pool import Pool
 from backend.measures.finish_plan import FinishPlan
-from backend.rounds import batches, finish, observe
+from backend.rounds import batches, finish, observe, ordering
 from backend.rounds.finish_reading import FinishReading, read_finish
 from backend.rounds.loop import Loop, push_lock
 from backend.rounds.prospect import Prospect, look_ahead
@@ -225,6 +225,22 @@ def test_the_sample_keeps_its_place_and_shows_no_guess_after_a_new_order(
     train(trained, is_forced=True)
     for task_id, _ in open_of_sample(project):
         assert project.predictions[task_id]["r0002"] == Prediction(None, None, 0.0, "r0002")
+
+
+def test_a_decided_image_whose_task_is_still_open_is_not_put_first_any_more(
+    trained: Loop, project: OracleProject
+) -> None:
+    begin(trained)
+    look(trained)
+    project.answer(min(set(project.by_task) - set(of_sample(project)) - set(range(41))), "1")
+    task_id = disagree(trained, project, annotator=2)
+    look(trained)
+    assert task_id in project.asked_again
+    project.change(task_id, model_label(trained, project.by_task[task_id]))
+    observe.read_changes(project, trained.store)
+    project.delete_predictions("r0001")
+    ordering.order_open_tasks(trained)
+    assert project.predictions[task_id] == {}
 
 
 def test_blind_tasks_have_no_hint(trained: Loop, project: OracleProject) -> None:
