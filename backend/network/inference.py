@@ -13,7 +13,6 @@ from torch.nn import functional as F
 
 from backend.base.arrays import Embeddings, Images, Probs
 from backend.base.errors import BrokenVersionError
-from backend.network.resnet import ResNet18
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # as used to train torchvision's weights
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -23,14 +22,15 @@ def load_model(
     state: Mapping[str, Tensor], n_classes: int, device: torch.device | str
 ) -> nn.Module:
     """Load `state` into a ResNet-18. Raises BrokenVersionError if the tensors do not fit."""
+    from torchvision.models import resnet18  # a slow import that most commands do not need
+
     with torch.device("meta"):  # skips drawing random weights that would be overwritten anyway
-        model = ResNet18(n_classes)
+        model = resnet18(num_classes=n_classes)
     try:
         model.load_state_dict(state, assign=True)
     except RuntimeError as error:
         raise BrokenVersionError(f"not a ResNet-18 of {n_classes} classes: {error}") from None
-    model.to(device).to(memory_format=torch.channels_last)
-    return model.eval().requires_grad_(False)
+    return model.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
 @dataclass(frozen=True)

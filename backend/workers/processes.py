@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 def run_backend(settings: Settings) -> None:
     """Serve the Label Studio ML backend over HTTP."""
+    import torchvision  # noqa: F401  # this is slow, so import it before the first request
+
     from backend.web.server import serve
     from backend.web.serving import create_app
     from backend.workers.cores import share_cores
@@ -48,8 +50,6 @@ def run_dashboard(settings: Settings) -> None:
 
 def run_trainer(settings: Settings) -> None:
     """Run the worker that retrains; stop immediately if DEVICE=cuda and no GPU is available."""
-    import torch._dynamo  # noqa: F401  # the first optimizer of each job would import this
-
     from backend.network.device import find_device
 
     # Query the driver's library, because CUDA must not be initialized before a fork.
@@ -101,6 +101,7 @@ def _work(settings: Settings, queue: str) -> None:
     """Run an RQ worker, which forks a child process for each job."""
     # Import the slow libraries once before forking instead of in every job. Each child initializes
     # CUDA.
+    import torchvision  # noqa: F401
     from cleanlab import multiannotator  # noqa: F401
     from scipy import optimize, stats  # noqa: F401
     from sklearn import cluster, linear_model  # noqa: F401

@@ -31,7 +31,7 @@ ROOMS = (
 CORE = ("measures", "people", "asking", "network")
 CORE_MAY_IMPORT = {
     "__future__", "backend", "bisect", "cleanlab", "collections", "contextlib", "dataclasses",
-    "functools", "io", "itertools", "math", "numpy", "scipy", "sklearn", "torch",
+    "functools", "io", "itertools", "math", "numpy", "scipy", "sklearn", "torch", "torchvision",
     "typing", "warnings",
 }  # fmt: skip
 LIBRARIES = {

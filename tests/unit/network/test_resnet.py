@@ -3,22 +3,8 @@
 from __future__ import annotations
 
 import torch
-from torchvision.models import resnet18
 
 from backend.network import resnet
-
-
-def test_the_network_and_the_weights_of_a_seed_are_those_of_torchvision() -> None:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(7)
-        theirs = resnet18(num_classes=3)
-    ours = resnet.build(3, None, seed=7)
-    state = theirs.state_dict()
-    assert list(ours.state_dict()) == list(state)
-    assert all(torch.equal(tensor, state[name]) for name, tensor in ours.state_dict().items())
-    images = torch.rand(4, 3, 33, 64)
-    for mode in (True, False):
-        assert torch.equal(ours.train(mode)(images), theirs.train(mode)(images))
 
 
 def test_the_same_seed_builds_the_same_model_and_another_seed_another_head() -> None:
