@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 from backend.images.known_labels import true_labels
 from backend.labelstudio.project import LabelStudioProject
@@ -33,7 +35,7 @@ def people_of(stack: Stack) -> Iterator[list[Person]]:
         yield people
 
 
-def test_people_check_a_sample_and_the_model_labels_the_rest(stack: Stack) -> None:
+def test_people_check_a_sample_and_the_model_labels_the_rest(stack: Stack, tmp_path: Path) -> None:
     settings = {"POOL": "digits", "SEED_LABELS": "400"}
     with stack.with_project("Labeled by the model", **settings) as own, people_of(own) as people:
         ann, bo, cy = people
@@ -111,3 +113,14 @@ def test_people_check_a_sample_and_the_model_labels_the_rest(stack: Stack) -> No
             "can be labeled by the model (at most 30 % wrong, with 95 % confidence)" in told.stdout
         )
         assert [error for error in status["errors"] if "label the rest" in error["where"]] == []
+
+        # Exported labels by the model are told from those by people
+        exported = own.run("scripts.export", "labels", str(tmp_path / "labels.csv"), *option)
+        assert exported.returncode == 0, exported.stderr
+        with (tmp_path / "labels.csv").open(newline="") as file:
+            rows = {row["image_id"]: row for row in csv.DictReader(file)}
+        by_model = {i: row["label"] for i, row in rows.items() if row["labeled_by"] == "model"}
+        assert by_model == {i: label.label for i, label in model_labels.items()}
+        assert {(rows[i]["labeled_by"], rows[i]["asked_strategy"]) for i in labels} == {
+            ("people", "acceptance")
+        }
