@@ -22,7 +22,7 @@ from backend.base.settings import load_settings
 from backend.measures.finish_plan import FinishPlan
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds import finish
-from backend.rounds.finish_progress import finish_progress, finish_sentence, percent
+from backend.rounds.finish_progress import finish_progress, finish_sentence, percent, promise
 from backend.rounds.loop import Loop, push_lock
 from backend.rounds.observe import read_everything_changed
 from backend.rounds.prospect import OUTLOOK_ERRORS, Prospect, look_ahead
@@ -109,8 +109,7 @@ def _print_progress(loop: Loop) -> None:
     print(f"{sentence[0].upper()}{sentence[1:]}")
     if progress.state == "asking":
         print(
-            f"If it passes, the model labels {progress.model_labels:,} images (at most "
-            f"{percent(progress.max_error)} wrong, with 95 % confidence)"
+            f"If it passes, the model labels {progress.model_labels:,} images ({promise(progress)})"
         )
 
 

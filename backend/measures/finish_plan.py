@@ -111,7 +111,9 @@ def _draft_plans(
 
     Their thresholds are at evenly spaced ranks of the unlabeled images.
     """
-    if not len(unlabeled):
+    # If this holds, even a sample of all images would be too small. SciPy would search for the size
+    # for ever if `max_error` is tiny.
+    if (1 - max_error) ** len(unlabeled) > share:
         return
     ranks = np.linspace(0, 1, N_THRESHOLDS, endpoint=False)
     thresholds = np.unique(np.quantile(unlabeled, ranks, method="lower"))

@@ -41,6 +41,8 @@ def new_folder(path: Path, *, is_forced: bool) -> Iterator[Path]:
     ExportError.
     """
     with _output_errors(path):
+        if path.is_symlink() or not path.name:
+            raise ExportError(f"{path} is a link or has no name: name a new folder")
         is_taken = path.exists() and not (path.is_dir() and not any(path.iterdir()))
         if is_taken and not (path / MARKER).is_file():
             raise ExportError(f"{path} already exists and is not an export: choose another path")
@@ -72,13 +74,19 @@ def _draft_of(path: Path) -> Iterator[Path]:
     """Yield a path beside `path`, and delete what the block leaves there."""
     draft = path.with_name(f".{path.name}.draft-{os.getpid()}")
     path.parent.mkdir(parents=True, exist_ok=True)
+    # In a container, an export that was killed may have had the same process id.
+    _delete(draft)
     try:
         yield draft
     finally:
-        if draft.is_dir():
-            shutil.rmtree(draft, ignore_errors=True)
-        else:
-            draft.unlink(missing_ok=True)
+        _delete(draft)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _check_free(path: Path, *, is_taken: bool, is_forced: bool) -> None:

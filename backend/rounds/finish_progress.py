@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from backend.base.settings import Settings
+from backend.measures.acceptance import allowed_wrong
 from backend.people.pace import annotations_per_hour
 from backend.rounds.finish_reading import project_reading
 from backend.store.finish_store import FinishStore, TryState
@@ -110,12 +111,18 @@ def percent(share: float) -> str:
     return f"{100 * share:.3g} %"
 
 
-def _labeled(progress: FinishProgress) -> str:
-    is_share_kept = progress.most_wrong <= progress.max_error * progress.model_labels
+def promise(progress: FinishProgress) -> str:
+    """Return how many of the model's labels may be wrong, as a share if it is the last try's."""
+    allowed = allowed_wrong(progress.model_labels, progress.max_error)
+    is_share_kept = progress.most_wrong <= allowed
     wrong = percent(progress.max_error) if is_share_kept else f"{progress.most_wrong:,}"
+    return f"at most {wrong} wrong, with 95 % confidence"
+
+
+def _labeled(progress: FinishProgress) -> str:
     return (
-        f"{progress.model_labels:,} of {progress.unlabeled:,} can be labeled by the model (at most "
-        f"{wrong} wrong, with 95 % confidence)"
+        f"{progress.model_labels:,} of {progress.unlabeled:,} can be labeled by the model "
+        f"({promise(progress)})"
     )
 
 

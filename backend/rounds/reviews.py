@@ -29,10 +29,16 @@ TITLE_END = ": review"
 
 
 def find_label_errors(loop: Loop, progress: Progress) -> list[LikelyError]:
-    """Find the labels that are most likely wrong, worst first."""
+    """Find the labels that are most likely wrong, worst first.
+
+    Images of an acceptance sample are left out while people label it. Otherwise, mostly labels that
+    differ from the model's would be reviewed, and reviewers would see why.
+    """
     read_everything_changed(loop.project, loop.store)
     reading = read_labels(loop, loop.store.annotations(), progress)
-    return likely_errors(reading.annotations, reading.probs, reading.consensus, loop.names)
+    found = likely_errors(reading.annotations, reading.probs, reading.consensus, loop.names)
+    accepted = set(map(loop.pool.canonical, loop.finish_store.asked_images()))
+    return [error for error in found if error.image_id not in accepted]
 
 
 def find_reviews(settings: Settings, root: Path) -> LabelStudioProject | None:

@@ -72,6 +72,13 @@ def test_a_weak_model_a_few_validation_images_or_a_small_pool_allow_no_plan() ->
     assert choose_plan(confidence, is_right, nothing, 0.02, SHARE) is None
 
 
+@pytest.mark.parametrize("max_error", [1e-5, 1e-17, 1e-300])
+def test_a_promise_for_which_even_a_sample_of_all_images_is_too_small_allows_no_plan(
+    max_error: float,
+) -> None:
+    assert choose_plan(*two_groups(), max_error, SHARE) is None
+
+
 def test_the_smallest_error_is_the_first_percentage_with_a_plan() -> None:
     confidence, _, pool = two_groups()
     is_right = np.arange(800) % 10 != 0  # 10 % wrong at any confidence

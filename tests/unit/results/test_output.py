@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import shutil
 from collections.abc import Iterator
@@ -125,3 +126,31 @@ def test_a_place_that_cannot_be_written_is_explained(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ExportError, match=r"cannot be written .*nothing was changed"):
         write_file(tmp_path / "file/labels.csv", "")
+
+
+def test_a_draft_that_a_killed_export_left_is_replaced(tmp_path: Path) -> None:
+    left = tmp_path / f".export.draft-{os.getpid()}"
+    left.mkdir()
+    (left / "half").write_text("")
+    write_folder(tmp_path / "export", "labels.csv")
+    assert contents(tmp_path) == ["export"]
+    assert contents(tmp_path / "export") == [MARKER, "labels.csv"]
+
+
+@pytest.mark.parametrize("name", ["", "."])
+def test_the_working_folder_is_not_replaced_even_if_it_is_empty(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ExportError, match="has no name"):
+        write_folder(Path(name), "labels.csv")
+
+
+def test_a_link_to_an_export_is_not_replaced(tmp_path: Path) -> None:
+    write_folder(tmp_path / "export", "first")
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "export")
+    with pytest.raises(ExportError, match="is a link"):
+        write_folder(link, "second", is_forced=True)
+    assert contents(tmp_path / "export") == [MARKER, "first"]
+    assert contents(tmp_path) == ["export", "link"]

@@ -9,7 +9,13 @@ import pytest
 
 from backend.base.labeling import Annotation, Task, TaskReading
 from backend.base.settings import Settings
-from backend.rounds.finish_progress import FinishProgress, finish_progress, finish_sentence, percent
+from backend.rounds.finish_progress import (
+    FinishProgress,
+    finish_progress,
+    finish_sentence,
+    percent,
+    promise,
+)
 from backend.store.finish_store import FinishStore
 from backend.store.project_record import write_record
 from backend.store.project_store import ProjectStore
@@ -114,6 +120,21 @@ def test_promises_of_several_tries_add_up(root: Path) -> None:
     finish.end(2, "passed", 0, 2.0, 2)
     progress = progress_of(root)
     assert (progress.number, progress.model_labels, progress.most_wrong) == (2, 8, 2)
+
+
+def test_a_share_is_promised_only_for_all_labels_by_the_model_together(root: Path) -> None:
+    finish = FinishStore(root)
+    finish.begin(FIRST, IMAGES, SAMPLE)
+    finish.end(1, "passed", 0, 1.0, 2)
+    others = [replace(image, image_id=f"j{n}") for n, image in enumerate(IMAGES)]
+    finish.begin(replace(FIRST, number=2, max_error=0.1), others, ["j0", "j1"])
+    # One of the first 4 labels and none of the next 4: more than 10 % of 8
+    assert promise(progress_of(root)) == "at most 1 wrong, with 95 % confidence"
+
+
+def test_a_share_of_which_rounding_loses_a_bit_is_still_named() -> None:
+    exact = replace(PASSED, model_labels=100, max_error=0.29, most_wrong=29)  # 0.29 * 100 < 29
+    assert promise(exact) == "at most 29 % wrong, with 95 % confidence"
 
 
 def test_the_sentence_of_a_large_project() -> None:

@@ -27,6 +27,7 @@ from backend.rounds import reviews as reviews_module
 from backend.rounds.decide import decide
 from backend.rounds.loop import Loop
 from backend.rounds.reviews import collect_reviews, find_label_errors, push_reviews, review_title
+from backend.store.finish_store import FinishImage, FinishTry
 from backend.store.project_record import project_root, write_record
 from backend.store.project_store import ProjectStore
 from backend.workers import jobs
@@ -126,6 +127,17 @@ def test_pushing_again_creates_tasks_only_for_images_without_one(
     assert push_reviews(loop, reviews, errors) == 1
     assert push_reviews(loop, reviews, errors) == 0
     assert sorted(task.image_id for task in reviews.tasks()) == list(IMAGES)
+
+
+def test_images_of_an_acceptance_sample_are_not_reviewed_while_people_label_it(
+    loop: Loop,
+) -> None:
+    begun = FinishTry(1, 0.0, "r0001", 0.1, 0.025, 0.9, 2, 1, 0, 2)
+    images = [FinishImage(image_id, "dog", 0.9) for image_id in ("img-2", "img-3")]
+    loop.finish_store.begin(begun, images, ["img-3"])
+    assert [error.image_id for error in find_label_errors(loop, quiet)] == ["img-1", "img-2"]
+    loop.finish_store.end(1, "failed", 1, 60.0)
+    assert [error.image_id for error in find_label_errors(loop, quiet)] == [*IMAGES]
 
 
 @pytest.mark.parametrize("title", ["Cats", "x" * 50, "x" * 41 + " and more"])
