@@ -33,7 +33,8 @@ SCHEMA = pa.schema((name, TYPES.get(name, pa.string())) for name in LABEL_COLUMN
 def write_csv(path: Path, rows: Sequence[LabelRow]) -> None:
     """Write a header and a line per image; an unknown value is empty."""
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        # Lines end as in RFC 4180. With "\n", Python would not quote names that contain "\r".
+        writer = csv.writer(file, lineterminator="\r\n")
         writer.writerow(LABEL_COLUMNS)
         writer.writerows([_as_text(value) for value in _values(row)] for row in rows)
 

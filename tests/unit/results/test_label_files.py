@@ -41,7 +41,8 @@ DOG = LabelRow(
 )  # fmt: skip
 ODD = (
     'comma, "quotes".jpg',
-    "line\nbreak\rreturn.jpg",
+    "line\nbreak.jpg",
+    "carriage\rreturn.jpg",
     "=cmd|' /C calc'!A0.jpg",
     "Ümläut 猫.jpg",
     "quoted:%FF.jpg",  # a path that is not UTF-8, as the index stores it
