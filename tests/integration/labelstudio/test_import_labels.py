@@ -134,7 +134,7 @@ def test_labels_of_an_attached_project_annotate_its_tasks_and_create_none(
         api.delete(f"/api/projects/{project_id}/").raise_for_status()
 
 
-@pytest.mark.parametrize("label", ["bird", ""])
+@pytest.mark.parametrize("label", ["no such class", ""])
 def test_a_wrong_file_is_refused_before_anything_is_sent(
     stack: Stack, tmp_path: Path, label: str
 ) -> None:
