@@ -78,7 +78,8 @@ def test_yes_begins_and_the_next_runs_show_how_far_it_is(
     looks = TrainingQueue(trained.settings.redis_url.get_secret_value()).hints(1).looks
     assert looks == 1
     assert command("--max-error", "0.02") == [
-        f"Acceptance sample: 0 of {asking.n_sample} labeled, 0 errors (0 allowed)",
+        f"Acceptance sample: 0 of {asking.n_sample} labeled, 0 errors "
+        f"({asking.allowed_errors} allowed)",
         f"If it passes, the model labels {asking.n_left} images (at most 10 % wrong, with 95 % "
         "confidence)",
     ]
