@@ -63,7 +63,7 @@ def _follow(loop: Loop, prospect: Prospect | None, arguments: Namespace) -> bool
     if not (arguments.yes or _is_confirmed(plan)):
         print("nothing was changed")
         return False
-    _begin(loop, arguments.max_error)
+    _begin(loop, plan)
     return True
 
 
@@ -146,14 +146,22 @@ def _is_confirmed(plan: FinishPlan) -> bool:
     return input(text).strip().casefold() in ("y", "yes")
 
 
-def _begin(loop: Loop, max_error: float) -> None:
-    """Begin the try with the annotations as they are now."""
+def _begin(loop: Loop, agreed: FinishPlan) -> None:
+    """Begin the try with the annotations as they are now.
+
+    Raises FinishError if people would have to label more images than the person has agreed to.
+    """
     with push_lock(loop):
         read_everything_changed(loop.project, loop.store)
         prospect = look_ahead(loop, lambda *_: None)
-        plan = prospect.plan(max_error)
+        plan = prospect.plan(agreed.max_error)
         if plan is None:
-            raise FinishError(prospect.advice(max_error))
+            raise FinishError(prospect.advice(agreed.max_error))
+        if plan.n_sample > agreed.n_sample:
+            raise FinishError(
+                f"the plan has just changed: people would have to label {plan.n_sample:,} images "
+                f"instead of {agreed.n_sample:,}. Nothing was changed; run the command again"
+            )
         begun = finish.begin(loop, plan, prospect)
     print(
         f"People are asked to label {begun.n_sample:,} images. With at most "

@@ -109,6 +109,22 @@ def test_a_person_at_a_terminal_is_asked_first(
     assert len(trained.finish_store.tries()) == n_tries
 
 
+def test_a_sample_that_grew_while_the_person_decided_is_not_begun(
+    command: Command, trained: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spend_a_try(_: str) -> str:
+        command("--max-error", "0.1", "--yes")
+        command("--cancel")
+        monkeypatch.setattr(sys, "argv", ["finish", "--max-error", "0.1"])
+        return "y"
+
+    monkeypatch.setattr("builtins.input", spend_a_try)
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    with pytest.raises(FinishError, match=r"have to label \d+ images instead of \d+"):
+        command("--max-error", "0.1")
+    assert [each.state for each in trained.finish_store.tries()] == ["canceled"]
+
+
 def test_without_a_terminal_yes_is_needed(command: Command, trained: Loop) -> None:
     with pytest.raises(FinishError, match="add --yes"):
         command("--max-error", "0.1")
