@@ -6,8 +6,8 @@
     python -m scripts.export model
     python -m scripts.export model r0007 --folder birds-model
 
-Labels are exported as of one moment, so people can go on labeling. A model is exported as a folder
-that needs nothing of Tightloop. The same state always gives the same bytes.
+Labels are exported as of one moment, so people can keep labeling. A model is exported as a folder
+that works without Tightloop. The same state always gives the same bytes.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ def main() -> int:
     """Export labels or a model."""
     parser = CommandParser(description=__doc__)
     commands = parser.add_subparsers(required=True)
-    labels = commands.add_parser("labels", help="every labeled image", description=__doc__)
+    labels = commands.add_parser("labels", help="export every labeled image", description=__doc__)
     _add_labels_options(labels)
     labels.set_defaults(export=partial(_export_labels, labels))
-    model = commands.add_parser("model", help="a model version", description=__doc__)
+    model = commands.add_parser("model", help="export a model version", description=__doc__)
     _add_model_options(model)
     model.set_defaults(export=_export_model)
     add_project_option(parser, labels, model)
@@ -70,13 +70,15 @@ def _add_labels_options(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--copy", action="store_true", help="with --layout folder, copy all images")
     parser.add_argument(
-        "--force", action="store_true", help="replace the file, or a folder of an earlier export"
+        "--force", action="store_true", help="replace the file, or the folder of an earlier export"
     )
 
 
 def _add_model_options(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "version", nargs="?", help="the version's name, for example r0007 (default: in service)"
+        "version",
+        nargs="?",
+        help="the version's name, for example r0007 (default: the version in service)",
     )
     parser.add_argument(
         "--folder", type=Path, help="the folder to write (default: the version's name)"
@@ -133,7 +135,7 @@ def _describe_labels(exported: Exported) -> str:
 
 
 def _remarks(exported: Exported) -> list[str]:
-    """Return what users should know about labels that are missing."""
+    """Return what to tell the user about missing annotations, predictions and images."""
     remarks = []
     if exported.problem:
         read_at = datetime.fromtimestamp(exported.read_at, UTC)
@@ -147,7 +149,7 @@ def _remarks(exported: Exported) -> list[str]:
         remarks.append(f"{exported.model_problem}; the columns model_… are empty")
     if exported.left_out:
         reasons = (f"{count:,} {reason}" for reason, count in exported.left_out.items())
-        remarks.append(f"annotations that give no label: {', '.join(reasons)}")
+        remarks.append(f"annotations that could not be used: {', '.join(reasons)}")
     if missing := exported.missing:
         shown = [f"{image!r} ({why})" for image, why in [*missing.items()][:FAULTS_SHOWN]]
         more = ", …" if len(missing) > FAULTS_SHOWN else ""

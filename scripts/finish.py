@@ -4,11 +4,11 @@
     python -m scripts.finish --max-error 0.02
     python -m scripts.finish --cancel
 
-Without options, this command shows how far it is, or what the model could label now. With
---max-error, it shows the plan and, once you agree, has people label the sample: random images among
-those that the model is confident about, without the model's guess, before all other images. If
-people find few enough errors, the model labels the other images that it is confident about. With
-95 % confidence, at most the given share of these labels is wrong.
+Without options, this command shows how far the current try is, or what the model could label now.
+With --max-error, it shows the plan. Once you agree, people are asked to label the sample before all
+other images, and without the model's guess. The sample contains random images that the model is
+confident about. If people find few enough errors, the model labels the other images that it is
+confident about. With 95 % confidence, at most the given share of these labels is wrong.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from scripts.console.progress_bars import progress_bar
 
 
 def main() -> int:
-    """Show the plan, begin a try, or show how far it is."""
+    """Show what the model could label, begin a try, show how far the try is, or cancel it."""
     arguments = _parse()
     settings = load_settings()
     with progress_bar() as progress:
@@ -42,14 +42,17 @@ def main() -> int:
         asking = loop.finish_store.asking()
         prospect = None if asking or arguments.cancel else look_ahead(loop, progress)
     is_changed = _cancel(loop) if arguments.cancel else _follow(loop, prospect, arguments)
-    if is_changed:  # the ranker carries out what follows
+    if is_changed:  # the ranker does the rest
         project_id = pick_project(settings.model_dir, arguments.project)
         TrainingQueue(settings.redis_url.get_secret_value()).request_look(project_id)
     return 0
 
 
 def _follow(loop: Loop, prospect: Prospect | None, arguments: Namespace) -> bool:
-    """Print how far it is; begin a try if the person wants it. Return whether a try has begun."""
+    """Print how far the last try is, and begin a try if the person confirms it.
+
+    Returns whether a try has begun.
+    """
     _print_progress(loop)
     if prospect is None:
         return False
@@ -75,7 +78,7 @@ def _parse() -> Namespace:
         metavar="SHARE",
         help="the largest share of wrong labels that you accept, for example 0.02",
     )
-    parser.add_argument("--yes", action="store_true", help="begin without asking")
+    parser.add_argument("--yes", action="store_true", help="begin without asking for confirmation")
     parser.add_argument(
         "--cancel",
         action="store_true",
@@ -89,7 +92,7 @@ def _parse() -> Namespace:
 
 
 def _share(text: str) -> float:
-    """Return an argument as a share of wrong labels."""
+    """Parse an argument as a share of wrong labels."""
     try:
         share = float(text)
     except ValueError:
@@ -114,7 +117,7 @@ def _print_progress(loop: Loop) -> None:
 
 
 def _table(prospect: Prospect, max_error: float | None) -> list[str]:
-    """Return what the model could label now, with a line for each share of wrong labels."""
+    """Return lines that state what the model could label now, for each share of wrong labels."""
     shares = sorted({*OUTLOOK_ERRORS, *([] if max_error is None else [max_error])})
     lines = [
         f"{prospect.version} could label these of the {len(prospect.image_ids):,} images that no "
@@ -138,7 +141,7 @@ def _describe(plan: FinishPlan) -> str:
 def _is_confirmed(plan: FinishPlan) -> bool:
     """Ask whether to begin."""
     if not sys.stdin.isatty():
-        raise FinishError("to begin without being asked, add --yes")
+        raise FinishError("to begin without confirmation, add --yes")
     text = (
         f"Have people label {plan.n_sample:,} random images without a guess, before all others? "
         "[y/N] "
@@ -171,7 +174,7 @@ def _begin(loop: Loop, agreed: FinishPlan) -> None:
 
 
 def _cancel(loop: Loop) -> bool:
-    """Give the images of the last try back; return True."""
+    """Give back the images of the last try, and return True."""
     with push_lock(loop):
         canceled = finish.cancel(loop)
     print(

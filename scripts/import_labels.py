@@ -1,12 +1,13 @@
-"""Import labels that were made elsewhere from a CSV file with the columns image, label, annotator.
+"""Import a CSV file of labels that were made elsewhere.
 
     python -m scripts.import_labels labels.csv --dry-run
     python -m scripts.import_labels labels.csv
 
-`image` is the path or address of an image as it came in, or its id. `annotator` is the email of an
-account in Label Studio; if it is empty, the label counts as the data set's own. The whole file is
-checked before anything is sent. Labels that are already there are not sent twice, so rerun the
-command to resume an interrupted import.
+The file has the columns image, label and annotator. `image` is the path or address of an image as
+the pool lists it, or the image's id. `annotator` is the email of an account in Label Studio; if it
+is empty, the label counts as a label from the data set. The whole file is checked before anything
+is sent. Labels that are already in Label Studio are not sent again, so rerun the command to resume
+an interrupted import.
 """
 
 from __future__ import annotations
@@ -66,12 +67,15 @@ def main() -> int:
 
 
 def accounts_of(project: LabelStudioProject) -> dict[str, int]:
-    """Return the ids of all users, by email in lower case."""
+    """Return a mapping from email in lower case to user id, for all users."""
     return {email.casefold(): user_id for user_id, email in project.annotator_emails().items()}
 
 
 def create_accounts(project: LabelStudioProject, emails: Iterable[str]) -> None:
-    """Create accounts. Raises LabelFileError before the first if any name is not an email."""
+    """Create an account for each email.
+
+    Raises LabelFileError, and creates no account, if any of them is not an email.
+    """
     wrong = [repr(email) for email in emails if "@" not in email]
     if wrong:
         more = ", …" if len(wrong) > NAMES_SHOWN else ""
@@ -85,7 +89,7 @@ def create_accounts(project: LabelStudioProject, emails: Iterable[str]) -> None:
 
 
 def describe(file: LabelFile, plan: ImportPlan, *, may_create: bool) -> Iterator[str]:
-    """Yield lines that say what happens to all labels in the file."""
+    """Yield lines that state what happens to the labels in the file."""
     n_of_tasks = sum(map(len, plan.new_tasks.values()))
     counts = {
         f"for {len(plan.new_tasks):,} new tasks": n_of_tasks,
@@ -104,7 +108,7 @@ def describe(file: LabelFile, plan: ImportPlan, *, may_create: bool) -> Iterator
 
 
 def _describe_missing(no_account: Mapping[str, int], *, may_create: bool) -> str:
-    """Name the annotators who have no account."""
+    """Return a line that names the annotators who have no account."""
     names = ", ".join(f"{name} ({count:,})" for name, count in [*no_account.items()][:NAMES_SHOWN])
     more = ", …" if len(no_account) > NAMES_SHOWN else ""
     what = (

@@ -53,7 +53,7 @@ class Settings(ProjectSettings):
     goal: GoalName = Field(
         "learn",
         description="What to query once the model may label the rest of the images: `learn` "
-        "queries the images that `STRATEGY` chooses, and `finish` the images that are left for "
+        "queries the images that `STRATEGY` chooses, and `finish` queries the images left for "
         "people, least confident first.",
     )
     overlap: OverlapName = Field(
@@ -249,7 +249,8 @@ class Settings(ProjectSettings):
         """Return the query strategy of a project.
 
         `is_finishing` states whether a try to have the model label the rest is asking or has
-        passed. With GOAL=finish, the images that are left for people then follow the confidence.
+        passed. With GOAL=finish, the images that are left for people are then queried least
+        confident first.
         """
         return "least_confidence" if is_finishing and self.goal == "finish" else self.strategy
 

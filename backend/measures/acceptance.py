@@ -30,7 +30,7 @@ def share_of(n_earlier_tries: int) -> float:
 
 
 def allowed_wrong(n_left: int, max_error: float) -> int:
-    """Return how many of the `n_left` images that the model labels may be wrong."""
+    """Return how many wrong labels are allowed if the model labels `n_left` images."""
     # Rounding keeps 7 % of 100 at 7, although 0.07 * 100 is slightly more in floating point.
     return math.floor(round(n_left * max_error, 6))
 
@@ -53,10 +53,10 @@ def unlimited_size(max_error: float, allowed_errors: int, share: float) -> int:
 def sample_size(n_images: int, max_error: float, allowed_errors: int, share: float) -> int | None:
     """Return how many of `n_images` people must label if `allowed_errors` of them may be wrong.
 
-    Returns None if they would have to label all images. The size is the smallest that is at least
-    `unlimited_size` and breaks the promise for the images that are left with a probability of at
-    most `share`, however many of the `n_images` are wrong (see `risk`). A small pool needs more
-    images than an unlimited one, because the sample takes correct images out of it.
+    Returns None if they would have to label all images. The size is the smallest size, but at least
+    `unlimited_size`, for which the promise about the images that are left is broken with a
+    probability of at most `share`, however many of the `n_images` are wrong (see `risk`). A small
+    pool needs more images than an unlimited one, because the sample takes correct images out of it.
     """
     smallest = unlimited_size(max_error, allowed_errors, share)
     for first in range(smallest, n_images, SIZES_AT_ONCE):
@@ -76,8 +76,8 @@ def risk(
     promise is broken if X <= c and more than A of the remaining N - n images are wrong, where A is
     `allowed_wrong`: E - X >= A + 1.
 
-    Only E <= A + 1 + c needs to be considered. Up to there, E - X >= A + 1 implies X <= c, and
-    E - X grows stochastically with E, so the probability rises. Beyond, X <= c implies
+    Only E <= A + 1 + c needs to be considered. Up to this limit, E - X >= A + 1 implies X <= c, and
+    E - X grows stochastically with E, so the probability rises. Above this limit, X <= c implies
     E - X >= A + 1, and P(X <= c) falls with E. The worst case is therefore E = A + 1 + c, for which
     the promise is broken exactly if X <= c.
     """
@@ -89,7 +89,7 @@ def risk(
 
 
 def error_bound(n_images: int, n_sampled: int, n_errors: int, share: float) -> float:
-    """Return the upper bound on the share of wrong images among those that were not sampled.
+    """Return the upper bound on the share of wrong labels among the images that were not sampled.
 
     The bound is too low with a probability of at most `share`. It inverts the exact test of
     Clopper and Pearson (1934) with the hypergeometric distribution: the bound is the largest number

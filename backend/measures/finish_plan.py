@@ -12,15 +12,16 @@ from numpy.typing import NDArray
 from backend.base.arrays import Scores
 from backend.measures.acceptance import sample_size, unlimited_size
 
-# In simulations with weak and good models, these values label 36 % of the images over two tries,
-# and predict well how often a try passes. Ten numbers of errors instead of twenty label 32 %;
-# thirty label hardly more than twenty, but people label a third more images.
+# In simulations with weak and good models, the model labels 36 % of the images in two tries with
+# these values, and they predict well how often a try passes. With ten numbers of errors instead of
+# twenty, the model labels 32 %. With thirty, it labels hardly more images, but people label a third
+# more.
 ALLOWED_ERRORS = range(20)
 N_THRESHOLDS = 50
 MIN_PASS_PROBABILITY = 0.5
-# The prior of the error rate is Beta(3/2, 1/2): Jeffreys' prior and one more error, because the
+# The prior of the error rate is Beta(3/2, 1/2): Jeffreys' prior plus one error, because the
 # threshold tends to be chosen where few validation images happen to be wrong. Jeffreys' prior alone
-# labels as many images, but predicts that 80 % of a weak model's tries pass if only 56 % do.
+# labels as many images, but predicts that 80 % of a weak model's tries pass when only 56 % do.
 PRIOR_WRONG, PRIOR_RIGHT = 1.5, 0.5
 MAX_ERRORS = range(1, 51)  # percent, for `smallest_max_error`
 
@@ -46,10 +47,10 @@ class FinishPlan:
 
     @property
     def n_expected(self) -> float:
-        """Return how many images the model labels on average; none if the try fails.
+        """Return how many images the model labels on average; a try that fails counts as none.
 
-        This is 0 for a plan that is not worth a try: it is unlikely to pass, or asks people for
-        more images than the model would label.
+        The number is 0 for a plan that is not worth a try, because the plan is unlikely to pass or
+        asks people for more images than the model would label.
         """
         is_worthwhile = (
             self.pass_probability >= MIN_PASS_PROBABILITY and self.n_by_model >= self.n_sample
@@ -64,11 +65,11 @@ def choose_plan(
     max_error: float,
     share: float,
 ) -> FinishPlan | None:
-    """Return the plan by which the model is expected to label the most images, or None.
+    """Return the plan with which the model is expected to label the most images, or None.
 
     `confidence` and `is_right` describe the validation images; `unlabeled` contains the confidence
-    of each image without a label. There is no plan unless one is likely to pass and lets the model
-    label at least as many images as it asks people for.
+    of each image without a label. A plan must be likely to pass, and must let the model label at
+    least as many images as people label in the sample.
 
     The choice cannot break the promise, which rests on the sample alone. It only decides how often
     a try passes, and for how many images.
@@ -90,7 +91,8 @@ def smallest_max_error(
 ) -> float | None:
     """Return the smallest `max_error` in steps of 1 % for which a plan exists, or None.
 
-    A plan for an error also exists for a larger error, because it needs a smaller sample.
+    If there is a plan for one `max_error`, there is also a plan for every larger one, because it
+    needs a smaller sample.
     """
 
     def has_plan(percent: int) -> bool:
@@ -107,12 +109,12 @@ def _draft_plans(
     max_error: float,
     share: float,
 ) -> Iterator[FinishPlan]:
-    """Yield plans whose samples are as small as in an unlimited pool, which takes no search.
+    """Yield plans with the sample sizes of an unlimited pool, which need no search.
 
     Their thresholds are at evenly spaced ranks of the unlabeled images.
     """
     # If this holds, even a sample of all images would be too small. SciPy would search for the size
-    # for ever if `max_error` is tiny.
+    # forever if `max_error` is tiny.
     if (1 - max_error) ** len(unlabeled) > share:
         return
     ranks = np.linspace(0, 1, N_THRESHOLDS, endpoint=False)
@@ -130,9 +132,9 @@ def _draft_plans(
 
 
 def _complete(draft: FinishPlan, validated: NDArray[np.bool_]) -> FinishPlan | None:
-    """Return the plan with the size that its number of images needs, or None if it needs all.
+    """Return the draft with the sample size that it needs, or None if it needs all images.
 
-    `validated` tells whether the model is right on each validation image above the threshold.
+    `validated` states whether the model is right on each validation image above the threshold.
     """
     n_sample = sample_size(draft.n_above, draft.max_error, draft.allowed_errors, draft.share)
     if n_sample is None:
@@ -153,8 +155,8 @@ def _pass_probability(
 ) -> NDArray[np.float64]:
     """Return the probability of at most `allowed_errors` errors in a sample, for each threshold.
 
-    The validation images that reach the threshold update the prior of the error rate, so that the
-    number of errors in a sample is beta-binomial.
+    The validation images that reach the threshold update the prior of the error rate. The number of
+    errors in a sample is therefore beta-binomial.
     """
     from scipy.stats import betabinom  # a slow import that only plans need
 

@@ -1,4 +1,4 @@
-"""Decide whether the model's labels for the images of an acceptance sample are right."""
+"""Decide whether the model's labels for the images in an acceptance sample are right."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ def decide_acceptance(
     *,
     may_reopen: bool = True,
 ) -> Outcome:
-    """Decide the label of one image of an acceptance sample from the annotations of its task.
+    """Decide the label of one image in an acceptance sample from the annotations of its task.
 
     The first annotator decides if the label is the model's. Otherwise, a second annotator is asked,
-    and a third if only one of the two chose the model's label. The majority decides, or a ground
-    truth. A label from the data set decides if no person has annotated the image.
+    and a third if only one of the two chose the model's label. The majority decides, unless one
+    annotation is ground truth. A label from the data set decides if no person has annotated the
+    image.
     """
 
     def may_be_an_error(labels: Sequence[str], is_open: bool) -> bool:  # noqa: ARG001
@@ -45,8 +46,8 @@ def decide_acceptance(
 
 
 def is_right(outcome: Outcome, model_label: str) -> bool | None:
-    """Return whether the model's label is right, or None while this is not decided.
+    """Return whether the model's label is right, or None while the image is not decided.
 
-    It is wrong if annotators could not decide on a label.
+    The model's label is wrong if the annotators did not settle on one label.
     """
     return None if outcome.state == "pending" else outcome.label == model_label

@@ -23,7 +23,7 @@ def has_duplicate_annotations(of_task: Sequence[Annotation]) -> bool:
 def active_annotators(annotations: Mapping[int, Sequence[Annotation]]) -> set[int]:
     """Return the annotators who made the latest annotations.
 
-    This excludes annotators who have left and people who only set ground truths, or whose
+    This excludes annotators who have left, people who only set ground truths, and annotators whose
     annotations were imported.
     """
     given = sorted(

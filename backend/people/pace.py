@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 BREAK_S = 300.0  # a longer time without any annotation is a break
-MEASURED_S = 86_400.0  # before the latest annotation
+MEASURED_S = 86_400.0  # how much time before the latest annotation counts
 MIN_ANNOTATIONS = 10
 
 
 def annotations_per_hour(times_s: Sequence[float]) -> float | None:
-    """Return how many annotations all people together make in an hour of work.
+    """Return how many annotations all people together make per hour of work.
 
-    `times_s` are the times of annotations in order, in seconds. Only the last day counts, without
-    its breaks. Returns None if there are too few annotations.
+    `times_s` contains the times of annotations in seconds, in order. Only the last day before the
+    latest annotation counts, without its breaks. Returns None if there are too few annotations.
     """
     latest = [at for at in times_s if at >= times_s[-1] - MEASURED_S]
     gaps = [later - earlier for earlier, later in pairwise(latest)]

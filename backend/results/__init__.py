@@ -1,1 +1,1 @@
-"""Bring labels and models out of Tightloop, and labels from elsewhere in."""
+"""Export labels and models, and import labels that were made elsewhere."""

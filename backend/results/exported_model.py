@@ -16,29 +16,29 @@ from backend.store.version_meta import Meta
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """A version's whole network, and the classes that its outputs stand for now."""
+    """A version's whole network, and the current classes that its outputs stand for."""
 
     meta: Meta
     state: State  # the weights of the body and of the last layer
     classes: tuple[str, ...]  # spelled as in the label config
     # The class of each output, as a position in `classes`. Two outputs belong to one class if the
-    # class of one of them was renamed to the other.
+    # class of one output was renamed to that of the other.
     class_of_output: tuple[int, ...]
     removed: tuple[str, ...]  # classes of the version that the project no longer has
     unknown: tuple[str, ...]  # classes of the project that joined after the version was trained
 
     @property
     def is_merged(self) -> bool:
-        """Return whether two outputs belong to one class, so that their probabilities add up."""
+        """Return whether a class has several outputs, whose probabilities must be added."""
         return len(self.classes) < len(self.class_of_output)
 
 
 def read_model(registry: Registry, version: str | None, classes: ClassList) -> ExportedModel:
     """Read a version, or the version in service if `version` is None.
 
-    Outputs for removed classes are dropped. The probabilities are still those that ClassList.align
-    returns, because it does not matter whether outputs are dropped before or after temperature
-    scaling. Raises NoModelError, BrokenVersionError or ExportError.
+    Outputs for removed classes are dropped. The probabilities still equal those that
+    ClassList.align returns, because it does not matter whether outputs are dropped before or after
+    temperature scaling. Raises NoModelError, BrokenVersionError or ExportError.
     """
     if version is None:
         meta = registry.current()
@@ -54,7 +54,7 @@ def read_model(registry: Registry, version: str | None, classes: ClassList) -> E
     names = tuple(dict.fromkeys(target for target in targets if target is not None))
     if len(names) < 2:
         raise ExportError(
-            f"{meta.version} knows only {len(names)} of the project's current classes: export a "
+            f"{meta.version} has only {len(names)} of the project's current classes: export a "
             "version that was trained after the classes changed"
         )
     state = registry.load_state(meta.version)

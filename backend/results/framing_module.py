@@ -2,8 +2,8 @@
 
 The functions in images/framing.py do this with Pillow. Here, tensor operations repeat Pillow's
 integer arithmetic, so that torch can export them. For whole images, the result is exactly the same,
-unless an image is much taller than wide: then, recent releases of Pillow resize the height before
-the width, and values differ by up to 1 of 255.
+unless an image is much taller than wide. Recent releases of Pillow resize the height of such an
+image before the width, so values differ by up to 1 of 255.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from backend.images.decode import GAP
 from backend.images.framing import View
 
-# Pillow computes with integers. These are its numbers of steps from 0 to 1.
+# Pillow computes with integers. It divides the range from 0 to 1 into these numbers of steps.
 BLOCK_STEPS = 2**24
 WEIGHT_STEPS = 2**22
 BICUBIC_REACH = 2.0  # pixels on each side that influence a pixel
@@ -32,7 +32,7 @@ class Framing(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return framed images with values from 0 to 255.
 
-        The size of no intermediate result but the first depends on the size of the images.
+        Only the first intermediate result has a size that depends on the size of the images.
         """
         # In double precision, sizes are rounded as in Python.
         height, width = (torch.scalar_tensor(n, dtype=torch.float64) for n in images.shape[1:3])
@@ -50,10 +50,10 @@ class Framing(nn.Module):
 
 
 class _Axis:
-    """The weights with which a row or column of blocks becomes a row or column of pixels."""
+    """The weights that turn a row or column of blocks into a row or column of pixels."""
 
     def __init__(self, positions: Tensor, weights: Tensor) -> None:
-        self.positions = positions  # of the blocks; some may lie outside of the image
+        self.positions = positions  # of the blocks; some may lie outside the image
         shares = weights / weights.sum(dim=1, keepdim=True)
         self.weights = (shares * WEIGHT_STEPS).round()  # (pixels, blocks)
 
@@ -65,7 +65,7 @@ class _Axis:
         place = place.remainder(2 * n_pixels)
         place = torch.minimum(place, 2 * n_pixels - 1 - place)
         step = n / n_pixels
-        # `factor` leaves fewer blocks than this.
+        # `factor` is chosen so that there are fewer blocks than this.
         positions = torch.arange(2 * GAP * side)
         distance = _distances(positions, (place + 0.5) * step, step)
         return _Axis(positions, (1 - distance).clamp(min=0) * (positions < n))
@@ -94,8 +94,8 @@ def _bicubic(x: Tensor) -> Tensor:
 
 
 def _average_blocks(images: Tensor, factor: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Average blocks of `factor` x `factor` pixels, as Image.reduce does; blocks at the end may be
-    smaller, and blocks outside of the image are 0.
+    """Average blocks of `factor` x `factor` pixels, as Image.reduce does. Blocks at the end may be
+    smaller. Blocks outside the image are 0.
     """
     sums, counts = images.to(torch.int32), torch.ones(1, 1, dtype=torch.int64)
     for axis, positions in ((1, rows), (2, columns)):

@@ -1,4 +1,4 @@
-"""Find an image by its name: its path or address as it came in, or its id."""
+"""Find an image by its name: its path or address as the pool lists it, or its id."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ AMBIGUOUS = ""  # no image has an empty id
 
 
 def image_finder(pool: Pool, *, is_attached: bool) -> Callable[[str], str]:
-    """Return a function that returns the id of the image with a name.
+    """Return a function that takes an image's name and returns its id.
 
-    A path may be below the pool's folder or absolute. In an attached project, an address is what
-    the task contains. The function raises ValueError with the reason if no image has the name, or
-    if several have it.
+    A path may be below the pool's folder or absolute. In an attached project, an address is the one
+    in the task. The function raises ValueError with the reason if no image or more than one image
+    has the name.
     """
     ids = _ids_by_name(pool, is_attached=is_attached)
     folder = f"{pool.name.rstrip('/')}/"
@@ -33,7 +33,7 @@ def image_finder(pool: Pool, *, is_attached: bool) -> Callable[[str], str]:
 
 
 def _ids_by_name(pool: Pool, *, is_attached: bool) -> dict[str, str]:
-    """Return the id of each image in the pool by each of its names."""
+    """Return a mapping from every name of every image in the pool to the image's id."""
     if pool.source is None:
         splits = (pool.image_ids, pool.sample.image_ids, pool.validation.image_ids)
         return {i: i for ids in (*splits, pool.test.image_ids) for i in ids}

@@ -1,4 +1,4 @@
-"""Read a CSV file of labels that were made elsewhere, and check all of it."""
+"""Read and check a CSV file of labels that were made elsewhere."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from backend.base.errors import LabelFileError
 
 COLUMNS = ("image", "label", "annotator")
 NEEDED = ("image", "label")
-# Our own export has a row for each image, with all annotators who chose its label.
+# A file that we exported has one row for each image, with all annotators of the image.
 EXPORT_COLUMNS = ("image", "image_id", "label", "labeled_by", "annotators")
 BY_MODEL = "model"
 FAULTS_SHOWN = 10
@@ -38,7 +38,7 @@ class LabelFile:
 
 
 class Faults:
-    """Collect what is wrong in a file, so that one message can list it."""
+    """Collect what is wrong in a file, so that one message can list all faults."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -66,9 +66,9 @@ def read_label_file(
 ) -> LabelFile:
     """Read a CSV file with the columns `image`, `label` and `annotator`, or our own labels.csv.
 
-    `find_image` returns the id of an image, or raises ValueError with the reason why it cannot.
+    `find_image` returns the id of an image, or raises ValueError with the reason why there is none.
     `find_class` returns the current class to which a label refers, or None. Raises LabelFileError
-    that lists the first FAULTS_SHOWN lines that are wrong.
+    if any line is wrong; the message lists the first FAULTS_SHOWN such lines.
     """
     faults = Faults(path)
     labels: list[ImportedLabel] = []
@@ -120,14 +120,14 @@ def _read_row(
 def _annotator(row: Mapping[str, str]) -> str:
     """Return the annotator of a row, or "" if it names none or several.
 
-    If several annotators decided an exported label, nobody knows what each of them chose.
+    If an exported label has several annotators, the file does not contain what each of them chose.
     """
     names = row.get("annotator") or row.get("annotators") or ""
     return "" if MANY in names else names.strip().casefold()
 
 
 def _rows(path: Path, faults: Faults) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield each row with the number of its last line, without spaces around values.
+    """Yield the last line number of each row, and the row without spaces around its values.
 
     Raises LabelFileError if the file cannot be read, or if its header is wrong.
     """
@@ -152,7 +152,7 @@ def _rows(path: Path, faults: Faults) -> Iterator[tuple[int, dict[str, str]]]:
 
 
 def _check_columns(path: Path, found: Iterable[str]) -> None:
-    """Raise LabelFileError unless the header has the needed columns, and no unknown ones."""
+    """Raise LabelFileError if the header lacks a column that is needed, or has an unknown one."""
     names = [*found]
     shown = ", ".join(map(_shown, names)) or "nothing"
     if repeated := {name for name in names if names.count(name) > 1}:

@@ -1,4 +1,4 @@
-"""Plan which labels of a file to import, and how."""
+"""Plan which labels in a file to import, and how."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ class KnownTasks:
         return self._tasks_of_copies.get(self._loop.pool.canonical(image_id))
 
     def labels(self, task_id: int) -> dict[int | None, set[str | None]]:
-        """Return the current classes that each annotator has chosen in a task, if any.
+        """Return a mapping from annotator to the current classes that the annotator chose in a
+        task.
 
         The key None is the data set; a skip is the label None.
         """
@@ -91,12 +92,12 @@ class NewLabels:
 
 @dataclass
 class ImportPlan:
-    """What an import would change now. Each label in the file is counted once."""
+    """The changes that an import would make now. Each label in the file is counted once."""
 
     new_tasks: dict[str, NewLabels] = field(default_factory=dict)  # by image id
     annotations: list[tuple[int, int, str]] = field(default_factory=list)  # task, annotator, label
     n_unchanged: int = 0  # labels that the project already has
-    n_different: int = 0  # labels whose annotator has annotated or skipped the image differently
+    n_different: int = 0  # labels whose annotator chose another class or skipped the image
     left_out: Counter[str] = field(default_factory=Counter)  # labels by reason
     no_account: Counter[str] = field(default_factory=Counter)  # labels by annotator
 
@@ -112,7 +113,7 @@ def plan_import(
     """Compare the labels with the project as it was last read.
 
     `accounts` maps emails in lower case to annotators. A label is left out if its annotator has no
-    account. What annotators have already done is never changed.
+    account. An import never changes what annotators have already done.
     """
     plan, known = ImportPlan(), KnownTasks(loop)
     for label in labels:
@@ -145,7 +146,9 @@ def _plan_annotation(
 
 
 def _plan_label(plan: ImportPlan, new: NewLabels, annotator: int | None, label: str) -> None:
-    """Plan to create a task with a label, unless a copy of the image gives it one already."""
+    """Add a label to a planned task, unless a copy of the image already gave it the annotator's
+    label.
+    """
     earlier = new.of_data_set if annotator is None else new.by.get(annotator)
     if earlier is not None:
         plan.n_unchanged += label == earlier

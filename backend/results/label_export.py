@@ -29,7 +29,7 @@ FILE_IN_FOLDER = "labels.csv"
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export has written."""
+    """The labels that an export wrote, and what it had to leave out."""
 
     n_labels: Counter[str]  # by `labeled_by`
     left_out: dict[str, int]  # annotations that could not be used, by reason
@@ -74,8 +74,8 @@ def export_folder(
 ) -> Exported:
     """Write a folder with the labels as CSV, and the images in one folder per split and class.
 
-    The images are links to their files, or copies with `has_copies` or if there are no files on
-    this machine. Raises ExportError.
+    An image becomes a link to its file. It becomes a copy if `has_copies` is set, or if its file is
+    not on this machine. Raises ExportError.
     """
     with new_folder(path, is_forced=is_forced) as draft:
         _, problem = _read_label_studio(settings, project_id, progress)
@@ -89,7 +89,7 @@ def export_folder(
 def _read_label_studio(
     settings: Settings, project_id: int, progress: Progress
 ) -> tuple[LabelConfig | None, str]:
-    """Read the latest annotations, classes and emails; return the label config and no problem.
+    """Read the latest annotations, classes and emails; return the label config and "".
 
     If Label Studio cannot be read, returns None and the reason.
     """

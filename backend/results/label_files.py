@@ -40,19 +40,19 @@ def write_csv(path: Path, rows: Sequence[LabelRow]) -> None:
 
 
 def write_json_lines(path: Path, rows: Sequence[LabelRow]) -> None:
-    """Write a JSON object per image; an unknown value is null."""
+    """Write a JSON object for each image; an unknown value is null."""
     with path.open("w", encoding="utf-8") as file:
         file.writelines(f"{_as_json(_fields(row))}\n" for row in rows)
 
 
 def write_parquet(path: Path, rows: Sequence[LabelRow]) -> None:
-    """Write a row per image, with the column types in SCHEMA."""
+    """Write a row for each image, with the column types in SCHEMA."""
     columns = zip(*map(_values, rows), strict=True) if rows else [[]] * len(LABEL_COLUMNS)
     arrays = [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)]
     pq.write_table(pa.Table.from_arrays(arrays, schema=SCHEMA), path)
 
 
-# Chosen by the suffix of the file's name
+# The function that writes files with a given suffix
 WRITERS: dict[str, Callable[[Path, Sequence[LabelRow]], None]] = {
     ".csv": write_csv,
     ".jsonl": write_json_lines,

@@ -34,7 +34,8 @@ def write_folders(
     """Write `<split>/<class>/<image id>.<suffix>` below `folder` for each row.
 
     Without `has_copies`, an image whose file is on this machine becomes a link to the file; every
-    other image becomes a copy. Returns why images cannot be read, by `LabelRow.image`.
+    other image becomes a copy. Returns a mapping from `LabelRow.image` to the reason, for each
+    image that cannot be read.
     """
     missing: dict[str, str] = {}
 
@@ -62,7 +63,7 @@ def write_folders(
 
 
 def folder_name(label: str) -> str:
-    """Return a class as the name of a folder: `/` and a leading dot are percent-encoded."""
+    """Return a class as a folder name, in which `/`, `%` and a leading dot are percent-encoded."""
     name = label.replace("%", "%25").replace("/", "%2F")
     return f"%2E{name[1:]}" if name.startswith(".") else name
 
@@ -70,7 +71,7 @@ def folder_name(label: str) -> str:
 def _originals(
     pool: Pool, rows: Sequence[LabelRow]
 ) -> Iterator[tuple[LabelRow, Path | None, Read]]:
-    """Yield each row with the file of its image, if on this machine, and a function to read it."""
+    """Yield each row with its image's local file, or None, and a function that reads the image."""
     if pool.source is not None:
         for row in rows:
             yield row, _local_file(pool.source, row), partial(pool.source.read, row.image_id)

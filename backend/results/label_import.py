@@ -21,7 +21,7 @@ HINT = "imported: no guess"
 
 
 def decode_named(loop: Loop, labels: Sequence[ImportedLabel], progress: Progress) -> Loop:
-    """Return the loop after decoding the images in the file that have no task yet."""
+    """Decode the images in the file that have no task yet, and return the loop with them."""
     known = KnownTasks(loop)
     needed = [label.image_id for label in labels if known.task_of(label.image_id) is None]
     if loop.is_attached or not needed:
@@ -54,7 +54,7 @@ def import_labels(
 
 
 def create_tasks(loop: Loop, new: Mapping[str, NewLabels], progress: Progress) -> int:
-    """Create tasks with their labels, except for images that have a task by now.
+    """Create tasks with their labels, except for images that already have a task.
 
     Returns the number of labels. The tasks are created in chunks, so that the ranker never waits
     for long.
@@ -76,8 +76,8 @@ def create_tasks(loop: Loop, new: Mapping[str, NewLabels], progress: Progress) -
 def _tasks(loop: Loop, new: Mapping[str, NewLabels]) -> Iterator[NewTask]:
     """Yield the new tasks.
 
-    The data of validation images states that they are queried without a guess, so that their labels
-    are used for validation.
+    The task of a validation image states that the image is queried without a guess, so its label is
+    used for validation.
     """
     shown = show_images(loop.pool, loop.project, [*new], loop.settings)
     held_out = [image_id for image_id in new if loop.pool.is_in_sample(image_id)]

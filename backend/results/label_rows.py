@@ -29,7 +29,7 @@ DIGITS = 6  # of probabilities
 class LabelRow:
     """One labeled image; the fields are the columns of every exported file."""
 
-    image: str  # the path or URL as it came in, or the image id if there is neither
+    image: str  # the path or URL as the pool lists it, or the image id if there is neither
     image_id: str
     split: SplitName
     label: str
@@ -44,7 +44,7 @@ class LabelRow:
     model_version: str | None  # the version that made the prediction
     model_label: str | None
     model_confidence: float | None
-    is_removed: bool  # the pool's folder, list or bucket does not have the image any more
+    is_removed: bool  # the pool's folder, list or bucket no longer contains the image
 
 
 LABEL_COLUMNS = tuple(field.name for field in fields(LabelRow))
@@ -88,7 +88,7 @@ def read_label_rows(sources: LabelSources) -> LabelReading:
 
 
 def _labels_by_model(sources: LabelSources) -> dict[str, tuple[str, PredictedLabel]]:
-    """Return the labels by the model, each with its version; leave out removed classes."""
+    """Return a mapping from image id to version and label by the model, without removed classes."""
     found = {}
     for image_id, label in sources.finish.model_labels().items():
         name = sources.record.class_list.spell(label.label)
@@ -134,7 +134,9 @@ def _validation_labels(sources: LabelSources) -> dict[str, _Label]:
 
 
 def _consensus_labels(sources: LabelSources) -> tuple[dict[str, _Label], dict[str, int]]:
-    """Return the labels that models are trained on, and the unusable annotations by reason."""
+    """Return the labels that models are trained on, and the number of unusable annotations by
+    reason.
+    """
     store, catalog, classes = sources.store, sources.catalog, sources.record.class_list
     usable, left_out = usable_annotations(
         catalog, store, classes, store.annotations(), is_attached=sources.record.is_attached
@@ -172,8 +174,8 @@ def _predictions(
 ) -> tuple[dict[str, tuple[str, PredictedLabel]], str]:
     """Return the version in service and its prediction for each labeled image that it has scored.
 
-    If the version is broken, returns no predictions and the reason: labels are worth exporting
-    without them.
+    If the version is broken, returns no predictions and the reason: labels are worth exporting even
+    without predictions.
     """
     try:
         meta = Registry(sources.root).current()
@@ -229,7 +231,7 @@ def _row(
 
 
 def _address(sources: LabelSources, image: CatalogImage) -> str:
-    """Return the path or URL of an image, or its id if it has none of its own."""
+    """Return the path or URL of an image, or its id if it has neither."""
     address = image.location
     if sources.record.is_attached:  # see TaskSource
         address = address.partition(" ")[2]
@@ -245,7 +247,7 @@ def _email(sources: LabelSources, person: int) -> str:
 
 
 def _moment(text: str) -> datetime:
-    """Return a time of Label Studio in UTC, to the second."""
+    """Return a time from Label Studio in UTC, to the second."""
     return datetime.fromisoformat(text).astimezone(UTC).replace(microsecond=0)
 
 

@@ -26,7 +26,7 @@ class LabelSources:
     settings: Settings
     root: Path
     record: ProjectRecord
-    store: ProjectStore  # a copy, in which nothing changes
+    store: ProjectStore  # a copy that no process changes
     finish: FinishStore  # the same copy
     catalog: Catalog
     emails: Mapping[int, str]  # of people in Label Studio
@@ -39,10 +39,10 @@ def validation_of(record: ProjectRecord) -> Validation:
 
 @contextmanager
 def open_sources(settings: Settings, root: Path) -> Iterator[LabelSources]:
-    """Copy a project's database, so that people can go on labeling; delete the copy afterward.
+    """Copy a project's database, so that people can keep labeling; delete the copy afterward.
 
-    Nothing is read from Label Studio. Raises SettingsError if the project is not set up, PoolError,
-    or ModelFolderError.
+    Nothing is read from Label Studio. Raises SettingsError if the project is not set up. Also
+    raises PoolError and ModelFolderError.
     """
     record = read_record(root)
     if record is None:

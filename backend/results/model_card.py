@@ -55,7 +55,7 @@ def _data(model: ExportedModel, record: ProjectRecord) -> str:
         *(f"- {name}: {count:,} labels" for name, count in _label_counts(model, record).items()),
     ]
     if record.seed_labels:
-        lines += ["", "Part of the labels came with the data set; annotators chose the others."]
+        lines += ["", "Some of the labels came with the data set; annotators chose the others."]
     return "\n".join(lines)
 
 
@@ -128,10 +128,10 @@ def _limits(model: ExportedModel, *, has_onnx: bool) -> str:
     lines = [
         "## Limits",
         "",
-        "- Every image gets one of the classes, even if it shows none of them.",
+        "- The model gives every image one of the classes, even if the image shows none of them.",
         "- The figures hold for images like those in the pool. Measure again on other images.",
         "- Tightloop itself computes in bfloat16, so the probabilities that it shows differ "
-        "slightly from those of this model, usually by less than 0.01.",
+        "slightly from this model's, usually by less than 0.01.",
     ]
     if model.meta.framing == "middle":
         lines.append("- The model sees only the middle square of each image.")

@@ -1,4 +1,4 @@
-"""Export a version as a folder that needs nothing of Tightloop.
+"""Export a version as a folder that works without Tightloop.
 
 model.safetensors   the whole network, for torchvision's resnet18
 classes.json        the names of the classes

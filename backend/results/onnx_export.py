@@ -1,7 +1,7 @@
 """Write a version as an ONNX graph that takes images of any size and returns probabilities.
 
-The packages onnx, onnxruntime and onnxscript are Tightloop's extra `onnx`; imports are inside the
-functions because a version can be exported without them.
+The packages onnx, onnxruntime and onnxscript are Tightloop's extra `onnx`. Only the functions that
+need these packages import them, because a version can be exported without them.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def write_onnx(model: ExportedModel, path: Path) -> None:
     example = torch.zeros(2, 70, 90, 3, dtype=torch.uint8)
     sizes = {axis: torch.export.Dim(name) for axis, name in enumerate(("n", "height", "width"))}
     with warnings.catch_warnings(), torch.inference_mode():
-        warnings.simplefilter("ignore")  # about the exporter's own parts
+        warnings.simplefilter("ignore")  # the exporter warns about its own code
         program = torch.onnx.export(
             _Pipeline(model).eval(),
             (example,),
@@ -80,7 +80,7 @@ def find_difference(model: ExportedModel, path: Path) -> str:
         is_same = probs.argmax(axis=1) == expected.argmax(axis=1)
         if not most <= MOST_DIFFERENT or not is_same[is_clear].all():
             height, width = images.shape[1:3]
-            return f"its probabilities of images of {width} x {height} px differ by {most:.2g}"
+            return f"its probabilities for images of {width} x {height} px differ by {most:.2g}"
     return ""
 
 
@@ -128,7 +128,7 @@ def _frame(images: NDArray[np.uint8], view: View) -> NDArray[np.uint8]:
 
 
 def _remove_traces(graph: Any) -> None:
-    """Remove the exporter's notes, which contain paths of this machine."""
+    """Remove the exporter's notes, which contain paths on this machine."""
     main = graph.graph
     for part in (graph, main, *main.node, *main.input, *main.output, *main.value_info):
         del part.metadata_props[:]

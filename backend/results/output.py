@@ -38,7 +38,7 @@ def new_folder(path: Path, *, is_forced: bool) -> Iterator[Path]:
     """Yield the path of a draft folder, which replaces `path` when the block ends without an error.
 
     A folder that is not empty is replaced only if an export made it and `is_forced` is set. Raises
-    ExportError.
+    ExportError if the folder must not be replaced, or if it cannot be written.
     """
     with _output_errors(path):
         if path.is_symlink() or not path.name:

@@ -54,7 +54,7 @@ def predicted_labels(
 def _saved_probs(
     root: Path, meta: Meta, data_dir: Path, pool_name: str
 ) -> Iterator[tuple[Sequence[str], Probs]]:
-    """Yield saved probabilities, the most exact first; several may have the same image."""
+    """Yield saved probabilities, the most exact first; an image may be in several of them."""
     if (of_pool := model_outputs.load_pool_probs(root, meta.version)) is not None:
         yield of_pool
     if (sample := model_outputs.load_sample_probs(root, meta.version)) is not None:

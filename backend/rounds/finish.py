@@ -75,7 +75,7 @@ def begin(loop: Loop, plan: FinishPlan, prospect: Prospect) -> FinishTry:
 
 
 def judge(loop: Loop) -> FinishReading | None:
-    """End the try if its acceptance sample is decided; otherwise, reopen tasks that need it.
+    """End the try if its acceptance sample is decided; otherwise, ask for the labels that it needs.
 
     Returns None if no sample is being labeled. The caller must hold the push lock and must have
     read the latest changes.
@@ -103,8 +103,8 @@ def judge(loop: Loop) -> FinishReading | None:
 def cancel(loop: Loop) -> FinishTry:
     """Give back the images of the try that is asking or has passed.
 
-    Its part of the risk stays spent. The caller must hold the push lock. Raises FinishError if
-    there is nothing to cancel.
+    The try's part of the risk stays spent. The caller must hold the push lock. Raises FinishError
+    if there is nothing to cancel.
     """
     current = loop.finish_store.current()
     if current is None:
@@ -120,8 +120,9 @@ def cancel(loop: Loop) -> FinishTry:
 def choose_acceptance_images(loop: Loop, batch_size: int) -> list[str]:
     """Choose the next images of the acceptance sample to query, in random order.
 
-    Returns none while a whole batch of the sample is open. Records images that the pool has lost,
-    which count as errors. The caller must hold the push lock and must have read the latest changes.
+    Returns no images while a whole batch of the sample is open. Also records which images the pool
+    has lost, because they count as errors. The caller must hold the push lock and must have read
+    the latest changes.
     """
     reading = read_finish(loop.root, loop.classes, may_reopen=loop.may_reopen)
     if reading is None or reading.n_open >= batch_size:
@@ -142,12 +143,12 @@ def choose_acceptance_images(loop: Loop, batch_size: int) -> list[str]:
             loop.finish_store.record_moved(number, image_id, now)
         chosen.append(now)
     if not chosen and len(lost) < len(reading.unasked):
-        loop.store.record(exhausted_at=time.time())  # moved files are not scored yet: try later
+        loop.store.record(exhausted_at=time.time())  # moved files have no scores yet: try later
     return chosen
 
 
 def record_outlook(loop: Loop, progress: Progress) -> None:
-    """Record how many images the version in service could label, unless this is known."""
+    """Record how many images the version in service could label, unless it is already recorded."""
     version, facts = loop.registry.current(), loop.store.facts()
     if version is None or version.version == facts.finish_outlook_of:
         return
@@ -161,7 +162,7 @@ def record_outlook(loop: Loop, progress: Progress) -> None:
 
 
 def _begin_wanted(loop: Loop, progress: Progress) -> None:
-    """Begin the try that a person asked for, if any."""
+    """Begin the try that a person asked for, if there is one."""
     max_error = loop.store.facts().finish_wanted
     if max_error is None:
         return
@@ -178,14 +179,14 @@ def _begin_wanted(loop: Loop, progress: Progress) -> None:
 
 
 def _count_unlabeled(loop: Loop) -> int:
-    """Count the images of the pool that no person has labeled, including undecoded ones."""
+    """Count the images in the pool that no person has labeled, whether decoded or not."""
     annotated = set(map(loop.pool.canonical, loop.store.annotated_images()))
     labelable = set(loop.pool.image_ids) - loop.gone_images() - loop.pool.removed_ids
     return len(labelable - annotated) + loop.pool.n_waiting
 
 
 def _find_lost(loop: Loop, image_ids: Sequence[str]) -> set[str]:
-    """Return the images that can never be queried again: removed, or held out by now."""
+    """Return the images that can never be queried because they were removed or are held out now."""
     pool, gone = loop.pool, loop.gone_images() | loop.pool.removed_ids
     now = {image_id: pool.canonical(image_id) for image_id in image_ids}
     known = set(pool.image_ids) if pool.source is None else set(now.values())

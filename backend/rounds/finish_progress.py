@@ -12,7 +12,7 @@ from backend.rounds.finish_reading import project_reading
 from backend.store.finish_store import FinishStore, TryState
 from backend.store.project_store import ProjectStore
 
-TIMES_READ = 2000  # of annotations, to find out how fast people label
+TIMES_READ = 2000  # latest annotations, whose times show how fast people label
 
 
 @dataclass(frozen=True)
@@ -28,32 +28,37 @@ class FinishProgress:
     )
     version: str = field(metadata={"description": "the version whose labels the try is about"})
     max_error: float = field(
-        metadata={"description": "the largest share of wrong labels that was promised, 0 to 1"}
+        metadata={
+            "description": "the largest share of wrong labels that the promise allows, 0 to 1"
+        }
     )
     sample: int = field(metadata={"description": "images in the acceptance sample"})
     decided: int = field(metadata={"description": "images of the sample that people have judged"})
-    errors: int = field(metadata={"description": "the model's errors among these"})
+    errors: int = field(metadata={"description": "the model's errors among the decided images"})
     allowed_errors: int = field(metadata={"description": "the most errors that may be found"})
     model_labels: int = field(
         metadata={
-            "description": "images that the model has labeled in all tries that passed, without "
-            "those that people have labeled since; while `state` is `asking`, also those that it "
-            "labels if the try passes"
+            "description": "images that the model has labeled in all tries that passed, except "
+            "images that people have labeled since; while `state` is `asking`, also the images "
+            "that it labels if the try passes"
         }
     )
     most_wrong: int = field(
         metadata={"description": "how many of these labels are wrong at most, with 95 % confidence"}
     )
     unlabeled: int = field(
-        metadata={"description": "images in the pool that no person has labeled, as last counted"}
+        metadata={
+            "description": "images in the pool that no person had labeled when the images were "
+            "last counted"
+        }
     )
     left_for_people: int = field(
         metadata={"description": "how many of these images the model does not label"}
     )
     hours_left: float | None = field(
         metadata={
-            "description": "hours of work until people have labeled them, at the pace of the last "
-            "day; null if that pace is unknown"
+            "description": "hours of work until people have labeled these images, at the pace of "
+            "the last day; null if the pace is unknown"
         }
     )
 
@@ -91,7 +96,7 @@ def finish_progress(settings: Settings, root: Path) -> FinishProgress | None:
 
 
 def finish_sentence(progress: FinishProgress) -> str:
-    """Return how far a try is, as one sentence; "" if it was canceled."""
+    """Return a sentence that states how far a try is, or "" if the try was canceled."""
     n_errors = f"{progress.errors:,} error{'' if progress.errors == 1 else 's'}"
     counted = f"{n_errors} ({progress.allowed_errors:,} allowed)"
     if progress.state == "asking":
@@ -107,12 +112,15 @@ def finish_sentence(progress: FinishProgress) -> str:
 
 
 def percent(share: float) -> str:
-    """Return a share as text, for example "2 %" or "0.5 %"."""
+    """Return a share as a percentage, for example "2 %" or "0.5 %"."""
     return f"{100 * share:.3g} %"
 
 
 def promise(progress: FinishProgress) -> str:
-    """Return how many of the model's labels may be wrong, as a share if it is the last try's."""
+    """Return the promise about the model's labels, as text.
+
+    The text states a share if the last try's share holds for all labels, and a number otherwise.
+    """
     allowed = allowed_wrong(progress.model_labels, progress.max_error)
     is_share_kept = progress.most_wrong <= allowed
     wrong = percent(progress.max_error) if is_share_kept else f"{progress.most_wrong:,}"

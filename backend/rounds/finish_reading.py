@@ -1,4 +1,4 @@
-"""Read how far the labeling of an acceptance sample is, using only the project's folder."""
+"""Read how much of an acceptance sample is decided, using only the project's folder."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class FinishReading:
     n_right: int
     n_errors: int
     pending: Mapping[int, Outcome]  # by task: the images that are not decided yet
-    n_open: int  # of these, how many no one has annotated or skipped
+    n_open: int  # pending images that no one has annotated or skipped
     unasked: tuple[str, ...]  # images without a task, in random order
 
     @property
@@ -37,7 +37,7 @@ class FinishReading:
 
     @property
     def state(self) -> TryState:
-        """Return whether the try goes on, has passed or has failed."""
+        """Return whether the try is still asking, has passed or has failed."""
         if self.n_errors > self.current.allowed_errors:
             return "failed"
         return "passed" if self.n_decided == self.current.n_sample else "asking"
@@ -99,7 +99,7 @@ def read_finish(root: Path, classes: ClassList, *, may_reopen: bool) -> FinishRe
 
 
 def _by_image(tasks: Sequence[Task]) -> dict[str, list[Task]]:
-    """Group tasks by their image; the first of them is one that was annotated, if there is one."""
+    """Group tasks by image, with annotated tasks first."""
     found: dict[str, list[Task]] = {}
     for task in sorted(tasks, key=lambda t: (t.is_open, t.task_id)):
         found.setdefault(task.image_id, []).append(task)

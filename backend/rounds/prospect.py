@@ -24,14 +24,14 @@ OUTLOOK_ERRORS = (0.02, 0.05, 0.1)
 
 @dataclass(frozen=True, eq=False)
 class Prospect:
-    """What a version says about the images without a task, and how good it is on validation."""
+    """A version's labels for images without a task, and its results on the validation images."""
 
     version: str
     image_ids: tuple[str, ...]  # images without a task or a label by the model
     labels: tuple[str, ...]  # the version's label for each of them
     confidences: Scores  # (images,), the probability of that label
     validation: Scores  # the version's confidence about each validation image
-    is_right: NDArray[np.bool_]  # whether it is right about each validation image
+    is_right: NDArray[np.bool_]  # whether the version is right about each validation image
     try_number: int  # of the next try
 
     @property

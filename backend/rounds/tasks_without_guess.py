@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 def record_random(image_ids: Sequence[str], purpose: str, version: Meta | None) -> list[Asked]:
-    """Return records that these images were queried at random, without a guess.
+    """Return records which state that these images were queried at random, without a guess.
 
     `purpose` is recorded instead of a strategy: VALIDATION or ACCEPTANCE.
     """
@@ -41,8 +41,9 @@ def task_without_guess(loop: Loop, asked: Asked, shown: str) -> NewTask:
 def ask_again(loop: Loop, outcomes: Mapping[int, Outcome]) -> None:
     """Reopen tasks for more annotators, and ask a sole annotator again after a skip.
 
-    `outcomes` are by task. Label Studio never serves a task again to an annotator who skipped it,
-    so the skip is recorded here and deleted in Label Studio. The caller must hold the push lock.
+    `outcomes` maps task ids to outcomes. Label Studio never serves a task again to an annotator who
+    skipped it, so the skip is recorded here and deleted in Label Studio. The caller must hold the
+    push lock.
     """
     due = {task_id: outcome for task_id, outcome in outcomes.items() if outcome.must_ask}
     if not due:
@@ -58,7 +59,7 @@ def ask_again(loop: Loop, outcomes: Mapping[int, Outcome]) -> None:
 
 
 def _ask_once_more(loop: Loop, skip: Annotation) -> None:
-    """Delete a skip in Label Studio, unless its annotator has answered in the meantime."""
+    """Delete a skip in Label Studio, unless its annotator has labeled the image in the meantime."""
     now = loop.project.annotations_of(skip.image_id).get(skip.task_id, ())
     if skip.annotator is None or not any(
         a.annotation_id == skip.annotation_id and a.was_skipped for a in now

@@ -122,7 +122,7 @@ class FinishStore(Mirror):
                     "run `python -m scripts.finish --cancel`"
                 )
             if begun.number != len(before) + 1:
-                raise FinishError("another process has begun a try at the same time: run it again")
+                raise FinishError("another process began a try at the same time: rerun the command")
             db.execute(
                 f"INSERT INTO own_finish_try ({COLUMNS}) VALUES ({_marks(14)})", astuple(begun)
             )
@@ -133,7 +133,7 @@ class FinishStore(Mirror):
     ) -> None:
         """Record how a try ended, and how many images of its sample people had judged by then.
 
-        A try that passed can only be canceled, and others never end twice.
+        A try that passed can still be canceled. All other tries end only once.
         """
         before = ("asking", "passed") if state == "canceled" else ("asking",)
         with writing(self._root) as db:
@@ -144,9 +144,10 @@ class FinishStore(Mirror):
             )
 
     def model_labels(self) -> dict[str, ModelLabel]:
-        """Return the labels of all tries that passed, by image, without the samples.
+        """Return a mapping from image id to the model's label, for all tries that passed.
 
-        If a person has labeled one of these images since, the person's label counts instead.
+        The samples are not included. If a person has labeled one of the images since, the person's
+        label counts instead.
         """
         query = (
             "SELECT image_id, label, confidence, version, try FROM own_finish_image "
@@ -180,7 +181,7 @@ class FinishStore(Mirror):
         return [image.image_id for image in self.sampled_images(number)]
 
     def sampled_images(self, number: int) -> list[SampledImage]:
-        """Return the images of a try's acceptance sample with the model's labels, in order."""
+        """Return the images of a try's acceptance sample, in random order, with their labels."""
         query = (
             "SELECT image_id, label, is_lost FROM own_finish_image "
             "WHERE try = ? AND place IS NOT NULL ORDER BY place"
@@ -207,7 +208,7 @@ class FinishStore(Mirror):
             )
 
     def sample_tasks(self, number: int) -> list[Task]:
-        """Return the tasks of a try's acceptance sample that were queried, oldest first."""
+        """Return the queried tasks of a try's acceptance sample, oldest first."""
         query = (
             "SELECT task_id, image_id, is_open, is_again FROM mirror_queried "
             f"WHERE image_id IN ({_SAMPLED}) ORDER BY 1"

@@ -19,13 +19,13 @@ class FinishOutlook(BaseModel, frozen=True):
 
     max_error: float = Field(description="the largest share of wrong labels, 0 to 1")
     model_labels: int = Field(
-        description="how many images the model would label; 0 if no threshold of confidence makes "
+        description="how many images the model would label; 0 if no confidence threshold makes "
         "that possible yet"
     )
     sample: int = Field(description="how many images people would have to label first")
     allowed_errors: int = Field(description="how many errors in this sample would be allowed")
     pass_probability: Probability = Field(
-        description="the estimated probability that the sample contains no more errors than that"
+        description="the estimated probability that the sample contains no more errors than allowed"
     )
 
 

@@ -67,7 +67,7 @@ class LocalControls:
         self._queue.request_look(project_id)
 
     def finish_now(self, project_id: int, max_error: float) -> None:
-        """Request that the model labels the rest, of which at most this share may be wrong.
+        """Request labels by the model for the rest, of which at most this share may be wrong.
 
         The ranker then draws the acceptance sample. Raises FinishError if people are already
         labeling one.

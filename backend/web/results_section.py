@@ -76,7 +76,7 @@ def view_of_results(settings: Settings, project: ProjectStatus) -> dict[str, Any
 
 
 def _describe_finish(project: ProjectStatus) -> str:
-    """Return how far the last try to have the model label the rest is, or ""."""
+    """Return a sentence that states how far the last try is, or ""."""
     sentence = finish_sentence(project.finish) if project.finish else ""
     return f"{sentence[:1].upper()}{sentence[1:]}." if sentence else ""
 

@@ -150,8 +150,8 @@ class ProjectStatus(StatusPart):
         "first"
     )
     finish_wanted: float | None = Field(
-        description="the largest share of wrong labels for which a person has requested a try that "
-        "has not begun yet"
+        description="the largest share of wrong labels in a try that a person has requested and "
+        "that has not begun yet"
     )
     finish_outlook: tuple[FinishOutlook, ...] = Field(
         description="what the model could label now if at most 2, 5 or 10 % of its labels may be "

@@ -2,8 +2,9 @@
 
     python -m scripts.research.bench_export
 
-Prints the time of a whole `python -m scripts.export labels`, including its start, and the CPU time
-that it used, which hardly depends on how busy the machine is. One in 20 images has two annotations.
+Prints the time that a whole `python -m scripts.export labels` takes, including its start. Also
+prints the CPU time that the command used, which hardly depends on how busy the machine is. One in
+20 images has two annotations.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def _make_project(folder: Path, n_labels: int) -> None:
 
 
 def _export(folder: Path, name: str) -> str:
-    """Run the command; return what it prints."""
+    """Run the command, and return what it prints."""
     environment = {
         "MODEL_DIR": str(folder),
         "DATA_DIR": str(folder),

@@ -79,7 +79,7 @@ def run_trials(arguments: argparse.Namespace, base: Run) -> list[Outcome]:
 
 
 def run_trial(base: Run, arguments: argparse.Namespace, seed: int) -> list[Outcome]:
-    """Train the models of one seed, and let each label the rest, with several samples."""
+    """Train the models of one seed, and have each model label the rest, with several samples."""
     torch.set_num_threads(base.threads)
     with threadpool_limits(base.threads):
         pool = hide_labels(base, arguments.annotators)
@@ -95,7 +95,7 @@ def run_trial(base: Run, arguments: argparse.Namespace, seed: int) -> list[Outco
 def train_models(base: Run, pool: HiddenPool, train: str, seed: int) -> list[TrainedModel]:
     """Return one model for each of LABELS that the pool is large enough for.
 
-    Models are kept in files, because training takes long.
+    Models are kept in files, because training takes a long time.
     """
     folder = base.folder.parent / "models"
     folder.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Train models on labels that a simulated loop collects, and keep what they predict."""
+"""Train models on labels that a simulated loop collects, and save their predictions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LABEL_COUNTS = (0, 100, 200, 350, 500, 750, 1000, 1500, 2000)
 
 @dataclass(frozen=True, eq=False)
 class TrainedModel:
-    """A model's predictions for all images of a pool, not calibrated yet."""
+    """A model's uncalibrated predictions for all images in a pool."""
 
     asked: Rows  # the images it was trained on
     held_out: Rows  # the validation images, in random order
@@ -64,7 +64,7 @@ def train_heads(pool: HiddenPool, seed: int) -> Iterator[TrainedModel]:
 def fine_tune(
     experiment: Experiment, pool: HiddenPool, model: TrainedModel, seed: int
 ) -> TrainedModel:
-    """Train the whole network on the same labels as a head."""
+    """Train the whole network on the labels that a head was trained on."""
     splits = (experiment.pool.images, experiment.pool.validation.images)
     pixels = np.concatenate([images[:] for images in splits])  # rows match `pool`
     whole = replace(experiment, pool=replace(experiment.pool, images=pixels))

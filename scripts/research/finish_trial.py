@@ -23,7 +23,7 @@ MAX_ERRORS = (0.02, 0.05, 0.10)
 
 @dataclass(frozen=True)
 class Condition:
-    """The circumstances of a run. By default, the model is calibrated, and people are right."""
+    """The circumstances of a run. By default, the model is calibrated and people make no errors."""
 
     name: str
     n_validation: int = 2000
@@ -42,10 +42,10 @@ CONDITIONS = (
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """What a try knows about all images of a pool, and what it does not know."""
+    """A model's labels for all images in a pool, and the truth, which a try does not see."""
 
     confidence: Scores
-    is_right: NDArray[np.bool_]  # known of the validation images only
+    is_right: NDArray[np.bool_]  # a try sees this only for validation images
     is_accepted: NDArray[np.bool_]  # whether people would accept the model's label
     held_out: Rows  # the validation images
     unlabeled: Rows
@@ -58,7 +58,7 @@ class Outcome:
     condition: str
     model: int  # the seed of the model
     draw: int  # which sample was drawn with this model
-    labels: int  # how many the model was trained on
+    labels: int  # number of labels that the model was trained on
     max_error: float
     accuracy: float  # on the images without a label
     n_unlabeled: int
@@ -76,7 +76,7 @@ def run_conditions(
 ) -> Iterator[Outcome]:
     """Let the model label the rest under each condition, and with each promise.
 
-    `seed` is the model's. Without real annotations, their condition is left out.
+    `seed` is the model's seed. The condition with real annotations is left out if there are none.
     """
     for condition in CONDITIONS:
         if condition.has_real_people and pool.annotations is None:
@@ -121,9 +121,9 @@ def make_candidate(
 def accepted(predicted: Labels, annotations: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Return for each image whether people accept the model's label.
 
-    `annotations` are their labels, (images, people), in the order in which people are asked. They
-    accept a label that the first person chooses. Otherwise, a second person labels the image, and a
-    third if the first two differ; the label is accepted if both of them choose it.
+    `annotations` contains people's labels, (images, people), in the order in which people are
+    asked. People accept a label that the first person chooses. Otherwise, a second person labels
+    the image, and a third if the first two differ; the label is accepted if both of them choose it.
     """
     agrees = annotations[:, :3] == predicted[:, None]
     return agrees[:, 0] | (agrees[:, 1] & agrees[:, 2])

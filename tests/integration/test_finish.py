@@ -94,7 +94,7 @@ def test_people_check_a_sample_and_the_model_labels_the_rest(stack: Stack, tmp_p
         [ended] = finish.tries()
         assert (ended.state, ended.n_errors) == ("passed", 0)
 
-        # Labels by the model are no annotations, and their images are not queried
+        # Labels by the model are not annotations, and their images are not queried
         model_labels = finish.model_labels()
         assert len(model_labels) == ended.n_left
         wait_for(lambda: ann.status()["open_tasks"] >= 10, "the next batch")
@@ -114,7 +114,7 @@ def test_people_check_a_sample_and_the_model_labels_the_rest(stack: Stack, tmp_p
         )
         assert [error for error in status["errors"] if "label the rest" in error["where"]] == []
 
-        # Exported labels by the model are told from those by people
+        # The exported file distinguishes labels by the model from labels by people
         exported = own.run("scripts.export", "labels", str(tmp_path / "labels.csv"), *option)
         assert exported.returncode == 0, exported.stderr
         with (tmp_path / "labels.csv").open(newline="") as file:

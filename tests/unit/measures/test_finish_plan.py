@@ -17,7 +17,7 @@ SHARE = share_of(0)
 
 
 def two_groups() -> tuple[Scores, NDArray[np.bool_], Scores]:
-    """Return 400 sure validation images, all right, 400 unsure ones, half right, and a pool."""
+    """Return 400 sure validation images (all right), 400 unsure ones (half right), and a pool."""
     confidence = np.repeat([0.99, 0.5], 400).astype(np.float32)
     is_right = np.concatenate([np.ones(400, bool), np.arange(400) % 2 == 0])
     return confidence, is_right, np.repeat([0.99, 0.5], [3000, 7000]).astype(np.float32)
@@ -101,7 +101,7 @@ def test_the_promise_is_kept_in_98_of_100_runs_however_badly_the_model_is_calibr
 
 
 def try_once(rng: np.random.Generator, temperature: float) -> tuple[FinishPlan | None, bool | None]:
-    """Return the plan of a random model, and whether the promise was kept, or None if not made."""
+    """Return the plan of a random model, and whether it kept its promise; None if it made none."""
     logits = rng.normal(0, 5, (6500, 5))
     true_probs = softmax(logits, axis=1)
     labels = (true_probs.cumsum(axis=1) < rng.random((6500, 1))).sum(axis=1)

@@ -1,6 +1,6 @@
-"""Provide a project whose labels can be exported, and loops with an oracle in Label Studio's place.
+"""Provide a project whose labels can be exported, and loops with an oracle instead of Label Studio.
 
-The loops are over digits, as for the rounds, or over a folder.
+The pool of a loop is the digits, as in the tests of rounds, or a folder.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def exporter(tmp_path: Path) -> Exporter:
 
 @pytest.fixture
 def folder_loop(loop: Loop, tmp_path: Path) -> Loop:
-    """A loop over a folder: first.png and second.png are copies, removed.png is gone, and new.png
-    and damaged.png are not decoded yet.
+    """Return a loop over a folder: first.png and second.png are copies, removed.png is gone, and
+    new.png and damaged.png are not decoded yet.
     """
     photos, classes = tmp_path / "photos", ("cat", "dog")
     for name, number in (("first", 1), ("second", 1), ("removed", 2), ("other", 3)):

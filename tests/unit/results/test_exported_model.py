@@ -86,7 +86,7 @@ def test_removed_and_later_classes_are_named(tmp_path: Path) -> None:
 
 def test_a_version_that_knows_fewer_than_two_current_classes_is_refused(tmp_path: Path) -> None:
     classes = ClassList((CAT, DOG, OWL, "ant"), (CAT, "ant"))
-    with pytest.raises(ExportError, match="r0001 knows only 1 of the project's current classes"):
+    with pytest.raises(ExportError, match="r0001 has only 1 of the project's current classes"):
         read_model(save_three(tmp_path), "r0001", classes)
 
 

@@ -139,7 +139,7 @@ def exported(image_id: str, label: str, labeled_by: LabeledBy, annotators: str) 
 
 
 def test_exported_labels_are_read_without_those_by_the_model(path: Path) -> None:
-    """Nobody knows what each of several annotators chose, so such a label names none."""
+    """Import a label with several annotators as one without, as it is unknown what each chose."""
     rows = [
         exported("2b", "cat", "people", "ann@x.org"),
         exported("of another pool", "dog", "people", "ann@x.org;bo@x.org"),

@@ -16,7 +16,7 @@ from tests.unit.results.exporter import PROJECT, Exporter, set_up
 
 
 def quiet(*_: object) -> None:
-    """No progress."""
+    """Report no progress."""
 
 
 def export(exporter: Exporter, path: Path, *, has_copies: bool = False) -> dict[str, str]:

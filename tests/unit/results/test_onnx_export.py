@@ -45,7 +45,7 @@ class Written:
 
 @pytest.fixture(scope="module", params=["whole", "middle"])
 def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Written:
-    """A version that sees whole images, and one of an earlier release with other classes."""
+    """Export a version that sees whole images, and one of an earlier release with other classes."""
     folder = tmp_path_factory.mktemp("onnx")
     classes = UNCHANGED if request.param == "whole" else CHANGED
     model = exported(folder, classes, image_size=64, framing=request.param)
@@ -124,4 +124,4 @@ def test_a_graph_with_other_weights_is_found(written: Written, tmp_path: Path) -
     head.CopyFrom(onnx.numpy_helper.from_array(changed, head.name))
     onnx.save(graph, tmp_path / "changed.onnx")
     difference = find_difference(written.model, tmp_path / "changed.onnx")
-    assert difference.startswith("its probabilities of images of 32 x 32 px differ by 0.0")
+    assert difference.startswith("its probabilities for images of 32 x 32 px differ by 0.0")

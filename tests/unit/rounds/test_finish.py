@@ -27,7 +27,7 @@ N_ABOVE, N_SAMPLE = 100, 15
 
 
 def plan_for(prospect: Prospect, n_sample: int, allowed_errors: int) -> FinishPlan:
-    """Return a plan for the N_ABOVE most confident images, whatever the model is worth."""
+    """Return a plan for the N_ABOVE most confident images, however good the model is."""
     threshold = float(np.sort(prospect.confidences)[-N_ABOVE])
     n_above = int((prospect.confidences >= threshold).sum())
     return FinishPlan(0.1, prospect.share, threshold, n_above, n_sample, allowed_errors, 0.9)
@@ -41,7 +41,7 @@ def begin(loop: Loop, n_sample: int = N_SAMPLE, allowed_errors: int = 0) -> Fini
 
 
 def look(loop: Loop) -> None:
-    """Let the ranker look at the project: judge the sample, then query what is due."""
+    """Let the ranker look at the project: judge the sample, then query the next images."""
     finish.follow(loop, quiet)
     batches.top_up(loop)
 
@@ -76,7 +76,7 @@ def open_of_sample(project: OracleProject) -> Iterator[tuple[int, NewTask]]:
 
 
 def agree(loop: Loop, project: OracleProject, annotator: int = 1, count: int | None = None) -> int:
-    """Give open tasks of the sample the model's label; return how many."""
+    """Give open tasks of the sample the model's label; return the number of these tasks."""
     tasks = list(open_of_sample(project))[:count]
     for task_id, task in tasks:
         project.answer(task_id, model_label(loop, task), annotator=annotator)
@@ -84,7 +84,7 @@ def agree(loop: Loop, project: OracleProject, annotator: int = 1, count: int | N
 
 
 def disagree(loop: Loop, project: OracleProject, annotator: int = 1) -> int:
-    """Give one open task of the sample another label than the model's; return the task."""
+    """Give one open task of the sample a label that differs from the model's; return the task."""
     task_id, task = next(open_of_sample(project))
     project.answer(task_id, other(model_label(loop, task)), annotator=annotator)
     return task_id
@@ -92,7 +92,7 @@ def disagree(loop: Loop, project: OracleProject, annotator: int = 1) -> int:
 
 @pytest.fixture
 def trained(loop: Loop, project: OracleProject) -> Loop:
-    """The loop with a first version, and one open batch of 10 tasks."""
+    """Return the loop with a first version, and one open batch of 10 tasks."""
     seed(loop, project)
     train(loop)
     return loop
@@ -501,7 +501,7 @@ def test_a_sampled_image_that_left_the_pool_after_it_was_asked_is_still_labeled(
 
 
 class PoolWithMove(Pool):
-    """A pool in which the file "old" was moved to "new"."""
+    """Return a pool in which the file "old" was moved to "new"."""
 
     moved: tuple[str, str]
 

@@ -1,4 +1,4 @@
-"""Begin, follow and cancel a try from the command line, with an oracle in Label Studio's place."""
+"""Begin, follow and cancel a try from the command line, with an oracle instead of Label Studio."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Command = Callable[..., list[str]]
 
 @pytest.fixture
 def trained(loop: Loop, project: OracleProject, redis_server: RedisServer) -> Loop:  # noqa: F811
-    """The loop with a first version that is right about every image."""
+    """Return a loop with a first version that is right about every image."""
     settings = loop.settings.model_copy(
         update={"model_dir": loop.root.parent, "redis_url": SecretStr(redis_server.url)}
     )

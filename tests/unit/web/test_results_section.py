@@ -155,7 +155,7 @@ def test_each_promise_that_is_possible_now_has_a_button(client: FlaskClient, roo
 
 
 def test_a_try_is_shown_from_its_sample_to_its_promise(client: FlaskClient, root: Path) -> None:
-    """The first try is about six images, of which people label two."""
+    """The first try contains six images, of which people label two."""
     offer = outlook(0.05, 14_210).model_dump()
     ProjectStore(root).record(finish_outlook=[offer], unlabeled_images=9)
     store = FinishStore(root)

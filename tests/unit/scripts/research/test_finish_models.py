@@ -11,7 +11,7 @@ from scripts.research.hidden_pool import HiddenPool
 
 
 def hidden_pool(n_images: int) -> HiddenPool:
-    """Return images of three classes, each around a corner of its own."""
+    """Return images of three classes, each clustered around a different corner."""
     rng = np.random.default_rng(0)
     truth = np.arange(n_images) % 3
     embeddings = np.eye(3, dtype=np.float32)[truth]

@@ -28,7 +28,8 @@ BEFORE = Outcome("calibrated", 0, 0, 500, 0.05, 0.9, 3000)
 def candidate(n_wrong: int, *, is_known: bool = True) -> Candidate:
     """Return 1,000 validation images and 3,000 others of equal confidence.
 
-    `n_wrong` of the others are wrong, and as many per image of the validation images if known.
+    The model is wrong about `n_wrong` of the others, and the same share of the validation images if
+    `is_known`.
     """
     is_right = np.ones(4000, bool)
     is_right[1000 : 1000 + n_wrong] = False
