@@ -41,7 +41,8 @@ def unlimited_size(max_error: float, allowed_errors: int, share: float) -> int:
 
     This is the smallest n for which Clopper and Pearson's upper bound (1934) on the probability of
     an error, with a confidence of 1 - `share`, is at most `max_error`: P(X <= c) <= `share` for
-    X ~ Binomial(n, max_error). Without any error, 2 % needs 149 images at a share of 5 %.
+    X ~ Binomial(n, max_error). A promise of 2 % needs 149 images if no error is allowed and `share`
+    is 5 %.
     """
     from scipy.stats import nbinom  # a slow import that only plans need
 
@@ -53,9 +54,9 @@ def unlimited_size(max_error: float, allowed_errors: int, share: float) -> int:
 def sample_size(n_images: int, max_error: float, allowed_errors: int, share: float) -> int | None:
     """Return how many of `n_images` people must label if `allowed_errors` of them may be wrong.
 
-    Returns None if they would have to label all images. The size is the smallest size, but at least
-    `unlimited_size`, for which the promise about the images that are left is broken with a
-    probability of at most `share`, however many of the `n_images` are wrong (see `risk`). A small
+    Returns None if they would have to label all images. The size is the smallest that is at least
+    `unlimited_size` and has a `risk` of at most `share`. The promise about the images that are left
+    is then broken with at most this probability, however many of the `n_images` are wrong. A small
     pool needs more images than an unlimited one, because the sample takes correct images out of it.
     """
     smallest = unlimited_size(max_error, allowed_errors, share)

@@ -56,8 +56,8 @@ def import_labels(
 def create_tasks(loop: Loop, new: Mapping[str, NewLabels], progress: Progress) -> int:
     """Create tasks with their labels, except for images that already have a task.
 
-    Returns the number of labels. The tasks are created in chunks, so that the ranker never waits
-    for long.
+    Returns the number of labels in the new tasks. The tasks are created in chunks, so that the
+    ranker never waits for long.
     """
     image_ids, n_labels = [*new], 0
     for start in range(0, len(image_ids), TASKS_AT_ONCE):

@@ -148,7 +148,7 @@ def choose_acceptance_images(loop: Loop, batch_size: int) -> list[str]:
 
 
 def record_outlook(loop: Loop, progress: Progress) -> None:
-    """Record how many images the version in service could label, unless it is already recorded."""
+    """Record how many images the version in service could label, if that is not known yet."""
     version, facts = loop.registry.current(), loop.store.facts()
     if version is None or version.version == facts.finish_outlook_of:
         return

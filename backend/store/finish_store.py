@@ -181,7 +181,7 @@ class FinishStore(Mirror):
         return [image.image_id for image in self.sampled_images(number)]
 
     def sampled_images(self, number: int) -> list[SampledImage]:
-        """Return the images of a try's acceptance sample, in random order, with their labels."""
+        """Return a try's acceptance sample in random order, with the model's labels."""
         query = (
             "SELECT image_id, label, is_lost FROM own_finish_image "
             "WHERE try = ? AND place IS NOT NULL ORDER BY place"

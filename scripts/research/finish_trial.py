@@ -122,8 +122,9 @@ def accepted(predicted: Labels, annotations: NDArray[np.int64]) -> NDArray[np.bo
     """Return for each image whether people accept the model's label.
 
     `annotations` contains people's labels, (images, people), in the order in which people are
-    asked. People accept a label that the first person chooses. Otherwise, a second person labels
-    the image, and a third if the first two differ; the label is accepted if both of them choose it.
+    asked. If the first person chooses the model's label, people accept it. Otherwise, a second
+    person labels the image, and a third if the first two differ; the label is accepted if both of
+    them choose it.
     """
     agrees = annotations[:, :3] == predicted[:, None]
     return agrees[:, 0] | (agrees[:, 1] & agrees[:, 2])

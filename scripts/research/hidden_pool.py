@@ -1,4 +1,4 @@
-"""Open a pool, and hide its labels from everyone but the annotators and the comparison."""
+"""Open a pool, and hide its labels from everything but the annotators and the final comparison."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from scripts.research.simulation import Plan, Run, make_loop, pool_of
 
 @dataclass(frozen=True, eq=False)
 class HiddenPool:
-    """All images of a pool, with labels that only annotators and the comparison may use."""
+    """All images of a pool, with labels that only annotators and the final comparison may use."""
 
     image_ids: tuple[str, ...]
     embeddings: Embeddings  # from the pre-trained body
