@@ -51,10 +51,15 @@ def main() -> int:
 def _follow(loop: Loop, prospect: Prospect | None, arguments: Namespace) -> bool:
     """Print how far the last try is, and begin a try if the person confirms it.
 
-    Returns whether a try has begun.
+    Returns whether a try has begun. Raises FinishError if the person wants a try that cannot begin.
     """
     _print_progress(loop)
     if prospect is None:
+        if arguments.max_error is not None:
+            raise FinishError(
+                "no other try can begin now: people are labeling this acceptance sample. Wait for "
+                "the result, or add --cancel to give its images back"
+            )
         return False
     print("\n".join(_table(prospect, arguments.max_error)))
     if arguments.max_error is None:

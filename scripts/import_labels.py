@@ -94,7 +94,7 @@ def describe(file: LabelFile, plan: ImportPlan, *, may_create: bool) -> Iterator
     counts = {
         f"for {len(plan.new_tasks):,} new tasks": n_of_tasks,
         "for existing tasks": len(plan.annotations),
-        "are already there": plan.n_unchanged,
+        "already there": plan.n_unchanged,
         "left out: the annotator chose another class earlier, or skipped": plan.n_different,
         **{f"left out: {reason}": count for reason, count in plan.left_out.items()},
         "left out: labels by the model": file.n_by_model,

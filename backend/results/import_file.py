@@ -161,7 +161,7 @@ def _check_columns(path: Path, found: Iterable[str]) -> None:
     if lacking := [name for name in needed if name not in names]:
         raise LabelFileError(
             f"{path}: the first line must name the columns {', '.join(COLUMNS)}, separated by "
-            f"commas (annotator may be left out); {', '.join(lacking)} is missing; found: {shown}"
+            f"commas (annotator may be left out); missing: {', '.join(lacking)}; found: {shown}"
         )
     unknown = [name for name in names if name not in COLUMNS]
     if unknown and needed is NEEDED:

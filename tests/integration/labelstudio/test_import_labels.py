@@ -95,7 +95,7 @@ def test_labels_become_annotations_in_their_annotators_names_and_a_second_run_ch
 
         again = own.run(*command, path, "--create-accounts")
         assert again.returncode == 0, again.stderr
-        assert "5 are already there" in again.stdout
+        assert "5 already there" in again.stdout
         assert "nothing to import" in again.stdout
         assert labels_of(project) == expected
         api.delete(f"/api/users/{ids[NEW]}/").raise_for_status()

@@ -86,7 +86,7 @@ def test_at_most_ten_wrong_lines_are_shown(path: Path) -> None:
 @pytest.mark.parametrize(
     ("header", "reason"),
     [
-        ("image,labels,annotator", "label is missing; found: 'image', 'labels', 'annotator'"),
+        ("image,labels,annotator", "missing: label; found: 'image', 'labels', 'annotator'"),
         ("image,label,anotator", "'anotator' is unknown: rename it to 'annotator'"),
         ("image,label,comment", "'comment' is unknown: remove it"),
         ("image,label,label", "'label' appears twice"),

@@ -28,7 +28,7 @@ def test_every_label_in_the_file_is_accounted_for() -> None:
         "1,013 labels in the file",
         "      3 for 2 new tasks",
         "      1 for existing tasks",
-        "      2 are already there",
+        "      2 already there",
         "      1 left out: the annotator chose another class earlier, or skipped",
         "      3 left out: without an annotator, for images that already have a task",
         "  1,000 left out: labels by the model",

@@ -163,7 +163,7 @@ def test_a_try_is_shown_from_its_sample_to_its_promise(client: FlaskClient, root
     asking = results(client)
     assert "Acceptance sample: 0 of 2 labeled, 0 errors (0 allowed)." in asking
     assert '<progress max="2" value="0"' in asking
-    assert "the model labels 4 images, of which at most 1 are wrong" in asking
+    assert "the model labels 4 images, of which at most 1 are wrong (with 95% confidence)" in asking
     assert "finish-1" not in asking
     store.end(1, "passed", 0, time.time(), 2)
     passed = results(client)
