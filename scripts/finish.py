@@ -58,7 +58,7 @@ def _follow(loop: Loop, prospect: Prospect | None, arguments: Namespace) -> bool
         if arguments.max_error is not None:
             raise FinishError(
                 "no other try can begin now: people are labeling this acceptance sample. Wait for "
-                "the result, or add --cancel to give its images back"
+                "the result, or give its images back with --cancel alone"
             )
         return False
     print("\n".join(_table(prospect, arguments.max_error)))

@@ -140,7 +140,7 @@ def test_a_promise_that_nothing_reaches_is_refused_with_the_smallest_possible_on
 
 def test_a_second_try_is_refused_while_a_sample_is_labeled(command: Command, trained: Loop) -> None:
     command("--max-error", "0.1", "--yes")
-    with pytest.raises(FinishError, match=r"no other try can begin now: .* add --cancel"):
+    with pytest.raises(FinishError, match=r"no other try can begin now: .* with --cancel alone"):
         command("--max-error", "0.05", "--yes")
     assert len(trained.finish_store.tries()) == 1
 
