@@ -41,7 +41,8 @@ def main() -> int:
         read_everything_changed(project, loop.store)
         asking = loop.finish_store.asking()
         prospect = None if asking or arguments.cancel else look_ahead(loop, progress)
-    is_changed = _cancel(loop) if arguments.cancel else _follow(loop, prospect, arguments)
+    act = _cancel if arguments.cancel else _follow
+    is_changed = act(loop, prospect, arguments)
     if is_changed:  # the ranker does the rest
         project_id = pick_project(settings.model_dir, arguments.project)
         TrainingQueue(settings.redis_url.get_secret_value()).request_look(project_id)
@@ -58,7 +59,7 @@ def _follow(loop: Loop, prospect: Prospect | None, arguments: Namespace) -> bool
         if arguments.max_error is not None:
             raise FinishError(
                 "no other try can begin now: people are labeling this acceptance sample. Wait for "
-                "the result, or give its images back with --cancel alone"
+                "the result, or first give its images back with --cancel"
             )
         return False
     print("\n".join(_table(prospect, arguments.max_error)))
@@ -68,11 +69,13 @@ def _follow(loop: Loop, prospect: Prospect | None, arguments: Namespace) -> bool
     plan = prospect.plan(arguments.max_error)
     if plan is None:
         raise FinishError(prospect.advice(arguments.max_error))
-    if not (arguments.yes or _is_confirmed(plan)):
-        print("nothing was changed")
-        return False
-    _begin(loop, plan)
-    return True
+    question = (
+        f"Have people label {plan.n_sample:,} random images without a guess, before all others?"
+    )
+    if arguments.yes or _is_confirmed(question):
+        _begin(loop, plan)
+        return True
+    return False
 
 
 def _parse() -> Namespace:
@@ -83,7 +86,7 @@ def _parse() -> Namespace:
         metavar="SHARE",
         help="the largest share of wrong labels that you accept, for example 0.02",
     )
-    parser.add_argument("--yes", action="store_true", help="begin without asking for confirmation")
+    parser.add_argument("--yes", action="store_true", help="do not ask for confirmation")
     parser.add_argument(
         "--cancel",
         action="store_true",
@@ -91,8 +94,8 @@ def _parse() -> Namespace:
     )
     add_project_option(parser)
     arguments = parser.parse_args()
-    if arguments.cancel and (arguments.yes or arguments.max_error is not None):
-        parser.error("--cancel cannot be combined with --max-error or --yes")
+    if arguments.cancel and arguments.max_error is not None:
+        parser.error("--cancel cannot be combined with --max-error")
     return arguments
 
 
@@ -143,15 +146,14 @@ def _describe(plan: FinishPlan) -> str:
     )
 
 
-def _is_confirmed(plan: FinishPlan) -> bool:
-    """Ask whether to begin."""
+def _is_confirmed(question: str) -> bool:
+    """Ask a question; return whether the answer is yes."""
     if not sys.stdin.isatty():
-        raise FinishError("to begin without confirmation, add --yes")
-    text = (
-        f"Have people label {plan.n_sample:,} random images without a guess, before all others? "
-        "[y/N] "
-    )
-    return input(text).strip().casefold() in ("y", "yes")
+        raise FinishError("to continue without confirmation, add --yes")
+    if input(f"{question} [y/N] ").strip().casefold() in ("y", "yes"):
+        return True
+    print("nothing was changed")
+    return False
 
 
 def _begin(loop: Loop, agreed: FinishPlan) -> None:
@@ -178,13 +180,23 @@ def _begin(loop: Loop, agreed: FinishPlan) -> None:
     )
 
 
-def _cancel(loop: Loop) -> bool:
-    """Give back the images of the last try, and return True."""
+def _cancel(loop: Loop, _: Prospect | None, arguments: Namespace) -> bool:
+    """Give back the images of the last try if the person confirms it.
+
+    Returns whether the images were given back. Raises FinishError if there is nothing to cancel.
+    """
+    current = loop.finish_store.current()
+    if current is not None and not arguments.yes:
+        question = "Give back the images of this try?"
+        if current.state == "passed":
+            question = f"Give up the promise and the model's labels of {current.n_left:,} images?"
+        if not _is_confirmed(question):
+            return False
     with push_lock(loop):
-        canceled = finish.cancel(loop)
+        finish.cancel(loop)
     print(
-        f"{canceled.n_images:,} images can be queried again. The next sample is larger, because "
-        "all tries share the risk of 5 % that a promise is broken"
+        "The images of this try can be queried again. The next sample is larger, because all tries "
+        "share the risk of 5 % that a promise is broken"
     )
     return True
 

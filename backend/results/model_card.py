@@ -55,7 +55,7 @@ def _data(model: ExportedModel, record: ProjectRecord) -> str:
         *(f"- {name}: {count:,} labels" for name, count in _label_counts(model, record).items()),
     ]
     if record.seed_labels:
-        lines += ["", "Some of the labels came with the data set; annotators chose the others."]
+        lines += ["", "Labels that came with the data set are included."]
     return "\n".join(lines)
 
 
@@ -63,8 +63,8 @@ def _selection(strategy: str) -> str:
     if strategy == "random":
         return "They were chosen at random."
     return (
-        f"Most of them were chosen by the query strategy `{strategy}`, so they are not a random "
-        "sample of the images."
+        f"The images to annotate were chosen by the query strategy `{strategy}`, so they are not a "
+        "random sample."
     )
 
 

@@ -33,6 +33,7 @@ class Prospect:
     validation: Scores  # the version's confidence about each validation image
     is_right: NDArray[np.bool_]  # whether the version is right about each validation image
     try_number: int  # of the next try
+    may_validate_more: bool  # whether annotators can give more validation labels
 
     @property
     def share(self) -> float:
@@ -66,10 +67,13 @@ class Prospect:
             )
         smallest = smallest_max_error(self.validation, self.is_right, self.confidences, self.share)
         other = f"use --max-error {smallest:.2f} or more, or " if smallest is not None else ""
+        measured_better = ""
+        if self.may_validate_more:
+            measured_better = "; more validation labels also help, because they show how good it is"
         return (
             f"{self.version} cannot label enough of the {len(self.image_ids):,} remaining images "
-            f"with {promise}: {other}wait until the model has learned from more labels; more "
-            "validation labels also help, because they show how good it is"
+            f"with {promise}: {other}wait until the model has learned from more labels"
+            f"{measured_better}"
         )
 
 
@@ -98,6 +102,7 @@ def look_ahead(loop: Loop, progress: Progress) -> Prospect:
         validation=validated.max(axis=1, initial=0.0),
         is_right=validated.argmax(axis=1) == pool.validation.labels,
         try_number=len(loop.finish_store.tries()) + 1,
+        may_validate_more=bool(loop.validation_labels),
     )
 
 

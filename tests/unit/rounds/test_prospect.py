@@ -22,6 +22,7 @@ PROSPECT = Prospect(
     validation=np.repeat(np.array([0.99, 0.4], np.float32), N_VALIDATION // 2),
     is_right=np.repeat([True, False], N_VALIDATION // 2),
     try_number=1,
+    may_validate_more=True,
 )
 
 
@@ -59,6 +60,11 @@ def test_the_advice_names_the_smallest_share_that_is_possible() -> None:
         f"--max-error {smallest:.2f} or more, or wait until the model has learned from more "
         "labels; more validation labels also help, because they show how good it is"
     )
+
+
+def test_no_one_is_told_to_give_validation_labels_if_these_are_known() -> None:
+    known = replace(PROSPECT, may_validate_more=False)
+    assert known.advice(0.001).endswith("wait until the model has learned from more labels")
 
 
 def test_the_advice_for_a_model_that_is_never_right_names_no_share() -> None:

@@ -109,12 +109,41 @@ def test_a_person_at_a_terminal_is_asked_first(
     assert len(trained.finish_store.tries()) == n_tries
 
 
+@pytest.mark.parametrize(("answer", "state"), [("y", "canceled"), ("", "passed")])
+def test_giving_up_a_promise_is_asked_first(
+    answer: str,
+    state: str,
+    command: Command,
+    trained: Loop,
+    project: OracleProject,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    command("--max-error", "0.1", "--yes")
+    while trained.finish_store.asking():
+        look(trained)
+        agree(trained, project)
+    [passed] = trained.finish_store.tries()
+    asked = []
+
+    def read(text: str) -> str:
+        asked.append(text)
+        return answer
+
+    monkeypatch.setattr("builtins.input", read)
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    command("--cancel")
+    assert asked == [
+        f"Give up the promise and the model's labels of {passed.n_left} images? [y/N] "
+    ]
+    assert [each.state for each in trained.finish_store.tries()] == [state]
+
+
 def test_a_sample_that_grew_while_the_person_decided_is_not_begun(
     command: Command, trained: Loop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def spend_a_try(_: str) -> str:
         command("--max-error", "0.1", "--yes")
-        command("--cancel")
+        command("--cancel", "--yes")
         monkeypatch.setattr(sys, "argv", ["finish", "--max-error", "0.1"])
         return "y"
 
@@ -140,18 +169,18 @@ def test_a_promise_that_nothing_reaches_is_refused_with_the_smallest_possible_on
 
 def test_a_second_try_is_refused_while_a_sample_is_labeled(command: Command, trained: Loop) -> None:
     command("--max-error", "0.1", "--yes")
-    with pytest.raises(FinishError, match=r"no other try can begin now: .* with --cancel alone"):
+    with pytest.raises(FinishError, match=r"no other try can begin now: .* with --cancel"):
         command("--max-error", "0.05", "--yes")
     assert len(trained.finish_store.tries()) == 1
 
 
 def test_cancel_gives_the_images_back(command: Command, trained: Loop) -> None:
     command("--max-error", "0.1", "--yes")
-    [line] = command("--cancel")
-    assert line.startswith("200 images can be queried again.")
+    [line] = command("--cancel", "--yes")
+    assert line.startswith("The images of this try can be queried again.")
     assert trained.finish_store.current() is None
     with pytest.raises(FinishError, match="nothing to cancel"):
-        command("--cancel")
+        command("--cancel", "--yes")
 
 
 @pytest.mark.parametrize(
@@ -174,4 +203,4 @@ def test_a_share_that_makes_no_sense_is_a_wrong_command_line(
 
 def test_cancel_is_not_combined_with_a_new_try(command: Command) -> None:
     with pytest.raises(SystemExit, match="2"):
-        command("--cancel", "--yes")
+        command("--cancel", "--max-error", "0.1")
