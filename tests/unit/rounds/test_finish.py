@@ -167,7 +167,7 @@ def test_a_promise_that_nothing_reaches_is_refused_with_advice_and_not_tried_aga
     trained: Loop,
 ) -> None:
     trained.store.record(finish_wanted=0.0001)
-    with pytest.raises(FinishError, match=r"at most 0\.01 % wrong: .*validation labels also help"):
+    with pytest.raises(FinishError, match=r"at most 0\.01 % wrong: .*has learned from more labels"):
         finish.follow(trained, quiet)
     assert trained.store.facts().finish_wanted is None
     assert trained.finish_store.tries() == []

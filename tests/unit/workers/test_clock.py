@@ -274,7 +274,7 @@ def test_a_new_annotation_makes_a_head_due_unless_train_is_full(
 ) -> None:  # fmt: skip
     save_version(root, meta(1))
     Registry(root).promote("r0001")
-    store.record(ordered_by="r0001")
+    store.record(ordered_by="r0001", finish_outlook_of="r0001")
     project.import_predictions({1: Prediction("cat", 0.5, 0.5, "r0001")})
     project.switch_model_version("r0001")
     own = Clock(settings.model_copy(update={"train": train}), queue)
@@ -480,7 +480,7 @@ def ordered(root: Path, project: OracleProject) -> None:
 def test_open_tasks_are_reordered_if_label_studio_orders_by_another_version(
     clock: Clock, store: ProjectStore, project: OracleProject, ranks: Queue
 ) -> None:
-    store.record(ordered_by="r0001")
+    store.record(ordered_by="r0001", finish_outlook_of="r0001")
     clock.tick(NOON)
     assert ranks.job_ids == []
     project.switch_model_version("r0000")  # chosen by hand in Label Studio
