@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import argparse
 import os
 import signal
@@ -70,8 +69,10 @@ def _repeat_ignored_interrupts() -> Iterator[None]:
         if ignored.exc_type is not KeyboardInterrupt:
             former(ignored)
             return
-        # Not at once, because the callback has not returned yet.
-        timer = threading.Timer(REPEAT_AFTER_S, _thread.interrupt_main)
+        # Not at once, because the callback has not returned yet. Only a real signal interrupts a
+        # main thread that is waiting.
+        main_thread = threading.main_thread().ident
+        timer = threading.Timer(REPEAT_AFTER_S, signal.pthread_kill, (main_thread, signal.SIGINT))
         timer.daemon = True
         timer.start()
 

@@ -218,7 +218,7 @@ def test_ctrl_c_in_a_destructor_still_ends_the_command() -> None:
             signal.raise_signal(signal.SIGINT)
     import signal
     Ignorant()
-    time.sleep(60)
+    time.sleep(3600)
     return 0
 """
     with start(ignored) as interrupted:
