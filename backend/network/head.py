@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +12,7 @@ from scipy.special import logsumexp, softmax
 
 from backend.base.arrays import Embeddings, Labels, Probs, Scores
 from backend.base.errors import TooFewLabelsError
+from backend.network.resnet_layout import HEAD_TENSORS
 
 # How much the labels weigh relative to the penalty on large weights, for embeddings scaled to a
 # mean square length of 1. On CIFAR-10, 1 to 3 is best for a fine-tuned body and 3 to 10 for a
@@ -26,6 +29,11 @@ class Head:
 
     weight: NDArray[np.float32]  # (classes, width)
     bias: NDArray[np.float32]  # (classes,)
+
+    @classmethod
+    def of(cls, state: Mapping[str, NDArray[Any]]) -> Self:
+        """Return the last layer of a network's tensors."""
+        return cls(*(state[name] for name in HEAD_TENSORS))
 
     def probs(self, embeddings: Embeddings) -> Probs:
         """Return class probabilities, one row per embedding."""

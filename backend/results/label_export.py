@@ -17,7 +17,7 @@ from backend.labelstudio.task_source import TaskSource
 from backend.results.label_files import LABEL_STUDIO_SUFFIX, WRITERS, write_csv, write_tasks
 from backend.results.label_folders import write_folders
 from backend.results.label_rows import LabelReading, read_label_rows
-from backend.results.label_sources import open_sources, validation_of
+from backend.results.label_sources import open_sources
 from backend.results.output import new_file, new_folder
 from backend.rounds.classes import follow_classes
 from backend.rounds.observe import read_everything_changed
@@ -48,7 +48,7 @@ def export_file(
         known = ", ".join(WRITERS)
         raise ExportError(
             f"{path}: the name must end in {known}, or {LABEL_STUDIO_SUFFIX} for tasks that Label "
-            "Studio can import"
+            "Studio can import; to write a folder, add --layout folder"
         )
     with new_file(path, is_forced=is_forced) as draft:
         config, problem = _read_label_studio(settings, project_id, progress)
@@ -125,7 +125,7 @@ def _open_pool(settings: Settings, project_id: int, progress: Progress) -> Pool:
         record.pool,
         settings.data_dir,
         seed=record.seed,
-        validation=validation_of(record),
+        validation=record.chosen_validation,
         index=root / POOL_INDEX,
         source=TaskSource(settings, project_id) if record.is_attached else None,
         classes=record.classes,

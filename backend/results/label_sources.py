@@ -12,7 +12,6 @@ from backend.base.errors import SettingsError
 from backend.base.image_ids import image_id_of_task
 from backend.base.settings import Settings
 from backend.images.catalog import Catalog, open_catalog
-from backend.images.validation_sample import Validation
 from backend.store import project_db
 from backend.store.finish_store import FinishStore
 from backend.store.project_record import POOL_INDEX, ProjectRecord, read_record
@@ -30,11 +29,6 @@ class LabelSources:
     finish: FinishStore  # the same copy
     catalog: Catalog
     emails: Mapping[int, str]  # of people in Label Studio
-
-
-def validation_of(record: ProjectRecord) -> Validation:
-    """Return how the project's validation images were chosen."""
-    return Validation(record.validation or "known", record.validation_labels or 0)
 
 
 @contextmanager
@@ -55,7 +49,7 @@ def open_sources(settings: Settings, root: Path) -> Iterator[LabelSources]:
             settings.data_dir,
             root / POOL_INDEX,
             seed=record.seed,
-            validation=validation_of(record),
+            validation=record.chosen_validation,
         )
         if record.is_attached:  # the pool's index may not have the newest tasks yet
             tasks = store.listed_tasks()

@@ -10,8 +10,8 @@ from backend.base.arrays import Probs
 from backend.base.classes import ClassList
 from backend.measures.calibration import rescale
 from backend.network.head import Head
-from backend.network.resnet_layout import HEAD_TENSORS
 from backend.store import model_outputs
+from backend.store.model_outputs import EMBEDDINGS
 from backend.store.registry import Registry
 from backend.store.version_meta import Meta
 
@@ -61,10 +61,9 @@ def _saved_probs(
         yield sample.image_ids, sample.probs
     if not meta.body_key:
         return
-    state = Registry(root).load_own_state(meta.version)
-    head = Head(*(state[name] for name in HEAD_TENSORS))
+    head = Head.of(Registry(root).load_own_state(meta.version))
     width = head.weight.shape[1]
-    for folder in (root / "embeddings", data_dir / "embeddings"):
+    for folder in (root / EMBEDDINGS, data_dir / EMBEDDINGS):
         path = model_outputs.embeddings_path(folder, meta.body_key, meta.view, pool_name)
         if (kept := model_outputs.load_embeddings(path, width)) is not None:
             yield kept[0], rescale(head.probs(kept[1]), meta.temperature)

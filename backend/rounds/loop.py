@@ -29,6 +29,7 @@ from backend.network.training import Recipe
 from backend.rounds.classes import follow_classes
 from backend.store.files import lock
 from backend.store.finish_store import FinishStore
+from backend.store.model_outputs import EMBEDDINGS
 from backend.store.project_record import (
     POOL_INDEX,
     ProjectRecord,
@@ -126,12 +127,12 @@ class Loop:
     @property
     def own_embeddings(self) -> Path:
         """Return the folder for embeddings of bodies that were trained in this project."""
-        return self.root / "embeddings"
+        return self.root / EMBEDDINGS
 
     @property
     def shared_embeddings(self) -> Path:
         """Return the folder for embeddings of pre-trained weights, shared by all projects."""
-        return self.settings.data_dir / "embeddings"
+        return self.settings.data_dir / EMBEDDINGS
 
 
 @dataclass(frozen=True)
@@ -231,7 +232,7 @@ def _validation(record: ProjectRecord, store: ProjectStore) -> Validation:
     if record.is_attached:
         of_sample = {task.image_id for task in store.validation_tasks()}
         exempt = frozenset(store.annotated_images() - of_sample)
-    return Validation(record.validation or "known", record.validation_labels or 0, exempt)
+    return replace(record.chosen_validation, exempt=exempt)
 
 
 @contextmanager

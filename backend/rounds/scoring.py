@@ -334,8 +334,7 @@ def _calibrated_probs(
     """Score images with a saved version, from its body's embeddings if they are kept."""
     if (embeddings := _kept_embeddings(loop, meta, image_ids)) is not None:
         state = loop.registry.load_own_state(meta.version)
-        head = Head(*(state[name] for name in HEAD_TENSORS))
-        probs = _finite(meta, head.probs(embeddings))
+        probs = _finite(meta, Head.of(state).probs(embeddings))
     else:
         images = loop.pool.images_of(image_ids, meta.view, progress)
         probs = _predict_probs(loop, meta, images, phase, progress)

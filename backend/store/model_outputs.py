@@ -31,6 +31,7 @@ from backend.store.tensor_file import (
 )
 
 SAMPLE_FILE = "sample.safetensors"
+EMBEDDINGS = "embeddings"  # the folder for bodies' embeddings, in a project's folder and DATA_DIR
 UNLABELED = -1
 ROUNDING = 0.01  # how far the sum of a row of probabilities may deviate from 1
 _IMAGE_IDS = TypeAdapter(tuple[str, ...])

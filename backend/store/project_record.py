@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from backend.base.classes import ClassList, append_new
 from backend.base.errors import DetachedError, ModelFolderError, SettingsError
 from backend.base.project_settings import ValidatedBy
+from backend.images.validation_sample import Validation
 from backend.store.files import folder_errors, lock, write_text
 
 
@@ -84,6 +85,11 @@ class ProjectRecord(BaseModel, frozen=True):
         """Return the project's classes, given the choices that the label config offers."""
         offered = tuple(choices)
         return ClassList(append_new(self.classes, offered), offered, self.renamed_classes)
+
+    @property
+    def chosen_validation(self) -> Validation:
+        """Return whose labels measure the project's versions, and how many annotators give."""
+        return Validation(self.validation or "known", self.validation_labels or 0)
 
     @property
     def wanted_validation_labels(self) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from backend.base.errors import BrokenVersionError
 from backend.store.files import folder_errors
-from backend.store.model_outputs import SAMPLE_FILE
+from backend.store.model_outputs import EMBEDDINGS, SAMPLE_FILE
 from backend.store.project_store import ProjectStore
 from backend.store.registry import Promotion, Registry
 from backend.store.version_meta import Meta, body_of
@@ -170,7 +170,7 @@ def _prune_embeddings(root: Path, sound: Sequence[Meta], promotions: Sequence[Pr
     keep = {meta.body_key for meta in sound if meta.body in bodies}
     long_ago = time.time() - DRAFT_LIFETIME_S
     with folder_errors(root):
-        for path in (root / "embeddings").glob("*"):
+        for path in (root / EMBEDDINGS).glob("*"):
             is_draft = (
                 path.suffix != ".safetensors"
             )  # still being written, or left behind by a killed process

@@ -80,16 +80,17 @@ class Auth:
     def check_reader(self) -> None:
         """Let in anyone who may see the loop's status."""
         if not self._is_free():
-            self._check_dashboard_login()
+            self.check_login()
 
     def check_login(self) -> None:
         """Let in only people who know the dashboard's password."""
-        self._check_dashboard_login()
+        if not self._has_dashboard_login(request.headers):
+            self._refuse("set DASHBOARD_PASSWORD, and send it with basic auth")
 
     def check_operator(self) -> None:
         """Let in anyone who may change things, unless a page of another site sent the request."""
         _refuse_other_sites()
-        self._check_dashboard_login()
+        self.check_login()
 
     def check_control_secret(self) -> None:
         """Let in only our dashboard in another process; refuse everyone if no secret is set."""
@@ -105,10 +106,6 @@ class Auth:
             return MAX_PREDICT_BYTES if path == "/predict" else MAX_BODY_BYTES
         is_known = self._has_webhook_secret(headers) or self._has_dashboard_login(headers)
         return MAX_BODY_BYTES if is_known else 0
-
-    def _check_dashboard_login(self) -> None:
-        if not self._has_dashboard_login(request.headers):
-            self._refuse("set DASHBOARD_PASSWORD, and send it with basic auth")
 
     def _has_backend_credentials(self, headers: Headers) -> bool:
         return _has_login(headers, self._settings.backend_user, self._settings.backend_password)

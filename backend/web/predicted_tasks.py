@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from backend.base.errors import PoolError
 from backend.base.image_ids import image_id_of_task
 from backend.images.index import Index
 from backend.labelstudio import task_data
+from backend.store.files import cached_until_changed
 from backend.store.finish_store import FinishStore
 from backend.store.project_record import POOL_INDEX, read_record
 
@@ -68,11 +68,9 @@ def predicted_tasks(root: Path) -> OwnTasks | AttachedTasks:
     if record is None or not record.is_attached:
         return OwnTasks(accepted)
     path = root / POOL_INDEX
-    modified_ns = path.stat().st_mtime_ns if path.exists() else 0
-    return AttachedTasks(_read_index(path, modified_ns) or Index.empty(record.pool), accepted)
+    index = _read_index(path) if path.exists() else None
+    return AttachedTasks(index or Index.empty(record.pool), accepted)
 
 
 # An index of 100,000 images takes a fifth of a second to read, and every change replaces the file.
-@lru_cache(maxsize=8)
-def _read_index(path: Path, modified_ns: int) -> Index | None:  # noqa: ARG001
-    return Index.read(path)
+_read_index = cached_until_changed(8)(Index.read)

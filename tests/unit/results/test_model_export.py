@@ -160,7 +160,7 @@ def test_the_folder_has_all_files_and_the_figures_of_the_version(
         "class_of_output": [0, 1, 2, 3],
     }
     modes = {(tmp_path / "out" / name).stat().st_mode for name in FILES}
-    assert len(modes) == 1  # the weights can be read by whoever can read the other files
+    assert len(modes) == 1  # the weights are as readable as the other files
     metrics = json.loads(found["metrics.json"])
     assert metrics["validation"]["accuracy"] == 0.5
     low, high = metrics["validation"]["accuracy_interval_95"]
