@@ -12,16 +12,14 @@ from numpy.typing import NDArray
 from backend.base.arrays import Scores
 from backend.measures.acceptance import sample_size, unlimited_size
 
-# In simulations with weak and good models, the model labels 36 % of the images in two tries with
-# these values, and they predict well how often a try passes. With ten numbers of errors instead of
-# twenty, the model labels 32 %. With thirty, it labels hardly more images, but people label a third
-# more.
+# Allowing more errors needs a larger sample, but lets weaker models pass. With more than this,
+# people label many more images, and the model labels hardly more.
 ALLOWED_ERRORS = range(20)
 N_THRESHOLDS = 50
 MIN_PASS_PROBABILITY = 0.5
 # The prior of the error rate is Beta(3/2, 1/2): Jeffreys' prior plus one error, because the
 # threshold tends to be chosen where few validation images happen to be wrong. Jeffreys' prior alone
-# labels as many images, but predicts that 80 % of a weak model's tries pass when only 56 % do.
+# predicts far too often that a weak model's try passes.
 PRIOR_WRONG, PRIOR_RIGHT = 1.5, 0.5
 MAX_ERRORS = range(1, 51)  # percent, for `smallest_max_error`
 

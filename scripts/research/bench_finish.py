@@ -44,9 +44,8 @@ LABELS = (500, 1000, 2000)
 def main() -> int:
     """Run the missing trials, and print a table of all trials."""
     arguments = _parser().parse_args()
-    signal.signal(
-        signal.SIGTERM, signal.default_int_handler
-    )  # otherwise, the trials would outlive this process
+    # Otherwise, the trials would outlive this process.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     base = open_run(load_settings(), arguments.out, arguments.jobs, rounds=0, batch=0)
     try:
         claim(arguments.out, base.plan)
