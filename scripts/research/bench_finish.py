@@ -10,11 +10,7 @@ is a head on the pre-trained body or, with --train full, the whole network. Reru
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
-import signal
-import sys
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +20,6 @@ from threadpoolctl import threadpool_limits
 from backend.base.command_line import CommandParser, run
 from backend.base.settings import load_settings
 from scripts.console.options import at_least
-from scripts.console.progress_bars import progress_bar
 from scripts.research.experiment import open_experiment
 from scripts.research.finish_models import (
     TrainedModel,
@@ -37,27 +32,24 @@ from scripts.research.finish_trial import Outcome, run_conditions, summarize
 from scripts.research.hidden_pool import HiddenPool, hide_labels, open_run
 from scripts.research.learning_curves import read_rows, write_rows
 from scripts.research.simulation import Run, claim
+from scripts.research.trials import run_resumable, run_trials
 
 LABELS = (500, 1000, 2000)
 
 
 def main() -> int:
     """Run the missing trials, and print a table of all trials."""
-    arguments = _parser().parse_args()
-    # Otherwise, the trials would outlive this process.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    return run_resumable(partial(_measure, _parser().parse_args()))
+
+
+def _measure(arguments: argparse.Namespace) -> None:
     base = open_run(load_settings(), arguments.out, arguments.jobs, rounds=0, batch=0)
-    try:
-        claim(arguments.out, base.plan)
-        print(f"pool {base.plan.pool}, weights {base.plan.weights}\n")
-        print(summarize(run_trials(arguments, base)))
-    except KeyboardInterrupt:
-        print("\nstopped: rerun the same command to resume", file=sys.stderr)
-        return 130
-    return 0
+    claim(arguments.out, base.plan)
+    print(f"pool {base.plan.pool}, weights {base.plan.weights}\n")
+    print(summarize(read_or_run(arguments, base)))
 
 
-def run_trials(arguments: argparse.Namespace, base: Run) -> list[Outcome]:
+def read_or_run(arguments: argparse.Namespace, base: Run) -> list[Outcome]:
     """Run the missing trials; return the outcomes of all trials."""
     path = arguments.out / f"{arguments.train}.csv"
     found = read_rows(path, Outcome) if path.exists() else []
@@ -65,15 +57,9 @@ def run_trials(arguments: argparse.Namespace, base: Run) -> list[Outcome]:
     if missing:
         hide_labels(base, arguments.annotators)  # embeds the pool once, for all processes
         trial = partial(run_trial, base, arguments)
-        context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
-        with (
-            progress_bar() as progress,
-            ProcessPoolExecutor(arguments.jobs, context) as processes,
-        ):
-            for number, outcomes in enumerate(processes.map(trial, missing), 1):
-                found += outcomes
-                write_rows(path, found)
-                progress("running trials", number, len(missing))
+        for outcomes in run_trials(trial, missing, arguments.jobs):
+            found += outcomes
+            write_rows(path, found)
     return [outcome for outcome in found if outcome.model < arguments.models]
 
 

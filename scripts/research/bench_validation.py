@@ -14,12 +14,8 @@ Rerun to resume.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
-import signal
-import sys
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -29,10 +25,10 @@ from backend.base.command_line import CommandParser, run
 from backend.base.errors import SettingsError
 from backend.base.settings import load_settings
 from scripts.console.options import at_least
-from scripts.console.progress_bars import progress_bar
 from scripts.research.hidden_pool import hide_labels, open_run
 from scripts.research.learning_curves import read_rows, write_rows
 from scripts.research.simulation import Run, claim
+from scripts.research.trials import run_resumable, run_trials
 from scripts.research.validation_cost import BUDGETS, compare, simulate_both
 from scripts.research.validation_trial import Estimate, run_trial, summarize
 
@@ -44,19 +40,15 @@ def main() -> int:
     arguments = _parser().parse_args()
     if "people" in arguments.tables and not arguments.annotators:
         raise SettingsError("the table `people` requires --annotators with a CSV file")
-    signal.signal(
-        signal.SIGTERM, signal.default_int_handler
-    )  # otherwise, the trials would outlive this process
+    return run_resumable(partial(_measure, arguments))
+
+
+def _measure(arguments: argparse.Namespace) -> None:
     base = open_run(load_settings(), arguments.out, arguments.jobs, max(BUDGETS) // BATCH, BATCH)
-    try:
-        claim(arguments.out, base.plan)
-        print(f"pool {base.plan.pool}, weights {base.plan.weights}")
-        for table in arguments.tables:
-            print(f"\n{table}\n\n{TABLES[table](arguments, base)}", flush=True)
-    except KeyboardInterrupt:
-        print("\nstopped: rerun the same command to resume", file=sys.stderr)
-        return 130
-    return 0
+    claim(arguments.out, base.plan)
+    print(f"pool {base.plan.pool}, weights {base.plan.weights}")
+    for table in arguments.tables:
+        print(f"\n{table}\n\n{TABLES[table](arguments, base)}", flush=True)
 
 
 def trial_table(arguments: argparse.Namespace, base: Run, *, is_real: bool) -> str:
@@ -67,13 +59,10 @@ def trial_table(arguments: argparse.Namespace, base: Run, *, is_real: bool) -> s
     if missing:
         annotators = arguments.annotators if is_real else ""
         hide_labels(base, annotators)  # embeds the pool once, for all processes
-        context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
-        with progress_bar() as progress, ProcessPoolExecutor(arguments.jobs, context) as processes:
-            trials = processes.map(partial(_run_trial, base, annotators), missing)
-            for number, estimates in enumerate(trials, 1):
-                found += estimates
-                write_rows(path, found)
-                progress("running trials", number, len(missing))
+        trial = partial(_run_trial, base, annotators)
+        for estimates in run_trials(trial, missing, arguments.jobs):
+            found += estimates
+            write_rows(path, found)
     return summarize([estimate for estimate in found if estimate.seed < arguments.trials])
 
 

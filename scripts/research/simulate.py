@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
-import sys
 from collections.abc import Sequence
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import get_args
@@ -40,35 +39,31 @@ from scripts.research.simulation import (
     pool_of,
     run_missing,
 )
+from scripts.research.trials import run_resumable
 
 
 def main() -> int:
     """Execute the runs that are missing, then write and print the results."""
-    arguments = _parser().parse_args()
-    signal.signal(
-        signal.SIGTERM, signal.default_int_handler
-    )  # otherwise, the runs would outlive this process
+    return run_resumable(partial(_simulate, _parser().parse_args()))
+
+
+def _simulate(arguments: argparse.Namespace) -> None:
     settings, arms = load_settings(), arguments.strategies
     if any("+" in arm for arm in arms) and not arguments.annotators:
         raise SettingsError("several annotations per image require --annotators with a CSV file")
-    try:
-        plan = _make_plan(arguments, settings)
-        claim(arguments.out, plan)
-        runs = _make_runs(arguments, settings, plan)
-        sentence = _describe(plan, arms, arguments.repeats)
-        print(sentence)
-        _prepare(runs[0])
-        run_missing(runs, arguments.jobs)
-    except KeyboardInterrupt:
-        print("\nstopped: rerun the same command to resume", file=sys.stderr)
-        return 130
+    plan = _make_plan(arguments, settings)
+    claim(arguments.out, plan)
+    runs = _make_runs(arguments, settings, plan)
+    sentence = _describe(plan, arms, arguments.repeats)
+    print(sentence)
+    _prepare(runs[0])
+    run_missing(runs, arguments.jobs)
     rows = [row for run in runs for row in finished_rows(run)]
     write_rows(arguments.out / "curves.csv", rows)
     summary = summarize(rows, arms)
     (arguments.out / "summary.md").write_text(f"{sentence}\n{summary}")
     draw(rows, arms, arguments.out / "curves")
     print(f"\n{summary}\n{arguments.out}/curves.csv, summary.md, curves.png, curves.svg")
-    return 0
 
 
 def _make_plan(arguments: argparse.Namespace, settings: Settings) -> Plan:
