@@ -55,9 +55,9 @@ def main() -> int:
     arguments = parser.parse_args()
     # The stack's first project stays idle: nothing in it is labeled.
     settings = {"POOL": "digits", "SEED_LABELS": "0", "WEIGHTS": "none", "LOG_FORMAT": "text"}
-    with temporary_stack("bench-attach", **settings) as (var, stack):
-        project_id = _make_project(stack, arguments.tasks, arguments.labels)
-        figures = _measure(stack, var, project_id)
+    with temporary_stack("bench-attach", **settings) as stack:
+        project_id = _make_project(stack.info, arguments.tasks, arguments.labels)
+        figures = _measure(stack.info, stack.var, project_id)
     report = {**vars(arguments), "figures": [vars(figure) for figure in figures]}
     print(f"\n{os.cpu_count()} cores, {arguments.tasks:,} tasks, {arguments.labels:,} annotations")
     width = max(len(figure.name) for figure in figures)

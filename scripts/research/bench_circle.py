@@ -47,8 +47,9 @@ def circle_figures() -> list[Figure]:
         "RETRAIN_WAIT": "3600",
         "LOG_FORMAT": "text",
     }
-    with temporary_stack("bench", **settings) as (var, stack):
-        return [*_measure_circle(stack, var / "log/ranker.log"), *photo_tasks_figures(stack)]
+    with temporary_stack("bench", **settings) as stack:
+        circle = _measure_circle(stack.info, stack.var / "log/ranker.log")
+        return [*circle, *photo_tasks_figures(stack.info)]
 
 
 def _measure_circle(stack: Mapping[str, Any], ranker_log: Path) -> list[Figure]:

@@ -103,9 +103,9 @@ def main() -> int:
     parser = CommandParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=REQUESTS)
     arguments = parser.parse_args()
-    with temporary_stack("fuzz", CONTROL_SECRET=CONTROL_SECRET) as (var, stack):
-        report = fuzz(_target(stack, var), arguments.requests)
-        for path in (var / "log").glob("*.log"):
+    with temporary_stack("fuzz", CONTROL_SECRET=CONTROL_SECRET) as stack:
+        report = fuzz(_target(stack.info, stack.var), arguments.requests)
+        for path in (stack.var / "log").glob("*.log"):
             n_traces = path.read_text(errors="replace").count("Traceback (most recent call last)")
             if n_traces and path.name != "label-studio.log":  # Label Studio's errors are not ours
                 report.failures.append(f"{n_traces} tracebacks in {path.name}")

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,9 +121,35 @@ def free_ports(count: int) -> list[int]:
         return [probe.getsockname()[1] for probe in probes]
 
 
+@dataclass(frozen=True)
+class TemporaryStack:
+    """A stack in var/<name> on free ports."""
+
+    var: Path
+    environment: Mapping[str, str]
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Read stack.json again: pids change when a program is restarted."""
+        return dict(json.loads((self.var / "stack.json").read_text()))
+
+    def up(self) -> None:
+        """Start the stack; return when it is ready."""
+        self.run("scripts.up")
+
+    def down(self) -> None:
+        """Stop every process of the stack."""
+        self.run("scripts.up", "down")
+
+    def run(self, module: str, *arguments: str) -> None:
+        """Run `python -m module arguments` in this stack's environment."""
+        command = [sys.executable, "-m", module, *arguments]
+        subprocess.run(command, env=self.environment, cwd=ROOT, check=True)
+
+
 @contextmanager
-def temporary_stack(name: str, **settings: str) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Run a stack in var/<name> on free ports; yield its folder and the content of stack.json."""
+def temporary_stack(name: str, **settings: str) -> Iterator[TemporaryStack]:
+    """Run a stack in var/<name> on free ports, and delete its folder afterwards."""
     var = ROOT / "var" / name
     shutil.rmtree(var, ignore_errors=True)
     environment = {
@@ -135,10 +161,10 @@ def temporary_stack(name: str, **settings: str) -> Iterator[tuple[Path, dict[str
         **dict(zip(PORTS, map(str, free_ports(len(PORTS))), strict=True)),
         **settings,
     }
-    up = [sys.executable, "-m", "scripts.up"]
-    subprocess.run(up, env=environment, cwd=ROOT, check=True)
+    stack = TemporaryStack(var, environment)
+    stack.up()
     try:
-        yield var, json.loads((var / "stack.json").read_text())
+        yield stack
     finally:
-        subprocess.run([*up, "down"], env=environment, cwd=ROOT, check=True)
+        stack.down()
         shutil.rmtree(var, ignore_errors=True)
