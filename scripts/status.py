@@ -42,7 +42,7 @@ def main() -> int:
             print(f"  {line}")
         for notice in project.notices:
             print(f"  note: {notice}")
-        for last in project.errors[:1]:
+        for last in [error for error in project.errors if not error.is_over][:1]:
             print(f"  last error ({last.at}, {last.where}): {last.message}")
     for service in status.services:
         if service.problem:

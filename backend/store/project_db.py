@@ -108,6 +108,10 @@ MIGRATIONS = (
     ) WITHOUT ROWID, STRICT;
     CREATE INDEX own_finish_sample ON own_finish_image (try, place) WHERE place IS NOT NULL;
     """,
+    """
+    -- the step that failed; '' once it has succeeded
+    ALTER TABLE own_error ADD COLUMN failing_step TEXT NOT NULL DEFAULT '';
+    """,
 )
 MIRROR_TABLES = """
     CREATE TABLE IF NOT EXISTS mirror_task (

@@ -115,6 +115,16 @@ class AnnotatorFigures:
     )
 
 
+@dataclass(frozen=True)
+class KeptError:
+    """A recent error of a job."""
+
+    at: str = field(metadata={"description": "when the error occurred"})
+    where: str = field(metadata={"description": "the job in which the error occurred"})
+    message: str = field(metadata={"description": "what is wrong and what to do"})
+    is_over: bool = field(metadata={"description": "whether the job has succeeded since"})
+
+
 class AskedImage(BaseModel, frozen=True):
     """An image that awaits annotation."""
 

@@ -29,7 +29,13 @@ from backend.base.labeling import (
 from backend.store import mirror
 from backend.store.mirror import Mirror, MirrorChanges
 from backend.store.project_db import reading, select, writing
-from backend.store.project_rows import OPEN_IMAGES_KEPT, AnnotatorFigures, Facts, OpenImage
+from backend.store.project_rows import (
+    OPEN_IMAGES_KEPT,
+    AnnotatorFigures,
+    Facts,
+    KeptError,
+    OpenImage,
+)
 
 ERRORS_KEPT = 10
 _FIGURES = TypeAdapter(AnnotatorFigures)
@@ -63,10 +69,10 @@ class ProjectStore(Mirror):
             _record(db, {"failed_at": {**_facts(db).failed_at, step: at}})
 
     def record_success(self, step: str, **facts: Any) -> None:
-        """Record that a step succeeded, along with its results."""
+        """Record that a step succeeded, along with its results; its errors are over."""
         with writing(self._root) as db:
-            failed_at = {k: at for k, at in _facts(db).failed_at.items() if k != step}
-            _record(db, {**facts, "failed_at": failed_at})
+            _record(db, facts)
+            _record_success(db, step)
 
     # The copy of Label Studio's data
 
@@ -88,6 +94,7 @@ class ProjectStore(Mirror):
                 _raise_revisions(db, mirror.delete_tasks_unseen_since(db, began))
                 found["full_read_at"] = max(began, before.full_read_at)
             _record(db, found)
+            _record_success(db, "read")  # whichever process has read, reading works again
 
     def forget_tasks(self, task_ids: Sequence[int], now: float) -> None:
         """Delete tasks that were deleted in Label Studio."""
@@ -100,8 +107,8 @@ class ProjectStore(Mirror):
         """
         with writing(self._root) as db:
             mirror.write_learned(db, digests, now)
-            failed_at = {k: at for k, at in _facts(db).failed_at.items() if k != "retrain"}
-            _record(db, {**facts, "failed_at": failed_at})
+            _record(db, facts)
+            _record_success(db, "retrain", "refit")  # no annotation is left to fit a head to
 
     def label_counts(self) -> dict[str, int]:
         """Return how many annotations each label has, including labels that are not classes now."""
@@ -235,23 +242,30 @@ class ProjectStore(Mirror):
             rows = db.execute("SELECT figures FROM own_annotator ORDER BY place")
             return [_FIGURES.validate_json(figures) for (figures,) in rows]
 
-    def record_error(self, where: str, message: str, at: datetime | None = None) -> None:
-        """Record an error to show on the dashboard."""
+    def record_error(
+        self, where: str, message: str, at: datetime | None = None, *, step: str = ""
+    ) -> None:
+        """Record an error to show on the dashboard.
+
+        The error is over once `step` has succeeded; without a step, it is over from the beginning.
+        """
         moment = (at or datetime.now(UTC)).isoformat(timespec="seconds")
         with writing(self._root) as db:
-            db.execute("INSERT INTO own_error VALUES (?, ?, ?)", (moment, where, message))
+            db.execute("INSERT INTO own_error VALUES (?, ?, ?, ?)", (moment, where, message, step))
             db.execute(
                 "DELETE FROM own_error WHERE rowid NOT IN "
                 "(SELECT rowid FROM own_error ORDER BY rowid DESC LIMIT ?)",
                 (ERRORS_KEPT,),
             )
 
-    def errors(self) -> list[dict[str, str]]:
+    def errors(self) -> list[KeptError]:
         """Return the last errors, newest first."""
-        query = 'SELECT at, "where", message FROM own_error ORDER BY rowid DESC'
+        query = (
+            "SELECT at, \"where\", message, failing_step = '' FROM own_error ORDER BY rowid DESC"
+        )
         return [
-            {"at": at, "where": where, "message": message}
-            for at, where, message in select(self._root, query)
+            KeptError(at, where, message, bool(is_over))
+            for at, where, message, is_over in select(self._root, query)
         ]
 
     def _replace_rows(self, table: str, rows: Iterable[tuple[Any, Any]], **facts: Any) -> None:
@@ -283,6 +297,15 @@ def _record(db: sqlite3.Connection, facts: Mapping[str, Any]) -> None:
         raise TypeError(f"no such fact: {', '.join(sorted(unknown))}")
     rows = [(name, json.dumps(value)) for name, value in facts.items()]
     db.executemany("INSERT OR REPLACE INTO own_fact VALUES (?, ?)", rows)
+
+
+def _record_success(db: sqlite3.Connection, *steps: str) -> None:
+    """Record that steps succeeded, so that their errors are over and no attempt is delayed."""
+    failed_at = _facts(db).failed_at
+    if failed_at.keys() & {*steps}:
+        _record(db, {"failed_at": {k: at for k, at in failed_at.items() if k not in steps}})
+    for step in steps:
+        db.execute("UPDATE own_error SET failing_step = '' WHERE failing_step = ?", (step,))
 
 
 def _raise_revisions(db: sqlite3.Connection, changes: MirrorChanges) -> None:

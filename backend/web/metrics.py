@@ -118,6 +118,10 @@ GAUGES = {
         "The project's newest errors, at most ten, by the job in which they occurred.",
         ("project", "where"),
     ),
+    "ongoing_errors": (
+        "Those of kept_errors whose job has not succeeded since; 0 means that nothing is wrong.",
+        ("project", "where"),
+    ),
 }
 
 Sample = tuple[str, tuple[str, ...], float | None]
@@ -243,8 +247,11 @@ def _of_project(status: ProjectStatus) -> Iterator[Sample]:
     jobs |= {(job.job, job.status): 1 for job in status.jobs}
     for (name, state), n_jobs in jobs.items():
         yield "jobs", (project, name, state), n_jobs
-    for where, n_errors in collections.Counter(error.where for error in status.errors).items():
+    kept = collections.Counter(error.where for error in status.errors)
+    ongoing = collections.Counter(error.where for error in status.errors if not error.is_over)
+    for where, n_errors in kept.items():
         yield "kept_errors", (project, where), n_errors
+        yield "ongoing_errors", (project, where), ongoing[where]
 
 
 @contextmanager

@@ -205,7 +205,7 @@ def _labeling_fields(
         "asked_again": counts.awaiting_second_opinion if counts else None,
         "new_annotations": count_new(store, queue, project_id)[0],
         "annotators": tuple(store.annotators()),
-        "errors": store.errors(),
+        "errors": tuple(store.errors()),
     }
 
 

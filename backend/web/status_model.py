@@ -15,7 +15,7 @@ from backend.measures.forecast import CurvePoint, Forecast
 from backend.people.validation_labels import ValidationProgress
 from backend.queue.services import Service
 from backend.rounds.finish_progress import FinishProgress
-from backend.store.project_rows import AnnotatorFigures, AskedImage, FinishOutlook
+from backend.store.project_rows import AnnotatorFigures, AskedImage, FinishOutlook, KeptError
 
 
 def _is_none(value: object) -> bool:
@@ -61,14 +61,6 @@ class JobStatus(StatusPart):
         description="the total for this phase, or 0 if unknown; absent before the first report",
     )
     seconds_left: float | None = Field(description="estimated seconds until this phase ends")
-
-
-class LastError(StatusPart):
-    """A recent error of a job."""
-
-    at: str = Field(description="when the error occurred")
-    where: str = Field(description="the job in which the error occurred")
-    message: str = Field(description="what is wrong and what to do")
 
 
 class ProjectStatus(StatusPart):
@@ -187,7 +179,7 @@ class ProjectStatus(StatusPart):
     workers: dict[str, int] = Field(
         description="how many trainers (`train`) and rankers (`rank`) are running"
     )
-    errors: tuple[LastError, ...] = Field(description="the last ten errors, newest first")
+    errors: tuple[KeptError, ...] = Field(description="the last ten errors, newest first")
 
 
 class Status(StatusPart):

@@ -39,6 +39,8 @@ FULL_READ_EVERY_S = 3600.0
 # Label Studio sends a webhook during the request that causes it, and gives up after a second. If
 # the webhook for an annotation has not arrived after this delay, it was lost.
 WEBHOOK_GRACE_S = 2.0
+# After a failed reading, so that status soon shows that Label Studio responds again.
+READ_AGAIN_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,7 @@ class Clock:
             self._read_project(watch, now)
         except (LabelStudioError, LabelConfigError) as error:  # jobs may be due nevertheless
             watch.problem = str(error)
+            watch.next_reading = min(watch.next_reading, now + READ_AGAIN_S)
         problems = {watch.problem for watch in self._watches.values()} - {""}
         every_s = self._settings.reconcile_every_s
         self._queue.record_health("label_studio", "; ".join(sorted(problems)), now, every_s)

@@ -227,7 +227,7 @@ def _record_errors(work: Work, step: Step) -> Iterator[None]:
         else:
             message = f"unexpected {type(error).__name__}: see the log of this worker"
             log.exception("project %d: %s", work.project_id, where)
-        work.store.record_error(where, message)
+        work.store.record_error(where, message, step=step)
         work.store.record_failure(step, time.time())
 
 

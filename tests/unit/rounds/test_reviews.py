@@ -361,7 +361,7 @@ def test_the_job_records_why_reviews_cannot_be_collected(
     monkeypatch.setattr(reviews, "annotations", is_away)
     run_job()
     [error] = store.errors()
-    assert (error["where"], error["message"]) == (
+    assert (error.where, error.message) == (
         "collecting reviews",
         "Label Studio cannot be reached",
     )

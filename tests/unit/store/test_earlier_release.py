@@ -270,7 +270,7 @@ def test_the_clock_migrates_errors_and_a_requested_training_once(
 ) -> None:
     tick(clock, NOON)
     tick(clock, NOON + 1)
-    errors = [tuple(error.values()) for error in store.errors()]
+    errors = [(error.at, error.where, error.message) for error in store.errors()]
     assert errors == [
         ("2026-01-01T12:02:00+00:00", "training", "error 2"),
         ("2026-01-01T12:01:00+00:00", "training", "error 1"),

@@ -199,6 +199,7 @@ def test_an_earlier_database_gets_the_tables_and_keeps_its_records(tmp_path: Pat
     db = connect(tmp_path)
     for table in ("own_finish_try", "own_finish_image"):
         db.execute(f"DROP TABLE {table}")
+    db.execute("ALTER TABLE own_error DROP COLUMN failing_step")
     db.execute("PRAGMA user_version = 3")
     db.close()
     assert FinishStore(tmp_path).tries() == []

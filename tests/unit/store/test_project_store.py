@@ -1070,19 +1070,63 @@ def test_annotator_figures_are_returned_in_order(store: ProjectStore) -> None:
 def test_the_last_ten_errors_are_kept_newest_first(store: ProjectStore, root: Path) -> None:
     for number in range(25):
         store.record_error("training", f"error {number}")
-    messages = [error["message"] for error in store.errors()]
+    messages = [error.message for error in store.errors()]
     assert messages == [f"error {number}" for number in range(24, 14, -1)]
     assert rows_of(root, "SELECT count(*) FROM own_error") == [(10,)]
 
 
 def test_an_error_is_recorded_with_step_and_time(store: ProjectStore) -> None:
     store.record_error("training", "the disk is full", datetime(2026, 1, 1, 12, tzinfo=UTC))
-    assert store.errors() == [
-        {"at": "2026-01-01T12:00:00+00:00", "where": "training", "message": "the disk is full"}
-    ]
+    [error] = store.errors()
+    assert (error.at, error.where) == ("2026-01-01T12:00:00+00:00", "training")
+    assert error.message == "the disk is full"
     store.record_error("training", "again")
-    at = datetime.fromisoformat(store.errors()[0]["at"])
+    at = datetime.fromisoformat(store.errors()[0].at)
     assert abs((datetime.now(UTC) - at).total_seconds()) < 60
+
+
+def over(store: ProjectStore) -> dict[str, bool]:
+    return {error.message: error.is_over for error in store.errors()}
+
+
+def test_an_error_is_over_once_its_own_step_has_succeeded(store: ProjectStore) -> None:
+    store.record_error("querying images", "first", step="top_up")
+    store.record_error("exporting labels", "other", step="export")
+    assert over(store) == {"first": False, "other": False}
+    store.record_success("top_up")
+    store.record_error("querying images", "again", step="top_up")
+    assert over(store) == {"first": True, "other": False, "again": False}
+    store.record_error("training", "of an earlier release")
+    assert over(store)["of an earlier release"]
+
+
+def test_a_reading_by_any_process_ends_the_errors_of_reading(store: ProjectStore) -> None:
+    """The clock reads every minute; a job reads again only after another webhook."""
+    store.record_failure("read", NOON)
+    store.record_error("reading annotations", "no answer", step="read")
+    store.record_reading(NOON + 60, is_full=False)
+    assert over(store) == {"no answer": True}
+    assert store.facts().failed_at == {}
+
+
+def test_a_training_run_ends_the_errors_of_training_and_of_heads(store: ProjectStore) -> None:
+    for step in ("retrain", "refit", "top_up"):
+        store.record_failure(step, NOON)
+        store.record_error(step, step, step=step)
+    store.record_learned({}, NOON + 1)
+    assert over(store) == {"retrain": True, "refit": True, "top_up": False}
+    assert store.facts().failed_at == {"top_up": NOON}
+
+
+def test_errors_that_an_earlier_release_kept_are_over(root: Path, store: ProjectStore) -> None:
+    root.mkdir(exist_ok=True)
+    with closing(sqlite3.connect(root / FILE, isolation_level=None)) as db:
+        for script in MIGRATIONS[:4]:
+            db.executescript(script)
+        db.execute("INSERT INTO own_error VALUES ('2026-01-01T12:00:00+00:00', 'training', 'old')")
+        db.execute("PRAGMA user_version = 4")
+    store.record_error("training", "new", step="retrain")
+    assert over(store) == {"old": True, "new": False}
 
 
 # Copies

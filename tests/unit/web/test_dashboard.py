@@ -153,6 +153,14 @@ def test_the_page_shows_what_the_status_says(
     assert "the disk is full: free space" in section(html, "errors")
 
 
+def test_an_error_that_is_over_is_marked(client: FlaskClient, store: ProjectStore) -> None:
+    store.record_error("training", "the disk is full", step="retrain")
+    assert "(over" not in section(page(client), "errors")
+    store.record_success("retrain")
+    errors = section(page(client), "errors")
+    assert "training (over: it has succeeded since): the disk is full" in errors
+
+
 def test_the_page_shows_how_far_annotators_are_with_validation(
     client: FlaskClient, root: Path
 ) -> None:

@@ -112,8 +112,8 @@ def work(root: Path, queue: TrainingQueue, redis_server: RedisServer) -> None:
     job = Job.fetch("retrain-p7", connection=connection, serializer="json")
     job.set_status("started")  # type: ignore[arg-type]
     ProjectStore(root).record(pool_images=900, undecoded_images=100, order_problem="another")
-    for where in ("training", "training", "asking"):
-        ProjectStore(root).record_error(where, "dash-pass must not be seen")
+    for where, step in (("training", ""), ("training", "retrain"), ("asking", "")):
+        ProjectStore(root).record_error(where, "dash-pass must not be seen", step=step)
 
 
 def test_every_gauge_of_a_project_has_its_value(
@@ -151,6 +151,7 @@ def test_every_gauge_of_a_project_has_its_value(
         "new_annotations": {("7",): 2},
         "annotations_until_training": {("7",): 3},
         "kept_errors": {("7", "training"): 2, ("7", "asking"): 1},
+        "ongoing_errors": {("7", "training"): 1, ("7", "asking"): 0},
     }
     assert {key for key, value in jobs.items() if value} == {
         ("7", "retrain", "started"), ("7", "rank", "queued"),
@@ -185,7 +186,7 @@ def test_unknown_values_are_left_out_and_reading_creates_no_file(
         "trained_labels", "accuracy_ratio", "training_phase_seconds", "annotations",
         "skipped_annotations", "open_tasks", "asked_again_tasks", "kept_errors", "pool_images",
         "accuracy_bound_ratio", "validation_labels", "validation_labels_wanted",
-        "acceptance_sample",
+        "acceptance_sample", "ongoing_errors",
     }  # fmt: skip
     assert GAUGES.keys() - found.keys() == unknown
 

@@ -696,7 +696,7 @@ def test_every_field_of_the_status_is_documented_and_nothing_else_is(
     FinishStore(project_root(settings.model_dir, PROJECT)).begin(FIRST, IMAGES, SAMPLE)
     store.record(finish_outlook=[OUTLOOK.model_dump()])
     queue.enqueue("retrain", PROJECT)
-    store.record_error("training", "the disk is full: free space")
+    store.record_error("training", "the disk is full: free space", step="retrain")
     status = whole_status(settings, queue).as_json()
     [project] = status["projects"]
     returned = {

@@ -266,6 +266,21 @@ def test_start_training_survives_a_lost_redis(
     assert trains.job_ids == ["retrain-p7"]
 
 
+def test_a_failed_reading_is_repeated_soon_so_that_status_says_when_label_studio_is_back(
+    clock: Clock, queue: TrainingQueue, project: OracleProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def is_away(*_: object) -> None:
+        raise LabelStudioError("Label Studio cannot be reached")
+
+    with monkeypatch.context() as away:
+        away.setattr(project, "read_tasks", is_away)
+        clock.tick(NOON)
+    clock.tick(NOON + 9)
+    assert queue.health()["label_studio"]["problem"] == "Label Studio cannot be reached"
+    clock.tick(NOON + 10)
+    assert queue.health()["label_studio"]["problem"] == ""
+
+
 @pytest.mark.parametrize(("train", "step"), [("both", "refit"), ("head", "refit"), ("full", None)])
 def test_a_new_annotation_makes_a_head_due_unless_train_is_full(
     settings: Settings, queue: TrainingQueue, root: Path, store: ProjectStore,
@@ -540,7 +555,7 @@ def test_state_of_an_earlier_release_in_redis_is_migrated_once(
         error = {"at": "2026-01-01T12:00:00+00:00", "where": "training", "message": message}
         connection.lpush("tightloop:p7:errors", json.dumps(error))
     clock.tick(NOON)
-    assert [error["message"] for error in store.errors()] == ["the newer", "the older"]
+    assert [error.message for error in store.errors()] == ["the newer", "the older"]
     assert trains.job_ids == ["retrain-p7"]  # it was requested by hand
     left = {key.decode() for key in connection.scan_iter("tightloop:p7:*")}
     assert left <= {"tightloop:p7:hints"}

@@ -253,9 +253,9 @@ def test_a_failed_training_is_shown_and_retried_after_its_delay(
     annotate(3)
     jobs.retrain(PROJECT)
     [shown_error] = store.errors()
-    assert shown_error["where"] == "training"
-    assert shown in shown_error["message"]
-    assert "hunter2" not in shown_error["message"]
+    assert shown_error.where == "training"
+    assert shown in shown_error.message
+    assert "hunter2" not in shown_error.message
     state = observe(work.root, queue, PROJECT)
     assert state.n_new == 3  # nothing is lost
     now = state.facts.failed_at["retrain"]
@@ -301,7 +301,7 @@ def test_a_head_is_due_again_only_after_an_error(
 
     monkeypatch.setattr(rounds, "refit_head", refit_head)
     jobs.rank(PROJECT)
-    assert [error["message"] for error in store.errors()] == errors
+    assert [error.message for error in store.errors()] == errors
     state = observe(work.root, queue, PROJECT)
     assert decide(state, settings, time.time()).rank is None
     store.record(exhausted_at=time.time() + 999)
@@ -327,7 +327,7 @@ def test_a_failed_step_does_not_stop_the_rankers_other_steps(
     store.start_reviews(9)
     jobs.rank(PROJECT)
     assert done == ["collect_reviews"]
-    assert [error["where"] for error in store.errors()] == ["querying images"]
+    assert [error.where for error in store.errors()] == ["querying images"]
     assert work.queue.hints(PROJECT).looks == 1  # the clock looks when the retry is due
 
 
@@ -415,8 +415,8 @@ def test_a_pool_that_is_out_of_reach_is_shown_and_tried_again_after_a_minute(
 
     assert rescan(fail) == [True]
     [shown] = store.errors()
-    assert shown["where"] == "looking for new images"
-    assert shown["message"] == "s3://birds/: access is denied (403)"
+    assert shown.where == "looking for new images"
+    assert shown.message == "s3://birds/: access is denied (403)"
     state = observe(work.root, queue, PROJECT)
     now = state.facts.failed_at["rescan"]
     store.record(rescanned_at=0.0)

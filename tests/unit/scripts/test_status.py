@@ -1,0 +1,55 @@
+"""Print the state of every project for the person at the terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from backend.store.project_record import project_root, write_record
+from backend.store.project_store import ProjectStore
+from scripts import status
+from tests.conftest import RedisServer
+from tests.unit.store.test_registry import record
+
+PROJECT = 7
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ProjectStore:
+    root = project_root(tmp_path, PROJECT)
+    write_record(root, record(PROJECT))
+    return ProjectStore(root)
+
+
+@pytest.fixture
+def printed(
+    tmp_path: Path,
+    redis_server: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Callable[[], str]:
+    """Return what `scripts.status` prints."""
+    monkeypatch.setenv("MODEL_DIR", str(tmp_path))
+    monkeypatch.setenv("REDIS_URL", redis_server.url)
+    monkeypatch.setattr(sys, "argv", ["status"])
+
+    def run() -> str:
+        assert status.main() == 0
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_the_last_error_is_printed_until_its_job_succeeds(
+    store: ProjectStore, printed: Callable[[], str]
+) -> None:
+    store.record_error("exporting labels", "the disk is full", step="export")
+    store.record_error("training", "no answer", step="retrain")
+    assert "training): no answer" in printed()
+    store.record_success("retrain")
+    assert "exporting labels): the disk is full" in printed()
+    store.record_success("export")
+    assert "last error" not in printed()
