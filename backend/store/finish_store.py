@@ -23,6 +23,10 @@ COLUMNS = (
     "allowed_errors, n_unlabeled, state, n_errors, ended_at, n_decided"
 )
 _PASSED = "try IN (SELECT number FROM own_finish_try WHERE state = 'passed') AND place IS NULL"
+_NOT_PASSED = (
+    "try IN (SELECT number FROM own_finish_try WHERE state IN ('failed', 'canceled')) "
+    "AND place IS NULL"
+)
 _SAMPLED = "SELECT image_id FROM own_finish_image WHERE try = ? AND place IS NOT NULL"
 _LABELED = "SELECT image_id FROM mirror_annotation WHERE answer IS NOT NULL AND label IS NOT NULL"
 
@@ -133,7 +137,9 @@ class FinishStore(Mirror):
     ) -> None:
         """Record how a try ended, and how many images of its sample people had judged by then.
 
-        A try that passed can still be canceled. All other tries end only once.
+        A try that passed can still be canceled. All other tries end only once. Of a try that did
+        not pass, only the sample is kept: nothing uses the model's other labels, and in a large
+        pool, each try would add a row for every image.
         """
         before = ("asking", "passed") if state == "canceled" else ("asking",)
         with writing(self._root) as db:
@@ -142,6 +148,7 @@ class FinishStore(Mirror):
                 f"WHERE number = ? AND state IN ({_marks(len(before))})",
                 (state, n_errors, at, n_decided, number, *before),
             )
+            db.execute(f"DELETE FROM own_finish_image WHERE {_NOT_PASSED}")
 
     def model_labels(self) -> dict[str, ModelLabel]:
         """Return a mapping from image id to the model's label, for all tries that passed.

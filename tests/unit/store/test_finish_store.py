@@ -17,7 +17,7 @@ from backend.store.finish_store import (
     SampledImage,
     TryState,
 )
-from backend.store.project_db import MIGRATIONS, connect, copy, reading
+from backend.store.project_db import MIGRATIONS, connect, copy, reading, select
 from backend.store.project_store import ProjectStore
 
 NOON = 1_700_000_000.0
@@ -120,6 +120,16 @@ def test_the_end_is_recorded_once_but_a_promise_can_be_given_up(begun: FinishSto
     assert begun.tries() == [replace(passed, state="canceled", ended_at=NOON + 99)]
     begun.end(1, "passed", 0, NOON + 120)
     assert begun.current() is None
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_tries_that_do_not_pass_do_not_fill_the_database(
+    state: TryState, begun: FinishStore, tmp_path: Path
+) -> None:
+    end(begun, state)
+    [(n_images,)] = select(tmp_path, "SELECT count(*) FROM own_finish_image")
+    assert n_images == {"asking": 6, "passed": 6, "failed": 2, "canceled": 2}[state]
+    assert begun.sample(1) == SAMPLE
 
 
 def test_a_second_try_cannot_begin_while_the_first_is_asking(begun: FinishStore) -> None:
