@@ -8,7 +8,7 @@ export UV_HTTP_TIMEOUT ?= 300
 export PYTHONDONTWRITEBYTECODE =
 
 .DEFAULT_GOAL := help
-.PHONY: help install up down status secrets digests backup restore test coverage browser chromium registry compose-test docker-answers check format pages fuzz bench lock
+.PHONY: help install up down status secrets digests backup restore test coverage browser chromium registry compose-test docker-answers check format pages fuzz chaos bench lock
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -82,6 +82,9 @@ pages: .venv/.installed  ## write the tables in docs/status.md and docs/settings
 
 fuzz: install  ## send 10,000 hostile requests to a temporary stack; takes a few minutes
 	.venv/bin/python -m scripts.research.fuzz
+
+chaos: install  ## break a temporary stack 100 times while people label; takes about an hour
+	.venv/bin/python -m scripts.research.chaos
 
 bench: install  ## measure speed and memory, and write var/bench.json
 	.venv/bin/python -m scripts.research.bench

@@ -11,6 +11,7 @@ from urllib.parse import urljoin
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from scripts.research.accounts import PASSWORD, invite_link
 from scripts.research.bench_backend import CHROMIUM
 from tests.integration.conftest import (
     ROOT,
@@ -20,7 +21,6 @@ from tests.integration.conftest import (
     pytest_runtest_makereport,
     running_stack,
 )
-from tests.integration.people import PASSWORD, invite_link
 from tests.patience import PATIENCE_S
 
 __all__ = ["create_tables", "pytest_runtest_makereport"]

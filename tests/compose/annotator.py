@@ -11,8 +11,9 @@ import httpx
 
 from backend.base.labeling import LabelConfig
 from backend.labelstudio.label_config import parse_label_config
+from scripts.research.accounts import log_in
 from tests.compose.conftest import Team
-from tests.integration.people import Person, log_in
+from tests.integration.people import Person
 from tests.patience import PATIENCE_S
 
 

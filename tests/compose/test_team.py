@@ -30,10 +30,11 @@ from scripts.compose.backup import LABEL_STUDIO_FILES as MEDIA
 from scripts.compose.docker import compose_command, docker
 from scripts.compose.env import MAKERS
 from scripts.compose.preflight import IMAGE
+from scripts.research.accounts import invite_link, sign_up
 from tests.compose.annotator import Annotator
 from tests.compose.conftest import OURS, REPORT, SERVICES, SMALL, Team, clone
 from tests.compose_rules import breaches
-from tests.integration.people import Person, invite_link, sign_up
+from tests.integration.people import Person
 from tests.patience import wait_for
 
 EMAILS = ("ada@example.org", "grace@example.org")

@@ -12,8 +12,9 @@ from backend.labelstudio.project import LabelStudioProject
 from backend.store.finish_store import FinishStore
 from backend.store.project_record import project_root
 from backend.store.project_store import ProjectStore
+from scripts.research.accounts import invite_link, log_in, sign_up
 from tests.integration.conftest import Stack
-from tests.integration.people import Person, invite_link, log_in, pool_of, sign_up
+from tests.integration.people import Person, pool_of
 from tests.patience import wait_for
 
 COLLEAGUES = ("bo@example.org", "cy@example.org")

@@ -18,8 +18,9 @@ from backend.images.known_labels import true_labels
 from backend.labelstudio.project import LabelStudioProject
 from backend.store.project_record import project_root
 from backend.store.registry import Registry
+from scripts.research.accounts import invite_link, log_in, sign_up
 from tests.integration.conftest import CreateTables, Stack, running_stack
-from tests.integration.people import Person, invite_link, log_in, pool_of, sign_up
+from tests.integration.people import Person, pool_of
 from tests.patience import PATIENCE_S, wait_for
 
 SEEDS, BATCH = 100, 16

@@ -63,13 +63,18 @@ def targets() -> frozenset[str]:
     return frozenset(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
 
 
+def source_of(module: str) -> Path:
+    """Return the file that `python -m module` runs."""
+    path = ROOT / module.replace(".", "/")
+    return path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
+
+
 def is_module(name: str) -> bool:
-    return (ROOT / f"{name.replace('.', '/')}.py").is_file()
+    return source_of(name).is_file()
 
 
 def is_command(module: str) -> bool:
-    text = (ROOT / f"{module.replace('.', '/')}.py").read_text()
-    return '__name__ == "__main__"' in text
+    return '__name__ == "__main__"' in source_of(module).read_text()
 
 
 def helps_of(commands: Sequence[str]) -> dict[str, str]:

@@ -25,10 +25,11 @@ import redis
 from backend.network.resnet_layout import HEAD_TENSORS, resnet18
 from backend.store.model_outputs import save_pool_probs
 from backend.store.tensor_file import body_key, write_tensors
+from scripts.research.accounts import invite_link, log_in, sign_up
 from tests.integration.conftest import Stack
 from tests.integration.earlier_release.record import read_project_tasks
 from tests.integration.earlier_release.recording import Recording
-from tests.integration.people import Person, invite_link, log_in, sign_up
+from tests.integration.people import Person
 
 DTYPES = {"F32": np.float32, "I64": np.int64}
 Ids = dict[int, int]  # recorded -> rebuilt

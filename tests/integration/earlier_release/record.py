@@ -32,14 +32,9 @@ import httpx
 import redis
 from sklearn.datasets import load_digits
 
+from scripts.research.accounts import PASSWORD, invite_link, log_in, sign_up
 from tests.integration.conftest import ROOT, Stack, running_stack
-from tests.integration.people import (
-    PASSWORD,
-    Person,
-    invite_link,
-    log_in,
-    sign_up,
-)
+from tests.integration.people import Person
 from tests.patience import wait_for
 
 log = logging.getLogger(__name__)

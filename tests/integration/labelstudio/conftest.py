@@ -10,9 +10,9 @@ import pytest
 from backend.labelstudio.client import create_project
 from backend.labelstudio.label_config import label_config_xml
 from backend.labelstudio.project_setup import ProjectSetup
+from scripts.research.accounts import invite_link, log_in, sign_up
 from tests.integration.conftest import Stack
 from tests.integration.labelstudio.receiver import Receiver, receiving
-from tests.integration.people import invite_link, log_in, sign_up
 from tests.patience import PATIENCE_S
 
 TITLE = "Edge under test"

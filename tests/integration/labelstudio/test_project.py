@@ -9,8 +9,8 @@ import httpx
 from backend.base.labeling import NewTask, ProjectCounts, TaskImage
 from backend.labelstudio.project_setup import ProjectSetup
 from backend.labelstudio.rows import prediction_result
+from scripts.research.accounts import invite_link, log_in, sign_up
 from tests.integration.labelstudio.annotating import annotate, guess, import_images, new_task
-from tests.integration.people import invite_link, log_in, sign_up
 from tests.patience import PATIENCE_S
 
 
