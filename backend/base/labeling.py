@@ -16,6 +16,7 @@ DELETED = 0  # represents all deleted accounts, whose annotations are kept witho
 VALIDATION = "validation"  # recorded instead of a strategy for validation images
 ACCEPTANCE = "acceptance"  # recorded instead of a strategy for images of an acceptance sample
 IMPORTED_S = 0.0  # recorded instead of the seconds that a person took for an imported annotation
+CLOCK_SKEW_S = 10.0  # the clocks of the machines of one installation may differ by this much
 OTHER_CONTROL = "(another control)"  # the digest of an annotation made with another control
 
 

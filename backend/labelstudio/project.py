@@ -9,6 +9,7 @@ from typing import Any
 
 from backend.base.errors import LabelStudioError
 from backend.base.labeling import (
+    CLOCK_SKEW_S,
     DELETED,
     IMPORTED_S,
     Annotation,
@@ -35,8 +36,8 @@ from backend.labelstudio.task_pages import (
 )
 
 OUR_DESCRIPTION = "Tightloop, round"  # how every project description that we write begins
-# A reading of recent changes starts this much earlier, because clocks differ.
-CLOCK_SKEW = timedelta(seconds=10)
+# A reading of recent changes starts this much earlier.
+CLOCK_SKEW = timedelta(seconds=CLOCK_SKEW_S)
 # For each part of a task: the field of an import's response that counts it.
 IMPORT_COUNTS = {
     "annotations": "annotation_count",

@@ -23,6 +23,7 @@ from rq.job import Job
 from rq.utils import utcparse
 
 from backend.base.errors import QueueError
+from backend.base.labeling import CLOCK_SKEW_S
 from backend.base.progress import seconds_left
 from backend.queue.own_jobs import JOBS, MODULE, QUEUES, JobName, OwnJob, job_id
 
@@ -37,6 +38,9 @@ IMAGES_PER_HINT = 1_000
 IMAGES_KEPT = 10_000
 IMAGE_ID_LENGTH = 500
 HINTS_KEPT_S = 24 * 3600.0
+JOB_MONITORING_INTERVAL_S = 5
+# With every heartbeat, RQ extends the lease of a running job to this time from now.
+LEASE_S = JOB_MONITORING_INTERVAL_S + 60
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,14 @@ class TrainingQueue:
         )
         return {_text(image_id): at for image_id, at in found}
 
+    def forget_future(self, project_id: int, now: float) -> None:
+        """Forget reports and requests from later than `now`: the machine's clock was set back."""
+        hints = self._redis.hgetall(_key(project_id))
+        later = [name for name, at in hints.items() if float(at) > now + CLOCK_SKEW_S]
+        if later:
+            self._redis.hdel(_key(project_id), *later)
+        self._redis.zremrangebyscore(_key(project_id, "answered"), now + CLOCK_SKEW_S, "+inf")
+
     def take_over_earlier_release(self, project_id: int) -> tuple[bool, list[dict[str, str]]]:
         """Delete what an earlier release stored in Redis; return whether training had been
         requested, and the recorded errors, newest first.
@@ -175,8 +187,14 @@ class TrainingQueue:
 
     def requeue_abandoned(self) -> None:
         """Put jobs whose worker died back in their queue; RQ does this only on request."""
+        ends_at = time.time() + LEASE_S
         for queue in self._queues.values():
-            queue.started_job_registry.cleanup()
+            registry = queue.started_job_registry
+            # A lease is longer than that only if the machine's clock was set back.
+            long: Any = self._redis.zrangebyscore(registry.key, ends_at + CLOCK_SKEW_S, "+inf")
+            if long:
+                self._redis.zadd(registry.key, dict.fromkeys(long, ends_at), xx=True)
+            registry.cleanup()
 
     def forget_dead_executions(self, job: Job) -> None:
         """Delete the records of a job's earlier runs that died with their worker.

@@ -1,7 +1,7 @@
 """Mirror a project's tasks and annotations, and find what changed since the last training run.
 
 Readings may overlap. If a task is read twice, the reading with the later `updated_at` (from Label
-Studio's clock) wins.
+Studio's clock) wins. A recorded `updated_at` in the future never wins: that clock was set back.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from backend.base.labeling import (
+    CLOCK_SKEW_S,
     DELETED,
     IMPORTED_S,
     OTHER_CONTROL,
@@ -26,13 +27,14 @@ from backend.base.labeling import (
 )
 from backend.store.project_db import select
 
+TIME_FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"  # of Label Studio
 _WRITE_TASK = """
     INSERT INTO mirror_task VALUES (?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (task_id) DO UPDATE SET
         image_id = excluded.image_id, is_open = excluded.is_open, is_again = excluded.is_again,
         updated_at = excluded.updated_at, read_at = max(read_at, excluded.read_at),
         address = excluded.address
-    WHERE excluded.updated_at >= updated_at
+    WHERE excluded.updated_at >= updated_at OR updated_at > ?
     RETURNING task_id
 """
 # Selects the annotations that show who is labeling now, and how fast.
@@ -193,6 +195,7 @@ def write_tasks(db: sqlite3.Connection, tasks: Iterable[TaskReading], now: float
     """Record tasks that were just read; return what has changed."""
     changes = MirrorChanges()
     query = "SELECT address FROM mirror_task WHERE task_id = ?"
+    future = datetime.fromtimestamp(now + CLOCK_SKEW_S, UTC).strftime(TIME_FORMAT)
     for found in tasks:
         task = found.task
         values = (
@@ -203,6 +206,7 @@ def write_tasks(db: sqlite3.Connection, tasks: Iterable[TaskReading], now: float
             found.updated_at,
             now,
             found.address,
+            future,
         )
         before = db.execute(query, (task.task_id,)).fetchone()
         if db.execute(_WRITE_TASK, values).fetchone():

@@ -16,14 +16,16 @@ from datetime import datetime
 import httpx
 
 from backend.base.errors import LabelConfigError, LabelStudioError, ModelFolderError, TightloopError
+from backend.base.labeling import CLOCK_SKEW_S
 from backend.base.settings import Settings
 from backend.labelstudio.attached_project import open_project
 from backend.labelstudio.project import LabelStudioProject
-from backend.queue.training_queue import TrainingQueue
+from backend.queue.training_queue import Hints, TrainingQueue
 from backend.rounds.classes import follow_classes
-from backend.rounds.decide import decide
+from backend.rounds.decide import State, decide
 from backend.rounds.observe import observe, read_changes, read_everything_changed
 from backend.rounds.order_problem import record_order
+from backend.store.moments import correct_moments
 from backend.store.project_db import Connection, connect
 from backend.store.project_record import known_projects, project_root
 from backend.store.project_store import ProjectStore
@@ -78,10 +80,14 @@ class Clock:
         self._watches: dict[int, Watch] = {}
         self._next_abandoned = 0.0
         self._next_backend = 0.0
+        self._ticked_at = 0.0
         self._last_error = ""
 
     def tick(self, now: float) -> None:
         """Check everything once; log a new error and retry at the next tick."""
+        if now < self._ticked_at - CLOCK_SKEW_S:
+            self._start_over(self._ticked_at - now)
+        self._ticked_at = now
         try:
             self._queue.record_tick(now)
             if now >= self._next_abandoned:
@@ -106,6 +112,14 @@ class Clock:
     def close(self) -> None:
         """Close the databases."""
         self._forget_all_but(())
+
+    def _start_over(self, back_s: float) -> None:
+        """Plan everything again, because the machine's clock was set back."""
+        log.warning("the clock of this machine was set back by %.0f s", back_s)
+        self._next_abandoned = self._next_backend = 0.0
+        for watch in self._watches.values():
+            watch.next_reading = watch.look_at = 0.0
+            watch.found = None
 
     def _forget_all_but(self, project_ids: Collection[int]) -> None:
         """Stop watching all other projects, which were detached."""
@@ -155,6 +169,7 @@ class Clock:
 
     def _read_project(self, watch: Watch, now: float) -> None:
         store = watch.store
+        self._correct_moments(watch, now)
         since, n_known = store.facts().read_at, store.new_annotations()[0]
         if now - store.facts().full_read_at >= FULL_READ_EVERY_S:
             read_changes(watch.project, store, is_full=True, now=now)
@@ -165,6 +180,14 @@ class Clock:
         record = follow_classes(root, watch.project.label_config().choices)
         if record is not None:
             record_order(store, record, watch.project.task_order())
+
+    def _correct_moments(self, watch: Watch, now: float) -> None:
+        """Correct all times that are in the future because the machine's clock was set back."""
+        self._record_requests(watch, self._queue.hints(watch.project_id))
+        self._queue.forget_future(watch.project_id, now)
+        root = project_root(self._settings.model_dir, watch.project_id)
+        if correct_moments(root, now):
+            log.warning("project %d: corrected times in the future", watch.project_id)
 
     def _log_lost_webhooks(self, watch: Watch, now: float) -> None:
         """Log how many of the new annotations found by the last reading no webhook has reported."""
@@ -180,9 +203,7 @@ class Clock:
         """Enqueue due jobs; return the time of the next check."""
         root = project_root(self._settings.model_dir, watch.project_id)
         state = observe(root, self._queue, watch.project_id)
-        for name in ("train_asked_at", "rescan_asked_at"):
-            if (asked_at := getattr(state, name)) > getattr(state.facts, name):
-                watch.store.record(**{name: asked_at})  # because Redis may lose its data
+        self._record_requests(watch, state)
         due = decide(state, self._settings, now)
         if due.train:
             is_forced = state.is_asked(due.train)
@@ -190,6 +211,13 @@ class Clock:
         if due.rank:
             self._queue.enqueue("rank", watch.project_id)
         return now if due.train or due.rank else due.look_at
+
+    def _record_requests(self, watch: Watch, seen: State | Hints) -> None:
+        """Record people's requests in the database, because Redis may lose its data."""
+        facts = watch.store.facts()
+        for name in ("train_asked_at", "rescan_asked_at"):
+            if (asked_at := getattr(seen, name)) > getattr(facts, name):
+                watch.store.record(**{name: asked_at})
 
     def _check_backend(self) -> str:
         """Return what is wrong with the backend and how to fix it, or ""."""

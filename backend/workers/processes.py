@@ -24,6 +24,7 @@ from backend.base.errors import QueueError, TightloopError
 from backend.base.logs import start_logging
 from backend.base.settings import Settings, load_settings
 from backend.queue.own_jobs import OwnJob
+from backend.queue.training_queue import JOB_MONITORING_INTERVAL_S
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +120,7 @@ def _work(settings: Settings, queue: str) -> None:
             job_class=OwnJob,
             # Detect a killed worker quickly, and give its job to another worker.
             worker_ttl=30,
-            job_monitoring_interval=5,
+            job_monitoring_interval=JOB_MONITORING_INTERVAL_S,
             maintenance_interval=15,
         ).work()
     except RedisError as error:

@@ -176,6 +176,16 @@ def test_a_job_whose_worker_died_returns_to_its_queue_and_succeeds(
     assert queue.enqueue("retrain", PROJECT)
 
 
+def test_a_lease_from_before_the_clock_was_set_back_ends_as_soon_as_any_other(
+    queue: TrainingQueue, connection: Redis
+) -> None:
+    registry = StartedJobRegistry(queue=Queue("train", connection=connection, serializer="json"))
+    connection.zadd(registry.key, {"retrain-p7:run": time.time() + 3600})
+    queue.requeue_abandoned()
+    lease_s = connection.zscore(registry.key, "retrain-p7:run") - time.time()  # type: ignore[operator]
+    assert lease_s <= training_queue.LEASE_S
+
+
 def test_a_training_that_keeps_dying_waits_unless_a_retry_is_forced(
     queue: TrainingQueue, connection: Redis
 ) -> None:

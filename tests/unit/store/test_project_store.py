@@ -511,8 +511,8 @@ def test_of_two_readings_of_a_task_the_one_that_label_studio_dates_later_wins(
     store: ProjectStore, later_first: bool
 ) -> None:
     readings = [
-        task(1, annotation(5, "cat"), updated_at="2026-01-01T12:00:00.100000Z"),
-        task(1, annotation(5, "dog"), updated_at="2026-01-01T12:00:00.200000Z"),
+        task(1, annotation(5, "cat"), updated_at="2023-01-01T12:00:00.100000Z"),
+        task(1, annotation(5, "dog"), updated_at="2023-01-01T12:00:00.200000Z"),
     ]
     for number, found in enumerate(reversed(readings) if later_first else readings):
         store.record_tasks([found], NOON + number)

@@ -205,6 +205,48 @@ def test_all_tasks_are_read_again_at_intervals(
     assert readings == [False, True]
 
 
+def test_everything_is_read_at_once_after_the_clock_of_the_machine_was_set_back(
+    clock: Clock, root: Path, queue: TrainingQueue, project: OracleProject,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    clock.tick(NOON + 3600)
+    whole = project.read_tasks
+    readings: list[object] = []
+
+    def read_tasks(changed_after: object = None) -> object:
+        readings.append(changed_after)
+        return whole()
+
+    monkeypatch.setattr(project, "read_tasks", read_tasks)
+    project.answer(1, "cat")
+    clock.tick(NOON)
+    assert readings == [None]
+    assert n_new(root, queue) == 1
+
+
+def test_a_request_from_before_the_clock_was_set_back_leads_to_one_training_run(
+    clock: Clock, root: Path, store: ProjectStore, queue: TrainingQueue
+) -> None:
+    clock.tick(NOON + 3600)
+    queue.ask_for_training(PROJECT, NOON + 3600.5)
+    clock.tick(NOON)
+    assert observe(root, queue, PROJECT).is_training_asked
+    store.record(trained_at=NOON + 1)
+    assert not observe(root, queue, PROJECT).is_training_asked
+
+
+def test_webhooks_from_before_the_clock_was_set_back_do_not_count_forever(
+    clock: Clock, root: Path, store: ProjectStore, queue: TrainingQueue, project: OracleProject
+) -> None:
+    clock.tick(NOON + 3600)
+    project.answer(1, "cat")
+    queue.hint(PROJECT, NOON + 3601, ["img-0"])
+    clock.tick(NOON)
+    assert n_new(root, queue) == 1
+    learn(store, NOON + 1)
+    assert n_new(root, queue) == 0
+
+
 def test_a_retrain_that_is_due_is_enqueued_once(
     clock: Clock, queue: TrainingQueue, trains: Queue
 ) -> None:
