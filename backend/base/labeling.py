@@ -100,6 +100,7 @@ class TaskReading:
     annotations: tuple[Annotation, ...]
     asked: Asked | None  # as recorded in the task's data
     address: str | None = None  # of the image; "" = none; None in projects that we created
+    is_unmarked: bool = False  # its data does not say that Tightloop created the task
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from backend.images.pool import rescan
 from backend.labelstudio import task_data
 from backend.results.import_file import ImportedLabel
 from backend.results.import_plan import ImportPlan, KnownTasks, NewLabels, plan_import
+from backend.rounds.foreign_tasks import adopt_tasks
 from backend.rounds.loop import Loop, push_lock
 from backend.rounds.observe import read_changes, read_everything_changed
 from backend.rounds.task_images import show_images
@@ -46,6 +47,7 @@ def import_labels(
     plan = plan_import(loop, labels, accounts)
     n_created = create_tasks(loop, plan.new_tasks, progress)
     read_everything_changed(loop.project, loop.store)
+    adopt_tasks(loop.pool, loop.store)
     # While tasks were created, the ranker may have queried some of the images.
     plan = plan_import(loop, labels, accounts)
     n_annotated = annotate_tasks(loop, plan, progress)
@@ -65,6 +67,7 @@ def create_tasks(loop: Loop, new: Mapping[str, NewLabels], progress: Progress) -
         chunk = image_ids[start : start + TASKS_AT_ONCE]
         with push_lock(loop):
             read_everything_changed(loop.project, loop.store)
+            adopt_tasks(loop.pool, loop.store)
             known = KnownTasks(loop)
             lacking = {i: new[i] for i in chunk if known.task_of(i) is None}
             loop.project.import_tasks([*_tasks(loop, lacking)])

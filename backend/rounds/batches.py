@@ -12,12 +12,13 @@ import numpy as np
 from backend.asking.query import resolve, select
 from backend.base.arrays import Probs, Scores
 from backend.base.image_ids import task_id_of_image
-from backend.base.labeling import ACCEPTANCE, VALIDATION, Asked, NewTask, Prediction, Task
+from backend.base.labeling import ACCEPTANCE, VALIDATION, Asked, NewTask, Prediction
 from backend.base.progress import Progress
 from backend.base.strategy_names import ResolvedName, StrategyName
 from backend.labelstudio import task_data
 from backend.rounds.decide import batch_is_due, batch_size
 from backend.rounds.finish import choose_acceptance_images
+from backend.rounds.foreign_tasks import adopt_tasks
 from backend.rounds.loop import Loop, push_lock
 from backend.rounds.measuring import measure_again
 from backend.rounds.observe import count_at_work, read_changes, read_everything_changed
@@ -75,6 +76,7 @@ def top_up(
     overlap = loop.overlap
     with push_lock(loop):
         read_everything_changed(loop.project, loop.store)
+        adopt_tasks(loop.pool, loop.store)
         found: dict[str, float] = {}
         if loop.validation_labels:
             found["sample_asked_again"] = loop.store.facts().revision
@@ -136,7 +138,7 @@ def choose_batch(
     """
     tasks = loop.store.tasks()
     if not loop.is_attached:
-        _delete_duplicate_tasks(loop, tasks)
+        _delete_copies(loop)
     of_sample = {task.task_id for task in loop.store.validation_tasks()}
     asked = {loop.pool.canonical(t.image_id) for t in tasks if t.task_id not in of_sample}
     excluded = asked | loop.gone_images() | loop.reserved_images()
@@ -313,20 +315,14 @@ def _show_batch(loop: Loop, batch: Batch, sample: Sequence[str], began: float) -
     record_open_images(loop, began, images)
 
 
-def _delete_duplicate_tasks(loop: Loop, tasks: Sequence[Task]) -> None:
-    """Delete open tasks for images that already have an earlier task.
+def _delete_copies(loop: Loop) -> None:
+    """Delete open tasks for images that have an earlier or an annotated task.
 
-    Duplicates exist only if a push was killed while Label Studio was still storing its tasks and
-    another push read the tasks before Label Studio had stored them all.
+    They exist if a push was killed while Label Studio was still storing its tasks and another push
+    read the tasks before Label Studio had stored them all, or if a person imported tasks again that
+    were exported from the project.
     """
-    first_of: dict[str, int] = {}
-    duplicates = []
-    for task in sorted(tasks, key=lambda t: (t.is_open, t.task_id)):
-        if not task.image_id:  # a task that a person created by hand
-            continue
-        if first_of.setdefault(task.image_id, task.task_id) != task.task_id and task.is_open:
-            duplicates.append(task.task_id)
-    if duplicates:
-        log.warning("deleting %d duplicate open tasks", len(duplicates))
-        loop.project.delete_tasks(duplicates)
-        loop.store.forget_tasks(duplicates, time.time())
+    if copies := loop.store.copies():
+        log.warning("deleting %d open copies of other tasks", len(copies))
+        loop.project.delete_tasks(copies)
+        loop.store.forget_tasks(copies, time.time())

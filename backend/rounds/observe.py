@@ -69,13 +69,14 @@ def count_new(
     """Count annotations that no training run has used; return when the first was noticed.
 
     Counts annotations found by the last reading, and images reported by later webhooks. If the
-    reading has found an image, the image is not counted again because of its webhook.
+    reading has found an image, the image is not counted again because of its webhook. Foreign tasks
+    are never counted.
     """
     read_at = store.facts().read_at
     # Until the first reading, all annotations used by an earlier release look deleted.
     n_read, first_at = store.new_annotations() if read_at else (0, None)
     named = queue.annotated_since(project_id, read_at)
-    known = store.new_images() if named else set()
+    known = store.new_images() | store.foreign_images() if named else set()
     unread = {image_id: at for image_id, at in named.items() if image_id not in known}
     noticed = [*unread.values(), *(() if first_at is None else (first_at,))]
     return n_read + len(unread), min(noticed, default=None)

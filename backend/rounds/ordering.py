@@ -197,12 +197,13 @@ def _open_tasks(loop: Loop) -> tuple[list[OpenTask], list[OpenTask]]:
 
 
 def _queried_tasks(loop: Loop, pending: Set[int]) -> set[int] | None:
-    """Return the tasks of an attached project that may need predictions, or None in other projects.
+    """Return the tasks that may need predictions, or None if every open task may need one.
 
-    If the project asks for several annotations per task, Label Studio serves tasks that already
-    have an annotation before all others, so predictions would not change their order.
+    In a project that we created, every open task may need one unless foreign tasks are open. If the
+    project asks for several annotations per task, Label Studio serves tasks that already have an
+    annotation before all others, so predictions would not change their order.
     """
-    if not loop.is_attached:
+    if not loop.is_attached and not loop.store.n_foreign_open():
         return None
     has_reopened = loop.may_reopen and loop.store.facts().annotations_per_task == 1
     return {

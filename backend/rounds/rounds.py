@@ -13,6 +13,7 @@ from backend.rounds.accuracy import outlook, outlook_sentence
 from backend.rounds.annotators import annotator_figures
 from backend.rounds.batches import top_up
 from backend.rounds.classes import current_labels
+from backend.rounds.foreign_tasks import adopt_tasks
 from backend.rounds.labels import read_labels
 from backend.rounds.loop import LabeledImages, Loop
 from backend.rounds.measuring import measure_again
@@ -74,6 +75,7 @@ def _learn(loop: Loop, body: str | None, *, is_forced: bool, progress: Progress)
     progress("reading annotations", 0, 0)
     began = time.time()
     read_everything_changed(loop.project, loop.store)
+    adopt_tasks(loop.pool, loop.store)
     revision = loop.store.facts().revision  # read first, so the annotations may be newer
     annotations = loop.store.annotations()
     reading = read_labels(loop, annotations, progress)
@@ -85,7 +87,13 @@ def _learn(loop: Loop, body: str | None, *, is_forced: bool, progress: Progress)
     labels = current_labels(annotations, loop.classes)
     figures = annotator_figures(labels, reading, loop.names, names, sample)
     loop.store.record_annotators(figures)
-    digests = {a.annotation_id: a.digest for of_task in annotations.values() for a in of_task}
+    foreign = loop.store.foreign_tasks()
+    digests = {
+        a.annotation_id: a.digest
+        for task_id, of_task in annotations.items()
+        for a in of_task
+        if task_id not in foreign
+    }
 
     def record(waiting_for: str | None) -> None:
         loop.store.record_learned(

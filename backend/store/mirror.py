@@ -29,16 +29,22 @@ from backend.store.project_db import select
 
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"  # of Label Studio
 _WRITE_TASK = """
-    INSERT INTO mirror_task VALUES (?, ?, ?, ?, ?, ?, ?)
+    INSERT INTO mirror_task VALUES (?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (task_id) DO UPDATE SET
         image_id = excluded.image_id, is_open = excluded.is_open, is_again = excluded.is_again,
         updated_at = excluded.updated_at, read_at = max(read_at, excluded.read_at),
-        address = excluded.address
+        address = excluded.address, is_foreign = excluded.is_foreign
     WHERE excluded.updated_at >= updated_at OR updated_at > ?
     RETURNING task_id
 """
 # Selects the annotations that show who is labeling now, and how fast.
 _MADE_NOW = f"AND NOT is_ground_truth AND seconds IS NOT {IMPORTED_S}"
+_IS_OURS = (
+    "SELECT 1 FROM own_asked WHERE image_id = ?1 "
+    "UNION ALL SELECT 1 FROM own_adopted WHERE image_id = ?1"
+)
+# Selects the annotations of the tasks that Tightloop created or was attached to.
+NOT_FOREIGN = "task_id NOT IN (SELECT task_id FROM mirror_task WHERE is_foreign)"
 _RECORD_READ = "UPDATE mirror_task SET read_at = max(read_at, ?) WHERE task_id = ?"
 _WRITE_ANNOTATION = """
     INSERT INTO mirror_annotation VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, ?)
@@ -64,8 +70,10 @@ class MirrorChanges:
 class Mirror:
     """Query the copy of Label Studio's data in the project's database.
 
-    In a project that we created, all tasks count as queried. In an attached project, a task counts
-    as queried if Tightloop has asked people to label it, or if people have annotated or skipped it.
+    In a project that we created, all our tasks count as queried. A foreign task, which a person
+    created there, does not count: its image is not in the pool. Neither does an open copy of
+    another task. In an attached project, a task counts as queried if Tightloop has asked people to
+    label it, or if people have annotated or skipped it.
     """
 
     def __init__(self, root: Path) -> None:
@@ -99,6 +107,29 @@ class Mirror:
             Task(task_id, image_id, bool(is_open), bool(is_again))
             for task_id, image_id, is_open, is_again in select(self._root, query)
         ]
+
+    def foreign_tasks(self) -> set[int]:
+        """Return the tasks that people created in a project that we created."""
+        query = "SELECT task_id FROM mirror_task WHERE is_foreign"
+        return {task_id for (task_id,) in select(self._root, query)}
+
+    def n_foreign_open(self) -> int:
+        """Count the foreign tasks that nobody has annotated yet."""
+        query = "SELECT count(*) FROM mirror_task WHERE is_foreign AND is_open"
+        return int(select(self._root, query)[0][0])
+
+    def foreign_images(self) -> set[str]:
+        """Return the image ids that people gave to foreign tasks."""
+        query = "SELECT DISTINCT image_id FROM mirror_task WHERE is_foreign AND image_id != ''"
+        return {image_id for (image_id,) in select(self._root, query)}
+
+    def copies(self) -> list[int]:
+        """Return our open tasks for images that have an earlier or an annotated task."""
+        query = (
+            "SELECT task_id FROM mirror_task WHERE is_open AND NOT is_foreign AND address IS NULL "
+            "AND task_id NOT IN (SELECT task_id FROM mirror_queried WHERE is_open) ORDER BY 1"
+        )
+        return [task_id for (task_id,) in select(self._root, query)]
 
     def listed_tasks(self) -> list[ListedTask]:
         """Return all tasks of an attached project with the addresses of their images."""
@@ -178,11 +209,11 @@ class Mirror:
 
     def new_annotations(self) -> tuple[int, float | None]:
         """Count annotations that were added, changed or deleted since the last training run,
-        and return when the first change was noticed.
+        and return when the first change was noticed; ignore foreign tasks.
         """
         # The condition must match the index's condition; otherwise, SQLite scans the whole table.
         query = "count(*), min(changed_at) FROM mirror_annotation WHERE answer IS NOT learned"
-        [(n_new, first_at)] = select(self._root, f"SELECT {query}")
+        [(n_new, first_at)] = select(self._root, f"SELECT {query} AND {NOT_FOREIGN}")
         return n_new, first_at
 
     def new_images(self) -> set[str]:
@@ -198,6 +229,7 @@ def write_tasks(db: sqlite3.Connection, tasks: Iterable[TaskReading], now: float
     future = datetime.fromtimestamp(now + CLOCK_SKEW_S, UTC).strftime(TIME_FORMAT)
     for found in tasks:
         task = found.task
+        is_foreign = found.is_unmarked and not _is_ours(db, task.image_id)
         values = (
             task.task_id,
             task.image_id,
@@ -206,13 +238,14 @@ def write_tasks(db: sqlite3.Connection, tasks: Iterable[TaskReading], now: float
             found.updated_at,
             now,
             found.address,
+            is_foreign,
             future,
         )
         before = db.execute(query, (task.task_id,)).fetchone()
         if db.execute(_WRITE_TASK, values).fetchone():
             changes.has_tasks |= found.address is not None and before != (found.address,)
             is_changed = _write_annotations(db, task.task_id, found.annotations, now)
-            changes.has_annotations |= is_changed
+            changes.has_annotations |= is_changed and not is_foreign
         else:  # another process has read a later state of the task
             db.execute(_RECORD_READ, (now, task.task_id))
     return changes
@@ -227,12 +260,23 @@ def delete_tasks_unseen_since(db: sqlite3.Connection, moment: float) -> MirrorCh
 def delete_tasks(db: sqlite3.Connection, task_ids: Sequence[int], now: float) -> MirrorChanges:
     """Delete tasks with their annotations; return what has changed."""
     changes = MirrorChanges()
-    query = "DELETE FROM mirror_task WHERE task_id = ? RETURNING address"
+    query = "DELETE FROM mirror_task WHERE task_id = ? RETURNING address, is_foreign"
     for task_id in task_ids:
-        deleted = db.execute(query, (task_id,)).fetchone()
-        changes.has_tasks |= deleted is not None and deleted[0] is not None
-        changes.has_annotations |= _write_annotations(db, task_id, (), now)
+        address, is_foreign = db.execute(query, (task_id,)).fetchone() or (None, 0)
+        changes.has_tasks |= address is not None
+        is_changed = _write_annotations(db, task_id, (), now)
+        changes.has_annotations |= is_changed and not is_foreign
     return changes
+
+
+def adopt_images(db: sqlite3.Connection, image_ids: Iterable[str]) -> MirrorChanges:
+    """Count the tasks of these images as ours from now on; return what has changed."""
+    db.executemany("INSERT OR IGNORE INTO own_adopted VALUES (?)", [(i,) for i in image_ids])
+    adopted = db.execute(
+        "UPDATE mirror_task SET is_foreign = 0 WHERE is_foreign "
+        "AND image_id IN (SELECT image_id FROM own_adopted) RETURNING is_open"
+    ).fetchall()
+    return MirrorChanges(has_annotations=any(not is_open for (is_open,) in adopted))
 
 
 def write_learned(db: sqlite3.Connection, digests: Mapping[int, str], now: float) -> None:
@@ -254,6 +298,11 @@ def write_learned(db: sqlite3.Connection, digests: Mapping[int, str], now: float
     )
     db.execute("DELETE FROM mirror_annotation WHERE answer IS NULL AND learned IS NULL")
     db.execute("DROP TABLE learned")
+
+
+def _is_ours(db: sqlite3.Connection, image_id: str) -> bool:
+    """Return whether an image was queried or adopted, so that any task with its id is ours."""
+    return bool(image_id) and db.execute(_IS_OURS, (image_id,)).fetchone() is not None
 
 
 def _write_annotations(

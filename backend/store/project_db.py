@@ -112,6 +112,23 @@ MIGRATIONS = (
     -- the step that failed; '' once it has succeeded
     ALTER TABLE own_error ADD COLUMN failing_step TEXT NOT NULL DEFAULT '';
     """,
+    """
+    CREATE TABLE own_adopted (      -- the pool's images in tasks that do not say who created them
+        image_id TEXT PRIMARY KEY
+    ) WITHOUT ROWID, STRICT;
+    CREATE TABLE IF NOT EXISTS mirror_task (    -- as the third version of the schema had it
+        task_id INTEGER PRIMARY KEY,
+        image_id TEXT NOT NULL,
+        is_open INTEGER NOT NULL,
+        is_again INTEGER NOT NULL,
+        updated_at TEXT NOT NULL,
+        read_at REAL NOT NULL,
+        address TEXT
+    ) STRICT;
+    DROP VIEW IF EXISTS mirror_queried;
+    ALTER TABLE mirror_task ADD COLUMN is_foreign INTEGER NOT NULL DEFAULT 0;
+    UPDATE mirror_task SET is_foreign = 1 WHERE image_id = '';
+    """,
 )
 MIRROR_TABLES = """
     CREATE TABLE IF NOT EXISTS mirror_task (
@@ -121,15 +138,23 @@ MIRROR_TABLES = """
         is_again INTEGER NOT NULL,
         updated_at TEXT NOT NULL,   -- by Label Studio's clock, ISO 8601
         read_at REAL NOT NULL,      -- by our clock, seconds since the epoch
-        address TEXT                -- of the image, '' = none; NULL = a task in our own project
+        address TEXT,               -- of the image, '' = none; NULL = a task in our own project
+        is_foreign INTEGER NOT NULL -- 1 = people created it in our own project
     ) STRICT;
     CREATE INDEX IF NOT EXISTS mirror_task_image ON mirror_task (image_id);
     CREATE INDEX IF NOT EXISTS mirror_task_open ON mirror_task (image_id) WHERE is_open;
+    CREATE INDEX IF NOT EXISTS mirror_task_foreign ON mirror_task (task_id) WHERE is_foreign;
     -- The tasks of an attached project exist from the beginning. A task counts as queried if
-    -- Tightloop has asked people to label it, or if people have annotated or skipped it.
-    CREATE VIEW IF NOT EXISTS mirror_queried AS SELECT * FROM mirror_task
-        WHERE image_id NOT GLOB 'ls-*' OR NOT is_open
-        OR image_id IN (SELECT image_id FROM own_asked);
+    -- Tightloop has asked people to label it, or if people have annotated or skipped it. In a
+    -- project that we created, these are our tasks, except open copies of other tasks.
+    CREATE VIEW IF NOT EXISTS mirror_queried AS SELECT * FROM mirror_task AS task
+        WHERE NOT is_foreign AND CASE
+        WHEN NOT is_open THEN 1
+        WHEN image_id GLOB 'ls-*' THEN image_id IN (SELECT image_id FROM own_asked)
+        ELSE NOT EXISTS (
+            SELECT 1 FROM mirror_task AS other WHERE other.image_id = task.image_id
+            AND NOT (other.is_open AND other.task_id >= task.task_id)
+        ) END;
     CREATE TABLE IF NOT EXISTS mirror_annotation (
         annotation_id INTEGER PRIMARY KEY,
         task_id INTEGER NOT NULL,

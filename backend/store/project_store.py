@@ -79,9 +79,8 @@ class ProjectStore(Mirror):
     def record_tasks(self, tasks: Sequence[TaskReading], now: float) -> None:
         """Record tasks that were just read, with their annotations and how they were queried."""
         with writing(self._root) as db:
-            changes = mirror.write_tasks(db, tasks, now)
             _write_asked(db, filter(None, (task.asked for task in tasks)), "OR IGNORE")
-            _raise_revisions(db, changes)
+            _raise_revisions(db, mirror.write_tasks(db, tasks, now))
 
     def record_reading(self, began: float, *, is_full: bool) -> None:
         """Record that all changes up to `began` were read; after a full reading, delete all tasks
@@ -101,6 +100,11 @@ class ProjectStore(Mirror):
         with writing(self._root) as db:
             _raise_revisions(db, mirror.delete_tasks(db, task_ids, now))
 
+    def adopt_images(self, image_ids: Iterable[str]) -> None:
+        """Count tasks of these images of the pool as ours, although their data does not say so."""
+        with writing(self._root) as db:
+            _raise_revisions(db, mirror.adopt_images(db, image_ids))
+
     def record_learned(self, digests: Mapping[int, str], now: float, **facts: Any) -> None:
         """Record the annotations that a training run used (digests by annotation id), and its
         results.
@@ -111,10 +115,14 @@ class ProjectStore(Mirror):
             _record_success(db, "retrain", "refit")  # no annotation is left to fit a head to
 
     def label_counts(self) -> dict[str, int]:
-        """Return how many annotations each label has, including labels that are not classes now."""
+        """Return how many annotations each label has, including labels that are not classes now.
+
+        Annotations of foreign tasks are not counted.
+        """
         query = (
             "SELECT label, count(*) FROM mirror_annotation "
-            "WHERE label IS NOT NULL AND answer IS NOT NULL GROUP BY label ORDER BY label"
+            f"WHERE label IS NOT NULL AND answer IS NOT NULL AND {mirror.NOT_FOREIGN} "
+            "GROUP BY label ORDER BY label"
         )
         return dict(select(self._root, query))
 
@@ -170,13 +178,13 @@ class ProjectStore(Mirror):
 
     def n_queried(self) -> int:
         """Count the tasks that ask for a label, including validation tasks."""
-        query = "SELECT count(*) FROM mirror_task JOIN own_asked USING (image_id)"
+        query = "SELECT count(*) FROM mirror_queried JOIN own_asked USING (image_id)"
         return int(select(self._root, query)[0][0])
 
     def validation_tasks(self) -> list[Task]:
         """Return the validation tasks, oldest first."""
         query = (
-            "SELECT task_id, image_id, is_open, is_again FROM mirror_task "
+            "SELECT task_id, image_id, is_open, is_again FROM mirror_queried "
             f"WHERE image_id IN ({_VALIDATION_IMAGES}) ORDER BY 1"
         )
         return [

@@ -30,6 +30,7 @@ from backend.rounds.accuracy import (
 )
 from backend.rounds.classes import left_out_notices, pool_class_notice
 from backend.rounds.finish_progress import finish_progress
+from backend.rounds.foreign_tasks import foreign_notice
 from backend.rounds.observe import count_new
 from backend.rounds.validation_reading import project_progress
 from backend.store import model_outputs, pruning
@@ -135,6 +136,8 @@ def _setup_fields(
         notices += [record.pool_notice, record.weights_notice]
         notices += left_out_notices(record, ProjectStore(root).label_counts())
         notices.append(pool_class_notice(record, facts.pool_classes))
+    if not is_attached:
+        notices.append(foreign_notice(ProjectStore(root), settings.batch_size))
     notices.append(pruning.notice(root, sound, settings.keep_versions))
     return {
         "project_id": project_id,

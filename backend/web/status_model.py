@@ -154,8 +154,8 @@ class ProjectStatus(StatusPart):
     )
     skipped: int | None = Field(description="how many times annotators skipped an image")
     open_tasks: int | None = Field(
-        description="queried images awaiting their first annotation; the other open tasks of an "
-        "attached project are not counted"
+        description="queried images awaiting their first annotation; open tasks that Tightloop "
+        "did not ask for are not counted"
     )
     asked_again: int | None = Field(
         description="images awaiting another person's annotation (a second opinion)"

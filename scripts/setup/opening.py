@@ -212,7 +212,7 @@ class Opening:
     def _check_images_are_offered(self) -> None:
         """Raise PoolError unless the new pool contains all images that already have a task."""
         offered = self.plan.offered or frozenset(self.pool.image_ids)
-        known = self.project.image_ids() - {""}
+        known = self.project.image_ids() - ProjectStore(self.root).foreign_images() - {""}
         if missing := sorted(known - offered):
             raise PoolError(
                 f"POOL={self.plan.pool} lacks {len(missing):,} of the {len(known):,} images that "

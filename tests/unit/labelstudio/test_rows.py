@@ -122,3 +122,19 @@ def test_the_image_of_a_data_uri_or_a_very_long_address_is_not_kept() -> None:
     assert len(set(kept)) == 4
     assert kept == [kept_address(address) for address in long]
     assert kept_address("s3://bucket/key.png") == "s3://bucket/key.png"
+
+
+@pytest.mark.parametrize(
+    ("data", "is_unmarked"),
+    [
+        ({"image_id": "a", "asked_by": "random"}, False),
+        ({"image_id": "a", "asked_by": "seed"}, False),
+        ({"image_id": "a"}, True),
+        ({"asked_by": "random"}, True),
+        ({}, True),
+    ],
+)
+def test_a_task_is_ours_if_its_data_says_how_its_image_was_queried(
+    data: dict[str, Any], is_unmarked: bool
+) -> None:
+    assert read_own_task(row(data), CONFIG).is_unmarked is is_unmarked

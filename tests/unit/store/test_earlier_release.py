@@ -328,7 +328,8 @@ def test_annotations_kept_by_an_earlier_release_are_read_again(
     store = ProjectStore(tmp_path)
     store.record(trained_at=1.0)  # the first write migrates the files
     assert (store.annotations(), store.tasks(), store.facts().read_at) == ({}, [], 0)
-    annotated, waiting = (Task(i, "i", is_open=i == 2, awaits_second_opinion=False) for i in (1, 2))
+    annotated = Task(1, "i", is_open=False, awaits_second_opinion=False)
+    waiting = Task(2, "j", is_open=True, awaits_second_opinion=False)
     readings = [
         TaskReading(annotated, "2026", (row,), None),
         TaskReading(waiting, "2026", (), None),

@@ -207,8 +207,11 @@ def test_an_earlier_database_gets_the_tables_and_keeps_its_records(tmp_path: Pat
     project = ProjectStore(tmp_path)
     project.record(read_at=NOON)
     db = connect(tmp_path)
-    for table in ("own_finish_try", "own_finish_image"):
+    for table in ("own_finish_try", "own_finish_image", "own_adopted"):
         db.execute(f"DROP TABLE {table}")
+    for kind, name in (("VIEW", "mirror_queried"), ("INDEX", "mirror_task_foreign")):
+        db.execute(f"DROP {kind} {name}")
+    db.execute("ALTER TABLE mirror_task DROP COLUMN is_foreign")
     db.execute("ALTER TABLE own_error DROP COLUMN failing_step")
     db.execute("PRAGMA user_version = 3")
     db.close()

@@ -114,6 +114,10 @@ READERS: dict[str, tuple[Callable[[ProjectStore], object], object]] = {
     "n_open": (ProjectStore.n_open, 0),
     "counts": (ProjectStore.counts, ProjectCounts(0, 0, 0, 0)),
     "tasks": (ProjectStore.tasks, []),
+    "foreign_tasks": (ProjectStore.foreign_tasks, set()),
+    "n_foreign_open": (ProjectStore.n_foreign_open, 0),
+    "foreign_images": (ProjectStore.foreign_images, set()),
+    "copies": (ProjectStore.copies, []),
     "listed_tasks": (ProjectStore.listed_tasks, []),
     "annotations": (ProjectStore.annotations, {}),
     "annotated_images": (ProjectStore.annotated_images, set()),
@@ -143,6 +147,7 @@ WRITERS: dict[str, Callable[[ProjectStore], object]] = {
     "record_tasks": lambda store: store.record_tasks([task(1)], NOON),
     "record_reading": lambda store: store.record_reading(NOON, is_full=True),
     "forget_tasks": lambda store: store.forget_tasks([1], NOON),
+    "adopt_images": lambda store: store.adopt_images(["img"]),
     "record_learned": lambda store: store.record_learned({1: "cat"}, NOON),
     "record_new_classes": ProjectStore.record_new_classes,
     "record_asked": lambda store: store.record_asked([Asked("img", 1, "margin", "r0001")]),
@@ -771,7 +776,7 @@ def test_counting_new_annotations_reads_only_new_ones(
         plans = [db.execute(f"EXPLAIN QUERY PLAN {query}").fetchall() for query in queries]
     scans = [step for plan in plans for (*_, step) in plan if "SCAN" in step]
     assert [step.split(" INDEX ")[-1] for step in scans] == [
-        "mirror_annotation_new", "mirror_annotation_new", "mirror_task_open",
+        "mirror_annotation_new", "mirror_task_foreign", "mirror_annotation_new", "mirror_task_open",
     ]  # fmt: skip
 
 
@@ -1019,6 +1024,18 @@ def test_tasks_annotations_and_what_was_learned_survive_the_new_columns(
     assert store.new_annotations() == (0, None)
     assert store.facts().full_read_at == 5.0
     assert store.listed_tasks() == []
+
+
+def test_tasks_without_an_image_id_become_foreign_with_the_new_columns(
+    store: ProjectStore, root: Path
+) -> None:
+    with closing(sqlite3.connect(store_of_first_release(root))) as db:
+        for task_id, image_id in ((1, "img-1"), (2, "")):
+            values = (task_id, image_id, 1, 0, "2026-01-01", 5.0)
+            db.execute("INSERT INTO mirror_task VALUES (?, ?, ?, ?, ?, ?)", values)
+        db.commit()
+    assert store.foreign_tasks() == {2}
+    assert [task.task_id for task in store.tasks()] == [1]
 
 
 # Reviews

@@ -363,6 +363,25 @@ def test_an_order_that_the_team_changed_is_a_notice(
     ]
 
 
+def test_many_open_tasks_that_people_added_are_a_notice_but_not_open_tasks(
+    settings: Settings, queue: TrainingQueue, store: ProjectStore, root: Path
+) -> None:
+    keep_reading(root, annotations=1, n_open=3)
+    few = settings.model_copy(update={"batch_size": 5})
+    for count, n_notices in ((4, 0), (5, 1)):
+        added = [
+            TaskReading(
+                Task(n, "", is_open=True, awaits_second_opinion=False), "2026", (), None,
+                is_unmarked=True,
+            )
+            for n in range(100, 100 + count)
+        ]  # fmt: skip
+        store.record_tasks(added, NOON)
+        status = project_status(few, queue, PROJECT)
+        assert (status.open_tasks, len(status.notices)) == (3, n_notices)
+    assert status.notices[0].startswith("5 open tasks were not created by Tightloop")
+
+
 def test_announced_pruning_is_a_notice(settings: Settings, queue: TrainingQueue) -> None:
     few = settings.model_copy(update={"keep_versions": 1})
     for number in (1, 2, 3):
