@@ -22,6 +22,8 @@ from scripts.research.chaos.chaos_stack import ChaosStack
 from scripts.research.chaos.digit_pool import write_digit_pool
 from scripts.research.chaos.faults import FAULTS
 from scripts.research.chaos.ledger import Ledger
+from scripts.research.chaos.model_disk import model_disk
+from scripts.research.chaos.stack_clock import stack_clock
 from scripts.research.chaos.trial import break_stack, draw_faults
 from scripts.research.temporary_stack import temporary_stack
 
@@ -48,7 +50,11 @@ def main() -> int:
     shutil.rmtree(place, ignore_errors=True)
     write_digit_pool(place / "pool", FIRST_IMAGES + IMAGES_PER_FAULT * len(faults))
     settings = {**SETTINGS, "POOL": str(place / "pool"), "DATA_DIR": str(place / "data")}
-    with temporary_stack("chaos", **settings) as running:
+    with (
+        stack_clock() as clock,
+        model_disk() as models,
+        temporary_stack("chaos", **settings, **clock, MODEL_DIR=str(models)) as running,
+    ):
         stack = ChaosStack(running.var, running.environment, Ledger(place / "ledger.jsonl"))
         report = break_stack(stack, faults, arguments.seed, _announce)
         print("\n".join(["", *report.lines()]))

@@ -13,6 +13,10 @@ from scripts.research.chaos.chaos_stack import ChaosStack
 Heal = Callable[[], None]
 
 
+def nothing() -> None:
+    """Heal a fault that the stack itself must heal."""
+
+
 class FaultError(TightloopError):
     """A fault cannot happen on this machine, or not now."""
 

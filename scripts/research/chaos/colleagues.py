@@ -1,0 +1,158 @@
+"""Do in Label Studio what colleagues may do without meaning harm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+import httpx
+
+from backend.labelstudio.project_setup import ProjectSetup
+from backend.labelstudio.rows import prediction_result
+from scripts.research.chaos.chaos_stack import ChaosStack
+from scripts.research.chaos.fault import Fault, FaultError, Heal, nothing
+from scripts.research.chaos.ledger import Entry
+
+FOREIGN_TASKS = 200
+IMPOSSIBLE_S = 1e308
+MOMENT = (0.0, 1.0)
+WHILE = (20.0, 40.0)  # so that Label Studio is read meanwhile
+
+
+def _send(stack: ChaosStack, method: str, path: str, json: Any = None, **params: Any) -> Any:
+    try:
+        response = stack.label_studio.request(method, path, json=json, params=params)
+        response.raise_for_status()
+    except httpx.HTTPError as error:
+        raise FaultError(f"Label Studio does not allow this now: {error!r}") from error
+    return response.json() if response.content else None
+
+
+def _connect_again(stack: ChaosStack) -> Heal:
+    """Return a function that connects the project with the backend, as set-up does."""
+
+    def heal() -> None:
+        settings, info = stack.settings, stack.info
+        setup = ProjectSetup(info["label_studio_url"], info["api_key"], stack.project_id)
+        setup.connect_webhook(f"{info['backend_url']}/webhook", info["webhook_secret"])
+        password = settings.backend_password.get_secret_value()
+        setup.connect_backend(info["backend_url"], settings.backend_user, password)
+
+    return heal
+
+
+def _delete_webhook(stack: ChaosStack, _: Random) -> Heal:
+    for hook in _send(stack, "GET", "/api/webhooks/", project=stack.project_id):
+        _send(stack, "DELETE", f"/api/webhooks/{hook['id']}/")
+    return _connect_again(stack)
+
+
+def _switch_webhook_off(stack: ChaosStack, _: Random) -> Heal:
+    for hook in _send(stack, "GET", "/api/webhooks/", project=stack.project_id):
+        changes = {"is_active": False, "url": hook["url"], "actions": hook["actions"]}
+        _send(stack, "PATCH", f"/api/webhooks/{hook['id']}/", changes)
+    return _connect_again(stack)
+
+
+def _delete_backend(stack: ChaosStack, _: Random) -> Heal:
+    for row in _send(stack, "GET", "/api/ml/", project=stack.project_id):
+        _send(stack, "DELETE", f"/api/ml/{row['id']}")
+    return _connect_again(stack)
+
+
+def _change_project(**changes: Any) -> Callable[[ChaosStack, Random], Heal]:
+    """Change fields of the project; change them back at the end, as a colleague would."""
+
+    def strike(stack: ChaosStack, _: Random) -> Heal:
+        path = f"/api/projects/{stack.project_id}/"
+        before = _send(stack, "GET", path)
+        _send(stack, "PATCH", path, changes)
+        return lambda: _send(stack, "PATCH", path, {name: before[name] for name in changes})
+
+    return strike
+
+
+def _import_foreign_tasks(stack: ChaosStack, _: Random) -> Heal:
+    """Import tasks without an image id, which nobody but Label Studio has asked people to label."""
+    [source] = _send(
+        stack, "GET", "/api/tasks/", project=stack.project_id, page_size=1, fields="all"
+    )["tasks"]
+    tasks = [{"data": {"image": source["data"]["image"], "batch": "foreign"}}] * FOREIGN_TASKS
+    made = _send(stack, "POST", f"/api/projects/{stack.project_id}/import", tasks,
+                 return_task_ids=True)["task_ids"]  # fmt: skip
+
+    def delete_them() -> None:
+        stack.ledger.expect_deleted(
+            i for i, entry in stack.ledger.entries().items() if entry.task_id in set(made)
+        )
+        stack.project.delete_tasks(made)
+
+    return delete_them
+
+
+def _make_lead_time_impossible(stack: ChaosStack, rng: Random) -> Heal:
+    """Change an annotation so that Label Studio can no longer list its task."""
+    entry = _choose(stack, rng)
+    if entry is None:
+        return nothing
+    path = f"/api/annotations/{entry.annotation_id}/"
+    _send(stack, "PATCH", path, {"lead_time": IMPOSSIBLE_S})
+    return lambda: _send(stack, "PATCH", path, {"lead_time": 1.0})
+
+
+def _delete_task(stack: ChaosStack, rng: Random) -> Heal:
+    entry = _choose(stack, rng)
+    if entry is not None:
+        of_task = [i for i, e in stack.ledger.entries().items() if e.task_id == entry.task_id]
+        stack.ledger.expect_deleted(of_task)
+        stack.project.delete_tasks([entry.task_id])
+    return nothing
+
+
+def _delete_annotation(stack: ChaosStack, rng: Random) -> Heal:
+    entry = _choose(stack, rng)
+    if entry is not None:
+        stack.ledger.expect_deleted([entry.annotation_id])
+        stack.project.delete_annotation(entry.annotation_id)
+    return nothing
+
+
+def _edit_annotation(stack: ChaosStack, rng: Random) -> Heal:
+    """Change the label of an annotation in the name of the admin."""
+    entry = _choose(stack, rng)
+    if entry is not None:
+        config = stack.project.label_config()
+        label = rng.choice([choice for choice in config.choices if choice not in entry.labels])
+        changes = {"result": prediction_result(config, label)}
+        try:
+            _send(stack, "PATCH", f"/api/annotations/{entry.annotation_id}/", changes)
+        except FaultError:
+            stack.ledger.record_edit(entry.annotation_id, label, is_clear=False)
+            raise
+        stack.ledger.record_edit(entry.annotation_id, label)
+    return nothing
+
+
+def _choose(stack: ChaosStack, rng: Random) -> Entry | None:
+    """Choose an annotation that somebody labeled, or None if there is none yet."""
+    labeled = [
+        entry
+        for entry in stack.ledger.entries().values()
+        if not entry.may_be_deleted and len(entry.labels) == 1 and entry.labels[0] is not None
+    ]
+    return rng.choice(labeled) if labeled else None
+
+
+COLLEAGUES_ACTS = (
+    Fault("the webhook deleted", _delete_webhook, WHILE),
+    Fault("the webhook switched off", _switch_webhook_off, WHILE),
+    Fault("the ML backend deleted", _delete_backend, WHILE),
+    Fault("sampling changed, and back", _change_project(sampling="Sequential sampling"), WHILE),
+    Fault("predictions hidden, and shown", _change_project(show_collab_predictions=False), WHILE),
+    Fault("an annotation with an impossible lead time", _make_lead_time_impossible, WHILE),
+    Fault("200 foreign open tasks", _import_foreign_tasks, WHILE),
+    Fault("a task deleted", _delete_task, MOMENT),
+    Fault("an annotation deleted", _delete_annotation, MOMENT),
+    Fault("an annotation edited", _edit_annotation, MOMENT),
+)
