@@ -32,6 +32,7 @@ SHARED_STACKS = {
     "a stack that tests only use": (
         "tests/integration/labelstudio/",
         "tests/integration/test_heads.py",
+        "tests/integration/test_long_run.py",
         "tests/integration/test_review.py",
         "tests/integration/test_validation_from_people.py",
     ),

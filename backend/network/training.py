@@ -16,6 +16,8 @@ from backend.base.errors import TooFewLabelsError, TrainingError
 from backend.network import resnet
 from backend.network.inference import normalizer, on_device, resize_bytes
 
+SINGLE_PIXEL_PX = 16  # of images of up to this size, the last layers see a single pixel
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -124,7 +126,10 @@ def take_step(
 
     The loss stays on the device, because reading it would mean waiting for the step to finish.
     """
-    with torch.autocast(batch.device.type, torch.bfloat16):
+    # On a CPU, PyTorch 2.15 leaves parts of a bfloat16 gradient unset if the input of a convolution
+    # with stride 2 is a single pixel. The garbage in them may be NaN.
+    is_broken = batch.device.type == "cpu" and batch.shape[-1] <= SINGLE_PIXEL_PX
+    with torch.autocast(batch.device.type, torch.bfloat16, enabled=not is_broken):
         logits = model(batch)
     loss = (F.cross_entropy(logits.float(), targets, reduction="none") * weights).mean()
     optimizer.zero_grad()

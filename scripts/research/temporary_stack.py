@@ -18,6 +18,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+from dotenv import dotenv_values
 
 from backend.base.command_line import ROOT
 from backend.base.errors import BackendError
@@ -142,9 +143,11 @@ class TemporaryStack:
         self.run("scripts.up", "down")
 
     def run(self, module: str, *arguments: str) -> None:
-        """Run `python -m module arguments` in this stack's environment."""
+        """Run `python -m module arguments` for this stack."""
         command = [sys.executable, "-m", module, *arguments]
-        subprocess.run(command, env=self.environment, cwd=ROOT, check=True)
+        kept = dotenv_values(self.var / "stack.env", interpolate=False)
+        own = {name: value for name, value in kept.items() if value}
+        subprocess.run(command, env={**self.environment, **own}, cwd=ROOT, check=True)
 
 
 @contextmanager

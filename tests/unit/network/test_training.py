@@ -124,6 +124,19 @@ def test_training_from_nan_weights_is_an_error_that_names_the_setting() -> None:
         train_quickly(start=start)
 
 
+def test_training_with_images_of_16_px_leaves_no_garbage_in_the_weights() -> None:
+    recipe = replace(QUICK, image_size=16, min_steps=12)
+    model = resnet.build(3, None, seed=0).to(memory_format=torch.channels_last)
+    optimizer = training.make_optimizer(model, recipe)
+    images, labels = colors(12)
+    feed = training.batches(images, labels, recipe=recipe, may_flip=False, seed=0, device=CPU)
+    for batch, targets, weights in feed:
+        # Memory that is freed here is likely to be used for the gradients.
+        torch.full((512 * 256 * 9,), torch.nan)
+        training.take_step(model, optimizer, batch, targets, weights)
+        assert all(w.isfinite().all() and w.abs().max() < 100 for w in model.parameters())
+
+
 def test_every_step_is_reported() -> None:
     images, labels = colors(12)
     calls = []
