@@ -34,6 +34,7 @@ SHARED_STACKS = {
         "tests/integration/test_heads.py",
         "tests/integration/test_long_run.py",
         "tests/integration/test_review.py",
+        "tests/integration/test_unlistable_tasks.py",
         "tests/integration/test_validation_from_people.py",
     ),
     "a stack with large batches": (

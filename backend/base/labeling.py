@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
-
-from pydantic import FiniteFloat
 
 from backend.base.classes import fold
 from backend.base.errors import LabelConfigError
@@ -16,6 +15,7 @@ DELETED = 0  # represents all deleted accounts, whose annotations are kept witho
 VALIDATION = "validation"  # recorded instead of a strategy for validation images
 ACCEPTANCE = "acceptance"  # recorded instead of a strategy for images of an acceptance sample
 IMPORTED_S = 0.0  # recorded instead of the seconds that a person took for an imported annotation
+IMPOSSIBLE_S = math.inf  # recorded instead of a lead time that Label Studio cannot handle
 CLOCK_SKEW_S = 10.0  # the clocks of the machines of one installation may differ by this much
 OTHER_CONTROL = "(another control)"  # the digest of an annotation made with another control
 
@@ -44,13 +44,19 @@ class Annotation:
     updated_at: str
     is_ground_truth: bool = False
     accepted_guess: bool = False  # the model's pre-selected label was submitted unchanged
-    seconds: FiniteFloat | None = None  # how long the task was open in the browser; or IMPORTED_S
+    # How long the task was open in the browser; or IMPORTED_S or IMPOSSIBLE_S
+    seconds: float | None = None
     is_of_other_control: bool = False  # it has results, but none from the label config's Choices
 
     @property
     def is_imported(self) -> bool:
         """Return whether the annotation was made elsewhere, so its annotator may not be here."""
         return self.seconds == IMPORTED_S
+
+    @property
+    def working_s(self) -> float | None:
+        """Return how long the annotator took, in seconds, or None if that is unknown."""
+        return None if self.seconds in (IMPORTED_S, IMPOSSIBLE_S) else self.seconds
 
     @property
     def digest(self) -> str:

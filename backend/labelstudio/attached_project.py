@@ -11,8 +11,10 @@ from backend.base.labeling import LabelConfig, OpenTask, Prediction, TaskOrder, 
 from backend.base.settings import Settings
 from backend.labelstudio import rows
 from backend.labelstudio.project import LabelStudioProject
-from backend.labelstudio.task_pages import task_filter
+from backend.labelstudio.task_listing import task_filter
+from backend.labelstudio.unlistable_tasks import UnlistableTasks
 from backend.store.project_record import check_attached, project_root, read_record
+from backend.store.project_store import ProjectStore
 from backend.store.version_meta import VERSION_NAME
 
 
@@ -108,4 +110,5 @@ def open_project(settings: Settings, project_id: int) -> LabelStudioProject:
     record = read_record(root)
     kind = AttachedProject if record is not None and record.is_attached else LabelStudioProject
     token = settings.label_studio_api_key.get_secret_value()
-    return kind(settings.label_studio_url, token, project_id)
+    unlistable = UnlistableTasks(ProjectStore(root))
+    return kind(settings.label_studio_url, token, project_id, unlistable)

@@ -79,7 +79,10 @@ class LabelStudio:
             )
             if response.status_code == 404 and may_be_gone:
                 return None
-            body = response.json() if response.content else None
+            try:
+                body = response.json() if response.content else None
+            except ValueError:
+                raise LabelStudioError(_not_json(self.url), response.status_code) from None
         if not response.is_success:
             status = response.status_code
             raise LabelStudioError(_explain(self.url, status, body), status)
@@ -173,9 +176,11 @@ def _explaining(url: str) -> Iterator[None]:
             "check that it is running, and check LABEL_STUDIO_URL"
         ) from None
     except ValueError:  # not JSON
-        raise LabelStudioError(
-            f"{url} does not appear to be a Label Studio server: check LABEL_STUDIO_URL"
-        ) from None
+        raise LabelStudioError(_not_json(url)) from None
+
+
+def _not_json(url: str) -> str:
+    return f"{url} does not appear to be a Label Studio server: check LABEL_STUDIO_URL"
 
 
 def _explain(url: str, status: int | None, body: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from typing import Any
 
 from backend.base.errors import LabelStudioError
@@ -26,14 +27,9 @@ from backend.base.labeling import (
 from backend.labelstudio import rows, task_data
 from backend.labelstudio.client import UNCERTAINTY_SAMPLING, LabelStudio
 from backend.labelstudio.label_config import parse_label_config
-from backend.labelstudio.task_pages import (
-    ANNOTATED,
-    UNANNOTATED,
-    UNFINISHED,
-    TaskPages,
-    chunks,
-    task_filter,
-)
+from backend.labelstudio.task_listing import UNFINISHED, task_filter
+from backend.labelstudio.task_pages import TaskPages, chunks
+from backend.labelstudio.unlistable_tasks import UnlistableTasks
 
 OUR_DESCRIPTION = "Tightloop, round"  # how every project description that we write begins
 # A reading of recent changes starts this much earlier.
@@ -53,10 +49,17 @@ class LabelStudioProject:
 
     _task_columns = rows.TASK_COLUMNS
 
-    def __init__(self, url: str, api_key: str, project_id: int) -> None:
+    def __init__(
+        self,
+        url: str,
+        api_key: str,
+        project_id: int,
+        unlistable: UnlistableTasks | None = None,
+    ) -> None:
         self.project_id = project_id
         self._server = LabelStudio(url, api_key)
-        self._tasks = TaskPages(self._server, project_id)
+        self._unlistable = unlistable or UnlistableTasks()
+        self._tasks = TaskPages(self._server, project_id, self._unlistable)
         self._path = f"api/projects/{project_id}/"
         self._label_config: LabelConfig | None = None
 
@@ -108,24 +111,11 @@ class LabelStudioProject:
 
     def counts(self) -> ProjectCounts:
         """Count tasks and annotations with three cheap requests."""
-        found = self._server.request("GET", "api/projects/counts/", params={"ids": self.project_id})
-        if not found["results"]:
-            raise LabelStudioError(
-                f"Label Studio at {self._server.url} has no project {self.project_id}: "
-                "run `python -m scripts.setup_project`"
-            )
-        counts = found["results"][0]
-        return ProjectCounts(
-            tasks=counts["task_number"],
-            annotations=counts["total_annotations_number"],
-            skipped=counts["skipped_annotations_number"],
-            open=self._tasks.count(UNANNOTATED),
-            awaiting_second_opinion=self._tasks.count([UNFINISHED, ANNOTATED]),
-        )
+        return self._tasks.counts()
 
     def n_tasks(self) -> int:
         """Count the project's tasks with one cheap request."""
-        return self._tasks.count()
+        return self._tasks.n_tasks()
 
     def tasks(self) -> list[Task]:
         """Return all tasks, oldest first."""
@@ -149,7 +139,8 @@ class LabelStudioProject:
         if changed_after is not None:
             moment = changed_after.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
             filters = [task_filter("updated_at", "greater", "Datetime", moment)]
-        for task in self._tasks.read(rows.ANNOTATION_COLUMNS, filters):
+        columns = rows.ANNOTATION_COLUMNS
+        for task in chain(self._tasks.read(columns, filters), self._tasks.read_unlisted(columns)):
             yield self._read_task(task, config)
 
     def open_tasks(
@@ -175,11 +166,16 @@ class LabelStudioProject:
         ]
 
     def reopen(self, task_id: int, n_annotators: int) -> None:
-        """Keep a task open until `n_annotators` annotators in total have annotated it; ignore
-        deleted tasks.
+        """Keep a task open until `n_annotators` annotators in total have annotated it.
+
+        Deleted tasks, and tasks that Label Studio cannot list, are ignored.
         """
+        if task_id in self._unlistable.unlisted:
+            return
         changes = {"overlap": n_annotators, "is_labeled": False}
-        self._server.request("PATCH", f"api/tasks/{task_id}/", json=changes, may_be_gone=True)
+        params = {"review": "true", "include": "id"}  # do not compute averages; see task_pages.py
+        path = f"api/tasks/{task_id}/"
+        self._server.request("PATCH", path, params=params, json=changes, may_be_gone=True)
 
     def upload(self, images: Mapping[str, TaskImage]) -> dict[str, str]:
         """Upload images without creating tasks; return the path that each image's task must show.
@@ -267,6 +263,11 @@ class LabelStudioProject:
     def delete_annotation(self, annotation_id: int) -> None:
         """Delete an annotation; ignore annotations that no longer exist."""
         self._server.request("DELETE", f"api/annotations/{annotation_id}/", may_be_gone=True)
+
+    def remove_lead_time(self, annotation_id: int) -> None:
+        """Remove the record of how long an annotation took; ignore deleted annotations."""
+        path = f"api/annotations/{annotation_id}/"
+        self._server.request("PATCH", path, json={"lead_time": None}, may_be_gone=True)
 
     # Predictions
 

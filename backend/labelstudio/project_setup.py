@@ -9,7 +9,7 @@ from backend.base.errors import LabelStudioError
 from backend.labelstudio.client import UNCERTAINTY_SAMPLING
 from backend.labelstudio.incoming import CHANGED_LISTS, SECRET_HEADER
 from backend.labelstudio.project import LabelStudioProject
-from backend.labelstudio.task_pages import UNFINISHED
+from backend.labelstudio.task_listing import UNFINISHED
 
 BACKEND_TITLE = "Tightloop"
 FIRST_TAB = "Default"  # Label Studio's title for the tab that it creates if none exists

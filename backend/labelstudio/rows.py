@@ -10,6 +10,7 @@ from backend.base.image_ids import image_id_of_task
 from backend.base.labeling import (
     DELETED,
     IMPORTED_S,
+    IMPOSSIBLE_S,
     Annotation,
     LabelConfig,
     NewTask,
@@ -30,6 +31,9 @@ ANNOTATION_COLUMNS = f"{TASK_COLUMNS},annotations,{_OF_ANNOTATIONS}"
 # Longer addresses and data: URIs, which contain whole images, are kept as digests.
 ADDRESS_LENGTH = 2000
 DIGEST = "digest:"
+# Label Studio's averages overflow from the root of the largest number, about 1e154, so a lead time
+# far below is not the cause of an error.
+LONGEST_S = 1e100
 
 
 def prediction_result(
@@ -184,9 +188,15 @@ def _read_annotation(
         updated_at=annotation["updated_at"],
         is_ground_truth=bool(annotation["ground_truth"]),
         accepted_guess=_accepted_guess(regions),
-        seconds=annotation["lead_time"],
+        seconds=_seconds(annotation.get("lead_time")),
         is_of_other_control=bool(regions) and not ours and not was_skipped,
     )
+
+
+def _seconds(lead_time: float | None) -> float | None:
+    """Return how long an annotator took, or IMPOSSIBLE_S if nobody can have taken so long."""
+    is_possible = lead_time is None or abs(lead_time) < LONGEST_S
+    return lead_time if is_possible else IMPOSSIBLE_S
 
 
 def _accepted_guess(regions: Sequence[Mapping[str, Any]]) -> bool:

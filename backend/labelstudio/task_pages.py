@@ -2,102 +2,264 @@
 
 from __future__ import annotations
 
-import json
+import logging
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from backend.base.errors import LabelStudioError
+from backend.base.labeling import ProjectCounts
 from backend.labelstudio.client import LabelStudio
+from backend.labelstudio.task_listing import (
+    ANNOTATED,
+    ANNOTATIONS,
+    LEAD_TIME,
+    UNANNOTATED,
+    UNFINISHED,
+    Filter,
+    Listing,
+)
+from backend.labelstudio.unlistable_tasks import MOST_TASKS, UnlistableTasks
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Filter = Mapping[str, Any]
+Row = Mapping[str, Any]  # a task as Label Studio's JSON
 
 CHUNK = 500  # tasks or predictions in one request
 # Label Studio 1.23 answers 500 if a task is deleted while it reads the task's page: it looks up the
 # page's ids first, and expects to find all of these tasks afterwards.
 TRIES = 3
-
-
-def task_filter(column: str, operator: str, kind: str, value: Any) -> dict[str, Any]:
-    """Return a filter for the Data Manager."""
-    return {"filter": f"filter:tasks:{column}", "operator": operator, "type": kind, "value": value}
-
-
-UNANNOTATED = [
-    task_filter(column, "equal", "Number", 0)
-    for column in ("total_annotations", "cancelled_annotations")
-]
-ANNOTATED = task_filter("total_annotations", "greater", "Number", 0)
-UNFINISHED = task_filter("completed_at", "empty", "Datetime", True)
+MAX_ID = 2**31
 
 
 class TaskPages:
     """The tasks of one project, as Label Studio's JSON.
 
+    A page that Label Studio cannot list is read again in smaller parts, down to single tasks. Tasks
+    that cannot be listed are remembered, and from then on read separately or left out.
+
     Methods raise LabelStudioError.
     """
 
-    def __init__(self, server: LabelStudio, project_id: int) -> None:
+    def __init__(self, server: LabelStudio, project_id: int, unlistable: UnlistableTasks) -> None:
         self._server = server
         self._project_id = project_id
+        self._unlistable = unlistable
 
-    def count(self, filters: Sequence[Filter] = ()) -> int:
-        """Count the tasks that pass all filters with one cheap request."""
-        return int(self._page(filters, include="id", page_size=1)["total"])
+    def n_tasks(self) -> int:
+        """Count all tasks with one cheap request."""
+        return int(self._counts()["task_number"])
+
+    def counts(self) -> ProjectCounts:
+        """Count tasks and annotations with three cheap requests.
+
+        Tasks that cannot be listed count neither as open nor as awaiting a second opinion.
+        """
+        counts = self._counts()
+        return ProjectCounts(
+            tasks=counts["task_number"],
+            annotations=counts["total_annotations_number"],
+            skipped=counts["skipped_annotations_number"],
+            open=self._count(*UNANNOTATED),
+            awaiting_second_opinion=self._count(UNFINISHED, ANNOTATED),
+        )
 
     def read(
         self, include: str, filters: Sequence[Filter] = (), among: Collection[int] | None = None
-    ) -> Iterator[Mapping[str, Any]]:
-        """Yield the columns `include` of the tasks that pass all filters, in order of id.
+    ) -> Iterator[Row]:
+        """Yield the columns `include` of the tasks that pass all filters.
 
-        With `among`, only these tasks are read, in one request for every CHUNK tasks.
+        With `among`, only these tasks are read, in one request for every CHUNK tasks. Tasks come in
+        order of id, except that tasks whose lead times cannot be listed come last.
         """
+        listing = Listing(tuple(include.split(",")), tuple(filters))
+        unlisted = self._unlistable.unlisted
+        untimed = self._unlistable.untimed if listing.is_timed else frozenset[int]()
         if among is None:
-            yield from self._read(include, filters)
-            return
-        for task_ids in chunks(sorted(among)):
-            yield from self._read(include, filters, {"all": False, "included": task_ids})
+            yield from self._read(replace(listing, excluded=unlisted | untimed))
+        else:
+            for task_ids in chunks(sorted({*among} - unlisted - untimed)):
+                yield from self._read(replace(listing, included=task_ids))
+            untimed = untimed.intersection(among)
+        yield from self._read_untimed(listing, untimed - unlisted)
 
-    def _read(
-        self, include: str, filters: Sequence[Filter], selected: Mapping[str, Any] | None = None
-    ) -> Iterator[Mapping[str, Any]]:
+    def read_unlisted(self, include: str) -> Iterator[Row]:
+        """Yield the tasks that could not be listed earlier, but can be listed now.
+
+        Tasks that still cannot be listed cost one request each. Deleted tasks are forgotten.
+        """
+        listing = Listing(tuple(include.split(",")))
+        for task_id in sorted(self._unlistable.unlisted):
+            try:
+                page = self._page(replace(listing.untimed(), included=[task_id]), 1)
+            except LabelStudioError as error:
+                if error.status != 500:
+                    raise
+                continue
+            self._unlistable.forget([task_id])
+            for task in page["tasks"]:
+                yield self._read_alone(listing, task)
+
+    def _count(self, *filters: Filter) -> int:
+        listing = Listing(("id",), filters, excluded=self._unlistable.unlisted)
+        return int(self._page(listing, 1)["total"])
+
+    def _counts(self) -> Mapping[str, Any]:
+        params = {"ids": self._project_id}
+        found = self._server.request("GET", "api/projects/counts/", params=params)["results"]
+        if not found:
+            raise LabelStudioError(
+                f"Label Studio at {self._server.url} has no project {self._project_id}: "
+                "run `python -m scripts.setup_project`"
+            )
+        counts: Mapping[str, Any] = found[0]
+        return counts
+
+    def _read(self, listing: Listing) -> Iterator[Row]:
         """Yield tasks page by page.
 
-        Each page begins after the last id of the previous page, so deletions do not shift it.
+        Each page begins after the last id of the previous page, so deletions do not shift it. After
+        a page that fails, smaller pages are read, until the task that cannot be listed is alone.
         """
-        last_id = 0
+        last_id, size = 0, CHUNK
         while True:
-            later = task_filter("id", "greater", "Number", last_id)
-            body = self._page(
-                [later, *filters], selected, include=include, fields="all", page_size=CHUNK
-            )
+            rest = listing.after(last_id)
+            try:
+                body = self._page(rest, size, tries=TRIES if size in (CHUNK, 1) else 1)
+            except LabelStudioError as error:
+                if error.status != 500:
+                    raise
+                if rest.is_timed and len(self._unlistable.untimed) >= MOST_TASKS:
+                    listing = listing.untimed()
+                elif size > 1:
+                    size //= 2
+                else:
+                    last_id, found = self._read_first(listing, last_id, error)
+                    yield from found
+                continue
             page = body["tasks"]
             yield from page
             if len(page) >= body["total"] or not page:
                 return
-            last_id = page[-1]["id"]
+            last_id, size = page[-1]["id"], min(2 * size, CHUNK)
 
-    def _page(
-        self,
-        filters: Sequence[Filter],
-        selected: Mapping[str, Any] | None = None,
-        **params: Any,
-    ) -> Mapping[str, Any]:
-        query: dict[str, Any] = {
-            "filters": {"conjunction": "and", "items": filters},
-            "ordering": ["tasks:id"],
-        }
-        if selected is not None:
-            query["selectedItems"] = selected
-        params |= {"project": self._project_id, "query": json.dumps(query)}
-        tries = 1
+    def _read_first(
+        self, listing: Listing, last_id: int, error: LabelStudioError
+    ) -> tuple[int, Sequence[Row]]:
+        """Read the first task after `last_id`, which Label Studio cannot list.
+
+        Returns its id, and the task if it can be listed without lead times. Raises `error` if Label
+        Studio cannot list anything.
+        """
+        if listing.is_timed:
+            try:
+                page = self._page(listing.after(last_id).untimed(), 1, tries=TRIES)["tasks"]
+                return (page[0]["id"] if page else last_id), [
+                    self._read_alone(listing, task) for task in page
+                ]
+            except LabelStudioError as again:
+                if again.status != 500:
+                    raise
+        task_id = self._find_first(listing.untimed(), last_id, error)
+        if len(self._unlistable.unlisted) >= MOST_TASKS:
+            raise LabelStudioError(
+                f"Label Studio at {self._server.url} answers 500 to the listing of task {task_id} "
+                f"and of {MOST_TASKS} other tasks: check Label Studio's log"
+            )
+        log.warning(
+            "project %d: task %d is left out, because Label Studio answers 500 to its listing",
+            self._project_id,
+            task_id,
+        )
+        self._unlistable.add_unlisted(task_id)
+        return task_id, ()
+
+    def _find_first(self, listing: Listing, last_id: int, error: LabelStudioError) -> int:
+        """Return the id of the first task after `last_id`, given that it cannot be listed.
+
+        A listing of the ids from `last_id` to another id fails if it contains the task.
+        """
+
+        def can_list(up_to: int) -> bool:
+            try:
+                self._page(listing.after(last_id, up_to), 1, tries=TRIES)
+            except LabelStudioError as again:
+                if again.status != 500:
+                    raise
+                return False
+            return True
+
+        if not can_list(last_id):  # not even nothing
+            raise error
+        low, high = last_id, last_id + 1
+        while can_list(high):
+            low, high = high, 2 * high - last_id
+            if high > MAX_ID:
+                raise error
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if can_list(middle) else (low, middle)
+        return high
+
+    def _read_untimed(self, listing: Listing, task_ids: Collection[int]) -> Iterator[Row]:
+        """Yield those of the tasks that pass the listing's filters, which had impossible lead times
+        when they were last read.
+        """
+        found = set()
+        for part in chunks(sorted(task_ids)):
+            for task in self._read(replace(listing.untimed(), included=part)):
+                found.add(task["id"])
+                yield self._read_alone(listing, task)
+        if not listing.filters:
+            self._unlistable.forget({*task_ids} - found)  # deleted tasks
+
+    def _read_alone(self, listing: Listing, untimed: Row) -> Row:
+        """Read a task with its lead times; remember whether Label Studio can list it with them.
+
+        `untimed` is the task without lead times.
+        """
+        if not listing.is_timed:
+            return untimed
+        task_id = untimed["id"]
+        try:
+            page = self._page(Listing(listing.columns, included=[task_id]), 1)["tasks"]
+        except LabelStudioError as error:
+            if error.status != 500:
+                raise
+            if task_id not in self._unlistable.untimed:
+                log.warning(
+                    "project %d: task %d is read without impossible lead times, to whose listing "
+                    "Label Studio answers 500",
+                    self._project_id,
+                    task_id,
+                )
+            self._unlistable.add_untimed(task_id)
+            return {**untimed, ANNOTATIONS: [*map(self._with_time, untimed[ANNOTATIONS])]}
+        self._unlistable.forget([task_id])
+        return page[0] if page else untimed
+
+    def _with_time(self, annotation: Row) -> Row:
+        """Return an annotation with its lead time; infinity if Label Studio cannot show it."""
+        try:
+            path = f"api/annotations/{annotation['id']}/"
+            found = self._server.request("GET", path, may_be_gone=True) or {}
+        except LabelStudioError as error:
+            if error.status != 500:
+                raise
+            found = {LEAD_TIME: math.inf}
+        return {**annotation, LEAD_TIME: found.get(LEAD_TIME)}
+
+    def _page(self, listing: Listing, size: int, *, tries: int = 1) -> Mapping[str, Any]:
+        params = {"project": self._project_id, "page_size": size, **listing.params()}
         while True:
+            tries -= 1
             try:
                 return self._server.request("GET", "api/tasks/", params=params)
             except LabelStudioError as error:
-                if error.status != 500 or tries == TRIES:
+                if error.status != 500 or not tries:
                     raise
-                tries += 1
 
 
 def chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:

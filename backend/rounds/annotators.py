@@ -48,7 +48,7 @@ def annotator_figures(
         # The consensus, which estimates the quality, does not include the validation sample.
         n_compared = sum(a.task_id not in validation.outcomes for a in shared)
         low, high = _interval(quality, n_compared)
-        seconds = [a.seconds for a in usable if a.seconds is not None and not a.is_imported]
+        seconds = [a.working_s for a in usable if a.working_s is not None]
         rows.append(
             AnnotatorFigures(
                 annotator=annotator,

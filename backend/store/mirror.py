@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,6 +39,7 @@ _WRITE_TASK = """
 """
 # Selects the annotations that show who is labeling now, and how fast.
 _MADE_NOW = f"AND NOT is_ground_truth AND seconds IS NOT {IMPORTED_S}"
+_IMPOSSIBLE = "9e999"  # IMPOSSIBLE_S, which SQLite reads as infinity
 _IS_OURS = (
     "SELECT 1 FROM own_asked WHERE image_id = ?1 "
     "UNION ALL SELECT 1 FROM own_adopted WHERE image_id = ?1"
@@ -80,8 +81,24 @@ class Mirror:
         self._root = root
 
     def n_tasks(self) -> int:
-        """Count all tasks, whether they are queried or not."""
-        return int(select(self._root, "SELECT count(*) FROM mirror_task")[0][0])
+        """Count all tasks, whether they are queried or not, and whether Label Studio can list them
+        or not.
+        """
+        query = (
+            "SELECT count(*) FROM (SELECT task_id FROM mirror_task UNION SELECT json_each.value "
+            "FROM own_fact, json_each(own_fact.value) WHERE own_fact.name = 'unlisted_tasks')"
+        )
+        return int(select(self._root, query)[0][0])
+
+    def impossible_times(self) -> list[tuple[int, int]]:
+        """Return the task and the id of each annotation whose lead time Label Studio cannot handle,
+        in order.
+        """
+        query = (
+            f"SELECT task_id, annotation_id FROM mirror_annotation WHERE seconds = {_IMPOSSIBLE} "
+            "AND answer IS NOT NULL ORDER BY 1, 2"
+        )
+        return [(task_id, annotation_id) for task_id, annotation_id in select(self._root, query)]
 
     def n_open(self) -> int:
         """Count the queried tasks that nobody has annotated yet."""
@@ -251,10 +268,12 @@ def write_tasks(db: sqlite3.Connection, tasks: Iterable[TaskReading], now: float
     return changes
 
 
-def delete_tasks_unseen_since(db: sqlite3.Connection, moment: float) -> MirrorChanges:
-    """Delete tasks that were not read since `moment`; return what has changed."""
-    rows = db.execute("SELECT task_id FROM mirror_task WHERE read_at < ?", (moment,))
-    return delete_tasks(db, [task_id for (task_id,) in rows.fetchall()], moment)
+def delete_unseen(
+    db: sqlite3.Connection, moment: float, kept: Collection[int] = ()
+) -> MirrorChanges:
+    """Delete tasks that were not read since `moment`, except `kept`; return what has changed."""
+    rows = db.execute("SELECT task_id FROM mirror_task WHERE read_at < ?", (moment,)).fetchall()
+    return delete_tasks(db, [task_id for (task_id,) in rows if task_id not in kept], moment)
 
 
 def delete_tasks(db: sqlite3.Connection, task_ids: Sequence[int], now: float) -> MirrorChanges:

@@ -38,6 +38,8 @@ class Facts(BaseModel, frozen=True):
     read_with: str = ""  # the control and the image key with which all tasks were read
     revision: int = 0  # increases whenever an annotation has changed
     tasks_revision: int = 0  # increases whenever an attached project's tasks have changed
+    untimed_tasks: tuple[int, ...] = ()  # tasks that can be listed only without lead times
+    unlisted_tasks: tuple[int, ...] = ()  # tasks that Label Studio cannot list at all
     # What the loop has learned and done
     train_asked_at: Moment = 0.0  # when a person last requested training
     trained_at: Moment = 0.0  # when the last finished training run began reading

@@ -83,14 +83,16 @@ class ProjectStore(Mirror):
             _raise_revisions(db, mirror.write_tasks(db, tasks, now))
 
     def record_reading(self, began: float, *, is_full: bool) -> None:
-        """Record that all changes up to `began` were read; after a full reading, delete all tasks
-        that it did not find.
+        """Record that all changes up to `began` were read.
+
+        After a full reading, delete all tasks that it did not find, except those that Label Studio
+        could not list: their annotations stay as they were last read.
         """
         with writing(self._root) as db:
             before = _facts(db)
             found: dict[str, Any] = {"read_at": max(began, before.read_at)}
             if is_full:
-                _raise_revisions(db, mirror.delete_tasks_unseen_since(db, began))
+                _raise_revisions(db, mirror.delete_unseen(db, began, before.unlisted_tasks))
                 found["full_read_at"] = max(began, before.full_read_at)
             _record(db, found)
             _record_success(db, "read")  # whichever process has read, reading works again

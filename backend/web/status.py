@@ -31,6 +31,7 @@ from backend.rounds.accuracy import (
 from backend.rounds.classes import left_out_notices, pool_class_notice
 from backend.rounds.finish_progress import finish_progress
 from backend.rounds.foreign_tasks import foreign_notice
+from backend.rounds.listing_problem import listing_notices
 from backend.rounds.observe import count_new
 from backend.rounds.validation_reading import project_progress
 from backend.store import model_outputs, pruning
@@ -130,6 +131,7 @@ def _setup_fields(
     record = read_record(root)
     is_attached = record is not None and record.is_attached
     notices = [facts.order_problem]
+    notices += listing_notices(ProjectStore(root), project_id)
     if is_attached and facts.annotations_per_task > 1:
         notices.append(STARTED_FIRST.format(n=facts.annotations_per_task))
     if record is not None:

@@ -112,3 +112,13 @@ def test_the_link_for_annotators_opens_the_data_manager() -> None:
     assert label_now_url("https://label.example.org", 7) == (
         "https://label.example.org/projects/7/data"
     )
+
+
+def test_an_error_page_has_its_status() -> None:
+    """Label Studio answers with such a page if a lead time is infinite."""
+    with (
+        serving(500, b"<html>Server Error</html>") as url,
+        pytest.raises(LabelStudioError) as error,
+    ):
+        LabelStudioProject(url, TOKEN, 1).title()
+    assert error.value.status == 500

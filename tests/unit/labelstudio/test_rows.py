@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -87,6 +88,26 @@ def test_a_skipped_annotation_is_not_an_annotation_of_another_control() -> None:
     task["annotations"][0]["was_cancelled"] = True
     [found] = read_own_task(task, CONFIG).annotations
     assert (found.digest, found.is_of_other_control) == ("(skipped)", False)
+
+
+@pytest.mark.parametrize(
+    ("lead_time", "seconds", "working_s"),
+    [
+        (None, None, None),
+        (0, 0, None),  # imported
+        (2.5, 2.5, 2.5),
+        (1e308, math.inf, None),
+        (-1e308, math.inf, None),
+        (math.nan, math.inf, None),
+    ],
+)
+def test_impossible_lead_times_are_recorded_but_are_no_working_times(
+    lead_time: float | None, seconds: float | None, working_s: float | None
+) -> None:
+    task = row({}, [choice("cat")])
+    task["annotations"][0]["lead_time"] = lead_time
+    [found] = read_own_task(task, CONFIG).annotations
+    assert (found.seconds, found.working_s) == (seconds, working_s)
 
 
 def test_the_image_of_an_attached_projects_task_is_named_after_the_task() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from backend.base.errors import (
     StoreError,
 )
-from backend.base.labeling import Annotation, Asked, Task, TaskReading
+from backend.base.labeling import IMPOSSIBLE_S, Annotation, Asked, Task, TaskReading
 from backend.store.project_record import (
     project_root,
 )
@@ -99,6 +100,41 @@ def test_annotations_are_kept_and_unreadable_ones_are_read_again(root: Path) -> 
     assert (store.annotations(), store.facts().read_at) == ({}, 0)  # all are read again
     damage(root, "")
     assert (store.annotations(), store.facts().read_at) == ({}, 0)
+
+
+def test_a_task_that_cannot_be_listed_keeps_its_annotations(root: Path) -> None:
+    store = ProjectStore(root)
+    store.record_tasks(readings({5: [annotation(5, "cat")], 6: [annotation(6, "dog")]}), 10.0)
+    store.record_reading(10.0, is_full=True)
+    store.record_learned({5: "cat", 6: "dog"}, 11.0)
+    store.record(unlisted_tasks=[5])
+    store.record_reading(12.0, is_full=True)  # finds neither task: the second was deleted
+    assert {i: [a.label for a in of_task] for i, of_task in store.annotations().items()} == {
+        5: ["cat"]
+    }
+    assert store.new_annotations() == (1, 12.0)
+
+
+def test_tasks_that_cannot_be_listed_count_as_tasks(root: Path) -> None:
+    store = ProjectStore(root)
+    store.record_tasks(readings({5: [], 6: []}), 10.0)
+    assert store.n_tasks() == 2
+    store.record(unlisted_tasks=[6, 7])
+    assert store.n_tasks() == 3
+
+
+def test_annotations_with_impossible_lead_times_are_found_until_they_are_deleted(
+    root: Path,
+) -> None:
+    store = ProjectStore(root)
+    slow = replace(annotation(9, "cat"), seconds=IMPOSSIBLE_S)
+    quick = replace(annotation(8, "dog"), seconds=3.0)
+    store.record_tasks(readings({5: [quick, slow]}), 10.0)
+    assert store.impossible_times() == [(5, 9)]
+    [_, kept] = store.annotations()[5]
+    assert (kept.seconds, kept.working_s) == (IMPOSSIBLE_S, None)
+    store.record_tasks(readings({5: [quick]}), 11.0)
+    assert store.impossible_times() == []
 
 
 # Tasks that people created in a project that we created

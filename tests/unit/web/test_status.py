@@ -363,6 +363,12 @@ def test_an_order_that_the_team_changed_is_a_notice(
     ]
 
 
+def test_a_task_that_cannot_be_listed_is_a_notice(settings: Settings, queue: TrainingQueue) -> None:
+    ProjectStore(project_root(settings.model_dir, PROJECT)).record(unlisted_tasks=[508])
+    [notice] = project_status(settings, queue, PROJECT).notices
+    assert notice.startswith("Label Studio cannot list task 508")
+
+
 def test_many_open_tasks_that_people_added_are_a_notice_but_not_open_tasks(
     settings: Settings, queue: TrainingQueue, store: ProjectStore, root: Path
 ) -> None:

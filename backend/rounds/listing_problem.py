@@ -1,0 +1,36 @@
+"""Explain which tasks Label Studio cannot list or open, and how to mend them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from backend.store.project_store import ProjectStore
+
+COMMAND = "python -m scripts.mend_tasks --project {project_id}"
+
+
+def listing_notices(store: ProjectStore, project_id: int) -> list[str]:
+    """Return a sentence about impossible lead times, and one about tasks that are left out."""
+    command = COMMAND.format(project_id=project_id)
+    notices = []
+    if times := store.impossible_times():
+        task_ids = sorted({task_id for task_id, _ in times})
+        notices.append(
+            f"Label Studio cannot open {_name(task_ids)} (it answers 500), because annotation "
+            f"{times[0][1]} has an impossible lead time. The annotation counts nevertheless. To "
+            f"remove the lead time and keep the annotation, run `{command}`."
+        )
+    if unlisted := store.facts().unlisted_tasks:
+        notices.append(
+            f"Label Studio cannot list {_name(unlisted)} (it answers 500), so Tightloop reads no "
+            "changes there, and the Data Manager fails on the same page. To delete what cannot be "
+            f"listed, run `{command} --delete`."
+        )
+    return notices
+
+
+def _name(task_ids: Sequence[int]) -> str:
+    others = len(task_ids) - 1
+    if not others:
+        return f"task {task_ids[0]}"
+    return f"task {task_ids[0]} and {others} other task{'s' if others > 1 else ''}"

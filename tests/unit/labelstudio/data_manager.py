@@ -1,0 +1,93 @@
+"""A stand-in for Label Studio's list of tasks, some of which it cannot list."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+
+@dataclass
+class DataManager:
+    """Tasks 1, 2, … with one annotation each, whose id is 100 more and whose lead time is 3 s.
+
+    A request that shows anything of an `unlistable` task, or the lead time of an `untimed` one, is
+    answered with 500; so is every request if the database `is_down`.
+    """
+
+    task_ids: list[int]
+    untimed: set[int] = field(default_factory=set)
+    unlistable: set[int] = field(default_factory=set)
+    is_down: bool = False
+    url: str = ""
+    requests: list[str] = field(default_factory=list)  # as "path" or "path, n tasks"
+
+    def answer(self, target: str) -> tuple[int, object]:
+        """Return the status and the body for a request."""
+        parts = urlsplit(target)
+        params = {name: values[0] for name, values in parse_qs(parts.query).items()}
+        self.requests.append(parts.path)
+        if self.is_down:
+            return 500, {"detail": "the database is down"}
+        if parts.path != "/api/tasks/":
+            task_id = int(parts.path.split("/")[3]) - 100
+            fails = task_id in self.untimed
+            return (500, None) if fails else (200, {"id": task_id + 100, "lead_time": 3.0})
+        found = [i for i in self.task_ids if _passes(i, json.loads(params["query"]))]
+        page = found[: int(params["page_size"])]
+        columns = params["include"].split(",")
+        ill = self.unlistable | (self.untimed if "lead_time" in columns else set())
+        if ill.intersection(page):
+            return 500, {"detail": "value out of range: overflow"}
+        return 200, {"tasks": [_row(i, columns) for i in page], "total": len(found)}
+
+
+def _passes(task_id: int, query: Mapping[str, Any]) -> bool:
+    selected = query.get("selectedItems", {"all": True})
+    if task_id in selected.get("excluded", ()):
+        return False
+    if not selected["all"] and task_id not in selected["included"]:
+        return False
+    compare = {"greater": task_id.__gt__, "less_or_equal": task_id.__le__}
+    return all(compare[item["operator"]](item["value"]) for item in query["filters"]["items"])
+
+
+def _row(task_id: int, columns: Sequence[str]) -> dict[str, Any]:
+    row: dict[str, Any] = {"id": task_id}
+    if "annotations" in columns:
+        times = {"lead_time": 3.0} if "lead_time" in columns else {}
+        row["annotations"] = [{"id": task_id + 100, **times}]
+    return row
+
+
+@contextmanager
+def serving(manager: DataManager) -> Iterator[DataManager]:
+    """Serve the tasks; `manager.url` is the address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, body = manager.answer(self.path)
+            # Label Studio answers an impossible number with a page in HTML.
+            content = b"<html>" if body is None else json.dumps(body).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            """Print nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        manager.url = f"http://127.0.0.1:{server.server_port}"
+        try:
+            yield manager
+        finally:
+            server.shutdown()
+            thread.join()
