@@ -6,13 +6,15 @@
     python -m scripts.setup_project --title Birds --rename sparrow="house sparrow"
     python -m scripts.setup_project --attach 12
     python -m scripts.setup_project --detach 12
+    python -m scripts.setup_project --forget 5
 
 Label Studio, Redis and the backend must be running. Without a title, the command updates
 all projects, beginning with the one that was set up first. Running it again changes nothing.
 
 --attach attaches Tightloop to an existing Label Studio project, and uses its tasks and annotations.
 The command prints what it will change, and asks before it changes anything. --detach restores the
-project's settings, and keeps the annotations.
+project's settings, and keeps the annotations. --forget takes a project that was deleted in Label
+Studio out of the list of projects, and keeps its files.
 """
 
 from __future__ import annotations
@@ -28,8 +30,10 @@ from backend.base.errors import TightloopError
 from backend.base.project_settings import ATTACHED
 from backend.labelstudio.client import label_now_url
 from backend.store.project_record import project_root, read_record
-from scripts.setup.attach import Consent, attach, refresh
+from scripts.setup.attach import attach, refresh
+from scripts.setup.consent import Consent
 from scripts.setup.detach import detach
+from scripts.setup.forget import forget
 from scripts.setup.projects import find_record, project_links
 from scripts.setup.rename import rename
 from scripts.setup.request import Request
@@ -50,8 +54,8 @@ def main() -> int:
     """Set up the project and print what was done."""
     parser = _parser()
     arguments = parser.parse_args()
-    if arguments.dry_run and arguments.attach is None and arguments.detach is None:
-        parser.error("--dry-run needs --attach or --detach")
+    if arguments.dry_run and {arguments.attach, arguments.detach, arguments.forget} == {None}:
+        parser.error("--dry-run needs --attach, --detach or --forget")
     options = {name: getattr(arguments, name) for name in OPTIONS}
     request = Request.from_options(
         {name: value for name, value in options.items() if value is not None},
@@ -62,6 +66,8 @@ def main() -> int:
             project_id = rename(request.settings, request.title, arguments.rename)
         elif arguments.detach is not None:
             project_id = detach(request.settings, arguments.detach, is_dry_run=arguments.dry_run)
+        elif arguments.forget is not None:
+            project_id = forget(request.settings, arguments.forget, _consent(arguments))
         elif arguments.attach is not None:
             project_id = attach(request.settings, arguments.attach, _consent(arguments))
         else:
@@ -135,6 +141,12 @@ def _add_attach_options(parser: CommandParser) -> None:
         const="",
         metavar="ID|TITLE",
         help="restore the project as it was, but keep its annotations",
+    )
+    which.add_argument(
+        "--forget",
+        type=int,
+        metavar="ID",
+        help="no longer list a project that was deleted in Label Studio, but keep its files",
     )
     existing.add_argument("--yes", action="store_true", help="do not ask for confirmation")
     existing.add_argument(

@@ -33,7 +33,8 @@ def main() -> int:
         return 0
     for project in status.projects:
         print(sentence(project))
-        print(f"  {project.label_url}")
+        if not project.is_gone:
+            print(f"  {project.label_url}")
         if project.cross_validation is not None:
             print(f"  estimated accuracy: {estimate_sentence(project.cross_validation)}")
         if project.outlook is not None:

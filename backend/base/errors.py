@@ -9,6 +9,8 @@ TightloopError
 ├── LabelConfigError         the project's label config does not match the pool or the model
 ├── LabelFileError           a file of labels cannot be imported
 ├── LabelStudioError         Label Studio cannot be reached, or it refused a request
+│   ├── DatabaseError        Label Studio's database failed, perhaps only for a moment
+│   └── ProjectGoneError     Label Studio no longer has the project
 ├── ModelFolderError         the model folder cannot be read or written
 │   ├── BrokenVersionError   one version folder is corrupt, incomplete or foreign
 │   └── StoreError           a project's database cannot be read or written
@@ -66,6 +68,25 @@ class LabelStudioError(TightloopError):
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)
         self.status = status
+
+
+class DatabaseError(LabelStudioError):
+    """Label Studio's database failed, perhaps only for a moment."""
+
+
+class ProjectGoneError(LabelStudioError):
+    """Label Studio no longer has the project.
+
+    `is_replaced` states whether another project has its id now.
+    """
+
+    def __init__(self, url: str, status: int | None = None, *, is_replaced: bool = False) -> None:
+        super().__init__(
+            f"Label Studio at {url} no longer has this project: run `python -m scripts.status`, "
+            "which says what to do",
+            status,
+        )
+        self.is_replaced = is_replaced
 
 
 class ModelFolderError(TightloopError):

@@ -111,4 +111,5 @@ def open_project(settings: Settings, project_id: int) -> LabelStudioProject:
     kind = AttachedProject if record is not None and record.is_attached else LabelStudioProject
     token = settings.label_studio_api_key.get_secret_value()
     unlistable = UnlistableTasks(ProjectStore(root))
-    return kind(settings.label_studio_url, token, project_id, unlistable)
+    created_at = record.project_created_at if record else ""
+    return kind(settings.label_studio_url, token, project_id, unlistable, created_at)

@@ -7,6 +7,7 @@ the SDK's models triple the time that it takes to read tasks.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -16,7 +17,8 @@ import httpx
 from label_studio_sdk.base_client import LabelStudioBase
 from label_studio_sdk.core.api_error import ApiError
 
-from backend.base.errors import LabelStudioError
+from backend.base.errors import DatabaseError, LabelStudioError, ProjectGoneError
+from backend.labelstudio.database_errors import NO_REASON, find_database_error
 
 UNCERTAINTY_SAMPLING = "Uncertainty sampling"
 OLDEST_FIRST = "Sequential sampling"
@@ -28,7 +30,11 @@ LIMITS = httpx.Limits(max_keepalive_connections=0)
 REASON_LENGTH = 300
 # If Label Studio refuses a task, its message repeats the task, including the image in it.
 DATA_URI = re.compile(r"data:[^,\s]*;base64,[A-Za-z0-9+/=%]*")
+REPEATABLE = ("GET", "PATCH", "DELETE")  # none of our requests with these methods adds anything
+TRIES = 3
+PAUSE_S = 0.3  # between tries
 PROJECTS_PER_PAGE = 100  # Label Studio's maximum
+NO_PROJECT = "No Project matches"  # how the answer begins if the project of a request is missing
 
 
 class LabelStudio:
@@ -66,8 +72,30 @@ class LabelStudio:
     ) -> Any:
         """Send a request; send `files`, each with a name, content and MIME type, as a form.
 
-        Returns the response's JSON, or None for a 404 response if `may_be_gone` is set.
+        If Label Studio's database fails, a request that may be repeated without harm is repeated;
+        otherwise, raises DatabaseError. Returns the response's JSON, or None for a 404 response if
+        `may_be_gone` is set.
         """
+        tries_left = TRIES if method in REPEATABLE else 1
+        while True:
+            tries_left -= 1
+            try:
+                return self._send(method, path, params, json, files, may_be_gone=may_be_gone)
+            except DatabaseError:
+                if not tries_left:
+                    raise
+                time.sleep(PAUSE_S)
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        params: Mapping[str, Any] | None,
+        json: Any | None,
+        files: Mapping[str, Any] | None,
+        *,
+        may_be_gone: bool,
+    ) -> Any:
         with _explaining(self.url):
             # This client is not part of the public API, but all of the SDK's methods use it.
             response = self._sdk._client_wrapper.httpx_client.request(
@@ -79,12 +107,13 @@ class LabelStudio:
             )
             if response.status_code == 404 and may_be_gone:
                 return None
-            try:
-                body = response.json() if response.content else None
-            except ValueError:
-                raise LabelStudioError(_not_json(self.url), response.status_code) from None
-        if not response.is_success:
             status = response.status_code
+            body = _read_body(response)
+        if not response.is_success:
+            if error := find_database_error(self.url, status, _reason(body)):
+                raise error
+            if _reason(body).startswith(NO_PROJECT):
+                raise ProjectGoneError(self.url, status)
             raise LabelStudioError(_explain(self.url, status, body), status)
         return body
 
@@ -176,18 +205,15 @@ def _explaining(url: str) -> Iterator[None]:
             "check that it is running, and check LABEL_STUDIO_URL"
         ) from None
     except ValueError:  # not JSON
-        raise LabelStudioError(_not_json(url)) from None
-
-
-def _not_json(url: str) -> str:
-    return f"{url} does not appear to be a Label Studio server: check LABEL_STUDIO_URL"
+        raise LabelStudioError(
+            f"{url} does not appear to be a Label Studio server: check LABEL_STUDIO_URL"
+        ) from None
 
 
 def _explain(url: str, status: int | None, body: Any) -> str:
-    reason = ""
-    if isinstance(body, Mapping):
-        reason = str(body.get("validation_errors") or body.get("detail") or "")
-        reason = DATA_URI.sub("data:…", reason)[:REASON_LENGTH]
+    reason = DATA_URI.sub("data:…", _reason(body))[:REASON_LENGTH]
+    if status is not None and status >= 500 and body is None:
+        return f"Label Studio at {url} answered {status}: {NO_REASON}"
     if status == 401:
         return (
             f"Label Studio at {url} refused the token (401 {reason}): set LABEL_STUDIO_API_KEY "
@@ -204,3 +230,22 @@ def _explain(url: str, status: int | None, body: Any) -> str:
             f"{reason}): set LABEL_STUDIO_API_KEY to the access token of a user who may do it"
         )
     return f"Label Studio at {url} answered {status}: {reason or 'no reason given'}"
+
+
+def _reason(body: Any) -> str:
+    if not isinstance(body, Mapping):
+        return ""
+    return str(body.get("validation_errors") or body.get("detail") or "")
+
+
+def _read_body(response: httpx.Response) -> Any:
+    """Return the JSON in a response; None if there is none, or if Label Studio sent an error page.
+
+    Raises ValueError if another server responded.
+    """
+    try:
+        return response.json() if response.content else None
+    except ValueError:
+        if response.status_code < 500:
+            raise
+        return None

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import chain
 from typing import Any
 
-from backend.base.errors import LabelStudioError
+from backend.base.errors import LabelStudioError, ProjectGoneError
 from backend.base.labeling import (
     CLOCK_SKEW_S,
     DELETED,
@@ -55,8 +55,10 @@ class LabelStudioProject:
         api_key: str,
         project_id: int,
         unlistable: UnlistableTasks | None = None,
+        created_at: str = "",  # if given, a project created at another time counts as gone
     ) -> None:
         self.project_id = project_id
+        self._created_at = created_at
         self._server = LabelStudio(url, api_key)
         self._unlistable = unlistable or UnlistableTasks()
         self._tasks = TaskPages(self._server, project_id, self._unlistable)
@@ -332,7 +334,10 @@ class LabelStudioProject:
         return rows.read_own_task(task, config)
 
     def _read(self) -> Mapping[str, Any]:
-        return self._server.request("GET", self._path)
+        found = self._server.request("GET", self._path)
+        if self._created_at and found["created_at"] != self._created_at:
+            raise ProjectGoneError(self._server.url, is_replaced=True)
+        return dict(found)
 
     def _change(self, **fields: Any) -> None:
         self._server.request("PATCH", self._path, json=fields)

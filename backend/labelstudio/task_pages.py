@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from backend.base.errors import LabelStudioError
+from backend.base.errors import DatabaseError, LabelStudioError
 from backend.base.labeling import ProjectCounts
 from backend.labelstudio.client import LabelStudio
 from backend.labelstudio.task_listing import (
@@ -95,7 +95,7 @@ class TaskPages:
             try:
                 page = self._page(replace(listing.untimed(), included=[task_id]), 1)
             except LabelStudioError as error:
-                if error.status != 500:
+                if not _may_be_of_a_task(error):
                     raise
                 continue
             self._unlistable.forget([task_id])
@@ -129,7 +129,7 @@ class TaskPages:
             try:
                 body = self._page(rest, size, tries=TRIES if size in (CHUNK, 1) else 1)
             except LabelStudioError as error:
-                if error.status != 500:
+                if not _may_be_of_a_task(error):
                     raise
                 if rest.is_timed and len(self._unlistable.untimed) >= MOST_TASKS:
                     listing = listing.untimed()
@@ -160,7 +160,7 @@ class TaskPages:
                     self._read_alone(listing, task) for task in page
                 ]
             except LabelStudioError as again:
-                if again.status != 500:
+                if not _may_be_of_a_task(again):
                     raise
         task_id = self._find_first(listing.untimed(), last_id, error)
         if len(self._unlistable.unlisted) >= MOST_TASKS:
@@ -186,7 +186,7 @@ class TaskPages:
             try:
                 self._page(listing.after(last_id, up_to), 1, tries=TRIES)
             except LabelStudioError as again:
-                if again.status != 500:
+                if not _may_be_of_a_task(again):
                     raise
                 return False
             return True
@@ -226,7 +226,7 @@ class TaskPages:
         try:
             page = self._page(Listing(listing.columns, included=[task_id]), 1)["tasks"]
         except LabelStudioError as error:
-            if error.status != 500:
+            if not _may_be_of_a_task(error):
                 raise
             if task_id not in self._unlistable.untimed:
                 log.warning(
@@ -246,7 +246,7 @@ class TaskPages:
             path = f"api/annotations/{annotation['id']}/"
             found = self._server.request("GET", path, may_be_gone=True) or {}
         except LabelStudioError as error:
-            if error.status != 500:
+            if not _may_be_of_a_task(error):
                 raise
             found = {LEAD_TIME: math.inf}
         return {**annotation, LEAD_TIME: found.get(LEAD_TIME)}
@@ -258,10 +258,15 @@ class TaskPages:
             try:
                 return self._server.request("GET", "api/tasks/", params=params)
             except LabelStudioError as error:
-                if error.status != 500 or not tries:
+                if not (tries and _may_be_of_a_task(error)):
                     raise
 
 
 def chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
     """Yield parts of at most CHUNK items."""
     return (items[i : i + CHUNK] for i in range(0, len(items), CHUNK))
+
+
+def _may_be_of_a_task(error: LabelStudioError) -> bool:
+    """Return whether a task in a listing may be the reason for an error."""
+    return error.status == 500 and not isinstance(error, DatabaseError)

@@ -102,7 +102,12 @@ class Decision:
 
 
 def decide(state: State, settings: Settings, now: float) -> Decision:
-    """Decide what is due at `now` (seconds since the epoch)."""
+    """Decide what is due at `now` (seconds since the epoch).
+
+    Nothing is due while Label Studio does not have the project.
+    """
+    if state.facts.gone:
+        return Decision(None, None, math.inf)
     train_steps = _train_steps(state, settings)
     rank_steps = list(_rank_steps(state, settings))
     later = [at for _, at in (*train_steps, *rank_steps) if at > now]

@@ -30,6 +30,8 @@ POOL_INDEX = "pool.parquet"  # in the project's folder
 RECORD = "project.json"
 DETACHING = "detaching.json"  # the record of a project that is not yet detached completely
 DETACHED = "detached.json"  # the record of a project that may be attached again
+FORGOTTEN = "forgotten.json"  # the record of a project that was deleted in Label Studio
+FORMER = (DETACHING, DETACHED, FORGOTTEN)
 FIXED_POOLS = ("cifar10", "digits")
 
 
@@ -142,10 +144,10 @@ def pick_project(model_dir: Path, asked: int | None) -> int:
 
 
 def write_record(root: Path, record: ProjectRecord) -> None:
-    """Write a project's record, and delete the records of an earlier detaching."""
+    """Write a project's record, and delete the records of an earlier detaching or forgetting."""
     write_text(root / RECORD, record.model_dump_json(indent=2))
     with folder_errors(root):
-        for name in (DETACHING, DETACHED):
+        for name in FORMER:
             (root / name).unlink(missing_ok=True)
 
 
@@ -176,9 +178,12 @@ def read_record(root: Path) -> ProjectRecord | None:
 
 def begin_detaching(root: Path) -> None:
     """Take a project out of the list of projects; `end_detaching` completes this."""
-    # Hold the lock, so that no process that is changing the record writes it again.
-    with lock(root, "record"), folder_errors(root):
-        (root / RECORD).replace(root / DETACHING)
+    _set_aside(root, DETACHING)
+
+
+def forget_record(root: Path) -> None:
+    """Take a project that was deleted in Label Studio out of the list of projects."""
+    _set_aside(root, FORGOTTEN)
 
 
 def end_detaching(root: Path) -> None:
@@ -200,17 +205,16 @@ def is_half_detached(root: Path) -> bool:
 
 
 def read_former(root: Path) -> ProjectRecord | None:
-    """Return the record of a project that was detached, even if incompletely, or None."""
-    return _read(root / DETACHING) or _read(root / DETACHED)
+    """Return the record of a project that was forgotten, or detached completely or incompletely."""
+    return next(filter(None, (_read(root / name) for name in FORMER)), None)
 
 
 def check_attached(root: Path) -> None:
-    """Raise DetachedError if Tightloop was detached from a project."""
+    """Raise DetachedError if Tightloop was detached from a project, or has forgotten it."""
     if read_record(root) is None and read_former(root) is not None:
-        raise DetachedError(
-            f"Tightloop was detached from project {root.name.removeprefix('p')}, so nothing was "
-            "changed there"
-        )
+        number = root.name.removeprefix("p")
+        was = "forgot" if (root / FORGOTTEN).exists() else "was detached from"
+        raise DetachedError(f"Tightloop {was} project {number}, so nothing was changed there")
 
 
 def read_records(model_dir: Path) -> list[ProjectRecord]:
@@ -220,6 +224,12 @@ def read_records(model_dir: Path) -> list[ProjectRecord]:
     """
     found = (read_record(project_root(model_dir, i)) for i in known_projects(model_dir))
     return [record for record in found if record is not None]
+
+
+def _set_aside(root: Path, name: str) -> None:
+    # Hold the lock, so that no process that is changing the record writes it again.
+    with lock(root, "record"), folder_errors(root):
+        (root / RECORD).replace(root / name)
 
 
 def _read(path: Path) -> ProjectRecord | None:

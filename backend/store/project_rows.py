@@ -38,6 +38,7 @@ class Facts(BaseModel, frozen=True):
     read_with: str = ""  # the control and the image key with which all tasks were read
     revision: int = 0  # increases whenever an annotation has changed
     tasks_revision: int = 0  # increases whenever an attached project's tasks have changed
+    gone: str = ""  # that Label Studio no longer has the project, and what to do
     untimed_tasks: tuple[int, ...] = ()  # tasks that can be listed only without lead times
     unlisted_tasks: tuple[int, ...] = ()  # tasks that Label Studio cannot list at all
     # What the loop has learned and done

@@ -256,12 +256,13 @@ def _view_of(settings: Settings, status: Status, project_id: int | None) -> dict
 
 
 def _find_project(status: Status, project_id: int | None) -> ProjectStatus:
-    """Return the requested project, or the newest readable project."""
+    """Return the requested project, or the newest readable project that Label Studio still has."""
     projects = {project.project_id: project for project in status.projects}
     if project_id is None and not projects and status.unreadable:
         raise ModelFolderError("; ".join(status.unreadable.values()))
     if project_id is None:
-        project_id = max(projects, default=None)
+        existing = [i for i, project in projects.items() if not project.is_gone]
+        project_id = max(existing or projects, default=None)
     if str(project_id) in status.unreadable:
         raise ModelFolderError(status.unreadable[str(project_id)])
     if project_id is None or project_id not in projects:

@@ -145,7 +145,8 @@ def _setup_fields(
         "project_id": project_id,
         "title": record.title if record else None,
         "label_url": label_now_url(settings.browser_url, project_id),
-        "notices": tuple(filter(None, notices)),
+        "notices": (facts.gone,) if facts.gone else tuple(filter(None, notices)),
+        "is_gone": bool(facts.gone),
         "is_attached": is_attached,
         "order_problem": facts.order_problem or None,
         "weights": record.weights if record else None,
@@ -255,6 +256,8 @@ def _count_confusion(truth: Labels, probs: Probs, classes: ClassList) -> Confusi
 
 
 def _activity(status: ProjectStatus) -> str:
+    if status.is_gone:
+        return "the project is gone from Label Studio"
     if status.is_finished:
         n_again = status.asked_again
         return f"finished; {n_again} images await a second opinion" if n_again else "finished"

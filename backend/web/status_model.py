@@ -76,6 +76,9 @@ class ProjectStatus(StatusPart):
     is_attached: bool = Field(
         description="whether Tightloop was attached to this project, whose tasks belong to its team"
     )
+    is_gone: bool = Field(
+        description="whether Label Studio no longer has the project; the notice says what to do"
+    )
     order_problem: str | None = Field(
         description="why annotators do not get the images that the model asks for, and what to do; "
         "null if they do"

@@ -15,7 +15,13 @@ from datetime import datetime
 
 import httpx
 
-from backend.base.errors import LabelConfigError, LabelStudioError, ModelFolderError, TightloopError
+from backend.base.errors import (
+    LabelConfigError,
+    LabelStudioError,
+    ModelFolderError,
+    ProjectGoneError,
+    TightloopError,
+)
 from backend.base.labeling import CLOCK_SKEW_S
 from backend.base.settings import Settings
 from backend.labelstudio.attached_project import open_project
@@ -23,11 +29,12 @@ from backend.labelstudio.project import LabelStudioProject
 from backend.queue.training_queue import Hints, TrainingQueue
 from backend.rounds.classes import follow_classes
 from backend.rounds.decide import State, decide
+from backend.rounds.gone_project import find_gone, record_gone
 from backend.rounds.observe import observe, read_changes, read_everything_changed
 from backend.rounds.order_problem import record_order
 from backend.store.moments import correct_moments
 from backend.store.project_db import Connection, connect
-from backend.store.project_record import known_projects, project_root
+from backend.store.project_record import known_projects, project_root, read_record
 from backend.store.project_store import ProjectStore
 
 log = logging.getLogger(__name__)
@@ -159,7 +166,8 @@ class Clock:
         """Read the changes from Label Studio, and record for the dashboard whether it responded."""
         watch.problem = ""
         try:
-            self._read_project(watch, now)
+            gone = self._read_unless_gone(watch, now)
+            record_gone(watch.store, watch.project_id, gone)
         except (LabelStudioError, LabelConfigError) as error:  # jobs may be due nevertheless
             watch.problem = str(error)
             watch.next_reading = min(watch.next_reading, now + READ_AGAIN_S)
@@ -167,11 +175,22 @@ class Clock:
         every_s = self._settings.reconcile_every_s
         self._queue.record_health("label_studio", "; ".join(sorted(problems)), now, every_s)
 
+    def _read_unless_gone(self, watch: Watch, now: float) -> str:
+        """Read the project; return that it is gone from Label Studio and what to do, or ""."""
+        try:
+            self._read_project(watch, now)
+        except ProjectGoneError:
+            record = read_record(project_root(self._settings.model_dir, watch.project_id))
+            return find_gone(self._settings, record) if record else ""
+        return ""
+
     def _read_project(self, watch: Watch, now: float) -> None:
         store = watch.store
         self._correct_moments(watch, now)
-        since, n_known = store.facts().read_at, store.new_annotations()[0]
-        if now - store.facts().full_read_at >= FULL_READ_EVERY_S:
+        facts, n_known = store.facts(), store.new_annotations()[0]
+        since = facts.read_at
+        # A project that is back may have been restored as it was some time ago.
+        if facts.gone or now - facts.full_read_at >= FULL_READ_EVERY_S:
             read_changes(watch.project, store, is_full=True, now=now)
         else:
             read_everything_changed(watch.project, store, now=now)

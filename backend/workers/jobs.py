@@ -33,7 +33,14 @@ from functools import cached_property
 
 from rq import get_current_job
 
-from backend.base.errors import DetachedError, ModelFolderError, TightloopError, TooFewLabelsError
+from backend.base.errors import (
+    DatabaseError,
+    DetachedError,
+    ModelFolderError,
+    ProjectGoneError,
+    TightloopError,
+    TooFewLabelsError,
+)
 from backend.base.labeling import LabelingProject
 from backend.base.progress import Progress, ProgressLines
 from backend.base.settings import Settings, load_settings
@@ -126,9 +133,16 @@ def retrain(project_id: int) -> None:
     with _record_errors(work, "retrain"), lock(work.root, "train"):
         share_cores(work.queue.worker_counts()["train"])
         state, due = work.decide()
+        may_repeat = True
         while due.train == "retrain":
             loop = work.open_loop(is_for_training=True)
-            rounds.train_round(loop, is_forced=state.is_training_asked, progress=work.progress)
+            try:
+                rounds.train_round(loop, is_forced=state.is_training_asked, progress=work.progress)
+            except DatabaseError as error:
+                if not may_repeat:
+                    raise
+                log.info("project %d: deciding again: %s", project_id, error)
+                may_repeat = False
             state, due = work.decide()
     work.queue.notify_clock(project_id)
 
@@ -166,7 +180,7 @@ def rank(project_id: int) -> None:
         if job is not None:
             work.queue.report_step(job, due.rank)
         with _record_errors(work, due.rank):
-            STEPS[due.rank](work)
+            _run_step(work, due.rank)
     work.queue.notify_clock(project_id)
 
 
@@ -201,6 +215,18 @@ STEPS: Mapping[RankStep, Callable[[Work], object]] = {
 }
 
 
+def _run_step(work: Work, step: RankStep) -> None:
+    """Run a step, and run it once more if Label Studio's database failed.
+
+    Nothing is imported twice, because each step first reads what Label Studio has.
+    """
+    try:
+        STEPS[step](work)
+    except DatabaseError as error:
+        log.info("project %d: %s once more: %s", work.project_id, STEP_NAMES[step], error)
+        STEPS[step](work)
+
+
 def _open(project_id: int) -> Work:
     settings = load_settings()
     queue = TrainingQueue(settings.redis_url.get_secret_value())
@@ -216,7 +242,7 @@ def _record_errors(work: Work, step: Step) -> Iterator[None]:
         yield
     except TooFewLabelsError as error:
         log.info("project %d: %s has to wait: %s", work.project_id, STEP_NAMES[step], error)
-    except DetachedError as error:
+    except (DetachedError, ProjectGoneError) as error:  # the clock reports that a project is gone
         log.info("project %d: %s stopped: %s", work.project_id, STEP_NAMES[step], error)
         work.store.record_failure(step, time.time())
     except Exception as error:

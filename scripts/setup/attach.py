@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 from backend.base.classes import append_new
 from backend.base.errors import ModelFolderError, SettingsError, TightloopError
@@ -19,6 +17,7 @@ from backend.labelstudio.attached_setup import AttachedSetup
 from backend.labelstudio.client import find_projects, label_now_url
 from backend.labelstudio.task_source import TaskSource
 from backend.rounds.accuracy import describe_project
+from backend.rounds.gone_project import find_gone
 from backend.rounds.observe import read_changes
 from backend.rounds.validation_reading import project_progress
 from backend.store import project_db
@@ -37,13 +36,13 @@ from backend.store.project_store import ProjectStore
 from backend.store.registry import Registry
 from backend.store.weights import find_weights
 from scripts.console.progress_bars import progress_bar
+from scripts.setup.consent import Consent, has_consent
 from scripts.setup.detach import address_of, put_back
 from scripts.setup.existing import ExistingProject, describe
 from scripts.setup.opening import DECODE_FOR_S, OpenedProject
 from scripts.setup.steps import SetupSteps
 from scripts.setup.survey import Survey
 
-Consent = Literal["ask", "given", "dry run"]
 NAMED_MAX = 10
 
 
@@ -77,9 +76,14 @@ def attach(settings: Settings, named: str, consent: Consent) -> int:
 def refresh(settings: Settings, record: ProjectRecord) -> None:
     """Repair the webhook and the ML backend connection, and complete an interrupted attaching.
 
-    The order of the tasks is left alone, because the team may have changed it on purpose.
+    The order of the tasks is left alone, because the team may have changed it on purpose. If the
+    project is gone from Label Studio, print what to do.
     """
     root = project_root(settings.model_dir, record.project_id)
+    check_attached(root)
+    if gone := find_gone(settings, record):
+        print(f"NOTE      {gone}")
+        return
     if not ProjectStore(root).facts().has_ordered:
         switch_on(settings, record)
     else:
@@ -161,7 +165,7 @@ class Attaching:
             with progress_bar() as progress:
                 found = survey.read(former, progress)
             print("\n".join(describe(found, self.settings)))
-            if not has_consent(consent):
+            if not has_consent(consent, "Attach Tightloop to this project?"):
                 return
             with lock(self.root, "attach"):
                 self._attach(Path(folder), found, earlier)
@@ -279,26 +283,6 @@ class Attaching:
         )
         steps.start_first_training()
         print(f"  {label_now_url(self.settings.browser_url, self.project_id)} -> Label All Tasks")
-
-
-def has_consent(consent: Consent) -> bool:
-    """Return whether to carry out the plan; ask the user if necessary.
-
-    Raises SettingsError if there is no terminal on which to ask.
-    """
-    if consent == "dry run":
-        print("--dry-run: nothing was changed")
-        return False
-    if consent == "given":
-        return True
-    if not sys.stdin.isatty():
-        raise SettingsError(
-            "nothing was changed, because there is no terminal on which to confirm: add --yes"
-        )
-    if input("Attach Tightloop to this project? [y/N] ").strip().lower() in ("y", "yes"):
-        return True
-    print("nothing was changed")
-    return False
 
 
 def _open(settings: Settings, project_id: int) -> AttachedSetup:

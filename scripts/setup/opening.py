@@ -21,6 +21,7 @@ from backend.store.project_record import (
     POOL_INDEX,
     ProjectRecord,
     project_root,
+    read_former,
     read_record,
     write_record,
 )
@@ -75,7 +76,11 @@ class Opening:
             project_id=plan.record.project_id if plan.record else None,
         )
         if project_id is None and not may_create:
-            raise SettingsError("this project no longer exists in Label Studio")
+            number = plan.record.project_id if plan.record else ""
+            raise SettingsError(
+                "it is gone from Label Studio. If it was deleted on purpose, run "
+                f"`python -m scripts.setup_project --forget {number}`"
+            )
         earlier = None if project_id is None else self._read_record(project_id)
         chosen = self._open_pool_and_weights()
         is_new = project_id is None
@@ -230,12 +235,13 @@ class Opening:
             self.pool.source.index.write(path)
 
     def _read_record(self, project_id: int) -> ProjectRecord | None:
-        """Read the record of an earlier set-up.
+        """Read the record of an earlier set-up, even if the project was forgotten since.
 
         Raises ModelFolderError if the record belongs to a project in another Label Studio instance.
         """
         root = project_root(self.settings.model_dir, project_id)
-        record = read_record(root)
+        is_recorded = read_record(root) is not None
+        record = read_record(root) or read_former(root)
         if record is None:
             return None
         if record.project_created_at != ProjectSetup(*self.label_studio, project_id).created_at():
@@ -244,7 +250,7 @@ class Opening:
                 f'("{record.title}", created {record.project_created_at}): '
                 "move that folder elsewhere or set MODEL_DIR, then try again"
             )
-        return record
+        return None if record.is_attached and not is_recorded else record
 
     def _open_pool_and_weights(self) -> dict[str, Any]:
         """Open the pool; return the fields to record. A choice that `auto` made earlier is kept."""

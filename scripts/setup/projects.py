@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TypedDict
 
+from backend.base.errors import ModelFolderError
 from backend.labelstudio.client import TITLE_LENGTH, label_now_url
-from backend.store.project_record import ProjectRecord, read_records
+from backend.store.project_record import ProjectRecord, project_root, read_records
+from backend.store.project_store import ProjectStore
 
 FELL_BACK = " (digits: CIFAR-10 could not be had)"
 FELL_BACK_SHORT = " (digits)"
@@ -29,13 +31,14 @@ def titles_of(title: str) -> tuple[str, str]:
 def recorded_projects(model_dir: Path) -> list[ProjectRecord]:
     """Return the record of each project, in the order in which the projects were set up.
 
-    The first record belongs to the stack's default project. If a project that we created was
-    deleted in Label Studio and created again, only its later record counts.
+    The first record belongs to the stack's default project; projects that are gone from Label
+    Studio come last. If a project that we created was deleted in Label Studio and created again,
+    only its later record counts.
     """
     by_key: dict[str | int, ProjectRecord] = {}
     for record in read_records(model_dir) if model_dir.is_dir() else ():
         by_key[record.project_id if record.is_attached else record.title] = record
-    return list(by_key.values())
+    return sorted(by_key.values(), key=lambda record: _is_gone(model_dir, record.project_id))
 
 
 def find_record(model_dir: Path, title: str | None) -> ProjectRecord | None:
@@ -56,3 +59,10 @@ def project_links(model_dir: Path, browser_url: str) -> list[Link]:
         }
         for record in recorded_projects(model_dir)
     ]
+
+
+def _is_gone(model_dir: Path, project_id: int) -> bool:
+    try:
+        return bool(ProjectStore(project_root(model_dir, project_id)).facts().gone)
+    except ModelFolderError:  # a damaged database is reported when the project is used
+        return False

@@ -11,26 +11,40 @@ from typing import Any
 
 import pytest
 
-from backend.base.errors import LabelStudioError
-from backend.labelstudio.client import label_now_url
+from backend.base.errors import DatabaseError, LabelStudioError, ProjectGoneError
+from backend.labelstudio.client import LabelStudio, label_now_url
 from backend.labelstudio.project import LabelStudioProject
 
+# As Label Studio 1.23.2 answered when two transactions blocked each other.
+DEADLOCK = json.dumps(
+    {
+        "status_code": 500,
+        "detail": "deadlock detected\nDETAIL:  Process 16106 waits for ShareLock on transaction "
+        "1449; blocked by process 16104.\nProcess 16104 waits for ShareLock on transaction 1450; "
+        'blocked by process 16106.\nCONTEXT:  while updating tuple (14,3) in relation "task"',
+    }
+).encode()
 TOKEN = "0123456789abcdef0123456789abcdef01234567"
 
 
 @contextmanager
-def serving(status: int, body: bytes) -> Iterator[str]:
-    """Serve this response to every request, with a session cookie as Label Studio does."""
+def serving(status: int, body: bytes, *, n_deadlocks: int = 0) -> Iterator[str]:
+    """Serve this response to every request, with a session cookie as Label Studio does.
+
+    The first `n_deadlocks` requests are answered as Label Studio answers after a deadlock.
+    """
+    left = [DEADLOCK] * n_deadlocks
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
+            code, content = (500, left.pop()) if left else (status, body)
+            self.send_response(code)
+            self.send_header("Content-Length", str(len(content)))
             self.send_header("Set-Cookie", "sessionid=a-session")
             self.end_headers()
-            self.wfile.write(body)
+            self.wfile.write(content)
 
-        do_POST = do_GET
+        do_POST = do_PATCH = do_DELETE = do_GET
 
         def log_message(self, *args: Any) -> None:
             pass
@@ -61,8 +75,53 @@ def test_a_refused_token_names_the_setting_and_neither_token_nor_cookie() -> Non
 
 
 def test_other_refusals_quote_label_studios_reason() -> None:
-    with serving(404, json.dumps({"detail": "No Project matches"}).encode()) as url:
-        assert message_of(url) == f"Label Studio at {url} answered 404: No Project matches"
+    with serving(404, json.dumps({"detail": "No Task matches"}).encode()) as url:
+        assert message_of(url) == f"Label Studio at {url} answered 404: No Task matches"
+
+
+def test_a_missing_project_is_told_apart_from_other_errors() -> None:
+    answer = {"detail": "No Project matches the given query."}
+    with (
+        serving(404, json.dumps(answer).encode()) as url,
+        pytest.raises(ProjectGoneError, match=r"no longer has this project.*scripts\.status"),
+    ):
+        LabelStudioProject(url, TOKEN, 1).n_tasks()
+
+
+def test_another_project_under_the_same_id_is_not_touched() -> None:
+    with serving(200, json.dumps({"created_at": "2026-02", "title": "Other"}).encode()) as url:
+        assert LabelStudioProject(url, TOKEN, 1).title() == "Other"
+        assert LabelStudioProject(url, TOKEN, 1, created_at="2026-02").title() == "Other"
+        with pytest.raises(ProjectGoneError) as error:
+            LabelStudioProject(url, TOKEN, 1, created_at="2026-01").title()
+    assert error.value.is_replaced
+
+
+@pytest.mark.parametrize("method", ["GET", "PATCH", "DELETE"])
+def test_what_may_be_repeated_is_repeated_after_a_deadlock(method: str) -> None:
+    with serving(200, b'{"title": "Birds"}', n_deadlocks=2) as url:
+        assert LabelStudio(url, TOKEN).request(method, "api/projects/1/") == {"title": "Birds"}
+
+
+def test_an_import_is_not_repeated_because_it_may_have_added_something() -> None:
+    with serving(200, b"{}", n_deadlocks=1) as url:
+        with pytest.raises(DatabaseError, match="changes blocked each other"):
+            LabelStudio(url, TOKEN).request("POST", "api/projects/1/import", json=[])
+        assert LabelStudio(url, TOKEN).request("POST", "api/projects/1/import", json=[]) == {}
+
+
+def test_a_deadlock_that_stays_is_a_sentence_without_the_databases_text() -> None:
+    with serving(200, b"{}", n_deadlocks=3) as url:
+        message = message_of(url)
+    assert message.startswith(f"Label Studio at {url} failed: several changes blocked each other")
+    assert "Process" not in message
+    assert "DETAIL" not in message
+
+
+def test_an_error_page_points_to_the_database() -> None:
+    """Label Studio answers with a page if it cannot even check the token."""
+    with serving(500, b"<!doctype html>") as url:
+        assert message_of(url).startswith(f"Label Studio at {url} answered 500: it gave no reason")
 
 
 def test_a_refused_private_address_names_label_studios_setting() -> None:
@@ -71,7 +130,7 @@ def test_a_refused_private_address_names_label_studios_setting() -> None:
         assert "LABEL_STUDIO_USE_DEFAULT_BANNED_SUBNETS=false" in message_of(url)
 
 
-@pytest.mark.parametrize("status", [200, 302, 500])
+@pytest.mark.parametrize("status", [200, 302, 404])
 def test_another_server_at_that_address_is_recognised(status: int) -> None:
     with serving(status, b"<html>hello</html>") as url:
         assert (

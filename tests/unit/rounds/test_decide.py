@@ -108,6 +108,10 @@ def sample(
 
 
 CASES = (
+    Case(
+        "nothing is due while Label Studio does not have the project",
+        {"gone": "it is gone", "read_at": 0, "train_asked_at": -1, "export_asked_at": -1},
+    ),
     Case("nothing is due at rest", {}),
     # A training
     Case("the third of three new annotations is trained at once",

@@ -53,3 +53,15 @@ def test_the_last_error_is_printed_until_its_job_succeeds(
     assert "exporting labels): the disk is full" in printed()
     store.record_success("export")
     assert "last error" not in printed()
+
+
+def test_a_project_that_is_gone_is_named_once_with_what_to_do(
+    store: ProjectStore, printed: Callable[[], str]
+) -> None:
+    assert "/projects/7/" in printed()
+    store.record(gone="it is gone: run --forget 7", order_problem="the order was changed")
+    lines = printed().splitlines()
+    assert lines[0].endswith("; the project is gone from Label Studio.")
+    assert lines[1] == "  note: it is gone: run --forget 7"
+    assert "the order was changed" not in "".join(lines)
+    assert "/projects/7/" not in "".join(lines)

@@ -153,6 +153,22 @@ def test_the_page_shows_what_the_status_says(
     assert "the disk is full: free space" in section(html, "errors")
 
 
+def test_a_project_that_is_gone_is_shown_only_on_request_and_offers_no_labeling(
+    client: FlaskClient, config: Settings
+) -> None:
+    newest = project_root(config.model_dir, PROJECT + 1)
+    write_record(newest, record(PROJECT + 1).model_copy(update={"title": "Deleted"}))
+    assert "<h1>Deleted</h1>" in page(client)
+    ProjectStore(newest).record(gone="it is gone: run `--forget 8`")
+    shown = page(client)
+    assert "<h1>Deleted</h1>" not in shown
+    assert "it is gone" not in shown
+    assert "Label now" in shown
+    gone = client.get(f"/dashboard?project={PROJECT + 1}").text
+    assert "it is gone: run <code>--forget 8</code>" in gone
+    assert "Label now" not in gone
+
+
 def test_an_error_that_is_over_is_marked(client: FlaskClient, store: ProjectStore) -> None:
     store.record_error("training", "the disk is full", step="retrain")
     assert "(over" not in section(page(client), "errors")

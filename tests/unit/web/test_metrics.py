@@ -142,6 +142,7 @@ def test_every_gauge_of_a_project_has_its_value(
         "refused_versions": {("7",): 1},
         "training_phase_seconds": {("7", "training"): 12.5, ("7", "scoring the pool"): 4},
         "order_problem": {("7",): 1},
+        "project_gone": {("7",): 0},
         "pool_images": {("7",): 900},
         "undecoded_images": {("7",): 100},
         "annotations": {("7",): 61},

@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 from redis import Redis
 from rq import Queue
 from rq.job import Job, JobStatus
@@ -31,6 +32,7 @@ from backend.workers import clock as clocks
 from backend.workers.clock import FULL_READ_EVERY_S, Clock
 from scripts.research.oracle import OracleProject
 from tests.conftest import RedisServer
+from tests.unit.labelstudio.project_server import TOKEN, serving_projects
 from tests.unit.store.test_registry import meta, record
 from tests.unit.store.test_registry import save as save_version
 
@@ -305,6 +307,47 @@ def test_start_training_survives_a_lost_redis(
     redis_server.flush()
     assert trains.job_ids == []
     clock.tick(NOON + 2)
+    assert trains.job_ids == ["retrain-p7"]
+
+
+def test_a_deleted_project_is_named_once_stops_its_jobs_and_does_not_call_label_studio_down(
+    settings: Settings, queue: TrainingQueue, store: ProjectStore, trains: Queue,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    with serving_projects() as server:
+        server.projects = {8: "2026"}
+        access = {"label_studio_url": server.url, "label_studio_api_key": SecretStr(TOKEN)}
+        own = Clock(settings.model_copy(update=access), queue)
+        for second in (0, 1, 60, 61):
+            queue.ask_for_training(PROJECT, NOON + second)
+            own.tick(NOON + second)
+        own.close()
+    assert caplog.text.count("is gone from Label Studio") == 1
+    assert "--forget 7" in store.facts().gone
+    assert queue.health()["label_studio"]["problem"] == ""
+    assert trains.job_ids == []
+
+
+def test_a_restored_project_is_read_in_full_and_worked_on_again(
+    clock: Clock, store: ProjectStore, project: OracleProject, trains: Queue,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    clock.tick(NOON)
+    store.record(gone="it is gone")
+    for task_id in (1, 2, 3):
+        project.answer(task_id, "cat")
+    whole, readings = project.read_tasks, []
+
+    def read_tasks(changed_after: object = None) -> object:
+        readings.append(changed_after)
+        return whole()
+
+    monkeypatch.setattr(project, "read_tasks", read_tasks)
+    clock.tick(NOON + 1)
+    assert trains.job_ids == []
+    clock.tick(NOON + 60)
+    assert readings == [None]
+    assert store.facts().gone == ""
     assert trains.job_ids == ["retrain-p7"]
 
 

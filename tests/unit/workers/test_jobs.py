@@ -19,7 +19,13 @@ from redis import Redis
 from rq import Queue, Worker
 
 from backend.base import progress
-from backend.base.errors import LabelStudioError, PoolError, TooFewLabelsError
+from backend.base.errors import (
+    DatabaseError,
+    LabelStudioError,
+    PoolError,
+    ProjectGoneError,
+    TooFewLabelsError,
+)
 from backend.base.labeling import NewTask
 from backend.base.settings import Settings, load_settings
 from backend.queue.training_queue import TrainingQueue
@@ -329,6 +335,79 @@ def test_a_failed_step_does_not_stop_the_rankers_other_steps(
     assert done == ["collect_reviews"]
     assert [error.where for error in store.errors()] == ["querying images"]
     assert work.queue.hints(PROJECT).looks == 1  # the clock looks when the retry is due
+
+
+DEADLOCK = DatabaseError("Label Studio failed: changes blocked each other", 500)
+
+
+@pytest.mark.parametrize(("n_failures", "shown"), [(1, []), (2, [str(DEADLOCK)])])
+def test_a_step_is_repeated_once_if_label_studios_database_fails(
+    store: ProjectStore, work: jobs.Work, monkeypatch: pytest.MonkeyPatch,
+    n_failures: int, shown: list[str],
+) -> None:  # fmt: skip
+    left = [DEADLOCK] * n_failures
+
+    def top_up(_: jobs.Work) -> None:
+        if left:
+            raise left.pop()
+        store.record_success("top_up", exhausted_at=time.time())
+
+    monkeypatch.setattr(jobs, "STEPS", {**jobs.STEPS, "top_up": top_up})
+    jobs.rank(PROJECT)
+    assert left == []
+    assert [error.message for error in store.errors()] == shown
+    assert work.queue.hints(PROJECT).looks == 1
+
+
+def test_a_training_that_ended_is_not_repeated_because_ordering_failed_in_the_database(
+    annotate: Callable[[int], None], store: ProjectStore, work: jobs.Work,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    n_trainings = 0
+
+    def train_round(*_: Any, **__: Any) -> None:
+        nonlocal n_trainings
+        n_trainings += 1
+        began = time.time()
+        store.record_reading(began, is_full=False)
+        store.record_learned({}, began, trained_at=began)
+        raise DEADLOCK  # while the open tasks are ordered, which the ranker then does
+
+    monkeypatch.setattr(rounds, "train_round", train_round)
+    annotate(3)
+    jobs.retrain(PROJECT)
+    assert n_trainings == 1
+    assert work.store.errors() == []
+
+
+def test_a_training_that_could_not_read_is_tried_once_more_and_then_reported(
+    annotate: Callable[[int], None], work: jobs.Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n_tries = 0
+
+    def train_round(*_: Any, **__: Any) -> None:
+        nonlocal n_tries
+        n_tries += 1
+        raise DEADLOCK
+
+    monkeypatch.setattr(rounds, "train_round", train_round)
+    annotate(3)
+    jobs.retrain(PROJECT)
+    assert n_tries == 2
+    assert [error.message for error in work.store.errors()] == [str(DEADLOCK)]
+
+
+def test_a_project_that_is_gone_is_no_error_of_a_step(
+    store: ProjectStore, work: jobs.Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def top_up(_: jobs.Work) -> None:
+        raise ProjectGoneError("http://here", 404)
+
+    monkeypatch.setattr(jobs, "STEPS", {**jobs.STEPS, "top_up": top_up})
+    jobs.rank(PROJECT)
+    assert store.errors() == []
+    assert "top_up" in store.facts().failed_at  # so that the next try has to wait
+    assert work.queue.hints(PROJECT).looks == 1
 
 
 @pytest.mark.usefixtures("store")

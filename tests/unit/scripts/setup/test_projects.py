@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from backend.store.project_record import project_root, write_record
+from backend.store.project_store import ProjectStore
 from scripts.setup.projects import find_record, project_links, titles_of
 from tests.unit.store.test_registry import record
 
@@ -25,6 +26,16 @@ def test_without_a_title_the_first_project_is_found(tmp_path: Path) -> None:
     keep(tmp_path, 10, "Photos")
     assert found(tmp_path, None) == 9
     assert (found(tmp_path, "Photos"), found(tmp_path, "photos")) == (10, None)
+
+
+def test_a_project_that_is_gone_from_label_studio_is_not_the_first(tmp_path: Path) -> None:
+    keep(tmp_path, 9, "Birds")
+    keep(tmp_path, 10, "Photos")
+    ProjectStore(project_root(tmp_path, 9)).record(gone="it is gone")
+    assert found(tmp_path, None) == 10
+    assert found(tmp_path, "Birds") == 9
+    ProjectStore(project_root(tmp_path, 10)).record(gone="it is gone")
+    assert found(tmp_path, None) == 9
 
 
 def test_a_title_also_finds_the_project_that_fell_back_to_the_digits(tmp_path: Path) -> None:

@@ -1,0 +1,73 @@
+"""Block Label Studio's database with a second client, until PostgreSQL ends a request."""
+
+from __future__ import annotations
+
+import subprocess
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from backend.base.errors import DatabaseError
+from backend.base.labeling import Prediction
+from backend.labelstudio.project_setup import ProjectSetup
+from scripts.local.folder import StackFolder
+from scripts.local.programs import postgres_server
+from tests.integration.conftest import Stack
+from tests.integration.labelstudio.annotating import guess, import_images, new_task
+
+TRIES = 20
+# Locks a task's row, waits until Label Studio waits for this row, and then waits for the row that
+# Label Studio has locked. PostgreSQL ends the client that first notices the deadlock: Label Studio
+# looks after a second, and this client after ten, unless it came too late.
+BLOCK = """
+BEGIN;
+SET LOCAL deadlock_timeout = '10s';
+SELECT id FROM task WHERE id = {second} FOR UPDATE;
+DO $$ BEGIN
+    FOR n IN 1..3000 LOOP
+        EXIT WHEN EXISTS (SELECT FROM pg_locks WHERE NOT granted);
+        PERFORM pg_sleep(0.01);
+    END LOOP;
+END $$;
+SELECT id FROM task WHERE id = {first} FOR UPDATE;
+ROLLBACK;
+"""
+
+
+def test_a_deadlock_is_a_sentence_and_the_import_has_added_nothing(
+    stack: Stack, project: ProjectSetup
+) -> None:
+    first, second = import_images(project, new_task("a"), new_task("b")).values()
+    guesses = {first: guess(0.1), second: guess(0.2)}
+    with ThreadPoolExecutor(1) as thread:
+        for _ in range(TRIES):
+            blocking = thread.submit(block, stack, BLOCK.format(first=first, second=second))
+            error = import_guesses(project, guesses, blocking)
+            if error is not None:
+                break
+            project.delete_predictions("r0001")  # this client noticed the deadlock first
+    assert error is not None
+    assert error.status == 500
+    assert "changes blocked each other in its database" in str(error)
+    assert "Process" not in str(error)
+    assert project.model_versions() == []
+    assert project.import_predictions(guesses) == 2
+
+
+def block(stack: Stack, script: str) -> None:
+    psql = postgres_server(stack.folder / "postgres").bin_path / "psql"
+    sockets = StackFolder(stack.folder).sockets / "postgres"
+    command = [str(psql), "-h", str(sockets), "-U", "postgres", "-q", "postgres"]
+    subprocess.run(command, input=script, text=True, capture_output=True, check=False)
+
+
+def import_guesses(
+    project: ProjectSetup, guesses: dict[int, Prediction], blocking: Future[None]
+) -> DatabaseError | None:
+    """Import predictions until the row of the second task is locked meanwhile."""
+    found = None
+    while not blocking.done() and found is None:
+        try:
+            project.import_predictions(guesses)
+        except DatabaseError as error:
+            found = error
+    blocking.result()
+    return found

@@ -1,0 +1,58 @@
+"""Answer as Label Studio does about projects that exist or were deleted."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+TOKEN = "0123456789abcdef0123456789abcdef01234567"
+
+
+@dataclass
+class ProjectServer:
+    """A Label Studio that has only projects, each with the time of its creation."""
+
+    url: str = ""
+    projects: dict[int, str] = field(default_factory=dict)
+
+    def answer(self, path: str) -> tuple[int, Any]:
+        """Return the status code and the JSON for a GET request."""
+        name = path.partition("?")[0].removeprefix("/api/projects/").rstrip("/")
+        if not name:
+            return 200, {"results": [{"id": i, "title": "A"} for i in self.projects], "next": None}
+        if int(name) not in self.projects:
+            return 404, {"detail": "No Project matches the given query."}
+        return 200, {"id": int(name), "title": "A", "created_at": self.projects[int(name)]}
+
+
+@contextmanager
+def serving_projects() -> Iterator[ProjectServer]:
+    """Run a ProjectServer; its projects may be changed at any time."""
+    own = ProjectServer()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, answer = own.answer(self.path)
+            body = json.dumps(answer).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        own.url = f"http://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield own
+        finally:
+            server.shutdown()
+            thread.join()
