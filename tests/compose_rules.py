@@ -30,7 +30,7 @@ SECRETS_OF = {
     "trainer-cpu": SOURCE_SECRETS,
     "trainer-gpu": SOURCE_SECRETS,
     "ranker": SOURCE_SECRETS,
-    "clock": WORKER_SECRETS,
+    "clock": WORKER_SECRETS | {"BACKEND_PASSWORD", "WEBHOOK_SECRET"},
 }
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from backend.base.errors import LabelStudioError
 from backend.labelstudio.attached_project import AttachedProject
 from backend.labelstudio.client import UNCERTAINTY_SAMPLING
 from backend.labelstudio.incoming import SECRET_HEADER
 from backend.labelstudio.project import OUR_DESCRIPTION
-from backend.labelstudio.project_setup import BACKEND_TITLE, ProjectSetup, is_our_backend
+from backend.labelstudio.project_connection import BACKEND_TITLE, Address, is_our_backend
+from backend.labelstudio.project_setup import ProjectSetup
 from backend.store.project_record import FormerSettings
 
 NAMES: Mapping[str, str] = {
@@ -18,16 +18,6 @@ NAMES: Mapping[str, str] = {
     "show_collab_predictions": "the setting that shows predictions to annotators",
     "description": "the description",
 }
-
-
-@dataclass(frozen=True)
-class Address:
-    """The address of our backend, and the secrets that Label Studio sends to it."""
-
-    url: str
-    user: str
-    password: str
-    secret: str
 
 
 class AttachedSetup(ProjectSetup, AttachedProject):
@@ -59,11 +49,6 @@ class AttachedSetup(ProjectSetup, AttachedProject):
     def other_backends(self, url: str) -> list[str]:
         """Return the titles of the team's own ML backends."""
         return [row["title"] for row in self._list("api/ml/") if not is_our_backend(row, url)]
-
-    def connect(self, address: Address) -> bool:
-        """Connect the webhook and the ML backend; return whether anything changed."""
-        has_new_webhook = self.connect_webhook(f"{address.url}/webhook", address.secret)
-        return self.connect_backend(address.url, address.user, address.password) or has_new_webhook
 
     def disconnect(self, address: Address) -> None:
         """Delete our webhook and our ML backend connection."""

@@ -11,7 +11,6 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from backend.base.labeling import (
@@ -25,6 +24,7 @@ from backend.base.labeling import (
     Task,
     TaskReading,
 )
+from backend.store.foreign_tasks import NOT_FOREIGN, ForeignTasks, is_ours
 from backend.store.project_db import select
 
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"  # of Label Studio
@@ -40,12 +40,6 @@ _WRITE_TASK = """
 # Selects the annotations that show who is labeling now, and how fast.
 _MADE_NOW = f"AND NOT is_ground_truth AND seconds IS NOT {IMPORTED_S}"
 _IMPOSSIBLE = "9e999"  # IMPOSSIBLE_S, which SQLite reads as infinity
-_IS_OURS = (
-    "SELECT 1 FROM own_asked WHERE image_id = ?1 "
-    "UNION ALL SELECT 1 FROM own_adopted WHERE image_id = ?1"
-)
-# Selects the annotations of the tasks that Tightloop created or was attached to.
-NOT_FOREIGN = "task_id NOT IN (SELECT task_id FROM mirror_task WHERE is_foreign)"
 _RECORD_READ = "UPDATE mirror_task SET read_at = max(read_at, ?) WHERE task_id = ?"
 _WRITE_ANNOTATION = """
     INSERT INTO mirror_annotation VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, ?)
@@ -68,7 +62,7 @@ class MirrorChanges:
     has_tasks: bool = False  # whether an attached project's tasks or their addresses have changed
 
 
-class Mirror:
+class Mirror(ForeignTasks):
     """Query the copy of Label Studio's data in the project's database.
 
     In a project that we created, all our tasks count as queried. A foreign task, which a person
@@ -76,9 +70,6 @@ class Mirror:
     another task. In an attached project, a task counts as queried if Tightloop has asked people to
     label it, or if people have annotated or skipped it.
     """
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
 
     def n_tasks(self) -> int:
         """Count all tasks, whether they are queried or not, and whether Label Studio can list them
@@ -124,29 +115,6 @@ class Mirror:
             Task(task_id, image_id, bool(is_open), bool(is_again))
             for task_id, image_id, is_open, is_again in select(self._root, query)
         ]
-
-    def foreign_tasks(self) -> set[int]:
-        """Return the tasks that people created in a project that we created."""
-        query = "SELECT task_id FROM mirror_task WHERE is_foreign"
-        return {task_id for (task_id,) in select(self._root, query)}
-
-    def n_foreign_open(self) -> int:
-        """Count the foreign tasks that nobody has annotated yet."""
-        query = "SELECT count(*) FROM mirror_task WHERE is_foreign AND is_open"
-        return int(select(self._root, query)[0][0])
-
-    def foreign_images(self) -> set[str]:
-        """Return the image ids that people gave to foreign tasks."""
-        query = "SELECT DISTINCT image_id FROM mirror_task WHERE is_foreign AND image_id != ''"
-        return {image_id for (image_id,) in select(self._root, query)}
-
-    def copies(self) -> list[int]:
-        """Return our open tasks for images that have an earlier or an annotated task."""
-        query = (
-            "SELECT task_id FROM mirror_task WHERE is_open AND NOT is_foreign AND address IS NULL "
-            "AND task_id NOT IN (SELECT task_id FROM mirror_queried WHERE is_open) ORDER BY 1"
-        )
-        return [task_id for (task_id,) in select(self._root, query)]
 
     def listed_tasks(self) -> list[ListedTask]:
         """Return all tasks of an attached project with the addresses of their images."""
@@ -246,7 +214,7 @@ def write_tasks(db: sqlite3.Connection, tasks: Iterable[TaskReading], now: float
     future = datetime.fromtimestamp(now + CLOCK_SKEW_S, UTC).strftime(TIME_FORMAT)
     for found in tasks:
         task = found.task
-        is_foreign = found.is_unmarked and not _is_ours(db, task.image_id)
+        is_foreign = found.is_unmarked and not is_ours(db, task.image_id)
         values = (
             task.task_id,
             task.image_id,
@@ -288,16 +256,6 @@ def delete_tasks(db: sqlite3.Connection, task_ids: Sequence[int], now: float) ->
     return changes
 
 
-def adopt_images(db: sqlite3.Connection, image_ids: Iterable[str]) -> MirrorChanges:
-    """Count the tasks of these images as ours from now on; return what has changed."""
-    db.executemany("INSERT OR IGNORE INTO own_adopted VALUES (?)", [(i,) for i in image_ids])
-    adopted = db.execute(
-        "UPDATE mirror_task SET is_foreign = 0 WHERE is_foreign "
-        "AND image_id IN (SELECT image_id FROM own_adopted) RETURNING is_open"
-    ).fetchall()
-    return MirrorChanges(has_annotations=any(not is_open for (is_open,) in adopted))
-
-
 def write_learned(db: sqlite3.Connection, digests: Mapping[int, str], now: float) -> None:
     """Record which annotations a training run used; `digests` are by annotation id.
 
@@ -317,11 +275,6 @@ def write_learned(db: sqlite3.Connection, digests: Mapping[int, str], now: float
     )
     db.execute("DELETE FROM mirror_annotation WHERE answer IS NULL AND learned IS NULL")
     db.execute("DROP TABLE learned")
-
-
-def _is_ours(db: sqlite3.Connection, image_id: str) -> bool:
-    """Return whether an image was queried or adopted, so that any task with its id is ours."""
-    return bool(image_id) and db.execute(_IS_OURS, (image_id,)).fetchone() is not None
 
 
 def _write_annotations(

@@ -27,6 +27,7 @@ from backend.base.labeling import (
     TaskReading,
 )
 from backend.store import mirror
+from backend.store.foreign_tasks import NOT_FOREIGN, adopt_images
 from backend.store.mirror import Mirror, MirrorChanges
 from backend.store.project_db import reading, select, writing
 from backend.store.project_rows import (
@@ -105,7 +106,7 @@ class ProjectStore(Mirror):
     def adopt_images(self, image_ids: Iterable[str]) -> None:
         """Count tasks of these images of the pool as ours, although their data does not say so."""
         with writing(self._root) as db:
-            _raise_revisions(db, mirror.adopt_images(db, image_ids))
+            _raise_revisions(db, MirrorChanges(has_annotations=adopt_images(db, image_ids)))
 
     def record_learned(self, digests: Mapping[int, str], now: float, **facts: Any) -> None:
         """Record the annotations that a training run used (digests by annotation id), and its
@@ -123,7 +124,7 @@ class ProjectStore(Mirror):
         """
         query = (
             "SELECT label, count(*) FROM mirror_annotation "
-            f"WHERE label IS NOT NULL AND answer IS NOT NULL AND {mirror.NOT_FOREIGN} "
+            f"WHERE label IS NOT NULL AND answer IS NOT NULL AND {NOT_FOREIGN} "
             "GROUP BY label ORDER BY label"
         )
         return dict(select(self._root, query))

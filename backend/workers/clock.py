@@ -16,6 +16,7 @@ from datetime import datetime
 import httpx
 
 from backend.base.errors import (
+    DetachedError,
     LabelConfigError,
     LabelStudioError,
     ModelFolderError,
@@ -26,8 +27,10 @@ from backend.base.labeling import CLOCK_SKEW_S
 from backend.base.settings import Settings
 from backend.labelstudio.attached_project import open_project
 from backend.labelstudio.project import LabelStudioProject
+from backend.labelstudio.project_connection import ProjectConnection, address_of
 from backend.queue.training_queue import Hints, TrainingQueue
 from backend.rounds.classes import follow_classes
+from backend.rounds.connection import follow_connection
 from backend.rounds.decide import State, decide
 from backend.rounds.gone_project import find_gone, record_gone
 from backend.rounds.observe import observe, read_changes, read_everything_changed
@@ -88,6 +91,7 @@ class Clock:
         self._next_abandoned = 0.0
         self._next_backend = 0.0
         self._ticked_at = 0.0
+        self._is_backend_up = False
         self._last_error = ""
 
     def tick(self, now: float) -> None:
@@ -103,6 +107,7 @@ class Clock:
             if now >= self._next_backend:
                 self._next_backend = now + BACKEND_EVERY_S
                 problem = self._check_backend()
+                self._is_backend_up = not problem
                 self._queue.record_health("backend", problem, now, BACKEND_EVERY_S)
             problems = []
             project_ids = known_projects(self._settings.model_dir)
@@ -199,6 +204,21 @@ class Clock:
         record = follow_classes(root, watch.project.label_config().choices)
         if record is not None:
             record_order(store, record, watch.project.task_order())
+        self._follow_connection(watch, now)
+
+    def _follow_connection(self, watch: Watch, now: float) -> None:
+        """Restore the connection to Label Studio, if the backend is up and set-up does not run."""
+        settings = self._settings
+        has_secrets = settings.webhook_secret and settings.backend_password
+        if not (self._is_backend_up and has_secrets):
+            return
+        token = settings.label_studio_api_key.get_secret_value()
+        project = ProjectConnection(settings.label_studio_url, token, watch.project_id)
+        root = project_root(settings.model_dir, watch.project_id)
+        try:
+            follow_connection(root, project, settings, address_of(settings), now)
+        except (DetachedError, ModelFolderError) as error:  # the next reading tries again
+            log.debug("project %d: %s", watch.project_id, error)
 
     def _correct_moments(self, watch: Watch, now: float) -> None:
         """Correct all times that are in the future because the machine's clock was set back."""

@@ -15,6 +15,7 @@ from backend.images.pool import Pool, open_pool
 from backend.images.validation_sample import Validation
 from backend.labelstudio.attached_setup import AttachedSetup
 from backend.labelstudio.client import find_projects, label_now_url
+from backend.labelstudio.project_connection import address_of
 from backend.labelstudio.task_source import TaskSource
 from backend.rounds.accuracy import describe_project
 from backend.rounds.gone_project import find_gone
@@ -37,7 +38,7 @@ from backend.store.registry import Registry
 from backend.store.weights import find_weights
 from scripts.console.progress_bars import progress_bar
 from scripts.setup.consent import Consent, has_consent
-from scripts.setup.detach import address_of, put_back
+from scripts.setup.detach import put_back
 from scripts.setup.existing import ExistingProject, describe
 from scripts.setup.opening import DECODE_FOR_S, OpenedProject
 from scripts.setup.steps import SetupSteps

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from backend.base.errors import SettingsError
 from backend.base.settings import Settings
-from backend.labelstudio.attached_setup import Address, AttachedSetup
+from backend.labelstudio.attached_setup import AttachedSetup
 from backend.labelstudio.client import find_projects
+from backend.labelstudio.project_connection import address_of
 from backend.store.files import lock
 from backend.store.project_record import (
     ProjectRecord,
@@ -80,16 +81,6 @@ def _describe(record: ProjectRecord) -> list[str]:
         f"  description {'as before' if former.description else 'empty'}",
         "Tightloop's predictions, webhook and ML backend connection are deleted; annotations stay",
     ]
-
-
-def address_of(settings: Settings) -> Address:
-    """Return the address of our backend, with its secrets."""
-    return Address(
-        url=settings.backend_url,
-        user=settings.backend_user,
-        password=settings.backend_password.get_secret_value(),
-        secret=settings.webhook_secret.get_secret_value(),
-    )
 
 
 def find_attached(settings: Settings, named: str) -> ProjectRecord:

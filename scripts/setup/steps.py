@@ -17,6 +17,7 @@ from backend.labelstudio.label_config import (
     label_config_xml,
     parse_label_config,
 )
+from backend.labelstudio.project_connection import address_of
 from backend.labelstudio.project_setup import ProjectSetup
 from backend.network.device import find_device
 from backend.network.training import Recipe
@@ -187,15 +188,10 @@ class SetupSteps:
 
     def connect(self) -> bool:
         """Connect the webhook and the ML backend, each with its secret."""
-        url, user = self.settings.backend_url, self.settings.backend_user
-        changed_webhook = self.project.connect_webhook(
-            f"{url}/webhook", self.settings.webhook_secret.get_secret_value()
-        )
-        changed_backend = self.project.connect_backend(
-            url, user, self.settings.backend_password.get_secret_value()
-        )
-        print(f"backend   {url} is connected and receives every annotation")
-        return changed_webhook or changed_backend
+        with lock(self.root, "attach"):  # the clock restores a lost connection under this lock
+            has_changed = self.project.connect(address_of(self.settings))
+        print(f"backend   {self.settings.backend_url} is connected and receives every annotation")
+        return has_changed
 
     def explain(self) -> bool:
         """Write the instructions for annotators and the project's description."""

@@ -141,7 +141,7 @@ def test_a_service_gets_the_secrets_that_it_needs(compose: dict[str, Any], servi
         ("dashboard", {"REDIS_URL": "redis://:${REDIS_PASSWORD:?x}@redis"}, "REDIS_PASSWORD"),
         ("trainer-gpu", {"CONTROL_SECRET": None}, "CONTROL_SECRET"),
         ("ranker", {"ANYTHING": "$WEBHOOK_SECRET"}, "WEBHOOK_SECRET"),
-        ("clock", {"BACKEND_PASSWORD": "${BACKEND_PASSWORD:?x}"}, "BACKEND_PASSWORD"),
+        ("clock", {"CONTROL_SECRET": "${CONTROL_SECRET:?x}"}, "CONTROL_SECRET"),
         ("postgres", {"A": "${LABEL_STUDIO_PASSWORD-}"}, "LABEL_STUDIO_PASSWORD"),
         ("setup", {"DASHBOARD_PASSWORD": "${DASHBOARD_PASSWORD:?x}"}, "DASHBOARD_PASSWORD"),
     ],

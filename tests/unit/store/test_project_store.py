@@ -114,6 +114,7 @@ READERS: dict[str, tuple[Callable[[ProjectStore], object], object]] = {
     "n_open": (ProjectStore.n_open, 0),
     "counts": (ProjectStore.counts, ProjectCounts(0, 0, 0, 0)),
     "tasks": (ProjectStore.tasks, []),
+    "impossible_times": (ProjectStore.impossible_times, []),
     "foreign_tasks": (ProjectStore.foreign_tasks, set()),
     "n_foreign_open": (ProjectStore.n_foreign_open, 0),
     "foreign_images": (ProjectStore.foreign_images, set()),
