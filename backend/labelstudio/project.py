@@ -119,6 +119,10 @@ class LabelStudioProject:
         """Count the project's tasks with one cheap request."""
         return self._tasks.n_tasks()
 
+    def count_annotations(self) -> int:
+        """Count the annotations and skips of all tasks with one cheap request."""
+        return self._tasks.count_annotations()
+
     def tasks(self) -> list[Task]:
         """Return all tasks, oldest first."""
         pages = self._tasks.read(self._task_columns)

@@ -52,6 +52,11 @@ class TaskPages:
         """Count all tasks with one cheap request."""
         return int(self._counts()["task_number"])
 
+    def count_annotations(self) -> int:
+        """Count the annotations and skips of all tasks with one cheap request."""
+        counts = self._counts()
+        return int(counts["total_annotations_number"] + counts["skipped_annotations_number"])
+
     def counts(self) -> ProjectCounts:
         """Count tasks and annotations with three cheap requests.
 

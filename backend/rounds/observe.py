@@ -123,12 +123,16 @@ def read_changes(
 def read_everything_changed(
     project: LabelingProject, store: ProjectStore, *, now: float | None = None
 ) -> None:
-    """Update the local copy; read all tasks if Label Studio has a different number of tasks.
+    """Update the local copy; read all tasks if Label Studio has a different number of tasks, or had
+    more annotations than were found.
 
-    The numbers differ after a deletion, for example.
+    The numbers of tasks differ after a deletion, for example. An annotation is not found if Label
+    Studio or its database was killed after it had saved the annotation, but before it had marked
+    the task as changed.
     """
+    n_annotations = project.count_annotations()
     read_changes(project, store, now=now)
-    if project.n_tasks() != store.n_tasks():
+    if project.n_tasks() != store.n_tasks() or _lacks_annotations(store, n_annotations):
         read_changes(project, store, is_full=True, now=now)
 
 
@@ -152,6 +156,16 @@ def _must_ask_sample(root: Path, classes: ClassList, revision: int) -> bool:  # 
     """Return whether any validation task must be reopened."""
     outcomes = read_validation(ProjectStore(root), classes, n_wanted=0).outcomes
     return any(outcome.must_ask for outcome in outcomes.values())
+
+
+def _lacks_annotations(store: ProjectStore, n_annotations: int) -> bool:
+    """Return whether fewer than `n_annotations` were found.
+
+    If tasks cannot be listed, their new annotations are not found either way.
+    """
+    counts = store.counts()
+    is_fewer = counts.annotations + counts.skipped < n_annotations
+    return is_fewer and not store.facts().unlisted_tasks
 
 
 def _chunks(tasks: Iterable[TaskReading]) -> Iterator[Sequence[TaskReading]]:

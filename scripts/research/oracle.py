@@ -59,6 +59,9 @@ class OracleProject:
     def n_tasks(self) -> int:
         return len(self.by_task)
 
+    def count_annotations(self) -> int:
+        return sum(map(len, self.answers.values()))
+
     def tasks(self) -> list[Task]:
         return [
             Task(

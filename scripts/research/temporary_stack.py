@@ -165,8 +165,8 @@ def temporary_stack(name: str, **settings: str) -> Iterator[TemporaryStack]:
         **settings,
     }
     stack = TemporaryStack(var, environment)
-    stack.up()
     try:
+        stack.up()  # Ctrl-C may interrupt this
         yield stack
     finally:
         stack.down()

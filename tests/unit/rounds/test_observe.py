@@ -478,6 +478,28 @@ def test_a_deleted_task_is_found_by_the_number_of_tasks(
     assert empty.new_annotations() == (1, NOON + 180)
 
 
+def test_an_annotation_whose_task_does_not_count_as_changed_is_found_by_the_number_of_annotations(
+    project: RecordingProject, empty: ProjectStore
+) -> None:
+    read_everything_changed(project, empty, now=NOON)
+    project.answer(1, "cat")
+    read_changes(project, empty, now=NOON + 60)
+    assert empty.counts().annotations == 0
+    read_everything_changed(project, empty, now=NOON + 120)
+    assert empty.counts().annotations == 1
+
+
+def test_annotations_of_tasks_that_cannot_be_listed_do_not_make_each_reading_full(
+    project: RecordingProject, empty: ProjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_everything_changed(project, empty, now=NOON)
+    project.answer(1, "cat")
+    monkeypatch.setattr(project, "count_annotations", lambda: 2)
+    empty.record(unlisted_tasks=[2])
+    read_everything_changed(project, empty, now=NOON + 60)
+    assert [moment is None for moment in project.asked_after] == [True, False]
+
+
 def test_a_reading_begins_now_by_default(project: RecordingProject, empty: ProjectStore) -> None:
     before = time.time()
     read_changes(project, empty)
