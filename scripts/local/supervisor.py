@@ -16,6 +16,7 @@ from scripts.local.folder import StackError, StackFolder
 from scripts.local.programs import APP, BUCKET_CREDENTIALS, PYTHON, ROOT, Program
 
 RUNNING_AFTER_S = 3
+LOG_SIZE, LOGS_KEPT = "10MB", "3"  # the size at which a log is renamed, and how many of these stay
 
 
 def start(
@@ -75,8 +76,10 @@ def _configuration(folder: StackFolder, programs: list[Program]) -> ConfigParser
     config = ConfigParser(interpolation=None)
     config["supervisord"] = {
         "nodaemon": "true",
-        "logfile": "/dev/null",  # in the foreground, supervisord also logs to standard output
-        "logfile_maxbytes": "0",
+        "logfile": str(folder.log("supervisord")),
+        "logfile_maxbytes": LOG_SIZE,
+        "logfile_backups": LOGS_KEPT,
+        "silent": "true",  # in the foreground, supervisord would also log to standard output
         "pidfile": str(folder.sockets / "supervisord.pid"),
         "umask": "077",
     } | ({"user": "root"} if os.geteuid() == 0 else {})
@@ -98,6 +101,8 @@ def _configuration(folder: StackFolder, programs: list[Program]) -> ConfigParser
         redirect_stderr="false",  # standard output is the listener's channel to supervisord
         stdout_logfile="NONE",
         stderr_logfile="log/watch.log",
+        stderr_logfile_maxbytes=LOG_SIZE,
+        stderr_logfile_backups=LOGS_KEPT,
     )
     for section in config.values():
         for name, value in section.items():
@@ -118,8 +123,8 @@ def _section(program: Program, **options: str) -> dict[str, str]:
         "stopwaitsecs": "10",
         "redirect_stderr": "true",
         "stdout_logfile": f"log/{program.name}.log",  # relative to the stack's folder
-        "stdout_logfile_maxbytes": "10MB",
-        "stdout_logfile_backups": "3",
+        "stdout_logfile_maxbytes": LOG_SIZE,
+        "stdout_logfile_backups": LOGS_KEPT,
         "environment": ""
         if program.reads_images
         else ",".join(f'{name}=""' for name in BUCKET_CREDENTIALS),

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import re
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+import httpx
+import psutil
 from redis import Redis
 
 from backend.store import project_db
@@ -34,14 +37,20 @@ VARIABLE_PARTS = {
 }
 
 
-def measure(var: Path) -> Footprint:
-    """Measure everything that the running stack in this folder holds."""
+def measure(var: Path, rest_s: float) -> Footprint:
+    """Measure everything that the running stack in this folder holds, after `rest_s` seconds."""
     info = StackFolder(var).read()
+    cpu = resting_cpu(info["pids"], rest_s)
     root = project_root(Path(info["model_dir"]), info["project_id"])
     rows, sizes, dead = label_studio_tables(var)
     kinds_kb, kinds = model_folder(root)
     return {
         "memory, MB": memory(info["pids"]),
+        "CPU at rest, % of a core": cpu,
+        "pages, kB": {
+            path: len(httpx.get(f"{info['backend_url']}{path}", trust_env=False).content) / kB
+            for path in ("/status", "/dashboard")
+        },
         "Redis": redis_figures(info["redis_url"]),
         "project.db, rows": store_rows(root),
         "model folder, kB": kinds_kb,
@@ -59,6 +68,28 @@ def memory(pids: Mapping[str, int]) -> Section:
     programs = {name: pid for name, pid in pids.items() if name != "supervisord"}
     together = memory_mb(pids["supervisord"])  # it started all others
     return {name: memory_mb(pid) for name, pid in programs.items()} | {"together": together}
+
+
+def resting_cpu(pids: Mapping[str, int], seconds: float) -> Section:
+    """Return how much CPU each program uses while the stack rests, its children included."""
+    before = {name: _cpu_s(pid) for name, pid in pids.items()}
+    time.sleep(seconds)
+    return {
+        name: 100 * (_cpu_s(pid) - before[name]) / seconds
+        for name, pid in pids.items()
+        if name != "supervisord"
+    }
+
+
+def _cpu_s(pid: int) -> float:
+    """Return the CPU time of a process and its children so far."""
+    try:
+        process = psutil.Process(pid)
+        times = process.cpu_times()  # of its children, contains only those that have ended
+        own = times.user + times.system + times.children_user + times.children_system
+        return own + sum(_cpu_s(child.pid) for child in process.children())
+    except psutil.NoSuchProcess:  # its time has just been added to its parent's
+        return 0.0
 
 
 def redis_figures(url: str) -> Section:

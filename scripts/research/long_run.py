@@ -46,7 +46,7 @@ SETTINGS = {
     "LOG_FORMAT": "text",
 }
 ROLL_BACK_EVERY, RESTART_EVERY = 10, 20  # rounds
-REST_S = 15.0  # before each measurement
+REST_S = 20.0  # before each measurement
 PATIENCE_S = 900.0
 POLL_S = 0.5
 
@@ -82,8 +82,7 @@ def run_rounds(stack: TemporaryStack, n_rounds: int) -> dict[int, Footprint]:
             _let_a_day_pass(stack)
             is_restart = number % RESTART_EVERY == 0
             if is_restart or number in milestones:
-                time.sleep(REST_S)
-                measured[number] = measure(stack.var)
+                measured[number] = measure(stack.var, REST_S)
                 (ROOT / "var/long_run.json").write_text(json.dumps(measured, indent=2))
             if is_restart and number < n_rounds:
                 stack.down()
@@ -125,9 +124,13 @@ def table(measured: Mapping[int, Footprint], rounds: Sequence[int]) -> list[str]
         names = dict.fromkeys(name for column in columns for name in column)
         lines += ["", section]
         for name in names:
-            amounts = "".join(f"{column.get(name, 0):>12,.0f}" for column in columns)
+            amounts = "".join(f"{_format(column.get(name, 0))}" for column in columns)
             lines.append(f"  {name:<48}{amounts}")
     return lines
+
+
+def _format(amount: float) -> str:
+    return f"{amount:>12,.1f}" if 0 < amount < 10 and amount % 1 else f"{amount:>12,.0f}"
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
@@ -54,3 +55,25 @@ def test_only_programs_that_read_images_get_the_credentials_of_buckets(
     assert "AWS_SECRET_ACCESS_KEY=\n" in texts[1]
     assert "GOOGLE_APPLICATION_CREDENTIALS=\n" in texts[1]
     assert all("POOL=s3://photos/\n" in text for text in texts)
+
+
+def test_the_log_of_a_stack_whose_programs_keep_dying_does_not_fill_the_disk(
+    folder: StackFolder,
+) -> None:
+    dying = Program("dying", ["false"], options={"autostart": "true"})
+    process = supervisor.start(folder, {**os.environ}, [dying])
+    try:
+        wait_for(lambda: "exited: dying" in folder.log("supervisord").read_text(), "its death")
+    finally:
+        process.terminate()
+        process.wait()
+    config = ConfigParser(interpolation=None)
+    config.read(folder.sockets / "supervisord.conf")
+    sizes = [
+        (section[name], section[name.replace("maxbytes", "backups")])
+        for section in config.values()
+        for name in section
+        if name.endswith("logfile_maxbytes")
+    ]
+    assert len(sizes) == 4  # of supervisord, of the program, and two of the event listener
+    assert set(sizes) == {("10MB", "3")}
