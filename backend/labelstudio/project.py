@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from datetime import UTC, datetime, timedelta
-from itertools import chain
 from typing import Any
 
 from backend.base.errors import LabelStudioError, ProjectGoneError
@@ -145,8 +144,8 @@ class LabelStudioProject:
         if changed_after is not None:
             moment = changed_after.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
             filters = [task_filter("updated_at", "greater", "Datetime", moment)]
-        columns = rows.ANNOTATION_COLUMNS
-        for task in chain(self._tasks.read(columns, filters), self._tasks.read_unlisted(columns)):
+        self._tasks.recheck_unlisted()
+        for task in self._tasks.read(rows.ANNOTATION_COLUMNS, filters):
             yield self._read_task(task, config)
 
     def open_tasks(

@@ -34,6 +34,10 @@ TRIES = 3
 MAX_ID = 2**31
 
 
+class _UnlistableError(LabelStudioError):
+    """Label Studio answered 500 to a list of tasks."""
+
+
 class TaskPages:
     """The tasks of one project, as Label Studio's JSON.
 
@@ -90,22 +94,17 @@ class TaskPages:
             untimed = untimed.intersection(among)
         yield from self._read_untimed(listing, untimed - unlisted)
 
-    def read_unlisted(self, include: str) -> Iterator[Row]:
-        """Yield the tasks that could not be listed earlier, but can be listed now.
+    def recheck_unlisted(self) -> None:
+        """Forget tasks that could not be listed earlier, but can be listed now or were deleted.
 
-        Tasks that still cannot be listed cost one request each. Deleted tasks are forgotten.
+        Each task costs one request.
         """
-        listing = Listing(tuple(include.split(",")))
         for task_id in sorted(self._unlistable.unlisted):
             try:
-                page = self._page(replace(listing.untimed(), included=[task_id]), 1)
-            except LabelStudioError as error:
-                if not _may_be_of_a_task(error):
-                    raise
+                self._page(Listing(("id", "data", ANNOTATIONS), included=[task_id]), 1)
+            except _UnlistableError:
                 continue
             self._unlistable.forget([task_id])
-            for task in page["tasks"]:
-                yield self._read_alone(listing, task)
 
     def _count(self, *filters: Filter) -> int:
         listing = Listing(("id",), filters, excluded=self._unlistable.unlisted)
@@ -133,9 +132,9 @@ class TaskPages:
             rest = listing.after(last_id)
             try:
                 body = self._page(rest, size, tries=TRIES if size in (CHUNK, 1) else 1)
-            except LabelStudioError as error:
-                if not _may_be_of_a_task(error):
-                    raise
+            except _UnlistableError as error:
+                if size == CHUNK and not self._can_list(listing, last_id, last_id):
+                    raise  # not even nothing, so no task is the cause
                 if rest.is_timed and len(self._unlistable.untimed) >= MOST_TASKS:
                     listing = listing.untimed()
                 elif size > 1:
@@ -164,17 +163,17 @@ class TaskPages:
                 return (page[0]["id"] if page else last_id), [
                     self._read_alone(listing, task) for task in page
                 ]
-            except LabelStudioError as again:
-                if not _may_be_of_a_task(again):
-                    raise
+            except _UnlistableError:
+                pass
         task_id = self._find_first(listing.untimed(), last_id, error)
         if len(self._unlistable.unlisted) >= MOST_TASKS:
             raise LabelStudioError(
-                f"Label Studio at {self._server.url} answers 500 to the listing of task {task_id} "
-                f"and of {MOST_TASKS} other tasks: check Label Studio's log"
+                f"Label Studio at {self._server.url} cannot list task {task_id} and {MOST_TASKS} "
+                "other tasks (it answers 500): to delete them, run `python -m scripts.mend_tasks "
+                f"--project {self._project_id} --delete`"
             )
         log.warning(
-            "project %d: task %d is left out, because Label Studio answers 500 to its listing",
+            "project %d: Label Studio cannot list task %d (it answers 500), so it is left out",
             self._project_id,
             task_id,
         )
@@ -184,29 +183,33 @@ class TaskPages:
     def _find_first(self, listing: Listing, last_id: int, error: LabelStudioError) -> int:
         """Return the id of the first task after `last_id`, given that it cannot be listed.
 
-        A listing of the ids from `last_id` to another id fails if it contains the task.
+        A listing of the ids from `last_id` to another id fails if it contains the task. Raises
+        `error` if a listing without tasks fails too.
         """
-
-        def can_list(up_to: int) -> bool:
-            try:
-                self._page(listing.after(last_id, up_to), 1, tries=TRIES)
-            except LabelStudioError as again:
-                if not _may_be_of_a_task(again):
-                    raise
-                return False
-            return True
-
-        if not can_list(last_id):  # not even nothing
-            raise error
         low, high = last_id, last_id + 1
-        while can_list(high):
+        if not self._can_list(listing, last_id, low):
+            raise error
+        while self._can_list(listing, last_id, high):
             low, high = high, 2 * high - last_id
             if high > MAX_ID:
                 raise error
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (middle, high) if can_list(middle) else (low, middle)
+            if self._can_list(listing, last_id, middle):
+                low = middle
+            else:
+                high = middle
         return high
+
+    def _can_list(self, listing: Listing, last_id: int, up_to: int) -> bool:
+        """Return whether Label Studio can list the first task after `last_id`, if its id is at most
+        `up_to`.
+        """
+        try:
+            self._page(listing.after(last_id, up_to), 1, tries=TRIES)
+        except _UnlistableError:
+            return False
+        return True
 
     def _read_untimed(self, listing: Listing, task_ids: Collection[int]) -> Iterator[Row]:
         """Yield those of the tasks that pass the listing's filters, which had impossible lead times
@@ -230,13 +233,11 @@ class TaskPages:
         task_id = untimed["id"]
         try:
             page = self._page(Listing(listing.columns, included=[task_id]), 1)["tasks"]
-        except LabelStudioError as error:
-            if not _may_be_of_a_task(error):
-                raise
+        except _UnlistableError:
             if task_id not in self._unlistable.untimed:
                 log.warning(
-                    "project %d: task %d is read without impossible lead times, to whose listing "
-                    "Label Studio answers 500",
+                    "project %d: Label Studio cannot list task %d with its lead times (it answers "
+                    "500), so they are read one by one",
                     self._project_id,
                     task_id,
                 )
@@ -263,8 +264,10 @@ class TaskPages:
             try:
                 return self._server.request("GET", "api/tasks/", params=params)
             except LabelStudioError as error:
-                if not (tries and _may_be_of_a_task(error)):
+                if not _may_be_of_a_task(error):
                     raise
+                if not tries:
+                    raise _UnlistableError(str(error), error.status) from None
 
 
 def chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
