@@ -18,6 +18,7 @@ from backend.images.listing import Listed, Listing, make_listing, summarize
 from backend.labelstudio.attached_project import AttachedProject
 from backend.labelstudio.rows import DIGEST, kept_address
 from backend.labelstudio.task_images import TaskImages
+from backend.labelstudio.unlistable_tasks import UnlistableTasks
 from backend.store.project_record import project_root
 from backend.store.project_store import ProjectStore
 
@@ -41,7 +42,8 @@ class TaskSource:
         self._store = store or ProjectStore(project_root(settings.model_dir, project_id))
         self._images = TaskImages(settings)
         token = settings.label_studio_api_key.get_secret_value()
-        self._project = AttachedProject(settings.label_studio_url, token, project_id)
+        unlistable = UnlistableTasks(self._store)
+        self._project = AttachedProject(settings.label_studio_url, token, project_id, unlistable)
         self._lock = Lock()
         self._kept: dict[str, bytes] = {}  # by location, oldest first
         self._n_bytes = 0
