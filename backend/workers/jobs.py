@@ -6,6 +6,8 @@ again.
 
 - A step raises an error (`_record_errors`): the dashboard shows the error, the job ends normally,
   and `decide` waits before the next attempt. If the job failed instead, RQ would retry at once.
+- `project.db` cannot be written, for example because the disk is full: the job logs this, waits a
+  few seconds and ends normally (`_record_failure`). A job that failed would soon be blocked.
 - A job's process is killed, for example for using too much memory: RQ reruns the job at most five
   times (`TrainingQueue.enqueue`). Then its id is blocked for two minutes, unless a person requests
   training.
@@ -74,6 +76,7 @@ STEP_NAMES: Mapping[Step, str] = {
     "export": "exporting labels",
     "collect_reviews": "collecting reviews",
 }
+UNRECORDED_WAIT_S = 5.0
 # A ranker's job ends after this long, well before RQ's limit; the clock then enqueues another.
 RANK_FOR_S = 60.0
 
@@ -244,7 +247,7 @@ def _record_errors(work: Work, step: Step) -> Iterator[None]:
         log.info("project %d: %s has to wait: %s", work.project_id, STEP_NAMES[step], error)
     except (DetachedError, ProjectGoneError) as error:  # the clock reports that a project is gone
         log.info("project %d: %s stopped: %s", work.project_id, STEP_NAMES[step], error)
-        work.store.record_failure(step, time.time())
+        _record_failure(work, step)
     except Exception as error:
         where = STEP_NAMES[step]
         if isinstance(error, TightloopError):
@@ -253,8 +256,22 @@ def _record_errors(work: Work, step: Step) -> Iterator[None]:
         else:
             message = f"unexpected {type(error).__name__}: see the log of this worker"
             log.exception("project %d: %s", work.project_id, where)
-        work.store.record_error(where, message, step=step)
+        _record_failure(work, step, message)
+
+
+def _record_failure(work: Work, step: Step, message: str = "") -> None:
+    """Record that a step failed, with the error if it has a message.
+
+    If nothing can be recorded, for example because the disk is full, wait here instead: without a
+    recorded time, the next attempt would follow at once.
+    """
+    try:
+        if message:
+            work.store.record_error(STEP_NAMES[step], message, step=step)
         work.store.record_failure(step, time.time())
+    except ModelFolderError as error:
+        log.error("project %d: %s", work.project_id, error)
+        time.sleep(UNRECORDED_WAIT_S)
 
 
 def _job_progress(queue: TrainingQueue, project_id: int) -> Progress:

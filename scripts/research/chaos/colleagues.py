@@ -8,14 +8,13 @@ from typing import Any
 
 import httpx
 
-from backend.labelstudio.project_setup import ProjectSetup
+from backend.labelstudio.project_connection import ProjectConnection, address_of
 from backend.labelstudio.rows import prediction_result
 from scripts.research.chaos.chaos_stack import ChaosStack
 from scripts.research.chaos.fault import Fault, FaultError, Heal, nothing
 from scripts.research.chaos.ledger import Entry
 
 FOREIGN_TASKS = 200
-IMPOSSIBLE_S = 1e308
 MOMENT = (0.0, 1.0)
 WHILE = (20.0, 40.0)  # so that Label Studio is read meanwhile
 
@@ -30,14 +29,19 @@ def _send(stack: ChaosStack, method: str, path: str, json: Any = None, **params:
 
 
 def _connect_again(stack: ChaosStack) -> Heal:
-    """Return a function that connects the project with the backend, as set-up does."""
+    """Return a function that connects the project with the backend, as set-up does.
+
+    It does so only if the clock has not: a second time within a day, the clock leaves it to people.
+    """
 
     def heal() -> None:
-        settings, info = stack.settings, stack.info
-        setup = ProjectSetup(info["label_studio_url"], info["api_key"], stack.project_id)
-        setup.connect_webhook(f"{info['backend_url']}/webhook", info["webhook_secret"])
-        password = settings.backend_password.get_secret_value()
-        setup.connect_backend(info["backend_url"], settings.backend_user, password)
+        settings = stack.settings
+        connection = ProjectConnection(
+            settings.label_studio_url,
+            settings.label_studio_api_key.get_secret_value(),
+            stack.project_id,
+        )
+        connection.connect(address_of(settings))
 
     return heal
 
@@ -91,14 +95,34 @@ def _import_foreign_tasks(stack: ChaosStack, _: Random) -> Heal:
     return delete_them
 
 
-def _make_lead_time_impossible(stack: ChaosStack, rng: Random) -> Heal:
-    """Change an annotation so that Label Studio can no longer list its task."""
+def _make_lead_time_impossible(lead_time: str) -> Callable[[ChaosStack, Random], Heal]:
+    """Change an annotation so that Label Studio can no longer list its task as it usually does."""
+
+    def strike(stack: ChaosStack, rng: Random) -> Heal:
+        entry = _choose(stack, rng)
+        if entry is None:
+            return nothing
+        path = f"/api/annotations/{entry.annotation_id}/"
+        # Label Studio saves the largest of these numbers as infinity, although it answers 500.
+        stack.label_studio.patch(
+            path,
+            content=f'{{"lead_time": {lead_time}}}',
+            headers={"Content-Type": "application/json"},
+        )
+        return lambda: _send(stack, "PATCH", path, {"lead_time": 1.0})
+
+    return strike
+
+
+def _make_task_unreadable(stack: ChaosStack, rng: Random) -> Heal:
+    """Replace the data of a labeled task by a list; Label Studio saves it, but cannot read it."""
     entry = _choose(stack, rng)
     if entry is None:
         return nothing
-    path = f"/api/annotations/{entry.annotation_id}/"
-    _send(stack, "PATCH", path, {"lead_time": IMPOSSIBLE_S})
-    return lambda: _send(stack, "PATCH", path, {"lead_time": 1.0})
+    of_task = [i for i, e in stack.ledger.entries().items() if e.task_id == entry.task_id]
+    stack.ledger.expect_deleted(of_task)
+    stack.label_studio.patch(f"/api/tasks/{entry.task_id}/", json={"data": [1]})
+    return lambda: stack.project.delete_tasks([entry.task_id])
 
 
 def _delete_task(stack: ChaosStack, rng: Random) -> Heal:
@@ -150,7 +174,9 @@ COLLEAGUES_ACTS = (
     Fault("the ML backend deleted", _delete_backend, WHILE),
     Fault("sampling changed, and back", _change_project(sampling="Sequential sampling"), WHILE),
     Fault("predictions hidden, and shown", _change_project(show_collab_predictions=False), WHILE),
-    Fault("an annotation with an impossible lead time", _make_lead_time_impossible, WHILE),
+    Fault("an annotation with a lead time of 1e308", _make_lead_time_impossible("1e308"), WHILE),
+    Fault("an annotation with a lead time of 1e309", _make_lead_time_impossible("1e309"), WHILE),
+    Fault("a task whose data is a list", _make_task_unreadable, WHILE),
     Fault("200 foreign open tasks", _import_foreign_tasks, WHILE),
     Fault("a task deleted", _delete_task, MOMENT),
     Fault("an annotation deleted", _delete_annotation, MOMENT),

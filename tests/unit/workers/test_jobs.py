@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
+import resource
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import psutil
@@ -408,6 +410,33 @@ def test_a_project_that_is_gone_is_no_error_of_a_step(
     assert store.errors() == []
     assert "top_up" in store.facts().failed_at  # so that the next try has to wait
     assert work.queue.hints(PROJECT).looks == 1
+
+
+@pytest.mark.usefixtures("store", "work")
+def test_a_full_disk_fails_no_job_and_its_steps_are_tried_again_after_a_wait(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    waits: list[float] = []
+
+    def fill_disk(_: jobs.Work) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, unlimited[1]))  # nothing can be written
+        raise LabelStudioError("Label Studio cannot be reached")
+
+    def free_disk(seconds: float) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+        waits.append(seconds)
+
+    monkeypatch.setattr(jobs, "STEPS", dict.fromkeys(jobs.STEPS, fill_disk))
+    monkeypatch.setattr(jobs, "time", SimpleNamespace(
+        time=time.time, monotonic=itertools.count(step=40.0).__next__, sleep=free_disk
+    ))  # fmt: skip
+    try:
+        jobs.rank(PROJECT)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    assert waits == [jobs.UNRECORDED_WAIT_S]
+    assert any("check MODEL_DIR, its permissions and the free space" in m for m in caplog.messages)
 
 
 @pytest.mark.usefixtures("store")
