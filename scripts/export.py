@@ -22,6 +22,7 @@ from backend.base.command_line import CommandParser, run
 from backend.base.settings import Settings, load_settings
 from backend.results.label_export import Exported, export_file, export_folder
 from backend.results.model_export import export_model
+from backend.rounds.annotation_use import name_reasons
 from backend.store.project_record import pick_project, project_root
 from scripts.console.options import add_project_option
 from scripts.console.progress_bars import progress_bar
@@ -148,8 +149,7 @@ def _remarks(exported: Exported) -> list[str]:
     if exported.model_problem:
         remarks.append(f"{exported.model_problem}; the columns model_… are empty")
     if exported.left_out:
-        reasons = (f"{count:,} {reason}" for reason, count in exported.left_out.items())
-        remarks.append(f"annotations that could not be used: {', '.join(reasons)}")
+        remarks.append(f"annotations that could not be used: {name_reasons(exported.left_out)}")
     if missing := exported.missing:
         shown = [f"{image!r} ({why})" for image, why in [*missing.items()][:FAULTS_SHOWN]]
         more = ", …" if len(missing) > FAULTS_SHOWN else ""

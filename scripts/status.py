@@ -15,6 +15,7 @@ from backend.base.command_line import CommandParser, run
 from backend.base.settings import load_settings
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds.accuracy import estimate_sentence, outlook_sentence
+from backend.rounds.annotation_use import use_sentence
 from backend.rounds.finish_progress import finish_sentence
 from backend.web.status import sentence, whole_status
 
@@ -35,6 +36,8 @@ def main() -> int:
         print(sentence(project))
         if not project.is_gone:
             print(f"  {project.label_url}")
+        if used := use_sentence(project.learned_annotations, project.unlearned_annotations):
+            print(f"  {used}")
         if project.cross_validation is not None:
             print(f"  estimated accuracy: {estimate_sentence(project.cross_validation)}")
         if project.outlook is not None:

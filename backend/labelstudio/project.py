@@ -34,10 +34,7 @@ OUR_DESCRIPTION = "Tightloop, round"  # how every project description that we wr
 # A reading of recent changes starts this much earlier.
 CLOCK_SKEW = timedelta(seconds=CLOCK_SKEW_S)
 # For each part of a task: the field of an import's response that counts it.
-IMPORT_COUNTS = {
-    "annotations": "annotation_count",
-    "predictions": "prediction_count",
-}
+IMPORT_COUNTS = {"annotations": "annotation_count", "predictions": "prediction_count"}
 
 
 class LabelStudioProject:

@@ -15,7 +15,7 @@ from backend.labelstudio.rows import DIGEST
 from backend.people.consensus import ClassAnnotation, find_consensus
 from backend.results.label_sources import LabelSources
 from backend.results.predicted_labels import PredictedLabel, predicted_labels
-from backend.rounds.labels import read_asked_probs, usable_annotations
+from backend.rounds.labels import read_asked_probs, sort_annotations
 from backend.rounds.validation_reading import read_validation
 from backend.store.registry import Registry
 
@@ -138,9 +138,10 @@ def _consensus_labels(sources: LabelSources) -> tuple[dict[str, _Label], dict[st
     reason.
     """
     store, catalog, classes = sources.store, sources.catalog, sources.record.class_list
-    usable, left_out = usable_annotations(
+    sorted_annotations = sort_annotations(
         catalog, store, classes, store.annotations(), is_attached=sources.record.is_attached
     )
+    usable = sorted_annotations.usable
     probs = classes.align_rows(store.fold_probs(len(classes.columns)))
     probs |= read_asked_probs(catalog, store, classes)
     consensus = find_consensus(usable, probs)
@@ -159,7 +160,7 @@ def _consensus_labels(sources: LabelSources) -> tuple[dict[str, _Label], dict[st
         found[image_id] = _Label(
             classes.names[column], labeled_by, quality if is_estimated else None, by_people
         )
-    return found, left_out
+    return found, sorted_annotations.left_out
 
 
 def _labeled_by(annotations: Sequence[ClassAnnotation]) -> LabeledBy:

@@ -16,6 +16,20 @@ from backend.base.labeling import Annotation
 from backend.base.progress import Progress
 from backend.network.head import cross_validated_probs
 from backend.people.consensus import ClassAnnotation, Consensus, Row, find_consensus
+from backend.rounds.annotation_use import (
+    EMPTY,
+    FOREIGN_TASK,
+    LEARNED,
+    NOT_IN_POOL,
+    OTHER_CONTROL,
+    OVERRULED,
+    REMOVED_CLASS,
+    SKIPPED,
+    UNAVAILABLE,
+    UNKNOWN_CLASS,
+    VALIDATION_IMAGE,
+    Outcomes,
+)
 from backend.rounds.loop import LabeledImages, Loop
 from backend.rounds.scoring import pretrained_embeddings
 from backend.store.project_store import ProjectStore
@@ -36,6 +50,38 @@ class KnownImages(Protocol):
 
 
 @dataclass(frozen=True)
+class SortedAnnotations:
+    """All annotations, sorted into those that training can use and the others."""
+
+    pairs: Sequence[tuple[Annotation, ClassAnnotation]]  # the usable annotations
+    unusable: Sequence[tuple[Annotation, str]]  # with the reason
+
+    @property
+    def usable(self) -> tuple[ClassAnnotation, ...]:
+        """Return the annotations that training can use."""
+        return tuple(usable for _, usable in self.pairs)
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """Count the other annotations by reason, except those of validation images."""
+        counts = Counter(reason for _, reason in self.unusable)
+        return {reason: count for reason, count in counts.items() if reason != VALIDATION_IMAGE}
+
+    def outcomes(self, consensus: Consensus) -> Outcomes:
+        """Return what becomes of each annotation if a model learns these labels.
+
+        A usable annotation is learned if it agrees with the label of its image.
+        """
+        labels = dict(zip(consensus.image_ids, consensus.labels.tolist(), strict=True))
+        found = {a.annotation_id: (a.digest, reason) for a, reason in self.unusable}
+        for annotation, usable in self.pairs:
+            is_learned = labels[usable.image_id] == usable.label
+            outcome = LEARNED if is_learned else OVERRULED
+            found[annotation.annotation_id] = (annotation.digest, outcome)
+        return found
+
+
+@dataclass(frozen=True)
 class LabelReading:
     """The labels derived from all annotations, and the data from which they were derived."""
 
@@ -44,6 +90,7 @@ class LabelReading:
     probs: Mapping[str, Row]  # also from heads that never saw the annotations
     consensus: Consensus
     labels: LabeledImages
+    outcomes: Outcomes  # what becomes of each annotation
 
 
 def read_labels(
@@ -56,9 +103,10 @@ def read_labels(
     If `progress` is given, also compute probabilities for images that were queried without a model,
     which takes seconds.
     """
-    usable, left_out = usable_annotations(
+    found = sort_annotations(
         loop.pool, loop.store, loop.classes, annotations, is_attached=loop.is_attached
     )
+    usable, left_out = found.usable, found.left_out
     asked_probs = read_asked_probs(loop.pool, loop.store, loop.classes)
     probs = asked_probs | _fold_probs(loop, usable, asked_probs, progress)
     consensus = find_consensus(usable, probs)
@@ -72,53 +120,61 @@ def read_labels(
         left_out=left_out,
         fingerprint=hashlib.sha256(repr(content).encode()).hexdigest(),
     )
-    return LabelReading(usable, asked_probs, probs, consensus, labels)
+    outcomes = found.outcomes(consensus)
+    return LabelReading(usable, asked_probs, probs, consensus, labels, outcomes)
 
 
-def usable_annotations(
+def sort_annotations(
     images: KnownImages,
     store: ProjectStore,
     classes: ClassList,
     annotations: Mapping[int, Sequence[Annotation]],
     *,
     is_attached: bool,
-) -> tuple[tuple[ClassAnnotation, ...], dict[str, int]]:
-    """Return the usable annotations, and the number of unusable ones by reason.
+) -> SortedAnnotations:
+    """Sort the annotations into those that training can use and the others, with the reason.
 
     If several images have the same content, their annotations count for the first of these images.
-    Annotations of validation images are left out, but do not count as unusable.
     """
     known, of_sample = set(images.known_ids), {t.task_id for t in store.validation_tasks()}
-    left_out: Counter[str] = Counter()
-    usable = []
+    foreign = store.foreign_tasks()
+    usable, unusable = [], []
     for annotation in (a for of_task in annotations.values() for a in of_task):
         image_id = images.canonical(annotation.image_id)
+        position = None if annotation.label is None else classes.position(annotation.label)
         if annotation.task_id in of_sample:
-            continue
-        if image_id not in known and images.is_in_sample(image_id):
-            continue
-        if annotation.was_skipped:
-            left_out["skipped"] += 1
-        elif annotation.is_of_other_control:
-            left_out["another control"] += 1
-        elif annotation.label is None:
-            left_out["empty"] += 1
-        elif (position := classes.position(annotation.label)) is None:
-            was_known = classes.was_known(annotation.label)
-            left_out["removed class" if was_known else "unknown class"] += 1
+            reason = VALIDATION_IMAGE
+        elif annotation.task_id in foreign:
+            reason = FOREIGN_TASK
+        elif image_id not in known and images.is_in_sample(image_id):
+            reason = VALIDATION_IMAGE
+        elif position is None:
+            reason = _why_without_class(annotation, classes)
         elif image_id not in known:
-            left_out["image not available" if is_attached else "not of the pool"] += 1
+            reason = UNAVAILABLE if is_attached else NOT_IN_POOL
         else:
-            usable.append(
-                ClassAnnotation(
-                    image_id,
-                    annotation.annotator,
-                    position,
-                    annotation.updated_at,
-                    annotation.is_ground_truth,
-                )
+            chosen = ClassAnnotation(
+                image_id,
+                annotation.annotator,
+                position,
+                annotation.updated_at,
+                annotation.is_ground_truth,
             )
-    return tuple(usable), dict(left_out)
+            usable.append((annotation, chosen))
+            continue
+        unusable.append((annotation, reason))
+    return SortedAnnotations(usable, unusable)
+
+
+def _why_without_class(annotation: Annotation, classes: ClassList) -> str:
+    """Return why an annotation refers to no current class."""
+    if annotation.was_skipped:
+        return SKIPPED
+    if annotation.is_of_other_control:
+        return OTHER_CONTROL
+    if annotation.label is None:
+        return EMPTY
+    return REMOVED_CLASS if classes.was_known(annotation.label) else UNKNOWN_CLASS
 
 
 def read_asked_probs(

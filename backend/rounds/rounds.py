@@ -10,11 +10,12 @@ from contextlib import nullcontext
 from backend.base.errors import TooFewLabelsError
 from backend.base.progress import Progress
 from backend.rounds.accuracy import outlook, outlook_sentence
+from backend.rounds.annotation_use import LEARNED, OVERRULED, UNAVAILABLE, without
 from backend.rounds.annotators import annotator_figures
 from backend.rounds.batches import top_up
 from backend.rounds.classes import current_labels
 from backend.rounds.foreign_tasks import adopt_tasks
-from backend.rounds.labels import read_labels
+from backend.rounds.labels import LabelReading, read_labels
 from backend.rounds.loop import LabeledImages, Loop
 from backend.rounds.measuring import measure_again
 from backend.rounds.observe import read_everything_changed
@@ -22,6 +23,7 @@ from backend.rounds.ordering import refresh_predictions
 from backend.rounds.promotion import keep
 from backend.rounds.training import train_candidate, train_head
 from backend.rounds.validation import read_sample, with_validation
+from backend.store.annotation_outcomes import AnnotationOutcomes
 from backend.store.files import lock
 from backend.store.version_meta import Meta
 
@@ -58,13 +60,16 @@ def refit_head(loop: Loop, progress: Progress = lambda *_: None) -> Meta | None:
         return None
     with lock(loop.root, "head"):
         revision = loop.store.facts().revision
-        labels = read_labels(loop, loop.store.annotations()).labels
+        reading = read_labels(loop, loop.store.annotations())
 
-        def record(_: str | None) -> None:
+        def record(waiting_for: str | None) -> None:
             now = time.time()
             loop.store.record_success("refit", head_revision=revision, head_fitted_at=now)
+            # The next training run decodes the images that are missing only here.
+            missing = (UNAVAILABLE,) if loop.is_attached else ()
+            _record_outcomes(loop, reading, waiting_for, *missing)
 
-        meta = _make_version(loop, labels, current.body, record, progress)
+        meta = _make_version(loop, reading.labels, current.body, record, progress)
     if meta is not None:
         refresh_predictions(loop, progress)
     return meta
@@ -103,8 +108,17 @@ def _learn(loop: Loop, body: str | None, *, is_forced: bool, progress: Progress)
             head_revision=revision,  # an earlier body's head may have used more labels
             waiting_for=waiting_for,
         )
+        _record_outcomes(loop, reading, waiting_for)
 
     return _make_version(loop, reading.labels, body, record, progress, is_forced=is_forced)
+
+
+def _record_outcomes(
+    loop: Loop, reading: LabelReading, waiting_for: str | None, *left_out: str
+) -> None:
+    """Record what became of each annotation; if training has to wait, no annotation is learned."""
+    not_learned = () if waiting_for is None else (LEARNED, OVERRULED)
+    AnnotationOutcomes(loop.root).record(without(reading.outcomes, *not_learned, *left_out))
 
 
 def _make_version(

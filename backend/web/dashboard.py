@@ -25,6 +25,7 @@ from backend.rounds.accuracy import (
     estimate_sentence,
     outlook_sentence,
 )
+from backend.rounds.annotation_use import use_sentence
 from backend.web.auth import Auth, guarded
 from backend.web.backend_client import BackendClient
 from backend.web.controls import LocalControls
@@ -236,6 +237,7 @@ def _view_of(settings: Settings, status: Status, project_id: int | None) -> dict
         "sentence": sentence(project),
         "estimate": estimate_sentence(project.cross_validation) if project.cross_validation else "",
         "enough_labels": enough_labels,
+        "annotation_use": use_sentence(project.learned_annotations, project.unlearned_annotations),
         "accuracy_unknown": _why_accuracy_is_unknown(project),
         "min_images": MIN_IMAGES,
         "outlook_sentence": outlook_sentence(project.outlook) if project.outlook else "",

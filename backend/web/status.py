@@ -28,6 +28,7 @@ from backend.rounds.accuracy import (
     learning_curve,
     outlook,
 )
+from backend.rounds.annotation_use import LEARNED, count_outcomes
 from backend.rounds.classes import left_out_notices, pool_class_notice
 from backend.rounds.finish_progress import finish_progress
 from backend.rounds.foreign_tasks import foreign_notice
@@ -76,7 +77,7 @@ def project_status(settings: Settings, queue: TrainingQueue, project_id: int) ->
     store = ProjectStore(root)
     facts = store.facts()
     versions = _version_fields(registry, sound)
-    labeling = _labeling_fields(store, facts, queue, project_id)
+    labeling = _labeling_fields(root, facts, queue, project_id)
     is_last_round = bool(settings.rounds) and versions["round"] > settings.rounds
     is_all_labeled = labeling["open_tasks"] == 0 and not labeling["new_annotations"]
     finish = finish_progress(settings, root)
@@ -200,15 +201,18 @@ def _validation_fields(settings: Settings, registry: Registry) -> Fields:
     }
 
 
-def _labeling_fields(
-    store: ProjectStore, facts: Facts, queue: TrainingQueue, project_id: int
-) -> Fields:
+def _labeling_fields(root: Path, facts: Facts, queue: TrainingQueue, project_id: int) -> Fields:
+    store = ProjectStore(root)
     counts = store.counts() if facts.read_at else None  # None until the first reading
+    unlearned = count_outcomes(root) if counts else {}
+    learned = unlearned.pop(LEARNED, 0)
     return {
         "annotations": counts.annotations if counts else None,
         "skipped": counts.skipped if counts else None,
         "open_tasks": counts.open if counts else None,
         "asked_again": counts.awaiting_second_opinion if counts else None,
+        "learned_annotations": learned if counts else None,
+        "unlearned_annotations": unlearned,
         "new_annotations": count_new(store, queue, project_id)[0],
         "annotators": tuple(store.annotators()),
         "errors": tuple(store.errors()),

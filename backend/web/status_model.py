@@ -156,6 +156,16 @@ class ProjectStatus(StatusPart):
         description="annotations in Label Studio, not counting skipped images"
     )
     skipped: int | None = Field(description="how many times annotators skipped an image")
+    learned_annotations: int | None = Field(
+        description="annotations that the newest version, or the one with the same labels, was "
+        "trained on; null until annotations are read"
+    )
+    unlearned_annotations: dict[str, int] = Field(
+        description="the other annotations, including skipped images, by reason: `new`, `skipped`, "
+        "`empty`, `another control`, `removed class`, `unknown class`, `not of the pool`, `image "
+        "not available`, `validation image`, `foreign task`, or `overruled` by other annotations. "
+        "Together with `learned_annotations`, they add up to `annotations` and `skipped`"
+    )
     open_tasks: int | None = Field(
         description="queried images awaiting their first annotation; open tasks that Tightloop "
         "did not ask for are not counted"

@@ -13,6 +13,7 @@ from backend.base.errors import TooFewLabelsError
 from backend.base.labeling import NewTask, TaskReading
 from backend.images.known_labels import true_labels
 from backend.rounds import batches, observe, rounds
+from backend.rounds.annotation_use import count_outcomes
 from backend.rounds.loop import Loop
 from scripts.research.oracle import OracleProject
 from tests.unit.rounds.conftest import ask_and_annotate, quiet, read_and_refit, refit, seed, train
@@ -91,6 +92,36 @@ def test_unusable_annotations_are_left_out_and_counted(loop: Loop, project: Orac
     meta = train(loop)
     assert meta.labels == 40
     assert meta.left_out == {"skipped": 1, "empty": 1, "unknown class": 1, "not of the pool": 1}
+
+
+def test_status_can_tell_which_annotations_the_newest_version_or_head_has_learned(
+    loop: Loop, project: OracleProject
+) -> None:
+    seed(loop, project)
+    batches.top_up(loop)
+    unknown, *others = [t.task_id for t in project.tasks() if t.is_open]
+    project.answer(unknown, "unicorn")
+    train(loop)
+    assert count_outcomes(loop.root) == {"learned": 40, "unknown class": 1}
+    for task_id in others[:2]:
+        project.answer(task_id, loop.pool.classes[0])
+    observe.read_changes(project, loop.store)
+    assert count_outcomes(loop.root) == {"learned": 40, "unknown class": 1, "new": 2}
+    assert rounds.refit_head(loop) is not None
+    assert count_outcomes(loop.root) == {"learned": 42, "unknown class": 1}
+
+
+def test_annotations_that_are_too_few_to_train_on_are_not_learned(
+    loop: Loop, project: OracleProject
+) -> None:
+    seed(loop, project, 0)
+    batches.top_up(loop)
+    one, another = [t.task_id for t in project.tasks() if t.is_open][:2]
+    project.answer(one, loop.pool.classes[0])
+    project.answer(another, "unicorn")
+    with pytest.raises(TooFewLabelsError):
+        train(loop)
+    assert count_outcomes(loop.root) == {"new": 1, "unknown class": 1}
 
 
 def test_a_single_class_is_refused_with_a_message(loop: Loop, project: OracleProject) -> None:

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from backend.store.annotation_outcomes import AnnotationOutcomes
 from backend.store.project_record import project_root, write_record
 from backend.store.project_store import ProjectStore
 from scripts import status
 from tests.conftest import RedisServer
 from tests.unit.store.test_registry import record
+from tests.unit.web.test_status import keep_reading
 
 PROJECT = 7
 
@@ -65,3 +67,14 @@ def test_a_project_that_is_gone_is_named_once_with_what_to_do(
     assert lines[1] == "  note: it is gone: run --forget 7"
     assert "the order was changed" not in "".join(lines)
     assert "/projects/7/" not in "".join(lines)
+
+
+@pytest.mark.usefixtures("store")
+def test_annotations_that_were_not_learned_are_explained(
+    printed: Callable[[], str], tmp_path: Path
+) -> None:
+    keep_reading(project_root(tmp_path, PROJECT), annotations=5, skipped=2)
+    assert "annotations," not in printed()
+    outcomes = {0: ("cat", "learned"), 1: ("cat", "removed class"), 2: ("cat", "removed class")}
+    AnnotationOutcomes(project_root(tmp_path, PROJECT)).record(outcomes)
+    assert "  5 annotations, 1 learned: 2 of a removed class, 2 new\n" in printed()

@@ -21,6 +21,7 @@ from backend.queue.training_queue import TrainingQueue
 from backend.rounds.decide import decide
 from backend.rounds.observe import observe
 from backend.store import model_outputs
+from backend.store.annotation_outcomes import AnnotationOutcomes
 from backend.store.project_db import writing
 from backend.store.project_record import project_root, read_record, write_record
 from backend.store.project_rows import AnnotatorFigures, OpenImage
@@ -151,6 +152,17 @@ def test_the_page_shows_what_the_status_says(
     assert "80.0% (55.0% to 95.0%)" in section(html, "people")
     assert "refused: plainly worse" in section(html, "versions")
     assert "the disk is full: free space" in section(html, "errors")
+
+
+def test_annotations_that_were_not_learned_are_explained_below_the_figures(
+    client: FlaskClient, root: Path
+) -> None:
+    keep_reading(root, annotations=61)
+    AnnotationOutcomes(root).record(dict.fromkeys(range(61), ("cat", "learned")))
+    assert "learned" not in section(page(client), "now")
+    AnnotationOutcomes(root).record({3: ("cat", "not of the pool")})
+    now = section(page(client), "now")
+    assert "61 annotations, 60 learned: 1 of images no longer in the pool." in now
 
 
 def test_a_project_that_is_gone_is_shown_only_on_request_and_offers_no_labeling(
