@@ -225,6 +225,8 @@ def push(loop: Loop, batch: Batch, of_sample: Sequence[Asked] = ()) -> int:
         switch(loop, batch.version_name)
     if loop.is_attached and ordered_by in ("", batch.version_name):  # otherwise, a refresh is due
         loop.store.record(ordered_by=batch.version_name)
+    elif batch.version is None and loop.store.n_foreign_open():
+        loop.store.record(ordered_by="")  # a refresh puts the new tasks before those of others
     _show_batch(loop, batch, [of_image.image_id for of_image in of_sample], began)
     by = batch.version.version if batch.version else "no model yet"
     if asked:

@@ -63,13 +63,19 @@ class State:
     rounds_done: int = 0
     in_service: str = ""  # version name
     is_attached: bool = False
+    has_foreign_open: bool = False  # whether people added open tasks to a project that we created
     must_ask_sample: bool = False  # whether a validation task must be reopened
     acceptance: FinishReading | None = None  # None = no acceptance sample is being labeled
 
     @property
     def must_order(self) -> bool:
-        """Return whether the open tasks need the predictions of another version."""
-        version = self.in_service or (UNTRAINED if self.is_attached else "")
+        """Return whether the open tasks need the predictions of another version.
+
+        Before the first version, they need predictions only if the project has other open tasks,
+        which Label Studio would otherwise serve just as often.
+        """
+        has_others = self.is_attached or self.has_foreign_open
+        version = self.in_service or (UNTRAINED if has_others else "")
         return version not in ("", self.facts.ordered_by)
 
     @property

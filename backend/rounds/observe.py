@@ -54,6 +54,7 @@ def observe(root: Path, queue: TrainingQueue, project_id: int) -> State:
         rounds_done=Registry(root).last_round(),
         in_service=current.version if current else "",
         is_attached=is_attached,
+        has_foreign_open=store.n_foreign_open() > 0,
         must_ask_sample=record is not None
         and record.validation == "people"
         and facts.revision > facts.sample_asked_again

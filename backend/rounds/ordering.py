@@ -46,11 +46,12 @@ def order_open_tasks(loop: Loop, progress: Progress = lambda *_: None) -> int:
     """Import predictions of the version in service, then have Label Studio order tasks by them.
 
     The caller must hold the push lock. Tasks that already have a prediction of this version are
-    skipped, so an interrupted call can be repeated. Before the first version, only the tasks of an
-    attached project are ordered. Returns the number of new predictions.
+    skipped, so an interrupted call can be repeated. Before the first version, tasks are ordered
+    only if the project has other open tasks, as attached projects have. Returns the number of new
+    predictions.
     """
     version = loop.registry.current()
-    if version is None and not loop.is_attached:
+    if version is None and not (loop.is_attached or loop.store.n_foreign_open()):
         return 0
     name = version.version if version else UNTRAINED
     began = time.time()

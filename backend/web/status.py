@@ -131,9 +131,9 @@ def _setup_fields(
 ) -> Fields:
     record = read_record(root)
     is_attached = record is not None and record.is_attached
-    notices = [facts.order_problem, facts.connection_problem]
+    notices = [facts.order_problem, facts.label_config_problem, facts.connection_problem]
     notices += listing_notices(ProjectStore(root), project_id)
-    if is_attached and facts.annotations_per_task > 1:
+    if facts.annotations_per_task > 1:
         notices.append(STARTED_FIRST.format(n=facts.annotations_per_task))
     if record is not None:
         notices += [record.pool_notice, record.weights_notice]

@@ -33,6 +33,7 @@ from backend.rounds.classes import follow_classes
 from backend.rounds.connection import follow_connection
 from backend.rounds.decide import State, decide
 from backend.rounds.gone_project import find_gone, record_gone
+from backend.rounds.label_config_problem import record_label_config
 from backend.rounds.observe import observe, read_changes, read_everything_changed
 from backend.rounds.order_problem import record_order
 from backend.store.moments import correct_moments
@@ -201,8 +202,10 @@ class Clock:
             read_everything_changed(watch.project, store, now=now)
         watch.found = Found(now, since, store.new_annotations()[0] - n_known)
         root = project_root(self._settings.model_dir, watch.project_id)
-        record = follow_classes(root, watch.project.label_config().choices)
+        config = watch.project.label_config()
+        record = follow_classes(root, config.choices)
         if record is not None:
+            record_label_config(store, record, config)
             record_order(store, record, watch.project.task_order())
         self._follow_connection(watch, now)
 

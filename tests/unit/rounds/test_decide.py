@@ -246,6 +246,8 @@ CASES = (
          {"in_service": ""}),
     Case("in an attached project images come first even before there is a version",
          {"in_service": "", "ordered_by": "", "is_attached": True}, rank="refresh"),
+    Case("and likewise if people have added open tasks to our own project",
+         {"in_service": "", "ordered_by": "", "has_foreign_open": True}, rank="refresh"),
     Case("and are not ordered twice",
          {"in_service": "", "ordered_by": "r0000", "is_attached": True}),
     Case("four people keep 20 images open",
@@ -502,6 +504,7 @@ states = st.builds(
     must_ask_sample=st.booleans(),
     n_at_work=number,
     is_attached=st.booleans(),
+    has_foreign_open=st.booleans(),
     acceptance=st.none()
     | st.builds(
         sample,

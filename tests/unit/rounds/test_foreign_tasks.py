@@ -14,6 +14,7 @@ from backend.images.pool import Pool
 from backend.rounds import batches, observe, ordering
 from backend.rounds.foreign_tasks import adopt_tasks, foreign_notice
 from backend.rounds.loop import Loop
+from backend.store.version_meta import UNTRAINED
 from scripts.research.oracle import OracleProject
 from tests.unit.rounds.conftest import seed, train
 
@@ -79,6 +80,23 @@ def test_foreign_open_tasks_get_no_predictions(loop: Loop, project: SharedProjec
     ours = {task.task_id for task in project.open_tasks()} - {*added}
     assert len(ours) == 10
     assert {task_id for task_id, found in project.predictions.items() if found} == ours
+
+
+def test_before_the_first_version_our_tasks_come_before_foreign_ones(
+    loop: Loop, project: SharedProject
+) -> None:
+    batches.top_up(loop)
+    assert ordering.refresh_predictions(loop) == 0  # every open task is ours
+    added = project.add_by_hand("", "other")
+    observe.read_everything_changed(project, loop.store)
+    assert ordering.refresh_predictions(loop) == 10
+    assert project.version == UNTRAINED
+    project.answer(min(project.by_task), "1")
+    assert batches.top_up(loop) == 10
+    assert loop.store.facts().ordered_by == ""  # so a refresh is due
+    assert ordering.refresh_predictions(loop) == 10
+    unordered = {task_id for task_id, found in project.predictions.items() if not found}
+    assert unordered == {*added}
 
 
 def test_tasks_of_the_pools_images_count_whoever_created_them(

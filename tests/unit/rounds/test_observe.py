@@ -124,7 +124,8 @@ def test_every_fact_of_a_project_is_observed(
     Registry(tmp_path).promote("r0001")
     read(store, annotated(2), NOON - 50)
     opened = TaskReading(Task(9, "9", is_open=True, awaits_second_opinion=False), "2026", (), None)
-    read(store, [opened], NOON - 40)
+    foreign = replace(opened, task=replace(opened.task, task_id=10, image_id=""), is_unmarked=True)
+    read(store, [opened, foreign], NOON - 40)
     store.start_reviews(8)
     store.record_failure("refit", NOON - 4)
     store.record(
@@ -161,6 +162,7 @@ def test_every_fact_of_a_project_is_observed(
         n_at_work=1,
         rounds_done=2,
         in_service="r0001",
+        has_foreign_open=True,
     )
 
 

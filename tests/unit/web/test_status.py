@@ -349,18 +349,31 @@ def test_an_order_that_the_team_changed_is_a_notice(
     status = project_status(settings, queue, PROJECT)
     assert (status.is_attached, status.order_problem, status.notices) == (False, None, ())
     root = project_root(settings.model_dir, PROJECT)
-    ProjectStore(root).record(order_problem="The sampling was changed.", annotations_per_task=2)
+    ProjectStore(root).record(order_problem="The sampling was changed.")
     status = project_status(settings, queue, PROJECT)
     assert status.order_problem == "The sampling was changed."
     assert status.notices == ("The sampling was changed.",)
 
-    write_record(root, attached(record(PROJECT)))
-    status = project_status(settings, queue, PROJECT)
-    assert status.is_attached
-    assert [notice[:42] for notice in status.notices] == [
-        "The sampling was changed.",
-        "This project asks for 2 annotations per ta",
-    ]
+    ProjectStore(root).record(annotations_per_task=2)
+    for is_attached in (False, True):
+        if is_attached:
+            write_record(root, attached(record(PROJECT)))
+        status = project_status(settings, queue, PROJECT)
+        assert status.is_attached is is_attached
+        assert [notice[:42] for notice in status.notices] == [
+            "The sampling was changed.",
+            "This project asks for 2 annotations per ta",
+        ]
+
+
+def test_a_changed_connection_or_label_config_is_a_notice(
+    settings: Settings, queue: TrainingQueue, store: ProjectStore
+) -> None:
+    store.record(connection_problem="The webhook was deleted.", label_config_problem="No images.")
+    assert project_status(settings, queue, PROJECT).notices == (
+        "No images.",
+        "The webhook was deleted.",
+    )
 
 
 def test_a_task_that_cannot_be_listed_is_a_notice(settings: Settings, queue: TrainingQueue) -> None:
