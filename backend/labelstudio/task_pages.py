@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from backend.base.errors import DatabaseError, LabelStudioError
+from backend.base.errors import DatabaseError, LabelStudioError, ProjectGoneError
 from backend.base.labeling import ProjectCounts
 from backend.labelstudio.client import LabelStudio
 from backend.labelstudio.task_listing import (
@@ -114,10 +114,7 @@ class TaskPages:
         params = {"ids": self._project_id}
         found = self._server.request("GET", "api/projects/counts/", params=params)["results"]
         if not found:
-            raise LabelStudioError(
-                f"Label Studio at {self._server.url} has no project {self._project_id}: "
-                "run `python -m scripts.setup_project`"
-            )
+            raise ProjectGoneError(self._server.url)
         counts: Mapping[str, Any] = found[0]
         return counts
 

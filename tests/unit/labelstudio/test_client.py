@@ -88,6 +88,12 @@ def test_a_missing_project_is_told_apart_from_other_errors() -> None:
         LabelStudioProject(url, TOKEN, 1).n_tasks()
 
 
+def test_a_missing_project_has_no_counts() -> None:
+    """Label Studio answers with an empty list."""
+    with serving(200, b'{"results": []}') as url, pytest.raises(ProjectGoneError):
+        LabelStudioProject(url, TOKEN, 1).counts()
+
+
 def test_another_project_under_the_same_id_is_not_touched() -> None:
     with serving(200, json.dumps({"created_at": "2026-02", "title": "Other"}).encode()) as url:
         assert LabelStudioProject(url, TOKEN, 1).title() == "Other"
