@@ -151,12 +151,12 @@ class Mirror(ForeignTasks):
     def annotation_times(self, count: int) -> list[float]:
         """Return when people made the latest annotations, in seconds since the epoch, in order.
 
-        Skips, ground truths and imports are ignored.
+        Skips, ground truths, imports and foreign tasks are ignored.
         """
         rows = select(
             self._root,
             "SELECT updated_at FROM mirror_annotation WHERE label IS NOT NULL "
-            f"AND answer IS NOT NULL AND annotator IS NOT NULL {_MADE_NOW} "
+            f"AND answer IS NOT NULL AND annotator IS NOT NULL {_MADE_NOW} AND {NOT_FOREIGN} "
             "ORDER BY updated_at DESC LIMIT ?",
             count,
         )

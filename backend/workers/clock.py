@@ -75,6 +75,7 @@ class Watch:
     # Kept open while the clock runs, so that processes with a read-only mount can open the
     # database.
     connection: Connection
+    label_studio: ProjectConnection | None = None  # opened when it is first looked at
     next_reading: float = 0.0
     look_at: float = 0.0
     looks: int = -1
@@ -215,11 +216,13 @@ class Clock:
         has_secrets = settings.webhook_secret and settings.backend_password
         if not (self._is_backend_up and has_secrets):
             return
-        token = settings.label_studio_api_key.get_secret_value()
-        project = ProjectConnection(settings.label_studio_url, token, watch.project_id)
+        if watch.label_studio is None:
+            token = settings.label_studio_api_key.get_secret_value()
+            url = settings.label_studio_url
+            watch.label_studio = ProjectConnection(url, token, watch.project_id)
         root = project_root(settings.model_dir, watch.project_id)
         try:
-            follow_connection(root, project, settings, address_of(settings), now)
+            follow_connection(root, watch.label_studio, settings, address_of(settings), now)
         except (DetachedError, ModelFolderError) as error:  # the next reading tries again
             log.debug("project %d: %s", watch.project_id, error)
 

@@ -33,6 +33,7 @@ from backend.workers.clock import FULL_READ_EVERY_S, Clock
 from scripts.research.oracle import OracleProject
 from tests.conftest import RedisServer
 from tests.unit.labelstudio.project_server import TOKEN, serving_projects
+from tests.unit.rounds.test_connection import SharedConnection
 from tests.unit.store.test_registry import meta, record
 from tests.unit.store.test_registry import save as save_version
 
@@ -564,6 +565,34 @@ def test_the_clock_records_whether_the_backend_responds(
     clock.tick(NOON + 10)
     assert "does not respond" in queue.health()["backend"]["problem"]
     assert url in queue.health()["backend"]["problem"]
+
+
+def test_a_deleted_webhook_is_restored_only_while_the_backend_responds(
+    settings: Settings, queue: TrainingQueue, project: OracleProject, store: ProjectStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    with HTTPServer(("127.0.0.1", 0), Health) as server:
+        url = f"http://127.0.0.1:{server.server_port}"
+        secrets = {"webhook_secret": SecretStr("secret"), "backend_password": SecretStr("password")}
+        clock = Clock(settings.model_copy(update={"backend_url": url, **secrets}), queue)
+        connection = SharedConnection()
+        monkeypatch.setattr(clocks, "open_project", lambda *_: project)
+        monkeypatch.setattr(clocks, "ProjectConnection", lambda *_: connection)
+        store.record(connected_to=url)
+        connection.webhook = "was deleted"
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            clock.tick(NOON)
+            assert connection.n_restored == 1
+        finally:
+            server.shutdown()
+            thread.join()
+    connection.backend = "was deleted"
+    clock.tick(NOON + 60)  # as while the backend is restarted
+    clock.close()
+    assert connection.n_restored == 1
+    assert store.facts().connection_problem == ""
 
 
 @pytest.fixture
