@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 from xmlrpc.client import Fault as RefusedCall
 
 import httpx
@@ -26,7 +27,8 @@ from scripts.local.programs import APP, answers
 from scripts.research.chaos.ledger import Ledger
 from scripts.research.temporary_stack import TemporaryStack
 
-PROGRAMS = ("postgres", "redis", "label-studio", "backend", "trainer", "ranker", "clock")
+WORKERS = ("trainer", "ranker")
+PROGRAMS = ("postgres", "redis", "label-studio", "backend", "clock", *WORKERS)
 TIMEOUT_S = 60.0
 
 
@@ -118,6 +120,9 @@ class ChaosStack(TemporaryStack):
             TrainingQueue(self.info["redis_url"]).worker_counts()
         except QueueError as error:
             return str(error)
+        for name in WORKERS:
+            if not self._is_connected(name):
+                return f"{name} is starting"
         if not answers(f"{self.info['backend_url']}/health"):
             return "the backend does not respond"
         try:
@@ -126,3 +131,11 @@ class ChaosStack(TemporaryStack):
         except httpx.HTTPError as error:
             return f"Label Studio does not respond: {error!r}"
         return ""
+
+    def _is_connected(self, worker: str) -> bool:
+        """Return whether a worker has imported its libraries, and is connected to Redis."""
+        port = urlsplit(self.info["redis_url"]).port
+        with suppress(psutil.NoSuchProcess):
+            found = self.process(worker).net_connections("tcp")
+            return any(connection.raddr and connection.raddr.port == port for connection in found)
+        return False
