@@ -171,6 +171,7 @@ class TaskOrder:
     is_by_confidence: bool  # predictions of `model_version` order the tasks that have them
     model_version: str  # "" = none
     annotations_per_task: int = 1  # if more than 1, tasks that have an annotation come first
+    has_predictions: bool = True  # whether any task has a prediction of any version
 
 
 class LabelingProject(Protocol):

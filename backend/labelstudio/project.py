@@ -297,6 +297,7 @@ class LabelStudioProject:
             is_by_confidence=now["sampling"] == UNCERTAINTY_SAMPLING,
             model_version=str(now["model_version"] or ""),
             annotations_per_task=now["maximum_annotations"],
+            has_predictions=now["total_predictions_number"] > 0,
         )
 
     def model_version(self) -> str:

@@ -54,7 +54,8 @@ def may_switch(order: TaskOrder, *, is_attached: bool, has_ordered: bool) -> boo
 def record_order(store: ProjectStore, record: ProjectRecord, order: TaskOrder) -> None:
     """Record how Label Studio orders a project's tasks now, and log a new problem once.
 
-    A refresh becomes due if the tasks are ordered by another of our versions than the one recorded.
+    A refresh becomes due if the tasks are ordered by another of our versions than the one recorded,
+    or if all predictions were deleted.
     """
     facts, counts = store.facts(), store.counts()
     problem = find_problem(order, record, has_ordered=facts.has_ordered)
@@ -63,7 +64,8 @@ def record_order(store: ProjectStore, record: ProjectRecord, order: TaskOrder) -
     # before we have ordered tasks for the first time.
     has_open = counts.open or counts.awaiting_second_opinion
     if facts.ordered_by and has_open and not (problem and record.is_attached):
-        found["ordered_by"] = order.model_version
+        # Anyone can delete all predictions in Label Studio's Data Manager. Import them again.
+        found["ordered_by"] = order.model_version if order.has_predictions else ""
     changed = {name: value for name, value in found.items() if value != getattr(facts, name)}
     if changed:
         store.record(**changed)

@@ -134,3 +134,16 @@ def test_labeling_blind_hides_guesses_and_keeps_the_order(
     assert served_order(api, project, 2) == ["a", "b"]
     assert project.configure(is_blind=False)
     assert project.model_version() == "r0002"
+
+
+def test_predictions_that_a_person_deletes_in_the_data_manager_are_missed(
+    project: ProjectSetup, api: httpx.Client
+) -> None:
+    import_images(project, new_task("a", guess(0.1)))
+    assert project.task_order().has_predictions
+    api.post(
+        "/api/dm/actions/",
+        params={"id": "delete_tasks_predictions", "project": project.project_id},
+        json={"selectedItems": {"all": True, "excluded": []}},
+    ).raise_for_status()
+    assert not project.task_order().has_predictions

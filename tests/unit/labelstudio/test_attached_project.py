@@ -99,6 +99,7 @@ def test_the_teams_version_is_never_taken_for_ours(
         "model_version": named,
         "sampling": "Sequential sampling",
         "maximum_annotations": 2,
+        "total_predictions_number": 7,
     }
     assert project.model_version() == found
     assert project.task_order() == TaskOrder(

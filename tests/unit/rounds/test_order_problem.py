@@ -9,6 +9,7 @@ import pytest
 
 from backend.base.labeling import Task, TaskOrder, TaskReading
 from backend.rounds.order_problem import find_problem, may_switch, record_order
+from backend.store.project_record import ProjectRecord
 from backend.store.project_store import ProjectStore
 from tests.unit.store.test_registry import attached, record
 
@@ -82,6 +83,14 @@ def test_a_problem_is_recorded_and_logged_once_until_it_is_solved(
 def test_an_older_version_of_ours_makes_a_refresh_due(store: ProjectStore) -> None:
     record_order(store, ATTACHED, order("r0001"))
     assert store.facts().ordered_by == "r0001"
+
+
+@pytest.mark.parametrize("project", [OWN, ATTACHED])
+def test_deleted_predictions_make_a_refresh_due(
+    store: ProjectStore, project: ProjectRecord
+) -> None:
+    record_order(store, project, order("r0002", has_predictions=False))
+    assert store.facts().ordered_by == ""
 
 
 def test_how_many_annotations_the_project_asks_for_is_recorded(store: ProjectStore) -> None:
