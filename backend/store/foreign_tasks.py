@@ -33,12 +33,13 @@ class ForeignTasks:
 
     def n_foreign_open(self) -> int:
         """Count the foreign tasks that nobody has annotated yet."""
-        query = "SELECT count(*) FROM mirror_task WHERE is_foreign AND is_open"
+        # The plus sign lets SQLite use the index of the few foreign tasks.
+        query = "SELECT count(*) FROM mirror_task WHERE is_foreign AND +is_open"
         return int(select(self._root, query)[0][0])
 
     def foreign_images(self) -> set[str]:
         """Return the image ids that people gave to foreign tasks."""
-        query = "SELECT DISTINCT image_id FROM mirror_task WHERE is_foreign AND image_id != ''"
+        query = "SELECT image_id FROM mirror_task WHERE is_foreign AND +image_id != ''"
         return {image_id for (image_id,) in select(self._root, query)}
 
     def copies(self) -> list[int]:
