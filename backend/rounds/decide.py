@@ -165,7 +165,7 @@ def _train_at(state: State, settings: Settings) -> float:
     Training is due at once if a person requested it or enough annotations are new. Otherwise, it is
     due `retrain_wait_s` after the first new annotation.
     """
-    retry_at = _retry_at(state, "retrain")
+    retry_at = 0.0 if _can_read_again(state) else _retry_at(state, "retrain")
     if state.is_training_asked:
         # A request that was made after the last failure is carried out at once.
         return 0.0 if state.train_asked_at > state.facts.failed_at.get("retrain", 0.0) else retry_at
@@ -266,6 +266,15 @@ def _refit_at(state: State, settings: Settings) -> float:
 def _reviews_at(state: State) -> float:
     has_review = state.facts.review_project is not None
     return state.facts.reviews_read_at + REVIEWS_EVERY_S if has_review else math.inf
+
+
+def _can_read_again(state: State) -> bool:
+    """Return whether the last training run could not read Label Studio, but the clock now can.
+
+    Such a run lost no work, so the next one need not wait.
+    """
+    failed_at = state.facts.failed_at.get("retrain", 0.0)
+    return state.facts.unread_at >= failed_at and state.facts.read_at > failed_at
 
 
 def _retry_at(state: State, step: str) -> float:

@@ -71,6 +71,7 @@ class Facts(BaseModel, frozen=True):
     undecoded_images: int = 0  # images still to be decoded, as of the last search or decoding
     pool_classes: tuple[str, ...] = ()  # classes of the pool's known labels, as of the last search
     failed_at: dict[str, Moment] = {}  # when each step last failed; removed once the step succeeds
+    unread_at: Moment = 0.0  # when a training run last failed because it could not read
     # Labels by the model
     finish_wanted: float | None = None  # the largest share of errors that a person asked for
     finish_checked: int = 0  # the revision at which the acceptance sample was last judged

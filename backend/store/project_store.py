@@ -64,10 +64,10 @@ class ProjectStore(Mirror):
         with writing(self._root) as db:
             _record(db, facts)
 
-    def record_failure(self, step: str, at: float) -> None:
+    def record_failure(self, step: str, at: float, **facts: Any) -> None:
         """Record when a step failed so that the next attempt is delayed."""
         with writing(self._root) as db:
-            _record(db, {"failed_at": {**_facts(db).failed_at, step: at}})
+            _record(db, {**facts, "failed_at": {**_facts(db).failed_at, step: at}})
 
     def record_success(self, step: str, **facts: Any) -> None:
         """Record that a step succeeded, along with its results; its errors are over."""

@@ -38,6 +38,7 @@ from rq import get_current_job
 from backend.base.errors import (
     DatabaseError,
     DetachedError,
+    LabelStudioError,
     ModelFolderError,
     ProjectGoneError,
     TightloopError,
@@ -256,19 +257,22 @@ def _record_errors(work: Work, step: Step) -> Iterator[None]:
         else:
             message = f"unexpected {type(error).__name__}: see the log of this worker"
             log.exception("project %d: %s", work.project_id, where)
-        _record_failure(work, step, message)
+        is_unread = step == "retrain" and isinstance(error, LabelStudioError)
+        _record_failure(work, step, message, is_unread=is_unread)
 
 
-def _record_failure(work: Work, step: Step, message: str = "") -> None:
+def _record_failure(work: Work, step: Step, message: str = "", *, is_unread: bool = False) -> None:
     """Record that a step failed, with the error if it has a message.
 
-    If nothing can be recorded, for example because the disk is full, wait here instead: without a
+    `is_unread` states whether a training run failed because it could not read Label Studio. If
+    nothing can be recorded, for example because the disk is full, wait here instead: without a
     recorded time, the next attempt would follow at once.
     """
     try:
         if message:
             work.store.record_error(STEP_NAMES[step], message, step=step)
-        work.store.record_failure(step, time.time())
+        now = time.time()
+        work.store.record_failure(step, now, **{"unread_at": now} if is_unread else {})
     except ModelFolderError as error:
         log.error("project %d: %s", work.project_id, error)
         time.sleep(UNRECORDED_WAIT_S)

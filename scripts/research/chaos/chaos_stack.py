@@ -30,6 +30,7 @@ from scripts.research.temporary_stack import TemporaryStack
 WORKERS = ("trainer", "ranker")
 PROGRAMS = ("postgres", "redis", "label-studio", "backend", "clock", *WORKERS)
 TIMEOUT_S = 60.0
+LIMITS = httpx.Limits(max_keepalive_connections=0)  # no connection needs closing
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class ChaosStack(TemporaryStack):
             base_url=info["label_studio_url"],
             headers={"Authorization": f"Token {info['api_key']}"},
             timeout=TIMEOUT_S,
+            limits=LIMITS,
         )
 
     def process(self, name: str) -> psutil.Process:

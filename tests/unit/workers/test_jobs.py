@@ -238,10 +238,10 @@ def test_too_few_labels_are_reported_without_an_error(
 
 
 @pytest.mark.parametrize(
-    ("error", "shown"),
+    ("error", "shown", "is_unread"),
     [
-        (LabelStudioError("Label Studio cannot be reached"), "Label Studio cannot be reached"),
-        (RuntimeError("hunter2"), "unexpected RuntimeError"),
+        (LabelStudioError("Label Studio cannot be reached"), "cannot be reached", True),
+        (RuntimeError("hunter2"), "unexpected RuntimeError", False),
     ],
 )
 def test_a_failed_training_is_shown_and_retried_after_its_delay(
@@ -253,6 +253,7 @@ def test_a_failed_training_is_shown_and_retried_after_its_delay(
     monkeypatch: pytest.MonkeyPatch,
     error: Exception,
     shown: str,
+    is_unread: bool,
 ) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise error
@@ -267,6 +268,7 @@ def test_a_failed_training_is_shown_and_retried_after_its_delay(
     state = observe(work.root, queue, PROJECT)
     assert state.n_new == 3  # nothing is lost
     now = state.facts.failed_at["retrain"]
+    assert state.facts.unread_at == (now if is_unread else 0.0)
     assert decide(state, settings, now + RETRY_AFTER_S["retrain"] - 1).train is None
     assert decide(state, settings, now + RETRY_AFTER_S["retrain"]).train == "retrain"
 
