@@ -45,7 +45,10 @@ def without(outcomes: Outcomes, *names: str) -> dict[int, tuple[str, str]]:
 
 
 def count_outcomes(root: Path) -> dict[str, int]:
-    """Count all annotations in Label Studio by what became of them, skips included."""
+    """Count all annotations in Label Studio by what became of them, skips included.
+
+    Returns {} until labels are learned for the first time.
+    """
     return AnnotationOutcomes(root).count(skipped=SKIPPED, foreign=FOREIGN_TASK, new=NEW)
 
 

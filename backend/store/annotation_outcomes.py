@@ -8,21 +8,20 @@ from pathlib import Path
 from backend.store.project_db import select, writing
 
 _WRITE = """
-    INSERT INTO mirror_outcome VALUES (?, ?, ?) ON CONFLICT (annotation_id)
+    INSERT INTO own_outcome VALUES (?, ?, ?) ON CONFLICT (annotation_id)
     DO UPDATE SET answer = excluded.answer, outcome = excluded.outcome
     WHERE answer != excluded.answer OR outcome != excluded.outcome
 """
 _DELETE_GONE = """
-    DELETE FROM mirror_outcome WHERE annotation_id NOT IN
+    DELETE FROM own_outcome WHERE annotation_id NOT IN
     (SELECT annotation_id FROM mirror_annotation WHERE answer IS NOT NULL)
 """
 # An annotation that was changed since its outcome was recorded has no outcome.
 _COUNT = """
-    SELECT CASE WHEN a.was_skipped THEN ? WHEN task.is_foreign THEN ?
+    SELECT CASE WHEN a.was_skipped THEN ?
+                WHEN a.task_id IN (SELECT task_id FROM mirror_task WHERE is_foreign) THEN ?
                 WHEN o.answer = a.answer THEN o.outcome ELSE ? END AS outcome, count(*)
-    FROM mirror_annotation AS a
-    LEFT JOIN mirror_outcome AS o USING (annotation_id)
-    LEFT JOIN mirror_task AS task USING (task_id)
+    FROM mirror_annotation AS a LEFT JOIN own_outcome AS o USING (annotation_id)
     WHERE a.answer IS NOT NULL GROUP BY 1
 """
 
@@ -49,6 +48,8 @@ class AnnotationOutcomes:
         """Count all annotations in Label Studio, skips included, by outcome.
 
         Skips, annotations of foreign tasks, and annotations without an outcome are counted under
-        the given names.
+        the given names. Returns {} if no outcome was ever recorded.
         """
+        if not select(self._root, "SELECT 1 FROM own_outcome LIMIT 1"):
+            return {}
         return dict(select(self._root, _COUNT, skipped, foreign, new))

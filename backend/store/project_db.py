@@ -21,7 +21,7 @@ from backend.base.errors import StoreError
 from backend.store import earlier_release
 
 FILE = "project.db"
-N_MIRROR_TABLES = 4
+N_MIRROR_TABLES = 3
 Connection = sqlite3.Connection
 BUSY_TIMEOUT_S = 30.0
 
@@ -129,6 +129,11 @@ MIGRATIONS = (
     ALTER TABLE mirror_task ADD COLUMN is_foreign INTEGER NOT NULL DEFAULT 0;
     UPDATE mirror_task SET is_foreign = 1 WHERE image_id = '';
     """,
+    """
+    CREATE TABLE own_outcome (      -- what became of each annotation when it had this answer
+        annotation_id INTEGER PRIMARY KEY, answer TEXT NOT NULL, outcome TEXT NOT NULL
+    ) STRICT;
+    """,
 )
 MIRROR_TABLES = """
     CREATE TABLE IF NOT EXISTS mirror_task (
@@ -174,9 +179,6 @@ MIRROR_TABLES = """
     CREATE INDEX IF NOT EXISTS mirror_annotation_time ON mirror_annotation (updated_at);
     CREATE INDEX IF NOT EXISTS mirror_annotation_new ON mirror_annotation (changed_at)
         WHERE answer IS NOT learned;
-    CREATE TABLE IF NOT EXISTS mirror_outcome ( -- what became of each annotation and its answer
-        annotation_id INTEGER PRIMARY KEY, answer TEXT NOT NULL, outcome TEXT NOT NULL
-    ) STRICT;
     CREATE TABLE IF NOT EXISTS mirror_open ( -- the open images as last ordered, for people to see
         place INTEGER PRIMARY KEY,
         image TEXT NOT NULL         -- OpenImage as JSON

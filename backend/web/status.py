@@ -95,7 +95,9 @@ def project_status(settings: Settings, queue: TrainingQueue, project_id: int) ->
         finish_outlook=facts.finish_outlook,
         is_finished=is_all_labeled and (is_last_round or is_exhausted),
         waiting_for=facts.waiting_for,
-        next_images=tuple(next_images(settings, queue, project_id)[:NEXT_IMAGES]),
+        next_images=()
+        if facts.gone
+        else tuple(next_images(settings, queue, project_id)[:NEXT_IMAGES]),
         jobs=tuple(JobStatus.model_validate(job) for job in queue.jobs(project_id)),
         workers=queue.worker_counts(),
     )
@@ -205,13 +207,13 @@ def _labeling_fields(root: Path, facts: Facts, queue: TrainingQueue, project_id:
     store = ProjectStore(root)
     counts = store.counts() if facts.read_at else None  # None until the first reading
     unlearned = count_outcomes(root) if counts else {}
-    learned = unlearned.pop(LEARNED, 0)
+    learned = unlearned.pop(LEARNED, 0) if unlearned else None
     return {
         "annotations": counts.annotations if counts else None,
         "skipped": counts.skipped if counts else None,
         "open_tasks": counts.open if counts else None,
         "asked_again": counts.awaiting_second_opinion if counts else None,
-        "learned_annotations": learned if counts else None,
+        "learned_annotations": learned,
         "unlearned_annotations": unlearned,
         "new_annotations": count_new(store, queue, project_id)[0],
         "annotators": tuple(store.annotators()),

@@ -158,7 +158,7 @@ class ProjectStatus(StatusPart):
     skipped: int | None = Field(description="how many times annotators skipped an image")
     learned_annotations: int | None = Field(
         description="annotations that the newest version, or the one with the same labels, was "
-        "trained on; null until annotations are read"
+        "trained on; null until the first training run, and after an update until the next one"
     )
     unlearned_annotations: dict[str, int] = Field(
         description="the other annotations, including skipped images, by reason: `new`, `skipped`, "

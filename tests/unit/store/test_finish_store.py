@@ -207,7 +207,7 @@ def test_an_earlier_database_gets_the_tables_and_keeps_its_records(tmp_path: Pat
     project = ProjectStore(tmp_path)
     project.record(read_at=NOON)
     db = connect(tmp_path)
-    for table in ("own_finish_try", "own_finish_image", "own_adopted"):
+    for table in ("own_finish_try", "own_finish_image", "own_adopted", "own_outcome"):
         db.execute(f"DROP TABLE {table}")
     for kind, name in (("VIEW", "mirror_queried"), ("INDEX", "mirror_task_foreign")):
         db.execute(f"DROP {kind} {name}")

@@ -179,6 +179,7 @@ def test_a_project_that_is_gone_is_shown_only_on_request_and_offers_no_labeling(
     gone = client.get(f"/dashboard?project={PROJECT + 1}").text
     assert "it is gone: run <code>--forget 8</code>" in gone
     assert "Label now" not in gone
+    assert "Train now" not in gone
 
 
 def test_an_error_that_is_over_is_marked(client: FlaskClient, store: ProjectStore) -> None:
