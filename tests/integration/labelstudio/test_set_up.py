@@ -28,8 +28,10 @@ from backend.labelstudio.project_setup import ProjectSetup
 from backend.store.project_record import (
     POOL_INDEX,
     ProjectRecord,
+    forget_record,
     known_projects,
     project_root,
+    read_former,
     read_record,
     write_record,
 )
@@ -183,8 +185,9 @@ def test_a_project_that_cannot_be_recorded_is_not_left_behind(
     assert find_project(*credentials, titles=[title]) is None
 
 
+@pytest.mark.parametrize("is_forgotten", [False, True])
 def test_the_model_folder_of_another_label_studio_is_left_unchanged(
-    stack: Stack, tmp_path: Path, project: ProjectSetup
+    stack: Stack, tmp_path: Path, project: ProjectSetup, is_forgotten: bool
 ) -> None:
     settings = _settings(stack, model_dir=tmp_path, project_title=TITLE, pool="digits")
     root = project_root(tmp_path, project.project_id)
@@ -199,9 +202,11 @@ def test_the_model_folder_of_another_label_studio_is_left_unchanged(
         classes=("cat", "dog"),
     )
     write_record(root, record)
+    if is_forgotten:
+        forget_record(root)
     with pytest.raises(ModelFolderError, match="move that folder elsewhere"):
         start(settings)
-    assert read_record(root) == record
+    assert (read_record(root) or read_former(root)) == record
 
 
 def test_a_project_whose_classes_do_not_match_the_pool_is_left_unchanged(

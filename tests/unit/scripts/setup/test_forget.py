@@ -19,6 +19,7 @@ from backend.store.project_record import (
     read_record,
     write_record,
 )
+from scripts.setup.attach import refresh
 from scripts.setup.forget import forget
 from tests.unit.labelstudio.project_server import TOKEN, ProjectServer, serving_projects
 from tests.unit.rounds.conftest import attached_record
@@ -99,3 +100,15 @@ def test_an_attached_project_is_to_be_detached_or_was_detached(
 def test_an_unknown_project_is_refused_with_the_known_ones(settings: Settings) -> None:
     with pytest.raises(SettingsError, match=r"knows no project 7\. .*: 5, 6$"):
         forget(settings, 7, "given")
+
+
+def test_set_up_says_that_an_attached_project_is_gone_and_goes_on(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`make up` must not fail, because --forget needs a running Label Studio."""
+    own = attached_record(("a", "b")).model_copy(update={"project_id": 12})
+    write_record(project_root(settings.model_dir, 12), own)
+    refresh(settings, own)
+    printed = capsys.readouterr().out
+    assert 'Project 12 ("Birds") is gone from Label Studio' in printed
+    assert "is connected" not in printed
