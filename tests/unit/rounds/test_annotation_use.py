@@ -97,17 +97,18 @@ def test_the_numbers_add_up_with_every_reason_and_after_every_change(
         ("a", (dog,), False),  # edited
         ("b", (replace(cat, is_ground_truth=True), dog), False),  # one deleted
         ("h", (cat,), False),  # added
+        ("i", (replace(cat, label=None, was_skipped=True),), False),
         ("z", (replace(cat, image_id="z"), replace(dog, image_id="z")), True),
     )
-    changed = Counter(learned) + Counter({"new": 2, "foreign task": 1})
+    changed = Counter(learned) + Counter({"new": 2, "foreign task": 1, "skipped": 1})
     changed.subtract({"learned": 1, "overruled": 1})
     assert count_outcomes(loop.root) == dict(changed)
-    assert changed.total() == total(loop) == 15
+    assert changed.total() == total(loop) == 16
     loop.store.forget_tasks([ord(letter) for letter in "fgz"], NOON + 2)
-    assert sum(count_outcomes(loop.root).values()) == total(loop) == 10
+    assert sum(count_outcomes(loop.root).values()) == total(loop) == 11
     learn(loop)
     assert "new" not in count_outcomes(loop.root)
-    assert sum(count_outcomes(loop.root).values()) == 10
+    assert sum(count_outcomes(loop.root).values()) == 11
 
 
 def test_in_an_attached_project_the_image_may_be_unavailable(
