@@ -28,11 +28,11 @@ from backend.labelstudio.client import UNCERTAINTY_SAMPLING, LabelStudio
 from backend.labelstudio.label_config import parse_label_config
 from backend.labelstudio.task_listing import UNFINISHED, task_filter
 from backend.labelstudio.task_pages import TaskPages, chunks
+from backend.labelstudio.task_versions import VERSIONS_COLUMN, read_versions
 from backend.labelstudio.unlistable_tasks import UnlistableTasks
 
 OUR_DESCRIPTION = "Tightloop, round"  # how every project description that we write begins
-# A reading of recent changes starts this much earlier.
-CLOCK_SKEW = timedelta(seconds=CLOCK_SKEW_S)
+CLOCK_SKEW = timedelta(seconds=CLOCK_SKEW_S)  # readings of changes start this much earlier
 # For each part of a task: the field of an import's response that counts it.
 IMPORT_COUNTS = {"annotations": "annotation_count", "predictions": "prediction_count"}
 
@@ -153,11 +153,11 @@ class LabelStudioProject:
         Tasks that were only skipped are left out, except the tasks in `skipped`. With `among`, only
         these tasks are read, in one request for every CHUNK tasks.
         """
-        columns = f"{self._task_columns},{rows.VERSIONS_COLUMN}"
+        columns = f"{self._task_columns},{VERSIONS_COLUMN}"
         found = [
             OpenTask(
                 **vars(rows.read_task(task, self._image_id_of(task))),
-                versions=rows.read_versions(task),
+                versions=read_versions(self._server, task),
             )
             for task in self._tasks.read(columns, [UNFINISHED], among)
         ]

@@ -25,7 +25,6 @@ from backend.labelstudio import task_data
 # The columns of a task that each kind of reading requests.
 STATE_COLUMNS = "id,total_annotations,cancelled_annotations,is_labeled"
 TASK_COLUMNS = f"{STATE_COLUMNS},data"
-VERSIONS_COLUMN = "predictions_model_versions"
 _OF_ANNOTATIONS = "result,completed_by,updated_at,was_cancelled,ground_truth,lead_time"
 ANNOTATION_COLUMNS = f"{TASK_COLUMNS},annotations,{_OF_ANNOTATIONS}"
 # Longer addresses and data: URIs, which contain whole images, are kept as digests.
@@ -91,12 +90,6 @@ def read_task(task: Mapping[str, Any], image_id: str) -> Task:
         is_open=not (task["total_annotations"] or task["cancelled_annotations"]),
         awaits_second_opinion=bool(task["total_annotations"]) and not task["is_labeled"],
     )
-
-
-def read_versions(task: Mapping[str, Any]) -> frozenset[str]:
-    """Read the model versions of the predictions of a task requested with VERSIONS_COLUMN."""
-    versions = task[VERSIONS_COLUMN] or ""
-    return frozenset(name for part in versions.split(",") if (name := part.strip()))
 
 
 def read_own_task(task: Mapping[str, Any], config: LabelConfig) -> TaskReading:

@@ -53,12 +53,13 @@ def find_services(queue: TrainingQueue, now: float) -> list[Service]:
     for name in CHECKED_BY_CLOCK:
         seen = health.get(name, {"checked_at": 0.0, "every_s": 0.0, "problem": ""})
         checked_at, problem = seen["checked_at"], seen["problem"]
-        if now - checked_at > SILENCE_S + seen["every_s"]:
+        if abs(now - checked_at) > SILENCE_S + seen["every_s"]:
             found.append(Service(name, None, "", _iso(checked_at)))
         else:
             found.append(Service(name, not problem, problem, _iso(checked_at)))
     ticked_at = queue.ticked_at()
-    ticks = now - ticked_at < SILENCE_S
+    # A tick from the future is also old: the machine's clock has been set back since.
+    ticks = abs(now - ticked_at) < SILENCE_S
     return [*found, Service("clock", ticks, "" if ticks else NO_CLOCK, _iso(ticked_at))]
 
 

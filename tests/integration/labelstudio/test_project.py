@@ -120,6 +120,15 @@ def test_a_reopened_task_is_served_to_another_annotator_until_they_annotate_it(
     assert project.annotator_names()[second_id] == "second@example.org"
 
 
+def test_all_versions_of_a_task_with_many_predictions_are_found(project: ProjectSetup) -> None:
+    [task_id] = import_images(project, new_task("a")).values()
+    versions = [f"r0001h{number:02}" for number in range(1, 61)]
+    for version in versions:  # Label Studio lists about 40 of them
+        project.import_predictions({task_id: guess(0.5, version)})
+    [task] = project.open_tasks()
+    assert task.versions == {*versions}
+
+
 def test_only_tasks_that_changed_are_read_again(project: ProjectSetup, api: httpx.Client) -> None:
     ids = import_images(project, *map(new_task, ["untouched", "edited", "emptied"]))
     for image_id in ids:

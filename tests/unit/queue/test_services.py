@@ -43,6 +43,15 @@ def test_living_workers_and_a_ticking_clock_are_up(
     assert found(queue, NOON + 2)["clock"].is_up is False
 
 
+def test_a_clock_process_that_died_before_its_machines_clock_was_set_back_is_down(
+    queue: TrainingQueue,
+) -> None:
+    queue.record_tick(NOON + 3600)
+    queue.record_health("backend", "", NOON + 3600, 10)
+    assert found(queue)["clock"].is_up is False
+    assert found(queue)["backend"].is_up is None
+
+
 def test_a_health_check_is_shown_until_it_is_too_old(queue: TrainingQueue) -> None:
     queue.record_health(
         "label_studio", "Label Studio cannot be reached: check that it runs", NOON, 5
