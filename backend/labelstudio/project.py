@@ -38,10 +38,7 @@ IMPORT_COUNTS = {"annotations": "annotation_count", "predictions": "prediction_c
 
 
 class LabelStudioProject:
-    """A Label Studio project.
-
-    Methods raise LabelStudioError, whose message explains what to do.
-    """
+    """A Label Studio project. Methods raise LabelStudioError, whose message says what to do."""
 
     _task_columns = rows.TASK_COLUMNS
 
