@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from random import Random
 
+import httpx
+
+from backend.base.errors import TightloopError
 from backend.images.known_labels import true_labels
 from backend.images.pool import open_pool
 from backend.store.project_record import read_record
@@ -18,7 +20,7 @@ from scripts.research.chaos.catching_up import (
     wait_until_learned,
 )
 from scripts.research.chaos.chaos_stack import ChaosStack
-from scripts.research.chaos.fault import Fault, FaultError
+from scripts.research.chaos.fault import Fault, FaultError, Heal
 from scripts.research.chaos.outcome import Outcome
 from scripts.research.chaos.people import people_labeling
 from scripts.research.chaos.report import Report
@@ -72,10 +74,7 @@ def _carry_out(
     for number, fault in enumerate(faults, start=1):
         rng = Random(f"{seed} {number}")
         time.sleep(rng.uniform(*REST_S))
-        try:
-            outcome = _let_happen(stack, fault, truth, rng)
-        except FaultError as error:
-            outcome = Outcome(fault.name, 0.0, 0.0, None, None, "", left_out=str(error))
+        outcome = _let_happen(stack, fault, truth, rng)
         outcomes.append(outcome)
         announce(f"{number:>3}/{len(faults)}  {outcome.line()}")
         if not outcome.has_recovered:
@@ -85,9 +84,14 @@ def _carry_out(
 
 def _let_happen(stack: ChaosStack, fault: Fault, truth: Mapping[str, str], rng: Random) -> Outcome:
     began = time.monotonic()
-    with ExitStack() as heals:
-        heals.callback(fault.strike(stack, rng))
+    try:
+        heal = fault.strike(stack, rng)
+    except FaultError as error:
+        return Outcome(fault.name, 0.0, 0.0, None, None, "", left_out=str(error))
+    try:
         time.sleep(rng.uniform(*fault.lasts_s))
+    finally:
+        _repair(stack, heal)
     lasted_s = time.monotonic() - began
     limit_s = fault.limit_s or stack.settings.reconcile_every_s + GRACE_S
     back_s = wait_until_back(stack)
@@ -95,3 +99,12 @@ def _let_happen(stack: ChaosStack, fault: Fault, truth: Mapping[str, str], rng: 
         return Outcome(fault.name, lasted_s, limit_s, None, None, stack.missing())
     caught_up_s, lag = wait_until_caught_up(stack, truth.keys(), limit_s + GIVE_UP_S)
     return Outcome(fault.name, lasted_s, limit_s, back_s, caught_up_s, lag)
+
+
+def _repair(stack: ChaosStack, heal: Heal) -> None:
+    """Undo a fault; try once more if Label Studio has not been able to."""
+    try:
+        heal()
+    except (TightloopError, httpx.HTTPError):
+        wait_until_back(stack)
+        heal()
