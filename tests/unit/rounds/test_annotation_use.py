@@ -149,7 +149,7 @@ def test_nothing_is_said_before_annotations_are_read() -> None:
     assert use_sentence(None, {"empty": 1}) == ""
 
 
-@pytest.mark.parametrize("reason", WORDS.keys() - {"new", "skipped", "validation image"})
+@pytest.mark.parametrize("reason", sorted(WORDS.keys() - {"new", "skipped", "validation image"}))
 def test_every_other_reason_is_said_in_words(reason: str) -> None:
     said = use_sentence(1000, {reason: 1500})
     assert said == f"2,500 annotations, 1,000 learned: 1,500 {WORDS[reason]}"
