@@ -77,7 +77,7 @@ class DatabaseError(LabelStudioError):
 class ProjectGoneError(LabelStudioError):
     """Label Studio no longer has the project.
 
-    `is_replaced` states whether another project has its id now.
+    `is_replaced` states whether another project now has its id.
     """
 
     def __init__(self, url: str, status: int | None = None, *, is_replaced: bool = False) -> None:

@@ -34,7 +34,7 @@ REPEATABLE = ("GET", "PATCH", "DELETE")  # none of our requests with these metho
 TRIES = 3
 PAUSE_S = 0.3  # between tries
 PROJECTS_PER_PAGE = 100  # Label Studio's maximum
-NO_PROJECT = "No Project matches"  # how the answer begins if the project of a request is missing
+NO_PROJECT = "No Project matches"  # how the reason begins if the requested project does not exist
 
 
 class LabelStudio:
@@ -72,9 +72,9 @@ class LabelStudio:
     ) -> Any:
         """Send a request; send `files`, each with a name, content and MIME type, as a form.
 
-        If Label Studio's database fails, a request that may be repeated without harm is repeated;
-        otherwise, raises DatabaseError. Returns the response's JSON, or None for a 404 response if
-        `may_be_gone` is set.
+        If Label Studio's database fails, a request that is safe to repeat is repeated. Raises
+        DatabaseError if the database still fails. Returns the response's JSON, or None for a 404
+        response if `may_be_gone` is set.
         """
         tries_left = TRIES if method in REPEATABLE else 1
         while True:
@@ -239,7 +239,7 @@ def _reason(body: Any) -> str:
 
 
 def _read_body(response: httpx.Response) -> Any:
-    """Return the JSON in a response; None if there is none, or if Label Studio sent an error page.
+    """Return the JSON in a response, or None if it is empty or is an error page of Label Studio.
 
     Raises ValueError if another server responded.
     """

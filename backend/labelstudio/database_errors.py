@@ -1,6 +1,6 @@
-"""Recognize failures of Label Studio's database in its answers, and say what to do about them.
+"""Recognize failures of Label Studio's database in its responses, and explain what to do.
 
-Label Studio passes the texts of PostgreSQL and SQLite on as they are.
+Label Studio's responses contain the error messages of PostgreSQL and SQLite unchanged.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ SENTENCES: Mapping[str, str] = {
         "check which other programs change Label Studio's data"
     ),
     "No space left on device|could not extend file|disk is full": (
-        "its disk, or the disk of its database, is full, so annotators cannot submit either: free "
-        "some space"
+        "its disk, or the disk of its database, is full, so annotators cannot submit "
+        "anything either: free some space"
     ),
     "too many clients|remaining connection slots|too many connections": (
         "its database accepts no more connections. If this persists, raise max_connections in "
@@ -47,7 +47,7 @@ NO_REASON = (
 def find_database_error(url: str, status: int, reason: str) -> DatabaseError | None:
     """Return the error for a failure of the database, or None if something else is wrong.
 
-    `reason` is the text in Label Studio's answer.
+    `reason` is the text in Label Studio's response.
     """
     if status < 500:
         return None

@@ -1,4 +1,4 @@
-"""Connect a project's webhook and ML backend to Tightloop, and find what people changed there."""
+"""Connect a project's webhook and ML backend to Tightloop, and detect later changes to them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def address_of(settings: Settings) -> Address:
 class ProjectConnection(LabelStudioProject):
     """A project's webhook and its connection to our ML backend.
 
-    Each step may be repeated, and returns whether it changed anything.
+    Methods that connect may be called repeatedly, and return whether they changed anything.
     """
 
     def connect(self, address: Address) -> bool:
@@ -76,14 +76,14 @@ class ProjectConnection(LabelStudioProject):
         return has_changed
 
     def webhook_fault(self, url: str, secret: str) -> str:
-        """Return what is wrong with our webhook, for example "was deleted", or ""."""
+        """Return what is wrong with our webhook, for example "was deleted", or "" if nothing is."""
         ours = [hook for hook in self._list("api/webhooks/") if _is_our_webhook(hook, url)]
         return _fault_of_one(ours, lambda hook: _webhook_fault(hook, url, secret))
 
     def backend_fault(self, url: str, user: str) -> str:
         """Return what is wrong with the connection to our ML backend, or "".
 
-        The connection of a backend that is down is not wrong.
+        A connection has no fault if only its backend is down.
         """
         ours = [row for row in self._list("api/ml/") if is_our_backend(row, url)]
         return _fault_of_one(ours, lambda row: _backend_fault(row, url, user))

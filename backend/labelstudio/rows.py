@@ -30,8 +30,8 @@ ANNOTATION_COLUMNS = f"{TASK_COLUMNS},annotations,{_OF_ANNOTATIONS}"
 # Longer addresses and data: URIs, which contain whole images, are kept as digests.
 ADDRESS_LENGTH = 2000
 DIGEST = "digest:"
-# Label Studio's averages overflow from the root of the largest number, about 1e154, so a lead time
-# far below is not the cause of an error.
+# Label Studio's averages overflow for lead times above the square root of the largest float, about
+# 1e154, so a lead time far below that causes no error.
 LONGEST_S = 1e100
 
 
@@ -187,7 +187,7 @@ def _read_annotation(
 
 
 def _seconds(lead_time: float | None) -> float | None:
-    """Return how long an annotator took, or IMPOSSIBLE_S if nobody can have taken so long."""
+    """Return how long an annotator took, or IMPOSSIBLE_S if nobody can have taken that long."""
     is_possible = lead_time is None or abs(lead_time) < LONGEST_S
     return lead_time if is_possible else IMPOSSIBLE_S
 

@@ -10,9 +10,9 @@ from typing import Any
 Filter = Mapping[str, Any]
 
 ANNOTATIONS, LEAD_TIME = "annotations", "lead_time"
-# The columns that Label Studio computes for a page: with `fields=all` all of them, otherwise only
-# those that are not hidden. Their averages overflow if a person's program sent an absurd lead time
-# or prediction score, and then Label Studio answers 500.
+# Columns that Label Studio computes for each page: all of them with `fields=all`, otherwise only
+# those that are not hidden. The averages among them overflow if a program has sent an absurd lead
+# time or prediction score, and Label Studio then answers 500.
 COMPUTED = (
     "annotations_ids",
     "annotations_results",
@@ -43,7 +43,7 @@ UNFINISHED = task_filter("completed_at", "empty", "Datetime", True)
 
 @dataclass(frozen=True)
 class Listing:
-    """Which columns of which tasks to list."""
+    """A choice of tasks and of their columns."""
 
     columns: tuple[str, ...]
     filters: tuple[Filter, ...] = ()

@@ -20,7 +20,7 @@ from backend.labelstudio.task_listing import (
     Filter,
     Listing,
 )
-from backend.labelstudio.unlistable_tasks import MOST_TASKS, UnlistableTasks
+from backend.labelstudio.unlistable_tasks import MAX_TASKS, UnlistableTasks
 
 log = logging.getLogger(__name__)
 
@@ -35,14 +35,14 @@ MAX_ID = 2**31
 
 
 class _UnlistableError(LabelStudioError):
-    """Label Studio answered 500 to a list of tasks."""
+    """Label Studio answered 500 to a request for a list of tasks."""
 
 
 class TaskPages:
     """The tasks of one project, as Label Studio's JSON.
 
     A page that Label Studio cannot list is read again in smaller parts, down to single tasks. Tasks
-    that cannot be listed are remembered, and from then on read separately or left out.
+    that cannot be listed are remembered, and are read separately or left out from then on.
 
     Methods raise LabelStudioError.
     """
@@ -131,8 +131,8 @@ class TaskPages:
                 body = self._page(rest, size, tries=TRIES if size in (CHUNK, 1) else 1)
             except _UnlistableError as error:
                 if size == CHUNK and not self._can_list(listing, last_id, last_id):
-                    raise  # not even nothing, so no task is the cause
-                if rest.is_timed and len(self._unlistable.untimed) >= MOST_TASKS:
+                    raise  # even an empty list fails, so no task is the cause
+                if rest.is_timed and len(self._unlistable.untimed) >= MAX_TASKS:
                     listing = listing.untimed()
                 elif size > 1:
                     size //= 2
@@ -163,10 +163,10 @@ class TaskPages:
             except _UnlistableError:
                 pass
         task_id = self._find_first(listing.untimed(), last_id, error)
-        if len(self._unlistable.unlisted) >= MOST_TASKS:
+        if len(self._unlistable.unlisted) >= MAX_TASKS:
             raise LabelStudioError(
-                f"Label Studio at {self._server.url} cannot list task {task_id} and {MOST_TASKS} "
-                "other tasks (it answers 500): to delete them, run `python -m scripts.mend_tasks "
+                f"Label Studio at {self._server.url} cannot list task {task_id} and {MAX_TASKS} "
+                "other tasks (it answers 500): to delete them, run `python -m scripts.repair_tasks "
                 f"--project {self._project_id} --delete`"
             )
         log.warning(
@@ -181,7 +181,7 @@ class TaskPages:
         """Return the id of the first task after `last_id`, given that it cannot be listed.
 
         A listing of the ids from `last_id` to another id fails if it contains the task. Raises
-        `error` if a listing without tasks fails too.
+        `error` if even an empty listing fails.
         """
         low, high = last_id, last_id + 1
         if not self._can_list(listing, last_id, low):
@@ -209,8 +209,8 @@ class TaskPages:
         return True
 
     def _read_untimed(self, listing: Listing, task_ids: Collection[int]) -> Iterator[Row]:
-        """Yield those of the tasks that pass the listing's filters, which had impossible lead times
-        when they were last read.
+        """Yield tasks that had impossible lead times when they were last read, if they pass the
+        listing's filters.
         """
         found = set()
         for part in chunks(sorted(task_ids)):
@@ -249,7 +249,7 @@ class TaskPages:
             path = f"api/annotations/{annotation['id']}/"
             found = self._server.request("GET", path, may_be_gone=True) or {}
         except LabelStudioError as error:
-            if not _may_be_of_a_task(error):
+            if not _may_be_due_to_task(error):
                 raise
             found = {LEAD_TIME: math.inf}
         return {**annotation, LEAD_TIME: found.get(LEAD_TIME)}
@@ -261,7 +261,7 @@ class TaskPages:
             try:
                 return self._server.request("GET", "api/tasks/", params=params)
             except LabelStudioError as error:
-                if not _may_be_of_a_task(error):
+                if not _may_be_due_to_task(error):
                     raise
                 if not tries:
                     raise _UnlistableError(str(error), error.status) from None
@@ -272,6 +272,6 @@ def chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
     return (items[i : i + CHUNK] for i in range(0, len(items), CHUNK))
 
 
-def _may_be_of_a_task(error: LabelStudioError) -> bool:
-    """Return whether a task in a listing may be the reason for an error."""
+def _may_be_due_to_task(error: LabelStudioError) -> bool:
+    """Return whether a task in a listing may be the cause of an error."""
     return error.status == 500 and not isinstance(error, DatabaseError)

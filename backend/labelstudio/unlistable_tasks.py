@@ -7,13 +7,13 @@ from collections.abc import Collection
 from backend.store.project_rows import Facts
 from backend.store.project_store import ProjectStore
 
-# The largest number of tasks of each kind. Finding one takes about 20 requests, and each complete
-# reading takes two or three requests for each of them.
-MOST_TASKS = 20
+# At most this many tasks of each kind are remembered. Finding such a task takes about 20 requests,
+# and every complete reading takes two or three requests for each.
+MAX_TASKS = 20
 
 
 class UnlistableTasks:
-    """The tasks whose pages Label Studio answers with 500.
+    """The tasks that make Label Studio answer 500 when it lists them.
 
     `untimed` tasks can be listed without the lead times of their annotations. `unlisted` tasks
     cannot be listed at all. They are kept in the project's database, or in memory if the project

@@ -16,7 +16,7 @@ from backend.base.errors import TooFewLabelsError, TrainingError
 from backend.network import resnet
 from backend.network.inference import normalizer, on_device, resize_bytes
 
-SINGLE_PIXEL_PX = 16  # of images of up to this size, the last layers see a single pixel
+SINGLE_PIXEL_PX = 16  # the last layers see a single pixel of images of up to this size
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ IMAGES_KEPT = 10_000
 IMAGE_ID_LENGTH = 500
 HINTS_KEPT_S = 24 * 3600.0
 JOB_MONITORING_INTERVAL_S = 5
-# With every heartbeat, RQ extends the lease of a running job to this time from now.
+# With every heartbeat, RQ extends the lease of a running job to this long from now.
 LEASE_S = JOB_MONITORING_INTERVAL_S + 60
 
 
@@ -137,7 +137,7 @@ class TrainingQueue:
         return {_text(image_id): at for image_id, at in found}
 
     def forget_future(self, project_id: int, now: float) -> None:
-        """Forget reports and requests from later than `now`: the machine's clock was set back."""
+        """Forget reports and requests later than `now`; the machine's clock was set back."""
         hints = self._redis.hgetall(_key(project_id))
         later = [name for name, at in hints.items() if float(at) > now + CLOCK_SKEW_S]
         if later:
@@ -190,7 +190,7 @@ class TrainingQueue:
         ends_at = time.time() + LEASE_S
         for queue in self._queues.values():
             registry = queue.started_job_registry
-            # A lease is longer than that only if the machine's clock was set back.
+            # A lease ends later than that only if the machine's clock was set back.
             long: Any = self._redis.zrangebyscore(registry.key, ends_at + CLOCK_SKEW_S, "+inf")
             if long:
                 self._redis.zadd(registry.key, dict.fromkeys(long, ends_at), xx=True)

@@ -1,4 +1,4 @@
-"""Say what became of people's annotations: which were learned, and why others were not."""
+"""Report how many annotations were learned, and why the others were not."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ WORDS: Mapping[str, str] = {
     OVERRULED: "overruled by other annotations",
     NEW: "new",
 }
-# These are no reason to look closer: the next training run, or the validation, uses them.
+# These need no attention: the next training run or the validation uses such annotations.
 EXPECTED = (NEW, VALIDATION_IMAGE)
 
 
 def without(outcomes: Outcomes, *names: str) -> dict[int, tuple[str, str]]:
-    """Return the outcomes that have none of these names."""
+    """Return all outcomes except those with these names."""
     return {i: outcome for i, outcome in outcomes.items() if outcome[1] not in names}
 
 
 def count_outcomes(root: Path) -> dict[str, int]:
-    """Count all annotations in Label Studio by what became of them, skips included.
+    """Count all annotations in Label Studio, including skips, by what became of them.
 
     Returns {} until labels are learned for the first time.
     """
@@ -59,9 +59,10 @@ def name_reasons(counts: Mapping[str, int]) -> str:
 
 
 def use_sentence(learned: int | None, unlearned: Mapping[str, int]) -> str:
-    """Return how many annotations were learned and why others were not, or "" if all is as usual.
+    """Return how many annotations were learned, and why the others were not.
 
-    Skipped images are not counted as annotations.
+    Skipped images are not counted. Returns "" before the first training run, and if all other
+    annotations are new or belong to validation images.
     """
     left_out = {reason: n for reason, n in unlearned.items() if n and reason != SKIPPED}
     if learned is None or not left_out.keys() - {*EXPECTED}:

@@ -226,7 +226,7 @@ def push(loop: Loop, batch: Batch, of_sample: Sequence[Asked] = ()) -> int:
     if loop.is_attached and ordered_by in ("", batch.version_name):  # otherwise, a refresh is due
         loop.store.record(ordered_by=batch.version_name)
     elif batch.version is None and loop.store.n_foreign_open():
-        loop.store.record(ordered_by="")  # a refresh puts the new tasks before those of others
+        loop.store.record(ordered_by="")  # a refresh puts the new tasks before foreign ones
     _show_batch(loop, batch, [of_image.image_id for of_image in of_sample], began)
     by = batch.version.version if batch.version else "no model yet"
     if asked:
@@ -320,9 +320,9 @@ def _show_batch(loop: Loop, batch: Batch, sample: Sequence[str], began: float) -
 def _delete_copies(loop: Loop) -> None:
     """Delete open tasks for images that have an earlier or an annotated task.
 
-    They exist if a push was killed while Label Studio was still storing its tasks and another push
-    read the tasks before Label Studio had stored them all, or if a person imported tasks again that
-    were exported from the project.
+    Such copies exist if a push was killed while Label Studio was still storing its tasks, and
+    another push read the tasks before Label Studio had stored them all. They also exist if a person
+    exported tasks from the project and imported them again.
     """
     if copies := loop.store.copies():
         log.warning("deleting %d open copies of other tasks", len(copies))

@@ -17,7 +17,7 @@ from backend.store.project_store import ProjectStore
 
 log = logging.getLogger(__name__)
 
-LEFT_FOR_S = 86_400.0  # what is changed again this soon after it was restored is left alone
+RESTORE_EVERY_S = 86_400.0  # if a part is changed again sooner, it is left alone
 COMMAND = "`python -m scripts.setup_project`"
 
 
@@ -26,10 +26,10 @@ class Part:
     """One of the two parts of the connection."""
 
     name: str
-    mended_at: Literal["webhook_mended_at", "backend_mended_at"]  # the fact that records it
+    restored_at: Literal["webhook_restored_at", "backend_restored_at"]  # the name of the fact
     effect: str  # what does not work without this part
-    fault: str  # what is wrong with it, or ""
-    mend: Callable[[], bool]
+    fault: str  # what is wrong with this part, or ""
+    restore: Callable[[], bool]
 
 
 def follow_connection(
@@ -37,10 +37,10 @@ def follow_connection(
 ) -> None:
     """Restore the webhook and the ML backend connection if a person changed or deleted them.
 
-    Each is restored once a day. If it is changed again, it is left alone and a notice says so.
-    Until set-up has connected the project to this address, nothing is done. Call this only while
-    the backend responds. Raises LabelStudioError if Label Studio does not list the connections,
-    and ModelFolderError if set-up is connecting the project at this moment.
+    Each is restored at most once a day. If it is changed again sooner, it is left alone, and a
+    notice says so. Nothing is done before set-up has connected the project to this address. Call
+    this only while the backend responds. Raises LabelStudioError if Label Studio does not list the
+    connections, and ModelFolderError if set-up is connecting the project at this moment.
     """
     with lock(root, "attach", wait_s=0.0):
         check_attached(root)
@@ -49,41 +49,44 @@ def follow_connection(
         if not any(part.fault for part in parts):
             _record(store, project.project_id, "", connected_to=address.url)
         elif store.facts().connected_to == address.url:
-            problems = [_mend(store, project.project_id, part, now) for part in parts if part.fault]
+            problems = [
+                _restore(store, project.project_id, part, now) for part in parts if part.fault
+            ]
             _record(store, project.project_id, " ".join(filter(None, problems)))
 
 
 def _parts(project: ProjectConnection, settings: Settings, address: Address) -> tuple[Part, Part]:
-    """Return both parts, each with its fault; this needs one request for each."""
+    """Return both parts, each with its fault. This sends one request for each."""
     hook_url = f"{address.url}/webhook"
     webhook = Part(
         name="webhook",
-        mended_at="webhook_mended_at",
+        restored_at="webhook_restored_at",
         effect=f"Tightloop notices annotations only every {settings.reconcile_every_s:.0f} seconds",
         fault=project.webhook_fault(hook_url, address.secret),
-        mend=lambda: project.connect_webhook(hook_url, address.secret),
+        restore=lambda: project.connect_webhook(hook_url, address.secret),
     )
     backend = Part(
         name="ML backend connection",
-        mended_at="backend_mended_at",
+        restored_at="backend_restored_at",
         effect="“Start Training” and “Retrieve Predictions” in Label Studio may not work",
         fault=project.backend_fault(address.url, address.user),
-        mend=lambda: project.connect_backend(address.url, address.user, address.password),
+        restore=lambda: project.connect_backend(address.url, address.user, address.password),
     )
     return webhook, backend
 
 
-def _mend(store: ProjectStore, project_id: int, part: Part, now: float) -> str:
+def _restore(store: ProjectStore, project_id: int, part: Part, now: float) -> str:
     """Restore a part unless this was done recently; return what remains wrong, or ""."""
     what = f"The project's {part.name} in Label Studio {part.fault}"
     until_then = f"Until it is restored, {part.effect}. To restore it, run {COMMAND}."
-    if (mended_at := getattr(store.facts(), part.mended_at)) > 0.0 and now < mended_at + LEFT_FOR_S:
+    restored_at = getattr(store.facts(), part.restored_at)
+    if restored_at > 0.0 and now < restored_at + RESTORE_EVERY_S:
         return f"{what}, although Tightloop restored it less than a day ago. {until_then}"
     try:
-        part.mend()
+        part.restore()
     except LabelStudioError as error:
         return f"{what}, and Tightloop cannot restore it ({error}). {until_then}"
-    store.record(**{part.mended_at: now})
+    store.record(**{part.restored_at: now})
     log.warning("project %d: the %s %s; restored it", project_id, part.name, part.fault)
     return ""
 

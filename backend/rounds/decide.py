@@ -110,7 +110,7 @@ class Decision:
 def decide(state: State, settings: Settings, now: float) -> Decision:
     """Decide what is due at `now` (seconds since the epoch).
 
-    Nothing is due while Label Studio does not have the project.
+    Nothing is due while the project is gone from Label Studio.
     """
     if state.facts.gone:
         return Decision(None, None, math.inf)

@@ -1,4 +1,4 @@
-"""Tell our tasks from the tasks that people created in a project that we created."""
+"""Distinguish our tasks from foreign tasks, which people created in a project that we created."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def foreign_notice(store: ProjectStore, named_from: int) -> str:
         return ""
     return (
         f"{n_open:,} open tasks were not created by Tightloop, so it does not learn from them. "
-        "Label Studio serves these tasks in random order to annotators for whom no task of "
-        "Tightloop is left. To have their images labeled for the model, add the images to the "
-        "pool; otherwise, delete the tasks or move them to another project."
+        "Label Studio serves these tasks in random order to annotators for whom no task that "
+        "Tightloop created is left. To have their images labeled for the model, add the images to "
+        "the pool; otherwise, delete the tasks or move them to another project."
     )

@@ -1,4 +1,4 @@
-"""Find out whether Label Studio still has a project, and say what to do if it does not."""
+"""Check whether Label Studio still has a project, and explain what to do if it does not."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from backend.store.project_store import ProjectStore
 log = logging.getLogger(__name__)
 
 
-def find_gone(settings: Settings, record: ProjectRecord) -> str:
-    """Return that Label Studio no longer has a project and what to do, or "" if it has the project.
+def gone_notice(settings: Settings, record: ProjectRecord) -> str:
+    """Return a notice that a project is gone from Label Studio and what to do, or "".
 
-    If all projects are missing, or another project has this one's id, the whole server is another
-    one or was emptied.
+    If all of Tightloop's projects are missing, or another project has this project's id, the notice
+    says that Label Studio was emptied or is another server.
     """
     access = settings.label_studio_url, settings.label_studio_api_key.get_secret_value()
     created_at = record.project_created_at
@@ -28,7 +28,7 @@ def find_gone(settings: Settings, record: ProjectRecord) -> str:
     another_server = (
         f"Label Studio was emptied, or LABEL_STUDIO_URL ({settings.label_studio_url}) names "
         "another server. Correct LABEL_STUDIO_URL or restore Label Studio's data, and Tightloop "
-        f"continues by itself. To give the project up, run {forget}."
+        f"continues automatically. To give up the project, run {forget}."
     )
     try:
         project.created_at()
@@ -44,13 +44,13 @@ def find_gone(settings: Settings, record: ProjectRecord) -> str:
         return (
             f"Project {name} is gone from Label Studio, so Tightloop no longer works on it. If it "
             f"was deleted on purpose, run {forget}. Otherwise, restore Label Studio's data from a "
-            "backup, and Tightloop continues by itself."
+            "backup, and Tightloop continues automatically."
         )
     return ""
 
 
 def record_gone(store: ProjectStore, project_id: int, gone: str) -> None:
-    """Record what `find_gone` returned, and log a change once."""
+    """Record the notice that `gone_notice` returned, and log a change once."""
     if gone == store.facts().gone:
         return
     store.record(gone=gone)

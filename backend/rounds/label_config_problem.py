@@ -1,7 +1,7 @@
 """Find changes to the label config that hide the images or make annotations unusable.
 
-Label Studio accepts both changes even if they do not fit the existing tasks and annotations.
-Classes that were added or removed are no problem; see backend/rounds/classes.py.
+Label Studio accepts such changes even if they do not fit the existing tasks and annotations.
+Classes may be added and removed; see backend/rounds/classes.py.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CHANGE_BACK = "In Label Studio under Settings > Labeling Interface, change"
 def record_label_config(store: ProjectStore, record: ProjectRecord, config: LabelConfig) -> None:
     """Record the names that the label config uses now, and log a new problem once.
 
-    Call this after all changes were read.
+    Call this after reading all changes.
     """
     facts = store.facts()
     control, image_key = config.from_name, config.image_key
@@ -60,7 +60,7 @@ def record_label_config(store: ProjectStore, record: ProjectRecord, config: Labe
 
 
 def _former(former: str, last: str, now: str) -> str:
-    """Return the name that was used before it changed to the name of now, or ""."""
+    """Return the name that was used before the current one, or "" if the name has not changed."""
     first = former or last
     return "" if first == now else first
 

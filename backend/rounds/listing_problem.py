@@ -1,4 +1,4 @@
-"""Explain which tasks Label Studio cannot list or open, and how to mend them."""
+"""Explain which tasks Label Studio cannot list or open, and how to repair them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from backend.store.project_store import ProjectStore
 
-COMMAND = "python -m scripts.mend_tasks --project {project_id}"
+COMMAND = "python -m scripts.repair_tasks --project {project_id}"
 
 
 def listing_notices(store: ProjectStore, project_id: int) -> list[str]:
@@ -16,15 +16,16 @@ def listing_notices(store: ProjectStore, project_id: int) -> list[str]:
     if times := store.impossible_times():
         task_ids = sorted({task_id for task_id, _ in times})
         notices.append(
-            f"Label Studio cannot open {_name(task_ids)} (it answers 500), because annotation "
-            f"{times[0][1]} has an impossible lead time. The annotation counts nevertheless. To "
-            f"remove the lead time and keep the annotation, run `{command}`."
+            f"Label Studio cannot open {_name(task_ids)} (it answers 500), because of "
+            f"impossible lead times, for example of annotation {times[0][1]}. The annotations "
+            f"count nevertheless. To remove the lead times and keep the annotations, run "
+            f"`{command}`."
         )
     if unlisted := store.facts().unlisted_tasks:
         notices.append(
-            f"Label Studio cannot list {_name(unlisted)} (it answers 500), so Tightloop reads no "
-            "changes there, and the Data Manager fails on the same page. To delete what cannot be "
-            f"listed, run `{command} --delete`."
+            f"Label Studio cannot list {_name(unlisted)} (it answers 500). Tightloop no longer "
+            "reads what cannot be listed, and the Data Manager fails on the same page. To delete "
+            f"what cannot be listed, run `{command} --delete`."
         )
     return notices
 

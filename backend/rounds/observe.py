@@ -125,11 +125,10 @@ def read_everything_changed(
     project: LabelingProject, store: ProjectStore, *, now: float | None = None
 ) -> None:
     """Update the local copy; read all tasks if Label Studio has a different number of tasks, or had
-    more annotations than were found.
+    more annotations than this reading found.
 
-    The numbers of tasks differ after a deletion, for example. An annotation is not found if Label
-    Studio or its database was killed after it had saved the annotation, but before it had marked
-    the task as changed.
+    The numbers of tasks differ after a deletion, for example. Annotations are missing if Label
+    Studio or its database was killed after saving them, but before marking their task as changed.
     """
     n_annotations = project.count_annotations()
     read_changes(project, store, now=now)
@@ -160,9 +159,10 @@ def _must_ask_sample(root: Path, classes: ClassList, revision: int) -> bool:  # 
 
 
 def _lacks_annotations(store: ProjectStore, n_annotations: int) -> bool:
-    """Return whether fewer than `n_annotations` were found.
+    """Return whether fewer than `n_annotations` annotations were found.
 
-    If tasks cannot be listed, their new annotations are not found either way.
+    Returns False if some tasks cannot be listed: reading all tasks would not find their annotations
+    either.
     """
     counts = store.counts()
     is_fewer = counts.annotations + counts.skipped < n_annotations

@@ -65,7 +65,7 @@ def refit_head(loop: Loop, progress: Progress = lambda *_: None) -> Meta | None:
         def record(waiting_for: str | None) -> None:
             now = time.time()
             loop.store.record_success("refit", head_revision=revision, head_fitted_at=now)
-            # The next training run decodes the images that are missing only here.
+            # The next training run decodes images that a head cannot use yet.
             missing = (UNAVAILABLE,) if loop.is_attached else ()
             _record_outcomes(loop, reading, waiting_for, *missing)
 

@@ -27,7 +27,7 @@ _COUNT = """
 
 
 class AnnotationOutcomes:
-    """The outcomes of a project's annotations, which every version that is made records again.
+    """The outcomes of a project's annotations, which are recorded again with every new version.
 
     Methods raise StoreError if the file cannot be read or written.
     """
@@ -45,7 +45,7 @@ class AnnotationOutcomes:
             db.execute(_DELETE_GONE)
 
     def count(self, *, skipped: str, foreign: str, new: str) -> dict[str, int]:
-        """Count all annotations in Label Studio, skips included, by outcome.
+        """Count all annotations in Label Studio, including skips, by outcome.
 
         Skips, annotations of foreign tasks, and annotations without an outcome are counted under
         the given names. Returns {} if no outcome was ever recorded.

@@ -137,9 +137,9 @@ class FinishStore(Mirror):
     ) -> None:
         """Record how a try ended, and how many images of its sample people had judged by then.
 
-        A try that passed can still be canceled. All other tries end only once. Of a try that did
-        not pass, only the sample is kept: nothing uses the model's other labels, and in a large
-        pool, each try would add a row for every image.
+        A try that passed can still be canceled. All other tries end only once. If a try
+        does not pass, only its sample is kept: nothing uses the model's other labels, and each try
+        would add a row for every image of a large pool.
         """
         before = ("asking", "passed") if state == "canceled" else ("asking",)
         with writing(self._root) as db:

@@ -1,7 +1,8 @@
 """Mirror a project's tasks and annotations, and find what changed since the last training run.
 
 Readings may overlap. If a task is read twice, the reading with the later `updated_at` (from Label
-Studio's clock) wins. A recorded `updated_at` in the future never wins: that clock was set back.
+Studio's clock) wins. A recorded `updated_at` in the future never wins, because that
+clock was set back.
 """
 
 from __future__ import annotations
@@ -72,9 +73,7 @@ class Mirror(ForeignTasks):
     """
 
     def n_tasks(self) -> int:
-        """Count all tasks, whether they are queried or not, and whether Label Studio can list them
-        or not.
-        """
+        """Count all tasks, queried or not, including those that Label Studio cannot list."""
         query = (
             "SELECT count(*) FROM (SELECT task_id FROM mirror_task UNION SELECT json_each.value "
             "FROM own_fact, json_each(own_fact.value) WHERE own_fact.name = 'unlisted_tasks')"
@@ -151,7 +150,7 @@ class Mirror(ForeignTasks):
     def annotation_times(self, count: int) -> list[float]:
         """Return when people made the latest annotations, in seconds since the epoch, in order.
 
-        Skips, ground truths, imports and foreign tasks are ignored.
+        Skips, ground truths, imports and annotations of foreign tasks are ignored.
         """
         rows = select(
             self._root,
@@ -194,7 +193,7 @@ class Mirror(ForeignTasks):
 
     def new_annotations(self) -> tuple[int, float | None]:
         """Count annotations that were added, changed or deleted since the last training run,
-        and return when the first change was noticed; ignore foreign tasks.
+        and return when the first change was noticed. Foreign tasks are ignored.
         """
         # The condition must match the index's condition; otherwise, SQLite scans the whole table.
         query = "count(*), min(changed_at) FROM mirror_annotation WHERE answer IS NOT learned"

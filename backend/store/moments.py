@@ -1,6 +1,6 @@
 """Correct recorded times that are in the future because the machine's clock was set back.
 
-Without this, everything that depends on such a time would stand still until the clock reached it.
+Without this, everything that depends on such a time would wait until the clock reached it.
 """
 
 from __future__ import annotations

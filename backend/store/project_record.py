@@ -144,7 +144,7 @@ def pick_project(model_dir: Path, asked: int | None) -> int:
 
 
 def write_record(root: Path, record: ProjectRecord) -> None:
-    """Write a project's record, and delete the records of an earlier detaching or forgetting."""
+    """Write a project's record, and delete the records that detaching or forgetting it left."""
     write_text(root / RECORD, record.model_dump_json(indent=2))
     with folder_errors(root):
         for name in FORMER:
@@ -205,12 +205,12 @@ def is_half_detached(root: Path) -> bool:
 
 
 def read_former(root: Path) -> ProjectRecord | None:
-    """Return the record of a project that was forgotten, or detached completely or incompletely."""
+    """Return the record of a project that was forgotten or (at least partly) detached, or None."""
     return next(filter(None, (_read(root / name) for name in FORMER)), None)
 
 
 def check_attached(root: Path) -> None:
-    """Raise DetachedError if Tightloop was detached from a project, or has forgotten it."""
+    """Raise DetachedError if Tightloop was detached from a project or has forgotten the project."""
     if read_record(root) is None and read_former(root) is not None:
         number = root.name.removeprefix("p")
         was = "forgot" if (root / FORGOTTEN).exists() else "was detached from"

@@ -70,7 +70,7 @@ class ProjectStore(Mirror):
             _record(db, {**facts, "failed_at": {**_facts(db).failed_at, step: at}})
 
     def record_success(self, step: str, **facts: Any) -> None:
-        """Record that a step succeeded, along with its results; its errors are over."""
+        """Record that a step succeeded, along with its results. Its errors are over."""
         with writing(self._root) as db:
             _record(db, facts)
             _record_success(db, step)
@@ -96,7 +96,7 @@ class ProjectStore(Mirror):
                 _raise_revisions(db, mirror.delete_unseen(db, began, before.unlisted_tasks))
                 found["full_read_at"] = max(began, before.full_read_at)
             _record(db, found)
-            _record_success(db, "read")  # whichever process has read, reading works again
+            _record_success(db, "read")  # reading works again, no matter which process has read
 
     def forget_tasks(self, task_ids: Sequence[int], now: float) -> None:
         """Delete tasks that were deleted in Label Studio."""
@@ -104,7 +104,7 @@ class ProjectStore(Mirror):
             _raise_revisions(db, mirror.delete_tasks(db, task_ids, now))
 
     def adopt_images(self, image_ids: Iterable[str]) -> None:
-        """Count tasks of these images of the pool as ours, although their data does not say so."""
+        """Count tasks of these pool images as ours, although the tasks' data does not say so."""
         with writing(self._root) as db:
             _raise_revisions(db, MirrorChanges(has_annotations=adopt_images(db, image_ids)))
 
@@ -115,7 +115,7 @@ class ProjectStore(Mirror):
         with writing(self._root) as db:
             mirror.write_learned(db, digests, now)
             _record(db, facts)
-            _record_success(db, "retrain", "refit")  # no annotation is left to fit a head to
+            _record_success(db, "retrain", "refit")  # no annotation is left for a head to learn
 
     def label_counts(self) -> dict[str, int]:
         """Return how many annotations each label has, including labels that are not classes now.
@@ -258,7 +258,7 @@ class ProjectStore(Mirror):
     ) -> None:
         """Record an error to show on the dashboard.
 
-        The error is over once `step` has succeeded; without a step, it is over from the beginning.
+        The error is over once `step` has succeeded. An error without a step counts as over at once.
         """
         moment = (at or datetime.now(UTC)).isoformat(timespec="seconds")
         with writing(self._root) as db:

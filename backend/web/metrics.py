@@ -120,7 +120,7 @@ GAUGES = {
         ("project", "where"),
     ),
     "ongoing_errors": (
-        "Those of kept_errors whose job has not succeeded since; 0 means that nothing is wrong.",
+        "Kept errors of jobs that have not succeeded since; 0 means that nothing is wrong.",
         ("project", "where"),
     ),
 }

@@ -77,7 +77,7 @@ class ProjectStatus(StatusPart):
         description="whether Tightloop was attached to this project, whose tasks belong to its team"
     )
     is_gone: bool = Field(
-        description="whether Label Studio no longer has the project; the notice says what to do"
+        description="whether the project is gone from Label Studio; the notice says what to do"
     )
     order_problem: str | None = Field(
         description="why annotators do not get the images that the model asks for, and what to do; "
@@ -157,14 +157,14 @@ class ProjectStatus(StatusPart):
     )
     skipped: int | None = Field(description="how many times annotators skipped an image")
     learned_annotations: int | None = Field(
-        description="annotations that the newest version, or the one with the same labels, was "
-        "trained on; null until the first training run, and after an update until the next one"
+        description="annotations that the newest version, or an earlier one with the same labels, "
+        "has learned; null until the first training run, and after an update until the next one"
     )
     unlearned_annotations: dict[str, int] = Field(
         description="the other annotations, including skipped images, by reason: `new`, `skipped`, "
         "`empty`, `another control`, `removed class`, `unknown class`, `not of the pool`, `image "
         "not available`, `validation image`, `foreign task`, or `overruled` by other annotations. "
-        "Together with `learned_annotations`, they add up to `annotations` and `skipped`"
+        "Together with `learned_annotations`, they add up to `annotations` plus `skipped`"
     )
     open_tasks: int | None = Field(
         description="queried images awaiting their first annotation; open tasks that Tightloop "

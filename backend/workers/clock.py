@@ -32,7 +32,7 @@ from backend.queue.training_queue import Hints, TrainingQueue
 from backend.rounds.classes import follow_classes
 from backend.rounds.connection import follow_connection
 from backend.rounds.decide import State, decide
-from backend.rounds.gone_project import find_gone, record_gone
+from backend.rounds.gone_project import gone_notice, record_gone
 from backend.rounds.label_config_problem import record_label_config
 from backend.rounds.observe import observe, read_changes, read_everything_changed
 from backend.rounds.order_problem import record_order
@@ -75,7 +75,7 @@ class Watch:
     # Kept open while the clock runs, so that processes with a read-only mount can open the
     # database.
     connection: Connection
-    label_studio: ProjectConnection | None = None  # opened when it is first looked at
+    label_studio: ProjectConnection | None = None  # created when first needed
     next_reading: float = 0.0
     look_at: float = 0.0
     looks: int = -1
@@ -128,7 +128,7 @@ class Clock:
         self._forget_all_but(())
 
     def _start_over(self, back_s: float) -> None:
-        """Plan everything again, because the machine's clock was set back."""
+        """Make everything due at once, because the machine's clock was set back."""
         log.warning("the clock of this machine was set back by %.0f s", back_s)
         self._next_abandoned = self._next_backend = 0.0
         for watch in self._watches.values():
@@ -183,12 +183,12 @@ class Clock:
         self._queue.record_health("label_studio", "; ".join(sorted(problems)), now, every_s)
 
     def _read_unless_gone(self, watch: Watch, now: float) -> str:
-        """Read the project; return that it is gone from Label Studio and what to do, or ""."""
+        """Read the project; return a notice if it is gone from Label Studio, or ""."""
         try:
             self._read_project(watch, now)
         except ProjectGoneError:
             record = read_record(project_root(self._settings.model_dir, watch.project_id))
-            return find_gone(self._settings, record) if record else ""
+            return gone_notice(self._settings, record) if record else ""
         return ""
 
     def _read_project(self, watch: Watch, now: float) -> None:
@@ -196,7 +196,7 @@ class Clock:
         self._correct_moments(watch, now)
         facts, n_known = store.facts(), store.new_annotations()[0]
         since = facts.read_at
-        # A project that is back may have been restored as it was some time ago.
+        # A project that is back may have been restored from an old backup.
         if facts.gone or now - facts.full_read_at >= FULL_READ_EVERY_S:
             read_changes(watch.project, store, is_full=True, now=now)
         else:
@@ -211,7 +211,7 @@ class Clock:
         self._follow_connection(watch, now)
 
     def _follow_connection(self, watch: Watch, now: float) -> None:
-        """Restore the connection to Label Studio, if the backend is up and set-up does not run."""
+        """Restore the connection to Label Studio if the backend is up and set-up is not running."""
         settings = self._settings
         has_secrets = settings.webhook_secret and settings.backend_password
         if not (self._is_backend_up and has_secrets):

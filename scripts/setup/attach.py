@@ -18,7 +18,7 @@ from backend.labelstudio.client import find_projects, label_now_url
 from backend.labelstudio.project_connection import address_of
 from backend.labelstudio.task_source import TaskSource
 from backend.rounds.accuracy import describe_project
-from backend.rounds.gone_project import find_gone
+from backend.rounds.gone_project import gone_notice
 from backend.rounds.observe import read_changes
 from backend.rounds.validation_reading import project_progress
 from backend.store import project_db
@@ -82,7 +82,7 @@ def refresh(settings: Settings, record: ProjectRecord) -> None:
     """
     root = project_root(settings.model_dir, record.project_id)
     check_attached(root)
-    if gone := find_gone(settings, record):
+    if gone := gone_notice(settings, record):
         print(f"NOTE      {gone}")
         return
     if not ProjectStore(root).facts().has_ordered:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from backend.base.errors import SettingsError
 from backend.base.settings import Settings
-from backend.rounds.gone_project import find_gone
+from backend.rounds.gone_project import gone_notice
 from backend.store.files import lock
 from backend.store.project_record import (
     ProjectRecord,
@@ -32,7 +32,7 @@ def forget(settings: Settings, project_id: int, consent: Consent) -> int:
             raise SettingsError(_unknown(settings, project_id))
         print(f"Tightloop no longer works on project {project_id}. Its files are kept in {root}")
         return project_id
-    if not find_gone(settings, record):
+    if not gone_notice(settings, record):
         raise SettingsError(_still_exists(record))
     print(
         f'"{record.title}" (project {project_id}) no longer exists in Label Studio\n'
@@ -41,7 +41,7 @@ def forget(settings: Settings, project_id: int, consent: Consent) -> int:
     )
     if not has_consent(consent, "Forget this project?"):
         return project_id
-    # Jobs that are still running find no record under these locks, and change nothing more.
+    # After this, jobs that are still running take these locks, find no record, and change nothing.
     with lock(root, "push", WAIT_FOR_PUSH_S), lock(root, "review", WAIT_FOR_PUSH_S):
         forget_record(root)
     print(f"project {project_id} is forgotten. You may move or delete {root}")
@@ -52,7 +52,7 @@ def forget(settings: Settings, project_id: int, consent: Consent) -> int:
 
 def _unknown(settings: Settings, project_id: int) -> str:
     known = ", ".join(map(str, known_projects(settings.model_dir))) or "none"
-    return f"Tightloop knows no project {project_id}. The projects that it knows: {known}"
+    return f"Tightloop has no project {project_id}. Its projects: {known}"
 
 
 def _still_exists(record: ProjectRecord) -> str:
@@ -61,7 +61,7 @@ def _still_exists(record: ProjectRecord) -> str:
         f"run `python -m scripts.setup_project --detach {number}`, which restores its settings"
         if record.is_attached
         else "delete it in Label Studio first, under Settings > Danger Zone. This also deletes its "
-        "annotations, so export them before"
+        "annotations, so export them first"
     )
     return (
         f'project {number} ("{record.title}") still exists in Label Studio, so it was not '

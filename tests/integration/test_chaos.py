@@ -1,10 +1,10 @@
-"""A short form of `make chaos`: nothing is lost, and the books notice what is."""
+"""Run a short form of `make chaos`, and check that its audit notices losses."""
 
 from __future__ import annotations
 
 import pytest
 
-from scripts.research.chaos.books import Page, close_books
+from scripts.research.chaos.audit import Finding, audit
 from scripts.research.chaos.catching_up import find_lag
 from scripts.research.chaos.chaos_stack import ChaosStack
 from scripts.research.chaos.faults import FAULTS
@@ -39,35 +39,35 @@ def report(stack: ChaosStack) -> Report:
     return break_stack(stack, faults, 1, print)
 
 
-def page(stack: ChaosStack, images: set[str], name: str) -> Page:
-    return next(page for page in close_books(stack, images) if page.name == name)
+def finding(stack: ChaosStack, images: set[str], name: str) -> Finding:
+    return next(found for found in audit(stack, images) if found.name == name)
 
 
 def test_five_faults_lose_nothing_while_two_people_label(report: Report) -> None:
-    """How long it takes to catch up is left to `make chaos`."""
+    """Check no times; `make chaos` checks how long the stack takes to catch up."""
     told = "\n".join(report.lines())
     assert [outcome.name for outcome in report.outcomes if outcome.has_recovered] == [*SHORT], told
-    assert not [problem for page in report.books for problem in page.problems], told
+    assert not [problem for found in report.findings for problem in found.problems], told
     assert report.learned_s is not None, told
 
 
-def test_the_books_notice_a_lost_annotation_and_a_second_task(
+def test_the_audit_notices_a_lost_annotation_and_a_second_task(
     stack: ChaosStack, report: Report
 ) -> None:
     assert report.outcomes
     lost, *_ = stack.ledger.entries().values()
     images = {task.image_id for task in stack.project.tasks()}
-    assert not page(stack, images, "annotations").problems
+    assert not finding(stack, images, "annotations").problems
     stack.project.delete_annotation(lost.annotation_id)
     task = stack.label_studio.get(f"/api/tasks/{lost.task_id}/").raise_for_status().json()
     again = {"data": task["data"], "project": stack.project_id}
     made = stack.label_studio.post("/api/tasks/", json=again).raise_for_status().json()["id"]
     try:
         wait_for(lambda: find_lag(stack, stack.ledger.entries(), images), "the clock to notice")
-        assert page(stack, images, "annotations").problems == (
+        assert finding(stack, images, "annotations").problems == (
             f"Label Studio lost annotation {lost.annotation_id} of task {lost.task_id}",
             f"project.db lost annotation {lost.annotation_id} of task {lost.task_id}",
         )
-        assert page(stack, images, "tasks").problems == (f"2 tasks for image {lost.image_id}",)
+        assert finding(stack, images, "tasks").problems == (f"2 tasks for image {lost.image_id}",)
     finally:
         stack.project.delete_tasks([made])

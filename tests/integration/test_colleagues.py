@@ -1,4 +1,4 @@
-"""A real stack goes on after colleagues changed the project in Label Studio."""
+"""Change the project in Label Studio as colleagues might; the stack keeps working."""
 
 from __future__ import annotations
 

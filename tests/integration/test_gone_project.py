@@ -1,4 +1,4 @@
-"""A person deletes a project in Label Studio while the stack runs."""
+"""Delete a project in Label Studio while the stack runs."""
 
 from __future__ import annotations
 

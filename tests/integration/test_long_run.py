@@ -1,4 +1,4 @@
-"""Label with the oracle of the long run, and measure what a stack holds."""
+"""Label with the oracle of the long run, and measure what a stack uses."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_the_oracle_labels_correctly_and_corrects_its_own_mistakes(stack: Stack)
             assert n_right() == (3, 3)
 
 
-def test_a_footprint_contains_everything_that_a_stack_holds(stack: Stack) -> None:
+def test_a_footprint_contains_everything_that_a_stack_uses(stack: Stack) -> None:
     info = stack.info
     counts = LabelStudioProject(
         info["label_studio_url"], info["api_key"], info["project_id"]

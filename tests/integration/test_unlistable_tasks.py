@@ -1,4 +1,4 @@
-"""The loop goes on although Label Studio cannot list some of the tasks."""
+"""Run the loop although Label Studio cannot list some of the tasks."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def notices(person: Person) -> str:
     return " ".join(person.status()["notices"])
 
 
-def test_annotations_with_impossible_lead_times_are_learned_and_a_command_mends_their_tasks(
+def test_annotations_with_impossible_lead_times_are_learned_and_a_command_repairs_their_tasks(
     stack: Stack,
     person: Person,
     project: LabelStudioProject,
@@ -84,7 +84,7 @@ def test_annotations_with_impossible_lead_times_are_learned_and_a_command_mends_
     assert trained["errors"] == []
 
     project_id = str(project.project_id)
-    mended = stack.run("scripts.mend_tasks", "--project", project_id)
+    mended = stack.run("scripts.repair_tasks", "--project", project_id)
     assert (mended.returncode, mended.stdout) == (0, "2 impossible lead times removed\n")
     assert "cannot open task" not in notices(person)
     for task_id in impossible:
@@ -108,8 +108,8 @@ def test_the_annotation_of_a_task_that_cannot_be_listed_counts_until_a_command_d
     wait_for(lambda: person.status()["annotations"] == before + 1, "the next annotation counted")
 
     project_id = str(project.project_id)
-    mended = stack.run("scripts.mend_tasks", "--project", project_id, "--delete")
+    mended = stack.run("scripts.repair_tasks", "--project", project_id, "--delete")
     assert mended.returncode == 0, mended.stderr
-    assert mended.stdout == f"0 impossible lead times removed\ndeleted: {broken}\n"
+    assert mended.stdout == f"0 impossible lead times removed\ndeleted tasks: {broken}\n"
     assert "cannot list" not in notices(person)
     assert person.status()["annotations"] == before

@@ -5,8 +5,9 @@
 Starts a temporary stack in var/chaos, in which two people with accounts label. Each fault is
 followed by a line with the seconds until the stack had caught up: all annotations acknowledged so
 far are counted, the open tasks carry the predictions of the version in service, and training has
-begun if it is due. A table of all kinds of faults and the books of the run follow. If anything was
-lost, duplicated, damaged or late, the exit code is 1, and the logs are kept in var/chaos-failed.
+begun if it is due. At the end, a table sums up all kinds of faults, and an audit checks
+annotations, tasks, counts, versions and logs. If anything was lost, duplicated, damaged or late,
+the exit code is 1, and the logs are kept in var/chaos-failed.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def main() -> int:
     """Run the faults; return 1 if a target was missed."""
     parser = CommandParser(prog="python -m scripts.research.chaos", description=__doc__)
     parser.add_argument("--faults", type=int, default=100, help="how many faults (default: 100)")
-    parser.add_argument("--seed", type=int, default=1, help="what to draw them with (default: 1)")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the random draw (default: 1)")
     arguments = parser.parse_args()
     faults = draw_faults(FAULTS, arguments.faults, Random(arguments.seed))
     place = ROOT / "var/chaos-run"

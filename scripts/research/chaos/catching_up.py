@@ -15,7 +15,7 @@ LEARNED_WITHIN_S = 600.0
 
 
 def wait_until_back(stack: ChaosStack) -> float | None:
-    """Wait until all services are back; return the seconds, or None if some service never is."""
+    """Wait until all services are back; return the seconds, or None if one never is."""
     began = time.monotonic()
     while stack.missing():
         if time.monotonic() - began > BACK_WITHIN_S:
@@ -27,7 +27,7 @@ def wait_until_back(stack: ChaosStack) -> float | None:
 def wait_until_caught_up(
     stack: ChaosStack, images: Collection[str], give_up_s: float
 ) -> tuple[float | None, str]:
-    """Wait until nothing in `lag` is left; return the seconds, and what took longest.
+    """Wait until `find_lag` finds nothing; return the seconds, and what took longest.
 
     If something is still left after `give_up_s` seconds, returns None and what is left.
     """

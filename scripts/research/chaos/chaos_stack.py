@@ -1,4 +1,4 @@
-"""Control the processes of a stack under test, and look into its project."""
+"""Control the processes of a stack under test, and read its project."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from scripts.research.temporary_stack import TemporaryStack
 WORKERS = ("trainer", "ranker")
 PROGRAMS = ("postgres", "redis", "label-studio", "backend", "clock", *WORKERS)
 TIMEOUT_S = 60.0
-LIMITS = httpx.Limits(max_keepalive_connections=0)  # no connection needs closing
+LIMITS = httpx.Limits(max_keepalive_connections=0)  # so no connection has to be closed
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class ChaosStack(TemporaryStack):
 
     @property
     def settings(self) -> Settings:
-        """The settings that the stack's processes read."""
+        """Return the settings that the stack's processes read."""
         kept = dotenv_values(self.var / "stack.env", interpolate=False)
         given = {**self.environment, **{name: value for name, value in kept.items() if value}}
         names = {name: field.alias or name.upper() for name, field in Settings.model_fields.items()}
@@ -50,33 +50,33 @@ class ChaosStack(TemporaryStack):
 
     @cached_property
     def project_id(self) -> int:
-        """The project's id in Label Studio."""
+        """Return the project's id in Label Studio."""
         return int(self.info["project_id"])
 
     @cached_property
     def root(self) -> Path:
-        """The project's folder."""
+        """Return the project's folder."""
         return project_root(Path(self.info["model_dir"]), self.project_id)
 
     @property
     def store(self) -> ProjectStore:
-        """The project's database."""
+        """Return the project's database."""
         return ProjectStore(self.root)
 
     @property
     def registry(self) -> Registry:
-        """The project's model versions."""
+        """Return the project's model versions."""
         return Registry(self.root)
 
     @cached_property
     def project(self) -> LabelStudioProject:
-        """The project in Label Studio."""
+        """Return the project in Label Studio."""
         info = self.info
         return LabelStudioProject(info["label_studio_url"], info["api_key"], self.project_id)
 
     @cached_property
     def label_studio(self) -> httpx.Client:
-        """A client with the admin's token."""
+        """Return a client with the admin's token."""
         info = self.info
         return httpx.Client(
             base_url=info["label_studio_url"],

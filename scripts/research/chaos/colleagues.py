@@ -17,7 +17,7 @@ from scripts.research.chaos.ledger import Entry
 
 FOREIGN_TASKS = 200
 MOMENT = (0.0, 1.0)
-WHILE = (20.0, 40.0)  # so that Label Studio is read meanwhile
+WHILE = (20.0, 40.0)  # long enough for the clock to read Label Studio
 
 
 def _send(stack: ChaosStack, method: str, path: str, json: Any = None, **params: Any) -> Any:
@@ -32,7 +32,7 @@ def _send(stack: ChaosStack, method: str, path: str, json: Any = None, **params:
 def _connect_again(stack: ChaosStack) -> Heal:
     """Return a function that connects the project with the backend, as set-up does.
 
-    It does so only if the clock has not: a second time within a day, the clock leaves it to people.
+    The clock restores a connection only once a day, and leaves later changes to people.
     """
 
     def heal() -> None:
@@ -79,7 +79,7 @@ def _change_project(**changes: Any) -> Callable[[ChaosStack, Random], Heal]:
 
 
 def _import_foreign_tasks(stack: ChaosStack, _: Random) -> Heal:
-    """Import tasks without an image id, which nobody but Label Studio has asked people to label."""
+    """Import tasks without an image id, which Tightloop did not create."""
     [source] = _send(
         stack, "GET", "/api/tasks/", project=stack.project_id, page_size=1, fields="all"
     )["tasks"]
@@ -97,7 +97,7 @@ def _import_foreign_tasks(stack: ChaosStack, _: Random) -> Heal:
 
 
 def _make_lead_time_impossible(lead_time: str) -> Callable[[ChaosStack, Random], Heal]:
-    """Change an annotation so that Label Studio can no longer list its task as it usually does."""
+    """Give an annotation a lead time because of which Label Studio can no longer list its task."""
 
     def strike(stack: ChaosStack, rng: Random) -> Heal:
         entry = _choose(stack, rng)
@@ -116,7 +116,7 @@ def _make_lead_time_impossible(lead_time: str) -> Callable[[ChaosStack, Random],
 
 
 def _make_task_unreadable(stack: ChaosStack, rng: Random) -> Heal:
-    """Replace the data of a labeled task by a list; Label Studio saves it, but cannot read it."""
+    """Replace the data of a labeled task with a list, which Label Studio saves but cannot read."""
     entry = _choose(stack, rng)
     if entry is None:
         return nothing
@@ -127,7 +127,7 @@ def _make_task_unreadable(stack: ChaosStack, rng: Random) -> Heal:
     def delete_it() -> None:
         try:
             stack.project.delete_tasks([entry.task_id])
-        except LabelStudioError as error:  # Label Studio deletes it, and fails afterwards
+        except LabelStudioError as error:  # Label Studio deletes the task, and then fails
             if error.status != 500:
                 raise
 
@@ -152,7 +152,7 @@ def _delete_annotation(stack: ChaosStack, rng: Random) -> Heal:
 
 
 def _edit_annotation(stack: ChaosStack, rng: Random) -> Heal:
-    """Change the label of an annotation in the name of the admin."""
+    """Change the label of an annotation as the admin."""
     entry = _choose(stack, rng)
     if entry is not None:
         config = stack.project.label_config()
@@ -168,7 +168,7 @@ def _edit_annotation(stack: ChaosStack, rng: Random) -> Heal:
 
 
 def _choose(stack: ChaosStack, rng: Random) -> Entry | None:
-    """Choose an annotation that somebody labeled, or None if there is none yet."""
+    """Choose an annotation that has a label; return None if none exists yet."""
     labeled = [
         entry
         for entry in stack.ledger.entries().values()

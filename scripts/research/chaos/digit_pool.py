@@ -1,4 +1,4 @@
-"""Write a folder of digits with noise, as many as a run needs."""
+"""Write a folder with as many different images of digits as a run needs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_SHIFT, NOISE = 1, 12
 def write_digit_pool(folder: Path, count: int) -> None:
     """Write `count` different images into folders train/<class>.
 
-    Each is one of scikit-learn's digits, shifted by up to a pixel, enlarged, and with noise.
+    Each shows one of scikit-learn's digits, shifted by up to a pixel, enlarged, with added noise.
     """
     from sklearn.datasets import load_digits
 

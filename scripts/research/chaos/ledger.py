@@ -1,4 +1,4 @@
-"""Write down what Label Studio acknowledged, in a file that no fault can reach."""
+"""Record what Label Studio has acknowledged, in a file that no fault can reach."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Entry:
     task_id: int
     image_id: str
     annotator: int
-    # All labels that it may have now; None = skipped. There are two after an edit whose response
-    # never came.
+    # All labels that the annotation may have now; None = skipped. Two labels are possible after an
+    # edit whose response never came.
     labels: tuple[str | None, ...]
     may_be_deleted: bool = False
 
@@ -48,7 +48,7 @@ class Ledger:
             self._write("annotation", **vars(entry))
 
     def record_edit(self, annotation_id: int, label: str, *, is_clear: bool = True) -> None:
-        """Record an edit; if its response never came, the former labels also remain possible."""
+        """Record an edit. If its response never came, the earlier labels also remain possible."""
         with self._lock:
             before = self._entries[annotation_id]
             labels = (label,) if is_clear else (*before.labels, label)

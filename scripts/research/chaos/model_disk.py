@@ -1,4 +1,4 @@
-"""Give a stack's model folder a disk of its own, which can be full."""
+"""Put a stack's model folder on a separate disk, which can be filled."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pathlib import Path
 import psutil
 
 SIZE = "16g"  # a tmpfs takes only as much memory as its files do
-# What a process can still write to a file if the disk cannot be made full.
+# The largest file that a process can still write if no separate disk can be filled.
 LARGEST_FILE_BYTES = 64 * 1024
 
 
 @contextmanager
 def model_disk() -> Iterator[Path]:
-    """Yield a folder on a disk of its own, or an ordinary folder if nothing may be mounted here."""
+    """Yield a folder on a separate disk, or an ordinary folder if nothing may be mounted here."""
     folder = Path(tempfile.mkdtemp(prefix="tightloop-models-"))
     mount = ["mount", "-t", "tmpfs", "-o", f"size={SIZE},mode=0700", "tightloop", str(folder)]
     subprocess.run(mount, check=False, stderr=subprocess.DEVNULL)
@@ -27,7 +27,7 @@ def model_disk() -> Iterator[Path]:
         yield folder
     finally:
         if folder.is_mount():
-            # A process that is still ending may have a file open here.
+            # A process that has not quite ended may have a file open here.
             subprocess.run(["umount", "--lazy", str(folder)], check=True)
         shutil.rmtree(folder)
 
@@ -35,7 +35,7 @@ def model_disk() -> Iterator[Path]:
 def fill_disk(folder: Path, writers: list[psutil.Process]) -> None:
     """Leave no space on the disk of this folder.
 
-    If it has no disk of its own, the processes `writers` can no longer write long files instead.
+    If it is on no separate disk, the processes `writers` can no longer write long files instead.
     """
     if folder.is_mount():
         used = shutil.disk_usage(folder).used

@@ -14,18 +14,18 @@ class Outcome:
     limit_s: float
     back_s: float | None  # until all services were back; None = never
     caught_up_s: float | None  # from then until everything was done; None = never
-    last_lag: str  # what was left to do until the end
+    last_lag: str  # the last thing that was left to do
     left_out: str = ""  # why the fault could not happen
 
     @property
     def is_in_time(self) -> bool:
-        """Whether the stack caught up within the limit."""
+        """Return whether the stack caught up within the limit."""
         is_caught_up = self.caught_up_s is not None and self.caught_up_s <= self.limit_s
         return bool(self.left_out) or is_caught_up
 
     @property
     def has_recovered(self) -> bool:
-        """Whether the stack caught up at all."""
+        """Return whether the stack caught up at all."""
         return bool(self.left_out) or self.caught_up_s is not None
 
     def line(self) -> str:

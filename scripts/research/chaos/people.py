@@ -18,13 +18,13 @@ from scripts.research.measurement import in_background
 
 EMAILS = ("ada@example.org", "grace@example.org")
 THINKS_S = (1.0, 2.0)
-# The shares of tasks that are labeled wrong and skipped, and of steps that edit an annotation.
+# The shares of tasks that are labeled wrongly or skipped, and of steps that edit an annotation.
 WRONG, SKIPPED, EDITED = 0.1, 0.04, 0.04
 TIMEOUT_S = 60.0
 
 
 class Annotator:
-    """A person who labels one task after the other, and writes down what was acknowledged."""
+    """A person who labels one task after another; what Label Studio acknowledges is recorded."""
 
     def __init__(
         self, stack: ChaosStack, truth: Mapping[str, str], email: str, rng: Random

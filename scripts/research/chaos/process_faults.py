@@ -17,7 +17,7 @@ from scripts.local.programs import BIN
 from scripts.research.chaos.chaos_stack import ChaosStack
 from scripts.research.chaos.fault import Fault, Heal, nothing
 
-# RQ gives the job of a dead worker to another one only when a lease of 65 s has expired.
+# RQ gives the job of a dead worker to another worker only after a lease of 65 s has expired.
 KILLED_WITH_JOB_S = 120.0
 TRAINS_WITHIN_S = 60.0
 MOMENT = (0.0, 1.0)
@@ -74,7 +74,7 @@ def _one_child(name: str) -> Choose:
 
 
 def _in_training(choose: Choose) -> Choose:
-    """Wait until a training run is under way, and then choose."""
+    """Wait until a training run has begun, and then choose."""
 
     def choose_in_training(stack: ChaosStack, rng: Random) -> Sequence[psutil.Process]:
         if not stack.children("trainer"):
@@ -124,7 +124,7 @@ def _stop(name: str) -> Callable[[ChaosStack, Random], Heal]:
 
 
 def _flush_redis(stack: ChaosStack, _: Random) -> Heal:
-    """Empty the Redis of this stack, which runs on a port and with a password of its own."""
+    """Empty the Redis of this stack, which has its own port and password."""
     url = stack.info["redis_url"]
     subprocess.run([BIN / "redis-cli", "-u", url, "--no-auth-warning", "flushall"],
                    check=False, capture_output=True)  # fmt: skip

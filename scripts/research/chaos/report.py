@@ -1,4 +1,4 @@
-"""Sum up a run: a table of the kinds of faults, the books and the verdict."""
+"""Sum up a run in a table of the kinds of faults, the findings of the audit, and the verdict."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from scripts.research.chaos.books import Page
+from scripts.research.chaos.audit import Finding
 from scripts.research.chaos.outcome import Outcome
 
 
@@ -16,17 +16,17 @@ class Report:
 
     n_faults: int  # how many were planned
     outcomes: Sequence[Outcome]
-    books: Sequence[Page]
+    findings: Sequence[Finding]
     seconds: float
-    learned_s: float | None  # from the last annotation until all were learned; None = not learned
+    learned_s: float | None  # from the last annotation until all were learned; None = never
 
     @property
     def is_clean(self) -> bool:
-        """Whether all faults happened, the stack always caught up in time, and the books agree."""
+        """Return whether all faults happened, the stack caught up in time, and nothing was lost."""
         return (
             len(self.outcomes) == self.n_faults
             and all(outcome.is_in_time for outcome in self.outcomes)
-            and not any(page.problems for page in self.books)
+            and not any(finding.problems for finding in self.findings)
             and self.learned_s is not None
         )
 
@@ -39,7 +39,7 @@ class Report:
         return [
             *self._table(),
             "",
-            *(line for page in self.books for line in page.lines()),
+            *(line for finding in self.findings for line in finding.lines()),
             f"{'learned':<12} {learned} after the last annotation",
             "",
             f"{len(self.outcomes)} of {self.n_faults} faults in {self.seconds / 60:.0f} minutes, "

@@ -1,7 +1,7 @@
-"""Give a stack a clock of its own, which can be set while the stack runs.
+"""Give a stack a separate clock, which can be set while the stack runs.
 
-Every process of the stack loads stack_clock.c, which adds an offset to the time of day. The clock
-of the machine is not touched, and neither are the times that the kernel gives to files.
+Every process of the stack loads stack_clock.c, which adds an offset to the time of day. The
+machine's clock, and the times that the kernel gives to files, do not change.
 """
 
 from __future__ import annotations

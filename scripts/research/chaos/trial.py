@@ -1,4 +1,4 @@
-"""Let faults happen to a stack while people label, and report what followed."""
+"""Break a stack in several ways while people label, and report what followed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from backend.images.known_labels import true_labels
 from backend.images.pool import open_pool
 from backend.store.project_record import read_record
 from scripts.local.folder import StackError
-from scripts.research.chaos.books import close_books
+from scripts.research.chaos.audit import audit
 from scripts.research.chaos.catching_up import (
     wait_until_back,
     wait_until_caught_up,
@@ -46,8 +46,8 @@ def break_stack(
     with people_labeling(stack, truth, seed):
         outcomes = _carry_out(stack, faults, truth, seed, announce)
     learned_s = wait_until_learned(stack, truth.keys())
-    books = close_books(stack, truth.keys())
-    return Report(len(faults), outcomes, books, time.monotonic() - began, learned_s)
+    findings = audit(stack, truth.keys())
+    return Report(len(faults), outcomes, findings, time.monotonic() - began, learned_s)
 
 
 def draw_faults(faults: Sequence[Fault], count: int, rng: Random) -> list[Fault]:
@@ -91,7 +91,7 @@ def _let_happen(stack: ChaosStack, fault: Fault, truth: Mapping[str, str], rng: 
     try:
         time.sleep(rng.uniform(*fault.lasts_s))
     finally:
-        _repair(stack, heal)
+        _undo(stack, heal)
     lasted_s = time.monotonic() - began
     limit_s = fault.limit_s or stack.settings.reconcile_every_s + GRACE_S
     back_s = wait_until_back(stack)
@@ -101,8 +101,8 @@ def _let_happen(stack: ChaosStack, fault: Fault, truth: Mapping[str, str], rng: 
     return Outcome(fault.name, lasted_s, limit_s, back_s, caught_up_s, lag)
 
 
-def _repair(stack: ChaosStack, heal: Heal) -> None:
-    """Undo a fault; try once more if Label Studio has not been able to."""
+def _undo(stack: ChaosStack, heal: Heal) -> None:
+    """Undo a fault; if that fails, wait until all services are back, and try once more."""
     try:
         heal()
     except (TightloopError, httpx.HTTPError):

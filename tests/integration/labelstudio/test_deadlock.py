@@ -1,4 +1,4 @@
-"""Block Label Studio's database with a second client, until PostgreSQL ends a request."""
+"""Block Label Studio's database with a second client until PostgreSQL cancels a request."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tests.integration.conftest import Stack
 from tests.integration.labelstudio.annotating import guess, import_images, new_task
 
 TRIES = 20
-# Locks a task's row, waits until Label Studio waits for this row, and then waits for the row that
-# Label Studio has locked. PostgreSQL ends the client that first notices the deadlock: Label Studio
-# looks after a second, and this client after ten, unless it came too late.
+# Locks the row of one task, waits until Label Studio needs it, and then requests the row that Label
+# Studio has locked. PostgreSQL cancels the request of the client that notices the deadlock first:
+# Label Studio looks for deadlocks after one second, this client after ten.
 BLOCK = """
 BEGIN;
 SET LOCAL deadlock_timeout = '10s';
@@ -32,7 +32,7 @@ ROLLBACK;
 """
 
 
-def test_a_deadlock_is_a_sentence_and_the_import_has_added_nothing(
+def test_a_deadlock_is_explained_and_the_import_has_added_nothing(
     stack: Stack, project: ProjectSetup
 ) -> None:
     first, second = import_images(project, new_task("a"), new_task("b")).values()

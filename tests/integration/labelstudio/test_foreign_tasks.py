@@ -1,4 +1,4 @@
-"""Tell our tasks from those that people add to our project, in a real Label Studio."""
+"""Distinguish our tasks from tasks that people add to our project, in a real Label Studio."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Find what people changed in a project's webhook and ML backend connection, and restore it."""
+"""Detect and undo people's changes to a project's webhook and ML backend connection."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def address(receiver: Receiver) -> Address:
 
 @pytest.fixture
 def faults(project: ProjectSetup, address: Address) -> Callable[[], tuple[str, str]]:
-    """Connect the project; return a function that says what is wrong with both parts."""
+    """Connect the project; return a function that returns the faults of both parts."""
     project.connect(address)
 
     def both() -> tuple[str, str]:

@@ -37,7 +37,7 @@ JSON = {"Content-Type": "application/json"}
 
 
 def labels(project: ProjectSetup, since: datetime | None = None) -> dict[int, list[str | None]]:
-    """Return the labels of all tasks, or of those that changed."""
+    """Return the labels of all tasks, or of the tasks that changed after a moment."""
     return {t.task.task_id: [a.label for a in t.annotations] for t in project.read_tasks(since)}
 
 
@@ -101,22 +101,22 @@ def delete_in_the_data_manager(api: httpx.Client, project: ProjectSetup, task_id
 
 
 @pytest.mark.parametrize(
-    ("mend", "left"),
+    ("repair", "left"),
     [(remove_the_time, ["cat"]), (delete_annotation, []), (delete_in_the_data_manager, [])],
 )
 @pytest.mark.parametrize("lead_time", ["1e308", "1e309"])
-def test_a_mended_task_can_be_opened_and_is_noticed(
+def test_a_repaired_task_can_be_opened_and_is_noticed(
     project: ProjectSetup,
     api: httpx.Client,
     ids: dict[str, int],
     lead_time: str,
-    mend: Callable[[httpx.Client, ProjectSetup, int], None],
+    repair: Callable[[httpx.Client, ProjectSetup, int], None],
     left: list[str],
 ) -> None:
     annotate_in(api, project, ids["a"], lead_time)
     labels(project)
     moment = datetime.now(UTC) - CLOCK_SKEW
-    mend(api, project, ids["a"])
+    repair(api, project, ids["a"])
     assert api.get(f"/api/tasks/{ids['a']}/").status_code == 200
     assert labels(project, moment)[ids["a"]] == left
     assert all(a.seconds != math.inf for a in project.annotations()[ids["a"]])

@@ -16,8 +16,8 @@ from urllib.parse import parse_qs, urlsplit
 class DataManager:
     """Tasks 1, 2, … with one annotation each, whose id is 100 more and whose lead time is 3 s.
 
-    A request that shows anything of an `unlistable` task, or the lead time of an `untimed` one, is
-    answered with 500; so is every request if the database `is_down`.
+    Requests for an `unlistable` task, or for the lead time of an `untimed` task, are answered with
+    500, and so are all requests if the database `is_down`.
     """
 
     task_ids: list[int]
@@ -72,7 +72,7 @@ def serving(manager: DataManager) -> Iterator[DataManager]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             status, body = manager.answer(self.path)
-            # Label Studio answers an impossible number with a page in HTML.
+            # Label Studio answers with an HTML page if a number is impossible.
             content = b"<html>" if body is None else json.dumps(body).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(content)))

@@ -1,4 +1,4 @@
-"""Answer as Label Studio does about projects that exist or were deleted."""
+"""Respond as Label Studio does to requests for existing and deleted projects."""
 
 from __future__ import annotations
 

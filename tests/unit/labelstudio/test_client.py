@@ -15,7 +15,7 @@ from backend.base.errors import DatabaseError, LabelStudioError, ProjectGoneErro
 from backend.labelstudio.client import LabelStudio, label_now_url
 from backend.labelstudio.project import LabelStudioProject
 
-# As Label Studio 1.23.2 answered when two transactions blocked each other.
+# Label Studio 1.23.2 answered this when two transactions blocked each other.
 DEADLOCK = json.dumps(
     {
         "status_code": 500,
@@ -79,7 +79,7 @@ def test_other_refusals_quote_label_studios_reason() -> None:
         assert message_of(url) == f"Label Studio at {url} answered 404: No Task matches"
 
 
-def test_a_missing_project_is_told_apart_from_other_errors() -> None:
+def test_a_missing_project_is_distinguished_from_other_errors() -> None:
     answer = {"detail": "No Project matches the given query."}
     with (
         serving(404, json.dumps(answer).encode()) as url,
@@ -104,7 +104,7 @@ def test_another_project_under_the_same_id_is_not_touched() -> None:
 
 
 @pytest.mark.parametrize("method", ["GET", "PATCH", "DELETE"])
-def test_what_may_be_repeated_is_repeated_after_a_deadlock(method: str) -> None:
+def test_a_request_that_is_safe_to_repeat_is_repeated_after_a_deadlock(method: str) -> None:
     with serving(200, b'{"title": "Birds"}', n_deadlocks=2) as url:
         assert LabelStudio(url, TOKEN).request(method, "api/projects/1/") == {"title": "Birds"}
 
@@ -116,7 +116,7 @@ def test_an_import_is_not_repeated_because_it_may_have_added_something() -> None
         assert LabelStudio(url, TOKEN).request("POST", "api/projects/1/import", json=[]) == {}
 
 
-def test_a_deadlock_that_stays_is_a_sentence_without_the_databases_text() -> None:
+def test_a_deadlock_that_persists_is_explained_without_the_databases_text() -> None:
     with serving(200, b"{}", n_deadlocks=3) as url:
         message = message_of(url)
     assert message.startswith(f"Label Studio at {url} failed: several changes blocked each other")

@@ -1,4 +1,4 @@
-"""Recognize the texts of PostgreSQL and SQLite in Label Studio's answers."""
+"""Recognize error messages of PostgreSQL and SQLite in Label Studio's responses."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from backend.labelstudio.database_errors import find_database_error
 
 URL = "http://here"
-# The first six were provoked in Label Studio 1.23.2 with PostgreSQL 18.
+# The first six texts were provoked in Label Studio 1.23.2 with PostgreSQL 18.
 TEXTS = {
     "deadlock detected\nDETAIL:  Process 1 waits for ShareLock": "blocked each other",
     'canceling statement due to user request\nCONTEXT:  while updating tuple (1,3) in relation "p"':

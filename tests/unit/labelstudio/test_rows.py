@@ -101,7 +101,7 @@ def test_a_skipped_annotation_is_not_an_annotation_of_another_control() -> None:
         (math.nan, math.inf, None),
     ],
 )
-def test_impossible_lead_times_are_recorded_but_are_no_working_times(
+def test_impossible_lead_times_are_recorded_but_not_used_as_working_times(
     lead_time: float | None, seconds: float | None, working_s: float | None
 ) -> None:
     task = row({}, [choice("cat")])

@@ -15,7 +15,7 @@ import pytest
 from backend.base.errors import LabelStudioError
 from backend.labelstudio.client import LabelStudio
 from backend.labelstudio.task_pages import TaskPages
-from backend.labelstudio.unlistable_tasks import MOST_TASKS, UnlistableTasks
+from backend.labelstudio.unlistable_tasks import MAX_TASKS, UnlistableTasks
 from backend.store.project_store import ProjectStore
 from tests.unit.labelstudio.data_manager import DataManager, serving
 
@@ -83,7 +83,7 @@ def test_a_refused_page_is_not_read_again() -> None:
         assert left == [PAGE]
 
 
-def test_a_database_that_is_down_condemns_no_task() -> None:
+def test_no_task_is_blamed_for_a_database_that_is_down() -> None:
     unlistable = UnlistableTasks()
     down = pytest.raises(LabelStudioError, match="the database is down")
     with serving(DataManager([1, 2, 3], is_down=True)) as manager, down:
@@ -111,7 +111,7 @@ def test_a_known_task_without_lead_times_costs_one_request_per_reading_of_change
     assert unlistable.untimed == {700}
 
 
-def test_a_mended_task_is_listed_with_the_others_again() -> None:
+def test_a_repaired_task_is_listed_with_the_others_again() -> None:
     unlistable = UnlistableTasks()
     unlistable.add_untimed(2)
     with serving(DataManager([1, 2, 3])) as manager:
@@ -177,15 +177,15 @@ def test_tasks_are_chosen_by_id_without_those_that_cannot_be_listed() -> None:
 
 def test_if_many_tasks_have_impossible_lead_times_pages_are_read_without_lead_times() -> None:
     unlistable = UnlistableTasks()
-    untimed = set(range(1, 1 + MOST_TASKS + 10))
+    untimed = set(range(1, 1 + MAX_TASKS + 10))
     with serving(DataManager([*range(1, 61)], untimed=untimed)) as manager:
         found = read(pages_of(manager, unlistable))
-    assert len(unlistable.untimed) == MOST_TASKS
-    assert found == {i: [math.inf] if i <= MOST_TASKS else [None] for i in range(1, 61)}
+    assert len(unlistable.untimed) == MAX_TASKS
+    assert found == {i: [math.inf] if i <= MAX_TASKS else [None] for i in range(1, 61)}
 
 
 def test_too_many_tasks_that_cannot_be_listed_are_an_error() -> None:
-    unlistable = set(range(1, MOST_TASKS + 2))
+    unlistable = set(range(1, MAX_TASKS + 2))
     too_many = pytest.raises(LabelStudioError, match="cannot list task 21 and 20 other tasks")
     with serving(DataManager([*range(1, 61)], unlistable=unlistable)) as manager, too_many:
         read(pages_of(manager))

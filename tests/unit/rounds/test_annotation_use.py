@@ -1,4 +1,4 @@
-"""Count what became of annotations, so that the numbers always add up, and say it in words."""
+"""Count learned annotations and the others by reason; the numbers always add up."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ NOON = 1_700_000_000.0
 
 @pytest.fixture
 def loop(animals: Loop) -> Loop:
-    """The animals, after the class Bear was removed from the label config."""
+    """Return the animals, after the class Bear was removed from the label config."""
     pool = replace(animals.pool, classes=("cat", "dog", "frog", "bear"))
     return replace(animals, pool=pool)
 
 
 @pytest.fixture
 def keep(loop: Loop) -> Callable[..., None]:
-    """Return a function that records tasks that were read, each with annotations."""
+    """Return a function that records tasks with annotations, as a reading does."""
 
     def record(moment: float, *tasks: tuple[str, tuple[Annotation, ...], bool]) -> None:
         readings = [
@@ -141,7 +141,7 @@ def test_the_sentence_names_reasons_by_frequency_and_new_annotations_last() -> N
 @pytest.mark.parametrize(
     "unlearned", [{}, {"new": 5}, {"skipped": 5}, {"validation image": 20, "new": 1}, {"empty": 0}]
 )
-def test_nothing_is_said_if_all_is_as_usual(unlearned: dict[str, int]) -> None:
+def test_nothing_is_said_if_only_expected_annotations_are_left(unlearned: dict[str, int]) -> None:
     assert use_sentence(1234, unlearned) == ""
 
 
@@ -150,7 +150,7 @@ def test_nothing_is_said_before_annotations_are_read() -> None:
 
 
 @pytest.mark.parametrize("reason", sorted(WORDS.keys() - {"new", "skipped", "validation image"}))
-def test_every_other_reason_is_said_in_words(reason: str) -> None:
+def test_every_other_reason_is_worded(reason: str) -> None:
     said = use_sentence(1000, {reason: 1500})
     assert said == f"2,500 annotations, 1,000 learned: 1,500 {WORDS[reason]}"
 

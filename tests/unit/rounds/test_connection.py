@@ -1,4 +1,4 @@
-"""Restore the webhook and the ML backend connection once, and then leave them."""
+"""Restore the webhook and the ML backend connection once, and then leave them alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from backend.base.errors import DetachedError, LabelStudioError, ModelFolderError
 from backend.base.settings import Settings
 from backend.labelstudio.project_connection import Address, ProjectConnection
-from backend.rounds.connection import LEFT_FOR_S, follow_connection
+from backend.rounds.connection import RESTORE_EVERY_S, follow_connection
 from backend.store.files import lock
 from backend.store.project_record import begin_detaching, project_root, write_record
 from backend.store.project_store import ProjectStore
@@ -63,7 +63,7 @@ def store(root: Path) -> ProjectStore:
 
 @pytest.fixture
 def connection(root: Path) -> SharedConnection:
-    """A connection that the clock has seen once."""
+    """Return a connection that the clock has checked once."""
     connection = SharedConnection()
     look(root, connection, NOON)
     return connection
@@ -100,7 +100,7 @@ def test_a_webhook_that_is_deleted_again_within_a_day_is_left_and_named(
         "than a day ago. Until it is restored, Tightloop notices annotations only every 60 "
         "seconds. To restore it, run `python -m scripts.setup_project`."
     )
-    look(root, connection, NOON + 60 + LEFT_FOR_S)
+    look(root, connection, NOON + 60 + RESTORE_EVERY_S)
     assert connection.n_restored == 2
     assert store.facts().connection_problem == ""
 
@@ -133,7 +133,7 @@ def test_the_webhook_and_the_ml_backend_are_each_restored_once(
     assert "ML backend connection in Label Studio was deleted" in problem
 
 
-def test_what_label_studio_refuses_is_named_and_tried_again(
+def test_a_refusal_by_label_studio_is_named_and_the_repair_is_tried_again(
     root: Path, store: ProjectStore, connection: SharedConnection
 ) -> None:
     connection.webhook, connection.refuses = "was deleted", True

@@ -164,10 +164,10 @@ CASES = (
     Case("as soon as the clock could read, so can a training",
          {"n_new": 3, "first_new_at": -70, "failed_at": {"retrain": -20}, "unread_at": -20,
           "read_at": -1}, train="retrain"),
-    Case("a person's training also waits no longer than that",
+    Case("training that a person requested waits no longer either",
          {"train_asked_at": -30, "failed_at": {"retrain": -20}, "unread_at": -20, "read_at": -1},
          train="retrain"),
-    Case("a training that failed otherwise waits although the clock could read",
+    Case("a training run that failed for another reason waits although the clock could read",
          {"n_new": 3, "first_new_at": -70, "failed_at": {"retrain": -20}, "unread_at": -90,
           "read_at": -1}, look_in=40),
     # A rescan

@@ -99,7 +99,7 @@ def test_before_the_first_version_our_tasks_come_before_foreign_ones(
     assert unordered == {*added}
 
 
-def test_tasks_of_the_pools_images_count_whoever_created_them(
+def test_tasks_of_the_pools_images_count_no_matter_who_created_them(
     loop: Loop, project: SharedProject
 ) -> None:
     image_id = loop.pool.image_ids[7]

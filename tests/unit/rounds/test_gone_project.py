@@ -1,4 +1,4 @@
-"""Projects that were deleted in Label Studio, and servers that were emptied or exchanged."""
+"""Detect projects that were deleted in Label Studio, and servers that were emptied or replaced."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from backend.base.settings import Settings
-from backend.rounds.gone_project import find_gone, record_gone
+from backend.rounds.gone_project import gone_notice, record_gone
 from backend.store.project_record import ProjectRecord, project_root, write_record
 from backend.store.project_store import ProjectStore
 from tests.unit.labelstudio.project_server import TOKEN, ProjectServer, serving_projects
@@ -42,30 +42,30 @@ def test_a_deleted_project_is_named_with_the_ways_out(
 ) -> None:
     photos, _ = keep(settings, 5, "Photos"), keep(settings, 6, "Birds")
     server.projects = {5: "2026-5", 6: "2026-6"}
-    assert find_gone(settings, photos) == ""
+    assert gone_notice(settings, photos) == ""
     del server.projects[5]
-    assert find_gone(settings, photos) == (
+    assert gone_notice(settings, photos) == (
         'Project 5 ("Photos") is gone from Label Studio, so Tightloop no longer works on it. If it '
         f"was deleted on purpose, run {FORGET}. Otherwise, restore Label Studio's data from a "
-        "backup, and Tightloop continues by itself."
+        "backup, and Tightloop continues automatically."
     )
 
 
-def test_the_only_project_is_gone_alone_if_label_studio_has_others(
+def test_only_the_project_is_called_gone_if_label_studio_has_others(
     settings: Settings, server: ProjectServer
 ) -> None:
     photos = keep(settings, 5, "Photos")
-    server.projects = {9: "2026-9"}  # a team's
-    assert find_gone(settings, photos).startswith('Project 5 ("Photos") is gone')
+    server.projects = {9: "2026-9"}  # of another team
+    assert gone_notice(settings, photos).startswith('Project 5 ("Photos") is gone')
 
 
 @pytest.mark.parametrize("projects", [{}, {9: "2026-9"}])
-def test_a_server_without_any_of_our_projects_was_emptied_or_exchanged(
+def test_a_server_without_any_of_our_projects_was_emptied_or_replaced(
     settings: Settings, server: ProjectServer, projects: dict[int, str]
 ) -> None:
     photos, _ = keep(settings, 5, "Photos"), keep(settings, 6, "Birds")
     server.projects = projects
-    gone = find_gone(settings, photos)
+    gone = gone_notice(settings, photos)
     assert gone.startswith('Label Studio has no project 5 ("Photos"), and none of Tightloop\'s')
     assert f"LABEL_STUDIO_URL ({server.url}) names another server" in gone
     assert FORGET in gone
@@ -76,7 +76,7 @@ def test_another_project_under_the_same_id_does_not_pass_for_ours(
 ) -> None:
     photos = keep(settings, 5, "Photos")
     server.projects = {5: "2027"}
-    gone = find_gone(settings, photos)
+    gone = gone_notice(settings, photos)
     assert gone.startswith('Label Studio has another project in place of project 5 ("Photos").')
     assert FORGET in gone
 

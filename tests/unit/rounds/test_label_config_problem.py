@@ -22,7 +22,7 @@ def store(tmp_path: Path) -> ProjectStore:
 
 
 def read(store: ProjectStore, *, is_of_other_control: bool, address: str | None = None) -> None:
-    """Read a task with one annotation, which was made with the control of now or another one."""
+    """Read a task with one annotation, made with the current control or another one."""
     label = None if is_of_other_control else "cat"
     annotation = Annotation(
         5, 1, "a", 2, label, was_skipped=False, updated_at="2026-01-01",
@@ -37,7 +37,7 @@ def problem(store: ProjectStore, config: LabelConfig, project: ProjectRecord | N
     return store.facts().label_config_problem
 
 
-def test_annotations_of_a_renamed_control_are_counted_until_it_is_named_back(
+def test_annotations_of_a_renamed_control_are_counted_until_the_name_is_changed_back(
     store: ProjectStore,
 ) -> None:
     read(store, is_of_other_control=False)

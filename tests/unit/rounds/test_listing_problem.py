@@ -27,9 +27,9 @@ def test_an_impossible_lead_time_names_the_annotation_and_the_command(tmp_path: 
     store = ProjectStore(tmp_path)
     record_impossible_times(store, 508)
     assert listing_notices(store, 7) == [
-        "Label Studio cannot open task 508 (it answers 500), because annotation 1234 has an "
-        "impossible lead time. The annotation counts nevertheless. To remove the lead time and "
-        "keep the annotation, run `python -m scripts.mend_tasks --project 7`."
+        "Label Studio cannot open task 508 (it answers 500), because of impossible lead "
+        "times, for example of annotation 1234. The annotations count nevertheless. To remove the "
+        "lead times and keep the annotations, run `python -m scripts.repair_tasks --project 7`."
     ]
 
 
@@ -40,4 +40,4 @@ def test_several_tasks_are_one_sentence_with_the_first_and_the_count(tmp_path: P
     times, unlisted = listing_notices(store, 7)
     assert "cannot open task 508 and 1 other task (it answers 500)" in times
     assert "cannot list task 12 and 2 other tasks (it answers 500)" in unlisted
-    assert unlisted.endswith("run `python -m scripts.mend_tasks --project 7 --delete`.")
+    assert unlisted.endswith("run `python -m scripts.repair_tasks --project 7 --delete`.")

@@ -94,7 +94,7 @@ def test_unusable_annotations_are_left_out_and_counted(loop: Loop, project: Orac
     assert meta.left_out == {"skipped": 1, "empty": 1, "unknown class": 1, "not of the pool": 1}
 
 
-def test_status_can_tell_which_annotations_the_newest_version_or_head_has_learned(
+def test_outcomes_show_which_annotations_the_newest_version_or_head_has_learned(
     loop: Loop, project: OracleProject
 ) -> None:
     seed(loop, project)

@@ -14,7 +14,7 @@ from backend.store.project_store import ProjectStore
 def reading(
     task_id: int, image_id: str, label: str | None = None, *, is_unmarked: bool = True
 ) -> TaskReading:
-    """Return a task as read: with annotation 10 + task_id if there is a label, otherwise open."""
+    """Return a task as it is read: with annotation 10 + task_id if a label is given, else open."""
     given = (
         Annotation(
             10 + task_id, task_id, image_id, 2, label, was_skipped=False, updated_at="2026-01-01"
@@ -26,7 +26,7 @@ def reading(
 
 @pytest.fixture
 def store(tmp_path: Path) -> ProjectStore:
-    """A store of two own tasks, of which the first is annotated and learned."""
+    """Return a store with two of our tasks; the first is annotated and learned."""
     store = ProjectStore(project_root(tmp_path, 7))
     own = [reading(1, "a", "cat", is_unmarked=False), reading(2, "b", is_unmarked=False)]
     store.record_asked([Asked(i, round=0, strategy="random", version="") for i in ("a", "b")])
@@ -55,7 +55,7 @@ def test_annotating_changing_and_deleting_foreign_tasks_changes_nothing(
     store.forget_tasks([3], 13.0)
     store.record_tasks([reading(1, "a", "cat", is_unmarked=False)], 14.0)
     store.record_tasks([reading(2, "b", is_unmarked=False)], 14.0)
-    store.record_reading(14.0, is_full=True)  # which task 4 did not outlive
+    store.record_reading(14.0, is_full=True)  # which no longer finds task 4
     assert store.foreign_tasks() == set()
     assert (store.new_annotations(), store.facts().revision) == ((0, None), revision)
 

@@ -1,4 +1,4 @@
-"""Times in the future are corrected after the machine's clock was set back."""
+"""Correct times in the future after the machine's clock was set back."""
 
 from __future__ import annotations
 

@@ -187,7 +187,7 @@ def test_an_error_that_is_over_is_marked(client: FlaskClient, store: ProjectStor
     assert "(over" not in section(page(client), "errors")
     store.record_success("retrain")
     errors = section(page(client), "errors")
-    assert "training (over: it has succeeded since): the disk is full" in errors
+    assert "training (over: the job has succeeded since): the disk is full" in errors
 
 
 def test_the_page_shows_how_far_annotators_are_with_validation(

@@ -363,7 +363,7 @@ def test_a_step_is_repeated_once_if_label_studios_database_fails(
     assert work.queue.hints(PROJECT).looks == 1
 
 
-def test_a_training_that_ended_is_not_repeated_because_ordering_failed_in_the_database(
+def test_a_finished_training_run_is_not_repeated_because_ordering_failed_in_the_database(
     annotate: Callable[[int], None], store: ProjectStore, work: jobs.Work,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -384,7 +384,7 @@ def test_a_training_that_ended_is_not_repeated_because_ordering_failed_in_the_da
     assert work.store.errors() == []
 
 
-def test_a_training_that_could_not_read_is_tried_once_more_and_then_reported(
+def test_a_training_run_that_could_not_read_is_tried_once_more_and_then_reported(
     annotate: Callable[[int], None], work: jobs.Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     n_tries = 0

@@ -1,4 +1,4 @@
-"""Sort what a stack holds into kinds, and count and measure each kind."""
+"""Count and measure keys, files and tables by kind."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def test_a_forgotten_project_is_no_longer_listed_and_keeps_its_files(
     assert read_former(root) == before
     assert (root / "r0001").exists()
     assert f"You may move or delete {root}" in capsys.readouterr().out
-    with pytest.raises(DetachedError, match="forgot project 5"):  # a job that was under way
+    with pytest.raises(DetachedError, match="forgot project 5"):  # as a running job does
         open_project(settings, 5)
 
 
@@ -82,7 +82,7 @@ def test_a_project_that_label_studio_still_has_is_not_forgotten(settings: Settin
     assert known_projects(settings.model_dir) == [5, 6]
 
 
-def test_an_attached_project_is_to_be_detached_or_was_detached(
+def test_for_an_attached_project_the_message_names_detach(
     settings: Settings, server: ProjectServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own = attached_record(("a", "b")).model_copy(update={"project_id": 12})
@@ -98,11 +98,11 @@ def test_an_attached_project_is_to_be_detached_or_was_detached(
 
 
 def test_an_unknown_project_is_refused_with_the_known_ones(settings: Settings) -> None:
-    with pytest.raises(SettingsError, match=r"knows no project 7\. .*: 5, 6$"):
+    with pytest.raises(SettingsError, match=r"has no project 7\. .*: 5, 6$"):
         forget(settings, 7, "given")
 
 
-def test_set_up_says_that_an_attached_project_is_gone_and_goes_on(
+def test_set_up_reports_that_an_attached_project_is_gone_and_continues(
     settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`make up` must not fail, because --forget needs a running Label Studio."""

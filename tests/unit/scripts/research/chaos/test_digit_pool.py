@@ -1,4 +1,4 @@
-"""Digits with noise."""
+"""Write images of digits with noise."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""The kinds of faults that `make chaos` draws from."""
+"""Check the kinds of faults that `make chaos` draws from."""
 
 from __future__ import annotations
 
 from scripts.research.chaos.faults import FAULTS
 
 
-def test_every_kind_has_a_name_of_its_own() -> None:
+def test_every_kind_has_a_unique_name() -> None:
     names = [fault.name for fault in FAULTS]
     assert len(set(names)) == len(names)
 

@@ -1,4 +1,4 @@
-"""The ledger of acknowledged annotations."""
+"""Record acknowledged annotations in the ledger."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A disk that can be full."""
+"""Fill and free a separate disk."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_nothing_can_be_written_while_the_disk_is_full(folder: Path, writer: Wri
     assert writer.write() == 0
 
 
-def test_without_a_disk_of_its_own_a_process_cannot_write_long_files(tmp_path: Path) -> None:
+def test_without_a_separate_disk_a_process_cannot_write_long_files(tmp_path: Path) -> None:
     writer = Writer(tmp_path / "file")
     fill_disk(tmp_path, [writer.process])
     assert writer.write() == errno.EFBIG
@@ -86,7 +86,9 @@ def test_the_disk_is_gone_afterwards_even_if_it_was_full() -> None:
     assert str(folder) not in Path("/proc/mounts").read_text()
 
 
-def test_a_folder_is_used_where_nothing_may_be_mounted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_ordinary_folder_is_used_if_nothing_may_be_mounted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(disks, "SIZE", "no size")
     with model_disk() as folder:
         assert not folder.is_mount()

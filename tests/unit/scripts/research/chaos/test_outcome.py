@@ -1,4 +1,4 @@
-"""What is said about each fault."""
+"""Describe the outcome of a fault."""
 
 from __future__ import annotations
 

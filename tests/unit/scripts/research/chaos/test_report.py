@@ -1,4 +1,4 @@
-"""The report of a run."""
+"""Report the results of a run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from scripts.research.chaos.books import Page
+from scripts.research.chaos.audit import Finding
 from scripts.research.chaos.outcome import Outcome
 from scripts.research.chaos.report import Report
 
@@ -18,7 +18,7 @@ def outcome(name: str, caught_up_s: float | None) -> Outcome:
 CLEAN = Report(
     n_faults=3,
     outcomes=[outcome("kill", 1.0), outcome("freeze", 2.0), outcome("kill", 4.0)],
-    books=[Page("tasks", "20, 0 images with more than one", ())],
+    findings=[Finding("tasks", "20, 0 images with more than one", ())],
     seconds=120.0,
     learned_s=14.0,
 )
@@ -39,7 +39,7 @@ def test_a_report_has_the_median_and_the_worst_time_of_each_kind() -> None:
         replace(CLEAN, outcomes=[outcome("kill", None)], n_faults=1),
         replace(CLEAN, n_faults=4),
         replace(CLEAN, learned_s=None),
-        replace(CLEAN, books=[Page("tasks", "", ("2 tasks for image i7",))]),
+        replace(CLEAN, findings=[Finding("tasks", "", ("2 tasks for image i7",))]),
     ],
     ids=["too late", "never caught up", "faults left", "not learned", "duplicate"],
 )
@@ -49,7 +49,7 @@ def test_a_missed_target_makes_the_report_unclean(broken: Report) -> None:
 
 
 def test_a_page_shows_its_first_problems_and_counts_the_others() -> None:
-    page = Page("logs", "7 tracebacks", tuple("abcdefg"))
-    assert page.lines()[1] == "    PROBLEM  a"
-    assert page.lines()[-1] == "    and 2 more"
-    assert len(page.lines()) == 7
+    finding = Finding("logs", "7 tracebacks", tuple("abcdefg"))
+    assert finding.lines()[1] == "    PROBLEM  a"
+    assert finding.lines()[-1] == "    and 2 more"
+    assert len(finding.lines()) == 7

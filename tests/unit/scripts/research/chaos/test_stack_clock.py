@@ -1,4 +1,4 @@
-"""A stack has a clock of its own."""
+"""Set the separate clock of a stack."""
 
 from __future__ import annotations
 

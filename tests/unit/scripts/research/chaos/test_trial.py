@@ -1,4 +1,4 @@
-"""A plan of faults."""
+"""Draw a plan of faults."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Mend tasks that Label Studio cannot list or open, to which it answers with an error 500.
+"""Repair tasks that Label Studio cannot list or open because it answers 500.
 
-    python -m scripts.mend_tasks
-    python -m scripts.mend_tasks --delete
+    python -m scripts.repair_tasks
+    python -m scripts.repair_tasks --delete
 
-Removes impossible lead times, and keeps their annotations. --delete also deletes tasks that cannot
-be listed at all, with their annotations.
+Removes impossible lead times, but keeps the annotations. --delete also deletes tasks that Label
+Studio cannot list at all, with their annotations.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from scripts.console.options import add_project_option
 
 
 def main() -> int:
-    """Mend the tasks, and print what was done."""
+    """Repair the tasks, and print what was done."""
     parser = CommandParser(description=__doc__)
     add_project_option(parser)
     parser.add_argument(
-        "--delete", action="store_true", help="also delete tasks that cannot be listed at all"
+        "--delete", action="store_true", help="also delete tasks that Label Studio cannot list"
     )
     arguments = parser.parse_args()
     settings = load_settings()
@@ -34,12 +34,13 @@ def main() -> int:
     store = ProjectStore(project_root(settings.model_dir, project_id))
     project = open_project(settings, project_id)
     deleted = _delete_unlisted(project, store) if arguments.delete else []
-    n_mended = _remove_impossible_times(project, store)
-    print(f"{n_mended} impossible lead time{'' if n_mended == 1 else 's'} removed")
+    n_removed = _remove_impossible_times(project, store)
+    print(f"{n_removed} impossible lead time{'' if n_removed == 1 else 's'} removed")
     if deleted:
-        print(f"deleted: {', '.join(map(str, deleted))}")
+        print(f"deleted tasks: {', '.join(map(str, deleted))}")
     if left := store.facts().unlisted_tasks:
-        print(f"cannot be listed: {', '.join(map(str, left))} (to delete them, add --delete)")
+        ids = ", ".join(map(str, left))
+        print(f"tasks that cannot be listed: {ids} (to delete them, add --delete)")
     return 0
 
 
@@ -50,7 +51,7 @@ def _delete_unlisted(project: LabelStudioProject, store: ProjectStore) -> list[i
         problem = None
         try:
             read_changes(project, store, is_full=True)
-        except LabelStudioError as error:  # for example, because there are too many of these tasks
+        except LabelStudioError as error:  # for example, because too many tasks cannot be listed
             problem = error
         unlisted = {*store.facts().unlisted_tasks} - deleted
         if not unlisted:
@@ -73,16 +74,16 @@ def _delete(project: LabelStudioProject, task_id: int) -> None:
 
 
 def _remove_impossible_times(project: LabelStudioProject, store: ProjectStore) -> int:
-    """Remove impossible lead times; return the number of their annotations."""
-    mended: set[int] = set()
+    """Remove impossible lead times; return how many were removed."""
+    repaired: set[int] = set()
     while True:
-        read_changes(project, store, is_full=True)  # once some are mended, may find further ones
-        times = {annotation_id for _, annotation_id in store.impossible_times()} - mended
+        read_changes(project, store, is_full=True)  # may find more once some are removed
+        times = {annotation_id for _, annotation_id in store.impossible_times()} - repaired
         if not times:
-            return len(mended)
+            return len(repaired)
         for annotation_id in times:
             project.remove_lead_time(annotation_id)
-        mended |= times
+        repaired |= times
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Mend tasks that Label Studio cannot list, with a stand-in for Label Studio."""
+"""Repair tasks that Label Studio cannot list, with a stand-in for Label Studio."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import pytest
 from backend.base.errors import LabelStudioError
 from backend.base.labeling import IMPOSSIBLE_S, Annotation, LabelConfig, Task, TaskReading
 from backend.base.settings import Settings
-from backend.labelstudio.unlistable_tasks import MOST_TASKS
+from backend.labelstudio.unlistable_tasks import MAX_TASKS
 from backend.store.project_record import project_root, write_record
 from backend.store.project_store import ProjectStore
-from scripts import mend_tasks
+from scripts import repair_tasks
 from tests.unit.store.test_registry import record
 
 PROJECT = 7
@@ -35,8 +35,8 @@ class BrokenProject:
 
     def read_tasks(self, changed_after: datetime | None = None) -> Iterator[TaskReading]:
         assert changed_after is None
-        self.store.record(unlisted_tasks=self.unlistable[:MOST_TASKS])
-        if len(self.unlistable) > MOST_TASKS:
+        self.store.record(unlisted_tasks=self.unlistable[:MAX_TASKS])
+        if len(self.unlistable) > MAX_TASKS:
             raise LabelStudioError("too many tasks cannot be listed")
         for number, seconds in self.times.items():
             task = Task(number, "img", is_open=False, awaits_second_opinion=False)
@@ -58,14 +58,14 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BrokenProject:
     write_record(root, record(PROJECT))
     project = BrokenProject(ProjectStore(root))
     settings = Settings(model_dir=tmp_path, label_studio_api_key="token")
-    monkeypatch.setattr(mend_tasks, "load_settings", lambda: settings)
-    monkeypatch.setattr(mend_tasks, "open_project", lambda *_: project)
+    monkeypatch.setattr(repair_tasks, "load_settings", lambda: settings)
+    monkeypatch.setattr(repair_tasks, "open_project", lambda *_: project)
     return project
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
-    monkeypatch.setattr(sys, "argv", ["mend_tasks", *arguments])
-    assert mend_tasks.main() == 0
+    monkeypatch.setattr(sys, "argv", ["repair_tasks", *arguments])
+    assert repair_tasks.main() == 0
 
 
 def test_impossible_lead_times_are_removed_and_others_stay(
@@ -85,11 +85,11 @@ def test_tasks_that_cannot_be_listed_are_named_and_only_deleted_on_request(
     project.unlistable = [4, 9]
     run(monkeypatch)
     assert capsys.readouterr().out.endswith(
-        "cannot be listed: 4, 9 (to delete them, add --delete)\n"
+        "tasks that cannot be listed: 4, 9 (to delete them, add --delete)\n"
     )
     assert project.unlistable == [4, 9]
     run(monkeypatch, "--delete")
-    assert capsys.readouterr().out.endswith("deleted: 4, 9\n")
+    assert capsys.readouterr().out.endswith("deleted tasks: 4, 9\n")
     assert project.unlistable == []
 
 
@@ -99,17 +99,17 @@ def test_more_tasks_are_deleted_than_are_remembered(
     project.unlistable = [*range(1, 46)]
     run(monkeypatch, "--delete")
     assert project.unlistable == []
-    assert capsys.readouterr().out.endswith(f"deleted: {', '.join(map(str, range(1, 46)))}\n")
+    assert capsys.readouterr().out.endswith(f"deleted tasks: {', '.join(map(str, range(1, 46)))}\n")
 
 
 def test_a_label_studio_that_cannot_be_read_is_an_error(
     project: BrokenProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["mend_tasks", "--delete"])
+    monkeypatch.setattr(sys, "argv", ["repair_tasks", "--delete"])
 
     def refuse(_: object = None) -> Iterator[TaskReading]:
         raise LabelStudioError("Label Studio cannot be reached")
 
     monkeypatch.setattr(project, "read_tasks", refuse)
     with pytest.raises(LabelStudioError, match="cannot be reached"):
-        mend_tasks.main()
+        repair_tasks.main()

@@ -1,4 +1,4 @@
-"""Check, after a run, that everything adds up: annotations, tasks, counts, versions, leftovers."""
+"""Check annotations, tasks, counts, versions, leftover files and logs after a run."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ SHOWN = 5  # per kind of problem
 
 
 @dataclass(frozen=True)
-class Page:
-    """One page of the books: what was checked, a summary, and the problems."""
+class Finding:
+    """What was checked, with a summary and the problems."""
 
     name: str
     summary: str
     problems: tuple[str, ...]
 
     def lines(self) -> list[str]:
-        """Return the page as lines of text."""
+        """Return the finding as lines of text."""
         shown = [f"    PROBLEM  {problem}" for problem in self.problems[:SHOWN]]
         n_more = len(self.problems) - SHOWN
         return [f"{self.name:<12} {self.summary}", *shown] + (
@@ -39,8 +39,8 @@ class Page:
         )
 
 
-def close_books(stack: ChaosStack, images: Collection[str]) -> list[Page]:
-    """Check everything; the stack must be at rest. `images` are Tightloop's own."""
+def audit(stack: ChaosStack, images: Collection[str]) -> list[Finding]:
+    """Check everything while the stack is at rest. `images` are the ids of Tightloop's images."""
     tasks = [task for task in stack.project.read_tasks() if task.task.image_id in images]
     return [
         _annotations(stack, tasks),
@@ -52,7 +52,7 @@ def close_books(stack: ChaosStack, images: Collection[str]) -> list[Page]:
     ]
 
 
-def _annotations(stack: ChaosStack, tasks: Iterable[TaskReading]) -> Page:
+def _annotations(stack: ChaosStack, tasks: Iterable[TaskReading]) -> Finding:
     entries = stack.ledger.entries()
     due = {i: entry for i, entry in entries.items() if not entry.may_be_deleted}
     listed = {a.annotation_id: a for task in tasks for a in task.annotations}
@@ -64,7 +64,7 @@ def _annotations(stack: ChaosStack, tasks: Iterable[TaskReading]) -> Page:
     unclear = stack.ledger.unclear()
     arrived = {(a.task_id, a.annotator) for i, a in listed.items() if i not in entries}
     n_arrived = len(arrived & set(unclear))
-    return Page(
+    return Finding(
         "annotations",
         f"{len(due)} acknowledged, {len(lost)} lost in Label Studio, {len(uncounted)} lost in "
         f"project.db, {len(changed)} with another label; {len(entries) - len(due)} deleted by "
@@ -90,17 +90,17 @@ def _changed(
             yield f"annotation {annotation_id} is {label!r} in {where}, not {labels}"
 
 
-def _tasks(tasks: Collection[TaskReading]) -> Page:
+def _tasks(tasks: Collection[TaskReading]) -> Finding:
     by_image = Counter(task.task.image_id for task in tasks)
     twice = {image_id: n for image_id, n in by_image.items() if n > 1}
-    return Page(
+    return Finding(
         "tasks",
         f"{len(tasks)}, {len(twice)} images with more than one",
         tuple(f"{n} tasks for image {image_id}" for image_id, n in twice.items()),
     )
 
 
-def _counts(stack: ChaosStack, tasks: Collection[TaskReading]) -> Page:
+def _counts(stack: ChaosStack, tasks: Collection[TaskReading]) -> Finding:
     all_annotations = [a for task in tasks for a in task.annotations]
     expected = {
         "annotations": sum(not a.was_skipped for a in all_annotations),
@@ -115,7 +115,7 @@ def _counts(stack: ChaosStack, tasks: Collection[TaskReading]) -> Page:
         if status[name] != count
     ]
     told = ", ".join(f"{name} {count}" for name, count in expected.items())
-    return Page("counts", f"{told}; {len(wrong)} differ in /status", tuple(wrong))
+    return Finding("counts", f"{told}; {len(wrong)} differ in /status", tuple(wrong))
 
 
 def _status(stack: ChaosStack) -> Mapping[str, Any]:
@@ -124,7 +124,7 @@ def _status(stack: ChaosStack) -> Mapping[str, Any]:
     return next(p for p in projects if p["project_id"] == stack.project_id)
 
 
-def _versions(stack: ChaosStack) -> Page:
+def _versions(stack: ChaosStack) -> Finding:
     sound, broken = stack.registry.versions()
     problems = list(broken.values())
     kept = [meta for meta in sound if meta.pruned_at is None]
@@ -138,7 +138,7 @@ def _versions(stack: ChaosStack) -> Page:
     if current is None or current.version != promoted:
         problems.append(f"{promoted} was put in service but is not")
     n_heads = sum(meta.is_head for meta in sound)
-    return Page(
+    return Finding(
         "versions",
         f"{len(sound) - n_heads} full and {n_heads} heads, of which {len(kept)} keep their "
         f"weights; {len(problems)} problems; {promoted} is in service",
@@ -146,7 +146,7 @@ def _versions(stack: ChaosStack) -> Page:
     )
 
 
-def _leftovers(stack: ChaosStack) -> Page:
+def _leftovers(stack: ChaosStack) -> Finding:
     drafts = [str(path) for path in stack.root.rglob(".*") if "draft" in path.name]
     supervisord = stack.process("supervisord")
     known = {supervisord.pid, *(child.pid for child in supervisord.children(recursive=True))}
@@ -156,10 +156,10 @@ def _leftovers(stack: ChaosStack) -> Page:
         if process.pid not in known
     ]
     problems = (*(f"left behind: {path}" for path in drafts), *strays)
-    return Page("leftovers", f"{len(drafts)} drafts, {len(strays)} stray processes", problems)
+    return Finding("leftovers", f"{len(drafts)} drafts, {len(strays)} stray processes", problems)
 
 
-def _logs(stack: ChaosStack) -> Page:
+def _logs(stack: ChaosStack) -> Finding:
     found = []
     for path in sorted(stack.var.glob("log/*.log*")):
         if path.name.startswith(OTHERS_LOGS):
@@ -169,4 +169,4 @@ def _logs(stack: ChaosStack) -> Page:
         found += [f"{path.name}: {end[:200]}" for end in ends]
     counts = Counter(found)
     problems = tuple(f"{n} x {what}" for what, n in counts.most_common())
-    return Page("logs", f"{len(found)} tracebacks", problems)
+    return Finding("logs", f"{len(found)} tracebacks", problems)
