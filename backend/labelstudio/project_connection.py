@@ -37,7 +37,7 @@ def address_of(settings: Settings) -> Address:
 class ProjectConnection(LabelStudioProject):
     """A project's webhook and its connection to our ML backend.
 
-    Methods that connect may be called repeatedly, and return whether they changed anything.
+    The methods that connect may be called repeatedly. They return whether anything changed.
     """
 
     def connect(self, address: Address) -> bool:

@@ -18,7 +18,7 @@ def gone_notice(settings: Settings, record: ProjectRecord) -> str:
     """Return a notice that a project is gone from Label Studio and what to do, or "".
 
     If all of Tightloop's projects are missing, or another project has this project's id, the notice
-    says that Label Studio was emptied or is another server.
+    says that Label Studio was emptied, or that LABEL_STUDIO_URL names another server.
     """
     access = settings.label_studio_url, settings.label_studio_api_key.get_secret_value()
     created_at = record.project_created_at

@@ -10,7 +10,7 @@ COMMAND = "python -m scripts.repair_tasks --project {project_id}"
 
 
 def listing_notices(store: ProjectStore, project_id: int) -> list[str]:
-    """Return a sentence about impossible lead times, and one about tasks that are left out."""
+    """Return the notices about impossible lead times and about tasks that cannot be listed."""
     command = COMMAND.format(project_id=project_id)
     notices = []
     if times := store.impossible_times():

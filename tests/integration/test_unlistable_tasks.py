@@ -78,7 +78,7 @@ def test_annotations_with_impossible_lead_times_are_learned_and_a_command_repair
     round_ = person.status()["round"]
     person.start_training()
     trained = person.wait_for_rest(round_ + 1)
-    # The queue may have been topped up and labeled by nobody else meanwhile.
+    # More images may have been queried meanwhile, but nobody has labeled them.
     full = [meta for meta in registry.versions()[0] if not meta.is_head]
     assert full[-1].labels == n_labels
     assert trained["errors"] == []

@@ -15,7 +15,7 @@ LEARNED_WITHIN_S = 600.0
 
 
 def wait_until_back(stack: ChaosStack) -> float | None:
-    """Wait until all services are back; return the seconds, or None if one never is."""
+    """Wait until all services are back; return the seconds, or None after BACK_WITHIN_S."""
     began = time.monotonic()
     while stack.missing():
         if time.monotonic() - began > BACK_WITHIN_S:
@@ -46,7 +46,7 @@ def find_lag(stack: ChaosStack, due: Mapping[int, Entry], images: Collection[str
 
     Every annotation in `due` must be counted, the open tasks must have predictions of the version
     in service and be ordered by them, and training must run if it is due. People keep labeling
-    meanwhile. `images` are Tightloop's own.
+    meanwhile. `images` are the ids of Tightloop's images.
     """
     try:
         return _uncounted(stack, due) or _unordered(stack, images) or _untrained(stack)

@@ -32,7 +32,7 @@ def _send(stack: ChaosStack, method: str, path: str, json: Any = None, **params:
 def _connect_again(stack: ChaosStack) -> Heal:
     """Return a function that connects the project with the backend, as set-up does.
 
-    The clock restores a connection only once a day, and leaves later changes to people.
+    The clock restores a connection only once a day, so later faults must be undone here.
     """
 
     def heal() -> None:
@@ -97,7 +97,7 @@ def _import_foreign_tasks(stack: ChaosStack, _: Random) -> Heal:
 
 
 def _make_lead_time_impossible(lead_time: str) -> Callable[[ChaosStack, Random], Heal]:
-    """Give an annotation a lead time because of which Label Studio can no longer list its task."""
+    """Give an annotation a lead time with which Label Studio can no longer list its task."""
 
     def strike(stack: ChaosStack, rng: Random) -> Heal:
         entry = _choose(stack, rng)

@@ -14,7 +14,7 @@ Heal = Callable[[], None]
 
 
 def nothing() -> None:
-    """Heal a fault that the stack itself must heal."""
+    """Do nothing: the stack must recover from the fault without help."""
 
 
 class FaultError(TightloopError):

@@ -35,7 +35,7 @@ def model_disk() -> Iterator[Path]:
 def fill_disk(folder: Path, writers: list[psutil.Process]) -> None:
     """Leave no space on the disk of this folder.
 
-    If it is on no separate disk, the processes `writers` can no longer write long files instead.
+    If the folder is not on a separate disk, keep `writers` from writing long files instead.
     """
     if folder.is_mount():
         used = shutil.disk_usage(folder).used

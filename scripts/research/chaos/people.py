@@ -24,7 +24,7 @@ TIMEOUT_S = 60.0
 
 
 class Annotator:
-    """A person who labels one task after another; what Label Studio acknowledges is recorded."""
+    """A person who labels one task after another, and records what Label Studio acknowledges."""
 
     def __init__(
         self, stack: ChaosStack, truth: Mapping[str, str], email: str, rng: Random

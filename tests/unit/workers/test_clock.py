@@ -589,7 +589,7 @@ def test_a_deleted_webhook_is_restored_only_while_the_backend_responds(
             server.shutdown()
             thread.join()
     connection.backend = "was deleted"
-    clock.tick(NOON + 60)  # as while the backend is restarted
+    clock.tick(NOON + 60)  # for example, while the backend is restarted
     clock.close()
     assert connection.n_restored == 1
     assert store.facts().connection_problem == ""
