@@ -53,12 +53,12 @@ def _delete_unlisted(project: LabelStudioProject, store: ProjectStore) -> list[i
             read_changes(project, store, is_full=True)
         except LabelStudioError as error:  # for example, because too many tasks cannot be listed
             problem = error
-        unlisted = {*store.facts().unlisted_tasks} - deleted
-        if not unlisted:
+        unlisted = {*store.facts().unlisted_tasks}
+        if unlisted <= deleted:
             if problem is not None:
                 raise problem
-            return sorted(deleted)
-        for task_id in sorted(unlisted):
+            return sorted(deleted - unlisted)  # Label Studio may have kept some of them
+        for task_id in sorted(unlisted - deleted):
             _delete(project, task_id)
         deleted |= unlisted
 

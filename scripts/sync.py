@@ -20,6 +20,7 @@ from backend.base.settings import load_settings
 from backend.base.strategy_names import STRATEGIES
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds import batches
+from backend.rounds.foreign_tasks import adopt_tasks
 from backend.rounds.loop import push_lock
 from backend.rounds.observe import read_everything_changed
 from backend.store.project_record import pick_project
@@ -61,6 +62,7 @@ def main() -> int:
         _, loop = open_chosen(settings, arguments.project, progress)
         with push_lock(loop):
             read_everything_changed(loop.project, loop.store)
+            adopt_tasks(loop.pool, loop.store)
             batch = batches.choose_batch(
                 loop, arguments.count, arguments.strategy or loop.settings.strategy, progress
             )

@@ -100,7 +100,7 @@ def read_own_task(task: Mapping[str, Any], config: LabelConfig) -> TaskReading:
         updated_at=task["updated_at"],
         annotations=tuple(read_annotations(task, image_id, config, seed_id=seed_id_of(task))),
         asked=(asked := task_data.read_asked(task["data"])),
-        is_unmarked=asked is None and not task_data.is_seed(task["data"]),
+        is_unmarked=asked is None and not (image_id and task_data.is_seed(task["data"])),
     )
 
 

@@ -217,8 +217,8 @@ class TaskPages:
             for task in self._read(replace(listing.untimed(), included=part)):
                 found.add(task["id"])
                 yield self._read_alone(listing, task)
-        if not listing.filters:
-            self._unlistable.forget({*task_ids} - found)  # deleted tasks
+        if not listing.filters:  # tasks that were not found are deleted, or cannot be listed now
+            self._unlistable.forget({*task_ids} - found - self._unlistable.unlisted)
 
     def _read_alone(self, listing: Listing, untimed: Row) -> Row:
         """Read a task with its lead times; remember whether Label Studio can list it with them.

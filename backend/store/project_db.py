@@ -117,17 +117,15 @@ MIGRATIONS = (
         image_id TEXT PRIMARY KEY
     ) WITHOUT ROWID, STRICT;
     CREATE TABLE IF NOT EXISTS mirror_task (    -- as the third version of the schema had it
-        task_id INTEGER PRIMARY KEY,
-        image_id TEXT NOT NULL,
-        is_open INTEGER NOT NULL,
-        is_again INTEGER NOT NULL,
-        updated_at TEXT NOT NULL,
-        read_at REAL NOT NULL,
-        address TEXT
+        task_id INTEGER PRIMARY KEY, image_id TEXT NOT NULL, is_open INTEGER NOT NULL,
+        is_again INTEGER NOT NULL, updated_at TEXT NOT NULL, read_at REAL NOT NULL, address TEXT
     ) STRICT;
     DROP VIEW IF EXISTS mirror_queried;
     ALTER TABLE mirror_task ADD COLUMN is_foreign INTEGER NOT NULL DEFAULT 0;
     UPDATE mirror_task SET is_foreign = 1 WHERE image_id = '';
+    -- Until now, every annotated image counted, for example one with imported labels.
+    INSERT INTO own_adopted SELECT DISTINCT image_id FROM mirror_task WHERE image_id != ''
+        AND NOT is_open AND address IS NULL AND image_id NOT IN (SELECT image_id FROM own_asked);
     """,
     """
     CREATE TABLE own_outcome (      -- what became of each annotation when it had this answer

@@ -152,6 +152,7 @@ def test_the_image_of_a_data_uri_or_a_very_long_address_is_not_kept() -> None:
         ({"image_id": "a", "asked_by": "seed"}, False),
         ({"image_id": "a"}, True),
         ({"asked_by": "random"}, True),
+        ({"asked_by": "seed"}, True),
         ({}, True),
     ],
 )

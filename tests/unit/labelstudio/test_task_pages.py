@@ -134,6 +134,14 @@ def test_a_deleted_task_is_forgotten() -> None:
     assert (unlistable.untimed, unlistable.unlisted) == (frozenset(), frozenset())
 
 
+def test_a_task_that_gets_worse_is_remembered_as_one_that_cannot_be_listed_at_all() -> None:
+    unlistable = UnlistableTasks()
+    unlistable.add_untimed(2)
+    with serving(DataManager([1, 2, 3], unlistable={2})) as manager:
+        assert read(pages_of(manager, unlistable)) == {1: [3.0], 3: [3.0]}
+    assert unlistable.unlisted == {2}
+
+
 @pytest.mark.parametrize("columns", ["id,data", COLUMNS])
 @pytest.mark.parametrize("task_id", [1, 2, 600, 1200])
 def test_only_a_task_that_cannot_be_listed_at_all_is_left_out(task_id: int, columns: str) -> None:

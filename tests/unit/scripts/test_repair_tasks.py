@@ -29,6 +29,7 @@ class BrokenProject:
     store: ProjectStore
     unlistable: list[int] = field(default_factory=list)
     times: dict[int, float | None] = field(default_factory=dict)  # by annotation
+    keeps: int = 0  # a task that Label Studio does not delete
 
     def label_config(self) -> LabelConfig:
         return LabelConfig("label", "image", "image", ("cat", "dog"))
@@ -47,7 +48,7 @@ class BrokenProject:
         self.times[annotation_id] = None
 
     def delete_tasks(self, task_ids: Sequence[int]) -> None:
-        for task_id in task_ids:
+        for task_id in {*task_ids} - {self.keeps}:
             self.unlistable.remove(task_id)
         raise LabelStudioError("'list' object has no attribute 'keys'", 500)
 
@@ -100,6 +101,16 @@ def test_more_tasks_are_deleted_than_are_remembered(
     run(monkeypatch, "--delete")
     assert project.unlistable == []
     assert capsys.readouterr().out.endswith(f"deleted tasks: {', '.join(map(str, range(1, 46)))}\n")
+
+
+def test_a_task_that_label_studio_does_not_delete_is_not_called_deleted(
+    project: BrokenProject, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project.unlistable, project.keeps = [4, 9], 4
+    run(monkeypatch, "--delete")
+    [_, deleted, left] = capsys.readouterr().out.splitlines()
+    assert deleted == "deleted tasks: 9"
+    assert left.startswith("tasks that cannot be listed: 4")
 
 
 def test_a_label_studio_that_cannot_be_read_is_an_error(

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
 
+from backend.base.labeling import NewTask, TaskReading
 from backend.base.settings import Settings
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds.loop import Loop
@@ -71,6 +75,22 @@ def test_a_dry_run_lists_the_images_that_the_next_run_asks(
 ) -> None:
     before, after = (json.loads(command("--json", *d)[0]) for d in (["--dry-run"], []))
     assert before["images"] == after["images"]
+
+
+def test_an_image_that_a_person_has_added_is_not_asked_again(
+    command: Callable[..., tuple[str, str]], loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = json.loads(command("--json", "--dry-run")[0])["images"][0]["image_id"]
+    whole = loop.project.read_tasks
+
+    def read_tasks(changed_after: datetime | None = None) -> Iterator[TaskReading]:
+        return (replace(found, is_unmarked=True) for found in whole(changed_after))
+
+    loop.project.import_tasks([NewTask(first, {})])
+    monkeypatch.setattr(loop.project, "read_tasks", read_tasks)
+    command()
+    asked = Counter(task.image_id for task in loop.project.tasks())
+    assert asked[first] == 1
 
 
 def test_without_json_it_prints_one_sentence(command: Callable[..., tuple[str, str]]) -> None:

@@ -1039,6 +1039,21 @@ def test_tasks_without_an_image_id_become_foreign_with_the_new_columns(
     assert [task.task_id for task in store.tasks()] == [1]
 
 
+def test_tasks_that_an_earlier_release_has_learned_from_stay_ours_when_they_are_read_again(
+    store: ProjectStore, root: Path
+) -> None:
+    """The data of a task with imported labels does not say that Tightloop created it."""
+    with closing(sqlite3.connect(store_of_first_release(root))) as db:
+        for task_id, is_open in ((1, False), (2, True)):
+            values = (task_id, f"img-{task_id}", is_open, 0, "2026-01-01", 5.0)
+            db.execute("INSERT INTO mirror_task VALUES (?, ?, ?, ?, ?, ?)", values)
+        db.commit()
+    found = (task(1, annotation(5)), task(2))
+    store.record_tasks([replace(reading, is_unmarked=True) for reading in found], NOON)
+    assert store.foreign_tasks() == {2}
+    assert store.label_counts() == {"cat": 1}
+
+
 # Reviews
 
 
