@@ -87,7 +87,9 @@ def _restore(store: ProjectStore, project_id: int, part: Part, now: float) -> st
     except LabelStudioError as error:
         return f"{what}, and Tightloop cannot restore it ({error}). {until_then}"
     store.record(**{part.restored_at: now})
-    log.warning("project %d: the %s %s; restored it", project_id, part.name, part.fault)
+    log.warning(
+        "project %d: the %s %s, so Tightloop restored it", project_id, part.name, part.fault
+    )
     return ""
 
 

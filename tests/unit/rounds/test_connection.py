@@ -84,7 +84,7 @@ def test_a_deleted_webhook_is_restored_with_one_line_in_the_log(
     for second in (60, 120):
         look(root, connection, NOON + second)
     assert connection.n_restored == 1
-    assert caplog.messages == ["project 7: the webhook was deleted; restored it"]
+    assert caplog.messages == ["project 7: the webhook was deleted, so Tightloop restored it"]
     assert store.facts().connection_problem == ""
 
 
