@@ -98,6 +98,11 @@ class ProjectStore(Mirror):
             _record(db, found)
             _record_success(db, "read")  # reading works again, no matter which process has read
 
+    def expect_older_tasks(self) -> None:
+        """Let the next reading of each task win, even if it is older than what is recorded."""
+        with writing(self._root) as db:
+            db.execute("UPDATE mirror_task SET updated_at = ''")
+
     def forget_tasks(self, task_ids: Sequence[int], now: float) -> None:
         """Delete tasks that were deleted in Label Studio."""
         with writing(self._root) as db:

@@ -259,7 +259,9 @@ def _record_errors(work: Work, step: Step) -> Iterator[None]:
         else:
             message = f"unexpected {type(error).__name__}: see the log of this worker"
             log.exception("project %d: %s", work.project_id, where)
-        is_unread = step == "retrain" and isinstance(error, LabelStudioError)
+        # A refused request (4xx) would be refused again.
+        is_down = isinstance(error, LabelStudioError) and (error.status or 500) >= 500
+        is_unread = step == "retrain" and is_down
         _record_failure(work, step, message, is_unread=is_unread)
 
 

@@ -149,6 +149,7 @@ WRITERS: dict[str, Callable[[ProjectStore], object]] = {
     "record_reading": lambda store: store.record_reading(NOON, is_full=True),
     "forget_tasks": lambda store: store.forget_tasks([1], NOON),
     "adopt_images": lambda store: store.adopt_images(["img"]),
+    "expect_older_tasks": ProjectStore.expect_older_tasks,
     "record_learned": lambda store: store.record_learned({1: "cat"}, NOON),
     "record_new_classes": ProjectStore.record_new_classes,
     "record_asked": lambda store: store.record_asked([Asked("img", 1, "margin", "r0001")]),

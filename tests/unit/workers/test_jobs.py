@@ -241,6 +241,7 @@ def test_too_few_labels_are_reported_without_an_error(
     ("error", "shown", "is_unread"),
     [
         (LabelStudioError("Label Studio cannot be reached"), "cannot be reached", True),
+        (LabelStudioError("refused the token", 401), "refused the token", False),
         (RuntimeError("hunter2"), "unexpected RuntimeError", False),
     ],
 )
