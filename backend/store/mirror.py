@@ -250,8 +250,10 @@ def delete_tasks(db: sqlite3.Connection, task_ids: Sequence[int], now: float) ->
     for task_id in task_ids:
         address, is_foreign = db.execute(query, (task_id,)).fetchone() or (None, 0)
         changes.has_tasks |= address is not None
-        is_changed = _write_annotations(db, task_id, (), now)
-        changes.has_annotations |= is_changed and not is_foreign
+        if is_foreign:
+            db.execute("DELETE FROM mirror_annotation WHERE task_id = ?", (task_id,))
+        else:
+            changes.has_annotations |= _write_annotations(db, task_id, (), now)
     return changes
 
 

@@ -60,6 +60,15 @@ def test_annotating_changing_and_deleting_foreign_tasks_changes_nothing(
     assert (store.new_annotations(), store.facts().revision) == ((0, None), revision)
 
 
+def test_deleting_a_foreign_task_that_an_earlier_release_has_learned_changes_nothing(
+    store: ProjectStore,
+) -> None:
+    store.record_tasks([reading(3, "", "cat")], 12.0)
+    store.record_learned({11: "cat", 13: "cat"}, 12.0)
+    store.forget_tasks([3], 13.0)
+    assert store.new_annotations() == (0, None)
+
+
 def test_an_adopted_image_counts_as_ours_from_then_on(store: ProjectStore) -> None:
     store.record_tasks([reading(3, "c", "dog"), reading(4, "d"), reading(5, "theirs")], 12.0)
     assert store.foreign_images() == {"c", "d", "theirs"}
