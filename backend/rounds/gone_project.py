@@ -55,7 +55,6 @@ def record_gone(store: ProjectStore, project_id: int, gone: str) -> None:
         return
     store.record(gone=gone)
     if gone:
-        store.expect_older_tasks()  # the project may be restored from a backup
         log.warning("%s", gone)
     else:
         log.info("project %d is in Label Studio again", project_id)

@@ -100,6 +100,7 @@ def read_changes(
     began = time.time() if now is None else now
     read_at = store.facts().read_at
     if is_full or not read_at:
+        store.expect_older_tasks()  # Label Studio may have been restored from a backup
         changes = project.read_tasks()
     else:
         changes = project.read_tasks(datetime.fromtimestamp(read_at, UTC) - CLOCK_SKEW)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from backend.base.labeling import Annotation, Task, TaskReading
 from backend.base.settings import Settings
 from backend.rounds.gone_project import gone_notice, record_gone
 from backend.store.project_record import ProjectRecord, project_root, write_record
@@ -16,7 +14,6 @@ from backend.store.project_store import ProjectStore
 from tests.unit.labelstudio.project_server import TOKEN, ProjectServer, serving_projects
 from tests.unit.store.test_registry import record
 
-NOON = 1_700_000_000.0  # in November 2023
 FORGET = "`python -m scripts.setup_project --forget 5`"
 
 
@@ -93,16 +90,3 @@ def test_a_project_that_is_gone_and_back_is_logged_once_each(
             record_gone(store, 5, gone)
             assert store.facts().gone == gone
     assert caplog.messages == ["it is gone", "project 5 is in Label Studio again"]
-
-
-def test_a_project_that_was_restored_from_a_backup_is_read_as_it_was_then(tmp_path: Path) -> None:
-    store = ProjectStore(tmp_path)
-    [later] = given = (Annotation(4, 1, "a", 2, "cat", was_skipped=False, updated_at="2023-02"),)
-    task = Task(1, "a", is_open=False, awaits_second_opinion=False)
-    store.record_tasks([TaskReading(task, later.updated_at, given, None)], NOON)
-    before = TaskReading(replace(task, is_open=True), "2023-01", (), None)
-    store.record_tasks([before], NOON + 11)  # by a slow process
-    assert store.counts().annotations == 1
-    record_gone(store, 5, "it is gone")
-    store.record_tasks([before], NOON + 12)
-    assert (store.counts().annotations, store.n_open()) == (0, 1)
