@@ -1,8 +1,8 @@
 """Mirror a project's tasks and annotations, and find what changed since the last training run.
 
 Readings may overlap. If a task is read twice, the reading with the later `updated_at` (from Label
-Studio's clock) wins. A recorded `updated_at` in the future never wins, because that
-clock was set back.
+Studio's clock) wins. A recorded `updated_at` in the future never wins, because that clock was set
+back. A full reading replaces everything that was recorded before it.
 """
 
 from __future__ import annotations
