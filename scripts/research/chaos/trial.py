@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
+from subprocess import CalledProcessError
 
 import httpx
 
@@ -105,6 +106,6 @@ def _undo(stack: ChaosStack, heal: Heal) -> None:
     """Undo a fault; if that fails, wait until all services are back, and try once more."""
     try:
         heal()
-    except (TightloopError, httpx.HTTPError):
+    except (TightloopError, httpx.HTTPError, CalledProcessError):
         wait_until_back(stack)
         heal()
