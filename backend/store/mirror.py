@@ -1,8 +1,9 @@
 """Mirror a project's tasks and annotations, and find what changed since the last training run.
 
 Readings may overlap. If a task is read twice, the reading with the later `updated_at` (from Label
-Studio's clock) wins. A recorded `updated_at` in the future never wins, because that clock was set
-back. A full reading replaces everything that was recorded before it.
+Studio's clock) wins. An `updated_at` in the future is recorded as a time shortly before the reading, and one
+that was recorded earlier never wins: that clock was set back, and may be set right again. A full
+reading replaces everything that was recorded before it.
 """
 
 from __future__ import annotations
@@ -210,7 +211,10 @@ def write_tasks(db: sqlite3.Connection, tasks: Iterable[TaskReading], now: float
     """Record tasks that were just read; return what has changed."""
     changes = MirrorChanges()
     query = "SELECT address FROM mirror_task WHERE task_id = ?"
-    future = datetime.fromtimestamp(now + CLOCK_SKEW_S, UTC).strftime(TIME_FORMAT)
+    recent, future = (
+        datetime.fromtimestamp(now + ahead_s, UTC).strftime(TIME_FORMAT)
+        for ahead_s in (-CLOCK_SKEW_S, CLOCK_SKEW_S)
+    )
     for found in tasks:
         task = found.task
         is_foreign = found.is_unmarked and not is_ours(db, task.image_id)
@@ -219,7 +223,7 @@ def write_tasks(db: sqlite3.Connection, tasks: Iterable[TaskReading], now: float
             task.image_id,
             task.is_open,
             task.awaits_second_opinion,
-            found.updated_at,
+            recent if found.updated_at > future else found.updated_at,
             now,
             found.address,
             is_foreign,

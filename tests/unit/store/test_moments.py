@@ -80,3 +80,15 @@ def test_a_change_after_label_studios_clock_was_set_back_is_recorded(store: Proj
     task = Task(1, "img-0", is_open=True, awaits_second_opinion=False)
     store.record_tasks([TaskReading(task, "2023-11-14T22:13:19.000000Z", (), None)], in_2023)
     assert store.counts().annotations == 0
+
+
+def test_a_change_before_label_studios_clock_was_set_right_again_is_recorded(
+    store: ProjectStore,
+) -> None:
+    in_2023, a_day = 1_700_000_000.0, 86_400.0  # 2023-11-14T22:13:20Z
+    read(store, in_2023 + a_day, "img-0", updated_at="2023-11-15T22:13:00.000000Z")
+    read(store, in_2023, "img-0", updated_at="2023-11-15T22:13:00.000000Z")  # set back by a day
+    task = Task(1, "img-0", is_open=True, awaits_second_opinion=False)
+    changed = TaskReading(task, "2023-11-14T22:13:40.000000Z", (), None)
+    store.record_tasks([changed], in_2023 + a_day + 60)
+    assert store.counts().annotations == 0
