@@ -1,9 +1,9 @@
 """Mirror a project's tasks and annotations, and find what changed since the last training run.
 
 Readings may overlap. If a task is read twice, the reading with the later `updated_at` (from Label
-Studio's clock) wins. An `updated_at` in the future is recorded as a time shortly before the reading, and one
-that was recorded earlier never wins: that clock was set back, and may be set right again. A full
-reading replaces everything that was recorded before it.
+Studio's clock) wins. An `updated_at` in the future is recorded as a time shortly before the
+reading, and one that was recorded earlier never wins: that clock was set back, and may be set right
+again. A full reading replaces everything that was recorded before it.
 """
 
 from __future__ import annotations

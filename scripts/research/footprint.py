@@ -22,7 +22,6 @@ from backend.store.project_record import project_root
 from backend.store.version_meta import VERSION_NAME, body_of
 from scripts.local.folder import StackFolder
 from scripts.local.programs import postgres_server
-from scripts.research.measurement import memory_mb
 
 kB = 1000
 Section = dict[str, float]  # what was measured, and how much of it there is
@@ -64,10 +63,23 @@ def measure(var: Path, rest_s: float) -> Footprint:
 
 
 def memory(pids: Mapping[str, int]) -> Section:
-    """Return the memory (PSS) of each program with its children, and of all programs together."""
-    programs = {name: pid for name, pid in pids.items() if name != "supervisord"}
-    together = memory_mb(pids["supervisord"])  # it started all others
-    return {name: memory_mb(pid) for name, pid in programs.items()} | {"together": together}
+    """Return the memory of each program with its children, and of all programs together.
+
+    Pages of files, such as libraries, are left out: how many of them count depends on what else
+    runs on the machine.
+    """
+    programs = {name: _memory_mb(pid) for name, pid in pids.items() if name != "supervisord"}
+    return programs | {"together": _memory_mb(pids["supervisord"])}  # it started all others
+
+
+def _memory_mb(pid: int) -> float:
+    n_kb = 0
+    with suppress(psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
+        process = psutil.Process(pid)
+        for each in (process, *process.children(recursive=True)):
+            text = Path(f"/proc/{each.pid}/smaps_rollup").read_text()
+            n_kb += sum(map(int, re.findall(r"^Pss_(?:Anon|Shmem): +(\d+) kB", text, re.MULTILINE)))
+    return n_kb / 1024
 
 
 def resting_cpu(pids: Mapping[str, int], seconds: float) -> Section:

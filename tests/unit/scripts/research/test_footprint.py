@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from scripts.research.footprint import (
     folder_kb,
     kind_of_file,
     kind_of_key,
+    memory,
     model_folder,
     redis_figures,
     store_rows,
@@ -71,6 +74,25 @@ def test_the_keys_in_redis_are_counted_by_kind(redis_server: RedisServer) -> Non
     figures = redis_figures(redis_server.url)
     assert figures.pop("used memory, kB") > 0
     assert figures == {"keys rq:workers": 1, "keys tightloop:pN:hints": 2}
+
+
+def test_memory_counts_what_a_program_fills() -> None:
+    n_mb = 200
+    code = f"import time; kept = b'x' * {n_mb * 1024**2}; print(); time.sleep(600)"
+    programs = [
+        subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE)
+        for text in (code, code.replace("b'x'", "0 and b'x'"))
+    ]
+    try:
+        for program in programs:
+            assert program.stdout is not None
+            program.stdout.readline()
+        large, small = (memory({"supervisord": program.pid})["together"] for program in programs)
+    finally:
+        for program in programs:
+            program.kill()
+            program.communicate()
+    assert large - small == pytest.approx(n_mb, rel=0.1)
 
 
 def test_the_table_shows_0_for_what_was_missing_in_an_earlier_round() -> None:
