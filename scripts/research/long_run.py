@@ -11,7 +11,6 @@ all measurements into var/long_run.json.
 from __future__ import annotations
 
 import json
-import signal
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -56,7 +55,6 @@ def main() -> int:
     parser = CommandParser(description=__doc__)
     parser.add_argument("--rounds", type=at_least(4), default=200, help="default: 200")
     n_rounds: int = parser.parse_args().rounds
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # otherwise, the stack stays up
     with temporary_stack(NAME, **SETTINGS) as stack:
         measured = run_rounds(stack, n_rounds)
     print("\n".join(table(measured, [n_rounds // 4, n_rounds // 2, n_rounds])))

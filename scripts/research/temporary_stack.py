@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -152,7 +153,11 @@ class TemporaryStack:
 
 @contextmanager
 def temporary_stack(name: str, **settings: str) -> Iterator[TemporaryStack]:
-    """Run a stack in var/<name> on free ports, and delete its folder afterwards."""
+    """Run a stack in var/<name> on free ports, and delete its folder afterwards.
+
+    SIGTERM also stops the stack, as Ctrl-C does.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     var = ROOT / "var" / name
     shutil.rmtree(var, ignore_errors=True)
     environment = {
