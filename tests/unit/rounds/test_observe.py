@@ -494,11 +494,11 @@ def test_an_annotation_whose_task_does_not_count_as_changed_is_found_by_the_numb
 def test_a_full_reading_finds_what_was_restored_from_a_backup(
     project: RecordingProject, empty: ProjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read_changes(project, empty, now=NOON - 120)
     tasks = [replace(task, updated_at="2023-01-01") for task in project.read_tasks()]
+    monkeypatch.setattr(project, "read_tasks", lambda _=None: iter(tasks))
+    read_changes(project, empty, now=NOON - 120)
     [later] = [replace(task, updated_at="2023-02-01") for task in annotated(1)]
     empty.record_tasks([later], NOON - 60)
-    monkeypatch.setattr(project, "read_tasks", lambda _=None: iter(tasks))
     read_changes(project, empty, now=NOON)
     assert empty.counts().annotations == 1
     read_changes(project, empty, is_full=True, now=NOON)

@@ -689,16 +689,16 @@ def test_a_change_to_a_learned_annotation_is_new(change: str, store: ProjectStor
 
 
 def test_a_change_that_is_undone_is_not_new(store: ProjectStore) -> None:
-    for learned in (
-        annotation(5, "cat"),
-        annotation(5, None, was_skipped=True),
-        annotation(5, None),
+    for now, learned in (
+        (NOON, annotation(5, "cat")),
+        (NOON + 10, annotation(5, None, was_skipped=True)),
+        (NOON + 20, annotation(5, None)),
     ):
-        store.record_tasks([task(1, learned)], NOON)
+        store.record_tasks([task(1, learned)], now)
         learn(store)
-        store.record_tasks([task(1, annotation(5, "dog"))], NOON + 1)
+        store.record_tasks([task(1, annotation(5, "dog"))], now + 1)
         assert store.new_annotations()[0] == 1
-        store.record_tasks([task(1, learned)], NOON + 2)
+        store.record_tasks([task(1, learned)], now + 2)
         assert store.new_annotations() == (0, None)
 
 
