@@ -30,7 +30,7 @@ class CommandParser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         file = Path(sys.argv[0]).resolve().with_suffix("")
         module = ".".join(file.relative_to(ROOT).parts) if file.is_relative_to(ROOT) else file.name
-        options = {"prog": f"python -m {module}", **options}
+        options = {"prog": f"python -m {module.removesuffix('.__main__')}", **options}
         super().__init__(
             epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter, **options
         )

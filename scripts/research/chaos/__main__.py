@@ -42,7 +42,7 @@ KEPT = ROOT / "var/chaos-failed"
 
 def main() -> int:
     """Run the faults; return 1 if a target was missed."""
-    parser = CommandParser(prog="python -m scripts.research.chaos", description=__doc__)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("--faults", type=int, default=100, help="how many faults (default: 100)")
     parser.add_argument("--seed", type=int, default=1, help="seed of the random draw (default: 1)")
     arguments = parser.parse_args()

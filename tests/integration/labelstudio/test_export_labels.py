@@ -25,7 +25,12 @@ def exporter(project: ProjectSetup, credentials: tuple[str, str], tmp_path: Path
     """Provide a project of four images that has read nothing from Label Studio yet."""
     for i in range(4):
         save_image(tmp_path / f"pool/{i}.png", (i, 0, 0))
-    own = set_up(tmp_path, label_studio=credentials, project_id=project.project_id)
+    own = set_up(
+        tmp_path,
+        label_studio=credentials,
+        project_id=project.project_id,
+        project_created_at=project.created_at(),
+    )
     own.store.record(read_at=0.0, emails={})
     return own
 

@@ -38,6 +38,11 @@ COMMANDS = [
 EXAMPLE = re.compile(r"^    python3? -m (\S+)(.*)", re.MULTILINE)
 
 
+def typed_name(module: str) -> str:
+    """Return the name of a command as users type it."""
+    return module.removesuffix(".__main__")
+
+
 @pytest.fixture
 def typed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -60,8 +65,8 @@ def test_help_has_an_example_and_the_exit_codes(
 ) -> None:
     code, printed, errors = typed(module, "--help")
     assert (code, errors) == (0, "")
-    assert printed.startswith(f"usage: python -m {module} ")
-    assert {name for name, _ in EXAMPLE.findall(printed)} == {module}
+    assert printed.startswith(f"usage: python -m {typed_name(module)} ")
+    assert {name for name, _ in EXAMPLE.findall(printed)} == {typed_name(module)}
     assert re.search(r"^exit codes:\n  0  .+\n  1  .+\n  2  .+", printed, re.MULTILINE)
 
 
@@ -88,7 +93,7 @@ def test_an_unknown_option_exits_with_two_and_no_traceback(
 ) -> None:
     code, printed, errors = typed(module, "--no-such-option")
     assert (code, printed) == (2, "")
-    assert f"python -m {module}: error: " in errors
+    assert f"python -m {typed_name(module)}: error: " in errors
     assert "Traceback" not in errors
 
 
