@@ -31,9 +31,9 @@ IMAGES_PER_PERSON = 5  # so that people who annotate at once do not run out of i
 OUTLOOK_EVERY_S = 30.0  # heads replace each other every few seconds
 LIST_TASKS_EVERY_S = 10.0  # no more often than this, however often tasks come and go
 RETRY_AFTER_S: Mapping[str, float] = {
-    "retrain": 60.0,
-    "rescan": 60.0,
-    "refit": 60.0,
+    "retrain": 30.0,
+    "rescan": 30.0,
+    "refit": 30.0,
     "read": 10.0,
     "refresh": 10.0,
     "finish": 10.0,

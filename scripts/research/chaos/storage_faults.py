@@ -8,7 +8,6 @@ from random import Random
 
 import psutil
 
-from backend.rounds.decide import RETRY_AFTER_S
 from backend.store.project_db import connect
 from scripts.research.chaos.chaos_stack import ChaosStack
 from scripts.research.chaos.fault import Fault, FaultError, Heal
@@ -18,8 +17,6 @@ from scripts.research.chaos.stack_clock import OFFSET_FILE, set_stack_clock
 HOUR_S = 3600
 DAY_S = 24 * HOUR_S
 WHILE = (15.0, 40.0)
-# A training run whose version could not be saved is repeated after a minute.
-AFTER_FAILURE_S = RETRY_AFTER_S["retrain"] + 30.0
 
 
 def _fill_disk(stack: ChaosStack, _: Random) -> Heal:
@@ -51,7 +48,7 @@ def _set_clock(offset_s: int) -> Callable[[ChaosStack, Random], Heal]:
 
 
 STORAGE_FAULTS = (
-    Fault("a full disk under project.db and the models", _fill_disk, WHILE, AFTER_FAILURE_S),
+    Fault("a full disk under project.db and the models", _fill_disk, WHILE),
     Fault("project.db locked by another program", _lock_database, WHILE),
     Fault("the clock an hour ahead, then right", _set_clock(HOUR_S), WHILE),
     Fault("the clock a day behind, then right", _set_clock(-DAY_S), WHILE),
