@@ -275,7 +275,9 @@ def test_a_damaged_review_record_says_what_to_do(loop: Loop, settings: Settings)
 
 @pytest.fixture
 def settings(tmp_path: Path, redis_server: RedisServer) -> Settings:
-    own = load_settings(_env_file=None, model_dir=tmp_path, redis_url=redis_server.url)
+    own = load_settings(
+        _env_file=None, model_dir=tmp_path, redis_url=redis_server.url, batch_size=1
+    )
     write_record(project_root(tmp_path, PROJECT), record(PROJECT))
     return own
 
@@ -288,9 +290,11 @@ def queue(redis_server: RedisServer) -> TrainingQueue:
 @pytest.fixture
 def store(settings: Settings, project: OracleProject) -> ProjectStore:
     """Return the store of a project in which no step but collecting can be due."""
+    asked = {"image_id": "img-4", "asked_by": "random", "asked_round": 0}
+    project.import_tasks([NewTask("img-4", asked)])  # a whole batch is open
     own = ProjectStore(project_root(settings.model_dir, PROJECT))
     observe.read_changes(project, own)
-    own.record(exhausted_at=time.time() + 3600)
+    assert own.n_open() == 1
     return own
 
 

@@ -12,11 +12,13 @@ from scripts.research.trials import run_resumable, run_trials
 
 
 @pytest.fixture(autouse=True)
-def former_handler() -> Iterator[None]:
-    """Put the handler of SIGTERM back."""
-    former = signal.getsignal(signal.SIGTERM)
+def own_handlers() -> Iterator[None]:
+    """Handle signals as a new process does, and put the handlers of other tests back."""
+    former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # RQ's workers leave theirs behind
     yield
-    signal.signal(signal.SIGTERM, former)
+    for number, handler in former.items():
+        signal.signal(number, handler)
 
 
 def square(seed: int) -> int:
