@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import httpx
 import pandas as pd
 import pytest
 
+from backend.base.labeling import NewTask
 from backend.labelstudio.client import create_project, delete_project
 from backend.labelstudio.label_config import label_config_xml
 from backend.labelstudio.project import LabelStudioProject
@@ -35,6 +37,11 @@ def exporter(project: ProjectSetup, credentials: tuple[str, str], tmp_path: Path
     return own
 
 
+def queried_task(image_id: str) -> NewTask:
+    task = new_task(image_id)
+    return replace(task, data={**task.data, "asked_by": "random", "asked_round": 0})
+
+
 def export(exporter: Exporter, path: Path) -> Exported:
     return export_file(
         exporter.settings, exporter.project_id, path, is_forced=True, progress=lambda *_: None
@@ -46,7 +53,7 @@ def test_the_latest_annotations_and_emails_are_read_before_the_export(
 ) -> None:
     email = api.get("/api/current-user/whoami").raise_for_status().json()["email"]
     first, second = exporter.ids["0.png"], exporter.ids["1.png"]
-    tasks = import_images(project, new_task(first), new_task(second))
+    tasks = import_images(project, queried_task(first), queried_task(second))
     annotate(api, project, tasks[first], "dog")
     path = tmp_path / "labels.csv"
     assert export(exporter, path).problem == ""
@@ -70,7 +77,7 @@ def test_label_studio_imports_the_tasks_with_labels_by_the_model_as_predictions(
     tmp_path: Path,
 ) -> None:
     first, second = exporter.ids["0.png"], exporter.ids["1.png"]
-    tasks = import_images(project, new_task(first), new_task(second))
+    tasks = import_images(project, queried_task(first), queried_task(second))
     annotate(api, project, tasks[first], "dog")
     annotate(api, project, tasks[second], "cat", ground_truth=True)
     exporter.let_model_label({"2.png": ("cat", 0.9375)})
