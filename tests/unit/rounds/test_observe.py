@@ -270,8 +270,8 @@ def test_after_an_error_a_retrain_waits_unless_start_training_is_pressed(
 ) -> None:
     queue.hint(PROJECT, NOON - 1, ["a", "b", "c"])
     store.record_failure("retrain", NOON)
-    assert not is_due(look(), NOON + 59)
-    assert is_due(look(), NOON + 60)
+    assert not is_due(look(), NOON + 29)
+    assert is_due(look(), NOON + 30)
     queue.ask_for_training(PROJECT, NOON + 1)
     assert is_due(look(), NOON + 1)
 
