@@ -21,10 +21,12 @@ import pytest
 from dotenv import dotenv_values
 
 from backend.base.settings import Settings
+from backend.labelstudio.project import LabelStudioProject
 from backend.store.project_record import project_root
 from scripts.local.folder import StackFolder
 from scripts.local.processes import processes
 from scripts.research.temporary_stack import free_ports
+from tests.integration.people import Person
 from tests.patience import PATIENCE_S, wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -278,6 +280,21 @@ def stack_from_nothing() -> Iterator[Stack]:
     with running_stack() as running:
         yield running
     assert not running.processes()
+
+
+@pytest.fixture
+def person(stack: Stack) -> Iterator[Person]:
+    """A person who labels, once the first round is done."""
+    with Person(stack) as someone:
+        someone.wait_for_rest(1)
+        yield someone
+
+
+@pytest.fixture
+def project(stack: Stack) -> LabelStudioProject:
+    """The stack's project in Label Studio."""
+    info = stack.info
+    return LabelStudioProject(info["label_studio_url"], info["api_key"], info["project_id"])
 
 
 @pytest.hookimpl(wrapper=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import httpx
 
@@ -11,8 +11,10 @@ from backend.base.labeling import LabelConfig
 from backend.images.pool import Pool, open_pool
 from backend.labelstudio.rows import prediction_result
 from backend.store.project_record import project_root, read_record
-from tests.integration.conftest import Stack
 from tests.patience import PATIENCE_S, wait_for
+
+if TYPE_CHECKING:  # conftest.py imports this file
+    from tests.integration.conftest import Stack
 
 
 def pool_of(stack: Stack) -> Pool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -22,13 +21,6 @@ BATCH = int(SMALL["BATCH_SIZE"])
 @pytest.fixture(scope="module")
 def stack(stack_from_nothing: Stack) -> Stack:
     return stack_from_nothing
-
-
-@pytest.fixture
-def person(stack: Stack) -> Iterator[Person]:
-    with Person(stack) as someone:
-        someone.wait_for_rest(1)
-        yield someone
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -24,19 +24,6 @@ from tests.patience import PATIENCE_S, wait_for
 @pytest.fixture(scope="module")
 def stack(stack_from_nothing: Stack) -> Stack:
     return stack_from_nothing
-
-
-@pytest.fixture
-def person(stack: Stack) -> Iterator[Person]:
-    with Person(stack) as someone:
-        someone.wait_for_rest(1)
-        yield someone
-
-
-@pytest.fixture
-def project(stack: Stack) -> LabelStudioProject:
-    info = stack.info
-    return LabelStudioProject(info["label_studio_url"], info["api_key"], info["project_id"])
 
 
 @pytest.fixture

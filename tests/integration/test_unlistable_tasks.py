@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import pytest
 
@@ -17,19 +16,6 @@ from backend.workers import jobs
 from tests.integration.conftest import Stack
 from tests.integration.people import Person, pool_of
 from tests.patience import wait_for
-
-
-@pytest.fixture
-def person(stack: Stack) -> Iterator[Person]:
-    with Person(stack) as someone:
-        someone.wait_for_rest(1)
-        yield someone
-
-
-@pytest.fixture
-def project(stack: Stack) -> LabelStudioProject:
-    info = stack.info
-    return LabelStudioProject(info["label_studio_url"], info["api_key"], info["project_id"])
 
 
 @pytest.fixture

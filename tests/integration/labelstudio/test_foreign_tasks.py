@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import httpx
+import pytest
 
 from backend.base.labeling import Asked, NewTask
 from backend.labelstudio.project_setup import ProjectSetup
@@ -16,13 +17,19 @@ from tests.integration.labelstudio.annotating import annotate
 PICTURE = "data:image/png;base64,"
 
 
-def test_tasks_that_a_colleague_adds_annotates_and_deletes_change_nothing(
-    project: ProjectSetup, api: httpx.Client, tmp_path: Path
-) -> None:
-    store = ProjectStore(tmp_path)
+@pytest.fixture
+def store(project: ProjectSetup, tmp_path: Path) -> ProjectStore:
+    """Return the database of a project in which Tightloop asked for one image."""
+    own = ProjectStore(tmp_path)
     asked = Asked("ours", round=0, strategy="random", version="")
-    store.record_asked([asked])
+    own.record_asked([asked])
     project.import_tasks([NewTask("ours", write_asked(PICTURE, asked, hint=None))])
+    return own
+
+
+def test_tasks_that_a_colleague_adds_annotates_and_deletes_change_nothing(
+    project: ProjectSetup, api: httpx.Client, store: ProjectStore
+) -> None:
     added = [{"data": {"image": PICTURE}}, {"data": {"image": PICTURE, "image_id": "theirs"}}]
     path = f"/api/projects/{project.project_id}/import"
     api.post(path, json=added).raise_for_status()
@@ -44,12 +51,8 @@ def test_tasks_that_a_colleague_adds_annotates_and_deletes_change_nothing(
 
 
 def test_a_task_that_is_exported_and_imported_again_is_a_copy(
-    project: ProjectSetup, api: httpx.Client, tmp_path: Path
+    project: ProjectSetup, api: httpx.Client, store: ProjectStore
 ) -> None:
-    store = ProjectStore(tmp_path)
-    asked = Asked("ours", round=0, strategy="random", version="")
-    store.record_asked([asked])
-    project.import_tasks([NewTask("ours", write_asked(PICTURE, asked, hint=None))])
     path = f"/api/projects/{project.project_id}"
     exported = api.get(f"{path}/export", params={"download_all_tasks": True}).json()
     api.post(f"{path}/import", json=exported).raise_for_status()

@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, HTTPServer
-from threading import Thread
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from tests.unit.labelstudio.json_server import serving_json
 
 
 @dataclass
@@ -68,26 +68,5 @@ def _row(task_id: int, columns: Sequence[str]) -> dict[str, Any]:
 @contextmanager
 def serving(manager: DataManager) -> Iterator[DataManager]:
     """Serve the tasks; `manager.url` is the address."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            status, body = manager.answer(self.path)
-            # Label Studio answers with an HTML page if a number is impossible.
-            content = b"<html>" if body is None else json.dumps(body).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_: object) -> None:
-            """Print nothing."""
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        manager.url = f"http://127.0.0.1:{server.server_port}"
-        try:
-            yield manager
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving_json(manager.answer) as manager.url:
+        yield manager

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from tests.unit.labelstudio.json_server import serving_json
 
 TOKEN = "0123456789abcdef0123456789abcdef01234567"
 
@@ -34,25 +33,5 @@ class ProjectServer:
 def serving_projects() -> Iterator[ProjectServer]:
     """Run a ProjectServer; its projects may be changed at any time."""
     own = ProjectServer()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            status, answer = own.answer(self.path)
-            body = json.dumps(answer).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *args: Any) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        own.url = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield own
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving_json(own.answer) as own.url:
+        yield own

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Thread
 
 import pytest
 
@@ -18,6 +15,7 @@ from backend.labelstudio.task_pages import TaskPages
 from backend.labelstudio.unlistable_tasks import MAX_TASKS, UnlistableTasks
 from backend.store.project_store import ProjectStore
 from tests.unit.labelstudio.data_manager import DataManager, serving
+from tests.unit.labelstudio.json_server import serving_json
 
 DELETED = 500, "59"  # how Label Studio answers if task 59 is deleted while it reads the page
 PAGE = 200, {"tasks": [{"id": 7}], "total": 1}
@@ -29,27 +27,12 @@ def answering(*answers: tuple[int, object]) -> Iterator[tuple[TaskPages, list[tu
     """Give these answers, one per request; the list holds the answers that are left."""
     left = list(answers)
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            status, body = left.pop(0)
-            content = json.dumps(body if status == 200 else {"detail": body}).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+    def answer(_: str) -> tuple[int, object]:
+        status, body = left.pop(0)
+        return status, body if status == 200 else {"detail": body}
 
-        def log_message(self, *_: object) -> None:
-            """Print nothing."""
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            label_studio = LabelStudio(f"http://127.0.0.1:{server.server_port}", "token")
-            yield TaskPages(label_studio, 12, UnlistableTasks()), left
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving_json(answer) as url:
+        yield TaskPages(LabelStudio(url, "token"), 12, UnlistableTasks()), left
 
 
 def pages_of(manager: DataManager, unlistable: UnlistableTasks | None = None) -> TaskPages:
