@@ -118,13 +118,6 @@ class ListedTask:
 
 
 @dataclass(frozen=True)
-class OpenTask(Task):
-    """A task that annotators may still receive, with the model versions of its predictions."""
-
-    versions: frozenset[str]
-
-
-@dataclass(frozen=True)
 class Prediction:
     """A model version's prediction for one image; `score` orders the tasks, low = query first."""
 
@@ -185,7 +178,8 @@ class LabelingProject(Protocol):
     def read_tasks(self, changed_after: datetime | None = None) -> Iterator[TaskReading]: ...
     def open_tasks(
         self, skipped: Set[int] = frozenset(), among: Collection[int] | None = None
-    ) -> list[OpenTask]: ...
+    ) -> list[Task]: ...
+    def predicted_by(self, version: str, task_ids: Collection[int]) -> set[int]: ...
     def annotations_of(self, image_id: str) -> dict[int, list[Annotation]]: ...
     def add_ground_truth(self, task_id: int, label: str, annotator: int | None) -> None: ...
     def annotate(self, task_id: int, label: str, annotator: int) -> bool: ...

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Set
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
 from backend.base.image_ids import image_id_of_task, task_id_of_image
-from backend.base.labeling import LabelConfig, OpenTask, Prediction, TaskOrder, TaskReading
+from backend.base.labeling import LabelConfig, Prediction, TaskOrder, TaskReading
 from backend.base.settings import Settings
 from backend.labelstudio import rows
 from backend.labelstudio.project import LabelStudioProject
@@ -36,14 +36,9 @@ class AttachedProject(LabelStudioProject):
             for task in self._tasks.read("id,data", among=task_ids)
         }
 
-    def open_tasks(
-        self, skipped: Set[int] = frozenset(), among: Collection[int] | None = None
-    ) -> list[OpenTask]:
-        """Return open tasks. The versions of their predictions include only our versions."""
-        return [
-            replace(task, versions=frozenset(filter(None, map(self._our_version, task.versions))))
-            for task in super().open_tasks(skipped, among)
-        ]
+    def predicted_by(self, version: str, task_ids: Collection[int]) -> set[int]:
+        """Return which of these tasks have a prediction of one of our versions."""
+        return super().predicted_by(self._name(version), task_ids)
 
     def import_predictions(self, by_task_id: Mapping[int, Prediction]) -> int:
         """Add a prediction to each of these tasks; return their number."""

@@ -15,7 +15,6 @@ from backend.base.labeling import (
     Annotation,
     LabelConfig,
     NewTask,
-    OpenTask,
     Prediction,
     ProjectCounts,
     Task,
@@ -28,7 +27,7 @@ from backend.labelstudio.client import UNCERTAINTY_SAMPLING, LabelStudio
 from backend.labelstudio.label_config import parse_label_config
 from backend.labelstudio.task_listing import UNFINISHED, task_filter
 from backend.labelstudio.task_pages import TaskPages, chunks
-from backend.labelstudio.task_versions import VERSIONS_COLUMN, read_versions
+from backend.labelstudio.task_versions import find_predicted
 from backend.labelstudio.unlistable_tasks import UnlistableTasks
 
 OUR_DESCRIPTION = "Tightloop, round"  # how every project description that we write begins
@@ -144,25 +143,25 @@ class LabelStudioProject:
 
     def open_tasks(
         self, skipped: Set[int] = frozenset(), among: Collection[int] | None = None
-    ) -> list[OpenTask]:
+    ) -> list[Task]:
         """Return the tasks that await a first or further annotation, oldest first.
 
         Tasks that were only skipped are left out, except the tasks in `skipped`. With `among`, only
         these tasks are read, in one request for every CHUNK tasks.
         """
-        columns = f"{self._task_columns},{VERSIONS_COLUMN}"
         found = [
-            OpenTask(
-                **vars(rows.read_task(task, self._image_id_of(task))),
-                versions=read_versions(self._server, task),
-            )
-            for task in self._tasks.read(columns, [UNFINISHED], among)
+            rows.read_task(task, self._image_id_of(task))
+            for task in self._tasks.read(self._task_columns, [UNFINISHED], among)
         ]
         return [
             task
             for task in found
             if task.is_open or task.awaits_second_opinion or task.task_id in skipped
         ]
+
+    def predicted_by(self, version: str, task_ids: Collection[int]) -> set[int]:
+        """Return which of these tasks have a prediction of this version."""
+        return find_predicted(self._server, self._tasks, version, task_ids)
 
     def reopen(self, task_id: int, n_annotators: int) -> None:
         """Keep a task open until `n_annotators` annotators in total have annotated it.

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.asking.query import rank, resolve
-from backend.base.labeling import OpenTask, Prediction, Task
+from backend.base.labeling import Prediction, Task
 from backend.base.progress import Progress
 from backend.people.consensus import Row
 from backend.rounds.accuracy import describe_project
@@ -71,12 +71,9 @@ def order_open_tasks(loop: Loop, progress: Progress = lambda *_: None) -> int:
         else make_prediction(probs[i], confidences[i], loop.names, name)
         for i, task in enumerate(tasks)
     } | {task.task_id: without_guess(name) for task in of_sample}
+    done = loop.project.predicted_by(name, predictions.keys())
     refreshed = loop.project.import_predictions(
-        {
-            task.task_id: predictions[task.task_id]
-            for task in (*tasks, *of_sample)
-            if name not in task.versions
-        }
+        {task_id: own for task_id, own in predictions.items() if task_id not in done}
     )
     now_by = switch(loop, name)
     log.info("%d open tasks have predictions of %s", len(predictions), name)
@@ -171,7 +168,7 @@ def _show(loop: Loop, task: Task, probs: Row | None, confidence: float) -> OpenI
     return show_open(loop, task.image_id, probs, confidence, awaits_second_opinion=is_again)
 
 
-def _open_tasks(loop: Loop) -> tuple[list[OpenTask], list[OpenTask]]:
+def _open_tasks(loop: Loop) -> tuple[list[Task], list[Task]]:
     """Return the open tasks that show a guess, and the open tasks of sampled images, which do not.
 
     A sampled image that one annotator skipped is still open to the others. Sampled images whose

@@ -14,7 +14,6 @@ from backend.base.labeling import (
     Annotation,
     LabelConfig,
     NewTask,
-    OpenTask,
     Prediction,
     ProjectCounts,
     Task,
@@ -82,13 +81,16 @@ class OracleProject:
 
     def open_tasks(
         self, skipped: Set[int] = frozenset(), among: Collection[int] | None = None
-    ) -> list[OpenTask]:
+    ) -> list[Task]:
         return [
-            OpenTask(**vars(task), versions=frozenset(self.predictions[task.task_id]))
+            task
             for task in self.tasks()
             if (task.is_open or task.awaits_second_opinion or task.task_id in skipped)
             and (among is None or task.task_id in among)
         ]
+
+    def predicted_by(self, version: str, task_ids: Collection[int]) -> set[int]:
+        return {task_id for task_id in task_ids if version in self.predictions[task_id]}
 
     def annotations(self) -> dict[int, list[Annotation]]:
         return {i: list(self.answers.get(i, ())) for i in self.by_task}
@@ -251,11 +253,8 @@ class CountingProject(OracleProject):
         self,
         skipped: Set[int] = frozenset(),  # noqa: ARG002
         among: Collection[int] | None = None,  # noqa: ARG002
-    ) -> list[OpenTask]:
-        return [
-            OpenTask(**vars(self._send(i).task), versions=frozenset(self.predictions[i]))
-            for i in sorted(self.open_ids)
-        ]
+    ) -> list[Task]:
+        return [self._send(task_id).task for task_id in sorted(self.open_ids)]
 
     def add(self, task_id: int, new: NewTask, annotations: list[Annotation], truth: str) -> None:
         """Add a task that was last changed long ago."""

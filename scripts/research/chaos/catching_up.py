@@ -74,9 +74,8 @@ def _unordered(stack: ChaosStack, images: Collection[str]) -> str:
     if current is None:
         return "no version is in service"
     version = current.version
-    tasks = [task for task in stack.project.open_tasks() if task.image_id in images]
-    lacking = [task.task_id for task in tasks if version not in task.versions]
-    if lacking:
+    tasks = {task.task_id for task in stack.project.open_tasks() if task.image_id in images}
+    if lacking := tasks - stack.project.predicted_by(version, tasks):
         return f"{len(lacking)} of {len(tasks)} open tasks lack predictions of {version}"
     if tasks and (by := stack.project.model_version()) != version:
         return f"tasks are ordered by {by!r} instead of {version}"

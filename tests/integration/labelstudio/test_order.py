@@ -89,7 +89,8 @@ def test_open_tasks_list_every_version_that_predicted_them(
     ids = import_images(project, new_task("a", guess(0.25)))
     for version in ("r0002", "r0003"):
         project.import_predictions({ids["a"]: guess(0.25, version)})
-    assert project.open_tasks()[0].versions == {"r0001", "r0002", "r0003"}
+    for version in ("r0001", "r0002", "r0003"):
+        assert project.predicted_by(version, ids.values()) == {ids["a"]}
 
 
 def test_a_prediction_has_a_probability_and_a_confidence(

@@ -121,12 +121,14 @@ def test_a_reopened_task_is_served_to_another_annotator_until_they_annotate_it(
 
 
 def test_all_versions_of_a_task_with_many_predictions_are_found(project: ProjectSetup) -> None:
-    [task_id] = import_images(project, new_task("a")).values()
+    ids = import_images(project, *map(new_task, "ab"))
     versions = [f"r0001h{number:02}" for number in range(1, 61)]
     for version in versions:  # Label Studio lists about 40 of them
-        project.import_predictions({task_id: guess(0.5, version)})
-    [task] = project.open_tasks()
-    assert task.versions == {*versions}
+        project.import_predictions({ids["a"]: guess(0.5, version)})
+    for version in versions:
+        assert project.predicted_by(version, ids.values()) == {ids["a"]}
+    for version in ("r0001", "r0001h0", "r0001h61"):
+        assert project.predicted_by(version, ids.values()) == set()
 
 
 def test_only_tasks_that_changed_are_read_again(project: ProjectSetup, api: httpx.Client) -> None:
@@ -151,7 +153,7 @@ def test_seed_labels_are_imported_as_annotated_tasks(project: ProjectSetup) -> N
     import_images(project, new_task("seed", label="dog"), new_task("asked", guess(0.4)))
     [task] = project.open_tasks()
     assert (task.image_id, task.is_open) == ("asked", True)
-    assert task.versions == {"r0001"}
+    assert project.predicted_by("r0001", [task.task_id]) == {task.task_id}
     [seed] = [a for of_task in project.annotations().values() for a in of_task]
     assert (seed.image_id, seed.label, seed.was_skipped) == ("seed", "dog", False)
     assert project.counts() == ProjectCounts(tasks=2, annotations=1, skipped=0, open=1)

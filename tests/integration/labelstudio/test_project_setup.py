@@ -205,13 +205,12 @@ def test_a_bad_image_loses_only_its_own_prediction(
 ) -> None:
     receiver.bad, receiver.bad_reply = {"bad"}, bad_reply
     project.connect_backend(receiver.url, USER, PASSWORD)
-    import_images(project, *map(new_task, ["bad", "good", "fine"]))
+    ids = import_images(project, *map(new_task, ["bad", "good", "fine"]))
     api.post(
         "/api/dm/actions/",
         params={"id": "retrieve_tasks_predictions", "project": project.project_id},
         json={"selectedItems": {"all": True, "excluded": []}},
     ).raise_for_status()
-    predicted = {task.image_id for task in project.open_tasks() if task.versions}
-    assert predicted >= {"good", "fine"}
+    assert project.predicted_by("r0001", ids.values()) >= {ids["good"], ids["fine"]}
     project.switch_model_version("r0001")
     assert served_order(api, project, 1) != ["bad"]

@@ -110,21 +110,34 @@ def test_the_teams_version_is_never_taken_for_ours(
 def test_open_tasks_are_read_by_id_with_one_request_for_500_tasks(
     project: AttachedProject, server: LabelStudioStandIn
 ) -> None:
-    versions = "yolo, tl12-r0001,r0001"
-    task = {
-        "id": 5, "total_annotations": 0, "cancelled_annotations": 0, "is_labeled": False,
-        "predictions_model_versions": versions,
-    }  # fmt: skip
+    task = {"id": 5, "total_annotations": 0, "cancelled_annotations": 0, "is_labeled": False}
     server.answers["/api/tasks/"] = {"tasks": [task], "total": 1}
     [found, _] = project.open_tasks(among={*range(1, 502)})
     assert found.image_id == "ls-5"
-    assert found.versions == {"r0001"}
     selected = [json.loads(query["query"])["selectedItems"] for _, _, query in server.requests]
     assert selected == [
         {"all": False, "included": [*range(1, 501)]},
         {"all": False, "included": [501]},
     ]
     assert "data" not in server.requests[0][2]["include"].split(",")
+
+
+@pytest.mark.parametrize(
+    ("listed", "found"),
+    [
+        ("yolo, tl12-r0001,r0001", {5}), ("yolo,r0001", set()), ("tl12-r0001h02", set()),
+        ("tl1-r0001", set()),
+    ],
+)  # fmt: skip
+def test_a_task_is_predicted_only_by_our_version_of_this_name(
+    project: AttachedProject, server: LabelStudioStandIn, listed: str, found: set[int]
+) -> None:
+    tasks = [{"id": 5, "predictions_model_versions": listed}]
+    server.answers["/api/tasks/"] = {"tasks": tasks, "total": 1}
+    assert project.predicted_by("r0001", [5]) == found
+    [(_, _, query)] = server.requests
+    [like_it] = json.loads(query["query"])["filters"]["items"][1:]
+    assert (like_it["operator"], like_it["value"]) == ("contains", ["tl12-r0001"])
 
 
 def test_no_request_is_sent_if_no_task_is_wanted(
