@@ -6,6 +6,7 @@ import re
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from rq.job import Job
 
 from backend.base.settings import Settings, load_settings
 from backend.measures.evaluation import Evaluation
+from backend.queue import training_queue
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds.decide import decide
 from backend.rounds.observe import observe
@@ -292,7 +294,10 @@ def test_many_classes_are_shown_as_a_list_of_confusions_instead_of_a_matrix(
 
 
 def test_a_running_training_shows_a_progress_bar(
-    client: FlaskClient, queue: TrainingQueue, redis_server: RedisServer
+    client: FlaskClient,
+    queue: TrainingQueue,
+    redis_server: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     queue.enqueue("retrain", PROJECT)
     assert "<b>Training</b> (queued)" in section(page(client), "jobs")
@@ -302,8 +307,10 @@ def test_a_running_training_shows_a_progress_bar(
     job = Job.fetch("retrain-p7", connection=connection, serializer="json")
     job.set_status("started")  # type: ignore[arg-type]
     assert "<progress aria-label" in section(page(client), "jobs")
+    now = time.time()
+    monkeypatch.setattr(training_queue, "time", SimpleNamespace(time=lambda: now))
     queue.report_progress(job, "training", 0, 80)
-    job.meta["progress"]["since"] -= 10
+    monkeypatch.setattr(training_queue, "time", SimpleNamespace(time=lambda: now + 10))
     queue.report_progress(job, "training", 20, 80)
     html = section(page(client), "jobs")
     assert "training, 20 of 80 steps, about 30 s left" in html
