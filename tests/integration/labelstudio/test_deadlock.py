@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import subprocess
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from backend.base.errors import DatabaseError
-from backend.base.labeling import Prediction
 from backend.labelstudio.project_setup import ProjectSetup
 from scripts.local.folder import StackFolder
 from scripts.local.programs import postgres_server
@@ -37,13 +37,15 @@ def test_a_deadlock_is_explained_and_the_import_has_added_nothing(
 ) -> None:
     first, second = import_images(project, new_task("a"), new_task("b")).values()
     guesses = {first: guess(0.1), second: guess(0.2)}
-    with ThreadPoolExecutor(1) as thread:
-        for _ in range(TRIES):
-            blocking = thread.submit(block, stack, BLOCK.format(first=first, second=second))
-            error = import_guesses(project, guesses, blocking)
-            if error is not None:
+    error = None
+    for _ in range(TRIES):
+        with blocked(stack, BLOCK.format(first=first, second=second)):
+            try:
+                project.import_predictions(guesses)
+            except DatabaseError as found:
+                error = found
                 break
-            project.delete_predictions("r0001")  # this client noticed the deadlock first
+        project.delete_predictions("r0001")  # this client noticed the deadlock first
     assert error is not None
     assert error.status == 500
     assert "changes blocked each other in its database" in str(error)
@@ -52,22 +54,17 @@ def test_a_deadlock_is_explained_and_the_import_has_added_nothing(
     assert project.import_predictions(guesses) == 2
 
 
-def block(stack: Stack, script: str) -> None:
+@contextmanager
+def blocked(stack: Stack, script: str) -> Iterator[None]:
+    """Run a script once its first query has locked a row; wait at the end until it has finished."""
     psql = postgres_server(stack.folder / "postgres").bin_path / "psql"
     sockets = StackFolder(stack.folder).sockets / "postgres"
-    command = [str(psql), "-h", str(sockets), "-U", "postgres", "-q", "postgres"]
-    subprocess.run(command, input=script, text=True, capture_output=True, check=False)
-
-
-def import_guesses(
-    project: ProjectSetup, guesses: dict[int, Prediction], blocking: Future[None]
-) -> DatabaseError | None:
-    """Import predictions until the row of the second task is locked meanwhile."""
-    found = None
-    while not blocking.done() and found is None:
-        try:
-            project.import_predictions(guesses)
-        except DatabaseError as error:
-            found = error
-    blocking.result()
-    return found
+    command = [str(psql), "-h", str(sockets), "-U", "postgres", "-qtA", "postgres"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as client:
+        assert client.stdin is not None
+        assert client.stdout is not None
+        client.stdin.write(script)
+        client.stdin.close()
+        assert client.stdout.readline().strip()  # the id of the locked row
+        yield
