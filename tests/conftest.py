@@ -26,7 +26,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Tests that share a stack run in one process, because starting another stack takes a minute.
 SHARED_STACKS = {
     "a stack that tests kill": (
-        "tests/integration/test_chaos.py",
         "tests/integration/test_faults.py",
         "tests/integration/test_up.py",
     ),

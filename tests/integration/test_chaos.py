@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from scripts.research.chaos.audit import Finding, audit
-from scripts.research.chaos.catching_up import find_lag
 from scripts.research.chaos.chaos_stack import ChaosStack
 from scripts.research.chaos.faults import FAULTS
 from scripts.research.chaos.ledger import Ledger
 from scripts.research.chaos.report import Report
 from scripts.research.chaos.trial import break_stack
-from tests.integration.conftest import Stack
+from tests.integration.conftest import CreateTables, Stack, running_stack
 from tests.patience import wait_for
 
 # None of these faults waits until a lease in Redis expires.
@@ -25,8 +26,15 @@ SHORT = (
 
 
 @pytest.fixture(scope="module")
-def stack(stack_from_nothing: Stack, tmp_path_factory: pytest.TempPathFactory) -> ChaosStack:
-    running = stack_from_nothing
+def running(create_tables: CreateTables) -> Iterator[Stack]:
+    """A stack that soon learns what people leave behind when they stop."""
+    with running_stack(create_tables, RETRAIN_WAIT="10") as running:
+        yield running
+    assert not running.processes()
+
+
+@pytest.fixture(scope="module")
+def stack(running: Stack, tmp_path_factory: pytest.TempPathFactory) -> ChaosStack:
     ledger = Ledger(tmp_path_factory.mktemp("chaos") / "ledger.jsonl")
     return ChaosStack(running.folder, running.environment, ledger)
 
@@ -63,10 +71,14 @@ def test_the_audit_notices_a_lost_annotation_and_a_second_task(
     again = {"data": task["data"], "project": stack.project_id}
     made = stack.label_studio.post("/api/tasks/", json=again).raise_for_status().json()["id"]
     try:
-        wait_for(lambda: find_lag(stack, stack.ledger.entries(), images), "the clock to notice")
-        assert finding(stack, images, "annotations").problems == (
+        expected = (
             f"Label Studio lost annotation {lost.annotation_id} of task {lost.task_id}",
             f"project.db lost annotation {lost.annotation_id} of task {lost.task_id}",
+        )
+        wait_for(
+            lambda: finding(stack, images, "annotations").problems == expected,
+            "the clock to notice the deletion",
+            show=lambda: str(finding(stack, images, "annotations")),
         )
         assert finding(stack, images, "tasks").problems == (f"2 tasks for image {lost.image_id}",)
     finally:
