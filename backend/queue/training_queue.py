@@ -201,12 +201,12 @@ class TrainingQueue:
 
         Call this before the current run ends. RQ 3.0.0 keeps the id of a run for a minute longer
         than the run itself. A job that ended within that minute would fail with "Execution ... not
-        found in Redis".
+        found in Redis". The lease of a dead run has ended, but its record may expire a bit later.
         """
-        runs = job.execution_registry
+        runs, leases = job.execution_registry, job.started_job_registry
         for run_id in runs.get_execution_ids():
             run = Execution(run_id, job.id, self._redis)
-            if not self._redis.exists(run.key):
+            if self._redis.zscore(leases.key, run.composite_key) is None:
                 self._redis.zrem(runs.key, run_id)
 
     def report_step(self, job: Job, step: str) -> None:

@@ -143,8 +143,9 @@ def test_a_finished_job_can_be_enqueued_again_immediately(
     assert queue.enqueue("rank", PROJECT)
 
 
+@pytest.mark.parametrize("expires", ["before the next run", "during the next run"])
 def test_a_job_whose_worker_died_returns_to_its_queue_and_succeeds(
-    queue: TrainingQueue, connection: Redis, monkeypatch: pytest.MonkeyPatch
+    queue: TrainingQueue, connection: Redis, monkeypatch: pytest.MonkeyPatch, expires: str
 ) -> None:
     queue.enqueue("retrain", PROJECT)
     trains = Queue("train", connection=connection, serializer="json")
@@ -160,18 +161,25 @@ def test_a_job_whose_worker_died_returns_to_its_queue_and_succeeds(
     registry = StartedJobRegistry(queue=trains)
     [entry] = connection.zrange(registry.key, 0, -1)
     connection.zadd(registry.key, {entry: time.time() - 3600})  # type: ignore[type-var]
-    connection.delete(*connection.scan_iter("rq:execution:*"))
+    [record] = connection.scan_iter("rq:execution:*")
+    if expires == "before the next run":
+        connection.delete(record)
     queue.requeue_abandoned()
     assert trains.job_ids == ["retrain-p7"]
 
-    # The second run succeeds and does not block the next job.
-    def retrain(_: int) -> None:
+    # The second run succeeds, so it is not tried again, and it does not block the next job.
+    runs: list[int] = []
+
+    def retrain(project_id: int) -> None:
+        runs.append(project_id)
         running = get_current_job()
         assert running is not None
         queue.forget_dead_executions(running)
+        connection.delete(record)
 
     monkeypatch.setattr("backend.workers.jobs.retrain", retrain)
     SimpleWorker([trains], connection=connection, serializer="json").work(burst=True)
+    assert runs == [PROJECT]
     assert queue.jobs(PROJECT) == []
     assert queue.enqueue("retrain", PROJECT)
 
