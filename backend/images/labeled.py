@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 from PIL import Image
 
+from backend.base.errors import PoolError
 from backend.images.decode import open_image, read_rgb
 
 MAX_SIDE_PX = 512
@@ -40,7 +41,8 @@ class LabeledFolder:
     def keep(self, image_id: str, original: BinaryIO) -> None:
         """Store the whole image, upright, at most MAX_SIDE_PX wide and high.
 
-        Raises ImageError or OSError.
+        Raises ImageError or OSError if the image cannot be read, and PoolError if it cannot be
+        stored.
         """
         # A remote file is read once and as a whole, because decoders jump back and forth.
         with open_image(BytesIO(original.read()), self.max_pixels) as image:
@@ -48,10 +50,16 @@ class LabeledFolder:
             rgb = read_rgb(image, (shrink, shrink))
         rgb.thumbnail((MAX_SIDE_PX, MAX_SIDE_PX), Image.Resampling.BILINEAR)
         suffix = ".png" if max(rgb.size) <= PNG_MAX_SIDE_PX else ".jpg"
-        self.path.mkdir(parents=True, exist_ok=True)
         draft = self.path / f".{image_id}.draft-{os.getpid()}"
         try:
-            rgb.save(draft, "PNG" if suffix == ".png" else "JPEG", quality=JPEG_QUALITY)
-            draft.replace(self.path / f"{image_id}{suffix}")
-        finally:
-            draft.unlink(missing_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
+            try:
+                rgb.save(draft, "PNG" if suffix == ".png" else "JPEG", quality=JPEG_QUALITY)
+                draft.replace(self.path / f"{image_id}{suffix}")
+            finally:
+                draft.unlink(missing_ok=True)
+        except OSError as error:
+            raise PoolError(
+                f"labeled images cannot be kept in {self.path} ({error.strerror}): check that the "
+                "folder is writable and has space left"
+            ) from error

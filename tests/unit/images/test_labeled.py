@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from backend.base.errors import ImageError
+from backend.base.errors import ImageError, PoolError
 from backend.images.labeled import LabeledFolder
 
 
@@ -59,3 +59,10 @@ def test_a_damaged_image_leaves_no_file(labeled: LabeledFolder) -> None:
     assert labeled.image_ids() == set()
     with pytest.raises(FileNotFoundError):
         labeled.open("a")
+
+
+def test_an_image_that_cannot_be_stored_is_an_error_that_says_what_to_check(tmp_path: Path) -> None:
+    (tmp_path / "labeled").touch()
+    labeled = LabeledFolder(tmp_path / "labeled", 10_000_000)
+    with pytest.raises(PoolError, match=r"cannot be kept in .*labeled .*check that the folder is"):
+        labeled.keep("a", file_of(Image.new("RGB", (8, 8))))
