@@ -66,6 +66,7 @@ def prune(
     sound, _ = Registry(root).versions()
     promotions = Registry(root).promotions()
     _prune_embeddings(root, sound, promotions)
+    _delete_drafts(root)
     going = choose_pruned(sound, promotions, keep_versions, ())
     if not going:
         # KEEP_VERSIONS=0 cancels the announcement: a later deletion must be announced again.
@@ -176,3 +177,16 @@ def _prune_embeddings(root: Path, sound: Sequence[Meta], promotions: Sequence[Pr
             )  # still being written, or left behind by a killed process
             if path.stat().st_mtime < long_ago if is_draft else path.name[:16] not in keep:
                 path.unlink(missing_ok=True)
+
+
+def _delete_drafts(root: Path) -> None:
+    """Delete what killed processes were writing into the project's folder long ago."""
+    long_ago = time.time() - DRAFT_LIFETIME_S
+    with folder_errors(root):
+        for draft in root.glob(".*draft-*"):
+            if draft.stat().st_mtime >= long_ago:
+                continue
+            if draft.is_dir():
+                shutil.rmtree(draft, ignore_errors=True)
+            else:
+                draft.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import httpx
 
 from backend.base.errors import TightloopError
 from backend.base.labeling import Annotation, TaskReading
+from backend.store.pruning import DRAFT_LIFETIME_S
 from scripts.local.folder import StackFolder
 from scripts.local.processes import processes
 from scripts.research.chaos.chaos_stack import ChaosStack
@@ -147,7 +149,10 @@ def _versions(stack: ChaosStack) -> Finding:
 
 
 def _leftovers(stack: ChaosStack) -> Finding:
-    drafts = [str(path) for path in stack.root.rglob(".*") if "draft" in path.name]
+    drafts = [path for path in stack.root.rglob(".*") if "draft" in path.name]
+    # Pruning deletes what killed processes were writing, but only when no process can still write.
+    long_ago = time.time() - DRAFT_LIFETIME_S
+    stale = [path for path in drafts if path.stat().st_mtime < long_ago]
     supervisord = stack.process("supervisord")
     known = {supervisord.pid, *(child.pid for child in supervisord.children(recursive=True))}
     strays = [
@@ -155,7 +160,7 @@ def _leftovers(stack: ChaosStack) -> Finding:
         for process in processes(StackFolder(stack.var))
         if process.pid not in known
     ]
-    problems = (*(f"left behind: {path}" for path in drafts), *strays)
+    problems = (*(f"left behind: {path}" for path in stale), *strays)
     return Finding("leftovers", f"{len(drafts)} drafts, {len(strays)} stray processes", problems)
 
 

@@ -439,6 +439,18 @@ def test_embeddings_of_the_last_two_bodies_and_a_recent_draft_are_kept(root: Pat
     assert {path.name for path in folder.iterdir()} == {*names[1:], "young.draft-2"}
 
 
+def test_drafts_of_killed_processes_are_deleted_after_an_hour(root: Path) -> None:
+    save(root, meta(1))
+    for name in (".current.draft-1", ".current.draft-2"):
+        (root / name).touch()
+    for name in (".draft-r0002-1", ".draft-r0002-2"):
+        (root / name).mkdir()
+    for name in (".current.draft-1", ".draft-r0002-1"):
+        os.utime(root / name, (0, 0))
+    prune(root)
+    assert {path.name for path in root.glob(".*")} == {".current.draft-2", ".draft-r0002-2"}
+
+
 def test_a_head_that_loses_its_weights_does_not_become_newer(root: Path) -> None:
     heads = [f"r0003h{number:02d}" for number in range(1, pruning.HEADS_KEPT)]
     fill(root, "r0001", "r0001h01", "r0002", "r0003", *heads)
