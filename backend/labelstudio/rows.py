@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 from backend.base.errors import LabelConfigError
@@ -147,7 +148,7 @@ def seed_id_of(task: Mapping[str, Any]) -> int | None:
 def read_annotations(
     task: Mapping[str, Any], image_id: str, config: LabelConfig, *, seed_id: int | None = None
 ) -> list[Annotation]:
-    """Read the annotations of a task requested with ANNOTATION_COLUMNS.
+    """Read the annotations of a task requested with ANNOTATION_COLUMNS, oldest first.
 
     The label of the annotation `seed_id` comes from the data set.
     """
@@ -155,7 +156,8 @@ def read_annotations(
         _read_annotation(
             annotation, task["id"], image_id, config, is_seed=annotation["id"] == seed_id
         )
-        for annotation in task["annotations"]
+        # Label Studio returns them in no particular order.
+        for annotation in sorted(task["annotations"], key=itemgetter("id"))
     ]
 
 

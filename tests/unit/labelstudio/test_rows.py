@@ -83,6 +83,13 @@ def test_only_the_results_of_the_configs_choices_are_labels() -> None:
     ]  # fmt: skip
 
 
+def test_annotations_are_read_from_the_oldest_to_the_newest() -> None:
+    task = row({"image_id": "img"}, [choice("cat")], [choice("dog")], [])
+    task["annotations"].reverse()
+    found = read_own_task(task, CONFIG).annotations
+    assert [(a.annotation_id, a.label) for a in found] == [(10, "cat"), (11, "dog"), (12, None)]
+
+
 def test_a_skipped_annotation_is_not_an_annotation_of_another_control() -> None:
     task = row({}, [choice("dog", "former")])
     task["annotations"][0]["was_cancelled"] = True
