@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from tests.unit.labelstudio.json_server import serving_json
+from tests.unit.labelstudio.stand_in_server import serving_json
 
 
 @dataclass

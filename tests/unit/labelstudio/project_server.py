@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.unit.labelstudio.json_server import serving_json
+from tests.unit.labelstudio.stand_in_server import serving_json
 
 TOKEN = "0123456789abcdef0123456789abcdef01234567"
 

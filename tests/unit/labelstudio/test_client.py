@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ import pytest
 from backend.base.errors import DatabaseError, LabelStudioError, ProjectGoneError
 from backend.labelstudio.client import LabelStudio, label_now_url
 from backend.labelstudio.project import LabelStudioProject
+from tests.unit.labelstudio.stand_in_server import running
 
 # Label Studio 1.23.2 answered this when two transactions blocked each other.
 DEADLOCK = json.dumps(
@@ -49,14 +49,8 @@ def serving(status: int, body: bytes, *, n_deadlocks: int = 0) -> Iterator[str]:
         def log_message(self, *args: Any) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
+    with running(Handler) as url:
+        yield url
 
 
 def message_of(url: str, api_key: str = TOKEN) -> str:

@@ -15,7 +15,7 @@ from backend.labelstudio.task_pages import TaskPages
 from backend.labelstudio.unlistable_tasks import MAX_TASKS, UnlistableTasks
 from backend.store.project_store import ProjectStore
 from tests.unit.labelstudio.data_manager import DataManager, serving
-from tests.unit.labelstudio.json_server import serving_json
+from tests.unit.labelstudio.stand_in_server import serving_json
 
 DELETED = 500, "59"  # how Label Studio answers if task 59 is deleted while it reads the page
 PAGE = 200, {"tasks": [{"id": 7}], "total": 1}
