@@ -10,6 +10,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -169,24 +170,18 @@ def _prune_embeddings(root: Path, sound: Sequence[Meta], promotions: Sequence[Pr
     """Delete the embeddings of all but the last two bodies; embeddings can be recomputed."""
     bodies = list(dict.fromkeys(body_of(p.version) for p in promotions))[:BODIES_KEPT]
     keep = {meta.body_key for meta in sound if meta.body in bodies}
-    long_ago = time.time() - DRAFT_LIFETIME_S
     with folder_errors(root):
-        for path in (root / EMBEDDINGS).glob("*"):
-            is_draft = (
-                path.suffix != ".safetensors"
-            )  # still being written, or left behind by a killed process
-            if path.stat().st_mtime < long_ago if is_draft else path.name[:16] not in keep:
+        for path in (root / EMBEDDINGS).glob("*.safetensors"):
+            if path.name[:16] not in keep:
                 path.unlink(missing_ok=True)
 
 
 def _delete_drafts(root: Path) -> None:
-    """Delete what killed processes were writing into the project's folder long ago."""
+    """Delete unfinished files and versions that killed processes left behind."""
     long_ago = time.time() - DRAFT_LIFETIME_S
     with folder_errors(root):
-        for draft in root.glob(".*draft-*"):
-            if draft.stat().st_mtime >= long_ago:
-                continue
-            if draft.is_dir():
-                shutil.rmtree(draft, ignore_errors=True)
-            else:
-                draft.unlink(missing_ok=True)
+        for pattern in ("*.draft-*", "r*/*.draft-*", f"{EMBEDDINGS}/*.draft-*"):
+            for draft in root.glob(pattern):
+                with suppress(FileNotFoundError):  # it has just been renamed into place
+                    if draft.stat().st_mtime < long_ago:
+                        shutil.rmtree(draft) if draft.is_dir() else draft.unlink()

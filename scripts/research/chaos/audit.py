@@ -149,8 +149,8 @@ def _versions(stack: ChaosStack) -> Finding:
 
 
 def _leftovers(stack: ChaosStack) -> Finding:
-    drafts = [path for path in stack.root.rglob(".*") if "draft" in path.name]
-    # Pruning deletes what killed processes were writing, but only when no process can still write.
+    drafts = list(stack.root.rglob("*.draft-*"))
+    # Pruning deletes the drafts of killed processes, but not before it can be sure of that.
     long_ago = time.time() - DRAFT_LIFETIME_S
     stale = [path for path in drafts if path.stat().st_mtime < long_ago]
     supervisord = stack.process("supervisord")

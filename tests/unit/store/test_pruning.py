@@ -441,14 +441,15 @@ def test_embeddings_of_the_last_two_bodies_and_a_recent_draft_are_kept(root: Pat
 
 def test_drafts_of_killed_processes_are_deleted_after_an_hour(root: Path) -> None:
     save(root, meta(1))
-    for name in (".current.draft-1", ".current.draft-2"):
-        (root / name).touch()
-    for name in (".draft-r0002-1", ".draft-r0002-2"):
-        (root / name).mkdir()
-    for name in (".current.draft-1", ".draft-r0002-1"):
-        os.utime(root / name, (0, 0))
+    for process in (1, 2):
+        (root / f".current.draft-{process}").touch()
+        (root / f"r0001/pool.draft-{process}").touch()
+        (root / f".draft-r0002-{process}").mkdir()
+    for draft in root.rglob("*draft-*1"):
+        os.utime(draft, (0, 0))
     prune(root)
-    assert {path.name for path in root.glob(".*")} == {".current.draft-2", ".draft-r0002-2"}
+    left = {".current.draft-2", "pool.draft-2", ".draft-r0002-2"}
+    assert {path.name for path in root.rglob("*draft-*")} == left
 
 
 def test_a_head_that_loses_its_weights_does_not_become_newer(root: Path) -> None:
