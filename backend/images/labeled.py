@@ -60,6 +60,6 @@ class LabeledFolder:
                 draft.unlink(missing_ok=True)
         except OSError as error:
             raise PoolError(
-                f"labeled images cannot be kept in {self.path} ({error.strerror}): check that the "
-                "folder is writable and has space left"
+                f"labeled images cannot be kept in {self.path} ({error.strerror or error}): check "
+                "that the folder is writable and has space left"
             ) from error

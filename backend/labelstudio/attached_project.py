@@ -37,7 +37,7 @@ class AttachedProject(LabelStudioProject):
         }
 
     def predicted_by(self, version: str, task_ids: Collection[int]) -> set[int]:
-        """Return which of these tasks have a prediction of one of our versions."""
+        """Return which of these tasks have a prediction of this version of ours."""
         return super().predicted_by(self._name(version), task_ids)
 
     def import_predictions(self, by_task_id: Mapping[int, Prediction]) -> int:

@@ -201,7 +201,7 @@ class TrainingQueue:
 
         Call this before the current run ends. RQ 3.0.0 keeps the id of a run for a minute longer
         than the run itself. A job that ended within that minute would fail with "Execution ... not
-        found in Redis". The lease of a dead run has ended, but its record may expire a bit later.
+        found in Redis". A dead run has no lease any more; its record may remain a little longer.
         """
         runs, leases = job.execution_registry, job.started_job_registry
         for run_id in runs.get_execution_ids():
