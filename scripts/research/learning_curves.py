@@ -90,10 +90,14 @@ def labels_needed(budgets: Sequence[int], curve: Floats, target: float) -> float
     return float(np.interp(target, curve[around], budgets[around]))
 
 
-def summarize(rows: Sequence[Row], strategies: Sequence[str]) -> str:
-    """Return a Markdown table of accuracies, and how many labels each strategy saves."""
+def summarize(rows: Sequence[Row], strategies: Sequence[str], shown: Sequence[int] = ()) -> str:
+    """Return a Markdown table of accuracies, and how many labels each strategy saves.
+
+    If `shown` is not empty, the table contains only these numbers of labels.
+    """
     found = {strategy: curves(rows, strategy) for strategy in strategies}
     budgets = sorted(set.intersection(*(set(of_one.columns) for of_one in found.values())))
+    budgets = [labels for labels in budgets if not shown or labels in shown]
     lines = [
         "Test accuracy in % (95 % interval over seeds), and in parentheses the difference from "
         "random, paired by seed, if its interval excludes zero.\n",
@@ -106,7 +110,7 @@ def summarize(rows: Sequence[Row], strategies: Sequence[str]) -> str:
     lines.append("")
     if BASELINE in found:
         baseline = found.pop(BASELINE)
-        lines += [f"- {name} {_saved(own, baseline)}" for name, own in found.items()]
+        lines += [f"- {name} {saved(own, baseline)}" for name, own in found.items()]
         if min(map(len, [baseline, *found.values()])) > 1:
             lines += [f"- {name} is {_worse(own, baseline)}" for name, own in found.items()]
     return "\n".join([*lines, _calibration(rows), _forecasts(rows)]) + "\n"
@@ -147,10 +151,12 @@ def _cell(own: pd.DataFrame, baseline: pd.DataFrame | None, labels: int) -> str:
     return f"{text} ({100 * difference:+.1f})" if abs(difference) > around else text
 
 
-def _saved(own: pd.DataFrame, baseline: pd.DataFrame) -> str:
+def saved(
+    own: pd.DataFrame, baseline: pd.DataFrame, target: str = "random's final accuracy"
+) -> str:
     """Report how many labels a strategy needs to reach the final accuracy of random selection.
 
-    The interval comes from resampling the seeds.
+    The interval comes from resampling the seeds. `target` is how the report names that accuracy.
     """
     n_pairs = min(len(own), len(baseline))
     rng = np.random.default_rng(0)
@@ -164,9 +170,9 @@ def _saved(own: pd.DataFrame, baseline: pd.DataFrame) -> str:
         shares.append(needed / theirs)
     share, low, high = shares[0], *np.quantile(shares[1:], [0.025, 0.975], method="nearest")
     if not np.isfinite(share):
-        return f"does not reach random's final accuracy with {own.columns[-1]:,} labels"
+        return f"does not reach {target} with {own.columns[-1]:,} labels"
     until = f"{high:.0%}" if np.isfinite(high) else "more than all"
-    return f"needs {share:.0%} ({low:.0%} to {until}) of the labels for random's final accuracy"
+    return f"needs {share:.0%} ({low:.0%} to {until}) of the labels for {target}"
 
 
 def _worse(own: pd.DataFrame, baseline: pd.DataFrame) -> str:

@@ -41,6 +41,7 @@ class OracleProject:
     version: str = ""
     is_by_confidence: bool = True
     description: str = ""
+    given_ago: timedelta = timedelta()  # how long ago annotations are recorded to have been given
 
     def label_config(self) -> LabelConfig:
         return LabelConfig("label", "image", "image", self.choices)
@@ -201,7 +202,7 @@ class OracleProject:
                 annotator=annotator,
                 label=label,
                 was_skipped=was_skipped,
-                updated_at=datetime.now(UTC).isoformat(),
+                updated_at=(datetime.now(UTC) - self.given_ago).isoformat(),
                 accepted_guess=accepted_guess,
                 seconds=seconds,
             )

@@ -1,6 +1,7 @@
 """Simulate labeling with an oracle to find how many labels each query strategy needs.
 
     python -m scripts.research.simulate --strategies auto,random --rounds 20 --batch 100
+    python -m scripts.research.simulate --strategies auto,random --budgets 10,100,1000
 
 Runs the same rounds as with human annotators, once per strategy and seed, in parallel. Writes
 curves.csv, summary.md, curves.png and curves.svg into the folder given by --out. Rerun to resume.
@@ -26,9 +27,10 @@ from backend.network.device import find_device
 from backend.rounds.scoring import pretrained_body
 from scripts.console.options import at_least
 from scripts.console.progress_bars import progress_bar
+from scripts.research.budget_report import compare_with_random, labels_for_reference
 from scripts.research.crowd import real_annotations
 from scripts.research.experiment import open_experiment
-from scripts.research.learning_curves import draw, summarize, write_rows
+from scripts.research.learning_curves import Row, draw, read_rows, summarize, write_rows
 from scripts.research.oracle import OracleProject
 from scripts.research.simulation import (
     Plan,
@@ -49,18 +51,24 @@ def main() -> int:
 
 def _simulate(arguments: argparse.Namespace) -> None:
     settings, arms = load_settings(), arguments.strategies
+    if arguments.seed_labels is None:
+        arguments.seed_labels = 0 if arguments.budgets else 100
     if any("+" in arm for arm in arms) and not arguments.annotators:
         raise SettingsError("several annotations per image require --annotators with a CSV file")
     plan = _make_plan(arguments, settings)
     claim(arguments.out, plan)
     runs = _make_runs(arguments, settings, plan)
-    sentence = _describe(plan, arms, arguments.repeats)
+    sentence = _describe(plan, arms, arguments.repeats, _describe_start(plan))
     print(sentence)
     _prepare(runs[0])
     run_missing(runs, arguments.jobs)
     rows = [row for run in runs for row in finished_rows(run)]
     write_rows(arguments.out / "curves.csv", rows)
-    summary = summarize(rows, arms)
+    summary = summarize(rows, arms, plan.budgets)
+    if plan.budgets:
+        summary += compare_with_random(rows, arms, plan.budgets)
+    if arguments.reference:
+        summary += labels_for_reference(rows, arms, read_rows(arguments.reference, Row))
     (arguments.out / "summary.md").write_text(f"{sentence}\n{summary}")
     draw(rows, arms, arguments.out / "curves")
     print(f"\n{summary}\n{arguments.out}/curves.csv, summary.md, curves.png, curves.svg")
@@ -81,6 +89,7 @@ def _make_plan(arguments: argparse.Namespace, settings: Settings) -> Plan:
         duplicates=arguments.duplicates,
         annotators=arguments.annotators or "",
         people=arguments.people,
+        budgets=tuple(arguments.budgets),
     )
     pool, _ = pool_of(plan, settings.data_dir)
     if plan.seed_labels > len(pool.image_ids):
@@ -90,6 +99,10 @@ def _make_plan(arguments: argparse.Namespace, settings: Settings) -> Plan:
     if plan.annotators:
         real_annotations(plan.annotators, pool, pool.image_ids)
     return plan
+
+
+def _describe_start(plan: Plan) -> str:
+    return "an untrained body" if plan.weights == "none" else "the pre-trained body"
 
 
 def _make_runs(arguments: argparse.Namespace, settings: Settings, plan: Plan) -> list[Run]:
@@ -122,15 +135,17 @@ def _prepare(run: Run) -> None:
             pretrained_body(loop, progress)
 
 
-def _describe(plan: Plan, arms: Sequence[str], repeats: int) -> str:
-    body = "an untrained body" if plan.weights == "none" else "the pre-trained body"
-    model = f"heads on {body}" if plan.train == "head" else "full training runs"
+def _describe(plan: Plan, arms: Sequence[str], repeats: int, body: str) -> str:
+    model = f"heads on {body}" if plan.train == "head" else f"full training runs from {body}"
     copies = f", each image {plan.duplicates} times" if plan.duplicates > 1 else ""
     part = f", {plan.pool_fraction:.0%} of the pool" if plan.pool_fraction < 1 else ""
     people = f", real annotations by {plan.people} annotators" if plan.annotators else ""
     start = f"{plan.seed_labels} seed labels" if plan.seed_labels else "no seed labels"
+    batches = f"{plan.rounds} batches of {plan.batch}"
+    if plan.budgets:
+        batches = f"{plan.n_versions} versions up to {plan.last_budget:,} labels"
     return (
-        f"{', '.join(arms)}: {start}, {plan.rounds} batches of {plan.batch}, {repeats} "
+        f"{', '.join(arms)}: {start}, {batches}, {repeats} "
         f"paired seeds, {model}; pool {plan.pool}, weights {plan.weights}{part}{copies}{people}"
     )
 
@@ -144,14 +159,26 @@ def _parser() -> argparse.ArgumentParser:
     add("--rounds", type=positive, default=10, help="number of batches to query")
     add("--batch", type=positive, default=100, help="annotations per round")
     add(
+        "--budgets",
+        type=_budgets,
+        default=(),
+        help="numbers of labels to measure at, such as 10,100,1000; replaces --rounds and --batch",
+    )
+    add(
         "--seed-labels",
         type=at_least(0),
-        default=100,
-        help="0: each strategy chooses its own first batch",
+        help="0: each strategy chooses its own first batch (default: 100; with --budgets: 0)",
     )
     add("--repeats", type=positive, default=5, help="number of seeds, the same for all strategies")
     add("--out", type=Path, default="var/sim", help="the simulation's folder; rerun to resume")
     add("--train", choices=("head", "full"), default="head", help="head: minutes; full: hours")
+    add(
+        "--reference",
+        type=Path,
+        metavar="CSV",
+        help="the curves.csv of a simulation without adapting: report how many labels each "
+        "strategy needs for the final accuracy of its random runs",
+    )
     add(
         "--pool-fraction",
         type=_share,
@@ -165,6 +192,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--jobs", type=positive, default=jobs, help="number of parallel runs")
     return parser
+
+
+def _budgets(text: str) -> list[int]:
+    budgets = [int(number) for number in text.split(",")]
+    if budgets != sorted(set(budgets)) or budgets[0] < 2:
+        raise argparse.ArgumentTypeError("must be ascending numbers, from 2")
+    return budgets
 
 
 def _arms(text: str) -> list[str]:

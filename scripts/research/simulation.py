@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from functools import cache, partial
 from itertools import count
 from pathlib import Path
@@ -29,10 +30,12 @@ from backend.rounds import batches, rounds
 from backend.rounds.loop import Loop
 from backend.store.registry import Registry
 from scripts.console.progress_bars import progress_bar
+from scripts.research.budgets import training_points
 from scripts.research.crowd import Crowd, real_annotations
 from scripts.research.learning_curves import Row, read_rows, write_rows
-from scripts.research.oracle import OracleProject
+from scripts.research.oracle import LONG_AGO, OracleProject
 
+PLAN = "plan.json"
 FINISHED = "finished.csv"
 
 
@@ -51,6 +54,21 @@ class Plan:
     duplicates: int
     annotators: str  # a CSV file of real annotations; "" = the oracle annotates
     people: int
+    budgets: tuple[int, ...] = ()  # numbers of labels to measure at, instead of rounds and batch
+    adapt: float = 0.0  # minutes for which the body is adapted to the pool; 0 = not at all
+    adapt_from: str = ""  # the folder of the simulation that adapted the body; "" = this one
+
+    @property
+    def n_versions(self) -> int:
+        """Return how many versions each run trains."""
+        if self.budgets:
+            return len(training_points(self.budgets, self.seed_labels))
+        return self.rounds + bool(self.seed_labels)
+
+    @property
+    def last_budget(self) -> int:
+        """Return the number of labels at which a run ends."""
+        return self.budgets[-1] if self.budgets else self.seed_labels + self.rounds * self.batch
 
 
 @dataclass(frozen=True)
@@ -65,6 +83,7 @@ class Run:
     device: str
     threads: int
     validation: Validation = KNOWN
+    body: Path | None = None  # the adapted body; None = the plan's weights
 
 
 def simulate(run: Run, on_round: Callable[[], object] = lambda: None) -> list[Row]:
@@ -72,7 +91,8 @@ def simulate(run: Run, on_round: Callable[[], object] = lambda: None) -> list[Ro
     torch.set_num_threads(run.threads)
     plan = run.plan
     pool, truth = pool_of(plan, run.data_dir, run.validation)
-    project = OracleProject(pool.classes)
+    # With budgets, annotations are given long ago: batches must not grow with the people at work.
+    project = OracleProject(pool.classes, given_ago=LONG_AGO if plan.budgets else timedelta())
     loop = make_loop(run, pool, project)
     crowd = None
     if plan.annotators:
@@ -84,27 +104,46 @@ def simulate(run: Run, on_round: Callable[[], object] = lambda: None) -> list[Ro
         seeds = seed_labels(pool, plan.seed_labels, run.repeat, known)
         project.import_tasks([NewTask(i, {}, label=label) for i, label in seeds.items()])
     while len(project.labels()) < 2:  # a model cannot learn from a single class
-        batches.top_up(loop)
-        _annotate_open_tasks(project, truth, crowd)
+        next_loop, n_wanted = _next_batch(loop, run, project)
+        batches.top_up(next_loop)
+        _annotate_open_tasks(project, truth, crowd, n_wanted)
     rows: list[Row] = []
-    budget = plan.seed_labels + plan.rounds * plan.batch
-    while not rows or rows[-1].labels < budget:
-        rounds.train_round(loop, is_forced=False, progress=lambda *_: None)
+    while not rows or rows[-1].labels < plan.last_budget:
+        next_loop, n_wanted = _next_batch(loop, run, project)
+        rounds.train_round(next_loop, is_forced=False, progress=lambda *_: None)
         rows.append(_row(run, loop.root, project, len(rows) + 1))
         on_round()
-        if not _annotate_open_tasks(project, truth, crowd):
+        if not _annotate_open_tasks(project, truth, crowd, n_wanted):
             break  # the pool is exhausted
     return rows
 
 
+def _next_batch(loop: Loop, run: Run, project: OracleProject) -> tuple[Loop, int | None]:
+    """Return the loop that queries the next batch, and how many annotations will be given.
+
+    With a fixed batch size, all open tasks are annotated, and the number is None.
+    """
+    plan, n_given = run.plan, project.counts().annotations
+    if not plan.budgets:
+        return loop, None
+    points = training_points(plan.budgets, plan.seed_labels)
+    n_wanted = next((point - n_given for point in points if point > n_given), 1)
+    changes = {"batch_size": n_wanted}
+    return replace(loop, settings=loop.settings.model_copy(update=changes)), n_wanted
+
+
 def _annotate_open_tasks(
-    project: OracleProject, truth: Mapping[str, str], crowd: Crowd | None
+    project: OracleProject,
+    truth: Mapping[str, str],
+    crowd: Crowd | None,
+    n_wanted: int | None = None,
 ) -> int:
-    """Have the oracle or the crowd annotate all open tasks; return their number."""
-    if crowd is None:
-        return project.answer_open_tasks(truth)
-    open_tasks = project.open_tasks()
+    """Have the oracle or the crowd annotate open tasks, at most `n_wanted`; return their number."""
+    open_tasks = project.open_tasks()[:n_wanted]
     for task in open_tasks:
+        if crowd is None:
+            project.answer(task.task_id, truth[task.image_id])
+            continue
         annotator = crowd.pick({a.annotator for a in project.answers.get(task.task_id, ())})
         shown = project.predictions[task.task_id].get(project.version)
         guess = shown.label if shown else None
@@ -150,7 +189,7 @@ def make_loop(run: Run, pool: Pool, project: OracleProject) -> Loop:
         project=project,
         choices=pool.classes,
         pool=pool,
-        weights=run.plan.weights,
+        weights=str(run.body or run.plan.weights),
         recipe=Recipe(image_size=run.plan.image_size),
         seed=run.repeat,
         device=torch.device(run.device),
@@ -198,7 +237,7 @@ def pool_of(
 
 def claim(out: Path, plan: Plan) -> None:
     """Write the plan into its folder; raise SettingsError if a different plan is already there."""
-    path = out / "plan.json"
+    path = out / PLAN
     text = json.dumps(asdict(plan), indent=2)
     if path.exists() and path.read_text() != text:
         raise SettingsError(
@@ -223,7 +262,7 @@ def run_missing(runs: Sequence[Run], jobs: int) -> None:
     The first error, or Ctrl-C, ends all other runs.
     """
     missing = [run for run in runs if not (run.folder / FINISHED).exists()]
-    total = sum(run.plan.rounds + bool(run.plan.seed_labels) for run in missing)
+    total = sum(run.plan.n_versions for run in missing)
     if jobs == 1:
         numbers = count(1)
         with progress_bar() as progress:

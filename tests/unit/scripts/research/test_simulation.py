@@ -73,6 +73,18 @@ def test_a_first_batch_of_one_class_is_followed_by_another(tmp_path: Path, data_
     assert rows[0].labels >= 2
 
 
+@pytest.mark.parametrize("arm", ["auto", "random", "random+auto"])
+def test_versions_are_measured_at_exactly_the_budgets(
+    tmp_path: Path, data_dir: Path, arm: str
+) -> None:
+    path = annotations_file(tmp_path, data_dir, is_right=True)
+    annotators = str(path) if arm == "random+auto" else ""
+    budgets = {"seed_labels": 0, "rounds": 0, "batch": 0, "budgets": (16, 36, 40)}
+    rows = simulate(run(tmp_path, data_dir, arm, annotators=annotators, **budgets))
+    # Between 16 and 36 there is one more version, at 16 x 1.5.
+    assert [row.labels for row in rows] == [16, 24, 36, 40]
+
+
 def test_one_of_five_labels_is_for_validation_if_people_give_them(
     tmp_path: Path, data_dir: Path
 ) -> None:
