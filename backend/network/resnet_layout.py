@@ -59,6 +59,17 @@ def find_fault(tensors: Mapping[str, TensorType], n_classes: int) -> str:
     return _find_difference(tensors, resnet18(n_classes, next(iter(first.shape), 0)))
 
 
+def find_body_fault(tensors: Mapping[str, TensorType]) -> str:
+    """Return why tensors do not form a ResNet-18 without its last layer, or "" if they do.
+
+    Any width is accepted, as in `find_fault`.
+    """
+    first = tensors.get("conv1.weight", TensorType("F32", ()))
+    whole = resnet18(2, next(iter(first.shape), 0))
+    body = {name: wanted for name, wanted in whole.items() if name not in HEAD_TENSORS}
+    return _find_difference(tensors, body)
+
+
 def find_head_fault(tensors: Mapping[str, TensorType], n_classes: int) -> str:
     """Return why tensors do not form a last layer for `n_classes` classes, or "" if they do."""
     weight, bias = HEAD_TENSORS

@@ -21,8 +21,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -32,6 +31,7 @@ from pydantic import AwareDatetime, BaseModel, ValidationError
 from backend.base.errors import BrokenVersionError, ModelFolderError, NoModelError
 from backend.measures.evaluation import Evaluation
 from backend.store import tensor_file
+from backend.store.damage import broken_version_errors
 from backend.store.files import cached_until_changed, folder_errors, sha256, write_text
 from backend.store.version_meta import VERSION_NAME, Meta, VersionName, body_of, version_order
 
@@ -173,7 +173,7 @@ class Registry:
                 "another version; a higher KEEP_VERSIONS keeps more versions (0: all)"
             )
         weights = self._weights(version)
-        with _broken_version_errors(weights):
+        with broken_version_errors(weights):
             return tensor_file.read_weights(weights, meta.sha256)
 
     def promotions(self) -> list[Promotion]:
@@ -222,7 +222,7 @@ class Registry:
 
     def _read_meta_file(self, version: str) -> Meta:
         path = self.root / version / "meta.json"
-        with _broken_version_errors(path):
+        with broken_version_errors(path):
             meta = _parse_meta(path)
         if meta.version != version:
             raise BrokenVersionError(
@@ -240,7 +240,7 @@ class Registry:
         if meta.is_head:
             self.read_meta(meta.body)
         weights, body = self._weights(meta.version), self._weights(meta.body)
-        with _broken_version_errors(weights):
+        with broken_version_errors(weights):
             fault = tensor_file.find_header_fault(weights, len(meta.classes), meta.is_head)
             read_width = tensor_file.read_width
             if not fault and meta.is_head and read_width(weights) != read_width(body):
@@ -266,28 +266,10 @@ class Registry:
         """Raise BrokenVersionError if the weights of a version or of its body are damaged."""
         for part in (meta, self.read_meta(meta.body)) if meta.is_head else (meta,):
             weights = self._weights(part.version)
-            with _broken_version_errors(weights):
+            with broken_version_errors(weights):
                 fault = tensor_file.find_fault(weights, part.sha256)
             if fault:
                 raise BrokenVersionError(fault)
-
-
-@contextmanager
-def _broken_version_errors(path: Path) -> Iterator[None]:
-    """Convert errors that occur while reading a version's files into BrokenVersionErrors."""
-    version = path.parent.name
-    try:
-        yield
-    except FileNotFoundError:
-        raise BrokenVersionError(
-            f"{version} has no {path.name}: it is incomplete or not a Tightloop version"
-        ) from None
-    except OSError as error:
-        raise BrokenVersionError(
-            f"{version}/{path.name} cannot be read: {error.strerror or error}"
-        ) from None
-    except ValidationError as error:
-        raise BrokenVersionError(f"{version}/{path.name} is damaged ({_describe(error)})") from None
 
 
 # The status lists all versions every few seconds, but their files rarely change.
@@ -298,13 +280,6 @@ def _parse_meta(path: Path) -> Meta:
 
 def _write_meta(folder: Path, meta: Meta) -> None:
     write_text(folder / "meta.json", meta.model_dump_json(indent=2))
-
-
-def _describe(error: ValidationError) -> str:
-    """Name the first invalid field and the reason, without quoting its value."""
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
-    return f"{where!r:.80}: {first['msg']}" if where else f"not JSON: {first['msg']}"
 
 
 @lru_cache(maxsize=256)

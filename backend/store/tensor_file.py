@@ -1,6 +1,7 @@
 """Read, write and check safetensors files, which store a version's weights and outputs.
 
-A full version has all the weights of a ResNet-18; a head has only the weights of the last layer.
+A full version has all the weights of a ResNet-18; a head has only the weights of the last layer,
+and an adapted body has all others.
 """
 
 from __future__ import annotations
@@ -117,6 +118,16 @@ def find_header_fault(path: Path, n_classes: int, is_head: bool) -> str:
     except ValueError as error:
         return f"is damaged: {error}"
     return f"is not a ResNet-18 of {n_classes} classes: {fault}" if fault else ""
+
+
+@cached_until_changed(4096)
+def find_body_header_fault(path: Path) -> str:
+    """Return why a file's header does not match a body, or return ""."""
+    try:
+        fault = resnet_layout.find_body_fault(read_header(path))
+    except ValueError as error:
+        return f"is damaged: {error}"
+    return f"is not the body of a ResNet-18: {fault}" if fault else ""
 
 
 @cached_until_changed(4096)

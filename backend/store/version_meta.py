@@ -11,6 +11,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
 from backend.images.framing import FramingName, View
 from backend.measures.evaluation import Evaluation
 from backend.measures.gate import Gate
+from backend.store.body_meta import START
 from backend.store.project_record import Classes
 
 # Predictions with this name order an attached project's tasks before its first version.
@@ -83,6 +84,9 @@ class Meta(
     framing: FramingName = "middle"  # for versions made before framings were recorded
     pool: str
     weights: str
+    # What training started from: an adapted body, or "pretrained" for `weights`; for a head, what
+    # its body started from. "" in versions made before bodies were adapted, which means the same.
+    start: str = Field("", pattern=f"^(|{START.pattern})$")
     strategy: str
     labels: Count
     labels_per_class: dict[str, Count]
