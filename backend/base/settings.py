@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
     Field,
+    PlainValidator,
     SecretStr,
     ValidationError,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -24,6 +26,29 @@ TrainName = Literal["both", "full", "head"]
 OverlapName = Literal["auto", "1", "2", "3"]
 GoalName = Literal["learn", "finish"]
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
+MAX_ADAPT_MINUTES = 1440
+
+
+def _read_adapt(value: object) -> object:
+    text = str(value).strip()
+    if text in ("auto", "off"):
+        return text
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = 0.0
+    if 0 < minutes <= MAX_ADAPT_MINUTES:
+        return minutes
+    raise ValueError(
+        f"must be auto, off, or a number of minutes above 0, up to {MAX_ADAPT_MINUTES}"
+    )
+
+
+AdaptSetting = Annotated[
+    float | Literal["auto", "off"],
+    PlainValidator(_read_adapt),
+    WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "maximum": MAX_ADAPT_MINUTES}),
+]
 
 
 class Settings(ProjectSettings):
@@ -46,6 +71,13 @@ class Settings(ProjectSettings):
         description="Which part of the model learns from new annotations: `full` trains the whole "
         "network (minutes on a CPU), `head` fits only the last layer (about a second), and `both` "
         "fits heads between full training runs.",
+    )
+    adapt: AdaptSetting = Field(
+        "auto",
+        description="Whether to adapt the body of the model to the images in the pool, without "
+        "labels, after the first version is trained. `auto` does so if the pool has at least 5,000 "
+        "images, for 30 minutes or 100 passes over the pool, whichever ends first. A number is the "
+        "minutes to spend on a pool of any size. `off` starts every training run from `WEIGHTS`.",
     )
     strategy: StrategyName = Field(
         "least_confidence", description="The strategy that chooses the images to query next."

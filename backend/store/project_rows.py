@@ -44,6 +44,8 @@ class Facts(BaseModel, frozen=True):
     # What the loop has learned and done
     train_asked_at: Moment = 0.0  # when a person last requested training
     trained_at: Moment = 0.0  # when the last finished training run began reading
+    training_ended_at: Moment = 0.0  # when that run ended
+    first_version_at: Moment = 0.0  # when the first training run with enough labels ended
     head_revision: int = 0  # the revision that the last head or training run used
     head_fitted_at: Moment = 0.0
     ordered_by: str = ""  # the version whose predictions order the open tasks
@@ -72,6 +74,16 @@ class Facts(BaseModel, frozen=True):
     pool_classes: tuple[str, ...] = ()  # classes of the pool's known labels, as of the last search
     failed_at: dict[str, Moment] = {}  # when each step last failed; removed once the step succeeds
     unread_at: Moment = 0.0  # when a training run last failed to read Label Studio
+    # Adapting the body to the pool
+    adapt_began_at: Moment = 0.0  # when the current or last adaptation began
+    adapt_spent_s: float = 0.0  # how long that adaptation has run so far
+    adapt_budget_s: float = 0.0  # how long it is expected to run in total
+    adapt_kills: int = 0  # how often in a row its process was killed before it saved anything
+    adapted_at: Moment = 0.0  # when the last complete adaptation ended
+    adapted_images: int = 0  # how many images the pool had then
+    adapt_failures: int = 0  # how often in a row adapting has failed
+    adapt_error: str = ""  # why it failed last, and what to do; "" once it succeeds
+    start_changed_at: Moment = 0.0  # when training runs were last given another start
     # Labels by the model
     finish_wanted: float | None = None  # the largest share of errors that a person asked for
     finish_checked: int = 0  # the revision at which the acceptance sample was last judged

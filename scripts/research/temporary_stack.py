@@ -79,6 +79,7 @@ def running_backend(folder: Path, **settings: str) -> Iterator[Backend]:
         "LABEL_STUDIO_API_KEY": password,
         "LABEL_STUDIO_URL": LABEL_STUDIO_URL,
         "RETRAIN_AFTER": "1",
+        "ADAPT": "off",
         "BACKEND_PORT": str(port),
         **settings,
     }
@@ -166,6 +167,7 @@ def temporary_stack(name: str, **settings: str) -> Iterator[TemporaryStack]:
         "MODEL_DIR": str(var / "models"),
         "DATA_DIR": os.environ.get("DATA_DIR", str(ROOT / "var/data")),
         "DETACH": "1",
+        "ADAPT": "off",  # a measurement of something else must not share the cores with it
         **dict(zip(PORTS, map(str, free_ports(len(PORTS))), strict=True)),
         **settings,
     }

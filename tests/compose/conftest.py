@@ -31,6 +31,7 @@ SMALL = {
     "IMAGE_SIZE": "32",
     "SEED_LABELS": "60",
     "TRAIN": "full",  # tests count training runs
+    "ADAPT": "off",
     "OVERLAP": "1",  # tests count annotations
     "BATCH_SIZE": "10",
     "RETRAIN_AFTER": "10",

@@ -39,6 +39,7 @@ SMALL = {
     "SEED_LABELS": "60",
     "BLIND": "false",
     "TRAIN": "full",  # heads would reorder the tasks that tests count
+    "ADAPT": "off",
     "STRATEGY": "least_confidence",
     "OVERLAP": "1",
     "BATCH_SIZE": "10",

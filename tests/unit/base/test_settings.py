@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from backend.base.errors import SettingsError
-from backend.base.settings import GoalName, Settings, load_settings
+from backend.base.settings import AdaptSetting, GoalName, Settings, load_settings
 
 ROOT = Path(__file__).parents[3]
 
@@ -61,6 +61,10 @@ def test_the_local_stacks_secrets_win_over_those_made_for_compose(tmp_path: Path
         ("RETRAIN_WAIT", "-1", "greater than or equal to 0"),
         ("LABEL_STUDIO_URL", "localhost:8080", "http://"),
         ("BLIND", "perhaps", "boolean"),
+        ("ADAPT", "on", "must be auto, off, or a number of minutes above 0, up to 1440"),
+        ("ADAPT", "0", "a number of minutes above 0"),
+        ("ADAPT", "1441", "up to 1440"),
+        ("ADAPT", "nan", "up to 1440"),
     ],
 )
 def test_a_bad_value_is_named_with_its_value_and_what_is_allowed(
@@ -77,6 +81,17 @@ def test_image_hosts_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) ->
     assert load_settings().image_hosts == ()
     monkeypatch.setenv("IMAGE_HOSTS", "Images.example.org, 127.0.0.1:8000,[::1]:80")
     assert load_settings().image_hosts == ("images.example.org", "127.0.0.1:8000", "[::1]:80")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [("auto", "auto"), ("off", "off"), (" 30", 30.0), ("0.5", 0.5)]
+)
+def test_adapting_is_automatic_off_or_takes_a_number_of_minutes(
+    monkeypatch: pytest.MonkeyPatch, value: str, expected: AdaptSetting
+) -> None:
+    assert load_settings().adapt == "auto"
+    monkeypatch.setenv("ADAPT", value)
+    assert load_settings().adapt == expected
 
 
 def test_classes_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
