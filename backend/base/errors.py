@@ -21,6 +21,7 @@ TightloopError
 ├── NoModelError             no usable model version exists yet
 ├── TooFewLabelsError        there are too few labels or classes to train on
 ├── TrainingError            training diverged: the loss is NaN
+├── AdaptationError          a body cannot be adapted to the pool, or its training not resumed
 └── FinishError              the model cannot label the rest of the images now
 """
 
@@ -127,6 +128,10 @@ class TooFewLabelsError(TightloopError):
 
 class TrainingError(TightloopError):
     """Training diverged: the loss is NaN."""
+
+
+class AdaptationError(TightloopError):
+    """A body cannot be adapted to the pool, or its training cannot be resumed."""
 
 
 class FinishError(TightloopError):

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from backend.base.arrays import Images, Labels, Scores
 from backend.base.errors import TooFewLabelsError, TrainingError
 from backend.network import resnet
+from backend.network.augmentation import augment
 from backend.network.inference import normalizer, on_device, resize_bytes
-
-SINGLE_PIXEL_PX = 16  # the last layers see a single pixel of images of up to this size
+from backend.network.stepping import autocast, warm_up_then_cosine
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,7 @@ class Recipe:
 
     def lr_at(self, step: int, steps: int) -> float:
         """Return the learning rate at step 0 <= `step` < `steps`: linear warm-up, cosine decay."""
-        done = (step + 0.5) / steps
-        if done < self.warm_up:
-            return self.lr * done / self.warm_up
-        left = (1 - done) / (1 - self.warm_up)
-        return self.lr * (1 - math.cos(math.pi * left)) / 2
+        return self.lr * warm_up_then_cosine((step + 0.5) / steps, self.warm_up)
 
 
 def train(
@@ -126,10 +122,7 @@ def take_step(
 
     The loss stays on the device, because reading it would mean waiting for the step to finish.
     """
-    # On a CPU, PyTorch 2.15 leaves parts of a bfloat16 gradient unset if the input of a convolution
-    # with stride 2 is a single pixel. The garbage in them may be NaN.
-    is_broken = batch.device.type == "cpu" and batch.shape[-1] <= SINGLE_PIXEL_PX
-    with torch.autocast(batch.device.type, torch.bfloat16, enabled=not is_broken):
+    with autocast(batch):
         logits = model(batch)
     loss = (F.cross_entropy(logits.float(), targets, reduction="none") * weights).mean()
     optimizer.zero_grad()
@@ -166,7 +159,7 @@ def batches(
     normalize = normalizer(device)
     plan = (drawn.to(device) for drawn in (order, views, jitters))
     for chosen, view, jitter in zip(*plan, strict=True):
-        augmented = _augment(normalize(stored[chosen]), view, jitter, recipe.image_size)
+        augmented = augment(normalize(stored[chosen]), view, jitter, recipe.image_size)
         yield augmented, targets[chosen], shares_on_device[chosen]
 
 
@@ -196,20 +189,3 @@ def _draw_jitters(order: Tensor, most: float, rng: torch.Generator) -> Tensor:
     """Draw (steps, batch, 3) brightness (0 = none), contrast and saturation (1 = unchanged)."""
     moved = (torch.rand(*order.shape, 3, generator=rng) * 2 - 1) * most
     return moved + torch.tensor([0.0, 1.0, 1.0])
-
-
-def _augment(images: Tensor, views: Tensor, jitters: Tensor, image_size: int) -> Tensor:
-    """Change the colors of normalized images, then flip, translate and resize them.
-
-    Saturation scales the distance of a pixel from the mean of its three channels; contrast scales
-    the distance of a pixel from ImageNet's mean color (Howard 2013, arXiv:1312.5402). Mirrored
-    pixels fill the edges.
-    """
-    brightness, contrast, saturation = jitters.T[..., None, None, None]
-    grey = images.mean(dim=1, keepdim=True)
-    # Change colors before resizing, while the images are small: both steps are linear, so their
-    # order does not affect the result.
-    jittered = grey.lerp(images, saturation).mul_(contrast).add_(brightness)
-    grid = F.affine_grid(views, [len(images), 3, image_size, image_size], align_corners=False)
-    resized = F.grid_sample(jittered, grid, padding_mode="reflection", align_corners=False)
-    return resized.contiguous(memory_format=torch.channels_last)

@@ -30,9 +30,9 @@ ROOMS = (
 # Numerical libraries only, no input or output.
 CORE = ("measures", "people", "asking", "network")
 CORE_MAY_IMPORT = {
-    "__future__", "backend", "bisect", "cleanlab", "collections", "contextlib", "dataclasses",
-    "functools", "io", "itertools", "math", "numpy", "scipy", "sklearn", "torch", "torchvision",
-    "typing", "warnings",
+    "__future__", "backend", "bisect", "cleanlab", "collections", "contextlib", "copy",
+    "dataclasses", "functools", "io", "itertools", "math", "numpy", "scipy", "sklearn", "torch",
+    "torchvision", "typing", "warnings",
 }  # fmt: skip
 LIBRARIES = {
     "cleanlab": {"people", "workers"},
