@@ -36,7 +36,7 @@ def main() -> int:
         "--count", type=at_least(1), default=20, help="number of images to query (default: 20)"
     )
     parser.add_argument(
-        "--strategy", choices=STRATEGIES, help="use this strategy instead of the setting STRATEGY"
+        "--strategy", choices=STRATEGIES, help="use this strategy instead of the project's"
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="only print the images that would be queried"
@@ -64,7 +64,7 @@ def main() -> int:
             read_everything_changed(loop.project, loop.store)
             adopt_tasks(loop.pool, loop.store)
             batch = batches.choose_batch(
-                loop, arguments.count, arguments.strategy or loop.settings.strategy, progress
+                loop, arguments.count, arguments.strategy or loop.strategy, progress
             )
             if not arguments.dry_run:
                 progress("asking", 0, 0)

@@ -80,7 +80,10 @@ class Settings(ProjectSettings):
         "minutes to spend on a pool of any size. `off` starts every training run from `WEIGHTS`.",
     )
     strategy: StrategyName = Field(
-        "least_confidence", description="The strategy that chooses the images to query next."
+        "auto",
+        description="The strategy that chooses the images to query next. Unless you set it, a "
+        "project keeps the strategy with which it was set up. Projects from earlier releases keep "
+        "`least_confidence`.",
     )
     goal: GoalName = Field(
         "learn",
@@ -277,14 +280,19 @@ class Settings(ProjectSettings):
         """Return whether the labeling view shows the guesses made when the image was chosen."""
         return self.hints and not self.blind
 
-    def strategy_in(self, *, is_finishing: bool) -> StrategyName:
+    def strategy_in(self, recorded: StrategyName | None, *, is_finishing: bool) -> StrategyName:
         """Return the query strategy of a project.
 
-        `is_finishing` states whether a try to have the model label the rest is asking or has
-        passed. With GOAL=finish, the images that are left for people are then queried least
-        confident first.
+        `recorded` is the strategy with which the project was set up, or None if an earlier release
+        did not record it. `is_finishing` states whether a try to have the model label the rest is
+        asking or has passed. With GOAL=finish, the images that are left for people are then queried
+        least confident first.
         """
-        return "least_confidence" if is_finishing and self.goal == "finish" else self.strategy
+        if is_finishing and self.goal == "finish":
+            return "least_confidence"
+        if "strategy" in self.model_fields_set:
+            return self.strategy
+        return recorded or "least_confidence"
 
     def overlap_in(self, *, is_attached: bool) -> OverlapName:
         """Return how many annotators label each image of a project.

@@ -56,6 +56,7 @@ class Loop:
     device: torch.device
     renamed_classes: tuple[tuple[str, str], ...] = ()  # former names and new names
     validation_labels: int = 0  # how many annotators provide; 0 if the labels are known
+    recorded_strategy: StrategyName | None = None  # see `ProjectRecord`
     is_attached: bool = False  # whether the tasks belong to a team; we create and delete none
 
     @cached_property
@@ -91,7 +92,8 @@ class Loop:
     @property
     def strategy(self) -> StrategyName:
         """Return the query strategy as of now."""
-        return self.settings.strategy_in(is_finishing=self.finish_store.current() is not None)
+        is_finishing = self.finish_store.current() is not None
+        return self.settings.strategy_in(self.recorded_strategy, is_finishing=is_finishing)
 
     def reserved_images(self) -> set[str]:
         """Return the images that the model has labeled, or will label if its labels are accepted.
@@ -204,6 +206,7 @@ def open_loop(
         device=find_device(settings.device),
         renamed_classes=record.renamed_classes,
         validation_labels=record.wanted_validation_labels,
+        recorded_strategy=record.strategy,
         is_attached=record.is_attached,
     )
 

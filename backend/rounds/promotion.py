@@ -153,7 +153,7 @@ def _meta(
         framing=view.framing,
         pool=loop.pool.name,
         weights=loop.weights,
-        strategy=loop.settings.strategy,
+        strategy=loop.strategy,
         labels=len(labels.image_ids),
         labels_per_class={
             name: per_class[i] for i, name in enumerate(loop.names) if name in loop.classes.current

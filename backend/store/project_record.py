@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from backend.base.classes import ClassList, append_new
 from backend.base.errors import DetachedError, ModelFolderError, SettingsError
 from backend.base.project_settings import ValidatedBy
+from backend.base.strategy_names import StrategyName
 from backend.images.validation_sample import Validation
 from backend.store.files import folder_errors, lock, write_text
 
@@ -65,6 +66,7 @@ class ProjectRecord(BaseModel, frozen=True):
     validation_labels: int | None = Field(None, ge=1)  # given by annotators; None = known labels
     validation_images: int | None = Field(None, ge=0)  # in the sample; None = known labels
     label_config: Literal["ours", "own"] = "ours"  # written by Tightloop or by the user
+    strategy: StrategyName | None = None  # None = an earlier release did not record it
     pool_notice: str = ""
     weights_notice: str = ""
     # What detaching restores; None = Tightloop created the project and its tasks.

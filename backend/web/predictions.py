@@ -21,6 +21,7 @@ from backend.base.arrays import Probs
 from backend.base.classes import ClassList, append_new
 from backend.base.errors import ImageError, NoModelError
 from backend.base.settings import Settings, load_settings
+from backend.base.strategy_names import StrategyName
 from backend.labelstudio.label_config import parse_label_config
 from backend.labelstudio.rows import prediction_result
 from backend.labelstudio.task_images import TaskImages
@@ -127,6 +128,15 @@ class ModelService:
             return ClassList(append_new(meta.classes, choices), choices)
         return record.offering(choices)
 
+    def strategy(self, project_id: int) -> StrategyName:
+        """Return the project's query strategy, whose confidences order the tasks."""
+        root = self.root(project_id)
+        record = read_record(root)
+        is_finishing = FinishStore(root).current() is not None
+        return self.settings.strategy_in(
+            record.strategy if record else None, is_finishing=is_finishing
+        )
+
     def _model(self, project_id: int, served: InService) -> nn.Module:
         with self._lock:
             if served.model is None:
@@ -192,8 +202,7 @@ class ResNetBackend(LabelStudioMLBase):  # type: ignore[misc]  # the library has
             {"result": [], "score": 0.0 if is_sampled else None, "model_version": meta.version}
             for is_sampled in of_sample
         ]
-        is_finishing = FinishStore(self._service.root(project_id)).current() is not None
-        strategy = self._service.settings.strategy_in(is_finishing=is_finishing)
+        strategy = self._service.strategy(project_id)
         scores = confidence(
             strategy, int(readable.sum()), probs[readable], np.random.default_rng(0)
         )

@@ -36,6 +36,7 @@ from backend.rounds.listing_problem import listing_notices
 from backend.rounds.observe import count_new
 from backend.rounds.validation_reading import project_progress
 from backend.store import model_outputs, pruning
+from backend.store.finish_store import FinishStore
 from backend.store.project_record import ProjectRecord, known_projects, project_root, read_record
 from backend.store.project_rows import Facts, OpenImage
 from backend.store.project_store import ProjectStore
@@ -154,7 +155,10 @@ def _setup_fields(
         "order_problem": facts.order_problem or None,
         "weights": record.weights if record else None,
         "train": settings.train,
-        "strategy": settings.strategy,
+        "strategy": settings.strategy_in(
+            record.strategy if record else None,
+            is_finishing=FinishStore(root).current() is not None,
+        ),
         "goal": settings.goal,
         "rounds": settings.rounds,
         "retrain_after": settings.retrain_after,

@@ -95,7 +95,7 @@ class ProjectStatus(StatusPart):
     rescanned_at: str | None = Field(description="when the pool was last searched for new images")
     weights: str | None = Field(description="the weights that every training run starts from")
     train: str = Field(description="the setting `TRAIN`")
-    strategy: str = Field(description="the setting `STRATEGY`")
+    strategy: str = Field(description="the strategy that chooses the images to query next")
     goal: str = Field(description="the setting `GOAL`")
     round: int = Field(description="the newest round")
     rounds: int = Field(description="the last round that queries images (0: no limit)")

@@ -240,6 +240,7 @@ class Attaching:
             validation="people",
             validation_labels=settings.validation_labels,
             label_config="own",
+            strategy=settings.strategy,
             **fields,
         )
 

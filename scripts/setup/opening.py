@@ -130,6 +130,7 @@ class Opening:
             validation=validation,
             validation_labels=plan.validation_labels if validation == "people" else None,
             validation_images=self._count_sample(earlier) if validation == "people" else None,
+            strategy=earlier.strategy if earlier else self.settings.strategy,
             label_config="ours" if is_our_label_config(project.label_config_xml()) else "own",
             **chosen,
         )

@@ -162,4 +162,13 @@ def test_goal_finish_follows_the_confidence_once_the_model_may_label_the_rest(
     goal: GoalName, is_finishing: bool, strategy: str
 ) -> None:
     settings = Settings.model_construct(strategy="margin", goal=goal)
-    assert settings.strategy_in(is_finishing=is_finishing) == strategy
+    assert settings.strategy_in(None, is_finishing=is_finishing) == strategy
+
+
+def test_a_project_keeps_its_strategy_unless_the_setting_says_otherwise() -> None:
+    unset, margin = load_settings(_env_file=None), load_settings(_env_file=None, strategy="margin")
+    assert unset.strategy == "auto"
+    assert unset.strategy_in("auto", is_finishing=False) == "auto"
+    assert unset.strategy_in("entropy", is_finishing=False) == "entropy"
+    assert unset.strategy_in(None, is_finishing=False) == "least_confidence"  # an older project
+    assert margin.strategy_in("auto", is_finishing=False) == "margin"

@@ -173,6 +173,14 @@ def test_the_sentence_names_the_version_in_service_and_its_accuracy(
     )
 
 
+def test_the_strategy_is_the_one_with_which_the_project_was_set_up(
+    settings: Settings, queue: TrainingQueue, root: Path
+) -> None:
+    assert project_status(settings, queue, PROJECT).strategy == "least_confidence"
+    write_record(root, record(PROJECT).model_copy(update={"strategy": "auto"}))
+    assert project_status(settings, queue, PROJECT).strategy == "auto"
+
+
 def test_a_running_training_shows_how_far_it_is(
     settings: Settings, queue: TrainingQueue, redis_server: RedisServer
 ) -> None:
