@@ -1,7 +1,7 @@
 """Simulate labeling with an oracle to find how many labels each query strategy needs.
 
     python -m scripts.research.simulate --strategies auto,random --rounds 20 --batch 100
-    python -m scripts.research.simulate --strategies auto,random --budgets 10,100,1000
+    python -m scripts.research.simulate --strategies auto,random --budgets 10,100,1000 --adapt 30
 
 Runs the same rounds as with human annotators, once per strategy and seed, in parallel. Writes
 curves.csv, summary.md, curves.png and curves.svg into the folder given by --out. Rerun to resume.
@@ -27,6 +27,7 @@ from backend.network.device import find_device
 from backend.rounds.scoring import pretrained_body
 from scripts.console.options import at_least
 from scripts.console.progress_bars import progress_bar
+from scripts.research.adapted_body import adapt_body, check_same_pool, find_body
 from scripts.research.budget_report import compare_with_random, labels_for_reference
 from scripts.research.crowd import real_annotations
 from scripts.research.experiment import open_experiment
@@ -57,8 +58,9 @@ def _simulate(arguments: argparse.Namespace) -> None:
         raise SettingsError("several annotations per image require --annotators with a CSV file")
     plan = _make_plan(arguments, settings)
     claim(arguments.out, plan)
-    runs = _make_runs(arguments, settings, plan)
-    sentence = _describe(plan, arms, arguments.repeats, _describe_start(plan))
+    body, start = _find_start(plan, arguments, settings)
+    runs = _make_runs(arguments, settings, plan, body)
+    sentence = _describe(plan, arms, arguments.repeats, start)
     print(sentence)
     _prepare(runs[0])
     run_missing(runs, arguments.jobs)
@@ -90,7 +92,11 @@ def _make_plan(arguments: argparse.Namespace, settings: Settings) -> Plan:
         annotators=arguments.annotators or "",
         people=arguments.people,
         budgets=tuple(arguments.budgets),
+        adapt=arguments.adapt,
+        adapt_from=str(arguments.adapt_from or ""),
     )
+    if arguments.adapt_from:
+        check_same_pool(plan, arguments.adapt_from)
     pool, _ = pool_of(plan, settings.data_dir)
     if plan.seed_labels > len(pool.image_ids):
         raise SettingsError(
@@ -101,11 +107,25 @@ def _make_plan(arguments: argparse.Namespace, settings: Settings) -> Plan:
     return plan
 
 
-def _describe_start(plan: Plan) -> str:
-    return "an untrained body" if plan.weights == "none" else "the pre-trained body"
+def _find_start(
+    plan: Plan, arguments: argparse.Namespace, settings: Settings
+) -> tuple[Path | None, str]:
+    """Return the adapted body, if any, and a description of the body that heads are fitted on."""
+    if not (plan.adapt or plan.adapt_from):
+        return None, "an untrained body" if plan.weights == "none" else "the pre-trained body"
+    if plan.adapt_from:
+        path, body = find_body(Path(plan.adapt_from))
+    else:
+        pool, _ = pool_of(plan, settings.data_dir)
+        device = find_device(settings.device)
+        with progress_bar() as progress:
+            path, body = adapt_body(plan, pool, arguments.out, settings.data_dir, device, progress)
+    return path, body.describe()
 
 
-def _make_runs(arguments: argparse.Namespace, settings: Settings, plan: Plan) -> list[Run]:
+def _make_runs(
+    arguments: argparse.Namespace, settings: Settings, plan: Plan, body: Path | None
+) -> list[Run]:
     device = find_device(settings.device)
     n_gpus = torch.cuda.device_count() if device.type == "cuda" else 0
     return [
@@ -117,6 +137,7 @@ def _make_runs(arguments: argparse.Namespace, settings: Settings, plan: Plan) ->
             data_dir=settings.data_dir,
             device=f"cuda:{number % n_gpus}" if n_gpus else "cpu",
             threads=max(1, (os.cpu_count() or 1) // arguments.jobs),
+            body=body,
         )
         # Run all strategies of a seed before the next seed, so that the results of an interrupted
         # simulation are still paired.
@@ -172,13 +193,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--repeats", type=positive, default=5, help="number of seeds, the same for all strategies")
     add("--out", type=Path, default="var/sim", help="the simulation's folder; rerun to resume")
     add("--train", choices=("head", "full"), default="head", help="head: minutes; full: hours")
-    add(
-        "--reference",
-        type=Path,
-        metavar="CSV",
-        help="the curves.csv of a simulation without adapting: report how many labels each "
-        "strategy needs for the final accuracy of its random runs",
-    )
+    _add_body_options(parser)
     add(
         "--pool-fraction",
         type=_share,
@@ -194,11 +209,42 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_body_options(parser: CommandParser) -> None:
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--adapt",
+        type=_minutes,
+        default=0.0,
+        metavar="MINUTES",
+        help="first adapt a body to the pool for this long; all runs start from it",
+    )
+    which.add_argument(
+        "--adapt-from",
+        type=Path,
+        metavar="FOLDER",
+        help="start from the body that another simulation of this pool adapted",
+    )
+    parser.add_argument(
+        "--reference",
+        type=Path,
+        metavar="CSV",
+        help="the curves.csv of a simulation without adapting: report how many labels each "
+        "strategy needs for the final accuracy of its random runs",
+    )
+
+
 def _budgets(text: str) -> list[int]:
     budgets = [int(number) for number in text.split(",")]
     if budgets != sorted(set(budgets)) or budgets[0] < 2:
         raise argparse.ArgumentTypeError("must be ascending numbers, from 2")
     return budgets
+
+
+def _minutes(text: str) -> float:
+    minutes = float(text)
+    if not 0 < minutes <= 1440:
+        raise argparse.ArgumentTypeError("must be greater than 0 and at most 1440")
+    return minutes
 
 
 def _arms(text: str) -> list[str]:

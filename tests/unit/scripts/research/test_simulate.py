@@ -62,6 +62,25 @@ def test_the_command_writes_curves_table_and_picture_and_resumes(
     assert "contains a simulation with other settings" in errors
 
 
+def test_all_runs_start_from_one_adapted_body_and_another_simulation_can_use_it(
+    tmp_path: Path, command: Callable[..., tuple[int, str, str]]
+) -> None:
+    options = ("--strategies", "random", "--budgets", "10,15", "--repeats", "1", "--jobs", "1",
+               "--pool-fraction", "0.3")  # fmt: skip
+    code, printed, errors = command(*options, "--adapt", "0.001")
+    assert code == 0, errors
+    assert (
+        "no seed labels, 2 versions up to 15 labels, 1 paired seeds, heads on one body" in printed
+    )
+    assert (tmp_path / "adapted" / "body.safetensors").exists()
+    reference = str(tmp_path / "curves.csv")
+    other = ("--out", str(tmp_path / "b"), "--adapt-from", str(tmp_path), "--reference", reference)
+    code, printed, errors = command(*options, *other)
+    assert code == 0, errors
+    assert read_rows(tmp_path / "b/curves.csv", Row) == read_rows(tmp_path / "curves.csv", Row)
+    assert "random needs 100% (100% to 100%) of the labels for the " in printed
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -70,6 +89,9 @@ def test_the_command_writes_curves_table_and_picture_and_resumes(
         (("--strategies", "auto+2"), "require --annotators"),
         (("--annotators", "no/such.csv"), "no/such.csv: no such file"),
         (("--batch", "0"), "must be 1 or more"),
+        (("--budgets", "10,5"), "must be ascending numbers"),
+        (("--adapt", "0"), "must be greater than 0 and at most 1440"),
+        (("--adapt-from", "no/such"), "is not the folder of a simulation"),
         (("--pool-fraction", "2"), "must be greater than 0 and at most 1"),
         (("--seed-labels", "99999"), "the pool has only"),
     ],
