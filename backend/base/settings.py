@@ -77,7 +77,7 @@ class Settings(ProjectSettings):
         description="Whether to adapt the body of the model to the images in the pool, without "
         "labels, after the first version is trained. `auto` does so if the pool has at least 5,000 "
         "images, for 30 minutes or 100 passes over the pool, whichever ends first. A number is the "
-        "minutes to spend on a pool of any size. `off` starts every training run from `WEIGHTS`.",
+        "minutes to spend on a pool of any size. `off` adapts nothing.",
     )
     strategy: StrategyName = Field(
         "auto",

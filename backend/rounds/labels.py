@@ -30,8 +30,8 @@ from backend.rounds.annotation_use import (
     VALIDATION_IMAGE,
     Outcomes,
 )
+from backend.rounds.embeddings import start_embeddings
 from backend.rounds.loop import LabeledImages, Loop
-from backend.rounds.scoring import pretrained_embeddings
 from backend.store.project_store import ProjectStore
 
 
@@ -194,8 +194,8 @@ def _fold_probs(
     """Return out-of-sample probabilities for images that were queried without a model.
 
     A head fitted to four fifths of the labels predicts the remaining fifth; this is done for each
-    fifth. The heads use embeddings of the pre-trained body, because a body trained here has seen
-    the labels. The probabilities are computed at most once.
+    fifth. The heads use embeddings of the body that training starts from, because a body
+    trained here has seen the labels. The probabilities are computed at most once.
     """
     of_people = {a.image_id for a in annotations if a.annotator is not None}
     queried_without_model = of_people - probs.keys()
@@ -205,7 +205,7 @@ def _fold_probs(
     if progress is None or len(known) == len(queried_without_model) or not loop.has_pretrained_body:
         return known
     labels = find_consensus(annotations, probs)
-    embeddings = pretrained_embeddings(loop, labels.image_ids, progress)
+    embeddings = start_embeddings(loop, labels.image_ids, progress)
     rng = np.random.default_rng(loop.seed)
     try:
         unseen = cross_validated_probs(embeddings, labels.labels, n_classes, rng)

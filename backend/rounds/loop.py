@@ -27,6 +27,8 @@ from backend.labelstudio.task_source import TaskSource
 from backend.network.device import find_device
 from backend.network.training import Recipe
 from backend.rounds.classes import follow_classes
+from backend.store.bodies import Bodies
+from backend.store.body_meta import PRETRAINED
 from backend.store.files import lock
 from backend.store.finish_store import FinishStore
 from backend.store.model_outputs import EMBEDDINGS
@@ -50,7 +52,7 @@ class Loop:
     project: LabelingProject
     choices: tuple[str, ...]  # the classes that the label config offered when the job began
     pool: Pool
-    weights: str  # the pre-trained weights that every training run starts from
+    weights: str  # the pre-trained weights; training starts from them until a body is adapted
     recipe: Recipe
     seed: int
     device: torch.device
@@ -118,8 +120,8 @@ class Loop:
 
     @property
     def has_pretrained_body(self) -> bool:
-        """Return whether embeddings are available before the first training run."""
-        return self.weights != "none"
+        """Return whether training starts from a body that has learned from images."""
+        return self.weights != "none" or Bodies(self.root).usable_start().name != PRETRAINED
 
     @property
     def view(self) -> View:
@@ -128,7 +130,7 @@ class Loop:
 
     @property
     def own_embeddings(self) -> Path:
-        """Return the folder for embeddings of bodies that were trained in this project."""
+        """Return the folder for embeddings of bodies trained or adapted in this project."""
         return self.root / EMBEDDINGS
 
     @property

@@ -16,9 +16,10 @@ from backend.measures.evaluation import MIN_IMAGES, evaluate
 from backend.measures.gate import Verdict, judge
 from backend.rounds.accuracy import describe_measured
 from backend.rounds.cross_validation import estimate_accuracy
+from backend.rounds.embeddings import PoolEmbeddings, save_embeddings
 from backend.rounds.loop import LabeledImages, Loop, timed
 from backend.rounds.measuring import read_progress, sample_labels
-from backend.rounds.scoring import PoolEmbeddings, save_embeddings, validation_probs
+from backend.rounds.scoring import validation_probs
 from backend.rounds.training import Candidate
 from backend.store import model_outputs, pruning, tensor_file
 from backend.store.files import lock
@@ -176,6 +177,7 @@ def _meta(
         torch=torch.__version__,
         device=str(loop.device),
         body_key=candidate.body_key,
+        start=candidate.start,
     )
 
 

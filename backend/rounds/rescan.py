@@ -13,9 +13,10 @@ from backend.images import pool as pools
 from backend.images.index import Merged
 from backend.images.pool import Pool
 from backend.rounds.classes import pool_class_notice
+from backend.rounds.embeddings import embeddings_of
 from backend.rounds.loop import Loop, push_lock
 from backend.rounds.observe import read_everything_changed
-from backend.rounds.scoring import embeddings_of, pool_probs, score_sample
+from backend.rounds.scoring import pool_probs, score_sample
 from backend.store.project_record import change_record, read_record
 
 log = logging.getLogger(__name__)

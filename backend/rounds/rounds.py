@@ -24,6 +24,8 @@ from backend.rounds.promotion import keep
 from backend.rounds.training import train_candidate, train_head
 from backend.rounds.validation import read_sample, with_validation
 from backend.store.annotation_outcomes import AnnotationOutcomes
+from backend.store.bodies import Bodies
+from backend.store.body_meta import PRETRAINED
 from backend.store.files import lock
 from backend.store.version_meta import Meta
 
@@ -33,12 +35,14 @@ log = logging.getLogger(__name__)
 def train_round(loop: Loop, *, is_forced: bool, progress: Progress) -> Meta | None:
     """Train a version on all annotations, then reorder the open tasks and query the next batch.
 
-    Returns None if the labels have not changed since the last version and `is_forced` is not set.
-    With TRAIN=head, only the first version is full; later versions are heads. Raises
-    TooFewLabelsError if training is not possible yet.
+    Returns None if neither the labels nor the start have changed since the last version and
+    `is_forced` is not set. With TRAIN=head, only the first version and the first version with a new
+    start are full; other versions are heads. Raises TooFewLabelsError if training is not possible
+    yet.
     """
     current = loop.registry.current()
-    body = current.body if current is not None and loop.settings.train == "head" else None
+    may_keep_body = loop.settings.train == "head" and not _has_new_start(loop, current)
+    body = current.body if current is not None and may_keep_body else None
     with lock(loop.root, "head") if body else nullcontext():
         meta = _learn(loop, body, is_forced=is_forced, progress=progress)
     if meta is not None and (ahead := outlook(loop.registry.versions()[0])) is not None:
@@ -47,6 +51,12 @@ def train_round(loop: Loop, *, is_forced: bool, progress: Progress) -> Meta | No
     refresh_predictions(loop, progress)
     top_up(loop, is_new_version=meta is not None, progress=progress)
     return meta
+
+
+def _has_new_start(loop: Loop, version: Meta | None) -> bool:
+    """Return whether the next training run would start from another body than a version's did."""
+    before = version.start or PRETRAINED if version else PRETRAINED
+    return before != Bodies(loop.root).usable_start().name
 
 
 def refit_head(loop: Loop, progress: Progress = lambda *_: None) -> Meta | None:
@@ -101,10 +111,14 @@ def _learn(loop: Loop, body: str | None, *, is_forced: bool, progress: Progress)
     }
 
     def record(waiting_for: str | None) -> None:
+        now = time.time()
+        first_at = loop.store.facts().first_version_at or (0.0 if waiting_for else now)
         loop.store.record_learned(
             digests,
-            time.time(),
+            now,
             trained_at=began,
+            training_ended_at=now,
+            first_version_at=first_at,
             head_revision=revision,  # an earlier body's head may have used more labels
             waiting_for=waiting_for,
         )
@@ -135,12 +149,15 @@ def _make_version(
     Afterwards, call `record` with None, or with the reason why training is not possible yet.
 
     Returns None without training if the last full version, or the last version on `body`, was
-    trained on exactly these labels.
+    trained on exactly these labels, from the same start.
     """
     meta, candidate, sound = None, None, loop.registry.versions()[0]
     earlier = [m for m in sound if (m.body == body if body else not m.is_head)]
+    has_learned = bool(earlier) and earlier[-1].labels_fingerprint == labels.fingerprint
+    if has_learned and body is None:
+        has_learned = not _has_new_start(loop, earlier[-1])
     try:
-        if is_forced or not earlier or earlier[-1].labels_fingerprint != labels.fingerprint:
+        if is_forced or not has_learned:
             make = train_head if body else train_candidate
             candidate = make(loop, labels, progress)
         loop = with_validation(loop)  # includes labels that were given during training

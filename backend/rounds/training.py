@@ -18,16 +18,16 @@ from backend.base.progress import Progress
 from backend.network.head import Head, fit_head
 from backend.network.resnet_layout import HEAD_TENSORS
 from backend.network.training import train
-from backend.rounds.loop import LabeledImages, Loop, timed
-from backend.rounds.scoring import (
+from backend.rounds.embeddings import (
     PoolEmbeddings,
     embeddings_of,
     held_out,
-    pretrained_body,
     score,
+    start_body,
 )
+from backend.rounds.loop import LabeledImages, Loop, timed
+from backend.rounds.start import find_start
 from backend.store.tensor_file import State, body_key
-from backend.store.weights import find_weights
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,7 @@ class Candidate:
     """A model that may become a version. Its probabilities are not calibrated yet."""
 
     version: str
+    start: str  # what its body was trained from: an adapted body's name, or "pretrained"
     state: State
     body_key: str
     validation: Probs  # of the images in `held_out`, also of those without a label so far
@@ -49,17 +50,18 @@ class Candidate:
 
 
 def train_candidate(loop: Loop, labels: LabeledImages, progress: Progress) -> Candidate:
-    """Train the whole network; with TRAIN=head, fit a head on the pre-trained body."""
+    """Train the whole network; with TRAIN=head, fit a head on the body that it would start from."""
     _check(labels)
     version = f"r{loop.registry.last_round() + 1:04d}"
     if loop.settings.train != "head":
         return _fine_tune(loop, labels, version, progress)
     seconds: dict[str, float] = {}
     with timed(seconds, "reading embeddings"):
-        state, embeddings = pretrained_body(loop, progress)
+        start, state, embeddings = start_body(loop, progress)
     with timed(seconds, "training"):
         head = _fit(loop, labels, embeddings, None)
-    return _with_head(loop, version, state, body_key(state), head, embeddings, seconds)
+    key = body_key(state)
+    return _with_head(loop, version, start.name, state, key, head, embeddings, seconds)
 
 
 def train_head(loop: Loop, labels: LabeledImages, progress: Progress) -> Candidate:
@@ -81,7 +83,7 @@ def train_head(loop: Loop, labels: LabeledImages, progress: Progress) -> Candida
     with timed(seconds, "training"):
         head = _fit(loop, labels, embeddings, _start(loop, current.version))
     version = loop.registry.next_head(current.body)
-    return _with_head(loop, version, {}, key, head, embeddings, seconds)
+    return _with_head(loop, version, current.start, {}, key, head, embeddings, seconds)
 
 
 def _check(labels: LabeledImages) -> None:
@@ -95,13 +97,14 @@ def _check(labels: LabeledImages) -> None:
 
 def _fine_tune(loop: Loop, labels: LabeledImages, version: str, progress: Progress) -> Candidate:
     seconds: dict[str, float] = {}
+    start = find_start(loop, progress)
     with timed(seconds, "training"):
         tensors = train(
             loop.pool.images_of(labels.image_ids, progress=progress),
             labels.classes,
             weights=labels.weights,
             n_classes=len(loop.pool.classes),
-            start=find_weights(loop.weights, loop.settings.data_dir, progress=progress).state,
+            start=start.tensors,
             recipe=loop.recipe,
             may_flip=loop.pool.may_flip,
             seed=loop.seed,
@@ -121,7 +124,8 @@ def _fine_tune(loop: Loop, labels: LabeledImages, version: str, progress: Progre
         return pool.probs[: len(loop.pool.image_ids)], embeddings
 
     key = body_key(state)
-    return Candidate(version, state, key, validation.probs, test.probs, score_pool, seconds)
+    probs = validation.probs, test.probs
+    return Candidate(version, start.name, state, key, *probs, score_pool, seconds)
 
 
 def _fit(loop: Loop, labels: LabeledImages, embeddings: PoolEmbeddings, start: Head | None) -> Head:
@@ -142,6 +146,7 @@ def _start(loop: Loop, version: str) -> Head | None:
 def _with_head(
     loop: Loop,
     version: str,
+    start: str,
     body: State,
     key: str,
     head: Head,
@@ -150,6 +155,7 @@ def _with_head(
 ) -> Candidate:
     return Candidate(
         version,
+        start,
         body | {HEAD_WEIGHT: head.weight, HEAD_BIAS: head.bias},
         key,
         head.probs(embeddings.validation),

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from backend.base.arrays import Embeddings, Labels
 from backend.base.settings import Settings
 from backend.network.device import find_device
-from backend.rounds.scoring import pretrained_body
+from backend.rounds.embeddings import start_body
 from scripts.console.progress_bars import progress_bar
 from scripts.research.crowd import real_annotations
 from scripts.research.experiment import open_experiment
@@ -65,7 +65,7 @@ def hide_labels(base: Run, annotators: str) -> HiddenPool:
     pool, truth = pool_of(base.plan, base.data_dir)
     loop = make_loop(base, pool, OracleProject(pool.classes))
     with progress_bar() as progress:
-        _, embeddings = pretrained_body(loop, progress)
+        _, _, embeddings = start_body(loop, progress)
     image_ids = pool.image_ids + pool.validation.image_ids
     position = {name: n for n, name in enumerate(pool.classes)}
     annotations = None

@@ -20,9 +20,9 @@ from backend.measures.evaluation import Evaluation
 from backend.network import resnet
 from backend.network.resnet_layout import HEAD_TENSORS, resnet18
 from backend.network.training import Recipe
+from backend.rounds.embeddings import PoolEmbeddings, save_embeddings
 from backend.rounds.loop import Loop
 from backend.rounds.observe import read_changes
-from backend.rounds.scoring import PoolEmbeddings, save_embeddings
 from backend.store import model_outputs
 from backend.store.project_record import ProjectRecord, project_root, write_record
 from backend.store.registry import Registry

@@ -24,7 +24,7 @@ from backend.base.errors import SettingsError
 from backend.base.settings import OverlapName, Settings, load_settings
 from backend.base.strategy_names import STRATEGIES
 from backend.network.device import find_device
-from backend.rounds.scoring import pretrained_body
+from backend.rounds.embeddings import start_body
 from scripts.console.options import at_least
 from scripts.console.progress_bars import progress_bar
 from scripts.research.adapted_body import adapt_body, check_same_pool, find_body
@@ -153,7 +153,7 @@ def _prepare(run: Run) -> None:
     loop = make_loop(run, pool, OracleProject(pool.classes))
     if loop.has_pretrained_body:
         with progress_bar() as progress:
-            pretrained_body(loop, progress)
+            start_body(loop, progress)
 
 
 def _describe(plan: Plan, arms: Sequence[str], repeats: int, body: str) -> str:

@@ -301,7 +301,14 @@ def keep_candidate(loop: Loop, version: str, predicted: Labels) -> Meta:
     state = state_of(meta(version=version))
     test = np.zeros((len(loop.pool.test.labels), 2), np.float32)
     candidate = training.Candidate(
-        version, state, "", CAT_OR_DOG[predicted], test, lambda: (CAT_OR_DOG[[0, 0]], None), {}
+        version,
+        "pretrained",
+        state,
+        "",
+        CAT_OR_DOG[predicted],
+        test,
+        lambda: (CAT_OR_DOG[[0, 0]], None),
+        {},
     )
     kept = promotion.keep(loop, labels, candidate)
     assert kept is not None

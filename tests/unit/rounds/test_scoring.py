@@ -18,7 +18,8 @@ from backend.base.progress import Progress
 from backend.images.framing import View
 from backend.images.pool import Pool
 from backend.network.inference import Outputs, predict
-from backend.rounds import batches, scoring
+from backend.rounds import batches, embeddings, scoring
+from backend.rounds.embeddings import embeddings_of
 from backend.rounds.loop import Loop
 from backend.store import model_outputs
 from scripts.research.oracle import OracleProject
@@ -77,7 +78,7 @@ def test_only_new_images_are_scored_and_embedded_and_rows_of_other_images_stay(
     seed(small, project)
     meta = train(small)
     probs = scoring.pool_probs(small, meta, quiet)
-    _, before = scoring.embeddings_of(small, meta, quiet)
+    _, before = embeddings_of(small, meta, quiet)
     n_predicted: list[int] = []
     run = predict
 
@@ -85,7 +86,7 @@ def test_only_new_images_are_scored_and_embedded_and_rows_of_other_images_stay(
         n_predicted.append(len(images))
         return run(model, images, **options)
 
-    monkeypatch.setattr(scoring, "predict", count)
+    monkeypatch.setattr(embeddings, "predict", count)
     rows = slice(5, 250)  # 5 images are gone, 10 are new
     grown = replace(
         loop,
@@ -93,7 +94,7 @@ def test_only_new_images_are_scored_and_embedded_and_rows_of_other_images_stay(
     )
 
     assert np.array_equal(scoring.pool_probs(grown, meta, quiet)[:235], probs[5:])
-    _, after = scoring.embeddings_of(grown, meta, quiet)
+    _, after = embeddings_of(grown, meta, quiet)
 
     assert n_predicted == [10, 10, 0, 0]  # scores; then the pool, validation and test
     assert np.array_equal(after.pool[:235], before.pool[5:])
@@ -104,7 +105,7 @@ def test_only_new_images_are_scored_and_embedded_and_rows_of_other_images_stay(
     # Another process may have opened a larger pool.
     assert kept[0] == loop.pool.image_ids
     scoring.pool_probs(grown, meta, quiet)
-    scoring.embeddings_of(grown, meta, quiet)
+    embeddings_of(grown, meta, quiet)
     assert len(n_predicted) == 4
 
 
@@ -129,7 +130,7 @@ def test_a_version_is_scored_with_the_view_that_it_was_trained_with(
     (loop.root / "r0001/validation.safetensors").unlink()
     scoring.pool_probs(loop, old, quiet)
     scoring.validation_probs(loop, old)
-    scoring.embeddings_of(loop, old, quiet)
+    embeddings_of(loop, old, quiet)
     assert views == [View(32, "middle")] * 5
 
 
@@ -140,7 +141,7 @@ def test_damaged_scores_and_embeddings_are_computed_again(
     seed(loop, project)
     meta = train(loop)
     probs = scoring.pool_probs(loop, meta, quiet)
-    key, kept = scoring.embeddings_of(loop, meta, quiet)
+    key, kept = embeddings_of(loop, meta, quiet)
     [path] = (loop.root / "embeddings").iterdir()
     ids = [f"i{row}" for row in range(3)]
     narrow = safetensors.numpy.save(
@@ -150,7 +151,7 @@ def test_damaged_scores_and_embeddings_are_computed_again(
     for damaged in (loop.root / "r0001/pool.safetensors", path):
         damaged.write_bytes(content)
     np.testing.assert_allclose(scoring.pool_probs(loop, meta, quiet), probs, atol=0.01)
-    again, made = scoring.embeddings_of(loop, meta, quiet)
+    again, made = embeddings_of(loop, meta, quiet)
     assert (again, made.pool.shape) == (key, kept.pool.shape)
     assert path.stat().st_size > 1000 * len(loop.pool.image_ids)
 
