@@ -15,6 +15,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from backend.base.errors import BrokenVersionError
+from backend.store.bodies import Bodies
+from backend.store.body_pruning import prune_bodies
 from backend.store.files import folder_errors
 from backend.store.model_outputs import EMBEDDINGS, SAMPLE_FILE
 from backend.store.project_store import ProjectStore
@@ -59,8 +61,9 @@ def prune(
 ) -> None:
     """Delete old heads and embeddings; announce the deletion of old weights, then delete them.
 
-    The caller must hold the promote lock. `find_named` asks Label Studio which versions its
-    predictions refer to; it is called only if weights are due to be deleted.
+    Adapted bodies are deleted with the last version that was trained from them. The caller must
+    hold the promote lock. `find_named` asks Label Studio which versions its predictions refer to;
+    it is called only if weights are due to be deleted.
     """
     announced_at = before = read_announcement(root)
     _prune_heads(root)
@@ -82,6 +85,7 @@ def prune(
         if going:
             log.info("pruned the weights of %s: KEEP_VERSIONS=%d", ", ".join(going), keep_versions)
     _delete_weights(root)
+    prune_bodies(root, keep_versions, now)
     if announced_at != before:
         write_announcement(root, announced_at)
 
@@ -167,9 +171,14 @@ def _made_at(root: Path, head: str) -> tuple[float, float]:
 
 
 def _prune_embeddings(root: Path, sound: Sequence[Meta], promotions: Sequence[Promotion]) -> None:
-    """Delete the embeddings of all but the last two bodies; embeddings can be recomputed."""
+    """Delete embeddings, which can be recomputed.
+
+    Keep those of the two bodies most recently in service, and of the adapted bodies.
+    """
     bodies = list(dict.fromkeys(body_of(p.version) for p in promotions))[:BODIES_KEPT]
+    adapted = (body for body in Bodies(root).all()[0] if body.pruned_at is None)
     keep = {meta.body_key for meta in sound if meta.body in bodies}
+    keep.update(body.body_key for body in adapted)
     with folder_errors(root):
         for path in (root / EMBEDDINGS).glob("*.safetensors"):
             if path.name[:16] not in keep:
@@ -177,10 +186,10 @@ def _prune_embeddings(root: Path, sound: Sequence[Meta], promotions: Sequence[Pr
 
 
 def _delete_drafts(root: Path) -> None:
-    """Delete unfinished files and versions that killed processes left behind."""
+    """Delete unfinished files, versions and bodies that killed processes left behind."""
     long_ago = time.time() - DRAFT_LIFETIME_S
     with folder_errors(root):
-        for pattern in ("*.draft-*", "r*/*.draft-*", f"{EMBEDDINGS}/*.draft-*"):
+        for pattern in ("*.draft-*", "[ra]*/*.draft-*", f"{EMBEDDINGS}/*.draft-*"):
             for draft in root.glob(pattern):
                 with suppress(FileNotFoundError):  # it has just been renamed into place
                     if draft.stat().st_mtime < long_ago:

@@ -94,6 +94,15 @@ class Registry:
         """Return the highest round that has a folder, intact or broken, or 0 if there is none."""
         return max((version_order(name)[0] for name in self.version_names()), default=0)
 
+    def starts(self) -> set[str]:
+        """Return what the versions that keep their weights were trained from, as in `Meta.start`.
+
+        Versions with damaged weights are included. Raises BrokenVersionError if a version's
+        metadata cannot be read.
+        """
+        metas = (self._read_meta_file(name) for name in self.version_names())
+        return {meta.start for meta in metas if meta.pruned_at is None}
+
     def next_head(self, body: str) -> str:
         """Return the name for the next head on a body.
 
