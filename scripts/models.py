@@ -2,10 +2,16 @@
 
     python -m scripts.models list
     python -m scripts.models promote r0003
+    python -m scripts.models bodies
+    python -m scripts.models start a0001
 
 The newest KEEP_VERSIONS full versions and the versions that were recently in service keep their
 weights; all other versions keep only their figures. After a promotion, the ranker reorders the open
 tasks in Label Studio.
+
+`bodies` lists the bodies that were adapted to the pool. `start` chooses the one that full training
+runs start from, or `pretrained` for the weights that WEIGHTS names. A later adaptation replaces
+this choice unless its body is refused.
 """
 
 from __future__ import annotations
@@ -21,6 +27,8 @@ from backend.queue.training_queue import TrainingQueue
 from backend.rounds.accuracy import describe_measured
 from backend.rounds.validation_reading import project_progress
 from backend.store import pruning
+from backend.store.bodies import Bodies
+from backend.store.body_meta import PRETRAINED, BodyComparison
 from backend.store.project_record import pick_project, project_root
 from backend.store.registry import Registry
 from backend.web.controls import LocalControls
@@ -28,28 +36,63 @@ from scripts.console.options import add_project_option
 
 
 def main() -> int:
-    """List versions or promote one."""
+    """List versions or bodies, promote a version, or choose the start."""
     parser = CommandParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     listing = commands.add_parser("list", help="all versions, oldest first", description=__doc__)
     listing.add_argument("--json", action="store_true", help="print all metadata as JSON")
     promotion = commands.add_parser("promote", help="put a version in service", description=__doc__)
     promotion.add_argument("version", help="the version's name, for example r0003")
-    add_project_option(parser, listing, promotion)
+    bodies = commands.add_parser(
+        "bodies", help="all adapted bodies, oldest first", description=__doc__
+    )
+    start = commands.add_parser(
+        "start", help="choose what full training starts from", description=__doc__
+    )
+    start.add_argument("body", help=f"the body's name, for example a0001, or {PRETRAINED}")
+    add_project_option(parser, listing, promotion, bodies, start)
     arguments = parser.parse_args()
     settings = load_settings()
     project_id = pick_project(settings.model_dir, arguments.project)
     if arguments.command == "list":
         _list(settings, project_id, as_json=arguments.json)
+    elif arguments.command == "bodies":
+        _list_bodies(Bodies(project_root(settings.model_dir, project_id)))
+    elif arguments.command == "start":
+        _set_start(settings, project_id, arguments.body)
     else:
-        queue = TrainingQueue(settings.redis_url.get_secret_value())
-        meta = LocalControls(settings, queue).promote(project_id, arguments.version)
-        progress = project_progress(settings, project_root(settings.model_dir, project_id))
-        print(
-            f"{meta.version} is in service ({describe_measured(meta.validation, progress)}); "
-            "the ranker now reorders Label Studio's open tasks"
-        )
+        _promote(settings, project_id, arguments.version)
     return 0
+
+
+def _promote(settings: Settings, project_id: int, version: str) -> None:
+    queue = TrainingQueue(settings.redis_url.get_secret_value())
+    meta = LocalControls(settings, queue).promote(project_id, version)
+    progress = project_progress(settings, project_root(settings.model_dir, project_id))
+    print(
+        f"{meta.version} is in service ({describe_measured(meta.validation, progress)}); "
+        "the ranker now reorders Label Studio's open tasks"
+    )
+
+
+def _set_start(settings: Settings, project_id: int, name: str) -> None:
+    bodies = Bodies(project_root(settings.model_dir, project_id))
+    before = bodies.usable_start().name
+    queue = TrainingQueue(settings.redis_url.get_secret_value())
+    LocalControls(settings, queue).set_start(project_id, name)
+    if name == before:
+        print(f"full training already starts from {_describe_start(name)}")
+    else:
+        print(
+            f"full training now starts from {_describe_start(name)}; the trainer trains a new "
+            "version as soon as it is free, and the current version stays in service until then"
+        )
+    if name != PRETRAINED and (refused := bodies.read_meta(name).refused):
+        print(f"note: {name} was refused after its adaptation: {refused}")
+
+
+def _describe_start(name: str) -> str:
+    return "the pre-trained weights" if name == PRETRAINED else name
 
 
 def _list(settings: Settings, project_id: int, *, as_json: bool) -> None:
@@ -82,6 +125,37 @@ def _list(settings: Settings, project_id: int, *, as_json: bool) -> None:
         raise unknown
     if notice := pruning.notice(root, sound, settings.keep_versions):
         print(f"note: {notice}")
+
+
+def _list_bodies(bodies: Bodies) -> None:
+    sound, broken = bodies.all()
+    if not sound and not broken:
+        print("no adapted body yet: see ADAPT in docs/settings.md")
+    else:
+        print(f"{'body':7}  {'made from':10}  {'images':>9}  {'minutes':>7}  {'accuracy':>14}")
+    start = bodies.usable_start().name
+    for meta in sound:
+        note = "next start" if meta.name == start else ""
+        if meta.refused:
+            note = f"{note}; refused: {meta.refused}".removeprefix("; ")
+        if meta.pruned_at is not None:
+            note = f"pruned; {note}".removesuffix("; ")
+        print(
+            f"{meta.name:7}  {meta.made_from:10}  {meta.n_images:9,}  {meta.seconds / 60:7.0f}  "
+            f"{_describe_comparison(meta.comparison):>14}  {note}".rstrip()
+        )
+    for name, reason in broken.items():
+        print(f"{name:7}  skipped: {reason}")
+    if fault := bodies.start_fault():
+        print(f"note: full training starts from the pre-trained weights, because {fault}")
+    elif start == PRETRAINED and (sound or broken):
+        print("note: full training starts from the pre-trained weights")
+
+
+def _describe_comparison(found: BodyComparison | None) -> str:
+    if found is None:
+        return "not compared"
+    return f"{found.accuracy_before:.1%} -> {found.accuracy_after:.1%}"
 
 
 def _describe_interval(validation: Evaluation) -> str:

@@ -3,7 +3,7 @@
     python -m scripts.pack_models > models.tar
 
 SQLite copies the databases, because a plain copy made during a write may be damaged. Embeddings,
-exports and drafts are left out, because they can be regenerated.
+exports, drafts and an unfinished adaptation are left out, because they can be regenerated.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from backend.base.command_line import CommandParser, run
 from backend.base.errors import ModelFolderError, StoreError
 from backend.base.settings import load_settings
+from backend.store import adaptation_checkpoint
 from backend.store.exports import EXPORTS
 from backend.store.project_db import FILE, copy
 
@@ -70,7 +71,8 @@ def is_left_out(place: Path) -> bool:
     """Return whether a path in the model folder can be regenerated, or belongs to a database."""
     is_draft = any(".draft-" in part for part in place.parts)
     is_beside_database = place.name in (f"{FILE}-wal", f"{FILE}-shm")
-    return is_draft or is_beside_database or place.parts[1:2] in (("embeddings",), (EXPORTS,))
+    is_cache = place.parts[1:2] in (("embeddings",), (EXPORTS,), (adaptation_checkpoint.FILE,))
+    return is_draft or is_beside_database or is_cache
 
 
 if __name__ == "__main__":

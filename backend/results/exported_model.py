@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 
 from backend.base.classes import ClassList
-from backend.base.errors import ExportError, NoModelError
+from backend.base.errors import BrokenVersionError, ExportError, NoModelError
 from backend.network.resnet_layout import HEAD_TENSORS
+from backend.store.bodies import Bodies
+from backend.store.body_meta import BODY_NAME, BodyMeta
 from backend.store.registry import Registry
 from backend.store.tensor_file import State
 from backend.store.version_meta import Meta
@@ -26,6 +29,7 @@ class ExportedModel:
     class_of_output: tuple[int, ...]
     removed: tuple[str, ...]  # classes of the version that the project no longer has
     unknown: tuple[str, ...]  # classes of the project that joined after the version was trained
+    start: BodyMeta | None = None  # the adapted body that training started from, if it is known
 
     @property
     def is_merged(self) -> bool:
@@ -66,4 +70,13 @@ def read_model(registry: Registry, version: str | None, classes: ClassList) -> E
         tuple(names.index(targets[output] or "") for output in kept),
         tuple(n for n, target in zip(meta.classes, targets, strict=True) if target is None),
         tuple(name for name in classes.current if name not in names),
+        _find_start(registry, meta),
     )
+
+
+def _find_start(registry: Registry, meta: Meta) -> BodyMeta | None:
+    """Return the metadata of the adapted body that a version was trained from, or None."""
+    with suppress(BrokenVersionError):  # the export does not need it
+        if BODY_NAME.fullmatch(meta.start):
+            return Bodies(registry.root).read_meta(meta.start)
+    return None

@@ -7,6 +7,7 @@ from backend.measures.interval import interval_of
 from backend.network.inference import IMAGENET_MEAN, IMAGENET_STD
 from backend.results.exported_model import ExportedModel
 from backend.rounds.accuracy import estimate_sentence
+from backend.store.body_meta import BODY_NAME
 from backend.store.project_record import ProjectRecord
 from backend.store.version_meta import Meta
 
@@ -35,8 +36,21 @@ This model sorts images into {len(model.classes)} classes: {", ".join(model.clas
 
 - Network: torchvision's ResNet-18 in fp32 with {len(model.class_of_output)} outputs
 - Version: {meta.version} ({origin}), created on {meta.created_at[:10]} by Tightloop
-- Training started from: {_pretrained(meta.weights)}
+- Training started from: {_start(model)}
 - License: not specified; it depends on your images and on the pre-trained weights"""
+
+
+def _start(model: ExportedModel) -> str:
+    weights = _pretrained(model.meta.weights)
+    if not BODY_NAME.fullmatch(model.meta.start):
+        return weights
+    if model.start is None:
+        return f"{weights}, adapted without labels ({model.meta.start})"
+    minutes = round(model.start.seconds / 60)
+    return (
+        f"{weights}, adapted for {minutes} minutes to {model.start.n_images:,} images from "
+        f"`{model.start.pool}`, without labels ({model.start.name})"
+    )
 
 
 def _pretrained(weights: str) -> str:

@@ -15,6 +15,7 @@ from flask import Blueprint, Response, jsonify, request
 from backend.base.errors import FinishError, SettingsError, TightloopError
 from backend.base.settings import Settings
 from backend.queue.training_queue import TrainingQueue
+from backend.store.bodies import Bodies, Start
 from backend.store.files import lock
 from backend.store.finish_store import FinishStore
 from backend.store.project_record import project_root, read_record
@@ -45,6 +46,19 @@ class LocalControls:
             meta = Registry(root).promote(version)
         self._queue.request_look(project_id)  # the ranker then reorders the open tasks
         return meta
+
+    def set_start(self, project_id: int, name: str) -> Start:
+        """Choose the body that full training runs start from, and request one if it is new.
+
+        Raises ModelFolderError if the body is unknown, broken or pruned.
+        """
+        root = project_root(self._model_dir, project_id)
+        with lock(root, "promote"):  # the body must not be pruned meanwhile
+            start = Bodies(root).set_start(name, by="person")
+        if start.chosen_at is not None:
+            ProjectStore(root).record(start_changed_at=start.chosen_at.timestamp())
+        self._queue.request_look(project_id)
+        return start
 
     def train_now(self, project_id: int) -> None:
         """Request training even if no label is new.

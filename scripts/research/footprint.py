@@ -18,6 +18,7 @@ import psutil
 from redis import Redis
 
 from backend.store import project_db
+from backend.store.body_meta import BODY_NAME
 from backend.store.project_record import project_root
 from backend.store.version_meta import VERSION_NAME, body_of
 from scripts.local.folder import StackFolder
@@ -170,6 +171,8 @@ def kind_of_file(path: Path) -> str:
     if VERSION_NAME.fullmatch(folder):
         kind = "full versions" if body_of(folder) == folder else "heads"
         return f"{kind}: {path.name}"
+    if BODY_NAME.fullmatch(folder):
+        return f"adapted bodies: {path.name}"
     return path.name if folder == path.name else f"{folder}/"
 
 

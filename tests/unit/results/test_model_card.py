@@ -13,6 +13,7 @@ from backend.results.model_card import model_card
 from backend.store.project_record import ProjectRecord
 from backend.store.registry import Registry
 from backend.store.version_meta import Calibration
+from tests.unit.store.test_bodies import save_body
 from tests.unit.store.test_registry import meta, record, save
 
 CAT, DOG, OWL = "cat", "dog", "owl"
@@ -37,6 +38,26 @@ def test_a_card_gives_the_accuracy_with_its_interval(tmp_path: Path) -> None:
     assert "50.0% right (95 % interval: 47.8% to 52.2%) on 2,000 images; log loss 0.700" in text
     assert "- Test: 75.0% right (95 % interval: 70.5% to 79.0%) on 400 images" in text
     assert "labeled by the data set" in text
+
+
+@pytest.mark.parametrize("start", ["", "pretrained"])
+def test_a_card_names_the_pretrained_weights(tmp_path: Path, start: str) -> None:
+    text = card(tmp_path, weights="imagenet", start=start)
+    assert "- Training started from: torchvision's ImageNet weights\n" in text
+
+
+def test_a_card_describes_the_adapted_body_that_training_started_from(tmp_path: Path) -> None:
+    save_body(tmp_path)
+    text = card(tmp_path, weights="imagenet", start="a0001")
+    assert (
+        "- Training started from: torchvision's ImageNet weights, adapted for 30 minutes to 6,000 "
+        "images from `digits`, without labels (a0001)\n"
+    ) in text
+
+
+def test_a_card_names_an_adapted_body_that_is_missing(tmp_path: Path) -> None:
+    text = card(tmp_path, weights="imagenet", start="a0001")
+    assert "torchvision's ImageNet weights, adapted without labels (a0001)\n" in text
 
 
 def test_a_card_says_what_is_not_known(tmp_path: Path) -> None:

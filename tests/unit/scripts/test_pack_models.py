@@ -16,12 +16,15 @@ from typing import Any
 import pytest
 
 from backend.base.labeling import Asked
+from backend.store.adaptation_checkpoint import CheckpointMeta, save_checkpoint
+from backend.store.bodies import Bodies
 from backend.store.files import lock
 from backend.store.project_db import connect, reading, writing
 from backend.store.project_record import project_root, write_record
 from backend.store.project_store import ProjectStore
 from backend.store.registry import Registry
 from scripts.pack_models import pack
+from tests.unit.store.test_bodies import save_body
 from tests.unit.store.test_registry import meta, record, save
 
 ROOT = Path(__file__).parents[3]
@@ -37,8 +40,12 @@ def models(tmp_path: Path) -> Path:
     save(root, meta(1))
     save(root, meta(1, version="r0001h01"))
     Registry(root).promote("r0001h01")
+    save_body(root)
+    Bodies(root).set_start("a0001", by="loop")
+    save_checkpoint(root, {}, CheckpointMeta(fingerprint="f", spent_s=1.0, began_at=1.0))
     drafts = (
         ".current.draft-99", "r0001/pool.safetensors.draft-99", ".draft-r0002-99/model.safetensors",
+        ".draft-a0002-99/model.safetensors",
     )  # fmt: skip
     caches = "embeddings/0123-32px.safetensors", "embeddings/4567.draft-99", "exports/labels.csv"
     for name in (*drafts, *caches):
@@ -63,6 +70,7 @@ PACKED = {
     "p7/project.json", "p7/project.db", "p7/current", "p7/train.lock",
     "p7/r0001/meta.json", "p7/r0001/model.safetensors",
     "p7/r0001h01/meta.json", "p7/r0001h01/model.safetensors",
+    "p7/a0001/meta.json", "p7/a0001/model.safetensors", "p7/start",
     "p7/earlier-release/seen.json", "p12/project.json",
 }  # fmt: skip
 
@@ -117,6 +125,8 @@ def test_models_are_packed_while_a_process_is_in_the_middle_of_a_transaction(
     assert current.version == "r0001h01"
     assert [found.version for found in Registry(restored).versions()[0]] == ["r0001", "r0001h01"]
     assert Registry(restored).versions()[1] == {}
+    assert Bodies(restored).usable_start().name == "a0001"
+    assert Bodies(restored).all() == Bodies(root).all()
     # The transaction was committed here only after the archive was made.
     assert ProjectStore(root).reviewed()["img-1"] == "dog"
 

@@ -29,6 +29,12 @@ from backend.base.settings import Settings, load_settings
 from backend.labelstudio.label_config import label_config_xml
 from backend.labelstudio.project import CLOCK_SKEW
 from backend.store import model_outputs, pruning
+from backend.store.adaptation_checkpoint import (
+    CheckpointMeta,
+    load_checkpoint,
+    save_checkpoint,
+)
+from backend.store.bodies import Bodies
 from backend.store.project_record import project_root, read_record, write_record
 from backend.store.project_rows import AnnotatorFigures, OpenImage
 from backend.store.project_store import ProjectStore
@@ -37,6 +43,7 @@ from backend.store.tensor_file import State
 from backend.web.serving import create_app
 from tests.conftest import RedisServer
 from tests.patience import PATIENCE_S
+from tests.unit.store.test_bodies import save_body
 from tests.unit.store.test_registry import meta, record, save, state_of
 
 PROJECT, OTHER = 7, 8
@@ -70,6 +77,7 @@ FILES = (
     "project.json", "project.db", *EARLIER, "current", "r0002/meta.json",
     "r0002/model.safetensors", "r0002/pool.safetensors", "r0002/validation.safetensors",
     "r0002h01/meta.json", "r0002h01/model.safetensors",
+    "a0001/meta.json", "a0001/model.safetensors", "start", "adapting.safetensors",
 )  # fmt: skip
 ROW = Annotation(1, 5, "a", 2, "cat", was_skipped=False, updated_at="2026-01-01")
 ADA = AnnotatorFigures(1, "Ada", 12, 3, 0.75, 0.8, 0.55, 0.95, 12, 0.5, 0.25, 4.2)
@@ -79,7 +87,10 @@ SHOWN = OpenImage(
 
 
 def fill(root: Path) -> None:
-    """Write a project with every file: r0001, r0002 with a head, and r0002 in service."""
+    """Write a project with every file: r0001, r0002 with a head, and r0002 in service.
+
+    The next training run starts from the body a0001, and another adaptation is under way.
+    """
     write_record(root, record(int(root.name[1:])))
     for version in (meta(1), meta(2), meta(2, version="r0002h01")):
         save(root, version)
@@ -87,6 +98,9 @@ def fill(root: Path) -> None:
         model_outputs.save_validation_probs(root, version.version, np.array([0, 1]), PROBS)
     for name in ("r0001", "r0002"):
         Registry(root).promote(name, NOON)
+    save_body(root)
+    Bodies(root).set_start("a0001", by="loop", now=NOON)
+    save_checkpoint(root, {}, CheckpointMeta(fingerprint="f", spent_s=1.0, began_at=1.0))
     fill_store(root)
 
 
@@ -161,6 +175,11 @@ def read_all(root: Path) -> None:
         lambda: Registry(root).current(),
         lambda: Registry(root).promote("r0002"),
         lambda: Registry(root).promote("r0002h01"),
+        lambda: Bodies(root).start(),
+        lambda: Bodies(root).read_meta("a0001"),
+        lambda: Bodies(root).load_state("a0001"),
+        lambda: Bodies(root).set_start("a0001", by="person"),
+        lambda: load_checkpoint(root, "f"),
     ]
     for version in ("r0001", "r0002", "r0002h01"):
         for read in (
@@ -178,6 +197,8 @@ def read_all(root: Path) -> None:
         with suppress(TightloopError):
             reader()
     Registry(root).versions()
+    Bodies(root).all()
+    Bodies(root).usable_start()
     for method in STORE_READERS:
         with suppress(TightloopError):
             method(ProjectStore(root))

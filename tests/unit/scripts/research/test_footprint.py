@@ -41,11 +41,12 @@ def test_keys_that_differ_only_in_an_id_are_of_one_kind(key: str, kind: str) -> 
     [
         ("r0007/model.safetensors", "full versions: model.safetensors"),
         ("r0007h02/model.safetensors", "heads: model.safetensors"),
+        ("a0001/model.safetensors", "adapted bodies: model.safetensors"),
         ("embeddings/0123.safetensors", "embeddings/"),
         ("project.db", "project.db"),
     ],
 )
-def test_files_of_all_full_versions_are_of_one_kind(path: str, kind: str) -> None:
+def test_files_of_all_versions_of_a_kind_are_of_one_kind(path: str, kind: str) -> None:
     assert kind_of_file(Path(path)) == kind
 
 
