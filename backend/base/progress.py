@@ -13,6 +13,7 @@ LONG_S = 2.0
 # Units by the first word of a phase's name; all other phases count images.
 UNITS = {
     "training": "steps",
+    "adapting": "s",
     "downloading": "MB",
     "simulating": "rounds",
     "reading": "tasks",
@@ -31,6 +32,11 @@ def seconds_left(done: int, total: int, took_s: float) -> float | None:
     return took_s / done * (total - done) if 0 < done <= total else None
 
 
+def describe_time(seconds: float) -> str:
+    """Return a time as text, in seconds up to two minutes and otherwise in minutes."""
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
 class ProgressLines:
     """Write plain log lines: one every LINE_EVERY_S seconds, and one when a long phase ends."""
 
@@ -40,7 +46,7 @@ class ProgressLines:
         self._write = write
         self._clock = clock
         self._phase = ""
-        self._done = 0
+        self._done = self._first = 0
         self._since = self._written_at = 0.0
 
     def __call__(self, phase: str, done: int, total: int) -> None:
@@ -49,13 +55,14 @@ class ProgressLines:
         if phase != self._phase:
             self.end()
             self._phase, self._since, self._written_at = phase, now, now
+            self._first = done  # what is resumed does not begin at 0
         self._done = done
         if total and done >= total:
             self.end()
         elif total and now - self._written_at >= LINE_EVERY_S:
             self._written_at = now
-            left_s = seconds_left(done, total, now - self._since)
-            left = "" if left_s is None else f", about {left_s:.0f} s left"
+            left_s = seconds_left(done - self._first, total - self._first, now - self._since)
+            left = "" if left_s is None else f", about {describe_time(left_s)} left"
             self._write(f"{phase}: {done:,} of {total:,} {unit(phase)} ({done / total:.0%}){left}")
 
     def end(self) -> None:

@@ -217,9 +217,12 @@ class TrainingQueue:
     def report_progress(self, job: Job, phase: str, done: int, total: int) -> None:
         """Store the phase and progress of a running job, for the dashboard."""
         previous = job.meta.get("progress", {})
-        now = time.time()
-        since = previous.get("since", now) if previous.get("phase") == phase else now
-        job.meta["progress"] = {"phase": phase, "done": done, "total": total, "since": since}
+        since, first = time.time(), done  # what is resumed does not begin at 0
+        if previous.get("phase") == phase and previous.get("first", 0) <= done:
+            since, first = previous["since"], previous.get("first", 0)
+        job.meta["progress"] = {
+            "phase": phase, "done": done, "total": total, "since": since, "first": first,
+        }  # fmt: skip
         job.save_meta()  # type: ignore[no-untyped-call]
 
     # For the dashboard: these methods must only read, because its Redis user cannot write
@@ -235,8 +238,8 @@ class TrainingQueue:
             progress = job.meta.get("progress") or {}
             left_s = None
             if progress:
-                took_s = time.time() - progress["since"]
-                left_s = seconds_left(progress["done"], progress["total"], took_s)
+                took_s, first = time.time() - progress["since"], progress.get("first", 0)
+                left_s = seconds_left(progress["done"] - first, progress["total"] - first, took_s)
             found.append(
                 {
                     "job": job.meta.get("step", name),

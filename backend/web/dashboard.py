@@ -14,7 +14,7 @@ from werkzeug.exceptions import NotFound
 from werkzeug.wrappers import Response as AnyResponse
 
 from backend.base.errors import ModelFolderError, TightloopError
-from backend.base.progress import unit
+from backend.base.progress import describe_time, unit
 from backend.base.settings import Settings
 from backend.measures.evaluation import MIN_IMAGES
 from backend.measures.forecast import CurvePoint
@@ -55,6 +55,7 @@ CONFUSED_PAIRS = 12
 VERSIONS_SHOWN, OTHER_VERSIONS_SHOWN = 12, 40  # `scripts.models list` shows all
 JOBS = {
     "retrain": "Training",
+    "adapt": "Adapting the body",
     "rescan": "Looking for new images",
     "rank": "Checking what is due",
     "read": "Reading annotations",
@@ -196,6 +197,7 @@ class Dashboard:
             service_names=SERVICES,
             job_names=JOBS,
             unit=unit,
+            describe_time=describe_time,
             **view,
         )
         return Page(html, http_status)

@@ -17,6 +17,7 @@ import numpy as np
 from backend.base.arrays import Labels, Probs
 from backend.base.classes import REMOVED, ClassList, fold
 from backend.base.errors import ModelFolderError
+from backend.base.progress import describe_time
 from backend.base.settings import Settings
 from backend.labelstudio.client import label_now_url
 from backend.queue.services import find_services
@@ -294,5 +295,5 @@ def _training(job: JobStatus) -> str:
     if job.status != "started" or job.phase is None:
         return "training is queued"
     share = f" {job.done / job.total:.0%}" if job.done is not None and job.total else ""
-    left = f", about {job.seconds_left:.0f} s left" if job.seconds_left else ""
+    left = f", about {describe_time(job.seconds_left)} left" if job.seconds_left else ""
     return f"{job.phase}{share}{left}"

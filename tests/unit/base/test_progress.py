@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from backend.base.progress import Progress, ProgressLines, seconds_left
+from backend.base.progress import Progress, ProgressLines, describe_time, seconds_left
 from scripts.console.progress_bars import progress_bar
 
 
@@ -82,6 +82,21 @@ def test_the_time_left_ignores_the_pace_of_earlier_phases() -> None:
     assert log.lines[-1][1].endswith("(25%), about 30 s left")
 
 
+def test_the_time_left_of_resumed_work_ignores_what_was_done_before() -> None:
+    log = Log()
+    log.progress("training", 60, 100)
+    log.clock.now = 10
+    log.progress("training", 70, 100)
+    assert log.lines == [(10, "training: 70 of 100 steps (70%), about 30 s left")]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (119, "119 s"), (120, "2 min"), (1_090, "18 min")]
+)
+def test_a_long_time_is_given_in_minutes(seconds: float, text: str) -> None:
+    assert describe_time(seconds) == text
+
+
 @pytest.mark.parametrize(
     ("phase", "counted"),
     [
@@ -89,6 +104,7 @@ def test_the_time_left_ignores_the_pace_of_earlier_phases() -> None:
         ("training on 500 labels", "10 of 40 steps"),
         ("downloading CIFAR-10", "10 of 40 MB"),
         ("simulating", "10 of 40 rounds"),
+        ("adapting the body", "10 of 40 s"),
         ("decoding train images", "10 of 40 images"),
     ],
 )

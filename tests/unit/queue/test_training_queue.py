@@ -222,6 +222,20 @@ def test_a_running_jobs_progress_shows_phase_share_and_time_left(
     assert shown["seconds_left"] == pytest.approx(30)
 
 
+def test_the_time_left_of_resumed_work_ignores_what_was_done_before(
+    queue: TrainingQueue, connection: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue.enqueue("retrain", PROJECT)
+    job = Job.fetch("retrain-p7", connection=connection, serializer="json")
+    monkeypatch.setattr(training_queue, "time", SimpleNamespace(time=lambda: NOON))
+    queue.report_progress(job, "training", 60, 100)
+    monkeypatch.setattr(training_queue, "time", SimpleNamespace(time=lambda: NOON + 10))
+    queue.report_progress(job, "training", 70, 100)
+    [shown] = queue.jobs(PROJECT)
+    assert (shown["done"], shown["total"]) == (70, 100)
+    assert shown["seconds_left"] == pytest.approx(30)
+
+
 def test_old_annotated_images_are_forgotten_when_new_ones_arrive_but_not_when_read(
     queue: TrainingQueue,
 ) -> None:
