@@ -125,7 +125,8 @@ def _allowed(setting: Schema) -> str:
     if "enum" in value:
         return ", ".join(f"`{name}`" for name in value["enum"])
     if "exclusiveMinimum" in value:
-        return f"more than {value['exclusiveMinimum']:g}"
+        most = f", up to {value['maximum']:,}" if "maximum" in value else ""
+        return f"more than {value['exclusiveMinimum']:g}{most}"
     if "minLength" in value:
         return f"{value['minLength']} to {value['maxLength']} characters"
     if "minimum" not in value:

@@ -38,6 +38,8 @@ def main() -> int:
             print(f"  {project.label_url}")
         if used := use_sentence(project.learned_annotations, project.unlearned_annotations):
             print(f"  {used}")
+        if not project.is_gone and project.adaptation.state != "off":
+            print(f"  {project.adaptation.sentence.replace('`', '')}")
         if project.cross_validation is not None:
             print(f"  estimated accuracy: {estimate_sentence(project.cross_validation)}")
         if project.outlook is not None:

@@ -86,6 +86,20 @@ GAUGES = {
         "Seconds that each phase of the newest training run of the whole network took.",
         ("project", "phase"),
     ),
+    "adapting_progress_ratio": (
+        "Share of the expected time for which the body has been adapted to the pool, 0 to 1; "
+        "missing if no adaptation has begun that is not complete.",
+        ("project",),
+    ),
+    "adapting_failed": (
+        "1 if the last try to adapt the body to the pool failed, otherwise 0.",
+        ("project",),
+    ),
+    "body_accuracy_ratio": (
+        "Share of the validation images that a head classified correctly, 0 to 1, with the same "
+        "labels on two bodies: before the newest adaptation and after it.",
+        ("project", "body"),
+    ),
     "order_problem": (
         "1 if annotators do not get the images that the model asks for, because the project's "
         "sampling or model version was changed in Label Studio, otherwise 0.",
@@ -214,6 +228,8 @@ def _of_project(status: ProjectStatus) -> Iterator[Sample]:
         "trained_labels": status.trained_on_labels if in_service else None,
         "versions": status.versions,
         "refused_versions": len(status.refused),
+        "adapting_progress_ratio": _share_adapted(status),
+        "adapting_failed": status.adaptation.state == "failed",
         "order_problem": status.order_problem is not None,
         "project_gone": status.is_gone,
         "pool_images": status.pool_images,
@@ -233,6 +249,9 @@ def _of_project(status: ProjectStatus) -> Iterator[Sample]:
             bounds = interval_of(evaluation.accuracy, evaluation.images)
             for bound, share in zip(("low", "high"), bounds, strict=True):
                 yield "accuracy_bound_ratio", (project, split, bound), share
+    for body in ("before", "after"):
+        accuracy = getattr(status.adaptation, f"accuracy_{body}")
+        yield "body_accuracy_ratio", (project, body), accuracy
     if (progress := status.validation_labels) is not None:
         yield "validation_labels_wanted", (project,), progress.wanted
         for state in ("labeled", "undecided", "pending"):
@@ -254,6 +273,11 @@ def _of_project(status: ProjectStatus) -> Iterator[Sample]:
     for where, n_errors in kept.items():
         yield "kept_errors", (project, where), n_errors
         yield "ongoing_errors", (project, where), ongoing[where]
+
+
+def _share_adapted(status: ProjectStatus) -> float | None:
+    done, total = status.adaptation.minutes_done, status.adaptation.minutes_total
+    return min(1.0, done / total) if done is not None and total else None
 
 
 @contextmanager

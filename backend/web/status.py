@@ -29,6 +29,7 @@ from backend.rounds.accuracy import (
     learning_curve,
     outlook,
 )
+from backend.rounds.adaptation_progress import adaptation_progress
 from backend.rounds.annotation_use import LEARNED, count_outcomes
 from backend.rounds.classes import left_out_notices, pool_class_notice
 from backend.rounds.finish_progress import finish_progress
@@ -84,6 +85,8 @@ def project_status(settings: Settings, queue: TrainingQueue, project_id: int) ->
     is_all_labeled = labeling["open_tasks"] == 0 and not labeling["new_annotations"]
     finish = finish_progress(settings, root)
     is_asking = finish is not None and finish.state == "asking"
+    jobs = queue.jobs(project_id)
+    adapting = next((j for j in jobs if j["job"] == "adapt" and j["status"] == "started"), None)
     is_exhausted = bool(facts.exhausted_at) and not facts.undecoded_images and not is_asking
     return ProjectStatus(
         **_setup_fields(settings, root, project_id, facts, sound),
@@ -100,7 +103,8 @@ def project_status(settings: Settings, queue: TrainingQueue, project_id: int) ->
         next_images=()
         if facts.gone
         else tuple(next_images(settings, queue, project_id)[:NEXT_IMAGES]),
-        jobs=tuple(JobStatus.model_validate(job) for job in queue.jobs(project_id)),
+        adaptation=adaptation_progress(settings, root, adapting, time.time()),
+        jobs=tuple(JobStatus.model_validate(job) for job in jobs),
         workers=queue.worker_counts(),
     )
 
@@ -283,6 +287,9 @@ def _activity(status: ProjectStatus) -> str:
         return status.waiting_for
     n_open = "?" if status.open_tasks is None else status.open_tasks
     kind = "queried" if status.is_attached else "open"  # its team has other open tasks
+    if status.adaptation.state == "running":
+        adapting = next(job for job in status.jobs if job.job == "adapt")
+        return f"{n_open} {kind} tasks; {_progress(adapting)}"
     return (
         f"{n_open} {kind} tasks, {status.new_annotations} of "
         f"{status.retrain_after} new annotations until the next training run"
@@ -294,6 +301,13 @@ def _training(job: JobStatus) -> str:
         return "the training process died and will be retried in a few minutes: see the trainer log"
     if job.status != "started" or job.phase is None:
         return "training is queued"
+    return _progress(job)
+
+
+def _progress(job: JobStatus) -> str:
+    """Return the phase of a running job, how much of it is done, and the time left."""
+    if job.phase is None:
+        return "adapting the body"
     share = f" {job.done / job.total:.0%}" if job.done is not None and job.total else ""
     left = f", about {describe_time(job.seconds_left)} left" if job.seconds_left else ""
     return f"{job.phase}{share}{left}"

@@ -14,6 +14,7 @@ from backend.measures.evaluation import Evaluation
 from backend.measures.forecast import CurvePoint, Forecast
 from backend.people.validation_labels import ValidationProgress
 from backend.queue.services import Service
+from backend.rounds.adaptation_progress import AdaptationProgress
 from backend.rounds.finish_progress import FinishProgress
 from backend.store.project_rows import AnnotatorFigures, AskedImage, FinishOutlook, KeptError
 
@@ -41,10 +42,12 @@ class JobStatus(StatusPart):
     """A job that is queued or running."""
 
     job: str = Field(
-        description="`retrain`, `rescan` or `rank`; for a `rank` job that has started, its step: "
-        "`read`, `refit`, `finish`, `top_up`, `refresh`, `export` or `collect_reviews`"
+        description="`retrain`, `rescan`, `adapt` or `rank`; for a `rank` job that has started, "
+        "its step: `read`, `refit`, `finish`, `top_up`, `refresh`, `export` or `collect_reviews`"
     )
-    queue: str = Field(description="`train` for `retrain` and `rescan`, `rank` for the others")
+    queue: str = Field(
+        description="`train` for `retrain`, `rescan` and `adapt`, `rank` for the others"
+    )
     status: str = Field(description="RQ's status: `queued`, `started`, …")
     phase: str | None = Field(
         None, exclude_if=_is_none, description="the current phase; absent before the first report"
@@ -52,8 +55,8 @@ class JobStatus(StatusPart):
     done: int | None = Field(
         None,
         exclude_if=_is_none,
-        description="progress in this phase, in training steps, downloaded MB, or images; "
-        "absent before the first report",
+        description="progress in this phase, in training steps, downloaded MB, seconds of "
+        "adapting, or images; absent before the first report",
     )
     total: int | None = Field(
         None,
@@ -93,7 +96,12 @@ class ProjectStatus(StatusPart):
     )
     undecoded_images: int = Field(description="images in the pool that are waiting to be decoded")
     rescanned_at: str | None = Field(description="when the pool was last searched for new images")
-    weights: str | None = Field(description="the weights that every training run starts from")
+    weights: str | None = Field(
+        description="the weights that training runs start from until the body is adapted"
+    )
+    adaptation: AdaptationProgress = Field(
+        description="how far the body is adapted to the pool, and what that brought"
+    )
     train: str = Field(description="the setting `TRAIN`")
     strategy: str = Field(description="the strategy that chooses the images to query next")
     goal: str = Field(description="the setting `GOAL`")

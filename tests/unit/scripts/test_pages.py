@@ -82,6 +82,7 @@ def test_a_row_gives_default_allowed_values_and_meaning() -> None:
     assert "| `IMAGE_SIZE` | `auto` | 16 to 512, a multiple of 8 | The side" in page
     assert "| `PROJECT_TITLE` | `Tightloop` | 3 to 50 characters | The title" in page
     assert "| `RECONCILE_EVERY` | `60` | more than 0 | Seconds" in page
+    assert "| `ADAPT` | `auto` | more than 0, up to 1,440 | Whether" in page
     assert "| `BLIND` | `false` | `true`, `false` | " in page
     assert "| `BACKEND_PASSWORD` | none |  | The password" in page
 

@@ -78,3 +78,12 @@ def test_annotations_that_were_not_learned_are_explained(
     outcomes = {0: ("cat", "learned"), 1: ("cat", "removed class"), 2: ("cat", "removed class")}
     AnnotationOutcomes(project_root(tmp_path, PROJECT)).record(outcomes)
     assert "  5 annotations, 1 learned: 2 of a removed class, 2 new\n" in printed()
+
+
+def test_how_far_the_body_is_adapted_is_printed_unless_it_is_off(
+    store: ProjectStore, printed: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.record(pool_images=1797)
+    assert "  The body is not adapted to the pool: ADAPT=auto needs 5,000 images" in printed()
+    monkeypatch.setenv("ADAPT", "off")
+    assert "The body is" not in printed()

@@ -24,6 +24,7 @@ from backend.rounds.decide import decide
 from backend.rounds.observe import observe
 from backend.store import model_outputs
 from backend.store.annotation_outcomes import AnnotationOutcomes
+from backend.store.bodies import Bodies
 from backend.store.project_db import writing
 from backend.store.project_record import project_root, read_record, write_record
 from backend.store.project_rows import AnnotatorFigures, OpenImage
@@ -32,6 +33,7 @@ from backend.store.registry import Registry
 from backend.web.dashboard import SECURITY_HEADERS
 from backend.web.serving import create_app
 from tests.conftest import RedisServer
+from tests.unit.store.test_bodies import save_body
 from tests.unit.store.test_registry import meta, record
 from tests.unit.store.test_registry import save as save_version
 from tests.unit.web.conftest import settings_of
@@ -315,6 +317,34 @@ def test_a_running_training_shows_a_progress_bar(
     html = section(page(client), "jobs")
     assert "training, 20 of 80 steps, about 30 s left" in html
     assert '<progress max="80" value="20"' in html
+
+
+def test_adapting_the_body_is_shown_with_its_progress_and_later_with_its_gain(
+    client: FlaskClient, root: Path, store: ProjectStore
+) -> None:
+    save(root, 1)
+    store.record(pool_images=1797)
+    html = section(page(client), "adaptation")
+    assert "<code>ADAPT=auto</code> needs 5,000 images, and the pool has 1,797." in html
+    assert "<progress" not in html
+    began = {"adapt_began_at": 1.0, "adapt_spent_s": 720.0, "adapt_budget_s": 1800.0}
+    store.record(pool_images=45_000, **began)
+    html = section(page(client), "adaptation")
+    assert "paused after 12 of at most 30 minutes" in html
+    assert '<progress max="30.0" value="12.0"' in html
+    save_body(root)  # a head on it is right on 50.0 %, one on the pre-trained body on 40.0 %
+    Bodies(root).set_start("a0001", by="loop")
+    store.record(adapted_at=2.0, adapted_images=45_000)
+    html = section(page(client), "adaptation")
+    assert "<progress" not in html
+    assert re.findall(r"<dd>(.*?)</dd>", html) == ["40.0%", "50.0%", "100", "a0001"]
+
+
+def test_a_reason_for_a_failed_adaptation_is_shown_but_never_run(
+    client: FlaskClient, store: ProjectStore
+) -> None:
+    store.record(adapt_failures=1, adapt_error=EVIL)
+    assert f"Adapting the body failed: {SAFE}." in section(page(client), "adaptation")
 
 
 def test_a_ranker_job_is_shown_by_its_step_once_it_has_started(

@@ -19,6 +19,7 @@ from backend.base.settings import Settings
 from backend.labelstudio.incoming import SECRET_HEADER
 from backend.measures.evaluation import Evaluation
 from backend.queue.training_queue import TrainingQueue
+from backend.store.body_meta import BodyComparison
 from backend.store.finish_store import FinishStore
 from backend.store.project_record import project_root, write_record
 from backend.store.project_store import ProjectStore
@@ -26,6 +27,7 @@ from backend.store.registry import Registry
 from backend.web.metrics import GAUGES
 from backend.web.serving import create_app
 from tests.conftest import RedisServer
+from tests.unit.store.test_bodies import save_body
 from tests.unit.store.test_finish_store import FIRST, IMAGES, SAMPLE
 from tests.unit.store.test_registry import meta, record
 from tests.unit.store.test_registry import save as save_version
@@ -43,6 +45,9 @@ from tests.unit.web.test_status import VALIDATED_BY_PEOPLE, files, keep_reading,
 BOARD = json.loads((Path(__file__).parents[3] / "docs/grafana.json").read_text())
 SECRETS = ("backend-pass", "hook-secret", "ls-token", "dash-pass")
 HOOK = {SECRET_HEADER: "hook-secret"}
+COMPARED = BodyComparison(
+    labels=50, validation_images=20, accuracy_before=0.5, accuracy_after=0.625, p_value=0.9
+)
 PANELS = [panel for panel in BOARD["panels"] if panel["type"] != "row"]
 EXPRESSIONS = [target["expr"] for panel in PANELS for target in panel["targets"]]
 
@@ -104,6 +109,9 @@ def work(root: Path, queue: TrainingQueue, redis_server: RedisServer) -> None:
     Registry(root).promote("r0002")
     keep_reading(root, annotations=61, skipped=4, n_open=18, again=3, new=2)
     write_record(root, record(PROJECT).model_copy(update=VALIDATED_BY_PEOPLE))
+    save_body(root, comparison=COMPARED)
+    began = {"adapt_began_at": 2.0, "adapt_spent_s": 450.0, "adapt_budget_s": 1800.0}
+    ProjectStore(root).record(adapted_at=1.0, adapted_images=6000, adapt_failures=1, **began)
     queue.enqueue("retrain", PROJECT)
     queue.enqueue("rank", PROJECT)
     connection = Redis.from_url(redis_server.url)
@@ -141,6 +149,9 @@ def test_every_gauge_of_a_project_has_its_value(
         "versions": {("7",): 3},
         "refused_versions": {("7",): 1},
         "training_phase_seconds": {("7", "training"): 12.5, ("7", "scoring the pool"): 4},
+        "adapting_progress_ratio": {("7",): 0.25},
+        "adapting_failed": {("7",): 1},
+        "body_accuracy_ratio": {("7", "before"): 0.5, ("7", "after"): 0.625},
         "order_problem": {("7",): 1},
         "project_gone": {("7",): 0},
         "pool_images": {("7",): 900},
@@ -187,7 +198,7 @@ def test_unknown_values_are_left_out_and_reading_creates_no_file(
         "trained_labels", "accuracy_ratio", "training_phase_seconds", "annotations",
         "skipped_annotations", "open_tasks", "asked_again_tasks", "kept_errors", "pool_images",
         "accuracy_bound_ratio", "validation_labels", "validation_labels_wanted",
-        "acceptance_sample", "ongoing_errors",
+        "acceptance_sample", "ongoing_errors", "adapting_progress_ratio", "body_accuracy_ratio",
     }  # fmt: skip
     assert GAUGES.keys() - found.keys() == unknown
 

@@ -748,6 +748,7 @@ def test_every_field_of_the_status_is_documented_and_nothing_else_is(
     returned = {
         "services": set(status["services"][0]),
         "projects": set(project),
+        "adaptation": set(project["adaptation"]),
         "validation": set(project["validation"]),
         "validation_labels": set(project["validation_labels"]),
         "confusion": set(project["confusion"]),
