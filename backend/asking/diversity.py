@@ -41,7 +41,7 @@ def typiclust(
     """
     from sklearn.cluster import MiniBatchKMeans
 
-    directions = np.concatenate(_directions(embeddings, asked))
+    directions = np.concatenate(unit_directions(embeddings, asked))
     n_clusters = min(len(asked) + count, CLUSTERS_MAX, len(directions))
     found = MiniBatchKMeans(
         n_clusters, batch_size=4096, max_iter=10, n_init=1, random_state=int(rng.integers(2**31))
@@ -74,7 +74,7 @@ def k_center(embeddings: Embeddings, asked: Embeddings, count: int) -> Positions
     This is the greedy core-set method of Sener & Savarese (2018), which covers the whole pool,
     including its outliers.
     """
-    own, theirs = _directions(embeddings, asked)
+    own, theirs = unit_directions(embeddings, asked)
     square = (own**2).sum(axis=1)
     distance = _distance_to_nearest(own, theirs)
     chosen: list[int] = []
@@ -126,7 +126,7 @@ def uncertain_clusters(
     """
     if count >= len(embeddings):
         return np.argsort(-uncertainty, kind="stable")
-    own, theirs = _directions(embeddings, asked)
+    own, theirs = unit_directions(embeddings, asked)
     by_uncertainty = np.argsort(-uncertainty, kind="stable")
     wanted = max(min(CANDIDATES_PER_IMAGE * count, CANDIDATES_MAX), count)
     candidates = _without_copies(own, theirs, by_uncertainty, wanted)
@@ -159,7 +159,7 @@ def interleave(embeddings: Embeddings, order: Positions) -> Positions:
         return np.concatenate([interleave(embeddings, block) for block in blocks])
     from sklearn.cluster import AgglomerativeClustering
 
-    directions, _ = _directions(embeddings[order], embeddings[:0])
+    directions, _ = unit_directions(embeddings[order], embeddings[:0])
     groups = AgglomerativeClustering(
         n_clusters=None, distance_threshold=ALIKE, linkage="average"
     ).fit_predict(directions)
@@ -170,7 +170,7 @@ def interleave(embeddings: Embeddings, order: Positions) -> Positions:
     return order[np.argsort(turn, kind="stable")]
 
 
-def _directions(embeddings: Embeddings, asked: Embeddings) -> tuple[Directions, Directions]:
+def unit_directions(embeddings: Embeddings, asked: Embeddings) -> tuple[Directions, Directions]:
     """Center both arrays on the mean of `embeddings`, and scale each row to length 1."""
     center = embeddings.mean(axis=0, dtype=np.float32)
     centered = np.concatenate([embeddings, asked]).astype(np.float32) - center

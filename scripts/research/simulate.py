@@ -42,6 +42,7 @@ from scripts.research.simulation import (
     pool_of,
     run_missing,
 )
+from scripts.research.trial_strategies import TRIAL_ARMS
 from scripts.research.trials import run_resumable
 
 
@@ -251,12 +252,13 @@ def _arms(text: str) -> list[str]:
     """Parse strategies, each optionally followed by +1 (the default), +auto, +2 or +3."""
     given = (name.strip().removesuffix("+1") for name in text.split(","))
     arms = list(dict.fromkeys(name for name in given if name))
-    known = {f"{s}{o}" for s in STRATEGIES for o in ("", *(f"+{o}" for o in get_args(OverlapName)))}
+    names = (*STRATEGIES, *TRIAL_ARMS)
+    known = {f"{s}{o}" for s in names for o in ("", *(f"+{o}" for o in get_args(OverlapName)))}
     unknown = [arm for arm in arms if arm not in known]
     if unknown or not arms:
         raise argparse.ArgumentTypeError(
             f"{', '.join(unknown) or 'nothing'} is not a strategy; choose from "
-            f"{', '.join(STRATEGIES)}, each also with +auto, +2 or +3 annotations"
+            f"{', '.join(names)}, each also with +auto, +2 or +3 annotations"
         )
     return arms
 

@@ -34,6 +34,7 @@ from scripts.research.budgets import training_points
 from scripts.research.crowd import Crowd, real_annotations
 from scripts.research.learning_curves import Row, read_rows, write_rows
 from scripts.research.oracle import LONG_AGO, OracleProject
+from scripts.research.trial_strategies import TRIAL_ARMS, current_strategy, use_trials
 
 PLAN = "plan.json"
 FINISHED = "finished.csv"
@@ -85,10 +86,17 @@ class Run:
     validation: Validation = KNOWN
     body: Path | None = None  # the adapted body; None = the plan's weights
 
+    @property
+    def strategy(self) -> str:
+        """Return the name of the arm's strategy."""
+        return self.arm.partition("+")[0]
+
 
 def simulate(run: Run, on_round: Callable[[], object] = lambda: None) -> list[Row]:
     """Run all rounds, and return the accuracy of each version."""
     torch.set_num_threads(run.threads)
+    if run.strategy in TRIAL_ARMS:
+        use_trials()
     plan = run.plan
     pool, truth = pool_of(plan, run.data_dir, run.validation)
     # With budgets, annotations are given long ago: batches must not grow with the people at work.
@@ -124,11 +132,14 @@ def _next_batch(loop: Loop, run: Run, project: OracleProject) -> tuple[Loop, int
     With a fixed batch size, all open tasks are annotated, and the number is None.
     """
     plan, n_given = run.plan, project.counts().annotations
-    if not plan.budgets:
-        return loop, None
-    points = training_points(plan.budgets, plan.seed_labels)
-    n_wanted = next((point - n_given for point in points if point > n_given), 1)
-    changes = {"batch_size": n_wanted}
+    n_asked, n_classes = project.n_tasks(), len(loop.pool.classes)
+    strategy = current_strategy(run.strategy, n_asked=n_asked, n_classes=n_classes)
+    changes: dict[str, object] = {"strategy": strategy}
+    n_wanted = None
+    if plan.budgets:
+        points = training_points(plan.budgets, plan.seed_labels)
+        n_wanted = next((point - n_given for point in points if point > n_given), 1)
+        changes["batch_size"] = n_wanted
     return replace(loop, settings=loop.settings.model_copy(update=changes)), n_wanted
 
 
@@ -172,11 +183,11 @@ def _row(run: Run, root: Path, project: OracleProject, number: int) -> Row:
 
 def make_loop(run: Run, pool: Pool, project: OracleProject) -> Loop:
     """Return a loop like the one that a stack's processes would open."""
-    strategy, _, overlap = run.arm.partition("+")
+    overlap = run.arm.partition("+")[2]
     settings = Settings.model_construct(
         data_dir=run.data_dir,
         train=run.plan.train,
-        strategy=strategy,  # type: ignore[arg-type]  # checked by the command
+        strategy=run.strategy,  # type: ignore[arg-type]  # checked by the command
         overlap=overlap or "1",  # type: ignore[arg-type]
         # With N annotations per image, the same number of annotations covers N times fewer images.
         batch_size=max(1, run.plan.batch // (int(overlap) if overlap.isdigit() else 1)),

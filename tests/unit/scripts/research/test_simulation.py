@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from backend.asking import query
 from backend.images.pool import open_pool
 from backend.images.validation_sample import Validation
 from scripts.research.simulation import Plan, Run, pool_of, simulate
+from scripts.research.trial_strategies import TRIAL_ARMS
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +85,16 @@ def test_versions_are_measured_at_exactly_the_budgets(
     rows = simulate(run(tmp_path, data_dir, arm, annotators=annotators, **budgets))
     # Between 16 and 36 there is one more version, at 16 x 1.5.
     assert [row.labels for row in rows] == [16, 24, 36, 40]
+
+
+@pytest.mark.parametrize("arm", TRIAL_ARMS)
+def test_trial_strategies_are_simulated_like_all_others(
+    tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch, arm: str
+) -> None:
+    monkeypatch.setattr(query, "SETS", dict(query.SETS))
+    monkeypatch.setattr(query, "NEED_NO_MODEL", query.NEED_NO_MODEL)
+    rows = simulate(run(tmp_path, data_dir, arm, rounds=1))
+    assert [(row.strategy, row.labels) for row in rows] == [(arm, 30), (arm, 40)]
 
 
 def test_one_of_five_labels_is_for_validation_if_people_give_them(
