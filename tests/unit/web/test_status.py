@@ -36,7 +36,7 @@ from backend.store.project_rows import AnnotatorFigures, FinishOutlook, OpenImag
 from backend.store.project_store import ProjectStore
 from backend.store.registry import Registry
 from backend.web.status import next_images, project_status, sentence, whole_status
-from backend.web.status_model import Confusion
+from backend.web.status_model import Confusion, JobStatus
 from tests.conftest import RedisServer
 from tests.unit.store.test_finish_store import FIRST, IMAGES, SAMPLE
 from tests.unit.store.test_registry import attached, meta, record
@@ -196,6 +196,22 @@ def test_a_running_training_shows_how_far_it_is(
     job.meta["progress"]["since"] -= 10
     queue.report_progress(job, "training", 20, 80)
     assert "training 25%, about 30 s left" in say(settings, queue)
+
+
+def test_while_the_body_is_adapted_the_sentence_says_how_far_it_is(
+    settings: Settings, queue: TrainingQueue, root: Path
+) -> None:
+    save(settings, 1)
+    keep_reading(root, annotations=25, n_open=18, new=25)
+    status = project_status(settings, queue, PROJECT)
+    assert "adapting" not in sentence(status)
+    running = {"adaptation": replace(status.adaptation, state="running")}
+    job = JobStatus(job="adapt", queue="train", status="started", seconds_left=None)
+    starting = status.model_copy(update=running | {"jobs": (job,)})
+    assert sentence(starting).endswith("; 18 open tasks; adapting the body.")
+    progress = {"phase": "adapting the body", "done": 720, "total": 1800, "seconds_left": 1080.0}
+    begun = status.model_copy(update=running | {"jobs": (job.model_copy(update=progress),)})
+    assert sentence(begun).endswith("; 18 open tasks; adapting the body 40%, about 18 min left.")
 
 
 def test_a_project_is_finished_after_the_last_round_and_the_last_annotation(
