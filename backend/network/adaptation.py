@@ -104,11 +104,19 @@ class Adaptation:
         On a GPU, returns as soon as the step is enqueued. Raises TrainingError, some steps later,
         if the loss is not finite.
         """
-        lr = self._recipe.lr * warm_up_then_cosine(min(progress, 1.0), self._recipe.warm_up)
-        with torch.backends.cudnn.flags(enabled=True, deterministic=True):
-            self._contrast.learn(*self._views.pair(self.steps_done), lr)
+        self.learn(*self.draw(), progress)
         if self.steps_done % CHECKED_EVERY == 0:
             self._contrast.check()
+
+    def draw(self) -> tuple[Tensor, Tensor]:
+        """Return two random views of each image in the next step's batch."""
+        return self._views.pair(self.steps_done)
+
+    def learn(self, first: Tensor, second: Tensor, progress: float) -> None:
+        """Train on two views of each image in a batch."""
+        lr = self._recipe.lr * warm_up_then_cosine(min(progress, 1.0), self._recipe.warm_up)
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True):
+            self._contrast.learn(first, second, lr)
 
     def state_dict(self) -> resnet.State:
         """Return everything that resuming needs, on the CPU. Raises TrainingError if it is NaN."""
