@@ -12,7 +12,7 @@ from torch import Tensor
 
 from backend.base.arrays import Images, ImageView
 from backend.base.errors import AdaptationError, TrainingError
-from backend.network import resnet, resnet_layout
+from backend.network import inference, resnet, resnet_layout
 from backend.network.adaptation import Adaptation, AdaptationRecipe
 
 QUICK = AdaptationRecipe(image_size=32, batch_size=8, queue_size=16)
@@ -85,6 +85,33 @@ def test_adapting_leaves_the_global_random_numbers_alone() -> None:
     adaptation.step(0.5)
     adaptation.finish()
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_two_crops_of_an_image_come_closer_than_those_of_different_images(device: str) -> None:
+    images = patterns(16)
+    recipe = replace(
+        QUICK, batch_size=16, lr=0.05, teacher_momentum=0.9, color_jitter=0.0, share_grey=0.0
+    )
+    adaptation = adapt(images, recipe, device=device)
+    assert abs(closeness(adaptation.finish(), images, device)) < 0.1
+    for step in range(40):
+        adaptation.step(step / 40)
+    assert closeness(adaptation.finish(), images, device) > 0.4
+
+
+def closeness(body: resnet.State, images: NDArray[np.uint8], device: str) -> float:
+    """Return how much more similar crops of the same image are than those of different images."""
+    head = {"fc.weight": torch.zeros(2, 512), "fc.bias": torch.zeros(2)}
+    model = inference.load_model(body | head, 2, device)
+
+    def directions(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        embeddings = inference.predict(model, crops, image_size=32, device=device).embeddings
+        centered = embeddings.astype(np.float32) - embeddings.mean(axis=0, dtype=np.float32)
+        return centered / np.linalg.norm(centered, axis=1, keepdims=True)
+
+    similarities = directions(images[:, :, :12]) @ directions(images[:, :, 4:]).T
+    same = np.eye(len(images), dtype=bool)
+    return float(similarities[same].mean() - similarities[~same].mean())
 
 
 def test_the_result_is_a_body_without_a_head_on_the_cpu(device: str) -> None:
