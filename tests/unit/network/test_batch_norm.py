@@ -11,7 +11,7 @@ from backend.network import batch_norm
 def test_the_statistics_become_the_averages_over_the_batches() -> None:
     norm = nn.BatchNorm2d(1)
     model = nn.Sequential(norm).eval()
-    norm.running_mean = torch.tensor([100.0])  # of other images
+    norm.running_mean, norm.num_batches_tracked = torch.tensor([100.0]), torch.tensor(9)
     batches = [torch.tensor(values).view(-1, 1, 1, 1) for values in ([0.0, 2.0], [4.0, 8.0])]
     batch_norm.refit(model, batches)
     assert norm.running_mean.item() == 3.5  # of 1 and 6
