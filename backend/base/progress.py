@@ -19,6 +19,7 @@ UNITS = {
     "reading": "tasks",
     "creating": "tasks",
     "annotating": "labels",
+    "adapting": "seconds",
 }
 
 

@@ -21,13 +21,14 @@ from rq.serializers import Serializer
 
 log = logging.getLogger(__name__)
 
-JobName = Literal["retrain", "rescan", "rank"]
+JobName = Literal["retrain", "rescan", "adapt", "rank"]
 
 MODULE = "backend.workers.jobs"
 # For each function: its queue, and the number of seconds after which RQ aborts it.
 JOBS: Mapping[str, tuple[str, int]] = {
     "retrain": ("train", 12 * 3600),
     "rescan": ("train", 12 * 3600),
+    "adapt": ("train", 12 * 3600),
     "rank": ("rank", 1800),
 }
 QUEUES = ("train", "rank")

@@ -185,6 +185,10 @@ class TrainingQueue:
             return False
         return True
 
+    def waiting_jobs(self, queue: str) -> list[str]:
+        """Return the ids of the jobs that wait in a queue; see `job_id`."""
+        return list(self._queues[queue].get_job_ids())
+
     def requeue_abandoned(self) -> None:
         """Put jobs whose worker died back in their queue; RQ does this only on request."""
         ends_at = time.time() + LEASE_S

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from backend.base.settings import Settings
+from backend.rounds import adapting_rule
 from backend.rounds.finish_reading import FinishReading
 from backend.store.project_rows import Facts
 from backend.store.version_meta import UNTRAINED
 
 RankStep = Literal["read", "refresh", "finish", "top_up", "refit", "export", "collect_reviews"]
-TrainStep = Literal["retrain", "rescan"]
+TrainStep = Literal["retrain", "rescan", "adapt"]
 Step = TrainStep | RankStep
 
 READ_EVERY_S = 2.0  # no more often than this, however many webhooks arrive
@@ -33,6 +34,7 @@ LIST_TASKS_EVERY_S = 10.0  # no more often than this, however often tasks come a
 RETRY_AFTER_S: Mapping[str, float] = {
     "retrain": 30.0,
     "rescan": 30.0,
+    "adapt": adapting_rule.RETRY_S,
     "refit": 30.0,
     "read": 10.0,
     "refresh": 10.0,
@@ -95,6 +97,8 @@ class State:
 
     def is_asked(self, step: TrainStep) -> bool:
         """Return whether a person requested this step."""
+        if step == "adapt":
+            return False
         return self.is_training_asked if step == "retrain" else self.is_rescan_asked
 
 
@@ -114,7 +118,7 @@ def decide(state: State, settings: Settings, now: float) -> Decision:
     """
     if state.facts.gone:
         return Decision(None, None, math.inf)
-    train_steps = _train_steps(state, settings)
+    train_steps = _train_steps(state, settings, now)
     rank_steps = list(_rank_steps(state, settings))
     later = [at for _, at in (*train_steps, *rank_steps) if at > now]
     return Decision(
@@ -148,28 +152,36 @@ def batch_is_due(
     return has_room and not 0 < settings.rounds <= rounds_done
 
 
-def _train_steps(state: State, settings: Settings) -> Sequence[tuple[TrainStep, float]]:
+def _train_steps(state: State, settings: Settings, now: float) -> Sequence[tuple[TrainStep, float]]:
     """Return each step of the trainer with its due time, most urgent first.
 
     A rescan that was due before the last training run began comes before the next training run.
-    New images are therefore found and decoded no matter how often training is due.
+    New images are therefore found and decoded no matter how often training is due. Adapting the
+    body comes last, but training may have to wait for it.
     """
     train_at, rescan_at = _train_at(state, settings), _rescan_at(state, settings)
+    adapt_at = _adapt_at(state, settings)
+    may_wait = settings.train != "full" and not state.is_training_asked
+    if adapt_at <= now and may_wait:
+        train_at = max(train_at, adapting_rule.training_waits_until(settings.adapt, state.facts))
     steps: list[tuple[TrainStep, float]] = [("retrain", train_at), ("rescan", rescan_at)]
-    return steps[::-1] if rescan_at < state.facts.trained_at else steps
+    urgent = steps[::-1] if rescan_at < state.facts.trained_at else steps
+    return [*urgent, ("adapt", adapt_at)]
 
 
 def _train_at(state: State, settings: Settings) -> float:
     """Return when training is due.
 
-    Training is due at once if a person requested it or enough annotations are new. Otherwise, it is
-    due `retrain_wait_s` after the first new annotation.
+    Training is due at once if a person requested it, if enough annotations are new, or if it would
+    start from another body than the last training run. Otherwise, it is due `retrain_wait_s` after
+    the first new annotation.
     """
     retry_at = 0.0 if _can_read_again(state) else _retry_at(state, "retrain")
     if state.is_training_asked:
         # A request that was made after the last failure is carried out at once.
         return 0.0 if state.train_asked_at > state.facts.failed_at.get("retrain", 0.0) else retry_at
-    if state.n_new >= settings.retrain_after:
+    has_new_start = state.facts.start_changed_at > state.facts.trained_at
+    if state.n_new >= settings.retrain_after or (has_new_start and state.in_service):
         return retry_at
     if state.n_new and state.first_new_at is not None:
         return max(state.first_new_at + settings.retrain_wait_s, retry_at)
@@ -190,6 +202,21 @@ def _rescan_at(state: State, settings: Settings) -> float:
         list_at = min(list_at, facts.rescanned_at + LIST_TASKS_EVERY_S)
     at = min(list_at, facts.decoded_at) if facts.undecoded_images else list_at
     return max(at, retry_at)
+
+
+def _adapt_at(state: State, settings: Settings) -> float:
+    """Return when to adapt the body to the pool, or to go on with it.
+
+    The first version and the decoding of images come first. Nothing is adapted once no more images
+    will be queried.
+    """
+    facts = state.facts
+    is_over = 0 < settings.rounds <= state.rounds_done or facts.exhausted_at
+    if not state.in_service or is_over or facts.undecoded_images:
+        return math.inf
+    if not adapting_rule.must_adapt(settings.adapt, facts.pool_images, facts.adapted_images):
+        return math.inf
+    return adapting_rule.retry_at(facts)
 
 
 def _rank_steps(state: State, settings: Settings) -> Iterator[tuple[RankStep, float]]:

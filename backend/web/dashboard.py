@@ -57,6 +57,7 @@ JOBS = {
     "retrain": "Training",
     "adapt": "Adapting the body",
     "rescan": "Looking for new images",
+    "adapt": "Adapting the body",
     "rank": "Checking what is due",
     "read": "Reading annotations",
     "refit": "Fitting a new head",

@@ -32,6 +32,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
+from typing import Any
 
 from rq import get_current_job
 
@@ -48,9 +49,10 @@ from backend.base.labeling import LabelingProject
 from backend.base.progress import Progress, ProgressLines
 from backend.base.settings import Settings, load_settings
 from backend.labelstudio.attached_project import open_project
+from backend.queue.own_jobs import job_id
 from backend.queue.training_queue import TrainingQueue
 from backend.results.label_export import export_file
-from backend.rounds import batches, finish, ordering, reviews, rounds
+from backend.rounds import adapting, batches, finish, ordering, reviews, rounds
 from backend.rounds import rescan as rescans
 from backend.rounds.decide import Decision, RankStep, State, Step, decide, is_listing_due
 from backend.rounds.loop import Loop, open_loop
@@ -69,6 +71,7 @@ PROGRESS_EVERY_S = 0.5
 STEP_NAMES: Mapping[Step, str] = {
     "retrain": "training",
     "rescan": "looking for new images",
+    "adapt": "adapting the body",
     "read": "reading annotations",
     "refresh": "re-ordering open tasks",
     "finish": "having the model label the rest",
@@ -80,6 +83,9 @@ STEP_NAMES: Mapping[Step, str] = {
 UNRECORDED_WAIT_S = 5.0
 # A ranker's job ends after this long, well before RQ's limit; the clock then enqueues another.
 RANK_FOR_S = 60.0
+ADAPT_FOR_S = 3600.0
+TURN_S = 600.0  # of adapting one project's body while another project's waits
+NICENESS = 10  # webhooks and heads come before adapting the body
 
 
 class Work:
@@ -163,6 +169,33 @@ def rescan(project_id: int) -> None:
             work.queue.notify_clock(project_id)  # so that the new images can be queried
             state, due = work.decide()
     work.queue.notify_clock(project_id)
+
+
+def adapt(project_id: int) -> None:
+    """Adapt the body to the pool until it is done or other work is due; the next job resumes it."""
+    work = _open(project_id)
+    if get_current_job() is not None:
+        os.nice(NICENESS)  # this process runs only this job
+    with _record_errors(work, "adapt"), lock(work.root, "train"):
+        share_cores(work.queue.worker_counts()["train"])
+        if _may_adapt(work, began := time.monotonic()):
+            loop = work.open_loop(is_for_training=True)
+            adapting.adapt_body(loop, lambda: _may_adapt(work, began), work.progress)
+    work.queue.notify_clock(project_id)
+
+
+def _may_adapt(work: Work, began: float) -> bool:
+    """Return whether nothing else is due for the trainer, in this or in another project.
+
+    Projects that adapt their bodies take turns. The job ends well before RQ's limit.
+    """
+    took_s = time.monotonic() - began
+    other = [i for i in work.queue.waiting_jobs("train") if i != job_id("adapt", work.project_id)]
+    if took_s > ADAPT_FOR_S or (other and took_s > TURN_S):
+        return False
+    if any(not i.startswith("adapt-") for i in other):
+        return False
+    return work.decide()[1].train == "adapt"
 
 
 def rank(project_id: int) -> None:
@@ -276,7 +309,11 @@ def _record_failure(work: Work, step: Step, message: str = "", *, is_unread: boo
         if message:
             work.store.record_error(STEP_NAMES[step], message, step=step)
         now = time.time()
-        work.store.record_failure(step, now, **{"unread_at": now} if is_unread else {})
+        facts: dict[str, Any] = {"unread_at": now} if is_unread else {}
+        if step == "adapt" and message:
+            n_failures = work.store.facts().adapt_failures + 1
+            facts = {"adapt_failures": n_failures, "adapt_error": message}
+        work.store.record_failure(step, now, **facts)
     except ModelFolderError as error:
         log.error("project %d: %s", work.project_id, error)
         time.sleep(UNRECORDED_WAIT_S)

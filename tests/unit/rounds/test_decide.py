@@ -107,6 +107,20 @@ def sample(
     return FinishReading(current, n_right, n_errors, {7: outcome}, n_open, images)
 
 
+def of_large_pool(**changes: Any) -> dict[str, Any]:
+    """Return the changes to AT_REST for 5,000 images, two minutes after the first version.
+
+    The last training run took 20 seconds.
+    """
+    return {
+        "pool_images": 5000,
+        "first_version_at": -120,
+        "trained_at": -140,
+        "training_ended_at": -120,
+        **changes,
+    }
+
+
 CASES = (
     Case(
         "nothing is due while Label Studio does not have the project",
@@ -170,6 +184,83 @@ CASES = (
     Case("a training run that failed for another reason waits although the clock could read",
          {"n_new": 3, "first_new_at": -70, "failed_at": {"retrain": -20}, "unread_at": -90,
           "read_at": -1}, look_in=10),
+    # Adapting the body
+    Case("the body is adapted to a pool of 5,000 images",
+         of_large_pool(), train="adapt"),
+    Case("it is not adapted to 4,999 images",
+         of_large_pool(pool_images=4999)),
+    Case("a person who sets ADAPT=10 adapts to a pool of any size",
+         of_large_pool(pool_images=50), train="adapt", settings={"adapt": 10.0}),
+    Case("before the pool was counted nothing is adapted",
+         of_large_pool(pool_images=0), settings={"adapt": 10.0}),
+    Case("with ADAPT=off nothing is adapted",
+         of_large_pool(), settings={"adapt": "off"}),
+    Case("with TRAIN=full and with TRAIN=head the body is adapted as well",
+         of_large_pool(), train="adapt", settings={"train": "head"}),
+    Case("before the first version nothing is adapted",
+         of_large_pool(in_service="", ordered_by="")),
+    Case("while images wait to be decoded nothing is adapted",
+         of_large_pool(undecoded_images=1)),
+    Case("after the last round nothing is adapted",
+         of_large_pool(rounds_done=3), settings={"rounds": 3}),
+    Case("before the last round the body is adapted",
+         of_large_pool(rounds_done=2), train="adapt", settings={"rounds": 3}),
+    Case("once no image is left to query nothing is adapted",
+         of_large_pool(exhausted_at=-10)),
+    Case("a rescan comes before adapting the body",
+         of_folder(rescanned_at=-600, **of_large_pool()), train="rescan"),
+    Case("training waits for the first adaptation half an hour after the first version",
+         of_large_pool(n_new=3, first_new_at=0), train="adapt", look_in=1680),
+    Case("with ADAPT=10 it waits ten minutes",
+         of_large_pool(n_new=3, first_new_at=0), train="adapt", look_in=480,
+         settings={"adapt": 10.0}),
+    Case("meanwhile heads are fitted",
+         of_large_pool(n_new=3, first_new_at=0, revision=8, head_revision=7, head_fitted_at=-9),
+         train="adapt", rank="refit", look_in=1680),
+    Case("after that half hour training no longer waits",
+         of_large_pool(first_version_at=-1800, n_new=3, first_new_at=0), train="retrain"),
+    Case("after it the adaptation gets a turn as long as the last training run took",
+         of_large_pool(first_version_at=-1800, trained_at=-70, training_ended_at=-30,
+                       n_new=3, first_new_at=0), train="adapt", look_in=10),
+    Case("then it is the turn of training",
+         of_large_pool(first_version_at=-1800, trained_at=-80, training_ended_at=-40,
+                       n_new=3, first_new_at=0), train="retrain"),
+    Case("training that a person requested waits for nothing",
+         of_large_pool(train_asked_at=0), train="retrain"),
+    Case("with TRAIN=full nothing waits",
+         of_large_pool(n_new=3, first_new_at=0), train="retrain", settings={"train": "full"}),
+    Case("with ADAPT=off nothing waits",
+         of_large_pool(n_new=3, first_new_at=0), train="retrain", settings={"adapt": "off"}),
+    Case("a pool that did not grow by a fifth since it was adapted to is left alone",
+         of_large_pool(adapted_at=-60, adapted_images=5000, pool_images=5999)),
+    Case("a pool that grew by a fifth is adapted to again",
+         of_large_pool(adapted_at=-60, adapted_images=5000, pool_images=6000), train="adapt"),
+    Case("for a later adaptation no training waits",
+         of_large_pool(adapted_at=-60, adapted_images=5000, pool_images=6000,
+                       n_new=3, first_new_at=0), train="retrain"),
+    Case("a new start is trained from at once",
+         of_large_pool(adapted_at=-60, adapted_images=5000, start_changed_at=-60),
+         train="retrain"),
+    Case("a training run that began after the start has changed used it",
+         of_large_pool(adapted_at=-60, adapted_images=5000, start_changed_at=-60,
+                       trained_at=-60)),
+    Case("after a failure with a new start training waits half a minute",
+         of_large_pool(adapted_at=-60, adapted_images=5000, start_changed_at=-60,
+                       failed_at={"retrain": -20}), look_in=10),
+    Case("before the first version a new start trains nothing",
+         never_read(start_changed_at=-60), rank="read"),
+    Case("a failed adaptation is tried again after ten minutes",
+         of_large_pool(failed_at={"adapt": -599}, adapt_failures=1), look_in=1),
+    Case("then it is tried",
+         of_large_pool(failed_at={"adapt": -600}, adapt_failures=2), train="adapt"),
+    Case("until then no training waits for it",
+         of_large_pool(failed_at={"adapt": -599}, adapt_failures=1, n_new=3, first_new_at=0),
+         train="retrain", look_in=1),
+    Case("after three failures it is tried again the next day",
+         of_large_pool(failed_at={"adapt": -600}, adapt_failures=3), look_in=85_800),
+    Case("after three failures no training waits for it",
+         of_large_pool(failed_at={"adapt": -90_000}, adapt_failures=3, n_new=3, first_new_at=0),
+         train="retrain"),
     # A rescan
     Case("a folder is listed again ten minutes after the last time",
          of_folder(), look_in=100),
@@ -499,6 +590,13 @@ facts = st.builds(
     finish_checked=number,
     finish_outlook_of=versions,
     finish_outlook_at=ago_or_never,
+    training_ended_at=ago_or_never,
+    first_version_at=ago_or_never,
+    pool_images=st.sampled_from((0, 4999, 5000, 6000)),
+    adapted_at=ago_or_never,
+    adapted_images=st.sampled_from((0, 5000)),
+    adapt_failures=number,
+    start_changed_at=ago_or_never,
     failed_at=st.dictionaries(st.sampled_from(sorted(RETRY_AFTER_S)), ago),
 )
 states = st.builds(
@@ -536,6 +634,7 @@ all_settings = st.builds(
     retrain_after=st.integers(1, 4),
     retrain_wait_s=st.sampled_from((0.0, 30.0, 60.0)),
     rescan_every_s=st.sampled_from((30.0, 60.0)),
+    adapt=st.sampled_from(("auto", "off", 0.5)),
 )
 
 
