@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -25,6 +25,8 @@ from backend.store.tensor_file import State, body_key
 from backend.store.version_meta import Meta
 
 Rows = TypeVar("Rows", Probs, Embeddings)
+
+NEW_CANDIDATES = 10_000  # images; embedding them takes about 15 seconds on two cores
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,9 @@ def start_embeddings(
 
     def compute(missing: Sequence[str]) -> Embeddings:
         images = loop.pool.images_of(missing, progress=progress)
-        return score(loop, state, loop.view, images, "embedding", progress).embeddings
+        embedded = score(loop, state, loop.view, images, "embedding", progress).embeddings
+        _check_finite(embedded)
+        return embedded
 
     whole = complete(kept, image_ids, compute)
     if whole is not kept:
@@ -95,6 +99,30 @@ def start_embeddings(
         path = model_outputs.embeddings_path(folder, key, loop.view, loop.pool.name)
         model_outputs.save_embeddings(path, *whole)
     return select(whole, image_ids)
+
+
+def start_candidates(
+    loop: Loop, rows: Sequence[int], asked: Set[str], progress: Progress
+) -> tuple[Sequence[int], Embeddings, Embeddings]:
+    """Return which of these rows of the pool to choose from before the first version, their
+    embeddings, and the embeddings of the images that were already queried.
+
+    If many images are not embedded yet, the choice is limited to a random part of the pool, so that
+    the first batch of a large pool does not wait for minutes. The part is always the same, without
+    the images queried in the meantime.
+    """
+    start = find_start(loop, progress)
+    kept = _load(loop, body_key(start.network(loop)), loop.view)
+    embedded = set(kept[0]) if kept else set()
+    image_ids = loop.pool.image_ids
+    if sum(image_ids[row] not in embedded for row in rows) > NEW_CANDIDATES:
+        allowed = set(rows)
+        shuffled = np.random.default_rng(loop.seed).permutation(len(image_ids)).tolist()
+        rows = sorted([row for row in shuffled if row in allowed][:NEW_CANDIDATES])
+    queried = [image_id for image_id in loop.pool.known_ids if image_id in asked]
+    wanted = [*(image_ids[row] for row in rows), *queried]
+    found = start_embeddings(loop, wanted, progress, start)
+    return rows, found[: len(rows)], found[len(rows) :]
 
 
 def save_embeddings(
@@ -173,11 +201,7 @@ def _load_or_embed(
             images = pool.images_of([i for i in ids if i in missing], view, progress)
             outputs = score(loop, state, view, images, "embedding the pool", progress)
             embedded.append(outputs.embeddings)
-        if not all(np.isfinite(rows).all() for rows in embedded):
-            raise TrainingError(
-                "the embeddings of the pool contain NaN or infinite numbers: promote another "
-                "version, or check the weights that WEIGHTS names"
-            )
+        _check_finite(*embedded)
         return np.concatenate(embedded)  # type: ignore[return-value]  # all of one type
 
     wanted = _split_ids(pool)
@@ -187,6 +211,14 @@ def _load_or_embed(
         path = model_outputs.embeddings_path(folder, key, view, pool.name)
         model_outputs.save_embeddings(path, *whole)
     return _split(pool, select(whole, wanted))
+
+
+def _check_finite(*embedded: Embeddings) -> None:
+    if not all(np.isfinite(rows).all() for rows in embedded):
+        raise TrainingError(
+            "the embeddings of the pool contain NaN or infinite numbers: promote another version, "
+            "or check the weights that WEIGHTS names"
+        )
 
 
 def _load(loop: Loop, key: str, view: View) -> tuple[tuple[str, ...], Embeddings] | None:

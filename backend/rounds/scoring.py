@@ -21,7 +21,7 @@ from backend.rounds.embeddings import (
     kept_embeddings,
     score,
     select,
-    start_body,
+    start_candidates,
 )
 from backend.rounds.loop import Loop
 from backend.store import model_outputs
@@ -40,18 +40,21 @@ def find_candidates(
     progress: Progress,
 ) -> Candidates:
     """Return the data that a query strategy needs about the pool's images in `rows`."""
-    embeddings = None
+    embeddings: Embeddings | None = None
+    of_asked: Embeddings | None = None
     if needs_embeddings(strategy):
         if version is not None:
-            embeddings = embeddings_of(loop, version, progress)[1].pool
+            whole = embeddings_of(loop, version, progress)[1].pool
+            known = enumerate(loop.pool.known_ids)
+            asked_rows = [row for row, image_id in known if image_id in asked]
+            embeddings, of_asked = whole[rows], whole[asked_rows]
         elif loop.has_pretrained_body and not needs_model(strategy):
-            embeddings = start_body(loop, progress)[2].pool
-    asked_rows = [row for row, image_id in enumerate(loop.pool.known_ids) if image_id in asked]
+            rows, embeddings, of_asked = start_candidates(loop, rows, asked, progress)
     return Candidates(
         image_ids=[loop.pool.image_ids[row] for row in rows],
         probs=None if version is None else pool_probs(loop, version, progress)[rows],
-        embeddings=None if embeddings is None else embeddings[rows],
-        asked=None if embeddings is None else embeddings[asked_rows],
+        embeddings=embeddings,
+        asked=of_asked,
     )
 
 

@@ -14,7 +14,7 @@ from backend.base.labeling import Prediction
 from backend.base.strategy_names import STRATEGIES, StrategyName
 from backend.images.known_labels import true_labels
 from backend.network import resnet
-from backend.rounds import batches, ordering
+from backend.rounds import batches, embeddings, ordering
 from backend.rounds.decide import State
 from backend.rounds.loop import Loop
 from backend.store import model_outputs
@@ -193,6 +193,36 @@ def test_with_pretrained_weights_and_no_labels_typical_images_come_first(
     assert batches.top_up(own) == 10
     assert {task.data["asked_by"] for task in project.by_task.values()} == {"typiclust"}
     assert list((tmp_path / "embeddings").glob("*"))
+
+
+def test_the_first_batch_of_a_large_pool_embeds_only_a_part_of_it(
+    loop: Loop, project: OracleProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embeddings, "NEW_CANDIDATES", 20)
+    weights = tmp_path / "pretrained.pth"
+    torch.save(resnet.build(5, None, seed=3).state_dict(), weights)
+    own = with_settings(replace(loop, weights=str(weights)), strategy="typiclust")
+    assert len(own.pool.image_ids) > 40
+    assert batches.top_up(own) == 10
+    (path,) = (tmp_path / "embeddings").glob("*")
+    kept = model_outputs.load_embeddings(path, 512)
+    assert kept is not None
+    assert len(kept[0]) == 20
+    first = {task.image_id for task in project.by_task.values()}
+    assert first < set(kept[0])
+    # The next batch comes from the same images, with ten new ones in place of those queried.
+    project.answer_open_tasks(dict.fromkeys(first, "3"))
+    assert batches.top_up(own) == 10
+    grown = model_outputs.load_embeddings(path, 512)
+    assert grown is not None
+    assert len(grown[0]) == 30
+    # Once few images are missing, all of them are embedded.
+    monkeypatch.setattr(embeddings, "NEW_CANDIDATES", len(own.pool.image_ids))
+    project.answer_open_tasks(dict.fromkeys(own.pool.image_ids, "3"))
+    batches.top_up(own)
+    whole = model_outputs.load_embeddings(path, 512)
+    assert whole is not None
+    assert set(whole[0]) == set(own.pool.image_ids)
 
 
 def test_without_pretrained_weights_the_first_batch_is_random(
