@@ -47,13 +47,17 @@ def fit_head(
     n_classes: int,
     start: Head | None = None,
     weights: Scores | None = None,
+    *,
+    shrinks_shares: bool = True,
 ) -> Head:
     """Fit a multinomial logistic regression.
 
     The problem has a single optimum, so `start`, which may have fewer classes, only saves time.
-    `weights` determine how much each label counts; only their ratios matter. A class without labels
-    gets the probability that it would have with one more labeled image (Laplace's rule of
-    succession). Raises TooFewLabelsError if fewer than two classes have labels.
+    `weights` determine how much each label counts; only their ratios matter. The labels are also
+    weighted so that their classes have the shares of `shrink_shares`; `shrinks_shares=False` is for
+    measuring the difference. A class without labels gets the probability that it would have with
+    one more labeled image (Laplace's rule of succession). Raises TooFewLabelsError if fewer than
+    two classes have labels.
     """
     seen = np.unique(labels)
     if len(seen) < 2:
@@ -74,7 +78,12 @@ def fit_head(
         model.classes_ = seen
         model.coef_ = start.weight[seen] * scale
         model.intercept_ = start.bias[seen] + start.weight[seen] @ center
-    model.fit(centered / scale, labels, None if weights is None else weights / weights.mean())
+    importance = np.ones(len(labels)) if weights is None else weights / weights.mean()
+    if shrinks_shares:
+        counts = np.bincount(labels)[seen]
+        ratios = shrink_shares(counts) * len(labels) / counts
+        importance = importance * ratios[np.searchsorted(seen, labels)]
+    model.fit(centered / scale, labels, importance)
     if len(seen) == 2:  # the model's only row compares the second class with the first
         coef = np.vstack([-model.coef_, model.coef_]) / 2
         intercept = np.array([-0.5, 0.5]) * model.intercept_
@@ -86,6 +95,21 @@ def fit_head(
     bias = np.full(n_classes, typical - np.log(len(labels) + 1), np.float32)
     bias[seen] = intercept - weight[seen] @ center
     return Head(weight, bias)
+
+
+def shrink_shares(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the classes' shares, moved towards equal shares as far as chance explains the counts.
+
+    This is the James-Stein estimate of Hausser and Strimmer (2009, JMLR 10). Without it, a head
+    that has few labels prefers the classes that happen to have more of them. Shares that chance
+    cannot explain stay almost as they are.
+    """
+    n_labels, equal = counts.sum(), 1 / len(counts)
+    shares = counts / n_labels
+    distance = ((shares - equal) ** 2).sum()
+    by_chance = (1 - (shares**2).sum()) / max(n_labels - 1, 1)
+    moved = min(1.0, by_chance / distance) if distance > 0 else 1.0
+    return moved * equal + (1 - moved) * shares
 
 
 def cross_validated_probs(

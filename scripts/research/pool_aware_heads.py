@@ -43,8 +43,8 @@ class Material:
 
     @cached_property
     def head(self) -> Head:
-        """Return the head that the loop would fit."""
-        return fit_head(self.labeled, self.labels, self.n_classes)
+        """Return a plain logistic regression."""
+        return fit_head(self.labeled, self.labels, self.n_classes, shrinks_shares=False)
 
     @cached_property
     def temperature(self) -> float:
@@ -145,36 +145,36 @@ def mirrored_probs(material: Material) -> Probs:
 def mirrored_embeddings(material: Material) -> Probs:
     """Average the embeddings of an image and its mirror image, everywhere."""
     rows = _average(material.labeled, material.mirrored_pool[: len(material.labels)])
-    head = fit_head(rows, material.labels, material.n_classes)
+    head = fit_head(rows, material.labels, material.n_classes, shrinks_shares=False)
     return head.probs(_average(material.held_out, material.mirrored_held_out))
 
 
 def mirrored_labels(material: Material) -> Probs:
     """Fit a head to the labeled images and their mirror images; use only images as they are."""
     rows = np.concatenate([material.labeled, material.mirrored_pool[: len(material.labels)]])
-    head = fit_head(rows, np.tile(material.labels, 2), material.n_classes)
+    head = fit_head(rows, np.tile(material.labels, 2), material.n_classes, shrinks_shares=False)
     return head.probs(material.held_out)
 
 
 def labels_twice(material: Material) -> Probs:
     """Fit a head to every label twice, as a control: this halves the penalty on large weights."""
     rows = np.concatenate([material.labeled, material.labeled])
-    head = fit_head(rows, np.tile(material.labels, 2), material.n_classes)
+    head = fit_head(rows, np.tile(material.labels, 2), material.n_classes, shrinks_shares=False)
     return head.probs(material.held_out)
 
 
-def mirrored_labels_closer_shares(material: Material, n_prior: float) -> Probs:
-    """Combine `mirrored_labels` and `closer_shares`."""
-    rows = np.concatenate([material.labeled, material.mirrored_pool[: len(material.labels)]])
-    weights = np.tile(share_weights(material.labels, material.n_classes, n_prior), 2)
-    head = fit_head(rows, np.tile(material.labels, 2), material.n_classes, weights=weights)
+def shrunk_shares(material: Material) -> Probs:
+    """Fit the loop's head, whose class shares are equal as far as chance explains the counts."""
+    head = fit_head(material.labeled, material.labels, material.n_classes)
     return head.probs(material.held_out)
 
 
 def closer_shares(material: Material, n_prior: float) -> Probs:
     """Fit a head to weighted labels whose class shares are closer to equal shares."""
     weights = share_weights(material.labels, material.n_classes, n_prior)
-    head = fit_head(material.labeled, material.labels, material.n_classes, weights=weights)
+    head = fit_head(
+        material.labeled, material.labels, material.n_classes, weights=weights, shrinks_shares=False
+    )
     return head.probs(material.held_out)
 
 
@@ -229,9 +229,9 @@ LABELS_ALONE: dict[str, Callable[[Material], Probs]] = {
     "mirrored embeddings": mirrored_embeddings,
     "mirrored labels": mirrored_labels,
     "labels twice": labels_twice,
+    "shrunk class shares": shrunk_shares,
     "class shares with 10 more labels each": partial(closer_shares, n_prior=10),
     "equal class shares": partial(closer_shares, n_prior=1e6),
-    "mirrored labels, 10 more labels each": partial(mirrored_labels_closer_shares, n_prior=10),
 }
 WITH_POOL: dict[str, Callable[[Material], Probs]] = {
     "propagated labels": propagated_labels,

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from backend.base.errors import TooFewLabelsError
-from backend.network.head import Head, cross_validated_probs, fit_head
+from backend.network.head import Head, cross_validated_probs, fit_head, shrink_shares
 
 
 def clouds(
@@ -66,9 +66,37 @@ def test_a_single_class_is_too_few() -> None:
 
 
 def test_identical_embeddings_give_each_class_its_share() -> None:
-    head = fit_head(np.ones((4, 8), np.float16), np.array([0, 0, 0, 1]), 2)
-    probs = head.probs(np.ones((1, 8), np.float16))
-    np.testing.assert_allclose(probs, [[0.75, 0.25]], atol=0.02)
+    labels = np.repeat([0, 1], [30, 10])
+    same = np.ones((40, 8), np.float16)
+    probs = fit_head(same, labels, 2, shrinks_shares=False).probs(same[:1])
+    np.testing.assert_allclose(probs, [[0.75, 0.25]], atol=0.01)
+    shrunk = fit_head(same, labels, 2).probs(same[:1])
+    np.testing.assert_allclose(shrunk, [shrink_shares(np.array([30, 10]))], atol=0.01)
+
+
+def test_shares_that_chance_explains_become_equal() -> None:
+    # Two shares of 0.6 and 0.4 lie 0.02 from equal ones; ten labels do by chance: 0.48 / 9 = 0.053.
+    np.testing.assert_allclose(shrink_shares(np.array([6, 4])), [0.5, 0.5])
+
+
+def test_shares_that_chance_does_not_explain_move_little() -> None:
+    # (1 - 0.68) / 99 = 0.00323 of a distance of 0.18: each share moves by 1.8 % of 0.3.
+    np.testing.assert_allclose(shrink_shares(np.array([80, 20])), [0.7946, 0.2054], atol=1e-4)
+
+
+@pytest.mark.parametrize("counts", [[1, 1], [7, 7, 7], [1], [100, 1, 1]])
+def test_shares_sum_to_one_and_keep_their_order(counts: list[int]) -> None:
+    shares = shrink_shares(np.array(counts))
+    assert shares.sum() == pytest.approx(1)
+    assert (np.diff(shares) <= 0).all()
+
+
+def test_label_weights_count_beside_the_class_shares() -> None:
+    embeddings, labels = clouds(2, 20)
+    doubted = np.where(labels == 0, 1.0, 0.01).astype(np.float32)
+    between = embeddings.mean(axis=0, keepdims=True).astype(np.float16)
+    plain = fit_head(embeddings, labels, 2).probs(between)
+    assert fit_head(embeddings, labels, 2, weights=doubted).probs(between)[0, 0] > plain[0, 0] + 0.1
 
 
 def test_each_cross_validated_row_comes_from_a_head_that_has_not_seen_its_label() -> None:

@@ -39,7 +39,7 @@ def test_the_estimate_is_the_accuracy_on_labels_that_no_head_has_seen(people: Lo
     estimate = estimate_accuracy(people, labels, None, quiet)
     assert estimate is not None
     assert estimate.images == 100
-    assert 0.3 < estimate.accuracy < 0.95  # better than chance, but unlike labels it was fitted to
+    assert 0.3 < estimate.accuracy < 0.99  # better than chance, but unlike labels it was fitted to
     assert estimate_accuracy(people, labels, None, quiet) == estimate
 
 
