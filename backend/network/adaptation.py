@@ -36,7 +36,7 @@ class AdaptationRecipe:
     color_jitter: float = 0.4  # largest change in brightness (in SDs), contrast and saturation
     share_unchanged: float = 0.2  # of the images, whose colors stay
     share_grey: float = 0.2
-    refitted_on: int = 10_000  # images, at most, that batch normalization is refit to
+    refitted_on: int = 5_000  # images, at most, that batch normalization is refit to
 
 
 class Adaptation:
