@@ -19,7 +19,6 @@ UNITS = {
     "reading": "tasks",
     "creating": "tasks",
     "annotating": "labels",
-    "adapting": "seconds",
 }
 
 

@@ -57,7 +57,6 @@ JOBS = {
     "retrain": "Training",
     "adapt": "Adapting the body",
     "rescan": "Looking for new images",
-    "adapt": "Adapting the body",
     "rank": "Checking what is due",
     "read": "Reading annotations",
     "refit": "Fitting a new head",
