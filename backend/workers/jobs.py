@@ -60,7 +60,12 @@ from backend.rounds.observe import observe, read_changes
 from backend.rounds.scoring import scored_part
 from backend.store.exports import labels_path
 from backend.store.files import lock
-from backend.store.project_record import ProjectRecord, project_root, read_record
+from backend.store.project_record import (
+    ProjectRecord,
+    check_attached,
+    project_root,
+    read_record,
+)
 from backend.store.project_store import ProjectStore
 from backend.workers.cores import share_cores
 
@@ -187,15 +192,17 @@ def adapt(project_id: int) -> None:
 def _may_adapt(work: Work, began: float) -> bool:
     """Return whether nothing else is due for the trainer, in this or in another project.
 
-    Projects that adapt their bodies take turns. The job ends well before RQ's limit.
+    Projects that adapt their bodies take turns. The job ends well before RQ's limit. Raises
+    DetachedError if the project has been detached.
     """
+    check_attached(work.root)
     took_s = time.monotonic() - began
     other = [i for i in work.queue.waiting_jobs("train") if i != job_id("adapt", work.project_id)]
     if took_s > ADAPT_FOR_S or (other and took_s > TURN_S):
         return False
     if any(not i.startswith("adapt-") for i in other):
         return False
-    return work.decide()[1].train == "adapt"
+    return read_record(work.root) is not None and work.decide()[1].train == "adapt"
 
 
 def rank(project_id: int) -> None:

@@ -27,18 +27,20 @@ from backend.base.errors import (
     PoolError,
     ProjectGoneError,
     TooFewLabelsError,
+    TrainingError,
 )
 from backend.base.labeling import NewTask
 from backend.base.settings import Settings, load_settings
+from backend.queue.own_jobs import JobName
 from backend.queue.training_queue import TrainingQueue
-from backend.rounds import rounds
+from backend.rounds import adapting, rounds
 from backend.rounds.classes import follow_classes
 from backend.rounds.decide import RETRY_AFTER_S, decide
 from backend.rounds.loop import Loop
 from backend.rounds.observe import observe
 from backend.store.exports import labels_path
 from backend.store.files import lock
-from backend.store.project_record import project_root, write_record
+from backend.store.project_record import begin_detaching, project_root, write_record
 from backend.store.project_store import ProjectStore
 from backend.store.registry import Registry
 from backend.workers import jobs
@@ -203,6 +205,82 @@ def test_trainers_leave_one_core_free_and_share_the_others(
     finally:
         torch.set_num_threads(before)
     assert used == [threads]
+
+
+@pytest.fixture
+def adapt(
+    work: jobs.Work, store: ProjectStore, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Callable[[], object]], list[bool]]:
+    """Return a function that runs the job, and returns whether it may go on before and after."""
+    save_version(work.root, meta(1))
+    Registry(work.root).promote("r0001")
+    store.record(ordered_by="r0001", pool_images=5000, read_at=time.time())
+
+    def run(during: Callable[[], object]) -> list[bool]:
+        answers: list[bool] = []
+
+        def adapt_body(_: Loop, may_go_on: Callable[[], bool], __: Any) -> None:
+            answers.append(may_go_on())
+            during()
+            answers.append(may_go_on())
+
+        monkeypatch.setattr(adapting, "adapt_body", adapt_body)
+        jobs.adapt(PROJECT)
+        return answers
+
+    return run
+
+
+def test_adapting_the_body_goes_on_while_nothing_else_is_due(
+    adapt: Callable[[Callable[[], object]], list[bool]],
+) -> None:
+    assert adapt(lambda: None) == [True, True]
+
+
+def test_adapting_the_body_yields_to_a_training_run_of_this_project(
+    queue: TrainingQueue, adapt: Callable[[Callable[[], object]], list[bool]]
+) -> None:
+    assert adapt(lambda: queue.ask_for_training(PROJECT, time.time())) == [True, False]
+
+
+@pytest.mark.parametrize(("name", "may_go_on"), [("retrain", False), ("adapt", True)])
+def test_adapting_the_body_yields_to_a_training_run_of_another_project(
+    queue: TrainingQueue,
+    adapt: Callable[[Callable[[], object]], list[bool]],
+    name: JobName,
+    may_go_on: bool,
+) -> None:
+    assert adapt(lambda: queue.enqueue(name, PROJECT + 1)) == [True, may_go_on]
+
+
+def test_projects_that_adapt_their_bodies_take_turns(
+    queue: TrainingQueue,
+    adapt: Callable[[Callable[[], object]], list[bool]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(jobs, "TURN_S", 0.0)
+    assert adapt(lambda: queue.enqueue("adapt", PROJECT + 1)) == [True, False]
+
+
+def test_a_detached_project_is_not_adapted_to_any_longer(
+    work: jobs.Work, store: ProjectStore, adapt: Callable[[Callable[[], object]], list[bool]]
+) -> None:
+    assert adapt(lambda: begin_detaching(work.root)) == [True]
+    assert store.facts().adapt_failures == 0
+
+
+def test_failed_adaptations_are_counted_and_shown(
+    store: ProjectStore, adapt: Callable[[Callable[[], object]], list[bool]]
+) -> None:
+    def fail() -> None:
+        raise TrainingError("training diverged")
+
+    for n_failures in (1, 2):
+        adapt(fail)
+        facts = store.facts()
+        assert (facts.adapt_failures, facts.adapt_error) == (n_failures, "training diverged")
+        store.record(failed_at={})  # ten minutes later
+    assert [error.where for error in store.errors()] == ["adapting the body"] * 2
 
 
 def test_too_few_annotations_during_a_training_do_not_start_another(
