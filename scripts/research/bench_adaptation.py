@@ -1,10 +1,11 @@
 """Measure what adapting the body costs on top of bare training steps on ready batches.
 
-    OMP_NUM_THREADS=1 python -m scripts.research.bench_adaptation --steps 20
+    python -m scripts.research.bench_adaptation --steps 20
 
 Uses random images of the size of CIFAR-10's. The memory on top is what a process needs to adapt
 the body to them, beside the images themselves: the networks, a checkpoint, and the refit of batch
-normalization. A GPU also keeps the images in its memory.
+normalization. A GPU also keeps the images in its memory. Set OMP_NUM_THREADS=1 to measure one
+core.
 """
 
 from __future__ import annotations
