@@ -145,7 +145,7 @@ def adapt(
             method.before_update(progress)
             optimizer.step()
             method.after_update(progress)
-            report(f"{type(method).__name__}, seconds", round(spent), round(seconds))
+            report(f"adapting by {type(method).__name__}", round(spent), round(seconds))
     return step
 
 
