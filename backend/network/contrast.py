@@ -95,10 +95,12 @@ class Contrast:
         return body
 
     def state_dict(self) -> resnet.State:
-        """Return copies on the CPU of all that the next steps depend on."""
-        return {name: tensor.detach().cpu().clone() for name, tensor in self._state().items()} | {
-            "steps_done": torch.tensor(self.steps_done)
+        """Return contiguous copies on the CPU of all that the next steps depend on."""
+        copies = {
+            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name, tensor in self._state().items()
         }
+        return copies | {"steps_done": torch.tensor(self.steps_done)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Continue from what `state_dict` returned. Raises AdaptationError if it does not fit."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -46,6 +48,14 @@ def equal(first: resnet.State, second: resnet.State) -> bool:
     return first.keys() == second.keys() and all(
         torch.equal(first[name], second[name]) for name in first
     )
+
+
+def test_a_safetensors_file_can_hold_the_state_and_the_body(tmp_path: Path) -> None:
+    adaptation = adapt(patterns(20))
+    adaptation.step(0.0)
+    for tensors in (adaptation.state_dict(), adaptation.finish()):
+        safetensors.torch.save_file(tensors, tmp_path / "file")  # refuses channels last
+        assert equal(safetensors.torch.load_file(tmp_path / "file"), tensors)
 
 
 def test_the_body_of_a_resumed_adaptation_is_the_same_bit_for_bit(device: str) -> None:
