@@ -4,14 +4,15 @@
     python -m scripts.models promote r0003
     python -m scripts.models bodies
     python -m scripts.models start a0001
+    python -m scripts.models start auto
 
 The newest KEEP_VERSIONS full versions and the versions that were recently in service keep their
 weights; all other versions keep only their figures. After a promotion, the ranker reorders the open
 tasks in Label Studio.
 
 `bodies` lists the bodies that were adapted to the pool. `start` chooses the one that full training
-runs start from, or `pretrained` for the weights that WEIGHTS names. A later adaptation replaces
-this choice unless its body is refused.
+runs start from, or `pretrained` for the weights that WEIGHTS names. Your choice stays, also after a
+later adaptation, until `start auto` lets the loop choose again.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from backend.store.bodies import Bodies
 from backend.store.body_meta import PRETRAINED, BodyComparison
 from backend.store.project_record import pick_project, project_root
 from backend.store.registry import Registry
-from backend.web.controls import LocalControls
+from backend.web.controls import AUTOMATIC, LocalControls
 from scripts.console.options import add_project_option
 
 
@@ -49,7 +50,7 @@ def main() -> int:
     start = commands.add_parser(
         "start", help="choose what full training starts from", description=__doc__
     )
-    start.add_argument("body", help=f"the body's name, for example a0001, or {PRETRAINED}")
+    start.add_argument("body", help=f"a body, for example a0001, or {PRETRAINED}, or {AUTOMATIC}")
     add_project_option(parser, listing, promotion, bodies, start)
     arguments = parser.parse_args()
     settings = load_settings()
@@ -79,7 +80,7 @@ def _set_start(settings: Settings, project_id: int, name: str) -> None:
     bodies = Bodies(project_root(settings.model_dir, project_id))
     before = bodies.usable_start().name
     queue = TrainingQueue(settings.redis_url.get_secret_value())
-    LocalControls(settings, queue).set_start(project_id, name)
+    name = LocalControls(settings, queue).set_start(project_id, name).name
     if name == before:
         print(f"full training already starts from {_describe_start(name)}")
     else:

@@ -205,6 +205,11 @@ class Bodies:
         write_text(self.root / "start", chosen.model_dump_json(indent=2))
         return chosen
 
+    def newest_accepted(self) -> str:
+        """Return the start that the loop prefers: the newest body that was not refused."""
+        accepted = [m.name for m in self.all()[0] if m.refused is None and m.pruned_at is None]
+        return accepted[-1] if accepted else PRETRAINED
+
     def _check_known(self, name: str) -> None:
         names = self.names()
         if name not in names:

@@ -27,6 +27,7 @@ from backend.web.error_responses import status_of_refusal
 from backend.web.payloads import requested_max_error, required_project
 
 MAX_FORM_BYTES = 10_000
+AUTOMATIC = "auto"  # as a start
 
 
 class LocalControls:
@@ -50,11 +51,16 @@ class LocalControls:
     def set_start(self, project_id: int, name: str) -> Start:
         """Choose the body that full training runs start from, and request one if it is new.
 
+        AUTOMATIC chooses the newest body that was not refused, and lets the loop choose later ones.
         Raises ModelFolderError if the body is unknown, broken or pruned.
         """
         root = project_root(self._model_dir, project_id)
         with lock(root, "promote"):  # the body must not be pruned meanwhile
-            start = Bodies(root).set_start(name, by="person")
+            bodies = Bodies(root)
+            if name == AUTOMATIC:
+                start = bodies.set_start(bodies.newest_accepted(), by="loop")
+            else:
+                start = bodies.set_start(name, by="person")
         if start.chosen_at is not None:
             ProjectStore(root).record(start_changed_at=start.chosen_at.timestamp())
         self._queue.request_look(project_id)

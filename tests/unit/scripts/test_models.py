@@ -102,6 +102,30 @@ def test_a_start_chosen_by_hand_is_recorded_and_the_loop_is_told(
     assert TrainingQueue(redis_server.url).hints(7).looks == 1
 
 
+def test_start_auto_chooses_the_newest_accepted_body_and_lets_the_loop_choose_again(
+    root: Path, command: Command
+) -> None:
+    save_body(root)
+    save_body(root, 2)
+    save_body(root, 3, refused="significantly worse")
+    save_body(root, 4)
+    Bodies(root).mark_pruned("a0004", NOON)
+    command("start", PRETRAINED)
+    [told] = command("start", "auto")
+    assert told.startswith("full training now starts from a0002; ")
+    start = Bodies(root).start()
+    assert (start.name, start.chosen_by) == ("a0002", "loop")
+
+
+def test_start_auto_without_an_accepted_body_is_the_pretrained_weights(
+    root: Path, command: Command
+) -> None:
+    save_body(root, refused="significantly worse")
+    command("start", "a0001")
+    command("start", "auto")
+    assert (Bodies(root).start().name, Bodies(root).start().chosen_by) == (PRETRAINED, "loop")
+
+
 def test_choosing_the_start_again_does_not_request_training(root: Path, command: Command) -> None:
     save_body(root)
     Bodies(root).set_start("a0001", by="loop", now=NOON)
