@@ -29,16 +29,22 @@ class Difference:
 
 
 def differences(
-    rows: Sequence[Row], strategies: Sequence[str], budgets: Sequence[int]
+    rows: Sequence[Row],
+    strategies: Sequence[str],
+    budgets: Sequence[int],
+    reference: Sequence[Row] | None = None,
 ) -> list[Difference]:
-    """Return each strategy's difference from random at each budget that all their runs reached."""
-    found = {name: curves(rows, name) for name in dict.fromkeys([*strategies, BASELINE])}
+    """Return each strategy's difference from random at each budget that all their runs reached.
+
+    The random runs are those of another simulation if its rows are given as `reference`.
+    """
+    found = {name: curves(rows, name) for name in strategies if name != BASELINE}
+    baseline = curves(rows if reference is None else reference, BASELINE)
     return [
-        _difference(name, labels, found[name], found[BASELINE])
-        for name in strategies
-        if name != BASELINE
+        _difference(name, labels, own, baseline)
+        for name, own in found.items()
         for labels in budgets
-        if labels in found[name].columns and labels in found[BASELINE].columns
+        if labels in own.columns and labels in baseline.columns
     ]
 
 
@@ -71,7 +77,12 @@ def compare_with_random(
     ]
     for labels in budgets:
         of_budget = {d.strategy: d for d in found if d.labels == labels}
-        cells = [_cell(of_budget[name], p_of) if name in of_budget else "" for name in names]
+        cells = [
+            format_difference(of_budget[name], p_of[of_budget[name]] < SIGNIFICANT)
+            if name in of_budget
+            else ""
+            for name in names
+        ]
         lines.append(f"| {labels:,} | " + " | ".join(cells) + " |")
     lines.append("")
     for name in names:
@@ -105,8 +116,9 @@ def _difference(name: str, labels: int, own: pd.DataFrame, baseline: pd.DataFram
     return Difference(name, labels, mean, half, p_value)
 
 
-def _cell(difference: Difference, p_of: dict[Difference, float]) -> str:
+def format_difference(difference: Difference, is_significant: bool) -> str:
+    """Return a difference in points and its interval, bold if it is significant."""
     text = f"{100 * difference.mean:+.1f}"
     if np.isfinite(difference.half):
         text += f" ± {100 * difference.half:.1f}"
-    return f"**{text}**" if p_of[difference] < SIGNIFICANT else text
+    return f"**{text}**" if is_significant else text

@@ -116,32 +116,6 @@ def summarize(rows: Sequence[Row], strategies: Sequence[str], shown: Sequence[in
     return "\n".join([*lines, _calibration(rows), _forecasts(rows)]) + "\n"
 
 
-def draw(rows: Sequence[Row], strategies: Sequence[str], path: Path) -> None:
-    """Draw the mean and the 95 % interval over seeds, as PNG and SVG."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
-    for number, strategy in enumerate(strategies):
-        found = curves(rows, strategy)
-        mean, half = 100 * np.array([interval(at) for at in found.to_numpy().T]).T
-        color, style = ("0.45", "--") if strategy == BASELINE else (f"C{number}", "-")
-        axes.plot(
-            found.columns, mean, style, color=color, marker="os^Dvp*h"[number % 8], ms=4,
-            label=f"{strategy}, {mean[-1]:.1f} % at {found.columns[-1]:,}",
-        )  # fmt: skip
-        axes.fill_between(found.columns, mean - half, mean + half, color=color, alpha=0.15, lw=0)
-    axes.set(xlabel="labels", ylabel="accuracy on the test split, %")
-    axes.legend(loc="lower right", frameon=False)
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    for suffix in (".png", ".svg"):
-        figure.savefig(path.with_suffix(suffix), dpi=150)
-    plt.close(figure)
-
-
 def _cell(own: pd.DataFrame, baseline: pd.DataFrame | None, labels: int) -> str:
     mean, half = interval(own[labels].to_numpy())
     text = f"{100 * mean:.1f} ± {100 * half:.1f}" if np.isfinite(half) else f"{100 * mean:.1f}"

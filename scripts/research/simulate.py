@@ -30,8 +30,9 @@ from scripts.console.progress_bars import progress_bar
 from scripts.research.adapted_body import adapt_body, check_same_pool, find_body
 from scripts.research.budget_report import compare_with_random, labels_for_reference
 from scripts.research.crowd import real_annotations
+from scripts.research.curve_plot import draw, strategy_lines
 from scripts.research.experiment import open_experiment
-from scripts.research.learning_curves import Row, draw, read_rows, summarize, write_rows
+from scripts.research.learning_curves import Row, read_rows, summarize, write_rows
 from scripts.research.oracle import OracleProject
 from scripts.research.simulation import (
     Plan,
@@ -73,7 +74,7 @@ def _simulate(arguments: argparse.Namespace) -> None:
     if arguments.reference:
         summary += labels_for_reference(rows, arms, read_rows(arguments.reference, Row))
     (arguments.out / "summary.md").write_text(f"{sentence}\n{summary}")
-    draw(rows, arms, arguments.out / "curves")
+    draw(strategy_lines(rows, arms), arguments.out / "curves")
     print(f"\n{summary}\n{arguments.out}/curves.csv, summary.md, curves.png, curves.svg")
 
 

@@ -10,7 +10,6 @@ import pytest
 from scripts.research.learning_curves import (
     Row,
     curves,
-    draw,
     interval,
     labels_needed,
     read_rows,
@@ -81,9 +80,3 @@ def test_one_seed_alone_has_no_interval_and_no_claim() -> None:
     text = summarize([*BETTER[:3], *RANDOM[:3]], ["auto", "random"])
     assert "| 100 | 50.0 | 40.0 |" in text
     assert "significantly" not in text
-
-
-def test_the_picture_is_saved_as_png_and_svg(tmp_path: Path) -> None:
-    draw([*BETTER, *RANDOM], ["auto", "random"], tmp_path / "curves")
-    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
-    assert "<svg" in (tmp_path / "curves.svg").read_text()
