@@ -31,7 +31,7 @@ from scripts.research.bench_backend import backend_figures
 from scripts.research.bench_circle import circle_figures
 from scripts.research.bench_pool import large_pool_figures
 from scripts.research.bench_refit import refit_figures
-from scripts.research.measurement import Figure, announce
+from scripts.research.measurement import Figure, announce, print_table
 from scripts.research.random_project import random_probs
 
 WIDTH, CENTERS, N_POOL, N_QUERIED, BATCH = 512, 50, 50_000, 2_000, 100
@@ -55,10 +55,8 @@ def main() -> int:
     if not arguments.quick:
         figures += [*refit_figures(), *large_pool_figures(), *circle_figures()]
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    width = max(len(figure.name) for figure in figures)
     print(f"\n{name}, {os.cpu_count()} cores")
-    for figure in figures:
-        print(f"{figure.name:<{width}}  {figure.value:<40}  {figure.target}")
+    print_table(figures)
     report = {"device": name, "figures": [vars(figure) for figure in figures]}
     (ROOT / "var").mkdir(exist_ok=True)
     (ROOT / "var/bench.json").write_text(json.dumps(report, indent=2))

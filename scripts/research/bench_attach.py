@@ -36,7 +36,7 @@ from backend.store.project_store import ProjectStore
 from backend.store.registry import Registry
 from scripts.console.options import at_least
 from scripts.research.bench_circle import find_order
-from scripts.research.measurement import Figure, announce
+from scripts.research.measurement import Figure, announce, print_table
 from scripts.research.temporary_stack import temporary_stack
 from scripts.setup.attach import attach
 
@@ -60,9 +60,7 @@ def main() -> int:
         figures = _measure(stack.info, stack.var, project_id)
     report = {**vars(arguments), "figures": [vars(figure) for figure in figures]}
     print(f"\n{os.cpu_count()} cores, {arguments.tasks:,} tasks, {arguments.labels:,} annotations")
-    width = max(len(figure.name) for figure in figures)
-    for figure in figures:
-        print(f"{figure.name:<{width}}  {figure.value:<32}  {figure.target}")
+    print_table(figures)
     (ROOT / "var/bench_attach.json").write_text(json.dumps(report, indent=2))
     return 0
 

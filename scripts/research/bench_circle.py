@@ -59,14 +59,9 @@ def _measure_circle(stack: Mapping[str, Any], ranker_log: Path) -> list[Figure]:
     while project.model_version() != FIRST:
         time.sleep(1)
     _wait_until_quiet(ranker_log)
-    annotate = _annotator(stack, project)
+    annotate = annotate_tasks(stack, project)
     announce("measuring heads' orders")
-    orders = []
-    for _ in range(HEADS):
-        _wait_until_quiet(ranker_log)
-        n_before, annotated_at = ranker_log.stat().st_size, time.time()
-        next(annotate)
-        orders.append(_wait_for_order(ranker_log, n_before, annotated_at))
+    orders = measure_orders(annotate, ranker_log)
     figures = _head_figures(orders, root)
     for _ in annotate:  # annotate the rest, after which training is due
         pass
@@ -74,7 +69,7 @@ def _measure_circle(stack: Mapping[str, Any], ranker_log: Path) -> list[Figure]:
     return figures + _training_figures(project, root, stack["pids"]["trainer"])
 
 
-def _annotator(stack: Mapping[str, Any], project: LabelStudioProject) -> Iterator[None]:
+def annotate_tasks(stack: Mapping[str, Any], project: LabelStudioProject) -> Iterator[None]:
     """Annotate LAST_LABELS open tasks, one per step."""
     config = project.label_config()
     tasks = project.open_tasks()[:LAST_LABELS]
@@ -87,6 +82,17 @@ def _annotator(stack: Mapping[str, Any], project: LabelStudioProject) -> Iterato
             )
             client.post(url, json={"result": result}).raise_for_status()
             yield
+
+
+def measure_orders(annotate: Iterator[None], ranker_log: Path) -> list[HeadOrder]:
+    """Annotate HEADS tasks, and wait after each until a head has reordered the open tasks."""
+    orders = []
+    for _ in range(HEADS):
+        _wait_until_quiet(ranker_log)
+        n_before, annotated_at = ranker_log.stat().st_size, time.time()
+        next(annotate)
+        orders.append(_wait_for_order(ranker_log, n_before, annotated_at))
+    return orders
 
 
 def _head_figures(orders: Sequence[HeadOrder], root: Path) -> list[Figure]:
@@ -167,9 +173,7 @@ def _wait_for_order(log: Path, n_before: int, annotated_at: float) -> HeadOrder:
         if found is not None:
             return found
         time.sleep(0.05)
-    raise LabelStudioError(
-        f"no head reordered the tasks in {PATIENCE_S:.0f} s: see var/bench/log/ranker.log"
-    )
+    raise LabelStudioError(f"no head reordered the tasks in {PATIENCE_S:.0f} s: see {log}")
 
 
 def find_order(lines: str, annotated_at: float) -> HeadOrder | None:

@@ -25,6 +25,14 @@ class Figure:
     target: str = "measured"
 
 
+def print_table(figures: Sequence[Figure]) -> None:
+    """Print one line per figure: name, value and target."""
+    name_width = max(len(figure.name) for figure in figures)
+    value_width = max(len(figure.value) for figure in figures)
+    for figure in figures:
+        print(f"{figure.name:<{name_width}}  {figure.value:<{value_width}}  {figure.target}")
+
+
 def percentiles(seconds: Sequence[float]) -> str:
     """Return the median and the 99th percentile in milliseconds."""
     p50, p99 = np.percentile(seconds or [np.nan], [50, 99]) * 1000

@@ -45,7 +45,7 @@ class Backend:
 
     port: int
     password: str
-    process: subprocess.Popen[bytes]
+    pid: int
     queue: TrainingQueue
     log: Path
 
@@ -93,9 +93,9 @@ def running_backend(folder: Path, **settings: str) -> Iterator[Backend]:
             [sys.executable, "-m", "backend.workers.processes", "backend"],
             env=environment, cwd=ROOT, stdout=out, stderr=out,
         )  # fmt: skip
-    backend = Backend(port, password, server, TrainingQueue(redis_url), log)
+    backend = Backend(port, password, server.pid, TrainingQueue(redis_url), log)
     try:
-        _wait_until_up(backend)
+        _wait_until_up(backend, server)
         yield backend
     finally:
         for process in (server, redis):
@@ -103,9 +103,9 @@ def running_backend(folder: Path, **settings: str) -> Iterator[Backend]:
             process.wait(60)
 
 
-def _wait_until_up(backend: Backend) -> None:
+def _wait_until_up(backend: Backend, server: subprocess.Popen[bytes]) -> None:
     give_up = time.monotonic() + START_S
-    while backend.process.poll() is None and time.monotonic() < give_up:
+    while server.poll() is None and time.monotonic() < give_up:
         try:
             httpx.get(f"{backend.url}/health", timeout=60).raise_for_status()
         except httpx.HTTPError:
