@@ -92,6 +92,22 @@ def test_a_plain_set_up_goes_on_with_the_project_and_refuses_what_contradicts_it
     assert titles() == before
 
 
+def test_a_project_keeps_the_strategy_that_it_was_set_up_with(stack: Stack) -> None:
+    """A later default, or an earlier release that recorded none, does not change the strategy."""
+    root = project_root(stack.settings.model_dir, stack.info["project_id"])
+    record = read_record(root)
+    assert record is not None
+    assert record.strategy == stack.settings.strategy
+    other = replace(stack, settings_given={**stack.settings_given, "STRATEGY": "entropy"})
+    for strategy in ("margin", None):
+        before = record.model_copy(update={"strategy": strategy})
+        write_record(root, before)
+        again = other.run("scripts.setup_project")
+        assert again.returncode == 0, again.stderr
+        assert read_record(root) == before
+    write_record(root, record)
+
+
 def test_a_second_project_is_set_up_beside_the_first_and_keeps_its_images(
     stack: Stack, plain: Stack, tmp_path: Path, api: httpx.Client
 ) -> None:
