@@ -103,7 +103,14 @@ class Contrast:
         return copies | {"steps_done": torch.tensor(self.steps_done)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Continue from what `state_dict` returned. Raises AdaptationError if it does not fit."""
+        """Continue from what `state_dict` returned. Raises AdaptationError if it does not fit.
+
+        The queue becomes as long as the saved one, so that a pool whose size has changed since does
+        not end the training.
+        """
+        queue = state.get("queue")
+        if queue is not None and queue.shape[1:] == self._queue.shape[1:]:
+            self._queue = self._queue.new_zeros(queue.shape)
         own = self._state() | {"steps_done": torch.tensor(0)}
         if {name: (t.shape, t.dtype) for name, t in own.items()} != {
             name: (t.shape, t.dtype) for name, t in state.items()

@@ -76,6 +76,16 @@ def test_the_body_of_a_resumed_adaptation_is_the_same_bit_for_bit(device: str) -
     assert equal(resumed.finish(), whole.finish())
 
 
+def test_it_resumes_in_a_pool_that_has_grown_with_the_queue_that_it_had() -> None:
+    begun = adapt(patterns(20))  # 10 images may be in the queue: one batch of 8
+    begun.step(0.0)
+    grown = adapt(patterns(60))  # two batches
+    grown.load_state_dict(begun.state_dict())
+    grown.step(0.5)
+    assert grown.steps_done == 2
+    assert len(grown.state_dict()["queue"]) == 1
+
+
 def test_another_seed_gives_another_body() -> None:
     bodies = []
     for seed in (0, 1):
