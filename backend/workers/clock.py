@@ -29,6 +29,7 @@ from backend.labelstudio.attached_project import open_project
 from backend.labelstudio.project import LabelStudioProject
 from backend.labelstudio.project_connection import ProjectConnection, address_of
 from backend.queue.training_queue import Hints, TrainingQueue
+from backend.rounds.adapting_rule import must_adapt
 from backend.rounds.classes import follow_classes
 from backend.rounds.connection import follow_connection
 from backend.rounds.decide import State, decide
@@ -167,7 +168,15 @@ class Clock:
             watch.store.record_error(error["where"], error["message"], at)
         if is_training_asked:
             watch.store.record(train_asked_at=time.time())
+        self._forget_adapting_failures(watch.store)
         return watch
+
+    def _forget_adapting_failures(self, store: ProjectStore) -> None:
+        """End the errors of adapting if it is no longer due, for example with ADAPT=off."""
+        facts, setting = store.facts(), self._settings.adapt
+        has_failed = facts.adapt_failures or "adapt" in facts.failed_at
+        if has_failed and not must_adapt(setting, facts.pool_images, facts.adapted_images):
+            store.record_success("adapt", adapt_failures=0, adapt_error="")
 
     def _read(self, watch: Watch, now: float) -> None:
         """Read the changes from Label Studio, and record for the dashboard whether it responded."""

@@ -42,6 +42,7 @@ from backend.base.errors import (
     LabelStudioError,
     ModelFolderError,
     ProjectGoneError,
+    QueueError,
     TightloopError,
     TooFewLabelsError,
 )
@@ -302,13 +303,22 @@ def _record_errors(work: Work, step: Step) -> Iterator[None]:
         # A refused request (4xx) would be refused again.
         is_down = isinstance(error, LabelStudioError) and (error.status or 500) >= 500
         is_unread = step == "retrain" and is_down
-        _record_failure(work, step, message, is_unread=is_unread)
+        is_elsewhere = isinstance(error, LabelStudioError | QueueError)
+        _record_failure(work, step, message, is_unread=is_unread, is_elsewhere=is_elsewhere)
 
 
-def _record_failure(work: Work, step: Step, message: str = "", *, is_unread: bool = False) -> None:
+def _record_failure(
+    work: Work,
+    step: Step,
+    message: str = "",
+    *,
+    is_unread: bool = False,
+    is_elsewhere: bool = False,
+) -> None:
     """Record that a step failed, with the error if it has a message.
 
-    `is_unread` states whether a training run failed because it could not read Label Studio. If
+    `is_unread` states whether a training run failed because it could not read Label Studio, and
+    `is_elsewhere` whether Label Studio or Redis failed, so that trying again will help. If
     nothing can be recorded, for example because the disk is full, wait here instead: without a
     recorded time, the next attempt would follow at once.
     """
@@ -317,7 +327,7 @@ def _record_failure(work: Work, step: Step, message: str = "", *, is_unread: boo
             work.store.record_error(STEP_NAMES[step], message, step=step)
         now = time.time()
         facts: dict[str, Any] = {"unread_at": now} if is_unread else {}
-        if step == "adapt" and message:
+        if step == "adapt" and message and not is_elsewhere:
             n_failures = work.store.facts().adapt_failures + 1
             facts = {"adapt_failures": n_failures, "adapt_error": message}
         work.store.record_failure(step, now, **facts)

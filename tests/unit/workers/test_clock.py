@@ -646,6 +646,24 @@ def test_one_projects_success_does_not_hide_anothers_error(
     assert queue.health()["label_studio"]["problem"] == "Label Studio has no project 3: run set-up"
 
 
+@pytest.mark.parametrize(("setting", "is_over"), [("off", True), ("auto", False)])
+def test_errors_of_adapting_are_over_once_it_is_switched_off(
+    settings: Settings,
+    queue: TrainingQueue,
+    store: ProjectStore,
+    clock: Clock,
+    setting: str,
+    is_over: bool,
+) -> None:
+    clock.tick(NOON - 60)
+    store.record_error("adapting the body", "too little memory", step="adapt")
+    store.record_failure("adapt", NOON, adapt_failures=2, adapt_error="x", pool_images=9_000)
+    restarted = settings.model_copy(update={"adapt": setting})
+    Clock(restarted, queue).tick(NOON)
+    assert store.errors()[0].is_over is is_over
+    assert store.facts().adapt_failures == (0 if is_over else 2)
+
+
 def test_a_damaged_file_of_one_project_does_not_stop_the_others(
     clock: Clock, settings: Settings, queue: TrainingQueue, trains: Queue,
     caplog: pytest.LogCaptureFixture,

@@ -283,6 +283,21 @@ def test_failed_adaptations_are_counted_and_shown(
     assert [error.where for error in store.errors()] == ["adapting the body"] * 2
 
 
+def test_a_failure_of_label_studio_is_no_failure_of_adapting(
+    store: ProjectStore, adapt: Callable[[Callable[[], object]], list[bool]]
+) -> None:
+    """Otherwise, three of them would put the adaptation off by a day."""
+
+    def fail() -> None:
+        raise LabelStudioError("Label Studio does not respond")
+
+    adapt(fail)
+    facts = store.facts()
+    assert (facts.adapt_failures, facts.adapt_error) == (0, "")
+    assert "adapt" in facts.failed_at  # so it is tried again in ten minutes
+    assert store.errors()[0].message == "Label Studio does not respond"
+
+
 def test_too_few_annotations_during_a_training_do_not_start_another(
     annotate: Callable[[int], None],
     n_new: Callable[[], int],
