@@ -123,13 +123,14 @@ def _state(
         return "running"
     if settings.adapt == "off":
         return "off"
-    if facts.adapt_failures:
-        return "failed"
     if adapting_rule.must_adapt(settings.adapt, facts.pool_images, facts.adapted_images):
+        if facts.adapt_failures:
+            return "failed"
         return "paused" if _is_begun(facts) else "waiting"
     if facts.adapted_at or body is not None:
         return "done"
-    return "too_few_images" if settings.adapt == "auto" and facts.pool_images else "waiting"
+    is_counted = facts.pool_images and not facts.undecoded_images
+    return "too_few_images" if settings.adapt == "auto" and is_counted else "waiting"
 
 
 def _is_begun(facts: Facts) -> bool:

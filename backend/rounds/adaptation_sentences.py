@@ -15,6 +15,7 @@ from backend.store.project_rows import Facts
 AdaptationState = Literal["off", "too_few_images", "waiting", "running", "paused", "done", "failed"]
 PHASE = "adapting"  # the first word of the phase in which the job counts seconds
 MEANWHILE = "Labeling continues meanwhile."
+NOTHING_QUERIED = "no more images will be queried"
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,10 @@ class Adaptation:
         return self.facts.adapt_failures >= adapting_rule.MAX_FAILURES
 
     @property
+    def _is_over(self) -> bool:
+        return bool(self.is_last_round or self.facts.exhausted_at)
+
+    @property
     def _how_long(self) -> str:
         return f"for at most {minutes_text(self.budget_s)} minutes"
 
@@ -76,8 +81,9 @@ class Adaptation:
         )
 
     def _waiting(self) -> Iterator[str]:
-        if self.is_last_round or self.facts.exhausted_at:
-            yield "The body is not adapted to the pool, because no more images will be queried."
+        if self._is_over:
+            again = " again" if self.body is not None else ""
+            yield f"The body is not adapted to the pool{again}, because {NOTHING_QUERIED}."
         elif not self.has_version:
             yield (
                 "Once the first version is trained, the trainer adapts the body to the pool "
@@ -111,6 +117,9 @@ class Adaptation:
             yield "Full training runs take turns with it."
 
     def _paused(self) -> Iterator[str]:
+        if self._is_over:
+            yield f"Adapting the body to the pool has stopped, because {NOTHING_QUERIED}."
+            return
         yield (
             "Adapting the body to the pool is paused after "
             f"{minutes_text(self.spent_s)} of at most {minutes_text(self.budget_s)} minutes. It "

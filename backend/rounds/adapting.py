@@ -9,7 +9,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import torch
@@ -31,7 +31,7 @@ from backend.store.adaptation_checkpoint import (
     save_checkpoint,
 )
 from backend.store.bodies import Bodies
-from backend.store.body_meta import PRETRAINED, BodyMeta
+from backend.store.body_meta import PRETRAINED, BodyMeta, body_order
 from backend.store.files import lock
 from backend.store.project_record import check_attached
 
@@ -52,7 +52,9 @@ class Run:
     image_ids: tuple[str, ...]
     fingerprint: str
     began_at: float  # seconds since the epoch
+    pool_images: int  # that could be queried when it began
     spent_s: float = 0.0
+    is_complete: bool = False  # whether only the comparison is left to do
 
 
 def adapt_body(
@@ -78,6 +80,11 @@ def adapt_body(
     except (TrainingError, AdaptationError):
         delete_checkpoint(loop.root)  # the next attempt starts over
         raise
+    except torch.OutOfMemoryError:
+        raise AdaptationError(
+            f"{loop.device} has too little memory: end other programs that use it, choose a "
+            "smaller IMAGE_SIZE, or set ADAPT=off"
+        ) from None
     finally:
         loop.store.record(adapt_kills=0)
     _record(loop, meta)
@@ -112,10 +119,12 @@ def describe(meta: BodyMeta) -> str:
 
 def _find_unrecorded(loop: Loop) -> BodyMeta | None:
     """Return the last body if the process was killed after saving it, but before recording it."""
-    sound = Bodies(loop.root).all()[0]
-    if sound and sound[-1].created_at.timestamp() > loop.store.facts().adapted_at:
-        return sound[-1]
-    return None
+    sound, facts = Bodies(loop.root).all()[0], loop.store.facts()
+    if not sound:
+        return None
+    recorded = facts.adapted_body
+    is_new = body_order(sound[-1].name) > body_order(recorded) if recorded else not facts.adapted_at
+    return sound[-1] if is_new else None
 
 
 def _count_kills(loop: Loop) -> None:
@@ -155,17 +164,27 @@ def _resume(loop: Loop, progress: Progress) -> Run:
             device=loop.device,
         )
 
-    run = Run(begin(), start, image_ids, fingerprint, time.time())
-    if (kept := load_checkpoint(loop.root, fingerprint)) is not None:
-        tensors = {name: torch.from_numpy(array) for name, array in kept[0].items()}
-        try:
-            run.adaptation.load_state_dict(tensors)
-            run.spent_s, run.began_at = kept[1].spent_s, kept[1].began_at
-            log.info("resuming after %d steps (%.0f s)", run.adaptation.steps_done, run.spent_s)
-        except (AdaptationError, ValueError) as error:  # for example, the pool has become smaller
-            log.warning("adapting the body starts over: %s", error)
-            run.adaptation = begin()
-    return run
+    new = Run(begin(), start, image_ids, fingerprint, time.time(), len(loop.pool.queryable_ids))
+    if (kept := load_checkpoint(loop.root, fingerprint)) is None:
+        return new
+    state, meta = kept
+    try:
+        new.adaptation.load_state_dict({n: torch.from_numpy(array) for n, array in state.items()})
+    except (AdaptationError, ValueError) as error:  # for example, the pool has become tiny
+        log.warning("adapting the body starts over: %s", error)
+        return replace(new, adaptation=begin())
+    steps, passes = new.adaptation.steps_done, new.adaptation.passes_done
+    if share_done(loop.settings.adapt, meta.spent_s, passes) >= 1 and not meta.is_complete:
+        log.warning("adapting the body starts over, because ADAPT is now shorter")
+        return replace(new, adaptation=begin())
+    log.info("resuming after %d steps (%.0f s)", steps, meta.spent_s)
+    return replace(
+        new,
+        began_at=meta.began_at,
+        spent_s=meta.spent_s,
+        pool_images=meta.pool_images or new.pool_images,
+        is_complete=meta.is_complete,
+    )
 
 
 def _train(
@@ -176,6 +195,8 @@ def _train(
     clock: Callable[[], float],
 ) -> bool:
     """Train until the time is over; return False if the training was interrupted before that."""
+    if run.is_complete:
+        return True
     setting = loop.settings.adapt
     before = looked_at = saved_at = clock()
     _record_progress(loop, run)
@@ -195,6 +216,9 @@ def _train(
         if now - saved_at >= SAVE_EVERY_S:
             saved_at = now
             _save(loop, run)
+            # It works again. The comparison at the end may still fail, so only this counts.
+            loop.store.record_success("adapt", adapt_kills=0, adapt_failures=0, adapt_error="")
+    run.is_complete = True
     _save(loop, run)  # so that a kill from now on loses nothing
     _record_progress(loop, run)
     return True
@@ -213,10 +237,15 @@ def _save(loop: Loop, run: Run) -> None:
     """Save the unfinished adaptation; if that fails, for example on a full disk, go on."""
     check_attached(loop.root)
     state = {name: tensor.numpy() for name, tensor in run.adaptation.state_dict().items()}
-    meta = CheckpointMeta(fingerprint=run.fingerprint, spent_s=run.spent_s, began_at=run.began_at)
+    meta = CheckpointMeta(
+        fingerprint=run.fingerprint,
+        spent_s=run.spent_s,
+        began_at=run.began_at,
+        pool_images=run.pool_images,
+        is_complete=run.is_complete,
+    )
     try:
         save_checkpoint(loop.root, state, meta)
-        loop.store.record(adapt_kills=0)
     except ModelFolderError as error:
         log.error("the unfinished adaptation was not saved: %s", error)
 
@@ -239,6 +268,7 @@ def _finish(loop: Loop, run: Run, progress: Progress) -> BodyMeta:
         image_size=loop.view.image_size,
         framing=loop.view.framing,
         n_images=len(run.image_ids),
+        pool_images=run.pool_images,
         images_fingerprint=hashlib.sha256("\n".join(run.image_ids).encode()).hexdigest()[:16],
         steps=run.adaptation.steps_done,
         batch_size=min(recipe.batch_size, len(run.image_ids)),
@@ -258,18 +288,27 @@ def _record(loop: Loop, meta: BodyMeta) -> None:
     """Make a saved body the start, and record that the adaptation is done."""
     bodies, changed = Bodies(loop.root), {}
     with lock(loop.root, "promote"):
-        chosen = bodies.usable_start()
-        if chosen.chosen_by == "person":
-            log.info("the start is still %s, because a person chose it", chosen.name)
+        if (chosen := _chosen_by_person(bodies)) is not None:
+            log.info("the start is still %s, because a person chose it", chosen)
         elif meta.refused is None and meta.pruned_at is None:
             at = bodies.set_start(meta.name, by="loop").chosen_at
             changed = {"start_changed_at": at.timestamp()} if at else {}
     loop.store.record_success(
         "adapt",
         adapted_at=meta.created_at.timestamp(),
-        adapted_images=len(loop.pool.queryable_ids),
+        adapted_images=meta.pool_images or len(loop.pool.queryable_ids),
+        adapted_body=meta.name,
         adapt_failures=0,
         adapt_error="",
         **changed,
     )
     delete_checkpoint(loop.root)
+
+
+def _chosen_by_person(bodies: Bodies) -> str | None:
+    """Return the start if a person chose it, also while its files are damaged, otherwise None."""
+    try:
+        start = bodies.start()
+    except ModelFolderError:  # the choice itself cannot be read
+        return None
+    return start.name if start.chosen_by == "person" else None

@@ -41,7 +41,10 @@ def train_round(loop: Loop, *, is_forced: bool, progress: Progress) -> Meta | No
     yet.
     """
     current = loop.registry.current()
-    may_keep_body = loop.settings.train == "head" and not _has_new_start(loop, current)
+    # The newest full version may have been refused or rolled back: that makes no other one due.
+    full = [meta for meta in loop.registry.versions()[0] if not meta.is_head]
+    is_start_new = _has_new_start(loop, full[-1] if full else None)
+    may_keep_body = loop.settings.train == "head" and not is_start_new
     body = current.body if current is not None and may_keep_body else None
     with lock(loop.root, "head") if body else nullcontext():
         meta = _learn(loop, body, is_forced=is_forced, progress=progress)

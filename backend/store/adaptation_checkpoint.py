@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, Field
 
-from backend.store.body_meta import Amount
+from backend.store.body_meta import Amount, Count
 from backend.store.files import folder_errors
 from backend.store.tensor_file import State, damage_logged, read_tensors, write_tensors
 
@@ -29,6 +29,8 @@ class CheckpointMeta(BaseModel, frozen=True):
     fingerprint: str = Field(min_length=1)  # of the images, the start and the recipe
     spent_s: Amount
     began_at: Amount  # seconds since the epoch
+    pool_images: Count = 0  # that could be queried when the adaptation began; 0 = not recorded
+    is_complete: bool = False  # whether only the comparison is left to do
 
 
 def save_checkpoint(root: Path, state: State, meta: CheckpointMeta) -> None:

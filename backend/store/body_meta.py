@@ -41,6 +41,7 @@ class BodyMeta(BaseModel, frozen=True):
     image_size: int = Field(ge=16, le=512, multiple_of=8)
     framing: FramingName
     n_images: Count
+    pool_images: Count = 0  # that could be queried when adapting began; 0 = not recorded
     images_fingerprint: str
     steps: Count
     batch_size: Count

@@ -77,6 +77,36 @@ def test_a_small_pool_is_told_what_it_lacks_and_how_to_adapt_it_nevertheless(roo
     assert "for at most 2.5 minutes" in nevertheless.sentence
 
 
+def test_while_images_are_decoded_no_pool_is_called_too_small(root: Path) -> None:
+    found = progress(root, {"pool_images": 272, "undecoded_images": 49_728})
+    assert found.state == "waiting"
+    assert "Once all images are decoded" in found.sentence
+
+
+def test_once_nothing_is_queried_an_unfinished_adaptation_does_not_promise_to_continue(
+    root: Path,
+) -> None:
+    found = progress(root, BEGUN, rounds=1)
+    assert found.state == "paused"
+    assert found.sentence == (
+        "Adapting the body to the pool has stopped, because no more images will be queried."
+    )
+
+
+def test_a_body_is_not_denied_because_the_pool_has_grown_since(root: Path) -> None:
+    save_body(root, comparison=GAIN)
+    grown = LARGE | {"adapted_at": NOW - 9, "adapted_images": 30_000, "exhausted_at": NOW}
+    assert progress(root, grown).sentence.startswith(
+        "The body is not adapted to the pool again, because no more images will be queried."
+    )
+
+
+def test_a_failure_is_not_told_once_adapting_is_no_longer_due(root: Path) -> None:
+    failed = {"pool_images": 1_000, "adapt_failures": 1, "adapt_error": "a full disk"}
+    assert progress(root, failed, adapt=10.0).state == "failed"
+    assert progress(root, {}).state == "too_few_images"
+
+
 def test_before_the_first_version_it_waits(tmp_path: Path) -> None:
     root = project_root(tmp_path, 8)
     write_record(root, record(8))

@@ -109,6 +109,8 @@ def test_with_heads_alone_a_new_start_makes_a_new_full_version(
     assert made.body_key == Bodies(heads.root).read_meta("a0001").body_key
     again = train(heads, is_forced=True)
     assert (again.version, again.start) == ("r0002h01", "a0001")
+    heads.registry.promote("r0001")  # as if the gate had refused r0002
+    assert train(heads, is_forced=True).version == "r0001h01"  # and not r0003
 
 
 def test_an_interrupted_adaptation_resumes_with_the_time_that_is_left(adaptable: Loop) -> None:
@@ -170,6 +172,101 @@ def test_a_body_that_was_saved_but_not_recorded_is_recorded_and_not_made_twice(
     assert Bodies(adaptable.root).names() == ["a0001"]
     assert find_start(adaptable, quiet).name == "a0001"
     assert adaptable.store.facts().adapted_images == 250
+
+
+def test_a_kill_between_saving_and_recording_is_found_also_after_the_clock_was_set_back(
+    adaptable: Loop,
+) -> None:
+    adapt(adaptable)
+    made_at = Bodies(adaptable.root).read_meta("a0001").created_at.timestamp()
+    adaptable.store.record(adapted_at=made_at - 3600, adapted_images=100)  # corrected since
+    again = adapt(adaptable)  # because the pool has grown
+    assert again is not None
+    assert again.name == "a0002"
+    assert adaptable.store.facts().adapted_images == 250
+
+
+def test_a_pool_that_grew_meanwhile_counts_as_large_as_it_was_at_the_beginning(
+    adaptable: Loop,
+) -> None:
+    """Otherwise, the new images would hardly be seen, and never be adapted to."""
+    small = adaptable.pool.image_ids[:100]
+    pool = adaptable.pool
+    begun = replace(adaptable, pool=replace(pool, image_ids=small, images=pool.images_of(small)))
+    assert adapt(begun, only(2)) is None
+    meta = adapt(adaptable)
+    assert meta is not None
+    assert (meta.steps, meta.n_images) == (6, 250)
+    assert adaptable.store.facts().adapted_images == 100
+
+
+def test_with_fewer_minutes_than_it_has_run_it_starts_over(adaptable: Loop) -> None:
+    """The learning rate of an unfinished schedule is high, so such a body would be worse."""
+    assert adapt(adaptable, only(2)) is None  # 30 seconds of 60
+    meta = adapt(with_settings(adaptable, adapt=0.4))
+    assert meta is not None
+    assert (meta.steps, meta.seconds) == (3, 30)  # instead of no further step
+
+
+def test_a_complete_adaptation_that_was_killed_before_its_comparison_is_not_repeated(
+    adaptable: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(adapting, "_finish", lambda *_: 1 / 0)  # the process is killed
+        with pytest.raises(ZeroDivisionError):
+            adapt(adaptable)
+    adaptable.store.record(adapt_kills=2)
+    meta = adapt(with_settings(adaptable, adapt=0.4))
+    assert meta is not None
+    assert meta.steps == 6
+
+
+def test_kills_during_the_comparison_are_counted(
+    adaptable: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Saving the complete adaptation once more must not hide them, or it would go on forever."""
+    found: list[int] = []
+
+    def die(*_: object) -> None:
+        found.append(adaptable.store.facts().adapt_kills)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(adapting, "_finish", die)
+    for _ in range(4):
+        with pytest.raises(KeyboardInterrupt):
+            adapt(adaptable)
+        adaptable.store.record(adapt_kills=found[-1])  # a killed process records nothing
+    assert found == [0, 1, 2, 3]  # the first attempt also saved while it trained
+    with pytest.raises(AdaptationError, match="killed 3 times"):
+        adapt(adaptable)
+
+
+def test_failures_count_only_in_a_row(adaptable: Loop) -> None:
+    adaptable.store.record_failure("adapt", 1.0, adapt_failures=2, adapt_error="a full disk")
+    slow = with_settings(adaptable, adapt=3.0)
+    assert adapt(slow, only(8)) is None  # after more than a minute, so it was saved
+    facts = adaptable.store.facts()
+    assert (facts.adapt_failures, facts.adapt_error, facts.failed_at) == (0, "", {})
+
+
+def test_too_little_memory_of_a_gpu_is_explained(
+    adaptable: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_out(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    monkeypatch.setattr(StandIn, "step", run_out)
+    with pytest.raises(AdaptationError, match=r"too little memory: .* ADAPT=off"):
+        adapt(adaptable)
+
+
+def test_a_start_that_a_person_chose_stays_also_while_it_is_damaged(adaptable: Loop) -> None:
+    adapt(adaptable)
+    Bodies(adaptable.root).set_start("a0001", by="person")
+    (adaptable.root / "a0001/model.safetensors").unlink()
+    adaptable.store.record(adapted_images=100)
+    assert adapt(adaptable) is not None
+    assert Bodies(adaptable.root).start().name == "a0001"
 
 
 def test_a_start_that_a_person_chose_stays(adaptable: Loop) -> None:
