@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from backend.base.arrays import Images
 from backend.base.errors import AdaptationError
@@ -36,6 +36,7 @@ class AdaptationRecipe:
     color_jitter: float = 0.4  # largest change in brightness (in SDs), contrast and saturation
     share_unchanged: float = 0.2  # of the images, whose colors stay
     share_grey: float = 0.2
+    share_kept: float = 0.5  # of the start, when its weights and the trained ones are averaged
     refitted_on: int = 5_000  # images, at most, that batch normalization is refit to
 
 
@@ -61,7 +62,7 @@ class Adaptation:
             raise AdaptationError(
                 f"{len(images)} image(s) are too few to adapt the body to: add images to the pool"
             )
-        self._recipe, self._n_images = recipe, len(images)
+        self._recipe, self._n_images, self._start = recipe, len(images), start
         self._views = UnlabeledViews(
             images,
             image_size=recipe.image_size,
@@ -130,9 +131,22 @@ class Adaptation:
     def finish(self) -> resnet.State:
         """Return the body on the CPU, with batch normalization refit to the plain images.
 
-        The training itself is left as it is, so it can go on. Raises TrainingError if it diverged.
+        Its weights are averages of the start's and the trained ones (Wortsman et al. 2022,
+        arXiv:2109.01903), because training without labels also unlearns what the start knows.
+        Without a start, they are the trained ones. The training itself is left as it is, so it can
+        go on. Raises TrainingError if it diverged.
         """
         self._contrast.check()
         body = self._contrast.body()
+        if self._start is not None:
+            _approach(body, resnet.build(1, self._start, seed=0), self._recipe.share_kept)
         batch_norm.refit(body, self._views.plain(self._recipe.refitted_on))
         return {name: tensor.cpu().contiguous() for name, tensor in body.state_dict().items()}
+
+
+@torch.no_grad()
+def _approach(body: nn.Module, start: nn.Module, share: float) -> None:
+    """Move the weights of a body towards those of its start, by a share of their distance."""
+    weights = dict(start.named_parameters())
+    for name, weight in body.named_parameters():
+        weight.lerp_(weights[name].to(weight.device), share)

@@ -152,6 +152,25 @@ def test_finishing_without_a_step_only_refits_batch_normalization() -> None:
     assert all(name in changed for name in body if name.rsplit(".", 1)[1] in kinds)
 
 
+def test_the_body_is_half_way_between_its_start_and_the_trained_weights() -> None:
+    start = resnet.build(3, None, seed=5).state_dict()
+    adaptation = adapt(patterns(20), start=start)
+    for step in range(3):
+        adaptation.step(step / 3)
+    trained = adaptation.state_dict()["student.layer4.1.conv2.weight"]
+    body = adaptation.finish()["layer4.1.conv2.weight"]
+    known = start["layer4.1.conv2.weight"]
+    assert not torch.equal(trained, known)
+    torch.testing.assert_close(body, (known + trained) / 2)
+
+
+def test_without_a_start_the_body_has_the_trained_weights() -> None:
+    adaptation = adapt(patterns(20))
+    adaptation.step(0.5)
+    trained = adaptation.state_dict()["student.conv1.weight"]
+    assert torch.equal(adaptation.finish()["conv1.weight"], trained)
+
+
 def test_finishing_does_not_disturb_the_steps_after_it() -> None:
     straight, finished = adapt(patterns(20)), adapt(patterns(20))
     straight.step(0.2)
