@@ -139,14 +139,17 @@ class Adaptation:
         self._contrast.check()
         body = self._contrast.body()
         if self._start is not None:
-            _approach(body, resnet.build(1, self._start, seed=0), self._recipe.share_kept)
+            average_with_start(body, resnet.build(1, self._start, seed=0), self._recipe.share_kept)
         batch_norm.refit(body, self._views.plain(self._recipe.refitted_on))
         return {name: tensor.cpu().contiguous() for name, tensor in body.state_dict().items()}
 
 
 @torch.no_grad()
-def _approach(body: nn.Module, start: nn.Module, share: float) -> None:
-    """Move the weights of a body towards those of its start, by a share of their distance."""
+def average_with_start(body: nn.Module, start: nn.Module, share: float) -> None:
+    """Move the weights of a body towards those of its start, by a share of their distance.
+
+    The statistics of batch normalization stay; they must be refit afterwards.
+    """
     weights = dict(start.named_parameters())
     for name, weight in body.named_parameters():
         weight.lerp_(weights[name].to(weight.device), share)

@@ -4,9 +4,10 @@
 
 Each method starts from WEIGHTS and sees only the pool's images, for --minutes of one thread's CPU
 time. Then the batch-norm statistics are refit to plain images from the pool, and heads are fitted
-to the embeddings of randomly drawn, labeled images. Prints their accuracy on the test split, or
-with --split validation on the validation split, by which learning rates can be chosen. A method
-whose result is in --out is not run again; its bodies are saved there as well.
+to the embeddings of randomly drawn, labeled images; also after averaging the body's weights with
+those of the start. Prints their accuracy on the test split, or with --split validation on the
+validation split, by which learning rates can be chosen. A method whose result is in --out is not
+run again; its bodies are saved there as well.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from backend.base.command_line import CommandParser, run
 from backend.base.errors import TrainingError
 from backend.base.settings import load_settings
 from backend.network import resnet
+from backend.network.adaptation import AdaptationRecipe, average_with_start
 from backend.network.inference import on_device
 from backend.network.stepping import warm_up_then_cosine
 from scripts.console.progress_bars import progress_bar
@@ -109,6 +111,8 @@ def measure(
         accuracy[of] = probe.measure(body, refit=True)
         tensors = {key: tensor.contiguous() for key, tensor in body.state_dict().items()}
         save_file(tensors, arguments.out / f"{name}-{of}.safetensors")
+        average_with_start(body, make_body(), AdaptationRecipe().share_kept)
+        accuracy[f"{of} averaged with the start"] = probe.measure(body, refit=True)
     passes = steps * method.batch_size / len(pool.images)
     return Result(name, lr, arguments.minutes, steps, passes, arguments.split, accuracy)
 
