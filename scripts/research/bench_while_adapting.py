@@ -2,9 +2,9 @@
 
     python -m scripts.research.bench_while_adapting
 
-Starts a whole stack in var/bench-adapting without adapting, and measures webhooks and the orders of
-heads. Then restarts the stack with adapting, and measures the same again, and how long a requested
-training run waits. Leave the machine alone meanwhile. POOL, WEIGHTS and IMAGE_SIZE come from the
+Starts a whole stack in var/bench-adapting, waits until the body is adapted, and measures webhooks,
+the orders of heads, and how long a requested training run waits. Leave the machine alone meanwhile.
+`make bench` measures the same without adapting. POOL, WEIGHTS and IMAGE_SIZE come from the
 settings.
 """
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -24,7 +23,8 @@ from backend.base.errors import BackendError
 from backend.labelstudio.project import LabelStudioProject
 from backend.queue.training_queue import TrainingQueue
 from scripts.research.bench_backend import PER_S, SENDERS, send_webhooks
-from scripts.research.bench_circle import HEADS, annotate_tasks, measure_orders
+from scripts.research.bench_circle import HEADS, LAST_LABELS, annotate_tasks, measure_orders
+from scripts.research.bench_refit import OPEN
 from scripts.research.measurement import Figure, announce, print_table
 from scripts.research.random_project import FIRST
 from scripts.research.temporary_stack import Backend, TemporaryStack, temporary_stack
@@ -37,62 +37,26 @@ PATIENCE_S = 1800.0
 POLL_S = 0.1
 
 
-@dataclass(frozen=True)
-class Reaction:
-    """How fast a stack reacts, as medians of several runs."""
-
-    webhook_p50_ms: float
-    webhook_p99_ms: float
-    n_lost: int
-    order_s: float  # from an annotation until a head that learned from it has reordered the tasks
-
-
 def main() -> int:
     """Measure everything, and print the table."""
     CommandParser(description=__doc__).parse_args()
     settings = {
+        "BATCH_SIZE": str((OPEN + LAST_LABELS) // 2),
         "RETRAIN_AFTER": NEVER,
         "RETRAIN_WAIT": NEVER,
         "LOG_FORMAT": "text",
+        "ADAPT": "240",
     }
     with temporary_stack("bench-adapting", **settings) as stack:
         _wait_for("the first version", lambda: _project(stack).model_version() == FIRST)
-        alone = _measure(stack)
-        announce("restarting the stack with ADAPT")
-        stack.down()
-        adapting = replace(stack, environment={**stack.environment, "ADAPT": "240"})
-        adapting.up()
-        _wait_for("the adaptation", lambda: _runs(adapting, "adapt"))
-        beside = _measure(adapting)
-        yielded_s = [_time_yield(adapting) for _ in range(REQUESTS)]
+        _wait_for("the adaptation", lambda: _runs(stack, "adapt"))
+        figures = [*_webhook_figures(stack), _order_figure(stack), _yield_figure(stack)]
     print(f"\n{os.cpu_count()} cores")
-    print_table(_figures(alone, beside, yielded_s))
+    print_table(figures)
     return 0
 
 
-def _figures(alone: Reaction, beside: Reaction, yielded_s: list[float]) -> list[Figure]:
-    def both(form: str, name: str) -> str:
-        return f"{form.format(getattr(beside, name))}; without {form.format(getattr(alone, name))}"
-
-    webhooks = f"webhooks, {PER_S}/s on {SENDERS} connections, median of {RUNS} runs"
-    return [
-        Figure(f"{webhooks}: p50", both("{:.1f} ms", "webhook_p50_ms")),
-        Figure(f"{webhooks}: p99", both("{:.1f} ms", "webhook_p99_ms"), "<= 20 ms"),
-        Figure("webhooks that were lost", both("{}", "n_lost"), "0"),
-        Figure(
-            f"an annotation -> a head's order, median of {HEADS}",
-            both("{:.1f} s", "order_s"),
-            "<= 3 s",
-        ),
-        Figure(
-            f"a request to train -> the training run begins, median and longest of {REQUESTS}",
-            f"{median(yielded_s):.1f} s, {max(yielded_s):.1f} s",
-            "<= 10 s",
-        ),
-    ]
-
-
-def _measure(stack: TemporaryStack) -> Reaction:
+def _webhook_figures(stack: TemporaryStack) -> list[Figure]:
     announce("measuring webhooks")
     info = stack.info
     backend = Backend(
@@ -103,18 +67,28 @@ def _measure(stack: TemporaryStack) -> Reaction:
         log=Path(info["logs"]["backend"]),
     )
     found = [send_webhooks(backend, SECONDS, keep_connections=True) for _ in range(RUNS)]
-    p50_ms, p99_ms = np.median(
-        [np.percentile(run.seconds, [50, 99]) * 1000 for run in found], axis=0
-    )
+    of_runs = [np.percentile(run.seconds, [50, 99]) * 1000 for run in found]
+    p50_ms, p99_ms = np.median(of_runs, axis=0)
+    name = f"webhooks, {PER_S}/s on {SENDERS} connections, median of {RUNS} runs"
+    return [
+        Figure(name, f"p50 {p50_ms:.1f} ms, p99 {p99_ms:.1f} ms", "p99 <= 20 ms"),
+        Figure("  of which lost", str(sum(run.lost for run in found)), "0"),
+    ]
+
+
+def _order_figure(stack: TemporaryStack) -> Figure:
     announce("measuring heads' orders")
-    annotate = annotate_tasks(info, _project(stack))
-    orders = measure_orders(annotate, stack.var / "log/ranker.log")
-    return Reaction(
-        webhook_p50_ms=p50_ms,
-        webhook_p99_ms=p99_ms,
-        n_lost=sum(run.lost for run in found),
-        order_s=median(order.total_s for order in orders),
-    )
+    annotate = annotate_tasks(stack.info, _project(stack))
+    orders = [order.total_s for order in measure_orders(annotate, stack.var / "log/ranker.log")]
+    value = f"{median(orders):.1f} s ({min(orders):.1f} to {max(orders):.1f} s)"
+    return Figure(f"an annotation -> a head's order, median of {HEADS}", value, "<= 3 s")
+
+
+def _yield_figure(stack: TemporaryStack) -> Figure:
+    yielded_s = [_time_yield(stack) for _ in range(REQUESTS)]
+    value = f"{median(yielded_s):.1f} s, {max(yielded_s):.1f} s"
+    name = f"a request to train -> the training run begins, median and longest of {REQUESTS}"
+    return Figure(name, value, "<= 10 s")
 
 
 def _time_yield(stack: TemporaryStack) -> float:
