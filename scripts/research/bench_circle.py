@@ -173,7 +173,10 @@ def _wait_for_order(log: Path, n_before: int, annotated_at: float) -> HeadOrder:
         if found is not None:
             return found
         time.sleep(0.05)
-    raise LabelStudioError(f"no head reordered the tasks in {PATIENCE_S:.0f} s: see {log}")
+    raise LabelStudioError(
+        f"no head reordered the tasks in {PATIENCE_S:.0f} s; the ranker's log says:\n"
+        + log.read_bytes()[n_before:].decode(errors="replace")
+    )
 
 
 def find_order(lines: str, annotated_at: float) -> HeadOrder | None:
@@ -181,14 +184,13 @@ def find_order(lines: str, annotated_at: float) -> HeadOrder | None:
 
     `lines` is the ranker's log since the annotation at `annotated_at`.
     """
-    order = re.search(
-        _line(r"(\d+) open tasks have predictions of (r\d+h\d+)"), lines, re.MULTILINE
-    )
-    if order is None:
-        return None
-    before = lines[: order.start()]
-    head = re.search(_line(rf"{order[3]}: [\d,]+ labels"), before, re.MULTILINE)
-    if head is None:
+    pattern = _line(r"(\d+) open tasks have predictions of (r\d+h\d+)")
+    for order in re.finditer(pattern, lines, re.MULTILINE):
+        before = lines[: order.start()]
+        head = re.search(_line(rf"{order[3]}: [\d,]+ labels"), before, re.MULTILINE)
+        if head is not None:  # otherwise, an earlier head has ordered new tasks
+            break
+    else:
         return None
     jobs = re.findall(
         _line(r".*backend\.workers\.jobs\.rank\("), before[: head.start()], re.MULTILINE

@@ -26,6 +26,13 @@ def test_the_parts_of_a_heads_order_add_up_to_the_whole() -> None:
     assert found.total_s == pytest.approx(1.1)
 
 
+def test_the_order_of_new_tasks_by_an_earlier_head_does_not_count() -> None:
+    earlier = "2026-01-02 12:00:00,050 INFO 41 open tasks have predictions of r0001h02\n"
+    found = find_order(earlier + LOG, ANNOTATED_AT)
+    assert found is not None
+    assert (found.version, found.n_open) == ("r0001h03", 40)
+
+
 def test_no_order_is_found_before_the_open_tasks_have_it() -> None:
     assert find_order(LOG[: LOG.index("40 open")], ANNOTATED_AT) is None
     refused = LOG.replace("predictions of r0001h03", "predictions of r0001h02")
