@@ -91,7 +91,7 @@ UNRECORDED_WAIT_S = 5.0
 RANK_FOR_S = 60.0
 ADAPT_FOR_S = 3600.0
 TURN_S = 600.0  # of adapting one project's body while another project's waits
-NICENESS = 10  # webhooks and heads come before adapting the body
+NICENESS = 19  # webhooks and heads come before adapting the body
 
 
 class Work:

@@ -97,7 +97,7 @@ def _time_yield(stack: TemporaryStack) -> float:
     time.sleep(np.random.default_rng().uniform(0, 10))  # the trainer looks every few seconds
     asked_at = time.monotonic()
     _queue(stack).ask_for_training(stack.info["project_id"], time.time())
-    _wait_for("the training run", lambda: _runs(stack, "train"))
+    _wait_for("the training run", lambda: _runs(stack, "retrain"))
     return time.monotonic() - asked_at
 
 
