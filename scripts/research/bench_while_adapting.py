@@ -3,26 +3,28 @@
     python -m scripts.research.bench_while_adapting
 
 Starts a whole stack in var/bench-adapting, waits until the body is adapted, and measures webhooks,
-the orders of heads, and how long a requested training run waits. Leave the machine alone meanwhile.
-`make bench` measures the same without adapting. POOL, WEIGHTS and IMAGE_SIZE come from the
-settings.
+the orders of heads, and how long a requested training run waits. Webhooks are also measured while
+the process that adapts is frozen. Leave the machine alone meanwhile. POOL, WEIGHTS and IMAGE_SIZE
+come from the settings.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
 import numpy as np
+import psutil
 
 from backend.base.command_line import CommandParser, run
 from backend.base.errors import BackendError
 from backend.labelstudio.project import LabelStudioProject
 from backend.queue.training_queue import TrainingQueue
-from scripts.research.bench_backend import PER_S, SENDERS, send_webhooks
+from scripts.research.bench_backend import PER_S, SENDERS, Webhooks, send_webhooks
 from scripts.research.bench_circle import HEADS, LAST_LABELS, annotate_tasks, measure_orders
 from scripts.research.bench_refit import OPEN
 from scripts.research.measurement import Figure, announce, print_table
@@ -66,14 +68,37 @@ def _webhook_figures(stack: TemporaryStack) -> list[Figure]:
         queue=_queue(stack),
         log=Path(info["logs"]["backend"]),
     )
-    found = [send_webhooks(backend, SECONDS, keep_connections=True) for _ in range(RUNS)]
-    of_runs = [np.percentile(run.seconds, [50, 99]) * 1000 for run in found]
-    p50_ms, p99_ms = np.median(of_runs, axis=0)
+    beside: list[Webhooks] = []
+    alone: list[Webhooks] = []
+    for _ in range(RUNS):
+        beside.append(send_webhooks(backend, SECONDS, keep_connections=True))
+        with _frozen_job(info["pids"]["trainer"]):
+            alone.append(send_webhooks(backend, SECONDS, keep_connections=True))
     name = f"webhooks, {PER_S}/s on {SENDERS} connections, median of {RUNS} runs"
     return [
-        Figure(name, f"p50 {p50_ms:.1f} ms, p99 {p99_ms:.1f} ms", "p99 <= 20 ms"),
-        Figure("  of which lost", str(sum(run.lost for run in found)), "0"),
+        Figure(name, _median_latency(beside), "p99 <= 20 ms"),
+        Figure("  the same while adapting is frozen", _median_latency(alone)),
+        Figure("  lost", str(sum(run.lost for run in [*beside, *alone])), "0"),
     ]
+
+
+def _median_latency(runs: Sequence[Webhooks]) -> str:
+    of_runs = [np.percentile(run.seconds, [50, 99]) * 1000 for run in runs]
+    p50_ms, p99_ms = np.median(of_runs, axis=0)
+    return f"p50 {p50_ms:.1f} ms, p99 {p99_ms:.1f} ms"
+
+
+@contextmanager
+def _frozen_job(trainer: int) -> Iterator[None]:
+    """Freeze the process of the trainer's job, but not the worker that watches it."""
+    processes = psutil.Process(trainer).children(recursive=True)
+    for process in processes:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.resume()
 
 
 def _order_figure(stack: TemporaryStack) -> Figure:
