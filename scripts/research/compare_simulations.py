@@ -1,7 +1,6 @@
 """Compare simulations with and without adapting the body, over several pools.
 
-    python -m scripts.research.compare_simulations --out var/compared \\
-        --pool CIFAR-10 var/sim-adapted var/sim --pool digits var/digits-adapted var/digits
+    python -m scripts.research.compare_simulations --pool CIFAR-10 var/sim-adapted var/sim
 
 Each --pool names a pool, the folder of a simulation with adapting, and the folder of one without.
 Both must have run with the same --budgets and seeds. Writes compared.md: by how much --strategy on
