@@ -343,7 +343,7 @@ def test_adapting_the_body_is_shown_with_its_progress_and_later_with_its_gain(
 def test_a_reason_for_a_failed_adaptation_is_shown_but_never_run(
     client: FlaskClient, store: ProjectStore
 ) -> None:
-    store.record(adapt_failures=1, adapt_error=EVIL)
+    store.record(pool_images=45_000, adapt_failures=1, adapt_error=EVIL)
     assert f"Adapting the body failed: {SAFE}." in section(page(client), "adaptation")
 
 

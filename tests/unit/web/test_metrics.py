@@ -54,7 +54,9 @@ EXPRESSIONS = [target["expr"] for panel in PANELS for target in panel["targets"]
 
 @pytest.fixture
 def config(tmp_path: Path, redis_server: RedisServer) -> Settings:
-    own = settings_of(tmp_path, redis_server, dashboard_password="dash-pass", retrain_after=5)
+    own = settings_of(
+        tmp_path, redis_server, dashboard_password="dash-pass", retrain_after=5, adapt=10.0
+    )
     write_record(project_root(own.model_dir, PROJECT), record(PROJECT))
     return own
 
@@ -111,7 +113,7 @@ def work(root: Path, queue: TrainingQueue, redis_server: RedisServer) -> None:
     write_record(root, record(PROJECT).model_copy(update=VALIDATED_BY_PEOPLE))
     save_body(root, comparison=COMPARED)
     began = {"adapt_began_at": 2.0, "adapt_spent_s": 450.0, "adapt_budget_s": 1800.0}
-    ProjectStore(root).record(adapted_at=1.0, adapted_images=6000, adapt_failures=1, **began)
+    ProjectStore(root).record(adapted_at=1.0, adapted_images=600, adapt_failures=1, **began)
     queue.enqueue("retrain", PROJECT)
     queue.enqueue("rank", PROJECT)
     connection = Redis.from_url(redis_server.url)
