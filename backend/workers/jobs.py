@@ -12,7 +12,7 @@ again.
   times (`TrainingQueue.enqueue`). Then its id is blocked for two minutes, unless a person requests
   training.
 - The worker is killed: its job process continues training until it next reports progress, and then
-  exits (`_job_progress`). Until then, the project's "train" lock, which the operating system
+  exits (`job_progress`). Until then, the project's "train" lock, which the operating system
   releases when the process ends, blocks a second training run. Meanwhile, RQ's lease on the job
   expires, and the clock returns the job to its queue (`TrainingQueue.requeue_abandoned`). The next
   run first removes what the dead run left behind (`TrainingQueue.forget_dead_executions`).
@@ -47,7 +47,7 @@ from backend.base.errors import (
     TooFewLabelsError,
 )
 from backend.base.labeling import LabelingProject
-from backend.base.progress import Progress, ProgressLines
+from backend.base.progress import Progress
 from backend.base.settings import Settings, load_settings
 from backend.labelstudio.attached_project import open_project
 from backend.queue.own_jobs import job_id
@@ -69,10 +69,10 @@ from backend.store.project_record import (
 )
 from backend.store.project_store import ProjectStore
 from backend.workers.cores import share_cores
+from backend.workers.job_progress import job_progress
 
 log = logging.getLogger(__name__)
 
-PROGRESS_EVERY_S = 0.5
 # How a failed step is described to users.
 STEP_NAMES: Mapping[Step, str] = {
     "retrain": "training",
@@ -113,7 +113,7 @@ class Work:
     @cached_property
     def progress(self) -> Progress:
         """Return a function that reports and logs the job's progress."""
-        return _job_progress(self.queue, self.project_id)
+        return job_progress(self.queue, self.project_id)
 
     @property
     def loop(self) -> Loop:
@@ -334,27 +334,3 @@ def _record_failure(
     except ModelFolderError as error:
         log.error("project %d: %s", work.project_id, error)
         time.sleep(UNRECORDED_WAIT_S)
-
-
-def _job_progress(queue: TrainingQueue, project_id: int) -> Progress:
-    """Return a function that reports and logs the job's progress.
-
-    The function ends the job's process once its worker is gone, because RQ gives the job to another
-    worker, and two processes that finish the same job would conflict in Redis.
-    """
-    job = get_current_job()
-    worker = os.getppid()
-    last = ("", 0.0)
-    log_lines = ProgressLines(lambda line: log.info("project %d: %s", project_id, line))
-
-    def report(phase: str, done: int, total: int) -> None:
-        nonlocal last
-        if os.getppid() != worker:
-            os._exit(1)
-        log_lines(phase, done, total)
-        now = time.monotonic()
-        if job is not None and (phase != last[0] or now - last[1] >= PROGRESS_EVERY_S):
-            last = (phase, now)
-            queue.report_progress(job, phase, done, total)
-
-    return report

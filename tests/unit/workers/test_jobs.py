@@ -44,6 +44,7 @@ from backend.store.project_record import begin_detaching, project_root, write_re
 from backend.store.project_store import ProjectStore
 from backend.store.registry import Registry
 from backend.workers import jobs
+from backend.workers.job_progress import job_progress
 from scripts.research.oracle import OracleProject
 from tests.conftest import RedisServer
 from tests.patience import PATIENCE_S, wait_for
@@ -666,7 +667,7 @@ def test_a_long_phase_is_logged_with_its_project(
     queue: TrainingQueue, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
-    report = jobs._job_progress(queue, PROJECT)
+    report = job_progress(queue, PROJECT)
     with caplog.at_level("INFO"):
         report("scoring the pool", 0, 48_000)
         report("scoring the pool", 12_000, 48_000)
@@ -676,7 +677,7 @@ def test_a_long_phase_is_logged_with_its_project(
 
 
 def _report_until_ended(url: str) -> None:
-    report = jobs._job_progress(TrainingQueue(url), PROJECT)
+    report = job_progress(TrainingQueue(url), PROJECT)
     while True:
         report("training", 0, 1)
         time.sleep(0.05)
