@@ -300,34 +300,28 @@ def _record_errors(work: Work, step: Step) -> Iterator[None]:
         else:
             message = f"unexpected {type(error).__name__}: see the log of this worker"
             log.exception("project %d: %s", work.project_id, where)
-        # A refused request (4xx) would be refused again.
-        is_down = isinstance(error, LabelStudioError) and (error.status or 500) >= 500
-        is_unread = step == "retrain" and is_down
-        is_elsewhere = isinstance(error, LabelStudioError | QueueError)
-        _record_failure(work, step, message, is_unread=is_unread, is_elsewhere=is_elsewhere)
+        _record_failure(work, step, message, error)
 
 
 def _record_failure(
-    work: Work,
-    step: Step,
-    message: str = "",
-    *,
-    is_unread: bool = False,
-    is_elsewhere: bool = False,
+    work: Work, step: Step, message: str = "", error: Exception | None = None
 ) -> None:
     """Record that a step failed, with the error if it has a message.
 
-    `is_unread` states whether a training run failed because it could not read Label Studio, and
-    `is_elsewhere` whether Label Studio or Redis failed, so that trying again will help. If
-    nothing can be recorded, for example because the disk is full, wait here instead: without a
+    If nothing can be recorded, for example because the disk is full, wait here instead: without a
     recorded time, the next attempt would follow at once.
     """
     try:
         if message:
             work.store.record_error(STEP_NAMES[step], message, step=step)
         now = time.time()
-        facts: dict[str, Any] = {"unread_at": now} if is_unread else {}
-        if step == "adapt" and message and not is_elsewhere:
+        facts: dict[str, Any] = {}
+        # A refused request (4xx) would be refused again.
+        is_down = isinstance(error, LabelStudioError) and (error.status or 500) >= 500
+        if step == "retrain" and is_down:
+            facts = {"unread_at": now}
+        # If Label Studio or Redis failed, adapting did not.
+        elif step == "adapt" and error and not isinstance(error, LabelStudioError | QueueError):
             n_failures = work.store.facts().adapt_failures + 1
             facts = {"adapt_failures": n_failures, "adapt_error": message}
         work.store.record_failure(step, now, **facts)
