@@ -76,11 +76,13 @@ def _promote(settings: Settings, project_id: int, version: str) -> None:
     )
 
 
-def _set_start(settings: Settings, project_id: int, name: str) -> None:
+def _set_start(settings: Settings, project_id: int, requested: str) -> None:
     bodies = Bodies(project_root(settings.model_dir, project_id))
     before = bodies.usable_start().name
     queue = TrainingQueue(settings.redis_url.get_secret_value())
-    name = LocalControls(settings, queue).set_start(project_id, name).name
+    name = LocalControls(settings, queue).set_start(project_id, requested).name
+    if requested == AUTOMATIC:
+        print("the loop chooses the start again after each adaptation")
     if name == before:
         print(f"full training already starts from {_describe_start(name)}")
     else:

@@ -216,7 +216,7 @@ def _train(
         if now - saved_at >= SAVE_EVERY_S:
             saved_at = now
             _save(loop, run)
-            # It works again. The comparison at the end may still fail, so only this counts.
+            # Saving after the last step must not count as success: the comparison may still fail.
             loop.store.record_success("adapt", adapt_kills=0, adapt_failures=0, adapt_error="")
     run.is_complete = True
     _save(loop, run)  # so that a kill from now on loses nothing
@@ -290,7 +290,7 @@ def _record(loop: Loop, meta: BodyMeta) -> None:
     with lock(loop.root, "promote"):
         if (chosen := _chosen_by_person(bodies)) is not None:
             log.info("the start is still %s, because a person chose it", chosen)
-        elif meta.refused is None and meta.pruned_at is None:
+        elif meta.is_accepted:
             at = bodies.set_start(meta.name, by="loop").chosen_at
             changed = {"start_changed_at": at.timestamp()} if at else {}
     loop.store.record_success(
@@ -306,7 +306,7 @@ def _record(loop: Loop, meta: BodyMeta) -> None:
 
 
 def _chosen_by_person(bodies: Bodies) -> str | None:
-    """Return the start if a person chose it, also while its files are damaged, otherwise None."""
+    """Return the start if a person chose it, even if its files are damaged, or None."""
     try:
         start = bodies.start()
     except ModelFolderError:  # the choice itself cannot be read

@@ -207,7 +207,7 @@ class Bodies:
 
     def newest_accepted(self) -> str:
         """Return the start that the loop prefers: the newest body that was not refused."""
-        accepted = [m.name for m in self.all()[0] if m.refused is None and m.pruned_at is None]
+        accepted = [meta.name for meta in self.all()[0] if meta.is_accepted]
         return accepted[-1] if accepted else PRETRAINED
 
     def _check_known(self, name: str) -> None:

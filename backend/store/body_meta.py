@@ -57,6 +57,11 @@ class BodyMeta(BaseModel, frozen=True):
     pruned_at: AwareDatetime | None = None  # when the weights were deleted
 
     @property
+    def is_accepted(self) -> bool:
+        """Return whether training may start from this body unless a person chooses otherwise."""
+        return self.refused is None and self.pruned_at is None
+
+    @property
     def view(self) -> View:
         """Return how images were framed and resized for adapting."""
         return View(self.image_size, self.framing)

@@ -111,8 +111,9 @@ def test_start_auto_chooses_the_newest_accepted_body_and_lets_the_loop_choose_ag
     save_body(root, 4)
     Bodies(root).mark_pruned("a0004", NOON)
     command("start", PRETRAINED)
-    [told] = command("start", "auto")
-    assert told.startswith("full training now starts from a0002; ")
+    first, second = command("start", "auto")
+    assert first == "the loop chooses the start again after each adaptation"
+    assert second.startswith("full training now starts from a0002; ")
     start = Bodies(root).start()
     assert (start.name, start.chosen_by) == ("a0002", "loop")
 
