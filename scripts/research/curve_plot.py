@@ -23,7 +23,7 @@ class Line:
     curves: pd.DataFrame
     color: str
     is_dashed: bool
-    marker: str = "o"
+    marker: str
 
 
 def strategy_lines(rows: Sequence[Row], strategies: Sequence[str]) -> list[Line]:

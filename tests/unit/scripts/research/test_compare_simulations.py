@@ -78,24 +78,25 @@ def test_p_values_are_corrected_for_the_comparisons_of_all_pools(
     assert "| photos | 10 | +5.0 ± 2.5 | +5.0 ± 2.5 |" in printed  # 0.013 x 4 is above 0.05
 
 
-def test_simulations_at_different_numbers_of_labels_are_refused(
-    tmp_path: Path, command: Callable[..., tuple[int, str, str]]
+@pytest.mark.parametrize(
+    ("plain", "adapted", "message"),
+    [
+        (BUDGETS, (10, 100), "different numbers of labels"),
+        ((), (), "complete its simulation, with --budgets"),
+    ],
+)
+def test_simulations_without_common_numbers_of_labels_are_refused(
+    tmp_path: Path,
+    command: Callable[..., tuple[int, str, str]],
+    plain: tuple[int, ...],
+    adapted: tuple[int, ...],
+    message: str,
 ) -> None:
     runs: Runs = [(0.4, 0.4)]
-    plain = save(tmp_path / "a", runs, runs)
-    adapted = save(tmp_path / "b", runs, runs, budgets=(10, 100))
-    code, _, errors = command("--pool", "photos", adapted, plain)
+    folders = [save(tmp_path / "b", runs, runs, adapted), save(tmp_path / "a", runs, runs, plain)]
+    code, _, errors = command("--pool", "photos", *folders)
     assert code != 0
-    assert "different numbers of labels" in errors
-
-
-def test_simulations_without_fixed_numbers_of_labels_are_refused(
-    tmp_path: Path, command: Callable[..., tuple[int, str, str]]
-) -> None:
-    folder = save(tmp_path / "a", [(0.4, 0.4)], [(0.4, 0.4)], budgets=())
-    code, _, errors = command("--pool", "photos", folder, folder)
-    assert code != 0
-    assert "complete its simulation, with --budgets" in errors
+    assert message in errors
 
 
 def test_a_folder_without_a_simulation_is_refused(
