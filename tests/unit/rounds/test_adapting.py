@@ -174,7 +174,7 @@ def test_a_body_that_was_saved_but_not_recorded_is_recorded_and_not_made_twice(
     assert adaptable.store.facts().adapted_images == 250
 
 
-def test_a_kill_between_saving_and_recording_is_found_also_after_the_clock_was_set_back(
+def test_after_the_clock_was_set_back_a_recorded_body_is_not_taken_for_a_new_one(
     adaptable: Loop,
 ) -> None:
     adapt(adaptable)
