@@ -30,9 +30,12 @@ def augment(images: Tensor, views: Tensor, jitters: Tensor, image_size: int) -> 
     return resized.contiguous(memory_format=torch.channels_last)
 
 
-def draw_crops(n: int, min_area: float, may_flip: bool, rng: torch.Generator) -> Tensor:
-    """Draw random crops of `min_area` to 1 of an image's area, as (n, 2, 3) affine maps."""
-    area = _uniform(n, min_area, 1.0, rng)
+def draw_crops(n: int, areas: tuple[float, float], may_flip: bool, rng: torch.Generator) -> Tensor:
+    """Draw random crops, as (n, 2, 3) affine maps.
+
+    `areas` are the smallest and the largest share of the image's area that a crop may have.
+    """
+    area = _uniform(n, *areas, rng)
     ratio = _uniform(n, math.log(RATIOS[0]), math.log(RATIOS[1]), rng).exp()
     width = (area * ratio).sqrt().clamp(max=1)
     height = (area / ratio).sqrt().clamp(max=1)

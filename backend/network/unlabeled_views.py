@@ -52,7 +52,7 @@ class UnlabeledViews:
         """Return two random views of each image in the batch of a step."""
         rng = self._rng(VIEWS, step)
         n = 2 * self.batch_size
-        views = draw_crops(n, self._min_area, self._may_flip, rng)
+        views = draw_crops(n, (self._min_area, 1.0), self._may_flip, rng)
         jitters = draw_strong_jitters(n, *self._jitter, rng)
         stored = self._normalize(self._load(self._rows(step)))
         first, second = augment(

@@ -10,6 +10,7 @@ import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from lightly.loss import DINOLoss, NegativeCosineSimilarity, NTXentLoss, VICRegLoss
@@ -25,8 +26,6 @@ from lightly.models.modules.heads import (
 from lightly.models.utils import update_momentum
 from torch import Tensor, nn
 
-from scripts.research.adaptation_views import Crops
-
 WIDTH = 512  # of a ResNet-18's embeddings
 TEMPERATURE = 0.2
 QUEUE = 4096  # embeddings
@@ -34,6 +33,15 @@ TEACHER_MOMENTUM = 0.99
 FROZEN = 0.1  # share of the time
 
 MakeBody = Callable[[], nn.Module]
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Random crops of each image in a batch."""
+
+    count: int
+    side: int  # in pixels, after resizing
+    areas: tuple[float, float]  # the smallest and the largest share of the image's area
 
 
 class Method(ABC):

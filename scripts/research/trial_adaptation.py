@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from backend.base.arrays import Images
 from backend.base.command_line import CommandParser, run
@@ -32,12 +32,12 @@ from backend.base.errors import TrainingError
 from backend.base.settings import load_settings
 from backend.network import resnet
 from backend.network.adaptation import AdaptationRecipe, average_with_start
-from backend.network.inference import on_device
+from backend.network.augmentation import augment, draw_crops, draw_strong_jitters
+from backend.network.inference import normalizer, on_device
 from backend.network.stepping import warm_up_then_cosine
 from scripts.console.progress_bars import progress_bar
-from scripts.research.adaptation_methods import METHODS, Method
+from scripts.research.adaptation_methods import METHODS, Crops, Method
 from scripts.research.adaptation_probe import Probe, Result, summarize
-from scripts.research.adaptation_views import draw_views
 from scripts.research.experiment import Experiment, open_experiment
 from scripts.research.trials import run_resumable
 
@@ -151,6 +151,20 @@ def adapt(
             method.after_update(progress)
             report(f"adapting by {type(method).__name__}", round(spent), round(seconds))
     return step
+
+
+def draw_views(images: Tensor, crops: Crops, *, may_flip: bool, rng: torch.Generator) -> Tensor:
+    """Return views of uint8 images, with the loop's own color changes.
+
+    The first view of every image comes first, then the second of every image, and so on.
+    """
+    n, recipe = crops.count * len(images), AdaptationRecipe()
+    views = draw_crops(n, crops.areas, may_flip, rng)
+    jitters = draw_strong_jitters(
+        n, recipe.color_jitter, recipe.share_unchanged, recipe.share_grey, rng
+    )
+    stored = normalizer(CPU)(images).repeat(crops.count, 1, 1, 1)
+    return augment(stored, views, jitters, crops.side)
 
 
 def draw_batches(n_images: int, batch_size: int, seed: int) -> Iterator[NDArray[np.int64]]:

@@ -10,18 +10,9 @@ import torch
 from torch import nn
 
 from backend.network import resnet
-from backend.network.inference import IMAGENET_MEAN, IMAGENET_STD
-from scripts.research.adaptation_methods import EMPSSL, METHODS
+from scripts.research.adaptation_methods import EMPSSL, METHODS, Crops
 from scripts.research.adaptation_probe import Result, summarize
-from scripts.research.adaptation_views import (
-    Crops,
-    draw_colors,
-    draw_crops,
-    draw_views,
-    recolor,
-    rotate_hue,
-)
-from scripts.research.trial_adaptation import adapt, draw_batches
+from scripts.research.trial_adaptation import adapt, draw_batches, draw_views
 
 
 def make_body() -> nn.Module:
@@ -37,46 +28,13 @@ def test_every_image_is_drawn_once_before_any_is_drawn_again() -> None:
     assert sorted(drawn[:6]) == sorted(drawn[6:]) == list(range(6))
 
 
-def test_crops_have_the_area_asked_for_and_stay_inside_the_image() -> None:
-    maps = draw_crops(1000, (0.1, 0.4), may_flip=True, rng=torch.Generator().manual_seed(0))
-    width, height = maps[:, 0, 0].abs(), maps[:, 1, 1]
-    area = width * height
-    assert area.min() >= 0.1 - 1e-6
-    assert area.max() <= 0.4 + 1e-6
-    assert (maps[:, 0, 2].abs() + width).max() <= 1 + 1e-6
-    assert (maps[:, 1, 2].abs() + height).max() <= 1 + 1e-6
-
-
-@pytest.mark.parametrize(("may_flip", "mirrored"), [(True, True), (False, False)])
-def test_crops_are_mirrored_only_if_a_mirrored_image_keeps_its_class(
-    may_flip: bool, mirrored: bool
-) -> None:
-    maps = draw_crops(100, (0.5, 1.0), may_flip, rng=torch.Generator().manual_seed(0))
-    assert bool((maps[:, 0, 0] < 0).any()) is mirrored
-
-
-def test_a_third_of_the_color_circle_turns_red_into_green() -> None:
-    turned = rotate_hue(torch.tensor([2 * torch.pi / 3]))[0] @ torch.tensor([1.0, 0, 0])
-    torch.testing.assert_close(turned, torch.tensor([0.0, 1, 0]))
-
-
-def test_grey_images_stay_grey_whatever_color_changes_are_drawn() -> None:
-    images = torch.full((50, 3, 2, 2), 0.5)
-    colors, offsets = draw_colors(images.mean(dim=(2, 3)), torch.Generator().manual_seed(0))
-    mean, std = (torch.tensor(t).view(3, 1, 1) for t in (IMAGENET_MEAN, IMAGENET_STD))
-    changed = recolor(images, colors, offsets) * std + mean
-    torch.testing.assert_close(changed[:, 0], changed[:, 1])
-    torch.testing.assert_close(changed[:, 0], changed[:, 2])
-    assert changed.std() > 0.01
-
-
 def test_views_of_an_image_are_a_batch_apart() -> None:
     images = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 3, 8, 8)
     views = draw_views(
         images, Crops(3, 4, (0.25, 1.0)), may_flip=True, rng=torch.Generator().manual_seed(0)
     )
     assert views.shape == (6, 3, 4, 4)
-    is_bright = views.mean(dim=(1, 2, 3)) > -1.5
+    is_bright = views.mean(dim=(1, 2, 3)) > 0
     assert is_bright.tolist() == [False, True] * 3
 
 
