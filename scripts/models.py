@@ -1,18 +1,21 @@
-"""List model versions, or promote one; to roll back, promote an older one.
+"""List model versions or adapted bodies, and choose which of them are used.
 
     python -m scripts.models list
     python -m scripts.models promote r0003
     python -m scripts.models bodies
     python -m scripts.models start a0001
     python -m scripts.models start auto
+    python -m scripts.models adapt
 
-The newest KEEP_VERSIONS full versions and the versions that were recently in service keep their
-weights; all other versions keep only their figures. After a promotion, the ranker reorders the open
-tasks in Label Studio.
+To roll back, promote an older version. The newest KEEP_VERSIONS full versions and the versions that
+were recently in service keep their weights; all other versions keep only their figures. After a
+promotion, the ranker reorders the open tasks in Label Studio.
 
 `bodies` lists the bodies that were adapted to the pool. `start` chooses the one that full training
 runs start from, or `pretrained` for the weights that WEIGHTS names. Your choice stays, also after a
-later adaptation, until `start auto` lets the loop choose again.
+later adaptation, until `start auto` lets the loop choose again. `adapt` requests another adaptation
+from that start, for example after ADAPT was raised; otherwise the loop adapts a body again only
+when the pool has grown by a fifth.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from backend.measures.evaluation import MIN_IMAGES, Evaluation
 from backend.measures.interval import interval_of
 from backend.queue.training_queue import TrainingQueue
 from backend.rounds.accuracy import describe_measured
+from backend.rounds.adapting_rule import max_seconds
 from backend.rounds.validation_reading import project_progress
 from backend.store import pruning
 from backend.store.bodies import Bodies
@@ -37,7 +41,7 @@ from scripts.console.options import add_project_option
 
 
 def main() -> int:
-    """List versions or bodies, promote a version, or choose the start."""
+    """List versions or bodies, promote a version, choose the start, or adapt again."""
     parser = CommandParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     listing = commands.add_parser("list", help="all versions, oldest first", description=__doc__)
@@ -51,7 +55,8 @@ def main() -> int:
         "start", help="choose what full training starts from", description=__doc__
     )
     start.add_argument("body", help=f"a body, for example a0001, or {PRETRAINED}, or {AUTOMATIC}")
-    add_project_option(parser, listing, promotion, bodies, start)
+    again = commands.add_parser("adapt", help="adapt a body again", description=__doc__)
+    add_project_option(parser, listing, promotion, bodies, start, again)
     arguments = parser.parse_args()
     settings = load_settings()
     project_id = pick_project(settings.model_dir, arguments.project)
@@ -61,6 +66,8 @@ def main() -> int:
         _list_bodies(Bodies(project_root(settings.model_dir, project_id)))
     elif arguments.command == "start":
         _set_start(settings, project_id, arguments.body)
+    elif arguments.command == "adapt":
+        _adapt_again(settings, project_id)
     else:
         _promote(settings, project_id, arguments.version)
     return 0
@@ -92,6 +99,15 @@ def _set_start(settings: Settings, project_id: int, requested: str) -> None:
         )
     if name != PRETRAINED and (refused := bodies.read_meta(name).refused):
         print(f"note: {name} was refused after its adaptation: {refused}")
+
+
+def _adapt_again(settings: Settings, project_id: int) -> None:
+    queue = TrainingQueue(settings.redis_url.get_secret_value())
+    LocalControls(settings, queue).adapt_again(project_id)
+    print(
+        f"another adaptation is requested, for at most {max_seconds(settings.adapt) / 60:g} "
+        "minutes; `python -m scripts.status` shows when it runs"
+    )
 
 
 def _describe_start(name: str) -> str:

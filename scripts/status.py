@@ -38,8 +38,9 @@ def main() -> int:
             print(f"  {project.label_url}")
         if used := use_sentence(project.learned_annotations, project.unlearned_annotations):
             print(f"  {used}")
-        if not project.is_gone and project.adaptation.state != "off":
-            print(f"  {project.adaptation.sentence.replace('`', '')}")
+        adaptation = project.adaptation
+        if not project.is_gone and (adaptation.state != "off" or adaptation.body):
+            print(f"  {adaptation.sentence.replace('`', '')}")
         if project.cross_validation is not None:
             print(f"  estimated accuracy: {estimate_sentence(project.cross_validation)}")
         if project.outlook is not None:

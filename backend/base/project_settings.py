@@ -77,9 +77,9 @@ class ProjectSettings(BaseSettings):
     )
     weights: str = Field(
         "auto",
-        description="The weights that every training run starts from: `imagenet`, `none`, or the "
-        "path of a ResNet-18 state_dict. `auto` uses ImageNet weights, or none if they cannot be "
-        "downloaded.",
+        description="The weights that training runs start from until the body is adapted: "
+        "`imagenet`, `none`, or the path of a ResNet-18 state_dict. `auto` uses ImageNet weights, "
+        "or none if they cannot be downloaded.",
     )
     image_size: ImageSize = Field(
         "auto",

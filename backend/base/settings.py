@@ -74,10 +74,10 @@ class Settings(ProjectSettings):
     )
     adapt: AdaptSetting = Field(
         "auto",
-        description="Whether to adapt the body of the model to the images in the pool, without "
-        "labels, after the first version is trained. `auto` does so if the pool has at least 5,000 "
-        "images, for 30 minutes or 100 passes over the pool, whichever ends first. A number is the "
-        "minutes to spend on a pool of any size. `off` adapts nothing.",
+        description="Whether, and for how many minutes, to adapt the body of the model to the "
+        "images in the pool, without labels, after the first version is trained. `auto` does so if "
+        "the pool has at least 5,000 images, for 30 minutes or 100 passes over the pool, whichever "
+        "ends first. A number is the minutes to spend on a pool of any size. `off` adapts nothing.",
     )
     strategy: StrategyName = Field(
         "auto",
@@ -262,8 +262,8 @@ class Settings(ProjectSettings):
     def _rounds_can_end(self) -> Self:
         if self.train == "head" and self.rounds:
             raise ValueError(
-                f"ROUNDS={self.rounds}: TRAIN=head trains one full version, so rounds never "
-                "end: set ROUNDS=0, or TRAIN=both"
+                f"ROUNDS={self.rounds}: TRAIN=head fits heads, which do not count as rounds, so "
+                "the rounds never end: set ROUNDS=0, or TRAIN=both"
             )
         return self
 

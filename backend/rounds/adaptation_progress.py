@@ -28,8 +28,8 @@ class AdaptationProgress:
     state: AdaptationState = field(
         metadata={
             "description": "`off`, `too_few_images` (fewer than 5,000, with `ADAPT=auto`), "
-            "`waiting` (not begun), `running`, `paused` (the trainer has other work first), "
-            "`done`, or `failed` (tried again later)"
+            "`waiting` (not begun), `running`, `paused` (begun, but the trainer has other work "
+            "first, or no more images will be queried), `done`, or `failed` (tried again later)"
         }
     )
     sentence: str = field(
@@ -56,8 +56,8 @@ class AdaptationProgress:
     )
     labels: int | None = field(
         metadata={
-            "description": "how many labels the two heads were fitted to with which `body` was "
-            "compared; null if it was not compared"
+            "description": "how many labels each of the two compared heads was fitted to; null if "
+            "`body` was not compared"
         }
     )
     accuracy_before: float | None = field(

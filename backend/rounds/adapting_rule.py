@@ -19,7 +19,8 @@ RETRY_LATER_S = 24 * 3600.0
 def must_adapt(setting: AdaptSetting, n_images: int, n_adapted: int) -> bool:
     """Return whether a body must be adapted to a pool of `n_images` images.
 
-    `n_adapted` is how many images the pool had when the last adaptation ended, 0 if none has ended.
+    `n_adapted` is how many images the pool had when the last complete adaptation began; it is 0 if
+    there was none, or if a person has requested another one.
     """
     if setting == "off" or n_images < (MIN_IMAGES if setting == "auto" else 1):
         return False

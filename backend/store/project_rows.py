@@ -80,7 +80,8 @@ class Facts(BaseModel, frozen=True):
     adapt_budget_s: float = 0.0  # how long it is expected to run in total
     adapt_kills: int = 0  # how often in a row its process was killed before it saved anything
     adapted_at: Moment = 0.0  # when the last complete adaptation ended
-    adapted_images: int = 0  # how many images the pool had when that adaptation began
+    # How many images the pool had when that adaptation began; 0 if a person requests another one.
+    adapted_images: int = 0
     adapted_body: str = ""  # the body that it made
     adapt_failures: int = 0  # how often in a row adapting has failed
     adapt_error: str = ""  # why it failed last, and what to do; "" once it succeeds
@@ -156,7 +157,7 @@ class AskedImage(BaseModel, frozen=True):
 
     image_id: str = Field(description="the id of the image")
     confidence: Probability = Field(
-        description="the model's confidence; the least confident image comes first"
+        description="orders the open images: the image with the lowest value comes first"
     )
     guesses: tuple[tuple[str, Probability], ...] = Field(
         description="the three most likely labels, each with its probability; empty if there is "

@@ -15,6 +15,7 @@ from flask import Blueprint, Response, jsonify, request
 from backend.base.errors import FinishError, SettingsError, TightloopError
 from backend.base.settings import Settings
 from backend.queue.training_queue import TrainingQueue
+from backend.rounds import adapting_rule
 from backend.store.bodies import Bodies, Start
 from backend.store.files import lock
 from backend.store.finish_store import FinishStore
@@ -34,7 +35,7 @@ class LocalControls:
     """The controls in a process that may write to the model folder and to Redis."""
 
     def __init__(self, settings: Settings, queue: TrainingQueue) -> None:
-        self._model_dir = settings.model_dir
+        self._model_dir, self._adapt = settings.model_dir, settings.adapt
         self._queue = queue
 
     def promote(self, project_id: int, version: str) -> Meta:
@@ -65,6 +66,24 @@ class LocalControls:
             ProjectStore(root).record(start_changed_at=start.chosen_at.timestamp())
         self._queue.request_look(project_id)
         return start
+
+    def adapt_again(self, project_id: int) -> None:
+        """Request another adaptation, from the current start, although the pool has not grown.
+
+        If adapting has failed, it is tried again at once. Raises SettingsError if ADAPT does not
+        allow an adaptation.
+        """
+        store = ProjectStore(project_root(self._model_dir, project_id))
+        n_images = store.facts().pool_images
+        if self._adapt == "off":
+            raise SettingsError("ADAPT=off is set: set ADAPT to `auto` or to a number of minutes")
+        if not adapting_rule.must_adapt(self._adapt, n_images, n_adapted=0):
+            raise SettingsError(
+                f"ADAPT=auto needs {adapting_rule.MIN_IMAGES:,} images, and the pool has "
+                f"{n_images:,}: set ADAPT to a number of minutes"
+            )
+        store.record_success("adapt", adapted_images=0, adapt_failures=0, adapt_error="")
+        self._queue.request_look(project_id)
 
     def train_now(self, project_id: int) -> None:
         """Request training even if no label is new.

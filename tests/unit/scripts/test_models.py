@@ -1,4 +1,4 @@
-"""List adapted bodies, and choose the start of the next training run by hand."""
+"""List adapted bodies, choose the start of the next training run by hand, and adapt again."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from backend.base.errors import ModelFolderError
+from backend.base.errors import ModelFolderError, SettingsError
 from backend.queue.training_queue import TrainingQueue
+from backend.rounds.adapting_rule import must_adapt, retry_at
 from backend.store.bodies import Bodies
 from backend.store.body_meta import PRETRAINED
 from backend.store.project_record import project_root, write_record
@@ -153,3 +154,38 @@ def test_an_unusable_start_is_refused_and_nothing_changes(root: Path, command: C
             command("start", name)
     assert Bodies(root).start().chosen_at is None
     assert ProjectStore(root).facts().start_changed_at == 0.0
+
+
+def test_another_adaptation_may_be_requested_and_failures_are_forgotten(
+    root: Path, command: Command, redis_server: RedisServer
+) -> None:
+    store = ProjectStore(root)
+    store.record(pool_images=6_000, adapted_images=6_000)
+    store.record_failure(
+        "adapt", NOON.timestamp(), adapt_failures=3, adapt_error="the disk is full"
+    )
+    assert command("adapt") == [
+        "another adaptation is requested, for at most 30 minutes; `python -m scripts.status` shows "
+        "when it runs"
+    ]
+    facts = store.facts()
+    assert must_adapt("auto", facts.pool_images, facts.adapted_images)
+    assert retry_at(facts) == 0
+    assert TrainingQueue(redis_server.url).hints(7).looks == 1
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("off", "ADAPT=off is set: set ADAPT to"),
+        ("auto", "needs 5,000 images, and the pool has 90"),
+    ],
+)
+def test_an_adaptation_that_the_setting_does_not_allow_is_refused(
+    root: Path, command: Command, monkeypatch: pytest.MonkeyPatch, setting: str, message: str
+) -> None:
+    ProjectStore(root).record(pool_images=90, adapted_images=90)
+    monkeypatch.setenv("ADAPT", setting)
+    with pytest.raises(SettingsError, match=message):
+        command("adapt")
+    assert ProjectStore(root).facts().adapted_images == 90
