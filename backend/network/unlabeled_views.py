@@ -70,7 +70,8 @@ class UnlabeledViews:
         """Return the rows of a batch, which may contain parts of two passes or more."""
         first, n = step * self.batch_size, len(self._images)
         passes = range(first // n, (first + self.batch_size - 1) // n + 1)
-        self._orders = {p: self._orders.get(p, self._order(p)) for p in passes}
+        known = self._orders
+        self._orders = {p: known[p] if p in known else self._order(p) for p in passes}
         rows = np.concatenate(list(self._orders.values()))
         return rows[first - passes[0] * n :][: self.batch_size]
 

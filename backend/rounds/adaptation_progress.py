@@ -97,7 +97,7 @@ def adaptation_progress(
         start_fault=bodies.start_fault(),
         has_weights=record is None or record.weights != "none",
         has_version=registry.current() is not None,
-        is_last_round=0 < settings.rounds <= registry.last_round(),
+        is_over=adapting_rule.is_over(settings.rounds, registry.last_round(), facts),
         now=now,
     )
     has_begun = state in ("running", "paused") or (state == "failed" and spent_s > 0)

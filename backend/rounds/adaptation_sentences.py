@@ -33,7 +33,7 @@ class Adaptation:
     start_fault: str  # why the chosen start cannot be used, or ""
     has_weights: bool  # False with WEIGHTS=none
     has_version: bool
-    is_last_round: bool
+    is_over: bool  # no more images will be queried
     now: float
 
     def sentences(self) -> Iterator[str]:
@@ -63,10 +63,6 @@ class Adaptation:
         return self.facts.adapt_failures >= adapting_rule.MAX_FAILURES
 
     @property
-    def _is_over(self) -> bool:
-        return bool(self.is_last_round or self.facts.exhausted_at)
-
-    @property
     def _how_long(self) -> str:
         return f"for at most {minutes_text(self.budget_s)} minutes"
 
@@ -81,7 +77,7 @@ class Adaptation:
         )
 
     def _waiting(self) -> Iterator[str]:
-        if self._is_over:
+        if self.is_over:
             again = " again" if self.body is not None else ""
             yield f"The body is not adapted to the pool{again}, because {NOTHING_QUERIED}."
         elif not self.has_version:
@@ -109,7 +105,7 @@ class Adaptation:
                 "are done."
             )
         yield MEANWHILE
-        if self.settings.train == "full" or self.facts.adapted_at:
+        if self.settings.train == "full" or self.facts.adapted_at or self._is_given_up:
             yield "Training runs come first."
         elif self.now < adapting_rule.training_waits_until(self.settings.adapt, self.facts):
             yield "Full training runs wait for it, and heads learn the new annotations."
@@ -117,15 +113,20 @@ class Adaptation:
             yield "Full training runs take turns with it."
 
     def _paused(self) -> Iterator[str]:
-        if self._is_over:
+        if self.is_over:
             yield f"Adapting the body to the pool has stopped, because {NOTHING_QUERIED}."
             return
         yield (
             "Adapting the body to the pool is paused after "
-            f"{minutes_text(self.spent_s)} of at most {minutes_text(self.budget_s)} minutes. It "
-            "continues as soon as the trainer has no training run or search for new images to do "
-            "first."
+            f"{minutes_text(self.spent_s)} of at most {minutes_text(self.budget_s)} minutes."
         )
+        if (wait_s := adapting_rule.retry_at(self.facts) - self.now) > 0:
+            yield f"An error interrupted it, so it continues in {minutes_text(wait_s)} minutes."
+        else:
+            yield (
+                "It continues as soon as the trainer has no training run or search for new images "
+                "to do first."
+            )
 
     def _done(self) -> Iterator[str]:
         if self.body is None:  # its folder was deleted or cannot be read

@@ -54,6 +54,7 @@ class Run:
     began_at: float  # seconds since the epoch
     pool_images: int  # that could be queried when it began
     spent_s: float = 0.0
+    is_resumed: bool = False  # whether it goes on from a checkpoint
     is_complete: bool = False  # whether only the comparison is left to do
 
 
@@ -183,6 +184,7 @@ def _resume(loop: Loop, progress: Progress) -> Run:
         began_at=meta.began_at,
         spent_s=meta.spent_s,
         pool_images=meta.pool_images or new.pool_images,
+        is_resumed=True,
         is_complete=meta.is_complete,
     )
 
@@ -206,7 +208,8 @@ def _train(
         run.spent_s, before = run.spent_s + now - before, now
         total = expected_seconds(setting, run.spent_s, run.adaptation.passes_done)
         progress(PHASE, round(min(run.spent_s, total)), round(total))
-        if now - looked_at < LOOK_EVERY_S:
+        is_over = share_done(setting, run.spent_s, run.adaptation.passes_done) >= 1
+        if is_over or now - looked_at < LOOK_EVERY_S:
             continue
         looked_at = now
         _record_progress(loop, run)
@@ -215,9 +218,8 @@ def _train(
             return False
         if now - saved_at >= SAVE_EVERY_S:
             saved_at = now
-            _save(loop, run)
-            # Saving after the last step must not count as success: the comparison may still fail.
-            loop.store.record_success("adapt", adapt_kills=0, adapt_failures=0, adapt_error="")
+            if _save(loop, run):
+                _record_saved(loop, run)
     run.is_complete = True
     _save(loop, run)  # so that a kill from now on loses nothing
     _record_progress(loop, run)
@@ -233,8 +235,21 @@ def _record_progress(loop: Loop, run: Run) -> None:
     )
 
 
-def _save(loop: Loop, run: Run) -> None:
-    """Save the unfinished adaptation; if that fails, for example on a full disk, go on."""
+def _record_saved(loop: Loop, run: Run) -> None:
+    """Record that the work so far outlasts a kill.
+
+    Earlier failures are over only if this attempt goes on from where they happened: one that starts
+    over may fail again in the same place. Saving after the last step does not count, because the
+    comparison may still fail.
+    """
+    if run.is_resumed:
+        loop.store.record_success("adapt", adapt_kills=0, adapt_failures=0, adapt_error="")
+    else:
+        loop.store.record(adapt_kills=0)
+
+
+def _save(loop: Loop, run: Run) -> bool:
+    """Save the unfinished adaptation; if that fails, for example on a full disk, return False."""
     check_attached(loop.root)
     state = {name: tensor.numpy() for name, tensor in run.adaptation.state_dict().items()}
     meta = CheckpointMeta(
@@ -248,6 +263,8 @@ def _save(loop: Loop, run: Run) -> None:
         save_checkpoint(loop.root, state, meta)
     except ModelFolderError as error:
         log.error("the unfinished adaptation was not saved: %s", error)
+        return False
+    return True
 
 
 def _finish(loop: Loop, run: Run, progress: Progress) -> BodyMeta:

@@ -61,14 +61,26 @@ def retry_at(facts: Facts) -> float:
     return failed_at + (RETRY_S if has_tries_left else RETRY_LATER_S)
 
 
+def is_over(rounds: int, rounds_done: int, facts: Facts) -> bool:
+    """Return whether no more images will be queried, so that a better body helps no choice.
+
+    `rounds` is how many rounds are to be made, 0 if there is no limit.
+    """
+    return 0 < rounds <= rounds_done or bool(facts.exhausted_at)
+
+
 def training_waits_until(setting: AdaptSetting, facts: Facts) -> float:
     """Return until when training waits for the first adaptation, if that can go on.
 
     Training waits until the adaptation has had its time since the first version. After that, the
-    two take turns: each may take as long as the last training run took.
+    two take turns: each may take as long as the last training run took. However, if the adaptation
+    needs less than that to end, training waits for its end, because a run from the body so far
+    would only delay the run from the adapted one.
     """
     if facts.adapted_at or facts.adapt_failures >= MAX_FAILURES:
         return -math.inf
     last_run_s = max(0.0, facts.training_ended_at - facts.trained_at)
+    if facts.adapt_began_at and facts.adapt_budget_s - facts.adapt_spent_s <= last_run_s:
+        return math.inf
     turn_ends_at = facts.training_ended_at + last_run_s
     return max(facts.first_version_at + max_seconds(setting), turn_ends_at)

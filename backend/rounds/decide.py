@@ -34,7 +34,6 @@ LIST_TASKS_EVERY_S = 10.0  # no more often than this, however often tasks come a
 RETRY_AFTER_S: Mapping[str, float] = {
     "retrain": 30.0,
     "rescan": 30.0,
-    "adapt": adapting_rule.RETRY_S,
     "refit": 30.0,
     "read": 10.0,
     "refresh": 10.0,
@@ -211,7 +210,7 @@ def _adapt_at(state: State, settings: Settings) -> float:
     will be queried.
     """
     facts = state.facts
-    is_over = 0 < settings.rounds <= state.rounds_done or facts.exhausted_at
+    is_over = adapting_rule.is_over(settings.rounds, state.rounds_done, facts)
     if not state.in_service or is_over or facts.undecoded_images:
         return math.inf
     if not adapting_rule.must_adapt(settings.adapt, facts.pool_images, facts.adapted_images):

@@ -10,7 +10,12 @@ import numpy as np
 import torch
 
 from backend.base.arrays import Probs
-from backend.base.errors import LabelStudioError, ModelFolderError, TrainingError
+from backend.base.errors import (
+    BrokenVersionError,
+    LabelStudioError,
+    ModelFolderError,
+    TrainingError,
+)
 from backend.measures.calibration import expected_calibration_error, fit_temperature, rescale
 from backend.measures.evaluation import MIN_IMAGES, evaluate
 from backend.measures.gate import Verdict, judge
@@ -22,6 +27,8 @@ from backend.rounds.measuring import read_progress, sample_labels
 from backend.rounds.scoring import validation_probs
 from backend.rounds.training import Candidate
 from backend.store import model_outputs, pruning, tensor_file
+from backend.store.bodies import Bodies
+from backend.store.body_meta import PRETRAINED
 from backend.store.files import lock
 from backend.store.model_outputs import SampleProbs
 from backend.store.version_meta import Calibration, Meta, body_of, round_of
@@ -153,7 +160,7 @@ def _meta(
         image_size=view.image_size,
         framing=view.framing,
         pool=loop.pool.name,
-        weights=loop.weights,
+        weights=_weights(loop, candidate.start),
         strategy=loop.strategy,
         labels=len(labels.image_ids),
         labels_per_class={
@@ -179,6 +186,20 @@ def _meta(
         body_key=candidate.body_key,
         start=candidate.start,
     )
+
+
+def _weights(loop: Loop, start: str) -> str:
+    """Return the pre-trained weights that a version comes from.
+
+    An adapted body may come from others than the project's, if those were changed since.
+    """
+    if start in ("", PRETRAINED):
+        return loop.weights
+    try:
+        return Bodies(loop.root).weights_under(start)
+    except BrokenVersionError as error:
+        log.warning("the weights under %s are unknown: %s", start, error)
+        return loop.weights
 
 
 def _save_scores(

@@ -143,6 +143,15 @@ class Bodies:
         with broken_version_errors(weights):
             return tensor_file.read_weights(weights, meta.sha256)
 
+    def weights_under(self, name: str) -> str:
+        """Return the pre-trained weights from which a body was made, directly or by other bodies.
+
+        Raises BrokenVersionError if it or one of the others is unknown or broken.
+        """
+        while BODY_NAME.fullmatch(name):
+            name = self._read_meta_file(name).made_from
+        return name
+
     def mark_pruned(self, name: str, now: datetime) -> None:
         """Mark a body as pruned in meta.json."""
         meta = self._read_meta_file(name).model_copy(update={"pruned_at": now})

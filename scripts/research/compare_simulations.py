@@ -14,9 +14,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from backend.base.command_line import CommandParser, run
 from backend.base.errors import SettingsError
+from scripts.research.adapted_body import SHARED_FIELDS
 from scripts.research.budget_report import (
     SIGNIFICANT,
     Difference,
@@ -28,6 +30,9 @@ from scripts.research.budget_report import (
 from scripts.research.curve_plot import GREY, Line, draw
 from scripts.research.learning_curves import BASELINE, Row, curves, read_rows
 from scripts.research.simulation import PLAN
+
+# What both simulations of a pool must have in common.
+SAME = (*SHARED_FIELDS, "train", "annotators", "budgets")
 
 
 @dataclass(frozen=True)
@@ -65,24 +70,30 @@ def main() -> int:
 
 def _read(name: str, adapted: Path, plain: Path) -> Pool:
     """Read both simulations of a pool. Raises SettingsError if they cannot be compared."""
-    budgets = [_budgets(folder) for folder in (adapted, plain)]
-    if budgets[0] != budgets[1]:
-        raise SettingsError(f"{adapted} and {plain} were measured at different numbers of labels")
+    plans = [_read_plan(folder) for folder in (adapted, plain)]
+    if differing := [field for field in SAME if plans[0].get(field) != plans[1].get(field)]:
+        raise SettingsError(f"{adapted} and {plain} differ in {', '.join(differing)}")
     rows = [read_rows(folder / "curves.csv", Row) for folder in (adapted, plain)]
-    return Pool(name, budgets[0], *rows)
+    seeds = [{row.repeat for row in of_one} for of_one in rows]
+    if seeds[0] != seeds[1]:
+        raise SettingsError(
+            f"{adapted} and {plain} have different seeds ({len(seeds[0])} and {len(seeds[1])}): "
+            "complete both with the same --repeats"
+        )
+    return Pool(name, tuple(plans[0]["budgets"]), *rows)
 
 
-def _budgets(folder: Path) -> tuple[int, ...]:
+def _read_plan(folder: Path) -> dict[str, Any]:
     try:
-        budgets = json.loads((folder / PLAN).read_text())["budgets"]
+        plan: dict[str, Any] = json.loads((folder / PLAN).read_text())
     except FileNotFoundError:
         raise SettingsError(f"{folder} is not the folder of a simulation") from None
-    if not (folder / "curves.csv").exists() or not budgets:
+    if not (folder / "curves.csv").exists() or not plan["budgets"]:
         raise SettingsError(
             f"{folder} has no results at fixed numbers of labels: complete its simulation, with "
             "--budgets"
         )
-    return tuple(budgets)
+    return plan
 
 
 def _report(pools: Sequence[Pool], strategy: str) -> str:

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 from scipy.stats import sem
 from scipy.stats import t as student_t
 
+from backend.base.errors import SettingsError
 from backend.measures.forecast import CurvePoint, track_record
 from backend.measures.interval import interval_of
 
@@ -56,7 +57,12 @@ def read_rows(path: Path, kind: type[AnyRow]) -> list[AnyRow]:
 def curves(rows: Sequence[Row], strategy: str) -> pd.DataFrame:
     """Return the test accuracies of a strategy's runs: a row per seed, and a column per number of
     labels that every run reached.
+
+    Raises SettingsError if the strategy has no run.
     """
+    if all(row.strategy != strategy for row in rows):
+        known = ", ".join(sorted({row.strategy for row in rows}))
+        raise SettingsError(f"the simulation has no run with {strategy}, only with {known}")
     runs = pd.DataFrame([row for row in rows if row.strategy == strategy])
     return runs.pivot(index="repeat", columns="labels", values="test_accuracy").dropna(axis=1)
 

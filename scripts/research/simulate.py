@@ -32,7 +32,14 @@ from scripts.research.budget_report import compare_with_random, labels_for_refer
 from scripts.research.crowd import real_annotations
 from scripts.research.curve_plot import draw, strategy_lines
 from scripts.research.experiment import open_experiment
-from scripts.research.learning_curves import Row, read_rows, summarize, write_rows
+from scripts.research.learning_curves import (
+    BASELINE,
+    Row,
+    curves,
+    read_rows,
+    summarize,
+    write_rows,
+)
 from scripts.research.oracle import OracleProject
 from scripts.research.simulation import (
     Plan,
@@ -58,6 +65,7 @@ def _simulate(arguments: argparse.Namespace) -> None:
         arguments.seed_labels = 0 if arguments.budgets else 100
     if any("+" in arm for arm in arms) and not arguments.annotators:
         raise SettingsError("several annotations per image require --annotators with a CSV file")
+    reference = _read_reference(arguments.reference)
     plan = _make_plan(arguments, settings)
     claim(arguments.out, plan)
     body, start = _find_start(plan, arguments, settings)
@@ -71,11 +79,23 @@ def _simulate(arguments: argparse.Namespace) -> None:
     summary = summarize(rows, arms, plan.budgets)
     if plan.budgets:
         summary += compare_with_random(rows, arms, plan.budgets)
-    if arguments.reference:
-        summary += labels_for_reference(rows, arms, read_rows(arguments.reference, Row))
+    if reference:
+        summary += labels_for_reference(rows, arms, reference)
     (arguments.out / "summary.md").write_text(f"{sentence}\n{summary}")
     draw(strategy_lines(rows, arms), arguments.out / "curves")
     print(f"\n{summary}\n{arguments.out}/curves.csv, summary.md, curves.png, curves.svg")
+
+
+def _read_reference(path: Path | None) -> list[Row]:
+    """Read the results of another simulation, before hours are spent on this one."""
+    if path is None:
+        return []
+    try:
+        rows = read_rows(path, Row)
+        curves(rows, BASELINE)
+    except (OSError, ValueError, SettingsError) as error:
+        raise SettingsError(f"--reference {path} cannot be used: {error}") from None
+    return rows
 
 
 def _make_plan(arguments: argparse.Namespace, settings: Settings) -> Plan:

@@ -174,12 +174,17 @@ def test_at_the_end_of_a_run_the_body_is_being_compared(root: Path) -> None:
             {},
             "Full training runs take turns with it.",
         ),
+        (
+            BEGUN | {"adapt_failures": 3, "failed_at": {"adapt": NOW - 90_000}},
+            {},
+            "Training runs come first.",
+        ),
     ],
 )
 def test_while_it_runs_it_says_whether_training_waits(
     root: Path, facts: dict[str, Any], settings: dict[str, Any], rule: str
 ) -> None:
-    assert progress(root, facts, job=JOB, **settings).sentence.endswith(rule)
+    assert rule in progress(root, facts, job=JOB, **settings).sentence
 
 
 def test_a_paused_adaptation_says_what_it_waits_for(root: Path) -> None:
@@ -189,6 +194,13 @@ def test_a_paused_adaptation_says_what_it_waits_for(root: Path) -> None:
         "Adapting the body to the pool is paused after 12 of at most 30 minutes. It continues"
     )
     assert (found.minutes_done, found.minutes_total) == (12, 30)
+
+
+def test_after_an_outage_a_paused_adaptation_says_when_it_continues(root: Path) -> None:
+    assert progress(root, BEGUN | {"failed_at": {"adapt": NOW - 420}}).sentence == (
+        "Adapting the body to the pool is paused after 12 of at most 30 minutes. An error "
+        "interrupted it, so it continues in 3 minutes."
+    )
 
 
 def test_a_body_that_became_the_start_is_told_with_both_accuracies(root: Path) -> None:

@@ -96,6 +96,11 @@ def test_the_new_body_becomes_the_start_of_the_next_training_run(adaptable: Loop
     assert adaptable.registry.read_meta("r0001").start == PRETRAINED
 
 
+def test_a_version_names_the_weights_that_its_start_was_made_from(adaptable: Loop) -> None:
+    adapt(adaptable)
+    assert train(replace(adaptable, weights="imagenet")).weights == "none"
+
+
 def test_with_heads_alone_a_new_start_makes_a_new_full_version(
     loop: Loop, project: OracleProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,6 +128,14 @@ def test_an_interrupted_adaptation_resumes_with_the_time_that_is_left(adaptable:
     assert (meta.steps, meta.seconds) == (6, 60)
     assert adaptable.store.facts().adapt_began_at == began_at
     assert not (adaptable.root / adaptation_checkpoint.FILE).exists()
+
+
+def test_an_adaptation_whose_time_is_over_is_not_interrupted_at_its_last_step(
+    adaptable: Loop,
+) -> None:
+    assert adapt(adaptable, only(5)) is not None  # the sixth step is the last one
+    [run] = StandIn.made
+    assert run.steps_done == 6
 
 
 def test_held_out_images_never_enter(sampled: Loop) -> None:
@@ -232,21 +245,57 @@ def test_kills_during_the_comparison_are_counted(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(adapting, "_finish", die)
-    for _ in range(4):
+    for _ in range(3):
         with pytest.raises(KeyboardInterrupt):
             adapt(adaptable)
         adaptable.store.record(adapt_kills=found[-1])  # a killed process records nothing
-    assert found == [0, 1, 2, 3]  # the first attempt also saved while it trained
+    assert found == [1, 2, 3]
     with pytest.raises(AdaptationError, match="killed 3 times"):
         adapt(adaptable)
 
 
-def test_failures_count_only_in_a_row(adaptable: Loop) -> None:
-    adaptable.store.record_failure("adapt", 1.0, adapt_failures=2, adapt_error="a full disk")
+def test_failures_are_over_once_the_work_that_failed_has_gone_on_for_a_minute(
+    adaptable: Loop,
+) -> None:
     slow = with_settings(adaptable, adapt=3.0)
-    assert adapt(slow, only(8)) is None  # after more than a minute, so it was saved
-    facts = adaptable.store.facts()
+    assert adapt(slow, only(2)) is None
+    slow.store.record_failure("adapt", 1.0, adapt_failures=2, adapt_error="a full disk")
+    assert adapt(slow, only(5)) is None  # not saved yet, except by the interruption
+    assert slow.store.facts().adapt_failures == 2
+    assert adapt(slow, only(6)) is None
+    facts = slow.store.facts()
     assert (facts.adapt_failures, facts.adapt_error, facts.failed_at) == (0, "", {})
+
+
+def test_failures_still_count_while_an_attempt_that_starts_over_may_fail_again(
+    adaptable: Loop,
+) -> None:
+    slow = with_settings(adaptable, adapt=3.0)
+    slow.store.record_failure("adapt", 1.0, adapt_failures=2, adapt_error="the loss is NaN")
+    slow.store.record(adapt_kills=1)
+    assert adapt(slow, only(8)) is None  # after more than a minute, so it was saved
+    facts = slow.store.facts()
+    assert (facts.adapt_failures, facts.adapt_error, facts.adapt_kills) == (2, "the loss is NaN", 0)
+    assert adapt(slow) is not None
+    assert slow.store.facts().adapt_failures == 0
+
+
+def test_work_that_could_not_be_saved_ends_neither_failures_nor_kills(
+    adaptable: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = with_settings(adaptable, adapt=3.0)
+    assert adapt(slow, only(2)) is None
+    slow.store.record_failure("adapt", 1.0, adapt_failures=2, adapt_error="a full disk")
+    n_kills: list[int] = []
+
+    def fail(*_: object) -> None:
+        n_kills.append(slow.store.facts().adapt_kills)
+        raise ModelFolderError("no space left on device")
+
+    monkeypatch.setattr(adapting, "save_checkpoint", fail)
+    assert adapt(slow, only(12)) is None
+    assert n_kills == [1, 1, 1]  # two minutes, and the interruption
+    assert slow.store.facts().adapt_failures == 2
 
 
 def test_too_little_memory_of_a_gpu_is_explained(

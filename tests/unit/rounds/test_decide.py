@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from backend.base.settings import Settings
 from backend.people.validation_labels import Outcome
+from backend.rounds import adapting_rule
 from backend.rounds.decide import (
     RETRY_AFTER_S,
     Decision,
@@ -225,6 +226,12 @@ CASES = (
     Case("then it is the turn of training",
          of_large_pool(first_version_at=-1800, trained_at=-80, training_ended_at=-40,
                        n_new=3, first_new_at=0), train="retrain"),
+    Case("if less is left than the last training run took, training waits for the end",
+         of_large_pool(first_version_at=-1800, adapt_began_at=-1790, adapt_spent_s=1780.0,
+                       adapt_budget_s=1800.0, n_new=3, first_new_at=0), train="adapt"),
+    Case("if more is left, training does not wait",
+         of_large_pool(first_version_at=-1800, adapt_began_at=-1790, adapt_spent_s=1779.0,
+                       adapt_budget_s=1800.0, n_new=3, first_new_at=0), train="retrain"),
     Case("training that a person requested waits for nothing",
          of_large_pool(train_asked_at=0), train="retrain"),
     Case("with TRAIN=full nothing waits",
@@ -547,7 +554,8 @@ def test_a_new_version_asks_its_batch_if_that_leaves_at_most_two_open() -> None:
 
 
 def test_every_step_has_a_retry_delay() -> None:
-    assert set(RETRY_AFTER_S) == {*get_args(TrainStep), *get_args(RankStep)}
+    with_own_rule = {"adapt"}  # adapting_rule.retry_at
+    assert set(RETRY_AFTER_S) | with_own_rule == {*get_args(TrainStep), *get_args(RankStep)}
 
 
 @pytest.mark.parametrize(
@@ -597,7 +605,7 @@ facts = st.builds(
     adapted_images=st.sampled_from((0, 5000)),
     adapt_failures=number,
     start_changed_at=ago_or_never,
-    failed_at=st.dictionaries(st.sampled_from(sorted(RETRY_AFTER_S)), ago),
+    failed_at=st.dictionaries(st.sampled_from([*RETRY_AFTER_S, "adapt"]), ago),
 )
 states = st.builds(
     State,
@@ -649,10 +657,12 @@ def test_no_step_is_retried_early_unless_a_person_asks_again(
 ) -> None:
     for step in filter(None, steps(decide(state, settings, NOON))):
         failed_at = state.facts.failed_at.get(step, 0.0)
-        is_over = failed_at + RETRY_AFTER_S[step] <= NOON
+        retry_at = adapting_rule.retry_at(state.facts)
+        if step != "adapt":
+            retry_at = failed_at + RETRY_AFTER_S[step]
         asked_at = {"retrain": state.train_asked_at, "rescan": state.rescan_asked_at}
         is_asked_again = asked_at.get(step, 0.0) > failed_at
-        assert is_over or is_asked_again
+        assert retry_at <= NOON or is_asked_again
 
 
 @hypothesis_settings(max_examples=1000, deadline=None)

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ BUDGETS = (10, 1000)
 Runs = list[tuple[float, ...]]
 
 
-def save(folder: Path, auto: Runs, random: Runs, budgets: tuple[int, ...] = BUDGETS) -> str:
+def save(folder: Path, auto: Runs, random: Runs, **plan: Any) -> str:
     """Save a simulation: for each strategy one run per seed, with an accuracy per budget."""
     rows = [
         Row(strategy, repeat, number + 1, labels, accuracy, accuracy, 2000, 0.02, "r1")
@@ -26,7 +27,7 @@ def save(folder: Path, auto: Runs, random: Runs, budgets: tuple[int, ...] = BUDG
         for number, (labels, accuracy) in enumerate(zip(BUDGETS, of_run, strict=True))
     ]
     folder.mkdir()
-    (folder / "plan.json").write_text(json.dumps({"budgets": budgets}))
+    (folder / "plan.json").write_text(json.dumps({"budgets": BUDGETS, **plan}))
     write_rows(folder / "curves.csv", rows)
     return str(folder)
 
@@ -78,25 +79,49 @@ def test_p_values_are_corrected_for_the_comparisons_of_all_pools(
     assert "| photos | 10 | +5.0 ± 2.5 | +5.0 ± 2.5 |" in printed  # 0.013 x 4 is above 0.05
 
 
+SAME: Runs = [(0.4, 0.4)]
+
+
 @pytest.mark.parametrize(
-    ("plain", "adapted", "message"),
+    ("adapted", "plain", "message"),
     [
-        (BUDGETS, (10, 100), "different numbers of labels"),
-        ((), (), "complete its simulation, with --budgets"),
+        ({"budgets": (10, 100)}, {}, "differ in budgets"),
+        ({"budgets": ()}, {"budgets": ()}, "complete its simulation, with --budgets"),
+        ({"pool": "digits"}, {}, "differ in pool"),
+        ({"weights": "none", "train": "full"}, {}, "differ in weights, train"),
     ],
 )
-def test_simulations_without_common_numbers_of_labels_are_refused(
+def test_simulations_of_different_things_are_refused(
     tmp_path: Path,
     command: Callable[..., tuple[int, str, str]],
-    plain: tuple[int, ...],
-    adapted: tuple[int, ...],
+    adapted: dict[str, Any],
+    plain: dict[str, Any],
     message: str,
 ) -> None:
-    runs: Runs = [(0.4, 0.4)]
-    folders = [save(tmp_path / "b", runs, runs, adapted), save(tmp_path / "a", runs, runs, plain)]
+    folders = [
+        save(tmp_path / name, SAME, SAME, **plan) for name, plan in (("b", adapted), ("a", plain))
+    ]
     code, _, errors = command("--pool", "photos", *folders)
     assert code != 0
     assert message in errors
+
+
+def test_simulations_with_different_seeds_are_refused(
+    tmp_path: Path, command: Callable[..., tuple[int, str, str]]
+) -> None:
+    two, three = save(tmp_path / "b", SAME * 2, SAME * 2), save(tmp_path / "a", SAME * 3, SAME * 3)
+    code, _, errors = command("--pool", "photos", two, three)
+    assert code != 0
+    assert "different seeds (2 and 3)" in errors
+
+
+def test_a_strategy_that_was_not_simulated_is_refused(
+    tmp_path: Path, command: Callable[..., tuple[int, str, str]]
+) -> None:
+    folders = [save(tmp_path / name, SAME, SAME) for name in ("b", "a")]
+    code, _, errors = command("--strategy", "margin", "--pool", "photos", *folders)
+    assert code != 0
+    assert "no run with margin, only with auto, random" in errors
 
 
 def test_a_folder_without_a_simulation_is_refused(

@@ -92,6 +92,7 @@ def test_all_runs_start_from_one_adapted_body_and_another_simulation_can_use_it(
         (("--budgets", "10,5"), "must be ascending numbers"),
         (("--adapt", "0"), "must be greater than 0 and at most 1440"),
         (("--adapt-from", "no/such"), "is not the folder of a simulation"),
+        (("--reference", "no/such.csv"), "--reference no/such.csv cannot be used"),
         (("--pool-fraction", "2"), "must be greater than 0 and at most 1"),
         (("--seed-labels", "99999"), "the pool has only"),
     ],
