@@ -21,6 +21,7 @@ when the pool has grown by a fifth.
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from backend.base.command_line import CommandParser, run
 from backend.base.errors import ModelFolderError
@@ -148,10 +149,12 @@ def _list(settings: Settings, project_id: int, *, as_json: bool) -> None:
 
 def _list_bodies(bodies: Bodies) -> None:
     sound, broken = bodies.all()
+    made_from = {meta.name: Path(meta.made_from).name for meta in sound}  # weights may be a path
+    width = max(map(len, ("made from", *made_from.values())))
     if not sound and not broken:
         print("no adapted body yet: see ADAPT in docs/settings.md")
     else:
-        print(f"{'body':7}  {'made from':10}  {'images':>9}  {'minutes':>7}  {'accuracy':>14}")
+        print(f"{'body':7}  {'made from':{width}}  {'images':>9}  {'minutes':>7}  {'accuracy':>14}")
     start = bodies.usable_start().name
     for meta in sound:
         note = "next start" if meta.name == start else ""
@@ -159,9 +162,10 @@ def _list_bodies(bodies: Bodies) -> None:
             note = f"{note}; refused: {meta.refused}".removeprefix("; ")
         if meta.pruned_at is not None:
             note = f"pruned; {note}".removesuffix("; ")
+        compared = _describe_comparison(meta.comparison)
         print(
-            f"{meta.name:7}  {meta.made_from:10}  {meta.n_images:9,}  {meta.seconds / 60:7.0f}  "
-            f"{_describe_comparison(meta.comparison):>14}  {note}".rstrip()
+            f"{meta.name:7}  {made_from[meta.name]:{width}}  {meta.n_images:9,}  "
+            f"{meta.seconds / 60:7.0f}  {compared:>14}  {note}".rstrip()
         )
     for name, reason in broken.items():
         print(f"{name:7}  skipped: {reason}")

@@ -57,7 +57,7 @@ def test_bodies_are_listed_with_their_accuracy_and_the_next_start(
     root: Path, command: Command
 ) -> None:
     assert command("bodies") == ["no adapted body yet: see ADAPT in docs/settings.md"]
-    save_body(root, 1)
+    save_body(root, 1, made_from="/host/resnet18.pth")
     save_body(root, 2, comparison=None)
     save_body(root, 3, refused="significantly worse")
     save_body(root, 4)
@@ -65,10 +65,10 @@ def test_bodies_are_listed_with_their_accuracy_and_the_next_start(
     Bodies(root).set_start("a0002", by="loop", now=NOON)
     (root / "a0004/meta.json").unlink()
     assert command("bodies") == [
-        "body     made from      images  minutes        accuracy",
-        "a0001    imagenet        6,000       30  40.0% -> 50.0%  pruned",
-        "a0002    imagenet        6,000       30    not compared  next start",
-        "a0003    imagenet        6,000       30  40.0% -> 50.0%  refused: significantly worse",
+        "body     made from        images  minutes        accuracy",
+        "a0001    resnet18.pth      6,000       30  40.0% -> 50.0%  pruned",
+        "a0002    imagenet          6,000       30    not compared  next start",
+        "a0003    imagenet          6,000       30  40.0% -> 50.0%  refused: significantly worse",
         "a0004    skipped: a0004 has no meta.json: it is incomplete or was not made by Tightloop",
     ]
 
