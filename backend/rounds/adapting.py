@@ -202,14 +202,15 @@ def _train(
     setting = loop.settings.adapt
     before = looked_at = saved_at = clock()
     _record_progress(loop, run)
-    while (done := share_done(setting, run.spent_s, run.adaptation.passes_done)) < 1:
+    done = share_done(setting, run.spent_s, run.adaptation.passes_done)
+    while done < 1:
         run.adaptation.step(done)
         now = clock()
         run.spent_s, before = run.spent_s + now - before, now
+        done = share_done(setting, run.spent_s, run.adaptation.passes_done)
         total = expected_seconds(setting, run.spent_s, run.adaptation.passes_done)
         progress(PHASE, round(min(run.spent_s, total)), round(total))
-        is_over = share_done(setting, run.spent_s, run.adaptation.passes_done) >= 1
-        if is_over or now - looked_at < LOOK_EVERY_S:
+        if done >= 1 or now - looked_at < LOOK_EVERY_S:
             continue
         looked_at = now
         _record_progress(loop, run)

@@ -7,9 +7,9 @@ import math
 from backend.base.settings import AdaptSetting
 from backend.store.project_rows import Facts
 
-MIN_IMAGES = 5_000  # with ADAPT=auto; a smaller pool teaches the body little
+MIN_IMAGES = 5_000  # with ADAPT=auto; a cautious limit, because few smaller pools were measured
 AUTO_MINUTES = 30.0
-AUTO_PASSES = 100.0  # over the pool; on a GPU, these take less than AUTO_MINUTES
+AUTO_PASSES = 100.0  # over the pool; in a small pool or on a GPU, they take less than AUTO_MINUTES
 GROWTH = 1.2  # adapt again once the pool has grown by a fifth
 RETRY_S = 600.0
 MAX_FAILURES = 3  # in a row; after these, training no longer waits

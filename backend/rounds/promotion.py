@@ -191,14 +191,14 @@ def _meta(
 def _weights(loop: Loop, start: str) -> str:
     """Return the pre-trained weights that a version comes from.
 
-    An adapted body may come from others than the project's, if those were changed since.
+    If WEIGHTS was changed after the body was adapted, these are not the project's weights.
     """
     if start in ("", PRETRAINED):
         return loop.weights
     try:
-        return Bodies(loop.root).weights_under(start)
+        return Bodies(loop.root).pretrained_weights(start)
     except BrokenVersionError as error:
-        log.warning("the weights under %s are unknown: %s", start, error)
+        log.warning("cannot tell which weights %s was made from: %s", start, error)
         return loop.weights
 
 

@@ -143,8 +143,8 @@ class Bodies:
         with broken_version_errors(weights):
             return tensor_file.read_weights(weights, meta.sha256)
 
-    def weights_under(self, name: str) -> str:
-        """Return the pre-trained weights from which a body was made, directly or by other bodies.
+    def pretrained_weights(self, name: str) -> str:
+        """Return the pre-trained weights that a body was made from, perhaps by way of other bodies.
 
         Raises BrokenVersionError if it or one of the others is unknown or broken.
         """

@@ -94,13 +94,13 @@ def test_a_body_has_the_key_of_a_version_with_the_same_body(root: Path) -> None:
     assert Bodies(root).save(body, body_meta()).body_key == tensor_file.body_key(state)
 
 
-def test_the_weights_under_a_body_are_found_through_the_bodies_it_was_made_from(
+def test_the_pretrained_weights_of_a_body_are_found_through_the_bodies_it_was_made_from(
     root: Path,
 ) -> None:
     save_body(root, made_from="imagenet")
     save_body(root, 2, made_from="a0001")
     save_body(root, 3, made_from="a0002")
-    assert Bodies(root).weights_under("a0003") == "imagenet"
+    assert Bodies(root).pretrained_weights("a0003") == "imagenet"
 
 
 def test_an_empty_project_has_no_bodies_and_starts_from_the_pretrained_weights(root: Path) -> None:
