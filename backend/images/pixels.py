@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from backend.base.arrays import Images, ImageView
+from backend.base.arrays import Images, RowView
 from backend.base.errors import ImageError
 from backend.base.progress import Progress
 from backend.images.decode import open_image
@@ -127,7 +127,7 @@ class PixelStore:
         shape = (self._n_rows, *self._shape, 3)
         if not len(rows):  # an empty file cannot be mapped
             return np.empty(shape, np.uint8)[:0]
-        return ImageView(np.memmap(self.folder / "pixels.bin", np.uint8, "r", shape=shape), rows)
+        return RowView(np.memmap(self.folder / "pixels.bin", np.uint8, "r", shape=shape), rows)
 
     def decode(
         self,

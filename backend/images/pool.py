@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from backend.base.arrays import Images, ImageView
+from backend.base.arrays import Images, RowView
 from backend.base.errors import ImageError, PoolError
 from backend.base.labeling import TaskImage
 from backend.base.progress import Progress
@@ -133,8 +133,8 @@ class Pool:
         for split in (self.sample, self.validation, self.test):
             if image_ids and image_ids[0] in split.image_ids:
                 row_of = {image_id: row for row, image_id in enumerate(split.image_ids)}
-                return ImageView(split.images, np.array([row_of[i] for i in image_ids]))
-        return ImageView(self.images, self.positions(image_ids))
+                return RowView(split.images, np.array([row_of[i] for i in image_ids]))
+        return RowView(self.images, self.positions(image_ids))
 
     def keep_labeled(self, image_ids: Sequence[str]) -> None:
         """Keep the pixels of labeled images permanently, unless the pool can never lose images."""
@@ -282,7 +282,7 @@ def _read_arrays(
         held_out = draw_validation(cached.image_ids, cached.labels, seed)
     asked = np.setdiff1d(np.arange(len(cached.labels)), held_out)
     split = Split(
-        tuple(cached.image_ids[row] for row in held_out), ImageView(cached.images, held_out)
+        tuple(cached.image_ids[row] for row in held_out), RowView(cached.images, held_out)
     )
     known = LabeledSplit(split.image_ids, split.images, cached.labels[held_out])
     test_ids = tuple(f"test-{row:05d}" for row in range(len(cached.test_labels)))
@@ -291,7 +291,7 @@ def _read_arrays(
         name=name,
         classes=cached.classes,
         image_ids=tuple(cached.image_ids[row] for row in asked),
-        images=ImageView(cached.images, asked),
+        images=RowView(cached.images, asked),
         validation=split.select({}) if is_by_people else known,
         test=LabeledSplit(test_ids, cached.test, cached.test_labels),
         may_flip=cached.may_flip,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.base.arrays import Images, ImageView, Labels
+from backend.base.arrays import Images, Labels, RowView
 from backend.images.digest import digest
 
 VALIDATION_MAX = 2000
@@ -27,7 +27,7 @@ class Split:
         image_ids = tuple(self.image_ids[row] for row in rows)
         return LabeledSplit(
             image_ids,
-            ImageView(self.images, np.array(rows, dtype=np.int64)),
+            RowView(self.images, np.array(rows, dtype=np.int64)),
             np.array([labels[image_id] for image_id in image_ids], dtype=np.int64),
         )
 
@@ -45,7 +45,7 @@ class LabeledSplit(Split):
             return self
         rows = np.flatnonzero(labels >= 0)
         image_ids = tuple(self.image_ids[row] for row in rows)
-        return LabeledSplit(image_ids, ImageView(self.images, rows), labels[rows])
+        return LabeledSplit(image_ids, RowView(self.images, rows), labels[rows])
 
 
 NO_IMAGES = Split((), np.zeros((0, 1, 1, 3), np.uint8))

@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from backend.asking.query import Candidates, needs_embeddings, needs_model
-from backend.base.arrays import Embeddings, Images, ImageView, Probs
+from backend.base.arrays import Embeddings, Images, Probs, RowView
 from backend.base.progress import Progress
 from backend.base.strategy_names import ResolvedName
 from backend.images.splits import Split
@@ -137,7 +137,7 @@ def _part_of(
     rows = [row for row, image_id in enumerate(image_ids) if image_id in known]
     if len(rows) == len(image_ids):
         return image_ids, images
-    part = ImageView(images, np.array(rows, dtype=np.int64))
+    part = RowView(images, np.array(rows, dtype=np.int64))
     return tuple(image_ids[row] for row in rows), part
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from backend.base.arrays import ImageView
+from backend.base.arrays import RowView
 from backend.base.errors import SettingsError
 from backend.base.labeling import NewTask
 from backend.base.settings import Settings
@@ -239,7 +239,7 @@ def pool_of(
     pool = replace(
         whole,
         image_ids=tuple(original),
-        images=ImageView(whole.images, np.array(rows)),
+        images=RowView(whole.images, np.array(rows)),
         source=whole.source if plan.duplicates == 1 else None,  # copies have no files of their own
     )
     labels = {name: truth[whole.image_ids[row]] for name, row in original.items()}

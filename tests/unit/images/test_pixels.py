@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from backend.base.arrays import ImageView
+from backend.base.arrays import RowView
 from backend.images.framing import FramingName, View
 from backend.images.pixels import CHUNK, Original, PixelStore, stamp
 from tests.patience import PATIENCE_S
@@ -277,6 +277,6 @@ def test_a_view_reads_slices_and_rows_of_a_map_that_nobody_can_write(
     assert len(view) == 6
     assert view[1:3][:, 0, 0, 0].tolist() == [4, 3]
     assert view[np.array([5, 0])][:, 0, 0, 0].tolist() == [0, 5]
-    assert isinstance(view, ImageView)
-    assert isinstance(view._images, np.memmap)
-    assert not view._images.flags.writeable
+    assert isinstance(view, RowView)
+    assert isinstance(view._whole, np.memmap)
+    assert not view._whole.flags.writeable

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from backend.base.arrays import Images, ImageView
+from backend.base.arrays import Images, RowView
 from backend.base.errors import AdaptationError, TrainingError
 from backend.network import inference, resnet, resnet_layout
 from backend.network.adaptation import Adaptation, AdaptationRecipe
@@ -229,7 +229,7 @@ def test_a_view_of_a_pool_is_read_in_pieces() -> None:
     images = patterns(40)
     rows = np.arange(39, 9, -1)
 
-    class Counted(ImageView):
+    class Counted(RowView[np.uint8]):
         most = 0
 
         def __getitem__(self, rows: slice | NDArray[np.int64]) -> NDArray[np.uint8]:

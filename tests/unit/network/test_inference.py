@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from backend.base.arrays import ImageView
+from backend.base.arrays import RowView
 from backend.base.errors import BrokenVersionError
 from backend.network import inference, resnet
 
@@ -97,7 +97,7 @@ def test_a_shrunk_image_averages_its_pixels_instead_of_skipping_some() -> None:
 
 def test_a_view_is_predicted_like_the_images_that_it_shows(model: nn.Module, device: str) -> None:
     pool, rows = noise(5, 32, 32), np.array([4, 0, 4])
-    view = ImageView(pool, rows)
+    view = RowView(pool, rows)
     np.testing.assert_array_equal(
         inference.predict(model, view, image_size=32, device=device, batch_size=2).probs,
         inference.predict(model, pool[rows], image_size=32, device=device, batch_size=2).probs,
