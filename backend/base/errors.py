@@ -13,6 +13,7 @@ TightloopError
 │   └── ProjectGoneError     Label Studio no longer has the project
 ├── ModelFolderError         the model folder cannot be read or written
 │   ├── BrokenVersionError   one version folder is corrupt, incomplete or foreign
+│   ├── RowsLostError        a file of embeddings or scores was damaged, and was removed
 │   └── StoreError           a project's database cannot be read or written
 ├── DetachedError            Tightloop was detached from the project while a job was running
 ├── ExportError              a file or folder of results cannot be written, or exists already
@@ -96,6 +97,10 @@ class ModelFolderError(TightloopError):
 
 class BrokenVersionError(ModelFolderError):
     """One version folder is corrupt, incomplete or foreign."""
+
+
+class RowsLostError(ModelFolderError):
+    """A file of embeddings or scores was damaged. It was removed, so it is computed again."""
 
 
 class StoreError(ModelFolderError):

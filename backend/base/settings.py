@@ -148,6 +148,12 @@ class Settings(ProjectSettings):
     data_dir: Path = Field(
         Path("var/data"), description="The folder that caches images and pre-trained weights."
     )
+    store: str = Field(
+        "",
+        description="The folder or bucket (`s3://bucket/folder`, `gs://…`) that stores embeddings. "
+        "Unless you set it, they are stored in `DATA_DIR` and `MODEL_DIR`. Two installations must "
+        "not share a `STORE`.",
+    )
     model_dir: Path = Field(
         Path("var/models"), description="The folder for model versions and project databases."
     )

@@ -81,7 +81,7 @@ class Bucket:
 
 
 class BucketFiles:
-    """The files of one bucket, read through fsspec with credentials from the environment."""
+    """The files of one bucket, through fsspec with credentials from the environment."""
 
     def __init__(self, url: str) -> None:
         """Raise OSError if the URL does not name a bucket, or if a package is missing."""
@@ -114,11 +114,35 @@ class BucketFiles:
     def open(self, location: str) -> BinaryIO:
         """Read a file. Raises OSError."""
         try:
-            return io.BytesIO(self._file_system.cat_file(location))
+            return io.BytesIO(self.read(location))
         except FileNotFoundError:
             raise OSError("no such file in the bucket") from None
+
+    def read(self, location: str) -> bytes:
+        """Return a file's content. Raises OSError, FileNotFoundError if there is no such file."""
+        try:
+            content: bytes = self._file_system.cat_file(location)
+        except FileNotFoundError:
+            raise
         except Exception as error:
             raise OSError(self._explain(error)) from None
+        return content
+
+    def write(self, location: str, content: bytes) -> None:
+        """Write a file, which readers see only as a whole. Raises OSError."""
+        try:
+            self._file_system.pipe_file(location, content)
+        except Exception as error:
+            raise OSError(self._explain(error, "write to")) from None
+
+    def delete(self, location: str) -> None:
+        """Delete a file, or all files below a location, if there are any. Raises OSError."""
+        try:
+            self._file_system.rm(location, recursive=True)
+        except FileNotFoundError:
+            return
+        except Exception as error:
+            raise OSError(self._explain(error, "delete from")) from None
 
     def check(self, location: str) -> None:
         """Raise OSError if the bucket refuses access to a file. A missing file is not an error."""
@@ -129,7 +153,7 @@ class BucketFiles:
         except Exception as error:
             raise OSError(self._explain(error)) from None
 
-    def _explain(self, error: Exception) -> str:
+    def _explain(self, error: Exception, wanted: str = "list and read") -> str:
         """Return a message that states what is wrong and what to do about it.
 
         The libraries' own messages are not repeated, because they may contain parts of credentials.
@@ -147,7 +171,7 @@ class BucketFiles:
         is_forbidden = isinstance(error, PermissionError) or str(error).startswith("Forbidden")
         if is_forbidden or str(getattr(error, "code", "")) in ("401", "403"):
             return (
-                f"access to {bucket} was refused: check that its owner lets you list and read it, "
+                f"access to {bucket} was refused: check that its owner lets you {wanted} it, "
                 f"and that the credentials are right ({settings})"
             )
         return f"{bucket} cannot be reached ({name}): check the network and the address"

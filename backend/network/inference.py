@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from backend.base.arrays import Embeddings, Images, Probs
+from backend.base.arrays import Images, Probs
 from backend.base.errors import BrokenVersionError
+from backend.network.resnet_layout import HEAD_TENSORS
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # as used to train torchvision's weights
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -33,12 +35,18 @@ def load_model(
     return model.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
+def load_network(state: Mapping[str, NDArray[Any]], device: torch.device | str) -> nn.Module:
+    """Load a full network whose tensors are arrays; see `load_model`."""
+    tensors = {name: torch.from_numpy(array) for name, array in state.items()}
+    return load_model(tensors, len(state[HEAD_TENSORS[1]]), device)
+
+
 @dataclass(frozen=True)
 class Outputs:
     """A model's outputs, one row per image."""
 
     probs: Probs
-    embeddings: Embeddings
+    embeddings: NDArray[np.float16]
 
 
 @torch.inference_mode()
@@ -53,24 +61,27 @@ def predict(
 ) -> Outputs:
     """Return class probabilities and embeddings for images of the same size.
 
-    `on_batch(done, total)` is called after each batch; both numbers count images.
+    The probabilities are those that the last layer gives to the embeddings as they are returned, so
+    they can be computed from saved embeddings. `on_batch(done, total)` is called after each batch;
+    both numbers count images.
     """
     device = torch.device(device)
     normalize = normalizer(device)
     head = model.get_submodule("fc")
     embed = nn.Sequential(*list(model.children())[:-1], nn.Flatten())  # all but the head
+    weight, bias = head.get_parameter("weight"), head.get_parameter("bias")
     probs, embeddings = [], []
     for first in range(0, len(images), batch_size):
         batch = resize(normalize(on_device(images[first : first + batch_size], device)), image_size)
         with torch.autocast(device.type, torch.bfloat16):
-            embedded = embed(batch)
-            logits = head(embedded)
-        probs.append(logits.float().softmax(dim=1))
-        embeddings.append(embedded.half())
+            embedded = embed(batch).half()
+        logits = F.linear(embedded.float(), weight, bias)
+        probs.append(logits.softmax(dim=1))
+        embeddings.append(embedded)
         if on_batch is not None:
             on_batch(first + len(batch), len(images))
     if not probs:
-        classes, width = head.get_parameter("weight").shape
+        classes, width = weight.shape
         return Outputs(np.empty((0, classes), np.float32), np.empty((0, width), np.float16))
     # Only here does the CPU wait for the device.
     return Outputs(torch.cat(probs).cpu().numpy(), torch.cat(embeddings).cpu().numpy())

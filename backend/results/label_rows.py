@@ -17,6 +17,7 @@ from backend.results.label_sources import LabelSources
 from backend.results.predicted_labels import PredictedLabel, predicted_labels
 from backend.rounds.labels import read_asked_probs, sort_annotations
 from backend.rounds.validation_reading import read_validation
+from backend.store.model_outputs import own_embeddings, shared_embeddings
 from backend.store.registry import Registry
 
 LabeledBy = Literal["people", "ground truth", "data set", "model"]
@@ -182,12 +183,15 @@ def _predictions(
         meta = Registry(sources.root).current()
         if meta is None:
             return {}, ""
+        store = sources.settings.store
+        own = own_embeddings(sources.root, store)
+        shared = shared_embeddings(sources.settings.data_dir, store)
         found = predicted_labels(
             sources.root,
             meta,
-            labels.keys(),
+            list(labels),
             sources.record.class_list,
-            sources.settings.data_dir,
+            (own, shared),
             sources.catalog.pool_name,
         )
     except (ModelFolderError, NoModelError) as error:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from backend.base.arrays import Probs
 from backend.base.classes import ClassList
 from backend.measures.calibration import rescale
 from backend.network.head import Head
 from backend.store import model_outputs
-from backend.store.model_outputs import EMBEDDINGS
+from backend.store.model_outputs import embeddings_store
+from backend.store.place import Place
 from backend.store.registry import Registry
+from backend.store.row_store import StoredRows
 from backend.store.version_meta import Meta
 
 
@@ -26,44 +31,56 @@ class PredictedLabel(NamedTuple):
 def predicted_labels(
     root: Path,
     meta: Meta,
-    image_ids: Set[str],
+    image_ids: Sequence[str],
     classes: ClassList,
-    data_dir: Path,
+    folders: Sequence[Place],
     pool_name: str,
 ) -> dict[str, PredictedLabel]:
     """Return a version's prediction for each of these images that it has scored or can score now.
 
-    An image can be scored if its embedding is saved. Images that are not decoded yet, for example,
-    have no prediction.
+    An image can be scored if its embedding is saved in one of the folders. Images that are not
+    decoded yet, for example, have no prediction.
     """
     found: dict[str, PredictedLabel] = {}
-    for saved_ids, probs in _saved_probs(root, meta, data_dir, pool_name):
-        rows = [row for row, i in enumerate(saved_ids) if i in image_ids and i not in found]
-        if not rows:
-            continue
-        aligned = classes.align(probs[rows])
+    for known, probs in _saved_probs(root, meta, image_ids, folders, pool_name):
+        aligned = classes.align(probs)
         columns = aligned.argmax(axis=1).tolist()
-        for row, column, probs_of_image in zip(rows, columns, aligned, strict=True):
-            confidence = float(probs_of_image[column])
-            found[saved_ids[row]] = PredictedLabel(classes.names[column], confidence)
+        for image_id, column, probs_of_image in zip(known, columns, aligned, strict=True):
+            prediction = PredictedLabel(classes.names[column], float(probs_of_image[column]))
+            found.setdefault(image_id, prediction)
         if len(found) == len(image_ids):
             break
     return found
 
 
 def _saved_probs(
-    root: Path, meta: Meta, data_dir: Path, pool_name: str
+    root: Path, meta: Meta, image_ids: Sequence[str], folders: Sequence[Place], pool_name: str
 ) -> Iterator[tuple[Sequence[str], Probs]]:
-    """Yield saved probabilities, the most exact first; an image may be in several of them."""
+    """Yield saved probabilities of some of the images, the most exact first.
+
+    An image may be in several of them.
+    """
     if (of_pool := model_outputs.load_pool_probs(root, meta.version)) is not None:
-        yield of_pool
+        known, rows = _find(of_pool, image_ids)
+        yield known, of_pool[rows]
     if (sample := model_outputs.load_sample_probs(root, meta.version)) is not None:
-        yield sample.image_ids, sample.probs
+        row_of = {image_id: row for row, image_id in enumerate(sample.image_ids)}
+        known = [image_id for image_id in image_ids if image_id in row_of]
+        yield known, sample.probs[[row_of[image_id] for image_id in known]]
     if not meta.body_key:
         return
     head = Head.of(Registry(root).load_own_state(meta.version))
     width = head.weight.shape[1]
-    for folder in (root / EMBEDDINGS, data_dir / EMBEDDINGS):
-        path = model_outputs.embeddings_path(folder, meta.body_key, meta.view, pool_name)
-        if (kept := model_outputs.load_embeddings(path, width)) is not None:
-            yield kept[0], rescale(head.probs(kept[1]), meta.temperature)
+    for folder in folders:
+        store = embeddings_store(folder, meta.body_key, meta.view, pool_name, width)
+        if (embedded := store.open()) is not None:
+            known, rows = _find(embedded, image_ids)
+            yield known, rescale(head.probs(embedded[rows]), meta.temperature)
+
+
+def _find(
+    stored: StoredRows[Any], image_ids: Sequence[str]
+) -> tuple[Sequence[str], NDArray[np.int64]]:
+    """Return the images that have a row, and their rows."""
+    rows = stored.find(image_ids)
+    return [image_ids[at] for at in np.flatnonzero(rows >= 0)], rows[rows >= 0]

@@ -27,11 +27,12 @@ from backend.labelstudio.task_source import TaskSource
 from backend.network.device import find_device
 from backend.network.training import Recipe
 from backend.rounds.classes import follow_classes
+from backend.store import model_outputs
 from backend.store.bodies import Bodies
 from backend.store.body_meta import PRETRAINED
 from backend.store.files import lock
 from backend.store.finish_store import FinishStore
-from backend.store.model_outputs import EMBEDDINGS
+from backend.store.place import Place
 from backend.store.project_record import (
     POOL_INDEX,
     ProjectRecord,
@@ -129,14 +130,14 @@ class Loop:
         return View(self.recipe.image_size)
 
     @property
-    def own_embeddings(self) -> Path:
+    def own_embeddings(self) -> Place:
         """Return the folder for embeddings of bodies trained or adapted in this project."""
-        return self.root / EMBEDDINGS
+        return model_outputs.own_embeddings(self.root, self.settings.store)
 
     @property
-    def shared_embeddings(self) -> Path:
+    def shared_embeddings(self) -> Place:
         """Return the folder for embeddings of pre-trained weights, shared by all projects."""
-        return self.settings.data_dir / EMBEDDINGS
+        return model_outputs.shared_embeddings(self.settings.data_dir, self.settings.store)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,6 @@ from backend.measures.evaluation import MIN_IMAGES, evaluate
 from backend.measures.gate import Verdict, judge
 from backend.rounds.accuracy import describe_measured
 from backend.rounds.cross_validation import estimate_accuracy
-from backend.rounds.embeddings import PoolEmbeddings, save_embeddings
 from backend.rounds.loop import LabeledImages, Loop, timed
 from backend.rounds.measuring import read_progress, sample_labels
 from backend.rounds.scoring import validation_probs
@@ -48,7 +47,7 @@ def keep(loop: Loop, labels: LabeledImages, candidate: Candidate) -> Meta | None
     earlier = before.cross_validation if before else None
     estimate = estimate_accuracy(loop, labels, earlier, lambda *_: None)
     body = body_of(candidate.version)
-    scores: tuple[Probs, PoolEmbeddings | None] | None = None
+    pool_probs: Probs | None = None
     while True:
         current = loop.registry.current()
         if body != candidate.version and (current is None or current.body != body):
@@ -58,11 +57,10 @@ def keep(loop: Loop, labels: LabeledImages, candidate: Candidate) -> Meta | None
             )
             return None
         verdict = _judge(loop, candidate.version, current, validation)
-        if verdict.refused is None and scores is None:
+        if verdict.refused is None and pool_probs is None:
             # This takes minutes, during which another version may be promoted.
             with timed(candidate.seconds, "scoring the pool"):
-                pool_probs, embeddings = candidate.score_pool()
-                scores = rescale(pool_probs, temperature), embeddings
+                pool_probs = rescale(candidate.score_pool(), temperature)
         with lock(loop.root, "promote"):
             if loop.registry.current() != current:
                 continue  # compare with the version that has just been promoted
@@ -70,7 +68,7 @@ def keep(loop: Loop, labels: LabeledImages, candidate: Candidate) -> Meta | None
             meta = meta.model_copy(update={"cross_validation": estimate})
             meta = loop.registry.save(candidate.state, meta)
             held_out_probs = rescale(candidate.validation, temperature)
-            _save_scores(loop, meta, held_out_probs, None if meta.refused else scores)
+            _save_scores(loop, meta, held_out_probs, None if meta.refused else pool_probs)
             if meta.refused is None:
                 loop.registry.promote(meta.version)
             _prune(loop)
@@ -206,7 +204,7 @@ def _save_scores(
     loop: Loop,
     meta: Meta,
     held_out_probs: Probs,
-    scores: tuple[Probs, PoolEmbeddings | None] | None,
+    pool_probs: Probs | None,
 ) -> None:
     """Cache a version's scores before its promotion, because readers of `current` expect them."""
     root, pool = loop.root, loop.pool
@@ -218,18 +216,15 @@ def _save_scores(
     elif len(pool.validation.labels):
         labels = pool.validation.labels
         model_outputs.save_validation_probs(root, meta.version, labels, held_out_probs)
-    if scores is None:
-        return
-    probs, embeddings = scores
-    model_outputs.save_pool_probs(root, meta.version, pool.image_ids, probs)
-    if embeddings is not None:
-        save_embeddings(loop, loop.own_embeddings, meta.body_key, meta.view, embeddings)
+    if pool_probs is not None:
+        model_outputs.save_pool_probs(root, meta.version, pool.image_ids, pool_probs)
 
 
 def _prune(loop: Loop) -> None:
     """Delete the weights of old versions; if this fails, the next round tries again."""
     now = datetime.now(UTC)
     try:
-        pruning.prune(loop.root, loop.settings.keep_versions, loop.project.model_versions, now)
+        versions = loop.project.model_versions
+        pruning.prune(loop.root, loop.own_embeddings, loop.settings.keep_versions, versions, now)
     except (LabelStudioError, ModelFolderError) as error:
         log.warning("postponed pruning old versions: %s", error)

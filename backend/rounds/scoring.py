@@ -4,31 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence, Set
 from dataclasses import replace
-from typing import TypeVar
 
 import numpy as np
 
 from backend.asking.query import Candidates, needs_embeddings, needs_model
-from backend.base.arrays import Embeddings, Images, Probs, RowView
+from backend.base.arrays import EmbeddingRows, Images, Probs, RowView
 from backend.base.progress import Progress
 from backend.base.strategy_names import ResolvedName
 from backend.images.splits import Split
 from backend.measures.calibration import rescale
 from backend.network.head import Head
-from backend.rounds.embeddings import (
-    complete,
-    embeddings_of,
-    kept_embeddings,
-    score,
-    select,
-    start_candidates,
-)
+from backend.network.inference import load_network, predict
+from backend.rounds.embeddings import embeddings_of, start_candidates, version_body
 from backend.rounds.loop import Loop
 from backend.store import model_outputs
 from backend.store.model_outputs import SampleProbs
+from backend.store.row_store import Shard
 from backend.store.version_meta import Meta
-
-Rows = TypeVar("Rows", Probs, Embeddings)
 
 
 def find_candidates(
@@ -40,21 +32,21 @@ def find_candidates(
     progress: Progress,
 ) -> Candidates:
     """Return the data that a query strategy needs about the pool's images in `rows`."""
-    embeddings: Embeddings | None = None
-    of_asked: Embeddings | None = None
+    embeddings: EmbeddingRows | None = None
+    of_asked: EmbeddingRows | None = None
     if needs_embeddings(strategy):
         if version is not None:
             whole = embeddings_of(loop, version, progress)[1].pool
             known = enumerate(loop.pool.known_ids)
             asked_rows = [row for row, image_id in known if image_id in asked]
-            embeddings, of_asked = whole[rows], whole[asked_rows]
+            embeddings, of_asked = whole[np.array(rows, int)], whole[np.array(asked_rows, int)]
         elif loop.has_pretrained_body and not needs_model(strategy):
             rows, embeddings, of_asked = start_candidates(loop, rows, asked, progress)
     return Candidates(
         image_ids=[loop.pool.image_ids[row] for row in rows],
         probs=None if version is None else pool_probs(loop, version, progress)[rows],
-        embeddings=embeddings,
-        asked=of_asked,
+        embeddings=None if embeddings is None else embeddings[:],
+        asked=None if of_asked is None else of_asked[:],
     )
 
 
@@ -63,16 +55,13 @@ def pool_probs(loop: Loop, meta: Meta, progress: Progress) -> Probs:
 
     The columns are the loop's classes. Raises NoModelError if a probability is not finite.
     """
-    wanted = loop.pool.image_ids
+    wanted, store = loop.pool.image_ids, model_outputs.pool_probs_store(loop.root, meta.version)
 
-    def compute(image_ids: Sequence[str]) -> Probs:
-        return _calibrated_probs(loop, meta, image_ids, "scoring the pool", progress)
+    def compute(missing: Sequence[str]) -> list[Shard]:
+        embeddings = version_body(loop, meta).of(missing, "scoring the pool", progress)
+        return store.write_all(missing, _head_probs(loop, meta, embeddings))
 
-    kept = model_outputs.load_pool_probs(loop.root, meta.version)
-    whole = complete(kept, wanted, compute)
-    if whole is not kept:
-        model_outputs.save_pool_probs(loop.root, meta.version, *whole)
-    return loop.classes.align(select(whole, wanted))
+    return loop.classes.align(store.complete(wanted, compute)[:])
 
 
 def score_sample(loop: Loop, meta: Meta, progress: Progress) -> SampleProbs:
@@ -80,19 +69,19 @@ def score_sample(loop: Loop, meta: Meta, progress: Progress) -> SampleProbs:
 
     The columns are the version's classes. `measure_again` measures images that lack a label here.
     """
-
-    def compute(image_ids: Sequence[str]) -> Probs:
-        return _calibrated_probs(loop, meta, image_ids, "validating", progress)
-
     kept = model_outputs.load_sample_probs(loop.root, meta.version)
-    before = (kept.image_ids, kept.probs) if kept else None
-    whole = complete(before, loop.pool.sample.image_ids, compute)
-    if kept is not None and whole is before:
+    known = set(kept.image_ids) if kept else set()
+    missing = tuple(i for i in loop.pool.sample.image_ids if i not in known)
+    if kept and not missing:
         return kept
-    labels = np.full(len(whole[0]), model_outputs.UNLABELED)
-    if kept is not None:
-        labels[: len(kept.labels)] = kept.labels
-    sample = SampleProbs(*whole, labels)
+    probs = _calibrated_probs(loop, meta, missing, "validating", progress)
+    sample = SampleProbs(missing, probs, np.full(len(missing), model_outputs.UNLABELED))
+    if kept:  # also the rows of other images, because another process may have a larger sample
+        sample = SampleProbs(
+            kept.image_ids + missing,
+            np.concatenate([kept.probs, probs]),
+            np.concatenate([kept.labels, sample.labels]),
+        )
     model_outputs.save_sample_probs(loop.root, meta.version, sample)
     return sample
 
@@ -109,11 +98,12 @@ def scored_part(loop: Loop) -> Loop:
     if kept is None:
         return loop
     asked = {pool.canonical(task.image_id) for task in loop.store.tasks()}
-    image_ids, images = _part_of(pool.image_ids, pool.images, asked.union(kept[0]))
+    new = {pool.image_ids[row] for row in np.flatnonzero(kept.find(pool.image_ids) < 0)} - asked
+    image_ids, images = _without(new, pool.image_ids, pool.images)
     sample = pool.sample
     if (scored := model_outputs.load_sample_probs(loop.root, version.version)) is not None:
-        known = asked.union(scored.image_ids)
-        sample = Split(*_part_of(sample.image_ids, sample.images, known))
+        new = set(sample.image_ids) - asked.union(scored.image_ids)
+        sample = Split(*_without(new, sample.image_ids, sample.images))
     return replace(loop, pool=replace(pool, image_ids=image_ids, images=images, sample=sample))
 
 
@@ -122,7 +112,9 @@ def validation_probs(loop: Loop, meta: Meta) -> Probs:
     validation = loop.pool.validation
     if loop.pool.sample.image_ids:
         sample = score_sample(loop, meta, lambda *_: None)
-        return loop.classes.align(select((sample.image_ids, sample.probs), validation.image_ids))
+        row_of = {image_id: row for row, image_id in enumerate(sample.image_ids)}
+        rows = [row_of[image_id] for image_id in validation.image_ids]
+        return loop.classes.align(sample.probs[rows])
     probs = model_outputs.load_validation_probs(loop.root, meta.version, validation.labels)
     if probs is None:  # the version used another split, or is older than this cache
         phase = "validating the version in service"
@@ -130,34 +122,42 @@ def validation_probs(loop: Loop, meta: Meta) -> Probs:
     return loop.classes.align(probs)
 
 
-def _part_of(
-    image_ids: tuple[str, ...], images: Images, known: Set[str]
+def _without(
+    new: Set[str], image_ids: tuple[str, ...], images: Images
 ) -> tuple[tuple[str, ...], Images]:
-    """Return those images that are known, in their order."""
-    rows = [row for row, image_id in enumerate(image_ids) if image_id in known]
+    """Return the other images, in their order."""
+    rows = [row for row, image_id in enumerate(image_ids) if image_id not in new]
     if len(rows) == len(image_ids):
         return image_ids, images
     part = RowView(images, np.array(rows, dtype=np.int64))
     return tuple(image_ids[row] for row in rows), part
 
 
-def _predict_probs(loop: Loop, meta: Meta, images: Images, phase: str, progress: Progress) -> Probs:
-    """Run a saved version on images. Raises NoModelError if its probabilities are not finite."""
-    state = loop.registry.load_state(meta.version)
-    return _finite(meta, score(loop, state, meta.view, images, phase, progress).probs)
-
-
 def _calibrated_probs(
     loop: Loop, meta: Meta, image_ids: Sequence[str], phase: str, progress: Progress
 ) -> Probs:
-    """Score images with a saved version, from its body's embeddings if they are kept."""
-    if (embeddings := kept_embeddings(loop, meta, image_ids)) is not None:
-        state = loop.registry.load_own_state(meta.version)
-        probs = _finite(meta, Head.of(state).probs(embeddings))
-    else:
-        images = loop.pool.images_of(image_ids, meta.view, progress)
-        probs = _predict_probs(loop, meta, images, phase, progress)
-    return rescale(probs, meta.temperature)
+    """Score images with a saved version.
+
+    If its body's embeddings of them are not kept, as for old versions, they are not kept now.
+    """
+    body = version_body(loop, meta)
+    if not body.missing(image_ids):
+        return _head_probs(loop, meta, body.of(image_ids, phase, progress))
+    images = loop.pool.images_of(image_ids, meta.view, progress)
+    probs = predict(
+        load_network(loop.registry.load_state(meta.version), loop.device),
+        images,
+        image_size=meta.image_size,
+        device=loop.device,
+        on_batch=lambda done, total: progress(phase, done, total),
+    ).probs
+    return rescale(_finite(meta, probs), meta.temperature)
+
+
+def _head_probs(loop: Loop, meta: Meta, embeddings: EmbeddingRows) -> Probs:
+    """Return the calibrated probabilities that a version's last layer gives to embeddings."""
+    head = Head.of(loop.registry.load_own_state(meta.version))
+    return rescale(_finite(meta, head.probs(embeddings[:])), meta.temperature)
 
 
 def _finite(meta: Meta, probs: Probs) -> Probs:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -14,6 +13,7 @@ from backend.network import resnet
 from backend.rounds.loop import Loop
 from backend.store.bodies import Bodies
 from backend.store.body_meta import PRETRAINED
+from backend.store.place import Place
 from backend.store.tensor_file import State
 from backend.store.weights import find_weights
 
@@ -32,7 +32,7 @@ class StartBody:
         whole = resnet.build(len(loop.pool.classes), self.tensors, seed=loop.seed).state_dict()
         return {name: tensor.numpy() for name, tensor in whole.items()}
 
-    def embeddings_folder(self, loop: Loop) -> Path:
+    def embeddings_folder(self, loop: Loop) -> Place:
         """Return the folder for this body's embeddings: all projects share the pre-trained body."""
         return loop.shared_embeddings if self.name == PRETRAINED else loop.own_embeddings
 

@@ -18,13 +18,8 @@ from backend.base.progress import Progress
 from backend.network.head import Head, fit_head
 from backend.network.resnet_layout import HEAD_TENSORS
 from backend.network.training import train
-from backend.rounds.embeddings import (
-    PoolEmbeddings,
-    embeddings_of,
-    held_out,
-    score,
-    start_body,
-)
+from backend.rounds.body_embeddings import BodyEmbeddings, PoolEmbeddings
+from backend.rounds.embeddings import embeddings_of, start_body
 from backend.rounds.loop import LabeledImages, Loop, timed
 from backend.rounds.start import find_start
 from backend.store.tensor_file import State, body_key
@@ -44,8 +39,7 @@ class Candidate:
     body_key: str
     validation: Probs  # of the images in `held_out`, also of those without a label so far
     test: Probs
-    # Takes minutes for a new body; returns embeddings only if the body is new.
-    score_pool: Callable[[], tuple[Probs, PoolEmbeddings | None]]
+    score_pool: Callable[[], Probs]  # takes minutes for a new body, whose embeddings it keeps
     seconds: dict[str, float]  # how long each phase took
 
 
@@ -111,21 +105,17 @@ def _fine_tune(loop: Loop, labels: LabeledImages, version: str, progress: Progre
             device=loop.device,
             on_step=lambda done, total: progress("training", done, total),
         )
-    view = loop.view
     state = {name: tensor.numpy() for name, tensor in tensors.items()}
+    head, key = Head.of(state), body_key(state)
+    body = BodyEmbeddings(loop, key, loop.view, loop.own_embeddings, lambda: state)
     with timed(seconds, "evaluating"):
-        validation = score(loop, state, view, held_out(loop.pool).images, "validating", progress)
-        test = score(loop, state, view, loop.pool.test.images, "testing", progress)
+        validation, test = map(head.probs, body.of_held_out(progress))
 
-    def score_pool() -> tuple[Probs, PoolEmbeddings]:
-        images = loop.pool.images_of(loop.pool.known_ids)
-        pool = score(loop, state, view, images, "scoring the pool", progress)
-        embeddings = PoolEmbeddings(pool.embeddings, validation.embeddings, test.embeddings)
-        return pool.probs[: len(loop.pool.image_ids)], embeddings
+    def score_pool() -> Probs:
+        embeddings = body.of(loop.pool.known_ids, "scoring the pool", progress)
+        return head.probs(embeddings[: len(loop.pool.image_ids)])
 
-    key = body_key(state)
-    probs = validation.probs, test.probs
-    return Candidate(version, start.name, state, key, *probs, score_pool, seconds)
+    return Candidate(version, start.name, state, key, validation, test, score_pool, seconds)
 
 
 def _fit(loop: Loop, labels: LabeledImages, embeddings: PoolEmbeddings, start: Head | None) -> Head:
@@ -160,6 +150,6 @@ def _with_head(
         key,
         head.probs(embeddings.validation),
         head.probs(embeddings.test),
-        lambda: (head.probs(embeddings.pool[: len(loop.pool.image_ids)]), None),
+        lambda: head.probs(embeddings.pool[: len(loop.pool.image_ids)]),
         seconds,
     )

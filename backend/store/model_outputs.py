@@ -1,4 +1,4 @@
-"""Save and load a version's class probabilities and its body's embeddings of a pool.
+"""Find, save and load a version's class probabilities and its body's embeddings of a pool.
 
 Outputs can be recomputed, so a damaged file is logged and treated as missing.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,21 +16,24 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from backend.base.arrays import Embeddings, Labels, Probs
+from backend.base.arrays import Labels, Probs
 from backend.base.errors import NoModelError
 from backend.images.framing import View
+from backend.store.earlier_outputs import take_over_rows
 from backend.store.files import cached_until_changed, folder_errors
+from backend.store.place import LocalPlace, Place, find_place
 from backend.store.project_record import read_former, read_record
 from backend.store.registry import Registry
+from backend.store.row_store import MANIFEST, RowStore, StoredRows
 from backend.store.tensor_file import (
     State,
     damage_logged,
     find_array,
-    find_not_finite,
     read_tensors,
     write_tensors,
 )
 
+POOL = "pool"  # the folder for a version's probabilities for the pool, in its own folder
 SAMPLE_FILE = "sample.safetensors"
 EMBEDDINGS = "embeddings"  # the folder for bodies' embeddings, in a project's folder and DATA_DIR
 UNLABELED = -1
@@ -37,57 +41,65 @@ ROUNDING = 0.01  # how far the sum of a row of probabilities may deviate from 1
 _IMAGE_IDS = TypeAdapter(tuple[str, ...])
 
 
-def save_embeddings(path: Path, image_ids: Sequence[str], embeddings: Embeddings) -> None:
-    """Save a body's embeddings, so that its heads can be fitted without a forward pass."""
-    with folder_errors(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        metadata = {"image_ids": json.dumps(image_ids)}
-        write_tensors(path, {"embeddings": embeddings}, metadata)
+def own_embeddings(root: Path, store: str) -> Place:
+    """Return the folder for embeddings of bodies trained or adapted in a project."""
+    return find_place(store).below(root.name).below(EMBEDDINGS) if store else _local(root)
 
 
-def load_embeddings(path: Path, width: int) -> tuple[tuple[str, ...], Embeddings] | None:
-    """Load saved embeddings: image ids, and a row of `width` numbers for each.
-
-    Returns None if the embeddings are missing or unusable.
-    """
-    with damage_logged(path):
-        image_ids, embeddings = _read_embeddings(path)
-        if embeddings.shape[1] != width:
-            raise ValueError(f"the embeddings are {embeddings.shape[1]} wide, not {width}")
-        return image_ids, embeddings
-    return None
+def shared_embeddings(data_dir: Path, store: str) -> Place:
+    """Return the folder for embeddings of pre-trained weights, which all projects share."""
+    return find_place(store).below(EMBEDDINGS) if store else _local(data_dir)
 
 
-def embeddings_path(folder: Path, body_key: str, view: View, pool_name: str) -> Path:
-    """Return the path of the file for a body's embeddings of a pool."""
+def _local(folder: Path) -> Place:
+    return LocalPlace(folder / EMBEDDINGS)
+
+
+def embeddings_store(
+    folder: Place, body_key: str, view: View, pool_name: str, width: int
+) -> RowStore[np.float16]:
+    """Return the store of a body's embeddings of a pool, below a folder for all bodies."""
     pool_key = hashlib.sha256(pool_name.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    return folder / f"{body_key}-{view.image_size}px-{view.framing}-{pool_key}.safetensors"
+    name = f"{body_key}-{view.image_size}px-{view.framing}-{pool_key}"
+    store = RowStore(folder.below(name), np.float16, width)
+    if isinstance(folder, LocalPlace):
+        take_over_rows(store, folder.path / f"{name}.safetensors", "embeddings")
+    return store
+
+
+def pool_probs_store(root: Path, version: str) -> RowStore[np.float32]:
+    """Return the store of a version's probabilities for the pool, with a column for each class.
+
+    They can be read without a model.
+    """
+    width = len(Registry(root).read_meta(version).classes)
+    store = RowStore(LocalPlace(root / version / POOL), np.float32, width)
+    take_over_rows(store, root / version / f"{POOL}.safetensors", "probs")
+    return store
 
 
 def save_pool_probs(root: Path, version: str, image_ids: Sequence[str], probs: Probs) -> None:
-    """Save a version's probabilities for the pool so that they can be read without a model."""
-    with folder_errors(root):
-        write_tensors(
-            _path(root, version, "pool"), {"probs": probs}, {"image_ids": json.dumps(image_ids)}
-        )
+    """Save a version's probabilities for some images in the pool.
 
-
-def load_pool_probs(root: Path, version: str) -> tuple[tuple[str, ...], Probs] | None:
-    """Load the saved pool probabilities: image ids, and a row of `Probs` for each.
-
-    Returns None if the file is missing or damaged. Raises NoModelError if the probabilities contain
-    NaN, because scoring the pool again would give the same result.
+    Raises NoModelError if any of them is NaN.
     """
-    path = _path(root, version, "pool")
-    with damage_logged(path):
-        metadata, arrays = read_tensors(path)
-        image_ids = _IMAGE_IDS.validate_json(metadata.get("image_ids", ""))
-        probs = _find_probs(root, version, arrays, len(image_ids))
-        if not np.isfinite(probs).all():
-            raise nan_error(version)
-        _check_rows(probs)
-        return image_ids, probs
+    if not np.isfinite(probs).all():
+        raise nan_error(version)
+    store = pool_probs_store(root, version)
+    store.publish(store.write_all(image_ids, probs))
+
+
+def load_pool_probs(root: Path, version: str) -> StoredRows[np.float32] | None:
+    """Return a version's saved probabilities for the pool, or None if there are none."""
+    store = pool_probs_store(root, version)
+    with suppress(FileNotFoundError):
+        return _open_rows(root / version / POOL / MANIFEST, store.width)
     return None
+
+
+@cached_until_changed(4)  # remembers the image ids between requests
+def _open_rows(manifest: Path, width: int) -> StoredRows[np.float32] | None:
+    return RowStore(LocalPlace(manifest.parent), np.float32, width).open()
 
 
 def nan_error(version: str) -> NoModelError:
@@ -167,19 +179,6 @@ def load_validation_probs(root: Path, version: str, labels: Labels) -> Probs | N
     """Load the validation probabilities saved for exactly these labels, or return None."""
     kept = load_validation(root, version)
     return kept[1] if kept is not None and np.array_equal(kept[0], labels) else None
-
-
-# A fit of a head and the ordering of tasks that follows it read the same 100 MB file.
-@cached_until_changed(1)
-def _read_embeddings(path: Path) -> tuple[tuple[str, ...], Embeddings]:
-    metadata, arrays = read_tensors(path)
-    image_ids = _IMAGE_IDS.validate_json(metadata.get("image_ids", ""))
-    embeddings = find_array(arrays, "embeddings", "f", 2)
-    if len(embeddings) != len(image_ids):
-        raise ValueError(f"{len(embeddings)} embeddings for {len(image_ids)} images")
-    if find_not_finite(arrays):
-        raise ValueError("the embeddings contain NaN or infinite numbers")
-    return image_ids, embeddings
 
 
 def _find_probs(root: Path, version: str, arrays: State, n_rows: int) -> Probs:

@@ -18,7 +18,8 @@ from backend.base.errors import BrokenVersionError
 from backend.store.bodies import Bodies
 from backend.store.body_pruning import prune_bodies
 from backend.store.files import folder_errors
-from backend.store.model_outputs import EMBEDDINGS, SAMPLE_FILE
+from backend.store.model_outputs import EMBEDDINGS, POOL, SAMPLE_FILE
+from backend.store.place import Place
 from backend.store.project_store import ProjectStore
 from backend.store.registry import Promotion, Registry
 from backend.store.version_meta import Meta, body_of
@@ -55,6 +56,7 @@ def choose_pruned(
 
 def prune(
     root: Path,
+    embeddings: Place,
     keep_versions: int,
     find_named: Callable[[], Collection[str]],
     now: datetime,
@@ -69,7 +71,7 @@ def prune(
     _prune_heads(root)
     sound, _ = Registry(root).versions()
     promotions = Registry(root).promotions()
-    _prune_embeddings(root, sound, promotions)
+    _prune_embeddings(root, embeddings, sound, promotions)
     _delete_drafts(root)
     going = choose_pruned(sound, promotions, keep_versions, ())
     if not going:
@@ -136,7 +138,9 @@ def _delete_weights(root: Path) -> None:
     with folder_errors(root):
         for path in (path for version in pruned for path in (root / version).iterdir()):
             is_output = path.suffix == ".safetensors" and path.name != SAMPLE_FILE
-            if is_output or ".draft-" in path.name:
+            if path.name == POOL:
+                shutil.rmtree(path, ignore_errors=True)
+            elif is_output or ".draft-" in path.name:
                 path.unlink(missing_ok=True)
 
 
@@ -170,7 +174,9 @@ def _made_at(root: Path, head: str) -> tuple[float, float]:
     return datetime.fromisoformat(created_at).timestamp(), changed_at
 
 
-def _prune_embeddings(root: Path, sound: Sequence[Meta], promotions: Sequence[Promotion]) -> None:
+def _prune_embeddings(
+    root: Path, embeddings: Place, sound: Sequence[Meta], promotions: Sequence[Promotion]
+) -> None:
     """Delete embeddings, which can be recomputed.
 
     Keep those of the two bodies most recently in service, and of the adapted bodies.
@@ -179,17 +185,18 @@ def _prune_embeddings(root: Path, sound: Sequence[Meta], promotions: Sequence[Pr
     adapted = (body for body in Bodies(root).all()[0] if body.pruned_at is None)
     keep = {meta.body_key for meta in sound if meta.body in bodies}
     keep.update(body.body_key for body in adapted)
-    with folder_errors(root):
-        for path in (root / EMBEDDINGS).glob("*.safetensors"):
-            if path.name[:16] not in keep:
-                path.unlink(missing_ok=True)
+    for name in embeddings.names():
+        # Earlier releases kept embeddings in a single file.
+        if ".draft-" not in name and (name[:16] not in keep or name.endswith(".safetensors")):
+            embeddings.delete(name)
 
 
 def _delete_drafts(root: Path) -> None:
     """Delete unfinished files, versions and bodies that killed processes left behind."""
     long_ago = time.time() - DRAFT_LIFETIME_S
     with folder_errors(root):
-        for pattern in ("*.draft-*", "[ra]*/*.draft-*", f"{EMBEDDINGS}/*.draft-*"):
+        in_stores = (f"[ra]*/{POOL}/.*.draft-*", f"{EMBEDDINGS}/*/.*.draft-*")
+        for pattern in ("*.draft-*", "[ra]*/*.draft-*", f"{EMBEDDINGS}/*.draft-*", *in_stores):
             for draft in root.glob(pattern):
                 with suppress(FileNotFoundError):  # it has just been renamed into place
                     if draft.stat().st_mtime < long_ago:

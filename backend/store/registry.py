@@ -9,7 +9,7 @@
                           validation sample
         r0007h02/         the second head on the body of r0007: the same files, but only the last
                           layer
-        embeddings/       cached by body: pool, validation and test (model_outputs.py)
+        embeddings/       of each body, unless STORE is set (model_outputs.py)
         *.lock            see `lock` in files.py
 
 Pydantic reads all JSON, because it rejects text that is nested too deeply or is not Unicode.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch import nn
 from backend.asking.query import confidence
 from backend.base.arrays import Probs
 from backend.base.classes import ClassList, append_new
-from backend.base.errors import ImageError, NoModelError
+from backend.base.errors import ImageError, NoModelError, RowsLostError
 from backend.base.settings import Settings, load_settings
 from backend.base.strategy_names import StrategyName
 from backend.labelstudio.label_config import parse_label_config
@@ -44,8 +45,6 @@ class InService:
     """A project's version in service, loaded into memory."""
 
     meta: Meta
-    row_of: Mapping[str, int]  # pool image id -> row of `probs`
-    probs: Probs
     model: nn.Module | None = None  # loaded when first needed
 
 
@@ -74,11 +73,7 @@ class ModelService:
             # Measuring a version again changes its metadata, but not its predictions.
             made = (meta.version, meta.created_at)
             if served is None or (served.meta.version, served.meta.created_at) != made:
-                image_ids, probs = model_outputs.load_pool_probs(root, meta.version) or (
-                    (),
-                    np.empty((0, len(meta.classes)), np.float32),
-                )
-                served = InService(meta, {i: row for row, i in enumerate(image_ids)}, probs)
+                served = InService(meta)
                 self._in_service[project_id] = served
                 log.info("project %d: serving %s", project_id, meta.version)
         return served
@@ -96,13 +91,11 @@ class ModelService:
         if its image is not in the pool. Other images are fetched and run through the model.
         """
         served = self.in_service(project_id)
-        probs = np.full((len(tasks), len(served.meta.classes)), np.nan, np.float32)
+        probs = self._pool_probs(project_id, served.meta, image_ids)
         images: dict[int, NDArray[np.uint8]] = {}  # framed immediately to save memory
         view = served.meta.view
-        for number, (task, image_id) in enumerate(zip(tasks, image_ids, strict=True)):
-            row = served.row_of.get(image_id)
-            if row is not None:
-                probs[number] = served.probs[row]
+        for number, task in enumerate(tasks):
+            if np.isfinite(probs[number]).all():
                 continue
             address = str((task.get("data") or {}).get(image_key) or "")
             try:
@@ -136,6 +129,17 @@ class ModelService:
         return self.settings.strategy_in(
             record.strategy if record else None, is_finishing=is_finishing
         )
+
+    def _pool_probs(self, project_id: int, meta: Meta, image_ids: Sequence[str]) -> Probs:
+        """Return the saved probabilities, one row per image; a row is NaN if there are none."""
+        probs = np.full((len(image_ids), len(meta.classes)), np.nan, np.float32)
+        if (
+            stored := model_outputs.load_pool_probs(self.root(project_id), meta.version)
+        ) is not None:
+            with suppress(RowsLostError):  # a file is damaged, so the model must run
+                rows = stored.find(image_ids)
+                probs[rows >= 0] = stored[rows[rows >= 0]]
+        return probs
 
     def _model(self, project_id: int, served: InService) -> nn.Module:
         with self._lock:

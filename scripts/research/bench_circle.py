@@ -98,7 +98,7 @@ def measure_orders(annotate: Iterator[None], ranker_log: Path) -> list[HeadOrder
 def _head_figures(orders: Sequence[HeadOrder], root: Path) -> list[Figure]:
     heads = [Registry(root).read_meta(order.version) for order in orders]
     scored = model_outputs.load_pool_probs(root, heads[-1].version)
-    n_scored = len(scored[0]) if scored else 0
+    n_scored = len(scored) if scored else 0
     begin_s, head_s, order_s, total_s = (
         median(getattr(order, part) for order in orders)
         for part in ("begin_s", "head_s", "order_s", "total_s")

@@ -20,10 +20,10 @@ from backend.measures.evaluation import Evaluation
 from backend.network import resnet
 from backend.network.resnet_layout import HEAD_TENSORS, resnet18
 from backend.network.training import Recipe
-from backend.rounds.embeddings import PoolEmbeddings, save_embeddings
 from backend.rounds.loop import Loop
 from backend.rounds.observe import read_changes
 from backend.store import model_outputs
+from backend.store.model_outputs import embeddings_store
 from backend.store.project_record import ProjectRecord, project_root, write_record
 from backend.store.registry import Registry
 from backend.store.tensor_file import body_key
@@ -126,8 +126,9 @@ def make_annotated_project(
     model_outputs.save_validation_probs(root, FIRST, validation_classes, held_out)
     project = _annotate(pool, classes, n_annotations, n_open, rng)
     loop = _make_loop(root, project, pool)
-    embeddings = PoolEmbeddings(images, validation, test)
-    save_embeddings(loop, loop.own_embeddings, key, loop.view, embeddings)
+    store = embeddings_store(loop.own_embeddings, key, loop.view, pool.name, width)
+    for split, rows in ((pool, images), (pool.validation, validation), (pool.test, test)):
+        store.publish(store.write_all(split.image_ids, rows))
     read_changes(project, loop.store)
     learned = {a.annotation_id: a.digest for of_task in project.answers.values() for a in of_task}
     loop.store.record_learned(
@@ -154,7 +155,7 @@ def _make_loop(root: Path, project: CountingProject, pool: Pool) -> Loop:
 
 def _random_images(
     rng: np.random.Generator, centers: Embeddings, count: int
-) -> tuple[Embeddings, Labels]:
+) -> tuple[NDArray[np.float16], Labels]:
     """Return embeddings around the centers, (images, width), and the class of each image."""
     of = rng.integers(CENTERS, size=count)
     noise = rng.standard_normal((count, centers.shape[1]), np.float32)

@@ -51,7 +51,7 @@ def test_a_few_annotations_make_a_head_and_reorder_the_tasks_without_a_training_
 
         kept = model_outputs.load_pool_probs(root, made.version)
         assert kept is not None
-        confidence = dict(zip(kept[0], kept[1].max(axis=1), strict=True))
+        confidence = dict(zip(kept.image_ids, kept[:].max(axis=1), strict=True))
         open_images = [task.image_id for task in project.open_tasks()]
         served = person.next_task()
         assert served["data"]["image_id"] == min(open_images, key=lambda i: confidence[i])

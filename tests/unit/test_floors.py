@@ -44,7 +44,7 @@ LIBRARIES = {
     "onnx": {"results"},
     "onnxruntime": {"results"},
     "prometheus_client": {"web"},
-    "pyarrow": {"images", "results"},
+    "pyarrow": {"images", "results", "store"},
     "redis": {"queue", "workers"},
     "rq": {"queue", "workers"},
     "safetensors": {"store"},

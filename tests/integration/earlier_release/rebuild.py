@@ -23,7 +23,6 @@ import numpy as np
 import redis
 
 from backend.network.resnet_layout import HEAD_TENSORS, resnet18
-from backend.store.model_outputs import save_pool_probs
 from backend.store.tensor_file import body_key, write_tensors
 from scripts.research.accounts import invite_link, log_in, sign_up
 from tests.integration.conftest import Stack
@@ -311,7 +310,8 @@ def _write_scores(root: Path, recording: Recording) -> None:
         guesses = dict(image["guesses"])
         rest = (1 - sum(guesses.values())) / (len(classes) - len(guesses))
         row[:] = [guesses.get(name, rest) for name in classes]
-    save_pool_probs(root, version, [image["image_id"] for image in images], probs)
+    ids = {"image_ids": json.dumps([image["image_id"] for image in images])}
+    write_tensors(root / version / "pool.safetensors", {"probs": probs}, ids)
 
 
 def _tasks(recording: Recording) -> Sequence[tuple[dict[str, Any], list[dict[str, Any]]]]:

@@ -110,9 +110,11 @@ def test_an_image_without_saved_scores_is_scored_by_its_embedding(exporter: Expo
     state["fc.bias"] = np.log([4.0, 1.0]).astype(np.float32)
     Registry(exporter.root).save(state, version)
     Registry(exporter.root).promote("r0001")
-    folder, width = exporter.root / "embeddings", state["fc.weight"].shape[1]
-    path = model_outputs.embeddings_path(folder, "ab", version.view, str(exporter.pool))
-    model_outputs.save_embeddings(path, [digest("1.png")], np.ones((1, width), np.float16))
+    folder = model_outputs.own_embeddings(exporter.root, "")
+    width = state["fc.weight"].shape[1]
+    pool_name = str(exporter.pool)
+    store = model_outputs.embeddings_store(folder, "ab", version.view, pool_name, width)
+    store.publish([store.write([digest("1.png")], np.ones((1, width), np.float16))])
     row = exporter.row("1.png")
     assert (row.model_label, row.model_confidence) == ("cat", 0.8)  # 4 : 1
 
@@ -120,12 +122,14 @@ def test_an_image_without_saved_scores_is_scored_by_its_embedding(exporter: Expo
 def test_labels_are_exported_even_if_the_version_in_service_is_broken(exporter: Exporter) -> None:
     exporter.annotate("1.png", "cat")
     save(exporter.root, meta(1))
-    nan = np.full((1, 2), np.nan, np.float32)
-    model_outputs.save_pool_probs(exporter.root, "r0001", [digest("1.png")], nan)
     Registry(exporter.root).promote("r0001")
+    half = np.array([[0.5, 0.5]], np.float32)
+    model_outputs.save_pool_probs(exporter.root, "r0001", [digest("1.png")], half)
+    [shard] = (exporter.root / "r0001/pool").glob("*.parquet")
+    shard.write_bytes(b"half a file")
     reading = exporter.read()
     assert [(row.label, row.model_label) for row in reading.rows] == [("cat", None)]
-    assert "r0001 contain NaN" in reading.model_problem
+    assert "was damaged: its rows will be computed again" in reading.model_problem
 
 
 def test_labels_by_the_model_are_marked_and_give_way_to_labels_by_people(

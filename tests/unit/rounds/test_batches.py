@@ -18,6 +18,8 @@ from backend.rounds import batches, embeddings, ordering
 from backend.rounds.decide import State
 from backend.rounds.loop import Loop
 from backend.store import model_outputs
+from backend.store.place import LocalPlace
+from backend.store.row_store import RowStore
 from backend.store.version_meta import Meta
 from scripts.research.oracle import OracleProject
 from tests.unit.rounds.conftest import asked, seed, team_of, train, with_settings
@@ -31,7 +33,7 @@ def test_a_round_asks_the_images_its_new_version_is_least_sure_of(
     meta = train(loop)
     kept = model_outputs.load_pool_probs(loop.root, meta.version)
     assert kept is not None
-    image_ids, probs = kept
+    image_ids, probs = kept.image_ids, kept[:]
     seeds = {task.image_id for task in project.by_task.values() if task.label is not None}
     confidence = {i: row.max() for i, row in zip(image_ids, probs, strict=True) if i not in seeds}
     assert asked(project, "r0001") == sorted(confidence, key=lambda i: confidence[i])[:10]
@@ -205,24 +207,25 @@ def test_the_first_batch_of_a_large_pool_embeds_only_a_part_of_it(
     assert len(own.pool.image_ids) > 40
     assert batches.top_up(own) == 10
     (path,) = (tmp_path / "embeddings").glob("*")
-    kept = model_outputs.load_embeddings(path, 512)
+    store = RowStore(LocalPlace(path), np.float16, 512)
+    kept = store.open()
     assert kept is not None
-    assert len(kept[0]) == 20
+    assert len(kept) == 20
     first = {task.image_id for task in project.by_task.values()}
-    assert first < set(kept[0])
+    assert first < set(kept.image_ids)
     # The next batch comes from the same images, with ten new ones in place of those queried.
     project.answer_open_tasks(dict.fromkeys(first, "3"))
     assert batches.top_up(own) == 10
-    grown = model_outputs.load_embeddings(path, 512)
+    grown = store.open()
     assert grown is not None
-    assert len(grown[0]) == 30
+    assert len(grown) == 30
     # Once few images are missing, all of them are embedded.
     monkeypatch.setattr(embeddings, "NEW_CANDIDATES", len(own.pool.image_ids))
     project.answer_open_tasks(dict.fromkeys(own.pool.image_ids, "3"))
     batches.top_up(own)
-    whole = model_outputs.load_embeddings(path, 512)
+    whole = store.open()
     assert whole is not None
-    assert set(whole[0]) == set(own.pool.image_ids)
+    assert set(whole.image_ids) == set(own.pool.image_ids)
 
 
 def test_without_pretrained_weights_the_first_batch_is_random(
@@ -273,7 +276,7 @@ def test_a_version_asks_the_least_confident_of_the_tasks_that_the_team_made(
     assert len(chosen) == 10
     kept = model_outputs.load_pool_probs(attached.root, meta.version)
     assert kept is not None
-    confidence = dict(zip(kept[0], kept[1].max(axis=1).tolist(), strict=True))
+    confidence = dict(zip(kept.image_ids, kept[:].max(axis=1).tolist(), strict=True))
     others = [f"ls-{i}" for i in chosen if f"ls-{i}" in confidence]
     left = confidence.keys() - {f"ls-{i}" for i in project.answers} - {*others}
     assert len(others) == 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from backend.base.arrays import Labels, Probs
 from backend.base.errors import LabelStudioError, TrainingError
 from backend.images.known_labels import true_labels
-from backend.images.splits import Split
+from backend.images.splits import LabeledSplit, Split
 from backend.measures.calibration import expected_calibration_error
 from backend.measures.gate import Gate
 from backend.network.head import Head, fit_head
@@ -80,7 +81,7 @@ def test_a_validation_split_too_small_for_the_gate_promotes_and_says_so(
     loop: Loop, project: OracleProject, caplog: pytest.LogCaptureFixture
 ) -> None:
     held_out = loop.pool.validation
-    few = replace(held_out, images=held_out.images[:30], labels=held_out.labels[:30])
+    few = LabeledSplit(held_out.image_ids[:30], held_out.images[:30], held_out.labels[:30])
     small = replace(
         loop,
         pool=replace(loop.pool, validation=few),
@@ -102,7 +103,7 @@ def test_without_validation_images_versions_are_trained_and_promoted_unjudged(
     loop: Loop, project: OracleProject
 ) -> None:
     held_out = loop.pool.validation
-    none = replace(held_out, images=held_out.images[:0], labels=held_out.labels[:0])
+    none = LabeledSplit((), held_out.images[:0], held_out.labels[:0])
     unjudged = replace(loop, pool=replace(loop.pool, validation=none))
     seed(unjudged, project)
     train(unjudged)
@@ -126,10 +127,10 @@ def test_probabilities_are_calibrated_and_the_calibration_error_is_recorded(
     assert meta.calibration.temperature == meta.temperature != 1.0
     kept = model_outputs.load_pool_probs(loop.root, meta.version)
     assert kept is not None
-    (loop.root / meta.version / "pool.safetensors").unlink()
-    for path in (loop.root / "embeddings").iterdir():  # otherwise a head scores them, not bf16
-        path.unlink()
-    np.testing.assert_allclose(scoring.pool_probs(loop, meta, quiet), kept[1], atol=1e-6)
+    saved = kept[:]
+    shutil.rmtree(loop.root / meta.version / "pool")
+    shutil.rmtree(loop.root / "embeddings")
+    np.testing.assert_allclose(scoring.pool_probs(loop, meta, quiet), saved, atol=1e-6)
     labels = loop.pool.validation.labels
     held_out = model_outputs.load_validation_probs(loop.root, meta.version, labels)
     assert held_out is not None
@@ -307,7 +308,7 @@ def keep_candidate(loop: Loop, version: str, predicted: Labels) -> Meta:
         "",
         CAT_OR_DOG[predicted],
         test,
-        lambda: (CAT_OR_DOG[[0, 0]], None),
+        lambda: CAT_OR_DOG[[0, 0]],
         {},
     )
     kept = promotion.keep(loop, labels, candidate)
@@ -361,7 +362,7 @@ def test_confidence_is_calibrated_from_thirty_labels_of_annotators_on(loop: Loop
     assert (few.temperature, few.calibration) == (1.0, None)
     scores = model_outputs.load_pool_probs(loop.root, "r0001")
     assert scores is not None
-    assert np.allclose(scores[1], CAT_OR_DOG[[0, 0]])
+    assert np.allclose(scores[:], CAT_OR_DOG[[0, 0]])
     enough = keep_candidate(animals(loop, 30), "r0002", CATS)
     assert enough.temperature < 1.0  # it was right every time, but only 90 % sure
     assert enough.calibration is not None

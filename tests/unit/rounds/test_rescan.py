@@ -19,8 +19,8 @@ from backend.images.index import Index
 from backend.images.pool import open_pool
 from backend.images.validation_sample import Validation
 from backend.network import inference
-from backend.rounds import batches, embeddings, ordering, rescan, scoring
-from backend.rounds.embeddings import embeddings_of, score
+from backend.rounds import batches, body_embeddings, ordering, rescan, scoring
+from backend.rounds.embeddings import embeddings_of
 from backend.rounds.labels import read_labels
 from backend.rounds.loop import Loop
 from backend.rounds.observe import read_changes
@@ -183,7 +183,7 @@ def test_only_new_images_are_scored_and_each_only_once(
         seen.append(len(images))
         return inference.predict(model, images, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(embeddings, "predict", predict)
+    monkeypatch.setattr(body_embeddings, "predict", predict)
     after = look(reopen)
     assert sum(seen) == 2
     probs = scoring.pool_probs(after, version, quiet)
@@ -194,7 +194,12 @@ def test_only_new_images_are_scored_and_each_only_once(
     assert before.items() <= kept.items()
     state = after.registry.load_state(version.version)
     new = [image_id("new/1.png"), image_id("new/2.png")]
-    direct = score(after, state, version.view, after.pool.images_of(new), "", quiet).probs
+    direct = inference.predict(
+        inference.load_network(state, after.device),
+        after.pool.images_of(new),
+        image_size=version.image_size,
+        device=after.device,
+    ).probs
     # They are those of the whole network, up to the temperature.
     assert np.array_equal([np.argsort(kept[i]) for i in new], np.argsort(direct, axis=1))
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import safetensors.numpy
 from torch import nn
 
 from backend.base.arrays import Images
@@ -17,13 +17,18 @@ from backend.base.errors import NoModelError
 from backend.base.progress import Progress
 from backend.images.framing import View
 from backend.images.pool import Pool
+from backend.network.head import Head
 from backend.network.inference import Outputs, predict
-from backend.rounds import batches, embeddings, scoring
+from backend.rounds import batches, body_embeddings, scoring
 from backend.rounds.embeddings import embeddings_of
 from backend.rounds.loop import Loop
 from backend.store import model_outputs
 from scripts.research.oracle import OracleProject
 from tests.unit.rounds.conftest import ask_and_annotate, quiet, refit, seed, train
+
+
+def embedding_files(loop: Loop) -> set[Path]:
+    return {*(loop.root / "embeddings").glob("*/*.parquet")}
 
 
 def test_a_version_without_kept_embeddings_embeds_the_pool_once_for_its_heads(
@@ -34,38 +39,39 @@ def test_a_version_without_kept_embeddings_embeds_the_pool_once_for_its_heads(
     meta_file = loop.root / "r0001/meta.json"
     old = loop.registry.read_meta("r0001").model_copy(update={"body_key": ""})
     meta_file.write_text(old.model_dump_json())
-    for path in (loop.root / "embeddings").glob("*"):
-        path.unlink()
+    shutil.rmtree(loop.root / "embeddings")
     ask_and_annotate(loop, project)
     first = refit(loop)
     assert first.body_key
-    [kept] = (loop.root / "embeddings").glob("*")
-    made_at = kept.stat().st_mtime_ns
+    made = embedding_files(loop)
+    assert made
     ask_and_annotate(loop, project)
     refit(loop)
-    assert kept.stat().st_mtime_ns == made_at
+    assert embedding_files(loop) == made
 
 
 def test_lost_embeddings_are_computed_again(loop: Loop, project: OracleProject) -> None:
     seed(loop, project)
     train(loop)
-    kept = {path: path.read_bytes() for path in (loop.root / "embeddings").glob("*")}
-    assert kept
-    for path in kept:
-        path.unlink()
+    _, kept = embeddings_of(loop, loop.registry.read_meta("r0001"), quiet)
+    shutil.rmtree(loop.root / "embeddings")
     ask_and_annotate(loop, project)
-    assert refit(loop).version == "r0001h01"
-    assert {p: p.read_bytes() for p in (loop.root / "embeddings").glob("*")} == kept
+    head = refit(loop)
+    assert head.version == "r0001h01"
+    assert embedding_files(loop)
+    _, again = embeddings_of(loop, head, quiet)
+    assert np.array_equal(again.pool[:], kept.pool[:])
+    assert np.array_equal(again.validation, kept.validation)
 
 
 def test_probabilities_with_nan_are_named_with_their_version(
-    loop: Loop, project: OracleProject
+    loop: Loop, project: OracleProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seed(loop, project)
-    meta = train(loop)
-    probs = scoring.pool_probs(loop, meta, quiet).copy()
-    probs[3, 2] = np.nan
-    model_outputs.save_pool_probs(loop.root, meta.version, loop.pool.image_ids, probs)
+    train(loop)
+    shutil.rmtree(loop.root / "r0001/pool")
+    nan = np.float32(np.nan)
+    monkeypatch.setattr(Head, "probs", lambda *_: np.full((len(loop.pool.image_ids), 10), nan))
     with pytest.raises(NoModelError, match="r0001 contain NaN"):
         batches.choose_batch(loop, 5, "margin")
 
@@ -86,7 +92,7 @@ def test_only_new_images_are_scored_and_embedded_and_rows_of_other_images_stay(
         n_predicted.append(len(images))
         return run(model, images, **options)
 
-    monkeypatch.setattr(embeddings, "predict", count)
+    monkeypatch.setattr(body_embeddings, "predict", count)
     rows = slice(5, 250)  # 5 images are gone, 10 are new
     grown = replace(
         loop,
@@ -96,17 +102,17 @@ def test_only_new_images_are_scored_and_embedded_and_rows_of_other_images_stay(
     assert np.array_equal(scoring.pool_probs(grown, meta, quiet)[:235], probs[5:])
     _, after = embeddings_of(grown, meta, quiet)
 
-    assert n_predicted == [10, 10, 0, 0]  # scores; then the pool, validation and test
+    assert n_predicted == [10]  # the scores are computed from the embeddings
     assert np.array_equal(after.pool[:235], before.pool[5:])
     assert np.array_equal(after.validation, before.validation)
-    assert np.isfinite(after.pool).all()
+    assert np.isfinite(after.pool[:]).all()
     kept = model_outputs.load_pool_probs(loop.root, meta.version)
     assert kept is not None
     # Another process may have opened a larger pool.
-    assert kept[0] == loop.pool.image_ids
+    assert kept.image_ids == loop.pool.image_ids
     scoring.pool_probs(grown, meta, quiet)
     embeddings_of(grown, meta, quiet)
-    assert len(n_predicted) == 4
+    assert len(n_predicted) == 1
 
 
 def test_a_version_is_scored_with_the_view_that_it_was_trained_with(
@@ -126,34 +132,33 @@ def test_a_version_is_scored_with_the_view_that_it_was_trained_with(
         return images_of(pool, ids, view, progress)
 
     monkeypatch.setattr(Pool, "images_of", record)
-    (loop.root / "r0001/pool.safetensors").unlink()
+    shutil.rmtree(loop.root / "r0001/pool")
     (loop.root / "r0001/validation.safetensors").unlink()
     scoring.pool_probs(loop, old, quiet)
     scoring.validation_probs(loop, old)
     embeddings_of(loop, old, quiet)
-    assert views == [View(32, "middle")] * 5
+    assert views == [View(32, "middle")] * 4  # the pool, and validation twice: only once kept
 
 
-@pytest.mark.parametrize("is_empty", [True, False], ids=["empty", "of another network"])
+@pytest.mark.parametrize("damage", [b"", b"half a file"], ids=["empty", "cut off"])
 def test_damaged_scores_and_embeddings_are_computed_again(
-    loop: Loop, project: OracleProject, is_empty: bool
+    loop: Loop, project: OracleProject, damage: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     seed(loop, project)
     meta = train(loop)
     probs = scoring.pool_probs(loop, meta, quiet)
     key, kept = embeddings_of(loop, meta, quiet)
-    [path] = (loop.root / "embeddings").iterdir()
-    ids = [f"i{row}" for row in range(3)]
-    narrow = safetensors.numpy.save(
-        {"embeddings": kept.pool[:3, :7]}, {"image_ids": json.dumps(ids)}
-    )
-    content = b"" if is_empty else narrow
-    for damaged in (loop.root / "r0001/pool.safetensors", path):
-        damaged.write_bytes(content)
-    np.testing.assert_allclose(scoring.pool_probs(loop, meta, quiet), probs, atol=0.01)
+    shards = [*(loop.root / "r0001/pool").glob("*.parquet"), *embedding_files(loop)]
+    assert len(shards) == 4  # the pool twice, validation and test
+    for shard in shards:
+        shard.write_bytes(damage)
+    assert np.array_equal(scoring.pool_probs(loop, meta, quiet), probs)
     again, made = embeddings_of(loop, meta, quiet)
-    assert (again, made.pool.shape) == (key, kept.pool.shape)
-    assert path.stat().st_size > 1000 * len(loop.pool.image_ids)
+    assert again == key
+    assert np.array_equal(made.pool[:], kept.pool[:])
+    for shard in shards:
+        assert f"{shard.name} is damaged" in caplog.text
+        assert not shard.exists()
 
 
 def test_a_version_of_fewer_classes_scores_images_and_validates_after_a_class_has_joined(
@@ -164,8 +169,8 @@ def test_a_version_of_fewer_classes_scores_images_and_validates_after_a_class_ha
     before = scoring.pool_probs(loop, meta, quiet)
     names = (*loop.choices, "new")
     wider = replace(loop, choices=names, pool=replace(loop.pool, classes=names))
-    for name in ("pool.safetensors", "validation.safetensors"):
-        (loop.root / "r0001" / name).unlink()
+    shutil.rmtree(loop.root / "r0001/pool")
+    (loop.root / "r0001/validation.safetensors").unlink()
     after = scoring.pool_probs(wider, meta, quiet)
     np.testing.assert_allclose(after[:, :10], before, atol=0.02)
     assert after[:, 10].tolist() == [0.0] * len(after)

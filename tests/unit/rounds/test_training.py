@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from backend.images.known_labels import true_labels
+from backend.measures.calibration import rescale
+from backend.network.inference import load_network, predict
 from backend.rounds import rounds, scoring
 from backend.rounds.loop import Loop
 from scripts.research.oracle import OracleProject
@@ -40,9 +42,14 @@ def test_a_head_predicts_the_pool_as_its_whole_network_would(
     head = refit(loop)
     if head.refused:
         loop.registry.promote(head.version)
-    from_embeddings = scoring.pool_probs(loop, head, quiet)
-    (loop.root / head.version / "pool.safetensors").unlink(missing_ok=True)
-    np.testing.assert_allclose(scoring.pool_probs(loop, head, quiet), from_embeddings, atol=0.02)
+    whole = predict(
+        load_network(loop.registry.load_state(head.version), loop.device),
+        loop.pool.images,
+        image_size=head.image_size,
+        device=loop.device,
+    )
+    expected = rescale(whole.probs, head.temperature)
+    np.testing.assert_allclose(scoring.pool_probs(loop, head, quiet), expected, atol=1e-5)
 
 
 def test_a_damaged_head_in_service_is_replaced_by_one_fitted_from_scratch(

@@ -16,6 +16,7 @@ from backend.store import pruning
 from backend.store.bodies import Bodies
 from backend.store.body_meta import PRETRAINED, START
 from backend.store.body_pruning import choose_pruned_bodies, prune_bodies
+from backend.store.model_outputs import own_embeddings
 from backend.store.project_record import project_root
 from backend.store.registry import Registry
 from backend.store.version_meta import Meta
@@ -76,7 +77,7 @@ def test_a_body_goes_with_the_last_version_that_was_trained_from_it(root: Path) 
     prune_bodies(root, 2, NOON)
     assert pruned(root) == []
     pruning.write_announcement(root, NOON - timedelta(days=1))
-    pruning.prune(root, 2, lambda: (), NOON)  # keeps r0004 and r0005
+    pruning.prune(root, own_embeddings(root, ""), 2, lambda: (), NOON)  # keeps r0004 and r0005
     assert pruned(root) == ["a0001"]
     assert Bodies(root).read_meta("a0001").pruned_at == NOON
     assert Bodies(root).read_meta("a0001").comparison == body_meta().comparison
@@ -184,9 +185,9 @@ def test_embeddings_of_adapted_bodies_stay_as_long_as_their_weights(root: Path) 
     folder = root / "embeddings"
     folder.mkdir()
     for key in (*keys, "0" * 16):
-        (folder / f"{key}-32px-x.safetensors").touch()
-    pruning.prune(root, 2, lambda: (), NOON)  # marks a0002 as pruned
-    pruning.prune(root, 2, lambda: (), NOON)
+        (folder / f"{key}-32px-x").mkdir()
+    pruning.prune(root, own_embeddings(root, ""), 2, lambda: (), NOON)  # marks a0002 as pruned
+    pruning.prune(root, own_embeddings(root, ""), 2, lambda: (), NOON)
     assert pruned(root) == ["a0002"]
     left = {path.name[:16] for path in folder.iterdir()}
     assert left == {keys[0], keys[2]}
@@ -201,7 +202,7 @@ def test_drafts_of_killed_saves_are_deleted_after_an_hour(root: Path) -> None:
         (root / f"a0001/.meta.json.draft-{process}").touch()
     for draft in root.rglob("*draft-*1"):
         os.utime(draft, (0, 0))
-    pruning.prune(root, 2, lambda: (), NOON)
+    pruning.prune(root, own_embeddings(root, ""), 2, lambda: (), NOON)
     left = {".draft-a0002-2", ".start.draft-2", "adapting.draft-2", ".meta.json.draft-2"}
     assert {path.name for path in root.rglob("*draft-*")} == left
     assert pruned(root) == []

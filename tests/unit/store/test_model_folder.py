@@ -75,7 +75,7 @@ EARLIER = (
 )  # fmt: skip
 FILES = (
     "project.json", "project.db", *EARLIER, "current", "r0002/meta.json",
-    "r0002/model.safetensors", "r0002/pool.safetensors", "r0002/validation.safetensors",
+    "r0002/model.safetensors", "r0002/pool/manifest.json", "r0002/validation.safetensors",
     "r0002h01/meta.json", "r0002h01/model.safetensors",
     "a0001/meta.json", "a0001/model.safetensors", "start", "adapting.safetensors",
 )  # fmt: skip

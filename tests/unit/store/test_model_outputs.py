@@ -15,6 +15,7 @@ from backend.base.errors import NoModelError
 from backend.images.framing import View
 from backend.store import model_outputs
 from backend.store.model_outputs import UNLABELED, SampleProbs
+from backend.store.place import LocalPlace
 from backend.store.project_record import begin_detaching, project_root, write_record
 from tests.unit.store.test_registry import meta, record, save
 
@@ -64,57 +65,37 @@ NO_SAFETENSORS = {
 
 def test_the_pools_probabilities_are_loaded_with_their_ids(root: Path) -> None:
     assert model_outputs.load_pool_probs(root, "r0001") is None
-    probs = np.array([[0.1, 0.9], [0.6, 0.4]], dtype=np.float32)
-    model_outputs.save_pool_probs(root, "r0001", ("a", "b"), probs)
+    model_outputs.save_pool_probs(root, "r0001", ("a", "b"), PROBS)
     kept = model_outputs.load_pool_probs(root, "r0001")
     assert kept is not None
-    assert kept[0] == ("a", "b")
-    assert (kept[1] == probs).all()
+    assert kept.image_ids == ("a", "b")
+    assert np.array_equal(kept[:], PROBS)
+
+
+def test_probabilities_that_another_process_adds_are_seen(root: Path) -> None:
+    model_outputs.save_pool_probs(root, "r0001", ("a", "b"), PROBS)
+    before = model_outputs.load_pool_probs(root, "r0001")
+    assert before is not None
+    assert before.find(["c"]).tolist() == [-1]
+    model_outputs.save_pool_probs(root, "r0001", ("c",), PROBS[1:])
+    after = model_outputs.load_pool_probs(root, "r0001")
+    assert after is not None
+    assert np.array_equal(after[after.find(["c", "a"])], PROBS[::-1])
 
 
 @pytest.mark.parametrize("content", NO_SAFETENSORS.values(), ids=NO_SAFETENSORS)
 def test_files_without_scores_are_named_and_treated_as_missing(
     root: Path, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for name in ("pool", "validation"):
-        (root / f"r0001/{name}.safetensors").write_bytes(content)
-    assert model_outputs.load_pool_probs(root, "r0001") is None
+    (root / "r0001/validation.safetensors").write_bytes(content)
     assert model_outputs.load_validation(root, "r0001") is None
-    assert "r0001/pool.safetensors is damaged" in caplog.text
     assert "r0001/validation.safetensors is damaged" in caplog.text
 
 
 def test_a_folder_in_the_place_of_scores_is_treated_as_missing(root: Path) -> None:
-    (root / "r0001/pool.safetensors").mkdir()
-    assert model_outputs.load_pool_probs(root, "r0001") is None
-
-
-@pytest.mark.parametrize(
-    ("probs", "metadata"),
-    [
-        pytest.param(PROBS, None, id="no metadata"),
-        pytest.param(PROBS, {"ids": "[]"}, id="no image ids"),
-        pytest.param(PROBS, {"image_ids": "[" * 100_000}, id="ids nested 100,000 deep"),
-        pytest.param(PROBS, {"image_ids": '["a", 5]'}, id="a number for an id"),
-        pytest.param(PROBS, {"image_ids": '["a", "\\ud800"]'}, id="a lone surrogate for an id"),
-        pytest.param(PROBS, {"image_ids": '{"a": 1, "b": 2}'}, id="no list of ids"),
-        pytest.param(PROBS, {"image_ids": '["a"]'}, id="fewer ids than rows"),
-        pytest.param(PROBS[:, :1], IDS, id="fewer columns than classes"),
-        pytest.param(PROBS[0], IDS, id="one axis"),
-        pytest.param(PROBS.astype(np.int64), IDS, id="whole numbers"),
-        pytest.param(2 * PROBS, IDS, id="rows that sum to 2"),
-        pytest.param(PROBS + np.array([-1, 1]), IDS, id="negative probabilities"),
-    ],
-)
-def test_invalid_pool_probabilities_are_treated_as_missing(
-    root: Path, probs: np.ndarray[Any, Any], metadata: dict[str, str] | None
-) -> None:
-    (root / "r0001/pool.safetensors").write_bytes(file_of({"probs": probs}, metadata))
-    assert model_outputs.load_pool_probs(root, "r0001") is None
-
-
-def test_pool_probabilities_under_another_name_are_treated_as_missing(root: Path) -> None:
-    (root / "r0001/pool.safetensors").write_bytes(file_of({"scores": PROBS}, IDS))
+    (root / "r0001/validation.safetensors").mkdir()
+    (root / "r0001/pool/manifest.json").mkdir(parents=True)
+    assert model_outputs.load_validation(root, "r0001") is None
     assert model_outputs.load_pool_probs(root, "r0001") is None
 
 
@@ -122,9 +103,9 @@ def test_pool_probabilities_under_another_name_are_treated_as_missing(root: Path
 def test_a_version_with_nan_probabilities_for_the_pool_is_named(root: Path, number: float) -> None:
     bad = PROBS.copy()
     bad[1, 0] = number
-    model_outputs.save_pool_probs(root, "r0001", ("a", "b"), bad)
     with pytest.raises(NoModelError, match=r"r0001 contain NaN.*scripts\.models promote"):
-        model_outputs.load_pool_probs(root, "r0001")
+        model_outputs.save_pool_probs(root, "r0001", ("a", "b"), bad)
+    assert model_outputs.load_pool_probs(root, "r0001") is None
 
 
 @pytest.mark.parametrize(
@@ -150,17 +131,7 @@ def test_damaged_validation_probabilities_are_treated_as_missing(
     assert model_outputs.load_validation_probs(root, "r0001", LABELS) is None
 
 
-def test_embeddings_are_loaded_with_their_ids(tmp_path: Path) -> None:
-    path = tmp_path / "embeddings/k.safetensors"
-    assert model_outputs.load_embeddings(path, 2) is None
-    model_outputs.save_embeddings(path, ("a", "b"), np.array([[1, 2], [3, 4]], np.float16))
-    kept = model_outputs.load_embeddings(path, 2)
-    assert kept is not None
-    assert kept[0] == ("a", "b")
-    assert kept[1].tolist() == [[1, 2], [3, 4]]
-
-
-def test_embeddings_of_another_body_view_or_pool_have_another_file(tmp_path: Path) -> None:
+def test_embeddings_of_another_body_view_or_pool_have_another_folder(tmp_path: Path) -> None:
     kept = ("k", View(32), "/photos")
     others = [
         ("j", View(32), "/photos"),
@@ -168,31 +139,17 @@ def test_embeddings_of_another_body_view_or_pool_have_another_file(tmp_path: Pat
         ("k", View(32, "middle"), "/photos"),
         ("k", View(32), "/paintings"),
     ]
-    paths = {model_outputs.embeddings_path(tmp_path, *key) for key in (kept, *others)}
-    assert len(paths) == 5
+    folder = LocalPlace(tmp_path)
+    stores = [model_outputs.embeddings_store(folder, *key, 2) for key in (kept, *others)]
+    assert len({store.place.address for store in stores}) == 5
 
 
-@pytest.mark.parametrize(
-    ("embeddings", "ids"),
-    [
-        pytest.param(np.zeros((1, 4), np.float16), ["a", "b"], id="fewer rows than ids"),
-        pytest.param(np.zeros((2, 5), np.float16), ["a", "b"], id="another width"),
-        pytest.param(np.full((2, 4), np.nan, np.float16), ["a", "b"], id="NaN"),
-        pytest.param(np.zeros(2, np.float16), ["a", "b"], id="one axis"),
-        pytest.param(np.zeros((2, 4), np.int64), ["a", "b"], id="whole numbers"),
-        pytest.param(np.zeros((2, 4), np.float16), ["a", 5], id="a number for an id"),
-        pytest.param(np.zeros((2, 4), np.float16), None, id="no ids"),
-    ],
-)
-def test_damaged_embeddings_are_treated_as_missing(
-    tmp_path: Path, embeddings: np.ndarray[Any, Any], ids: list[Any] | None
-) -> None:
-    path = tmp_path / "k.safetensors"
-    model_outputs.save_embeddings(path, ("a", "b"), np.zeros((2, 4), np.float16))
-    assert model_outputs.load_embeddings(path, 4) is not None
-    metadata = None if ids is None else {"image_ids": json.dumps(ids)}
-    path.write_bytes(safetensors.numpy.save({"embeddings": embeddings}, metadata))
-    assert model_outputs.load_embeddings(path, 4) is None
+def test_with_a_store_embeddings_of_all_projects_are_below_it(tmp_path: Path) -> None:
+    root, store = tmp_path / "models/p7", str(tmp_path / "shared")
+    assert model_outputs.own_embeddings(root, "").address == f"{root}/embeddings"
+    assert model_outputs.own_embeddings(root, store).address == f"{store}/p7/embeddings"
+    assert model_outputs.shared_embeddings(tmp_path, "").address == f"{tmp_path}/embeddings"
+    assert model_outputs.shared_embeddings(tmp_path, store).address == f"{store}/embeddings"
 
 
 # The validation sample

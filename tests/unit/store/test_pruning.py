@@ -15,6 +15,7 @@ import pytest
 
 from backend.base.errors import LabelStudioError, NoModelError, StoreError
 from backend.store import model_outputs, pruning
+from backend.store.model_outputs import own_embeddings
 from backend.store.project_db import writing
 from backend.store.project_record import project_root, write_record
 from backend.store.registry import Promotion, Registry
@@ -61,7 +62,7 @@ def prune(
     now: datetime = NOON,
 ) -> datetime | None:
     pruning.write_announcement(root, announced_at)
-    pruning.prune(root, keep_versions, find_named, now)
+    pruning.prune(root, own_embeddings(root, ""), keep_versions, find_named, now)
     return pruning.read_announcement(root)
 
 
@@ -157,7 +158,7 @@ def test_a_pruned_version_and_its_heads_keep_only_their_metadata(root: Path) -> 
     fill(root, "r0001", "r0001h01", "r0002", "r0003", "r0004")
     whole = files(root / "r0004")
     assert whole == {
-        "meta.json", "model.safetensors", "pool.safetensors", "validation.safetensors",
+        "meta.json", "model.safetensors", "pool", "validation.safetensors",
     }  # fmt: skip
     prune(root)
     assert pruned(root) == ["r0001", "r0001h01", "r0002"]
@@ -266,9 +267,10 @@ def test_a_crash_leaves_no_half_pruned_version_and_the_next_pruning_completes_it
         return changed
 
     with monkeypatch.context() as patch:
-        # Two markers, then three files of each of three versions.
+        # Two markers, then two files and a folder of each of three versions.
         patch.setattr(Registry, "mark_pruned", then_die(Registry.mark_pruned))
         patch.setattr(Path, "unlink", then_die(Path.unlink))
+        patch.setattr(shutil, "rmtree", then_die(shutil.rmtree))
         with pytest.raises(_Killed):
             prune(root)
     expected = [[], ["r0001", "r0001h01"], ["r0001", "r0001h01", "r0002"]]
@@ -431,12 +433,17 @@ def test_embeddings_of_the_last_two_bodies_and_a_recent_draft_are_kept(root: Pat
         Registry(root).promote(f"r000{number}")
     folder = root / "embeddings"
     folder.mkdir()
-    names = [f"{n:016d}-32px-x.safetensors" for n in (1, 2, 3)]
-    for name in (*names, "old.draft-1", "young.draft-2"):
-        (folder / name).touch()
-    os.utime(folder / "old.draft-1", (0, 0))
+    names = [f"{n:016d}-32px-x" for n in (1, 2, 3)]
+    for name in names:
+        (folder / name).mkdir()
+    drafts = [folder / names[2] / f".{name}.parquet.draft-{name}" for name in ("1", "2")]
+    for draft in drafts:
+        draft.touch()
+    os.utime(drafts[0], (0, 0))
+    (folder / f"{2:016d}-32px-x.safetensors").touch()  # of an earlier release
     prune(root)
-    assert {path.name for path in folder.iterdir()} == {*names[1:], "young.draft-2"}
+    assert {path.name for path in folder.iterdir()} == {*names[1:]}
+    assert [draft.exists() for draft in drafts] == [False, True]
 
 
 def test_drafts_of_killed_processes_are_deleted_after_an_hour(root: Path) -> None:

@@ -30,6 +30,7 @@ from backend.queue.training_queue import TrainingQueue
 from backend.rounds.accuracy import outlook_sentence
 from backend.store import model_outputs, pruning
 from backend.store.finish_store import FinishStore
+from backend.store.model_outputs import own_embeddings
 from backend.store.project_db import writing
 from backend.store.project_record import project_root, write_record
 from backend.store.project_rows import AnnotatorFigures, FinishOutlook, OpenImage
@@ -355,7 +356,7 @@ def test_pruned_versions_stay_on_the_learning_curve_and_in_the_forecast(
     root = project_root(settings.model_dir, PROJECT)
     noon = datetime(2026, 1, 2, 12, tzinfo=UTC)
     pruning.write_announcement(root, noon - timedelta(days=1))
-    pruning.prune(root, 2, lambda: (), noon)
+    pruning.prune(root, own_embeddings(root, ""), 2, lambda: (), noon)
     assert not (root / "r0004/model.safetensors").exists()
     after = project_status(settings, queue, PROJECT)
     assert [p.is_pruned for p in after.learning_curve] == [True] * 4 + [False] * 2
