@@ -31,7 +31,7 @@ from backend.base.errors import ImageError
 from backend.base.progress import Progress
 from backend.images.decode import open_image
 from backend.images.digest import digest
-from backend.images.framing import View, frame
+from backend.images.framing import FramingName, View, frame
 
 CHUNK = 64  # images decoded between two appends
 SPOOLED_BYTES = 16 * 1024**2  # a larger original is copied to disk while it is decoded
@@ -172,7 +172,8 @@ class PixelStore:
         self._n_rows = self._n_bytes_read = 0
 
     @property
-    def _size(self) -> tuple[int, int]:
+    def size(self) -> tuple[int, int]:
+        """Return the width and height of the decoded images."""
         return self._shape[1], self._shape[0]
 
     @property
@@ -184,11 +185,10 @@ class PixelStore:
     ) -> tuple[NDArray[np.uint8], str] | ImageError | OSError:
         """Return an image's pixels and content hash, or the error that prevented decoding."""
         try:
-            with (
-                _spooled(open_original, original.location) as (file, content),
-                open_image(file, self.max_pixels) as image,
-            ):
-                return frame(image, self.framing, self._size), content
+            location = original.location
+            return decode_original(
+                open_original, location, self.framing, self.size, self.max_pixels
+            )
         except (ImageError, OSError) as error:
             return error
 
@@ -273,6 +273,20 @@ class PixelStore:
         if self.framing == "middle":
             return max(size) <= MIDDLE_NATIVE_MAX_PX
         return size[0] == size[1] <= self._side_px
+
+
+def decode_original(
+    open_original: Open, location: str, framing: FramingName, size: tuple[int, int], max_pixels: int
+) -> tuple[NDArray[np.uint8], str]:
+    """Return an original's pixels, (height, width, 3), and content hash.
+
+    `size` is (width, height). Raises ImageError or OSError.
+    """
+    with (
+        _spooled(open_original, location) as (file, content),
+        open_image(file, max_pixels) as image,
+    ):
+        return frame(image, framing, size), content
 
 
 @contextmanager

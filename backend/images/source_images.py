@@ -186,6 +186,10 @@ class SourceImages:
         """Return the longest side of the first readable images, or 0 if none can be read."""
         return measure_side(self.source, self.index, self.max_pixels)
 
+    def stored_size(self, view: View) -> tuple[int, int]:
+        """Return the width and height in which images are decoded for a view."""
+        return self._store(view).size
+
     def url(self, image_id: str) -> str | None:
         """Return the address at which a browser can open the image, or None."""
         [entry] = self.index.entries(self.index.rows([image_id]))

@@ -1,0 +1,113 @@
+"""Read a pool's images in a process that has not opened the pool, for example on another machine.
+
+The pixels are the same as those that the pool itself decodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backend.base.errors import PoolError
+from backend.images.bucket import Bucket
+from backend.images.entry import unquoted
+from backend.images.folder import Folder
+from backend.images.framing import FramingName, View
+from backend.images.image_list import ImageList
+from backend.images.pixels import decode_original
+from backend.images.pool import Pool
+from backend.images.pool_cache import CachedImages, read_cache
+from backend.images.sources import Source, find_source
+
+
+class ImageReader(Protocol):
+    """Reads single images. It can be pickled, so that other processes can use it."""
+
+    def check(self) -> None:
+        """Raise PoolError if the images are not there, for example because a disk is missing."""
+
+    def read(self, location: str) -> NDArray[np.uint8]:
+        """Return an image, (height, width, 3). Raises ImageError, OSError or KeyError."""
+
+
+@dataclass(frozen=True)
+class ArrayReader:
+    """Reads CIFAR-10 or the digits from the arrays in their cache folder; locations are ids."""
+
+    folder: Path
+
+    def check(self) -> None:
+        """Raise PoolError if the cache folder is not there."""
+        if not self.folder.is_dir():
+            raise PoolError(f"{self.folder} does not exist: share DATA_DIR at the same path")
+
+    def read(self, location: str) -> NDArray[np.uint8]:
+        """Return an image; see `ImageReader.read`."""
+        if location.startswith("test-"):
+            return self._cached.test[int(location.removeprefix("test-"))]
+        return self._cached.images[self._row_of[location]]
+
+    @cached_property
+    def _cached(self) -> CachedImages:
+        return read_cache(self.folder)
+
+    @cached_property
+    def _row_of(self) -> dict[str, int]:
+        return {image_id: row for row, image_id in enumerate(self._cached.image_ids)}
+
+
+@dataclass(frozen=True)
+class SourceReader:
+    """Reads the images of a folder, a list or a bucket; locations are the source's own."""
+
+    source_name: str
+    image_hosts: tuple[str, ...]
+    framing: FramingName
+    size: tuple[int, int]  # width and height
+    max_pixels: int
+
+    def check(self) -> None:
+        """Raise PoolError if the source is not there."""
+        self._source  # noqa: B018  # finds it
+
+    def read(self, location: str) -> NDArray[np.uint8]:
+        """Return an image; see `ImageReader.read`."""
+        return decode_original(
+            self._source.open, location, self.framing, self.size, self.max_pixels
+        )[0]
+
+    @cached_property
+    def _source(self) -> Source:
+        return find_source(self.source_name, image_hosts=self.image_hosts)
+
+
+def find_reader(pool: Pool, view: View, image_hosts: Sequence[str]) -> ImageReader | None:
+    """Return a reader of a pool's images as a model with this view sees them.
+
+    Returns None if only the pool itself can read them: Label Studio's tasks need its token.
+    """
+    images = pool.source
+    if images is None:
+        return ArrayReader(pool.folder)
+    if not isinstance(images.source, Folder | ImageList | Bucket):
+        return None
+    size = images.stored_size(view)
+    hosts = tuple(image_hosts)
+    return SourceReader(images.source.name, hosts, view.framing, size, images.max_pixels)
+
+
+def find_locations(pool: Pool, image_ids: Sequence[str]) -> list[str | None]:
+    """Return where a reader finds each image, or None if it has been removed from the source."""
+    if pool.source is None:
+        return list(image_ids)
+    index = pool.source.index
+    rows = index.rows(image_ids)
+    stored = index.table["location"].take(rows).to_pylist()
+    is_removed = index.table["is_removed"].take(rows).to_pylist()
+    return [None if gone else unquoted(at) for at, gone in zip(stored, is_removed, strict=True)]
