@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from backend.base.errors import AdaptationError, TrainingError
 from backend.network import resnet
-from backend.network.stepping import autocast
+from backend.network.stepping import autocast, make_momenta
+from backend.network.team import Team
 
 
 class Contrast:
@@ -35,6 +36,7 @@ class Contrast:
         weight_decay: float,
         seed: int,
         device: torch.device,
+        team: Team,
     ) -> None:
         self.student = _build_student(start, projection_width, seed)
         self.student.to(memory_format=torch.channels_last).to(device)
@@ -51,23 +53,23 @@ class Contrast:
             nesterov=True,
             fused=True,
         )
-        self._momenta = {name: torch.zeros_like(w) for name, w in self._weights.items()}
-        for name, weight in self._weights.items():
-            self._optimizer.state[weight]["momentum_buffer"] = self._momenta[name]
+        self._momenta = make_momenta(self.student, self._optimizer)
+        self._team, self._learner = team, team.wrap(self.student)
         self._loss = torch.zeros((), device=device)
 
     def learn(self, first: Tensor, second: Tensor, lr: float) -> None:
         """Update the student once from two views of each image, and then the teacher.
 
+        In a team, each process gets its part of the views; the others' are in the batch as well.
         Does not wait for the device: `check` says later whether the loss was finite.
         """
         with torch.no_grad(), autocast(second):
-            keys = F.normalize(self.teacher(second).float())
+            keys = self._team.gather(F.normalize(self.teacher(second).float()))
         with autocast(first):
-            projected = self.student(first)
+            projected = self._learner(first)
         queued = self._queue[: self.steps_done].flatten(0, 1)
         similarities = F.normalize(projected.float()) @ torch.cat([keys, queued]).T
-        own = torch.arange(len(keys), device=keys.device)
+        own = torch.arange(len(keys), device=keys.device)[self._team.part(len(keys))]
         loss = F.cross_entropy(similarities / self._temperature, own)
         self._optimizer.param_groups[0]["lr"] = lr
         self._optimizer.zero_grad()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from backend.base.arrays import Images, Probs
-from backend.base.errors import BrokenVersionError
+from backend.base.errors import BrokenVersionError, TrainingError
 from backend.network.resnet_layout import HEAD_TENSORS
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # as used to train torchvision's weights
@@ -85,6 +85,15 @@ def predict(
         return Outputs(np.empty((0, classes), np.float32), np.empty((0, width), np.float16))
     # Only here does the CPU wait for the device.
     return Outputs(torch.cat(probs).cpu().numpy(), torch.cat(embeddings).cpu().numpy())
+
+
+def check_finite(embeddings: NDArray[np.float16]) -> None:
+    """Raise TrainingError if an embedding contains NaN or an infinite number."""
+    if not np.isfinite(embeddings).all():
+        raise TrainingError(
+            "the embeddings of the pool contain NaN or infinite numbers: promote another version, "
+            "or check the weights that WEIGHTS names"
+        )
 
 
 def on_device(images: NDArray[np.uint8], device: torch.device) -> Tensor:

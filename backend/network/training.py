@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,7 +17,8 @@ from backend.base.errors import TooFewLabelsError, TrainingError
 from backend.network import resnet
 from backend.network.augmentation import augment
 from backend.network.inference import normalizer, on_device, resize_bytes
-from backend.network.stepping import autocast, warm_up_then_cosine
+from backend.network.stepping import autocast, make_momenta, warm_up_then_cosine
+from backend.network.team import ALONE, Team, scale_lr
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,104 @@ class Recipe:
         """Return the number of training steps: `epochs` epochs, but at least `min_steps` steps."""
         return max(self.min_steps, math.ceil(self.epochs * n_images / self.batch_size))
 
+    def shared_by(self, team: Team, n_images: int) -> Recipe:
+        """Return the recipe with the batch size and learning rate of a team."""
+        if team.size == 1:
+            return self
+        batch_size = team.batch_size(self.batch_size, n_images)
+        lr = scale_lr(self.lr, self.batch_size, batch_size)
+        return replace(self, batch_size=batch_size, lr=lr)
+
     def lr_at(self, step: int, steps: int) -> float:
         """Return the learning rate at step 0 <= `step` < `steps`: linear warm-up, cosine decay."""
         return self.lr * warm_up_then_cosine((step + 0.5) / steps, self.warm_up)
+
+
+class Training:
+    """A training run, one step at a time.
+
+    The same seed on the same device gives the same weights, bit for bit, also if the run is
+    interrupted and resumed. Raises TooFewLabelsError if the labels cover fewer than two classes.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        labels: Labels,
+        *,
+        weights: Scores | None = None,
+        n_classes: int,
+        start: Mapping[str, Tensor] | None,
+        recipe: Recipe,
+        may_flip: bool,
+        seed: int,
+        device: torch.device | str,
+        team: Team = ALONE,
+    ) -> None:
+        if (n_seen := len(np.unique(labels))) < 2:
+            raise TooFewLabelsError(
+                f"{len(labels)} labeled images of {n_seen} class(es) are not enough "
+                "to train on: label images of at least two classes"
+            )
+        self._recipe, self._team = recipe.shared_by(team, len(images)), team
+        self._n_images, self.steps_done = len(images), 0
+        self._model = resnet.build(n_classes, start, seed=seed)
+        self._model.to(memory_format=torch.channels_last).to(device)
+        self._learner = team.wrap(self._model)
+        self._optimizer = make_optimizer(self._model, recipe)
+        self._momenta = make_momenta(self._model, self._optimizer)
+        self._loss = torch.zeros((), device=device)
+        self._batches_from = partial(
+            batches,
+            images,
+            labels,
+            weights,
+            recipe=self._recipe,
+            may_flip=may_flip,
+            seed=seed,
+            device=torch.device(device),
+            team=team,
+        )
+        self._feed = self._batches_from()
+
+    @property
+    def steps(self) -> int:
+        """Return the number of steps of the whole run."""
+        return self._recipe.steps(self._n_images)
+
+    def step(self) -> None:
+        """Train on the next batch; on a GPU, return as soon as the step is enqueued."""
+        batch, targets, weights = next(self._feed)
+        self._optimizer.param_groups[0]["lr"] = self._recipe.lr_at(self.steps_done, self.steps)
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True):
+            self._loss = take_step(self._learner, self._optimizer, batch, targets, weights)
+        self.steps_done += 1
+
+    def finish(self) -> resnet.State:
+        """Return the weights on the CPU. Raises TrainingError if the loss diverged."""
+        if not self._loss.isfinite():
+            raise TrainingError(
+                "training diverged: the loss is NaN or infinite; "
+                "check the weights that training started from (WEIGHTS)"
+            )
+        self._team.average(self._model.buffers())
+        return _on_cpu(self._model.state_dict())
+
+    def state_dict(self) -> resnet.State:
+        """Return everything that resuming needs, on the CPU."""
+        return _on_cpu(self._state()) | {"steps_done": torch.tensor(self.steps_done)}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Resume from what `state_dict` returned in a run with the same arguments."""
+        for name, tensor in self._state().items():
+            tensor.copy_(state[name])
+        self.steps_done = int(state["steps_done"])
+        self._feed = self._batches_from(first_step=self.steps_done)
+
+    def _state(self) -> resnet.State:
+        momenta = {f"momentum.{name}": tensor for name, tensor in self._momenta.items()}
+        return {f"model.{name}": t for name, t in self._model.state_dict().items()} | momenta
 
 
 def train(
@@ -59,44 +156,33 @@ def train(
     device: torch.device | str,
     on_step: Callable[[int, int], None] | None = None,
 ) -> resnet.State:
-    """Fine-tune `start`, and return the trained weights on the CPU.
+    """Fine-tune `start`, and return the trained weights on the CPU; see `Training`.
 
-    The same seed on the same device gives the same weights, bit for bit. `weights` set how much
-    each label counts; only their ratios matter. `on_step(step, steps)` is called after each step
-    (on a GPU, as soon as the step is enqueued). Raises TooFewLabelsError if the labels cover fewer
-    than two classes. Raises TrainingError if the loss diverges.
+    `weights` set how much each label counts; only their ratios matter. `on_step(step, steps)` is
+    called after each step (on a GPU, as soon as the step is enqueued). Raises TooFewLabelsError if
+    the labels cover fewer than two classes. Raises TrainingError if the loss diverges.
     """
-    if (n_seen := len(np.unique(labels))) < 2:
-        raise TooFewLabelsError(
-            f"{len(labels)} labeled images of {n_seen} class(es) are not enough "
-            "to train on: label images of at least two classes"
-        )
-    device = torch.device(device)
-    model = resnet.build(n_classes, start, seed=seed).to(memory_format=torch.channels_last)
-    model.to(device)
-    optimizer = make_optimizer(model, recipe)
-    steps = recipe.steps(len(images))
-    feed = batches(
+    training = Training(
         images,
         labels,
-        weights,
+        weights=weights,
+        n_classes=n_classes,
+        start=start,
         recipe=recipe,
         may_flip=may_flip,
         seed=seed,
         device=device,
     )
-    with torch.backends.cudnn.flags(enabled=True, deterministic=True):
-        for step, (batch, targets, of_batch) in enumerate(feed):
-            optimizer.param_groups[0]["lr"] = recipe.lr_at(step, steps)
-            loss = take_step(model, optimizer, batch, targets, of_batch)
-            if on_step is not None:
-                on_step(step + 1, steps)
-    if not loss.isfinite():
-        raise TrainingError(
-            "training diverged: the loss is NaN or infinite; "
-            "check the weights that training started from (WEIGHTS)"
-        )
-    return {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
+    while training.steps_done < training.steps:
+        training.step()
+        if on_step is not None:
+            on_step(training.steps_done, training.steps)
+    return training.finish()
+
+
+def _on_cpu(tensors: Mapping[str, Tensor]) -> resnet.State:
+    layout = torch.contiguous_format
+    return {name: t.detach().cpu().clone(memory_format=layout) for name, t in tensors.items()}
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -140,10 +226,13 @@ def batches(
     may_flip: bool,
     seed: int,
     device: torch.device,
+    team: Team = ALONE,
+    first_step: int = 0,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield the batches of a training run: augmented images, classes, and weights with mean 1.
 
-    All batches are full: one batch may contain the end of an epoch and the start of the next.
+    All batches are full: one batch may contain the end of an epoch and the start of the next. A
+    process of a team gets its part of each batch.
     """
     stored = on_device(images[:], device)
     if max(stored.shape[2:]) > recipe.image_size:
@@ -157,7 +246,8 @@ def batches(
     views = _draw_views(order, stored.shape[2:], recipe.max_translate, may_flip, rng)
     jitters = _draw_jitters(order, recipe.color_jitter, rng)
     normalize = normalizer(device)
-    plan = (drawn.to(device) for drawn in (order, views, jitters))
+    part = team.part(order.shape[1])
+    plan = (drawn[first_step:, part].to(device) for drawn in (order, views, jitters))
     for chosen, view, jitter in zip(*plan, strict=True):
         augmented = augment(normalize(stored[chosen]), view, jitter, recipe.image_size)
         yield augmented, targets[chosen], shares_on_device[chosen]

@@ -13,6 +13,7 @@ from torch import Tensor
 from backend.base.arrays import Images
 from backend.network.augmentation import augment, draw_crops, draw_strong_jitters
 from backend.network.inference import normalizer, on_device, resize, resize_bytes
+from backend.network.team import Team
 
 RESIDENT_SHARE = 0.5  # of a GPU's free memory that the images may fill
 LOADED_AT_ONCE = 1024
@@ -39,8 +40,10 @@ class UnlabeledViews:
         may_flip: bool,
         seed: int,
         device: torch.device,
+        team: Team,
     ) -> None:
-        self.batch_size = min(batch_size, len(images))
+        self.batch_size = batch_size
+        self._part = team.part(batch_size)
         self._images, self._image_size, self._device, self._seed = images, image_size, device, seed
         self._min_area, self._may_flip = min_area, may_flip
         self._jitter = (color_jitter, share_unchanged, share_grey)
@@ -49,12 +52,12 @@ class UnlabeledViews:
         self._resident = self._load_all() if self._fits() else None
 
     def pair(self, step: int) -> tuple[Tensor, Tensor]:
-        """Return two random views of each image in the batch of a step."""
+        """Return two random views of each image in this process's part of the batch of a step."""
         rng = self._rng(VIEWS, step)
         n = 2 * self.batch_size
-        views = draw_crops(n, (self._min_area, 1.0), self._may_flip, rng)
-        jitters = draw_strong_jitters(n, *self._jitter, rng)
-        stored = self._normalize(self._load(self._rows(step)))
+        views = self._own(draw_crops(n, (self._min_area, 1.0), self._may_flip, rng))
+        jitters = self._own(draw_strong_jitters(n, *self._jitter, rng))
+        stored = self._normalize(self._load(self._rows(step)[self._part]))
         first, second = augment(
             stored.repeat(2, 1, 1, 1), self._move(views), self._move(jitters), self._image_size
         ).chunk(2)
@@ -65,6 +68,10 @@ class UnlabeledViews:
         rows = torch.randperm(len(self._images), generator=self._rng(PLAIN, 0)).numpy()[:most]
         for part in np.array_split(rows, math.ceil(len(rows) / self.batch_size)):
             yield resize(self._normalize(self._load(part)), self._image_size)
+
+    def _own(self, drawn: Tensor) -> Tensor:
+        """Return this process's part of what was drawn for the first and the second views."""
+        return torch.cat([of_views[self._part] for of_views in drawn.chunk(2)])
 
     def _rows(self, step: int) -> NDArray[np.int64]:
         """Return the rows of a batch, which may contain parts of two passes or more."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from backend.network.contrast import Contrast
+from backend.network.team import ALONE
 
 CPU = torch.device("cpu")
 
@@ -22,6 +23,7 @@ def contrast(queued_batches: int = 2, teacher_momentum: float = 0.75) -> Contras
         weight_decay=0.0,
         seed=0,
         device=CPU,
+        team=ALONE,
     )
 
 

@@ -8,13 +8,19 @@ import torch
 from numpy.typing import NDArray
 
 from backend.network import inference
+from backend.network.team import ALONE, Team
 from backend.network.unlabeled_views import UnlabeledViews
 
 CPU = torch.device("cpu")
 
 
 def views(
-    images: NDArray[np.uint8], *, image_size: int, batch_size: int, min_area: float = 1.0
+    images: NDArray[np.uint8],
+    *,
+    image_size: int,
+    batch_size: int,
+    min_area: float = 1.0,
+    team: Team = ALONE,
 ) -> UnlabeledViews:
     """Serve batches that show whole images in their colors, unless `min_area` is below 1."""
     return UnlabeledViews(
@@ -28,6 +34,7 @@ def views(
         may_flip=False,
         seed=0,
         device=CPU,
+        team=team,
     )
 
 
@@ -89,3 +96,15 @@ def test_plain_batches_are_of_about_equal_size_and_stop_at_the_most() -> None:
     shown = [number for batch in batches for number in batch]
     assert len(set(shown)) == 17
     assert shown != sorted(shown)
+
+
+def test_the_parts_of_a_team_are_together_the_batch_of_one_process() -> None:
+    images = np.random.default_rng(0).integers(256, size=(40, 8, 8, 3), dtype=np.uint8)
+    options = {"image_size": 8, "batch_size": 12, "min_area": 0.25}
+    alone = views(images, **options)  # type: ignore[arg-type]
+    teams = [views(images, **options, team=Team(rank, 3)) for rank in range(3)]  # type: ignore[arg-type]
+    for step in range(5):
+        whole = alone.pair(step)
+        parts = zip(*(member.pair(step) for member in teams), strict=True)
+        for of_alone, of_team in zip(whole, parts, strict=True):
+            assert torch.equal(of_alone, torch.cat(of_team))
