@@ -2,6 +2,10 @@
 PYTHON ?= python3
 REGISTRY = var/registry/docker-registry
 COMPILE = .venv/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url
+# Not --all-extras: Ray is only in ray.lock.
+EXTRAS = --extra s3 --extra gcs --extra onnx
+# Use more processes than cores, and keep this order: the first files mostly wait for their services.
+PYTEST = .venv/bin/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 export UV_HTTP_TIMEOUT ?= 300
 # Empty means unset: Label Studio's thousands of modules are compiled once, not at each start.
@@ -37,12 +41,11 @@ restore:  ## for docker compose: fill an empty stack from a backup: make restore
 	@test -n "$(FROM)" || { echo "no backup is named: run make restore FROM=backups/….tar"; exit 1; }
 	@$(PYTHON) -m scripts.backup --restore "$(FROM)"
 
-# Use more processes than cores, and keep this order: the first files mostly wait for their services.
 test: install  ## run all tests, with real services
-	.venv/bin/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
 
 coverage: install  ## run all tests, and list the lines that they do not reach
-	.venv/bin/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --cov --cov-report=term
+	$(PYTEST) --cov --cov-report=term
 
 browser: install  ## run only the browser tests; they save screenshots in var/browser/
 	.venv/bin/python -m pytest tests/browser -v
@@ -89,9 +92,10 @@ chaos: install  ## break a temporary stack 100 times while people label; takes a
 bench: install  ## measure speed and memory, and write var/bench.json
 	.venv/bin/python -m scripts.research.bench
 
-lock: .venv/.installed  ## rewrite the three lock files from pyproject.toml and label-studio.in
-	$(COMPILE) pyproject.toml --all-extras --group local --group dev -o requirements.lock
-	$(COMPILE) pyproject.toml --all-extras -c requirements.lock -o backend.lock
+lock: .venv/.installed  ## rewrite the four lock files from pyproject.toml and label-studio.in
+	$(COMPILE) pyproject.toml $(EXTRAS) --group local --group dev -o requirements.lock
+	$(COMPILE) pyproject.toml $(EXTRAS) -c requirements.lock -o backend.lock
+	$(COMPILE) pyproject.toml $(EXTRAS) --extra ray -c requirements.lock -o ray.lock
 	$(COMPILE) label-studio.in -o label-studio.lock
 
 .venv/.installed: requirements.lock
@@ -100,6 +104,13 @@ lock: .venv/.installed  ## rewrite the three lock files from pyproject.toml and 
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet "$$(grep -o '^uv==[^ ]*' requirements.lock)"
 	.venv/bin/uv pip sync --python .venv/bin/python requirements.lock
+	@touch $@
+
+# All of .venv, and Ray; uv links the files of both, so that the disk holds them once.
+.venv-ray/.installed: requirements.lock ray.lock | .venv/.installed
+	@echo "installing our packages and Ray into .venv-ray (0.3 GB more)"
+	test -x .venv-ray/bin/python || $(PYTHON) -m venv --without-pip .venv-ray
+	.venv/bin/uv pip sync --python .venv-ray/bin/python requirements.lock ray.lock
 	@touch $@
 
 .venv-label-studio/.installed: label-studio.lock | .venv/.installed

@@ -18,6 +18,7 @@ TightloopError
 ├── DetachedError            Tightloop was detached from the project while a job was running
 ├── ExportError              a file or folder of results cannot be written, or exists already
 ├── QueueError               Redis cannot be reached
+├── ScaleError               the Ray cluster cannot be reached, or its machines do not match
 ├── BackendError             the dashboard cannot reach the backend, or its request was refused
 ├── NoModelError             no usable model version exists yet
 ├── TooFewLabelsError        there are too few labels or classes to train on
@@ -117,6 +118,10 @@ class ExportError(TightloopError):
 
 class QueueError(TightloopError):
     """Redis cannot be reached."""
+
+
+class ScaleError(TightloopError):
+    """The Ray cluster cannot be reached, or its machines do not match this one."""
 
 
 class BackendError(TightloopError):

@@ -20,6 +20,7 @@ from pydantic_settings import SettingsConfigDict
 
 from backend.base.errors import SettingsError
 from backend.base.project_settings import ProjectSettings
+from backend.base.scale_settings import ScaleSettings
 from backend.base.strategy_names import StrategyName
 
 TrainName = Literal["both", "full", "head"]
@@ -51,7 +52,7 @@ AdaptSetting = Annotated[
 ]
 
 
-class Settings(ProjectSettings):
+class Settings(ProjectSettings, ScaleSettings):
     """All variables in `.env.example`, with their names in lower case."""
 
     model_config = SettingsConfigDict(
@@ -147,12 +148,6 @@ class Settings(ProjectSettings):
     )
     data_dir: Path = Field(
         Path("var/data"), description="The folder that caches images and pre-trained weights."
-    )
-    store: str = Field(
-        "",
-        description="The folder or bucket (`s3://bucket/folder`, `gs://…`) that stores embeddings. "
-        "Unless you set it, they are stored in `DATA_DIR` and `MODEL_DIR`. Two installations must "
-        "not share a `STORE`.",
     )
     model_dir: Path = Field(
         Path("var/models"), description="The folder for model versions and project databases."

@@ -22,6 +22,7 @@ ROOMS = (
     "store",
     "labelstudio",
     "queue",
+    "scale",
     "rounds",
     "results",
     "web",
@@ -44,7 +45,8 @@ LIBRARIES = {
     "onnx": {"results"},
     "onnxruntime": {"results"},
     "prometheus_client": {"web"},
-    "pyarrow": {"images", "results", "store"},
+    "pyarrow": {"images", "results", "scale", "store"},
+    "ray": {"scale"},
     "redis": {"queue", "workers"},
     "rq": {"queue", "workers"},
     "safetensors": {"store"},
@@ -141,6 +143,17 @@ def test_what_starts_often_starts_without_the_slow_libraries() -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert found.stdout == "\n"
+
+
+def test_nothing_needs_ray_unless_it_is_asked_for() -> None:
+    scripts = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in (ROOT / "scripts").rglob("*.py")
+    ]
+    rooms = [module for module in MODULES if room_of(module) != "scale"]
+    names = ", ".join([*rooms, "backend.scale.cluster", *scripts])
+    code = f"import sys; sys.modules['ray'] = None; import {names}"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_the_package_never_imports_its_scripts() -> None:

@@ -77,6 +77,33 @@ def test_a_bad_value_is_named_with_its_value_and_what_is_allowed(
     assert hint in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("address", "hint"),
+    [
+        ("ray://head:10001", "name the cluster's head without ray:// and with its own port"),
+        ("head", "must be auto, host:port"),
+        ("head:99999", "must be auto, host:port"),
+        ("local", "must be auto, host:port"),
+        ("http://head:6379", "must be auto, host:port"),
+    ],
+)
+def test_an_address_that_is_not_a_clusters_is_refused_only_if_it_is_used(
+    monkeypatch: pytest.MonkeyPatch, address: str, hint: str
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    assert load_settings().ray_address == address  # Ray's own tools may need it
+    monkeypatch.setenv("SCALE", "ray")
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert f"RAY_ADDRESS='{address}': " in str(caught.value)
+    assert hint in str(caught.value)
+
+
+@pytest.mark.parametrize("address", ["", "auto", "head:6379", "10.0.0.2:6379", "[fd00::2]:6379"])
+def test_a_cluster_is_named_by_auto_by_its_head_or_not_at_all(address: str) -> None:
+    assert load_settings(scale="ray", ray_address=address).ray_address == address
+
+
 def test_image_hosts_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_settings().image_hosts == ()
     monkeypatch.setenv("IMAGE_HOSTS", "Images.example.org, 127.0.0.1:8000,[::1]:80")

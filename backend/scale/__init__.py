@@ -1,0 +1,1 @@
+"""Run the heavy steps of a round on a Ray cluster; no other package imports Ray."""
