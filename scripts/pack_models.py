@@ -20,6 +20,7 @@ from backend.base.errors import ModelFolderError, StoreError
 from backend.base.settings import load_settings
 from backend.store import adaptation_checkpoint
 from backend.store.exports import EXPORTS
+from backend.store.model_outputs import CLUSTER, EMBEDDINGS
 from backend.store.project_db import FILE, copy
 
 
@@ -71,7 +72,8 @@ def is_left_out(place: Path) -> bool:
     """Return whether a path in the model folder can be regenerated, or belongs to a database."""
     is_draft = any(".draft-" in part for part in place.parts)
     is_beside_database = place.name in (f"{FILE}-wal", f"{FILE}-shm")
-    is_cache = place.parts[1:2] in (("embeddings",), (EXPORTS,), (adaptation_checkpoint.FILE,))
+    caches = (EMBEDDINGS, CLUSTER, EXPORTS, adaptation_checkpoint.FILE)
+    is_cache = place.parts[1:2] in [(name,) for name in caches]
     return is_draft or is_beside_database or is_cache
 
 

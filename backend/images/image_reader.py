@@ -5,16 +5,18 @@ The pixels are the same as those that the pool itself decodes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from backend.base.errors import PoolError
+from backend.base.errors import ImageError, PoolError
 from backend.images.bucket import Bucket
 from backend.images.entry import unquoted
 from backend.images.folder import Folder
@@ -85,6 +87,50 @@ class SourceReader:
     @cached_property
     def _source(self) -> Source:
         return find_source(self.source_name, image_hosts=self.image_hosts)
+
+
+class ReaderImages:
+    """Images as a reader finds them, in threads; see `backend.base.arrays.Rows`.
+
+    If an image cannot be read, another one takes its place, so that one lost file does not end a
+    long training. Raises PoolError if none of the wanted images can be read.
+    """
+
+    def __init__(self, reader: ImageReader, locations: pa.ChunkedArray) -> None:
+        self._reader, self._locations = reader, locations
+        self._threads = ThreadPoolExecutor()
+        self._shape = self[np.zeros(1, np.int64)].shape[1:]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return the shape (images, height, width, 3)."""
+        return len(self), *self._shape
+
+    def __len__(self) -> int:
+        return len(self._locations)
+
+    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+        return (self[np.array([row])][0] for row in range(len(self)))
+
+    def __getitem__(self, rows: slice | NDArray[np.int64]) -> NDArray[np.uint8]:
+        if isinstance(rows, slice):
+            rows = np.arange(*rows.indices(len(self)))
+        found = list(self._threads.map(self._read, self._locations.take(rows).to_pylist()))
+        readable = [pixels for pixels in found if not isinstance(pixels, str)]
+        if not readable:
+            raise PoolError(f"none of {len(found)} images can be read: {found[0]}")
+        return np.stack([readable[0] if isinstance(one, str) else one for one in found])
+
+    def _read(self, location: str) -> NDArray[np.uint8] | str:
+        return read_or_reason(self._reader, location)
+
+
+def read_or_reason(reader: ImageReader, location: str) -> NDArray[np.uint8] | str:
+    """Return an image, or why it cannot be read."""
+    try:
+        return reader.read(location)
+    except (ImageError, OSError, KeyError) as error:
+        return str(error)
 
 
 def find_reader(pool: Pool, view: View, image_hosts: Sequence[str]) -> ImageReader | None:

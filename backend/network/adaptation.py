@@ -13,7 +13,7 @@ from backend.base.errors import AdaptationError
 from backend.network import batch_norm, resnet
 from backend.network.contrast import Contrast
 from backend.network.stepping import warm_up_then_cosine
-from backend.network.team import ALONE, Team, scale_lr
+from backend.network.team import ALONE, Team
 from backend.network.unlabeled_views import UnlabeledViews
 
 CHECKED_EVERY = 100  # steps between two looks at the loss, which wait for the device
@@ -65,12 +65,10 @@ class Adaptation:
                 f"{len(images)} image(s) are too few to adapt the body to: add images to the pool"
             )
         self._recipe, self._n_images, self._start = recipe, len(images), start
-        batch_size = team.batch_size(recipe.batch_size, len(images))
-        self._lr = scale_lr(recipe.lr, recipe.batch_size, batch_size)
         self._views = UnlabeledViews(
             images,
             image_size=recipe.image_size,
-            batch_size=batch_size,
+            batch_size=recipe.batch_size,
             min_area=recipe.min_area,
             color_jitter=recipe.color_jitter,
             share_unchanged=recipe.share_unchanged,
@@ -80,6 +78,7 @@ class Adaptation:
             device=torch.device(device),
             team=team,
         )
+        batch_size = self._views.batch_size
         self._contrast = Contrast(
             start,
             queued_batches=min(recipe.queue_size, len(images) // 2) // batch_size,
@@ -120,7 +119,7 @@ class Adaptation:
 
     def learn(self, first: Tensor, second: Tensor, progress: float) -> None:
         """Train on two views of each image in a batch."""
-        lr = self._lr * warm_up_then_cosine(min(progress, 1.0), self._recipe.warm_up)
+        lr = self._recipe.lr * warm_up_then_cosine(min(progress, 1.0), self._recipe.warm_up)
         with torch.backends.cudnn.flags(enabled=True, deterministic=True):
             self._contrast.learn(first, second, lr)
 

@@ -55,6 +55,7 @@ class Contrast:
         )
         self._momenta = make_momenta(self.student, self._optimizer)
         self._team, self._learner = team, team.wrap(self.student)
+        self._batch_size = batch_size
         self._loss = torch.zeros((), device=device)
 
     def learn(self, first: Tensor, second: Tensor, lr: float) -> None:
@@ -64,13 +65,15 @@ class Contrast:
         Does not wait for the device: `check` says later whether the loss was finite.
         """
         with torch.no_grad(), autocast(second):
-            keys = self._team.gather(F.normalize(self.teacher(second).float()))
+            own_keys = F.normalize(self.teacher(second).float())
+            keys = self._team.gather(own_keys, self._batch_size)
         with autocast(first):
             projected = self._learner(first)
         queued = self._queue[: self.steps_done].flatten(0, 1)
         similarities = F.normalize(projected.float()) @ torch.cat([keys, queued]).T
         own = torch.arange(len(keys), device=keys.device)[self._team.part(len(keys))]
         loss = F.cross_entropy(similarities / self._temperature, own)
+        loss = loss * self._team.importance(len(keys))
         self._optimizer.param_groups[0]["lr"] = lr
         self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

@@ -1,16 +1,20 @@
-"""Train one network in several processes, each of which sees a part of every batch."""
+"""Train one network in several processes, each of which sees a part of every batch.
+
+The batch and the learning rate are those of one process, so a team of any size takes the same
+steps, except that batch normalization sees only a part of the batch.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-MIN_PART = 32  # images; batch normalization needs about as many
+MIN_PART = 32  # images; with fewer, the statistics of batch normalization are too noisy
 
 
 @dataclass(frozen=True)
@@ -20,31 +24,32 @@ class Team:
     rank: int = 0  # of this process
     size: int = 1
 
-    def batch_size(self, alone: int, n_images: int) -> int:
-        """Return the images in a batch of the whole team; `alone` is the batch of one process.
-
-        The batch is the same as long as each process sees MIN_PART images of it. It is a multiple
-        of the team's size, and not larger than all images.
-        """
-        part = max(MIN_PART, math.ceil(alone / self.size)) if self.size > 1 else alone
-        return min(part, n_images // self.size) * self.size
-
     def part(self, batch_size: int) -> slice:
         """Return which images of a batch this process sees."""
-        share = batch_size // self.size
-        return slice(self.rank * share, (self.rank + 1) * share)
+        return self._part(self.rank, batch_size)
+
+    def importance(self, batch_size: int) -> float:
+        """Return how much the mean loss of this process's part counts in the mean of all parts.
+
+        It differs from 1 if the parts are not of equal size.
+        """
+        part = self.part(batch_size)
+        return (part.stop - part.start) * self.size / batch_size
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """Return a model that averages its gradients over the team after each backward pass."""
         return model if self.size == 1 else DistributedDataParallel(model)
 
-    def gather(self, rows: Tensor) -> Tensor:
-        """Return the rows of all processes, in the order of their ranks."""
+    def gather(self, rows: Tensor, batch_size: int) -> Tensor:
+        """Return the rows of all images in a batch, (images, width), from those of each part."""
         if self.size == 1:
             return rows
-        parts = [torch.empty_like(rows) for _ in range(self.size)]
-        torch.distributed.all_gather(parts, rows.contiguous())
-        return torch.cat(parts)
+        parts = [self._part(rank, batch_size) for rank in range(self.size)]
+        longest = max(part.stop - part.start for part in parts)
+        padded = F.pad(rows, (0, 0, 0, longest - len(rows)))
+        found = [torch.empty_like(padded) for _ in parts]
+        torch.distributed.all_gather(found, padded)
+        return torch.cat([f[: p.stop - p.start] for f, p in zip(found, parts, strict=True)])
 
     @torch.no_grad()
     def average(self, tensors: Iterable[Tensor]) -> None:
@@ -64,13 +69,8 @@ class Team:
         torch.distributed.broadcast(given, 0)
         return float(given)
 
+    def _part(self, rank: int, batch_size: int) -> slice:
+        return slice(rank * batch_size // self.size, (rank + 1) * batch_size // self.size)
+
 
 ALONE = Team()
-
-
-def scale_lr(lr: float, batch_size: int, team_batch_size: int) -> float:
-    """Return the learning rate for a larger batch, in proportion (Goyal et al., 2017).
-
-    Source: arXiv:1706.02677. A batch that is smaller because there are few images keeps the rate.
-    """
-    return lr * max(1.0, team_batch_size / batch_size)

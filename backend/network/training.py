@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -18,7 +18,7 @@ from backend.network import resnet
 from backend.network.augmentation import augment
 from backend.network.inference import normalizer, on_device, resize_bytes
 from backend.network.stepping import autocast, make_momenta, warm_up_then_cosine
-from backend.network.team import ALONE, Team, scale_lr
+from backend.network.team import ALONE, Team
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,6 @@ class Recipe:
     def steps(self, n_images: int) -> int:
         """Return the number of training steps: `epochs` epochs, but at least `min_steps` steps."""
         return max(self.min_steps, math.ceil(self.epochs * n_images / self.batch_size))
-
-    def shared_by(self, team: Team, n_images: int) -> Recipe:
-        """Return the recipe with the batch size and learning rate of a team."""
-        if team.size == 1:
-            return self
-        batch_size = team.batch_size(self.batch_size, n_images)
-        lr = scale_lr(self.lr, self.batch_size, batch_size)
-        return replace(self, batch_size=batch_size, lr=lr)
 
     def lr_at(self, step: int, steps: int) -> float:
         """Return the learning rate at step 0 <= `step` < `steps`: linear warm-up, cosine decay."""
@@ -82,7 +74,7 @@ class Training:
                 f"{len(labels)} labeled images of {n_seen} class(es) are not enough "
                 "to train on: label images of at least two classes"
             )
-        self._recipe, self._team = recipe.shared_by(team, len(images)), team
+        self._recipe, self._team = recipe, team
         self._n_images, self.steps_done = len(images), 0
         self._model = resnet.build(n_classes, start, seed=seed)
         self._model.to(memory_format=torch.channels_last).to(device)
@@ -95,7 +87,7 @@ class Training:
             images,
             labels,
             weights,
-            recipe=self._recipe,
+            recipe=recipe,
             may_flip=may_flip,
             seed=seed,
             device=torch.device(device),
@@ -247,6 +239,7 @@ def batches(
     jitters = _draw_jitters(order, recipe.color_jitter, rng)
     normalize = normalizer(device)
     part = team.part(order.shape[1])
+    shares_on_device *= team.importance(order.shape[1])
     plan = (drawn[first_step:, part].to(device) for drawn in (order, views, jitters))
     for chosen, view, jitter in zip(*plan, strict=True):
         augmented = augment(normalize(stored[chosen]), view, jitter, recipe.image_size)

@@ -42,8 +42,8 @@ class UnlabeledViews:
         device: torch.device,
         team: Team,
     ) -> None:
-        self.batch_size = batch_size
-        self._part = team.part(batch_size)
+        self.batch_size = min(batch_size, len(images))
+        self._part = team.part(self.batch_size)
         self._images, self._image_size, self._device, self._seed = images, image_size, device, seed
         self._min_area, self._may_flip = min_area, may_flip
         self._jitter = (color_jitter, share_unchanged, share_grey)

@@ -9,7 +9,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import torch
@@ -18,18 +18,15 @@ from backend.base.arrays import Images
 from backend.base.errors import AdaptationError, ModelFolderError, TrainingError
 from backend.base.progress import Progress
 from backend.network.adaptation import Adaptation, AdaptationRecipe
-from backend.rounds.adapting_rule import expected_seconds, share_done
+from backend.rounds.adaptation_run import LOOK_EVERY_S, SAVE_EVERY_S, Run
+from backend.rounds.adapting_on_cluster import find_cluster_reader, train_on_cluster
+from backend.rounds.adapting_rule import share_done
 from backend.rounds.body_comparison import compare_bodies
 from backend.rounds.labels import read_labels
 from backend.rounds.loop import Loop
 from backend.rounds.start import StartBody, find_start
 from backend.rounds.validation import with_validation
-from backend.store.adaptation_checkpoint import (
-    CheckpointMeta,
-    delete_checkpoint,
-    load_checkpoint,
-    save_checkpoint,
-)
+from backend.store.adaptation_checkpoint import delete_checkpoint, load_checkpoint
 from backend.store.bodies import Bodies
 from backend.store.body_meta import PRETRAINED, BodyMeta, body_order
 from backend.store.files import lock
@@ -37,25 +34,7 @@ from backend.store.project_record import check_attached
 
 log = logging.getLogger(__name__)
 
-PHASE = "adapting the body"
-LOOK_EVERY_S = 5.0
-SAVE_EVERY_S = 60.0
 KILLS_ALLOWED = 3
-
-
-@dataclass
-class Run:
-    """An adaptation under way, which may have begun in another process."""
-
-    adaptation: Adaptation
-    start: StartBody
-    image_ids: tuple[str, ...]
-    fingerprint: str
-    began_at: float  # seconds since the epoch
-    pool_images: int  # that could be queried when it began
-    spent_s: float = 0.0
-    is_resumed: bool = False  # whether it goes on from a checkpoint
-    is_complete: bool = False  # whether only the comparison is left to do
 
 
 def adapt_body(
@@ -199,72 +178,32 @@ def _train(
     """Train until the time is over; return False if the training was interrupted before that."""
     if run.is_complete:
         return True
+    if loop.settings.scale == "ray" and (reader := find_cluster_reader(loop)) is not None:
+        return train_on_cluster(loop, run, reader, may_go_on, progress)
     setting = loop.settings.adapt
     before = looked_at = saved_at = clock()
-    _record_progress(loop, run)
+    run.record_progress(loop)
     done = share_done(setting, run.spent_s, run.adaptation.passes_done)
     while done < 1:
         run.adaptation.step(done)
         now = clock()
         run.spent_s, before = run.spent_s + now - before, now
         done = share_done(setting, run.spent_s, run.adaptation.passes_done)
-        total = expected_seconds(setting, run.spent_s, run.adaptation.passes_done)
-        progress(PHASE, round(min(run.spent_s, total)), round(total))
+        run.report(loop, progress)
         if done >= 1 or now - looked_at < LOOK_EVERY_S:
             continue
         looked_at = now
-        _record_progress(loop, run)
+        run.record_progress(loop)
         if not may_go_on():
-            _save(loop, run)
+            run.save(loop)
             return False
         if now - saved_at >= SAVE_EVERY_S:
             saved_at = now
-            if _save(loop, run):
-                _record_saved(loop, run)
+            if run.save(loop):
+                run.record_saved(loop)
     run.is_complete = True
-    _save(loop, run)  # so that a kill from now on loses nothing
-    _record_progress(loop, run)
-    return True
-
-
-def _record_progress(loop: Loop, run: Run) -> None:
-    passes = run.adaptation.passes_done
-    loop.store.record(
-        adapt_began_at=run.began_at,
-        adapt_spent_s=run.spent_s,
-        adapt_budget_s=expected_seconds(loop.settings.adapt, run.spent_s, passes),
-    )
-
-
-def _record_saved(loop: Loop, run: Run) -> None:
-    """Record that the work so far outlasts a kill.
-
-    Earlier failures are over only if this attempt goes on from where they happened: one that starts
-    over may fail again in the same place. Saving after the last step does not count, because the
-    comparison may still fail.
-    """
-    if run.is_resumed:
-        loop.store.record_success("adapt", adapt_kills=0, adapt_failures=0, adapt_error="")
-    else:
-        loop.store.record(adapt_kills=0)
-
-
-def _save(loop: Loop, run: Run) -> bool:
-    """Save the unfinished adaptation; if that fails, for example on a full disk, return False."""
-    check_attached(loop.root)
-    state = {name: tensor.numpy() for name, tensor in run.adaptation.state_dict().items()}
-    meta = CheckpointMeta(
-        fingerprint=run.fingerprint,
-        spent_s=run.spent_s,
-        began_at=run.began_at,
-        pool_images=run.pool_images,
-        is_complete=run.is_complete,
-    )
-    try:
-        save_checkpoint(loop.root, state, meta)
-    except ModelFolderError as error:
-        log.error("the unfinished adaptation was not saved: %s", error)
-        return False
+    run.save(loop)  # so that a kill from now on loses nothing
+    run.record_progress(loop)
     return True
 
 

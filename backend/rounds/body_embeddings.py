@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,18 +11,23 @@ from functools import cached_property, partial
 import numpy as np
 
 from backend.base.arrays import EmbeddingRows, Embeddings
-from backend.base.errors import TrainingError
 from backend.base.progress import Progress
 from backend.images.framing import View
+from backend.images.image_reader import find_locations, find_reader
+from backend.images.listing import summarize
 from backend.images.pool import Pool
 from backend.images.splits import Split
-from backend.network.inference import load_network, predict
+from backend.network.inference import check_finite, load_network, predict
 from backend.network.resnet_layout import HEAD_TENSORS, resnet18
 from backend.rounds.loop import Loop
 from backend.store.model_outputs import embeddings_store
 from backend.store.place import Place
 from backend.store.row_store import SHARD_ROWS, RowStore, Shard
 from backend.store.tensor_file import State
+
+log = logging.getLogger(__name__)
+
+CLUSTER_MIN = 2048  # images; fewer are embedded sooner here than a cluster could begin
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,16 @@ class BodyEmbeddings:
         return embeddings_store(self.folder, self.key, self.view, self.loop.pool.name, width)
 
     def _embed(self, image_ids: Sequence[str], phase: str, progress: Progress) -> list[Shard]:
+        """Write the rows of images in shards, here or on the cluster."""
+        if self.loop.settings.scale == "local" or len(image_ids) < CLUSTER_MIN:
+            return self._embed_here(image_ids, phase, progress)
+        shards, left = self._embed_on_cluster(image_ids, phase, progress)
+        return [*shards, *self._embed_here(left, phase, progress)]
+
+    def _embed_here(self, image_ids: Sequence[str], phase: str, progress: Progress) -> list[Shard]:
         """Write the rows of images in shards; the network runs while files are written."""
+        if not image_ids:
+            return []
         images = self.loop.pool.images_of(image_ids, self.view, progress)
         model, total = load_network(self.load_state(), self.loop.device), len(image_ids)
         with ThreadPoolExecutor(1) as writer:
@@ -102,18 +117,40 @@ class BodyEmbeddings:
                     device=self.loop.device,
                     on_batch=partial(_report, progress, phase, at, total),
                 ).embeddings
-                _check_finite(embeddings)
+                check_finite(embeddings)
                 written.append(writer.submit(self._store.write, image_ids[part], embeddings))
             return [shard.result() for shard in written]
+
+    def _embed_on_cluster(
+        self, image_ids: Sequence[str], phase: str, progress: Progress
+    ) -> tuple[list[Shard], Sequence[str]]:
+        """Have the cluster write the rows of images in shards.
+
+        Also returns the images that only this process can read: those of Label Studio's tasks, and
+        those that the source has lost.
+        """
+        from backend.scale.embedding import embed  # imports Ray
+
+        settings, pool = self.loop.settings, self.loop.pool
+        reader = find_reader(pool, self.view, settings.image_hosts)
+        if reader is None:
+            return [], image_ids
+        found = zip(image_ids, find_locations(pool, image_ids), strict=True)
+        locations = {image_id: at for image_id, at in found if at is not None}
+        shards, failed = embed(
+            settings.ray_address,
+            settings.device,
+            self._store,
+            self.load_state(),
+            reader,
+            self.view.image_size,
+            locations,
+            lambda done: progress(phase, done, len(image_ids)),
+        )
+        if failed:
+            log.warning("the cluster left out %s", summarize(failed, len(locations) - len(failed)))
+        return shards, [i for i in image_ids if i not in locations or i in failed]
 
 
 def _report(progress: Progress, phase: str, before: int, total: int, done: int, _: int) -> None:
     progress(phase, before + done, total)
-
-
-def _check_finite(embeddings: Embeddings) -> None:
-    if not np.isfinite(embeddings).all():
-        raise TrainingError(
-            "the embeddings of the pool contain NaN or infinite numbers: promote another version, "
-            "or check the weights that WEIGHTS names"
-        )

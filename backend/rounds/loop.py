@@ -139,6 +139,11 @@ class Loop:
         """Return the folder for embeddings of pre-trained weights, shared by all projects."""
         return model_outputs.shared_embeddings(self.settings.data_dir, self.settings.store)
 
+    @property
+    def cluster_place(self) -> Place:
+        """Return the folder for training and adapting on a Ray cluster, shared with its workers."""
+        return model_outputs.cluster_place(self.root, self.settings.store)
+
 
 @dataclass(frozen=True)
 class LabeledImages:

@@ -17,9 +17,9 @@ from backend.base.errors import BrokenVersionError, NoModelError, TooFewLabelsEr
 from backend.base.progress import Progress
 from backend.network.head import Head, fit_head
 from backend.network.resnet_layout import HEAD_TENSORS
-from backend.network.training import train
 from backend.rounds.body_embeddings import BodyEmbeddings, PoolEmbeddings
 from backend.rounds.embeddings import embeddings_of, start_body
+from backend.rounds.fine_tuning import fine_tune
 from backend.rounds.loop import LabeledImages, Loop, timed
 from backend.rounds.start import find_start
 from backend.store.tensor_file import State, body_key
@@ -93,18 +93,7 @@ def _fine_tune(loop: Loop, labels: LabeledImages, version: str, progress: Progre
     seconds: dict[str, float] = {}
     start = find_start(loop, progress)
     with timed(seconds, "training"):
-        tensors = train(
-            loop.pool.images_of(labels.image_ids, progress=progress),
-            labels.classes,
-            weights=labels.weights,
-            n_classes=len(loop.pool.classes),
-            start=start.tensors,
-            recipe=loop.recipe,
-            may_flip=loop.pool.may_flip,
-            seed=loop.seed,
-            device=loop.device,
-            on_step=lambda done, total: progress("training", done, total),
-        )
+        tensors = fine_tune(loop, labels, start, version, progress)
     state = {name: tensor.numpy() for name, tensor in tensors.items()}
     head, key = Head.of(state), body_key(state)
     body = BodyEmbeddings(loop, key, loop.view, loop.own_embeddings, lambda: state)

@@ -75,6 +75,20 @@ def scoring_workers(nodes: Sequence[Node], device: Literal["auto", "cpu", "cuda"
     return Workers(cpus, 1, 0)
 
 
+def training_workers(
+    nodes: Sequence[Node], device: Literal["auto", "cpu", "cuda"], most: int
+) -> Workers:
+    """Return at most `most` workers: one per GPU, or one per node if there is no GPU.
+
+    Raises the errors of `scoring_workers`.
+    """
+    scoring = scoring_workers(nodes, device)
+    if scoring.gpus_each:
+        return Workers(max(1, min(scoring.count, most)), scoring.cpus_each, scoring.gpus_each)
+    with_cpus = [node for node in nodes if node.cpus]
+    return Workers(max(1, min(len(with_cpus), most)), min(node.cpus for node in with_cpus), 0)
+
+
 def matching_nodes() -> tuple[Node, ...]:
     """Return the nodes that are alive, after each has run a small task that tells its versions.
 

@@ -36,6 +36,7 @@ from backend.store.tensor_file import (
 POOL = "pool"  # the folder for a version's probabilities for the pool, in its own folder
 SAMPLE_FILE = "sample.safetensors"
 EMBEDDINGS = "embeddings"  # the folder for bodies' embeddings, in a project's folder and DATA_DIR
+CLUSTER = "cluster"  # the folder for checkpoints of training and adapting on a Ray cluster
 UNLABELED = -1
 ROUNDING = 0.01  # how far the sum of a row of probabilities may deviate from 1
 _IMAGE_IDS = TypeAdapter(tuple[str, ...])
@@ -49,6 +50,11 @@ def own_embeddings(root: Path, store: str) -> Place:
 def shared_embeddings(data_dir: Path, store: str) -> Place:
     """Return the folder for embeddings of pre-trained weights, which all projects share."""
     return find_place(store).below(EMBEDDINGS) if store else _local(data_dir)
+
+
+def cluster_place(root: Path, store: str) -> Place:
+    """Return the folder in which a Ray cluster keeps the checkpoints of a project's training."""
+    return find_place(store or root.parent).below(root.name).below(CLUSTER)
 
 
 def _local(folder: Path) -> Place:

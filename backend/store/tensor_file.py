@@ -45,6 +45,23 @@ def write_tensors(
     draft.replace(path)
 
 
+def to_bytes(tensors: Mapping[str, NDArray[Any]]) -> bytes:
+    """Return the content of a file with these tensors."""
+    content: bytes = safetensors.numpy.save(
+        {name: np.asarray(array, order="C") for name, array in tensors.items()}
+    )
+    return content
+
+
+def from_bytes(content: bytes) -> dict[str, NDArray[Any]]:
+    """Return the tensors in a file's content. Raises ValueError if it is invalid."""
+    try:
+        arrays: dict[str, NDArray[Any]] = safetensors.numpy.load(content)
+    except safetensors.SafetensorError as error:
+        raise ValueError(str(error)) from None
+    return arrays
+
+
 def read_header(path: Path) -> dict[str, TensorType]:
     """Return the types and shapes of a file's tensors without reading the tensors.
 

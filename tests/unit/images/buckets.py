@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 import fsspec
 import httpx
+import pytest
 from moto.server import ThreadedMotoServer
 
 KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
@@ -47,3 +50,25 @@ def refuse_all(server: str) -> Iterator[None]:
         yield
     finally:
         httpx.post(f"{server}/moto-api/reset-auth", content="inf").raise_for_status()
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[dict[str, str]]:
+    with serve_s3() as environment:
+        yield environment
+
+
+@pytest.fixture
+def bucket(s3: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a new bucket."""
+    for name, value in s3.items():
+        monkeypatch.setenv(name, value)
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    # Neither this machine's credentials nor those of a virtual machine in a cloud
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    name = f"photos-{uuid.uuid4().hex[:8]}"
+    fill_bucket(name, {})
+    return name

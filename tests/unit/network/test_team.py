@@ -14,43 +14,19 @@ from torch import multiprocessing, nn
 
 from backend.network import resnet
 from backend.network.adaptation import Adaptation, AdaptationRecipe
-from backend.network.team import ALONE, Team, scale_lr
+from backend.network.team import ALONE, Team
 from backend.network.training import Recipe, Training, batches
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(image_size=16, batch_size=64, min_steps=4, epochs=1)
 
 
-@pytest.mark.parametrize(
-    ("size", "alone", "n_images", "expected"),
-    [
-        (1, 64, 1000, 64),
-        (1, 64, 20, 20),
-        (2, 64, 1000, 64),  # 32 each
-        (4, 64, 1000, 128),  # at least 32 each
-        (3, 256, 1000, 258),  # 86 each
-        (4, 64, 103, 100),  # 25 each, because there are only 103
-    ],
-)
-def test_a_batch_grows_once_the_parts_would_become_too_small(
-    size: int, alone: int, n_images: int, expected: int
-) -> None:
-    assert Team(0, size).batch_size(alone, n_images) == expected
-
-
-def test_the_learning_rate_grows_with_the_batch_but_never_falls() -> None:
-    assert scale_lr(0.02, 64, 64) == 0.02
-    assert scale_lr(0.02, 64, 128) == 0.04
-    assert scale_lr(0.02, 64, 20) == 0.02
-    assert RECIPE.shared_by(Team(0, 4), 1000) == Recipe(
-        image_size=16, batch_size=128, min_steps=4, epochs=1, lr=0.04
-    )
-    assert RECIPE.shared_by(ALONE, 20) is RECIPE
-
-
-def test_the_parts_of_a_batch_are_all_of_it() -> None:
-    parts = [Team(rank, 3).part(12) for rank in range(3)]
-    assert [row for part in parts for row in range(12)[part]] == [*range(12)]
+def test_the_parts_of_a_batch_are_all_of_it_and_count_by_their_size() -> None:
+    team = [Team(rank, 3) for rank in range(3)]
+    assert [row for member in team for row in range(10)[member.part(10)]] == [*range(10)]
+    # Parts of 3, 3 and 4 images: the mean of the three means counts each image equally.
+    assert [member.importance(10) for member in team] == pytest.approx([0.9, 0.9, 1.2])
+    assert ALONE.importance(10) == 1
 
 
 def run_team(folder: Path, function: Any) -> list[Any]:
@@ -70,6 +46,7 @@ def _member(rank: int, folder: Path, function: Any) -> None:
 
 def exchange(team: Team) -> dict[str, Any]:
     own = torch.tensor([[float(team.rank)], [10.0 + team.rank]])
+    uneven = own[: 1 + team.rank]  # the parts of a batch of three
     counted, mean = torch.tensor([team.rank]), torch.tensor([1.0 + 2 * team.rank])
     team.average([counted, mean])
     model = nn.Linear(1, 1, bias=False)
@@ -77,7 +54,8 @@ def exchange(team: Team) -> dict[str, Any]:
     wrapped = team.wrap(model)  # which must live until the gradients are averaged
     wrapped(own).sum().backward()
     return {
-        "gathered": team.gather(own),
+        "gathered": team.gather(own, 4),
+        "uneven": team.gather(uneven, 3),
         "counted": counted,
         "mean": mean,
         "agreed": team.agree(0.25 + team.rank),
@@ -89,6 +67,7 @@ def test_a_team_gathers_averages_and_agrees(tmp_path: Path) -> None:
     first, second = run_team(tmp_path, exchange)
     for member in (first, second):
         assert member["gathered"].tolist() == [[0], [10], [1], [11]]
+        assert member["uneven"].tolist() == [[0], [1], [11]]
         assert member["mean"].tolist() == [2]
         assert member["agreed"] == 0.25
         assert member["gradient"].item() == 11  # the mean of 0 + 10 and 1 + 11

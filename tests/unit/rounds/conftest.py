@@ -18,7 +18,7 @@ from backend.images.known_labels import seed_labels, true_labels
 from backend.images.pool import Pool, open_pool
 from backend.images.splits import NO_IMAGES, LabeledSplit, Split
 from backend.network.training import Recipe
-from backend.rounds import batches, observe, rounds, training
+from backend.rounds import batches, fine_tuning, observe, rounds
 from backend.rounds.annotators import annotator_figures
 from backend.rounds.labels import LabelReading, read_labels
 from backend.rounds.loop import Loop
@@ -49,7 +49,7 @@ def quiet(*_: object) -> None:
 def _remembered_training() -> Iterator[None]:
     """Most tests train their first version on the same labels: train it once."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "train", RememberedTraining())
+        patch.setattr(fine_tuning, "train", RememberedTraining())
         yield
 
 

@@ -16,7 +16,7 @@ from backend.base.arrays import Images
 from backend.base.errors import AdaptationError, ModelFolderError, TrainingError
 from backend.network import resnet
 from backend.network.resnet_layout import HEAD_TENSORS
-from backend.rounds import adapting, body_comparison
+from backend.rounds import adaptation_run, adapting, body_comparison
 from backend.rounds.adapting import adapt_body, askable_images
 from backend.rounds.embeddings import start_embeddings
 from backend.rounds.loop import Loop
@@ -169,7 +169,7 @@ def test_a_full_disk_does_not_stop_it(
     def fail(*_: object) -> None:
         raise ModelFolderError("no space left on device")
 
-    monkeypatch.setattr(adapting, "save_checkpoint", fail)
+    monkeypatch.setattr(adaptation_run, "save_checkpoint", fail)
     assert adapt(adaptable) is not None
     assert "was not saved: no space left" in caplog.text
 
@@ -292,7 +292,7 @@ def test_work_that_could_not_be_saved_ends_neither_failures_nor_kills(
         n_kills.append(slow.store.facts().adapt_kills)
         raise ModelFolderError("no space left on device")
 
-    monkeypatch.setattr(adapting, "save_checkpoint", fail)
+    monkeypatch.setattr(adaptation_run, "save_checkpoint", fail)
     assert adapt(slow, only(12)) is None
     assert n_kills == [1, 1, 1]  # two minutes, and the interruption
     assert slow.store.facts().adapt_failures == 2
