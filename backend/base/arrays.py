@@ -13,6 +13,7 @@ Number_co = TypeVar("Number_co", bound=np.generic, covariant=True)
 Probs = NDArray[np.float32]  # (images, classes), each row sums to 1
 Scores = NDArray[np.float32]  # (images,)
 Labels = NDArray[np.int64]  # (images,), class positions
+Positions = NDArray[np.int64]  # of rows
 Embeddings = NDArray[np.float16] | NDArray[np.float32]  # (images, width): penultimate activations
 
 
