@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp, softmax
 
-from backend.base.arrays import Embeddings, Labels, Probs, Scores
+from backend.base.arrays import EmbeddingRows, Embeddings, Labels, Probs, Scores
 from backend.base.errors import TooFewLabelsError
+from backend.base.row_blocks import blocks
 from backend.network.resnet_layout import HEAD_TENSORS
 
 # How much the labels weigh relative to the penalty on large weights, for embeddings scaled to a
@@ -35,10 +36,13 @@ class Head:
         """Return the last layer of a network's tensors."""
         return cls(*(state[name] for name in HEAD_TENSORS))
 
-    def probs(self, embeddings: Embeddings) -> Probs:
-        """Return class probabilities, one row per embedding."""
-        logits = embeddings.astype(np.float32) @ self.weight.T + self.bias
-        return softmax(logits, axis=1)
+    def probs(self, embeddings: EmbeddingRows) -> Probs:
+        """Return class probabilities, one row per embedding; read the embeddings in blocks."""
+        probs = np.empty((len(embeddings), len(self.bias)), np.float32)
+        for block in blocks(embeddings):
+            logits = embeddings[block].astype(np.float32) @ self.weight.T + self.bias
+            probs[block] = softmax(logits, axis=1)
+        return probs
 
 
 def fit_head(

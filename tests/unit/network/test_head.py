@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from backend.base import row_blocks
+from backend.base.arrays import RowView
 from backend.base.errors import TooFewLabelsError
 from backend.network.head import Head, cross_validated_probs, fit_head, shrink_shares
 
@@ -25,6 +27,23 @@ def test_probabilities_are_the_softmax_of_embedding_times_weight_plus_bias() -> 
     head = Head(np.array([[1, 0], [0, 1]], np.float32), np.array([0, np.log(3)], np.float32))
     probs = head.probs(np.array([[0, 0], [np.log(3), 0]], np.float32))
     np.testing.assert_allclose(probs, [[0.25, 0.75], [0.5, 0.5]], atol=1e-6)
+
+
+def test_a_large_pool_is_scored_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    embeddings, labels = clouds(3, 20)
+    head = fit_head(embeddings, labels, 3)
+    expected = head.probs(embeddings)
+    monkeypatch.setattr(row_blocks, "BLOCK_ROWS", 25)
+    sizes: list[int] = []
+
+    class Counted(RowView[np.float16]):
+        def __getitem__(self, rows: slice | NDArray[np.int64]) -> NDArray[np.float16]:
+            sizes.append(len(found := super().__getitem__(rows)))
+            return found
+
+    np.testing.assert_allclose(head.probs(Counted(embeddings, np.arange(60))), expected, rtol=1e-6)
+    assert sizes == [25, 25, 10]
+    assert head.probs(embeddings[:0]).shape == (0, 3)
 
 
 @pytest.mark.parametrize("n_classes", [2, 3, 8])
