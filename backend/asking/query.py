@@ -9,14 +9,13 @@ import numpy as np
 
 from backend.asking.acquisition import ACQUISITIONS, margin
 from backend.asking.diversity import (
-    Positions,
     badge,
     interleave,
     k_center,
     typiclust,
     uncertain_clusters,
 )
-from backend.base.arrays import Embeddings, Probs, Scores
+from backend.base.arrays import EmbeddingRows, Positions, Probs, Scores
 from backend.base.errors import NoModelError
 from backend.base.strategy_names import ResolvedName, StrategyName
 
@@ -26,7 +25,7 @@ TYPICAL_PER_CLASS = 20
 
 # These functions take probabilities, embeddings, embeddings of queried images, a count and a
 # random generator.
-SetStrategy = Callable[[Probs, Embeddings, Embeddings, int, np.random.Generator], Positions]
+SetStrategy = Callable[[Probs, EmbeddingRows, EmbeddingRows, int, np.random.Generator], Positions]
 SETS: dict[ResolvedName, SetStrategy] = {
     "typiclust": lambda _, embeddings, asked, count, rng: typiclust(embeddings, asked, count, rng),
     "k_center": lambda _, embeddings, asked, count, __: k_center(embeddings, asked, count),
@@ -44,8 +43,8 @@ class Candidates:
 
     image_ids: Sequence[str]
     probs: Probs | None  # None if there is no model
-    embeddings: Embeddings | None = None  # None if they are not needed or not available
-    asked: Embeddings | None = None  # embeddings of the images already queried
+    embeddings: EmbeddingRows | None = None  # None if they are not needed or not available
+    asked: EmbeddingRows | None = None  # embeddings of the images already queried
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from backend.asking import query
 from backend.asking.acquisition import least_confidence, margin
-from backend.asking.diversity import Directions, Positions, uncertain_clusters, unit_directions
+from backend.asking.directions import Directions, unit_directions
+from backend.asking.diversity import uncertain_clusters
 from backend.asking.query import SetStrategy
-from backend.base.arrays import Embeddings, Probs, Scores
+from backend.base.arrays import EmbeddingRows, Positions, Probs, Scores
 from backend.base.strategy_names import ResolvedName, StrategyName
 
 # The greedy methods compare all candidates with each other, so they see only a random part.
@@ -30,7 +31,11 @@ SWITCHING: dict[str, tuple[int, str]] = {
 
 
 def uncertainty_herding(
-    probs: Probs, embeddings: Embeddings, asked: Embeddings, count: int, rng: np.random.Generator
+    probs: Probs,
+    embeddings: EmbeddingRows,
+    asked: EmbeddingRows,
+    count: int,
+    rng: np.random.Generator,
 ) -> Positions:
     """Choose images that cover the uncertain ones best (Bae et al., 2024, "Uncertainty Herding").
 
@@ -39,7 +44,7 @@ def uncertainty_herding(
     images, so it shrinks as labels come in. Without a model, all images are equally uncertain.
     """
     rows = _draw(len(embeddings), count, rng)
-    own, theirs = unit_directions(embeddings[rows], asked)
+    own, theirs = unit_directions(embeddings[rows], asked[:])
     uncertainty = margin(probs[rows]) if probs.shape[1] else np.ones(len(rows), np.float32)
     radius = _smallest_distance(theirs)
     similarity = np.exp(-_square_distances(own, own) / radius**2)
@@ -50,7 +55,7 @@ def uncertainty_herding(
 
 
 def prob_cover(
-    embeddings: Embeddings, asked: Embeddings, count: int, rng: np.random.Generator
+    embeddings: EmbeddingRows, asked: EmbeddingRows, count: int, rng: np.random.Generator
 ) -> Positions:
     """Choose, one by one, the image with the most neighbors that no chosen image covers.
 
@@ -59,7 +64,7 @@ def prob_cover(
     rest is random.
     """
     rows = _draw(len(embeddings), count, rng)
-    own, theirs = unit_directions(embeddings[rows], asked)
+    own, theirs = unit_directions(embeddings[rows], asked[:])
     square = _square_distances(own, own)
     radius = _pure_radius(own, square, rng)
     is_near = square <= radius**2
