@@ -178,7 +178,8 @@ def _choose(
     query = select(strategy, candidates, count, np.random.default_rng([loop.seed, len(asked)]))
     probs = None
     if candidates.probs is not None:
-        row_of = {image_id: row for row, image_id in enumerate(candidates.image_ids)}
+        chosen = set(query.image_ids)
+        row_of = {i: row for row, i in enumerate(candidates.image_ids) if i in chosen}
         probs = candidates.probs[[row_of[image_id] for image_id in query.image_ids]]
     return Batch(query.image_ids, query.confidences, query.strategy, version, probs)
 

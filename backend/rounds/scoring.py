@@ -10,6 +10,7 @@ import numpy as np
 from backend.asking.query import Candidates, needs_embeddings, needs_model
 from backend.base.arrays import EmbeddingRows, Images, Probs, RowView
 from backend.base.progress import Progress
+from backend.base.row_blocks import is_large
 from backend.base.strategy_names import ResolvedName
 from backend.images.splits import Split
 from backend.measures.calibration import rescale
@@ -39,14 +40,14 @@ def find_candidates(
             whole = embeddings_of(loop, version, progress)[1].pool
             known = enumerate(loop.pool.known_ids)
             asked_rows = [row for row, image_id in known if image_id in asked]
-            embeddings, of_asked = whole[np.array(rows, int)], whole[np.array(asked_rows, int)]
+            embeddings, of_asked = _rows_of(whole, rows), _rows_of(whole, asked_rows)
         elif loop.has_pretrained_body and not needs_model(strategy):
             rows, embeddings, of_asked = start_candidates(loop, rows, asked, progress)
     return Candidates(
         image_ids=[loop.pool.image_ids[row] for row in rows],
         probs=None if version is None else pool_probs(loop, version, progress)[rows],
-        embeddings=None if embeddings is None else embeddings[:],
-        asked=None if of_asked is None else of_asked[:],
+        embeddings=embeddings,
+        asked=of_asked,
     )
 
 
@@ -120,6 +121,12 @@ def validation_probs(loop: Loop, meta: Meta) -> Probs:
         phase = "validating the version in service"
         probs = _calibrated_probs(loop, meta, validation.image_ids, phase, lambda *_: None)
     return loop.classes.align(probs)
+
+
+def _rows_of(whole: EmbeddingRows, rows: Sequence[int]) -> EmbeddingRows:
+    """Return some rows; if there are many, they are read only when they are used."""
+    positions = np.array(rows, dtype=np.int64)
+    return RowView(whole, positions) if is_large(positions) else whole[positions]
 
 
 def _without(

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from torch import nn
 
-from backend.base.arrays import Images
+from backend.base import row_blocks
+from backend.base.arrays import Images, RowView
 from backend.base.errors import NoModelError
 from backend.base.progress import Progress
 from backend.images.framing import View
@@ -74,6 +75,22 @@ def test_probabilities_with_nan_are_named_with_their_version(
     monkeypatch.setattr(Head, "probs", lambda *_: np.full((len(loop.pool.image_ids), 10), nan))
     with pytest.raises(NoModelError, match="r0001 contain NaN"):
         batches.choose_batch(loop, 5, "margin")
+
+
+def test_candidates_of_a_large_pool_are_not_copied(
+    loop: Loop, project: OracleProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seed(loop, project)
+    meta = train(loop)
+    rows, asked = [7, 3, 5], {loop.pool.image_ids[4]}
+    of_small = scoring.find_candidates(loop, meta, "typiclust", rows, asked, quiet)
+    monkeypatch.setattr(row_blocks, "LARGE_POOL", 3)
+    of_large = scoring.find_candidates(loop, meta, "typiclust", rows, asked, quiet)
+    assert isinstance(of_small.embeddings, np.ndarray)
+    assert isinstance(of_large.embeddings, RowView)
+    assert np.array_equal(of_large.embeddings[:], of_small.embeddings)
+    assert of_large.asked is not None
+    assert np.array_equal(of_large.asked[:], embeddings_of(loop, meta, quiet)[1].pool[4:5])
 
 
 def test_only_new_images_are_scored_and_embedded_and_rows_of_other_images_stay(
