@@ -14,15 +14,11 @@ scoring is measured on --scored images.
 from __future__ import annotations
 
 import math
-import multiprocessing
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -41,7 +37,8 @@ from backend.images.sources import find_source
 from backend.network import inference, resnet
 from backend.network.resnet_layout import HEAD_TENSORS, resnet18
 from scripts.research.generated_bucket import bucket_url, register
-from scripts.research.measurement import MB, Figure, announce, in_background
+from scripts.research.measurement import Figure, announce
+from scripts.research.peak_memory import in_process
 
 POOLS = ((200_000, 320, 240), (20_000, 4000, 3000))  # images, width, height
 CLASSES = ("animal", "vehicle")
@@ -49,10 +46,7 @@ IMAGE_SIZE = 64
 TINY = 8  # the image size at which the whole pool is scored, to see how large the results are
 SET_UP_S = 15.0  # how long set-up decodes
 BATCH, N_ASKED = 100, 1000
-SAMPLE_EVERY_S = 0.01
 MEMORY_TARGET, FIRST_TARGET = "<= 3,072 MB", "<= 60 s"
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -127,7 +121,7 @@ def pool_figures(
 
 def set_up_figures(plan: Plan) -> list[Figure]:
     """List a new pool and decode its first images in one process, as set-up does."""
-    laps, peak_mb = in_process(_set_up, plan)
+    laps, peak_mb = in_process(_set_up, plan, register)
     return [
         Figure("  … listed and indexed", f"{laps['listed']:.1f} s"),
         Figure(f"  … first {FIRST} images decoded", f"{laps['first']:.1f} s", FIRST_TARGET),
@@ -137,8 +131,8 @@ def set_up_figures(plan: Plan) -> list[Figure]:
 
 def decoding_figures(plan: Plan) -> list[Figure]:
     """List the pool again and decode more images, in processes like the trainer's jobs."""
-    (n_decoded, took_s), peak_mb = in_process(_decode, plan)
-    _, recording_mb = in_process(_record_all, plan)
+    (n_decoded, took_s), peak_mb = in_process(_decode, plan, register)
+    _, recording_mb = in_process(_record_all, plan, register)
     speed = f"{n_decoded / took_s:.0f} images/s ({n_decoded:,} of {plan.n_images:,} decoded)"
     return [
         Figure("  … decoding", speed),
@@ -149,8 +143,8 @@ def decoding_figures(plan: Plan) -> list[Figure]:
 
 def opening_figures(plan: Plan) -> list[Figure]:
     """Open the whole pool, then list its unchanged source again."""
-    opened_s, opened_mb = in_process(_open, plan)
-    listed_s, listed_mb = in_process(_list_again, plan)
+    opened_s, opened_mb = in_process(_open, plan, register)
+    listed_s, listed_mb = in_process(_list_again, plan, register)
     return [
         Figure("  … opening the decoded pool", f"{opened_s:.1f} s"),
         Figure("  … memory of opening", f"{opened_mb:,.0f} MB", MEMORY_TARGET),
@@ -161,9 +155,9 @@ def opening_figures(plan: Plan) -> list[Figure]:
 
 def scoring_figures(plan: Plan) -> list[Figure]:
     """Score the pool with random weights, and choose a batch with each strategy."""
-    per_s, peak_mb = in_process(_score_some, plan)
-    _, whole_mb = in_process(_score_all, plan)
-    times, choosing_mb = in_process(_choose, plan)
+    per_s, peak_mb = in_process(_score_some, plan, register)
+    _, whole_mb = in_process(_score_all, plan, register)
+    times, choosing_mb = in_process(_choose, plan, register)
     speed = f"{per_s:.0f} images/s ({plan.n_scored:,} of {plan.n_images:,} scored)"
     slowest = max(times, key=lambda name: times[name])
     return [
@@ -173,35 +167,6 @@ def scoring_figures(plan: Plan) -> list[Figure]:
         Figure(f"  … choosing {BATCH}, slowest: {slowest}", f"{times[slowest]:.1f} s"),
         Figure("  … memory of choosing", f"{choosing_mb:,.0f} MB", MEMORY_TARGET),
     ]
-
-
-def in_process(stage: Callable[[Plan], Result], plan: Plan) -> tuple[Result, float]:
-    """Run a stage in a new process; return its result and its peak anonymous memory in MB."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as processes:
-        return processes.submit(_watch, stage, plan).result()
-
-
-def _watch(stage: Callable[[Plan], Result], plan: Plan) -> tuple[Result, float]:
-    """Run a stage in this process while a thread samples the process's anonymous memory."""
-    register()
-    samples = [0.0]
-
-    def sample(over: Event, _: int) -> None:
-        while not over.wait(SAMPLE_EVERY_S):
-            samples[0] = max(samples[0], anonymous_mb())
-
-    with in_background(sample):
-        result = stage(plan)
-    return result, samples[0]
-
-
-def anonymous_mb() -> float:
-    """Return how much of this process's resident memory belongs to no file, in MB."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) * 1024 / MB
-    raise OSError("/proc/self/status has no RssAnon: run this on Linux")
 
 
 def _set_up(plan: Plan) -> dict[str, float]:
