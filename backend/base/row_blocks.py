@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.base.arrays import Positions, Rows
+from backend.base.arrays import Positions, Rows, RowView
 
 Number = TypeVar("Number", bound=np.generic)
 
@@ -20,6 +20,12 @@ GROUP_ROWS = 1024  # reading one row from a file costs as much as reading this m
 def is_large(rows: Sized) -> bool:
     """Return whether there are too many rows to have them all in memory."""
     return len(rows) >= LARGE_POOL
+
+
+def part(rows: Rows[Number], chosen: slice) -> Rows[Number]:
+    """Return some consecutive rows; if there are many, they are read only when they are used."""
+    positions = np.arange(*chosen.indices(len(rows)))
+    return RowView(rows, positions) if is_large(positions) else rows[chosen]
 
 
 def blocks(rows: Sized) -> Iterator[slice]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from backend.base.arrays import EmbeddingRows, Embeddings
 from backend.base.progress import Progress
+from backend.base.row_blocks import part
 from backend.rounds.body_embeddings import BodyEmbeddings, PoolEmbeddings
 from backend.rounds.loop import Loop
 from backend.rounds.start import StartBody, find_start
@@ -81,7 +82,7 @@ def start_candidates(
     # Together, because the images queried so far may be few, and a batch of the network is large.
     wanted = [*(image_ids[row] for row in rows), *queried]
     found = body.of(wanted, "embedding", progress)
-    return rows, found[: len(rows)], found[len(rows) :]
+    return rows, part(found, slice(len(rows))), part(found, slice(len(rows), None))
 
 
 def _of_start(loop: Loop, start: StartBody, state: State) -> BodyEmbeddings:

@@ -164,7 +164,7 @@ def _calibrated_probs(
 def _head_probs(loop: Loop, meta: Meta, embeddings: EmbeddingRows) -> Probs:
     """Return the calibrated probabilities that a version's last layer gives to embeddings."""
     head = Head.of(loop.registry.load_own_state(meta.version))
-    return rescale(_finite(meta, head.probs(embeddings[:])), meta.temperature)
+    return rescale(_finite(meta, head.probs(embeddings)), meta.temperature)
 
 
 def _finite(meta: Meta, probs: Probs) -> Probs:

@@ -15,6 +15,7 @@ import numpy as np
 from backend.base.arrays import Probs
 from backend.base.errors import BrokenVersionError, NoModelError, TooFewLabelsError
 from backend.base.progress import Progress
+from backend.base.row_blocks import part
 from backend.network.head import Head, fit_head
 from backend.network.resnet_layout import HEAD_TENSORS
 from backend.rounds.body_embeddings import BodyEmbeddings, PoolEmbeddings
@@ -102,7 +103,7 @@ def _fine_tune(loop: Loop, labels: LabeledImages, version: str, progress: Progre
 
     def score_pool() -> Probs:
         embeddings = body.of(loop.pool.known_ids, "scoring the pool", progress)
-        return head.probs(embeddings[: len(loop.pool.image_ids)])
+        return head.probs(part(embeddings, slice(len(loop.pool.image_ids))))
 
     return Candidate(version, start.name, state, key, validation, test, score_pool, seconds)
 
@@ -139,6 +140,6 @@ def _with_head(
         key,
         head.probs(embeddings.validation),
         head.probs(embeddings.test),
-        lambda: head.probs(embeddings.pool[: len(loop.pool.image_ids)]),
+        lambda: head.probs(part(embeddings.pool, slice(len(loop.pool.image_ids)))),
         seconds,
     )

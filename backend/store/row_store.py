@@ -27,15 +27,14 @@ from pydantic import BaseModel, ValidationError
 
 from backend.base.arrays import Rows, RowView
 from backend.base.errors import ModelFolderError, RowsLostError
+from backend.base.row_blocks import GROUP_ROWS, is_large
 from backend.store.place import Place
 
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 SHARD_ROWS = 8192
-GROUP_ROWS = 1024  # the least that is read at once
 SMALL_SHARDS = 16  # with so many shards that are less than half full, the small ones are merged
-READ_WHOLE = 200_000  # rows that are read into memory, at most
 DAMAGED_MAX = 100  # files, before the disk is to blame
 IDS_KEPT = 256  # shards whose image ids stay in memory, a quarter of a megabyte each
 
@@ -85,7 +84,7 @@ class RowStore(Generic[Number]):
             with suppress(RowsLostError):
                 stored = self._complete(image_ids, compute)
                 rows = stored.find(image_ids)
-                return stored[rows] if len(rows) <= READ_WHOLE else RowView(stored, rows)
+                return RowView(stored, rows) if is_large(rows) else stored[rows]
         raise ModelFolderError(f"{self.place.address} is damaged again and again: check its disk")
 
     def _complete(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from backend.base import row_blocks
 from backend.base.arrays import RowView
 from backend.base.errors import ModelFolderError, RowsLostError
 from backend.store import row_store
@@ -181,7 +182,7 @@ def test_too_many_rows_are_not_read_into_memory(
     store: RowStore[np.float16], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add(store, ids(0, 30))
-    monkeypatch.setattr(row_store, "READ_WHOLE", 10)
+    monkeypatch.setattr(row_blocks, "LARGE_POOL", 11)
     assert isinstance(store.complete(ids(0, 10), lambda _: []), np.ndarray)
     view = store.complete(ids(4, 20)[::-1], lambda _: [])
     assert isinstance(view, RowView)
