@@ -20,6 +20,7 @@ import ray.train
 import torch
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from backend.base.errors import ScaleError, TightloopError
 from backend.network import resnet
@@ -130,7 +131,9 @@ def run_team(
     must be connected to a cluster. Raises ScaleError if too many workers are lost, and the error
     of `function` if that is a TightloopError.
     """
-    desk = ray.remote(num_cpus=0)(Desk).remote()
+    # On this machine: the workers go on if another one is lost.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    desk = ray.remote(num_cpus=0, scheduling_strategy=here)(Desk).remote()
     options = _Options(
         function=function,
         work=work,

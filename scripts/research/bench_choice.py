@@ -2,9 +2,10 @@
 
     python -m scripts.research.bench_choice --images 5000000 --folder /tmp/choice
 
-The embeddings lie in a file that is made once: images of many clusters, in random order. Each
-figure is measured in a process of its own, first cold (the file is not in the page cache) and then
-warm. Anonymous memory leaves out the pages of the file, which the system can drop at any time.
+The embeddings are in the loop's own store, which is made once: images of many clusters, in random
+order. Each figure is measured in a process of its own, first cold (the files are not in the page
+cache) and then warm. Anonymous memory leaves out the pages of files, which the system can drop at
+any time.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ import numpy as np
 
 from backend.asking.acquisition import margin
 from backend.asking.query import SETS, Candidates, select
-from backend.base.arrays import EmbeddingRows, RowView
+from backend.base.arrays import RowView
 from backend.base.command_line import CommandParser, run
-from backend.base.row_blocks import BLOCK_ROWS
 from backend.base.strategy_names import ResolvedName
 from backend.network.head import Head
+from backend.store.place import LocalPlace
+from backend.store.row_store import SHARD_ROWS, RowStore, StoredRows
 from scripts.research.measurement import MB, Figure, announce, print_table
 from scripts.research.peak_memory import in_process
 
@@ -45,14 +47,20 @@ class Plan:
     n_images: int
 
     @property
-    def path(self) -> Path:
-        """The path of the embeddings: N_ASKED queried images, then the candidates."""
-        return self.folder / f"embeddings-{self.n_images}.bin"
+    def store(self) -> RowStore[np.float16]:
+        """The embeddings: N_ASKED queried images, then the candidates."""
+        return RowStore(LocalPlace(self.files), np.float16, WIDTH)
 
-    def embeddings(self) -> EmbeddingRows:
+    @property
+    def files(self) -> Path:
+        """The folder of the store."""
+        return self.folder / f"embeddings-{self.n_images}"
+
+    def embeddings(self) -> StoredRows[np.float16]:
         """Open the embeddings of all images, which are not read yet."""
-        shape = (N_ASKED + self.n_images, WIDTH)
-        return np.memmap(self.path, np.float16, mode="r", shape=shape)
+        stored = self.store.open()
+        assert stored is not None
+        return stored
 
 
 class Numbers(Sequence[str]):
@@ -86,67 +94,73 @@ def main() -> int:
 
 
 def make_embeddings(plan: Plan) -> None:
-    """Write the embeddings block by block, unless they are there."""
-    if plan.path.exists():
+    """Write the embeddings shard by shard, unless they are there."""
+    if plan.store.open() is not None:
         return
     announce(f"making embeddings of {plan.n_images:,} images")
     rng = np.random.default_rng(0)
     centers = rng.standard_normal((CENTERS, WIDTH), np.float32)
-    plan.folder.mkdir(parents=True, exist_ok=True)
-    draft = plan.path.with_suffix(".draft")
-    with draft.open("wb") as file:
-        left = N_ASKED + plan.n_images
-        while left:
-            n_rows = min(left, BLOCK_ROWS)
-            rows = rng.standard_normal((n_rows, WIDTH), np.float32)
-            rows += centers[rng.integers(CENTERS, size=n_rows)]
-            file.write(rows.astype(np.float16).tobytes())
-            left -= n_rows
-    draft.replace(plan.path)
+    total = N_ASKED + plan.n_images
+    shards = []
+    for first in range(0, total, SHARD_ROWS):
+        numbers = range(first, min(first + SHARD_ROWS, total))
+        rows = rng.standard_normal((len(numbers), WIDTH), np.float32)
+        rows += centers[rng.integers(CENTERS, size=len(numbers))]
+        ids = [image_id(number) for number in numbers]
+        shards.append(plan.store.write(ids, rows.astype(np.float16)))
+    plan.store.publish(shards)
+
+
+def image_id(number: int) -> str:
+    """Return the id of an image."""
+    return f"{number:09d}"
 
 
 def choice_figures(plan: Plan) -> list[Figure]:
     """Measure the speed of the disk, every strategy that chooses sets, and a head's re-ranking."""
-    announce("reading the file")
-    mb_per_s = read_rate(plan.path)
-    size_mb = plan.path.stat().st_size / MB
+    announce("reading the files")
+    mb_per_s = read_rate(plan.files)
+    size_mb = sum(path.stat().st_size for path in plan.files.iterdir()) / MB
     figures = [
         Figure(f"choosing {BATCH} of {plan.n_images:,} images", f"{size_mb:,.0f} MB"),
-        Figure("  … reading the file, cold", f"{mb_per_s:,.0f} MB/s"),
+        Figure("  … reading the files, cold", f"{mb_per_s:,.0f} MB/s"),
     ]
     for strategy in SETS:
         target = f"{TARGETS.get(strategy, 'measured')}, {MEMORY}"
         figures.append(measure(f"  … {strategy}", partial(choose, strategy), plan, target))
-    return [*figures, measure("  … a head's new order", rank, plan, f"measured, {MEMORY}")]
+    figures.append(measure("  … a head's new order", rank, plan, f"15 s warm, {MEMORY}"))
+    return [*figures, measure("  … the row of one task", look_up, plan, "measured")]
 
 
 def measure(name: str, work: Callable[[Plan], Seconds], plan: Plan, target: str) -> Figure:
     """Measure work cold and then warm."""
     announce(f"measuring{name.replace('…', '')}")
-    drop_from_cache(plan.path)
+    drop_from_cache(plan.files)
     (cold_s, _), cold_mb = in_process(work, plan)
-    read_rate(plan.path, is_cold=False)
+    read_rate(plan.files, is_cold=False)
     (warm_s, cpu_s), warm_mb = in_process(work, plan)
-    times = f"cold {cold_s:.1f} s, warm {warm_s:.1f} s ({cpu_s:.1f} s of CPU)"
+    times = f"cold {cold_s:.2f} s, warm {warm_s:.2f} s ({cpu_s:.2f} s of CPU)"
     return Figure(name, f"{times}, {max(cold_mb, warm_mb):,.0f} MB", target)
 
 
-def read_rate(path: Path, *, is_cold: bool = True) -> float:
-    """Read a file from first to last, so that it is in the page cache; return the MB per second."""
+def read_rate(folder: Path, *, is_cold: bool = True) -> float:
+    """Read all files, so that they are in the page cache; return the MB per second."""
     if is_cold:
-        drop_from_cache(path)
-    began = time.monotonic()
-    with path.open("rb", buffering=0) as file:
-        while file.read(16 * MB):
-            pass
-    return path.stat().st_size / MB / (time.monotonic() - began)
+        drop_from_cache(folder)
+    began, n_bytes = time.monotonic(), 0
+    for path in folder.iterdir():
+        with path.open("rb", buffering=0) as file:
+            while block := file.read(16 * MB):
+                n_bytes += len(block)
+    return n_bytes / MB / (time.monotonic() - began)
 
 
-def drop_from_cache(path: Path) -> None:
-    """Drop a file's pages from the page cache."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())  # pages that are not written yet cannot be dropped
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+def drop_from_cache(folder: Path) -> None:
+    """Drop the files' pages from the page cache."""
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())  # pages that are not written yet cannot be dropped
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def choose(strategy: ResolvedName, plan: Plan) -> Seconds:
@@ -166,6 +180,17 @@ def rank(plan: Plan) -> Seconds:
     weight = (rng.standard_normal((N_CLASSES, WIDTH)) / 16).astype(np.float32)
     head = Head(weight, np.zeros(N_CLASSES, np.float32))
     return timed(lambda: margin(head.probs(plan.embeddings())))
+
+
+def look_up(plan: Plan) -> Seconds:
+    """Find one image by its id, and read its row."""
+    wanted = [image_id(plan.n_images // 2)]
+
+    def read() -> None:
+        stored = plan.embeddings()
+        assert stored[stored.find(wanted)].shape == (1, WIDTH)
+
+    return timed(read)
 
 
 def timed(work: Callable[[], object]) -> Seconds:

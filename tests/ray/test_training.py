@@ -164,9 +164,9 @@ def test_an_error_of_ours_in_a_worker_reaches_the_driver(
         train_on(single.address, pool, tmp_path, 1)
 
 
-def half_done(steps: float, spent_s: float, passes: float) -> float:  # noqa: ARG001
+def by_passes(most: float, spent_s: float, passes: float) -> float:  # noqa: ARG001
     """Return the share of an adaptation that ends after a number of passes."""
-    return min(1.0, passes / steps)
+    return min(1.0, passes / most)
 
 
 def adapt_on(
@@ -186,7 +186,7 @@ def adapt_on(
         start=None,
         resumed=resumed,
         spent_s=0.0,
-        share_done=partial(half_done, passes),
+        share_done=partial(by_passes, passes),
         recipe=ADAPTATION,
         may_flip=False,
         seed=0,
