@@ -12,7 +12,7 @@ export UV_HTTP_TIMEOUT ?= 300
 export PYTHONDONTWRITEBYTECODE =
 
 .DEFAULT_GOAL := help
-.PHONY: help install up down status secrets digests backup restore test coverage browser chromium registry compose-test docker-answers check format pages fuzz chaos bench lock
+.PHONY: help install up down status secrets digests backup restore test coverage browser chromium registry compose-test docker-answers check format pages fuzz chaos bench bench-ray lock
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -91,6 +91,9 @@ chaos: install  ## break a temporary stack 100 times while people label; takes a
 
 bench: install  ## measure speed and memory, and write var/bench.json
 	.venv/bin/python -m scripts.research.bench
+
+bench-ray: .venv-ray/.installed  ## measure embedding on a Ray cluster of this machine; takes half an hour
+	.venv-ray/bin/python -m scripts.research.bench_ray
 
 lock: .venv/.installed  ## rewrite the four lock files from pyproject.toml and label-studio.in
 	$(COMPILE) pyproject.toml $(EXTRAS) --group local --group dev -o requirements.lock

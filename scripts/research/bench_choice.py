@@ -139,7 +139,7 @@ def measure(name: str, work: Callable[[Plan], Seconds], plan: Plan, target: str)
     (cold_s, _), cold_mb = in_process(work, plan)
     read_rate(plan.files, is_cold=False)
     (warm_s, cpu_s), warm_mb = in_process(work, plan)
-    times = f"cold {cold_s:.2f} s, warm {warm_s:.2f} s ({cpu_s:.2f} s of CPU)"
+    times = f"cold {cold_s:.3g} s, warm {warm_s:.3g} s ({cpu_s:.3g} s of CPU)"
     return Figure(name, f"{times}, {max(cold_mb, warm_mb):,.0f} MB", target)
 
 
@@ -184,13 +184,13 @@ def rank(plan: Plan) -> Seconds:
 
 def look_up(plan: Plan) -> Seconds:
     """Find one image by its id, and read its row."""
-    wanted = [image_id(plan.n_images // 2)]
 
-    def read() -> None:
+    def read(number: int) -> None:
         stored = plan.embeddings()
-        assert stored[stored.find(wanted)].shape == (1, WIDTH)
+        assert stored[stored.find([image_id(number)])].shape == (1, WIDTH)
 
-    return timed(read)
+    read(0)  # the first call imports libraries
+    return timed(partial(read, plan.n_images // 2))
 
 
 def timed(work: Callable[[], object]) -> Seconds:
