@@ -24,8 +24,9 @@ class ScaleSettings(BaseSettings):
     ray_address: str = Field(
         "",
         description="With `SCALE=ray`: the cluster to use. `auto` is the cluster to which this "
-        "machine already belongs, and `host:6379` is the address of a cluster's head. If it is "
-        "empty, Tightloop starts a cluster of its own on this machine.",
+        "machine already belongs, and `host:6379` is the head of a cluster that this machine "
+        "joins while it needs it. If it is empty, Tightloop starts a cluster of its own on this "
+        "machine.",
     )
     store: str = Field(
         "",

@@ -2,51 +2,58 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
-import re
 import secrets
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 from backend.base.errors import ScaleError
+from backend.scale.failures import full_text, reason, unreachable
 
 NAMESPACE = "tightloop"
-# Blocks in flight between tasks. By default, Ray takes 30 % of this machine's memory.
+# Blocks on their way between tasks. By default, Ray takes 30 % of this machine's memory.
 OBJECT_STORE_BYTES = 1 << 30
 PROBE_TIMEOUT_S = 5.0
-# Ray alone tries for more than five minutes. If it tries only once, it needs 41 s to give up on a
-# port of another service, and 60 s if no node of the cluster runs on this machine.
-GIVE_UP_S = 70.0
-TRIES = "RAY_gcs_server_port_wait_time_s"
-VERSIONS = re.compile(r"Ray: (\S+)\s+Python: (\S+)")
+# Ray alone would go on trying for more than five minutes.
+TRY_ONCE = {"RAY_gcs_server_port_wait_time_s": "1", "RAY_py_gcs_connect_timeout_s": "5"}
+JOIN_TIMEOUT_S = 120.0  # a node starts in five seconds, on a busy machine in a minute
+HAS_JOINED = "Ray runtime started"
+PR_SET_PDEATHSIG = 1
 
 
 @contextmanager
 def connected(address: str) -> Iterator[None]:
-    """Connect this process to the cluster at `address` for the time of the block.
+    """Connect this process to a cluster for the time of the block.
 
-    `address` is that of RAY_ADDRESS: `auto`, `host:port`, or empty for a cluster of its own on this
-    machine, which ends with the block. A block inside another one uses the same connection. Call
-    it from the main thread: the processes of an own cluster end with the thread that started them.
+    `address` is RAY_ADDRESS. If it is empty, a cluster of its own starts on this machine, and ends
+    with the block. With `host:port`, this machine joins that cluster for the time of the block as
+    a node that runs no tasks. A block inside another one uses the same connection. Call this from
+    the main thread: what it starts ends with its thread, so that nothing outlives a killed process.
 
-    Raises ScaleError, at the latest after GIVE_UP_S, if there is no connection.
+    Raises ScaleError if there is no connection: within ten seconds if nothing listens at the
+    address, and within a minute if another service does.
     """
     ray = _import_ray()
     if ray.is_initialized():
         yield
         return
-    with _own_cluster(ray) if not address else _existing_cluster(ray, address):
+    connect = {"": _own_cluster, "auto": _cluster_of_this_machine}.get(address, _joined_cluster)
+    with connect(ray, address):
         try:
             yield
         finally:
-            ray.shutdown()  # not left to atexit, which RQ's jobs never reach
+            # Not left to atexit, which RQ's jobs never reach.
+            ray.shutdown(wait_for_processes=True)
 
 
 def _import_ray() -> Any:
@@ -61,7 +68,7 @@ def _import_ray() -> Any:
 
 
 @contextmanager
-def _own_cluster(ray: Any) -> Iterator[None]:
+def _own_cluster(ray: Any, _address: str) -> Iterator[None]:
     if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
         # Ray would write a token that every user of this machine may read into the home folder.
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
@@ -69,34 +76,81 @@ def _own_cluster(ray: Any) -> Iterator[None]:
     with tempfile.TemporaryDirectory(
         prefix="tightloop-ray-", dir="/tmp", ignore_cleanup_errors=True
     ) as folder:
+        options = {"object_store_memory": OBJECT_STORE_BYTES, "_temp_dir": folder}
         try:
-            _init(
-                ray,
-                address="local",
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-                _temp_dir=folder,
-            )
+            _init(ray, address="local", include_dashboard=False, **options)
         except Exception as error:
             ray.shutdown()
             raise ScaleError(
-                f"Ray did not start on this machine ({_first_line(error)}): set RAY_ADDRESS to a "
-                "running cluster, or SCALE=local"
+                f"Ray did not start on this machine ({error}): set RAY_ADDRESS to a running "
+                "cluster, or SCALE=local"
             ) from error
         yield
 
 
 @contextmanager
-def _existing_cluster(ray: Any, address: str) -> Iterator[None]:
-    if address != "auto":
-        _probe(address)
+def _cluster_of_this_machine(ray: Any, address: str) -> Iterator[None]:
+    added = TRY_ONCE.keys() - os.environ.keys()
+    os.environ.update({name: TRY_ONCE[name] for name in added})
     try:
-        with _environment(TRIES, "1"):
-            _init(ray, address=address)
+        _init_at(ray, address)
+    finally:
+        for name in added:
+            del os.environ[name]
+    yield
+
+
+@contextmanager
+def _joined_cluster(ray: Any, address: str) -> Iterator[None]:
+    """Join the cluster, which a driver needs: Ray connects it to a node on its own machine."""
+    _probe(address)
+    with tempfile.TemporaryFile("w+") as output:
+        node = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "ray.scripts.scripts", "start", f"--address={address}"),
+                *("--num-cpus=0", "--num-gpus=0", f"--object-store-memory={OBJECT_STORE_BYTES}"),
+                # Any free ports: this machine may have another node.
+                *("--min-worker-port=0", "--max-worker-port=0", "--block"),
+            ],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=os.environ | TRY_ONCE,
+            preexec_fn=_end_with_parent,
+        )
+        try:
+            _wait_until_joined(node, output, address)
+            _init_at(ray, address)
+            yield
+        finally:
+            node.terminate()
+            node.wait()
+
+
+def _end_with_parent() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _wait_until_joined(node: subprocess.Popen[bytes], output: IO[str], address: str) -> None:
+    give_up = time.monotonic() + JOIN_TIMEOUT_S
+    while HAS_JOINED not in (text := _read(output)):
+        if node.poll() is not None:
+            raise ScaleError(reason(text, address))
+        if time.monotonic() >= give_up:
+            raise ScaleError(unreachable(address, f"joining takes more than {JOIN_TIMEOUT_S:g} s"))
+        time.sleep(0.1)
+
+
+def _read(output: IO[str]) -> str:
+    """Return all that was written, and leave the writer's position, which is shared, alone."""
+    return os.pread(output.fileno(), 1 << 20, 0).decode(errors="replace")
+
+
+def _init_at(ray: Any, address: str) -> None:
+    try:
+        _init(ray, address=address)
     except Exception as error:
         ray.shutdown()
-        raise ScaleError(_reason(error, address)) from error
-    yield
+        raise ScaleError(reason(full_text(error), address)) from error
 
 
 def _init(ray: Any, **options: Any) -> None:
@@ -104,73 +158,18 @@ def _init(ray: Any, **options: Any) -> None:
 
     Ray's handler raises SystemExit inside whatever is running, which RQ takes for a failed job.
     """
-    is_main = threading.current_thread() is threading.main_thread()
     former = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR", **options)
     finally:
-        if is_main:
+        if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, former)
 
 
 def _probe(address: str) -> None:
-    """Raise ScaleError at once if nothing answers, which Ray itself would not do."""
+    """Raise ScaleError at once if nothing listens at the address."""
     parts = urlsplit(f"//{address}")
     try:
         socket.create_connection((parts.hostname, parts.port), PROBE_TIMEOUT_S).close()
     except OSError as error:
-        raise ScaleError(_unreachable(address, error.strerror or str(error))) from None
-
-
-def _reason(error: BaseException | None, address: str) -> str:
-    """Return the sentence for an error of ray.init, whose causes say more than itself."""
-    text = ""
-    while error is not None:
-        text, error = f"{text}{error!r} {error}\n", error.__cause__
-    if "AuthenticationError" in text:
-        return (
-            f"the Ray cluster at {address} refused this machine's token: set RAY_AUTH_MODE=token, "
-            "and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the token of the cluster's head"
-        )
-    if "Version mismatch" in text and len(found := VERSIONS.findall(text)) >= 2:
-        (ray, python), (own_ray, own_python) = found[:2]
-        return (
-            f"the Ray cluster at {address} runs Ray {ray} on Python {python}, and this machine Ray "
-            f"{own_ray} on Python {own_python}: use the same image or ray.lock, and the same "
-            "Python, on all machines"
-        )
-    if "No node info found" in text:
-        return (
-            f"this machine does not belong to the Ray cluster at {address}: run `ray start "
-            f"--address={address}` here first"
-        )
-    if "any running Ray instance" in text:
-        return (
-            "RAY_ADDRESS=auto, but this machine belongs to no Ray cluster: run `ray start "
-            "--address=…` here first, or leave RAY_ADDRESS empty"
-        )
-    return _unreachable(address, "what answers there is not Ray")
-
-
-def _unreachable(address: str, why: str) -> str:
-    return (
-        f"no Ray cluster answers at RAY_ADDRESS={address} ({why}): start its head with `ray start "
-        "--head`, correct the address, or set SCALE=local"
-    )
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
-
-
-@contextmanager
-def _environment(variable: str, value: str) -> Iterator[None]:
-    former = os.environ.get(variable)
-    os.environ[variable] = value
-    try:
-        yield
-    finally:
-        if former is None:
-            del os.environ[variable]
-        else:
-            os.environ[variable] = former
+        raise ScaleError(unreachable(address, error.strerror or str(error))) from None

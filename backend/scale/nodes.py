@@ -1,4 +1,4 @@
-"""Say what the nodes of the connected Ray cluster offer, and check that they match this machine."""
+"""List the nodes of the connected Ray cluster, and check that they match this machine."""
 
 from __future__ import annotations
 
@@ -133,11 +133,13 @@ def _ask(nodes: Sequence[Node]) -> Mapping[Node, Mapping[str, str]]:
 
 def _differences(node: Node, found: Mapping[str, str]) -> list[str]:
     return [
-        f"the Ray node {node.name} runs {what} {found[what] or '(none)'}, and this machine "
-        f"{version or '(none)'}: use the same image, or the same files and ray.lock, on both, and "
-        "start Ray there again"
-        for what, version in self_report.versions().items()
-        if found[what] != version
+        f"the Ray node {node.name} runs {what} {found[what]}, and this machine {own}: use the same "
+        "image, or the same files and ray.lock, on both, and start Ray there again"
+        if found[what]
+        else f"the Ray node {node.name} cannot import {what}: start Ray there from Tightloop's "
+        "image, or with the packages of ray.lock and PYTHONPATH=<Tightloop's folder>"
+        for what, own in self_report.versions().items()
+        if found[what] != own
     ]
 
 
