@@ -6,13 +6,15 @@ COMPILE = .venv/bin/uv pip compile --universal --python-version 3.11 --generate-
 EXTRAS = --extra s3 --extra gcs --extra onnx
 # Use more processes than cores, and keep this order: the first files mostly wait for their services.
 PYTEST = .venv/bin/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+# One process: the nodes of a cluster use all cores.
+PYTEST_RAY = .venv-ray/bin/python -m pytest tests/ray
 
 export UV_HTTP_TIMEOUT ?= 300
 # Empty means unset: Label Studio's thousands of modules are compiled once, not at each start.
 export PYTHONDONTWRITEBYTECODE =
 
 .DEFAULT_GOAL := help
-.PHONY: help install up down status secrets digests backup restore test coverage browser chromium registry compose-test docker-answers check format pages fuzz chaos bench bench-ray lock
+.PHONY: help install up down status secrets digests backup restore test ray-test coverage browser chromium registry compose-test docker-answers check format pages fuzz chaos bench bench-ray lock
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,11 +43,16 @@ restore:  ## for docker compose: fill an empty stack from a backup: make restore
 	@test -n "$(FROM)" || { echo "no backup is named: run make restore FROM=backups/….tar"; exit 1; }
 	@$(PYTHON) -m scripts.backup --restore "$(FROM)"
 
-test: install  ## run all tests, with real services
+test: install .venv-ray/.installed  ## run all tests, with real services; of those on Ray, the short ones
 	$(PYTEST)
+	$(PYTEST_RAY) -m short
 
-coverage: install  ## run all tests, and list the lines that they do not reach
-	$(PYTEST) --cov --cov-report=term
+ray-test: .venv-ray/.installed  ## run all tests on Ray, with two nodes on this machine
+	$(PYTEST_RAY)
+
+coverage: install .venv-ray/.installed  ## run all tests, and list the lines that they do not reach
+	$(PYTEST) --cov --cov-report=
+	$(PYTEST_RAY) --cov --cov-append --cov-report=term
 
 browser: install  ## run only the browser tests; they save screenshots in var/browser/
 	.venv/bin/python -m pytest tests/browser -v

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.patience import PATIENCE_S
 from tests.unit.images.buckets import bucket, s3
 
 __all__ = ["bucket", "s3"]
@@ -54,7 +55,9 @@ def cluster() -> Iterator[Any]:
 
 def add_node(cluster: Any, path: str = str(ROOT), **options: Any) -> Any:
     """Add a node whose tasks import the packages in `path`, as PYTHONPATH lists them."""
-    return cluster.add_node(num_cpus=1, env_vars={"PYTHONPATH": path}, **options)
+    return cluster.add_node(
+        num_cpus=1, include_dashboard=False, env_vars={"PYTHONPATH": path}, **options
+    )
 
 
 @contextmanager
@@ -65,3 +68,4 @@ def another_node(cluster: Any, path: str) -> Iterator[None]:
         yield
     finally:
         cluster.remove_node(node)
+        cluster.wait_for_nodes(timeout=PATIENCE_S)
