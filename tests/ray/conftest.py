@@ -31,6 +31,13 @@ os.environ |= {
 }
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Ignore what Ray's own modules warn about each other."""
+    for category in ("DeprecationWarning", "FutureWarning", "UserWarning"):
+        config.addinivalue_line("filterwarnings", f"ignore::{category}:ray")
+    config.addinivalue_line("filterwarnings", "ignore::ray.util.annotations.RayDeprecationWarning")
+
+
 def pytest_unconfigure() -> None:
     """Remove the logs of all clusters."""
     shutil.rmtree(FOLDER, ignore_errors=True)

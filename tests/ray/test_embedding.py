@@ -94,6 +94,7 @@ def shards_in(store: RowStore[np.float16]) -> list[str]:
     return [name for name in store.place.names() if name.endswith(".parquet")]
 
 
+@pytest.mark.short
 def test_embeddings_are_those_of_one_machine_and_nothing_else_is_left(
     cluster: Any,
     store: RowStore[np.float16],

@@ -114,6 +114,7 @@ def accuracy(pool: Pool, state: resnet.State) -> float:
     return float((probs.argmax(axis=1) == pool.test.labels).mean())
 
 
+@pytest.mark.short
 def test_one_worker_trains_the_weights_of_one_machine_bit_for_bit(
     single: Any, pool: Pool, tmp_path: Path
 ) -> None:
