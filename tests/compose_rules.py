@@ -16,6 +16,9 @@ WORKER_SECRETS = frozenset({"LABEL_STUDIO_API_KEY", "REDIS_PASSWORD"})
 # Optional: only needed for images in a bucket.
 BUCKET_SECRETS = frozenset({"AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "FSSPEC_GS_TOKEN"})
 SOURCE_SECRETS = WORKER_SECRETS | BUCKET_SECRETS  # for services that read the pool's images
+# Required only by Ray: its services end with a message if the token is missing.
+RAY_SECRETS = frozenset({"RAY_AUTH_TOKEN"})
+RAY_SERVICES = ("ray-head", "ray-worker", "trainer-ray")
 # The secrets of .env that each service needs; it must not get any other.
 SECRETS_OF = {
     "label-studio": frozenset(
@@ -29,6 +32,9 @@ SECRETS_OF = {
     "setup": SOURCE_SECRETS | {"BACKEND_PASSWORD", "WEBHOOK_SECRET"},
     "trainer-cpu": SOURCE_SECRETS,
     "trainer-gpu": SOURCE_SECRETS,
+    "trainer-ray": SOURCE_SECRETS | RAY_SECRETS,
+    "ray-head": RAY_SECRETS,
+    "ray-worker": BUCKET_SECRETS | RAY_SECRETS,
     "ranker": SOURCE_SECRETS,
     "clock": WORKER_SECRETS | {"BACKEND_PASSWORD", "WEBHOOK_SECRET"},
 }
@@ -54,6 +60,9 @@ def breaches(rendered: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name} may take all memory"
         if not 0 < int(service.get("pids_limit") or 0) <= 4096:
             yield f"{name} may start any number of processes"
+        runs_ray = name in RAY_SERVICES or "tightloop-ray" in image
+        if runs_ray and (service.get("environment") or {}).get("RAY_AUTH_MODE") != "token":
+            yield f"{name} runs code for anyone who reaches Ray's ports"
         if not service.get("logging", {}).get("options", {}).get("max-size"):
             yield f"{name} may fill the disk with its log"
 
@@ -63,7 +72,7 @@ def default_secrets(raw: Mapping[str, Any]) -> Iterator[str]:
     for name, service in raw["services"].items():
         for variable, value in (service.get("environment") or {}).items():
             is_secret = SECRET.search(variable) and value not in ("", "true", "false")
-            if variable in BUCKET_SECRETS and value is None:  # passed on if it is set
+            if variable in BUCKET_SECRETS | RAY_SECRETS and value is None:  # passed on if it is set
                 continue
             if is_secret and not re.search(r"\$\{\w+:\?", str(value)):
                 yield f"{name} has a default for {variable}"

@@ -27,6 +27,10 @@ def _password() -> str:
     return secrets.token_urlsafe(12)  # short, because people type it
 
 
+def _ray_token() -> str:
+    return secrets.token_hex(32)  # what Ray itself would create; whoever has it may run code
+
+
 # Functions that create the values; they return "" if a value cannot be determined yet.
 MAKERS: dict[str, Callable[[], str]] = {
     "LABEL_STUDIO_PASSWORD": _password,
@@ -38,6 +42,7 @@ MAKERS: dict[str, Callable[[], str]] = {
     "WEBHOOK_SECRET": _token,
     "DASHBOARD_PASSWORD": _password,
     "CONTROL_SECRET": _token,
+    "RAY_AUTH_TOKEN": _ray_token,
     "COMPOSE_PROFILES": lambda: choose_profile(),
 }
 

@@ -1,7 +1,8 @@
 """Measure embedding on a Ray cluster of this machine, against the same work without Ray.
 
-    .venv-ray/bin/python -m scripts.research.bench_ray
+    python -m scripts.research.bench_ray --images 50000
 
+Run it in .venv-ray, as `make bench-ray` does.
 The images are generated, so that reading them costs as little as reading a cached pool; the start
 of the cluster is left out of the rates and reported by itself. Each rate is that of the images
 between the first and the last report, and all threads are those of the workers: one each.
@@ -20,12 +21,10 @@ import numpy as np
 import psutil
 import torch
 from numpy.typing import NDArray
-from ray.cluster_utils import Cluster
 
 from backend.base.command_line import CommandParser, run
 from backend.network import resnet
 from backend.network.inference import load_network, predict
-from backend.scale.embedding import embed
 from backend.store.place import LocalPlace
 from backend.store.row_store import SHARD_ROWS, RowStore
 from backend.store.tensor_file import State
@@ -103,6 +102,8 @@ def figures(n_images: int, most: int, size: int) -> list[Figure]:
 
 def on_cluster(n_workers: int, n_images: int, size: int) -> Timing:
     """Embed images on a new cluster of nodes with one core each."""
+    from ray.cluster_utils import Cluster
+
     cluster = Cluster()
     try:
         for _ in range(n_workers):
@@ -113,6 +114,8 @@ def on_cluster(n_workers: int, n_images: int, size: int) -> Timing:
 
 
 def _embed(address: str, n_images: int, size: int) -> Timing:
+    from backend.scale.embedding import embed  # imports Ray
+
     reports: list[tuple[float, int]] = []
     peak = [0.0]
 

