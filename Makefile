@@ -44,8 +44,8 @@ restore:  ## for docker compose: fill an empty stack from a backup: make restore
 	@$(PYTHON) -m scripts.backup --restore "$(FROM)"
 
 test: install .venv-ray/.installed  ## run all tests, with real services; of those on Ray, the short ones
-	$(PYTEST)
 	$(PYTEST_RAY) -m short
+	$(PYTEST)
 
 ray-test: .venv-ray/.installed  ## run all tests on Ray, with two nodes on this machine
 	$(PYTEST_RAY)
