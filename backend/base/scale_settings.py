@@ -30,9 +30,9 @@ class ScaleSettings(BaseSettings):
     )
     store: str = Field(
         "",
-        description="The folder or bucket (`s3://bucket/folder`, `gs://…`) for embeddings and, with "
-        "`SCALE=ray`, for what the workers of a cluster need. Unless you set it, they are stored in "
-        "`DATA_DIR` and `MODEL_DIR`. Two installations must not share a `STORE`.",
+        description="The folder or bucket (`s3://bucket/folder`, `gs://…`) for embeddings and, "
+        "with `SCALE=ray`, for what the workers of a cluster need. Unless you set it, they are "
+        "stored in `DATA_DIR` and `MODEL_DIR`. Two installations must not share a `STORE`.",
     )
 
     @field_validator("ray_address")

@@ -140,7 +140,7 @@ def find_reader(pool: Pool, view: View, image_hosts: Sequence[str]) -> ImageRead
     """
     images = pool.source
     if images is None:
-        return ArrayReader(pool.folder)
+        return ArrayReader(pool.folder.absolute())
     if not isinstance(images.source, Folder | ImageList | Bucket):
         return None
     size = images.stored_size(view)

@@ -14,6 +14,7 @@ from backend.rounds.annotation_use import LEARNED, OVERRULED, UNAVAILABLE, witho
 from backend.rounds.annotators import annotator_figures
 from backend.rounds.batches import top_up
 from backend.rounds.classes import current_labels
+from backend.rounds.cluster import cluster_of
 from backend.rounds.foreign_tasks import adopt_tasks
 from backend.rounds.labels import LabelReading, read_labels
 from backend.rounds.loop import LabeledImages, Loop
@@ -159,14 +160,16 @@ def _make_version(
     has_learned = bool(earlier) and earlier[-1].labels_fingerprint == labels.fingerprint
     if has_learned and body is None:
         has_learned = not _has_new_start(loop, earlier[-1])
+    is_due = is_forced or not has_learned
     try:
-        if is_forced or not has_learned:
-            make = train_head if body else train_candidate
-            candidate = make(loop, labels, progress)
-        loop = with_validation(loop)  # includes labels that were given during training
-        measure_again(loop, progress)
-        if candidate is not None:
-            meta = keep(loop, labels, candidate)
+        with cluster_of(loop) if is_due and body is None else nullcontext():
+            if is_due:
+                make = train_head if body else train_candidate
+                candidate = make(loop, labels, progress)
+            loop = with_validation(loop)  # includes labels that were given during training
+            measure_again(loop, progress)
+            if candidate is not None:
+                meta = keep(loop, labels, candidate)
     except TooFewLabelsError as error:
         record(str(error))
         raise

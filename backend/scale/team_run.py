@@ -177,10 +177,17 @@ def _run_member(options: _Options) -> None:
 
 
 def _watch(running: Future[Any], desk: Any, on_progress: Callable[[float, float], bool]) -> None:
-    while not running.done():
-        wait([running], LOOK_EVERY_S)
-        if not on_progress(*ray.get(desk.progress.remote())):
-            ray.get(desk.stop.remote())
+    """Report progress until the workers are done; let them stop if that fails, for example because
+    the project has been detached.
+    """
+    try:
+        while not running.done():
+            wait([running], LOOK_EVERY_S)
+            if not on_progress(*ray.get(desk.progress.remote())):
+                ray.get(desk.stop.remote())
+    except BaseException:
+        ray.get(desk.stop.remote())
+        raise
 
 
 def _explain(error: BaseException) -> TightloopError:

@@ -92,9 +92,10 @@ def _train(member: Member, work: Work) -> resnet.State:
     )
     if (state := member.checkpoint()) is not None:
         training.load_state_dict(state)
-    while training.steps_done < training.steps:
+    may_go_on = True
+    while training.steps_done < training.steps and may_go_on:
         training.step()
-        member.may_go_on(training.steps_done, training.steps, training.state_dict)
+        may_go_on = member.may_go_on(training.steps_done, training.steps, training.state_dict)
     return training.finish()
 
 

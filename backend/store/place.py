@@ -60,7 +60,7 @@ class LocalPlace:
     """A folder on this machine, perhaps on a disk that other machines share."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path = path.absolute()  # other processes may work in other folders
 
     @property
     def address(self) -> str:
