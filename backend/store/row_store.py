@@ -311,11 +311,12 @@ class StoredRows(Generic[Number]):
         return values[at]
 
     def _ids_of(self, number: int) -> pa.Array:
-        if number not in self._ids:
-            self._ids[number] = self._store.read_ids(self._shards[number])
-            if len(self._ids) > IDS_KEPT:
+        ids = self._ids.get(number)
+        if ids is None:
+            ids = self._ids[number] = self._store.read_ids(self._shards[number])
+            if len(self._ids) > IDS_KEPT:  # another thread may do the same
                 self._ids.popitem(last=False)
-        return self._ids[number]
+        return ids
 
 
 def _shard(name: str, ids: pa.Array) -> Shard:

@@ -106,7 +106,8 @@ def test_a_node_without_the_token_cannot_join(cluster: Team, mode: str, token: s
     before = len(wait_for_workers(cluster))
     changes = (f"RAY_AUTH_MODE={mode}", f"RAY_AUTH_TOKEN={token}", TRY_ONCE)
     run = ("run", "--rm", "--no-deps", "-T", *(part for c in changes for part in ("-e", c)))
-    joined = cluster.run(*compose_command(), *run, "ray-worker")
+    # A node that is let in would run until someone stops it.
+    joined = cluster.run("timeout", "120", *compose_command(), *run, "ray-worker")
     assert joined.returncode != 0
     printed = joined.stdout + joined.stderr
     assert "InvalidAuthToken" in printed or "no authentication token was found" in printed
