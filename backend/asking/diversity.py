@@ -41,7 +41,7 @@ CANDIDATES_MAX = 4000
 BLOCK = 1000  # rows compared at a time, to limit memory
 
 # Limits for large pools, in images
-PROMISING = 50_000  # from which the greedy strategies choose
+GREEDY_MAX = 50_000  # from which the greedy strategies choose
 LANDMARKS = 500  # to which each image's distance is measured
 COMPARED_MAX = 65_536  # of which near-duplicates are found
 
@@ -69,7 +69,7 @@ def k_center(embeddings: EmbeddingRows, asked: EmbeddingRows, count: int) -> Pos
     """Choose, one by one, the image farthest from all images already queried or chosen.
 
     This is the greedy core-set method of Sener & Savarese (2018), which covers the whole pool,
-    including its outliers. In a large pool, the image is chosen from the PROMISING images that are
+    including its outliers. In a large pool, the image is chosen from the GREEDY_MAX images that are
     farthest from a few of the queried images: the others cannot be far from all queried images.
     """
     own, theirs = directions_of(embeddings, asked)
@@ -89,12 +89,12 @@ def badge(
 
     In BADGE (Ash et al., 2020), a gradient is long if the model is unsure, and images that would
     teach the same thing have gradients in the same direction. In a large pool, the images are
-    chosen from the PROMISING images of which the model is most unsure.
+    chosen from GREEDY_MAX random images. The images that the model is most unsure of would be a
+    worse part: on CIFAR-10, BADGE then lost its advantage over random selection.
     """
     if is_large(embeddings):
-        # The squared length of (probabilities - prediction), minus 1
-        unsure = np.einsum("ij,ij->i", probs, probs) - 2 * probs.max(axis=1)
-        rows = np.sort(_highest(unsure, PROMISING))
+        n_compared = min(GREEDY_MAX, len(embeddings))
+        rows = np.sort(rng.choice(len(embeddings), n_compared, replace=False, shuffle=False))
         chosen = rows[_spread_gradients(probs[rows], take(embeddings, rows), count, rng)]
         return _fill(chosen, count, len(embeddings))
     return _spread_gradients(probs, embeddings[:], count, rng)
@@ -183,7 +183,7 @@ def _take_turns(clusters: Clusters, count: int) -> Positions:
 
 
 def _remote(own: Directions | DirectionRows, theirs: Directions) -> Positions:
-    """Return the PROMISING rows that are farthest from the nearest of LANDMARKS queried images.
+    """Return the GREEDY_MAX rows that are farthest from the nearest of LANDMARKS queried images.
 
     The landmarks are spread evenly over the queried images, or over the pool if there are none.
     """
@@ -191,7 +191,7 @@ def _remote(own: Directions | DirectionRows, theirs: Directions) -> Positions:
     spread = np.linspace(0, len(known) - 1, LANDMARKS).astype(np.int64)
     landmarks = known[np.unique(spread)]
     distances = [distance_to_nearest(own[block], landmarks) for block in blocks(own)]
-    return np.sort(_highest(np.concatenate(distances), PROMISING))
+    return np.sort(_highest(np.concatenate(distances), GREEDY_MAX))
 
 
 def _farthest_first(own: Directions, theirs: Directions, start: int, count: int) -> Positions:

@@ -81,7 +81,7 @@ def test_below_the_limit_all_images_are_compared_in_memory(
     monkeypatch.setattr(row_blocks, "LARGE_POOL", 301)
     monkeypatch.setattr(diversity, "cluster_blocks", None)  # fails if it is called
     monkeypatch.setattr(diversity, "_remote", None)
-    monkeypatch.setattr(diversity, "PROMISING", 0)
+    monkeypatch.setattr(diversity, "GREEDY_MAX", 0)
     monkeypatch.setattr(directions, "center_of", None)
     assert choose(name, RowView(points, np.arange(300)), 20) == expected
 
@@ -103,7 +103,7 @@ def test_at_most_one_block_is_read_at_once(name: ResolvedName) -> None:
 def test_each_image_is_chosen_once_even_if_few_are_compared(
     name: ResolvedName, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(diversity, "PROMISING", 5)
+    monkeypatch.setattr(diversity, "GREEDY_MAX", 5)
     monkeypatch.setattr(diversity, "COMPARED_MAX", 5)
     monkeypatch.setattr(diversity, "CLUSTERS_MAX", 50)
     monkeypatch.setattr(clusters, "MEMBERS_MAX", 3)
@@ -209,7 +209,7 @@ def test_images_that_were_not_compared_come_before_copies(
 
 @pytest.mark.usefixtures("small_limits")
 def test_k_center_finds_the_only_image_of_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diversity, "PROMISING", 8)
+    monkeypatch.setattr(diversity, "GREEDY_MAX", 8)
     points, of = shuffled_groups((150, 150, 1))
     asked = points[of != 2][:20]
     [chosen] = k_center(InPieces(points), asked, 1)
@@ -217,14 +217,16 @@ def test_k_center_finds_the_only_image_of_its_kind(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.usefixtures("small_limits")
-def test_badge_chooses_from_the_most_unsure_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diversity, "PROMISING", 10)
+def test_badge_chooses_unsure_images_of_a_random_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diversity, "GREEDY_MAX", 40)
     points, _ = shuffled_groups((100, 100))
-    probs = np.full((200, 2), [0.9, 0.1], np.float32)
-    probs[50:60] = 0.5
-    for seed in range(5):
-        chosen = badge(probs, InPieces(points), 5, np.random.default_rng(seed))
-        assert ((chosen >= 50) & (chosen < 60)).all()
+    probs = np.repeat(np.array([[1, 0], [0.5, 0.5]], np.float32), 100, axis=0)
+    n_chosen = np.zeros(200)
+    for seed in range(100):
+        n_chosen[badge(probs, InPieces(points), 5, np.random.default_rng(seed))] += 1
+    assert (n_chosen[:100] == 0).all()
+    assert (n_chosen[100:] > 0).sum() > 90  # with 5 of 100 at a time, 99 are expected
+    assert n_chosen.max() < 20  # 5 are expected; the same few would be chosen 100 times
 
 
 def test_the_center_of_a_sorted_pool_is_estimated_from_all_its_parts(
