@@ -18,6 +18,7 @@ from backend.network.resnet_layout import HEAD_TENSORS
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # as used to train torchvision's weights
 IMAGENET_STD = (0.229, 0.224, 0.225)
+BATCH_SIZE = 256  # images that enter the network together
 
 
 def load_model(
@@ -56,7 +57,7 @@ def predict(
     *,
     image_size: int,
     device: torch.device | str,
-    batch_size: int = 256,
+    batch_size: int = BATCH_SIZE,
     on_batch: Callable[[int, int], None] | None = None,
 ) -> Outputs:
     """Return class probabilities and embeddings for images of the same size.

@@ -11,6 +11,7 @@ from backend.images.image_reader import ImageReader, find_locations, find_reader
 from backend.network.adaptation import AdaptationRecipe
 from backend.rounds.adaptation_run import LOOK_EVERY_S, SAVE_EVERY_S, Run
 from backend.rounds.adapting_rule import share_done
+from backend.rounds.cluster import forget_other_runs
 from backend.rounds.loop import Loop
 
 
@@ -48,6 +49,8 @@ def train_on_cluster(
         return wants_more
 
     run.record_progress(loop)
+    name = f"adapting-{run.fingerprint}"
+    forget_other_runs(loop.cluster_place, "adapting-", name)
     adapted = adapt(
         reader,
         [at for at in find_locations(loop.pool, run.image_ids) if at is not None],
@@ -61,7 +64,7 @@ def train_on_cluster(
         device=settings.device,
         address=settings.ray_address,
         place=loop.cluster_place,
-        name=f"adapting-{run.fingerprint}",
+        name=name,
         may_go_on=look,
     )
     run.adaptation.load_state_dict(adapted.state)

@@ -83,9 +83,9 @@ class BodyEmbeddings:
         validation = self.of(held_out(pool).image_ids, "validating", progress)
         return validation[:], self.of(pool.test.image_ids, "testing", progress)[:]
 
-    def of_all(self, progress: Progress, phase: str = "embedding the pool") -> PoolEmbeddings:
+    def of_all(self, progress: Progress) -> PoolEmbeddings:
         """Return the rows of all images in the pool and in its held-out splits."""
-        of_pool = self.of(self.loop.pool.known_ids, phase, progress)
+        of_pool = self.of(self.loop.pool.known_ids, "embedding the pool", progress)
         return PoolEmbeddings(of_pool, *self.of_held_out(progress))
 
     @cached_property
@@ -137,6 +137,8 @@ class BodyEmbeddings:
             return [], image_ids
         found = zip(image_ids, find_locations(pool, image_ids), strict=True)
         locations = {image_id: at for image_id, at in found if at is not None}
+        if not locations:
+            return [], image_ids
         shards, failed = embed(
             settings.ray_address,
             settings.device,

@@ -1,4 +1,4 @@
-"""Connect to the Ray cluster, if SCALE asks for one."""
+"""Connect to the Ray cluster if SCALE asks for one, and tidy its folder."""
 
 from __future__ import annotations
 
@@ -6,6 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from backend.rounds.loop import Loop
+from backend.store.place import Place
+
+
+def forget_other_runs(place: Place, kind: str, name: str) -> None:
+    """Delete what killed runs of one kind have left behind, except the run with this name."""
+    for other in place.names():
+        if other.startswith(kind) and not other.startswith(name):
+            place.delete(other)
 
 
 @contextmanager

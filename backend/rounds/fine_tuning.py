@@ -7,6 +7,7 @@ from typing import Any
 from backend.base.progress import Progress
 from backend.network import resnet
 from backend.network.training import train
+from backend.rounds.cluster import forget_other_runs
 from backend.rounds.loop import LabeledImages, Loop
 from backend.rounds.start import StartBody
 
@@ -34,9 +35,7 @@ def fine_tune(
     from backend.scale.training import train as train_on_cluster  # imports Ray
 
     place, name = loop.cluster_place, f"{version}-{start.name}-{labels.fingerprint[:16]}"
-    for other in place.names():
-        if other.startswith("r") and not other.startswith(name):  # of a run that was killed
-            place.delete(other)
+    forget_other_runs(place, "r", name)
     return train_on_cluster(
         images,
         labels.classes,

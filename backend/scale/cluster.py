@@ -21,7 +21,7 @@ from backend.base.errors import ScaleError
 from backend.scale.failures import full_text, reason, unreachable
 
 NAMESPACE = "tightloop"
-# Blocks on their way between tasks. By default, Ray takes 30 % of this machine's memory.
+# Little passes between tasks. By default, Ray takes 30 % of this machine's memory.
 OBJECT_STORE_BYTES = 1 << 30
 PROBE_TIMEOUT_S = 5.0
 # Ray alone would go on trying for more than five minutes.

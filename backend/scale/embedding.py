@@ -31,7 +31,7 @@ from ray.data import ActorPoolStrategy, DataContext
 from backend.base.errors import ScaleError, TightloopError
 from backend.images.image_reader import ImageReader, read_or_reason
 from backend.network.device import find_device
-from backend.network.inference import check_finite, load_network, predict
+from backend.network.inference import BATCH_SIZE, check_finite, load_network, predict
 from backend.scale.cluster import connected
 from backend.scale.nodes import Workers, matching_nodes, scoring_workers
 from backend.store.row_store import SHARD_ROWS, RowStore, Shard
@@ -39,7 +39,6 @@ from backend.store.tensor_file import State, from_bytes, to_bytes
 
 log = logging.getLogger(__name__)
 
-BATCH = 256  # images that enter the network together, as on one machine
 PARTS_PER_WORKER = 8  # so that all workers end at about the same time
 WRITERS = 8  # threads of the driver that write the lists of images
 NETWORK = "network.safetensors"
@@ -185,7 +184,7 @@ class Embedder:
         def read(image: tuple[str, str]) -> NDArray[np.uint8] | str:
             return read_or_reason(self._work.reader, image[1])
 
-        batches = [images[at : at + BATCH] for at in range(0, len(images), BATCH)]
+        batches = [images[at : at + BATCH_SIZE] for at in range(0, len(images), BATCH_SIZE)]
         with ThreadPoolExecutor(self._work.threads) as threads:
             coming = threads.map(read, batches[0])
             for number, batch in enumerate(batches):
@@ -210,7 +209,7 @@ def _write_parts(
     store: RowStore[np.float16], folder: str, locations: Mapping[str, str], workers: Workers
 ) -> list[str]:
     """Write lists of images, of which each becomes a shard, and return their names."""
-    share = math.ceil(len(locations) / (workers.count * PARTS_PER_WORKER) / BATCH) * BATCH
+    share = math.ceil(len(locations) / (workers.count * PARTS_PER_WORKER) / BATCH_SIZE) * BATCH_SIZE
     size = min(SHARD_ROWS, share)
     table = pa.table({"image_id": [*locations], "location": [*locations.values()]})
     place = store.place.below(folder)

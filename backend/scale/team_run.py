@@ -7,7 +7,6 @@ again under the same name.
 
 from __future__ import annotations
 
-import logging
 import tempfile
 import time
 from collections.abc import Callable
@@ -28,8 +27,6 @@ from backend.network.team import Team
 from backend.scale.nodes import Workers
 from backend.store.place import Place
 from backend.store.tensor_file import from_bytes, to_bytes
-
-log = logging.getLogger(__name__)
 
 SAVE_EVERY_S = 60.0
 LOOK_EVERY_S = 1.0
@@ -163,7 +160,10 @@ def run_team(
         try:
             running.result()
         except Exception as error:
-            raise _explain(error) from error
+            found = _explain(error)
+            if not isinstance(found, ScaleError):
+                place.delete(name)  # from the same checkpoint, the same would happen again
+            raise found from error
     result = from_bytes(place.below(name).read(RESULT))
     place.delete(name)
     return {key: torch.from_numpy(array) for key, array in result.items()}

@@ -8,15 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import TypeAdapter
 
 from backend.base.errors import ModelFolderError
 from backend.store.row_store import RowStore
-from backend.store.tensor_file import damage_logged, find_array, read_tensors
+from backend.store.tensor_file import IMAGE_IDS, damage_logged, find_array, read_tensors
 
 log = logging.getLogger(__name__)
-
-_IMAGE_IDS = TypeAdapter(tuple[str, ...])
 
 
 def take_over_rows(store: RowStore[Any], path: Path, name: str) -> None:
@@ -29,7 +26,7 @@ def take_over_rows(store: RowStore[Any], path: Path, name: str) -> None:
     with suppress(ModelFolderError):  # the folder is read-only, or its disk is full
         with damage_logged(path):
             metadata, arrays = read_tensors(path)
-            image_ids = _IMAGE_IDS.validate_json(metadata.get("image_ids", ""))
+            image_ids = IMAGE_IDS.validate_json(metadata.get("image_ids", ""))
             rows = find_array(arrays, name, "f", 2)
             if rows.shape != (len(image_ids), store.width) or not np.isfinite(rows).all():
                 raise ValueError(f"{len(image_ids)} image ids, but {name} {list(rows.shape)}")

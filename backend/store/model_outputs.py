@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import TypeAdapter
 
 from backend.base.arrays import Labels, Probs
 from backend.base.errors import NoModelError
@@ -26,6 +25,7 @@ from backend.store.project_record import read_former, read_record
 from backend.store.registry import Registry
 from backend.store.row_store import MANIFEST, RowStore, StoredRows
 from backend.store.tensor_file import (
+    IMAGE_IDS,
     State,
     damage_logged,
     find_array,
@@ -39,7 +39,6 @@ EMBEDDINGS = "embeddings"  # the folder for bodies' embeddings, in a project's f
 CLUSTER = "cluster"  # the folder for checkpoints of training and adapting on a Ray cluster
 UNLABELED = -1
 ROUNDING = 0.01  # how far the sum of a row of probabilities may deviate from 1
-_IMAGE_IDS = TypeAdapter(tuple[str, ...])
 
 
 def own_embeddings(root: Path, store: str) -> Place:
@@ -170,7 +169,7 @@ def load_sample_probs(root: Path, version: str) -> SampleProbs | None:
     path = root / version / SAMPLE_FILE
     with damage_logged(path):
         metadata, arrays = read_tensors(path)
-        image_ids = _IMAGE_IDS.validate_json(metadata.get("image_ids", ""))
+        image_ids = IMAGE_IDS.validate_json(metadata.get("image_ids", ""))
         labels = find_array(arrays, "labels", "i", 1)
         if len(labels) != len(image_ids):
             raise ValueError(f"{len(labels)} labels for {len(image_ids)} images")

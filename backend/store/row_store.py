@@ -136,7 +136,7 @@ class RowStore(Generic[Number]):
         merged = self._merge(wanted)
         self._write_manifest(merged)
         for shard in wanted:
-            if shard not in merged:  # whoever is reading it now will find another manifest
+            if shard not in merged:  # a reader that needs it reads the new manifest
                 self.place.delete(shard.name)
 
     def write_all(self, image_ids: Sequence[str], rows: NDArray[Number]) -> list[Shard]:

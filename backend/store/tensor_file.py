@@ -18,6 +18,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from backend.base.errors import BrokenVersionError
 from backend.network import resnet_layout
@@ -29,6 +30,7 @@ State = dict[str, NDArray[Any]]  # a state_dict of arrays, which can be read wit
 log = logging.getLogger(__name__)
 
 WEIGHTS_FILE = "model.safetensors"
+IMAGE_IDS = TypeAdapter(tuple[str, ...])  # as JSON in the metadata, for files with a row per image
 DTYPES = ("F16", "F32", "F64", "I64")  # the types that we write; numpy lacks some others
 
 

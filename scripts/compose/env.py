@@ -28,7 +28,7 @@ def _password() -> str:
 
 
 def _ray_token() -> str:
-    return secrets.token_hex(32)  # what Ray itself would create; whoever has it may run code
+    return secrets.token_hex(32)  # as long as the tokens that Ray creates
 
 
 # Functions that create the values; they return "" if a value cannot be determined yet.

@@ -114,7 +114,7 @@ def test_shards_count_only_once_they_are_published(store: RowStore[np.float16]) 
     after = store.open()
     assert after is not None
     assert len(after) == 24
-    assert len(before) == 8  # whoever reads on sees the rows from before
+    assert len(before) == 8  # an open reader still sees the old rows
     assert np.array_equal(before[:], rows_of(ids(0, 8)))
 
 
